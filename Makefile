@@ -1,0 +1,49 @@
+# Every target makes its own environment in .venv from the hashed lock file. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help check test test-long bench demo fix lock clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Freehold needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "Python's venv module is missing. On Debian or Ubuntu run: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+check: $(STAMP)  ## Static checks: format, lint, types, import contracts, style (one minute)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_tidy.py
+
+test: $(STAMP)  ## All that must pass before a change lands
+	$(BIN)/python -m pytest --durations=15
+
+test-long: $(STAMP)  ## Long hauls; results are committed
+	$(BIN)/python -m pytest -m long --timeout 7200
+
+bench: $(STAMP)  ## Measure, beside a peer where there is one; writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks
+
+demo: $(STAMP)  ## Show the whole thing working; exits 0 only if all was as said
+	$(BIN)/python -m examples.demo
+
+fix: $(STAMP)  ## Format and apply safe lint fixes
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: $(STAMP)  ## Pin every dependency, with hashes and without an index address
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-header --quiet -o requirements.txt
+
+clean:  ## Remove the environment and the caches
+	rm -rf $(VENV) .cache build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The freehold command: a client of the node's HTTP API."""

@@ -1,0 +1,188 @@
+"""The one face of every protocol machine, and the inputs and effects they share.
+
+A machine is a pure value transformer: `handle(event, now)` returns the effects to perform, in order, and
+`deadline_ms()` says when it next wants a `Tick`. It never reads a clock, a socket, a file or ambient
+randomness; those arrive as `Now`, events, `Entropy`, `Signer` and `Verifier`. Two interpreters perform the
+effects: `node/` on asyncio and `simulation/` under virtual time. Not here: any protocol.
+
+The order of effects is a contract (etcd/raft `Ready`, doc.go): a `Persist` is durable before any later effect of the
+same list is performed. A machine may therefore write `[Persist(promise), Send(promise)]` and never see a
+completion event. If a `Persist` fails, the process ends; nothing after it happens.
+
+Shape taken from iroh-gossip (`proto/state.rs`) and aioquic (polled deadline instead of timer objects).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NewType, Protocol, TypeVar, runtime_checkable
+
+PeerId = NewType("PeerId", str)
+"""A node's identity: its Ed25519 public key as a libp2p peer id, base58btc text ("12D3Koo...")."""
+
+Digest = NewType("Digest", bytes)
+"""A SHA-256 digest, 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The two clocks of one moment: timers use `mono_ms`, expiries use `wall_ms` (Unix epoch)."""
+
+    mono_ms: int
+    wall_ms: int
+
+
+class Entropy(Protocol):
+    """A source of randomness: the operating system's in `node/`, a seeded one in `simulation/`."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return `count` uniformly random bytes."""
+        ...
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a float in [low, high), for jitter; never for keys."""
+        ...
+
+
+class Signer(Protocol):
+    """Holds one Ed25519 private key (RFC 8032); the key itself never enters a machine."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32-byte public key."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature over `message`."""
+        ...
+
+
+class Verifier(Protocol):
+    """Checks Ed25519 signatures (RFC 8032)."""
+
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        """Return whether `signature` (64 bytes) by `public_key` (32 bytes) covers `message`; never raises."""
+        ...
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The polled deadline has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """The transport authenticated a connection to `peer` (Noise); nothing is admitted yet."""
+
+    peer: PeerId
+    inbound: bool
+    boot_nonce: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """The last connection to `peer` ended."""
+
+    peer: PeerId
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One decoded message from an authenticated `peer`."""
+
+    peer: PeerId
+    message: Any
+
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
+class Store(Enum):
+    """Where a `Persist` lands. VOTE is `vote.db`, STATE is `state.db` (rebuildable by sync), FENCE the two-slot file."""
+
+    VOTE = "vote"
+    STATE = "state"
+    FENCE = "fence"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One key-value write; `value` None deletes. `table` is a lower-case word, keys sort as bytes."""
+
+    table: str
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `message` (a tagged msgspec Struct) to one connected peer; silently lost if it is not connected."""
+
+    peer: PeerId
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send `message` to every admitted connected peer, except those named."""
+
+    message: Any
+    exclude: tuple[PeerId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Apply `writes` to one store atomically and make them durable before any later effect is performed."""
+
+    store: Store
+    writes: tuple[Write, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close the connection to `peer`."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """`peer` broke `rule` (a stable dotted name such as "chain.ballot-reused"); the input changed nothing."""
+
+    peer: PeerId
+    rule: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the node something happened; `event` is a frozen dataclass of the emitting machine's module."""
+
+    event: Any
+
+
+Effect = Send | Broadcast | Persist | Disconnect | Reject | Notify
+Effects = Sequence[Effect]
+
+InT = TypeVar("InT", contravariant=True)
+OutT = TypeVar("OutT", covariant=True)
+
+
+@runtime_checkable
+class Machine(Protocol[InT, OutT]):
+    """The one face; nothing else mutates a machine, queries are properties."""
+
+    def handle(self, event: InT, now: Now) -> Sequence[OutT]:
+        """Consume one event; return the effects to perform, in order."""
+        ...
+
+    def deadline_ms(self) -> int | None:
+        """When `Tick` is next due (monotonic ms), or None for never."""
+        ...
