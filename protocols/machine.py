@@ -104,7 +104,7 @@ class Received:
 
 
 class Store(Enum):
-    """Where a `Persist` lands. VOTE is `vote.db`, STATE is `state.db` (rebuildable by sync), FENCE the two-slot file."""
+    """Where a `Persist` lands: `vote.db`, `state.db` (rebuildable by sync), or the two-slot fence file."""
 
     VOTE = "vote"
     STATE = "state"
@@ -171,15 +171,15 @@ class Notify:
 Effect = Send | Broadcast | Persist | Disconnect | Reject | Notify
 Effects = Sequence[Effect]
 
-InT = TypeVar("InT", contravariant=True)
-OutT = TypeVar("OutT", covariant=True)
+InT_contra = TypeVar("InT_contra", contravariant=True)
+OutT_co = TypeVar("OutT_co", covariant=True)
 
 
 @runtime_checkable
-class Machine(Protocol[InT, OutT]):
+class Machine(Protocol[InT_contra, OutT_co]):
     """The one face; nothing else mutates a machine, queries are properties."""
 
-    def handle(self, event: InT, now: Now) -> Sequence[OutT]:
+    def handle(self, event: InT_contra, now: Now) -> Sequence[OutT_co]:
         """Consume one event; return the effects to perform, in order."""
         ...
 

@@ -1,4 +1,4 @@
-"""The style of ARCHITECTURE.md as a test: module docstrings, file sizes, banned names. Not: what ruff and mypy check."""
+"""The style as a test: module docstrings, sizes, banned names, the fixed top level. Not: what ruff and mypy check."""
 
 from __future__ import annotations
 
