@@ -1,0 +1,245 @@
+"""Grants: what a principal may do, signed by an admin and attenuated link by link to sub-keys.
+
+A principal is a person or an agent, named by an Ed25519 key. A chain of grants starts with one signed by an admin key;
+every further link is signed by the holder of the link before it, names that link's digest as its parent, and is never
+broader: fewer or equal roles, verbs, projects, environments, and no later expiry. Nothing below an agent is a person,
+and no agent ever holds `approve` or `admin`. Not here: revocations and invites, which depend on what a node has heard
+(trust.py), and the question which approvals a change needs (policy.py). Source: the attenuation idea of macaroons
+(Birgisson et al., NDSS 2014), with signatures in place of shared secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode, digest, verify
+from protocols.machine import Digest, Verifier
+from protocols.refusal import Refusal
+
+Role = Literal["viewer", "proposer", "deployer", "approver", "admin"]
+Verb = Literal[
+    "view",
+    "attest",
+    "propose",
+    "start",
+    "promote",
+    "pause",
+    "resume",
+    "abort",
+    "rollback",
+    "secret",
+    "approve",
+    "admin",
+]
+PrincipalKind = Literal["person", "agent"]
+
+VERBS_OF_ROLE: dict[Role, tuple[Verb, ...]] = {
+    "viewer": ("view",),
+    "proposer": ("view", "attest", "propose"),
+    "deployer": ("view", "attest", "propose", "start", "promote", "pause", "resume", "abort", "rollback", "secret"),
+    "approver": ("view", "approve"),
+    "admin": (
+        "view", "attest", "propose", "start", "promote", "pause", "resume", "abort", "rollback", "secret", "approve",
+        "admin",
+    ),
+}  # fmt: skip
+"""What each role may do. `admin` covers projects, environments, policy, freezes, certificates and revocations."""
+
+ALL_ROLES: tuple[Role, ...] = ("viewer", "proposer", "deployer", "approver", "admin")
+ROLES_NEVER_FOR_AGENTS: frozenset[Role] = frozenset({"approver", "admin"})
+ANY = "*"
+"""In `projects` and `environments`: all of them, also future ones."""
+
+GRANT_DOMAIN = "freehold/grant/1"
+GRANT_MAX_BYTES = 4 * 1024
+CHAIN_LINKS_MAX = 5
+"""Admin to person to laptop to agent to sub-agent: longer chains are a sign of a loop, and each link costs a check."""
+
+SCOPES_MAX = 64
+"""Names in one grant; a principal with more projects than that gets a second grant."""
+
+
+class Grant(msgspec.Struct, frozen=True, tag="grant"):
+    """One link: `key` (32 bytes) may act with `roles`, narrowed to `verbs` unless that is empty.
+
+    `projects` and `environments` are names or `ANY`; an empty tuple grants none. `expires_ms` is wall time, exclusive.
+    `parent` is the digest of the parent link's payload, empty in the first link. `invite_uses` above 0 marks a grant to
+    an invite's ephemeral key: it gives no right by itself, only to keys admitted with it. The mesh is bound by the
+    signature, as everywhere.
+    """
+
+    key: bytes
+    kind: PrincipalKind
+    name: str
+    roles: tuple[Role, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    nonce: bytes
+    parent: bytes = b""
+    verbs: tuple[Verb, ...] = ()
+    invite_uses: int = 0
+
+    def effective_verbs(self) -> tuple[Verb, ...]:
+        """Return the verbs of the roles, narrowed by `verbs`, in the order of the admin role."""
+        allowed = {verb for role in self.roles for verb in VERBS_OF_ROLE[role]}
+        if self.verbs:
+            allowed &= set(self.verbs)
+        return tuple(verb for verb in VERBS_OF_ROLE["admin"] if verb in allowed)
+
+
+GrantChain = Sequence[Signed]
+"""Signed grants, the admin's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a verified chain allows its last key to do, until `expires_ms`.
+
+    `lineage` holds every key from the first holder to the acting one: all of them are the same person's doing, so an
+    author's lineage never counts as someone else's approval. `principal` is its first key that is not an invite's.
+    `grants` holds the digest of every link, for revocations.
+    """
+
+    key: bytes
+    principal: bytes
+    kind: PrincipalKind
+    name: str
+    roles: tuple[Role, ...]
+    verbs: tuple[Verb, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    lineage: tuple[bytes, ...]
+    grants: tuple[Digest, ...]
+    invite_key: bytes = b""
+
+    def allows(self, verb: Verb, project: str, environment: str) -> bool:
+        """Return whether these rights cover the verb there; `ANY` asks for the right everywhere."""
+        return verb in self.verbs and covers(self.projects, project) and covers(self.environments, environment)
+
+
+NEVER_EXPIRES_MS = 1 << 62
+
+
+def admin_rights(key: bytes) -> Rights:
+    """Return the rights of an admin key of the mesh, which needs no grant."""
+    verbs = VERBS_OF_ROLE["admin"]
+    return Rights(key, key, "person", "admin", ALL_ROLES, verbs, (ANY,), (ANY,), NEVER_EXPIRES_MS, (key,), ())
+
+
+def covers(scope: Sequence[str], name: str) -> bool:
+    """Return whether `scope` names `name` or all."""
+    return ANY in scope or name in scope
+
+
+def verify_grants(
+    verifier: Verifier, mesh: bytes, admins: Sequence[bytes], chain: GrantChain, at_ms: int
+) -> Rights | Refusal:
+    """Return the rights of the chain's last key at `at_ms` (wall time), or the first rule that is broken.
+
+    Pure and deterministic: every node that is given the same arguments answers the same. Knows nothing of revocations;
+    `TrustStore.rights` adds those.
+    """
+    if not 0 < len(chain) <= CHAIN_LINKS_MAX:
+        return Refusal("grant.chain-length", f"a chain has 1 to {CHAIN_LINKS_MAX} grants, not {len(chain)}")
+    parent: Grant | None = None
+    parent_id = Digest(b"")
+    lineage: list[bytes] = []
+    ids: list[Digest] = []
+    for signed in chain:
+        grant = _open_link(verifier, mesh, admins, signed, parent)
+        if isinstance(grant, Refusal):
+            return grant
+        problem = _link_problem(grant, parent, parent_id, at_ms)
+        if problem is not None:
+            return problem
+        lineage.append(grant.key)
+        parent, parent_id = grant, digest(signed.payload)
+        ids.append(parent_id)
+    assert parent is not None
+    if parent.invite_uses:
+        return Refusal("grant.invite-not-used", "an invite's own key has no rights until a joiner was admitted")
+    first: Grant = decode(chain[0].payload, Grant)
+    return Rights(
+        key=parent.key,
+        principal=lineage[1] if first.invite_uses else lineage[0],
+        kind=parent.kind,
+        name=parent.name,
+        roles=parent.roles,
+        verbs=parent.effective_verbs(),
+        projects=parent.projects,
+        environments=parent.environments,
+        expires_ms=parent.expires_ms,
+        lineage=tuple(lineage),
+        grants=tuple(ids),
+        invite_key=first.key if first.invite_uses else b"",
+    )
+
+
+def rights_of(
+    verifier: Verifier, mesh: bytes, admins: Sequence[bytes], key: bytes, *, chain: GrantChain, at_ms: int
+) -> Rights | Refusal:
+    """Return the rights of `key`: an admin key with an empty chain has all, any other key what its chain proves."""
+    if not chain:
+        if key in admins:
+            return admin_rights(key)
+        return Refusal("grant.none", "the key is not an admin of this mesh and shows no grant")
+    rights = verify_grants(verifier, mesh, admins, chain, at_ms)
+    if isinstance(rights, Rights) and rights.key != key:
+        return Refusal("grant.other-key", "the grant is for another key than the one that signed")
+    return rights
+
+
+def _open_link(
+    verifier: Verifier, mesh: bytes, admins: Sequence[bytes], signed: Signed, parent: Grant | None
+) -> Grant | Refusal:
+    if parent is None and signed.key not in admins:
+        return Refusal("grant.not-by-admin", "the first grant of the chain is not signed by an admin of this mesh")
+    if parent is not None and signed.key != parent.key:
+        return Refusal("grant.not-by-holder", "a grant is not signed by the holder of the one before it")
+    if not verify(verifier, GRANT_DOMAIN, mesh, signed):
+        return Refusal("grant.signature", "a grant's signature does not verify in this mesh")
+    try:
+        grant: Grant = decode(signed.payload, Grant, GRANT_MAX_BYTES)
+    except DecodeError as error:
+        return Refusal("grant.malformed", str(error))
+    if len(grant.key) != PUBLIC_KEY_BYTES:
+        return Refusal("grant.malformed", f"a grant's key is not {PUBLIC_KEY_BYTES} bytes")
+    if len(grant.projects) > SCOPES_MAX or len(grant.environments) > SCOPES_MAX:
+        return Refusal("grant.malformed", f"a grant names more than {SCOPES_MAX} projects or environments")
+    return grant
+
+
+def _link_problem(grant: Grant, parent: Grant | None, parent_id: bytes, at_ms: int) -> Refusal | None:
+    if at_ms >= grant.expires_ms:
+        return Refusal("grant.expired", f"the grant to {grant.name!r} has expired")
+    verbs = grant.effective_verbs()
+    if grant.kind == "agent" and not ROLES_NEVER_FOR_AGENTS.isdisjoint(grant.roles):
+        return Refusal("grant.agent-may-not", "an agent may never approve or administer")
+    if grant.parent != parent_id:
+        return Refusal("grant.parent", "a grant names another parent than the one before it")
+    if parent is None:
+        return None
+    if grant.invite_uses:
+        return Refusal("grant.invite-nested", "only an admin makes an invite's grant")
+    if parent.kind == "agent" and grant.kind != "agent":
+        return Refusal("grant.agent-made-person", "an agent may only delegate to agents")
+    broader = (
+        grant.expires_ms > parent.expires_ms
+        or not set(grant.roles) <= set(parent.roles)
+        or not set(verbs) <= set(parent.effective_verbs())
+        or not _within(grant.projects, parent.projects)
+        or not _within(grant.environments, parent.environments)
+    )
+    if broader:
+        return Refusal("grant.broader-than-parent", f"the grant to {grant.name!r} is broader than its parent")
+    return None
+
+
+def _within(inner: Sequence[str], outer: Sequence[str]) -> bool:
+    return ANY in outer or (ANY not in inner and set(inner) <= set(outer))
