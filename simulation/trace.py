@@ -1,0 +1,61 @@
+"""What happened, in order: a running digest that two runs of one seed must share, and lines a person can read.
+
+The digest covers every event that any host handled and every byte that any host persisted, so two runs that agree on it
+took the same decisions. Lines are kept only when asked for; a run of a thousand seeds keeps none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+LINES_MAX = 200_000
+"""A trace longer than this is cut at the front: the end is where the violation is."""
+
+VALUE_TEXT_MAX = 96
+
+
+class Trace:
+    """Collects one run. `keep` asks for readable lines as well as the digest."""
+
+    def __init__(self, keep: bool = False) -> None:
+        self.keep = keep
+        self.lines: list[str] = []
+        self.event_count = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def record(self, time_ms: int, host: str, verb: str, subject: Any, content: bytes = b"") -> None:
+        """Note that at `time_ms` `host` did `verb` with `subject`; `content` is hashed, never printed."""
+        self.event_count += 1
+        self._hash.update(b"%d %b %b " % (time_ms, host.encode(), verb.encode()))
+        self._hash.update(type(subject).__name__.encode() if not isinstance(subject, str) else subject.encode())
+        self._hash.update(content)
+        if self.keep:
+            if len(self.lines) >= LINES_MAX:
+                del self.lines[: LINES_MAX // 10]
+            self.lines.append(f"{time_ms / 1000:9.3f}s  {host:<6} {verb:<9} {describe(subject)}")
+
+    def digest(self) -> str:
+        """The hexadecimal digest of all recorded so far."""
+        return self._hash.hexdigest()
+
+
+def describe(value: Any, names: Callable[[str], str] | None = None) -> str:
+    """A short one-line text of a Struct or dataclass: its name and its fields, long bytes as a digest prefix."""
+    if isinstance(value, str):
+        return value if len(value) <= VALUE_TEXT_MAX else value[: VALUE_TEXT_MAX - 1] + "…"
+    if isinstance(value, bytes):
+        return value.hex()[:8] if len(value) <= 64 else f"{len(value)} bytes {hashlib.sha256(value).hexdigest()[:8]}"
+    if isinstance(value, tuple | list):
+        shown = ", ".join(describe(item, names) for item in value[:4])
+        return f"[{shown}{', …' if len(value) > 4 else ''}]"
+    if isinstance(value, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+    elif hasattr(value, "__dataclass_fields__"):
+        fields = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    else:
+        return str(value)
+    return f"{type(value).__name__}({', '.join(f'{name}={describe(field, names)}' for name, field in fields.items())})"
