@@ -1,0 +1,81 @@
+"""The services a guest may reach, as the host sees them: key-value stores and a log sink.
+
+Not here: any provider (`runtime/services/`) or the wasi interfaces over them (`runtime/wasi/`). Configuration needs no
+provider: it is a plain mapping. Every method may be called from any guest thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+ProviderErrorKind = Literal["no-such-store", "access-denied", "other"]
+
+
+class ProviderError(Exception):
+    """A provider refused or failed; becomes the `error` variant of `wasi:keyvalue/store`."""
+
+    def __init__(self, kind: ProviderErrorKind, text: str = "") -> None:
+        super().__init__(text or kind)
+        self.kind: ProviderErrorKind = kind
+        self.text = text
+
+
+class Bucket(Protocol):
+    """One open key-value store. Every method raises `ProviderError`."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value of `key`, or None."""
+        ...
+
+    def set(self, key: str, value: bytes) -> None:
+        """Store `value` under `key`."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; no error if absent."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` is present."""
+        ...
+
+    def list_keys(self, cursor: str | None) -> tuple[Sequence[str], str | None]:
+        """Return one page of keys after `cursor`, and the cursor of the next page or None at the end."""
+        ...
+
+    def increment(self, key: str, delta: int) -> int:
+        """Add `delta` (signed 64 bit) to the integer under `key`, 0 if absent, atomically; return the new value."""
+        ...
+
+    def swap(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        """Store `value` only if the present value is `expected` (None: absent), atomically; whether it did."""
+        ...
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Return the values of `keys`, in their order."""
+        ...
+
+    def set_many(self, pairs: Sequence[tuple[str, bytes]]) -> None:
+        """Store all pairs."""
+        ...
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove all keys."""
+        ...
+
+
+class KeyValueProvider(Protocol):
+    """Where key-value stores live."""
+
+    def open(self, store: str) -> Bucket:
+        """Open `store`; raises `ProviderError`. The host has already checked that the app may open it."""
+        ...
+
+
+class LogSink(Protocol):
+    """Takes what a guest logs, through `wasi:logging` or its stdout and stderr."""
+
+    def emit(self, level: str, context: str, message: str) -> None:
+        """Keep one entry: level trace, debug, info, warn, error or critical; never blocks, never raises."""
+        ...

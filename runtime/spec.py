@@ -1,0 +1,47 @@
+"""What the host needs to know about one app to run it: code, limits, grants. A value, made by whoever places the app.
+
+Not here: where the values come from (`freehold.toml`, the release) or routes (the ingress).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+MEMORY_MAX_BYTES_DEFAULT: Final = 256 * 1024 * 1024
+"""Cap of each linear memory; CPython alone takes 30 MiB, so less than 64 MiB is rarely useful."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """One app of one release.
+
+    `artifact` is the compiled artifact from `CompileCache.ensure` (for kind "module", the `.wasm` itself) and
+    `artifact_digest` the hex SHA-256 of the component it came from. `allow_hosts` are "host:port" texts, "*.suffix:port"
+    for subdomains. `keyvalue` names the stores the app may open. `environment` is what the guest sees, secrets included.
+    """
+
+    project: str
+    app: str
+    release: str
+    artifact: Path
+    artifact_digest: str
+    kind: Literal["http", "command", "module"] = "http"
+    timeout_ms: int = 10_000
+    memory_max_bytes: int = MEMORY_MAX_BYTES_DEFAULT
+    table_elements_max: int = 100_000
+    instances: Literal["fresh", "reuse"] = "fresh"
+    instance_uses_max: int = 1_000
+    instances_ready: int = 4
+    allow_hosts: tuple[str, ...] = ()
+    allow_loopback: bool = False
+    outbound_max: int = 32
+    outbound_connect_timeout_ms: int = 5_000
+    keyvalue: tuple[str, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log_line_max_bytes: int = 8 * 1024
+    response_fields_max: int = 256
+    response_fields_max_bytes: int = 128 * 1024
