@@ -1,0 +1,172 @@
+"""The shape of the replicated mesh state: plain values that every voter hashes alike.
+
+Tuples in a fixed order and integers only, encoded as arrays, so that equal states have equal bytes. Caps stand beside
+each part: the state is bounded whatever is proposed. Not here: how it changes (mesh_state.py, rollout.py).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocols.change import Plan, Route, SecretVersion
+from protocols.commands import Voter
+from protocols.machine import Digest, PeerId
+from protocols.policy import Policy
+
+NODES_MAX = 32
+"""A full mesh of connections; 1000 nodes need a partial overlay first and are refused until then."""
+PROJECTS_MAX = 256
+ENVIRONMENTS_MAX = 16
+LANES_MAX = 512
+"""Bounds the state's size: a lane encodes to under 2 KiB at rest."""
+ROUTES_TOTAL_MAX = 2048
+LABELS_MAX = 16
+OWNERS_MAX = 16
+RETAINED_MAX = 5
+"""The last five releases, beside the base: rollback targets, kept compiled and never collected."""
+RECENT_IDS_MAX = 32
+"""Retries arrive within seconds; 32 later commands on one lane are minutes away."""
+WITHDRAWN_MAX = 64
+VOTER_COUNTS = (1, 3, 5, 7)
+
+
+class RecentCommand(msgspec.Struct, frozen=True, array_like=True):
+    """A decided command's idempotency id and the slot that decided it."""
+
+    id: bytes
+    slot: int
+
+
+class ConfirmedNode(msgspec.Struct, frozen=True, array_like=True):
+    """A node that may vote, run workloads and receive secrets, from `slot` on."""
+
+    node: PeerId
+    labels: tuple[tuple[str, str], ...]
+    roles: tuple[str, ...]
+    slot: int
+    draining: bool = False
+
+
+class Project(msgspec.Struct, frozen=True, array_like=True):
+    """A project and who answers for it."""
+
+    name: str
+    owners: tuple[str, ...]
+
+
+class Environment(msgspec.Struct, frozen=True, array_like=True):
+    """A named target: nodes that carry every label of `selector`; `policy` None means the mesh's."""
+
+    name: str
+    selector: tuple[tuple[str, str], ...]
+    policy: Policy | None
+    protected: bool
+
+
+class RouteClaim(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A route that belongs to one project in one environment."""
+
+    route: Route
+    project: str
+    environment: str
+
+
+class Deployed(msgspec.Struct, frozen=True, array_like=True):
+    """A change that was started, whole: code, configuration, secret versions, and who approved it.
+
+    `required` is how many approvals it needed when it started; `approvers` are the keys that gave them and have not
+    withdrawn. `break_glass` is the recorded reason for having skipped them, shown ever after.
+    """
+
+    change: Digest
+    release: Digest
+    configuration: Digest
+    secrets: tuple[SecretVersion, ...]
+    routes: tuple[Route, ...]
+    schedules: tuple[str, ...]
+    data: bool
+    replicas: int
+    required: int
+    approvers: tuple[bytes, ...]
+    break_glass: str
+    slot: int
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether withdrawals left fewer approvals than it needed."""
+        return len(self.approvers) < self.required
+
+
+class Rollout(msgspec.Struct, frozen=True, array_like=True):
+    """A staged move under way: `order` holds the pinned nodes by cohort score, `sizes` the cohort of each stage.
+
+    `stage` counts from 0 and opened at `stage_slot`, decided at `stage_at_ms` (wall). `paused` holds the reason, empty
+    while running.
+    """
+
+    id: Digest
+    candidate: Deployed
+    plan: Plan
+    order: tuple[PeerId, ...]
+    sizes: tuple[int, ...]
+    stage: int
+    stage_slot: int
+    stage_at_ms: int
+    started_at_ms: int
+    paused: str = ""
+
+    @property
+    def cohort(self) -> tuple[PeerId, ...]:
+        """The pinned nodes that serve the candidate in this stage."""
+        return self.order[: self.sizes[self.stage]]
+
+    @property
+    def last_stage(self) -> bool:
+        """Whether passing this stage makes the candidate the base."""
+        return self.stage == len(self.sizes) - 1
+
+
+class Lane(msgspec.Struct, frozen=True, array_like=True):
+    """One project in one environment: idle, running or paused.
+
+    `sequence` rises with every command on it; `retained` holds former bases, newest first; `recent` bounded
+    idempotency ids, newest last; `withdrawn` pairs (change, approver key).
+    """
+
+    project: str
+    environment: str
+    sequence: int = 0
+    base: Deployed | None = None
+    rollout: Rollout | None = None
+    frozen: str = ""
+    retained: tuple[Deployed, ...] = ()
+    data_node: PeerId = PeerId("")
+    schedule_node: PeerId = PeerId("")
+    withdrawn: tuple[tuple[Digest, bytes], ...] = ()
+    recent: tuple[RecentCommand, ...] = ()
+
+
+class MeshState(msgspec.Struct, frozen=True, array_like=True):
+    """Everything the chain has decided. `slot` counts applied decisions (genesis is 0); all tuples are sorted by name.
+
+    `era` is 32 zero bytes until a reset; `resets` above 0 flags the mesh as unsafe forever. `sequence` rises with every
+    mesh command that carries `expect`.
+    """
+
+    name: str
+    era: Digest
+    slot: int
+    sequence: int
+    rules_version: int
+    admins: tuple[bytes, ...]
+    threshold: int
+    policy: Policy
+    voters: tuple[Voter, ...]
+    nodes: tuple[ConfirmedNode, ...] = ()
+    projects: tuple[Project, ...] = ()
+    environments: tuple[Environment, ...] = ()
+    routes: tuple[RouteClaim, ...] = ()
+    lanes: tuple[Lane, ...] = ()
+    recent: tuple[RecentCommand, ...] = ()
+    at_ms: int = 0
+    resets: int = 0
