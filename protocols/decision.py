@@ -1,7 +1,8 @@
 """The decision chain's values: voters, decisions, quorum certificates, resets, and the face of the state they drive.
 
 One chain per mesh. Slot s+1 opens only with a certificate for s, and the decision at s names the voters of s+1. What
-commands mean is not decided here: a `StateMachine` is injected, to the chain commands and states are opaque. The empty command is the chain's own no-op; it changes no state and needs no authority.
+commands mean is not decided here: a `StateMachine` is injected, and to the chain commands and states are opaque. The
+empty command is the chain's own no-op; it changes no state and needs no authority.
 
 Not here: how a decision is reached (acceptor.py, proposer.py) and stored (ledger.py).
 """
