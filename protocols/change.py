@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from protocols.policy import Demands
+from protocols.demands import Demands
 
 CHANGE_DOMAIN = "freehold/change/1"
 RELEASE_MAX_BYTES = 64 * 1024

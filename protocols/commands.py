@@ -3,19 +3,18 @@
 A command is bytes signed by a principal (or by several admins, or by a node that shows health evidence). It names its
 project and environment, carries an idempotency id and `expect`, the sequence it was computed against. The exhibits
 beside it are digests of the material that proves it (grants, approvals, evidence, verdicts); they are chosen by whoever
-proposes it and bound by the decision, not by the command's signature. Not here: what a command does (transitions.py,
-mesh_state.py).
+proposes it and bound by the decision, not by the command's signature. The empty command is
+the chain's own no-op (decision.NOOP). Not here: what a command does (transitions.py, mesh_state.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from protocols.change import Route
+from protocols.decision import Voter
+from protocols.demands import Policy
 from protocols.machine import Digest, PeerId
-from protocols.policy import Policy
 
 COMMAND_DOMAIN = "freehold/command/1"
 COMMAND_MAX_BYTES = 16 * 1024
@@ -23,27 +22,8 @@ SIGNATURES_MAX = 16
 """As many as a mesh may have admins (genesis.ADMINS_MAX)."""
 COMMAND_ID_BYTES = 16
 REASON_MAX = 500
-EXHIBITS_MAX = 256
-"""Two verdicts from each of 32 nodes, their grants and the approvals fit several times over."""
-MATERIAL_MAX_BYTES = 768 * 1024
-"""Fits one message (1 MiB) beside the decision and its certificate."""
-
-Material = Mapping[Digest, bytes]
-"""The bytes behind the exhibits, each under the SHA-256 digest of those bytes."""
-
-
-class Voter(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A node with its store: a lost disk is another voter. `store_id` is 16 bytes."""
-
-    node: PeerId
-    store_id: bytes
-
 
 # --- commands on the mesh ---------------------------------------------------------------------------------------------
-
-
-class Noop(msgspec.Struct, frozen=True, tag="noop"):
-    """Changes nothing but the slot: completes a reconfiguration, and fills a slot for a read."""
 
 
 class ConfirmNode(msgspec.Struct, frozen=True, tag="confirm_node"):
@@ -191,8 +171,7 @@ class WithdrawApproval(msgspec.Struct, frozen=True, tag="withdraw_approval"):
 
 
 MeshAction = (
-    Noop
-    | ConfirmNode
+    ConfirmNode
     | DrainNode
     | RemoveNode
     | SetAdmins
@@ -212,7 +191,7 @@ class Command(msgspec.Struct, frozen=True, tag="command"):
     """What was signed. `id` is 16 random bytes; mesh commands leave `project` and `environment` empty.
 
     `expect` is the sequence of the lane (or of the mesh) it was computed against; None only where order cannot matter
-    (noop, confirm_node, drain_node, withdraw_approval).
+    (confirm_node, drain_node, withdraw_approval).
     """
 
     id: bytes
@@ -253,17 +232,12 @@ class Exhibits(msgspec.Struct, frozen=True):
 
 
 class SignedCommand(msgspec.Struct, frozen=True, tag="signed_command"):
-    """A command's payload, its signatures in ascending order of key, and the exhibits beside it."""
+    """A command's payload, its signatures in ascending order of key, and the exhibits beside it.
+
+    Encoded, this is the `command` of a decision. No signature at all is allowed where exhibits alone give authority:
+    health evidence, an admission, the growth of the voters.
+    """
 
     payload: bytes
     signatures: tuple[Signature, ...]
     exhibits: Exhibits = Exhibits()
-
-
-class VoterReady(msgspec.Struct, frozen=True, tag="voter_ready"):
-    """A node says that its store holds the chain up to `slot`, whose decision has digest `head`, and may vote."""
-
-    voter: Voter
-    era: bytes
-    slot: int
-    head: bytes

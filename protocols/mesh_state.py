@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocols.commands import Material, SignedCommand, Voter
+from protocols.commands import SignedCommand
+from protocols.decision import Material, Voter
 from protocols.genesis import Genesis
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.mesh_types import MeshState
 from protocols.refusal import Refusal
 
-Refused = Refusal
-
-__all__ = ["Material", "MeshState", "Refused", "Rules", "View", "Voter", "apply", "fresh_refusal", "genesis_state"]
+__all__ = ["Material", "MeshState", "Refusal", "Rules", "View", "Voter", "apply", "fresh_refusal", "genesis_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +51,13 @@ def genesis_state(genesis: Genesis) -> MeshState:
 
 def apply(
     state: MeshState, command: SignedCommand, material: Material, at_ms: int, rules: Rules
-) -> MeshState | Refused:
+) -> MeshState | Refusal:
     """Return the state after `command`, or the first rule it breaks; pure and the same on every voter."""
     raise NotImplementedError
 
 
 def fresh_refusal(
     state: MeshState, command: SignedCommand, material: Material, at_ms: int, view: View
-) -> Refused | None:
+) -> Refusal | None:
     """Return why this voter does not vote for a fresh decision of `command`, or None; depends on its own view."""
     raise NotImplementedError

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from protocols.change import Plan, Route, SecretVersion
-from protocols.commands import Voter
+from protocols.decision import Voter
+from protocols.demands import Policy
 from protocols.machine import Digest, PeerId
-from protocols.policy import Policy
 
 NODES_MAX = 32
 """A full mesh of connections; 1000 nodes need a partial overlay first and are refused until then."""
@@ -27,23 +27,22 @@ RETAINED_MAX = 5
 RECENT_IDS_MAX = 32
 """Retries arrive within seconds; 32 later commands on one lane are minutes away."""
 WITHDRAWN_MAX = 64
-VOTER_COUNTS = (1, 3, 5, 7)
 
 
 class RecentCommand(msgspec.Struct, frozen=True, array_like=True):
-    """A decided command's idempotency id and the slot that decided it."""
+    """A decided command's idempotency id and the count of commands when it was applied."""
 
     id: bytes
-    slot: int
+    applied: int
 
 
 class ConfirmedNode(msgspec.Struct, frozen=True, array_like=True):
-    """A node that may vote, run workloads and receive secrets, from `slot` on."""
+    """A node that may vote, run workloads and receive secrets; `applied` is when it was confirmed."""
 
     node: PeerId
     labels: tuple[tuple[str, str], ...]
     roles: tuple[str, ...]
-    slot: int
+    applied: int
     draining: bool = False
 
 
@@ -89,7 +88,7 @@ class Deployed(msgspec.Struct, frozen=True, array_like=True):
     required: int
     approvers: tuple[bytes, ...]
     break_glass: str
-    slot: int
+    applied: int
 
     @property
     def withdrawn(self) -> bool:
@@ -97,20 +96,29 @@ class Deployed(msgspec.Struct, frozen=True, array_like=True):
         return len(self.approvers) < self.required
 
 
-class Rollout(msgspec.Struct, frozen=True, array_like=True):
-    """A staged move under way: `order` holds the pinned nodes by cohort score, `sizes` the cohort of each stage.
+class OpenStage(msgspec.Struct, frozen=True, array_like=True):
+    """One stage of a rollout under way: how many nodes of `Rollout.order` serve the candidate, and its gate."""
 
-    `stage` counts from 0 and opened at `stage_slot`, decided at `stage_at_ms` (wall). `paused` holds the reason, empty
-    while running.
+    size: int
+    min_healthy_ms: int
+    pause_ms: int
+    approve: bool
+
+
+class Rollout(msgspec.Struct, frozen=True, array_like=True):
+    """A staged move under way: `order` holds the pinned nodes by cohort score, each stage a prefix of it.
+
+    `stage` counts from 0; `opened` is the state's `applied` when it opened and stands for the slot: verdicts are bound
+    to it. `stage_at_ms` (wall) is when that was decided. `paused` holds the reason, empty while running.
     """
 
     id: Digest
     candidate: Deployed
     plan: Plan
     order: tuple[PeerId, ...]
-    sizes: tuple[int, ...]
+    stages: tuple[OpenStage, ...]
     stage: int
-    stage_slot: int
+    opened: int
     stage_at_ms: int
     started_at_ms: int
     paused: str = ""
@@ -118,12 +126,12 @@ class Rollout(msgspec.Struct, frozen=True, array_like=True):
     @property
     def cohort(self) -> tuple[PeerId, ...]:
         """The pinned nodes that serve the candidate in this stage."""
-        return self.order[: self.sizes[self.stage]]
+        return self.order[: self.stages[self.stage].size]
 
     @property
     def last_stage(self) -> bool:
         """Whether passing this stage makes the candidate the base."""
-        return self.stage == len(self.sizes) - 1
+        return self.stage == len(self.stages) - 1
 
 
 class Lane(msgspec.Struct, frozen=True, array_like=True):
@@ -147,15 +155,15 @@ class Lane(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MeshState(msgspec.Struct, frozen=True, array_like=True):
-    """Everything the chain has decided. `slot` counts applied decisions (genesis is 0); all tuples are sorted by name.
+    """Everything the chain has decided. `applied` counts the commands (genesis is 0); all tuples are sorted by name.
 
-    `era` is 32 zero bytes until a reset; `resets` above 0 flags the mesh as unsafe forever. `sequence` rises with every
-    mesh command that carries `expect`.
+    `era` is the mesh id until a reset; `resets` above 0 flags the mesh as unsafe forever. `sequence` rises with every
+    mesh command that carries `expect`. `at_ms` is the last decision's.
     """
 
     name: str
     era: Digest
-    slot: int
+    applied: int
     sequence: int
     rules_version: int
     admins: tuple[bytes, ...]

@@ -1,82 +1,188 @@
-"""Policy: what a mesh asks for before a release may run, and the checks of it as pure functions.
+"""Policy checks: whether a change may run, as pure functions of what was shown and the moment of judging.
 
-A policy is mesh state, decided by the chain; an environment may have its own; a project file only tightens it. Every
-refusal names its rule, what is missing and who can give it. Not here: signatures of approvals (approvals.py) and of
-evidence (evidence.py), and the rights behind a key (grants.py).
+Every refusal names its rule, what is missing and who can give it. Not here: the shape of policies (demands.py),
+signatures of approvals (approvals.py) and of evidence (evidence.py), and the rights behind a key (grants.py).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
+from protocols.approvals import Approval
+from protocols.change import Change
+from protocols.decision import CLOCK_TOLERANCE_MS
+from protocols.demands import Demands, EvidenceDemand, Policy
 from protocols.envelope import digest_of
+from protocols.evidence import Attested
+from protocols.grants import Rights
 from protocols.machine import Digest
+from protocols.refusal import Refusal
 
-APPROVALS_MAX = 8
-"""More approvers than a small team has would freeze a mesh for good."""
-DEMANDS_MAX = 8
-WINDOWS_MAX = 16
-
-EvidenceKind = Literal["test", "smoke", "build"]
-ApproverRole = Literal["approver", "admin"]
-Mode = Literal["solo", "team"]
+PROTECTED = Demands(evidence=(EvidenceDemand("smoke", 7 * 86_400_000, by_node=True),))
+"""What a protected environment without a policy of its own demands beside the mesh's: smoke, run again by a node."""
 
 
-class EvidenceDemand(msgspec.Struct, frozen=True, array_like=True):
-    """Evidence of `kind`, PASSED and at most `max_age_ms` old; `by_node` refuses what the author ran alone."""
+class Gate(msgspec.Struct, frozen=True, array_like=True):
+    """All that must hold for one release in one environment; every one of `demands` must be met by itself.
 
-    kind: EvidenceKind
-    max_age_ms: int
-    by_node: bool = False
-
-
-class FreezeWindow(msgspec.Struct, frozen=True, array_like=True):
-    """A span of time that denies (or alone allows) starting rollouts: `start_ms` (wall), `length_ms`, repeated.
-
-    `every_ms` 0 means once; a week is 604,800,000. Deny beats allow; where any allow window exists, only they allow.
+    So whatever a project file adds can only tighten: there is no merging that could loosen.
     """
 
-    effect: Literal["deny", "allow"]
-    start_ms: int
-    length_ms: int
-    every_ms: int = 0
-    reason: str = ""
+    demands: tuple[Demands, ...]
+    approval_max_ms: int
 
-    def covers(self, at_ms: int) -> bool:
-        """Return whether the window is open at `at_ms` (wall)."""
-        since_ms = at_ms - self.start_ms
-        if since_ms < 0:
-            return False
-        return (since_ms % self.every_ms if self.every_ms else since_ms) < self.length_ms
+    @property
+    def approvals(self) -> int:
+        """How many approvals are needed."""
+        return max(demand.approvals for demand in self.demands)
 
-
-class Demands(msgspec.Struct, frozen=True, array_like=True):
-    """What a change needs: others' `approvals` by `approver_roles`, `evidence`, and the open `windows`."""
-
-    approvals: int = 0
-    approver_roles: tuple[ApproverRole, ...] = ()
-    evidence: tuple[EvidenceDemand, ...] = ()
-    windows: tuple[FreezeWindow, ...] = ()
+    @property
+    def digest(self) -> Digest:
+        """What a change names as its policy."""
+        return digest_of(self)
 
 
-class Policy(msgspec.Struct, frozen=True, array_like=True):
-    """The policy of a mesh or an environment; `mode` records what was chosen when it was made.
+def gate(policy: Policy, protected: bool, own: Policy | None, release: Demands) -> Gate:
+    """Return the gate under the mesh's `policy`, the environment's `own` (replaces it) and a release's demands."""
+    base = own or policy
+    demands: tuple[Demands, ...] = (base.demands, release)
+    if protected and own is None:
+        demands = (*demands, PROTECTED)
+    return Gate(demands, base.approval_max_ms)
 
-    `approval_max_ms` bounds how far ahead an approval may expire; `voters_target` is how far the mesh grows by itself.
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """A verified approval together with what its key may do at the moment of judging; a Refusal when nothing."""
+
+    approval: Approval
+    rights: Rights | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Verified evidence, and whether a confirmed node signed it, or a key of the author's own line."""
+
+    attested: Attested
+    by_node: bool
+    by_author: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is judged: the change, its digest, its release's components, and every key that counts as its author."""
+
+    change: Change
+    digest: Digest
+    components: tuple[bytes, ...]
+    authors: tuple[bytes, ...]
+
+
+def approval_problem(
+    found: Vouched, subject: Subject, withdrawn: Sequence[bytes], at_ms: int, limit_ms: int
+) -> Refusal | None:
+    """Return why this approval does not count for the subject at `at_ms`, or None."""
+    approval, rights, change = found.approval, found.rights, subject.change
+    if approval.change != subject.digest:
+        return Refusal("approval.other-change", "the approval is for another change; anything altered voids it")
+    if (approval.project, approval.environment) != (change.project, change.environment):
+        return Refusal("approval.other-environment", "the approval is for another project or environment")
+    if at_ms >= approval.expires_ms:
+        return Refusal("approval.expired", "the approval has expired; ask the approver to approve again")
+    if approval.expires_ms - approval.approved_ms > limit_ms:
+        return Refusal("approval.too-long", f"policy lets an approval last {limit_ms // 3_600_000} hours at most")
+    if approval.key in withdrawn:
+        return Refusal("approval.withdrawn", "the approver has withdrawn this approval")
+    if isinstance(rights, Refusal):
+        return Refusal("approval.no-rights", f"the approver's key has no rights here: {rights.detail}")
+    if rights.kind != "person" or not rights.allows("approve", change.project, change.environment):
+        return Refusal("approval.no-rights", f"{rights.name} may not approve in {change.environment}")
+    if any(key in subject.authors for key in (*rights.lineage, approval.key)):
+        return Refusal("approval.by-author", "the author and the author's agents do not count as approvers")
+    return None
+
+
+def approvals_refusal(
+    wanted: Gate, subject: Subject, found: Sequence[Vouched], withdrawn: Sequence[bytes], at_ms: int
+) -> tuple[bytes, ...] | Refusal:
+    """Return the approvers' keys in ascending order, one per person, or what is missing and who can give it.
+
+    When approvals are missing, the refusal is the first offered approval's own fault, if one was offered.
     """
+    problems = [approval_problem(item, subject, withdrawn, at_ms, wanted.approval_max_ms) for item in found]
+    good = [item for item, problem in zip(found, problems, strict=True) if problem is None]
+    for demand in wanted.demands:
+        people = {_person(item): item for item in good if _has_role(item, demand.approver_roles)}
+        if len(people) < demand.approvals:
+            fault = next((problem for problem in problems if problem is not None), None)
+            who = " or ".join(demand.approver_roles or ("approver",))
+            missing = (
+                f"{len(people)} of {demand.approvals} approvals; a person with the role {who} other than the author "
+                f"gives it: freehold approve {subject.digest.hex()[:12]}"
+            )
+            if fault is not None:
+                return Refusal(fault.rule, f"{fault.detail}; {missing}")
+            return Refusal("approval.missing", missing)
+    approvers = {_person(item): item.approval.key for item in reversed(good)}
+    return tuple(sorted(approvers.values()))
 
-    mode: Mode
-    demands: Demands = Demands()
-    approval_max_ms: int = 7 * 86_400_000
-    voters_target: int = 3
+
+def evidence_refusal(wanted: Gate, subject: Subject, found: Sequence[Shown], at_ms: int) -> Refusal | None:
+    """Return which demanded evidence is missing, stale, failed, foreign or only self-attested, or None."""
+    for demand in (one for demands in wanted.demands for one in demands.evidence):
+        problems = [_evidence_problem(demand, subject, item, at_ms) for item in found]
+        if None in problems:
+            continue
+        who = "a node runs it again" if demand.by_node else "freehold test makes it"
+        hours = demand.max_age_ms / 3_600_000
+        wants = f"{demand.kind} evidence, PASSED, at most {hours:g} hours old, on these digests: {who}"
+        fault = next((problem for problem in problems if problem and problem.rule != "evidence.missing"), None)
+        if fault is not None:
+            return Refusal(fault.rule, f"{fault.detail}; needed is {wants}")
+        return Refusal("evidence.missing", f"needed is {wants}")
+    return None
 
 
-SOLO = Policy("solo")
-TEAM = Policy("team", Demands(approvals=1, approver_roles=("approver", "admin")))
+def window_refusal(wanted: Gate, at_ms: int) -> Refusal | None:
+    """Return which freeze window forbids a start at `at_ms`, or None; deny beats allow."""
+    for demand in wanted.demands:
+        for window in demand.windows:
+            if window.effect == "deny" and window.covers(at_ms):
+                return Refusal(
+                    "window.frozen",
+                    f"a freeze window is open ({window.reason or 'no reason given'}); wait, or an admin breaks glass",
+                )
+        allowing = [window for window in demand.windows if window.effect == "allow"]
+        if allowing and not any(window.covers(at_ms) for window in allowing):
+            return Refusal("window.closed", "outside every allowed window; wait for the next, or an admin breaks glass")
+    return None
 
 
-def policy_digest(policy: Policy, demands: Demands) -> Digest:
-    """Return what a change names as its policy: the digest of the environment's policy and its release's demands."""
-    return digest_of((policy, demands))
+def _person(item: Vouched) -> bytes:
+    return item.rights.principal if isinstance(item.rights, Rights) else item.approval.key
+
+
+def _has_role(item: Vouched, roles: Sequence[str]) -> bool:
+    return not roles or (isinstance(item.rights, Rights) and any(role in item.rights.roles for role in roles))
+
+
+def _evidence_problem(demand: EvidenceDemand, subject: Subject, shown: Shown, at_ms: int) -> Refusal | None:
+    attested = shown.attested
+    if attested.kind != demand.kind:
+        return Refusal("evidence.missing")
+    if any(component not in attested.components for component in subject.components):
+        return Refusal("evidence.other-digests", "the evidence names other components than the release")
+    if attested.kind != "build" and subject.change.configuration not in attested.configurations:
+        return Refusal("evidence.other-digests", "the evidence names another configuration than the change")
+    if not attested.passed:
+        return Refusal("evidence.failed", f"the {demand.kind} run did not pass")
+    if attested.finished_ms > at_ms + CLOCK_TOLERANCE_MS:
+        return Refusal("evidence.in-future", "the run ended later than now, by its own clock")
+    if at_ms - attested.finished_ms > demand.max_age_ms:
+        return Refusal("evidence.stale", f"the {demand.kind} run is too old")
+    if demand.by_node and not shown.by_node:
+        return Refusal("evidence.self-attested", f"policy asks that a node runs {demand.kind} again")
+    return None
