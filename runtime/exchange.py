@@ -15,15 +15,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from runtime.call import Call
 from runtime.outcome import Outcome
 
 Headers = tuple[tuple[str, bytes], ...]
 """Header fields in order: lower-case names, raw values."""
+
+ErrorCode = tuple[str, Any]
+"""A `wasi:http/types.error-code`: its case and payload, None for a case without one."""
 
 REQUEST_BUFFER_MAX_BYTES: Final = 256 * 1024
 """Request body bytes held for a slow guest; above it `feed` waits, so the client's TCP window closes."""
@@ -70,7 +74,7 @@ class Batch:
     `head` is set in the first batch of a response; `chunks` are body bytes in order; `complete` says the body ended
     well, with `trailers`; `outcome` says the guest is done and this is the last batch. A batch with an outcome and
     without `complete` leaves the response unfinished: answer 5xx if no head was sent, else break the connection.
-    `whole` is True when head, all bytes and the end are in this one batch.
+    `whole` is True when head, all bytes and the end are in this one batch; `aborted` when the guest gave the body up.
     """
 
     head: ResponseHead | None
@@ -79,15 +83,16 @@ class Batch:
     trailers: Headers
     outcome: Outcome | None
     whole: bool
+    aborted: bool
 
 
 class RequestBody:
     """A bounded pipe from the loop to the guest. Without a body, call `feed_end()` before the guest starts."""
 
-    __slots__ = ("_call", "_chunks", "_feeder", "_lock", "_loop", "_size", "closed", "ended", "failure", "trailers")
+    __slots__ = ("_chunks", "_feeder", "_lock", "_loop", "_size", "_wake", "closed", "ended", "failure", "trailers")
 
-    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._call = call
+    def __init__(self, wake: Callable[[], None], loop: asyncio.AbstractEventLoop | None) -> None:
+        self._wake = wake
         self._loop = loop
         self._lock = threading.Lock()
         self._chunks: deque[bytes] = deque()
@@ -95,7 +100,7 @@ class RequestBody:
         self._feeder: asyncio.Future[None] | None = None
         self.ended = False
         self.closed = False
-        self.failure: BodyFailure | None = None
+        self.failure: BodyFailure | ErrorCode | None = None
         self.trailers: Headers = ()
 
     async def feed(self, data: bytes) -> bool:
@@ -111,19 +116,19 @@ class RequestBody:
         with self._lock:
             self._chunks.append(data)
             self._size += len(data)
-        self._call.waker.wake()
+        self._wake()
         return True
 
     def feed_end(self, trailers: Headers = ()) -> None:
         """Say the body ended well."""
         self.trailers = trailers
         self.ended = True
-        self._call.waker.wake()
+        self._wake()
 
-    def feed_failure(self, failure: BodyFailure) -> None:
+    def feed_failure(self, failure: BodyFailure | ErrorCode) -> None:
         """Say the body will not come to its end; the guest reads what is here, then the failure."""
         self.failure = failure
-        self._call.waker.wake()
+        self._wake()
 
     def read(self, max_bytes: int) -> bytes:
         """Take up to `max_bytes`; empty when nothing is here now (then look at `ended` and `failure`)."""
@@ -149,14 +154,18 @@ class RequestBody:
         """Whether the body ended well and every byte was read."""
         return self.ended and not self._chunks
 
-    def close(self) -> None:
-        """The guest will read no more; a waiting `feed` returns False."""
-        self.closed = True
+    def discard(self) -> None:
+        """Drop what is buffered, so that the end and the trailers can arrive."""
         with self._lock:
             self._chunks.clear()
             self._size = 0
         if self._feeder is not None:
             self._release_feeder()
+
+    def close(self) -> None:
+        """The guest will read no more; a waiting `feed` returns False."""
+        self.closed = True
+        self.discard()
 
     def _release_feeder(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -171,12 +180,12 @@ class ResponseWriter:
     """A bounded pipe from the guest to the loop: `start`, `write` any number of times, then `finish` or `abort`."""
 
     __slots__ = (
-        "_call", "_chunks", "_dirty", "_end_taken", "_head", "_lock", "_loop", "_outcome", "_published", "_size",
-        "_starved", "_taker", "_trailers", "abandoned", "complete", "started",
+        "_chunks", "_dirty", "_end_taken", "_head", "_lock", "_loop", "_outcome", "_published", "_size",
+        "_starved", "_taker", "_trailers", "_wake", "abandoned", "complete", "started",
     )  # fmt: skip
 
-    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._call = call
+    def __init__(self, wake: Callable[[], None], loop: asyncio.AbstractEventLoop | None) -> None:
+        self._wake = wake
         self._loop = loop
         self._lock = threading.Lock()
         self._head: ResponseHead | None = None
@@ -228,12 +237,14 @@ class ResponseWriter:
             self._dirty = True
 
     def abort(self) -> None:
-        """The body will never be whole; the loop learns it with the outcome."""
-        self.abandoned = True
+        """The body will never be whole."""
+        with self._lock:
+            self.abandoned = True
+            self._dirty = True
 
     def publish(self) -> None:
         """Hand over what is queued; wakes the loop only if it waits and something is new."""
-        if not self._dirty:
+        if not self._dirty or not (self.started or self._outcome):
             return
         with self._lock:
             self._dirty = False
@@ -268,7 +279,13 @@ class ResponseWriter:
             first = self._head is not None
             complete = self.complete and not self._end_taken
             batch = Batch(
-                self._head, tuple(self._chunks), complete, self._trailers, self._outcome, first and self.complete
+                self._head,
+                tuple(self._chunks),
+                complete,
+                self._trailers,
+                self._outcome,
+                first and self.complete,
+                self.abandoned,
             )
             self._end_taken = self.complete
             self._head = None
@@ -277,7 +294,7 @@ class ResponseWriter:
             self._dirty = self._published = False
             starved, self._starved = self._starved, False
         if starved:
-            self._call.waker.wake()
+            self._wake()
         return batch
 
 
@@ -292,8 +309,8 @@ class Exchange:
     def __init__(self, request: RequestHead, *, deadline_s: float, loop: asyncio.AbstractEventLoop | None) -> None:
         self.request = request
         self.call = Call(deadline_s)
-        self.body = RequestBody(self.call, loop)
-        self.response = ResponseWriter(self.call, loop)
+        self.body = RequestBody(self.call.waker.wake, loop)
+        self.response = ResponseWriter(self.call.waker.wake, loop)
         self.call.before_sleep(self.response.publish)
 
     def cancel(self) -> None:

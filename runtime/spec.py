@@ -19,8 +19,9 @@ class AppSpec:
     """One app of one release.
 
     `artifact` is the compiled artifact from `CompileCache.ensure` (for kind "module", the `.wasm` itself) and
-    `artifact_digest` the hex SHA-256 of the component it came from. `allow_hosts` are "host:port" texts, "*.suffix:port"
-    for subdomains. `keyvalue` names the stores the app may open. `environment` is what the guest sees, secrets included.
+    `artifact_digest` the hex SHA-256 of the component it came from. `allow_hosts` are "host:port" texts,
+    "*.suffix:port" for subdomains. `keyvalue` names the stores the app may open. `environment` is what the guest sees,
+    secrets included.
     """
 
     project: str
