@@ -13,7 +13,6 @@ import msgspec
 from protocols.ballots import Ballot, Promise, Proposal, Statement, Vote
 from protocols.decision import Entry
 from protocols.envelope import Signed
-from protocols.machine import PeerId
 
 BATCH_ENTRIES_MAX = 64
 BATCH_BYTES_MAX = 512 << 10
