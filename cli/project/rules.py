@@ -1,0 +1,232 @@
+"""The rules that span several keys of a freehold.toml, and the step from checked values to a `Project`.
+
+Every rule complains at the key that breaks it. Not here: what one key may hold (`schema.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from cli.project.kinds import MILLISECONDS
+from cli.project.locate import Path
+from cli.project.model import ENTRY_DEFAULTS, Analysis, App, Project, Rollout, Settings, Smoke, Stage
+from cli.project.schema import APP, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
+
+Values = Mapping[str, Any]
+
+CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+RESERVED_PREFIX = "/.freehold"
+CONFIG_TOTAL_MAX_BYTES = 64 * 1024
+"""All of an app's configuration travels in one control message to each worker."""
+
+
+class Complain(Protocol):
+    """Records a problem at a path of the file."""
+
+    def __call__(self, path: Path, message: str, permitted: str = "", suggestion: str = "") -> None:
+        """Record it."""
+        ...
+
+
+class _Counted:
+    """Passes complaints on and counts them."""
+
+    def __init__(self, complain: Complain) -> None:
+        self._complain = complain
+        self.problems = 0
+
+    def __call__(self, path: Path, message: str, permitted: str = "", suggestion: str = "") -> None:
+        self.problems += 1
+        self._complain(path, message, permitted, suggestion)
+
+
+def build_project(values: Values, complain: Complain) -> Project:
+    """Return the project; problems go to `complain`, and the result is meant to be used only if there were none."""
+    count = _Counted(complain)
+    project = _with_defaults(PROJECT, values["project"])
+    if not values["app"]:
+        count(("app",), "has no app in it", "one table [app.NAME] for each app")
+    base = _settings(values["app"], values.get("rollout", {}), (), count)
+    test = values.get("test", {})
+    smoke = tuple(_smoke(item, index, base, count) for index, item in enumerate(test.get("smoke", ())))
+    environments: dict[str, Settings] = {}
+    if not count.problems:  # else every overlay would repeat what is wrong above it
+        for name, overlay in sorted(values.get("env", {}).items()):
+            environments[name] = _overlaid(values, overlay, name, count)
+    return Project(
+        name=project["name"],
+        description=project.get("description") or "",
+        owners=project["owners"],
+        base=base,
+        test_command=test.get("command"),
+        smoke=smoke,
+        environments=environments,
+    )
+
+
+def _with_defaults(table: Table, values: Values) -> dict[str, Any]:
+    """Fill absent keys with the schema's defaults, read by the same kinds as the file's own values."""
+    return {field.key: values.get(field.key, _default(field)) for field in table.fields}
+
+
+def _default(field: Field) -> Any:
+    if field.default is None:
+        return None
+    match field.shape:
+        case Listed(value):
+            short = getattr(value, "short", None)
+            return tuple({"nodes": item} if short else item for item in field.default)
+        case Named() | Table():
+            return dict(field.default)
+        case kind:
+            return kind.read(field.default)  # type: ignore[union-attr]
+
+
+def _settings(apps: Values, rollout: Values, above: Path, complain: Complain) -> Settings:
+    read = {name: _app(name, values, (*above, "app", name), complain) for name, values in sorted(apps.items())}
+    _routes_do_not_clash(read, above, complain)
+    return Settings(read, _rollout(rollout, (*above, "rollout"), complain))
+
+
+def _overlaid(values: Values, overlay: Values, name: str, complain: Complain) -> Settings:
+    above: Path = ("env", name)
+    apps = {app: dict(own) for app, own in values["app"].items()}
+    for app, changes in overlay.get("app", {}).items():
+        if app not in apps:
+            complain((*above, "app", app), "names an app that does not exist", ", ".join(sorted(apps)))
+            continue
+        config = {**apps[app].get("config", {}), **changes.get("config", {})}
+        apps[app] = {**apps[app], **changes, "config": config}
+    own = values.get("rollout", {})
+    changes = overlay.get("rollout", {})
+    analysis = {**own.get("analysis", {}), **changes.get("analysis", {})}
+    return _settings(apps, {**own, **changes, "analysis": analysis}, above, complain)
+
+
+def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
+    filled = _with_defaults(APP, values)
+    language, routes, schedule = filled["language"], filled["routes"] or (), filled["schedule"]
+    if routes and schedule:
+        complain((*path, "schedule"), "stands beside routes; an app has one or the other")
+    if not routes and not schedule:
+        complain(path, "has neither routes nor a schedule", 'routes = ["/"], or schedule = "*/5 * * * *"')
+    if schedule and language == "wsgi":
+        complain((*path, "schedule"), "cannot run a WSGI app", "language python, javascript, typescript or component")
+    if schedule:
+        _cron(schedule, (*path, "schedule"), complain)
+    for index, route in enumerate(routes):
+        if "/" in route and _path_of(route).rstrip("/").startswith(RESERVED_PREFIX):
+            complain((*path, "routes", index), "is reserved", f"any path not under {RESERVED_PREFIX}")
+    for index, remote in enumerate(filled["allow_hosts"]):
+        if not 1 <= int(remote.rpartition(":")[2]) <= 65535:
+            complain((*path, "allow_hosts", index), "has a port out of range", "ports 1 to 65535")
+    for secret in filled["secrets"]:
+        if secret in filled["config"]:
+            complain((*path, "config", secret), "is also the name of a secret of this app")
+    if sum(len(key) + len(text.encode()) for key, text in filled["config"].items()) > CONFIG_TOTAL_MAX_BYTES:
+        complain((*path, "config"), f"holds more than {CONFIG_TOTAL_MAX_BYTES // 1024} KiB in all")
+    return App(
+        name=name,
+        language=language,
+        source=filled["source"],
+        entry=_entry(language, filled["entry"], path, complain),
+        routes=routes,
+        schedule=schedule,
+        timeout_ms=filled["timeout"],
+        memory_max_bytes=filled["memory_max"],
+        instances=filled["instances"],
+        allow_hosts=filled["allow_hosts"],
+        keyvalue=filled["keyvalue"],
+        config=filled["config"],
+        secrets=filled["secrets"],
+    )
+
+
+def _entry(language: str, entry: str | None, path: Path, complain: Complain) -> str:
+    if entry is None:
+        return ENTRY_DEFAULTS[language]
+    forms = {
+        "python": (r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", 'a module, such as "app"'),
+        "wsgi": (r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'module:callable, such as "app:app"'),
+        "javascript": (r"(?!/)(?!.*\.\.)[\w@./-]+\.m?js", 'a file in the source folder, such as "app.js"'),
+        "typescript": (r"(?!/)(?!.*\.\.)[\w@./-]+\.tsx?", 'a file in the source folder, such as "app.ts"'),
+        "component": (r"(?!)", "nothing: the component is its own entry"),
+    }
+    pattern, permitted = forms[language]
+    if not re.fullmatch(pattern, entry, re.ASCII):
+        complain((*path, "entry"), f"does not fit language {language}", permitted)
+    return entry
+
+
+def _path_of(route: str) -> str:
+    return "/" + route.partition("/")[2]
+
+
+def _routes_do_not_clash(apps: Mapping[str, App], above: Path, complain: Complain) -> None:
+    claimed: dict[str, str] = {}
+    for name, app in apps.items():
+        for index, route in enumerate(app.routes):
+            normal = route.rstrip("/") or "/"
+            if normal in claimed:
+                complain((*above, "app", name, "routes", index), f"is already a route of app {claimed[normal]}")
+            claimed[normal] = name
+
+
+def _cron(schedule: str, path: Path, complain: Complain) -> None:
+    """Check five fields of numbers, ranges, lists and steps (POSIX crontab, without names)."""
+    for text, (noun, low, high) in zip(schedule.split(" "), CRON_RANGES, strict=True):
+        for part in text.split(","):
+            match = re.fullmatch(r"(?:\*|([0-9]{1,4})(?:-([0-9]{1,4}))?)(?:/([0-9]{1,4}))?", part)
+            numbers = [int(group) for group in (match[1], match[2]) if group] if match else [high + 1]
+            ordered = numbers == sorted(numbers) and all(low <= number <= high for number in numbers)
+            if match is None or not ordered or (match[3] is not None and int(match[3]) == 0):
+                complain(
+                    path, f"has the {noun} {part!r}", f"{low} to {high}, *, ranges (1-5), lists (1,2), steps (*/5)"
+                )
+
+
+def _smoke(values: Values, index: int, base: Settings, complain: Complain) -> Smoke:
+    filled = _with_defaults(SMOKE, values)
+    app = base.apps.get(filled["app"])
+    if app is None:
+        complain(("test", "smoke", index, "app"), "names an app that does not exist", ", ".join(sorted(base.apps)))
+    elif not app.routes:
+        complain(("test", "smoke", index, "app"), "names a scheduled app; only an app with routes answers requests")
+    return Smoke(filled["app"], filled["path"], filled["status"], filled["contains"])
+
+
+def _rollout(values: Values, path: Path, complain: Complain) -> Rollout:
+    filled = _with_defaults(ROLLOUT, values)
+    analysis = filled["analysis"]
+    shares = [int(stage["nodes"][:-1]) for stage in filled["stages"] if stage["nodes"].endswith("%")]
+    if shares != sorted(set(shares)):
+        complain((*path, "stages"), "has percentages that do not rise")
+    if filled["stages"][-1]["nodes"] != "100%":
+        complain((*path, "stages", len(filled["stages"]) - 1), "is the last stage but not all nodes", 'end with "100%"')
+    stages = []
+    for index, stage in enumerate(filled["stages"]):
+        wait = stage.get("min_healthy_time", filled["min_healthy_time"])
+        deadline = stage.get("healthy_deadline", filled["healthy_deadline"])
+        if wait >= deadline:
+            complain((*path, "stages", index), "must be healthy for longer than its healthy_deadline allows")
+        stages.append(Stage(stage["nodes"], wait, deadline, _pause(stage.get("pause", filled["pause"]))))
+    return Rollout(
+        stages=tuple(stages),
+        progress_deadline_ms=filled["progress_deadline"],
+        max_parallel=filled["max_parallel"],
+        auto_promote=filled["auto_promote"],
+        auto_revert=filled["auto_revert"],
+        analysis=Analysis(
+            analysis.get("max_error_rate"), analysis.get("max_latency_p99"), analysis.get("failure_limit", 0)
+        ),
+    )
+
+
+def _pause(text: str) -> int | Literal["approve"]:
+    if text == "approve":
+        return "approve"
+    match = re.fullmatch(r"([0-9]+)([a-z]+)", text)
+    assert match is not None, "the schema checked the form"
+    return int(match[1]) * MILLISECONDS[match[2]]
