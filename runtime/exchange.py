@@ -181,7 +181,7 @@ class ResponseWriter:
 
     __slots__ = (
         "_chunks", "_dirty", "_end_taken", "_head", "_lock", "_loop", "_outcome", "_published", "_size",
-        "_starved", "_taker", "_trailers", "_wake", "abandoned", "complete", "started",
+        "_starved", "_taker", "_trailers", "_wake", "abandoned", "complete", "refusal", "started",
     )  # fmt: skip
 
     def __init__(self, wake: Callable[[], None], loop: asyncio.AbstractEventLoop | None) -> None:
@@ -198,6 +198,7 @@ class ResponseWriter:
         self._end_taken = False
         self._published = False
         self._taker: asyncio.Future[None] | None = None
+        self.refusal: ErrorCode | None = None
         self.started = False
         self.complete = False
         self.abandoned = False

@@ -44,5 +44,6 @@ class AppSpec:
     config: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     log_line_max_bytes: int = 8 * 1024
+    log_call_max_bytes: int = 1024 * 1024
     response_fields_max: int = 256
     response_fields_max_bytes: int = 128 * 1024

@@ -1,0 +1,210 @@
+"""One instance's host side: its handles, its call, its log, and why it was stopped.
+
+Every host function gets the `Guest` it runs for. Handles are plain integers the guest cannot forge across types, since
+wasmtime checks the static type of each; the table maps them to host objects. Not here: interfaces, stores or threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from runtime.call import Call
+from runtime.exchange import Exchange
+from runtime.providers import Bucket, KeyValueProvider, LogSink, ProviderError
+from runtime.spec import AppSpec
+
+HANDLES_MAX: Final = 10_000
+"""Live host objects per instance; a guest that leaks more than this is broken or hostile."""
+
+CAPTURE_MAX_BYTES: Final = 1024 * 1024
+"""Standard output and error kept of one command; the rest goes to the log only."""
+
+
+class GuestTrap(Exception):  # noqa: N818 - the guest's end, not an error of ours
+    """The guest broke a rule of an interface; its call ends with a trap that says which."""
+
+
+class ExitCalled(Exception):  # noqa: N818 - an orderly end
+    """The guest called `exit`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit({code})")
+        self.code = code
+
+
+RESOURCES: Final[dict[str, type[Resource]]] = {}
+"""WIT name -> class, for every resource of every interface; the names are unique across the interfaces served."""
+
+
+class Resource:
+    """A host object a guest holds a handle to.
+
+    The class of each WIT resource gives its `wit` name, and `aliases` under which other interfaces use it: one host
+    type id for all of them, or handles would not fit between interfaces. Further subclasses inherit the id.
+    """
+
+    __slots__ = ("children", "parent")
+    type_id: ClassVar[int] = 0
+
+    def __init_subclass__(cls, wit: str | None = None, aliases: tuple[str, ...] = (), **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if wit is not None:
+            cls.type_id = len(RESOURCES) + 1
+            for name in (wit, *aliases):
+                assert name not in RESOURCES, f"two resources called {name}"
+                RESOURCES[name] = cls
+
+    def __init__(self, parent: Resource | None = None) -> None:
+        self.parent = parent
+        self.children = 0
+        if parent is not None:
+            parent.children += 1
+
+    def dropped(self, guest: Guest) -> None:
+        """The guest let go of its last handle; called once, also when the instance ends."""
+
+
+class GuestLog:
+    """One of the guest's output streams as log lines: bounded per line and per call, kept whole for a command."""
+
+    __slots__ = ("_context", "_level", "_line", "_line_max_bytes", "_room", "_sink", "captured")
+
+    def __init__(self, sink: LogSink, level: str, context: str, line_max_bytes: int, call_max_bytes: int) -> None:
+        self._sink = sink
+        self._level = level
+        self._context = context
+        self._line_max_bytes = line_max_bytes
+        self._room = call_max_bytes
+        self._line = bytearray()
+        self.captured: bytearray | None = None
+
+    def begin_call(self, call_max_bytes: int) -> None:
+        """Give a new call its share of log."""
+        self._room = call_max_bytes
+
+    def write(self, data: bytes) -> None:
+        """Add output; whole lines go to the sink, up to the call's share, then one line says so."""
+        if self.captured is not None and len(self.captured) < CAPTURE_MAX_BYTES:
+            self.captured += data[: CAPTURE_MAX_BYTES - len(self.captured)]
+        if self._room <= 0:
+            return
+        kept = data[: self._room]
+        self._room -= len(data)
+        *lines, rest = kept.split(b"\n")
+        for line in lines:
+            self._line += line
+            self.flush()
+        self._line += rest
+        if len(self._line) >= self._line_max_bytes:
+            self.flush()
+        if self._room <= 0:
+            self.flush()
+            self._sink.emit("warn", self._context, "output of this call beyond its log limit is dropped")
+
+    def entry(self, level: str, context: str, message: str) -> None:
+        """Emit one structured entry, cut to the line limit, within the call's share."""
+        if self._room > 0:
+            self._room -= len(message) + len(context)
+            self._sink.emit(level, context[: self._line_max_bytes], message[: self._line_max_bytes])
+
+    def flush(self) -> None:
+        """Emit what stands in the line so far."""
+        if self._line:
+            text = bytes(self._line[: self._line_max_bytes]).decode("utf-8", "replace")
+            self._line.clear()
+            self._sink.emit(self._level, self._context, text.rstrip("\r"))
+
+
+class Services:
+    """What an app's guests may reach: made once per app."""
+
+    __slots__ = ("keyvalue", "log", "outbound", "spec")
+
+    def __init__(self, spec: AppSpec, log: LogSink, keyvalue: KeyValueProvider | None, outbound: Any) -> None:
+        self.spec = spec
+        self.log = log
+        self.keyvalue = keyvalue
+        self.outbound = outbound
+
+    def open_bucket(self, store: str) -> Bucket:
+        """Open a store the app was granted; raises `ProviderError`."""
+        if self.keyvalue is None:
+            raise ProviderError("no-such-store", store)
+        if store not in self.spec.keyvalue:
+            raise ProviderError("access-denied", store)
+        return self.keyvalue.open(store)
+
+
+class Guest:
+    """The host side of one instance. Used by one thread at a time."""
+
+    __slots__ = (
+        "_next_rep", "arguments", "call", "context", "exchange", "failure", "services", "stderr", "stdout", "table",
+    )  # fmt: skip
+
+    def __init__(self, services: Services) -> None:
+        spec = services.spec
+        self.services = services
+        self.context = 0
+        self.table: dict[int, Resource] = {}
+        self._next_rep = 1
+        self.call: Call = _NO_CALL
+        self.exchange: Exchange | None = None
+        self.failure: BaseException | None = None
+        self.arguments: tuple[str, ...] = ()
+        self.stdout = GuestLog(services.log, "info", "stdout", spec.log_line_max_bytes, spec.log_call_max_bytes)
+        self.stderr = GuestLog(services.log, "warn", "stderr", spec.log_line_max_bytes, spec.log_call_max_bytes)
+
+    def begin(self, call: Call, exchange: Exchange | None) -> None:
+        """Start a call on this instance."""
+        self.call = call
+        self.exchange = exchange
+        self.failure = None
+        self.stdout.begin_call(self.services.spec.log_call_max_bytes)
+        self.stderr.begin_call(self.services.spec.log_call_max_bytes)
+
+    def wake(self) -> None:
+        """Wake whatever call runs on this instance now (any thread)."""
+        self.call.waker.wake()
+
+    def log_entry(self, level: str, context: str, message: str) -> None:
+        """Log one entry of wasi:logging; it counts against the call's share of standard output."""
+        self.stdout.entry(level, context, message)
+
+    def give(self, resource: Resource) -> tuple[int, int]:
+        """Keep `resource` for the guest; return its rep and its host type id."""
+        if len(self.table) >= HANDLES_MAX:
+            raise GuestTrap(f"more than {HANDLES_MAX} live handles")
+        rep = self._next_rep
+        self._next_rep = rep + 1 if rep < 0xFFFF_FFFE else 1
+        self.table[rep] = resource
+        return rep, resource.type_id
+
+    def borrow(self, rep: int) -> Resource:
+        """Return the object of a borrowed handle."""
+        return self.table[rep]
+
+    def take(self, rep: int) -> Resource:
+        """Remove and return the object of an owned handle; traps while children of it live."""
+        resource = self.table.pop(rep)
+        if resource.children:
+            self.table[rep] = resource
+            raise GuestTrap(f"{type(resource).__name__} was given up while a resource made from it is still held")
+        if resource.parent is not None:
+            resource.parent.children -= 1
+        return resource
+
+    def drop(self, rep: int) -> None:
+        """The guest dropped an owned handle."""
+        self.take(rep).dropped(self)
+
+    def end(self) -> None:
+        """Let go of everything the guest still holds, newest first."""
+        while self.table:
+            _, resource = self.table.popitem()
+            resource.dropped(self)
+        self.stdout.flush()
+        self.stderr.flush()
+
+
+_NO_CALL: Final = Call(0.0)

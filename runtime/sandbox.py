@@ -1,0 +1,273 @@
+"""Runs guests: an `App` per loaded app, instances made ahead, one call at a time on each, every end a value.
+
+`App.handle` and `App.run` block the thread they are called on; the worker gives them threads. Nothing a guest does
+raises out of them. Not here: where requests come from (the worker) or what interfaces do (`runtime/wasi/`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wasmtime import component as wc
+
+from runtime import bindings as raw
+from runtime.bindings import VAL_BYTES, RawStore, WasmError
+from runtime.call import Call, CallCancelled, DeadlinePassed
+from runtime.codecs import Ok
+from runtime.engine import engine, ticker
+from runtime.exchange import Exchange
+from runtime.guest import ExitCalled, Guest, GuestTrap, Services
+from runtime.linking import GUESTS, ON_EPOCH, Linked, LinkError, link
+from runtime.outbound import Outbound
+from runtime.outcome import (
+    BodyAborted,
+    Cancelled,
+    Completed,
+    DeadlineExceeded,
+    ErrorResponse,
+    Exited,
+    HostFailed,
+    NoResponse,
+    Outcome,
+    Trapped,
+    instance_survives,
+)
+from runtime.providers import KeyValueProvider, LogSink
+from runtime.spec import AppSpec
+from runtime.wasi import INTERFACES
+from runtime.wasi.http_types import IncomingRequest, ResponseOutparam
+
+ENTRIES: Final = {"http": ("wasi:http/incoming-handler", "handle"), "command": ("wasi:cli/run", "run")}
+
+INSTANCES_MAX: Final = 200
+"""Core instances in one store; a componentize-py component has about 60."""
+TABLES_MAX: Final = 100
+MEMORIES_MAX: Final = 8
+"""Linear memories in one store; each may grow to the app's cap, and toolchains use one or two."""
+
+
+class LoadError(Exception):
+    """An app cannot be loaded; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended and what it printed, each stream cut at `guest.CAPTURE_MAX_BYTES`."""
+
+    outcome: Outcome
+    stdout: bytes
+    stderr: bytes
+
+
+class Instance:
+    """One instantiated component in its own store."""
+
+    __slots__ = ("_args", "_func", "_store", "at_args", "guest", "uses")
+
+    def __init__(self, linked: Linked, services: Services, call: Call) -> None:
+        spec = services.spec
+        self.guest = Guest(services)
+        self.guest.begin(call, None)
+        self.uses = 0
+        self._args = ctypes.create_string_buffer(VAL_BYTES * 3)
+        self.at_args = ctypes.addressof(self._args)
+        self._store = RawStore(engine(), ON_EPOCH)
+        self._store.limit(spec.memory_max_bytes, spec.table_elements_max, INSTANCES_MAX, TABLES_MAX, MEMORIES_MAX)
+        self.guest.context = self._store.context
+        GUESTS[self._store.context] = self.guest
+        try:
+            raw_instance = linked.component.instantiate(self._store)
+            self._func = linked.component.function(self._store, raw_instance, linked.entry_index)
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, nargs: int, nresults: int) -> None:
+        """Run the entry function on the values at `at_args`; the result is written after them. Raises WasmError."""
+        self.uses += 1
+        at = self.at_args
+        try:
+            self._func.call(at, nargs, at + VAL_BYTES * 2, nresults)
+        finally:
+            for n in range(nargs):
+                raw.val_delete(at + VAL_BYTES * n)
+
+    def close(self) -> None:
+        """Free everything."""
+        self.guest.end()
+        context = self._store.context
+        self._store.close()
+        GUESTS.pop(context, None)
+
+
+class App:
+    """One loaded app. `handle` and `run` may be called from several threads at once."""
+
+    def __init__(self, spec: AppSpec, linked: Linked, services: Services) -> None:
+        self.spec = spec
+        self._linked = linked
+        self._services = services
+        self._ready: deque[Instance] = deque()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def prepare(self) -> Outcome:
+        """Make the instances that wait for requests; `Completed`, or why none can be made."""
+        while len(self._ready) < self.spec.instances_ready and not self._closed:
+            call = Call(time.monotonic() + self.spec.timeout_ms / 1000)
+            try:
+                self._ready.append(self._instantiate(call))
+            except _StartFailed as failed:
+                return failed.outcome
+        return Completed()
+
+    def handle(self, exchange: Exchange) -> Outcome:
+        """Serve one request on this thread. Closes the exchange with the outcome before it cleans up."""
+        try:
+            instance = self._take(exchange.call)
+        except _StartFailed as failed:
+            exchange.close(failed.outcome)
+            return failed.outcome
+        outcome = self._serve(instance, exchange)
+        exchange.close(outcome)
+        self._give_back(instance, outcome)
+        return outcome
+
+    def run(self, arguments: tuple[str, ...] = (), call: Call | None = None) -> CommandResult:
+        """Run a command to its end on this thread, in a fresh instance; its stdin is empty."""
+        call = call or Call(time.monotonic() + self.spec.timeout_ms / 1000)
+        try:
+            instance = self._instantiate(call)
+        except _StartFailed as failed:
+            return CommandResult(failed.outcome, b"", b"")
+        guest = instance.guest
+        guest.arguments = (self.spec.app, *arguments)
+        guest.stdout.captured = bytearray()
+        guest.stderr.captured = bytearray()
+        outcome = self._execute(instance, call)
+        stdout, stderr = bytes(guest.stdout.captured), bytes(guest.stderr.captured)
+        instance.close()
+        return CommandResult(outcome, stdout, stderr)
+
+    def close(self) -> None:
+        """Free the waiting instances; instances in use are freed as their calls end."""
+        self._closed = True
+        while True:
+            try:
+                self._ready.pop().close()
+            except IndexError:
+                return
+
+    def _take(self, call: Call) -> Instance:
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return self._instantiate(call)
+
+    def _instantiate(self, call: Call) -> Instance:
+        ticker().enter()
+        try:
+            return Instance(self._linked, self._services, call)
+        except WasmError as error:
+            raise _StartFailed(self._failure(error, None, call)) from None
+        finally:
+            ticker().leave()
+
+    def _serve(self, instance: Instance, exchange: Exchange) -> Outcome:
+        guest = instance.guest
+        guest.begin(exchange.call, exchange)
+        request, outparam = self._linked.entry.params
+        request.lower(IncomingRequest(exchange), instance.at_args, guest)
+        outparam.lower(ResponseOutparam(exchange), instance.at_args + VAL_BYTES, guest)
+        ticker().enter()
+        try:
+            instance.call(2, 0)
+        except WasmError as error:
+            return self._failure(error, guest, exchange.call)
+        finally:
+            ticker().leave()
+        response = exchange.response
+        if response.refusal is not None:
+            return ErrorResponse(response.refusal[0])
+        if not response.started:
+            return NoResponse()
+        if not response.complete:
+            return BodyAborted("the handler returned before it finished the response body")
+        return Completed()
+
+    def _execute(self, instance: Instance, call: Call) -> Outcome:
+        ticker().enter()
+        at = instance.at_args + VAL_BYTES * 2
+        try:
+            instance.call(0, 1)
+        except WasmError as error:
+            return self._failure(error, instance.guest, call)
+        finally:
+            ticker().leave()
+        codec = self._linked.entry.result
+        assert codec is not None
+        result = codec.lift(at, instance.guest)
+        raw.val_delete(at)
+        return Exited(0 if isinstance(result, Ok) else 1)
+
+    def _give_back(self, instance: Instance, outcome: Outcome) -> None:
+        keep = self.spec.instances == "reuse" and instance_survives(outcome) and not self._closed
+        if keep and instance.uses < self.spec.instance_uses_max:
+            self._ready.append(instance)
+            return
+        instance.close()
+        self.prepare()
+
+    def _failure(self, error: WasmError, guest: Guest | None, call: Call) -> Outcome:
+        failure = guest.failure if guest is not None else None
+        match failure:
+            case DeadlinePassed():
+                return DeadlineExceeded(self.spec.timeout_ms)
+            case CallCancelled():
+                return Cancelled()
+            case ExitCalled(code=code):
+                return Exited(code)
+            case GuestTrap():
+                return Trapped(str(failure), error.message)
+            case None:
+                return _trap(error, self.spec)
+        return HostFailed(repr(failure), "".join(traceback.format_exception(failure)))
+
+
+class _StartFailed(Exception):  # noqa: N818 - carries an outcome, is no error of ours
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome
+
+
+def _trap(error: WasmError, spec: AppSpec) -> Outcome:
+    if error.exit_status is not None:
+        return Exited(error.exit_status)
+    return Trapped(error.message.rsplit("\n", 1)[-1].strip(), error.message)
+
+
+class Sandbox:
+    """Loads apps into this process."""
+
+    def __init__(self, keyvalue: KeyValueProvider | None = None, outbound: Outbound | None = None) -> None:
+        self._keyvalue = keyvalue
+        self._outbound = outbound
+
+    def load(self, spec: AppSpec, log: LogSink) -> App:
+        """Load an app from its artifact, link it and resolve its types; raises `LoadError`."""
+        try:
+            component = wc.Component.deserialize_file(engine(), str(spec.artifact))
+            return self.load_component(spec, log, component)
+        except (LinkError, Exception) as error:
+            raise LoadError(str(error)) from error
+
+    def load_component(self, spec: AppSpec, log: LogSink, component: Any) -> App:
+        """Link an already compiled component; raises `LinkError`."""
+        linked = link(engine(), component, INTERFACES, ENTRIES[spec.kind])
+        return App(spec, linked, Services(spec, log, self._keyvalue, self._outbound))

@@ -1,0 +1,24 @@
+"""The WASI interfaces the host serves, a file for each family. Nothing that is not listed here reaches a guest."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runtime.interface import Interface
+from runtime.wasi import cli, clocks, http_outgoing, http_types, poll, random, refused, services, streams
+
+INTERFACES: Final[tuple[Interface, ...]] = (
+    poll.error,
+    poll.poll,
+    streams.streams,
+    clocks.monotonic,
+    clocks.wall,
+    random.random,
+    random.insecure,
+    random.insecure_seed,
+    *cli.INTERFACES,
+    *refused.INTERFACES,
+    http_types.types,
+    http_outgoing.outgoing_handler,
+    *services.INTERFACES,
+)
