@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from protocols.demands import Demands
+from protocols.demands import Demands, demands_problem
+from protocols.envelope import DIGEST_BYTES, PUBLIC_KEY_BYTES
 
 CHANGE_DOMAIN = "freehold/change/1"
 RELEASE_MAX_BYTES = 64 * 1024
@@ -28,7 +29,14 @@ REQUEST_MAX_CHARACTERS = 4000
 DURATION_MAX_MS = 30 * 86_400_000
 """No stage, deadline or pause lasts over 30 days: a longer one is a mistake in units."""
 
+REPLICAS_MAX = 32
+MIN_REQUESTS_MAX = 1_000_000
+ENVIRONMENTS_NAMED_MAX = 16
+HOST_MAX = 253
+PATH_MAX = 255
+
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+_HOST_LETTERS = _NAME_LETTERS | {"."}
 
 
 class Component(msgspec.Struct, frozen=True):
@@ -145,3 +153,69 @@ class Change(msgspec.Struct, frozen=True, tag="change"):
 def valid_name(name: str) -> bool:
     """Return whether `name` is 1 to 63 of a-z, 0-9 and dash, with no dash at either end."""
     return 0 < len(name) <= NAME_MAX and not (set(name) - _NAME_LETTERS) and name[0] != "-" and name[-1] != "-"
+
+
+def release_problem(release: Release) -> str | None:
+    """Return which bound a manifest breaks, or None."""
+    if not valid_name(release.project) or len(release.author) != PUBLIC_KEY_BYTES:
+        return "the project's name or the author's key is malformed"
+    if not 0 < len(release.components) <= COMPONENTS_MAX:
+        return f"a release has 1 to {COMPONENTS_MAX} components"
+    if any(len(one.digest) != DIGEST_BYTES or one.size_bytes < 0 for one in release.components):
+        return "a component's digest or size is malformed"
+    if len(release.demands) > ENVIRONMENTS_NAMED_MAX:
+        return f"a release makes demands in at most {ENVIRONMENTS_NAMED_MAX} environments"
+    return next((problem for _, one in release.demands if (problem := demands_problem(one))), None)
+
+
+def change_problem(change: Change) -> str | None:
+    """Return which bound a change breaks, or None."""
+    if not valid_name(change.project) or not valid_name(change.environment):
+        return "a name is not 1 to 63 of a-z, 0-9 and dash"
+    if any(len(one) != DIGEST_BYTES for one in (change.release, change.configuration, change.policy)):
+        return "a digest is not 32 bytes"
+    if len(change.base) not in (0, DIGEST_BYTES) or len(change.author) != PUBLIC_KEY_BYTES:
+        return "the base or the author has the wrong length"
+    if len(change.request) > REQUEST_MAX_CHARACTERS:
+        return f"the request has over {REQUEST_MAX_CHARACTERS} characters"
+    if len(change.secrets) > SECRETS_MAX or len(change.routes) > ROUTES_MAX or len(change.schedules) > SCHEDULES_MAX:
+        return "too many secrets, routes or schedules"
+    if not 0 <= change.replicas <= REPLICAS_MAX or (change.data and change.replicas > 1):
+        return f"replicas are 0 (everywhere) to {REPLICAS_MAX}; an app with data runs on one node"
+    return plan_problem(change.plan)
+
+
+def plan_problem(plan: Plan) -> str | None:
+    """Return which bound a plan breaks, or None."""
+    if not 0 < len(plan.stages) <= STAGES_MAX:
+        return f"a plan has 1 to {STAGES_MAX} stages"
+    durations = (
+        *(ms for stage in plan.stages for ms in (stage.min_healthy_ms, stage.pause_ms)),
+        plan.healthy_deadline_ms,
+        plan.progress_deadline_ms,
+        plan.candidate_ttl_ms,
+    )
+    if any(not 0 <= ms <= DURATION_MAX_MS for ms in durations):
+        return "a duration is negative or over 30 days"
+    longest_ms = max(stage.min_healthy_ms for stage in plan.stages)
+    if not longest_ms < plan.healthy_deadline_ms <= plan.progress_deadline_ms:
+        return "min_healthy_time must be below healthy_deadline, and that at most progress_deadline"
+    limits = plan.analysis
+    if plan.max_parallel < 1 or min(limits.max_latency_p99_ms, limits.failure_limit) < 0:
+        return "max_parallel is at least 1 and limits are not negative"
+    if not 0 <= limits.max_error_ppm <= 1_000_000 or not 0 < limits.min_requests <= MIN_REQUESTS_MAX:
+        return "an error rate is 0 to 100 %, and min_requests at least 1"
+    return None
+
+
+def route_problem(route: Route) -> str | None:
+    """Return why a route cannot be claimed, or None."""
+    if len(route.host) > HOST_MAX or set(route.host) - _HOST_LETTERS:
+        return f"{route.host[:HOST_MAX]!r} is not a host name in lower case"
+    if not route.path.startswith("/") or len(route.path) > PATH_MAX or not route.path.isprintable():
+        return "a path starts with / and is printable"
+    if route.path.startswith("/.freehold"):
+        return "/.freehold/ is reserved"
+    if len(route.path) > 1 and (route.path.endswith("/") or "//" in route.path):
+        return "a path has no empty segment"
+    return None

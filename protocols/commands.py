@@ -9,12 +9,15 @@ the chain's own no-op (decision.NOOP). Not here: what a command does (transition
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from protocols.change import Route
 from protocols.decision import Voter
 from protocols.demands import Policy
-from protocols.machine import Digest, PeerId
+from protocols.envelope import encode, signing_bytes
+from protocols.machine import Digest, PeerId, Signer
 
 COMMAND_DOMAIN = "freehold/command/1"
 COMMAND_MAX_BYTES = 16 * 1024
@@ -241,3 +244,13 @@ class SignedCommand(msgspec.Struct, frozen=True, tag="signed_command"):
     payload: bytes
     signatures: tuple[Signature, ...]
     exhibits: Exhibits = Exhibits()
+
+
+def sign_command(
+    signers: Sequence[Signer], mesh: bytes, command: Command, exhibits: Exhibits | None = None
+) -> SignedCommand:
+    """Encode a command and sign it with every signer; without signers the exhibits alone must give authority."""
+    payload = encode(command)
+    message = signing_bytes(COMMAND_DOMAIN, mesh, payload)
+    made = sorted((signer.public_key, signer.sign(message)) for signer in signers)
+    return SignedCommand(payload, tuple(Signature(*one) for one in made), exhibits or Exhibits())

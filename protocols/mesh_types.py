@@ -27,6 +27,7 @@ RETAINED_MAX = 5
 RECENT_IDS_MAX = 32
 """Retries arrive within seconds; 32 later commands on one lane are minutes away."""
 WITHDRAWN_MAX = 64
+"""Per lane; a withdrawal is forgotten once the longest approval would have expired (demands.APPROVAL_MAX_MS)."""
 
 
 class RecentCommand(msgspec.Struct, frozen=True, array_like=True):
@@ -37,13 +38,18 @@ class RecentCommand(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ConfirmedNode(msgspec.Struct, frozen=True, array_like=True):
-    """A node that may vote, run workloads and receive secrets; `applied` is when it was confirmed."""
+    """A node that may vote, run workloads and receive secrets; `applied` is when it was confirmed.
+
+    `invite` and `invite_use` name the use of an invite that let it in, so that no other node takes the same one.
+    """
 
     node: PeerId
     labels: tuple[tuple[str, str], ...]
     roles: tuple[str, ...]
     applied: int
     draining: bool = False
+    invite: bytes = b""
+    invite_use: int = -1
 
 
 class Project(msgspec.Struct, frozen=True, array_like=True):
@@ -74,7 +80,8 @@ class Deployed(msgspec.Struct, frozen=True, array_like=True):
     """A change that was started, whole: code, configuration, secret versions, and who approved it.
 
     `required` is how many approvals it needed when it started; `approvers` are the keys that gave them and have not
-    withdrawn. `break_glass` is the recorded reason for having skipped them, shown ever after.
+    withdrawn. `break_glass` is the recorded reason for having skipped them, shown ever after. `author` is the key that
+    signed the change.
     """
 
     change: Digest
@@ -88,12 +95,21 @@ class Deployed(msgspec.Struct, frozen=True, array_like=True):
     required: int
     approvers: tuple[bytes, ...]
     break_glass: str
+    author: bytes
     applied: int
 
     @property
     def withdrawn(self) -> bool:
         """Whether withdrawals left fewer approvals than it needed."""
         return len(self.approvers) < self.required
+
+
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True):
+    """The approver `key` took back an approval of `change` at `at_ms` (wall)."""
+
+    change: Digest
+    key: bytes
+    at_ms: int
 
 
 class OpenStage(msgspec.Struct, frozen=True, array_like=True):
@@ -110,6 +126,7 @@ class Rollout(msgspec.Struct, frozen=True, array_like=True):
 
     `stage` counts from 0; `opened` is the state's `applied` when it opened and stands for the slot: verdicts are bound
     to it. `stage_at_ms` (wall) is when that was decided. `paused` holds the reason, empty while running.
+    `authors` are all keys that count as the author's.
     """
 
     id: Digest
@@ -122,6 +139,7 @@ class Rollout(msgspec.Struct, frozen=True, array_like=True):
     stage_at_ms: int
     started_at_ms: int
     paused: str = ""
+    authors: tuple[bytes, ...] = ()
 
     @property
     def cohort(self) -> tuple[PeerId, ...]:
@@ -138,7 +156,7 @@ class Lane(msgspec.Struct, frozen=True, array_like=True):
     """One project in one environment: idle, running or paused.
 
     `sequence` rises with every command on it; `retained` holds former bases, newest first; `recent` bounded
-    idempotency ids, newest last; `withdrawn` pairs (change, approver key).
+    idempotency ids, newest last.
     """
 
     project: str
@@ -150,7 +168,7 @@ class Lane(msgspec.Struct, frozen=True, array_like=True):
     retained: tuple[Deployed, ...] = ()
     data_node: PeerId = PeerId("")
     schedule_node: PeerId = PeerId("")
-    withdrawn: tuple[tuple[Digest, bytes], ...] = ()
+    withdrawn: tuple[Withdrawn, ...] = ()
     recent: tuple[RecentCommand, ...] = ()
 
 
@@ -178,3 +196,14 @@ class MeshState(msgspec.Struct, frozen=True, array_like=True):
     recent: tuple[RecentCommand, ...] = ()
     at_ms: int = 0
     resets: int = 0
+
+    def lane(self, project: str, environment: str) -> Lane | None:
+        """Return the lane, fresh if nothing was decided on it yet; None when its project or environment is unknown."""
+        for lane in self.lanes:
+            if lane.project == project and lane.environment == environment:
+                return lane
+        if any(one.name == project for one in self.projects) and any(
+            one.name == environment for one in self.environments
+        ):
+            return Lane(project, environment)
+        return None
