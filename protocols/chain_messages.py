@@ -71,9 +71,10 @@ class Prepare(msgspec.Struct, frozen=True, tag="chain.prepare"):
 
 
 class Promised(msgspec.Struct, frozen=True, tag="chain.promised"):
-    """A promise, and the decision it says was accepted."""
+    """A promise, the decision it says was accepted, and the wall clock of whoever promised."""
 
     promise: Promise
+    wall_ms: int
     accepted: Accepted | None = None
 
 

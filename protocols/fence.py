@@ -20,6 +20,8 @@ from protocols.machine import Persist, Store, Write
 
 TABLE = "fence"
 SLOT_KEYS = (b"0", b"1")
+BOOT_LEAP = 1 << 32
+"""A boot read lifts a store's counter by this much: more statements than the forgotten life can have made."""
 _MAGIC = b"FHF1"
 _BODY = struct.Struct(f">4s{STORE_ID_BYTES}sQ{DIGEST_BYTES}s")
 SLOT_BYTES = _BODY.size + DIGEST_BYTES
@@ -82,7 +84,7 @@ def distrust(database: Fence | None, fence: Fence | None) -> str:
         return "the fence belongs to another store"
     if database.counter < fence.counter:
         return f"the database is behind the fence: {database.counter} < {fence.counter}"
-    if database.counter > fence.counter + 1:
+    if database.counter - fence.counter not in (0, 1, BOOT_LEAP + 1):
         return f"the fence is behind the database: {fence.counter} < {database.counter}"
     if database.counter == fence.counter and database.digest != fence.digest:
         return "database and fence disagree about the last statement"

@@ -286,7 +286,9 @@ class Ledger:
         A chain with a reset is always replayed: a reset's entry carries no state hash.
         """
         try:
-            slot, data = decode(tables.get(STATE_TABLE, {}).get(STATE_KEY, b""), tuple[int, bytes], STATE_MAX_BYTES)
+            row = tables.get(STATE_TABLE, {}).get(STATE_KEY, b"")
+            stored: tuple[int, bytes] = decode(row, tuple[int, bytes], STATE_MAX_BYTES)
+            slot, data = stored
             entry: Entry = decode(rows.get(slot_key(slot), b""), Entry, ENTRY_MAX_BYTES)
             if not isinstance(entry, Decided):
                 return 0, None

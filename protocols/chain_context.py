@@ -1,0 +1,231 @@
+"""What the parts of one node's chain share: its ledger and acceptor, who is connected, and the effects of this step.
+
+The chain is one machine made of parts that each own a stretch of the protocol; they meet here and nowhere else. Not
+here: any step of the protocol but storing an entry, which all parts must hear of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocols.acceptor import Acceptor, founding_effects, fresh_record
+from protocols.ballots import NO_BALLOT, STORE_ID_BYTES, Ballot, Promise, Vote, signer_of, statement_holds
+from protocols.chain_messages import Contradiction, EntryStored, Lied, Quarantined, Stalled
+from protocols.decision import AnyStateMachine, Decided, Voter
+from protocols.envelope import encode
+from protocols.ledger import Judged, Ledger
+from protocols.machine import (
+    Broadcast,
+    Effect,
+    Entropy,
+    Notify,
+    Now,
+    PeerId,
+    Persist,
+    Reject,
+    Send,
+    Signer,
+    Store,
+    Verifier,
+    Write,
+)
+from protocols.pacing import ChainTimes, Pacer
+from protocols.quorum import rank, voter_of
+from protocols.witness import Witness
+
+PROOF_TABLE = "proof"
+PROOFS_MAX = 64
+
+
+def nobody_revoked(node: PeerId) -> bool:
+    """Know of no revocation."""
+    return False
+
+
+@dataclass(frozen=True)
+class ChainSetup:
+    """What a chain is made with. `boot_nonce` is 8 random bytes, new for every process start."""
+
+    mesh: bytes
+    node: PeerId
+    boot_nonce: bytes
+    signer: Signer
+    verifier: Verifier
+    entropy: Entropy
+    machine: AnyStateMachine
+    is_revoked: Callable[[PeerId], bool] = nobody_revoked
+    times: ChainTimes = field(default_factory=ChainTimes)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the disk held at start: tables by name, None if unreadable.
+
+    `same_boot` says that the volatile runtime folder holds a copy of the newest fence: no reboot and no restore since.
+    """
+
+    vote: Mapping[str, Mapping[bytes, bytes]] | None = field(default_factory=dict)
+    fence: Mapping[str, Mapping[bytes, bytes]] | None = field(default_factory=dict)
+    same_boot: bool = False
+
+
+class Context:
+    """State that several parts of the chain read, and the effects they add to."""
+
+    def __init__(self, setup: ChainSetup, ledger: Ledger, acceptor: Acceptor) -> None:
+        self.setup = setup
+        self.ledger = ledger
+        self.acceptor = acceptor
+        self.pacer = Pacer(setup.times, setup.entropy)
+        self.witness = Witness()
+        self.now = Now(0, 0)
+        self.out: list[Effect] = []
+        self.peers: dict[PeerId, bytes] = {}
+        """Connected, admitted peers and their boot nonces, in the order they connected."""
+        self.liars: dict[PeerId, Contradiction] = {}
+        self.highest_seen: Ballot = NO_BALLOT
+        self.recovered_slot = 0
+        """The slot a boot read was completed for, while the record still says recovering."""
+        self.completion_slot = 0
+        """A read found something accepted in this slot: decide it, with a no-op if need be."""
+        self.stalled = ""
+        self.on_grown: list[Callable[[], None]] = []
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def send(self, peer: PeerId, message: Any) -> None:
+        """Send to one peer."""
+        self.out.append(Send(peer, message))
+
+    def to_other_voters(self, message: Any) -> None:
+        """Send to every voter of the open slot but this node."""
+        for voter in self.ledger.voters:
+            if voter.node != self.setup.node:
+                self.out.append(Send(voter.node, message))
+
+    def notify(self, event: Any) -> None:
+        """Tell the node."""
+        self.out.append(Notify(event))
+
+    def reject(self, peer: PeerId, rule: str, detail: str = "") -> None:
+        """Name the peer that broke a rule."""
+        self.out.append(Reject(peer, rule, detail))
+
+    # --- who speaks ---------------------------------------------------------------------------------------------------
+
+    @property
+    def open_slot(self) -> int:
+        """The slot being decided."""
+        return self.ledger.position.slot + 1
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node, with this store, is a voter of the open slot."""
+        return self.acceptor.voter in self.ledger.voters
+
+    @property
+    def recovered(self) -> bool:
+        """Whether nothing forgotten can matter in the open slot."""
+        return not self.acceptor.record.recovering or self.recovered_slot == self.open_slot
+
+    @property
+    def speaking(self) -> bool:
+        """Whether this node may promise and vote in the open slot."""
+        return self.is_voter and self.recovered and not self.stalled
+
+    @property
+    def my_rank(self) -> int:
+        """This node's place among the proposers of the open slot."""
+        return rank(self.ledger.voters, self.open_slot, self.setup.node)
+
+    def counts(self, statement: Promise | Vote) -> str:
+        """Return why a promise or vote does not count here, or "" once it is verified in every respect but content."""
+        voter = Voter(statement.node, statement.store_id)
+        if voter not in self.ledger.voters:
+            return "chain.not-a-voter"
+        if self.setup.is_revoked(statement.node):
+            return "chain.revoked-voter"
+        if statement.node in self.liars:
+            return "chain.liar"
+        if statement.counter < self.acceptor.floor_of(statement.store_id):
+            return "chain.forgotten-life"
+        if not statement_holds(self.setup.verifier, self.setup.mesh, statement):
+            return "chain.signature"
+        return ""
+
+    def may_propose(self, peer: PeerId, ballot: Ballot) -> str:
+        """Return why a peer may not open or use this ballot, or ""."""
+        if ballot.node != peer:
+            return "chain.ballot-of-another"
+        if voter_of(self.ledger.voters, peer) is None:
+            return "chain.not-a-voter"
+        if self.setup.is_revoked(peer):
+            return "chain.revoked-voter"
+        return "chain.liar" if peer in self.liars else ""
+
+    def promised_above(self) -> Ballot:
+        """Return this node's next ballot, above all it promised or saw in the open slot."""
+        highest = max(self.acceptor.promised, self.highest_seen)
+        return Ballot(highest.round + 1, self.setup.node, self.setup.boot_nonce)
+
+    def saw(self, ballot: Ballot) -> None:
+        """Remember the highest ballot of the open slot, so that the next attempt is above it."""
+        self.highest_seen = max(self.highest_seen, ballot)
+
+    # --- the chain grows ----------------------------------------------------------------------------------------------
+
+    def store(self, entry: Decided, judged: Judged) -> None:
+        """Make a checked entry durable, move the acceptor to the next slot, and tell everybody inside and the node."""
+        writes = self.ledger.append(entry, judged)
+        self._grow(writes)
+        self.notify(EntryStored(judged.decision.slot, entry))
+        for hear in self.on_grown:
+            hear()
+
+    def begin_era(self, writes: tuple[Write, ...], notice: Any) -> None:
+        """Make a reset durable and tell everybody."""
+        self._grow(writes)
+        self.notify(EntryStored(self.ledger.position.slot, self.ledger.entry(self.ledger.position.slot)))
+        self.notify(notice)
+        for hear in self.on_grown:
+            hear()
+
+    def _grow(self, writes: tuple[Write, ...]) -> None:
+        self.out.append(Persist(Store.VOTE, (*writes, *self.acceptor.open(self.ledger.position))))
+        self.highest_seen = NO_BALLOT
+        self.witness.forget_before(self.ledger.position.slot)
+        self.pacer.open_slot(self.now.mono_ms, self.my_rank)
+
+    def stall(self, slot: int, reason: str) -> None:
+        """Stop following and speaking: an entry is proven that this node cannot apply."""
+        if not self.stalled:
+            self.stalled = reason
+            self.notify(Stalled(slot, reason))
+
+    # --- stores that cannot be trusted --------------------------------------------------------------------------------
+
+    def accuse(self, proof: Contradiction) -> None:
+        """Act on a verified proof: its signer counts no more, and everybody hears; a culprit gives up its store."""
+        culprit = signer_of(proof.statements()[0])
+        if culprit == self.setup.node:
+            if any(getattr(s, "store_id", self.acceptor.record.store_id) == self.acceptor.record.store_id
+                   for s in proof.statements()):  # fmt: skip
+                self.give_up_store(proof.rule)
+            return
+        if culprit in self.liars or len(self.liars) >= PROOFS_MAX:
+            return
+        self.liars[culprit] = proof
+        self.out.append(Persist(Store.VOTE, (Write(PROOF_TABLE, culprit.encode(), encode(proof)),)))
+        self.notify(Lied(proof))
+        self.out.append(Broadcast(proof))
+
+    def give_up_store(self, reason: str) -> None:
+        """Quarantine: keep the verified chain, vote no more under this store id; a new one waits to be voted in."""
+        store_id = self.setup.entropy.random_bytes(STORE_ID_BYTES)
+        self.acceptor.record = fresh_record(store_id)
+        self.acceptor.accepted = None
+        self.out += founding_effects(store_id)
+        self.out.append(Persist(Store.VOTE, self.acceptor.open(self.ledger.position)))
+        self.notify(Quarantined(reason, store_id))

@@ -1,0 +1,196 @@
+"""Following the chain: catch-up in both directions, heads told to peers, entries checked and stored, resets obeyed.
+
+Whoever is behind is sent what follows, in bounded batches; whoever is ahead is asked. A node tells a new head to a few
+random peers, the node that decided it tells everybody; every so often one random peer is told anyway, so that nobody
+stays behind for want of news. Nothing here assumes a connection to everyone. Not here: deciding.
+"""
+
+from __future__ import annotations
+
+from protocols.chain_context import Context
+from protocols.chain_messages import Commit, Entries, EraChanged, Fetch, Head, Position
+from protocols.decision import Decided, Entry, ResetTo, Voter
+from protocols.machine import Broadcast, PeerId
+from protocols.refusal import Refusal
+
+FANOUT = 4
+"""Peers told of a new head by whoever learns it: log2 of the nodes and a little, so that a flood reaches everyone."""
+_LOCAL_RULES = frozenset({"chain.rules-unsupported"})
+
+
+class Follower:
+    """One node's catch-up."""
+
+    def __init__(self, context: Context) -> None:
+        self._at = context
+        self._heads: dict[PeerId, Position] = {}
+        self._fetching_from: PeerId | None = None
+        self._fetch_due_ms = 0
+        self._gossip_due_ms: int | None = None
+
+    # --- positions ----------------------------------------------------------------------------------------------------
+
+    def level_with(self, peer: PeerId, theirs: Position) -> bool:
+        """Return whether a peer's head is ours; help it if it is behind, fetch from it if it is ahead."""
+        at = self._at
+        mine = at.ledger.position
+        self._note(peer, theirs)
+        if (theirs.era, theirs.slot, theirs.digest) == (mine.era, mine.slot, mine.digest):
+            return True
+        batch = at.ledger.batch_after(theirs)
+        if batch is not None:
+            at.send(peer, batch)
+        elif self._ahead(theirs):
+            self.fetch(peer)
+        elif theirs.slot == mine.slot and theirs.era == mine.era:
+            at.reject(peer, "chain.fork", f"another entry at slot {theirs.slot} of this era")
+        return False
+
+    def _ahead(self, theirs: Position) -> bool:
+        mine = self._at.ledger.position
+        return (theirs.resets, theirs.slot) > (mine.resets, mine.slot)
+
+    def _note(self, peer: PeerId, theirs: Position) -> None:
+        if peer in self._at.peers:
+            self._heads[peer] = theirs
+
+    def fetch(self, peer: PeerId) -> None:
+        """Ask a peer for what follows our head, unless somebody else is being asked."""
+        at = self._at
+        if at.stalled or (self._fetching_from is not None and at.now.mono_ms < self._fetch_due_ms):
+            return
+        self._fetching_from = peer
+        self._fetch_due_ms = at.now.mono_ms + at.setup.times.fetch_ms
+        at.send(peer, Fetch(at.ledger.position))
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def on_head(self, peer: PeerId, message: Head) -> None:
+        """A peer says where its chain ends."""
+        self.level_with(peer, message.position)
+
+    def on_fetch(self, peer: PeerId, message: Fetch) -> None:
+        """A peer wants what follows its head."""
+        self._note(peer, message.position)
+        batch = self._at.ledger.batch_after(message.position)
+        if batch is not None:
+            self._at.send(peer, batch)
+
+    def on_entries(self, peer: PeerId, message: Entries) -> None:
+        """Entries in order; store those that extend our chain."""
+        if peer == self._fetching_from:
+            self._fetching_from = None
+        self._note(peer, message.head)
+        for place, entry in enumerate(message.entries):
+            if not self._take(peer, message.first_slot + place, entry):
+                return
+        if self._ahead(message.head):
+            self.fetch(peer)
+
+    def on_commit(self, peer: PeerId, message: Commit) -> None:
+        """One entry was decided."""
+        self._note(peer, message.head)
+        if message.slot <= self._at.open_slot:
+            self._take(peer, message.slot, message.entry)
+        elif self._ahead(message.head):
+            self.fetch(peer)
+
+    def _take(self, peer: PeerId, slot: int, entry: Entry) -> bool:
+        """Store one entry if it extends our chain; return whether the next one may be tried."""
+        at = self._at
+        match entry:
+            case ResetTo():
+                return self.take_reset(peer, entry)
+            case Decided():
+                if slot < at.open_slot:
+                    return True
+                if slot > at.open_slot or at.stalled:
+                    return False
+                judged = at.ledger.check(entry)
+                if isinstance(judged, Refusal):
+                    if judged.rule in _LOCAL_RULES:
+                        at.stall(slot, judged.detail)
+                    else:
+                        at.reject(peer, judged.rule, judged.detail)
+                    return False
+                proof = at.witness.see_all(entry.certificate.statements())
+                at.store(entry, judged)
+                if proof is not None:
+                    at.accuse(proof)
+                self._spread(peer)
+                return True
+
+    def take_reset(self, peer: PeerId | None, entry: ResetTo) -> bool:
+        """Obey a reset that is signed as its mesh demands; return whether it is (now) in force."""
+        at = self._at
+        reset = at.ledger.check_reset(entry)
+        writes = reset if isinstance(reset, Refusal) else at.ledger.reset(entry, reset)
+        if isinstance(writes, Refusal) or isinstance(reset, Refusal):
+            refusal = writes if isinstance(writes, Refusal) else reset
+            beaten = isinstance(refusal, Refusal) and refusal.rule == "chain.reset-beaten"
+            if peer is not None and not beaten and isinstance(refusal, Refusal):
+                at.reject(peer, refusal.rule, refusal.detail)
+            return beaten
+        at.begin_era(writes, EraChanged(at.ledger.position.era, reset.slot - 1))
+        self._spread(peer)
+        return True
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def on_connected(self, peer: PeerId) -> None:
+        """Tell a new peer where our chain ends."""
+        self._at.send(peer, Head(self._at.ledger.position))
+
+    def on_disconnected(self, peer: PeerId) -> None:
+        """Forget what a peer said."""
+        self._heads.pop(peer, None)
+        if self._fetching_from == peer:
+            self._fetching_from = None
+
+    def announce(self, entry: Decided, voters: tuple[Voter, ...]) -> None:
+        """This node decided `entry`: send it to the voters of its slot and of the next, the head to everybody else."""
+        at = self._at
+        head = at.ledger.position
+        told = [voter.node for voter in voters]
+        told += [voter.node for voter in at.ledger.voters if voter.node not in told]
+        for node in told:
+            if node != at.setup.node:
+                at.send(node, Commit(head.slot, entry, head))
+        at.out.append(Broadcast(Head(head), tuple(told)))
+
+    def _spread(self, source: PeerId | None) -> None:
+        at = self._at
+        head = at.ledger.position
+        behind = [
+            peer
+            for peer in at.peers
+            if peer != source and (known := self._heads.get(peer)) is not None and known.slot < head.slot
+        ]
+        for _ in range(min(FANOUT, len(behind))):
+            at.send(behind.pop(int(at.setup.entropy.uniform(0, len(behind)))), Head(head))
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Fetch elsewhere if nobody answered; tell one random peer our head."""
+        at = self._at
+        if self._fetching_from is not None and at.now.mono_ms >= self._fetch_due_ms:
+            late = self._fetching_from
+            self._fetching_from = None
+            ahead = [peer for peer, head in self._heads.items() if self._ahead(head)]
+            others = [peer for peer in ahead if peer != late] or ahead
+            if others:
+                self.fetch(others[int(at.setup.entropy.uniform(0, len(others)))])
+        if self._gossip_due_ms is None or at.now.mono_ms >= self._gossip_due_ms:
+            gossip_ms = at.setup.times.gossip_ms
+            self._gossip_due_ms = at.now.mono_ms + int(gossip_ms * at.setup.entropy.uniform(0.75, 1.25))
+            peers = list(at.peers)
+            if peers:
+                at.send(peers[int(at.setup.entropy.uniform(0, len(peers)))], Head(at.ledger.position))
+
+    def deadline_ms(self) -> int | None:
+        """When `tick` is next due."""
+        due = [] if self._gossip_due_ms is None else [self._gossip_due_ms]
+        if self._fetching_from is not None:
+            due.append(self._fetch_due_ms)
+        return min(due, default=0)
