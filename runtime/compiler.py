@@ -1,0 +1,80 @@
+"""The compiler process: one file in, one artifact out, under its own limits of memory and time.
+
+`python -m runtime.compiler SOURCE TARGET` compiles, links the result against the host's interfaces so that wrong types
+are found before anything runs, writes the serialized artifact to TARGET, and prints one JSON object: `{"ok": true,
+"kind": ...}` or `{"error": "..."}`. A crash of the compiler is an exit without that line. Not here: the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Final
+
+import wasmtime
+from wasmtime import component as wc
+
+from runtime.component import ComponentError, check
+from runtime.engine import engine
+from runtime.linking import LinkError, link
+from runtime.sandbox import ENTRIES
+from runtime.wasi import INTERFACES
+
+MEMORY_MAX_BYTES: Final = 8 * 1024**3
+"""Address space; an 18 MB Python component takes about 1.5 GiB of it."""
+CPU_MAX_S: Final = 300
+"""Processor seconds; that component takes 11 on a slow machine."""
+NICENESS: Final = 5
+"""Requests come first."""
+
+
+def compile_file(source: Path, target: Path) -> str:
+    """Compile `source` to `target` and return its kind; raises `ComponentError`."""
+    data = source.read_bytes()
+    info = check(data)
+    try:
+        if info.kind == "module":
+            artifact = bytes(wasmtime.Module(engine(), data).serialize())
+        else:
+            component = wc.Component(engine(), data)
+            link(engine(), component, INTERFACES, ENTRIES[info.kind])
+            artifact = bytes(component.serialize())
+    except wasmtime.WasmtimeError as error:
+        raise ComponentError(f"The WebAssembly file is invalid: {_first_line(str(error))}.") from None
+    except LinkError as error:
+        text = str(error)
+        raise ComponentError(text[0].upper() + text[1:] + ".") from None
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(artifact)
+        file.flush()
+        os.fsync(file.fileno())
+    return info.kind
+
+
+def _first_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.strip().splitlines()[:3]).rstrip(".")
+
+
+def main(arguments: list[str]) -> int:
+    """Run once; the exit code is 0 whenever the JSON line was printed."""
+    source, target = arguments
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX_BYTES, MEMORY_MAX_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_MAX_S, CPU_MAX_S))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
+    try:
+        answer = {"ok": True, "kind": compile_file(Path(source), Path(target))}
+    except ComponentError as error:
+        answer = {"error": str(error)}
+    except MemoryError:
+        answer = {"error": "The compiler ran out of memory."}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
