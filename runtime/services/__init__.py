@@ -1,0 +1,1 @@
+"""The embedded providers of guest services. Not here: the provider interface (`runtime/providers.py`)."""

@@ -1,0 +1,162 @@
+"""Log lines of a worker: one bounded buffer, and per app a sink that marks, bounds and rate-limits what guests write.
+
+A line is one JSON object. Guest output never takes the worker's memory, its thread or another app's share: what
+exceeds a limit is counted and dropped, and the count is logged once there is room again. Not here: where lines end up
+(the daemon stores them), and capturing stdout (the sandbox does).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+LINE_MAX_BYTES: Final = 16 * 1024
+"""One encoded line; the sandbox cuts guest lines at 8 KiB, and escapes seldom double that."""
+
+BUFFER_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Lines held while the daemon is away or slow: seconds of a busy worker, minutes of a calm one."""
+
+LINES_PER_S: Final = 200.0
+"""Sustained guest lines per app; beyond it logs are noise that nobody reads and disks fill."""
+
+LINES_BURST: Final = 1000.0
+"""Lines an app that was quiet may write at once: a long stack trace, a start-up banner."""
+
+BYTES_PER_S: Final = 256 * 1024.0
+BYTES_BURST: Final = 1024 * 1024.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+def timestamp(seconds: float) -> str:
+    """Return a Unix time as RFC 3339 text in UTC with milliseconds."""
+    whole = int(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1000):03d}Z"
+
+
+class LogBuffer:
+    """Encoded lines on their way to the daemon, bounded by bytes; any thread appends, the loop takes."""
+
+    def __init__(self, max_bytes: int = BUFFER_MAX_BYTES) -> None:
+        self._lock = threading.Lock()
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._max_bytes = max_bytes
+        self._dropped = 0
+        self.dropped_total = 0
+
+    def append(self, line: bytes) -> None:
+        """Keep one line, or count it as dropped when the buffer is full (the oldest lines say how it began)."""
+        with self._lock:
+            if self._size + len(line) > self._max_bytes:
+                self._dropped += 1
+                self.dropped_total += 1
+                return
+            self._lines.append(line)
+            self._size += len(line)
+
+    def take(self, max_bytes: int) -> tuple[tuple[bytes, ...], int]:
+        """Remove lines of up to `max_bytes` together; return them and how many were dropped since the last call."""
+        with self._lock:
+            lines: list[bytes] = []
+            room = max_bytes
+            while self._lines and (not lines or len(self._lines[0]) <= room):
+                line = self._lines.popleft()
+                room -= len(line)
+                self._size -= len(line)
+                lines.append(line)
+            dropped, self._dropped = self._dropped, 0
+            return tuple(lines), dropped
+
+
+class Allowance:
+    """A token bucket for lines and bytes together; not locked, its owner does that."""
+
+    def __init__(self, lines_per_s: float, lines_burst: float, bytes_per_s: float, bytes_burst: float) -> None:
+        self._rates = (lines_per_s, bytes_per_s)
+        self._bursts = (lines_burst, bytes_burst)
+        self._lines = lines_burst
+        self._bytes = bytes_burst
+        self._filled_s = 0.0
+
+    def spend(self, size_bytes: int, now_s: float) -> bool:
+        """Whether a line of `size_bytes` may pass at the monotonic time `now_s`; takes it from the allowance if so."""
+        elapsed_s = max(now_s - self._filled_s, 0.0)
+        self._filled_s = now_s
+        self._lines = min(self._lines + elapsed_s * self._rates[0], self._bursts[0])
+        self._bytes = min(self._bytes + elapsed_s * self._rates[1], self._bursts[1])
+        if self._lines < 1 or self._bytes < size_bytes:
+            return False
+        self._lines -= 1
+        self._bytes -= size_bytes
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class LogOrigin:
+    """Which app wrote a line, on which node."""
+
+    node: str
+    project: str
+    app: str
+    release: str
+
+
+class AppLog:
+    """One app's way into the buffer: encodes, cuts, rate-limits. Safe from any thread."""
+
+    def __init__(self, buffer: LogBuffer, origin: LogOrigin, allowance: Allowance | None = None) -> None:
+        self._buffer = buffer
+        self._origin = origin
+        self._allowance = allowance or Allowance(LINES_PER_S, LINES_BURST, BYTES_PER_S, BYTES_BURST)
+        self._lock = threading.Lock()
+        self._dropped = 0
+        self.dropped_total = 0
+
+    def write(self, level: str, event: str, stream: str, fields: dict[str, object]) -> None:
+        """Log one entry; `stream` is "guest" for what the guest wrote, "host" for what we say about it."""
+        now_s = time.monotonic()
+        line = self._encode(level, event, stream, fields)
+        with self._lock:
+            if not self._allowance.spend(len(line), now_s):
+                self._dropped += 1
+                self.dropped_total += 1
+                return
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            self._buffer.append(self._encode("warn", "log.dropped", "host", {"count": dropped}))
+        self._buffer.append(line)
+
+    def flush_dropped(self) -> None:
+        """Say how many lines were dropped, if any; called now and then so that a fallen-silent app's count is told."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            self._buffer.append(self._encode("warn", "log.dropped", "host", {"count": dropped}))
+
+    def _encode(self, level: str, event: str, stream: str, fields: dict[str, object]) -> bytes:
+        origin = self._origin
+        entry: dict[str, object] = {
+            "time": timestamp(time.time()),
+            "level": level,
+            "event": event,
+            "node": origin.node,
+            "project": origin.project,
+            "app": origin.app,
+            "release": origin.release,
+            **fields,
+            "stream": stream,
+        }
+        line = _encode(entry)
+        while len(line) > LINE_MAX_BYTES:
+            entry["truncated"] = True
+            for name, value in entry.items():
+                if isinstance(value, str) and len(value) > 256:
+                    entry[name] = value[: len(value) // 2]
+            line = _encode(entry)
+        return line
