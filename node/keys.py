@@ -1,0 +1,85 @@
+"""The node's key file and the operating system's randomness: the only two places where secrets are made.
+
+A key file holds the 32-byte Ed25519 seed as 64 hexadecimal digits and a newline, mode 0600, in the node's data
+folder. It is written to a temporary name, fsynced and renamed, so that a crash leaves either no key or a whole one.
+Not here: principals' keys, which stay with the CLI and are encrypted.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from pathlib import Path
+
+from node.errors import ConfigError
+from protocols.keys import SEED_BYTES, Ed25519Signer
+
+KEY_MODE = 0o600
+
+
+class SystemEntropy:
+    """The operating system's randomness, as the machines' `Entropy`."""
+
+    def __init__(self) -> None:
+        """Prepare the jitter source; keys never come from it."""
+        self._jitter = random.SystemRandom()
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return `count` bytes fit for keys."""
+        return os.urandom(count)  # noqa: TID251  the one place it is allowed
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a float in [low, high), for jitter."""
+        return self._jitter.uniform(low, high)
+
+
+def load_or_create_key(path: Path, entropy: SystemEntropy) -> Ed25519Signer:
+    """Return the signer in `path`, making the file if there is none.
+
+    Raises ConfigError if the file is readable by others, or not a key; the file is then left as it was.
+    """
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return _create(path, entropy)
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        raise ConfigError(
+            f"{path} can be read by other users (mode {stat.S_IMODE(info.st_mode):04o})", f"chmod 600 {path}"
+        )
+    text = path.read_text().strip()
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != SEED_BYTES:
+        raise ConfigError(f"{path} is not a node key: expected 64 hexadecimal digits", "restore it from your backup")
+    return Ed25519Signer(seed)
+
+
+def _create(path: Path, entropy: SystemEntropy) -> Ed25519Signer:
+    seed = entropy.random_bytes(SEED_BYTES)
+    write_private(path, seed.hex().encode() + b"\n")
+    return Ed25519Signer(seed)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, mode 0600, durable on return."""
+    temporary = path.with_name(path.name + ".new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, KEY_MODE)
+    try:
+        os.write(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

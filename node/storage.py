@@ -1,0 +1,230 @@
+"""The node's durable state behind `Persist`: `vote.db`, `state.db` and the fence file.
+
+`vote.db` is small and disciplined: what this voter promised, accepted and knows as decided. `state.db` holds records
+and can be rebuilt by sync. The fence is a file of two slots, a disk sector each, written in place and fsynced. Each
+database has one connection on one thread (SQLite before 3.51.3 can corrupt a WAL that two connections checkpoint),
+WAL, synchronous=FULL. Any error of a durable write is a StorageError: the process must end, nothing is retried on a
+page that may be marked clean. Not here: what the tables mean (protocols/), and artifacts (artifacts.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import aiosqlite
+
+from node.errors import CorruptStoreError, StorageError
+from node.keys import sync_folder
+from protocols.fence import SLOT_KEYS
+from protocols.machine import Persist, Store, Write
+
+SCHEMA_VERSION = 1
+FENCE_SLOT_SPACING_BYTES = 4096
+"""The slots lie in different sectors (and pages), so that one torn write cannot spoil both."""
+
+Tables = dict[str, dict[bytes, bytes]]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    table_name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (table_name, key)
+) STRICT, WITHOUT ROWID
+"""
+_UPSERT = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (table_name, key) DO UPDATE SET value = excluded.value"
+_DELETE = "DELETE FROM entries WHERE table_name = ? AND key = ?"
+
+
+class Database:
+    """One SQLite file as durable tables of bytes."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the file's path; `open` creates it."""
+        self.path = path
+        self._connection: aiosqlite.Connection | None = None
+        self.commit_count = 0
+
+    async def open(self) -> None:
+        """Open or create the file. Raises CorruptStoreError if it fails its check or is from a newer version."""
+        try:
+            self._connection = await aiosqlite.connect(self.path, isolation_level=None)
+            await self._set_up(self._connection)
+        except CorruptStoreError:
+            await self.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            await self.close()
+            raise CorruptStoreError(f"{self.path.name} is damaged: {error}") from error
+
+    async def _set_up(self, connection: aiosqlite.Connection) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF", "mmap_size=0"):
+            await connection.execute(f"PRAGMA {pragma}")
+        found = await (await connection.execute("PRAGMA quick_check(1)")).fetchone()
+        if found is None or found[0] != "ok":
+            raise CorruptStoreError(f"{self.path.name} fails its integrity check: {found and found[0]}")
+        version = await (await connection.execute("PRAGMA user_version")).fetchone()
+        assert version is not None
+        if version[0] > SCHEMA_VERSION:
+            raise CorruptStoreError(
+                f"{self.path.name} has schema {version[0]} of a newer Freehold; this one knows {SCHEMA_VERSION}",
+                "start the newer version again",
+            )
+        await connection.execute(_SCHEMA)
+        await connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    async def load(self) -> Tables:
+        """Return everything in it: table -> key -> value."""
+        assert self._connection is not None
+        tables: Tables = {}
+        async with self._connection.execute("SELECT table_name, key, value FROM entries") as cursor:
+            async for name, key, value in cursor:
+                tables.setdefault(name, {})[key] = value
+        return tables
+
+    async def apply(self, writes: Iterable[Write]) -> None:
+        """Make a batch durable, all or nothing. Raises StorageError; the caller must then end the process."""
+        assert self._connection is not None
+        try:
+            await self._connection._execute(  # type: ignore[no-untyped-call]
+                _commit, self._connection._conn, tuple(writes)
+            )
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path.name}: a durable write failed: {error}") from error
+        self.commit_count += 1
+
+    async def close(self) -> None:
+        """Close the file; what was acknowledged is durable already."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+
+def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
+    """One transaction in one hop to the database's thread."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for write in writes:
+            if write.value is None:
+                connection.execute(_DELETE, (write.table, write.key))
+            else:
+                connection.execute(_UPSERT, (write.table, write.key, write.value))
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+class FenceFile:
+    """The two-slot file; see protocols/fence.py for what the slots say."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the file's path; the first write creates it."""
+        self._path = path
+        self._handle: int | None = None
+        self.sync_count = 0
+
+    def load(self) -> dict[bytes, bytes]:
+        """Return the slots' bytes by slot key; none if there is no file yet."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        slots = {}
+        for index, key in enumerate(SLOT_KEYS):
+            start = index * FENCE_SLOT_SPACING_BYTES
+            length = int.from_bytes(data[start : start + 2], "big")
+            slots[key] = data[start + 2 : start + 2 + length]
+        return slots
+
+    def apply(self, writes: Sequence[Write]) -> None:
+        """Write the named slots in place and fsync. Raises StorageError."""
+        try:
+            if self._handle is None:
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+                os.ftruncate(self._handle, FENCE_SLOT_SPACING_BYTES * len(SLOT_KEYS))
+                os.fsync(self._handle)
+                sync_folder(self._path.parent)
+            for write in writes:
+                assert write.value is not None
+                assert len(write.value) + 2 <= FENCE_SLOT_SPACING_BYTES
+                start = SLOT_KEYS.index(write.key) * FENCE_SLOT_SPACING_BYTES
+                os.pwrite(self._handle, len(write.value).to_bytes(2, "big") + write.value, start)
+            os.fdatasync(self._handle)
+        except OSError as error:
+            raise StorageError(f"{self._path.name}: a durable write failed: {error}") from error
+        self.sync_count += 1
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class Storage:
+    """All three stores of one node, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the data folder, which must exist."""
+        self._folder = folder
+        self.vote = Database(folder / "vote.db")
+        self.state = Database(folder / "state.db")
+        self.fence = FenceFile(folder / "fence")
+
+    async def open(self) -> tuple[Tables | None, Tables | None, dict[bytes, bytes]]:
+        """Open all; return the vote tables, the state tables and the fence slots. None where a database is damaged.
+
+        A damaged database is set aside under a name that ends in `.damaged-N`, never deleted, and an empty one opened.
+        """
+        try:
+            vote = await self._open_or_set_aside(self.vote)
+            state = await self._open_or_set_aside(self.state)
+        except BaseException:
+            await self.close()
+            raise
+        return vote, state, self.fence.load()
+
+    async def apply(self, effect: Persist) -> None:
+        """Perform one `Persist`. Raises StorageError; the caller must then end the process."""
+        match effect.store:
+            case Store.VOTE:
+                await self.vote.apply(effect.writes)
+            case Store.STATE:
+                await self.state.apply(effect.writes)
+            case Store.FENCE:
+                await asyncio.to_thread(self.fence.apply, effect.writes)
+
+    async def close(self) -> None:
+        """Close all."""
+        await self.vote.close()
+        await self.state.close()
+        self.fence.close()
+
+    async def _open_or_set_aside(self, database: Database) -> Tables | None:
+        existed = database.path.exists()
+        try:
+            await database.open()
+            return await database.load() if existed else {}
+        except (CorruptStoreError, sqlite3.DatabaseError) as error:
+            if isinstance(error, CorruptStoreError) and error.advice:
+                raise
+            await database.close()
+            set_aside(database.path)
+            await database.open()
+            return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a database and its WAL out of the way; return the new name."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(target.with_name(target.name + suffix))
+    sync_folder(path.parent)
+    return target
