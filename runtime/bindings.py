@@ -206,6 +206,14 @@ class RawStore:
             _store_delete(pointer)
 
 
+def watch_store(store: wasmtime.Store, on_epoch: Any) -> int:
+    """Give a store of the public API the epoch callback; return its context address."""
+    _store_epoch(_address(store), on_epoch, None, None)
+    context: int = _store_context(_address(store))
+    _set_epoch(context, 1)
+    return context
+
+
 class RawFunc:
     """An exported function of one instance."""
 

@@ -12,14 +12,16 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+import wasmtime
 from wasmtime import component as wc
 
 from runtime import bindings as raw
 from runtime.bindings import VAL_BYTES, RawStore, WasmError
 from runtime.call import Call, CallCancelled, DeadlinePassed
 from runtime.codecs import Ok
+from runtime.compile_cache import TamperedError, check_artifact
 from runtime.engine import engine, ticker
 from runtime.exchange import Exchange
 from runtime.guest import ExitCalled, Guest, GuestTrap, Services
@@ -38,6 +40,7 @@ from runtime.outcome import (
     Trapped,
     instance_survives,
 )
+from runtime.preview1 import Preview1
 from runtime.providers import KeyValueProvider, LogSink
 from runtime.spec import AppSpec
 from runtime.wasi import INTERFACES
@@ -109,7 +112,7 @@ class Instance:
 class App:
     """One loaded app. `handle` and `run` may be called from several threads at once."""
 
-    def __init__(self, spec: AppSpec, linked: Linked, services: Services) -> None:
+    def __init__(self, spec: AppSpec, linked: Linked | None, services: Services) -> None:
         self.spec = spec
         self._linked = linked
         self._services = services
@@ -146,14 +149,10 @@ class App:
             instance = self._instantiate(call)
         except _StartFailed as failed:
             return CommandResult(failed.outcome, b"", b"")
-        guest = instance.guest
-        guest.arguments = (self.spec.app, *arguments)
-        guest.stdout.captured = bytearray()
-        guest.stderr.captured = bytearray()
+        capture(instance.guest, (self.spec.app, *arguments))
         outcome = self._execute(instance, call)
-        stdout, stderr = bytes(guest.stdout.captured), bytes(guest.stderr.captured)
         instance.close()
-        return CommandResult(outcome, stdout, stderr)
+        return captured(instance.guest, outcome)
 
     def close(self) -> None:
         """Free the waiting instances; instances in use are freed as their calls end."""
@@ -171,6 +170,7 @@ class App:
             return self._instantiate(call)
 
     def _instantiate(self, call: Call) -> Instance:
+        assert self._linked is not None
         ticker().enter()
         try:
             return Instance(self._linked, self._services, call)
@@ -182,6 +182,7 @@ class App:
     def _serve(self, instance: Instance, exchange: Exchange) -> Outcome:
         guest = instance.guest
         guest.begin(exchange.call, exchange)
+        assert self._linked is not None
         request, outparam = self._linked.entry.params
         request.lower(IncomingRequest(exchange), instance.at_args, guest)
         outparam.lower(ResponseOutparam(exchange), instance.at_args + VAL_BYTES, guest)
@@ -210,6 +211,7 @@ class App:
             return self._failure(error, instance.guest, call)
         finally:
             ticker().leave()
+        assert self._linked is not None
         codec = self._linked.entry.result
         assert codec is not None
         result = codec.lift(at, instance.guest)
@@ -240,6 +242,54 @@ class App:
         return HostFailed(repr(failure), "".join(traceback.format_exception(failure)))
 
 
+class ModuleApp(App):
+    """A preview 1 command: a core module, run in a fresh store each time."""
+
+    def __init__(self, spec: AppSpec, module: wasmtime.Module, services: Services) -> None:
+        super().__init__(spec, None, services)
+        self._module = module
+
+    def prepare(self) -> Outcome:
+        """Nothing is kept ready."""
+        return Completed()
+
+    def run(self, arguments: tuple[str, ...] = (), call: Call | None = None) -> CommandResult:
+        """Run `_start` to its end on this thread; its stdin is empty."""
+        call = call or Call(time.monotonic() + self.spec.timeout_ms / 1000)
+        guest = Guest(self._services)
+        guest.begin(call, None)
+        capture(guest, (self.spec.app, *arguments))
+        outcome = self._start(guest, call)
+        guest.end()
+        return captured(guest, outcome)
+
+    def _start(self, guest: Guest, call: Call) -> Outcome:
+        ticker().enter()
+        command: Preview1 | None = None
+        try:
+            command = Preview1(self._module, self._services, guest)
+            command.run()
+        except Exception as error:
+            return self._failure(WasmError(str(error)), guest, call)
+        finally:
+            ticker().leave()
+            if command is not None:
+                command.close()
+        return Exited(0)
+
+
+def capture(guest: Guest, arguments: tuple[str, ...]) -> None:
+    """Make `guest` a command's: arguments, output kept."""
+    guest.arguments = arguments
+    guest.stdout.captured = bytearray()
+    guest.stderr.captured = bytearray()
+
+
+def captured(guest: Guest, outcome: Outcome) -> CommandResult:
+    """Return what a command printed and how it ended."""
+    return CommandResult(outcome, bytes(guest.stdout.captured or b""), bytes(guest.stderr.captured or b""))
+
+
 class _StartFailed(Exception):  # noqa: N818 - carries an outcome, is no error of ours
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
@@ -260,14 +310,20 @@ class Sandbox:
         self._outbound = outbound
 
     def load(self, spec: AppSpec, log: LogSink) -> App:
-        """Load an app from its artifact, link it and resolve its types; raises `LoadError`."""
+        """Load an app from its artifact, checked first, and resolve its types; raises `LoadError`."""
         try:
-            component = wc.Component.deserialize_file(engine(), str(spec.artifact))
-            return self.load_component(spec, log, component)
-        except (LinkError, Exception) as error:
+            check_artifact(spec.artifact)
+            if spec.kind == "module":
+                module = wasmtime.Module.deserialize_file(engine(), str(spec.artifact))
+                return ModuleApp(spec, module, self._services(spec, log))
+            return self.load_component(spec, log, wc.Component.deserialize_file(engine(), str(spec.artifact)))
+        except (LinkError, TamperedError, wasmtime.WasmtimeError) as error:
             raise LoadError(str(error)) from error
 
-    def load_component(self, spec: AppSpec, log: LogSink, component: Any) -> App:
-        """Link an already compiled component; raises `LinkError`."""
+    def load_component(self, spec: AppSpec, log: LogSink, component: wc.Component) -> App:
+        """Link a component of this process's engine; raises `LinkError`."""
         linked = link(engine(), component, INTERFACES, ENTRIES[spec.kind])
-        return App(spec, linked, Services(spec, log, self._keyvalue, self._outbound))
+        return App(spec, linked, self._services(spec, log))
+
+    def _services(self, spec: AppSpec, log: LogSink) -> Services:
+        return Services(spec, log, self._keyvalue, self._outbound)
