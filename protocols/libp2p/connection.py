@@ -190,6 +190,10 @@ class Connection:
             self._fail_stream(stream_id, "multistream.timeout", events)
         return events
 
+    def ping(self, now_ms: int) -> None:
+        """Ask the peer for a sign of life; the answer is `Ponged`."""
+        self._session.ping(now_ms)
+
     def close(self, code: int = frames.NORMAL) -> None:
         """Announce the end; what `data_to_send` returns now is the last."""
         if self.state is not State.CLOSED:
