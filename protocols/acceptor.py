@@ -163,15 +163,22 @@ class Acceptor:
     def bow(self, ballot: Ballot, store_id: bytes, floor: int) -> list[Effect]:
         """Answer a boot read: promise its ballot, and count nothing of that store below `floor` from now on."""
         assert ballot > self.record.promised, "a promise never falls"
-        floors = [pair for pair in self.record.floors if pair[0] != store_id]
-        floors.append((store_id, max(floor, self.floor_of(store_id))))
-        changed = msgspec.structs.replace(
-            self.record, promised=ballot, floors=tuple(floors[-FLOORS_MAX:]), said=digest(encode((ballot, floors)))
-        )
-        return self._say(changed, ())
+        floors = self._raised(((store_id, floor),))
+        said = digest(encode((ballot, floors)))
+        return self._say(msgspec.structs.replace(self.record, promised=ballot, floors=floors, said=said), ())
 
-    def recover(self, ballot: Ballot, floor: int, found: Accepted | None) -> list[Effect]:
+    def _raised(self, more: tuple[tuple[bytes, int], ...]) -> tuple[tuple[bytes, int], ...]:
+        floors = dict(self.record.floors)
+        for store_id, floor in more:
+            floors[store_id] = max(floor, floors.pop(store_id, 0))
+        return tuple(floors.items())[-FLOORS_MAX:]
+
+    def recover(
+        self, ballot: Ballot, floor: int, found: Accepted | None, floors: tuple[tuple[bytes, int], ...]
+    ) -> list[Effect]:
         """End a boot read: stand at its ballot with the highest decision found, and count statements from `floor`.
+
+        The floors that others hold were perhaps promised by the forgotten life too.
 
         Something found means the life before may have spoken in the next slot too: that slot needs another boot read.
         """
@@ -185,6 +192,7 @@ class Acceptor:
             accepted_ballot=NO_BALLOT if own is None else own.ballot,
             accepted_digest=b"" if own is None else digest(own.decision),
             recovering=own is not None,
+            floors=self._raised(floors),
             said=digest(encode((ballot, floor))),
         )
         writes = (Write(TABLE, ACCEPTED_KEY, None if own is None else encode(own)),)

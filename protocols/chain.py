@@ -165,6 +165,11 @@ class Chain:
         return self._at.ledger.voters
 
     @property
+    def node(self) -> PeerId:
+        """This node."""
+        return self._setup.node
+
+    @property
     def store_id(self) -> bytes:
         """The id of this node's store."""
         return self._at.acceptor.record.store_id

@@ -167,11 +167,11 @@ class BootRead(msgspec.Struct, frozen=True, tag="chain.boot-read"):
 
 
 class BootAnswer(msgspec.Struct, frozen=True, tag="chain.boot-answer"):
-    """What a store knows of `slot`: `promised` was its promise before `ballot`, `accepted` what it accepted."""
+    """What a store knows of `slot`: what it accepted, and the floors it holds under other stores."""
 
     slot: int
     ballot: Ballot
-    promised: Ballot
+    floors: tuple[tuple[bytes, int], ...]
     accepted: Accepted | None = None
 
 

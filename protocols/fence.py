@@ -89,3 +89,13 @@ def distrust(database: Fence | None, fence: Fence | None) -> str:
     if database.counter == fence.counter and database.digest != fence.digest:
         return "database and fence disagree about the last statement"
     return ""
+
+
+def same_boot(runtime_copy: bytes, slots: Mapping[bytes, bytes]) -> bool:
+    """Return whether a copy kept in the volatile runtime folder shows that the fence was not taken back since.
+
+    The node writes the copy, without fsync, after each fence write. It is gone after a reboot; after a restore of the
+    disk it is ahead. A copy one statement behind only means that the process ended between the two writes.
+    """
+    copy, fence = decode_slot(runtime_copy), newest(slots)
+    return copy is not None and fence is not None and copy.store_id == fence.store_id and copy.counter <= fence.counter

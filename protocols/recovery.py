@@ -41,7 +41,7 @@ class Recovery:
         if not self._needed or at.now.mono_ms < self._due_ms:
             return
         if len(at.ledger.voters) == 1:
-            at.out += at.acceptor.recover(at.promised_above(), at.acceptor.record.counter, None)
+            at.out += at.acceptor.recover(at.promised_above(), at.acceptor.record.counter, None, ())
             at.recovered_slot = at.open_slot
             return
         self._ballot = at.promised_above()
@@ -67,7 +67,8 @@ class Recovery:
             return
         found = [answer.accepted for answer in self._answers.values() if answer.accepted is not None]
         highest = max(found, key=lambda accepted: accepted.ballot, default=None)
-        at.out += at.acceptor.recover(self._ballot, self._floor, highest)
+        floors = tuple(pair for answer in self._answers.values() for pair in answer.floors)
+        at.out += at.acceptor.recover(self._ballot, self._floor, highest, floors)
         at.recovered_slot = at.open_slot
         self._ballot = None
         self._attempts = 0

@@ -326,7 +326,7 @@ class Voting:
                 at.send(peer, Nack(message.slot, message.ballot, before))
             return
         at.out += at.acceptor.bow(message.ballot, message.store_id, message.floor)
-        at.send(peer, BootAnswer(message.slot, message.ballot, before, at.acceptor.accepted))
+        at.send(peer, BootAnswer(message.slot, message.ballot, at.acceptor.record.floors, at.acceptor.accepted))
 
     def _witness(self, statement: Promise | Vote | Proposal) -> None:
         proof = self._at.witness.see(statement)

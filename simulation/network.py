@@ -56,6 +56,8 @@ class Network:
         self.measure_bytes = False
         self.codec: Callable[[bytes], Any] | None = None
         """When set, every message is encoded and decoded by it on the way, as on a real wire."""
+        self.send_watchers: list[Callable[[PeerId, PeerId, Any], None]] = []
+        """Called with sender, receiver and message at the moment a host sends, whatever becomes of the message."""
 
     # --- what hosts do ------------------------------------------------------------------------------------------------
 
@@ -71,6 +73,8 @@ class Network:
         """Carry one message, or lose it; a message to a peer without a connection is lost silently."""
         link = (near, far)
         self.counts["sent"] += 1
+        for watch in self.send_watchers:
+            watch(near, far, message)
         if link not in self._connected:
             self.counts["unconnected"] += 1
             return

@@ -1,0 +1,247 @@
+"""A fleet of chain machines in one world: hosts, their clients, the faults that belong to chains, and an operator.
+
+The chain runs here alone, over a tiny state machine, which makes it quick enough for many seeds; the composed node runs
+in core_fleet.py. The operator does what a person would after the faults: replace lost stores through the chain while a
+majority lives, and reset it when none does. Not here: judging (checkers.py), and what a run is (run.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from protocols import acceptor as acceptors
+from protocols import fence as fences
+from protocols.chain import Chain
+from protocols.chain_context import ChainSetup, Stored
+from protocols.chain_messages import Outcome, Quarantined, Read, ReadDone, Start, Submit, SubmitReset
+from protocols.decision import RESET_DOMAIN, Reset, ResetTo, Voter
+from protocols.envelope import Signed, digest, encode, sign
+from protocols.keys import peer_id
+from protocols.machine import Effect, Machine, PeerId, Persist, Store
+from protocols.pacing import ChainTimes
+from protocols.quorum import boot_quorum, majority
+from simulation.chain_plan import ChainPlan
+from simulation.chain_state import Add, CounterMachine, SetTarget, counter
+from simulation.checkers import ChainChecker, ClientChecker, Operation
+from simulation.clock import WALL_START_MS
+from simulation.entropy import stream
+from simulation.faults import Fault, Faults
+from simulation.world import Boot, Host, World
+
+NAMES = ("a", "b", "c")
+TIMES = ChainTimes(retry_max_ms=4_000, submit_ms=8_000, gossip_ms=2_000, ready_ms=2_000, growth_ms=4_000)
+"""Timers scaled for runs of a minute; those bound by the network's delay are as in production."""
+MakeChain = Callable[[ChainSetup, Stored], Chain]
+
+
+class ChainFleet:
+    """One world of chains, made from a plan."""
+
+    def __init__(self, plan: ChainPlan, make_chain: MakeChain = Chain, keep_trace: bool = False) -> None:
+        self.plan = plan
+        self.world = World(plan.seed, plan.links, keep_trace)
+        self.mesh = bytes(digest(b"simulated mesh %d" % plan.seed))
+        self._make_chain = make_chain
+        self._source = stream(plan.seed, "fleet")
+        self._signers = {f"n{index}": self.world.keys.signer(f"n{index}") for index in range(plan.host_count)}
+        self._peers = {name: peer_id(signer.public_key) for name, signer in self._signers.items()}
+        self._admin = self.world.keys.signer("admin")
+        self._runtime_copy: dict[str, bytes] = {}
+        self.revoked: set[PeerId] = set()
+        founders = tuple(
+            sorted(Voter(self._peers[f"n{index}"], b"store-%010d" % index) for index in range(plan.founder_count))
+        )
+        self._founders = founders
+        self.checker = ChainChecker(self.world, self.mesh, self.make_state_machine(), self.world.keys)
+        self.clients = ClientChecker()
+        self.checker.on_reset.append(self.clients.era_changed)
+        self.world.persist_watchers.append(self._keep_runtime_copy)
+        self.world.observers.append(self._answered)
+        self.faults = Faults(self.world, {"rollback_both": self._roll_back_both})
+        self._operation_count = 0
+        for name in self._signers:
+            self._add_host(name)
+
+    # --- hosts --------------------------------------------------------------------------------------------------------
+
+    def make_state_machine(self) -> CounterMachine:
+        """Return the state machine every host has alike."""
+        return CounterMachine(
+            self.mesh,
+            self._founders,
+            self.world.keys,
+            candidates=tuple(sorted(self._peers.values())),
+            admins=(self._admin.public_key,),
+            target=self.plan.target,
+        )
+
+    def _add_host(self, name: str) -> None:
+        host = self.world.add_host(name, self._peers[name], self._make_machine)
+        for voter in self._founders:
+            if voter.node == host.peer:
+                for effect in acceptors.founding_effects(voter.store_id):
+                    assert isinstance(effect, Persist)
+                    host.disk.apply(effect.store, effect.writes)
+                    self._keep_runtime_copy(host, effect)
+        self.world.at(0, host.start)
+
+    def _make_machine(self, boot: Boot) -> Machine[Any, Effect]:
+        host = boot.host
+        if not boot.runtime_folder_kept:
+            self._runtime_copy.pop(host.name, None)
+        slots = (boot.fence or {}).get(fences.TABLE, {})
+        same_boot = fences.same_boot(self._runtime_copy.get(host.name, b""), slots)
+        setup = ChainSetup(
+            self.mesh, host.peer, boot.boot_nonce, self._signers[host.name], self.world.keys, boot.entropy,
+            self.make_state_machine(), self.revoked.__contains__, TIMES,
+        )  # fmt: skip
+        chain = self._make_chain(setup, Stored(boot.vote, boot.fence, same_boot))
+        self.world.after(0, host.receive, Start(), host.boot_count)
+        return chain
+
+    def _keep_runtime_copy(self, host: Host, effect: Persist) -> None:
+        if effect.store is Store.FENCE:
+            self._runtime_copy[host.name] = effect.writes[0].value or b""
+
+    def chain_of(self, host: Host) -> Chain | None:
+        """Return the machine a host runs now."""
+        machine = host.machine
+        return machine if isinstance(machine, Chain) else None
+
+    # --- faults of chains ---------------------------------------------------------------------------------------------
+
+    def _roll_back_both(self, fault: Fault) -> None:
+        """Take a whole machine back to a snapshot; never two at once, and never the only voter: stated limits."""
+        host = self.world.hosts[fault.hosts[0]]
+        for other in self.world.hosts:
+            chain = self.chain_of(other)
+            if chain is None or (chain.record.recovering and other is not host):
+                return
+        chain = self.chain_of(host)
+        if chain is None or len(chain.voters) == 1:
+            return
+        host.crash(fault.kind)
+        for store in Store:
+            host.disk.roll_back(store, fault.amount)
+        self.checker.disk_fault(host)
+        self.world.after(fault.duration_ms, host.start, False)
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def start_workload(self, end_ms: int) -> None:
+        """Let each client do one operation after another, through hosts of its own choice, until `end_ms`."""
+        for index in range(self.plan.client_count):
+            source = stream(self.plan.seed, f"client/{index}")
+            self.world.at(source.randrange(500, 2_000), self._client_step, source, end_ms)
+
+    def _client_step(self, source: random.Random, end_ms: int) -> None:
+        if self.world.now_ms >= end_ms:
+            return
+        host = source.choice(self.world.hosts)
+        kind = source.random()
+        name = source.choice(NAMES)
+        if host.up:
+            if kind < 0.25:
+                self.read(host, name)
+            else:
+                chain = self.chain_of(host)
+                assert chain is not None
+                expect = counter(chain.state, name) if kind > 0.8 else -1
+                self.write(host, name, source.randint(1, 9), expect)
+        self.world.after(source.randint(50, self.plan.pause_max_ms), self._client_step, source, end_ms)
+
+    def write(self, host: Host, name: str, amount: int, expect: int = -1) -> Operation:
+        """Submit one addition through a host."""
+        operation_id = self._next_id()
+        command = encode(Add(operation_id, name, amount, expect))
+        operation = Operation(
+            operation_id, "write", host.name, self.world.now_ms, 0, command, name=name, amount=amount
+        )  # fmt: skip
+        self.clients.invoke(operation)
+        host.receive(Submit(operation_id, command), host.boot_count)
+        return operation
+
+    def read(self, host: Host, name: str) -> Operation:
+        """Read one counter through a host."""
+        operation = Operation(self._next_id(), "read", host.name, self.world.now_ms, 0, name=name)
+        self.clients.invoke(operation)
+        host.receive(Read(operation.id), host.boot_count)
+        return operation
+
+    def command(self, host: Host, command: bytes, material: tuple[bytes, ...] = ()) -> Operation:
+        """Submit any other command through a host."""
+        operation = Operation(self._next_id(), "write", host.name, self.world.now_ms, 0, command)
+        self.clients.invoke(operation)
+        host.receive(Submit(operation.id, command, material), host.boot_count)
+        return operation
+
+    def _next_id(self) -> bytes:
+        self._operation_count += 1
+        return b"op-%d" % self._operation_count
+
+    def _answered(self, host: Host, event: Any) -> None:
+        match event:
+            case Outcome():
+                operation = self.clients.take(event.request_id)
+                if operation is not None:
+                    self.world.counts[f"outcome {event.outcome}"] += 1
+                    self.clients.returned(operation, self.world.now_ms, event.outcome, event.slot)
+            case ReadDone():
+                operation = self.clients.take(event.request_id)
+                if operation is not None:
+                    self.world.counts["reads"] += event.slot >= 0
+                    chain = self.chain_of(host)
+                    if chain is not None and event.slot >= 0:
+                        operation.value = counter(chain.state, operation.name)
+                    outcome = "read" if event.slot >= 0 else "unknown"
+                    self.clients.returned(operation, self.world.now_ms, outcome, event.slot)
+            case Quarantined():
+                self.world.counts["quarantines"] += 1
+                self.checker.disk_fault(host)
+            case _:
+                pass
+
+    # --- the operator -------------------------------------------------------------------------------------------------
+
+    def change_target(self, target: int) -> None:
+        """Ask for another number of voters."""
+        up = [host for host in self.world.hosts if host.up]
+        if up:
+            self.command(self._source.choice(up), encode(SetTarget(self._next_id(), target)))
+
+    def majority_lost(self) -> bool:
+        """Whether no majority of the newest voters can ever speak again with its stores."""
+        chains = [chain for host in self.world.hosts if (chain := self.chain_of(host)) is not None]
+        newest = max(chains, key=lambda chain: (chain.position.resets, chain.position.slot))
+        alive = [chain for chain in chains if Voter(chain.node, chain.store_id) in newest.voters]
+        count = len(newest.voters)
+        trusted = [chain for chain in alive if not chain.record.recovering and chain.node not in self.revoked]
+        if len(trusted) >= majority(count):
+            return False
+        return len(alive) < majority(count) or len(alive) - 1 < boot_quorum(count)
+
+    def reset(self) -> None:
+        """Sign a new era from the newest head, with the hosts that are up as voters."""
+        up = [host for host in self.world.hosts if self.chain_of(host) is not None]
+        newest = max(up, key=self._head_key)
+        chain = self.chain_of(newest)
+        assert chain is not None
+        size = 3 if len(up) >= 3 else 1
+        voters = tuple(sorted(self._voter_of(host) for host in up[:size]))
+        head = chain.position
+        reset = Reset(self.mesh, head.resets + 1, head.slot + 1, head.digest, WALL_START_MS, voters, "majority lost")
+        approval: Signed = sign(self._admin, RESET_DOMAIN, self.mesh, reset)
+        self.world.counts["resets"] += 1
+        newest.receive(SubmitReset(encode(ResetTo(approval.payload, (approval,)))), newest.boot_count)
+
+    def _voter_of(self, host: Host) -> Voter:
+        chain = self.chain_of(host)
+        assert chain is not None
+        return Voter(host.peer, chain.store_id)
+
+    def _head_key(self, host: Host) -> tuple[int, int]:
+        chain = self.chain_of(host)
+        assert chain is not None
+        return chain.position.resets, chain.position.slot

@@ -1,0 +1,64 @@
+"""What one run of the chain fleet is, as data: drawn from the seed, and taken apart again by the minimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from simulation.entropy import stream
+from simulation.faults import GENERIC_KINDS, Fault, draw
+from simulation.network import LinkFaults
+
+SAFETY_MS = (8_000, 40_000)
+HOST_COUNTS = (1, 3, 3, 3, 4, 5, 5, 7)
+FAULTS_MAX = 28
+
+
+@dataclass(frozen=True)
+class ChainPlan:
+    """One run. `founder_count` voters found the chain, which then wants `target` of them."""
+
+    seed: int
+    host_count: int
+    founder_count: int
+    target: int
+    client_count: int
+    pause_max_ms: int
+    safety_ms: int
+    delay_max_ms: int
+    loss: float
+    duplication: float
+    reordering: float
+    faults: tuple[Fault, ...]
+
+    @property
+    def links(self) -> LinkFaults:
+        """A fresh set of link faults; the world changes it when it heals."""
+        return LinkFaults(5, self.delay_max_ms, self.loss, self.duplication, self.reordering)
+
+    def with_faults(self, faults: tuple[Fault, ...]) -> ChainPlan:
+        """The same run with other faults."""
+        return replace(self, faults=faults)
+
+
+def plan(seed: int) -> ChainPlan:
+    """Draw the run of a seed."""
+    source = stream(seed, "plan")
+    host_count = source.choice(HOST_COUNTS)
+    founder_count = max(count for count in (1, 3, 5, 7) if count <= source.randint(1, host_count))
+    target = source.choice([count for count in (1, 3, 5, 7) if founder_count <= count <= max(host_count, 1)] or [1])
+    safety_ms = source.randrange(*SAFETY_MS)
+    lossy = source.random()
+    return ChainPlan(
+        seed=seed,
+        host_count=host_count,
+        founder_count=founder_count,
+        target=target,
+        client_count=source.randint(1, 4),
+        pause_max_ms=source.choice((200, 800, 2_000)),
+        safety_ms=safety_ms,
+        delay_max_ms=source.choice((10, 30, 100, 500)),
+        loss=source.choice((0.0, 0.02, 0.2)) if lossy < 0.7 else 0.0,
+        duplication=source.choice((0.0, 0.05)),
+        reordering=source.choice((0.0, 0.1)),
+        faults=draw(source, host_count, safety_ms, source.randint(0, FAULTS_MAX), GENERIC_KINDS),
+    )

@@ -1,0 +1,285 @@
+"""Judges outside the nodes: the invariants of the decision chain, checked against disks, messages and client histories.
+
+They see what hosts make durable, what they send and what they tell their clients, never the inside of a machine. Each
+violation names its invariant (03-mesh, section 6). Not here: liveness (run.py), and the order of reads and writes as a
+whole (linearizability.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from protocols import acceptor as acceptors
+from protocols import fence as fences
+from protocols import ledger as ledgers
+from protocols.acceptor import AcceptorRecord
+from protocols.ballots import NO_BALLOT, Ballot
+from protocols.chain_messages import Commit, EntryStored, Prepare, Promised, Propose, Voted
+from protocols.decision import NOOP, AnyStateMachine, Decided, Decision, Entry, Reset, ResetTo, Voter, material_of
+from protocols.envelope import decode, digest, digest_of
+from protocols.machine import PeerId, Persist, Store, Verifier
+from protocols.quorum import certificate_problem
+from protocols.refusal import Refusal
+from simulation.world import Host, World
+
+
+class Violation(AssertionError):  # noqa: N818
+    """An invariant was broken; the run ends here."""
+
+    def __init__(self, invariant: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {detail}")
+        self.invariant = invariant
+        self.detail = detail
+
+
+class ChainChecker:
+    """Watches every chain of one world."""
+
+    def __init__(self, world: World, mesh: bytes, machine: AnyStateMachine, verifier: Verifier) -> None:
+        self._world = world
+        self._mesh = mesh
+        self._machine = machine
+        self._verifier = verifier
+        self.decided: dict[tuple[bytes, int], bytes] = {}
+        """The decision of each (era, slot), from the first host that stored it."""
+        self.on_reset: list[Callable[[int], None]] = []
+        self._votes: dict[tuple[Any, ...], bytes] = {}
+        self._proposals: dict[tuple[Any, ...], bytes] = {}
+        self._records: dict[str, AcceptorRecord] = {}
+        self.excused: set[PeerId] = set()
+        """Nodes made to lie: what they say is no violation of the protocol."""
+        self.fork_excused = False
+        self.decisions = 0
+        self.commands: dict[bytes, int] = {}
+        world.persist_watchers.append(self._persisted)
+        world.network.send_watchers.append(self._sent)
+        world.observers.append(self._noticed)
+
+    # --- disks --------------------------------------------------------------------------------------------------------
+
+    def disk_fault(self, host: Host) -> None:
+        """A disk went back in time or was lost: what it once promised is no measure for it any more."""
+        self._records.pop(host.name, None)
+
+    def _persisted(self, host: Host, effect: Persist) -> None:
+        if effect.store is not Store.VOTE:
+            return
+        for write in effect.writes:
+            if write.table == ledgers.TABLE and write.value is not None:
+                self._entry_stored(host, int.from_bytes(write.key, "big"), decode(write.value, Entry))
+            elif write.table == acceptors.TABLE and write.key == acceptors.RECORD_KEY and write.value is not None:
+                self._record_stored(host, decode(write.value, AcceptorRecord))
+
+    def _record_stored(self, host: Host, record: AcceptorRecord) -> None:
+        before = self._records.get(host.name)
+        self._records[host.name] = record
+        if before is None or before.store_id != record.store_id:
+            return
+        if (before.era, before.slot) == (record.era, record.slot) and record.promised < before.promised:
+            raise Violation("PromiseMonotone", f"{host.name} fell from {before.promised} to {record.promised}")
+        if record.counter < before.counter:
+            raise Violation("PromiseMonotone", f"{host.name} counts {record.counter} after {before.counter}")
+
+    def _entry_stored(self, host: Host, slot: int, entry: Entry) -> None:
+        match entry:
+            case Decided():
+                self._decided(host, slot, entry)
+            case ResetTo():
+                era = digest(entry.reset)
+                if (era, slot) not in self.decided:
+                    self.decided[era, slot] = era
+                    self.commands = {command: at for command, at in self.commands.items() if at < slot}
+                    for hear in self.on_reset:
+                        hear(slot - 1)
+        self._check_prefix(host, slot)
+
+    def _decided(self, host: Host, slot: int, entry: Decided) -> None:
+        decision: Decision = decode(entry.decision, Decision)
+        whole = digest(entry.decision)
+        known = self.decided.get((decision.era, slot))
+        if known is not None and known != whole and not self.fork_excused:
+            raise Violation("UniqueDecision", f"{host.name} stored a second decision at slot {slot}")
+        if decision.slot != slot:
+            raise Violation("ChainPrefix", f"{host.name} stored slot {decision.slot} as {slot}")
+        if known is None:
+            self._first_sight(host, decision, whole, entry)
+
+    def _first_sight(self, host: Host, decision: Decision, whole: bytes, entry: Decided) -> None:
+        """Check a decision when the first host stores it: its certificate, against the voters of its slot."""
+        voters = self._voters_of(host, decision.slot)
+        problem = certificate_problem(self._verifier, self._mesh, voters, entry.certificate, digest(entry.decision))
+        if problem:
+            raise Violation("OneConfig", f"{host.name} stored slot {decision.slot}: {problem}")
+        self.decided[decision.era, decision.slot] = whole
+        self.decisions += 1
+        if decision.command != NOOP:
+            command = digest(decision.command)
+            if command in self.commands:
+                raise Violation("Idempotent", f"slot {decision.slot} repeats the command of {self.commands[command]}")
+            self.commands[command] = decision.slot
+
+    def _voters_of(self, host: Host, slot: int) -> tuple[Voter, ...]:
+        """Return who votes on `slot`, by the decision stored before it on that host's disk."""
+        rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+        if slot == 1:
+            return self._machine.voters(self._machine.genesis())
+        entry: Entry = decode(rows[ledgers.slot_key(slot - 1)], Entry)
+        match entry:
+            case Decided():
+                decision: Decision = decode(entry.decision, Decision)
+                return decision.voters
+            case ResetTo():
+                reset: Reset = decode(entry.reset, Reset)
+                return reset.voters
+
+    def _check_prefix(self, host: Host, slot: int) -> None:
+        rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+        if slot > 1 and ledgers.slot_key(slot - 1) not in rows:
+            raise Violation("ChainPrefix", f"{host.name} stored slot {slot} without slot {slot - 1}")
+        entry: Entry = decode(rows[ledgers.slot_key(slot)], Entry)
+        if isinstance(entry, Decided) and slot > 1:
+            decision: Decision = decode(entry.decision, Decision)
+            before: Entry = decode(rows[ledgers.slot_key(slot - 1)], Entry)
+            expected = digest(before.decision if isinstance(before, Decided) else before.reset)
+            if decision.prev != expected:
+                raise Violation("ChainPrefix", f"{host.name} stored slot {slot} behind another entry than its own")
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _sent(self, near: PeerId, far: PeerId, message: Any) -> None:
+        del far
+        if near in self.excused:
+            return
+        match message:
+            case Prepare():
+                self._durable(near, message.ballot, message.slot, NO_BALLOT, -1)
+            case Promised():
+                promise = message.promise
+                self._durable(near, promise.ballot, promise.slot, promise.accepted_ballot, promise.counter)
+            case Voted():
+                vote = message.vote
+                self._once(self._votes, (vote.node, vote.store_id, vote.era, vote.slot, vote.ballot), vote.digest)
+                self._durable(near, vote.ballot, vote.slot, vote.ballot, vote.counter)
+            case Propose():
+                proposal = message.proposal
+                self._once(self._proposals, (proposal.era, proposal.slot, proposal.ballot), proposal.digest)
+                self._durable(near, proposal.ballot, proposal.slot, proposal.ballot, -1)
+            case Commit():
+                host = self._world.host_of(near)
+                rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+                if ledgers.slot_key(message.slot) not in rows:
+                    raise Violation("DurableBeforeSpeak", f"{host.name} told slot {message.slot} before storing it")
+            case _:
+                pass
+
+    def _once(self, seen: dict[tuple[Any, ...], bytes], key: tuple[Any, ...], said: bytes) -> None:
+        if seen.setdefault(key, said) != said:
+            raise Violation("BallotOnce", f"two digests at {key}")
+
+    def _durable(self, near: PeerId, ballot: Ballot, slot: int, accepted: Ballot, counter: int) -> None:
+        host = self._world.host_of(near)
+        data = host.disk.stores[Store.VOTE].tables.get(acceptors.TABLE, {}).get(acceptors.RECORD_KEY)
+        record: AcceptorRecord | None = None if data is None else decode(data, AcceptorRecord)
+        if record is None or record.slot < slot:
+            raise Violation("DurableBeforeSpeak", f"{host.name} spoke in slot {slot} without a record of it")
+        if record.slot > slot:
+            return
+        if record.promised < ballot or record.accepted_ballot < accepted or record.counter < counter:
+            raise Violation("DurableBeforeSpeak", f"{host.name} said in slot {slot} what its disk does not hold")
+        fence = fences.newest(host.disk.stores[Store.FENCE].tables.get(fences.TABLE, {}))
+        if counter >= 0 and (fence is None or fence.store_id != record.store_id or fence.counter < counter):
+            raise Violation("DurableBeforeSpeak", f"{host.name} spoke in slot {slot} ahead of its fence")
+
+    # --- notices ------------------------------------------------------------------------------------------------------
+
+    def _noticed(self, host: Host, event: Any) -> None:
+        if isinstance(event, EntryStored):
+            rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+            if ledgers.slot_key(event.slot) not in rows:
+                raise Violation("DurableBeforeSpeak", f"{host.name} acts on slot {event.slot} before storing it")
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def check_replay(self) -> None:
+        """Apply every host's chain from the genesis: each state hash must come out again."""
+        for host in self._world.hosts:
+            rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+            state = self._machine.genesis()
+            for slot in range(1, len(rows) + 1):
+                entry: Entry = decode(rows[ledgers.slot_key(slot)], Entry)
+                if isinstance(entry, ResetTo):
+                    break
+                decision: Decision = decode(entry.decision, Decision)
+                if decision.command != NOOP:
+                    state = self._machine.apply(state, decision.command, material_of(entry.material), decision.at_ms)
+                if isinstance(state, Refusal) or digest_of(state) != decision.state_hash:
+                    raise Violation("Replay", f"{host.name} cannot reproduce slot {slot}")
+
+
+@dataclass
+class Operation:
+    """One client operation, as the client saw it."""
+
+    id: bytes
+    kind: str
+    host: str
+    invoked_ms: int
+    floor_slot: int
+    command: bytes = b""
+    outcome: str = ""
+    slot: int = -1
+    returned_ms: int = -1
+    name: str = ""
+    amount: int = 0
+    value: int | None = None
+
+
+class ClientChecker:
+    """Collects client histories and checks RealTime as they return."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self._open: dict[bytes, Operation] = {}
+        self._highest_returned = -1
+
+    def invoke(self, operation: Operation) -> None:
+        """An operation begins: it must land above everything that has returned by now."""
+        operation.floor_slot = self._highest_returned
+        self.operations.append(operation)
+        self._open[operation.id] = operation
+
+    def take(self, operation_id: bytes) -> Operation | None:
+        """Return an operation that is still open, and close it."""
+        return self._open.pop(operation_id, None)
+
+    def era_changed(self, kept_slot: int) -> None:
+        """A reset abandoned what came after `kept_slot`."""
+        self._highest_returned = min(self._highest_returned, kept_slot)
+        for operation in self._open.values():
+            operation.floor_slot = min(operation.floor_slot, kept_slot)
+        for operation in self.operations:
+            if operation.slot > kept_slot:
+                operation.outcome = "abandoned"
+
+    def returned(self, operation: Operation, now_ms: int, outcome: str, slot: int) -> None:
+        """An operation returned to its client."""
+        operation.outcome, operation.slot, operation.returned_ms = outcome, slot, now_ms
+        if outcome not in ("decided", "read"):
+            return
+        floor = operation.floor_slot
+        if slot < floor or (outcome == "decided" and slot == floor):
+            raise Violation(
+                "RealTime", f"{operation.kind} returned slot {slot}, slot {floor} had returned before it began"
+            )
+        self._highest_returned = max(self._highest_returned, slot)
+
+    def check_refusals(self, commands: dict[bytes, int]) -> None:
+        """What was refused must not be in the chain; what was decided must be, in its slot."""
+        for operation in self.operations:
+            slot = commands.get(digest(operation.command)) if operation.kind == "write" else None
+            if operation.outcome in ("refused", "superseded") and slot is not None:
+                raise Violation("Outcome", f"a {operation.outcome} command is in slot {slot}")
+            if operation.outcome == "decided" and operation.kind == "write" and slot != operation.slot:
+                raise Violation("Outcome", f"a command said to be in slot {operation.slot} is in {slot}")
