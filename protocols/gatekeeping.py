@@ -147,5 +147,5 @@ def _evidence(state: MeshState, case: Case, wanted: Gate, subject: Subject) -> R
             change = subject.change
             if isinstance(rights, Refusal) or not rights.allows("attest", change.project, change.environment):
                 return Refusal("evidence.stranger", "the evidence is signed by a key that may not attest here")
-        shown.append(Shown(attested, by_node, attested.key in subject.authors))
+        shown.append(Shown(attested, by_node))
     return evidence_refusal(wanted, subject, shown, case.at_ms)

@@ -28,6 +28,7 @@ from protocols.decision import (
     Material,
     Reset,
     ResetTo,
+    StateMachine,
     Voter,
 )
 from protocols.demands import Policy, policy_problem
@@ -180,7 +181,7 @@ def _remembered(recent: tuple[RecentCommand, ...], state: MeshState, command: Co
 # --- the face of the chain --------------------------------------------------------------------------------------------
 
 
-class MeshMachine:
+class MeshMachine(StateMachine[MeshState]):
     """Implements decision.StateMachine over MeshState; `view` is this voter's own, asked only for fresh decisions."""
 
     def __init__(self, genesis: Genesis, rules: Rules, view: View) -> None:

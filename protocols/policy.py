@@ -64,11 +64,10 @@ class Vouched:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Verified evidence, and whether a confirmed node signed it, or a key of the author's own line."""
+    """Verified evidence, and whether a confirmed node signed it; what a principal signed is self-attested."""
 
     attested: Attested
     by_node: bool
-    by_author: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,6 +318,8 @@ def _withdraw(lane: Lane, case: Case, action: WithdrawApproval) -> Lane | Refusa
     if len(case.signers) != 1 or len(action.change) != DIGEST_BYTES:
         return Refusal("approval.withdrawal", "an approval is withdrawn by the one key that gave it")
     key, change = case.signers[0], _digest32(action.change)
+    if any((one.change, one.key) == (change, key) for one in lane.withdrawn):
+        return Refusal("approval.withdrawn-already", "this approval was withdrawn before")
     known = [one for one in (lane.base, *lane.retained) if one is not None]
     if lane.rollout is not None:
         known.append(lane.rollout.candidate)
@@ -326,8 +328,6 @@ def _withdraw(lane: Lane, case: Case, action: WithdrawApproval) -> Lane | Refusa
         refusal = _signed(case, lane, "approve")
         if refusal is not None:
             return refusal
-    if any((one.change, one.key) == (change, key) for one in lane.withdrawn):
-        return Refusal("approval.withdrawn-already", "this approval was withdrawn before")
     kept = tuple(one for one in lane.withdrawn if case.at_ms - one.at_ms < APPROVAL_MAX_MS)
     if len(kept) >= WITHDRAWN_MAX:
         return Refusal("approval.withdrawals-full", f"at most {WITHDRAWN_MAX} withdrawals are remembered at a time")
