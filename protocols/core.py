@@ -1,0 +1,285 @@
+"""One node's machines as one: what arrives is checked against its sender's standing, then handed on.
+
+    transport ──> hello ──(admitted)──> liveness, renewal, chain
+                    │                      │
+                    └── trust store <──────┴── what the chain decided
+
+A message from a peer that was not admitted can only be a hello message; after that its family must be allowed at the
+peer's standing (hello.ALLOWED). Broadcasts become sends to the admitted peers that may read them. Reading the chain is
+for everybody who belongs, so that an invited node can see itself confirmed; taking part is for members. No machine here
+assumes a full mesh. Not here: any protocol of its own, the wire (libp2p/), disk and clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from protocols import chain_messages
+from protocols.chain import Chain
+from protocols.chain_context import ChainSetup, Stored
+from protocols.chain_messages import ChainMessage, EntryStored, Read, Start, Submit, SubmitReset
+from protocols.envelope import DecodeError, decode
+from protocols.exhibits import Rules
+from protocols.freshness import View
+from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, TrustChanged
+from protocols.keys import peer_id, public_key_of
+from protocols.liveness import Belief, LivenessConfig, LivenessMachine, LivenessMessage, MembersChanged, RedialFailed
+from protocols.machine import (
+    Broadcast,
+    Effect,
+    Entropy,
+    Notify,
+    Now,
+    PeerConnected,
+    PeerDisconnected,
+    PeerId,
+    Received,
+    Reject,
+    Send,
+    Signer,
+    Tick,
+    Verifier,
+)
+from protocols.mesh_state import MeshMachine, MeshState
+from protocols.pacing import ChainTimes
+from protocols.renewal import RenewalMachine, RenewalMessage
+from protocols.statements import HealthVerdict
+from protocols.trust import Credentials, Standing, TrustStore
+
+_CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
+
+CoreMessage = HelloMessage | LivenessMessage | RenewalMessage | ChainMessage
+"""Everything one node may send another on the control stream."""
+
+
+def _families() -> dict[type, Family]:
+    families: dict[type, Family] = {}
+    families.update(dict.fromkeys(get_args(HelloMessage), "hello"))
+    families.update(dict.fromkeys(get_args(LivenessMessage), "sync"))
+    families.update(dict.fromkeys(get_args(RenewalMessage), "renewal"))
+    families.update(dict.fromkeys(get_args(ChainMessage), "chain"))
+    families.update(dict.fromkeys(_CHAIN_READING, "sync"))
+    return families
+
+
+FAMILY_OF = _families()
+
+
+def decode_message(data: bytes) -> CoreMessage:
+    """Decode one frame of the control stream. Raises DecodeError; the caller names the peer and drops the frame."""
+    message: CoreMessage = decode(data, CoreMessage)
+    return message
+
+
+@dataclass(frozen=True)
+class CoreSetup:
+    """What a node is made with. `boot_nonce` is 8 random bytes, new for every start of the process."""
+
+    genesis: bytes
+    signer: Signer
+    verifier: Verifier
+    entropy: Entropy
+    boot_nonce: bytes
+    liveness: LivenessConfig = field(default_factory=LivenessConfig)
+    chain: ChainTimes = field(default_factory=ChainTimes)
+
+
+@dataclass(frozen=True)
+class CoreStored:
+    """What the disk held: the chain's stores, and the credentials this node was let in with."""
+
+    chain: Stored = field(default_factory=Stored)
+    credentials: tuple[Credentials, ...] = ()
+
+
+CoreEvent = Start | Submit | Read | SubmitReset | PeerConnected | PeerDisconnected | Received | RedialFailed | Tick
+
+
+class NodeCore:
+    """The composed machine. Handle `Start` first."""
+
+    def __init__(self, setup: CoreSetup, stored: CoreStored, wall_ms: int) -> None:
+        """Load what the disk held. Raises DecodeError if the genesis is malformed."""
+        self.node = peer_id(setup.signer.public_key)
+        self.trust = TrustStore(setup.verifier, setup.genesis)
+        for credentials in stored.credentials:
+            self.trust.learn_credentials(credentials, wall_ms)
+        self.hello = HelloMachine(self.trust, setup.signer, setup.verifier, setup.entropy, boot_nonce=setup.boot_nonce)
+        self.liveness = LivenessMachine(self.trust.mesh, setup.signer, setup.verifier, setup.entropy, setup.liveness)
+        self.renewal = RenewalMachine(self.trust, setup.signer, setup.entropy)
+        machine = MeshMachine(self.trust.genesis, Rules(setup.verifier, self.trust.mesh), _View(self))
+        self.chain = Chain(
+            ChainSetup(
+                self.trust.mesh,
+                self.node,
+                setup.boot_nonce,
+                setup.signer,
+                setup.verifier,
+                setup.entropy,
+                machine,
+                lambda node: self.trust.key_revoked(public_key_of(node)),
+                setup.chain,
+            ),
+            stored.chain,
+        )
+        self._judged_version = -1
+        self._linked: dict[PeerId, None] = {}
+        """Peers that the machines behind hello were told of, in the order they were admitted."""
+
+    # --- the face -----------------------------------------------------------------------------------------------------
+
+    def handle(self, event: CoreEvent, now: Now) -> list[Effect]:
+        """Consume one event; return the effects to perform, in order."""
+        out: list[Effect] = []
+        match event:
+            case Received():
+                self._received(event, now, out)
+            case Tick():
+                self._tick(now, out)
+            case PeerConnected():
+                self._take(self.hello.handle(event, now), now, out)
+            case PeerDisconnected(peer, _):
+                self._take(self.hello.handle(event, now), now, out)
+                self._unlink(peer, event, now, out)
+            case RedialFailed():
+                self._take(self.liveness.handle(event, now), now, out)
+            case Start():
+                self._take(self.chain.handle(event, now), now, out)
+                self._decided(now, out)
+            case Submit() | Read() | SubmitReset():
+                self._take(self.chain.handle(event, now), now, out)
+        if self.trust.version != self._judged_version:
+            self._trust_changed(now, out)
+        return out
+
+    def deadline_ms(self) -> int | None:
+        """When `Tick` is next due (monotonic ms), or None for never."""
+        machines = (self.hello, self.liveness, self.renewal, self.chain)
+        due = [at_ms for at_ms in (machine.deadline_ms() for machine in machines) if at_ms is not None]
+        return min(due, default=None)
+
+    @property
+    def state(self) -> MeshState:
+        """What the chain decided, at the head this node holds."""
+        state: MeshState = self.chain.state
+        return state
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now: Now, out: list[Effect]) -> None:
+        peer, message = event.peer, event.message
+        family = FAMILY_OF.get(type(message))
+        standing = self.hello.standing(peer)
+        if family is None:
+            out.append(Reject(peer, "core.unknown-message"))
+        elif family == "hello" or standing is None:
+            self._take(self.hello.handle(event, now), now, out)
+        elif family not in ALLOWED[standing]:
+            out.append(Reject(peer, "core.not-allowed", f"{family} messages at standing {standing.value}"))
+        elif isinstance(message, ChainMessage):
+            self._take(self.chain.handle(event, now), now, out)
+        elif isinstance(message, LivenessMessage):
+            self._take(self.liveness.handle(event, now), now, out)
+        else:
+            self._take(self.renewal.handle(event, now), now, out)
+
+    def _tick(self, now: Now, out: list[Effect]) -> None:
+        for machine in (self.hello, self.liveness, self.renewal, self.chain):
+            due_ms = machine.deadline_ms()
+            if due_ms is not None and due_ms <= now.mono_ms:
+                self._take(machine.handle(Tick(), now), now, out)
+
+    def _take(self, effects: Sequence[Effect], now: Now, out: list[Effect]) -> None:
+        """Pass effects on, in order; act on what one machine says that others must hear."""
+        for effect in effects:
+            match effect:
+                case Broadcast(message, exclude):
+                    out.extend(Send(peer, message) for peer in self._readers(message) if peer not in exclude)
+                case Notify(Admitted() as admitted):
+                    out.append(effect)
+                    self._link(admitted, now, out)
+                case Notify(EntryStored()):
+                    out.append(effect)
+                    self._decided(now, out)
+                case _:
+                    out.append(effect)
+
+    # --- what machines must hear of each other ------------------------------------------------------------------------
+
+    def _readers(self, message: Any) -> list[PeerId]:
+        family = FAMILY_OF[type(message)]
+        readers = []
+        for peer in self._linked:
+            standing = self.hello.standing(peer)
+            if standing is not None and family in ALLOWED[standing]:
+                readers.append(peer)
+        return readers
+
+    def _link(self, admitted: Admitted, now: Now, out: list[Effect]) -> None:
+        peer = admitted.peer
+        if "sync" not in ALLOWED[admitted.standing]:
+            self._unlink(peer, PeerDisconnected(peer, admitted.standing.value), now, out)
+            return
+        self._set_issuers(now)
+        if peer in self._linked:
+            return
+        self._linked[peer] = None
+        connected = PeerConnected(peer, False, admitted.boot_nonce)
+        self._take(self.liveness.handle(connected, now), now, out)
+        self._take(self.chain.handle(connected, now), now, out)
+
+    def _unlink(self, peer: PeerId, event: PeerDisconnected, now: Now, out: list[Effect]) -> None:
+        if peer not in self._linked:
+            return
+        del self._linked[peer]
+        self._set_issuers(now)
+        self._take(self.liveness.handle(event, now), now, out)
+        self._take(self.chain.handle(event, now), now, out)
+
+    def _decided(self, now: Now, out: list[Effect]) -> None:
+        state = self.state
+        self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
+        position = self.chain.position
+        self.hello.head = Head(state.resets, position.slot, position.digest)
+
+    def _trust_changed(self, now: Now, out: list[Effect]) -> None:
+        self._judged_version = self.trust.version
+        members = tuple(
+            sorted(
+                peer
+                for peer in {*self.trust.nodes(), self.node}
+                if self.trust.standing(peer, now.wall_ms) not in {Standing.REVOKED, Standing.STRANGER}
+            )
+        )
+        self._take(self.liveness.handle(MembersChanged(members), now), now, out)
+        self._take(self.hello.handle(TrustChanged(), now), now, out)
+        self._set_issuers(now)
+
+    def _set_issuers(self, now: Now) -> None:
+        self.renewal.connected_issuers = tuple(
+            peer for peer in self._linked if self.trust.has_role(peer, "issuer", now.wall_ms)
+        )
+
+
+class _View(View):
+    """What this voter knows beyond the chain."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+
+    def revoked(self, key: bytes) -> bool:
+        """Return whether a key or grant is known to be revoked."""
+        return self._core.trust.key_revoked(key)
+
+    def alive(self, node: PeerId) -> bool:
+        """Return whether the node is this one or believed to be up."""
+        return node == self._core.node or self._core.liveness.belief(node) in {Belief.ALIVE, Belief.SUSPECT}
+
+    def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
+        """Return the newest verdict held of each node for a stage."""
+        return {}
+
+
+__all__ = ["CoreMessage", "CoreSetup", "CoreStored", "DecodeError", "NodeCore", "decode_message"]
