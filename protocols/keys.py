@@ -7,12 +7,16 @@ protobuf-encoded public key, base58btc).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocols.machine import PeerId
 
 SEED_BYTES = 32
+NAMES_MAX = 4096
+"""Names kept in both directions: base58 costs 70 us, and a mesh speaks of the same few keys all day."""
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _BASE58_VALUE = {letter: value for value, letter in enumerate(_BASE58)}
@@ -51,6 +55,7 @@ class Ed25519Verifier:
         return True
 
 
+@lru_cache(NAMES_MAX)
 def peer_id(public_key: bytes) -> PeerId:
     """Return the libp2p peer id ("12D3Koo...") of a 32-byte Ed25519 public key."""
     assert len(public_key) == 32
@@ -62,6 +67,7 @@ def peer_id(public_key: bytes) -> PeerId:
     return PeerId("1" + "".join(reversed(letters)))
 
 
+@lru_cache(NAMES_MAX)
 def public_key_of(peer: PeerId) -> bytes:
     """Return the 32-byte public key inside a peer id. Raises ValueError if it is not an Ed25519 peer id."""
     if not 2 <= len(peer) <= _PEER_ID_TEXT_MAX or peer[0] != "1":
