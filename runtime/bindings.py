@@ -78,6 +78,7 @@ _add_func: Final = _bind(_KEEP, "wasmtime_component_linker_instance_add_func", _
 _add_resource: Final = _bind(
     _KEEP, "wasmtime_component_linker_instance_add_resource", _N, _P, ctypes.c_char_p, _N, _P, _P, _P, _P
 )
+_concurrency: Final = _bind(_KEEP, "wasmtime_config_concurrency_support_set", None, _P, ctypes.c_bool)
 _increment_epoch: Final = _bind(_KEEP, "wasmtime_engine_increment_epoch", None, _P)
 
 CALLBACK: Final = ctypes.CFUNCTYPE(_N, _N, _N, _N, _N, _N, _N, _N)
@@ -280,6 +281,16 @@ def add_resource(linker_instance: Any, name: str, type_id: int, destructor: Any)
     error = _add_resource(_address(linker_instance), raw, len(raw), _address(resource), destructor, None, None)
     if error:
         raise error_from(error)
+
+
+def without_concurrency(config: wasmtime.Config) -> None:
+    """Turn component-model concurrency off, which no guest of `wasi` 0.2 uses.
+
+    With it on, wasmtime 50.0.1 traps every host call that receives two borrowed handles (`poll` of two pollables,
+    `splice`): the second `lift_borrow` finds the deferred host scope already materialized by the first
+    (wasmtime/src/runtime/vm/component/resources.rs, `current_scope`).
+    """
+    _concurrency(_address(config), False)
 
 
 def increment_epoch(engine: wasmtime.Engine) -> None:

@@ -19,7 +19,7 @@ TICK_S: Final = 0.010
 WASM_STACK_MAX_BYTES: Final = 1024 * 1024
 """The guest's stack; twice wasmtime's default, for template engines and parsers that recurse."""
 
-CONFIGURATION: Final = f"epoch=1;stack={WASM_STACK_MAX_BYTES};opt=speed"
+CONFIGURATION: Final = f"epoch=1;stack={WASM_STACK_MAX_BYTES};opt=speed;concurrency=0"
 """What an artifact depends on besides the component and the release of wasmtime."""
 
 
@@ -30,6 +30,7 @@ def engine() -> wasmtime.Engine:
     config.epoch_interruption = True
     config.max_wasm_stack = WASM_STACK_MAX_BYTES
     config.cranelift_opt_level = "speed"
+    raw.without_concurrency(config)
     return wasmtime.Engine(config)
 
 
