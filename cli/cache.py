@@ -1,0 +1,54 @@
+"""The developer's cache folder: built components, vendored packages, the JavaScript toolchain. Deleting it is safe.
+
+Every entry is a folder named by the digest of what it was made from, made under a temporary name and renamed, so a
+half-made entry is never seen; a lock per entry keeps two commands from making the same one. XDG Base Directory 0.8.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ENTRIES_MAX = 50
+"""Entries kept of one kind, oldest removed first: a built component is 20 MB, and each save may make one."""
+
+
+def cache_folder() -> Path:
+    """Return `$XDG_CACHE_HOME/freehold`, by default ~/.cache/freehold."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if home.startswith("/") else Path.home() / ".cache"
+    return base / "freehold"
+
+
+def entry(kind: str, digest: str, make: Callable[[Path], None], *, entries_max: int = ENTRIES_MAX) -> Path:
+    """Return the folder of `digest`, calling `make(empty folder)` if it is not there. What `make` raises passes on."""
+    shelf = cache_folder() / kind
+    shelf.mkdir(parents=True, exist_ok=True)
+    found = shelf / digest
+    if found.is_dir():
+        os.utime(found)
+        return found
+    with (shelf / f"{digest}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not found.is_dir():
+            work = Path(tempfile.mkdtemp(dir=shelf, prefix="making-"))
+            try:
+                make(work)
+                work.rename(found)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            _forget_oldest(shelf, keep=found, entries_max=entries_max)
+    (shelf / f"{digest}.lock").unlink(missing_ok=True)
+    return found
+
+
+def _forget_oldest(shelf: Path, *, keep: Path, entries_max: int) -> None:
+    entries = [path for path in shelf.iterdir() if path.is_dir() and not path.name.startswith("making-")]
+    entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in entries[entries_max:]:
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)

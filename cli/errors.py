@@ -1,0 +1,49 @@
+"""What the command can fail with, and the exit code of each. Every error ends with the next thing to do.
+
+    CommandError            1  something went wrong
+    ├── UsageError          2  the command line or the project file is not right
+    └── (policy, rollback, approval and changes have codes of their own: `ExitCode`)
+
+Not here: how an error is printed (`output.py`).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command (documented in README.md)."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    REFUSED_BY_POLICY = 3
+    ROLLED_BACK = 4
+    AWAITING_APPROVAL = 5
+    CHANGES = 6
+
+
+class CommandError(Exception):
+    """A command cannot go on. `kind` is a stable word for programs, `next_step` what to run or change."""
+
+    exit_code = ExitCode.ERROR
+
+    def __init__(self, message: str, *, next_step: str, kind: str = "error") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.next_step = next_step
+
+
+class UsageError(CommandError):
+    """What was asked cannot be meant: a bad argument, a missing or broken project file."""
+
+    exit_code = ExitCode.USAGE
+
+
+class BuildError(CommandError):
+    """An app could not be built; `app` is its name."""
+
+    def __init__(self, app: str, message: str, *, next_step: str, kind: str = "build-failed") -> None:
+        super().__init__(f"app {app}: {message}", next_step=next_step, kind=kind)
+        self.app = app

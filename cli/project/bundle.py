@@ -1,0 +1,149 @@
+"""A release bundle on disk: a folder with `manifest` and `artifacts/`, each artifact named by its SHA-256.
+
+The manifest is canonical JSON (sorted keys, no spaces, UTF-8, integers and strings only); the release's id is the
+SHA-256 of exactly those bytes, so anyone can check it without this code. Not here: making components (`build.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cli.project.model import Project, Settings
+
+FORMAT: Final = 1
+"""Raised when a reader of the old form could misread the new one."""
+
+MANIFEST: Final = "manifest"
+ARTIFACTS: Final = "artifacts"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltApp:
+    """One app's component. `capabilities` are the interfaces it imports; `source_digest` covers its source folder."""
+
+    name: str
+    component: Path
+    digest: str
+    size_bytes: int
+    kind: str
+    capabilities: tuple[str, ...]
+    source_digest: str
+    toolchain: Mapping[str, str]
+    packages: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the code came from. `commit` is None outside a repository; `dirty` if files differ from the commit."""
+
+    commit: str | None
+    dirty: bool
+    author: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A written release. `folder` holds `manifest` and `artifacts/`."""
+
+    release: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+
+def canonical(value: object) -> bytes:
+    """Return the one encoding of a manifest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def manifest_of(project: Project, text: str, apps: Mapping[str, BuiltApp], source: Source) -> dict[str, Any]:
+    """Return the manifest as a value: everything that makes this release what it is, nothing about who runs it."""
+    return {
+        "format": FORMAT,
+        "project": {"name": project.name, "description": project.description, "owners": list(project.owners)},
+        "project_file": text,
+        "apps": {name: _app_entry(app) for name, app in sorted(apps.items())},
+        "settings": _settings_entry(project.base),
+        "environments": {name: _settings_entry(settings) for name, settings in sorted(project.environments.items())},
+        "test": {"command": project.test_command, "smoke": [asdict(smoke) for smoke in project.smoke]},
+        "source": asdict(source),
+    }
+
+
+def _app_entry(app: BuiltApp) -> dict[str, Any]:
+    return {
+        "component": app.digest,
+        "size_bytes": app.size_bytes,
+        "kind": app.kind,
+        "capabilities": list(app.capabilities),
+        "source_digest": app.source_digest,
+        "toolchain": dict(app.toolchain),
+        "packages": dict(app.packages),
+    }
+
+
+def _settings_entry(settings: Settings) -> dict[str, Any]:
+    return {
+        "apps": {name: asdict(app) for name, app in sorted(settings.apps.items())},
+        "rollout": asdict(settings.rollout),
+    }
+
+
+def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp]) -> Bundle:
+    """Write the release below `folder`, in a folder named by its id; a release that is there already is left alone."""
+    content = canonical(manifest)
+    release = hashlib.sha256(content).hexdigest()
+    target = folder / release
+    if not target.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder, prefix="writing-"))
+        try:
+            (work / ARTIFACTS).mkdir()
+            for app in apps.values():
+                _place(app.component, work / ARTIFACTS / app.digest)
+            (work / MANIFEST).write_bytes(content)
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return Bundle(release, target, manifest)
+
+
+def _place(component: Path, artifact: Path) -> None:
+    """Link rather than copy where the file system can: a component is 13 to 35 MB and never changes."""
+    if artifact.exists():
+        return
+    try:
+        os.link(component, artifact)
+    except OSError:
+        shutil.copyfile(component, artifact)
+
+
+class BundleError(Exception):
+    """A bundle is not what its name says."""
+
+
+def read(folder: Path) -> Bundle:
+    """Read a release and check every digest in it. Raises `BundleError`."""
+    content = (folder / MANIFEST).read_bytes()
+    release = hashlib.sha256(content).hexdigest()
+    if release != folder.name:
+        raise BundleError(f"the manifest in {folder} is not that of release {folder.name[:12]}")
+    manifest: dict[str, Any] = json.loads(content)
+    for name, app in manifest["apps"].items():
+        path = folder / ARTIFACTS / app["component"]
+        if not path.is_file() or file_digest(path) != app["component"]:
+            raise BundleError(f"the component of app {name} is missing or damaged")
+    return Bundle(release, folder, manifest)
+
+
+def file_digest(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

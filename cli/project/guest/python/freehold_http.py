@@ -1,0 +1,202 @@
+"""wasi:http/types as plain calls: read a request, stream a response, call out. Runs only inside the sandbox.
+
+Children are let go before their parents, as the component model demands: the stream before its body, the body before
+its request. Not here: WSGI (`freehold_wsgi.py`) or the app's own handler (`freehold_handler.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import traceback
+from urllib.parse import urlsplit
+
+from componentize_py_types import Err, Ok
+from wit_world.imports import types
+from wit_world.imports.streams import StreamError_Closed
+
+import freehold
+
+READ_MAX_BYTES = 64 * 1024
+METHODS = {
+    types.Method_Get: "GET", types.Method_Head: "HEAD", types.Method_Post: "POST", types.Method_Put: "PUT",
+    types.Method_Delete: "DELETE", types.Method_Connect: "CONNECT", types.Method_Options: "OPTIONS",
+    types.Method_Trace: "TRACE", types.Method_Patch: "PATCH",
+}  # fmt: skip
+# What a server decides about its own connection; wasi:http refuses these.
+HOP_BY_HOP = {
+    "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "http2-settings", "te", "host",
+}  # fmt: skip
+
+
+def method_of(request) -> str:
+    method = request.method()
+    return METHODS.get(type(method)) or method.value
+
+
+def scheme_of(request) -> str:
+    return "https" if isinstance(request.scheme(), types.Scheme_Https) else "http"
+
+
+class Body(io.RawIOBase):
+    """An incoming body as a raw stream; nothing is read before it is asked for."""
+
+    def __init__(self, owner) -> None:
+        self._owner = owner
+        self._body = None
+        self._stream = None
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        piece = self.piece(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def piece(self, size_max: int) -> bytes:
+        """Return at least one byte, or b"" at the end."""
+        if self._ended:
+            return b""
+        if self._stream is None:
+            self._body = self._owner.consume()
+            self._stream = self._body.stream()
+        while True:
+            try:
+                piece = self._stream.blocking_read(min(size_max, READ_MAX_BYTES))
+            except Err as error:
+                self.release()
+                if isinstance(error.value, StreamError_Closed):
+                    return b""
+                raise OSError("the request body broke off") from None
+            if piece:
+                return piece
+
+    def release(self) -> None:
+        """Let go of the stream and the body; reading afterwards finds the end."""
+        self._ended = True
+        if self._stream is not None:
+            self._stream.__exit__(None, None, None)
+            self._body.__exit__(None, None, None)
+            self._stream = self._body = None
+
+
+class Answer:
+    """One outgoing response: `start` sends status and headers, `send` pieces of the body, `end` finishes it."""
+
+    def __init__(self, outparam) -> None:
+        self._outparam = outparam
+        self._body = None
+        self._stream = None
+        self.started = False
+
+    def start(self, status: int, headers) -> None:
+        fields = types.Fields.from_list(
+            [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
+        )
+        response = types.OutgoingResponse(fields)
+        response.set_status_code(status)
+        self._body = response.body()
+        self.started = True
+        types.ResponseOutparam.set(self._outparam, Ok(response))
+        self._stream = self._body.write()
+
+    def send(self, piece: bytes) -> None:
+        write_all(self._stream, piece)
+
+    def end(self) -> None:
+        self._stream.__exit__(None, None, None)
+        types.OutgoingBody.finish(self._body, None)
+        self._stream = self._body = None
+
+    def abandon(self) -> None:
+        """Drop an unfinished body, so that the client sees it break off rather than end."""
+        if self._stream is not None:
+            self._stream.__exit__(None, None, None)
+            self._body.__exit__(None, None, None)
+            self._stream = self._body = None
+
+
+def write_all(stream, piece: bytes) -> None:
+    """Write and flush; waits while the other side is slow."""
+    at = 0
+    while at < len(piece):
+        room = stream.check_write()
+        if room == 0:
+            with stream.subscribe() as pollable:
+                pollable.block()
+            continue
+        stream.write(piece[at : at + room])
+        at += room
+    stream.flush()
+
+
+def serve(request, outparam, respond) -> None:
+    """Run `respond(request, body, answer)`; whatever it raises is logged and becomes a plain 500."""
+    body, answer = Body(request), Answer(outparam)
+    try:
+        respond(request, body, answer)
+        body.release()
+    except Err as error:
+        # The client or its connection went away in the middle; there is nobody left to tell.
+        print(f"the response could not be sent: {error.value}", file=sys.stderr)
+        answer.abandon()
+    except Exception:
+        traceback.print_exc()
+        body.release()
+        if answer.started:
+            answer.abandon()
+        else:
+            answer.start(500, [("content-type", b"text/plain; charset=utf-8")])
+            answer.send(b"Internal Server Error\n")
+            answer.end()
+    finally:
+        body.release()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def fetch(outgoing_handler, url, method, headers, body, timeout_s):
+    """Call out and return a whole `freehold.Response`; raises `freehold.FreeholdError`."""
+    parts = urlsplit(url)
+    fields = [(name.lower(), value.encode("latin-1")) for name, value in headers.items()]
+    if body:
+        fields.append(("content-length", str(len(body)).encode()))
+    request = types.OutgoingRequest(types.Fields.from_list(fields))
+    known = {word: kind for kind, word in METHODS.items()}
+    request.set_method(known[method]() if method in known else types.Method_Other(method))
+    request.set_scheme(types.Scheme_Https() if parts.scheme == "https" else types.Scheme_Http())
+    request.set_authority(parts.netloc)
+    request.set_path_with_query((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+    options = types.RequestOptions()
+    options.set_connect_timeout(int(timeout_s * 1e9))
+    options.set_first_byte_timeout(int(timeout_s * 1e9))
+    outgoing = request.body()
+    try:
+        future = outgoing_handler.handle(request, options)
+        if body:
+            with outgoing.write() as stream:
+                write_all(stream, body)
+        types.OutgoingBody.finish(outgoing, None)
+        with future.subscribe() as pollable:
+            pollable.block()
+        answer = future.get()
+        response = answer.value.value if isinstance(answer.value, Ok) else _raise(url, answer.value)
+    except Err as error:
+        _raise(url, error)
+    incoming = Body(response)
+    try:
+        entries = response.headers().entries()
+        status = response.status()
+        pieces = []
+        while piece := incoming.piece(READ_MAX_BYTES):
+            pieces.append(piece)
+    finally:
+        incoming.release()
+    return freehold.Response(b"".join(pieces), status, {name.lower(): value.decode("latin-1") for name, value in entries})
+
+
+def _raise(url, error):
+    reason = type(error.value).__name__.removeprefix("ErrorCode_")
+    raise freehold.FreeholdError(f"{url}: {reason} {getattr(error.value, 'value', '') or ''}".strip()) from None

@@ -1,0 +1,109 @@
+"""Builds `javascript` and `typescript` apps: esbuild bundles, componentize-js embeds the bundle in its engine.
+
+The app is web-standard: a default export with `fetch(request)`, or a listener for the fetch event. TypeScript is
+stripped, not checked. Not here: installing the tools (`node.py`), the guest's side (`guest/javascript`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cli.errors import BuildError
+from cli.project import node
+from cli.project.model import App
+from cli.project.source import SourceTree
+from cli.project.world import CONFIG, KEYVALUE, LOGGING, WORLD, world_of, write_world
+
+GUEST: Final = Path(__file__).parent / "guest" / "javascript"
+BUILD_TIMEOUT_S: Final = 600
+
+
+def guest_files() -> list[Path]:
+    """Return the guest modules that go into every JavaScript component."""
+    return sorted(GUEST.glob("*.js"))
+
+
+def bindings_module(app: App) -> str:
+    """Return the module that passes on the interfaces the app was granted, and null for the others."""
+    interfaces = {
+        "keyvalue": KEYVALUE[0] if app.keyvalue else None,
+        "atomics": KEYVALUE[1] if app.keyvalue else None,
+        "configuration": CONFIG if app.config or app.secrets else None,
+        "logging": LOGGING,
+    }
+    lines = []
+    for name, interface in interfaces.items():
+        lines.append(f"import * as {name} from {json.dumps(interface)};" if interface else f"const {name} = null;")
+    return "\n".join([*lines, f"export {{ {', '.join(interfaces)} }};"]) + "\n"
+
+
+def build(app: App, tree: SourceTree, toolchain: Path, packages: Path | None, work: Path) -> Path:
+    """Return the component of `app`, made in the empty folder `work`. Raises `BuildError`."""
+    if tree.content(app.entry) is None:
+        names = ", ".join(name for name, _ in tree.files if name.endswith((".js", ".mjs", ".ts", ".tsx")))
+        raise BuildError(
+            app.name,
+            f"{app.source}/{app.entry} does not exist (found: {names or 'no script'})",
+            next_step=f"set entry of [app.{app.name}] in freehold.toml",
+        )
+    source, guest, wit, output = work / "app", work / "guest", work / "wit", work / "component.wasm"
+    guest.mkdir()
+    tree.write(source)
+    for path in guest_files():
+        shutil.copy(path, guest / path.name)
+    (guest / "bindings.js").write_text(bindings_module(app))
+    write_world(world_of(app), wit)
+    request = {
+        "source": str(source),
+        "entry": app.entry,
+        "guest": str(guest),
+        "modules": str(packages) if packages else None,
+        "wit": str(wit),
+        "world": WORLD,
+        "kind": "command" if app.schedule else "http",
+        "disable": _unused_features(app),
+        "work": str(work),
+        "output": str(output),
+    }
+    _run(app, toolchain, request)
+    return output
+
+
+def _unused_features(app: App) -> list[str]:
+    """Name the engine's features whose imports the app was not granted."""
+    return [*([] if app.allow_hosts else ["http"]), *(["fetch-event"] if app.schedule else [])]
+
+
+def _run(app: App, toolchain: Path, request: Mapping[str, object]) -> None:
+    command = [node.find_node(app.name), str(toolchain / "build.mjs")]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            input=json.dumps(request),
+            cwd=toolchain,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=BUILD_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        step = "move work out of the module's top level; it runs at build time"
+        raise BuildError(app.name, f"building took longer than {BUILD_TIMEOUT_S} s", next_step=step) from None
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip()
+    try:
+        message = str(json.loads(said.splitlines()[-1])["message"])
+    except (ValueError, IndexError, KeyError, TypeError):
+        message = said[-2000:]
+    raise BuildError(
+        app.name,
+        "building it failed:\n" + message,
+        next_step=f"correct the app, then run: freehold build --app {app.name}",
+        kind="bundle-failed",
+    )

@@ -1,0 +1,147 @@
+"""Builds `python` and `wsgi` apps: a snapshot of an interpreter that has imported the app, made by componentize-py.
+
+The tool runs in a process of its own with an empty environment: by default it would add the site-packages of whatever
+virtual environment it finds to the app's import path. Its output is not bit for bit reproducible: the snapshot holds
+the interpreter's random hash seed. Not here: the app's packages (`python_packages.py`), the guest's side (`guest/`).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from cli.errors import BuildError
+from cli.project.model import App, Project
+from cli.project.source import SourceTree
+from cli.project.world import CONFIG, KEYVALUE, WORLD, world_of, write_world
+
+GUEST = Path(__file__).parent / "guest" / "python"
+BUILD_TIMEOUT_S = 600
+
+# The folders the tool mounts for the guest, in the order they are passed: the adapter, the app, its packages.
+APP_MOUNT, PACKAGES_MOUNT = "/1", "/2"
+
+
+def toolchain() -> dict[str, str]:
+    """Return the tools whose versions decide the output."""
+    return {"componentize-py": version("componentize-py")}
+
+
+def mount_prefixes(project: Project, app: App) -> tuple[str, ...]:
+    """Return the path prefixes an app is reached under in any environment, longest first."""
+    everywhere = [project.base, *(project.environments[name] for name in sorted(project.environments))]
+    routes = [route for settings in everywhere for route in settings.apps[app.name].routes]
+    paths = {"/" + route.partition("/")[2].rstrip("/") for route in routes if "/" in route}
+    return tuple(sorted(paths - {"/"}, key=lambda path: (-len(path), path)))
+
+
+def main_module(app: App, prefixes: tuple[str, ...]) -> str:
+    """Return the source of the module the component starts from."""
+    if app.language == "wsgi":
+        module, _, name = app.entry.partition(":")
+        chosen = [
+            "import freehold_wsgi",
+            f"module = importlib.import_module({module!r})",
+            f"if not hasattr(module, {name!r}):",
+            f"    raise ImportError('module {module} has no {name}; set entry in freehold.toml')",
+            f"IncomingHandler = freehold_wsgi.handler(module.{name}, {prefixes!r})",
+        ]
+    elif app.schedule:
+        chosen = [
+            f"module = importlib.import_module({app.entry!r})",
+            "if not hasattr(module, 'main'):",
+            f"    raise ImportError('module {app.entry} has no main(); a scheduled app needs one')",
+            "import freehold_job",
+            "Run = freehold_job.command(module.main)",
+        ]
+    else:
+        chosen = [
+            f"module = importlib.import_module({app.entry!r})",
+            "if hasattr(module, 'IncomingHandler'):",
+            "    IncomingHandler = module.IncomingHandler",
+            "elif hasattr(module, 'handle'):",
+            "    import freehold_handler",
+            f"    IncomingHandler = freehold_handler.handler({app.entry!r}, module.handle)",
+            "else:",
+            f"    raise ImportError('module {app.entry} has no handle(request) and no class IncomingHandler')",
+        ]
+    kept = f"freehold_files.keep({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])"
+    return "\n".join(["import importlib", "import freehold", "import freehold_files", *chosen, kept]) + "\n"
+
+
+def guest_files(app: App) -> list[Path]:
+    """Return the guest modules that go into `app`."""
+    return sorted(GUEST.glob("*.py"))
+
+
+def build(app: App, prefixes: tuple[str, ...], tree: SourceTree, packages: Path | None, work: Path) -> Path:
+    """Return the component of `app`, made in the empty folder `work`. Raises `BuildError`."""
+    stage, source, wit = work / "stage", work / "app", work / "wit"
+    for folder in (stage, source, work / "packages", work / "env" / "lib" / "site-packages"):
+        folder.mkdir(parents=True)
+    for path in guest_files(app):
+        shutil.copy(path, stage / path.name)
+    (stage / "freehold_main.py").write_text(main_module(app, prefixes))
+    tree.write(source)
+    write_world(world_of(app), wit)
+    return componentize(app, [stage, source, packages or work / "packages"], work)
+
+
+def componentize(app: App, paths: list[Path], work: Path) -> Path:
+    """Run componentize-py on freehold_main; its failure becomes a `BuildError` that shows the app's own traceback."""
+    wit, output = work / "wit", work / "component.wasm"
+    names = {CONFIG: "config_store", KEYVALUE[0]: "keyvalue_store"}
+    command = [sys.executable, "-c", "import sys, componentize_py; sys.exit(componentize_py.script())"]
+    command += ["--wit-path", str(wit), "--world", WORLD]
+    world = (wit / "world.wit").read_text()
+    for interface, name in names.items():
+        if interface in world:
+            command += ["--import-interface-name", f"{interface}={name}"]
+    command += [
+        "componentize",
+        *(part for path in paths for part in ("-p", str(path))),
+        "freehold_main",
+        "-o",
+        str(output),
+    ]
+    # A virtual environment of its own, empty, or the tool adds the packages of the developer's.
+    environment = {"VIRTUAL_ENV": str(work / "env"), "PATH": "", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=BUILD_TIMEOUT_S)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            app.name,
+            f"importing the app took longer than {BUILD_TIMEOUT_S} s",
+            next_step="move work out of the module's top level; it runs at build time",
+        ) from None
+    if done.returncode != 0 or not output.is_file():
+        said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        raise _failure(app, said)
+    return output
+
+
+def _failure(app: App, said: str) -> BuildError:
+    """Turn the tool's output into the app's own traceback."""
+    text = said.partition("AssertionError: ")[2] or said
+    text = re.split(r"\n\s*(?:Stack backtrace|Caused by):", text)[0].strip()
+    text = re.sub(r'File "/1/', f'File "{app.source.rstrip("/")}/', text).replace('File "/2/', 'File "packages/')
+    lines = text.splitlines()
+    kept: list[str] = []
+    skip = False
+    for line in lines:
+        frame = re.match(r'  File "(/0/|<frozen importlib|/python/lib/python3.14/importlib)', line)
+        skip = bool(frame) or (skip and line.startswith("    "))
+        if not skip:
+            kept.append(line)
+    missing = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", text)
+    if missing:
+        step = f"add {missing[1].partition('.')[0]} to {app.source}/requirements.txt, if it is pure Python"
+    elif "SyntaxError" in text:
+        step = f"correct the syntax; apps run on Python 3.14: freehold build --app {app.name}"
+    else:
+        step = f"correct the app, then run: freehold build --app {app.name}"
+    return BuildError(app.name, "importing it failed:\n" + "\n".join(kept[-60:]), next_step=step, kind="import-failed")

@@ -1,0 +1,183 @@
+"""A Python app's packages: its requirements.txt resolved by pip for the sandbox's Python and unpacked into a folder.
+
+Only pure Python runs in the sandbox. pip resolves as if native wheels were welcome, so that a package without a pure
+one is known by name; then each native one is replaced by its pure wheel, or stripped of a native part that is only a
+speed-up, or refused with the alternative. Not here: the build itself (`python_build.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cli import cache
+from cli.errors import BuildError
+
+GUEST_PYTHON: Final = "3.14"
+PIP_TIMEOUT_S: Final = 600
+NATIVE_PLATFORMS: Final = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
+
+NATIVE_PART_OPTIONAL: Final = frozenset({"markupsafe", "pyyaml", "simplejson", "wrapt", "msgpack", "sqlalchemy"})
+"""Packages that work without their compiled modules, only slower."""
+
+FETCH: Final = "call out with freehold.fetch"
+STORE: Final = "keep data in freehold.store"
+UNUSABLE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("requests", "httpx", "aiohttp", "urllib3", "pycurl"), f"it opens sockets itself; {FETCH}"),
+    **dict.fromkeys(("gunicorn", "uvicorn", "waitress", "uwsgi", "hypercorn"), "the node is the web server; remove it"),
+    **dict.fromkeys(("fastapi", "starlette", "quart", "sanic"), "it needs an ASGI server; use Flask, Bottle or WSGI"),
+    **dict.fromkeys(("gevent", "eventlet", "greenlet", "trio", "anyio"), "it schedules threads and sockets; remove it"),
+    **dict.fromkeys(("celery", "rq", "apscheduler"), "give the job an app of its own with a schedule"),
+    **dict.fromkeys(
+        ("psycopg", "psycopg2", "psycopg2-binary", "asyncpg", "pymysql", "mysqlclient", "redis", "pymongo"),
+        f"it needs a database connection; {STORE}",
+    ),
+    **dict.fromkeys(("boto3", "botocore", "grpcio"), f"it needs sockets; {FETCH}"),
+    **dict.fromkeys(("numpy", "pandas", "scipy", "pillow", "lxml", "cryptography", "orjson", "pydantic-core"),
+                    "it is native code; use a pure Python library, or build that part as its own component"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """One package pip chose: its normal name, version and the file name of the wheel."""
+
+    name: str
+    version: str
+    wheel: str
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether the wheel runs on any platform."""
+        return self.wheel.endswith("-none-any.whl")
+
+
+def packages_digest(requirements: bytes) -> str:
+    """Return the digest that names the vendored packages of a requirements.txt."""
+    return hashlib.sha256(f"{GUEST_PYTHON}\0{sorted(UNUSABLE)}\0".encode() + requirements).hexdigest()
+
+
+def vendor(app: str, requirements: bytes) -> Path:
+    """Return a folder that holds the packages, from the cache if they were fetched before. Raises `BuildError`."""
+    return cache.entry("packages", packages_digest(requirements), lambda work: _fetch(app, requirements, work))
+
+
+def versions(folder: Path) -> dict[str, str]:
+    """Return name and version of each package in a vendored folder."""
+    found = {}
+    for info in sorted(folder.glob("*.dist-info")):
+        name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        found[normal_name(name)] = version
+    return found
+
+
+def normal_name(name: str) -> str:
+    """Return a package name as registries compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _fetch(app: str, requirements: bytes, target: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        listed = Path(scratch) / "requirements.txt"
+        listed.write_bytes(requirements)
+        chosen = _resolve(app, listed, Path(scratch) / "report.json")
+        _refuse_unusable(app, chosen)
+        pure = [package for package in chosen if package.is_pure]
+        if pure:
+            wanted = [f"{package.name}=={package.version}" for package in pure]
+            flags = ["install", "--no-deps", "--no-compile", "--target", str(target)]
+            _pip(app, [*flags, *_platform("any"), *wanted])
+        for package in chosen:
+            if not package.is_pure:
+                _unpack(_without_native_part(app, package, Path(scratch)), target)
+
+
+def _platform(*platforms: str) -> list[str]:
+    implementation = ["py", "none"] if platforms == ("any",) else ["cp", "cp314"]
+    flags = ["--only-binary", ":all:", "--python-version", GUEST_PYTHON, "--implementation", implementation[0]]
+    return [*flags, "--abi", implementation[1], *(part for name in platforms for part in ("--platform", name))]
+
+
+def _resolve(app: str, listed: Path, report: Path) -> list[Resolved]:
+    flags = [
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--report",
+        str(report),
+        "--target",
+        str(listed.parent / "t"),
+    ]
+    _pip(app, [*flags, *_platform(*NATIVE_PLATFORMS), "-r", str(listed)])
+    return [
+        Resolved(
+            normal_name(item["metadata"]["name"]),
+            item["metadata"]["version"],
+            item["download_info"]["url"].rpartition("/")[2],
+        )
+        for item in json.loads(report.read_bytes())["install"]
+    ]
+
+
+def _refuse_unusable(app: str, chosen: list[Resolved]) -> None:
+    refused = [package.name for package in chosen if package.name in UNUSABLE]
+    if refused:
+        told = "; ".join(f"{name}: {UNUSABLE[name]}" for name in sorted(refused))
+        raise BuildError(
+            app, f"cannot run in the sandbox: {told}", next_step="change requirements.txt", kind="package-refused"
+        )
+
+
+def _without_native_part(app: str, package: Resolved, scratch: Path) -> Path:
+    """Return a wheel of `package` without native code: its pure one, or any if the native part is a mere speed-up."""
+    folder = scratch / package.name
+    wanted = f"{package.name}=={package.version}"
+    platforms: list[tuple[str, ...]] = [("any",)]
+    if package.name in NATIVE_PART_OPTIONAL:
+        platforms.append(NATIVE_PLATFORMS)
+    for names in platforms:
+        done = _run_pip(["download", "--no-deps", "--dest", str(folder), *_platform(*names), wanted])
+        if done.returncode == 0:
+            return next(folder.glob("*.whl"))
+    raise BuildError(
+        app,
+        f"{package.name} {package.version} needs native code ({package.wheel}), which cannot run in the sandbox",
+        next_step="use a pure Python package in its place, or build that part as its own component",
+        kind="package-refused",
+    )
+
+
+def _unpack(wheel: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if not name.endswith((".so", ".pyd", ".dylib")) and ".." not in name.split("/"):
+                archive.extract(name, target)
+
+
+def _run_pip(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    quiet = ["--disable-pip-version-check", "--no-input", "--quiet"]
+    command = [sys.executable, "-m", "pip", *arguments, *quiet]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PIP_TIMEOUT_S)  # noqa: S603
+
+
+def _pip(app: str, arguments: list[str]) -> None:
+    done = _run_pip(arguments)
+    if done.returncode != 0:
+        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        if "No module named pip" in done.stderr:
+            raise BuildError(app, "pip is not installed", next_step=f"run: {sys.executable} -m ensurepip")
+        raise BuildError(
+            app,
+            "its packages could not be installed: " + " ".join(said or done.stderr.splitlines()[-3:]),
+            next_step="correct requirements.txt; only packages with pure Python wheels run in the sandbox",
+            kind="packages-failed",
+        )

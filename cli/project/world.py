@@ -1,0 +1,50 @@
+"""The WIT world of one app: exactly the interfaces its table in freehold.toml grants, so that a component cannot even
+ask for more, and the list of its imports is the list of its capabilities.
+
+Not here: the interfaces themselves (`wit/`, data from the WASI proposals).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from cli.project.model import App
+
+WASI = "0.2.10"
+"""The version the JavaScript engine exports; any 0.2 host serves it."""
+
+WORLD = "app"
+WIT = Path(__file__).parent / "wit" / "deps"
+
+KEYVALUE = ("wasi:keyvalue/store@0.2.0-draft2", "wasi:keyvalue/atomics@0.2.0-draft2")
+CONFIG = "wasi:config/store@0.2.0-rc.1"
+LOGGING = "wasi:logging/logging@0.1.0-draft"
+
+
+def world_of(app: App) -> str:
+    """Return the text of the world that `app` is built for."""
+    imports = [
+        f"wasi:clocks/monotonic-clock@{WASI}",
+        f"wasi:clocks/wall-clock@{WASI}",
+        f"wasi:random/random@{WASI}",
+        f"wasi:cli/stdout@{WASI}",
+        f"wasi:cli/stderr@{WASI}",
+        f"wasi:http/types@{WASI}",
+        LOGGING,
+    ]
+    if app.config or app.secrets:
+        imports.append(CONFIG)
+    if app.keyvalue:
+        imports += KEYVALUE
+    if app.allow_hosts:
+        imports.append(f"wasi:http/outgoing-handler@{WASI}")
+    export = f"wasi:cli/run@{WASI}" if app.schedule else f"wasi:http/incoming-handler@{WASI}"
+    lines = [*(f"  import {name};" for name in imports), f"  export {export};"]
+    return "\n".join(["package freehold:guest;", f"world {WORLD} {{", *lines, "}"]) + "\n"
+
+
+def write_world(world: str, folder: Path) -> None:
+    """Write the world and the interfaces it names into `folder`, as the toolchains read them."""
+    shutil.copytree(WIT, folder / "deps")
+    (folder / "world.wit").write_text(world)
