@@ -299,7 +299,9 @@ class _StartFailed(Exception):  # noqa: N818 - carries an outcome, is no error o
 def _trap(error: WasmError, spec: AppSpec) -> Outcome:
     if error.exit_status is not None:
         return Exited(error.exit_status)
-    return Trapped(error.message.rsplit("\n", 1)[-1].strip(), error.message)
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    reason = next((line for line in reversed(lines) if "wasm trap:" in line), lines[-1] if lines else "trap")
+    return Trapped(reason.removeprefix("1: ").removeprefix("wasm trap: "), error.message)
 
 
 class Sandbox:
