@@ -23,7 +23,7 @@ from protocols.chain_messages import ChainMessage, EntryStored, Read, Start, Sub
 from protocols.envelope import DecodeError, decode
 from protocols.exhibits import Rules
 from protocols.freshness import View
-from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, TrustChanged
+from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage
 from protocols.keys import peer_id, public_key_of
 from protocols.liveness import Belief, LivenessConfig, LivenessMachine, LivenessMessage, MembersChanged, RedialFailed
 from protocols.machine import (
@@ -46,7 +46,7 @@ from protocols.mesh_state import MeshMachine, MeshState
 from protocols.pacing import ChainTimes
 from protocols.renewal import RenewalMachine, RenewalMessage
 from protocols.statements import HealthVerdict
-from protocols.trust import Credentials, Standing, TrustStore
+from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
 
 _CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
 
