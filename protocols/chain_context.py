@@ -92,6 +92,8 @@ class Context:
         """A read found something accepted in this slot: decide it, with a no-op if need be."""
         self.stalled = ""
         self.on_grown: list[Callable[[], None]] = []
+        self._voter_for: tuple[tuple[Voter, ...], bytes, bool] = (), b"", False
+        self._rank_for: tuple[tuple[Voter, ...], int, int] = (), 0, 0
 
     # --- effects ------------------------------------------------------------------------------------------------------
 
@@ -123,7 +125,10 @@ class Context:
     @property
     def is_voter(self) -> bool:
         """Whether this node, with this store, is a voter of the open slot."""
-        return self.acceptor.voter in self.ledger.voters
+        voters, store_id = self.ledger.voters, self.acceptor.record.store_id
+        if self._voter_for[0] is not voters or self._voter_for[1] != store_id:
+            self._voter_for = voters, store_id, self.acceptor.voter in voters
+        return self._voter_for[2]
 
     @property
     def recovered(self) -> bool:
@@ -138,7 +143,10 @@ class Context:
     @property
     def my_rank(self) -> int:
         """This node's place among the proposers of the open slot."""
-        return rank(self.ledger.voters, self.open_slot, self.setup.node)
+        voters, slot = self.ledger.voters, self.open_slot
+        if self._rank_for[0] is not voters or self._rank_for[1] != slot:
+            self._rank_for = voters, slot, rank(voters, slot, self.setup.node)
+        return self._rank_for[2]
 
     def counts(self, statement: Promise | Vote) -> str:
         """Return why a promise or vote does not count here, or "" once it is verified in every respect but content."""
@@ -165,10 +173,10 @@ class Context:
             return "chain.revoked-voter"
         return "chain.liar" if peer in self.liars else ""
 
-    def promised_above(self) -> Ballot:
-        """Return this node's next ballot, above all it promised or saw in the open slot."""
+    def promised_above(self, leap: int = 1) -> Ballot:
+        """Return this node's next ballot, `leap` rounds above all it promised or saw in the open slot."""
         highest = max(self.acceptor.promised, self.highest_seen)
-        return Ballot(highest.round + 1, self.setup.node, self.setup.boot_nonce)
+        return Ballot(highest.round + leap, self.setup.node, self.setup.boot_nonce)
 
     def saw(self, ballot: Ballot) -> None:
         """Remember the highest ballot of the open slot, so that the next attempt is above it."""

@@ -47,6 +47,8 @@ class Clients:
     def __init__(self, context: Context) -> None:
         self._at = context
         self._pending: dict[tuple[PeerId | None, bytes], Pending] = {}
+        self._due_ms = 0
+        """No command needs `tick` before this; 0 after a change."""
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -71,6 +73,7 @@ class Clients:
             self._tell(pending, "unknown", refusal=Refusal(NOT_VOTER, "this node is no voter now"))
             return
         self._pending[key] = pending
+        self._due_ms = 0
         if not at.is_voter:
             self._forward(pending)
 
@@ -104,6 +107,7 @@ class Clients:
                     pending.asked[peer] = True
                     pending.uncertain = pending.uncertain or answer.rule != NOT_VOTER
                     pending.forward_ms = min(pending.forward_ms, self._at.now.mono_ms + self._at.pacer.base_ms)
+                    self._due_ms = 0
 
     # --- proposing ----------------------------------------------------------------------------------------------------
 
@@ -153,6 +157,7 @@ class Clients:
     def on_grown(self) -> None:
         """Settle what the new head settles."""
         at = self._at
+        self._due_ms = 0
         head = at.ledger.position.slot
         settled = at.ledger.voters_changed_at < head or head == 0
         for pending in list(self._pending.values()):
@@ -173,6 +178,8 @@ class Clients:
     def tick(self) -> None:
         """End what ran out of time; forward again what nobody answered."""
         at = self._at
+        if at.now.mono_ms < self._due_ms:
+            return
         for pending in list(self._pending.values()):
             if at.now.mono_ms >= pending.deadline_ms:
                 if pending.decided_slot:
@@ -181,18 +188,21 @@ class Clients:
                     self._end(pending, "unknown", refusal=pending.declined)
             elif not at.is_voter and pending.origin is None and at.now.mono_ms >= pending.forward_ms:
                 self._forward(pending)
+        self._due_ms = 0
 
     def deadline_ms(self) -> int | None:
         """When `tick` is next due."""
         if not self._pending:
             return None
-        forwarding = not self._at.is_voter
-        return min(
-            min(pending.deadline_ms, pending.forward_ms)
-            if forwarding and pending.origin is None
-            else pending.deadline_ms
-            for pending in self._pending.values()
-        )
+        if not self._due_ms:
+            forwarding = not self._at.is_voter
+            self._due_ms = min(
+                min(pending.deadline_ms, pending.forward_ms)
+                if forwarding and pending.origin is None
+                else pending.deadline_ms
+                for pending in self._pending.values()
+            )
+        return self._due_ms
 
     def _forward(self, pending: Pending) -> None:
         at = self._at

@@ -18,6 +18,8 @@ from protocols.fence import BOOT_LEAP
 from protocols.machine import PeerId
 from protocols.quorum import boot_quorum, voter_of
 
+LEAP_DOUBLINGS_MAX = 16
+
 
 class Recovery:
     """One node's boot read."""
@@ -44,7 +46,8 @@ class Recovery:
             at.out += at.acceptor.recover(at.promised_above(), at.acceptor.record.counter, None, ())
             at.recovered_slot = at.open_slot
             return
-        self._ballot = at.promised_above()
+        # The leap doubles, so that proposers and other boot reads, which count by one, cannot outrun it for long.
+        self._ballot = at.promised_above(1 << min(self._attempts, LEAP_DOUBLINGS_MAX))
         at.saw(self._ballot)
         self._floor = at.acceptor.record.counter + BOOT_LEAP
         self._answers = {}
