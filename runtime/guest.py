@@ -6,6 +6,7 @@ wasmtime checks the static type of each; the table maps them to host objects. No
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from runtime.call import Call
@@ -18,6 +19,10 @@ HANDLES_MAX: Final = 10_000
 
 CAPTURE_MAX_BYTES: Final = 1024 * 1024
 """Standard output and error kept of one command; the rest goes to the log only."""
+
+
+TAIL_MAX_CHARS: Final = 2_000
+"""Of a call's last lines, kept to tell why a guest trapped."""
 
 
 class GuestTrap(Exception):  # noqa: N818 - the guest's end, not an error of ours
@@ -67,7 +72,7 @@ class Resource:
 class GuestLog:
     """One of the guest's output streams as log lines: bounded per line and per call, kept whole for a command."""
 
-    __slots__ = ("_context", "_level", "_line", "_line_max_bytes", "_room", "_sink", "captured")
+    __slots__ = ("_context", "_level", "_line", "_line_max_bytes", "_room", "_sink", "captured", "tail")
 
     def __init__(self, sink: LogSink, level: str, context: str, line_max_bytes: int, call_max_bytes: int) -> None:
         self._sink = sink
@@ -77,10 +82,12 @@ class GuestLog:
         self._room = call_max_bytes
         self._line = bytearray()
         self.captured: bytearray | None = None
+        self.tail = ""
 
     def begin_call(self, call_max_bytes: int) -> None:
         """Give a new call its share of log."""
         self._room = call_max_bytes
+        self.tail = ""
 
     def write(self, data: bytes) -> None:
         """Add output; whole lines go to the sink, up to the call's share, then one line says so."""
@@ -112,6 +119,7 @@ class GuestLog:
         if self._line:
             text = bytes(self._line[: self._line_max_bytes]).decode("utf-8", "replace")
             self._line.clear()
+            self.tail = f"{self.tail}\n{text}"[-TAIL_MAX_CHARS:]
             self._sink.emit(self._level, self._context, text.rstrip("\r"))
 
 
@@ -139,7 +147,7 @@ class Guest:
     """The host side of one instance. Used by one thread at a time."""
 
     __slots__ = (
-        "_next_rep", "arguments", "call", "context", "exchange", "failure", "services", "stderr", "stdout", "table",
+        "_next_rep", "arguments", "call", "context", "exchange", "failure", "finish_answer", "services", "stderr", "stdout", "table",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:
@@ -151,6 +159,7 @@ class Guest:
         self.call: Call = _NO_CALL
         self.exchange: Exchange | None = None
         self.failure: BaseException | None = None
+        self.finish_answer: Callable[[], bool] | None = None
         self.arguments: tuple[str, ...] = ()
         self.stdout = GuestLog(services.log, "info", "stdout", spec.log_line_max_bytes, spec.log_call_max_bytes)
         self.stderr = GuestLog(services.log, "warn", "stderr", spec.log_line_max_bytes, spec.log_call_max_bytes)
@@ -160,6 +169,7 @@ class Guest:
         self.call = call
         self.exchange = exchange
         self.failure = None
+        self.finish_answer = None
         self.stdout.begin_call(self.services.spec.log_call_max_bytes)
         self.stderr.begin_call(self.services.spec.log_call_max_bytes)
 

@@ -26,6 +26,7 @@ from runtime.engine import engine, ticker
 from runtime.exchange import Exchange
 from runtime.guest import ExitCalled, Guest, GuestTrap, Services
 from runtime.linking import GUESTS, ON_EPOCH, Linked, LinkError, link
+from runtime.memory_use import linear_memories
 from runtime.outbound import Outbound
 from runtime.outcome import (
     BodyAborted,
@@ -35,6 +36,7 @@ from runtime.outcome import (
     ErrorResponse,
     Exited,
     HostFailed,
+    MemoryRefused,
     NoResponse,
     Outcome,
     Trapped,
@@ -55,6 +57,18 @@ MEMORIES_MAX: Final = 8
 """Linear memories in one store; each may grow to the app's cap, and toolchains use one or two."""
 
 
+MEMORY_LOOK_USES: Final = 32
+"""How many uses of a kept instance pass between two looks at its memory; each costs 0.3 ms."""
+MEMORY_RETIRE_SHARE: Final = 0.75
+"""A kept instance whose memory passed this share of the cap is replaced before it runs into the cap."""
+MEMORY_FULL_SHARE: Final = 15 / 16
+"""A trap with a memory this full is taken for a refused allocation."""
+_MEMORY_SIGNS: Final = ("out of memory", "memoryerror", "memory allocation of", "alloc_error", "rust_oom", "__rust_oom")
+
+
+_counting_memories: Final = threading.Lock()
+
+
 class LoadError(Exception):
     """An app cannot be loaded; the text says why."""
 
@@ -71,7 +85,7 @@ class CommandResult:
 class Instance:
     """One instantiated component in its own store."""
 
-    __slots__ = ("_args", "_func", "_store", "at_args", "guest", "uses")
+    __slots__ = ("_args", "_func", "_memories", "_store", "at_args", "guest", "uses")
 
     def __init__(self, linked: Linked, services: Services, call: Call) -> None:
         spec = services.spec
@@ -84,12 +98,26 @@ class Instance:
         self._store.limit(spec.memory_max_bytes, spec.table_elements_max, INSTANCES_MAX, TABLES_MAX, MEMORIES_MAX)
         self.guest.context = self._store.context
         GUESTS[self._store.context] = self.guest
+        self._memories: frozenset[int] = frozenset()
         try:
-            raw_instance = linked.component.instantiate(self._store)
+            if spec.instances == "reuse":
+                with _counting_memories:  # one at a time, or another's new memories would count as ours
+                    before = linear_memories()
+                    raw_instance = linked.component.instantiate(self._store)
+                    self._memories = frozenset(linear_memories().keys() - before.keys())
+            else:
+                raw_instance = linked.component.instantiate(self._store)
             self._func = linked.component.function(self._store, raw_instance, linked.entry_index)
         except BaseException:
             self.close()
             raise
+
+    def memory_bytes(self) -> int:
+        """Return the size of the largest memory, 0 where it cannot be known."""
+        if not self._memories:
+            return 0
+        sizes = linear_memories()
+        return max((sizes.get(start, 0) for start in self._memories), default=0)
 
     def call(self, nargs: int, nresults: int) -> None:
         """Run the entry function on the values at `at_args`; the result is written after them. Raises WasmError."""
@@ -137,7 +165,10 @@ class App:
         except _StartFailed as failed:
             exchange.close(failed.outcome)
             return failed.outcome
-        outcome = self._serve(instance, exchange)
+        try:
+            outcome = self._serve(instance, exchange)
+        except Exception as error:
+            outcome = _host_failed(error)
         exchange.close(outcome)
         self._give_back(instance, outcome)
         return outcome
@@ -198,8 +229,8 @@ class App:
             return ErrorResponse(response.refusal[0])
         if not response.started:
             return NoResponse()
-        if not response.complete:
-            return BodyAborted("the handler returned before it finished the response body")
+        if not response.complete and not (guest.finish_answer is not None and guest.finish_answer()):
+            return BodyAborted("the handler gave the response body up before its end")
         return Completed()
 
     def _execute(self, instance: Instance, call: Call) -> Outcome:
@@ -220,11 +251,16 @@ class App:
 
     def _give_back(self, instance: Instance, outcome: Outcome) -> None:
         keep = self.spec.instances == "reuse" and instance_survives(outcome) and not self._closed
-        if keep and instance.uses < self.spec.instance_uses_max:
+        if keep and instance.uses < self.spec.instance_uses_max and not self._outgrown(instance):
             self._ready.append(instance)
             return
         instance.close()
         self.prepare()
+
+    def _outgrown(self, instance: Instance) -> bool:
+        if instance.uses % MEMORY_LOOK_USES:
+            return False
+        return instance.memory_bytes() > self.spec.memory_max_bytes * MEMORY_RETIRE_SHARE
 
     def _failure(self, error: WasmError, guest: Guest | None, call: Call) -> Outcome:
         failure = guest.failure if guest is not None else None
@@ -238,8 +274,8 @@ class App:
             case GuestTrap():
                 return Trapped(str(failure), error.message)
             case None:
-                return _trap(error, self.spec)
-        return HostFailed(repr(failure), "".join(traceback.format_exception(failure)))
+                return _trap(error, guest, self.spec)
+        return _host_failed(failure)
 
 
 class ModuleApp(App):
@@ -296,12 +332,34 @@ class _StartFailed(Exception):  # noqa: N818 - carries an outcome, is no error o
         self.outcome = outcome
 
 
-def _trap(error: WasmError, spec: AppSpec) -> Outcome:
+def _host_failed(error: BaseException) -> HostFailed:
+    return HostFailed(repr(error), "".join(traceback.format_exception(error)))
+
+
+def _trap(error: WasmError, guest: Guest | None, spec: AppSpec) -> Outcome:
     if error.exit_status is not None:
         return Exited(error.exit_status)
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
     reason = next((line for line in reversed(lines) if "wasm trap:" in line), lines[-1] if lines else "trap")
-    return Trapped(reason.removeprefix("1: ").removeprefix("wasm trap: "), error.message)
+    reason = reason.removeprefix("1: ").removeprefix("wasm trap: ")
+    if _memory_refused(error.message, guest, spec):
+        return MemoryRefused(spec.memory_max_bytes, reason, error.message)
+    return Trapped(reason, error.message)
+
+
+def _memory_refused(message: str, guest: Guest | None, spec: AppSpec) -> bool:
+    """Guess whether want of memory made the guest trap: it says so, or a memory of this process is at the cap.
+
+    wasmtime tells nobody that it refused to grow a memory; the guest's allocator turns that into any trap it likes.
+    Another instance at its cap at the same moment makes the guess wrong; only the wording of the outcome depends on it.
+    """
+    said = (message + (guest.stderr.tail if guest is not None else "")).lower()
+    if any(sign in said for sign in _MEMORY_SIGNS):
+        return True
+    if guest is None:  # instantiation: the store's limiter says so itself
+        return "exceeds memory limits" in said or "limit" in said
+    full = spec.memory_max_bytes * MEMORY_FULL_SHARE
+    return any(full <= size <= spec.memory_max_bytes for size in linear_memories().values())
 
 
 class Sandbox:

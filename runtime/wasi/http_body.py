@@ -171,6 +171,10 @@ class OutgoingBody(Resource, wit="outgoing-body"):
             self._writer.finish(trailers)
         return None
 
+    def left(self) -> bool:
+        """The handler returned and still held the body: it ends here, as in wasmtime; whether it ended well."""
+        return self.open and self.finish(()) is None
+
     def abort(self) -> None:
         """Give the body up."""
         if self.open:

@@ -175,6 +175,7 @@ def _set(guest: Guest, param: ResponseOutparam, response: Ok | Err) -> None:
         writer.finish()
     else:
         answer.body.bind(writer)
+        guest.finish_answer = answer.body.left
 
 
 @types.function("[method]response-outparam.send-informational")
