@@ -8,7 +8,7 @@ data explicit) follows Kayenta. Not here: one node's verdict (health.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import isqrt
@@ -120,17 +120,25 @@ def unreached_allowed(cohort: int, first: bool) -> int:
 
 
 def assess(
-    rollout: Rollout, verdicts: Mapping[PeerId, HealthVerdict], at_ms: int, *, timed_out: bool = False
+    rollout: Rollout,
+    verdicts: Mapping[PeerId, HealthVerdict],
+    at_ms: int,
+    *,
+    timed_out: bool = False,
+    vanished: Collection[PeerId] = (),
 ) -> Assessment:
     """Return what `verdicts`, all of this stage, amount to at `at_ms` (wall, the decision's).
 
     `timed_out` says that a majority of voters gave up waiting: who took the candidate and never passed has failed.
+    `vanished` are the nodes that a majority of voters lost sight of: whatever they said before, the candidate may have
+    killed them.
     """
     cohort, first = rollout.cohort, rollout.stage == 0
     said = [verdicts[node] for node in cohort if node in verdicts]
-    passed = sum(one.verdict == "pass" for one in said)
-    failed = sum(one.verdict == "fail" for one in said)
-    pending = len(said) - passed - failed
+    words = ["fail" if node in vanished else verdicts[node].verdict for node in cohort if node in verdicts]
+    passed, failed, pending = (words.count(word) for word in ("pass", "fail", "pending"))
+    if timed_out:
+        failed, pending = failed + pending, 0
     unreached = len(cohort) - len(said)
     candidate = pooled([one.candidate for one in said])
     outside = [one.base for node, one in sorted(verdicts.items()) if node not in cohort and node in rollout.order]
@@ -143,10 +151,9 @@ def assess(
     budget = 0 if first else limits.failure_limit
     allowed = unreached_allowed(len(cohort), first)
     stage = rollout.stages[rollout.stage]
-    settled = at_ms >= rollout.stage_at_ms + SETTLE_PERIODS * stage.min_healthy_ms
-    lost = failed + pending if timed_out else failed
-    if lost > budget:
-        return result(Outcome.FAIL, f"{lost} of {len(cohort)} nodes failed, {budget} may")
+    settled = timed_out or at_ms >= rollout.stage_at_ms + SETTLE_PERIODS * stage.min_healthy_ms
+    if failed > budget:
+        return result(Outcome.FAIL, f"{failed} of {len(cohort)} nodes failed, {budget} may")
     worse = comparison_failure(candidate, base, limits)
     if worse:
         return result(Outcome.FAIL, worse)

@@ -102,10 +102,11 @@ def _stale_health(state: MeshState, case: Case, view: View) -> Refusal | None:
     for node, verdict in view.verdicts(rollout.id, rollout.opened).items():
         if node in rollout.order and (node not in newest or verdict.sequence > newest[node].sequence):
             newest[node] = verdict
-    assessed = assess(rollout, newest, case.at_ms)
+    assessed = assess(rollout, newest, case.at_ms, timed_out=said.timed_out, vanished=said.vanished)
     if assessed.outcome in (Outcome.FAIL, Outcome.PENDING):
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
-    vanished = next((node for node in rollout.cohort if node in newest and not view.alive(node)), None)
+    counted = (node for node in rollout.cohort if node in newest and node not in said.vanished)
+    vanished = next((node for node in counted if newest[node].verdict == "pass" and not view.alive(node)), None)
     if vanished is not None:
         return Refusal("fresh.vanished", f"{vanished} took the candidate and is not seen any more")
     return None

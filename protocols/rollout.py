@@ -29,6 +29,7 @@ from protocols.commands import (
     Unfreeze,
     WithdrawApproval,
 )
+from protocols.decision import Voter
 from protocols.demands import APPROVAL_MAX_MS
 from protocols.envelope import DIGEST_BYTES, digest_of
 from protocols.exhibits import Case
@@ -46,7 +47,7 @@ from protocols.mesh_types import (
 )
 from protocols.placement import eligible, pinned_size, rendezvous
 from protocols.refusal import Refusal
-from protocols.statements import HealthVerdict, Prepared, TimeoutVote
+from protocols.statements import HealthVerdict, Prepared, TimeoutVote, Vanished
 from protocols.transitions import assert_led, check
 
 RolloutAction = Start | Promote | Pause | Resume | Abort | Rollback | Freeze | Unfreeze | PlaceData | WithdrawApproval
@@ -54,10 +55,11 @@ RolloutAction = Start | Promote | Pause | Resume | Abort | Rollback | Freeze | U
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The health statements of one stage, by node, and whether a majority of voters gave up waiting."""
+    """The health statements of one stage, by node; whether a majority of voters gave up waiting, and on whom."""
 
     verdicts: Mapping[PeerId, HealthVerdict]
     timed_out: bool
+    vanished: tuple[PeerId, ...]
 
 
 def step(state: MeshState, lane: Lane, case: Case, action: RolloutAction) -> Lane | Refusal:
@@ -367,10 +369,11 @@ def read_said(state: MeshState, rollout: Rollout, case: Case) -> Said | Refusal:
     if isinstance(statements, Refusal):
         return statements
     verdicts: dict[PeerId, HealthVerdict] = {}
-    gave_up = set()
+    gave_up: set[Voter] = set()
+    lost: dict[PeerId, set[Voter]] = {}
     for node, said in statements:
         match said:
-            case HealthVerdict(era, of, opened) | TimeoutVote(era, of, opened):
+            case HealthVerdict(era, of, opened) | TimeoutVote(era, of, opened) | Vanished(era, of, opened):
                 if (era, of, opened) != (state.era, rollout.id, rollout.opened):
                     return Refusal("health.other-stage", "a statement is of another stage, rollout or era")
             case Prepared():
@@ -380,18 +383,20 @@ def read_said(state: MeshState, rollout: Rollout, case: Case) -> Said | Refusal:
                 if node in verdicts or node not in rollout.order:
                     return Refusal("health.stranger", "a second verdict of a node, or one of a node that is not pinned")
                 verdicts[node] = said
-            case TimeoutVote():
-                if said.voter.node != node or said.voter not in state.voters:
+            case TimeoutVote(voter=voter) | Vanished(voter=voter):
+                if voter.node != node or voter not in state.voters:
                     return Refusal("health.stranger", "a timeout is not signed by a voter's node")
-                gave_up.add(said.voter)
-    return Said(verdicts, len(gave_up) > len(state.voters) // 2)
+                (gave_up if isinstance(said, TimeoutVote) else lost.setdefault(said.node, set())).add(voter)
+    majority = len(state.voters) // 2 + 1
+    vanished = tuple(sorted(node for node, voters in lost.items() if len(voters) >= majority))
+    return Said(verdicts, len(gave_up) >= majority, vanished)
 
 
 def _assess(state: MeshState, rollout: Rollout, case: Case) -> Assessment | Refusal:
     said = read_said(state, rollout, case)
     if isinstance(said, Refusal):
         return said
-    return assess(rollout, said.verdicts, case.at_ms, timed_out=said.timed_out)
+    return assess(rollout, said.verdicts, case.at_ms, timed_out=said.timed_out, vanished=said.vanished)
 
 
 def _reverts(rollout: Rollout) -> bool:

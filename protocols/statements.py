@@ -84,7 +84,17 @@ class TimeoutVote(msgspec.Struct, frozen=True, tag="timeout"):
     voter: Voter
 
 
-Statement = Prepared | HealthVerdict | TimeoutVote
+class Vanished(msgspec.Struct, frozen=True, tag="vanished"):
+    """A voter has not seen `node`, which took the candidate in this stage, for longer than the healthy deadline."""
+
+    era: bytes
+    rollout: bytes
+    opened: int
+    voter: Voter
+    node: PeerId
+
+
+Statement = Prepared | HealthVerdict | TimeoutVote | Vanished
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,5 +137,5 @@ def _sound(statement: Statement) -> bool:
                 and said.candidate.sound()
                 and said.base.sound()
             )
-        case TimeoutVote(era, rollout, opened):
+        case TimeoutVote(era, rollout, opened) | Vanished(era, rollout, opened):
             return len(era) == DIGEST_BYTES and len(rollout) == DIGEST_BYTES and 0 <= opened <= COUNT_MAX

@@ -1,0 +1,527 @@
+"""The node's rollout agent: what this node must prepare and run, and its word on the candidate it runs.
+
+Everything it starts follows from the highest decided state it stored: the base, or the candidate while this node is in
+the stage's cohort (AuthorizedRun); a state is never followed backwards, so an aborted candidate never comes back
+(NoZombie). Whatever the network does, a candidate that fails here, or that has not heard a majority of voters for its
+`candidate_ttl`, is reverted here and stays reverted until a later decision (LocalSafety); the latch is durable before
+the revert. Everybody's statements are the conductor's (conductor.py). Not here: sandboxes, compilation, routing; the
+node performs the orders and reports what it observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from protocols.conductor import Conductor, ConductorConfig, RolloutStatement
+from protocols.decision import Voter
+from protocols.health import HealthLimits, NodeHealth, Observation, observe, reopened
+from protocols.machine import (
+    Digest,
+    Effect,
+    Notify,
+    Now,
+    PeerConnected,
+    PeerDisconnected,
+    PeerId,
+    Persist,
+    Received,
+    Send,
+    Signer,
+    Store,
+    Tick,
+    Verifier,
+    Write,
+)
+from protocols.mesh_types import Deployed, Lane, MeshState, Rollout
+from protocols.placement import eligible, placed
+from protocols.statements import COUNT_MAX, Counts, HealthVerdict, Prepared, VerdictWord
+from protocols.workloads import (
+    AgentEvent,
+    ChangeProposed,
+    PeersDown,
+    PreparationDone,
+    Prepare,
+    ReplaySmoke,
+    Retain,
+    Reverted,
+    Role,
+    Run,
+    SmokeReplayed,
+    StateDecided,
+    Stop,
+    VoterHere,
+    VoterProbe,
+    WorkObserved,
+)
+
+LATCH_TABLE = "latch"
+PREPARED_MAX = 64
+"""Own preparations remembered: base, candidate and five retained releases of nine lanes, or as many open changes."""
+
+Running = tuple[Digest, Role, bool]
+LaneName = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """Times in ms: the pulse while a rollout is under way, the probing window, the probes of voters."""
+
+    beat_ms: int = 1_000
+    window_ms: int = 10_000
+    probe_ms: int = 60_000
+    conductor: ConductorConfig = field(default_factory=ConductorConfig)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What this node knows of its own part in one open stage."""
+
+    opened: int
+    since_ms: int
+    health: NodeHealth | None = None
+    candidate: Counts = field(default_factory=Counts)
+    base: Counts = field(default_factory=Counts)
+    smoke_runs: int = 0
+    smoke_asked: bool = False
+    said: VerdictWord | None = None
+    said_ms: int = 0
+    failed: str = ""
+    patience_ms: int = 0
+    settled: int = 0
+
+
+class RolloutAgent:
+    """The machine; see the module. `latched` are the keys of the latch table as stored."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        mesh: Digest,
+        signer: Signer,
+        verifier: Verifier,
+        *,
+        latched: Mapping[bytes, bytes] | None = None,
+        config: AgentConfig | None = None,
+    ) -> None:
+        """Start before any state is known; nothing runs until `StateDecided`."""
+        self._me, self._config = me, config or AgentConfig()
+        self.conductor = Conductor(me, mesh, signer, verifier, self._config.conductor)
+        self._latched = dict(latched or {})
+        self._state: MeshState | None = None
+        self._voter: Voter | None = None
+        self._running: dict[LaneName, Running] = {}
+        self._watches: dict[Digest, _Watch] = {}
+        self._prepared: dict[Digest, Literal["passed", "absent"]] = {}
+        self._preparing: set[Digest] = set()
+        self._broken: dict[Digest, str] = {}
+        self._wanted: dict[Digest, ChangeProposed] = {}
+        self._retained: tuple[Digest, ...] = ()
+        self._down: frozenset[PeerId] = frozenset()
+        self._sequence = 0
+        self._probe_round = 0
+        self._probe_ms: int | None = None
+        self._answered: set[PeerId] = set()
+        self._contact_ms = 0
+        self._beat_ms: int | None = None
+
+    # --- the machine's face
+
+    def deadline_ms(self) -> int | None:
+        """When the next beat is due: only while a rollout is under way."""
+        return self._beat_ms
+
+    def handle(self, event: AgentEvent, now: Now) -> list[Effect]:
+        """Consume one event; return the effects to perform, in order."""
+        match event:
+            case StateDecided():
+                return self._decided(event, now)
+            case ChangeProposed(change=change):
+                if change not in self._wanted and len(self._wanted) >= PREPARED_MAX:
+                    del self._wanted[next(iter(self._wanted))]
+                self._wanted[change] = event
+                return [*self._prepare((change,)), *self._say_prepared(now)]
+            case PreparationDone():
+                return self._preparation_done(event, now)
+            case WorkObserved():
+                return self._observed(event, now)
+            case SmokeReplayed():
+                return self._replayed(event, now)
+            case PeersDown(down):
+                self._down = frozenset(down)
+                self.conductor.believe_down(down, now)
+                return self._follow(now)
+            case Received(peer, message):
+                return self._received(peer, message, now)
+            case PeerConnected(peer):
+                return [Send(peer, message) for message in self._own_prepared()]
+            case PeerDisconnected():
+                return []
+            case Tick():
+                return self._beat(now)
+
+    def running(self, project: str, environment: str) -> tuple[Digest, Role] | None:
+        """Return what was last ordered to run in a lane."""
+        found = self._running.get((project, environment))
+        return found[:2] if found else None
+
+    # --- following the chain
+
+    def _decided(self, event: StateDecided, now: Now) -> list[Effect]:
+        state = event.state
+        if self._state is not None and _height(state) < _height(self._state):
+            return []
+        self._state, self._voter = state, event.voter
+        self.conductor.decided(state, now)
+        effects = self._forget_latches()
+        for lane in state.lanes:
+            if lane.rollout is not None and self._me in lane.rollout.order:
+                self._open_watch(lane.rollout, now)
+        current = {lane.rollout.id for lane in state.lanes if lane.rollout is not None}
+        self._watches = {key: watch for key, watch in self._watches.items() if key in current}
+        effects += self._retain()
+        effects += self._follow(now)
+        if not current:
+            self._beat_ms = None
+        elif self._beat_ms is None:
+            self._beat_ms = now.mono_ms + self._config.beat_ms
+        return effects
+
+    def _open_watch(self, rollout: Rollout, now: Now) -> None:
+        watch = self._watches.get(rollout.id)
+        if watch is not None and watch.opened == rollout.opened:
+            return
+        fresh = _Watch(rollout.opened, now.mono_ms, patience_ms=now.mono_ms)
+        if watch is not None and watch.health is not None:
+            fresh.health = reopened(watch.health, now.mono_ms)
+        if watch is None:
+            self._contact_ms = now.mono_ms
+        self._broken.pop(rollout.candidate.change, None)
+        self._watches[rollout.id] = fresh
+
+    def _forget_latches(self) -> list[Effect]:
+        assert self._state is not None
+        held = {latch_key(r) for lane in self._state.lanes if (r := lane.rollout) is not None}
+        gone = sorted(key for key in self._latched if key not in held)
+        for key in gone:
+            del self._latched[key]
+        writes = tuple(Write(LATCH_TABLE, key, None) for key in gone)
+        return [Persist(Store.STATE, writes)] if writes else []
+
+    def _retain(self) -> list[Effect]:
+        """Order what must be prepared here and what may be collected."""
+        assert self._state is not None
+        kept: list[Digest] = []
+        for lane in self._state.lanes:
+            if self._me in eligible(self._state, lane.environment):
+                candidate = (lane.rollout.candidate,) if lane.rollout and self._me in lane.rollout.order else ()
+                base = (lane.base,) if lane.base is not None else ()
+                kept += [one.change for one in (*base, *candidate, *lane.retained)]
+        effects = self._prepare(dict.fromkeys(kept))
+        retained = tuple(sorted(set(kept)))
+        if retained != self._retained:
+            self._retained = retained
+            effects.append(Notify(Retain(retained)))
+        return effects
+
+    def _follow(self, now: Now) -> list[Effect]:
+        """Order what every lane should run here now, where that differs from what it runs."""
+        if self._state is None:
+            return []
+        effects: list[Effect] = []
+        for lane in self._state.lanes:
+            name = (lane.project, lane.environment)
+            wanted = self._wanted_run(lane, now)
+            current = None if wanted is None else (wanted[0].change, wanted[1], wanted[2])
+            if current == self._running.get(name):
+                continue
+            if wanted is None or current is None:
+                del self._running[name]
+                effects.append(Notify(Stop(*name)))
+                continue
+            self._running[name] = current
+            deployed, role, schedules = wanted
+            self._assert_authorized(lane, deployed, role)
+            effects.append(Notify(Run(*name, deployed, role, schedules)))
+            if role == "candidate" and lane.rollout is not None:
+                watch = self._watches[lane.rollout.id]
+                watch.health = watch.health or NodeHealth(now.mono_ms)
+        return effects
+
+    def _wanted_run(self, lane: Lane, now: Now) -> tuple[Deployed, Role, bool] | None:
+        assert self._state is not None
+        nodes = eligible(self._state, lane.environment)
+        if self._me not in nodes:
+            return None
+        scheduled = lane.schedule_node == self._me
+        rollout = lane.rollout
+        if rollout is not None and self._takes_candidate(lane, rollout, now):
+            return rollout.candidate, "candidate", scheduled and bool(rollout.candidate.schedules)
+        if lane.base is None or self._me not in placed(lane, lane.base, nodes, self._down):
+            return None
+        return lane.base, "base", scheduled and bool(lane.base.schedules)
+
+    def _takes_candidate(self, lane: Lane, rollout: Rollout, now: Now) -> bool:
+        if self._me not in rollout.cohort or latch_key(rollout) in self._latched:
+            return False
+        if rollout.candidate.change not in self._prepared:
+            return False
+        current = self._running.get((lane.project, lane.environment))
+        if current is not None and current[0] == rollout.candidate.change:
+            return True
+        return self._turn(rollout, now)
+
+    def _turn(self, rollout: Rollout, now: Now) -> bool:
+        """Return whether it is this node's turn: at most `max_parallel` of a stage's new nodes are under way at once.
+
+        A predecessor that stays silent for the healthy deadline does not hold up the others.
+        """
+        before = rollout.stages[rollout.stage - 1].size if rollout.stage else 0
+        new = rollout.cohort[before:]
+        if self._me not in new:
+            return True
+        ahead = new[: new.index(self._me)]
+        verdicts = self.conductor.verdicts(rollout.id, rollout.opened)
+        settled = sum(node in verdicts and verdicts[node].verdict != "pending" for node in ahead)
+        watch = self._watches[rollout.id]
+        if settled > watch.settled:
+            watch.settled, watch.patience_ms = settled, now.mono_ms
+        waited_ms = now.mono_ms - watch.patience_ms
+        return len(ahead) - settled < rollout.plan.max_parallel or waited_ms >= rollout.plan.healthy_deadline_ms
+
+    def _assert_authorized(self, lane: Lane, deployed: Deployed, role: Role) -> None:
+        if role == "base":
+            assert deployed == lane.base, "AuthorizedRun: not the base"
+            return
+        assert lane.rollout is not None, "NoZombie: no rollout is under way"
+        assert deployed == lane.rollout.candidate, "AuthorizedRun: not the candidate"
+        assert self._me in lane.rollout.cohort, "AuthorizedRun: not in the cohort"
+
+    # --- preparing
+
+    def _prepare(self, changes: Iterable[Digest]) -> list[Effect]:
+        effects: list[Effect] = []
+        for change in changes:
+            if change not in self._prepared and change not in self._preparing and change not in self._broken:
+                self._preparing.add(change)
+                effects.append(Notify(Prepare(change)))
+        return effects
+
+    def _preparation_done(self, event: PreparationDone, now: Now) -> list[Effect]:
+        self._preparing.discard(event.change)
+        if event.ok:
+            self._prepared[event.change] = event.smoke
+            self._broken.pop(event.change, None)
+        else:
+            self._broken[event.change] = event.reason or "could not be prepared"
+        self._bound()
+        effects = self._say_prepared(now)
+        return [*effects, *self._follow(now)]
+
+    def _bound(self) -> None:
+        for table in (self._prepared, self._broken):
+            for change in [one for one in table if one not in self._retained and one not in self._wanted]:
+                if len(table) <= PREPARED_MAX:
+                    break
+                del table[change]
+
+    def _say_prepared(self, now: Now) -> list[Effect]:
+        """Tell of every proposed change that is prepared here, once its base is too: there must be a way back."""
+        effects: list[Effect] = []
+        for change, wanted in self._wanted.items():
+            smoke = self._prepared.get(change)
+            if smoke is None or not self._holds_base(wanted) or self.conductor.own_prepared(change):
+                continue
+            effects += self.conductor.say(Prepared(change, wanted.base, smoke), now)
+        return effects
+
+    def _holds_base(self, wanted: ChangeProposed) -> bool:
+        if not wanted.base:
+            return True
+        lane = self._state.lane(wanted.project, wanted.environment) if self._state is not None else None
+        base = lane.base if lane is not None else None
+        return base is not None and base.release == wanted.base and base.change in self._prepared
+
+    def _own_prepared(self) -> list[RolloutStatement]:
+        return [one for change in self._wanted for one in self.conductor.own_prepared(change)]
+
+    # --- watching
+
+    def _open_stages(self) -> list[tuple[Lane, Rollout, _Watch]]:
+        lanes = self._state.lanes if self._state is not None else ()
+        return [
+            (lane, lane.rollout, self._watches[lane.rollout.id])
+            for lane in lanes
+            if lane.rollout is not None and lane.rollout.id in self._watches
+        ]
+
+    def _stage_of(self, project: str, environment: str) -> tuple[Lane, Rollout, _Watch] | None:
+        for lane, rollout, watch in self._open_stages():
+            if (lane.project, lane.environment) == (project, environment):
+                return lane, rollout, watch
+        return None
+
+    def _observed(self, event: WorkObserved, now: Now) -> list[Effect]:
+        found = self._stage_of(event.project, event.environment)
+        if found is None:
+            return []
+        lane, rollout, watch = found
+        watch.base = event.base
+        current = self._running.get((lane.project, lane.environment))
+        serving = current is not None and current[1] == "candidate"
+        if not serving or event.change != rollout.candidate.change or watch.health is None:
+            return []
+        watch.candidate = event.candidate
+        return self._judge(lane, rollout, watch, Observation(event.ready, event.crashes), now)
+
+    def _judge(self, lane: Lane, rollout: Rollout, watch: _Watch, seen: Observation, now: Now) -> list[Effect]:
+        assert watch.health is not None
+        watch.health = observe(watch.health, seen, now.mono_ms, self._limits(rollout))
+        if watch.health.verdict == "fail":
+            return self._fail(lane, rollout, watch, watch.health.reason, now)
+        effects: list[Effect] = []
+        quiet = watch.candidate.requests < rollout.plan.analysis.min_requests
+        if watch.health.verdict == "pass" and quiet and not watch.smoke_asked:
+            watch.smoke_asked = True
+            effects.append(Notify(ReplaySmoke(lane.project, lane.environment, rollout.candidate.change)))
+        if watch.said != watch.health.verdict:
+            effects += self._say_verdict(rollout, watch, watch.health.verdict, now)
+        return effects
+
+    def _replayed(self, event: SmokeReplayed, now: Now) -> list[Effect]:
+        found = self._stage_of(event.project, event.environment)
+        if found is None or found[1].candidate.change != event.change or found[2].health is None:
+            return []
+        lane, rollout, watch = found
+        if event.result == "failed":
+            return self._fail(lane, rollout, watch, "a smoke check failed", now)
+        if event.result == "absent" or watch.failed:
+            return []
+        watch.smoke_runs += 1
+        assert watch.health is not None
+        return self._say_verdict(rollout, watch, watch.health.verdict, now)
+
+    def _fail(self, lane: Lane, rollout: Rollout, watch: _Watch, reason: str, now: Now) -> list[Effect]:
+        """Say fail, for good in this stage, and leave the candidate unless there is no way back."""
+        if watch.failed:
+            return []
+        watch.failed = reason
+        effects: list[Effect] = []
+        if not rollout.plan.irreversible:
+            key = latch_key(rollout)
+            self._latched[key] = reason.encode()[:200]
+            effects.append(Persist(Store.STATE, (Write(LATCH_TABLE, key, self._latched[key]),)))
+            effects.append(Notify(Reverted(lane.project, lane.environment, rollout.id, reason)))
+            effects += self._follow(now)
+        return [*effects, *self._say_verdict(rollout, watch, "fail", now)]
+
+    def _say_verdict(self, rollout: Rollout, watch: _Watch, word: VerdictWord, now: Now) -> list[Effect]:
+        assert self._state is not None
+        assert not watch.failed or word == "fail", "a fail is final for its stage"
+        self._sequence = min(max(self._sequence + 1, now.wall_ms), COUNT_MAX)
+        watch.said, watch.said_ms = word, now.mono_ms
+        said = HealthVerdict(
+            era=self._state.era,
+            rollout=rollout.id,
+            opened=rollout.opened,
+            sequence=self._sequence,
+            verdict=word,
+            healthy_ms=watch.health.healthy_ms(now.mono_ms) if watch.health else 0,
+            candidate=watch.candidate,
+            base=watch.base,
+            smoke_runs=watch.smoke_runs,
+            reason=watch.failed,
+        )
+        return self.conductor.say(said, now)
+
+    def _limits(self, rollout: Rollout) -> HealthLimits:
+        stage = rollout.stages[rollout.stage]
+        return HealthLimits(stage.min_healthy_ms, rollout.plan.healthy_deadline_ms, self._config.window_ms)
+
+    # --- the beat
+
+    def _beat(self, now: Now) -> list[Effect]:
+        if self._beat_ms is None or now.mono_ms < self._beat_ms:
+            return []
+        self._beat_ms = now.mono_ms + self._config.beat_ms
+        effects = self._probe(now)
+        for lane, rollout, watch in self._open_stages():
+            effects += self._beat_stage(lane, rollout, watch, now)
+        effects += self._follow(now)
+        return [*effects, *self.conductor.beat(now, self._voter)]
+
+    def _beat_stage(self, lane: Lane, rollout: Rollout, watch: _Watch, now: Now) -> list[Effect]:
+        current = self._running.get((lane.project, lane.environment))
+        serving = current is not None and current[1] == "candidate"
+        effects: list[Effect] = []
+        if serving and not watch.failed:
+            lonely_ms = now.mono_ms - self._contact_ms
+            if lonely_ms >= rollout.plan.candidate_ttl_ms and not rollout.plan.irreversible:
+                return self._fail(lane, rollout, watch, f"no majority of voters heard for {lonely_ms} ms", now)
+            if watch.health is not None:
+                ready = watch.health.ready_ms is not None
+                effects += self._judge(lane, rollout, watch, Observation(ready), now)
+        broken = self._broken.get(rollout.candidate.change)
+        if broken is not None and self._me in rollout.cohort:
+            return self._fail(lane, rollout, watch, f"not prepared: {broken}", now)
+        if now.mono_ms - max(watch.said_ms, watch.since_ms) >= self._config.window_ms:
+            word = self._word(rollout, watch, serving)
+            if word is not None:
+                effects += self._say_verdict(rollout, watch, word, now)
+        return effects
+
+    def _word(self, rollout: Rollout, watch: _Watch, serving: bool) -> VerdictWord | None:
+        """Return what to repeat this window: the verdict, or, outside the cohort, the base's counts alone."""
+        if watch.failed:
+            return "fail"
+        if serving and watch.health is not None:
+            return watch.health.verdict
+        return "pending" if self._me not in rollout.cohort else None
+
+    def _probe(self, now: Now) -> list[Effect]:
+        """Ask the voters whether they are there; a majority of answers to one round is contact."""
+        assert self._state is not None
+        due = self._probe_ms is None or now.mono_ms - self._probe_ms >= self._config.probe_ms
+        if not due or not any(role == "candidate" for _, role, _ in self._running.values()):
+            return []
+        self._probe_ms = now.mono_ms
+        self._probe_round += 1
+        self._answered = set()
+        effects: list[Effect] = [
+            Send(one.node, VoterProbe(self._probe_round)) for one in self._state.voters if one.node != self._me
+        ]
+        if self._voter in self._state.voters:
+            self._count_voter(self._me, now)
+        return effects
+
+    def _count_voter(self, peer: PeerId, now: Now) -> None:
+        assert self._state is not None
+        if any(one.node == peer for one in self._state.voters):
+            self._answered.add(peer)
+        if len(self._answered) > len(self._state.voters) // 2:
+            self._contact_ms = now.mono_ms
+
+    def _received(self, peer: PeerId, message: Any, now: Now) -> list[Effect]:
+        match message:
+            case RolloutStatement():
+                effects = self.conductor.hear(peer, message, now)
+                return [*effects, *self._follow(now)] if effects else []
+            case VoterProbe(number):
+                mine = self._state is not None and self._voter in self._state.voters
+                return [Send(peer, VoterHere(number))] if mine else []
+            case VoterHere(number):
+                if number == self._probe_round and self._state is not None:
+                    self._count_voter(peer, now)
+                return []
+            case _:
+                return []
+
+
+def latch_key(rollout: Rollout) -> bytes:
+    """Return the key of a latch: the rollout and the opening of its stage, 40 bytes."""
+    return rollout.id + rollout.opened.to_bytes(8, "big")
+
+
+def _height(state: MeshState) -> tuple[int, int]:
+    return state.resets, state.applied

@@ -1,0 +1,273 @@
+"""The conductor: collects what nodes say about a rollout and proposes what it forces.
+
+Every node keeps the newest statements of the stages now open; a voter also assesses them, proposes the promotion, pause
+or abort that they force, and says so when a stage makes no progress or a node that took the candidate vanished. Such
+commands need no principal: each voter judges the same exhibits again (rollout.py). Proposers take turns by rendezvous,
+the next one a step later. Not here: the node's own work and verdict (agent.py), and how a proposal is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from protocols.analysis import Assessment, Outcome, assess
+from protocols.commands import Abort, Command, Exhibits, LaneAction, Pause, Promote, SignedCommand
+from protocols.decision import Voter
+from protocols.envelope import Signed, decode, digest, encode
+from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Signer, Verifier
+from protocols.mesh_types import NODES_MAX, Lane, MeshState, Rollout
+from protocols.placement import rendezvous
+from protocols.refusal import Refusal
+from protocols.statements import HealthVerdict, Prepared, Statement, TimeoutVote, Vanished, open_statement, state_it
+
+CHANGES_MAX = 64
+"""Changes whose preparation is remembered: more are not waiting for a start at once."""
+
+
+class RolloutStatement(msgspec.Struct, frozen=True, tag="rollout_statement"):
+    """A node's signed statement on its way to everybody."""
+
+    signed: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Ask the chain to decide an encoded SignedCommand with its material; nobody's signature is needed."""
+
+    command: bytes
+    material: tuple[bytes, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConductorConfig:
+    """Times in ms: between the proposals of the first and the next in turn, and before one proposes again."""
+
+    step_ms: int = 2_000
+    again_ms: int = 10_000
+
+
+@dataclass(slots=True)
+class _Stage:
+    """What was said of one open stage; `progress_ms` and `forced_ms` are local monotonic times."""
+
+    progress_ms: int
+    verdicts: dict[PeerId, tuple[HealthVerdict, bytes]] = field(default_factory=dict)
+    timeouts: dict[PeerId, bytes] = field(default_factory=dict)
+    vanished: dict[PeerId, dict[PeerId, bytes]] = field(default_factory=dict)
+    forced: str = ""
+    forced_ms: int = 0
+    proposed_ms: int | None = None
+
+
+class Conductor:
+    """Holds the statements of open stages; see the module. `voter` is this node with its store, if it has one."""
+
+    def __init__(
+        self, me: PeerId, mesh: Digest, signer: Signer, verifier: Verifier, config: ConductorConfig | None = None
+    ) -> None:
+        """Start with nothing heard."""
+        self._me, self._mesh, self._signer, self._verifier = me, mesh, signer, verifier
+        self._config = config or ConductorConfig()
+        self._state: MeshState | None = None
+        self._stages: dict[tuple[Digest, int], _Stage] = {}
+        self._prepared: dict[bytes, dict[PeerId, tuple[Prepared, bytes]]] = {}
+        self._down_ms: dict[PeerId, int] = {}
+
+    def believe_down(self, down: tuple[PeerId, ...], now: Now) -> None:
+        """Take this node's belief who is down; remember since when."""
+        self._down_ms = {node: self._down_ms.get(node, now.mono_ms) for node in down}
+
+    def decided(self, state: MeshState, now: Now) -> None:
+        """Follow the chain: keep the stages that are open in `state`, forget the others."""
+        self._state = state
+        open_now = {(r.id, r.opened) for lane in state.lanes if (r := lane.rollout) is not None}
+        kept = {key: stage for key, stage in self._stages.items() if key in open_now}
+        for lane in state.lanes:
+            if (rollout := lane.rollout) is not None:
+                kept.setdefault((rollout.id, rollout.opened), _Stage(now.mono_ms))
+        self._stages = kept
+
+    def prepared(self, change: bytes) -> tuple[bytes, ...]:
+        """Return the encoded Signed statements of who prepared `change`, for the exhibits of a start."""
+        return tuple(data for _, (_, data) in sorted(self._prepared.get(change, {}).items()))
+
+    def own_prepared(self, change: bytes) -> tuple[RolloutStatement, ...]:
+        """Return this node's own word on `change`, to repeat it to a peer that was away."""
+        own = self._prepared.get(change, {}).get(self._me)
+        return (RolloutStatement(decode(own[1], Signed)),) if own else ()
+
+    def statements(self, rollout: bytes, opened: int) -> tuple[bytes, ...]:
+        """Return the encoded Signed verdicts of a stage, for the exhibits of a principal's promote."""
+        stage = self._stages.get((Digest(rollout), opened))
+        return tuple(data for _, (_, data) in sorted(stage.verdicts.items())) if stage else ()
+
+    def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
+        """Return the newest verdict of each node for that stage (freshness.View)."""
+        stage = self._stages.get((Digest(rollout), opened))
+        return {node: said for node, (said, _) in stage.verdicts.items()} if stage else {}
+
+    # --- hearing
+
+    def say(self, statement: Statement, now: Now) -> list[Effect]:
+        """Sign this node's own statement, take it in, and tell everybody."""
+        signed = state_it(self._signer, self._mesh, statement)
+        self._take(self._me, statement, encode(signed), now)
+        return [Broadcast(RolloutStatement(signed))]
+
+    def hear(self, peer: PeerId, message: RolloutStatement, now: Now) -> list[Effect]:
+        """Take in a statement from the network; pass on what changes the picture."""
+        said = open_statement(self._verifier, self._mesh, message.signed)
+        if isinstance(said, Refusal):
+            return [Reject(peer, said.rule, said.detail)]
+        if self._take(said.node, said.statement, encode(message.signed), now):
+            return [Broadcast(message, (peer,))]
+        return []
+
+    def _take(self, node: PeerId, said: Statement, data: bytes, now: Now) -> bool:
+        """Keep a statement if it is news; return whether others should hear of it too."""
+        match said:
+            case Prepared(change):
+                return self._take_prepared(node, said, change, data)
+            case HealthVerdict():
+                return self._take_verdict(node, said, data, now)
+            case TimeoutVote(_, rollout, opened, voter) | Vanished(_, rollout, opened, voter):
+                stage = self._stages.get((Digest(rollout), opened))
+                known = self._state is not None and voter in self._state.voters and voter.node == node
+                if stage is None or not known or said.era != self._era:
+                    return False
+                pinned = self._rollout(rollout)
+                if isinstance(said, Vanished) and (pinned is None or said.node not in pinned.cohort):
+                    return False
+                into = stage.timeouts if isinstance(said, TimeoutVote) else stage.vanished.setdefault(said.node, {})
+                if node in into:
+                    return False
+                into[node] = data
+                return True
+
+    def _take_prepared(self, node: PeerId, said: Prepared, change: bytes, data: bytes) -> bool:
+        if self._state is None or not any(one.node == node for one in self._state.nodes):
+            return False
+        if change not in self._prepared and len(self._prepared) >= CHANGES_MAX:
+            del self._prepared[next(iter(self._prepared))]
+        holders = self._prepared.setdefault(change, {})
+        if node in holders and holders[node][0] == said:
+            return False
+        assert len(holders) <= NODES_MAX, "only confirmed nodes are kept"
+        holders[node] = (said, data)
+        return True
+
+    def _take_verdict(self, node: PeerId, said: HealthVerdict, data: bytes, now: Now) -> bool:
+        stage = self._stages.get((Digest(said.rollout), said.opened))
+        rollout = self._rollout(said.rollout)
+        if stage is None or rollout is None or node not in rollout.order or said.era != self._era:
+            return False
+        held = stage.verdicts.get(node)
+        if held is not None and (said.sequence <= held[0].sequence or held[0].verdict == "fail"):
+            return False
+        stage.verdicts[node] = (said, data)
+        turned = held is None or held[0].verdict != said.verdict
+        if turned and said.verdict == "pass":
+            stage.progress_ms = now.mono_ms
+        return turned
+
+    # --- judging
+
+    def beat(self, now: Now, voter: Voter | None) -> list[Effect]:
+        """Assess every open stage: sign timeouts, and propose what is forced once it is this voter's turn."""
+        if self._state is None or voter is None or voter not in self._state.voters:
+            return []
+        effects: list[Effect] = []
+        for lane in self._state.lanes:
+            rollout = lane.rollout
+            if rollout is not None:
+                effects += self._beat_stage(self._state, lane, rollout, now, voter)
+        return effects
+
+    def _beat_stage(self, state: MeshState, lane: Lane, rollout: Rollout, now: Now, voter: Voter) -> list[Effect]:
+        stage = self._stages[(rollout.id, rollout.opened)]
+        majority = len(state.voters) // 2 + 1
+        timed_out = len(stage.timeouts) >= majority
+        vanished = {node: said for node, said in sorted(stage.vanished.items()) if len(said) >= majority}
+        verdicts = {node: said for node, (said, _) in stage.verdicts.items()}
+        assessed = assess(rollout, verdicts, now.wall_ms, timed_out=timed_out, vanished=vanished)
+        effects = self._timeout(rollout, stage, assessed, now, voter)
+        effects += self._vanish(rollout, stage, now, voter)
+        action = forced_action(rollout, assessed, now.wall_ms)
+        if isinstance(action, Promote) and lane.frozen:
+            action = None
+        name = type(action).__name__ if action is not None else ""
+        if name != stage.forced:
+            stage.forced, stage.forced_ms, stage.proposed_ms = name, now.mono_ms, None
+        if action is None:
+            return effects
+        turn = rendezvous(f"{rollout.id.hex()}/{rollout.opened}", tuple(one.node for one in state.voters))
+        due = stage.forced_ms + turn.index(voter.node) * self._config.step_ms
+        if stage.proposed_ms is not None:
+            due = stage.proposed_ms + self._config.again_ms
+        if now.mono_ms < due:
+            return effects
+        stage.proposed_ms = now.mono_ms
+        items = [data for _, (_, data) in sorted(stage.verdicts.items())]
+        if timed_out:
+            items += [data for _, data in sorted(stage.timeouts.items())]
+        items += [data for said in vanished.values() for _, data in sorted(said.items())]
+        effects.append(Notify(_proposal(lane, rollout, action, tuple(items), assessed.reason)))
+        return effects
+
+    def _timeout(self, rollout: Rollout, stage: _Stage, assessed: Assessment, now: Now, voter: Voter) -> list[Effect]:
+        waited_ms = now.mono_ms - stage.progress_ms
+        waiting = assessed.outcome is Outcome.PENDING and not rollout.paused
+        if not waiting or waited_ms < rollout.plan.progress_deadline_ms or self._me in stage.timeouts:
+            return []
+        return self.say(TimeoutVote(self._era, rollout.id, rollout.opened, voter), now)
+
+    def _vanish(self, rollout: Rollout, stage: _Stage, now: Now, voter: Voter) -> list[Effect]:
+        effects: list[Effect] = []
+        for node in rollout.cohort:
+            down_ms = self._down_ms.get(node)
+            taken = node in stage.verdicts and self._me not in stage.vanished.get(node, {})
+            if down_ms is None or not taken or now.mono_ms - down_ms < rollout.plan.healthy_deadline_ms:
+                continue
+            effects += self.say(Vanished(self._era, rollout.id, rollout.opened, voter, node), now)
+        return effects
+
+    @property
+    def _era(self) -> bytes:
+        return self._state.era if self._state is not None else b""
+
+    def _rollout(self, rollout_id: bytes) -> Rollout | None:
+        lanes = self._state.lanes if self._state is not None else ()
+        return next((lane.rollout for lane in lanes if lane.rollout and lane.rollout.id == rollout_id), None)
+
+
+def forced_action(rollout: Rollout, assessed: Assessment, wall_ms: int) -> LaneAction | None:
+    """Return the command that the assessment forces without a person, or None; rollout.py judges the same way."""
+    plan, stage = rollout.plan, rollout.stages[rollout.stage]
+    match assessed.outcome:
+        case Outcome.PENDING:
+            return None
+        case Outcome.FAIL:
+            if plan.auto_revert and not plan.irreversible:
+                return Abort(rollout.id, assessed.reason)
+            return None if rollout.paused else Pause(rollout.id)
+        case Outcome.INCONCLUSIVE:
+            return None if rollout.paused else Pause(rollout.id)
+        case Outcome.PASS:
+            if rollout.paused or rollout.candidate.withdrawn:
+                return None
+            if stage.approve:
+                return Pause(rollout.id)
+            ready = plan.auto_promote and wall_ms >= rollout.stage_at_ms + stage.pause_ms
+            return Promote(rollout.id, rollout.stage) if ready else None
+
+
+def _proposal(lane: Lane, rollout: Rollout, action: LaneAction, items: tuple[bytes, ...], reason: str) -> Propose:
+    """Return the unsigned command; its id is the same whoever proposes it, so that it is decided once."""
+    identity = digest(encode((rollout.id, rollout.opened, type(action).__name__)))[:16]
+    command = Command(identity, action, lane.project, lane.environment, lane.sequence)
+    exhibits = Exhibits(statements=tuple(bytes(digest(item)) for item in items))
+    return Propose(encode(SignedCommand(encode(command), (), exhibits)), items, reason)
