@@ -169,7 +169,7 @@ class Dispatcher:
             self._make_ready(app)
             summon = self._summon()
         if summon is not None:
-            summon()
+            asyncio.get_running_loop().call_soon(summon)
         return True
 
     def withdraw(self, ticket: Ticket, kind: str) -> bool:

@@ -212,6 +212,14 @@ class Ingress:
         outcome: Outcome | None,
     ) -> None:
         """Log one answered request: never its query, fields or bodies, which may hold secrets."""
+        if app is None:
+            self.refused["no-route" if status == 404 else "other"] += 1
+        else:
+            app.statuses[status // 100] += 1
+            if isinstance(outcome, Trapped | MemoryRefused | HostFailed):
+                _log_failure(app, outcome, request)
+        if not self._log.admits():
+            return
         fields: dict[str, object] = {
             "request_id": request.request_id,
             "trace_id": request.trace_id,
@@ -225,28 +233,22 @@ class Ingress:
         }
         if outcome is not None:
             fields["outcome"] = outcome_kind(outcome)
-        if app is None:
-            self.refused["no-route" if status == 404 else "other"] += 1
-            self._log.write("info", "request", "host", fields)
-            return
-        spec = app.spec
-        app.statuses[status // 100] += 1
-        self._log.write(
-            "info", "request", "host", {**fields, "project": spec.project, "app": spec.app, "release": app.digest}
-        )
-        if isinstance(outcome, Trapped | MemoryRefused | HostFailed):
-            detail: dict[str, object] = {
-                "reason": outcome.reason,
-                "request_id": request.request_id,
-                "trace_id": request.trace_id,
-            }
-            if isinstance(outcome, HostFailed):
-                detail["traceback"] = outcome.traceback
-            else:
-                detail["backtrace"] = outcome.backtrace
-            app.log.write("error", "app." + outcome_kind(outcome), "host", detail)
+        if app is not None:
+            fields |= {"project": app.spec.project, "app": app.spec.app, "release": app.digest}
+        self._log.write_admitted("info", "request", "host", fields)
 
     def log_defect(self, where: str) -> None:
         """Log the exception being handled: ours, not the guest's or the client's."""
         self.refused["defect"] += 1
         self._log.write("error", "defect", "host", {"where": where, "traceback": traceback.format_exc()})
+
+
+def _log_failure(app: HostedApp, outcome: Trapped | MemoryRefused | HostFailed, request: GuestRequest) -> None:
+    """Say in the app's log why a guest failed, with its backtrace; the client is never told."""
+    fields: dict[str, object] = {
+        "reason": outcome.reason,
+        "request_id": request.request_id,
+        "trace_id": request.trace_id,
+        "backtrace": outcome.traceback if isinstance(outcome, HostFailed) else outcome.backtrace,
+    }
+    app.log.write("error", "app." + outcome_kind(outcome), "host", fields)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -33,10 +34,15 @@ BYTES_BURST: Final = 1024 * 1024.0
 _encode = msgspec.json.Encoder().encode
 
 
+@lru_cache(maxsize=4)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+
+
 def timestamp(seconds: float) -> str:
     """Return a Unix time as RFC 3339 text in UTC with milliseconds."""
     whole = int(seconds)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1000):03d}Z"
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
 
 
 class LogBuffer:
@@ -84,17 +90,20 @@ class Allowance:
         self._bytes = bytes_burst
         self._filled_s = 0.0
 
-    def spend(self, size_bytes: int, now_s: float) -> bool:
-        """Whether a line of `size_bytes` may pass at the monotonic time `now_s`; takes it from the allowance if so."""
+    def admit(self, now_s: float) -> bool:
+        """Whether one more line may pass at the monotonic time `now_s`; if so its size is to be charged."""
         elapsed_s = max(now_s - self._filled_s, 0.0)
         self._filled_s = now_s
         self._lines = min(self._lines + elapsed_s * self._rates[0], self._bursts[0])
         self._bytes = min(self._bytes + elapsed_s * self._rates[1], self._bursts[1])
-        if self._lines < 1 or self._bytes < size_bytes:
+        if self._lines < 1 or self._bytes <= 0:
             return False
         self._lines -= 1
-        self._bytes -= size_bytes
         return True
+
+    def charge(self, size_bytes: int) -> None:
+        """Take an admitted line's bytes; they may exceed what is left, and the next lines wait for it."""
+        self._bytes -= size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +128,29 @@ class AppLog:
         self.dropped_total = 0
 
     def write(self, level: str, event: str, stream: str, fields: dict[str, object]) -> None:
-        """Log one entry; `stream` is "guest" for what the guest wrote, "host" for what we say about it."""
-        now_s = time.monotonic()
+        """Log one entry if it is admitted; `stream` is "guest" for the guest's words, "host" for ours about it."""
+        if self.admits():
+            self.write_admitted(level, event, stream, fields)
+
+    def write_admitted(self, level: str, event: str, stream: str, fields: dict[str, object]) -> None:
+        """Log one entry that `admits` let pass, so that its fields need not be made when it does not."""
         line = self._encode(level, event, stream, fields)
         with self._lock:
-            if not self._allowance.spend(len(line), now_s):
-                self._dropped += 1
-                self.dropped_total += 1
-                return
+            self._allowance.charge(len(line))
             dropped, self._dropped = self._dropped, 0
         if dropped:
             self._buffer.append(self._encode("warn", "log.dropped", "host", {"count": dropped}))
         self._buffer.append(line)
+
+    def admits(self) -> bool:
+        """Whether one more line may be written now; if not, it is counted as dropped."""
+        now_s = time.monotonic()
+        with self._lock:
+            if self._allowance.admit(now_s):
+                return True
+            self._dropped += 1
+            self.dropped_total += 1
+            return False
 
     def flush_dropped(self) -> None:
         """Say how many lines were dropped, if any; called now and then so that a fallen-silent app's count is told."""

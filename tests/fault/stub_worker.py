@@ -1,6 +1,6 @@
 """A worker whose apps are Python functions, so that the HTTP side can be tried apart from guests.
 
-Run as `python -m tests.fault.stub_worker SETTINGS`; the app's `config["do"]` names the function.
+Run as `python stub_worker.py SETTINGS`; the app's `config["do"]` names the function.
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ def large(exchange: Exchange) -> Outcome:
     return Completed()
 
 
+def unread(exchange: Exchange) -> Outcome:
+    return hello(exchange)
+
+
 def smuggle(exchange: Exchange) -> Outcome:
     exchange.response.start(ResponseHead(200, (("x", b"a\r\nset-cookie: b"),)))
     exchange.response.finish()
@@ -117,7 +121,7 @@ def short(exchange: Exchange) -> Outcome:
 
 
 APPS: dict[str, Callable[[Exchange], Outcome]] = {
-    function.__name__: function for function in (hello, echo, describe, wait, hang, large, smuggle, short)
+    function.__name__: function for function in (hello, echo, describe, wait, hang, large, unread, smuggle, short)
 }
 
 

@@ -1,0 +1,246 @@
+"""Worker processes come and go; clients do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.control import Route
+from runtime.supervisor import PoolError, PoolSettings, WorkerPool
+from tests.fault.served import STUB, Client, Served, request, running, stub_release, until
+
+
+class Stream:
+    """Clients that ask without a pause and count what they get."""
+
+    def __init__(self, served: Served, path: str = "/hello") -> None:
+        self.served = served
+        self.path = path
+        self.answered = 0
+        self.failed: list[str] = []
+        self.lost = 0
+        self.releases: dict[str, int] = {}
+        self._stop = False
+
+    async def __aenter__(self) -> Stream:
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        for _ in range(4):
+            self._tasks.create_task(self._ask())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._stop = True
+        await self._tasks.__aexit__(None, None, None)
+
+    async def more(self, count: int) -> None:
+        """Wait for `count` further answers."""
+        goal = self.answered + count
+        await until(lambda: self.answered >= goal)
+
+    async def _ask(self) -> None:
+        client: Client | None = None
+        while not self._stop:
+            try:
+                client = client or await self.served.connect()
+                answer = await client.get(self.path)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                self.lost += 1
+                client = None
+                continue
+            self.answered += 1
+            if answer.status != 200 or not answer.whole:
+                self.failed.append(f"{answer.status} {answer.body!r}")
+            release = answer.header("freehold-release") or ""
+            self.releases[release] = self.releases.get(release, 0) + 1
+            if answer.header("connection") == "close":
+                client.close()
+                client = None
+
+
+async def test_a_killed_worker_comes_back_while_the_others_serve_on(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=2) as served:
+        await served.serve(stub_release("r1", "hello"))
+        async with Stream(served) as stream:
+            await stream.more(50)
+            before = [slot.pid for slot in served.pool.slots()]
+            assert before[0] is not None
+            os.kill(before[0], signal.SIGKILL)
+            await stream.more(50)
+            await until(lambda: served.pool.slots()[0].pid not in {None, before[0]})
+            await stream.more(50)
+        slots = served.pool.slots()
+        assert slots[1].pid == before[1]
+        assert (slots[0].starts, slots[0].last_end) == (2, "exit status -9")
+        assert stream.failed == []
+        assert stream.lost <= 4  # the requests that were inside the killed process, one per client at most
+        statuses = await served.pool.status()
+        assert all([app.key for app in status.apps] == ["r1"] for status in statuses)
+
+
+async def test_a_release_is_swapped_under_load_without_a_failed_request(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=2) as served:
+        await served.serve(stub_release("r1", "hello"))
+        async with Stream(served) as stream:
+            await stream.more(50)
+            for number in range(2, 6):
+                await served.serve(stub_release(f"r{number}", "hello"))
+                await served.pool.unload(f"r{number - 1}")
+                await stream.more(20)
+        assert stream.failed == []
+        assert stream.lost == 0
+        assert sorted(stream.releases) == ["r1", "r2", "r3", "r4", "r5"]
+        for status in await served.pool.status():
+            assert [app.key for app in status.apps] == ["r5"]
+
+
+async def test_a_request_under_way_ends_in_the_release_it_began_in(tmp_path: Path) -> None:
+    async with running(tmp_path) as served:
+        await served.serve(stub_release("r1", "wait"))
+        client = await served.connect()
+        await client.send(request("GET", "/wait?400"))
+        await asyncio.sleep(0.1)
+        await served.serve(stub_release("r2", "wait"))
+        unloading = asyncio.ensure_future(served.pool.unload("r1"))
+        assert (await served.get("/wait?0")).header("freehold-release") == "r2"
+        answer = await client.receive()
+        assert (answer.status, answer.header("freehold-release")) == (200, "r1")
+        await unloading
+
+
+async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
+    async with running(tmp_path) as served:
+        await served.serve(stub_release("r1", "wait", "hello"))
+        idle = await served.connect()
+        await idle.get("/hello")
+        client = await served.connect()
+        await client.send(request("GET", "/wait?500"))
+        await asyncio.sleep(0.1)
+        await served.pool.stop()
+        answer = await client.receive()
+        assert (answer.status, answer.body) == (200, b"hello")
+        assert await idle.closed()
+        await until(lambda: served.pool.slots()[0].pid is None)
+        assert served.pool.slots()[0].last_end == "exit status 0"
+
+
+async def test_a_route_that_cannot_stand_changes_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as served:
+        await served.serve(stub_release("r1", "hello"))
+        with pytest.raises(PoolError, match="reserved"):
+            await served.pool.activate([Route(None, "/.freehold/x", "r1", "hello")])
+        with pytest.raises(PoolError, match="not loaded"):
+            await served.pool.activate([Route(None, "/", "r9", "hello")])
+        with pytest.raises(PoolError, match="claimed twice"):
+            await served.pool.activate([Route("a", "/", "r1", "hello"), Route("A.", "/", "r1", "hello")])
+        with pytest.raises(PoolError, match="still name"):
+            await served.pool.unload("r1")
+        assert (await served.get("/hello")).body == b"hello"
+
+
+async def test_a_release_that_cannot_be_loaded_is_refused_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as served:
+        await served.serve(stub_release("r1", "hello"))
+        with pytest.raises(PoolError, match="no app missing"):
+            await served.pool.load(stub_release("r2", "hello", "missing"))
+        (status,) = await served.pool.status()
+        assert [app.key for app in status.apps] == ["r1"]
+        assert (await served.get("/hello")).body == b"hello"
+
+
+async def test_a_new_pool_adopts_workers_and_sockets_and_clients_notice_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=2, leave=True) as first:
+        await first.serve(stub_release("r1", "hello"))
+        address = first.pool.addresses[0]
+        pids = [slot.pid for slot in first.pool.slots()]
+        kept = await asyncio.open_connection("127.0.0.1", first.port)
+    client = Client(*kept)
+    assert (await client.get("/hello")).body == b"hello"  # nobody is in charge now
+    async with running(tmp_path, workers=2, listen=(address,)) as second:
+        assert [slot.pid for slot in second.pool.slots()] == pids
+        assert (await client.get("/hello")).body == b"hello"
+        await second.serve(stub_release("r2", "hello"))
+        assert (await client.get("/hello")).header("freehold-release") == "r2"
+        assert pids[0] is not None
+        os.kill(pids[0], signal.SIGKILL)
+        await until(lambda: second.pool.slots()[0].pid not in {None, pids[0]})
+        assert (await second.get("/hello")).header("freehold-release") == "r2"
+        client.writer.transport.abort()
+
+
+async def test_workers_of_another_build_are_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, leave=True) as first:
+        await first.serve(stub_release("r1", "hello"))
+        address = first.pool.addresses[0]
+        (old,) = [slot.pid for slot in first.pool.slots()]
+    async with running(tmp_path, listen=(address,), build="newer") as second:
+        await second.serve(stub_release("r1", "hello"))
+        assert [slot.pid for slot in second.pool.slots()] != [old]
+        await until(lambda: not Path(f"/proc/{old}").exists() or "(zombie)" in _state(old))
+        assert (await second.get("/hello")).body == b"hello"
+
+
+def _state(pid: int | None) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text().split("State:")[1].split("\n")[0]
+    except FileNotFoundError:
+        return "(zombie)"
+
+
+async def test_workers_that_nobody_comes_back_for_end_by_themselves(tmp_path: Path) -> None:
+    async with running(tmp_path, leave=True, orphan_limit_s=0.5) as first:
+        (pid,) = [slot.pid for slot in first.pool.slots()]
+    await until(lambda: "zombie" in _state(pid))
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.supervisor.PING_EVERY_S", 0.1)
+    monkeypatch.setattr("runtime.supervisor.PING_TIMEOUT_S", 1.0)
+    async with running(tmp_path) as served:
+        await served.serve(stub_release("r1", "hello"))
+        (pid,) = [slot.pid for slot in served.pool.slots()]
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: served.pool.slots()[0].pid not in {None, pid})
+        assert served.pool.slots()[0].last_end == "exit status -9"
+        assert (await served.get("/hello")).body == b"hello"
+
+
+async def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_path: Path) -> None:
+    settings = PoolSettings(
+        ("127.0.0.1:0",), tmp_path / "run", tmp_path / "data", "test", workers=1,
+        command=(sys.executable, "-c", "raise SystemExit(3)"),
+    )  # fmt: skip
+    pool = WorkerPool(settings, on_logs=lambda batch: None, jitter=lambda: 1.0)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pool.run())
+        await until(lambda: pool.slots()[0].starts >= 3)
+        assert pool.slots()[0].pid is None
+        assert "3" in pool.slots()[0].last_end
+        await pool.stop()
+
+
+async def test_a_second_daemon_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        settings = PoolSettings(("127.0.0.1:0",), tmp_path / "run", tmp_path / "data", "test", command=STUB)
+        with pytest.raises(PoolError, match="another daemon"):
+            await WorkerPool(settings, on_logs=lambda batch: None).run()
+
+
+async def test_a_busy_port_is_named(tmp_path: Path) -> None:
+    async with running(tmp_path / "one") as served:
+        settings = PoolSettings(served.pool.addresses, tmp_path / "two", tmp_path / "data", "test", command=STUB)
+        with pytest.raises(PoolError, match=served.pool.addresses[0]):
+            await WorkerPool(settings, on_logs=lambda batch: None).run()
+
+
+async def test_the_runtime_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+        (control,) = (tmp_path / "run").glob("worker-*.sock")
+        assert control.stat().st_mode & 0o777 == 0o600
