@@ -77,10 +77,10 @@ ChainInput = Start | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDi
 
 
 class Chain:
-    """The machine. Handle `Start` first; hand over only peers that were admitted."""
+    """The machine. Hand over only peers that were admitted."""
 
     def __init__(self, setup: ChainSetup, stored: Stored) -> None:
-        """Load what the disk held; nothing is written or sent before `Start`."""
+        """Load what the disk held; nothing is written or sent before the first event."""
         self._setup = setup
         ledger = Ledger(setup.mesh, setup.machine, setup.verifier)
         self._damage = ledger.restore(stored.vote) if stored.vote is not None else ""
@@ -88,6 +88,7 @@ class Chain:
         acceptor = Acceptor(setup.mesh, setup.node, setup.signer, record, accepted)
         self._at = Context(setup, ledger, acceptor)
         self._needs_boot_read = not stored.same_boot
+        self._started = False
         self._load_proofs(stored)
         self._clients = Clients(self._at)
         self._reads = Reads(self._at)
@@ -108,6 +109,9 @@ class Chain:
         at = self._at
         at.now = now
         at.out = []
+        if not self._started:
+            # Whatever comes first: no word before this store is known to remember its last one.
+            self._start()
         match event:
             case Received(peer, message):
                 self._receive(peer, message)
@@ -124,7 +128,7 @@ class Chain:
             case SubmitReset(entry):
                 self._submit_reset(entry)
             case Start():
-                self._start()
+                pass
             case _:
                 assert_never(event)
         self._voting.tick()
@@ -202,6 +206,7 @@ class Chain:
 
     def _start(self) -> None:
         at = self._at
+        self._started = True
         if self._distrust:
             at.give_up_store(self._distrust)
         elif not self.record.store_id:

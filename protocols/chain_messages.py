@@ -233,7 +233,7 @@ ChainMessage = (
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The process started; the first event a chain handles."""
+    """The process started: check the store before anything else is asked of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ class Clients:
                     self._end(pending, "decided", answer.slot)
                 case "refused" | "superseded":
                     pending.asked[peer] = True
-                    if pending.uncertain or not all(pending.asked.values()):
+                    proposed = pending.proposed_slot == self._at.open_slot
+                    if proposed or pending.uncertain or not all(pending.asked.values()):
                         pending.declined = refusal
                     else:
                         self._end(pending, answer.outcome, refusal=refusal)
@@ -131,7 +132,8 @@ class Clients:
                     pending.proposed_slot = at.open_slot
                     return draft, pending.material
                 draft = refusal
-            if pending.proposed_slot == at.open_slot:
+            if pending.proposed_slot == at.open_slot or pending.asked:
+                # A store may have accepted it, or a voter it was forwarded to may still propose it.
                 pending.declined = draft
             else:
                 self._end(pending, "superseded" if pending.admitted else "refused", refusal=draft)

@@ -22,6 +22,7 @@ from protocols.keys import peer_id
 from protocols.machine import Effect, Machine, PeerId, Persist, Store
 from protocols.pacing import ChainTimes
 from protocols.quorum import boot_quorum, majority
+from protocols.refusal import Refusal
 from simulation.chain_plan import ChainPlan
 from simulation.chain_state import Add, CounterMachine, SetTarget, counter
 from simulation.checkers import ChainChecker, ClientChecker, Operation
@@ -31,6 +32,7 @@ from simulation.faults import Fault, Faults
 from simulation.world import Boot, Host, World
 
 NAMES = ("a", "b", "c")
+NARROW = "c"
 TIMES = ChainTimes(retry_max_ms=4_000, submit_ms=8_000, gossip_ms=2_000, ready_ms=2_000, growth_ms=4_000)
 """Timers scaled for runs of a minute; those bound by the network's delay are as in production."""
 MakeChain = Callable[[ChainSetup, Stored], Chain]
@@ -49,7 +51,8 @@ class ChainFleet:
         self._peers = {name: peer_id(signer.public_key) for name, signer in self._signers.items()}
         self._admin = self.world.keys.signer("admin")
         self._runtime_copy: dict[str, bytes] = {}
-        self.revoked: set[PeerId] = set()
+        self.revoked: dict[PeerId, int] = {}
+        self._state_machines: dict[str, CounterMachine] = {}
         founders = tuple(
             sorted(Voter(self._peers[f"n{index}"], b"store-%010d" % index) for index in range(plan.founder_count))
         )
@@ -59,7 +62,11 @@ class ChainFleet:
         self.checker.on_reset.append(self.clients.era_changed)
         self.world.persist_watchers.append(self._keep_runtime_copy)
         self.world.observers.append(self._answered)
-        self.faults = Faults(self.world, {"rollback_both": self._roll_back_both})
+        self.faults = Faults(
+            self.world,
+            {"rollback_both": self._roll_back_both, "revoke": self._revoke, "view": self._narrow_view},
+        )
+        self._narrow: set[str] = set()
         self._operation_count = 0
         for name in self._signers:
             self._add_host(name)
@@ -93,9 +100,12 @@ class ChainFleet:
             self._runtime_copy.pop(host.name, None)
         slots = (boot.fence or {}).get(fences.TABLE, {})
         same_boot = fences.same_boot(self._runtime_copy.get(host.name, b""), slots)
+        machine = self._state_machines[host.name] = self.make_state_machine()
+        if host.name in self._narrow:
+            machine.fresh_refusals = {NARROW: Refusal("view.narrow", "this voter's view forbids it")}
         setup = ChainSetup(
             self.mesh, host.peer, boot.boot_nonce, self._signers[host.name], self.world.keys, boot.entropy,
-            self.make_state_machine(), self.revoked.__contains__, TIMES,
+            machine, self.revoked.__contains__, TIMES,
         )  # fmt: skip
         chain = self._make_chain(setup, Stored(boot.vote, boot.fence, same_boot))
         self.world.after(0, host.receive, Start(), host.boot_count)
@@ -127,6 +137,21 @@ class ChainFleet:
             host.disk.roll_back(store, fault.amount)
         self.checker.disk_fault(host)
         self.world.after(fault.duration_ms, host.start, False)
+
+    def _revoke(self, fault: Fault) -> None:
+        """Revoke one node; every other hears of it at once. Never so many that no majority of voters is left."""
+        host = self.world.hosts[fault.hosts[0]]
+        if len(self.revoked) + 1 < majority(self.plan.host_count) and self.plan.host_count > 3:
+            self.revoked[host.peer] = self.world.now_ms
+            self.checker.revoked[host.peer] = self.world.now_ms
+
+    def _narrow_view(self, fault: Fault) -> None:
+        """From now on this host's own view forbids fresh additions to one counter, until the end."""
+        host = self.world.hosts[fault.hosts[0]]
+        self._narrow.add(host.name)
+        machine = self._state_machines.get(host.name)
+        if machine is not None:
+            machine.fresh_refusals = {NARROW: Refusal("view.narrow", "this voter's view forbids it")}
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
@@ -163,6 +188,17 @@ class ChainFleet:
         host.receive(Submit(operation_id, command), host.boot_count)
         return operation
 
+    def _again(self, operation: Operation) -> None:
+        """A client that does not know asks again, through another host, with the same command."""
+        host = self._source.choice(self.world.hosts)
+        if host.up and not self.faults.healed:
+            again = Operation(
+                self._next_id(), "write", host.name, self.world.now_ms, 0, operation.command, name="again"
+            )
+            self.clients.invoke(again)
+            again.retry = True
+            host.receive(Submit(again.id, again.command), host.boot_count)
+
     def read(self, host: Host, name: str) -> Operation:
         """Read one counter through a host."""
         operation = Operation(self._next_id(), "read", host.name, self.world.now_ms, 0, name=name)
@@ -188,6 +224,8 @@ class ChainFleet:
                 if operation is not None:
                     self.world.counts[f"outcome {event.outcome}"] += 1
                     self.clients.returned(operation, self.world.now_ms, event.outcome, event.slot)
+                    if event.outcome == "unknown" and operation.name in NAMES:
+                        self.world.after(self._source.randint(1, 2_000), self._again, operation)
             case ReadDone():
                 operation = self.clients.take(event.request_id)
                 if operation is not None:
@@ -215,16 +253,20 @@ class ChainFleet:
         """Whether no majority of the newest voters can ever speak again with its stores."""
         chains = [chain for host in self.world.hosts if (chain := self.chain_of(host)) is not None]
         newest = max(chains, key=lambda chain: (chain.position.resets, chain.position.slot))
-        alive = [chain for chain in chains if Voter(chain.node, chain.store_id) in newest.voters]
+        alive = [
+            chain
+            for chain in chains
+            if Voter(chain.node, chain.store_id) in newest.voters and chain.node not in self.revoked
+        ]
         count = len(newest.voters)
-        trusted = [chain for chain in alive if not chain.record.recovering and chain.node not in self.revoked]
+        trusted = [chain for chain in alive if not chain.record.recovering]
         if len(trusted) >= majority(count):
             return False
         return len(alive) < majority(count) or len(alive) - 1 < boot_quorum(count)
 
     def reset(self) -> None:
         """Sign a new era from the newest head, with the hosts that are up as voters."""
-        up = [host for host in self.world.hosts if self.chain_of(host) is not None]
+        up = [host for host in self.world.hosts if self.chain_of(host) is not None and host.peer not in self.revoked]
         newest = max(up, key=self._head_key)
         chain = self.chain_of(newest)
         assert chain is not None

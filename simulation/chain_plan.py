@@ -11,6 +11,7 @@ from simulation.network import LinkFaults
 SAFETY_MS = (8_000, 40_000)
 HOST_COUNTS = (1, 3, 3, 3, 4, 5, 5, 7)
 FAULTS_MAX = 28
+KINDS = (*GENERIC_KINDS, "revoke", "view")
 DESTRUCTIVE = ("disk_loss", "rollback_database", "rollback_both")
 
 
@@ -49,7 +50,7 @@ def plan(seed: int) -> ChainPlan:
     target = source.choice([count for count in (1, 3, 5, 7) if founder_count <= count <= max(host_count, 1)] or [1])
     safety_ms = source.randrange(*SAFETY_MS)
     lossy = source.random()
-    faults = draw(source, host_count, safety_ms, source.randint(0, FAULTS_MAX), GENERIC_KINDS)
+    faults = draw(source, host_count, safety_ms, source.randint(0, FAULTS_MAX), KINDS)
     # Lost stores end a chain until an operator resets it; most runs have few, so that they are about something else.
     spared = source.choice((0, 1, 1, 2, 3, FAULTS_MAX))
     lost = [fault for fault in faults if fault.kind in DESTRUCTIVE][spared:]

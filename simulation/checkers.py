@@ -47,9 +47,11 @@ class ChainChecker:
         self.on_reset: list[Callable[[int], None]] = []
         self._votes: dict[tuple[Any, ...], bytes] = {}
         self._proposals: dict[tuple[Any, ...], bytes] = {}
+        self._proposed_ms: dict[tuple[Any, ...], int] = {}
         self._records: dict[str, AcceptorRecord] = {}
         self.excused: set[PeerId] = set()
         """Nodes made to lie: what they say is no violation of the protocol."""
+        self.revoked: dict[PeerId, int] = {}
         self.fork_excused = False
         self.decisions = 0
         self.commands: dict[bytes, int] = {}
@@ -112,6 +114,10 @@ class ChainChecker:
         problem = certificate_problem(self._verifier, self._mesh, voters, entry.certificate, digest(entry.decision))
         if problem:
             raise Violation("OneConfig", f"{host.name} stored slot {decision.slot}: {problem}")
+        proposed_ms = self._proposed_ms.get((decision.era, decision.slot, entry.certificate.ballot), -1)
+        for vote in entry.certificate.votes:
+            if 0 <= self.revoked.get(vote.node, proposed_ms + 1) <= proposed_ms:
+                raise Violation("Revoked", f"{host.name} counted a revoked voter in slot {decision.slot}")
         self.decided[decision.era, decision.slot] = whole
         self.decisions += 1
         if decision.command != NOOP:
@@ -164,7 +170,9 @@ class ChainChecker:
                 self._durable(near, vote.ballot, vote.slot, vote.ballot, vote.counter)
             case Propose():
                 proposal = message.proposal
-                self._once(self._proposals, (proposal.era, proposal.slot, proposal.ballot), proposal.digest)
+                key = (proposal.era, proposal.slot, proposal.ballot)
+                self._proposed_ms.setdefault(key, self._world.now_ms)
+                self._once(self._proposals, key, proposal.digest)
                 self._durable(near, proposal.ballot, proposal.slot, proposal.ballot, -1)
             case Commit():
                 host = self._world.host_of(near)
@@ -234,6 +242,8 @@ class Operation:
     name: str = ""
     amount: int = 0
     value: int | None = None
+    retry: bool = False
+    """The same command was submitted before: it may have been decided before this operation began."""
 
 
 class ClientChecker:
@@ -269,17 +279,22 @@ class ClientChecker:
         if outcome not in ("decided", "read"):
             return
         floor = operation.floor_slot
+        if operation.retry:
+            return
         if slot < floor or (outcome == "decided" and slot == floor):
             raise Violation(
                 "RealTime", f"{operation.kind} returned slot {slot}, slot {floor} had returned before it began"
             )
         self._highest_returned = max(self._highest_returned, slot)
 
+    def _retried(self, operation: Operation) -> bool:
+        return sum(other.command == operation.command for other in self.operations) > 1
+
     def check_refusals(self, commands: dict[bytes, int]) -> None:
         """What was refused must not be in the chain; what was decided must be, in its slot."""
         for operation in self.operations:
             slot = commands.get(digest(operation.command)) if operation.kind == "write" else None
-            if operation.outcome in ("refused", "superseded") and slot is not None:
+            if operation.outcome in ("refused", "superseded") and slot is not None and not self._retried(operation):
                 raise Violation("Outcome", f"a {operation.outcome} command is in slot {slot}")
             if operation.outcome == "decided" and operation.kind == "write" and slot != operation.slot:
                 raise Violation("Outcome", f"a command said to be in slot {operation.slot} is in {slot}")

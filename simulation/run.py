@@ -89,7 +89,7 @@ def _liveness_phase(fleet: ChainFleet) -> None:
     if fleet.majority_lost():
         fleet.reset()
         world.run_until(world.now_ms + HEALED_SETTLE_MS)
-    waiting = {host.name: fleet.write(host, "live", 1) for host in world.hosts}
+    waiting = {host.name: fleet.write(host, "live", 1) for host in world.hosts if host.peer not in fleet.revoked}
     end_ms = world.now_ms + LIVE_BOUND_MS
     while waiting:
         if world.now_ms >= end_ms:
