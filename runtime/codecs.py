@@ -5,15 +5,15 @@ and tuples are tuples, in field order; an enum is its name; flags are a frozense
 value; a variant is `(case, payload or None)`; a lifted `result` is `Ok` or `Err`; to lower one, give `Err(e)`, `Ok(v)`
 or just the value; a resource is the host object behind it.
 
-Each type also has a shape: its structure as text, without names of types, so that a component whose import has another
-signature than the interface's is refused before it runs. Sources: component-model Canonical ABI; wasmtime
+Each type also has a shape: its structure as text, with names of resources only, so that a component whose import has
+another signature than the interface's is refused before it runs. Sources: component-model Canonical ABI; wasmtime
 component/val.h. Not here: the interfaces' functions.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -329,11 +329,17 @@ def _lower_borrow(value: Any, at: int, holder: ResourceHolder) -> None:
 
 _CHAR_CODEC: Final = Codec(_lift_char, _lower_char, "char")
 _STRING_CODEC: Final = Codec(_lift_string, _lower_string, "string")
-_OWN_CODEC: Final = Codec(_lift_own, _lower_own, "own")
-_BORROW_CODEC: Final = Codec(_lift_borrow, _lower_borrow, "borrow")
+
+ResourceNames = Sequence[tuple[wc.ResourceType, str]]
+"""The resource types of one component's imports, each with its name."""
 
 
-def codec_for(ty: Any) -> Codec:
+def resource_name(ty: wc.ResourceType, resources: ResourceNames) -> str:
+    """Return the name of a resource type, "?" for one the component does not import."""
+    return next((name for known, name in resources if known == ty), "?")
+
+
+def codec_for(ty: Any, resources: ResourceNames = ()) -> Codec:
     """Return the codec of a type of the public API; raises `UnsupportedTypeError`."""
     scalar = _SCALARS.get(type(ty))
     if scalar is not None:
@@ -344,26 +350,25 @@ def codec_for(ty: Any) -> Codec:
         case wc.String():
             return _STRING_CODEC
         case wc.ListType():
-            return _list(codec_for(ty.element))
+            return _list(codec_for(ty.element, resources))
         case wc.TupleType():
-            return _tuple([codec_for(element) for element in ty.elements])
+            return _tuple([codec_for(element, resources) for element in ty.elements])
         case wc.RecordType():
-            return _record([(name, codec_for(field)) for name, field in ty.fields])
+            return _record([(name, codec_for(field, resources)) for name, field in ty.fields])
         case wc.VariantType():
-            return _variant([(name, codec_for(case) if case is not None else None) for name, case in ty.cases])
+            return _variant([(name, _maybe(case, resources)) for name, case in ty.cases])
         case wc.EnumType():
             return _enum(ty.names)
         case wc.FlagsType():
             return _flags(ty.names)
         case wc.OptionType():
-            return _option(codec_for(ty.payload))
+            return _option(codec_for(ty.payload, resources))
         case wc.ResultType():
-            ok, err = ty.ok, ty.err
-            return _result(codec_for(ok) if ok is not None else None, codec_for(err) if err is not None else None)
+            return _result(_maybe(ty.ok, resources), _maybe(ty.err, resources))
         case wc.OwnType():
-            return _OWN_CODEC
+            return Codec(_lift_own, _lower_own, f"own<{resource_name(ty.ty, resources)}>")
         case wc.BorrowType():
-            return _BORROW_CODEC
+            return Codec(_lift_borrow, _lower_borrow, f"borrow<{resource_name(ty.ty, resources)}>")
     raise UnsupportedTypeError(f"{type(ty).__name__} is not a WASI 0.2 type")
 
 
@@ -380,9 +385,11 @@ class Signature:
         return f"({','.join(codec.shape for codec in self.params)})->{self.result.shape if self.result else '()'}"
 
 
-def signature_of(function: wc.FuncType) -> Signature:
+def _maybe(ty: Any, resources: ResourceNames) -> Codec | None:
+    return codec_for(ty, resources) if ty is not None else None
+
+
+def signature_of(function: wc.FuncType, resources: ResourceNames = ()) -> Signature:
     """Resolve a function type; raises `UnsupportedTypeError`."""
-    result = function.result
-    return Signature(
-        tuple(codec_for(ty) for _, ty in function.params), codec_for(result) if result is not None else None
-    )
+    params = tuple(codec_for(ty, resources) for _, ty in function.params)
+    return Signature(params, _maybe(function.result, resources))

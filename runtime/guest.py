@@ -50,11 +50,13 @@ class Resource:
 
     __slots__ = ("children", "parent")
     type_id: ClassVar[int] = 0
+    wit: ClassVar[str] = ""
 
     def __init_subclass__(cls, wit: str | None = None, aliases: tuple[str, ...] = (), **options: Any) -> None:
         super().__init_subclass__(**options)
         if wit is not None:
             cls.type_id = len(RESOURCES) + 1
+            cls.wit = wit
             for name in (wit, *aliases):
                 assert name not in RESOURCES, f"two resources called {name}"
                 RESOURCES[name] = cls
@@ -147,7 +149,8 @@ class Guest:
     """The host side of one instance. Used by one thread at a time."""
 
     __slots__ = (
-        "_next_rep", "arguments", "call", "context", "exchange", "failure", "finish_answer", "services", "stderr", "stdout", "table",
+        "_next_rep", "arguments", "call", "context", "exchange", "failure", "finish_answer",
+        "services", "stderr", "stdout", "table",
     )  # fmt: skip
 
     def __init__(self, services: Services) -> None:

@@ -15,9 +15,10 @@ from wasmtime import component as wc
 
 from runtime import bindings as raw
 from runtime.bindings import VAL_BYTES, RawComponent
-from runtime.codecs import Lift, Lower, Signature, UnsupportedTypeError, signature_of
+from runtime.codecs import Lift, Lower, ResourceNames, Signature, UnsupportedTypeError, signature_of
 from runtime.guest import RESOURCES, Guest
 from runtime.interface import HostFunction, Interface, split_import
+from runtime.shapes import shape_of
 
 GUESTS: Final[dict[int, Guest]] = {}
 """Store context address -> guest. The one process-wide table: a callback knows only its context."""
@@ -43,11 +44,12 @@ def link(
     ty = component.type
     linker = wc.Linker(engine)
     keep: list[Any] = []
+    resources: list[tuple[wc.ResourceType, str]] = []
     for name, extern in ty.imports(engine).items():
         instance = extern.ty
         if not isinstance(instance, wc.ComponentInstanceType):
             raise LinkError(f"the component imports {name!r}, which is no interface")
-        _define(linker, name, instance.exports(engine), find_interface(interfaces, name), keep)
+        _define(linker, name, instance.exports(engine), find_interface(interfaces, name), (keep, resources))
     raw_component = RawComponent(component, linker, keep)
     for name, extern in ty.exports(engine).items():
         instance = extern.ty
@@ -55,9 +57,10 @@ def link(
             function = instance.exports(engine).get(entry[1])
             if function is None or not isinstance(function.ty, wc.FuncType):
                 raise LinkError(f"the component exports {name} without {entry[1]}")
+            signature = _checked(name, entry[1], function.ty, resources)
             index = raw_component.export_index(name, entry[1])
             assert index is not None
-            return Linked(raw_component, signature_of(function.ty), index)
+            return Linked(raw_component, signature, index)
     raise LinkError(f"the component does not export {entry[0]}")
 
 
@@ -73,7 +76,14 @@ def find_interface(interfaces: Sequence[Interface], name: str) -> Interface:
     raise LinkError(f"the component imports {name}, which this host does not offer")
 
 
-def _define(linker: wc.Linker, name: str, items: Mapping[str, Any], interface: Interface, keep: list[Any]) -> None:
+def _define(
+    linker: wc.Linker,
+    name: str,
+    items: Mapping[str, Any],
+    interface: Interface,
+    found: tuple[list[Any], list[tuple[wc.ResourceType, str]]],
+) -> None:
+    keep, resources = found
     with linker.root() as root, root.add_instance(name) as instance:
         for item_name, extern in items.items():
             item = extern.ty
@@ -81,18 +91,33 @@ def _define(linker: wc.Linker, name: str, items: Mapping[str, Any], interface: I
                 kind = RESOURCES.get(item_name)
                 if kind is None:
                     raise LinkError(f"the component expects a resource {item_name} in {name}, which it does not have")
+                resources.append((item, kind.wit))
                 raw.add_resource(instance, item_name, kind.type_id, _DESTRUCTOR)
             elif isinstance(item, wc.FuncType):
                 function = interface.find(item_name)
                 if function is None:
                     raise LinkError(f"the component imports {item_name} from {name}, which it does not have")
-                try:
-                    signature = signature_of(item)
-                except UnsupportedTypeError as error:
-                    raise LinkError(f"{name} {item_name}: {error}") from None
+                signature = _checked(name, item_name, item, resources)
                 callback = raw.CALLBACK(_callback(function, signature))
                 keep.append(callback)
                 raw.add_function(instance, item_name, callback)
+
+
+def _checked(name: str, item: str, ty: wc.FuncType, resources: ResourceNames) -> Signature:
+    """Resolve a function's types; raises `LinkError` unless they are the interface's."""
+    try:
+        signature = signature_of(ty, resources)
+    except UnsupportedTypeError as error:
+        raise LinkError(f"{item} of {name}: {error}") from None
+    expected = shape_of(name, item)
+    if expected is None:
+        raise LinkError(f"the component uses {item} of {name}, which it does not have")
+    if signature.shape != expected:
+        raise LinkError(
+            f"the component has another type for {item} of {name} than that interface: {signature.shape} "
+            f"instead of {expected}"
+        )
+    return signature
 
 
 def _lower_nothing(value: Any, at: int, guest: Any) -> None:

@@ -278,7 +278,7 @@ async def _receive(call: OutboundCall, response: ResponseReader, first_s: float,
         async with asyncio.timeout(first_s):
             head = await response.read_head()
     except TimeoutError:
-        raise ResponseFailed(("HTTP-response-timeout", None)) from None
+        raise ResponseFailed(("connection-read-timeout", None)) from None  # as wasmtime names it
     call.settle(head, None)
     while True:
         try:

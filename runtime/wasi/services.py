@@ -2,7 +2,8 @@
 
 Two drafts of wasi:keyvalue are in use and differ in types, not in names: 0.2.0-draft (numeric cursor, unsigned
 increment, no compare-and-swap) and 0.2.0-draft2 (text cursor, signed increment, `cas`). Both are served. wasi:config
-0.2.0-draft calls its interface `runtime`, 0.2.0-rc.1 `store`. Sources: the WIT of WebAssembly/wasi-keyvalue, wasi-config and wasi-logging.
+0.2.0-draft calls its interface `runtime`, 0.2.0-rc.1 `store`. Sources: the WIT of WebAssembly/wasi-keyvalue,
+wasi-config and wasi-logging.
 Not here: where values live (`runtime/services/`).
 """
 
