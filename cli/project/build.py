@@ -97,7 +97,7 @@ def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Rec
         case "python" | "wsgi":
             return _python_recipe(project, app, tree, shared, progress)
         case "javascript" | "typescript":
-            return _javascript_recipe(app, tree, shared, progress)
+            return _javascript_recipe(app, root, tree, shared, progress)
         case "component":
             raise AssertionError("a component is not built")
         case _:
@@ -129,10 +129,12 @@ def _python_recipe(
     return Recipe(inputs, tree.digest(), python_build.toolchain(), make)
 
 
-def _javascript_recipe(app: App, tree: SourceTree, shared: Mapping[str, str], progress: Progress) -> Recipe:
+def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[str, str], progress: Progress) -> Recipe:
+    declared = node.declared_packages(tree, root)
     inputs = {
         **shared,
         "guest": _files_digest(javascript_build.guest_files()),
+        "packages": declared.digest() if declared else "",
         "features": "fetch" if app.allow_hosts else "",
         "tools": node.toolchain_digest(),
     }
@@ -140,11 +142,10 @@ def _javascript_recipe(app: App, tree: SourceTree, shared: Mapping[str, str], pr
     def make(work: Path) -> tuple[Path, Mapping[str, str]]:
         text = "installing the JavaScript toolchain (once, about 200 MB)"
         toolchain = node.install_toolchain(app.name, lambda: progress.step(app.name, text))
-        package_json = tree.content("package.json")
         packages = None
-        if package_json is not None:
+        if declared:
             progress.step(app.name, "installing its packages")
-            packages = node.install_packages(app.name, package_json, tree.content("package-lock.json"))
+            packages = node.install_packages(app.name, declared)
         progress.step(app.name, "building the component")
         made = javascript_build.build(app, tree, toolchain, packages, work)
         return made, node.installed_versions(packages) if packages else {}

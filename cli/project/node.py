@@ -13,11 +13,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cli import cache
 from cli.errors import BuildError
+from cli.project.source import SourceTree
 
 TOOLCHAIN: Final = Path(__file__).parent.parent / "toolchain"
 NODE_MAJOR_MIN: Final = 20
@@ -68,24 +70,44 @@ def install_toolchain(app: str, on_install: Callable[[], None]) -> Path:
     return cache.entry("javascript", toolchain_digest(), make, entries_max=2)
 
 
-def install_packages(app: str, package_json: bytes, lock: bytes | None) -> Path | None:
-    """Return a node_modules folder with the app's own dependencies, or None if it has none. Raises `BuildError`."""
-    try:
-        declared = json.loads(package_json).get("dependencies", {})
-    except (ValueError, AttributeError) as error:
-        raise BuildError(app, f"package.json is not usable: {error}", next_step="correct package.json") from None
-    if not declared:
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The packages an app asks for: the bytes of its package.json and, if there is one, of its lock file."""
+
+    package_json: bytes
+    lock: bytes | None
+
+    def digest(self) -> str:
+        """Return the digest that names the installed packages."""
+        return hashlib.sha256(self.package_json + b"\0" + (self.lock or b"")).hexdigest()
+
+
+def declared_packages(tree: SourceTree, root: Path) -> Declared | None:
+    """Return what the package.json in the app's source, or else in the project's folder, asks for; None if nothing."""
+    package_json, lock = tree.content("package.json"), tree.content("package-lock.json")
+    if package_json is None and (root / "package.json").is_file():
+        package_json = (root / "package.json").read_bytes()
+        lock = (root / "package-lock.json").read_bytes() if (root / "package-lock.json").is_file() else None
+    if package_json is None:
         return None
+    try:
+        wanted = json.loads(package_json).get("dependencies", {})
+    except (ValueError, AttributeError):
+        wanted = {"unreadable": "npm says what is wrong with it"}
+    return Declared(package_json, lock) if wanted else None
+
+
+def install_packages(app: str, declared: Declared) -> Path:
+    """Return a node_modules folder with the app's own dependencies. Raises `BuildError`."""
     find_node(app)
 
     def make(work: Path) -> None:
-        (work / "package.json").write_bytes(package_json)
-        if lock is not None:
-            (work / "package-lock.json").write_bytes(lock)
-        npm(app, ["ci" if lock is not None else "install", "--omit=dev", *NPM_FLAGS], work)
+        (work / "package.json").write_bytes(declared.package_json)
+        if declared.lock is not None:
+            (work / "package-lock.json").write_bytes(declared.lock)
+        npm(app, ["ci" if declared.lock is not None else "install", "--omit=dev", *NPM_FLAGS], work)
 
-    digest = hashlib.sha256(package_json + b"\0" + (lock or b"")).hexdigest()
-    return cache.entry("node-packages", digest, make) / "node_modules"
+    return cache.entry("node-packages", declared.digest(), make) / "node_modules"
 
 
 def npm(app: str, arguments: list[str], folder: Path) -> None:

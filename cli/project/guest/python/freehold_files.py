@@ -54,6 +54,34 @@ def keep(app_folder: str, package_folders: list[str]) -> None:
     _install()
 
 
+def keep_interpreter(package_folders: list[str]) -> None:
+    """Keep the packages and the whole standard library, for an interpreter that gets its app later. Call at build."""
+    for folder in package_folders:
+        _keep_folder(folder)
+    _find_modules(package_folders)
+    for path, folders, files in os.walk(STDLIB):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and name != "__pycache__")
+        for name in sorted(files):
+            if name.endswith(".py") and name[:-3] not in LEFT_OUT:
+                inside = os.path.join(path, name)[len(STDLIB) + 1 : -3].replace("/", ".")
+                _source_of(inside.removesuffix(".__init__"))
+    _install()
+
+
+def mount(folder: str, files: dict[str, bytes]) -> None:
+    """Add files, by path below `folder`, to what is served (only `freehold_dev` does)."""
+    _folders.setdefault(folder, [])
+    for name in sorted(files):
+        parts = name.split("/")
+        for depth in range(1, len(parts) + 1):
+            parent = "/".join([folder, *parts[: depth - 1]])
+            _folders.setdefault(parent, [])
+            if parts[depth - 1] not in _folders[parent]:
+                _folders[parent].append(parts[depth - 1])
+        _files[f"{folder}/{name}"] = _packed(name, files[name])
+    _find_modules([folder])
+
+
 def _keep_folder(folder: str) -> int:
     size = 0
     for path, folders, files in os.walk(folder):

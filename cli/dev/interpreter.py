@@ -1,0 +1,91 @@
+"""The Python interpreter that `freehold dev` runs apps in, from source: a save is served in a fraction of a second.
+
+One component per set of packages, built once and kept in the cache, with every interface in its world; what an app may
+use is still decided by its grants, which the host enforces. It is no release: `freehold build` makes those.
+Not here: the guest's side (`freehold_dev.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import tempfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from cli import cache
+from cli.project import bundle, python_build, python_packages
+from cli.project.build import Progress
+from cli.project.model import App, Project
+from cli.project.source import SourceTree
+from cli.project.world import world_of, write_world
+
+SOURCE_KEY: Final = "freehold:dev-source"
+CHECK_HOST: Final = "candidate.freehold.invalid"
+"""A request to this host makes a candidate import the app and answer with the traceback if that failed."""
+
+SOURCE_MAX_BYTES: Final = 2 * 1024 * 1024
+"""Packed source above this does not fit a control message comfortably; such an app is built as a release is."""
+
+MAIN: Final = """\
+import freehold_dev
+import freehold_files
+freehold_dev.warm(["/2"])
+freehold_files.keep_interpreter(["/2"])
+IncomingHandler = freehold_dev.IncomingHandler
+"""
+
+
+def serves(app: App) -> bool:
+    """Whether an app can run from source."""
+    return app.language in {"python", "wsgi"} and app.schedule is None
+
+
+def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, str]:
+    """Return the interpreter's component for this app's packages, and its digest. Raises `BuildError`."""
+    requirements = tree.content("requirements.txt")
+    granted = replace(app, keyvalue=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None)
+    inputs = {
+        "main": MAIN,
+        "world": world_of(granted),
+        "packages": python_packages.packages_digest(requirements) if requirements else "",
+        "guest": [bundle.file_digest(path) for path in python_build.guest_files(app)],
+        **python_build.toolchain(),
+    }
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def make(folder: Path) -> None:
+        packages = None
+        if requirements:
+            progress.step(app.name, "installing its packages")
+            packages = python_packages.vendor(app.name, requirements)
+        progress.step(app.name, "building the development interpreter (once for these packages)")
+        with tempfile.TemporaryDirectory() as scratch:
+            work = Path(scratch)
+            stage, nothing = work / "stage", work / "app"
+            for path in (stage, nothing, work / "packages", work / "env" / "lib" / "site-packages"):
+                path.mkdir(parents=True)
+            for path in python_build.guest_files(app):
+                shutil.copy(path, stage / path.name)
+            (stage / "freehold_main.py").write_text(MAIN)
+            write_world(world_of(granted), work / "wit")
+            made = python_build.componentize(granted, [stage, nothing, packages or work / "packages"], work)
+            shutil.move(made, folder / "component.wasm")
+        (folder / "digest").write_text(bundle.file_digest(folder / "component.wasm"))
+
+    found = cache.entry("interpreters", digest, make, entries_max=5)
+    return found / "component.wasm", (found / "digest").read_text()
+
+
+def packed_source(project: Project, app: App, tree: SourceTree) -> str | None:
+    """Return what the interpreter is told: the app's files, entry and mount points; None if it is too much."""
+    files = {name: base64.b64encode(content).decode() for name, content in tree.files}
+    packed = base64.b64encode(zlib.compress(json.dumps(files).encode(), 1)).decode()
+    if len(packed) > SOURCE_MAX_BYTES:
+        return None
+    prefixes = python_build.mount_prefixes(project, app)
+    return json.dumps({"language": app.language, "entry": app.entry, "prefixes": prefixes, "files": packed})

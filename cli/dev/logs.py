@@ -1,0 +1,44 @@
+"""The workers' log lines on a developer's terminal. The guest's words are marked as the guest's: they are untrusted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.text import Text
+
+from cli.output import Output
+
+LEVEL_STYLES = {"error": "red", "critical": "bold red", "warn": "yellow", "debug": "dim", "trace": "dim"}
+SHOWN_APART = frozenset(
+    {"time", "level", "event", "node", "project", "app", "release", "stream", "message", "request_id", "trace_id"}
+)
+
+
+def show(output: Output, line: bytes) -> None:
+    """Show one log line: as it is with --json, else for a person."""
+    entry: dict[str, Any] = json.loads(line)
+    if output.as_json:
+        output.event({"event": "log", "log": entry})
+        return
+    output.line(described(entry))
+
+
+def described(entry: dict[str, Any]) -> Text:
+    """Return one log entry as a line: time, app, who speaks, and what was said."""
+    guest = entry.get("stream") == "guest"
+    level = str(entry.get("level", "info"))
+    rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
+    said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
+    return Text.assemble(
+        (str(entry.get("time", ""))[11:19] + " ", "dim"),
+        (f"{entry.get('app', '')} ", "cyan"),
+        ("| " if guest else "· ", "magenta" if guest else "dim"),
+        (said, LEVEL_STYLES.get(level, "")),
+        (f"  {rest}" if rest and not guest else "", "dim"),
+    )
+
+
+def _plain(value: object) -> str:
+    """Return text without control characters, so that a guest cannot move the cursor or clear the screen."""
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in str(value).rstrip("\n"))

@@ -1,0 +1,33 @@
+"""The `freehold` command: its groups, and the process's exit. Not here: any command (`cli/commands/`)."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import click
+
+from cli.frame import LazyGroup, run
+
+COMMANDS = {
+    "new": "cli.commands.new:new",
+    "dev": "cli.commands.dev:dev",
+    "build": "cli.commands.build:build",
+}
+"""Command names in the order a project uses them, and where each is found."""
+
+
+@click.group(
+    cls=LazyGroup,
+    modules=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nStart with:\n  freehold new hello --template wsgi\n  cd hello\n  freehold dev",
+)
+@click.version_option(version("freehold"), prog_name="freehold")
+def freehold() -> None:
+    """Carry a change from a request to running software on machines you own."""
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(run(freehold, sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""Writes a new project from a template: app, test, smoke check, AGENTS.md. It never touches what is there already.
+
+Not here: the templates themselves (`cli/templates`, data).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cli.errors import UsageError
+from cli.project import python_build
+
+TEMPLATES: Final = Path(__file__).parent.parent / "templates"
+SHARED: Final = TEMPLATES / "shared"
+NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
+
+RUNS_PYTHON: Final = """\
+- Python 3.14, pure Python packages only (`web/requirements.txt`). No native wheels, sockets, threads, subprocesses or
+  files to write.
+- `freehold.store`, `freehold.config`, `freehold.fetch` and `freehold.log` reach the node. `web/freehold.py` is the
+  module for tests outside the sandbox; do not edit it."""
+RUNS_JAVASCRIPT: Final = """\
+- Web-standard JavaScript (`fetch`, `Request`, `Response`, `URL`, streams, `crypto`). None of Node's own modules.
+- `store`, `config`, `fetch` and `log` from `web/freehold.js` reach the node. That file is the module for tests outside
+  the sandbox; do not edit it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One template: its language's own files, and what AGENTS.md says about it."""
+
+    name: str
+    shared: tuple[tuple[Path, str], ...]
+    test_command: str
+    prepare: str
+    runs: str
+
+
+PYTHON_MODULE: Final = ((python_build.GUEST / "freehold.py", "web/freehold.py"),)
+JAVASCRIPT_MODULE: Final = (
+    (SHARED / "freehold.js", "web/freehold.js"),
+    (SHARED / "freehold.d.ts", "web/freehold.d.ts"),
+)
+PREPARE_WSGI: Final = "python -m venv .venv && .venv/bin/pip install pytest -r web/requirements.txt"
+
+CHOICES: Final = {
+    template.name: template
+    for template in (
+        Template("python", PYTHON_MODULE, "python -m pytest -q", "pip install pytest", RUNS_PYTHON),
+        Template("wsgi", PYTHON_MODULE, "python -m pytest -q", PREPARE_WSGI, RUNS_PYTHON),
+        Template("javascript", JAVASCRIPT_MODULE, "node --test", "", RUNS_JAVASCRIPT),
+        Template("typescript", JAVASCRIPT_MODULE, "npm test", "npm install", RUNS_JAVASCRIPT),
+    )
+}
+
+
+def create(name: str, template: Template, parent: Path) -> tuple[Path, list[str]]:
+    """Write the project into `parent`/`name` and return the folder and its files. Raises `UsageError`."""
+    if not NAME.fullmatch(name):
+        step = "choose a name of a-z, 0-9 and dashes that starts with a letter, such as: freehold new hello"
+        raise UsageError(f"{name!r} cannot be a project's name", next_step=step, kind="name")
+    target = parent / name
+    if target.exists():
+        step = f"choose another name, or remove it: rm -r {target}"
+        raise UsageError(f"{target} is there already; nothing was written", next_step=step, kind="exists")
+    pairs = [
+        *((path, path.relative_to(TEMPLATES / template.name).as_posix())
+          for path in sorted((TEMPLATES / template.name).rglob("*")) if path.is_file()),
+        *template.shared,
+        (SHARED / "gitignore", ".gitignore"),
+        (SHARED / "AGENTS.md", "AGENTS.md"),
+    ]  # fmt: skip
+    written = []
+    for source, relative in pairs:
+        if "__pycache__" in relative:
+            continue
+        path = target / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+        if source not in [shared for shared, _ in template.shared]:
+            path.write_text(_filled(path.read_text(), name, template))
+        written.append(relative)
+    return target, sorted(written)
+
+
+def _filled(text: str, name: str, template: Template) -> str:
+    values = {"@NAME@": name, "@TEST_COMMAND@": template.test_command, "@RUNS@": template.runs}
+    for mark, value in values.items():
+        text = text.replace(mark, value)
+    return text
