@@ -44,7 +44,7 @@ class Mesh:
         clock: Callable[[], Now] = system_now,
     ) -> None:
         """Load the core from what was stored; nothing is sent before `run`."""
-        self.core = NodeCore(setup, stored, clock().wall_ms)
+        self.core = NodeCore(setup, stored, clock())
         self.transport = transport
         self.listeners: list[Listener] = []
         self.rejects: Counter[str] = Counter()

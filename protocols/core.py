@@ -1,8 +1,8 @@
 """One node's machines as one: what arrives is checked against its sender's standing, then handed on.
 
-    transport ──> hello ──(admitted)──> liveness, renewal, chain
-                    │                      │
-                    └── trust store <──────┴── what the chain decided
+    transport ──> hello ──(admitted)──> liveness, renewal, records, chain ──(decided)──> rollout agent
+                    │                                      │         │  ^                    │
+                    └────────────── trust store <──────────┴─────────┘  └── what health forces
 
 A message from a peer that was not admitted can only be a hello message; after that its family must be allowed at the
 peer's standing (hello.ALLOWED). Broadcasts become sends to the admitted peers that may read them. Reading the chain is
@@ -16,16 +16,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from protocols import agent as agents
 from protocols import chain_messages
+from protocols.agent import AgentConfig, RolloutAgent
+from protocols.certificates import Certificate
 from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Stored
 from protocols.chain_messages import ChainMessage, EntryStored, Read, Start, Submit, SubmitReset
-from protocols.envelope import DecodeError, decode
+from protocols.conductor import Propose, RolloutStatement
+from protocols.decision import Voter
+from protocols.dossiers import Dossiers, Proposed
+from protocols.envelope import DecodeError, decode, digest
 from protocols.exhibits import Rules
 from protocols.freshness import View
-from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage
+from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, Invited
 from protocols.keys import peer_id, public_key_of
-from protocols.liveness import Belief, LivenessConfig, LivenessMachine, LivenessMessage, MembersChanged, RedialFailed
+from protocols.liveness import (
+    Belief,
+    BeliefChanged,
+    LivenessConfig,
+    LivenessMachine,
+    LivenessMessage,
+    MembersChanged,
+    RedialFailed,
+)
 from protocols.machine import (
     Broadcast,
     Effect,
@@ -44,13 +58,38 @@ from protocols.machine import (
 )
 from protocols.mesh_state import MeshMachine, MeshState
 from protocols.pacing import ChainTimes
-from protocols.renewal import RenewalMachine, RenewalMessage
+from protocols.records import (
+    RECORD_TABLE,
+    Publish,
+    RecordMachine,
+    RecordMessage,
+    RecordsConfig,
+    RecordsMerged,
+    RecordsVoided,
+)
+from protocols.renewal import RenewalMachine, RenewalMessage, Renewed
 from protocols.statements import HealthVerdict
+from protocols.sync import SyncConfig, SyncMachine, SyncMessage, SyncRecords
 from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
+from protocols.trust_records import admission_record, certificate_record
+from protocols.workloads import (
+    ChangeProposed,
+    PeersDown,
+    PreparationDone,
+    SmokeReplayed,
+    StateDecided,
+    VoterHere,
+    VoterProbe,
+    WorkObserved,
+)
 
 _CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
 
-CoreMessage = HelloMessage | LivenessMessage | RenewalMessage | ChainMessage
+AgentMessage = RolloutStatement | VoterProbe | VoterHere
+
+CoreMessage = (
+    HelloMessage | LivenessMessage | RenewalMessage | RecordMessage | SyncMessage | ChainMessage | AgentMessage
+)
 """Everything one node may send another on the control stream."""
 
 
@@ -61,6 +100,9 @@ def _families() -> dict[type, Family]:
     families.update(dict.fromkeys(get_args(RenewalMessage), "renewal"))
     families.update(dict.fromkeys(get_args(ChainMessage), "chain"))
     families.update(dict.fromkeys(_CHAIN_READING, "sync"))
+    families.update(dict.fromkeys(get_args(SyncMessage), "sync"))
+    families.update(dict.fromkeys((*get_args(RecordMessage), SyncRecords), "records"))
+    families.update(dict.fromkeys(get_args(AgentMessage), "chain"))
     return families
 
 
@@ -84,28 +126,36 @@ class CoreSetup:
     boot_nonce: bytes
     liveness: LivenessConfig = field(default_factory=LivenessConfig)
     chain: ChainTimes = field(default_factory=ChainTimes)
+    records: RecordsConfig = field(default_factory=RecordsConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
 
 
 @dataclass(frozen=True)
 class CoreStored:
-    """What the disk held: the chain's stores, and the credentials this node was let in with."""
+    """What the disk held: the chain's stores, the tables of `state.db`, the credentials this node was let in with."""
 
     chain: Stored = field(default_factory=Stored)
+    state: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict)
     credentials: tuple[Credentials, ...] = ()
 
 
-CoreEvent = Start | Submit | Read | SubmitReset | PeerConnected | PeerDisconnected | Received | RedialFailed | Tick
+WorkEvent = PreparationDone | WorkObserved | SmokeReplayed
+ChainRequest = Submit | Read | SubmitReset
+CoreEvent = (
+    Start | ChainRequest | Publish | WorkEvent | PeerConnected | PeerDisconnected | Received | RedialFailed | Tick
+)
 
 
 class NodeCore:
     """The composed machine. Handle `Start` first."""
 
-    def __init__(self, setup: CoreSetup, stored: CoreStored, wall_ms: int) -> None:
+    def __init__(self, setup: CoreSetup, stored: CoreStored, now: Now) -> None:
         """Load what the disk held. Raises DecodeError if the genesis is malformed."""
         self.node = peer_id(setup.signer.public_key)
         self.trust = TrustStore(setup.verifier, setup.genesis)
         for credentials in stored.credentials:
-            self.trust.learn_credentials(credentials, wall_ms)
+            self.trust.learn_credentials(credentials, now.wall_ms)
         self.hello = HelloMachine(self.trust, setup.signer, setup.verifier, setup.entropy, boot_nonce=setup.boot_nonce)
         self.liveness = LivenessMachine(self.trust.mesh, setup.signer, setup.verifier, setup.entropy, setup.liveness)
         self.renewal = RenewalMachine(self.trust, setup.signer, setup.entropy)
@@ -124,6 +174,21 @@ class NodeCore:
             ),
             stored.chain,
         )
+        state = self.state
+        self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
+        self.records = RecordMachine(self.trust, setup.signer, setup.entropy, setup.records)
+        self._restored = self.records.restore(sorted(stored.state.get(RECORD_TABLE, {}).items()), now)
+        self.sync = SyncMachine(self.records, self.trust, setup.signer, setup.entropy, setup.sync)
+        self.dossiers = Dossiers(setup.verifier, self.trust.mesh, self.trust.rights)
+        self.agent = RolloutAgent(
+            self.node,
+            self.trust.mesh,
+            setup.signer,
+            setup.verifier,
+            latched=stored.state.get(agents.LATCH_TABLE),
+            config=setup.agent,
+        )
+        self._machines = (self.hello, self.liveness, self.renewal, self.records, self.sync, self.chain, self.agent)
         self._judged_version = -1
         self._linked: dict[PeerId, None] = {}
         """Peers that the machines behind hello were told of, in the order they were admitted."""
@@ -146,18 +211,20 @@ class NodeCore:
             case RedialFailed():
                 self._take(self.liveness.handle(event, now), now, out)
             case Start():
-                self._take(self.chain.handle(event, now), now, out)
-                self._decided(now, out)
+                self._start(event, now, out)
             case Submit() | Read() | SubmitReset():
                 self._take(self.chain.handle(event, now), now, out)
+            case Publish():
+                self._take(self.records.handle(event, now), now, out)
+            case PreparationDone() | WorkObserved() | SmokeReplayed():
+                self._take(self.agent.handle(event, now), now, out)
         if self.trust.version != self._judged_version:
             self._trust_changed(now, out)
         return out
 
     def deadline_ms(self) -> int | None:
         """When `Tick` is next due (monotonic ms), or None for never."""
-        machines = (self.hello, self.liveness, self.renewal, self.chain)
-        due = [at_ms for at_ms in (machine.deadline_ms() for machine in machines) if at_ms is not None]
+        due = [at_ms for at_ms in (machine.deadline_ms() for machine in self._machines) if at_ms is not None]
         return min(due, default=None)
 
     @property
@@ -167,6 +234,14 @@ class NodeCore:
         return state
 
     # --- events -------------------------------------------------------------------------------------------------------
+
+    def _start(self, event: Start, now: Now, out: list[Effect]) -> None:
+        self._take(self._restored, now, out)
+        self._restored = []
+        proposed = self.dossiers.merged(self.records.store.entries.values())
+        self._take(self.chain.handle(event, now), now, out)
+        self._decided(now, out)
+        self._propose_to_agent(proposed, now, out)
 
     def _received(self, event: Received, now: Now, out: list[Effect]) -> None:
         peer, message = event.peer, event.message
@@ -182,11 +257,17 @@ class NodeCore:
             self._take(self.chain.handle(event, now), now, out)
         elif isinstance(message, LivenessMessage):
             self._take(self.liveness.handle(event, now), now, out)
+        elif isinstance(message, SyncMessage):
+            self._take(self.sync.handle(event, now), now, out)
+        elif isinstance(message, RecordMessage):
+            self._take(self.records.handle(event, now), now, out)
+        elif isinstance(message, AgentMessage):
+            self._take(self.agent.handle(event, now), now, out)
         else:
             self._take(self.renewal.handle(event, now), now, out)
 
     def _tick(self, now: Now, out: list[Effect]) -> None:
-        for machine in (self.hello, self.liveness, self.renewal, self.chain):
+        for machine in self._machines:
             due_ms = machine.deadline_ms()
             if due_ms is not None and due_ms <= now.mono_ms:
                 self._take(machine.handle(Tick(), now), now, out)
@@ -200,11 +281,47 @@ class NodeCore:
                 case Notify(Admitted() as admitted):
                     out.append(effect)
                     self._link(admitted, now, out)
-                case Notify(EntryStored()):
-                    out.append(effect)
-                    self._decided(now, out)
+                case Notify(event):
+                    self._heard(event, effect, now, out)
                 case _:
                     out.append(effect)
+
+    def _heard(self, event: Any, effect: Notify, now: Now, out: list[Effect]) -> None:
+        """Pass on what one machine told the node, and tell the other machines what concerns them."""
+        match event:
+            case Invited(certificate, bundle):
+                issued: Certificate = decode(certificate.payload, Certificate)
+                self._publish(certificate_record(issued.node, certificate), now, out)
+                self._publish(admission_record(bundle), now, out)
+            case Renewed(node, certificate):
+                self._publish(certificate_record(node, certificate), now, out)
+            case Propose(command, material, _):
+                request_id = b"health/" + digest(command)[:16]
+                self._take(self.chain.handle(Submit(request_id, command, material), now), now, out)
+            case _:
+                pass
+        out.append(effect)
+        match event:
+            case EntryStored():
+                self._decided(now, out)
+            case RecordsMerged(entries):
+                self._propose_to_agent(self.dossiers.merged(entries), now, out)
+            case RecordsVoided(entries):
+                self.dossiers.voided(entries)
+            case BeliefChanged():
+                down = tuple(one.node for one in self.state.nodes if self.liveness.belief(one.node) is Belief.DOWN)
+                self._take(self.agent.handle(PeersDown(down), now), now, out)
+            case _:
+                pass
+
+    def _publish(self, record: tuple[str, bytes], now: Now, out: list[Effect]) -> None:
+        self._take(self.records.handle(Publish(*record), now), now, out)
+
+    def _propose_to_agent(self, proposed: Sequence[Proposed], now: Now, out: list[Effect]) -> None:
+        for one in proposed:
+            change = one.change
+            event = ChangeProposed(change.project, change.environment, one.id, change.base)
+            self._take(self.agent.handle(event, now), now, out)
 
     # --- what machines must hear of each other ------------------------------------------------------------------------
 
@@ -227,22 +344,25 @@ class NodeCore:
             return
         self._linked[peer] = None
         connected = PeerConnected(peer, False, admitted.boot_nonce)
-        self._take(self.liveness.handle(connected, now), now, out)
-        self._take(self.chain.handle(connected, now), now, out)
+        for machine in (self.liveness, self.records, self.sync, self.chain, self.agent):
+            self._take(machine.handle(connected, now), now, out)
 
     def _unlink(self, peer: PeerId, event: PeerDisconnected, now: Now, out: list[Effect]) -> None:
         if peer not in self._linked:
             return
         del self._linked[peer]
         self._set_issuers(now)
-        self._take(self.liveness.handle(event, now), now, out)
-        self._take(self.chain.handle(event, now), now, out)
+        for machine in (self.liveness, self.records, self.sync, self.chain, self.agent):
+            self._take(machine.handle(event, now), now, out)
 
     def _decided(self, now: Now, out: list[Effect]) -> None:
         state = self.state
         self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
         position = self.chain.position
         self.hello.head = Head(state.resets, position.slot, position.digest)
+        mine = Voter(self.node, self.chain.store_id)
+        decided = StateDecided(state, mine if mine in self.chain.voters else None)
+        self._take(self.agent.handle(decided, now), now, out)
 
     def _trust_changed(self, now: Now, out: list[Effect]) -> None:
         self._judged_version = self.trust.version
@@ -279,7 +399,7 @@ class _View(View):
 
     def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
         """Return the newest verdict held of each node for a stage."""
-        return {}
+        return self._core.agent.conductor.verdicts(rollout, opened)
 
 
 __all__ = ["CoreMessage", "CoreSetup", "CoreStored", "DecodeError", "NodeCore", "decode_message"]

@@ -72,7 +72,7 @@ class Fleet:
                 await storage.apply(effect)
             await storage.close()
             storage = Storage(folder)
-        vote, _, fence = await storage.open()
+        vote, state, fence = await storage.open()
         signer = self.signers[index]
         transport = Transport(TransportSettings(listen=(LOOPBACK,)), signer=signer, verifier=VERIFIER, entropy=ENTROPY)
         nonce = ENTROPY.random_bytes(BOOT_NONCE_BYTES)
@@ -80,6 +80,7 @@ class Fleet:
             CoreSetup(self.genesis, signer, VERIFIER, ENTROPY, nonce),
             CoreStored(
                 Stored(vote, {TABLE: fence} if fence else {}, same_boot=True),
+                state or {},
                 (Credentials((self.certificates[index],)),),
             ),
             transport,

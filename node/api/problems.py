@@ -1,0 +1,69 @@
+"""Problem details (RFC 9457): every error the API answers has a stable `type`, a human sentence and the next step.
+
+A problem never carries what it was given back to the caller beyond a name or a number, and never an exception's text
+that it did not expect. Not here: which errors there are in the protocols (their `Refusal.rule` becomes the type's
+last part).
+"""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from protocols.refusal import Refusal
+
+PROBLEM_TYPE_PREFIX = "urn:freehold:problem:"
+CONTENT_TYPE = "application/problem+json"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of every error. `rule` repeats the last part of `type`; `next` is what to do now."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    next: str = ""
+    rule: str = ""
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem; nothing was changed unless the detail says so."""
+
+    def __init__(self, status: int, rule: str, title: str, detail: str, next_step: str = "") -> None:
+        """Take the HTTP status, a stable dotted rule, a title that is the same every time, and this time's detail."""
+        super().__init__(detail)
+        self.problem = Problem(PROBLEM_TYPE_PREFIX + rule, title, status, detail, next_step, rule)
+
+
+def not_found(what: str, name: str, next_step: str = "") -> ProblemError:
+    """A named thing that this node does not know."""
+    return ProblemError(
+        404, f"{what}.unknown", f"no such {what}", f"this node knows no {what} {name[:80]!r}", next_step
+    )
+
+
+def invalid(detail: str, next_step: str = "") -> ProblemError:
+    """A request that cannot be read as what it should be."""
+    return ProblemError(400, "request.invalid", "the request is not valid", detail, next_step)
+
+
+def refused(refusal: Refusal, next_step: str = "") -> ProblemError:
+    """A rule of the mesh says no: 403 where rights are missing, 409 where the world has moved on, else 422."""
+    rule = refusal.rule
+    if rule.startswith(
+        ("command.not-allowed", "command.unsigned", "grant", "approval", "evidence", "window", "change.a")
+    ):
+        status = 403
+    elif rule.endswith(("-moved", ".expect", ".under-way", ".duplicate", ".frozen")) or rule.startswith("rollout."):
+        status = 409
+    else:
+        status = 422
+    return ProblemError(status, rule, "refused by the rules of the mesh", refusal.detail, next_step)
+
+
+def response(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
+    """The HTTP answer of a problem."""
+    return web.Response(
+        status=problem.status, body=msgspec.json.encode(problem), content_type=CONTENT_TYPE, headers=headers
+    )

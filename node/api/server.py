@@ -1,0 +1,245 @@
+"""The HTTP server of the API: checks every request against its operation before a handler sees it.
+
+In this order: the Host header (a browser that was lured to a name that resolves here is refused), Origin, the
+operation, the body's type and size, who calls, parameters, the body's shape, the idempotency key. Not here: the
+operations themselves, and TLS (the daemon's listeners).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from node.api.callers import Callers
+from node.api.operations import Call, Operation, Parameter, document
+from node.api.problems import Problem, ProblemError, invalid, not_found, response
+
+VERSION = "0.1.0"
+HEADER_MAX_BYTES = 16 * 1024
+BODY_TIMEOUT_S = 30.0
+WRITES_REMEMBERED_MAX = 4_096
+"""Answers kept for retries; what a write does is idempotent by its content too, so an older retry is harmless."""
+
+CALLS_MAX = 64
+"""Calls under way at once; more are told to come back in a second."""
+
+_log = logging.getLogger("freehold.api")
+
+_Middleware = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiServer:
+    """Makes the aiohttp application of one node."""
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        node: Any,
+        callers: Callers,
+        hosts: Callable[[], Sequence[str]],
+        audit: Callable[[str, Operation, int, str], None],
+    ) -> None:
+        """Take the table, the control surface, who calls, the host names it answers to, and where writes are noted."""
+        self._node = node
+        self._callers = callers
+        self._hosts = hosts
+        self._audit = audit
+        self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
+        self._under_way = 0
+        self.document = document(operations, VERSION)
+        self._document_bytes = msgspec.json.encode(self.document)
+        self._operations = operations
+
+    def application(self) -> web.Application:
+        """Return a new application with every operation routed; serve it on as many sockets as needed."""
+        application = web.Application(client_max_size=1 << 31, middlewares=[self._guard])
+        application.router.add_get("/v1/openapi.json", self._openapi)
+        for operation in self._operations:
+            application.router.add_route(operation.method, operation.path, self._endpoint(operation))
+        return application
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._document_bytes, content_type="application/json")
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:
+        request_id = hashlib.blake2b(
+            f"{id(request)}{asyncio.get_running_loop().time()}".encode(), digest_size=8
+        ).hexdigest()
+        try:
+            self._check_browser(request)
+            answer = await handler(request)
+        except ProblemError as error:
+            answer = response(error.problem)
+        except web.HTTPException as error:
+            answer = response(
+                Problem("urn:freehold:problem:http", error.reason, error.status, error.reason, "see /v1/openapi.json")
+            )
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("a handler failed", extra={"event": "api.error", "request_id": request_id})
+            answer = response(
+                Problem("urn:freehold:problem:internal", "this node failed", 500, f"request {request_id}; see its log")
+            )
+        if not answer.prepared:
+            answer.headers["Freehold-Request-Id"] = request_id
+            answer.headers["Cache-Control"] = "no-store"
+            answer.headers["X-Content-Type-Options"] = "nosniff"
+        return answer
+
+    def _check_browser(self, request: web.Request) -> None:
+        if self._callers.local(request) is None:
+            host = request.host.rsplit(":", 1)[0].strip("[]")
+            if host not in self._hosts():
+                raise ProblemError(421, "request.host", "wrong host", "the Host header names no address of this node")
+        if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin"):
+            raise ProblemError(403, "request.origin", "no browsers", "the API does not answer pages of other origins")
+
+    def _endpoint(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def endpoint(request: web.Request) -> web.StreamResponse:
+            if self._under_way >= CALLS_MAX and not operation.stream:
+                raise ProblemError(
+                    503, "request.busy", "too many calls", f"{CALLS_MAX} calls are under way", "try again"
+                )
+            self._under_way += 1
+            try:
+                return await self._answer(operation, request)
+            finally:
+                self._under_way -= 1
+
+        return endpoint
+
+    async def _answer(self, operation: Operation, request: web.Request) -> web.StreamResponse:
+        body = await _read_body(operation, request)
+        principal = "anybody" if operation.access == "open" else self._principal(request, body)
+        path = dict(request.match_info)
+        query = _query(operation.parameters, request, path)
+        call = Call(operation, request, principal, path, query, _decode(operation, body), self._node)
+        if operation.access != "write":
+            return _render(operation, await operation.handler(call))
+        return await self._write(operation, call, body)
+
+    async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:
+        key = call.request.headers.get("Idempotency-Key", "")
+        if not 8 <= len(key) <= 64 or not key.isascii() or not key.replace("-", "").replace("_", "").isalnum():
+            raise invalid("a write needs an Idempotency-Key of 8 to 64 letters, digits, dashes or underscores")
+        request_digest = hashlib.sha256(f"{operation.name} {call.request.raw_path}\n".encode() + body).digest()
+        known = self._done.get((call.principal, key))
+        if known is not None:
+            if known[0] != request_digest:
+                raise ProblemError(
+                    409, "request.key-reused", "the key was used", "this Idempotency-Key belongs to another request"
+                )
+            return web.Response(status=known[1], body=known[2], content_type="application/json")
+        try:
+            answer = _render(operation, await operation.handler(call))
+        except ProblemError as error:
+            self._audit(call.principal, operation, error.problem.status, error.problem.rule)
+            raise
+        self._audit(call.principal, operation, answer.status, "done")
+        if isinstance(answer, web.Response) and isinstance(answer.body, bytes | None):
+            self._done[call.principal, key] = (request_digest, answer.status, answer.body or b"")
+            while len(self._done) > WRITES_REMEMBERED_MAX:
+                self._done.popitem(last=False)
+        return answer
+
+    def _principal(self, request: web.Request, body: bytes) -> str:
+        return self._callers.local(request) or self._callers.signed(request, body)
+
+
+async def _read_body(operation: Operation, request: web.Request) -> bytes:
+    if operation.body is None:
+        if request.body_exists:
+            raise invalid("this operation takes no body")
+        return b""
+    wanted = "application/octet-stream" if operation.body is bytes else "application/json"
+    if request.content_type != wanted:
+        raise ProblemError(415, "request.type", "wrong content type", f"the body must be {wanted}")
+    if (request.content_length or 0) > operation.body_max_bytes:
+        raise _too_large(operation)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > operation.body_max_bytes:
+                    raise _too_large(operation)
+                parts.append(chunk)
+    except TimeoutError:
+        raise ProblemError(408, "request.slow", "too slow", f"the body took over {BODY_TIMEOUT_S:.0f} s") from None
+    return b"".join(parts)
+
+
+def _too_large(operation: Operation) -> ProblemError:
+    return ProblemError(
+        413, "request.too-large", "the body is too large", f"at most {operation.body_max_bytes} bytes are allowed here"
+    )
+
+
+def _decode(operation: Operation, body: bytes) -> Any:
+    if operation.body is None or operation.body is bytes:
+        return body
+    try:
+        return msgspec.json.decode(body, type=operation.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(
+            f"the body does not fit the schema of {operation.name}: {error}", "see /v1/openapi.json"
+        ) from None
+
+
+def _query(parameters: Sequence[Parameter], request: web.Request, path: dict[str, str]) -> dict[str, Any]:
+    known = {one.name: one for one in parameters if one.place == "query"}
+    unknown = sorted(set(request.query) - set(known))
+    if unknown:
+        raise invalid(f"unknown parameter {unknown[0][:40]!r}; allowed: {', '.join(known) or 'none'}")
+    values: dict[str, Any] = {}
+    for one in parameters:
+        text = path.get(one.name) if one.place == "path" else request.query.get(one.name)
+        if text is not None:
+            values[one.name] = _value(one, text)
+    return values
+
+
+def _value(parameter: Parameter, text: str) -> Any:
+    """Check one parameter against its schema: type, bounds, length, pattern, enum."""
+    schema = parameter.schema
+    if schema["type"] == "integer":
+        if not re.fullmatch(r"-?\d{1,15}", text):
+            raise invalid(f"{parameter.name} must be a whole number")
+        number = int(text)
+        if not schema.get("minimum", number) <= number <= schema.get("maximum", number):
+            raise invalid(f"{parameter.name} must be {schema.get('minimum')} to {schema.get('maximum')}")
+        return number
+    if schema["type"] == "boolean":
+        if text not in {"true", "false"}:
+            raise invalid(f"{parameter.name} must be true or false")
+        return text == "true"
+    if len(text) > schema.get("maxLength", 256) or len(text) < schema.get("minLength", 0):
+        raise invalid(f"{parameter.name} has the wrong length")
+    if "enum" in schema and text not in schema["enum"]:
+        raise invalid(f"{parameter.name} must be one of {', '.join(schema['enum'])}")
+    if "pattern" in schema and not re.search(schema["pattern"], text):
+        if parameter.place == "path":
+            raise not_found(parameter.name, text)
+        raise invalid(f"{parameter.name} does not match {schema['pattern']}")
+    return text
+
+
+def _render(operation: Operation, answer: Any) -> web.StreamResponse:
+    if isinstance(answer, web.StreamResponse):
+        return answer
+    if operation.answer is bytes:
+        return web.Response(status=operation.status, body=answer, content_type="application/octet-stream")
+    if answer is None:
+        return web.Response(status=operation.status)
+    return web.Response(status=operation.status, body=msgspec.json.encode(answer), content_type="application/json")

@@ -1,0 +1,158 @@
+"""Dossiers: what this node holds about each proposed change: the change, grants, evidence and approvals.
+
+A dossier is enough to show a change to a person, to prepare it, and to assemble the exhibits of its start. Nothing in
+it is believed for being there: the gate judges every exhibit again (gatekeeping.py). Not here: the records themselves
+(records.py), and what nodes say of a rollout (conductor.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from protocols.change import CHANGE_DOMAIN, CHANGE_MAX_BYTES, Change, Release, change_problem
+from protocols.commands import Exhibits
+from protocols.envelope import DecodeError, Signed, decode, digest, encode, open_signed
+from protocols.grants import GrantChain, Rights
+from protocols.machine import Digest, Verifier
+from protocols.record import Entry
+from protocols.refusal import Refusal
+
+GRANTS_SHOWN_MAX = 32
+"""Chains in one set of exhibits: the author's, the signer's, and those of approvers and testers."""
+
+RightsOf = Callable[[bytes, GrantChain, int], Rights | Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A change whose author's signature verified, with its signed form; `id` is the digest of its bytes."""
+
+    id: Digest
+    change: Change
+    signed: Signed
+
+
+class Dossiers:
+    """An index over the merged records of the change path."""
+
+    def __init__(self, verifier: Verifier, mesh: bytes, rights_of: RightsOf) -> None:
+        """Take what verifies signatures, and what judges the rights behind a key and its chain at a moment."""
+        self._verifier, self._mesh, self._rights_of = verifier, mesh, rights_of
+        self.changes: dict[Digest, Proposed] = {}
+        self._chains: dict[bytes, dict[str, GrantChain]] = {}
+        self._approvals: dict[str, dict[str, bytes]] = {}
+        self._evidence: dict[str, dict[str, bytes]] = {}
+
+    def merged(self, entries: Iterable[Entry]) -> list[Proposed]:
+        """Take in records; return the changes that are new and whose author may propose them."""
+        new = []
+        for entry in entries:
+            scope, name = entry.parsed.parts[0], entry.parsed.parts[-1]
+            body = entry.record.body
+            if entry.record.tombstone:
+                self._forget(entry)
+                continue
+            match entry.parsed.rule.prefix:
+                case "grant":
+                    self._chains.setdefault(bytes.fromhex(scope), {})[name] = decode(body, tuple[Signed, ...])
+                case "approval":
+                    self._approvals.setdefault(scope, {})[name] = body
+                case "evidence":
+                    self._evidence.setdefault(scope, {})[name] = body
+                case "change":
+                    proposed = self._open_change(body)
+                    if proposed is not None and proposed.id not in self.changes:
+                        self.changes[proposed.id] = proposed
+                        new.append(proposed)
+                case _:
+                    pass
+        return new
+
+    def voided(self, entries: Iterable[Entry]) -> None:
+        """Forget records that no longer count."""
+        for entry in entries:
+            self._forget(entry)
+
+    def rights(self, key: bytes, at_ms: int) -> Rights | Refusal:
+        """Return the rights that some held chain proves for `key` at a moment, or why none does."""
+        refused: Rights | Refusal = self._rights_of(key, (), at_ms)
+        for chain in self._chains.get(key, {}).values():
+            if isinstance(refused, Rights):
+                break
+            refused = self._rights_of(key, chain, at_ms)
+        return refused
+
+    def approvals(self, change: bytes) -> tuple[bytes, ...]:
+        """Return the approval envelopes held for a change, in order of their digests."""
+        held = self._approvals.get(change.hex(), {})
+        return tuple(held[name] for name in sorted(held))
+
+    def evidence(self, release: Release) -> tuple[bytes, ...]:
+        """Return the evidence envelopes held for any component of a release, each once, in order of their digests."""
+        found: dict[str, bytes] = {}
+        for component in release.components:
+            found |= self._evidence.get(component.digest.hex(), {})
+        return tuple(found[name] for name in sorted(found))
+
+    def exhibits(
+        self,
+        proposed: Proposed,
+        *,
+        release: bytes,
+        signers: Sequence[bytes],
+        speakers: Sequence[bytes],
+        envelopes: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+        statements: tuple[bytes, ...],
+    ) -> tuple[Exhibits, tuple[bytes, ...]]:
+        """Return the exhibits of a start and their material.
+
+        `release` is the manifest's bytes, `signers` sign the command, `speakers` signed the `envelopes` (approvals,
+        evidence), `statements` are encoded Signed statements of nodes. Each key's chains are shown.
+        """
+        keys = dict.fromkeys((proposed.change.author, *signers, *speakers))
+        chains = [encode(chain) for key in keys for chain in self._chains.get(key, {}).values()][:GRANTS_SHOWN_MAX]
+        change = encode(proposed.signed)
+        approvals, evidence = envelopes
+        exhibits = Exhibits(
+            change=digest(change),
+            release=digest(release),
+            grants=_digests(chains),
+            approvals=_digests(approvals),
+            evidence=_digests(evidence),
+            statements=_digests(statements),
+        )
+        return exhibits, tuple(dict.fromkeys((change, release, *chains, *approvals, *evidence, *statements)))
+
+    def _open_change(self, body: bytes) -> Proposed | None:
+        try:
+            signed: Signed = decode(body, Signed, CHANGE_MAX_BYTES + 256)
+            change: Change = open_signed(self._verifier, CHANGE_DOMAIN, self._mesh, signed, Change)
+        except DecodeError:
+            return None
+        if change_problem(change) or change.author != signed.key:
+            return None
+        rights = self.rights(change.author, change.created_ms)
+        if isinstance(rights, Refusal) or not rights.allows("propose", change.project, change.environment):
+            return None
+        return Proposed(digest(signed.payload), change, signed)
+
+    def _forget(self, entry: Entry) -> None:
+        scope, name = entry.parsed.parts[0], entry.parsed.parts[-1]
+        match entry.parsed.rule.prefix:
+            case "grant":
+                self._chains.get(bytes.fromhex(scope), {}).pop(name, None)
+            case "approval":
+                self._approvals.get(scope, {}).pop(name, None)
+            case "evidence":
+                self._evidence.get(scope, {}).pop(name, None)
+            case "change":
+                gone = [key for key, held in self.changes.items() if digest(encode(held.signed)).hex() == name]
+                for key in gone:
+                    del self.changes[key]
+            case _:
+                pass
+
+
+def _digests(items: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(bytes(digest(item)) for item in items))
