@@ -11,14 +11,14 @@ from pathlib import Path
 
 from runtime import sandbox
 from runtime.control import AppLoad, JobDone, RunJob
-from runtime.dispatch import outcome_kind
+from runtime.dispatch import LoadError, outcome_kind
 from runtime.exchange import Exchange
 from runtime.guest import CAPTURE_MAX_BYTES
 from runtime.outbound import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.services.log_sink import AppLog
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
-from runtime.worker import LoadError, WorkerSettings
+from runtime.worker import WorkerSettings
 
 
 class ThreadLog:

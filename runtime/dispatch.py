@@ -59,6 +59,10 @@ _KINDS: Final[dict[type[Outcome], str]] = {
 }
 
 
+class LoadError(Exception):
+    """An app cannot be hosted, or a request to the worker cannot stand; the text says why, for the operator."""
+
+
 class Runner(Protocol):
     """What runs one app: the sandbox, or in tests anything else. Every method blocks its thread."""
 

@@ -168,6 +168,8 @@ class WorkerPool:
     async def load(self, release: ReleaseLoad) -> None:
         """Make a release ready in every worker, now and after restarts; `PoolError` means it is in none."""
         async with self._changes:
+            if not any(slot.pid for slot in self._slots):
+                raise PoolError("no worker is running that could say whether the release loads")
             try:
                 await self._tell(lambda link: Load(link.next_number(), release))
             except (RefusedError, ControlError, TimeoutError) as error:

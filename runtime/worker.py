@@ -49,7 +49,7 @@ from runtime.control import (
     read_request,
     send_greeting,
 )
-from runtime.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, Runner
+from runtime.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError, Runner
 from runtime.http_request import Identifiers
 from runtime.ingress import Ingress, IngressSettings
 from runtime.routing import RouteError, RouteTable
@@ -84,10 +84,6 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     guest_threads_max: int = GUEST_THREADS_MAX
     orphan_limit_s: float = 600.0
     drain_grace_s: float = 30.0
-
-
-class LoadError(Exception):
-    """A release cannot be hosted; the text says why, for the daemon's operator."""
 
 
 class AppHost(Protocol):
@@ -256,7 +252,13 @@ class Worker:
             spec = load.spec
             origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest)
             log = AppLog(self._logs, origin)
-            runner = await asyncio.to_thread(self._host.prepare, load, log)
+            try:
+                runner = await asyncio.to_thread(self._host.prepare, load, log)
+            except LoadError:
+                raise
+            except Exception as error:  # a defect of the host must not end a worker that serves other releases
+                self._ingress.log_defect("load")
+                raise LoadError(f"{spec.app}: {error!r}") from error
             apps[spec.app] = HostedApp(release.key, release.digest, load, log, runner)
         self._releases[release.key] = apps
         for name, app in apps.items():
@@ -267,7 +269,7 @@ class Worker:
         for route in request.routes:
             app = self._ingress.apps.get((route.key, route.app))
             if app is None or app.spec.kind != "http":
-                raise LoadError(f"{route.app} of {route.key} is not loaded as an app that answers requests")
+                raise LoadError(f"{route.app} of {route.key} is not loaded, or does not answer requests")
             routes.append((route.host, route.prefix, app))
         table = RouteTable(routes)
         self._ingress.activate(table)

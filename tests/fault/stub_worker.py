@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from runtime.call import CallCancelled, DeadlinePassed
 from runtime.control import AppLoad, JobDone, RunJob
+from runtime.dispatch import LoadError
 from runtime.exchange import Exchange, ResponseHead
 from runtime.outcome import BodyAborted, Cancelled, Completed, DeadlineExceeded, NoResponse, Outcome
 from runtime.services.log_sink import AppLog
-from runtime.worker import LoadError, WorkerSettings, main
+from runtime.worker import WorkerSettings, main
 
 TEXT = (("content-type", b"text/plain"),)
 

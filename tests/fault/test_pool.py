@@ -125,8 +125,7 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
         answer = await client.receive()
         assert (answer.status, answer.body) == (200, b"hello")
         assert await idle.closed()
-        await until(lambda: served.pool.slots()[0].pid is None)
-        assert served.pool.slots()[0].last_end == "exit status 0"
+        assert await until(lambda: served.pool.slots()[0].last_end) == "exit status 0"
 
 
 async def test_a_route_that_cannot_stand_changes_nothing(tmp_path: Path) -> None:
