@@ -10,11 +10,11 @@ node performs the orders and reports what it observed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from protocols.conductor import Conductor, ConductorConfig, RolloutStatement
+from protocols.conductor import Conductor, ConductorConfig, RolloutStatement, nobody
 from protocols.decision import Voter
 from protocols.health import HealthLimits, NodeHealth, Observation, observe, reopened
 from protocols.machine import (
@@ -55,6 +55,27 @@ from protocols.workloads import (
     VoterProbe,
     WorkObserved,
 )
+
+__all__ = [
+    "LATCH_TABLE",
+    "AgentConfig",
+    "ChangeProposed",
+    "PeersDown",
+    "PreparationDone",
+    "Prepare",
+    "ReplaySmoke",
+    "Retain",
+    "Reverted",
+    "RolloutAgent",
+    "Run",
+    "SmokeReplayed",
+    "StateDecided",
+    "Stop",
+    "VoterHere",
+    "VoterProbe",
+    "WorkObserved",
+    "latch_key",
+]
 
 LATCH_TABLE = "latch"
 PREPARED_MAX = 64
@@ -103,11 +124,12 @@ class RolloutAgent:
         verifier: Verifier,
         *,
         latched: Mapping[bytes, bytes] | None = None,
+        revoked: Callable[[PeerId], bool] | None = None,
         config: AgentConfig | None = None,
     ) -> None:
-        """Start before any state is known; nothing runs until `StateDecided`."""
+        """Start before any state is known; nothing runs until `StateDecided`. `revoked` is what this node knows."""
         self._me, self._config = me, config or AgentConfig()
-        self.conductor = Conductor(me, mesh, signer, verifier, self._config.conductor)
+        self.conductor = Conductor(me, mesh, signer, verifier, revoked=revoked or nobody, config=self._config.conductor)
         self._latched = dict(latched or {})
         self._state: MeshState | None = None
         self._voter: Voter | None = None
@@ -197,6 +219,7 @@ class RolloutAgent:
             fresh.health = reopened(watch.health, now.mono_ms)
         if watch is None:
             self._contact_ms = now.mono_ms
+        fresh.failed = self._latched.get(latch_key(rollout), b"").decode(errors="replace")
         self._broken.pop(rollout.candidate.change, None)
         self._watches[rollout.id] = fresh
 
@@ -373,6 +396,8 @@ class RolloutAgent:
         if not serving or event.change != rollout.candidate.change or watch.health is None:
             return []
         watch.candidate = event.candidate
+        if watch.failed:
+            return []
         return self._judge(lane, rollout, watch, Observation(event.ready, event.crashes), now)
 
     def _judge(self, lane: Lane, rollout: Rollout, watch: _Watch, seen: Observation, now: Now) -> list[Effect]:
@@ -431,6 +456,7 @@ class RolloutAgent:
             candidate=watch.candidate,
             base=watch.base,
             smoke_runs=watch.smoke_runs,
+            taken=watch.health is not None,
             reason=watch.failed,
         )
         return self.conductor.say(said, now)
@@ -466,18 +492,14 @@ class RolloutAgent:
         if broken is not None and self._me in rollout.cohort:
             return self._fail(lane, rollout, watch, f"not prepared: {broken}", now)
         if now.mono_ms - max(watch.said_ms, watch.since_ms) >= self._config.window_ms:
-            word = self._word(rollout, watch, serving)
-            if word is not None:
-                effects += self._say_verdict(rollout, watch, word, now)
+            effects += self._say_verdict(rollout, watch, self._word(watch, serving=serving), now)
         return effects
 
-    def _word(self, rollout: Rollout, watch: _Watch, serving: bool) -> VerdictWord | None:
-        """Return what to repeat this window: the verdict, or, outside the cohort, the base's counts alone."""
+    def _word(self, watch: _Watch, *, serving: bool) -> VerdictWord:
+        """Return what to repeat this window: the verdict, or pending while the candidate does not serve here."""
         if watch.failed:
             return "fail"
-        if serving and watch.health is not None:
-            return watch.health.verdict
-        return "pending" if self._me not in rollout.cohort else None
+        return watch.health.verdict if serving and watch.health is not None else "pending"
 
     def _probe(self, now: Now) -> list[Effect]:
         """Ask the voters whether they are there; a majority of answers to one round is contact."""

@@ -135,11 +135,8 @@ def assess(
     """
     cohort, first = rollout.cohort, rollout.stage == 0
     said = [verdicts[node] for node in cohort if node in verdicts]
-    words = ["fail" if node in vanished else verdicts[node].verdict for node in cohort if node in verdicts]
-    passed, failed, pending = (words.count(word) for word in ("pass", "fail", "pending"))
-    if timed_out:
-        failed, pending = failed + pending, 0
-    unreached = len(cohort) - len(said)
+    words = [_word(verdicts.get(node), timed_out=timed_out, lost=node in vanished) for node in cohort]
+    passed, failed, pending, unreached = (words.count(word) for word in ("pass", "fail", "pending", ""))
     candidate = pooled([one.candidate for one in said])
     outside = [one.base for node, one in sorted(verdicts.items()) if node not in cohort and node in rollout.order]
     base = pooled(outside or [one.base for one in said])
@@ -166,6 +163,16 @@ def assess(
     if settled:
         return result(Outcome.INCONCLUSIVE, "ready, but neither traffic nor a smoke check says that it works")
     return result(Outcome.PENDING, "ready; waiting for traffic")
+
+
+def _word(said: HealthVerdict | None, *, timed_out: bool, lost: bool) -> str:
+    """Return what a node counts as; "" when it was never reached, or was lost before it took the candidate."""
+    if said is None:
+        return ""
+    gone = lost or (timed_out and said.verdict == "pending")
+    if gone:
+        return "fail" if said.taken or said.verdict == "fail" else ""
+    return said.verdict
 
 
 def _measured(rollout: Rollout, said: Sequence[HealthVerdict], candidate: Counts) -> bool:

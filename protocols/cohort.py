@@ -56,11 +56,6 @@ def plan_cohorts(
     return tuple(order), tuple(opened)
 
 
-def has_canary(stages: Sequence[OpenStage]) -> bool:
-    """Return whether some node keeps the base while the first stage is watched."""
-    return len(stages) > 1
-
-
 def _taken(
     share: str, waiting: Sequence[PeerId], placed: int, total: int, labels: Mapping[PeerId, Labels]
 ) -> list[PeerId] | None:

@@ -8,7 +8,7 @@ the next one a step later. Not here: the node's own work and verdict (agent.py),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -63,14 +63,27 @@ class _Stage:
     proposed_ms: int | None = None
 
 
+def nobody(_node: PeerId) -> bool:
+    """Return that the node is not revoked, where nothing is known."""
+    return False
+
+
 class Conductor:
     """Holds the statements of open stages; see the module. `voter` is this node with its store, if it has one."""
 
     def __init__(
-        self, me: PeerId, mesh: Digest, signer: Signer, verifier: Verifier, config: ConductorConfig | None = None
+        self,
+        me: PeerId,
+        mesh: Digest,
+        signer: Signer,
+        verifier: Verifier,
+        *,
+        revoked: Callable[[PeerId], bool] = nobody,
+        config: ConductorConfig | None = None,
     ) -> None:
-        """Start with nothing heard."""
+        """Start with nothing heard; what nodes that are `revoked` say is not shown to anybody."""
         self._me, self._mesh, self._signer, self._verifier = me, mesh, signer, verifier
+        self._revoked = revoked
         self._config = config or ConductorConfig()
         self._state: MeshState | None = None
         self._stages: dict[tuple[Digest, int], _Stage] = {}
@@ -91,9 +104,10 @@ class Conductor:
                 kept.setdefault((rollout.id, rollout.opened), _Stage(now.mono_ms))
         self._stages = kept
 
-    def prepared(self, change: bytes) -> tuple[bytes, ...]:
-        """Return the encoded Signed statements of who prepared `change`, for the exhibits of a start."""
-        return tuple(data for _, (_, data) in sorted(self._prepared.get(change, {}).items()))
+    def prepared(self, change: bytes, nodes: Collection[PeerId]) -> tuple[bytes, ...]:
+        """Return the encoded Signed statements of those of `nodes` that prepared `change`: exhibits of a start."""
+        held = sorted(self._prepared.get(change, {}).items())
+        return tuple(data for node, (_, data) in held if node in nodes and not self._revoked(node))
 
     def own_prepared(self, change: bytes) -> tuple[RolloutStatement, ...]:
         """Return this node's own word on `change`, to repeat it to a peer that was away."""
@@ -101,14 +115,21 @@ class Conductor:
         return (RolloutStatement(decode(own[1], Signed)),) if own else ()
 
     def statements(self, rollout: bytes, opened: int) -> tuple[bytes, ...]:
-        """Return the encoded Signed verdicts of a stage, for the exhibits of a principal's promote."""
+        """Return the encoded Signed statements of a stage, for the exhibits of a promote or abort."""
         stage = self._stages.get((Digest(rollout), opened))
-        return tuple(data for _, (_, data) in sorted(stage.verdicts.items())) if stage else ()
+        if stage is None:
+            return ()
+        given = [data for node, (_, data) in sorted(stage.verdicts.items()) if not self._revoked(node)]
+        for votes in (stage.timeouts, *(votes for _, votes in sorted(stage.vanished.items()))):
+            given += [data for node, data in sorted(votes.items()) if not self._revoked(node)]
+        return tuple(given)
 
     def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
         """Return the newest verdict of each node for that stage (freshness.View)."""
         stage = self._stages.get((Digest(rollout), opened))
-        return {node: said for node, (said, _) in stage.verdicts.items()} if stage else {}
+        if stage is None:
+            return {}
+        return {node: said for node, (said, _) in sorted(stage.verdicts.items()) if not self._revoked(node)}
 
     # --- hearing
 
@@ -156,8 +177,10 @@ class Conductor:
         holders = self._prepared.setdefault(change, {})
         if node in holders and holders[node][0] == said:
             return False
-        assert len(holders) <= NODES_MAX, "only confirmed nodes are kept"
-        holders[node] = (said, data)
+        confirmed = {one.node for one in self._state.nodes}
+        self._prepared[change] = {one: kept for one, kept in holders.items() if one in confirmed}
+        self._prepared[change][node] = (said, data)
+        assert len(self._prepared[change]) <= NODES_MAX, "only confirmed nodes are kept"
         return True
 
     def _take_verdict(self, node: PeerId, said: HealthVerdict, data: bytes, now: Now) -> bool:
@@ -190,9 +213,9 @@ class Conductor:
     def _beat_stage(self, state: MeshState, lane: Lane, rollout: Rollout, now: Now, voter: Voter) -> list[Effect]:
         stage = self._stages[(rollout.id, rollout.opened)]
         majority = len(state.voters) // 2 + 1
-        timed_out = len(stage.timeouts) >= majority
-        vanished = {node: said for node, said in sorted(stage.vanished.items()) if len(said) >= majority}
-        verdicts = {node: said for node, (said, _) in stage.verdicts.items()}
+        timed_out = self._count(stage.timeouts) >= majority
+        vanished = [node for node, votes in sorted(stage.vanished.items()) if self._count(votes) >= majority]
+        verdicts = self.verdicts(rollout.id, rollout.opened)
         assessed = assess(rollout, verdicts, now.wall_ms, timed_out=timed_out, vanished=vanished)
         effects = self._timeout(rollout, stage, assessed, now, voter)
         effects += self._vanish(rollout, stage, now, voter)
@@ -211,11 +234,8 @@ class Conductor:
         if now.mono_ms < due:
             return effects
         stage.proposed_ms = now.mono_ms
-        items = [data for _, (_, data) in sorted(stage.verdicts.items())]
-        if timed_out:
-            items += [data for _, data in sorted(stage.timeouts.items())]
-        items += [data for said in vanished.values() for _, data in sorted(said.items())]
-        effects.append(Notify(_proposal(lane, rollout, action, tuple(items), assessed.reason)))
+        items = self.statements(rollout.id, rollout.opened)
+        effects.append(Notify(_proposal(lane, rollout, action, items, assessed.reason)))
         return effects
 
     def _timeout(self, rollout: Rollout, stage: _Stage, assessed: Assessment, now: Now, voter: Voter) -> list[Effect]:
@@ -234,6 +254,9 @@ class Conductor:
                 continue
             effects += self.say(Vanished(self._era, rollout.id, rollout.opened, voter, node), now)
         return effects
+
+    def _count(self, votes: Mapping[PeerId, bytes]) -> int:
+        return sum(not self._revoked(node) for node in votes)
 
     @property
     def _era(self) -> bytes:

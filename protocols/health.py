@@ -87,20 +87,6 @@ def observe(health: NodeHealth, seen: Observation, mono_ms: int, limits: HealthL
     return _judged(current, mono_ms, limits)
 
 
-def due_ms(health: NodeHealth, limits: HealthLimits) -> int | None:
-    """Return when time alone could next change the verdict, or None."""
-    if health.sticky:
-        return None
-    times = []
-    if health.verdict == "pending":
-        times.append(health.started_ms + limits.healthy_deadline_ms)
-    if health.verdict != "pass" and health.ready_ms is not None:
-        times.append(health.ready_ms + limits.min_healthy_ms)
-    if health.verdict != "fail" and health.was_ready and health.unready_ms is not None:
-        times.append(health.unready_ms + UNREADY_WINDOWS * limits.window_ms)
-    return min(times, default=None)
-
-
 def _judged(health: NodeHealth, mono_ms: int, limits: HealthLimits) -> NodeHealth:
     if health.sticky:
         return health

@@ -58,13 +58,3 @@ def pinned_size(deployed_replicas: int, data: bool, nodes: Sequence[PeerId]) -> 
     if data:
         return 1
     return min(deployed_replicas, len(nodes)) if deployed_replicas else None
-
-
-def schedule_node(lane: Lane, nodes: Sequence[PeerId]) -> PeerId:
-    """Return the node that should run the schedules: the one the lane names while it is among `nodes`, else the first.
-
-    `nodes` must not be empty.
-    """
-    if lane.schedule_node in nodes:
-        return lane.schedule_node
-    return rendezvous(f"schedule {lane.project}/{lane.environment}", nodes)[0]

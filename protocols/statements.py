@@ -61,6 +61,8 @@ class HealthVerdict(msgspec.Struct, frozen=True, tag="verdict"):
 
     `candidate` and `base` count what each served here since the stage opened; a cohort node's `base` is what it served
     in as long a time before. `smoke_runs` counts replays of the smoke checks against the candidate, all passed.
+    `taken` is false while the node only waits its turn or is outside the cohort: losing it says nothing of the
+    candidate.
     """
 
     era: bytes
@@ -72,6 +74,7 @@ class HealthVerdict(msgspec.Struct, frozen=True, tag="verdict"):
     candidate: Counts
     base: Counts
     smoke_runs: int
+    taken: bool = True
     reason: str = ""
 
 
