@@ -225,7 +225,11 @@ class RawFunc:
         self._func = func
 
     def call(self, args: int, nargs: int, results: int, nresults: int) -> None:
-        """Run guest code; raises WasmError. Values at `args` stay the caller's to delete, at `results` become so."""
+        """Run guest code; raises WasmError. Values at `args` stay the caller's to delete, at `results` become so.
+
+        What stood at `results` before is overwritten, never freed: wasmtime would free it again.
+        """
+        MEM[results : results + VAL_BYTES * nresults] = bytes(VAL_BYTES * nresults)
         error = _func_call(self._func, self._context, args, nargs, results, nresults)
         if error:
             raise error_from(error)

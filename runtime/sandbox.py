@@ -161,10 +161,14 @@ class App:
     def handle(self, exchange: Exchange) -> Outcome:
         """Serve one request on this thread. Closes the exchange with the outcome before it cleans up."""
         try:
+            exchange.call.check()  # it may have waited in a queue until it was over
             instance = self._take(exchange.call)
+        except DeadlinePassed:
+            return _closed(exchange, DeadlineExceeded(self.spec.timeout_ms))
+        except CallCancelled:
+            return _closed(exchange, Cancelled())
         except _StartFailed as failed:
-            exchange.close(failed.outcome)
-            return failed.outcome
+            return _closed(exchange, failed.outcome)
         try:
             outcome = self._serve(instance, exchange)
         except Exception as error:
@@ -330,6 +334,11 @@ class _StartFailed(Exception):  # noqa: N818 - carries an outcome, is no error o
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
         self.outcome = outcome
+
+
+def _closed(exchange: Exchange, outcome: Outcome) -> Outcome:
+    exchange.close(outcome)
+    return outcome
 
 
 def _host_failed(error: BaseException) -> HostFailed:
