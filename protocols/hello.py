@@ -39,7 +39,7 @@ from protocols.machine import (
     Verifier,
 )
 from protocols.refusal import Refusal
-from protocols.trust import Credentials, Standing, TrustStore
+from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
 
 HELLO_TIMEOUT_MS = 5_000
 HELLO_BYTES_MAX = 64 * 1024
@@ -48,6 +48,9 @@ HELLO_BYTES_MAX = 64 * 1024
 VERSION_MIN = 1
 VERSION_MAX = 1
 NONCE_BYTES = 16
+BOOT_NONCE_BYTES = 8
+"""New at every start of the process; the same value orders the node's ballots."""
+
 CHALLENGES_MAX = 8
 """Unanswered challenges kept per peer; a peer that reconnects faster than it answers loses the oldest."""
 
@@ -161,11 +164,6 @@ class Cloned:
 
 
 @dataclass(frozen=True, slots=True)
-class TrustChanged:
-    """Event: the trust store learnt something; connections are judged again."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Peer:
     """One followed peer.
 
@@ -192,8 +190,8 @@ class HelloMachine:
     def __init__(
         self, trust: TrustStore, signer: Signer, verifier: Verifier, entropy: Entropy, *, boot_nonce: bytes
     ) -> None:
-        """Take the node's trust store and key; `boot_nonce` is 16 fresh random bytes, shared by all machines."""
-        assert len(boot_nonce) == NONCE_BYTES
+        """Take the node's trust store and key; `boot_nonce` is 8 fresh random bytes, shared by all machines."""
+        assert len(boot_nonce) == BOOT_NONCE_BYTES
         self.head = Head()
         """Where our chain ends; the composer keeps it current."""
         self._trust = trust
@@ -282,7 +280,7 @@ class HelloMachine:
                 return self._refuse(peer, Refusal("hello.not-admitted", "only hello is allowed before admission"))
 
     def _hello(self, peer: PeerId, state: _Peer, hello: Hello, now: Now) -> list[Effect]:
-        if len(hello.boot_nonce) != NONCE_BYTES or len(hello.challenge) != NONCE_BYTES:
+        if len(hello.boot_nonce) != BOOT_NONCE_BYTES or len(hello.challenge) != NONCE_BYTES:
             return self._refuse(peer, Refusal("hello.malformed", "a nonce has the wrong length"))
         if hello.mesh != self._trust.mesh:
             return self._refuse(peer, Refusal("hello.wrong-mesh", "this node belongs to another mesh"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from protocols.admission import JoinPapers
 from protocols.envelope import DecodeError
 from protocols.hello import (
+    BOOT_NONCE_BYTES,
     HELLO_TIMEOUT_MS,
     NONCE_BYTES,
     VERSION_MAX,
@@ -76,7 +77,7 @@ class JoinMachine:
         self._papers = JoinPapers(line.signed, make_join(invite_signer, self._mesh, join))
         self._verifier = verifier
         self._entropy = entropy
-        self._boot_nonce = entropy.random_bytes(NONCE_BYTES)
+        self._boot_nonce = entropy.random_bytes(BOOT_NONCE_BYTES)
         self._self = peer_id(signer.public_key)
         self._asked_ms: dict[PeerId, int] = {}
         self.joined: Joined | None = None

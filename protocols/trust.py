@@ -85,6 +85,11 @@ class Cutoff:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustChanged:
+    """Event for other machines: the trust store learnt something, judge again what rested on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expiring:
     """A warning: this node's certificate runs out at `expires_ms` (or has)."""
 
@@ -104,7 +109,7 @@ class TrustStore:
         self.admins: tuple[bytes, ...] = self.genesis.admins
         self.threshold = self.genesis.threshold
         self._former_admins: tuple[bytes, ...] = ()
-        self._verifier = verifier
+        self.verifier = verifier
         self._confirmed = frozenset({self.genesis.voter_node})
         self._held: dict[PeerId, list[Held]] = {}
         self._bundles: dict[Digest, tuple[Bundle, OpenedBundle]] = {}
@@ -132,7 +137,7 @@ class TrustStore:
 
     def learn_certificate(self, signed: Signed, wall_ms: int) -> Certificate | Refusal:
         """Believe a certificate if its issuer may issue it; otherwise remember it for later, bounded."""
-        certificate = open_certificate(self._verifier, self.mesh, signed)
+        certificate = open_certificate(self.verifier, self.mesh, signed)
         if isinstance(certificate, Refusal):
             return certificate
         if certificate.issued_ms > wall_ms + CLOCK_SKEW_MS:
@@ -145,12 +150,12 @@ class TrustStore:
 
     def learn_bundle(self, bundle: Bundle) -> OpenedBundle | Refusal:
         """Believe an admission that a member of ours countersigned; otherwise remember it for later, bounded."""
-        opened = open_bundle(self._verifier, self.mesh, self._every_admin(), bundle)
+        opened = open_bundle(self.verifier, self.mesh, self._every_admin(), bundle)
         if isinstance(opened, Refusal):
             return opened
         if opened.invite.kind == "principal":
             chain, at_ms = bundle_grants(opened), opened.admission.at_ms
-            rights = verify_grants(self._verifier, self.mesh, self._every_admin(), chain, at_ms)
+            rights = verify_grants(self.verifier, self.mesh, self._every_admin(), chain, at_ms)
             if isinstance(rights, Refusal):
                 return rights
         problem = self._hold_bundle(bundle, opened)
@@ -181,7 +186,7 @@ class TrustStore:
 
     def learn_revocation(self, statement: RevocationStatement) -> Revocation | Refusal:
         """Believe a revocation whose signer may make it; the lowest cutoffs win, nothing is ever given back."""
-        revocation = open_revocation(self._verifier, self.mesh, statement)
+        revocation = open_revocation(self.verifier, self.mesh, statement)
         if isinstance(revocation, Refusal):
             return revocation
         problem = self._revoke_problem(revocation, statement)
@@ -227,6 +232,10 @@ class TrustStore:
         """Return whether `peer` is a confirmed member with this role and a running certificate."""
         certificate = self.certificate(peer)
         return certificate is not None and role in certificate.roles and self.standing(peer, wall_ms) is Standing.MEMBER
+
+    def confirmed(self, peer: PeerId) -> bool:
+        """Return whether the chain has confirmed this node, whatever its certificate's age."""
+        return peer in self._confirmed
 
     def nodes(self) -> tuple[PeerId, ...]:
         """Return every unrevoked node with a believed certificate, in ascending order."""
@@ -307,13 +316,17 @@ class TrustStore:
         signed += [opened.admission.serial for _, opened in self._bundles.values() if opened.admitted_by == key]
         return max(signed, default=0) + 1
 
+    def check_grants(self, chain: GrantChain) -> Rights | Refusal:
+        """Return the rights a chain would give before its expiry, also if a former admin signed it."""
+        return verify_grants(self.verifier, self.mesh, self._every_admin(), chain, at_ms=0)
+
     def rights(self, key: bytes, chain: GrantChain, at_ms: int) -> Rights | Refusal:
         """Return what `key` may do at `at_ms`, with revocations and admissions as this node knows them.
 
         Unlike `verify_grants` the answer depends on what was heard so far, so it is for fresh requests, never for
         judging a decision that was already accepted.
         """
-        rights = rights_of(self._verifier, self.mesh, self.admins, key, chain=chain, at_ms=at_ms)
+        rights = rights_of(self.verifier, self.mesh, self.admins, key, chain=chain, at_ms=at_ms)
         if isinstance(rights, Refusal):
             return rights
         if any(holder in self._principals_revoked for holder in rights.lineage if holder not in self.admins):
@@ -415,7 +428,7 @@ class TrustStore:
             return None
         if not statement.chain:
             return Refusal("revocation.not-entitled", "the signer is no admin and shows no grant")
-        rights = verify_grants(self._verifier, self.mesh, self._every_admin(), statement.chain, revocation.at_ms)
+        rights = verify_grants(self.verifier, self.mesh, self._every_admin(), statement.chain, revocation.at_ms)
         if isinstance(rights, Refusal):
             return rights
         if revocation.kind == "grant" and rights.grants[-1] == revocation.subject and key in rights.lineage:

@@ -28,7 +28,6 @@ from protocols.hello import (
     Invited,
     Refused,
     RefusedBy,
-    TrustChanged,
     Welcome,
     keep_connection,
 )
@@ -57,7 +56,7 @@ from protocols.renewal import (
     RenewedCertificate,
     RenewMe,
 )
-from protocols.trust import Credentials, Standing, TrustStore
+from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
 from tests.unit.trust_world import DAY_MS, VERIFIER, WALL_MS, SeededEntropy, World, node_id, now, signer
 
 WORLD = World()
@@ -65,7 +64,7 @@ FOUNDER = node_id("founder")
 
 
 def machine(name: str, trust: TrustStore, boot: bytes = b"1") -> HelloMachine:
-    return HelloMachine(trust, signer(name), VERIFIER, SeededEntropy(boot[0]), boot_nonce=boot * 16)
+    return HelloMachine(trust, signer(name), VERIFIER, SeededEntropy(boot[0]), boot_nonce=boot * 8)
 
 
 def notified(effects: Sequence[Effect]) -> list[object]:
@@ -112,8 +111,8 @@ def test_two_members_admit_each_other_in_one_round_trip() -> None:
     here, there = machine("founder", trust), machine("a", WORLD.trust(WORLD.certificate("a")))
     here.head = Head(0, 7, b"h" * 32)
     pipe = pair(here, there)
-    assert notified(pipe.effects[FOUNDER]) == [Admitted(node_id("a"), Standing.JOINED, 1, b"1" * 16, Head())]
-    assert notified(pipe.effects[node_id("a")]) == [Admitted(FOUNDER, Standing.MEMBER, 1, b"1" * 16, here.head)]
+    assert notified(pipe.effects[FOUNDER]) == [Admitted(node_id("a"), Standing.JOINED, 1, b"1" * 8, Head())]
+    assert notified(pipe.effects[node_id("a")]) == [Admitted(FOUNDER, Standing.MEMBER, 1, b"1" * 8, here.head)]
     assert here.admitted() == (node_id("a"),)
     assert here.standing(node_id("a")) is Standing.JOINED
     assert here.deadline_ms() is None
@@ -163,7 +162,7 @@ def test_an_expired_node_is_admitted_to_renew_and_not_counted_among_the_admitted
 
 def hello_of(**changes: object) -> Hello:
     trust = WORLD.trust(WORLD.certificate("a"))
-    hello = Hello(WORLD.mesh, 1, 1, b"b" * 16, b"c" * 16, Head(), trust.credentials(node_id("a")))
+    hello = Hello(WORLD.mesh, 1, 1, b"b" * 8, b"c" * 16, Head(), trust.credentials(node_id("a")))
     return msgspec.structs.replace(hello, **changes)
 
 
@@ -217,7 +216,7 @@ def test_an_answer_to_a_question_that_was_not_asked_is_rejected() -> None:
     here = machine("founder", WORLD.trust(WORLD.certificate("a")))
     here.handle(PeerConnected(node_id("a"), inbound=True), now())
     here.handle(Received(node_id("a"), hello_of()), now())
-    assert rules(here.handle(Received(node_id("a"), Echo(b"z" * 16, b"b" * 16)), now())) == ["hello.echo"]
+    assert rules(here.handle(Received(node_id("a"), Echo(b"z" * 16, b"b" * 8)), now())) == ["hello.echo"]
     assert here.standing(node_id("a")) is None
 
 
@@ -239,10 +238,10 @@ class Faked:
         return self.here.handle(PeerConnected(node_id("a"), inbound=True), at or now())
 
     def hello(self, boot: bytes) -> Sequence[Effect]:
-        return self.here.handle(Received(node_id("a"), hello_of(boot_nonce=boot * 16)), now())
+        return self.here.handle(Received(node_id("a"), hello_of(boot_nonce=boot * 8)), now())
 
     def echo(self, challenge: bytes, boot: bytes) -> Sequence[Effect]:
-        return self.here.handle(Received(node_id("a"), Echo(challenge, boot * 16)), now())
+        return self.here.handle(Received(node_id("a"), Echo(challenge, boot * 8)), now())
 
     def close(self) -> None:
         self.here.handle(PeerDisconnected(node_id("a")), now())
@@ -269,7 +268,7 @@ def test_an_old_process_that_answers_after_a_new_one_appeared_is_a_clone() -> No
     question = asked(peer.hello(b"B"))
     peer.echo(second, b"B")
     effects = peer.echo(question, b"A")
-    assert notified(effects) == [Cloned(node_id("a"), (b"A" * 16, b"B" * 16))]
+    assert notified(effects) == [Cloned(node_id("a"), (b"A" * 8, b"B" * 8))]
     assert rules(effects) == ["hello.cloned"]
     assert rules(peer.connect()) == ["hello.cloned"]
     assert asked(peer.connect(now(QUARANTINE_MS)))

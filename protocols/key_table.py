@@ -1,0 +1,121 @@
+"""The key table: which records exist, who may write them, and how two versions of one are reconciled.
+
+The table below is the whole rule book; records.py only applies it. A key is `/kind/scope/.../id`. Not here: what a body
+must contain (the owner of the kind passes a check to records.py), and who a principal is: what a principal says is
+signed by the principal inside the body.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from typing import Literal
+
+from protocols.keys import public_key_of
+from protocols.machine import PeerId
+from protocols.refusal import Refusal
+
+DAY_MS = 86_400_000
+KEY_CHARACTERS_MAX = 256
+BODY_MAX_BYTES = 16 * 1024
+"""Larger content is an artifact, and the record holds its digest."""
+
+RecordKind = Literal["immutable", "owned", "ephemeral"]
+"""`immutable`: the key ends in the content's digest. `owned`: one writer, the highest sequence wins. `ephemeral`: as
+owned, ordered by clock, with a lifetime, neither stored nor synced."""
+
+Writer = Literal["joined", "member", "owner"]
+"""`joined`: any node with an unrevoked certificate. `member`: confirmed by the chain as well. `owner`: the node named
+in the key, once joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRule:
+    """One row: `parts` names what follows the prefix; `node` is the owner, `digest` is 64 hex digits.
+
+    `ttl_max_ms` 0 means the record may live for ever. `removable` rows accept tombstones (by the same writers; a check
+    may ask for more). `urgent` records are pushed to every neighbour and are merged even when the store is full. Lower
+    `rank` is merged first, because the rest depends on it.
+    """
+
+    prefix: str
+    kind: RecordKind
+    parts: tuple[str, ...]
+    writer: Writer
+    ttl_max_ms: int = 0
+    removable: bool = False
+    urgent: bool = False
+    rank: int = 2
+
+
+KEY_TABLE: tuple[KeyRule, ...] = (
+    # Trust: each is signed by its issuer in the body, so any node may pass it on.
+    KeyRule("certificate", "immutable", ("node", "digest"), "joined", urgent=True, rank=0),
+    KeyRule("admission", "immutable", ("invite", "digest"), "joined", urgent=True, rank=0),
+    KeyRule("revocation", "immutable", ("subject", "digest"), "joined", urgent=True, rank=1),
+    KeyRule("grant", "immutable", ("key", "digest"), "joined", urgent=True, rank=1),
+    # The change path.
+    KeyRule("release", "immutable", ("project", "digest"), "member", removable=True),
+    KeyRule("change", "immutable", ("project", "digest"), "member", removable=True),
+    KeyRule("evidence", "immutable", ("subject", "digest"), "member", removable=True),
+    KeyRule("approval", "immutable", ("change", "digest"), "member", removable=True),
+    KeyRule("secret", "immutable", ("project", "environment", "name", "digest"), "member", removable=True),
+    KeyRule("decision", "immutable", ("era", "slot", "digest"), "member"),
+    # What a node says about itself and its part of a rollout.
+    KeyRule("status", "owned", ("node",), "owner", removable=True),
+    KeyRule("address", "owned", ("node",), "owner", removable=True),
+    KeyRule("floor", "owned", ("node",), "owner"),
+    KeyRule("prepared", "owned", ("node", "change"), "owner", ttl_max_ms=30 * DAY_MS, removable=True),
+    KeyRule("verdict", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, removable=True),
+    KeyRule("timeout", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, removable=True),
+    KeyRule("audit", "owned", ("node", "number"), "owner", ttl_max_ms=400 * DAY_MS),
+    KeyRule("equivocation", "immutable", ("node", "digest"), "member"),
+    # Of the moment.
+    KeyRule("health", "ephemeral", ("node", "app"), "owner", ttl_max_ms=300_000),
+    KeyRule("load", "ephemeral", ("node",), "owner", ttl_max_ms=300_000),
+)
+
+RULE_OF_PREFIX = {rule.prefix: rule for rule in KEY_TABLE}
+_LETTERS = frozenset(string.ascii_letters + string.digits + "._~-*@:")
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """A key that the table allows; `owner` is the node named in it, if its rule names one as owner."""
+
+    rule: KeyRule
+    parts: tuple[str, ...]
+    owner: PeerId | None
+
+
+def make_key(prefix: str, *parts: str) -> str:
+    """Return the key of a row. Raises ValueError if the table has no such row or the parts do not fit."""
+    key = "/".join(("", prefix, *parts))
+    parsed = parse_key(key)
+    if isinstance(parsed, Refusal):
+        raise ValueError(parsed.detail)
+    return key
+
+
+def parse_key(key: str) -> ParsedKey | Refusal:
+    """Return the rule and parts of a key, or why the table does not allow it."""
+    if len(key) > KEY_CHARACTERS_MAX or not key.startswith("/"):
+        return Refusal("records.key", f"a key starts with / and has at most {KEY_CHARACTERS_MAX} characters")
+    prefix, *parts = key[1:].split("/")
+    rule = RULE_OF_PREFIX.get(prefix)
+    if rule is None:
+        return Refusal("records.unknown-prefix", "the key table has no such prefix")
+    if len(parts) != len(rule.parts) or not all(part and _LETTERS.issuperset(part) for part in parts):
+        return Refusal("records.key", f"a {prefix} key has the parts /{'/'.join(rule.parts)}")
+    owner: PeerId | None = None
+    for name, part in zip(rule.parts, parts, strict=True):
+        if name == "digest" and not (len(part) == 64 and _HEX.issuperset(part)):
+            return Refusal("records.key", "a digest is 64 lower-case hex digits")
+        if name == "node":
+            owner = PeerId(part)
+            try:
+                public_key_of(owner)
+            except ValueError as error:
+                return Refusal("records.key", str(error))
+    return ParsedKey(rule, tuple(parts), owner)
