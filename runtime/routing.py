@@ -62,6 +62,8 @@ class RouteTable(Generic[TargetT]):
 
     def find(self, authority: str, path: str) -> TargetT | None:
         """Return the target for a request's authority and path (without query), or None."""
+        if path.startswith(RESERVED_PREFIX) and path[len(RESERVED_PREFIX) :][:1] in {"", "/"}:
+            return None
         if self._hosts:
             table = self._hosts.get(normal_host(authority))
             if table is not None:
