@@ -1,0 +1,243 @@
+"""What this node runs: obeys the rollout agent's orders with the worker pool, and reports what it sees.
+
+Orders come from the core's notices, in order; preparing goes on beside them, running and stopping one after the
+other. Every second each lane that runs here is looked at and its counters are handed to the agent. Not here: what
+should run, which is decided (protocols/agent.py), and how a release is made ready (releases.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from node.meter import Meter, since
+from node.releases import PreparationError, Prepared, Releases, run_smoke, smoke_routes
+from protocols.core import NodeCore
+from protocols.machine import Digest, PeerId
+from protocols.mesh_types import Deployed
+from protocols.statements import Counts
+from protocols.workloads import PreparationDone, Prepare, ReplaySmoke, Retain, Run, SmokeReplayed, Stop, WorkObserved
+from runtime.control import Route
+from runtime.supervisor import PoolError, WorkerPool
+
+LOOK_EVERY_S = 1.0
+PREPARED_KEPT_MAX = 128
+ORDERS_MAX = 1_024
+
+Lane = tuple[str, str]
+_log = logging.getLogger("freehold.workloads")
+
+
+@dataclass(slots=True)
+class Running:
+    """What one lane runs here. `opened` is the stage at whose opening `counted` was taken."""
+
+    deployed: Deployed
+    role: str
+    prepared: Prepared
+    schedules: bool
+    ready: bool = False
+    opened: int = -1
+    counted: Counts = field(default_factory=Counts)
+
+
+class Workloads:
+    """The node's apps."""
+
+    def __init__(
+        self, core: NodeCore, releases: Releases, pool: WorkerPool, ingress: Path, post: Callable[[Any], bool]
+    ) -> None:
+        """Take the core to read, what prepares, the pool with its Unix ingress, and where observations go."""
+        self._core = core
+        self._releases = releases
+        self._pool = pool
+        self._ingress = ingress
+        self._post = post
+        self._orders: asyncio.Queue[Run | Stop] = asyncio.Queue(ORDERS_MAX)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._prepared: dict[Digest, Prepared] = {}
+        self._retained: tuple[Digest, ...] = ()
+        self._loaded: dict[str, Prepared] = {}
+        self._restarts = 0
+        self._meter = Meter()
+        self.running: dict[Lane, Running] = {}
+        self.failures: dict[Digest, str] = {}
+        """Why a change could not be prepared here, for `status`."""
+
+    def order(self, event: Any) -> None:
+        """Take one of the core's notices; those that are no orders are left alone."""
+        assert self._tasks is not None, "orders before run"
+        match event:
+            case Run() | Stop():
+                self._orders.put_nowait(event)
+            case Prepare(change):
+                self._tasks.create_task(self._prepare(change))
+            case ReplaySmoke(project, environment, change):
+                self._tasks.create_task(self._replay((project, environment), change))
+            case Retain(changes):
+                self._retained = changes
+            case _:
+                pass
+
+    async def run(self) -> None:
+        """Obey and observe until cancelled; the pool must be running."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._obey())
+            tasks.create_task(self._observe())
+
+    def retained_digests(self) -> list[bytes]:
+        """Every artifact that a retained or running change needs here."""
+        found: list[bytes] = []
+        for one in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
+            found += [one.release, *(app.component for app in one.effective.apps)]
+        return found
+
+    # --- preparing ---------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, change: Digest) -> None:
+        parts = self._parts(change)
+        if parts is None:
+            self._post(PreparationDone(change, False, reason="nobody here knows the change"))
+            return
+        release, configuration, base = parts
+        try:
+            prepared = await self._releases.prepare(release, configuration, self._peers())
+            smoked = await self._releases.smoke(prepared)
+            if base:
+                # What a node returns to must be here before it leaves it.
+                await self._releases.manifest(base, self._peers())
+        except PreparationError as error:
+            _log.warning("not prepared: %s", error, extra={"event": "prepare.failed", "change": change.hex()})
+            self.failures[change] = str(error)
+            self._post(PreparationDone(change, False, reason=str(error)[:200]))
+            return
+        self.failures.pop(change, None)
+        self._keep(change, prepared)
+        self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
+
+    def _parts(self, change: Digest) -> tuple[bytes, bytes, bytes] | None:
+        """The release, the configuration and the base of a change, from its dossier or from what was decided."""
+        proposed = self._core.dossiers.changes.get(change)
+        if proposed is not None:
+            return proposed.change.release, proposed.change.configuration, proposed.change.base
+        for lane in self._core.state.lanes:
+            candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
+            for one in (lane.base, *candidate, *lane.retained):
+                if one is not None and one.change == change:
+                    return one.release, one.configuration, b""
+        return None
+
+    def _keep(self, change: Digest, prepared: Prepared) -> None:
+        self._prepared[change] = prepared
+        for other in list(self._prepared):
+            if len(self._prepared) <= PREPARED_KEPT_MAX:
+                break
+            if other not in self._retained and other != change:
+                del self._prepared[other]
+
+    def _peers(self) -> Sequence[PeerId]:
+        return self._core.hello.admitted()
+
+    async def _replay(self, lane: Lane, change: Digest) -> None:
+        running = self.running.get(lane)
+        if running is None or running.deployed.change != change:
+            return
+        result = "absent"
+        if running.prepared.effective.smoke:
+            try:
+                await run_smoke(self._ingress, running.prepared)
+                result = "passed"
+            except PreparationError as error:
+                _log.warning("smoke failed: %s", error, extra={"event": "smoke.failed", "project": lane[0]})
+                result = "failed"
+        self._post(SmokeReplayed(*lane, change, result))  # type: ignore[arg-type]
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def _obey(self) -> None:
+        while True:
+            order = await self._orders.get()
+            lane = (order.project, order.environment)
+            if isinstance(order, Stop):
+                self.running.pop(lane, None)
+                await self._switch()
+            else:
+                await self._start(lane, order)
+
+    async def _start(self, lane: Lane, order: Run) -> None:
+        deployed = order.deployed
+        prepared = self._prepared.get(deployed.change)
+        try:
+            if prepared is None:
+                prepared = await self._releases.prepare(deployed.release, deployed.configuration, self._peers())
+                self._keep(deployed.change, prepared)
+            running = Running(deployed, order.role, prepared, order.schedules)
+            if prepared.key not in self._loaded:
+                await self._pool.load(prepared.load)
+                self._loaded[prepared.key] = prepared
+            running.ready = True
+        except (PoolError, PreparationError) as error:
+            _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
+            self.failures[deployed.change] = str(error)
+            self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
+            return
+        self.running[lane] = running
+        await self._switch()
+        _log.info(
+            "serving", extra={"event": "run", "project": lane[0], "release": deployed.release.hex(), "role": order.role}
+        )
+
+    async def _switch(self) -> None:
+        """Make the routing table say what runs now, then let go of what nothing names any more."""
+        routes: list[Route] = []
+        for running in self.running.values():
+            routes += smoke_routes(running.prepared)
+            for app in running.prepared.effective.apps:
+                routes += [Route(one.host or None, one.path, running.prepared.key, app.name) for one in app.routes]
+        try:
+            await self._pool.activate(routes)
+        except PoolError as error:
+            _log.error("routes refused: %s", error, extra={"event": "routes.refused"})
+            return
+        used = {running.prepared.key for running in self.running.values()}
+        for key in [key for key in self._loaded if key not in used]:
+            del self._loaded[key]
+            self._meter.forget(key)
+            await self._pool.unload(key)
+
+    # --- observing ---------------------------------------------------------------------------------------------------
+
+    async def _observe(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._meter.add(await self._pool.status())
+            alive = any(slot.pid is not None for slot in self._pool.slots())
+            starts = sum(slot.starts for slot in self._pool.slots())
+            crashes = max(0, starts - self._restarts) if self._restarts else 0
+            self._restarts = starts
+            for lane, running in list(self.running.items()):
+                self._look(lane, running, alive, crashes)
+
+    def _look(self, lane: Lane, running: Running, alive: bool, crashes: int) -> None:
+        decided = self._core.state.lane(*lane)
+        rollout = decided.rollout if decided is not None else None
+        total = self._meter.tally(running.prepared.key).counts()
+        if rollout is not None and running.opened != rollout.opened:
+            running.opened, running.counted = rollout.opened, total
+        counts = since(total, running.counted) if rollout is not None else Counts()
+        candidate, base = (counts, Counts()) if running.role == "candidate" else (Counts(), counts)
+        self._post(
+            WorkObserved(
+                *lane,
+                running.deployed.change,
+                ready=running.ready and alive,
+                crashes=crashes,
+                candidate=candidate,
+                base=base,
+            )
+        )
