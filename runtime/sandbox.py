@@ -132,9 +132,9 @@ class Instance:
     def close(self) -> None:
         """Free everything."""
         self.guest.end()
-        context = self._store.context
+        # Before the store: once it is freed, another thread's new store may have the same address.
+        GUESTS.pop(self._store.context, None)
         self._store.close()
-        GUESTS.pop(context, None)
 
 
 class App:
@@ -365,8 +365,10 @@ def _memory_refused(message: str, guest: Guest | None, spec: AppSpec) -> bool:
     said = (message + (guest.stderr.tail if guest is not None else "")).lower()
     if any(sign in said for sign in _MEMORY_SIGNS):
         return True
-    if guest is None:  # instantiation: the store's limiter says so itself
-        return "exceeds memory limits" in said or "limit" in said
+    if "exceeds memory limits" in said or "exceeds table limits" in said or "resource limit exceeded" in said:
+        return True  # instantiation: the store's limiter says so itself
+    if guest is None:
+        return False
     full = spec.memory_max_bytes * MEMORY_FULL_SHARE
     return any(full <= size <= spec.memory_max_bytes for size in linear_memories().values())
 
