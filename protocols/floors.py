@@ -36,7 +36,7 @@ class FloorVector(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Contact(msgspec.Struct, frozen=True, array_like=True):
-    """What a node says of itself when a sync starts: its vector, and how many members it has not left out.
+    """What a node says of itself when a sync starts: its vector, and how many members it has heard of lately.
 
     `live` is 0 for a node that never finished a sync: a newcomer, or one that lost its disk.
     """
@@ -65,7 +65,8 @@ class Floors:
 
     def contact(self, members: Sequence[PeerId], wall_ms: int) -> Contact:
         """Return what to tell a peer when a sync starts."""
-        live = len(self._live(members, wall_ms)) if self.established else 0
+        heard = [peer for peer in self._live(members, wall_ms) if peer in self._known]
+        live = len(heard) if self.established else 0
         return Contact(self.vector(wall_ms), live)
 
     def vector(self, wall_ms: int) -> FloorVector:

@@ -5,7 +5,7 @@ One side asks, the other answers from what it holds at that moment and keeps not
     asker                          answerer
     SyncRoot(root)           ->    SyncEqual, or SyncNodes(level 0)         one round if nothing differs
     SyncNodes(level 1)       ->    SyncNodes(level 2)                       hashes of the branches that differ
-    SyncLeaves(ids)          ->    SyncRecords..., SyncAnswer(wanted ids)   what the asker lacks, what it may send
+    SyncLeaves(ids)          ->    SyncAnswer(records, wanted ids)          what the asker lacks, what it may send
     SyncRecords, SyncRoot    ->    SyncEqual                                what the answerer lacked; confirmation
 
 It runs every 30 s with jitter with a random neighbour, and when one connects. Messages are bounded, answers are paid
@@ -50,6 +50,9 @@ from protocols.trust import TrustStore
 LEAVES_ASKED_MAX = 256
 """Leaves in one request: 96 KiB of ids at 100,000 records."""
 
+LEAVES_ASKED_MIN = 8
+"""After a partial answer fewer leaves are asked for; this many fill one answer when all of a leaf is missing."""
+
 IDS_MAX_BYTES = 1_024 * HASH_BYTES
 """Of one leaf: forty times what a full store holds there."""
 
@@ -64,8 +67,8 @@ class SyncConfig:
     interval_ms: int = 30_000
     """Between sessions, times U(0.5, 1.5)."""
     timeout_ms: int = 10_000
-    answer_max_bytes: int = 256 * 1024
-    """Records in answer to one request; what is left is asked for again."""
+    answer_max_bytes: int = 64 * 1024
+    """Records in answer to one request, some 30 ms of signatures; what is left is asked for again."""
     serve_bytes_per_s: int = 4 * 1024 * 1024
     serve_burst_bytes: int = 16 * 1024 * 1024
     requests_per_s: int = 50
@@ -119,14 +122,18 @@ class SyncLeaves(msgspec.Struct, frozen=True, tag="sync_leaves"):
 
 
 class SyncAnswer(msgspec.Struct, frozen=True, tag="sync_answer"):
-    """The ids among those that the answerer lacks; `partial` if it has more records for these leaves than it sent."""
+    """Records the asker lacks in these leaves, and the ids among its own that the answerer lacks.
 
+    `partial` says that the answerer has more records for these leaves than it sent.
+    """
+
+    records: tuple[Signed, ...]
     wanted: tuple[LeafIds, ...]
     partial: bool
 
 
 class SyncRecords(msgspec.Struct, frozen=True, tag="sync_records"):
-    """Records the receiver lacks."""
+    """Records the answerer lacked."""
 
     records: tuple[Signed, ...]
 
@@ -159,8 +166,7 @@ class _Session:
     not_before_ms: int = 0
     asked: tuple[int, ...] = ()
     open_leaves: list[int] = field(default_factory=list)
-    received_before: int = 0
-    allowed_bytes: int = 0
+    width: int = LEAVES_ASKED_MAX
 
 
 SyncEvent = PeerConnected | PeerDisconnected | Received | Tick
@@ -343,17 +349,17 @@ class SyncMachine:
             if missing:
                 wanted.append(LeafIds(leaf.leaf, missing))
         lacking.sort(key=lambda entry: entry.parsed.rule.rank)
-        sending, used = [], 0
+        sending: list[Signed] = []
+        used = 0
         for entry in lacking:
-            if used + entry.size_bytes > self._config.answer_max_bytes:
-                break
-            if not self._serving[peer].take(entry.size_bytes, now.mono_ms):
-                break
             used += entry.size_bytes
-            sending.append(entry)
+            if (sending and used > self._config.answer_max_bytes) or not self._serving[peer].take(
+                entry.size_bytes, now.mono_ms
+            ):
+                break
+            sending.append(entry.signed)
         self._expected[peer] = sum(len(leaf.ids) for leaf in wanted) // HASH_BYTES
-        effects: list[Effect] = [Send(peer, SyncRecords(batch)) for batch in batches(sending)]
-        return [*effects, Send(peer, SyncAnswer(tuple(wanted), len(sending) < len(lacking)))]
+        return [Send(peer, SyncAnswer(tuple(sending), tuple(wanted), len(sending) < len(lacking)))]
 
     # --- the asker ----------------------------------------------------------------------------------------------------
 
@@ -397,20 +403,25 @@ class SyncMachine:
             if session.repeats >= REPEATS_MAX:
                 return self._end(session, equal=False, now=now)
             return self._start(session.peer, now, session.repeats + 1, session.rounds)
-        session.asked = tuple(session.open_leaves[:LEAVES_ASKED_MAX])
-        session.received_before = session.received
-        session.allowed_bytes = 2 * self._config.answer_max_bytes
+        session.asked = tuple(session.open_leaves[: session.width])
         leaves = tuple(LeafIds(leaf, b"".join(self._store.trie.leaf_ids(leaf))) for leaf in session.asked)
         return [Send(session.peer, SyncLeaves(leaves))]
 
     def _leaves_answered(self, session: _Session, message: SyncAnswer, now: Now) -> list[Effect]:
-        effects = self._give(session, message, now)
-        progress = session.received > session.received_before
-        if message.partial and not progress:
+        if not session.asked:
+            return [Reject(session.peer, "sync.unasked", "an answer without a question")]
+        effects = self._records.take(session.peer, message.records, now, session.not_before_ms)
+        received = _merged(effects)
+        session.received += received
+        effects += self._give(session, message, now)
+        if message.partial and not received:
             # Busy, or it keeps sending what we must refuse: asking again at once would not end.
             return [*effects, *self._end(session, equal=False, now=now)]
-        if not message.partial:
+        if message.partial:
+            session.width = max(LEAVES_ASKED_MIN, session.width // 4)
+        else:
             del session.open_leaves[: len(session.asked)]
+            session.width = min(LEAVES_ASKED_MAX, session.width * 2)
         session.rounds += 1
         return [*effects, *self._ask_leaves(session, now)]
 
@@ -439,15 +450,6 @@ class SyncMachine:
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _take(self, peer: PeerId, message: SyncRecords, now: Now) -> list[Effect]:
-        session = self._session
-        if session is not None and session.peer == peer and session.asked:
-            session.heard_ms = now.mono_ms
-            session.allowed_bytes -= sum(len(signed.payload) for signed in message.records)
-            if session.allowed_bytes < 0:
-                return [Reject(peer, "sync.too-much", "more records than one answer may hold")]
-            effects = self._records.take(peer, message.records, now, session.not_before_ms)
-            session.received += _merged(effects)
-            return effects
         count = len(message.records)
         if count > self._expected.get(peer, 0):
             return [Reject(peer, "sync.unasked", "records that were not asked for")]

@@ -151,7 +151,8 @@ class Fleet:
         self.mono_ms = 0
         self.wall_offset_ms: dict[PeerId, int] = {}
         self.base_wall_ms = WALL_MS
-        self.asleep: set[PeerId] = set()
+        self.reorder = False
+        self.last_at_ms: dict[tuple[PeerId, PeerId], int] = {}
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[fast_id(name)]
@@ -218,6 +219,8 @@ class Fleet:
         linked = frozenset((source, target)) in self.links
         if linked and self.random.random() >= self.loss:
             at_ms = self.mono_ms + self.random.randint(5, 50)
+            if not self.reorder:
+                at_ms = self.last_at_ms[source, target] = max(at_ms, self.last_at_ms.get((source, target), 0))
             is_sync = isinstance(message, SyncMessage)
             heapq.heappush(self.queue, (at_ms, next(self.counter), target, source, wire, is_sync))
 
