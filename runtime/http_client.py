@@ -68,7 +68,6 @@ class ResponseReader:
     def on_message_complete(self) -> None:
         """The message ended; after an informational one the real one follows."""
         if self._head is None:
-            self._parser = httptools.HttpResponseParser(self)
             return
         self.trailers = tuple(self._fields)
         self._complete = True

@@ -97,6 +97,11 @@ class OutboundCall:
             self.settled = True
             self._wake()
 
+    def fail(self, code: ErrorCode) -> None:
+        """Settle without an answer, or break the body of the answer off."""
+        self.settle(None, code)
+        self.body.feed_failure(code)
+
     def cancel(self) -> None:
         """Give the call up (any thread)."""
         if not self._loop.is_closed():
@@ -168,7 +173,15 @@ class Outbound:
         assert self._group is not None
         call.task = self._group.create_task(self._serve(call, request, destination, spec))
         self._tasks.add(call.task)
-        call.task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:  # also for a task cancelled before its first step
+            self._tasks.discard(task)
+            with self._lock:
+                self._in_flight[spec.project, spec.app] -= 1
+            if task.cancelled():
+                call.fail(("connection-terminated", None))
+
+        call.task.add_done_callback(ended)
 
     async def _serve(
         self, call: OutboundCall, request: OutboundRequest, destination: Destination, spec: AppSpec
@@ -176,15 +189,9 @@ class Outbound:
         try:
             await self._converse(call, request, destination, spec)
         except ResponseFailed as failed:
-            call.settle(None, failed.code)
-            call.body.feed_failure(failed.code)
-        except asyncio.CancelledError:
-            call.settle(None, ("connection-terminated", None))
-            call.body.feed_failure(("connection-terminated", None))
-            raise
-        finally:
-            with self._lock:
-                self._in_flight[spec.project, spec.app] -= 1
+            call.fail(failed.code)
+        except Exception as error:  # a defect of ours ends this call, not everybody's
+            call.fail(("internal-error", repr(error)))
 
     async def _converse(
         self, call: OutboundCall, request: OutboundRequest, destination: Destination, spec: AppSpec
