@@ -235,8 +235,12 @@ class Dispatcher:
             app.on_idle = None
 
     def _summon(self) -> Callable[[], None] | None:
-        """Under the lock: decide how to get one more thread to look, if a ticket is ready and a thread can be had."""
-        if not self._ready:
+        """Under the lock: decide how to get one more thread to look, if a ticket is ready and a thread can be had.
+
+        A thread that is looking already summons the next one itself, so a burst wakes threads one by one as they are
+        needed, and a thread that has just ended a guest takes the next ticket without waking anybody.
+        """
+        if not self._ready or self._threads - self._idle - len(self._running) > 0:
             return None
         if self._idle:
             self._idle -= 1

@@ -54,6 +54,9 @@ BACKOFF_MAX_S: Final = 30.0
 STEADY_AFTER_S: Final = 30.0
 """A worker that lived this long starts the back-off from the beginning."""
 
+HOPELESS_AFTER: Final = 4
+"""Failed starts in a row, before the first success, after which `started` gives up; the pool itself goes on trying."""
+
 STOP_MARGIN_S: Final = 5.0
 """A draining worker gets this much beyond its grace before it is killed."""
 
@@ -136,6 +139,7 @@ class WorkerPool:
         self._listeners: list[socket.socket] = []
         self._changes = asyncio.Lock()
         self._ready = asyncio.Event()
+        self._hopeless = ""
         self._stopping = asyncio.Event()
         self._leave_workers = False
         self._next_job_slot = 0
@@ -160,8 +164,10 @@ class WorkerPool:
                     forget(self.addresses)
 
     async def started(self) -> None:
-        """Wait until every slot has had a worker that greeted; `addresses` is set from then on."""
+        """Wait until every slot has a worker and `addresses` is set; raises `PoolError` if they will not start."""
         await self._ready.wait()
+        if self._hopeless:
+            raise PoolError(f"workers do not start: {self._hopeless}")
 
     # --- what runs ----------------------------------------------------------------------------------------------------
 
@@ -273,6 +279,9 @@ class WorkerPool:
             link = None
             if self._stopping.is_set():
                 return
+            if slot.failures + 1 >= HOPELESS_AFTER and not self._ready.is_set():
+                self._hopeless = slot.last_end
+                self._ready.set()
             slot.failures = 0 if time.monotonic() - began_s > STEADY_AFTER_S else slot.failures + 1
             pause_s = min(BACKOFF_BASE_S * 2 ** (slot.failures - 1 if slot.failures else 0), BACKOFF_MAX_S)
             with contextlib.suppress(TimeoutError):

@@ -64,6 +64,9 @@ LOG_BATCH_MAX_BYTES: Final = 256 * 1024
 JOBS_MAX: Final = 4
 """Commands run at once per worker, apart from the threads that answer requests."""
 
+DESCRIPTORS: Final = 8192
+"""Open files a worker asks for: its connections, outbound ones, and a few per project's store."""
+
 CONTROL_BACKLOG: Final = 4
 """Daemons that may be waiting to connect; there is one, or two for a moment during a restart."""
 
@@ -358,11 +361,20 @@ def _resident_bytes(usage: resource.struct_rusage) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _allow_descriptors() -> None:
+    """Raise the soft limit on open files to what the connections and stores of one worker may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main(make_host: Callable[[WorkerSettings], AppHost]) -> None:
     """Run one worker with the settings on the command line."""
     import uvloop
 
     settings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)
+    _allow_descriptors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the daemon's to handle
 
     async def run() -> None:

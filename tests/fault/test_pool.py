@@ -218,7 +218,9 @@ async def test_a_worker_that_cannot_start_is_tried_again_ever_more_slowly(tmp_pa
     pool = WorkerPool(settings, on_logs=lambda batch: None, jitter=lambda: 1.0)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pool.run())
-        await until(lambda: pool.slots()[0].starts >= 3)
+        with pytest.raises(PoolError, match=r"workers do not start: .*exit status 3"):
+            await pool.started()
+        await until(lambda: pool.slots()[0].starts >= 5)
         assert pool.slots()[0].pid is None
         assert "3" in pool.slots()[0].last_end
         await pool.stop()
