@@ -375,7 +375,7 @@ class Transport:
         return Identify(
             public_key=self._public_key,
             listen=self._settings.advertise or tuple(self.listening),
-            protocols=(HELLO_PROTOCOL, CONTROL_PROTOCOL, identify.PROTOCOL, ping.PROTOCOL, *self._handlers),
+            protocols=link.connection.served,
             observed=link.address,
             protocol_version=PROTOCOL_VERSION,
             agent_version=self._settings.agent_version,

@@ -1,0 +1,85 @@
+"""What one node is told: its folders, its addresses, its size. One frozen value, read and checked once, at the start.
+
+`node.toml` in the data folder holds what `mesh create` or `mesh join` wrote and an operator may edit; the command
+line of `node run` overrides it. Not here: anything that is decided by the mesh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from node.errors import ConfigError
+
+CONFIG_NAME = "node.toml"
+CONFIG_MAX_BYTES = 64 * 1024
+MESH_PORT_DEFAULT = 4100
+API_PORT_DEFAULT = 4180
+INGRESS_PORT_DEFAULT = 8080
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node's settings. Addresses are "host:port"; an empty `listen` makes a node that only dials out.
+
+    `advertise` are the mesh addresses that others are told, by default those it listens on. `api` is the HTTPS address
+    of the API, empty for none: the Unix socket is always there. `workers` is how many worker processes serve apps.
+    `proxies` are the networks whose `Forwarded` field is believed.
+    """
+
+    name: str
+    listen: tuple[str, ...] = (f"0.0.0.0:{MESH_PORT_DEFAULT}",)
+    advertise: tuple[str, ...] = ()
+    api: str = ""
+    ingress: tuple[str, ...] = (f"127.0.0.1:{INGRESS_PORT_DEFAULT}",)
+    workers: int = 2
+    proxies: tuple[str, ...] = ()
+    log_max_bytes: int = 256 << 20
+
+
+def read_config(folder: Path) -> NodeConfig:
+    """Read DATA/node.toml. Raises ConfigError naming the key that is wrong and what is allowed."""
+    path = folder / CONFIG_NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} holds no node", "freehold mesh create NAME, or freehold mesh join LINE") from None
+    if len(data) > CONFIG_MAX_BYTES:
+        raise ConfigError(f"{path} has over {CONFIG_MAX_BYTES} bytes")
+    try:
+        return msgspec.convert(tomllib.loads(data.decode()), NodeConfig)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}", f"edit {path}") from None
+
+
+def write_config(folder: Path, config: NodeConfig) -> None:
+    """Write DATA/node.toml for the first time."""
+    lines = ["# One node's settings; see `freehold node run --help`. Restart the node after a change.\n"]
+    for name, value in msgspec.to_builtins(config).items():
+        text = msgspec.json.encode(value).decode()
+        lines.append(f"{name} = {text}\n")
+    (folder / CONFIG_NAME).write_text("".join(lines))
+
+
+def runtime_folder(data: Path) -> Path:
+    """The volatile folder of the node in `data`: sockets, and what must be forgotten at a reboot. Mode 0700."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    if os.getuid() == 0:
+        base = "/run"
+    if not os.access(base, os.W_OK):
+        base = f"/tmp/freehold-{os.getuid()}"  # noqa: S108  made with mode 0700 below, and refused if another owns it
+    name = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
+    folder = Path(base) / "freehold" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise ConfigError(f"{folder} belongs to another user", "set XDG_RUNTIME_DIR to a folder of your own")
+    folder.chmod(0o700)
+    return folder
+
+
+def api_socket(data: Path) -> Path:
+    """The Unix socket of the API of the node in `data`."""
+    return runtime_folder(data) / "api.sock"
