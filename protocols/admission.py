@@ -7,6 +7,7 @@ spent before anything is sent; the caller publishes the results as records befor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -26,10 +27,20 @@ class JoinPapers(msgspec.Struct, frozen=True, array_like=True):
     join: Signed
 
 
-def admit(trust: TrustStore, signer: Signer, verifier: Verifier, papers: JoinPapers, now: Now) -> Bundle | Refusal:
+def admit(
+    trust: TrustStore,
+    signer: Signer,
+    verifier: Verifier,
+    papers: JoinPapers,
+    now: Now,
+    *,
+    kind: Literal["node", "principal"],
+    key: bytes,
+) -> Bundle | Refusal:
     """Countersign an admission with the lowest use not known to be spent; the same papers get the same answer again.
 
-    Refuses expired, spent and malformed invites, revoked keys, and everything if this node may not issue.
+    `key` is the one that the asker has proven to hold, by its connection or its signed request. Refuses expired, spent
+    and malformed invites, other keys and kinds, revoked keys, and everything if this node may not issue.
     """
     me = peer_id(signer.public_key)
     if not trust.has_role(me, "issuer", now.wall_ms):
@@ -40,6 +51,10 @@ def admit(trust: TrustStore, signer: Signer, verifier: Verifier, papers: JoinPap
     join = open_join(verifier, trust.mesh, invite, papers.join)
     if isinstance(join, Refusal):
         return join
+    if invite.kind != kind:
+        return Refusal("invite.kind", f"the invite is for a {invite.kind}")
+    if join.key != key:
+        return Refusal("invite.join-key", "the join request is for another key than the asker's")
     if trust.key_revoked(join.key):
         return Refusal("invite.key-revoked", "this key was revoked; make a new one")
     invite_id = digest(papers.invite.payload)

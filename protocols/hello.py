@@ -142,6 +142,7 @@ class Admitted:
 class Invited:
     """This node admitted a newcomer: publish both as records before the effects that follow."""
 
+    peer: PeerId
     certificate: Signed
     bundle: Bundle
 
@@ -339,17 +340,16 @@ class HelloMachine:
 
     def _invite(self, peer: PeerId, papers: JoinPapers, now: Now) -> list[Effect] | Refusal:
         """Admit an invited node: certificate and countersignature, published before the welcome leaves."""
-        bundle = admit(self._trust, self._signer, self._verifier, papers, now)
+        key = public_key_of(peer)
+        bundle = admit(self._trust, self._signer, self._verifier, papers, now, kind="node", key=key)
         if isinstance(bundle, Refusal):
             return bundle
-        if self._trust.bundle_for(public_key_of(peer)) != bundle:
-            return Refusal("invite.join-key", "the join request is for another key than this connection's")
         certificate = certify(self._trust, self._signer, peer, now)
         if isinstance(certificate, Refusal):
             return certificate
         mine, theirs = self._trust.credentials(self._self), self._trust.credentials(peer)
         return [
-            Notify(Invited(certificate, bundle)),
+            Notify(Invited(peer, certificate, bundle)),
             Send(peer, Welcome(self._trust.genesis_bytes, theirs, mine)),
         ]
 

@@ -149,6 +149,11 @@ class RecordStore:
         """Return what is held under this entry's key."""
         return self._table(entry).get(entry.record.key)
 
+    def last_seq(self, author: PeerId) -> int:
+        """Return the highest sequence held of an author, -1 if none: the cutoff to put into its revocation."""
+        keys = self._keys_of.get(author, ())
+        return max(((self.entries.get(key) or self.ephemeral[key]).record.seq for key in keys), default=-1)
+
     def release_parked(self, wall_ms: int) -> list[Signed]:
         """Return the parked records whose time has come; they are offered again."""
         due = [key for key, entry in self.parked.items() if not ahead(entry.record.hlc, wall_ms)]

@@ -11,6 +11,7 @@ Rules, in the order they are applied:
   - a node may pass on only roles that an admin gave: through an earlier certificate, or the invite of an admission;
   - an issuer signs for others while its own certificate runs; for itself also after that;
   - two keys admitted for one use of one invite are both limited until an admin revokes one of them;
+  - a node may revoke itself, which is how it leaves;
   - a former admin's certificates count for nodes the chain has confirmed, and its revocations always.
 """
 
@@ -424,7 +425,7 @@ class TrustStore:
             return Refusal("revocation.admin-key", "an admin key is removed by a decision, not by a revocation")
         if key in self.admins or key in self._former_admins:
             return None
-        if revocation.kind == "node" and key == revocation.subject:
+        if revocation.kind == "node" and key == revocation.subject and peer_id(key) in self._held:
             return None
         if not statement.chain:
             return Refusal("revocation.not-entitled", "the signer is no admin and shows no grant")

@@ -185,12 +185,14 @@ def test_content_too_large_for_a_body_is_named_by_its_digest() -> None:
     assert store().offer(signed, WALL_MS).outcome is Outcome.MERGED
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_payloads_are_refused(payload: bytes) -> None:
     signed = Signed(payload, FastSigner("n0").public_key, FastSigner("n0").sign(payload))
     assert store().offer(signed, WALL_MS).outcome is Outcome.REFUSED
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_messages_are_a_decode_error_or_a_clear_answer(data: bytes) -> None:
     try:
@@ -244,6 +246,7 @@ def test_a_revocation_voids_what_its_node_wrote_after_the_cutoff_and_nothing_bef
     held.offer(immutable("n1", body=b"old", seq=5), WALL_MS)
     held.offer(immutable("n1", body=b"new", seq=6), WALL_MS)
     held.offer(owned("n1", 7, key=make_key("load", fast_id("n1")), kind="ephemeral", ttl_ms=1000), WALL_MS)
+    assert (held.last_seq(fast_id("n1")), held.last_seq(fast_id("n2"))) == (7, -1)
     assert held.offer(revocation_by("n0", "n1", 5), WALL_MS).outcome is Outcome.MERGED
     voided = held.void_revoked(WALL_MS)
     assert sorted(entry.record.seq for entry in voided) == [6, 7]
@@ -449,6 +452,7 @@ def test_merging_is_associative(one: list[Signed], two: list[Signed], three: lis
     assert left == right
 
 
+@settings(deadline=None)
 @given(st.sampled_from(POOL), st.sampled_from(POOL), st.sampled_from(POOL))
 def test_of_versions_of_one_key_exactly_one_wins_and_winning_is_transitive(a: Signed, b: Signed, c: Signed) -> None:
     entries = [entry_of(signed) for signed in (a, b, c)]

@@ -19,7 +19,17 @@ from protocols.certificates import (
 )
 from protocols.envelope import DecodeError, Signed, decode, digest, encode, sign
 from protocols.genesis import Genesis, decode_genesis, mesh_id
-from protocols.invites import Address, Bundle, Invite, make_invite, open_bundle, open_invite, read_line, write_line
+from protocols.invites import (
+    Address,
+    Bundle,
+    Invite,
+    JoinRequest,
+    make_invite,
+    open_bundle,
+    open_invite,
+    read_line,
+    write_line,
+)
 from protocols.keys import peer_id
 from protocols.refusal import Refusal
 from protocols.revocations import REVOCATION_DOMAIN, Revocation, RevocationStatement, open_revocation
@@ -37,9 +47,18 @@ def rule(answer: object) -> str:
 
 
 def admitted(trust: TrustStore, papers: JoinPapers, wall_ms: int = WALL_MS, by: str = "founder") -> Bundle:
-    bundle = admit(trust, signer(by), VERIFIER, papers, now(wall_ms=wall_ms))
+    bundle = ask(trust, papers, wall_ms, by)
     assert isinstance(bundle, Bundle), bundle
     return bundle
+
+
+def ask(trust: TrustStore, papers: JoinPapers, wall_ms: int = WALL_MS, by: str = "founder") -> Bundle | Refusal:
+    """Ask to be admitted as what the papers say, with the key they name."""
+    try:
+        kind, key = decode(papers.invite.payload, Invite).kind, decode(papers.join.payload, JoinRequest).key
+    except DecodeError:
+        kind, key = "node", b""
+    return admit(trust, signer(by), VERIFIER, papers, now(wall_ms=wall_ms), kind=kind, key=key)
 
 
 # --- genesis ----------------------------------------------------------------------------------------------------------
@@ -310,6 +329,8 @@ def test_only_admins_the_node_itself_and_entitled_principals_revoke() -> None:
     )
     strong = WORLD.grant("ops")
     assert isinstance(trust.learn_revocation(WORLD.revocation("node", subject, by="ops", chain=(strong,))), Revocation)
+    stranger = WORLD.revocation("node", signer("eve").public_key, by="eve")
+    assert rule(trust.learn_revocation(stranger)) == "revocation.not-entitled", "only who is here can leave"
     leaving = WORLD.revocation("node", signer("founder").public_key, by="founder")
     assert isinstance(trust.learn_revocation(leaving), Revocation)
 
@@ -380,6 +401,7 @@ def test_a_spoilt_line_says_what_to_do(spoil, words: str) -> None:  # type: igno
         read_line(spoil(write_line(b"k" * 32, WORLD.invite(), ())))
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abcXYZ019-_ .", max_size=200))
 def test_random_lines_are_refused(text: str) -> None:
     for line in (text, "fh1." + text):
@@ -404,22 +426,22 @@ def test_a_spent_use_is_refused_and_asking_again_gets_the_same_answer() -> None:
     first = admitted(trust, WORLD.papers("a", invite))
     assert admitted(trust, WORLD.papers("a", invite)) == first
     admitted(trust, WORLD.papers("b", invite))
-    spent = admit(trust, signer("founder"), VERIFIER, WORLD.papers("c", invite), now())
+    spent = ask(trust, WORLD.papers("c", invite))
     assert rule(spent) == "invite.spent"
     other = WORLD.papers("a", WORLD.invite(key="second"), key="second")
-    assert rule(admit(trust, signer("founder"), VERIFIER, other, now())) == "invite.other"
+    assert rule(ask(trust, other)) == "invite.other"
 
 
 def test_an_invite_is_refused_after_a_day_by_a_non_issuer_and_for_a_revoked_key() -> None:
     trust = WORLD.trust(WORLD.certificate("w"))
     papers = WORLD.papers("a", WORLD.invite())
-    late = admit(trust, signer("founder"), VERIFIER, papers, now(wall_ms=WALL_MS + DAY_MS))
+    late = ask(trust, papers, WALL_MS + DAY_MS)
     assert rule(late) == "invite.expired"
-    not_issuer = admit(trust, signer("w"), VERIFIER, papers, now())
+    not_issuer = ask(trust, papers, by="w")
     assert rule(not_issuer) == "invite.not-an-issuer"
     assert FOUNDER in not_issuer.detail  # type: ignore[union-attr]
     trust.learn_revocation(WORLD.revocation("node", signer("a").public_key))
-    assert rule(admit(trust, signer("founder"), VERIFIER, papers, now())) == "invite.key-revoked"
+    assert rule(ask(trust, papers)) == "invite.key-revoked"
 
 
 @pytest.mark.parametrize(
@@ -435,7 +457,19 @@ def test_an_invite_is_refused_after_a_day_by_a_non_issuer_and_for_a_revoked_key(
     ],
 )
 def test_unsound_papers_are_refused(papers: JoinPapers, expected: str) -> None:
-    assert rule(admit(WORLD.trust(), signer("founder"), VERIFIER, papers, now())) == expected
+    assert rule(ask(WORLD.trust(), papers)) == expected
+
+
+def test_papers_of_another_kind_or_for_another_key_spend_no_use() -> None:
+    trust = WORLD.trust()
+    invite = WORLD.invite()
+    papers, key = WORLD.papers("a", invite), signer("a").public_key
+    founder = signer("founder")
+    wrong_kind = admit(trust, founder, VERIFIER, papers, now(), kind="principal", key=key)
+    assert rule(wrong_kind) == "invite.kind"
+    wrong_key = admit(trust, founder, VERIFIER, papers, now(), kind="node", key=signer("b").public_key)
+    assert rule(wrong_key) == "invite.join-key"
+    assert trust.free_use(digest(invite.payload), 1) == 0
 
 
 def test_two_keys_for_one_use_are_both_limited_until_an_admin_revokes_one() -> None:
@@ -546,7 +580,7 @@ def test_a_principals_grant_must_lead_from_the_invite_to_its_key(changes: dict[s
         grant = decode(papers.join.payload, dict)["grant"]
         spoilt = Signed(grant[0] + b"x", grant[1], grant[2])
         papers = WORLD.papers("ann", papers.invite, grant=spoilt)
-    assert rule(admit(WORLD.trust(), signer("founder"), VERIFIER, papers, now())) == expected
+    assert rule(ask(WORLD.trust(), papers)) == expected
 
 
 def test_an_issuer_may_not_certify_others_once_it_has_expired_itself() -> None:
@@ -588,6 +622,7 @@ def test_the_order_of_arrival_and_repetition_do_not_change_what_is_believed(orde
     assert believed([*order, *again]) == believed(PAPERS)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=70))
 def test_random_bytes_teach_nothing(data: bytes, signature: bytes) -> None:
     trust = WORLD.trust()
