@@ -19,14 +19,14 @@ from typing import Any, get_args
 from protocols import agent as agents
 from protocols import chain_messages
 from protocols.agent import AgentConfig, RolloutAgent
-from protocols.certificates import Certificate
 from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Stored
 from protocols.chain_messages import ChainMessage, EntryStored, Read, Start, Submit, SubmitReset
+from protocols.commands import Command, ConfirmNode, Exhibits, SignedCommand
 from protocols.conductor import Propose, RolloutStatement
 from protocols.decision import Voter
 from protocols.dossiers import Dossiers, Proposed
-from protocols.envelope import DecodeError, decode, digest
+from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.exhibits import Rules
 from protocols.freshness import View
 from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, Invited
@@ -289,10 +289,10 @@ class NodeCore:
     def _heard(self, event: Any, effect: Notify, now: Now, out: list[Effect]) -> None:
         """Pass on what one machine told the node, and tell the other machines what concerns them."""
         match event:
-            case Invited(certificate, bundle):
-                issued: Certificate = decode(certificate.payload, Certificate)
-                self._publish(certificate_record(issued.node, certificate), now, out)
+            case Invited(node, certificate, bundle):
+                self._publish(certificate_record(node, certificate), now, out)
                 self._publish(admission_record(bundle), now, out)
+                self._confirm(node, now, out)
             case Renewed(node, certificate):
                 self._publish(certificate_record(node, certificate), now, out)
             case Propose(command, material, _):
@@ -343,9 +343,23 @@ class NodeCore:
         if peer in self._linked:
             return
         self._linked[peer] = None
+        if admitted.standing is Standing.JOINED:
+            self._confirm(peer, now, out)
         connected = PeerConnected(peer, False, admitted.boot_nonce)
         for machine in (self.liveness, self.records, self.sync, self.chain, self.agent):
             self._take(machine.handle(connected, now), now, out)
+
+    def _confirm(self, node: PeerId, now: Now, out: list[Effect]) -> None:
+        """Ask the chain to confirm a node that an invite let in; its admission is all the authority that takes."""
+        bundle = self.trust.bundle_for(public_key_of(node))
+        certificate = self.trust.certificate(node)
+        if bundle is None or certificate is None:
+            return
+        admission = encode(bundle)
+        command = Command(digest(admission)[:16], ConfirmNode(node, certificate.labels, certificate.roles))
+        signed = SignedCommand(encode(command), (), Exhibits(admission=(bytes(digest(admission)),)))
+        submit = Submit(b"confirm/" + command.id, encode(signed), (admission,))
+        self._take(self.chain.handle(submit, now), now, out)
 
     def _unlink(self, peer: PeerId, event: PeerDisconnected, now: Now, out: list[Effect]) -> None:
         if peer not in self._linked:

@@ -1,0 +1,168 @@
+"""Starts that wait: a deployer signs a start once; it is submitted as soon as everything it needs is there.
+
+What is missing (approvals, evidence, prepared nodes) is found by judging the start here exactly as voters will, on
+the papers this node holds; the refusal is what `status` shows. A start whose ground has moved (another release runs,
+the policy changed) is final and forgotten. The order survives nothing but this process: signing it again is harmless,
+the chain refuses duplicates. Not here: any right to start; the signature and the exhibits carry it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from node.artifacts import ArtifactError, ArtifactStore
+from node.requests import BusyChainError, ChainRequests
+from protocols.approvals import read_approval
+from protocols.change import RELEASE_MAX_BYTES, Release
+from protocols.commands import Command, SignedCommand, Start
+from protocols.core import NodeCore
+from protocols.decision import material_of
+from protocols.dossiers import Proposed
+from protocols.envelope import DecodeError, decode, encode
+from protocols.evidence import read_evidence
+from protocols.exhibits import Rules
+from protocols.machine import Digest, Now, PeerId, Verifier
+from protocols.mesh_state import apply
+from protocols.refusal import Refusal
+
+LOOK_EVERY_S = 0.2
+STARTS_MAX = 256
+KEEP_MS = 24 * 3_600_000
+WAITED_FOR = (
+    "rollout.not-prepared",
+    "approval.",
+    "evidence.",
+    "window.",
+    "policy.",
+    "gate.",
+    "lane.frozen",
+    "rollout.under-way",
+)
+"""Refusals that time or people can cure; any other is final."""
+
+_log = logging.getLogger("freehold.starter")
+
+
+NOT_JUDGED = Refusal("start.new", "not judged yet")
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One start and what became of it: "waiting" for `refusal`, "started" at `slot`, or "refused"."""
+
+    signed: SignedCommand
+    nodes: tuple[PeerId, ...]
+    since_ms: int
+    outcome: str = "waiting"
+    slot: int = 0
+    refusal: Refusal = NOT_JUDGED
+
+
+class Starter:
+    """Holds the starts handed to this node."""
+
+    def __init__(
+        self,
+        core: NodeCore,
+        artifacts: ArtifactStore,
+        requests: ChainRequests,
+        verifier: Verifier,
+        clock: Callable[[], Now],
+    ) -> None:
+        """Take what is read and where starts are submitted."""
+        self._core = core
+        self._artifacts = artifacts
+        self._requests = requests
+        self._rules = Rules(verifier, core.trust.mesh)
+        self._clock = clock
+        self.starts: dict[Digest, Waiting] = {}
+
+    def add(self, signed: SignedCommand) -> Digest | Refusal:
+        """Take a start; return the change it names, or why it is none."""
+        try:
+            command: Command = decode(signed.payload, Command)
+        except DecodeError as error:
+            return Refusal("command.malformed", str(error))
+        if not isinstance(command.action, Start):
+            return Refusal("start.other", "only starts wait here; submit other commands")
+        if len(self.starts) >= STARTS_MAX:
+            return Refusal("start.limit", f"at most {STARTS_MAX} starts wait on one node")
+        change = Digest(command.action.change)
+        self.starts[change] = Waiting(signed, command.action.nodes, self._clock().wall_ms)
+        return change
+
+    async def run(self) -> None:
+        """Judge what waits until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for change, waiting in list(self.starts.items()):
+                if waiting.outcome == "waiting":
+                    await self._look(change, waiting)
+                elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:
+                    del self.starts[change]
+
+    async def _look(self, change: Digest, waiting: Waiting) -> None:
+        shown = self.complete(change, waiting.signed, waiting.nodes)
+        if isinstance(shown, Refusal):
+            waiting.refusal = shown
+            return
+        signed, material = shown
+        judged = apply(self._core.state, signed, material_of(material), self._clock().wall_ms, self._rules)
+        if isinstance(judged, Refusal):
+            waiting.refusal = judged
+            if not judged.rule.startswith(WAITED_FOR):
+                waiting.outcome = "refused"
+            return
+        try:
+            outcome = await self._requests.submit(encode(signed), material)
+        except BusyChainError:
+            return
+        if outcome.outcome == "decided":
+            waiting.outcome, waiting.slot = "started", outcome.slot
+        elif outcome.outcome != "unknown" and not outcome.rule.startswith((*WAITED_FOR, "fresh.")):
+            waiting.outcome = "refused"
+        waiting.refusal = Refusal(outcome.rule or "start.unknown", outcome.detail or "no answer yet")
+        _log.info("start %s", outcome.outcome, extra={"event": "start", "change": change.hex(), "rule": outcome.rule})
+
+    def complete(
+        self, change: Digest, signed: SignedCommand, nodes: tuple[PeerId, ...]
+    ) -> tuple[SignedCommand, tuple[bytes, ...]] | Refusal:
+        """Return the start with every paper this node holds for it, and their bytes."""
+        proposed = self._core.dossiers.changes.get(change)
+        if proposed is None:
+            return Refusal("rollout.not-prepared", "this node does not hold the change yet")
+        try:
+            data = self._artifacts.read(proposed.change.release, RELEASE_MAX_BYTES)
+            release: Release = decode(data, Release, RELEASE_MAX_BYTES)
+        except (FileNotFoundError, ArtifactError, DecodeError):
+            return Refusal("rollout.not-prepared", "this node does not hold the release's manifest yet")
+        approvals, evidence, speakers = self._envelopes(proposed, release)
+        exhibits, material = self._core.dossiers.exhibits(
+            proposed,
+            release=data,
+            signers=tuple(one.key for one in signed.signatures),
+            speakers=(*speakers, release.author),
+            envelopes=(approvals, evidence),
+            statements=self._core.agent.conductor.prepared(change, nodes),
+        )
+        return SignedCommand(signed.payload, signed.signatures, exhibits), material
+
+    def _envelopes(
+        self, proposed: Proposed, release: Release
+    ) -> tuple[tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]:
+        """The approvals and evidence that can be read as such, and the keys that signed them."""
+        approvals, evidence, speakers = [], [], []
+        for data in self._core.dossiers.approvals(proposed.id):
+            approval = read_approval(self._rules.verifier, self._rules.mesh, data)
+            if not isinstance(approval, Refusal):
+                approvals.append(data)
+                speakers.append(approval.key)
+        for data in self._core.dossiers.evidence(release):
+            attested = read_evidence(self._rules.verifier, self._rules.mesh, data)
+            if not isinstance(attested, Refusal) and proposed.change.configuration in attested.configurations:
+                evidence.append(data)
+                speakers.append(attested.key)
+        return tuple(approvals), tuple(evidence), tuple(speakers)
