@@ -1,0 +1,280 @@
+"""What a Python app may ask of the node it runs on: key-value stores, configuration, outbound HTTP, the log.
+
+The same file serves twice. In the sandbox it speaks to the node through the WASI interfaces the app was granted in
+freehold.toml. Under a plain Python, as when the app's own tests run, it keeps stores in memory, reads configuration
+from `config.values` or the environment, and calls out with the standard library. An app may import nothing but this.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Iterable, Iterator, Mapping
+
+try:
+    import wit_world  # noqa: F401 - the generated bindings exist only in the sandbox
+
+    IN_SANDBOX = True
+except ImportError:
+    IN_SANDBOX = False
+
+__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "config", "fetch", "log", "store"]
+
+
+class FreeholdError(Exception):
+    """The node refused, or a service failed; the message says which and what to change."""
+
+
+def _binding(name: str) -> Any:
+    """Return the generated module of one imported interface, or None if the app was not granted it."""
+    try:
+        return __import__(f"wit_world.imports.{name}", fromlist=["*"])
+    except ImportError:
+        return None
+
+
+if IN_SANDBOX:
+    _keyvalue, _atomics = _binding("keyvalue_store"), _binding("atomics")
+    _config, _logging, _outgoing = _binding("config_store"), _binding("logging"), _binding("outgoing_handler")
+    from componentize_py_types import Err
+
+
+class Store:
+    """One key-value store; keys are strings, values bytes (or text and JSON through the named methods)."""
+
+    def get(self, key: str) -> bytes | None:
+        raise NotImplementedError
+
+    def set(self, key: str, value: bytes | str) -> None:
+        raise NotImplementedError
+
+    def delete(self, key: str) -> None:
+        raise NotImplementedError
+
+    def exists(self, key: str) -> bool:
+        raise NotImplementedError
+
+    def keys(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def increment(self, key: str, delta: int = 1) -> int:
+        """Add to a counter, atomically, and return its new value; absent counts as 0."""
+        raise NotImplementedError
+
+    def get_json(self, key: str, default: Any = None) -> Any:
+        value = self.get(key)
+        return default if value is None else json.loads(value)
+
+    def set_json(self, key: str, value: Any) -> None:
+        self.set(key, json.dumps(value, separators=(",", ":"), sort_keys=True))
+
+
+class _MemoryStore(Store):
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes | None:
+        return self._values.get(key)
+
+    def set(self, key: str, value: bytes | str) -> None:
+        self._values[key] = value.encode() if isinstance(value, str) else bytes(value)
+
+    def delete(self, key: str) -> None:
+        self._values.pop(key, None)
+
+    def exists(self, key: str) -> bool:
+        return key in self._values
+
+    def keys(self) -> Iterator[str]:
+        return iter(sorted(self._values))
+
+    def increment(self, key: str, delta: int = 1) -> int:
+        value = int(self._values.get(key, b"0")) + delta
+        self._values[key] = str(value).encode()
+        return value
+
+
+class _SandboxStore(Store):
+    def __init__(self, bucket: Any) -> None:
+        self._bucket = bucket
+
+    def get(self, key: str) -> bytes | None:
+        return _asked(lambda: self._bucket.get(key))
+
+    def set(self, key: str, value: bytes | str) -> None:
+        _asked(lambda: self._bucket.set(key, value.encode() if isinstance(value, str) else bytes(value)))
+
+    def delete(self, key: str) -> None:
+        _asked(lambda: self._bucket.delete(key))
+
+    def exists(self, key: str) -> bool:
+        return _asked(lambda: self._bucket.exists(key))
+
+    def keys(self) -> Iterator[str]:
+        cursor = None
+        while True:
+            page = _asked(lambda: self._bucket.list_keys(cursor))
+            yield from page.keys
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    def increment(self, key: str, delta: int = 1) -> int:
+        return _asked(lambda: _atomics.increment(self._bucket, key, delta))
+
+
+def _asked(call: Any) -> Any:
+    try:
+        return call()
+    except Err as error:
+        raise FreeholdError(f"key-value store: {type(error.value).__name__.removeprefix('Error_')}: {error.value}") from None
+
+
+class _Stores:
+    """`freehold.store("visitors")`, or `freehold.store.open("visitors")`."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Store] = {}
+
+    def open(self, name: str) -> Store:
+        if not IN_SANDBOX:
+            return self._memory.setdefault(name, _MemoryStore())
+        if _keyvalue is None:
+            raise FreeholdError(f'this app may open no store; add keyvalue = ["{name}"] to its table in freehold.toml')
+        try:
+            return _SandboxStore(_keyvalue.open(name))
+        except Err as error:
+            raise FreeholdError(f'store "{name}" is not granted; name it in keyvalue in freehold.toml ({error.value})') from None
+
+    __call__ = open
+
+    def reset(self) -> None:
+        """Forget every in-memory store (tests)."""
+        self._memory.clear()
+
+
+class _Config:
+    """Configuration and secrets of this app. Outside the sandbox: `values`, then the process's environment."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def get(self, key: str, default: str | None = None) -> str | None:
+        if not IN_SANDBOX:
+            import os
+
+            return self.values.get(key, os.environ.get(key, default))
+        if _config is None:
+            return default
+        try:
+            value = _config.get(key)
+        except Err as error:
+            raise FreeholdError(f"configuration {key}: {error.value}") from None
+        return default if value is None else value
+
+    def __getitem__(self, key: str) -> str:
+        value = self.get(key)
+        if value is None:
+            raise FreeholdError(f"configuration {key} is not set; add it to config or secrets in freehold.toml")
+        return value
+
+
+def _log(level: str, message: str, context: str = "") -> None:
+    if IN_SANDBOX and _logging is not None:
+        _logging.log(getattr(_logging.Level, level.upper()), context, message)
+    else:
+        print(f"{level}: {context + ': ' if context else ''}{message}", file=sys.stderr)
+
+
+class _Log:
+    """One log entry per call: `log.info("signed", context="web")`."""
+
+    def debug(self, message: str, context: str = "") -> None:
+        _log("debug", message, context)
+
+    def info(self, message: str, context: str = "") -> None:
+        _log("info", message, context)
+
+    def warn(self, message: str, context: str = "") -> None:
+        _log("warn", message, context)
+
+    def error(self, message: str, context: str = "") -> None:
+        _log("error", message, context)
+
+
+@dataclass
+class Request:
+    """What a handler is given. Header names are lower case; `body` is the whole body."""
+
+    method: str = "GET"
+    path: str = "/"
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    scheme: str = "http"
+    host: str = "localhost"
+
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Response:
+    """What a handler returns, and what `fetch` returns. An iterable body is sent piece by piece."""
+
+    body: bytes | str | Iterable[bytes] = b""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200) -> Response:
+        return cls(json.dumps(value), status, {"content-type": "application/json"})
+
+    def pieces(self) -> Iterable[bytes]:
+        if isinstance(self.body, str):
+            return (self.body.encode(),)
+        return (self.body,) if isinstance(self.body, bytes) else self.body
+
+    def content(self) -> bytes:
+        return b"".join(self.pieces())
+
+
+def fetch(
+    url: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | str = b"",
+    timeout_s: float = 10.0,
+) -> Response:
+    """Call another host, which freehold.toml must list in `allow_hosts`. Raises `FreeholdError`."""
+    raw = body.encode() if isinstance(body, str) else body
+    if not IN_SANDBOX:
+        return _fetch_outside(url, method, headers or {}, raw, timeout_s)
+    if _outgoing is None:
+        raise FreeholdError("this app may call no host; add allow_hosts to its table in freehold.toml")
+    import freehold_http
+
+    return freehold_http.fetch(_outgoing, url, method, headers or {}, raw, timeout_s)
+
+
+def _fetch_outside(url: str, method: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Response:
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(url, data=body or None, method=method, headers=dict(headers))
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return Response(answer.read(), answer.status, {key.lower(): value for key, value in answer.headers.items()})
+    except urllib.error.HTTPError as answer:
+        return Response(answer.read(), answer.code, {key.lower(): value for key, value in answer.headers.items()})
+    except OSError as error:
+        raise FreeholdError(f"{url}: {error}") from None
+
+
+store = _Stores()
+config = _Config()
+log = _Log()
