@@ -98,6 +98,8 @@ _BLANK_ADDRESS: Final = ctypes.addressof(_BLANK)
 
 KIND_U8: Final = 2
 _BLOCK: Final = 4096
+_SMALL: Final = 256
+"""Bytes up to which a strided copy into place costs less than making a block first."""
 _U8_KINDS: Final = (bytes([KIND_U8]) + bytes(VAL_BYTES - 1)) * _BLOCK
 
 
@@ -130,20 +132,20 @@ def read_u8_list(size: int, data: int) -> bytes:
 
 
 def write_u8_list(value: bytes, data: int) -> None:
-    """Fill the values at `data` from `value`, kinds first, payload with a stride."""
+    """Fill the values at `data` from `value`: the payload with a stride into a block of kinds, the block at once."""
     size = len(value)
-    if size <= _BLOCK:
+    if size <= _SMALL:
         end = data + VAL_BYTES * size
         MEM[data:end] = _U8_KINDS[: VAL_BYTES * size]
         MEM[data + 8 : end : VAL_BYTES] = value
         return
-    block = bytearray(_U8_KINDS)
+    block = bytearray(_U8_KINDS[: VAL_BYTES * min(size, _BLOCK)])
     for start in range(0, size, _BLOCK):
         piece = value[start : start + _BLOCK]
         count = len(piece)
         block[8 : 8 + VAL_BYTES * count : VAL_BYTES] = piece
         at = data + VAL_BYTES * start
-        MEM[at : at + VAL_BYTES * count] = block if count == _BLOCK else block[: VAL_BYTES * count]
+        MEM[at : at + VAL_BYTES * count] = block if count * VAL_BYTES == len(block) else block[: VAL_BYTES * count]
 
 
 def take_resource(context: int, any_resource: int) -> int:
