@@ -201,6 +201,11 @@ class Connection:
             self._upgrade = None
             self._session = _last_words(code)
 
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The protocols the peer may open streams of now."""
+        return self._services.admitted if self.state is State.ADMITTED else self._services.probation
+
     # --- admission ----------------------------------------------------------------------------------------------------
 
     def admit(self) -> list[ConnectionEvent]:

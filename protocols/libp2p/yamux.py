@@ -195,7 +195,7 @@ class Session:
             body: list[bytes | memoryview] = []
             quantum = min(QUANTUM_BYTES, room - HEADER_BYTES) if self._ready else room - HEADER_BYTES
             size = stream.take(quantum, body)
-            flags = stream.take_flags()
+            flags = stream.take_flags(size)
             parts.append(HEADER.pack(frames.VERSION, frames.DATA, flags, stream.stream_id, size))
             parts += body
             room -= HEADER_BYTES + size

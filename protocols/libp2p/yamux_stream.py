@@ -84,13 +84,16 @@ class Stream:
         self.send_window_bytes -= size
         return size
 
-    def take_flags(self) -> int:
-        """Return the flags the next frame must carry, and note them as sent."""
+    def take_flags(self, size: int) -> int:
+        """Return the flags of the next frame, which carries `size` bytes, and note them as sent.
+
+        FIN travels in a frame of its own, though the specification lets data carry it: js-yamux 8 drops such data.
+        """
         flags = 0
         if not self.syn_sent:
             self.syn_sent = True
             flags |= frames.SYN
-        if self.finish_wanted and not self.finish_sent and not self.buffered_bytes:
+        if self.finish_wanted and not self.finish_sent and not size and not self.buffered_bytes:
             self.finish_sent = True
             flags |= frames.FIN
         return flags

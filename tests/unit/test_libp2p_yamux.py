@@ -141,13 +141,13 @@ def test_both_directions_close_on_their_own_under_any_chunking(chunk: int) -> No
     assert not listener._streams
 
 
-def test_the_last_data_carries_the_end() -> None:
+def test_the_end_is_a_frame_of_its_own() -> None:
     client = Session(client=True)
     stream = client.open_stream(0)
     client.send(stream, b"all")
     client.finish(stream)
     client.finish(stream)
-    assert parse(drain(client)) == [(DATA, SYN | FIN, 1, 3, b"all")]
+    assert parse(drain(client)) == [(DATA, SYN, 1, 3, b"all"), (DATA, FIN, 1, 0, b"")]
     with pytest.raises(LocalProtocolError, match=r"yamux\.closed"):
         client.send(stream, b"more")
     assert client.send_room(stream) == 0
