@@ -1,0 +1,56 @@
+"""Real guests on real workers under load: instances come and go on many threads while releases and workers change."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from runtime.control import AppLoad, Route
+from tests.fault.guests import guest, release
+from tests.fault.served import REAL, running, until
+from tests.fault.stream import Stream
+
+
+def named(load: AppLoad, key: str) -> AppLoad:
+    return msgspec.structs.replace(load, spec=replace(load.spec, release=key))
+
+
+@pytest.mark.parametrize("instances", ["fresh", "reuse"])
+async def test_swaps_under_load_fail_no_request_and_kill_no_worker(tmp_path: Path, instances: str) -> None:
+    load = await guest("hello", instances=instances)
+    async with running(tmp_path, command=REAL, workers=2) as served:
+        await served.pool.load(release(named(load, "r1")))
+        await served.pool.activate([Route(None, "/", "r1", "hello")])
+        async with Stream(served, clients=8) as stream:
+            for number in range(2, 8):
+                await stream.more(100)
+                key = f"r{number}"
+                await served.pool.load(release(named(load, key), key=key))
+                await served.pool.activate([Route(None, "/", key, "hello")])
+                await served.pool.unload(f"r{number - 1}")
+            await stream.more(100)
+        assert (stream.failed, stream.lost) == ([], 0)
+        assert [slot.starts for slot in served.pool.slots()] == [1, 1]
+        for status in await served.pool.status():
+            assert [(app.key, app.in_flight, app.queued) for app in status.apps] == [("r7", 0, 0)]
+
+
+async def test_a_worker_killed_under_load_costs_only_what_was_inside_it(tmp_path: Path) -> None:
+    load = await guest("hello")
+    async with running(tmp_path, command=REAL, workers=2) as served:
+        await served.pool.load(release(load))
+        await served.pool.activate([Route(None, "/", "r1", "hello")])
+        async with Stream(served, clients=8) as stream:
+            await stream.more(100)
+            pid = served.pool.slots()[1].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: served.pool.slots()[1].pid not in {None, pid}, timeout_s=30)
+            await stream.more(100)
+        assert stream.failed == []
+        assert stream.lost <= 8
