@@ -104,10 +104,11 @@ class Conductor:
                 kept.setdefault((rollout.id, rollout.opened), _Stage(now.mono_ms))
         self._stages = kept
 
-    def prepared(self, change: bytes, nodes: Collection[PeerId]) -> tuple[bytes, ...]:
-        """Return the encoded Signed statements of those of `nodes` that prepared `change`: exhibits of a start."""
+    def prepared(self, change: bytes, nodes: Collection[PeerId] | None = None) -> tuple[bytes, ...]:
+        """Return the encoded Signed statements of who (of `nodes`, if given) prepared `change`, for a start."""
         held = sorted(self._prepared.get(change, {}).items())
-        return tuple(data for node, (_, data) in held if node in nodes and not self._revoked(node))
+        chosen = [(node, data) for node, (_, data) in held if nodes is None or node in nodes]
+        return tuple(data for node, data in chosen if not self._revoked(node))
 
     def own_prepared(self, change: bytes) -> tuple[RolloutStatement, ...]:
         """Return this node's own word on `change`, to repeat it to a peer that was away."""

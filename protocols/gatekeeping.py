@@ -8,7 +8,9 @@ skips approvals, evidence and windows, never authorship, digests or placement. N
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 from protocols.approvals import read_approval
 from protocols.change import Change, Release
@@ -18,7 +20,7 @@ from protocols.evidence import read_evidence
 from protocols.exhibits import Case
 from protocols.grants import Rights
 from protocols.keys import peer_id
-from protocols.machine import Digest
+from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Lane, MeshState
 from protocols.policy import (
     Gate,
@@ -141,11 +143,16 @@ def _evidence(state: MeshState, case: Case, wanted: Gate, subject: Subject) -> R
         attested = read_evidence(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(attested, Refusal):
             return attested
-        by_node = peer_id(attested.key) in nodes
-        if not by_node:
-            rights = case.rights(attested.key)
-            change = subject.change
-            if isinstance(rights, Refusal) or not rights.allows("attest", change.project, change.environment):
-                return Refusal("evidence.stranger", "the evidence is signed by a key that may not attest here")
-        shown.append(Shown(attested, by_node))
+        shown.append(Shown(attested, _attester(case, subject.change, attested.key, nodes)))
     return evidence_refusal(wanted, subject, shown, case.at_ms)
+
+
+def _attester(
+    case: Case, change: Change, key: bytes, nodes: Collection[PeerId]
+) -> Literal["node", "principal", "stranger"]:
+    if peer_id(key) in nodes:
+        return "node"
+    rights = case.rights(key)
+    if isinstance(rights, Rights) and rights.allows("attest", change.project, change.environment):
+        return "principal"
+    return "stranger"

@@ -18,7 +18,7 @@ NODES_MAX = 32
 PROJECTS_MAX = 256
 ENVIRONMENTS_MAX = 16
 LANES_MAX = 512
-"""Bounds the state's size: a lane encodes to under 2 KiB at rest."""
+"""A usual lane encodes to under 2 KiB; STATE_MAX_BYTES (mesh_state.py) bounds what unusual ones may add up to."""
 ROUTES_TOTAL_MAX = 2048
 LABELS_MAX = 16
 OWNERS_MAX = 16

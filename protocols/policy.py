@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -64,10 +65,10 @@ class Vouched:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Verified evidence, and whether a confirmed node signed it; what a principal signed is self-attested."""
+    """Verified evidence, and by whom: a confirmed node, a principal who may attest (self-attested), or a stranger."""
 
     attested: Attested
-    by_node: bool
+    by: Literal["node", "principal", "stranger"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,8 @@ def _evidence_problem(demand: EvidenceDemand, subject: Subject, shown: Shown, at
         return Refusal("evidence.in-future", "the run ended later than now, by its own clock")
     if at_ms - attested.finished_ms > demand.max_age_ms:
         return Refusal("evidence.stale", f"the {demand.kind} run is too old")
-    if demand.by_node and not shown.by_node:
+    if shown.by == "stranger":
+        return Refusal("evidence.stranger", "the evidence is signed by a key that may not attest here")
+    if demand.by_node and shown.by != "node":
         return Refusal("evidence.self-attested", f"policy asks that a node runs {demand.kind} again")
     return None

@@ -366,6 +366,12 @@ def test_a_mesh_has_a_limit_of_lanes_and_routes(monkeypatch: pytest.MonkeyPatch)
     assert refused(w.on_lane(Freeze("x"), w.admin)) == "lane.limit"
 
 
+def test_the_state_has_a_limit_whatever_it_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world()
+    monkeypatch.setattr("protocols.mesh_state.STATE_MAX_BYTES", 500)
+    assert refused(w.govern(CreateProject("blog"), w.admin)) == "mesh.state-full"
+
+
 # --- voters -----------------------------------------------------------------------------------------------------------
 
 

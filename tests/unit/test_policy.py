@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.approvals import APPROVAL, Approval, approve, read_approval
-from protocols.change import Change, Component, Release
+from protocols.change import CHANGE_DOMAIN, Change, Component, Release
 from protocols.commands import WithdrawApproval
 from protocols.demands import SOLO, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy, demands_problem, policy_problem
-from protocols.envelope import digest, encode
+from protocols.envelope import Signed, digest, encode, sign
 from protocols.evidence import PROVENANCE, STATEMENT_TYPE, open_envelope, read_evidence, seal, statement_json
 from protocols.machine import Digest
 from protocols.mesh_types import MeshState
@@ -202,8 +202,14 @@ def test_the_exhibited_change_and_manifest_must_be_there_and_readable() -> None:
     bad.one("release", b"\xc1")
     assert refused(team.w.start(change, signer("dev"), shown=bad)) == "release.malformed"
     del bad.material[bad.fields["change"]]
-    bad.one("change", b"\xc1")
+    bad.one("change", b"\xc1\xc1")
     assert refused(team.w.start(change, signer("dev"), shown=bad)) == "change.malformed"
+    del bad.material[bad.fields["change"]]
+    bad.one("change", encode(sign(signer("dev"), CHANGE_DOMAIN, team.w.mesh, "not a change")))
+    assert refused(team.w.start(change, signer("dev"), shown=bad)) == "change.malformed"
+    bad = team.w.case_for(change, team.release, author="dev", grants=team.chains, prepared=())
+    bad.add("approvals", team.w.approval("ann", change)).add("statements", encode(Signed(b"x", b"k" * 32, b"s" * 64)))
+    assert refused(team.w.start(change, signer("dev"), shown=bad)) == "statement.signature"
     empty = Release("shop", (), b"", "", signer("dev").public_key)
     assert refused(team.start(release=empty)) == "release.malformed"
     statements = team.w.case_for(change, team.release, author="dev", grants=team.chains, prepared=())
@@ -252,6 +258,8 @@ def test_evidence_by_a_stranger_is_refused() -> None:
     assert refused(_with_evidence(team, team.w.evidence("stranger"))) == "evidence.stranger"
     team.chains.append(team.w.grant("viv", "viewer"))
     assert refused(_with_evidence(team, team.w.evidence("viv"))) == "evidence.stranger"
+    both = (team.w.evidence("stranger"), team.w.evidence("dev"))
+    assert isinstance(_with_evidence(team, *both), MeshState), "what nobody needs does no harm"
 
 
 def test_a_protected_environment_wants_smoke_run_again_by_a_node() -> None:
@@ -371,6 +379,7 @@ def test_envelopes_of_the_wrong_shape_are_refused() -> None:
     cases = [
         (b"x" * 100_000, "evidence.too-large"),
         (b"[" * 60_000, "evidence.malformed"),
+        (b'{"x":' * 10_000, "evidence.malformed"),
         (b'{"payload":"","payloadType":"text/plain","signatures":[]}', "evidence.malformed"),
         (seal(ann, b"{"), "evidence.malformed"),
         (seal(ann, statement_json((), APPROVAL, {})), "evidence.malformed"),
@@ -386,6 +395,7 @@ def test_envelopes_of_the_wrong_shape_are_refused() -> None:
     for data, rule in cases:
         assert refused(read_approval(VERIFIER, MESH, data)) == rule, data[:80]
     assert refused(read_evidence(VERIFIER, MESH, _approval())) == "evidence.predicate"
+    assert refused(read_evidence(VERIFIER, MESH, b"{")) == "evidence.malformed"
     body = statement_json(name, PROVENANCE, {})
     assert refused(read_evidence(VERIFIER, MESH, seal(ann, body))) == "evidence.malformed"
     run = {"mesh": MESH.hex(), "kind": "build", "covers": "host", "finished_ms": 1, "log": "x" * 20_000}

@@ -22,7 +22,7 @@ from protocols.commands import (
 from protocols.demands import APPROVAL_MAX_MS, TEAM
 from protocols.envelope import digest, encode
 from protocols.mesh_types import RETAINED_MAX, WITHDRAWN_MAX, MeshState
-from protocols.statements import Counts, Prepared, TimeoutVote
+from protocols.statements import Counts, Prepared, TimeoutVote, Vanished
 from tests.unit.mesh_world import PLAN, MeshWorld, Shown, node_id, refused, signer
 
 STRANGER = signer("stranger")
@@ -465,3 +465,28 @@ def test_one_wrong_stage_step_is_an_assertion() -> None:
             rollout._assert_stage_step(lane, replace(lane, rollout=replace(w.rollout, stage=stage)))
     with pytest.raises(AssertionError, match="StageStep"):
         rollout._assert_stage_step(lane, replace(lane, rollout=replace(w.rollout, stage=1)))
+
+
+def test_statements_that_cannot_be_read_refuse_whatever_rests_on_them() -> None:
+    w = world().started()
+    broken = Shown().add("statements", b"\xc1")
+    for action in (Promote(w.rollout.id, 0), Pause(w.rollout.id), Abort(w.rollout.id)):
+        assert refused(w.on_lane(action, shown=broken)) == "statement.malformed"
+
+
+def test_withdrawing_an_approval_of_a_paused_rollout_leaves_its_reason() -> None:
+    w, change = _team()
+    assert isinstance(w.on_lane(Pause(w.rollout.id, "lunch"), w.admin), MeshState)
+    assert isinstance(w.on_lane(WithdrawApproval(change), signer("ann")), MeshState)
+    assert w.rollout.paused == "lunch"
+    assert w.rollout.candidate.withdrawn
+
+
+def test_a_majority_of_voters_that_lost_sight_of_a_canary_ends_the_rollout() -> None:
+    w = world().started()
+    (canary,) = w.cohort
+    passed = w.said(canary, w.verdict())
+    gone = Vanished(w.state.era, w.rollout.id, w.rollout.opened, w.state.voters[0], w.rollout.cohort[0])
+    shown = Shown().add("statements", passed, w.said("n1", gone))
+    assert refused(w.promote(shown=shown)) == "health.fail"
+    assert isinstance(w.abort(shown=shown), MeshState)
