@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import msgspec
 
@@ -28,7 +29,8 @@ from protocols.envelope import Signed, digest
 from protocols.genesis import decode_genesis, mesh_id
 from protocols.grants import GrantChain, Rights, rights_of, verify_grants
 from protocols.invites import Bundle, OpenedBundle, open_bundle
-from protocols.keys import peer_id, public_key_of
+from protocols.keys import peer_id as encode_peer_id
+from protocols.keys import public_key_of
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.refusal import Refusal
 from protocols.revocations import Revocation, RevocationStatement, open_revocation
@@ -45,6 +47,10 @@ CERTIFICATES_PER_NODE_MAX = 16
 
 CREDENTIALS_MAX = 12
 """Certificates one hello may carry: an issuer's issuer's issuer, each with a renewal, in about 4 KiB."""
+
+
+peer_id = lru_cache(1_024)(encode_peer_id)
+"""Standing is asked for on every record; base58 is slow."""
 
 
 class Credentials(msgspec.Struct, frozen=True, array_like=True):

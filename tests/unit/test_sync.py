@@ -463,3 +463,51 @@ def test_a_damaged_floor_record_only_keeps_tombstones_longer() -> None:
     effects = fleet["n0"].sync.handle(Tick(), Now(3_600_000, WALL_MS))
     assert not any(isinstance(effect, Persist) for effect in effects)
     fleet["n0"].sync.handle(PeerDisconnected(fast_id("n1")), Now(0, WALL_MS))
+
+
+# --- convergence ------------------------------------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["write", "cut", "mend", "restart", "wait"]), st.integers(0, 3), st.integers(0, 3)),
+    max_size=20,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.integers(0, 1_000))
+def test_whatever_happened_all_nodes_agree_soon_after_the_network_heals(steps, seed: int) -> None:  # type: ignore[no-untyped-def]
+    names = ["n0", "n1", "n2", "n3"]
+    fleet = Fleet(names, loss=0.2, seed=seed)
+    fleet.reorder = True
+    for index, name in enumerate(names):
+        fleet.wall_offset_ms[fast_id(name)] = (index - 2) * 50_000
+    fleet.connect_all()
+    for number, (what, first, second) in enumerate(steps):
+        one, two = names[first], names[second]
+        match what:
+            case "write":
+                fleet.publish(one, make_key("status", fast_id(one)), b"%d" % number)
+                body = b"x" * (second * 700) + b"%d" % number
+                fleet.publish(one, make_key("evidence", "s", digest(body).hex()), body)
+            case "cut" if one != two:
+                fleet.disconnect(one, two)
+            case "mend" if one != two:
+                fleet.connect(one, two)
+            case "restart":
+                node = fleet.nodes[fast_id(one)]
+                for other in fleet.neighbours(node.peer):
+                    fleet.disconnect(one, fleet.nodes[other].name)
+                fleet.perform(node.peer, node.boot(fleet.now(node.peer)))
+            case _:
+                fleet.run(3_000)
+    fleet.loss = 0.0
+    for one in names:
+        for two in names:
+            if one < two:
+                fleet.disconnect(one, two)
+                fleet.connect(one, two)
+    fleet.run(130_000)
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    for node in fleet.nodes.values():
+        assert node.disk.keys() == {key.encode() for key in node.held_keys()}
