@@ -1,0 +1,189 @@
+"""The independent hosts the suite and the benchmarks compare with: `wasmtime serve`, or `jco serve` where it is absent.
+
+`wasmtime` is looked for in FREEHOLD_WASMTIME, in `.cache/tools/`, then on PATH. It is compiled (15 minutes, once) only
+by `make bench` and `make test-long`, or with FREEHOLD_BUILD_PEERS=1, and only where cargo is at hand: the registries
+this project installs from have no official package of it. Not here: what is asked of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from tests.fixtures.build import CACHE, locked, node, node_modules
+
+WASMTIME_VERSION: Final = "48.0.8"
+"""The newest one that Rust 1.95 compiles; another version that is already installed is used as it is."""
+
+WASMTIME_FEATURES: Final = (
+    "serve,run,compile,cranelift,component-model,component-model-async,pooling-allocator,parallel-compilation,wasi-http"
+)
+"""The smallest set with which 48.0.8 compiles; `component-model-async` is there only because `serve` needs it to."""
+
+INSTALL_TIMEOUT_S: Final = 3600
+START_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 5.0
+
+NOTHING_TO_ASK: Final = (
+    "no wasmtime: put one on PATH, set FREEHOLD_WASMTIME, or run make bench where cargo is installed (see peer.py)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running host: where it listens and which process it is."""
+
+    port: int
+    pid: int
+
+
+def wasmtime(build: bool = False) -> Path | None:
+    """The `wasmtime` binary, or None. With `build`, compile it if cargo can."""
+    named = os.environ.get("FREEHOLD_WASMTIME")
+    ours = CACHE / "tools" / "wasmtime" / "bin" / "wasmtime"
+    for place in (named, str(ours), shutil.which("wasmtime")):
+        if place and Path(place).is_file():
+            return Path(place)
+    if (build or os.environ.get("FREEHOLD_BUILD_PEERS") == "1") and shutil.which("cargo"):
+        return _compile(ours)
+    return None
+
+
+def _compile(target: Path) -> Path | None:
+    with locked(target.parent.parent.with_suffix(".lock")):
+        if target.is_file():
+            return target
+        command = [
+            "cargo",
+            "install",
+            "wasmtime-cli",
+            "--locked",
+            "--version",
+            WASMTIME_VERSION,
+            "--no-default-features",
+        ]
+        command += ["--features", WASMTIME_FEATURES, "--root", str(target.parent.parent)]
+        with (CACHE / "tools" / "wasmtime-build.log").open("w") as log:
+            done = subprocess.run(command, stdout=log, stderr=log, timeout=INSTALL_TIMEOUT_S, check=False)
+        return target if done.returncode == 0 else None
+
+
+def wasmtime_version(binary: Path) -> str:
+    """For instance "wasmtime 48.0.8"."""
+    return " ".join(
+        subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.split()[:2]
+    )
+
+
+def precompiled(binary: Path, component: Path) -> Path:
+    """The component as this wasmtime's machine code, so that starting a server costs nothing."""
+    target = component.with_name(f"{component.stem}.{wasmtime_version(binary).split()[1]}.cwasm")
+    with locked(target.with_suffix(".lock")):
+        if not target.exists():
+            subprocess.run([binary, "compile", component, "-o", target.with_suffix(".part")], check=True)
+            target.with_suffix(".part").replace(target)
+    return target
+
+
+@contextlib.contextmanager
+def wasmtime_serve(binary: Path, component: Path, *options: str) -> Iterator[Server]:
+    """`wasmtime serve` on a free loopback port; a fresh instance per request unless `options` say otherwise."""
+    command = [str(binary), "serve", "--addr", "127.0.0.1:0", "-S", "cli", "--allow-precompiled", *options]
+    with _running([*command, str(precompiled(binary, component))], r"http://127\.0\.0\.1:(\d+)") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def jco_serve(component: Path) -> Iterator[Server]:
+    """`jco serve`, a fresh instance per request, on a free loopback port. A trap ends it: ask nothing that traps."""
+    tool = node_modules() / "@bytecodealliance" / "jco" / "dist" / "jco.js"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [node(), str(tool), "serve", str(component), "--host", "127.0.0.1", "--isolate-requests", "instance"]
+        command += ["--port", str(_free_port()), "--jco-dir", folder]
+        with _running(command, r"@ 127\.0\.0\.1:(\d+)") as server:
+            yield server
+
+
+def jco_version() -> str:
+    """For instance "jco 1.35.0"."""
+    text = (node_modules() / "@bytecodealliance" / "jco" / "package.json").read_text()
+    found = re.search(r'"version": "([^"]+)"', text)
+    return f"jco {found.group(1) if found else 'unknown'}"
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(command: list[str], announced: str) -> Iterator[Server]:
+    """Run `command` until the block ends; its port is in the first line that matches `announced`."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    drain = None
+    try:
+        assert process.stdout is not None
+        port = _read_port(process, process.stdout, announced)
+        drain = threading.Thread(target=_drain, args=(process.stdout,), daemon=True)
+        drain.start()
+        yield Server(port, process.pid)
+    finally:
+        _signal_all(process, signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _signal_all(process, signal.SIGKILL)
+        if drain is not None:
+            drain.join()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _signal_all(process: subprocess.Popen[str], number: int) -> None:
+    """Signal the process and what it started: `jco serve` leaves the server to a child of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _read_port(process: subprocess.Popen[str], output: IO[str], announced: str) -> int:
+    give_up = threading.Timer(START_TIMEOUT_S, process.kill)
+    give_up.start()
+    seen = []
+    try:
+        for line in output:
+            seen.append(line)
+            if found := re.search(announced, line):
+                return int(found.group(1))
+    finally:
+        give_up.cancel()
+    raise RuntimeError(f"{process.args!r} did not start:\n{''.join(seen)[-2000:]}")
+
+
+def _drain(output: IO[str]) -> None:
+    """Read and forget, so that the server never blocks on a full pipe."""
+    with contextlib.suppress(ValueError, OSError):
+        while output.read(65536):
+            pass
