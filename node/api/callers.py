@@ -52,7 +52,9 @@ def signature_base(method: str, target: str, digest_field: str, parameters: str)
     return "\n".join(lines).encode()
 
 
-def sign_request(signer: Signer, method: str, target: str, body: bytes, created_s: int, nonce: str) -> dict[str, str]:
+def sign_request(
+    signer: Signer, method: str, target: str, body: bytes, *, created_s: int, nonce: str
+) -> dict[str, str]:
     """Return the header fields that sign one request; `target` is the absolute URI, `nonce` 16 to 64 of [A-Za-z0-9_-]."""
     parameters = f'{COVERED};created={created_s};nonce="{nonce}";keyid="{signer.public_key.hex()}";alg="ed25519"'
     digest_field = content_digest(body)

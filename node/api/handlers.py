@@ -1,0 +1,392 @@
+"""The operations of the API and what each does: a table at the end, one short function each.
+
+A handler reads the core's state or hands over what a principal signed. None of them signs, approves or decides. Not
+here: checking requests (server.py), and how state looks as JSON (views.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from node.api.models import (
+    ChangeView,
+    CommandBody,
+    LaneView,
+    MemberView,
+    MeshView,
+    NodeView,
+    OutcomeView,
+    Page,
+    RecordBody,
+    RecordView,
+    StartView,
+)
+from node.api.operations import Call, Operation, Parameter
+from node.api.problems import ProblemError, invalid, not_found, refused
+from node.api.server import VERSION
+from node.api.views import change_view, lane_view, member_views, mesh_view, start_view
+from node.artifacts import ARTIFACT_MAX_BYTES, ArtifactError
+from node.control import Control
+from node.history import DecisionView
+from node.logs import LogFilter
+from node.requests import BusyChainError
+from protocols.commands import SignedCommand
+from protocols.envelope import DecodeError, decode, digest, encode
+from protocols.key_table import make_key
+from protocols.machine import Digest
+from protocols.records import Publish
+from protocols.refusal import Refusal
+
+PUBLISH_TIMEOUT_S = 10.0
+PAPERS = ("grant", "revocation", "change", "approval", "evidence")
+PAPERS_MAX_BYTES = 4 << 20
+LINES_MAX = 2_000
+
+_NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
+_OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
+_DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": LINES_MAX, "default": 100}, "how many")
+_PROJECT = Parameter("project", _OPTIONAL_NAME, "only this project")
+_ENVIRONMENT = Parameter("environment", _OPTIONAL_NAME, "only this environment")
+
+
+async def health(call: Call) -> None:
+    """Answer: the process runs."""
+
+
+async def ready(call: Call) -> None:
+    """Answer once this node follows its chain and its workers serve."""
+    control: Control = call.node
+    if control.core.chain.stalled:
+        raise ProblemError(503, "node.stalled", "not ready", control.core.chain.stalled, "freehold doctor")
+
+
+async def node(call: Call) -> NodeView:
+    """Describe this node."""
+    control: Control = call.node
+    core = control.core
+    return NodeView(
+        node=core.node,
+        name=control.config.name,
+        version=VERSION,
+        mesh=core.trust.mesh.hex(),
+        mesh_name=core.state.name,
+        standing=core.trust.standing(core.node, control.clock().wall_ms).value,
+        voter=any(voter.node == core.node for voter in core.state.voters),
+        speaking=core.chain.speaking,
+        stalled=core.chain.stalled,
+        slot=core.chain.position.slot,
+        peers=core.hello.admitted(),
+        mesh_addresses=tuple(str(address) for address in control.mesh.transport.listening),
+        ingress=control.ingress,
+        workers=control.config.workers,
+        records=len(core.records.store.entries),
+        warnings=tuple(control.warnings()),
+    )
+
+
+async def mesh(call: Call) -> MeshView:
+    """Sum up what the chain decided."""
+    return mesh_view(call.node.core)
+
+
+async def members(call: Call) -> tuple[MemberView, ...]:
+    """List every node this one knows of."""
+    control: Control = call.node
+    return member_views(control.core, control.addresses, control.clock())
+
+
+async def genesis(call: Call) -> bytes:
+    """Hand out the genesis document, whose digest is the mesh id."""
+    data: bytes = call.node.core.trust.genesis_bytes
+    return data
+
+
+async def state(call: Call) -> bytes:
+    """Hand out the encoded mesh state at this node's head, as clients compute commands against it."""
+    return encode(call.node.core.state)
+
+
+async def read(call: Call) -> OutcomeView:
+    """Wait until this node holds everything decided before the call."""
+    slot = await call.node.requests.read()
+    if slot < 0:
+        raise ProblemError(
+            503, "chain.no-majority", "no majority", "no majority of voters answers", "freehold mesh members"
+        )
+    return OutcomeView("read", slot, "", "")
+
+
+async def submit(call: Call) -> OutcomeView:
+    """Have a signed command decided."""
+    control: Control = call.node
+    body: CommandBody = call.body
+    try:
+        outcome = await control.requests.submit(body.command, body.material)
+    except BusyChainError as error:
+        raise ProblemError(503, "chain.busy", "the node is busy", str(error), "try again") from None
+    return OutcomeView(outcome.outcome, outcome.slot, outcome.rule, outcome.detail)
+
+
+async def put_artifact(call: Call) -> None:
+    """Keep an artifact under its digest."""
+    control: Control = call.node
+    named = bytes.fromhex(call.path["digest"])
+    if digest(call.body) != named:
+        raise invalid("the body's SHA-256 is not the digest in the path")
+    try:
+        await control.artifacts.put(call.body)
+    except ArtifactError as error:
+        raise ProblemError(507, "artifact.full", "cannot be stored", str(error), "freehold doctor") from None
+
+
+async def get_artifact(call: Call) -> web.StreamResponse:
+    """Hand out an artifact."""
+    control: Control = call.node
+    named = bytes.fromhex(call.path["digest"])
+    if not control.artifacts.has(named):
+        raise not_found("artifact", call.path["digest"])
+    return web.FileResponse(control.artifacts.path(named))
+
+
+async def has_artifact(call: Call) -> RecordView:
+    """Say whether an artifact is here, without its bytes."""
+    if not call.node.artifacts.has(bytes.fromhex(call.path["digest"])):
+        raise not_found("artifact", call.path["digest"])
+    return RecordView(call.path["digest"])
+
+
+async def publish(call: Call) -> RecordView:
+    """File a signed paper with every node of the mesh."""
+    control: Control = call.node
+    body: RecordBody = call.body
+    if body.kind not in PAPERS:
+        raise invalid(f"kind must be one of {', '.join(PAPERS)}")
+    try:
+        key = make_key(body.kind, body.scope, digest(body.body).hex())
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    if key in control.core.records.store.entries:
+        return RecordView(key)
+    settled = control.expect_record(key)
+    if not control.mesh.post(Publish(key, body.body)):
+        raise ProblemError(503, "node.busy", "the node is busy", "its inbox is full", "try again")
+    try:
+        problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
+    except TimeoutError:
+        problem = ""
+    if problem:
+        rule, _, detail = problem.partition(": ")
+        raise refused(Refusal(rule, detail))
+    return RecordView(key)
+
+
+async def changes(call: Call) -> tuple[ChangeView, ...]:
+    """List proposed changes, newest first."""
+    control: Control = call.node
+    found = sorted(control.core.dossiers.changes.values(), key=lambda one: one.change.created_ms, reverse=True)
+    wanted = call.query.get("project", ""), call.query.get("environment", "")
+    return tuple(
+        change_view(control.core, one, control.starter.starts.get(one.id))
+        for one in found
+        if (not wanted[0] or one.change.project == wanted[0]) and (not wanted[1] or one.change.environment == wanted[1])
+    )[: call.query.get("limit", 100)]
+
+
+async def change(call: Call) -> ChangeView:
+    """Show one proposed change and the papers held for it."""
+    control: Control = call.node
+    named = Digest(bytes.fromhex(call.path["change"]))
+    proposed = control.core.dossiers.changes.get(named)
+    if proposed is None:
+        raise not_found("change", call.path["change"], "freehold changes")
+    return change_view(control.core, proposed, control.starter.starts.get(named))
+
+
+async def change_bytes(call: Call) -> bytes:
+    """Hand out a change as its author signed it."""
+    proposed = call.node.core.dossiers.changes.get(Digest(bytes.fromhex(call.path["change"])))
+    if proposed is None:
+        raise not_found("change", call.path["change"], "freehold changes")
+    return encode(proposed.signed)
+
+
+async def start(call: Call) -> StartView:
+    """Take a signed start; it is submitted once approvals, evidence and prepared nodes are there."""
+    control: Control = call.node
+    try:
+        signed: SignedCommand = decode(call.body.command, SignedCommand)
+    except DecodeError as error:
+        raise invalid(str(error)) from None
+    added = control.starter.add(signed)
+    if isinstance(added, Refusal):
+        raise refused(added)
+    return start_view(added, control.starter.starts[added])
+
+
+async def lanes(call: Call) -> tuple[LaneView, ...]:
+    """List every project in every environment."""
+    control: Control = call.node
+    wanted = call.query.get("project", ""), call.query.get("environment", "")
+    return tuple(
+        lane_view(control.core, lane, _last_abort(control, lane.project, lane.environment), control.clock())
+        for lane in control.core.state.lanes
+        if (not wanted[0] or lane.project == wanted[0]) and (not wanted[1] or lane.environment == wanted[1])
+    )
+
+
+async def lane(call: Call) -> LaneView:
+    """Show one project in one environment."""
+    control: Control = call.node
+    found = control.core.state.lane(call.path["project"], call.path["environment"])
+    if found is None:
+        raise not_found("lane", f"{call.path['project']} in {call.path['environment']}", "freehold status")
+    last = _last_abort(control, found.project, found.environment)
+    return lane_view(control.core, found, last, control.clock())
+
+
+async def statements(call: Call) -> web.Response:
+    """Hand out the signed verdicts of an open stage, for the exhibits of a principal's promote."""
+    control: Control = call.node
+    found = control.core.state.lane(call.path["project"], call.path["environment"])
+    rollout = found.rollout if found is not None else None
+    items = control.core.agent.conductor.statements(rollout.id, rollout.opened) if rollout is not None else ()
+    return web.Response(body=encode(items), content_type="application/octet-stream")
+
+
+async def decisions(call: Call) -> tuple[DecisionView, ...]:
+    """List decisions, newest first, with the numbers that decided them."""
+    query = call.query
+    found = call.node.history(query.get("project", ""), query.get("environment", ""), query.get("limit", 100))
+    return tuple(found)
+
+
+async def logs(call: Call) -> Page | web.StreamResponse:
+    """Return log lines of this node, or follow them."""
+    control: Control = call.node
+    query = call.query
+    wanted = LogFilter(
+        query.get("project", ""), query.get("app", ""), query.get("release", ""), query.get("contains", "")
+    )
+    if not query.get("follow", False):
+        lines = control.logs.recent(wanted, query.get("limit", 100))
+        return Page(tuple(line.decode(errors="replace") for line in lines))
+
+    async def frames() -> AsyncIterator[bytes]:
+        async for line in control.logs.follow(wanted):
+            yield b"event: log\ndata: " + line + b"\n\n"
+
+    return await _stream(call, frames())
+
+
+async def events(call: Call) -> web.StreamResponse:
+    """Follow decisions, members and rollouts."""
+    return await _stream(call, call.node.watch())
+
+
+async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await answer.prepare(call.request)
+    await answer.write(b": following\n\n")
+    try:
+        async for frame in frames:
+            await answer.write(frame)
+    except (ConnectionResetError, RuntimeError):
+        pass
+    return answer
+
+
+def _last_abort(control: Control, project: str, environment: str) -> str:
+    for view in control.history(project, environment, 20):
+        if view.action == "abort":
+            numbers = "; ".join(
+                f"{one.node[-6:]} {one.verdict} {one.errors}/{one.requests} errors {one.reason}".strip()
+                for one in view.numbers
+            )
+            return f"{view.reason} ({numbers})" if numbers else view.reason
+        if view.action in {"start", "promote"}:
+            return ""
+    return ""
+
+
+def _path(name: str, schema: dict[str, str]) -> Parameter:
+    return Parameter(name, schema, f"the {name}", "path")
+
+
+_LANE = (_path("project", _NAME), _path("environment", _NAME))
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("health", "GET", "/healthz", "Is the process up?", health, "open", status=204),
+    Operation("ready", "GET", "/readyz", "Does this node follow and serve?", ready, status=204),
+    Operation("node", "GET", "/v1/node", "This node", node, answer=NodeView),
+    Operation("mesh", "GET", "/v1/mesh", "What the chain decided, summed up", mesh, answer=MeshView),
+    Operation("genesis", "GET", "/v1/genesis", "The genesis document", genesis, answer=bytes),
+    Operation("state", "GET", "/v1/state", "The encoded mesh state", state, answer=bytes),
+    Operation("read", "GET", "/v1/read", "A linearizable read", read, answer=OutcomeView),
+    Operation("members", "GET", "/v1/members", "Every known node", members, answer=tuple[MemberView, ...]),
+    Operation(
+        "decisions", "GET", "/v1/decisions", "Decisions, newest first", decisions, answer=tuple[DecisionView, ...],
+        parameters=(_PROJECT, _ENVIRONMENT, _LIMIT),
+    ),
+    Operation(
+        "lanes", "GET", "/v1/lanes", "Every project in every environment", lanes, answer=tuple[LaneView, ...],
+        parameters=(_PROJECT, _ENVIRONMENT),
+    ),
+    Operation(
+        "lane", "GET", "/v1/lanes/{project}/{environment}", "One project in one environment", lane,
+        answer=LaneView, parameters=_LANE,
+    ),
+    Operation(
+        "statements", "GET", "/v1/lanes/{project}/{environment}/statements", "Signed verdicts of the open stage",
+        statements, answer=bytes, parameters=_LANE,
+    ),
+    Operation(
+        "changes", "GET", "/v1/changes", "Proposed changes, newest first", changes, answer=tuple[ChangeView, ...],
+        parameters=(_PROJECT, _ENVIRONMENT, _LIMIT),
+    ),
+    Operation(
+        "change", "GET", "/v1/changes/{change}", "One change and its papers", change, answer=ChangeView,
+        parameters=(_path("change", _DIGEST),),
+    ),
+    Operation(
+        "change_bytes", "GET", "/v1/changes/{change}/signed", "A change as signed", change_bytes, answer=bytes,
+        parameters=(_path("change", _DIGEST),),
+    ),
+    Operation(
+        "submit", "POST", "/v1/commands", "Have a signed command decided", submit, "write", CommandBody,
+        body_max_bytes=PAPERS_MAX_BYTES, answer=OutcomeView,
+    ),
+    Operation(
+        "start", "POST", "/v1/starts", "Hand over a signed start", start, "write", CommandBody, answer=StartView
+    ),
+    Operation(
+        "publish", "POST", "/v1/records", "File a signed paper", publish, "write", RecordBody, answer=RecordView
+    ),
+    Operation(
+        "put_artifact", "PUT", "/v1/artifacts/{digest}", "Keep an artifact", put_artifact, "write", bytes,
+        body_max_bytes=ARTIFACT_MAX_BYTES, status=204, parameters=(_path("digest", _DIGEST),), statuses=(507,),
+    ),
+    Operation(
+        "get_artifact", "GET", "/v1/artifacts/{digest}", "An artifact's bytes", get_artifact, answer=bytes,
+        parameters=(_path("digest", _DIGEST),),
+    ),
+    Operation(
+        "has_artifact", "GET", "/v1/artifacts/{digest}/here", "Is an artifact here?", has_artifact,
+        answer=RecordView, parameters=(_path("digest", _DIGEST),),
+    ),
+    Operation(
+        "logs", "GET", "/v1/logs", "Log lines of this node", logs, answer=Page,
+        parameters=(
+            _PROJECT,
+            Parameter("app", _OPTIONAL_NAME, "only this app"),
+            Parameter("release", {"type": "string", "pattern": "^[0-9a-f]{0,64}$"}, "only this release, by prefix"),
+            Parameter("contains", {"type": "string", "maxLength": 200}, "only lines with this text"),
+            Parameter("follow", {"type": "boolean"}, "stream lines as they come"),
+            _LIMIT,
+        ),
+    ),
+    Operation("events", "GET", "/v1/events", "Follow what happens", events, stream=True),
+)  # fmt: skip

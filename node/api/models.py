@@ -1,0 +1,195 @@
+"""The API's own types: what JSON bodies look like. Never the wire types, so that either can change alone.
+
+Digests and keys are lower-case hex, times are wall milliseconds, binary values are base64 (msgspec's own encoding of
+bytes).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Blob = Annotated[bytes, msgspec.Meta(max_length=512 * 1024)]
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """This node: who it is, what it sees, what worries it."""
+
+    node: str
+    name: str
+    version: str
+    mesh: Hex64
+    mesh_name: str
+    standing: str
+    voter: bool
+    speaking: bool
+    stalled: str
+    slot: int
+    peers: tuple[str, ...]
+    mesh_addresses: tuple[str, ...]
+    ingress: tuple[str, ...]
+    workers: int
+    records: int
+    warnings: tuple[str, ...]
+
+
+class MemberView(msgspec.Struct, frozen=True):
+    """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link."""
+
+    node: str
+    standing: str
+    belief: str
+    connected: bool
+    confirmed: bool
+    voter: bool
+    draining: bool
+    roles: tuple[str, ...]
+    labels: dict[str, str]
+    addresses: tuple[str, ...]
+    rtt_ms: float | None
+    expires_ms: int
+
+
+class EnvironmentView(msgspec.Struct, frozen=True):
+    """A named target and the nodes it selects now."""
+
+    name: str
+    selector: dict[str, str]
+    protected: bool
+    nodes: tuple[str, ...]
+    approvals: int
+
+
+class VerdictView(msgspec.Struct, frozen=True):
+    """One node's word on the open stage."""
+
+    node: str
+    verdict: str
+    healthy_ms: int
+    requests: int
+    errors: int
+    reason: str
+
+
+class RolloutView(msgspec.Struct, frozen=True):
+    """A rollout under way: stages are counts of nodes, `cohort` serves the candidate now."""
+
+    id: Hex64
+    change: Hex64
+    release: Hex64
+    stage: int
+    stages: tuple[int, ...]
+    cohort: tuple[str, ...]
+    paused: str
+    assessment: str
+    reason: str
+    verdicts: tuple[VerdictView, ...]
+
+
+class DeployedView(msgspec.Struct, frozen=True):
+    """A release that was started in an environment."""
+
+    change: Hex64
+    release: Hex64
+    configuration: Hex64
+    author: Hex64
+    approvers: tuple[str, ...]
+    break_glass: str
+    applied: int
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """One project in one environment, with what this node runs of it."""
+
+    project: str
+    environment: str
+    sequence: int
+    frozen: str
+    base: DeployedView | None
+    rollout: RolloutView | None
+    retained: tuple[DeployedView, ...]
+    data_node: str
+    routes: tuple[str, ...]
+    here: str
+    last_abort: str
+
+
+class MeshView(msgspec.Struct, frozen=True):
+    """What the chain decided, summed up."""
+
+    mesh: Hex64
+    name: str
+    slot: int
+    sequence: int
+    unsafe_resets: int
+    admins: tuple[str, ...]
+    voters: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[EnvironmentView, ...]
+
+
+class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed command (encoded SignedCommand) and the material behind its exhibits."""
+
+    command: Blob
+    material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class OutcomeView(msgspec.Struct, frozen=True):
+    """What became of a command: decided (at `slot`), refused, superseded or unknown."""
+
+    outcome: str
+    slot: int
+    rule: str
+    detail: str
+
+
+class RecordBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One signed paper for every node: `kind` grant, revocation, change, approval or evidence; `scope` as in the key table."""
+
+    kind: str
+    scope: Annotated[str, msgspec.Meta(max_length=128)]
+    body: Annotated[bytes, msgspec.Meta(max_length=16 * 1024)]
+
+
+class RecordView(msgspec.Struct, frozen=True):
+    """Where a paper was filed."""
+
+    key: str
+
+
+class StartView(msgspec.Struct, frozen=True):
+    """A start that waits, started, or was refused; `rule` and `detail` say what it waits for, or why not."""
+
+    change: Hex64
+    outcome: str
+    slot: int
+    rule: str
+    detail: str
+
+
+class ChangeView(msgspec.Struct, frozen=True):
+    """A proposed change and the papers this node holds for it."""
+
+    id: Hex64
+    project: str
+    environment: str
+    request: str
+    release: Hex64
+    configuration: Hex64
+    base: str
+    author: Hex64
+    created_ms: int
+    approvals: int
+    evidence: int
+    prepared: tuple[str, ...]
+    state: str
+    start: StartView | None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page of text lines, oldest first."""
+
+    lines: tuple[str, ...]

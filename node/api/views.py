@@ -1,0 +1,182 @@
+"""Views: the core's state as the API's models. Pure reading; nothing here changes anything or decides what may be seen."""
+
+from __future__ import annotations
+
+from node.api.models import (
+    ChangeView,
+    DeployedView,
+    EnvironmentView,
+    LaneView,
+    MemberView,
+    MeshView,
+    RolloutView,
+    StartView,
+    VerdictView,
+)
+from node.starter import Waiting
+from protocols.analysis import assess
+from protocols.change import Route
+from protocols.core import NodeCore
+from protocols.dossiers import Proposed
+from protocols.envelope import Signed, decode
+from protocols.keys import peer_id
+from protocols.machine import Digest, Now, PeerId
+from protocols.mesh_types import Deployed, Environment, Lane, MeshState, Rollout
+from protocols.placement import eligible
+
+
+def mesh_view(core: NodeCore) -> MeshView:
+    """The decided state, summed up."""
+    state = core.state
+    return MeshView(
+        mesh=core.trust.mesh.hex(),
+        name=state.name,
+        slot=core.chain.position.slot,
+        sequence=state.sequence,
+        unsafe_resets=state.resets,
+        admins=tuple(key.hex() for key in state.admins),
+        voters=tuple(voter.node for voter in state.voters),
+        projects=tuple(project.name for project in state.projects),
+        environments=tuple(_environment(state, one) for one in state.environments),
+    )
+
+
+def _environment(state: MeshState, one: Environment) -> EnvironmentView:
+    policy = one.policy or state.policy
+    return EnvironmentView(
+        one.name, dict(one.selector), one.protected, tuple(eligible(state, one.name)), policy.demands.approvals
+    )
+
+
+def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: Now) -> tuple[MemberView, ...]:
+    """Every node that this one knows of, in ascending order."""
+    confirmed = {one.node: one for one in core.state.nodes}
+    voters = {voter.node for voter in core.state.voters}
+    connected = {*core.hello.admitted(), core.node}
+    views = []
+    for node in sorted({*core.trust.nodes(), *confirmed}):
+        certificate = core.trust.certificate(node)
+        belief = core.liveness.belief(node)
+        one = confirmed.get(node)
+        views.append(
+            MemberView(
+                node=node,
+                standing=core.trust.standing(node, now.wall_ms).value,
+                belief="self" if node == core.node else belief.value if belief is not None else "unknown",
+                connected=node in connected,
+                confirmed=one is not None,
+                voter=node in voters,
+                draining=one is not None and one.draining,
+                roles=certificate.roles if certificate is not None else (),
+                labels=dict(one.labels if one is not None else certificate.labels if certificate is not None else ()),
+                addresses=addresses.get(node, ()),
+                rtt_ms=core.liveness.rtt_ms(node),
+                expires_ms=certificate.expires_ms if certificate is not None else 0,
+            )
+        )
+    return tuple(views)
+
+
+def lane_view(core: NodeCore, lane: Lane, last_abort: str, now: Now) -> LaneView:
+    """One project in one environment."""
+    running = core.agent.running(lane.project, lane.environment)
+    mine = [
+        one.route for one in core.state.routes if (one.project, one.environment) == (lane.project, lane.environment)
+    ]
+    return LaneView(
+        project=lane.project,
+        environment=lane.environment,
+        sequence=lane.sequence,
+        frozen=lane.frozen,
+        base=_deployed(lane.base) if lane.base is not None else None,
+        rollout=_rollout(core, lane.rollout, now) if lane.rollout is not None else None,
+        retained=tuple(_deployed(one) for one in lane.retained),
+        data_node=lane.data_node,
+        routes=tuple(_route(route) for route in mine),
+        here=running[1] if running is not None else "",
+        last_abort=last_abort,
+    )
+
+
+def _route(route: Route) -> str:
+    return f"{route.host}{route.path}" if route.path != "/" or not route.host else route.host
+
+
+def _deployed(one: Deployed) -> DeployedView:
+    return DeployedView(
+        change=one.change.hex(),
+        release=one.release.hex(),
+        configuration=one.configuration.hex(),
+        author=one.author.hex(),
+        approvers=tuple(key.hex() for key in one.approvers),
+        break_glass=one.break_glass,
+        applied=one.applied,
+    )
+
+
+def _rollout(core: NodeCore, rollout: Rollout, now: Now) -> RolloutView:
+    verdicts = core.agent.conductor.verdicts(rollout.id, rollout.opened)
+    assessed = assess(rollout, verdicts, now.wall_ms)
+    return RolloutView(
+        id=rollout.id.hex(),
+        change=rollout.candidate.change.hex(),
+        release=rollout.candidate.release.hex(),
+        stage=rollout.stage,
+        stages=tuple(stage.size for stage in rollout.stages),
+        cohort=rollout.cohort,
+        paused=rollout.paused,
+        assessment=assessed.outcome.value,
+        reason=assessed.reason,
+        verdicts=tuple(
+            VerdictView(
+                node, said.verdict, said.healthy_ms, said.candidate.requests, said.candidate.errors, said.reason
+            )
+            for node, said in sorted(verdicts.items())
+        ),
+    )
+
+
+def start_view(change: Digest, waiting: Waiting) -> StartView:
+    """A start handed to this node."""
+    refusal = waiting.refusal
+    done = waiting.outcome == "started"
+    return StartView(
+        change.hex(), waiting.outcome, waiting.slot, "" if done else refusal.rule, "" if done else refusal.detail
+    )
+
+
+def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None) -> ChangeView:
+    """A proposed change and its papers."""
+    change = proposed.change
+    lane = core.state.lane(change.project, change.environment)
+    return ChangeView(
+        id=proposed.id.hex(),
+        project=change.project,
+        environment=change.environment,
+        request=change.request,
+        release=change.release.hex(),
+        configuration=change.configuration.hex(),
+        base=change.base.hex(),
+        author=change.author.hex(),
+        created_ms=change.created_ms,
+        approvals=len(core.dossiers.approvals(proposed.id)),
+        evidence=0,
+        prepared=_prepared_on(core, proposed.id),
+        state=_state_of(proposed.id, lane),
+        start=start_view(proposed.id, waiting) if waiting is not None else None,
+    )
+
+
+def _state_of(change: Digest, lane: Lane | None) -> str:
+    if lane is None:
+        return "proposed"
+    if lane.base is not None and lane.base.change == change:
+        return "base"
+    if lane.rollout is not None and lane.rollout.candidate.change == change:
+        return "candidate"
+    return "retained" if any(one.change == change for one in lane.retained) else "proposed"
+
+
+def _prepared_on(core: NodeCore, change: Digest) -> tuple[str, ...]:
+    signed: list[Signed] = [decode(data, Signed) for data in core.agent.conductor.prepared(change)]
+    return tuple(sorted(peer_id(one.key) for one in signed))

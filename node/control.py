@@ -1,0 +1,165 @@
+"""The daemon's control surface: what the API may read and ask for. One object, so that a handler needs nothing else.
+
+Not here: HTTP (api/), and the order in which the parts start (daemon.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.artifacts import ArtifactStore
+from node.config import NodeConfig
+from node.history import DecisionView, view_of
+from node.logs import LogStore
+from node.mesh import Mesh
+from node.requests import ChainRequests
+from node.starter import Starter
+from node.workloads import Workloads
+from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
+from protocols.core import NodeCore
+from protocols.liveness import Belief, BeliefChanged
+from protocols.machine import Now, PeerId
+from protocols.records import PublishRefused, RecordsMerged
+from protocols.workloads import Reverted, Run, Stop
+
+WATCHERS_MAX = 128
+WATCHER_EVENTS_MAX = 1_000
+DISK_FREE_WARN_BYTES = 1 << 30
+
+
+@dataclass(slots=True)
+class Control:
+    """Everything a handler may use."""
+
+    config: NodeConfig
+    folder: Path
+    mesh: Mesh
+    artifacts: ArtifactStore
+    workloads: Workloads
+    requests: ChainRequests
+    starter: Starter
+    logs: LogStore
+    clock: Callable[[], Now]
+    addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
+    ingress: tuple[str, ...] = ()
+    quarantined: str = ""
+    _watchers: dict[int, asyncio.Queue[bytes]] = field(default_factory=dict)
+    _number: int = 0
+    _published: dict[str, asyncio.Future[str]] = field(default_factory=dict)
+
+    @property
+    def core(self) -> NodeCore:
+        """The composed machine, to read."""
+        return self.mesh.core
+
+    def decision(self, slot: int) -> DecisionView:
+        """What the chain decided at a slot this node holds."""
+        return view_of(slot, self.core.chain.ledger.entry(slot))
+
+    def history(self, project: str, environment: str, limit: int) -> list[DecisionView]:
+        """The newest decisions, newest first; empty names match everything."""
+        found = []
+        for slot in range(self.core.chain.position.slot, 0, -1):
+            view = self.decision(slot)
+            here = (not project or view.project == project) and (not environment or view.environment == environment)
+            if here and view.action != "noop":
+                found.append(view)
+            if len(found) >= limit:
+                break
+        return found
+
+    def warnings(self) -> list[str]:
+        """What an operator should look at now, each with what to do."""
+        core, now = self.core, self.clock()
+        found = []
+        if self.quarantined:
+            found.append(f"this node's vote is quarantined ({self.quarantined}); freehold mesh voters --replace")
+        if core.chain.stalled:
+            found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
+        down = [voter.node for voter in core.state.voters if core.liveness.belief(voter.node) is Belief.DOWN]
+        majority = len(core.state.voters) // 2 + 1
+        up = len(core.state.voters) - len(down)
+        if down and up < majority:
+            found.append(
+                f"{len(down)} of {len(core.state.voters)} voters are down: nothing can be decided until one returns"
+            )
+        elif down and up == majority:
+            found.append(f"voter {down[0]} is down: one more loss and nothing can be decided; freehold mesh voters")
+        for expiring in core.trust.expiring(now.wall_ms):
+            word = "has expired" if expiring.expired else "expires soon"
+            found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
+        if core.state.resets:
+            found.append(f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned")
+        free = shutil.disk_usage(self.folder).free
+        if free < DISK_FREE_WARN_BYTES:
+            found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
+        return found
+
+    # --- events ---------------------------------------------------------------------------------------------------------
+
+    def hear(self, event: Any) -> None:
+        """Take one of the core's notices: answer who waits for it, tell who watches."""
+        match event:
+            case RecordsMerged(entries):
+                for entry in entries:
+                    self._settle(entry.record.key, "")
+            case PublishRefused(key, refusal):
+                self._settle(key, f"{refusal.rule}: {refusal.detail}")
+            case Quarantined(reason, _):
+                self.quarantined = reason
+                self._tell("quarantined", {"reason": reason})
+            case EntryStored(slot, entry):
+                self._tell("decision", msgspec.to_builtins(view_of(slot, entry)))
+            case BeliefChanged(peer, belief, _, _):
+                self._tell("member", {"node": peer, "belief": belief.value})
+            case Reverted(project, environment, rollout, reason):
+                names = {"project": project, "environment": environment}
+                self._tell("reverted", {**names, "rollout": rollout.hex(), "reason": reason})
+            case Run(project, environment, deployed, role, _):
+                names = {"project": project, "environment": environment}
+                self._tell("run", {**names, "release": deployed.release.hex(), "role": role})
+            case Stop(project, environment):
+                self._tell("stop", {"project": project, "environment": environment})
+            case Lied() | Stalled():
+                self._tell(type(event).__name__.lower(), {})
+            case _:
+                pass
+
+    async def watch(self) -> AsyncIterator[bytes]:
+        """Yield events as server-sent event frames, for ever. Raises RuntimeError when too many watch."""
+        if len(self._watchers) >= WATCHERS_MAX:
+            raise RuntimeError(f"at most {WATCHERS_MAX} watch one node at once")
+        self._number += 1
+        number = self._number
+        queue = self._watchers[number] = asyncio.Queue(WATCHER_EVENTS_MAX)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            del self._watchers[number]
+
+    def expect_record(self, key: str) -> asyncio.Future[str]:
+        """A future that ends when a record is durable here ("") or refused (why)."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._published[key] = future
+        return future
+
+    def _settle(self, key: str, problem: str) -> None:
+        future = self._published.pop(key, None)
+        if future is not None and not future.done():
+            future.set_result(problem)
+
+    def _tell(self, kind: str, fields: dict[str, Any]) -> None:
+        if not self._watchers:
+            return
+        frame = b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(fields) + b"\n\n"
+        for queue in self._watchers.values():
+            if not queue.full():
+                queue.put_nowait(frame)
