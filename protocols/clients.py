@@ -114,8 +114,12 @@ class Clients:
 
     @property
     def waiting(self) -> bool:
-        """Whether anything here wants the open slot decided."""
-        return any(not pending.decided_slot for pending in self._pending.values())
+        """Whether anything here wants the open slot decided: a command to propose, or one whose slot must close."""
+        open_slot = self._at.open_slot
+        return any(
+            not pending.decided_slot and (pending.declined is None or pending.proposed_slot == open_slot)
+            for pending in self._pending.values()
+        )
 
     def next_decision(self, wall_ms: int) -> tuple[bytes, tuple[bytes, ...]]:
         """Return the fresh decision to propose at `wall_ms`, encoded, and its evidence: a command, or a no-op."""

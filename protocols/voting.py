@@ -303,7 +303,9 @@ class Voting:
         """Return why this voter, by its clock and view, does not accept a decision that nobody accepted before."""
         at = self._at
         decision = judged.decision
-        if abs(decision.at_ms - at.now.wall_ms) > CLOCK_TOLERANCE_MS:
+        # A chain once dated ahead (by a sole voter with a wrong clock) stands still in time until clocks catch up.
+        latest_ms = max(at.now.wall_ms + CLOCK_TOLERANCE_MS, at.ledger.at_ms)
+        if not at.now.wall_ms - CLOCK_TOLERANCE_MS <= decision.at_ms <= latest_ms:
             return Refusal("chain.clock", f"the decision's time is over {CLOCK_TOLERANCE_MS // 1000} s from this clock")
         if not decision.command:
             return None

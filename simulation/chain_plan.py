@@ -42,17 +42,17 @@ class ChainPlan:
         return replace(self, faults=faults)
 
 
-def plan(seed: int) -> ChainPlan:
-    """Draw the run of a seed."""
+def plan(seed: int, kinds: tuple[str, ...] = KINDS, delay_max_ms: int | None = None) -> ChainPlan:
+    """Draw the run of a seed; a hunt for one bug may ask for its own faults and links."""
     source = stream(seed, "plan")
     host_count = source.choice(HOST_COUNTS)
     founder_count = max(count for count in (1, 3, 5, 7) if count <= source.randint(1, host_count))
     target = source.choice([count for count in (1, 3, 5, 7) if founder_count <= count <= max(host_count, 1)] or [1])
     safety_ms = source.randrange(*SAFETY_MS)
     lossy = source.random()
-    faults = draw(source, host_count, safety_ms, source.randint(0, FAULTS_MAX), KINDS)
+    faults = draw(source, host_count, safety_ms, source.randint(0, FAULTS_MAX), kinds)
     # Lost stores end a chain until an operator resets it; most runs have few, so that they are about something else.
-    spared = source.choice((0, 1, 1, 2, 3, FAULTS_MAX))
+    spared = source.choice((0, 1, 1, 2, 3, FAULTS_MAX)) if kinds is KINDS else FAULTS_MAX
     lost = [fault for fault in faults if fault.kind in DESTRUCTIVE][spared:]
     return ChainPlan(
         seed=seed,
@@ -62,7 +62,7 @@ def plan(seed: int) -> ChainPlan:
         client_count=source.randint(1, 4),
         pause_max_ms=source.choice((200, 800, 2_000)),
         safety_ms=safety_ms,
-        delay_max_ms=source.choice((10, 30, 100, 500)),
+        delay_max_ms=source.choice((10, 30, 100, 500)) if delay_max_ms is None else delay_max_ms,
         loss=source.choice((0.0, 0.02, 0.2)) if lossy < 0.7 else 0.0,
         duplication=source.choice((0.0, 0.05)),
         reordering=source.choice((0.0, 0.1)),

@@ -15,13 +15,24 @@ from protocols import acceptor as acceptors
 from protocols import fence as fences
 from protocols import ledger as ledgers
 from protocols.acceptor import AcceptorRecord
-from protocols.ballots import NO_BALLOT, Ballot
+from protocols.ballots import NO_BALLOT, Ballot, statement_holds
 from protocols.chain_messages import Commit, EntryStored, Prepare, Promised, Propose, Voted
-from protocols.decision import NOOP, AnyStateMachine, Decided, Decision, Entry, Reset, ResetTo, Voter, material_of
+from protocols.decision import (
+    CLOCK_TOLERANCE_MS,
+    NOOP,
+    AnyStateMachine,
+    Decided,
+    Decision,
+    Entry,
+    Reset,
+    ResetTo,
+    Voter,
+    material_of,
+)
 from protocols.envelope import decode, digest, digest_of
 from protocols.machine import PeerId, Persist, Store, Verifier
-from protocols.quorum import certificate_problem
 from protocols.refusal import Refusal
+from simulation.clock import WALL_START_MS
 from simulation.world import Host, World
 
 
@@ -53,6 +64,8 @@ class ChainChecker:
         """Nodes made to lie: what they say is no violation of the protocol."""
         self.revoked: dict[PeerId, int] = {}
         self.fork_excused = False
+        self.wrong_clocks: set[str] = set()
+        self._newest_at_ms = 0
         self.decisions = 0
         self.commands: dict[bytes, int] = {}
         world.persist_watchers.append(self._persisted)
@@ -111,13 +124,14 @@ class ChainChecker:
     def _first_sight(self, host: Host, decision: Decision, whole: bytes, entry: Decided) -> None:
         """Check a decision when the first host stores it: its certificate, against the voters of its slot."""
         voters = self._voters_of(host, decision.slot)
-        problem = certificate_problem(self._verifier, self._mesh, voters, entry.certificate, digest(entry.decision))
+        problem = self._certificate_problem(voters, entry)
         if problem:
             raise Violation("OneConfig", f"{host.name} stored slot {decision.slot}: {problem}")
         proposed_ms = self._proposed_ms.get((decision.era, decision.slot, entry.certificate.ballot), -1)
         for vote in entry.certificate.votes:
             if 0 <= self.revoked.get(vote.node, proposed_ms + 1) <= proposed_ms:
                 raise Violation("Revoked", f"{host.name} counted a revoked voter in slot {decision.slot}")
+        self._check_clock(host, decision)
         self.decided[decision.era, decision.slot] = whole
         self.decisions += 1
         if decision.command != NOOP:
@@ -125,6 +139,31 @@ class ChainChecker:
             if command in self.commands:
                 raise Violation("Idempotent", f"slot {decision.slot} repeats the command of {self.commands[command]}")
             self.commands[command] = decision.slot
+
+    def _certificate_problem(self, voters: tuple[Voter, ...], entry: Decided) -> str:
+        """Judge a certificate apart from the code under test: its own idea of a majority, signatures one by one."""
+        certificate = entry.certificate
+        signers = {(vote.node, vote.store_id) for vote in certificate.votes}
+        if certificate.digest != digest(entry.decision):
+            return "the certificate is for another decision"
+        if len(signers) != len(certificate.votes) or not signers <= {(v.node, v.store_id) for v in voters}:
+            return "the signers are not distinct voters of the slot"
+        if 2 * len(signers) <= len(voters):
+            return f"{len(signers)} of {len(voters)} voters signed"
+        if not all(statement_holds(self._verifier, self._mesh, vote) for vote in certificate.statements()):
+            return "a signature does not verify"
+        return ""
+
+    def _check_clock(self, host: Host, decision: Decision) -> None:
+        """One wrong clock among several voters dates no decision; more may be a majority of some quorum's."""
+        now_ms = WALL_START_MS + self._world.now_ms
+        self.wrong_clocks |= {other.name for other in self._world.hosts if other.clock.wall_offset_ms}
+        few = len(self.wrong_clocks) <= 1 < len(self._voters_of(host, decision.slot))
+        if few and decision.at_ms > max(now_ms + 2 * CLOCK_TOLERANCE_MS, self._newest_at_ms):
+            raise Violation(
+                "Clock", f"{host.name} stored slot {decision.slot}, dated {decision.at_ms - now_ms} ms ahead"
+            )
+        self._newest_at_ms = max(self._newest_at_ms, decision.at_ms)
 
     def _voters_of(self, host: Host, slot: int) -> tuple[Voter, ...]:
         """Return who votes on `slot`, by the decision stored before it on that host's disk."""

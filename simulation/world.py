@@ -39,6 +39,10 @@ RESTART_AFTER_ERROR_MS = 2_000
 """How long an init system waits before it starts a process that ended on an error (a full disk, say)."""
 
 
+CALLS_MAX = 3_000_000
+"""Ten times what the busiest honest run needs: beyond it, machines answer each other without end."""
+
+
 class BarrierSide(Enum):
     """Where, around a durable write, a crash falls."""
 
@@ -257,6 +261,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.rejects: Counter[str] = Counter()
         self.may_connect: Callable[[Host, Host], bool] = lambda near, far: True
+        self.calls = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
         self.at(0, self._sweep)
@@ -287,6 +292,9 @@ class World:
         while heap and heap[0][0] <= end_ms:
             self.now_ms, _, call, args = heapq.heappop(heap)
             call(*args)
+            self.calls += 1
+            if self.calls > CALLS_MAX:
+                raise RuntimeError(f"a runaway: {CALLS_MAX} calls by {self.now_ms} ms of virtual time")
         self.now_ms = end_ms
 
     def run_while(self, unfinished: Callable[[], bool], end_ms: int, step_ms: int = 100) -> bool:

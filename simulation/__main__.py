@@ -1,0 +1,103 @@
+"""The simulator's command line: many seeds, one seed with its trace, the mutants, or the scale of a fleet.
+
+Exit codes: 0 all clean, 127 a machine crashed, 128 liveness, 129 safety. Not here: the runs themselves (hunt.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+
+from simulation.chain_plan import plan
+from simulation.hunt import Tally, kill, minimise, runs
+from simulation.mutants import MUTANTS
+from simulation.run import Result, Verdict, run
+
+PROGRESS_EVERY = 100
+MUTANT_SEEDS_MAX = 3_000
+
+
+def say(line: str = "") -> None:
+    """Print one line of the report."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, help="run so many seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
+    parser.add_argument("--seed", type=int, help="run one seed")
+    parser.add_argument("--trace", action="store_true", help="show who sent, stored and decided what")
+    parser.add_argument(
+        "--mutants", action="store_true", help="break the protocol in every named way; all must be noticed"
+    )
+    parser.add_argument("--mutant", help="only this mutant")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        return one_seed(options.seed, options.trace)
+    if options.mutants or options.mutant:
+        return mutants(options.mutant, options.seeds or MUTANT_SEEDS_MAX, options.first_seed)
+    return many_seeds(options.first_seed, options.seeds or 1_000)
+
+
+def many_seeds(first_seed: int, count: int) -> int:
+    """Run seeds; report progress, what happened in them, and every failure made small."""
+    tally, started = Tally(), perf_counter()
+    for result in runs(first_seed, count):
+        tally.add(result)
+        if result.verdict is not Verdict.CLEAN:
+            show_failure(result)
+        if tally.seeds % PROGRESS_EVERY == 0 or tally.seeds == count:
+            elapsed = perf_counter() - started
+            hours, speed = tally.virtual_ms / 3_600_000, tally.virtual_ms / 1000 / elapsed
+            rates = f"{tally.seeds / elapsed:.1f}/s, {hours:.1f} virtual hours, {speed:.0f}x real time"
+            say(f"{tally.seeds:6} seeds, {rates}, {tally.decisions} decisions, {len(tally.failed)} failed")
+    say()
+    for name, number in sorted(tally.counts.items()):
+        say(f"{number:12,}  {name}")
+    return int(tally.verdict)
+
+
+def one_seed(seed: int, trace: bool) -> int:
+    """Run one seed, with its trace if asked for."""
+    result = run(plan(seed), keep_trace=trace)
+    for line in result.lines:
+        say(line)
+    say(f"seed {seed}: {result.verdict.name.lower()} {result.invariant} {result.detail}".rstrip())
+    say(f"{result.virtual_ms} virtual ms, {result.decisions} decisions, {result.events} events, digest {result.digest}")
+    return int(result.verdict)
+
+
+def mutants(only: str | None, seeds_max: int, first_seed: int) -> int:
+    """Run every mutant until it is noticed; a survivor is a failure of the simulator."""
+    survivors = 0
+    say("| mutant | what it breaks | noticed as | by seed |")
+    say("|---|---|---|---|")
+    for mutant in MUTANTS:
+        if only is not None and mutant.name != only:
+            continue
+        found = kill(mutant, seeds_max, first_seed)
+        survivors += found is None
+        noticed = "**survived**" if found is None else found.invariant
+        say(f"| {mutant.name} | {mutant.says} | {noticed} | {'-' if found is None else found.seed} |")
+    return int(Verdict.SAFETY) if survivors else 0
+
+
+def show_failure(result: Result) -> None:
+    """Make a failing run small and show it."""
+    say(f"seed {result.seed}: {result.verdict.name.lower()}: {result.invariant}: {result.detail}")
+    small = minimise(plan(result.seed), result.invariant)
+    say(
+        f"  minimised: {small.host_count} hosts ({small.founder_count} founders), {small.client_count} clients, "
+        f"{small.safety_ms} ms, {len(small.faults)} faults"
+    )
+    for fault in small.faults:
+        say(f"    {fault}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
