@@ -397,7 +397,7 @@ class Connection(asyncio.Protocol):
         if feeding:
             if incoming.expects and not incoming.http_1_0 and not incoming.bytes_in:
                 self.transport.write(CONTINUE)
-            ingress.tasks.create_task(self._feed(incoming, exchange, app))
+            ingress.tasks.create_task(self._feed(incoming, exchange, app.limits.request_body_max_bytes))
         answer = Answer(self, incoming, request, app)
         try:
             keep_alive = await answer.relay(exchange)
@@ -418,7 +418,14 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    async def _feed(self, incoming: Incoming, exchange: Exchange, app: HostedApp) -> None:
+    async def _feed(self, incoming: Incoming, exchange: Exchange, max_bytes: int) -> None:
+        try:
+            await self._carry(incoming, exchange, max_bytes)
+        except Exception:  # a defect of ours must not end the worker, which serves others
+            self.ingress.log_defect("body")
+            self.transport.abort()
+
+    async def _carry(self, incoming: Incoming, exchange: Exchange, max_bytes: int) -> None:
         """Carry the body to the guest until it ends, fails, or the guest wants no more."""
         body = exchange.body
         while True:
@@ -431,7 +438,7 @@ class Connection(asyncio.Protocol):
                     incoming.discard = True
                     incoming.chunks.clear()
                     return
-                if incoming.bytes_in > app.limits.request_body_max_bytes:
+                if incoming.bytes_in > max_bytes:
                     incoming.problem = BODY_TOO_LARGE
                     body.feed_failure(BodyFailure.TOO_LARGE)
                     self._cancel(exchange)

@@ -109,6 +109,7 @@ class Slot:
         self.link: WorkerLink | None = None
         self.starts = 0
         self.failures = 0
+        self.reason = ""
         self.last_end = ""
 
     @property
@@ -264,18 +265,21 @@ class WorkerPool:
         """Keep one slot filled until the pool stops."""
         while not self._stopping.is_set():
             began_s = time.monotonic()
+            slot.reason = ""
             try:
                 process = None
                 if link is None:
                     link, process = await self._start(slot)
                 await self._watch(slot, link)
             except (ControlError, TimeoutError, OSError) as error:
-                slot.last_end = f"failed to start: {error or 'no greeting in time'}"
+                slot.reason = f"failed to start: {error or 'no greeting in time'}"
             slot.link = None
+            status = "ended"
             if process is not None and self._leave_workers:
                 process.returncode = 0  # it is no longer ours to wait for
             elif process is not None:
-                slot.last_end = f"exit status {await asyncio.to_thread(process.wait)}"
+                status = f"exit status {await asyncio.to_thread(process.wait)}"
+            slot.last_end = f"{status}: {slot.reason}" if slot.reason else status
             link = None
             if self._stopping.is_set():
                 return
@@ -339,9 +343,11 @@ class WorkerPool:
             try:
                 await self._bring_up(slot, link)
                 while link.alive and not self._stopping.is_set():
-                    await self._check(link)
+                    if stuck := await self._check(link):
+                        slot.reason = f"{stuck} guests held their threads past their deadline"
+                        await self._end(link)
             except (RefusedError, ControlError, TimeoutError) as error:
-                slot.last_end = f"killed: {error or 'no answer in time'}"
+                slot.reason = str(error) or "no answer in time"
                 link.kill()
             if self._stopping.is_set() and link.alive:
                 if self._leave_workers:
@@ -362,13 +368,15 @@ class WorkerPool:
             if all(other.link is not None for other in self._slots):
                 self._ready.set()
 
-    async def _check(self, link: WorkerLink) -> None:
+    async def _check(self, link: WorkerLink) -> int:
+        """Ping, then pause; return how many guests are stuck. Raises if there is no answer."""
         pong = await link.ping(PING_TIMEOUT_S)
         if pong.stuck:
-            raise ControlError(f"{pong.stuck} guests hold their threads past their deadline")
+            return pong.stuck
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PING_EVERY_S):
                 await self._stopping.wait()
+        return 0
 
     async def _end(self, link: WorkerLink) -> None:
         """Drain one worker, and kill it if it does not end."""

@@ -216,13 +216,13 @@ async def running(
         command=tuple(command),
     )
     pool = WorkerPool(settings, on_logs=keep)
+    served = Served(pool, logs)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pool.run())
         try:
             async with asyncio.timeout(60):
                 await pool.started()
-            served = Served(pool, logs)
             yield served
-            await served.hang_up()
         finally:
+            await served.hang_up()
             await (pool.detach() if leave else pool.stop())

@@ -32,6 +32,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
             await guest("probe", timeout_ms=TIMEOUT_MS, memory_max_bytes=MEMORY),
             await guest("services", keyvalue=("visits",), config={"GREETING": "hi"}, environment={"SECRET": "s"}),
             await guest("command", kind="command", timeout_ms=TIMEOUT_MS),
+            await guest("command-preview1", kind="module", timeout_ms=TIMEOUT_MS),
         ]
         await served.pool.load(release(*apps))
         names = [load.spec.app for load in apps if load.spec.kind == "http"]
@@ -147,13 +148,17 @@ async def test_services_answer_through_the_worker(served: Served) -> None:
     assert entry["trace_id"]
 
 
-async def test_a_job_returns_what_it_printed_and_how_it_ended(served: Served) -> None:
-    done = await served.pool.run_job("r1", "command", ["7", "x"], timeout_ms=5_000, request_id="job-1")
-    assert (done.outcome, done.exit_code) == ("exited", 1)  # wasi:cli/run knows only success and failure
+@pytest.mark.parametrize(
+    ("app", "code"),
+    [("command", 1), ("command-preview1", 7)],  # wasi:cli/run knows only success and failure
+)
+async def test_a_job_returns_what_it_printed_and_how_it_ended(served: Served, app: str, code: int) -> None:
+    done = await served.pool.run_job("r1", app, ["7", "x"], timeout_ms=5_000, request_id=f"job-{app}")
+    assert (done.outcome, done.exit_code) == ("exited", code)
     assert b"arg 7\narg x\n" in done.stdout
     assert done.stderr == b"to stderr\n"
     assert (done.stdout_truncated, done.stderr_truncated) == (False, False)
-    await served.logged("guest", app="command", request_id="job-1", message="to stderr")
+    await served.logged("guest", app=app, request_id=f"job-{app}", message="to stderr")
 
 
 @pytest.mark.parametrize(("argument", "outcome"), [("0", "exited"), ("trap", "trapped"), ("spin", "deadline_exceeded")])

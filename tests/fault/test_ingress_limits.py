@@ -103,6 +103,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_guest_ended(served
         ),
         (b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "malformed-request"),
         (b"GET /hello HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n", 417, "expectation-failed"),
+        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed-request"),
         (b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", 404, "no-route"),
         (b"GET /.freehold/x HTTP/1.1\r\nHost: a\r\n\r\n", 404, "no-route"),
     ],

@@ -159,7 +159,7 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path, monkey
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: served.pool.slots()[0].pid not in {None, pid})
-        assert served.pool.slots()[0].last_end == "exit status -9"
+        assert served.pool.slots()[0].last_end == "exit status -9: no answer in time"
         assert (await served.get("/hello")).body == b"hello"
 
 
