@@ -242,6 +242,10 @@ class LivenessMachine:
         """Return the highest incarnation known of a member."""
         return self._incarnation if peer == self._self else self._members[peer].incarnation
 
+    def observing(self) -> tuple[PeerId, ...]:
+        """Return whom this node observes, in ascending order: the dialler keeps a connection to each of them."""
+        return tuple(peer for peer, member in self._members.items() if member.observed)
+
     def rtt_ms(self, peer: PeerId) -> float | None:
         """Return the smoothed round trip to a peer this node observes, None before the first answer."""
         member = self._members.get(peer)

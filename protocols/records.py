@@ -131,6 +131,13 @@ class RecordsVoided:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordsForgotten:
+    """These records are gone: their lifetime is over, or all have seen their tombstones, or the mesh had moved on."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PublishRefused:
     """This node may not write that record now."""
 
@@ -424,6 +431,10 @@ class RecordMachine:
         voided = self.store.void_revoked(now.wall_ms)
         return [*_erase(voided), Notify(RecordsVoided(tuple(voided)))] if voided else []
 
+    def forget(self, entries: Sequence[Entry]) -> list[Effect]:
+        """Return the effects that make it known and durable that the store no longer holds these."""
+        return [*_erase(entries), Notify(RecordsForgotten(tuple(entries)))] if entries else []
+
     def _tick(self, now: Now) -> list[Effect]:
         effects = self._ask_others(now)
         if self._parked_check_ms is not None and now.mono_ms >= self._parked_check_ms:
@@ -432,8 +443,8 @@ class RecordMachine:
             effects += self.take(self._self, due, now) if due else []
         if now.mono_ms >= self._sweep_ms:
             self._sweep_ms = now.mono_ms + self.config.sweep_every_ms
-            effects += _erase(self.store.remove_expired(now.wall_ms))
-            effects += _erase(self.store.remove_tombstones(now.wall_ms))
+            effects += self.forget(self.store.remove_expired(now.wall_ms))
+            effects += self.forget(self.store.remove_tombstones(now.wall_ms))
         return effects
 
     def _ask_others(self, now: Now) -> list[Effect]:

@@ -33,17 +33,14 @@ from protocols.machine import (
     PeerConnected,
     PeerDisconnected,
     PeerId,
-    Persist,
     Received,
     Reject,
     Send,
     Signer,
-    Store,
     Tick,
-    Write,
 )
 from protocols.record import Entry
-from protocols.records import RECORD_TABLE, Bucket, Publish, RecordMachine, RecordsMerged, batches
+from protocols.records import Bucket, Publish, RecordMachine, RecordsMerged, batches
 from protocols.trie import DEPTH, HASH_BYTES, LEAVES, WIDTH, differing
 from protocols.trust import TrustStore
 
@@ -319,7 +316,9 @@ class SyncMachine:
             return [Send(peer, SyncEqual(mine))]
         stale = self._floors.we_are_stale(peer, message.contact, self._trust.nodes(), now.wall_ms)
         if stale:
-            return [Send(peer, SyncBusy())]  # we must not teach; our own session resyncs us
+            # We must not teach but learn: ask ourselves.
+            ours = self._start(peer, now) if self._session is None else []
+            return [Send(peer, SyncBusy()), *ours]
         self._not_before[peer] = 0 if stale is None else now.wall_ms - self._store.limits.tombstone_keep_ms
         return [Send(peer, SyncNodes(0, (NodeHashes(0, self._store.trie.children(0, 0)),), mine))]
 
@@ -441,9 +440,7 @@ class SyncMachine:
             entries = [entry for entry in entries if wall_ms_of(entry.record.hlc) >= before_ms]
             for entry in old:
                 self._store.remove(entry)
-            if old:
-                writes = tuple(Write(RECORD_TABLE, entry.record.key.encode(), None) for entry in old)
-                effects.append(Persist(Store.STATE, writes))
+            effects += self._records.forget(old)
         session.sent += len(entries)
         return [*effects, *(Send(session.peer, SyncRecords(batch)) for batch in batches(entries))]
 

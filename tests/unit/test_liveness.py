@@ -177,14 +177,17 @@ def test_at_20_percent_loss_the_dead_are_found_and_nobody_else_is_believed_down(
 
 
 def test_a_partial_overlay_spreads_a_death_to_nodes_without_a_link_to_it() -> None:
-    fleet = Fleet(10, seed=5, links=3)
+    fleet = Fleet(16, seed=5, links=2)
     for peer, machine in fleet.machines.items():
-        for other, member in machine._members.items():
-            member.observers = observers_of(other, fleet.neighbours[other], 3)
-            member.observed = peer in member.observers
+        for other in machine.observing():
+            for here, there in ((peer, other), (other, peer)):
+                if there not in fleet.neighbours[here]:
+                    fleet.neighbours[here].append(there)
+                    fleet.machines[here].handle(PeerConnected(there, inbound=False), fleet.now)
+    victim = id_of("n0")
+    assert len(fleet.neighbours[victim]) < 15
     fleet.run(10_000)
     assert fleet.events == []
-    victim = id_of("n0")
     fleet.dead.add(victim)
     fleet.run(35_000)
     assert fleet.beliefs(victim) == {Belief.DOWN}
