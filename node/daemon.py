@@ -1,0 +1,323 @@
+"""The daemon: builds one node's services and runs them under the one root task group until it is told to stop.
+
+Start order: lock the folder, open the stores, take the core from them, then mesh, workers, workloads, API. Crash-
+only: an exception that nobody expected ends the group and the process, with the exit code of node/errors.py; what was
+acknowledged is on disk, and workers go on serving until the next daemon adopts them. SIGTERM and SIGINT drain and
+stop everything. Not here: making the folder (founding.py), and what any service does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from node.api.callers import Callers
+from node.api.handlers import OPERATIONS
+from node.api.operations import Operation
+from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
+from node.artifacts import ArtifactStore
+from node.config import NodeConfig, runtime_folder
+from node.control import Control
+from node.errors import BusyError, NodeError
+from node.fetching import Fetcher
+from node.founding import read_addresses, read_identity, write_addresses
+from node.keys import SystemEntropy, load_or_create_key
+from node.logs import JsonHandler, LogStore
+from node.mesh import Mesh
+from node.pump import system_now
+from node.releases import Releases
+from node.requests import ChainRequests
+from node.starter import Starter
+from node.storage import Storage, Tables
+from node.transport import Transport, TransportSettings
+from node.workloads import Workloads
+from protocols.ballots import BOOT_NONCE_BYTES
+from protocols.chain_context import Stored
+from protocols.core import CoreSetup, CoreStored
+from protocols.effective import Effective, EffectiveApp
+from protocols.envelope import DecodeError, decode, encode
+from protocols.fence import TABLE as FENCE_TABLE
+from protocols.fence import newest
+from protocols.key_table import make_key
+from protocols.keys import Ed25519Verifier
+from protocols.libp2p import multiaddr
+from protocols.libp2p.multiaddr import Multiaddr
+from protocols.machine import PeerId, Persist, Store
+from protocols.record import Entry
+from protocols.records import Publish, RecordsMerged
+from runtime.compile_cache import CompileCache
+from runtime.supervisor import PoolSettings, WorkerPool
+
+ADDRESSES_PER_NODE_MAX = 8
+FOLDER_MODE = 0o700
+
+_log = logging.getLogger("freehold.daemon")
+
+
+class Daemon:
+    """One node."""
+
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
+        """Take a folder that founding.py made, and its settings."""
+        self._folder = folder
+        self._config = config
+        self._runtime = runtime_folder(folder)
+        self._stopping = asyncio.Event()
+        self.started = asyncio.Event()
+        self._addresses: dict[PeerId, tuple[Multiaddr, ...]] = {}
+        self.control: Control | None = None
+
+    async def run(self) -> None:
+        """Run until `stop`, SIGTERM or SIGINT. Raises NodeError for what an operator must know."""
+        with _locked(self._folder):
+            logs = LogStore(self._folder / "logs", self._config.log_max_bytes)
+            handler = JsonHandler(logs.append, self._config.name)
+            logging.getLogger("freehold").addHandler(handler)
+            logging.getLogger("freehold").setLevel(logging.INFO)
+            storage = Storage(self._folder)
+            try:
+                await self._run(storage, logs)
+            finally:
+                await storage.close()
+                logging.getLogger("freehold").removeHandler(handler)
+                logs.close()
+
+    def stop(self) -> None:
+        """Drain and end `run`."""
+        self._stopping.set()
+
+    async def _run(self, storage: Storage, logs: LogStore) -> None:
+        vote, state, fence = await storage.open()
+        pool = WorkerPool(
+            PoolSettings(
+                listen=(*self._config.ingress, f"unix:{self._runtime / 'ingress.sock'}"),
+                runtime_folder=self._runtime / "workers",
+                data_folder=self._folder / "data",
+                build=VERSION,
+                workers=self._config.workers,
+                node=self._config.name,
+                proxies=self._config.proxies,
+            ),
+            on_logs=logs.take_batch,
+        )
+        stored = CoreStored(_stored(self._runtime, vote, fence), state or {}, read_identity(self._folder).credentials)
+        control = self._build(storage, logs, pool, stored)
+        self.control = control
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with asyncio.TaskGroup() as group:
+            workers = group.create_task(pool.run())  # binds the ingress: a busy port must be known first
+            await _first_of(workers, pool.started())
+            control.ingress = pool.addresses
+            services = [
+                group.create_task(control.workloads.run()),
+                group.create_task(control.starter.run()),
+            ]
+            await asyncio.sleep(0)  # workloads take orders from their first step on
+            services.append(group.create_task(control.mesh.run()))
+            await _first_of(services[-1], control.mesh.transport.started.wait())
+            self._announce(control)
+            async with self._api(control):
+                self.started.set()
+                _log.info("the node runs", extra={"event": "node.started", "detail": control.core.node})
+                await self._stopping.wait()
+                _log.info("the node stops", extra={"event": "node.stopping"})
+            await pool.stop()
+            await workers
+            for task in services:
+                task.cancel()
+
+    def _build(self, storage: Storage, logs: LogStore, pool: WorkerPool, stored: CoreStored) -> Control:
+        entropy, verifier = SystemEntropy(), Ed25519Verifier()
+        signer = load_or_create_key(self._folder / "node.key", entropy)
+        settings = TransportSettings(
+            listen=tuple(_multiaddr(address) for address in self._config.listen),
+            advertise=tuple(_multiaddr(address) for address in self._config.advertise),
+        )
+        transport = Transport(settings, signer=signer, verifier=verifier, entropy=entropy)
+        setup = CoreSetup(
+            read_identity(self._folder).genesis, signer, verifier, entropy, entropy.random_bytes(BOOT_NONCE_BYTES)
+        )
+        mesh = Mesh(
+            setup,
+            stored,
+            transport,
+            _persist_with_boot_token(storage, self._runtime),
+        )
+        artifacts = ArtifactStore(self._folder / "artifacts")
+        throwaway = self._folder / "throwaway"
+        shutil.rmtree(throwaway, ignore_errors=True)
+        throwaway.mkdir()
+        (self._folder / "data").mkdir(exist_ok=True)
+        releases = Releases(
+            artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, no_secrets
+        )
+        workloads = Workloads(mesh.core, releases, pool, self._runtime / "ingress.sock", mesh.post)
+        requests = ChainRequests(mesh.post, entropy)
+        starter = Starter(mesh.core, artifacts, requests, verifier, system_now)
+        control = Control(self._config, self._folder, mesh, artifacts, workloads, requests, starter, logs, system_now)
+        mesh.listeners += [requests.hear, control.hear, workloads.order, self._learn_addresses]
+        self._addresses = read_addresses(self._folder)
+        mesh.set_addresses(self._others(mesh))
+        control.addresses = _texts(self._addresses)
+        return control
+
+    # --- where peers are ------------------------------------------------------------------------------------------------
+
+    def _announce(self, control: Control) -> None:
+        """Tell everybody where this node listens, and start dialling those whose addresses are records already."""
+        mine = [_multiaddr(address) for address in self._config.advertise] or [
+            address for address in control.mesh.transport.listening if "/0.0.0.0/" not in str(address)
+        ]
+        texts = tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
+        control.mesh.post(Publish(make_key("address", control.core.node), encode(texts)))
+        self._take_addresses(control, list(control.core.records.store.entries.values()))
+
+    def _learn_addresses(self, event: Any) -> None:
+        if isinstance(event, RecordsMerged) and self.control is not None:
+            self._take_addresses(self.control, event.entries)
+
+    def _take_addresses(self, control: Control, entries: tuple[Entry, ...] | list[Entry]) -> None:
+        changed = False
+        for entry in entries:
+            if entry.parsed.rule.prefix != "address" or entry.parsed.owner is None:
+                continue
+            with contextlib.suppress(DecodeError, ValueError):
+                texts: tuple[str, ...] = decode(entry.record.body, tuple[str, ...], 4096)
+                where = tuple(multiaddr.parse(text) for text in texts[:ADDRESSES_PER_NODE_MAX])
+                if where != self._addresses.get(entry.parsed.owner):
+                    self._addresses[entry.parsed.owner] = where
+                    changed = True
+        if changed:
+            control.addresses = _texts(self._addresses)
+            control.mesh.set_addresses(self._others(control.mesh))
+            write_addresses(self._folder, self._addresses)
+
+    def _others(self, mesh: Mesh) -> dict[PeerId, tuple[Multiaddr, ...]]:
+        return {peer: where for peer, where in self._addresses.items() if peer != mesh.core.node and where}
+
+    # --- the API --------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _api(self, control: Control) -> AsyncIterator[None]:
+        server = ApiServer(OPERATIONS, control, Callers(Ed25519Verifier(), lambda: system_now().wall_ms / 1000),
+                           lambda: (), _audit)  # fmt: skip
+        runner = web.AppRunner(
+            server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES
+        )
+        await runner.setup()
+        path = self._runtime / "api.sock"
+        path.unlink(missing_ok=True)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+            path.chmod(0o600)
+            yield
+        finally:
+            await runner.cleanup()
+            path.unlink(missing_ok=True)
+
+
+def no_secrets(effective: Effective, app: EffectiveApp) -> Mapping[str, str]:
+    """The secrets of an app, by name; none are stored yet."""
+    return {}
+
+
+def _audit(principal: str, operation: Operation, status: int, result: str) -> None:
+    logging.getLogger("freehold.audit").info(
+        "%s %s", operation.name, result, extra={"event": "api.write", "principal": principal, "detail": status}
+    )
+
+
+def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> Stored:
+    """Compare the fence with its copy in the volatile folder: without one that is as new, something may be forgotten."""
+    same_boot = False
+    with contextlib.suppress(FileNotFoundError):
+        token = (runtime / "fence").read_bytes()
+        held = newest(fence)
+        copied = newest({b"0": token, b"1": b""})
+        same_boot = (
+            held is not None
+            and copied is not None
+            and held.store_id == copied.store_id
+            and held.counter >= copied.counter
+        )
+    return Stored(vote, {FENCE_TABLE: fence} if fence else {}, same_boot)
+
+
+def _persist_with_boot_token(storage: Storage, runtime: Path) -> Callable[[Persist], Awaitable[None]]:
+    """Perform a Persist; after a fence write leave a copy in the volatile folder, which a reboot or a restore loses."""
+
+    async def persist(effect: Persist) -> None:
+        await storage.apply(effect)
+        if effect.store is Store.FENCE:
+            value = effect.writes[-1].value
+            assert value is not None
+            temporary = runtime / "fence.new"
+            temporary.write_bytes(value)
+            temporary.replace(runtime / "fence")
+
+    return persist
+
+
+def _texts(addresses: Mapping[PeerId, tuple[Multiaddr, ...]]) -> dict[PeerId, tuple[str, ...]]:
+    return {peer: tuple(str(one) for one in where) for peer, where in addresses.items()}
+
+
+def _multiaddr(address: str) -> Multiaddr:
+    host, _, port = address.rpartition(":")
+    return multiaddr.from_tcp(host.strip("[]"), int(port))
+
+
+async def _first_of(task: asyncio.Task[Any], waited: Any) -> None:
+    """Wait for something a service brings about; if the service ends first, its error is the answer."""
+    waiting = asyncio.ensure_future(waited)
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        waiting.cancel()
+        task.result()
+    await waiting
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a second daemon on it is refused."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"another process runs the node in {folder}", "freehold node status") from None
+        yield
+
+
+def main(folder: Path, config: NodeConfig) -> int:
+    """Run a node to its end; return the process's exit code, having said on stderr what an operator must know."""
+    failure: NodeError | None = None
+    try:
+        asyncio.run(Daemon(folder, config).run())
+    except* NodeError as group:
+        failure = _first_failure(group)
+    if failure is None:
+        return 0
+    print(f"freehold: {failure}", file=sys.stderr)
+    if failure.advice:
+        print(f"next: {failure.advice}", file=sys.stderr)
+    return failure.exit_code
+
+
+def _first_failure(group: BaseExceptionGroup[NodeError]) -> NodeError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, NodeError)
+    return error
