@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from protocols.conductor import Conductor, ConductorConfig, RolloutStatement, nobody
 from protocols.decision import Voter
-from protocols.health import HealthLimits, NodeHealth, Observation, observe, reopened
+from protocols.health import HealthLimits, NodeHealth, Observation, observe, reopened, restarted
 from protocols.machine import (
     Digest,
     Effect,
@@ -104,6 +104,7 @@ class _Watch:
     health: NodeHealth | None = None
     candidate: Counts = field(default_factory=Counts)
     base: Counts = field(default_factory=Counts)
+    seen_ms: int = 0
     smoke_runs: int = 0
     smoke_asked: bool = False
     said: VerdictWord | None = None
@@ -214,7 +215,7 @@ class RolloutAgent:
         watch = self._watches.get(rollout.id)
         if watch is not None and watch.opened == rollout.opened:
             return
-        fresh = _Watch(rollout.opened, now.mono_ms, patience_ms=now.mono_ms)
+        fresh = _Watch(rollout.opened, now.mono_ms, patience_ms=now.mono_ms, seen_ms=now.mono_ms)
         if watch is not None and watch.health is not None:
             fresh.health = reopened(watch.health, now.mono_ms)
         if watch is None:
@@ -269,7 +270,8 @@ class RolloutAgent:
             effects.append(Notify(Run(*name, deployed, role, schedules)))
             if role == "candidate" and lane.rollout is not None:
                 watch = self._watches[lane.rollout.id]
-                watch.health = watch.health or NodeHealth(now.mono_ms)
+                watch.health = restarted(watch.health, now.mono_ms)
+                watch.seen_ms = now.mono_ms
         return effects
 
     def _wanted_run(self, lane: Lane, now: Now) -> tuple[Deployed, Role, bool] | None:
@@ -395,7 +397,7 @@ class RolloutAgent:
         serving = current is not None and current[1] == "candidate"
         if not serving or event.change != rollout.candidate.change or watch.health is None:
             return []
-        watch.candidate = event.candidate
+        watch.candidate, watch.seen_ms = event.candidate, now.mono_ms
         if watch.failed:
             return []
         return self._judge(lane, rollout, watch, Observation(event.ready, event.crashes), now)
@@ -486,7 +488,8 @@ class RolloutAgent:
             if lonely_ms >= rollout.plan.candidate_ttl_ms and not rollout.plan.irreversible:
                 return self._fail(lane, rollout, watch, f"no majority of voters heard for {lonely_ms} ms", now)
             if watch.health is not None:
-                ready = watch.health.ready_ms is not None
+                silent_ms = now.mono_ms - watch.seen_ms
+                ready = watch.health.ready_ms is not None and silent_ms <= self._config.window_ms
                 effects += self._judge(lane, rollout, watch, Observation(ready), now)
         broken = self._broken.get(rollout.candidate.change)
         if broken is not None and self._me in rollout.cohort:

@@ -110,6 +110,10 @@ class Conductor:
         chosen = [(node, data) for node, (_, data) in held if nodes is None or node in nodes]
         return tuple(data for node, data in chosen if not self._revoked(node))
 
+    def prepared_nodes(self, change: bytes) -> tuple[PeerId, ...]:
+        """Return who said that it prepared `change`, ascending."""
+        return tuple(sorted(self._prepared.get(change, {})))
+
     def own_prepared(self, change: bytes) -> tuple[RolloutStatement, ...]:
         """Return this node's own word on `change`, to repeat it to a peer that was away."""
         own = self._prepared.get(change, {}).get(self._me)

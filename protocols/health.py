@@ -66,6 +66,13 @@ def reopened(health: NodeHealth, mono_ms: int) -> NodeHealth:
     return replace(health, started_ms=mono_ms, ready_ms=ready_ms, verdict=verdict)
 
 
+def restarted(health: NodeHealth | None, mono_ms: int) -> NodeHealth:
+    """Return the state of a candidate that is started here, again or for the first time; only flips are remembered."""
+    flips = health.flips if health is not None else 0
+    verdict: VerdictWord = "fail" if flips >= FLIPS_STICKY else "pending"
+    return NodeHealth(mono_ms, flips=flips, verdict=verdict)
+
+
 def observe(health: NodeHealth, seen: Observation, mono_ms: int, limits: HealthLimits) -> NodeHealth:
     """Return the state after an observation at `mono_ms`; also called without news, for what only time brings."""
     crashes = tuple(at for at in health.crashes_ms if mono_ms - at < CRASH_SPAN_MS)

@@ -112,7 +112,7 @@ def apply(
         return after
     after = replace(after, applied=state.applied + 1, at_ms=at_ms)
     if len(encode(after)) > STATE_MAX_BYTES:
-        return Refusal("mesh.state-full", f"the state would pass {STATE_MAX_BYTES} bytes; remove something first")
+        return Refusal("mesh.state-full", f"the state would pass {STATE_MAX_BYTES} bytes")
     return after
 
 

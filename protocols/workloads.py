@@ -66,7 +66,10 @@ class PreparationDone:
 
 @dataclass(frozen=True, slots=True)
 class WorkObserved:
-    """What the supervisor saw of `change` since the last time; counts are totals since the stage opened here."""
+    """What the supervisor saw of `change` since the last time; counts are totals since the stage opened here.
+
+    Wanted at least once a probing window: longer silence counts as not ready.
+    """
 
     project: str
     environment: str

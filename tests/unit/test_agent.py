@@ -410,10 +410,21 @@ def test_a_latch_ends_when_a_later_decision_opens_the_stage_anew() -> None:
     f.run_for(3)
     assert f.w.rollout.paused
     assert canary(f).agent.running("shop", "prod") == (f.w.base.change, "base")
-    f.mono_ms += 300_000
     f.do(f.w.on_lane(Resume(f.w.rollout.id), f.w.admin))
     assert canary(f).agent.running("shop", "prod") == (f.w.rollout.candidate.change, "candidate")
     assert not canary(f).disk
+
+
+def test_a_candidate_whose_supervisor_falls_silent_does_not_pass() -> None:
+    f = fleet()
+    node = canary(f)
+    change = f.w.rollout.candidate.change
+    node.agent.handle(WorkObserved("shop", "prod", change, True), f.now)
+    for wait_ms in (9_000, 60_000, 31_000, 31_000):
+        f.mono_ms += wait_ms
+        node.agent.handle(Tick(), f.now)
+    held = node.agent.conductor.verdicts(f.w.rollout.id, f.w.rollout.opened)[node_id(node.name)]
+    assert (held.verdict, held.reason) == ("fail", "readiness lost for 3 windows")
 
 
 def test_two_flips_from_pass_to_fail_stay_a_fail_for_the_whole_rollout() -> None:
@@ -520,6 +531,8 @@ def test_prepared_is_said_once_the_change_and_its_base_are_both_held() -> None:
     assert len(again) == 1
     (data,) = agent.conductor.prepared(change, (node_id("n1"),))
     assert agent.conductor.prepared(change, ()) == ()
+    assert agent.conductor.prepared_nodes(change) == (node_id("n1"),)
+    assert agent.conductor.prepared_nodes(b"other") == ()
     opened = open_statement(VERIFIER, w.mesh, decode(data, Signed))
     assert not isinstance(opened, Refusal)
     assert opened.statement == Prepared(change, w.base.release, "absent")
