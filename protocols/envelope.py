@@ -2,7 +2,8 @@
 
 Wire values are frozen, tagged msgspec Structs encoded as MessagePack. Sign bytes, not objects: a receiver verifies the
 payload bytes it was given and only then decodes them; nothing is ever encoded again in order to verify. Every signature
-covers a domain tag, the mesh id and the payload, so that a signature made for one purpose or mesh is worthless in another.
+covers a domain tag, the mesh id and the payload, so one made for another purpose or mesh is worthless here.
+
 Not here: who may sign what (trust.py), and the framing of messages on a stream.
 """
 
@@ -102,4 +103,5 @@ def open_signed(verifier: Verifier, domain: str, mesh: bytes, signed: Signed, ki
     """Verify, then decode the payload as `kind`. Raises DecodeError if either fails."""
     if not verify(verifier, domain, mesh, signed):
         raise DecodeError(f"signature does not verify for {domain}")
-    return decode(signed.payload, kind)
+    value: T = decode(signed.payload, kind)
+    return value
