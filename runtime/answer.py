@@ -70,7 +70,7 @@ class Incoming:
 class Answer:
     """The response to one request, from the exchange's batches to the socket."""
 
-    __slots__ = ("_app", "_connection", "_framing", "_incoming", "_request", "bytes_out", "outcome", "status")
+    __slots__ = ("_app", "_begun", "_connection", "_framing", "_incoming", "_request", "bytes_out", "outcome", "status")
 
     def __init__(self, connection: Connection, incoming: Incoming, request: GuestRequest, app: HostedApp) -> None:
         self._connection = connection
@@ -78,6 +78,7 @@ class Answer:
         self._request = request
         self._app = app
         self._framing: Framing | None = None
+        self._begun = False
         self.status = 0
         self.bytes_out = 0
         self.outcome: Outcome = Completed()
@@ -119,6 +120,7 @@ class Answer:
         if batch.complete:
             parts.append(frame_end(framing, batch.trailers if self._request.wants_trailers else ()))
         if parts and not connection.transport.is_closing():
+            self._begun = True
             connection.transport.write(b"".join(parts))
         return batch.complete
 
@@ -153,7 +155,7 @@ class Answer:
         if connection.transport.is_closing():
             self.status = self.status or CLIENT_GONE
             return False
-        if self._framing is not None:
+        if self._begun and self._framing is not None:
             connection.closing = True
             if self._framing.chunked or self._framing.length is not None:
                 connection.transport.close()

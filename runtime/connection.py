@@ -9,6 +9,7 @@ closes, or half closes, is gone: its guest is cancelled. Not here: accepting, or
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from enum import Enum
@@ -52,6 +53,12 @@ ABANDONED_AFTER_S: Final = 3.0
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+FRAMING_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{0,5})?")
+"""RFC 3986, 3.2, without user information, which no request line or Host field may have."""
+
+
 class Phase(Enum):
     """What the connection waits for; the ingress holds each against its own limit."""
 
@@ -74,9 +81,9 @@ class Connection(asyncio.Protocol):
     """See the module. The ingress makes one per accepted socket and runs `serve` as its task."""
 
     __slots__ = (
-        "_began", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head", "_next", "_parser",
-        "_parsing", "_pending", "_target", "_ticket", "blocked_since_s", "client", "closing", "drained", "ingress",
-        "phase", "phase_since_s", "reading", "transport",
+        "_began", "_broken", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head", "_next",
+        "_parser", "_parsing", "_pending", "_resuming", "_target", "_ticket", "_upgrading", "blocked_since_s",
+        "client", "closing", "drained", "ingress", "phase", "phase_since_s", "reading", "transport",
     )  # fmt: skip
 
     def __init__(self, ingress: Ingress) -> None:
@@ -94,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._fields_bytes = 0
         self._head_fed = 0
-        self._began = self._in_head = False
+        self._began = self._in_head = self._broken = self._upgrading = self._resuming = False
         self.reading = True
         self.closing = False
         self.client = Client("", False)
@@ -111,7 +118,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; stop at the first fault and answer it."""
-        if self.closing or self.phase is Phase.LINGER:
+        if self.closing or self._broken or self.phase is Phase.LINGER:
             return
         if self.phase is Phase.IDLE:
             self._enter(Phase.HEAD)
@@ -119,13 +126,7 @@ class Connection(asyncio.Protocol):
             self._enter(Phase.BODY)
         self._began = False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The wish to switch protocols is ignored (RFC 9110, 7.8); what follows the head cannot be told apart.
-            if self._parsing is not None:
-                self._parsing.keep_alive = False
-                self.on_message_complete()
-            self._stop_reading()
+            self._parse(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause.problem if isinstance(cause, Refusal) else MALFORMED)
@@ -136,6 +137,21 @@ class Connection(asyncio.Protocol):
                     self._refuse(FIELDS_TOO_LARGE)
             if len(self._pending) > 1 or (self._parsing is not None and self._parsing.held > BODY_HELD_MAX_BYTES):
                 self._stop_reading()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # A wish to switch protocols is ignored (RFC 9110, 7.8), but the parser believes it and gives up after the
+            # head. A fresh one takes over, told only how the body is framed.
+            rest = data[upgrade.args[0] :]
+            assert self._parsing is not None
+            framing = [b"%b: %b\r\n" % field for field in self._parsing.headers if field[0].lower() in FRAMING_FIELDS]
+            self._parser = httptools.HttpRequestParser(self)
+            self._upgrading, self._resuming = False, True
+            self._parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
+            if rest:
+                self._parse(rest)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: its guest stops, and `serve` comes to its end."""
@@ -165,6 +181,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request line begins."""
+        if self._resuming:
+            return
         self._headers = []
         self._target = b""
         self._fields_bytes = self._head_fed = 0
@@ -172,12 +190,16 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, data: bytes) -> None:
         """A piece of the request target."""
+        if self._resuming:
+            return
         self._target += data
         if len(self._target) > self.ingress.settings.target_max_bytes:
             raise Refusal(TARGET_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field, or one trailer field."""
+        if self._resuming:
+            return
         self._fields_bytes += len(name) + len(value)
         target = self._headers
         if not self._in_head:
@@ -190,8 +212,12 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole: queue the request."""
+        if self._resuming:
+            self._resuming = False
+            return
         parser = self._parser
         self._in_head = False
+        self._upgrading = parser.should_upgrade()
         incoming = Incoming(parser.get_method().decode("ascii"), self._target, self._headers)
         incoming.keep_alive = parser.should_keep_alive()
         incoming.http_1_0 = parser.get_http_version() == "1.0"
@@ -223,7 +249,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The body ended."""
         incoming = self._parsing
-        if incoming is not None:
+        if incoming is not None and not self._upgrading:
             incoming.complete = True
             incoming.wake()
             self._parsing = None
@@ -285,11 +311,11 @@ class Connection(asyncio.Protocol):
                 self._refuse(TIMED_OUT)
             case Phase.BODY:
                 incoming = self._parsing
-                if incoming is not None:
+                self._enter(Phase.ANSWER)
+                if incoming is not None and not incoming.discard:
                     incoming.failure = BodyFailure.TIMED_OUT
                     incoming.problem = TIMED_OUT
                     incoming.wake()
-                    self._enter(Phase.ANSWER)
                     if self._exchange is not None:
                         self._cancel(self._exchange)
             case Phase.ANSWER | Phase.LINGER:
@@ -329,6 +355,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, problem: Problem) -> None:
         """A fault in the bytes: no more is parsed, and the answer comes after those of earlier requests."""
         self._in_head = False
+        self._broken = True
         self._stop_parsing(problem)
         self._stop_reading()
 
@@ -377,6 +404,7 @@ class Connection(asyncio.Protocol):
         """Answer one request; return whether the connection may go on."""
         ingress = self.ingress
         self._enter(Phase.BODY if not incoming.complete else Phase.ANSWER)
+        incoming.since_s = time.monotonic()  # a request sent ahead does not pay for those before it
         request = guest_request(incoming.headers, self.client, ingress.identifiers)
         authority, path, problem = _address(incoming)
         app = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
@@ -522,13 +550,13 @@ def _address(incoming: Incoming) -> tuple[str, str, Problem | None]:
     authority = hosts[0].decode("latin-1") if hosts else "localhost"
     target = incoming.target.decode("latin-1")
     if not target.startswith("/"):
-        if target == "*":
+        if target == "*" and incoming.method == "OPTIONS":
             return authority, "/", None
         scheme, separator, rest = target.partition("://")
         if not separator or scheme.lower() not in {"http", "https"}:
             return "", "", MALFORMED
         cut = min((rest.find(mark) for mark in "/?" if mark in rest), default=len(rest))
         authority, target = rest[:cut], rest[cut:] if rest[cut : cut + 1] == "/" else "/" + rest[cut:]
-    if not authority or "@" in authority or "/" in authority or " " in authority or not authority.isascii():
+    if not AUTHORITY.fullmatch(authority):
         return "", "", NO_HOST
     return authority, target, None

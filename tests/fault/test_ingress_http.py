@@ -103,6 +103,19 @@ async def test_a_wish_to_upgrade_is_ignored(served: Served) -> None:
     assert answer.body == b"hello"
 
 
+async def test_a_body_that_comes_with_a_wish_to_upgrade_is_read_and_the_connection_goes_on(served: Served) -> None:
+    client = await served.connect()
+    wish = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA")
+    for _ in range(2):
+        await client.send(request("POST", "/echo", *wish, body=b"whole body") + request("GET", "/hello"))
+        assert (await client.receive()).body == b"whole body"
+        assert (await client.receive()).body == b"hello"
+        await client.send(request("POST", "/echo", *wish, "Transfer-Encoding: chunked"))
+        await client.send(b"2\r\nab\r\n0\r\n\r\n")
+        assert (await client.receive()).body == b"ab"
+    client.close()
+
+
 async def test_an_absolute_target_names_its_own_authority(served: Served) -> None:
     answer = await served.fetch(b"GET http://other.test/describe?q HTTP/1.1\r\nHost: app.test\r\n\r\n")
     assert answer.body.startswith(b"GET http other.test /describe?q\n")

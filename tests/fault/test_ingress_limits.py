@@ -88,6 +88,8 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_guest_ended(served
         (b"GET /hello HTTP/1.1\r\n\r\n", 400, "bad-host"),
         (b"GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "bad-host"),
         (b"GET /hello HTTP/1.1\r\nHost: user@a\r\n\r\n", 400, "bad-host"),
+        (b"GET /hello HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "bad-host"),
+        (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed-request"),
         (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501, "method-not-supported"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed-request"),
         (b"GET /hello HTTP/1.1\r\nHost : a\r\n\r\n", 400, "malformed-request"),
