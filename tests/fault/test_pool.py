@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -198,3 +199,24 @@ async def test_the_runtime_folder_is_for_its_user_alone(tmp_path: Path) -> None:
         assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
         (control,) = (tmp_path / "run").glob("worker-*.sock")
         assert control.stat().st_mode & 0o777 == 0o600
+
+
+async def test_workers_outlive_a_daemon_that_is_killed_and_the_next_one_takes_them_over(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("daemon.py")
+    daemon = subprocess.Popen([sys.executable, "-P", script, tmp_path, *STUB], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    assert daemon.stdout is not None
+    with daemon.stdout as lines:
+        address = (await asyncio.to_thread(lines.readline)).strip()
+    host, _, port = address.rpartition(":")
+    client = Client(*await asyncio.open_connection(host, int(port)))
+    assert (await client.get("/")).body == b"hello"
+    daemon.kill()
+    await asyncio.to_thread(daemon.wait)
+    assert (await client.get("/")).body == b"hello"
+    async with running(tmp_path, workers=2, listen=(address,)) as served:
+        assert [slot.starts for slot in served.pool.slots()] == [0, 0]
+        assert (await client.get("/")).body == b"hello"
+        await served.serve(stub_release("r2", "hello"))
+        await served.pool.unload("r1")
+        assert (await client.get("/hello")).header("freehold-release") == "r2"
+        client.writer.transport.abort()
