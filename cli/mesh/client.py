@@ -1,0 +1,204 @@
+"""The API's client: what commands ask of a node, over its Unix socket. Problems become CommandErrors with the next step."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from cli.errors import CommandError, ExitCode
+from cli.mesh.home import Context
+from protocols.commands import Action, Command, Exhibits, SignedCommand, sign_command
+from protocols.envelope import decode as decode_message
+from protocols.envelope import encode
+from protocols.genesis import mesh_id
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
+from protocols.mesh_types import MeshState
+
+TIMEOUT_S = 120.0
+T = TypeVar("T")
+
+
+class RefusedError(CommandError):
+    """A rule of the mesh says no; `rule` is stable."""
+
+    exit_code = ExitCode.REFUSED_BY_POLICY
+
+    def __init__(self, rule: str, detail: str, next_step: str) -> None:
+        super().__init__(f"{rule}: {detail}", next_step=next_step, kind=rule)
+        self.rule = rule
+
+
+class NodeClient:
+    """One session with a node. Use as an async context manager."""
+
+    def __init__(self, context: Context) -> None:
+        """Take where the node is."""
+        self._context = context
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the session; no request is made yet."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(self._context.socket),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=TIMEOUT_S),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """Return a JSON answer."""
+        return msgspec.json.decode(await self._call("GET", path, query=query))
+
+    async def get_bytes(self, path: str) -> bytes:
+        """Return a binary answer."""
+        return await self._call("GET", path)
+
+    async def state(self) -> MeshState:
+        """Return the mesh state at the node's head."""
+        state: MeshState = decode_message(await self.get_bytes("/v1/state"), MeshState, 8 << 20)
+        return state
+
+    async def mesh(self) -> Digest:
+        """Return the mesh id."""
+        return mesh_id(await self.get_bytes("/v1/genesis"))
+
+    async def follow(self, path: str, **query: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield (event, fields) of a server-sent event stream until it ends."""
+        assert self._session is not None
+        params = {key: _text(value) for key, value in query.items() if value not in (None, "")}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        async with self._session.get(f"http://node{path}", params=params, timeout=timeout) as answer:
+            if answer.status != 200:
+                raise _problem(answer.status, await answer.read())
+            name = ""
+            async for raw in answer.content:
+                line = raw.rstrip(b"\n")
+                if line.startswith(b"event: "):
+                    name = line[7:].decode()
+                elif line.startswith(b"data: "):
+                    yield name, msgspec.json.decode(line[6:])
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def post(self, path: str, body: Any) -> Any:
+        """Send JSON; return the JSON answer."""
+        return msgspec.json.decode(await self._call("POST", path, msgspec.json.encode(body), "application/json"))
+
+    async def put_artifact(self, data: bytes, digest: bytes) -> bool:
+        """Upload an artifact unless the node has it; return whether it was sent."""
+        try:
+            await self._call("GET", f"/v1/artifacts/{digest.hex()}/here")
+        except CommandError:
+            await self._call("PUT", f"/v1/artifacts/{digest.hex()}", data, "application/octet-stream")
+            return True
+        return False
+
+    async def publish(self, kind: str, scope: str, body: bytes) -> str:
+        """File a signed paper; return its key."""
+        answer = await self.post("/v1/records", {"kind": kind, "scope": scope, "body": body})
+        return str(answer["key"])
+
+    async def decide(
+        self,
+        signer: Ed25519Signer,
+        action: Action,
+        *,
+        project: str = "",
+        environment: str = "",
+        expect: int | None = None,
+        exhibits: Exhibits | None = None,
+        material: tuple[bytes, ...] = (),
+        next_step: str = "freehold status",
+    ) -> int:
+        """Sign a command, have it decided, return its slot. Raises RefusedError naming the rule."""
+        command = Command(secrets.token_bytes(16), action, project, environment, expect)
+        signed = sign_command([signer], await self.mesh(), command, exhibits)
+        answer = await self.post("/v1/commands", {"command": encode(signed), "material": material})
+        if answer["outcome"] != "decided":
+            if answer["outcome"] == "unknown":
+                raise CommandError(
+                    "no majority of voters answered in time; it may still be decided",
+                    next_step="freehold mesh members",
+                    kind="unknown-outcome",
+                )
+            raise RefusedError(answer["rule"] or answer["outcome"], answer["detail"], next_step)
+        return int(answer["slot"])
+
+    async def start(self, signed: SignedCommand) -> dict[str, Any]:
+        """Hand over a signed start."""
+        answer: dict[str, Any] = await self.post("/v1/starts", {"command": encode(signed)})
+        return answer
+
+    async def _call(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
+    ) -> bytes:
+        assert self._session is not None
+        headers = {"Idempotency-Key": secrets.token_urlsafe(16)} if method != "GET" else {}
+        if body is not None:
+            headers["Content-Type"] = kind
+        params = {key: _text(value) for key, value in (query or {}).items() if value not in (None, "")}
+        try:
+            async with self._session.request(
+                method, f"http://node{path}", params=params, data=body, headers=headers
+            ) as answer:
+                data = await answer.read()
+        except (aiohttp.ClientConnectionError, FileNotFoundError, TimeoutError) as error:
+            raise CommandError(
+                f"no node answers at {self._context.socket}: {error or 'no answer in time'}",
+                next_step="freehold node run",
+                kind="no-node",
+            ) from None
+        if answer.status >= 300:
+            raise _problem(answer.status, data)
+        return data
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _problem(status: int, data: bytes) -> CommandError:
+    try:
+        problem: dict[str, Any] = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return CommandError(f"the node answered {status}", next_step="freehold node status", kind="bad-answer")
+    rule = str(problem.get("rule") or f"http-{status}")
+    next_step = str(problem.get("next") or "freehold status")
+    if status in {403, 409, 422}:
+        return RefusedError(rule, str(problem.get("detail", "")), next_step)
+    return CommandError(str(problem.get("detail", "")), next_step=next_step, kind=rule)
+
+
+def talk(context: Context, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:
+    """Run one conversation with a node to its end."""
+
+    async def run() -> T:
+        async with NodeClient(context) as client:
+            return await conversation(client)
+
+    return asyncio.run(run())
+
+
+def default_data_folder() -> Path:
+    """Where this user's node keeps its data unless told otherwise: /var/lib/freehold for root."""
+    if os.getuid() == 0:
+        return Path("/var/lib/freehold/node")
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "freehold" / "node"

@@ -1,0 +1,252 @@
+"""A deploy put together on the client: from a built project to a signed change, its artifacts, and a signed start.
+
+Everything a mesh judges is made here as bytes with a digest: the release (manifest), the effective configuration of
+one environment, the change that binds them, and the start that names the change. Signing needs the proposer's
+everyday key. Not here: building (cli/project), approvals and evidence of others, and any judgement (the voters').
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from cli.errors import CommandError, UsageError
+from cli.mesh.client import NodeClient
+from cli.project.bundle import ARTIFACTS, Bundle
+from cli.project.find import Found
+from cli.project.model import App, Rollout, Settings
+from protocols.change import CHANGE_DOMAIN, Analysis, Change, Component, Plan, Release, Route, Stage
+from protocols.commands import ClaimRoutes, Command, SignedCommand, Start, sign_command
+from protocols.effective import Effective, EffectiveApp, SmokeCheck
+from protocols.envelope import Signed, digest, encode, sign
+from protocols.gatekeeping import gate_of
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest, PeerId
+from protocols.mesh_types import Lane, MeshState
+from protocols.placement import eligible, pinned_size, rendezvous
+
+APPROVE = "approve"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A signed change and everything it names. `components` maps each component's digest to its file."""
+
+    change: Change
+    signed: Signed
+    release: Release
+    release_bytes: bytes
+    effective: Effective
+    components: Mapping[bytes, Path]
+
+    @property
+    def id(self) -> Digest:
+        """The change's id."""
+        return digest(self.signed.payload)
+
+
+def routes_of(app: App) -> tuple[Route, ...]:
+    """The routes of one app as the mesh claims them: "host/path", "host" or "/path"."""
+    found = []
+    for text in app.routes:
+        host, slash, path = text.partition("/")
+        found.append(Route(host.lower(), f"/{path.rstrip('/')}" if slash and path else "/"))
+    return tuple(sorted(found))
+
+
+def effective_of(found: Found, bundle: Bundle, environment: str) -> Effective:
+    """What the release runs with in `environment`."""
+    settings = found.project.settings(environment)
+    built: Mapping[str, Any] = bundle.manifest["apps"]
+    return Effective(
+        project=found.project.name,
+        environment=environment,
+        apps=tuple(_effective_app(app, built[name]) for name, app in sorted(settings.apps.items())),
+        smoke=tuple(SmokeCheck(one.app, one.path, one.status, one.contains or "") for one in found.project.smoke),
+    )
+
+
+def _effective_app(app: App, built: Mapping[str, Any]) -> EffectiveApp:
+    return EffectiveApp(
+        name=app.name,
+        component=bytes.fromhex(built["component"]),
+        kind=cast("Any", built["kind"]),
+        timeout_ms=app.timeout_ms,
+        memory_max_bytes=app.memory_max_bytes,
+        instances=app.instances,
+        routes=routes_of(app),
+        schedule=app.schedule or "",
+        allow_hosts=app.allow_hosts,
+        keyvalue=app.keyvalue,
+        config=tuple(sorted(app.config.items())),
+        secrets=app.secrets,
+    )
+
+
+def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
+    """The manifest of a built project; the same project built again by the same author gives the same bytes."""
+    built: Mapping[str, Any] = bundle.manifest["apps"]
+    components = tuple(
+        Component(
+            name,
+            bytes.fromhex(app["component"]),
+            int(app["size_bytes"]),
+            " ".join(f"{tool} {version}" for tool, version in sorted(app["toolchain"].items())),
+        )
+        for name, app in sorted(built.items())
+    )
+    return Release(
+        project=found.project.name,
+        components=components,
+        project_file=found.text.encode(),
+        source_commit=bundle.manifest["source"]["commit"] or "",
+        author=author,
+    )
+
+
+def plan_of(settings: Settings) -> Plan:
+    """How the rollout moves, from the project file."""
+    rollout: Rollout = settings.rollout
+    stages = tuple(
+        Stage(
+            nodes=stage.nodes,
+            min_healthy_ms=stage.min_healthy_time_ms,
+            pause_ms=0 if stage.pause == APPROVE else int(stage.pause),
+            approve=stage.pause == APPROVE,
+        )
+        for stage in rollout.stages
+    )
+    limits = rollout.analysis
+    return Plan(
+        stages=stages,
+        healthy_deadline_ms=max(stage.healthy_deadline_ms for stage in rollout.stages),
+        progress_deadline_ms=rollout.progress_deadline_ms,
+        max_parallel=rollout.max_parallel,
+        auto_promote=rollout.auto_promote,
+        auto_revert=rollout.auto_revert,
+        analysis=Analysis(
+            max_error_ppm=limits.max_error_rate_ppm or 0,
+            max_latency_p99_ms=limits.max_latency_p99_ms or 0,
+            failure_limit=limits.failure_limit,
+        ),
+    )
+
+
+def propose(
+    state: MeshState,
+    mesh: Digest,
+    found: Found,
+    bundle: Bundle,
+    *,
+    environment: str,
+    request: str,
+    signer: Ed25519Signer,
+) -> Proposal:
+    """Return a signed change of the built project for an environment, computed against `state`.
+
+    Raises CommandError naming who must do what first, if the project or the environment is not there.
+    """
+    lane = lane_of(state, found.project.name, environment)
+    effective = effective_of(found, bundle, environment)
+    release = release_of(found, bundle, signer.public_key)
+    release_bytes = encode(release)
+    change = Change(
+        project=found.project.name,
+        environment=environment,
+        request=request,
+        release=digest(release_bytes),
+        base=lane.base.release if lane.base is not None else b"",
+        configuration=digest(encode(effective)),
+        policy=gate_of(state, environment, release).digest,
+        author=signer.public_key,
+        created_ms=int(time.time() * 1000),
+        plan=plan_of(found.project.settings(environment)),
+        routes=effective.routes,
+        schedules=tuple(app.name for app in effective.apps if app.schedule),
+        data=effective.keeps_data,
+    )
+    folder = bundle.folder / ARTIFACTS
+    components = {app.component: folder / app.component.hex() for app in effective.apps}
+    return Proposal(change, sign(signer, CHANGE_DOMAIN, mesh, change), release, release_bytes, effective, components)
+
+
+def lane_of(state: MeshState, project: str, environment: str) -> Lane:
+    """Return the project's lane in an environment. Raises UsageError naming what an admin must create first."""
+    if not any(one.name == environment for one in state.environments):
+        names = ", ".join(one.name for one in state.environments) or "none"
+        raise UsageError(
+            f"the mesh has no environment {environment!r} (there are: {names})",
+            next_step=f"freehold env create {environment}",
+            kind="no-environment",
+        )
+    lane = state.lane(project, environment)
+    if lane is None:
+        raise UsageError(
+            f"the mesh has no project {project!r}", next_step=f"freehold project create {project}", kind="no-project"
+        )
+    return lane
+
+
+def pinned_nodes(state: MeshState, lane: Lane, change: Change, down: Sequence[str] = ()) -> tuple[PeerId, ...]:
+    """Return the nodes a start should pin: where the data is, the chosen replicas, or everywhere that is up."""
+    able = [node for node in eligible(state, change.environment) if node not in down]
+    if not able:
+        raise CommandError(
+            f"no node that is up serves {change.environment}", next_step="freehold mesh members", kind="no-nodes"
+        )
+    count = pinned_size(change.replicas, change.data, able)
+    if change.data and lane.data_node:
+        return (lane.data_node,)
+    if count is not None:
+        return tuple(sorted(rendezvous(f"{lane.project}/{lane.environment}", able)[:count]))
+    return tuple(sorted(able))
+
+
+def start_of(
+    mesh: Digest,
+    lane: Lane,
+    change: Digest,
+    nodes: tuple[PeerId, ...],
+    signer: Ed25519Signer,
+    *,
+    supersede: bool = False,
+) -> SignedCommand:
+    """Sign a start; its exhibits are added by the node that submits it."""
+    action = Start(bytes(change), nodes, supersede)
+    command = Command(secrets.token_bytes(16), action, lane.project, lane.environment, lane.sequence)
+    return sign_command([signer], mesh, command)
+
+
+async def upload(client: NodeClient, proposal: Proposal) -> int:
+    """Send every artifact the node lacks; return how many bytes went."""
+    sent = 0
+    for data in (proposal.release_bytes, encode(proposal.effective)):
+        if await client.put_artifact(data, digest(data)):
+            sent += len(data)
+    for named, path in proposal.components.items():
+        data = path.read_bytes()
+        if await client.put_artifact(data, named):
+            sent += len(data)
+    return sent
+
+
+async def claim_missing_routes(client: NodeClient, lane: Lane, proposal: Proposal, signer: Ed25519Signer) -> bool:
+    """Claim the change's routes for its lane, if it does not hold them all; return whether a decision was needed."""
+    state = await client.state()
+    mine = [one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)]
+    wanted = tuple(sorted({*mine, *proposal.change.routes}))
+    if set(wanted) == set(mine):
+        return False
+    await client.decide(
+        signer,
+        ClaimRoutes(wanted),
+        project=lane.project,
+        environment=lane.environment,
+        expect=lane.sequence,
+        next_step="change the routes in freehold.toml",
+    )
+    return True

@@ -1,0 +1,174 @@
+"""The user's folder: which meshes are known (contexts), and the keys of the principals who act from here.
+
+    ~/.config/freehold/contexts.json         contexts, and the current one
+    ~/.config/freehold/keys/NAME.json        one principal's key; a person's admin or approver key is sealed by a passphrase
+
+A sealed key opens only with its passphrase, typed on the terminal: whoever merely runs as this user (an agent, a
+script with --yes) cannot approve or administer. Sealing: scrypt (RFC 7914, n = 2**17, r = 8, p = 1) and
+ChaCha20-Poly1305 (RFC 8439).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from cli.errors import CommandError, UsageError
+from protocols.keys import SEED_BYTES, Ed25519Signer
+
+SCRYPT_N = 1 << 17
+PASSPHRASE_MIN_CHARACTERS = 8
+_AAD = b"freehold/key/1"
+
+
+class Context(msgspec.Struct, frozen=True):
+    """One mesh as it is reached from here: the API's Unix socket, and the names of the keys that act in it.
+
+    `key` signs everyday work (propose, deploy); `admin` is the sealed key, empty if this user has none.
+    """
+
+    mesh: str
+    socket: str
+    key: str
+    admin: str = ""
+
+
+class Contexts(msgspec.Struct, frozen=True):
+    """All contexts, and the name of the current one."""
+
+    current: str = ""
+    contexts: dict[str, Context] = {}
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """One key file. `sealed` holds the seed itself, or its ciphertext when `kind` is "sealed"."""
+
+    kind: Literal["plain", "sealed"]
+    public_key: str
+    seed: bytes
+    salt: bytes = b""
+    nonce: bytes = b""
+
+
+def home_folder() -> Path:
+    """The folder, made with mode 0700. FREEHOLD_HOME overrides it."""
+    base = os.environ.get("FREEHOLD_HOME")
+    folder = Path(base) if base else Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "freehold"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def read_contexts() -> Contexts:
+    """Return all contexts; none if there is no file."""
+    try:
+        return msgspec.json.decode((home_folder() / "contexts.json").read_bytes(), type=Contexts)
+    except FileNotFoundError:
+        return Contexts()
+
+
+def write_context(name: str, context: Context) -> None:
+    """Store a context and make it the current one."""
+    known = read_contexts()
+    write_contexts(Contexts(name, {**known.contexts, name: context}))
+
+
+def write_contexts(contexts: Contexts) -> None:
+    """Replace the file."""
+    path = home_folder() / "contexts.json"
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(contexts)))
+    temporary.replace(path)
+
+
+def current_context(name: str | None = None) -> tuple[str, Context]:
+    """Return the named or the current context. Raises UsageError if there is none."""
+    known = read_contexts()
+    wanted = name or os.environ.get("FREEHOLD_CONTEXT") or known.current
+    if wanted not in known.contexts:
+        what = f"there is no context {wanted!r}" if wanted else "no mesh is known here"
+        raise UsageError(what, next_step="freehold mesh create NAME, or freehold context list", kind="no-context")
+    return wanted, known.contexts[wanted]
+
+
+def key_path(name: str) -> Path:
+    """Where a key is kept."""
+    folder = home_folder() / "keys"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder / f"{name}.json"
+
+
+def store_plain(name: str, seed: bytes) -> Ed25519Signer:
+    """Keep an everyday key, readable by this user alone."""
+    signer = Ed25519Signer(seed)
+    _store(name, StoredKey("plain", signer.public_key.hex(), seed))
+    return signer
+
+
+def store_sealed(name: str, seed: bytes, passphrase: str, entropy: bytes) -> Ed25519Signer:
+    """Keep a key that opens only with its passphrase; `entropy` is 28 fresh random bytes."""
+    if len(passphrase) < PASSPHRASE_MIN_CHARACTERS:
+        raise UsageError(
+            f"a passphrase needs at least {PASSPHRASE_MIN_CHARACTERS} characters",
+            next_step="run the command again",
+            kind="passphrase",
+        )
+    signer = Ed25519Signer(seed)
+    salt, nonce = entropy[:16], entropy[16:28]
+    sealed = ChaCha20Poly1305(_stretch(passphrase, salt)).encrypt(nonce, seed, _AAD)
+    _store(name, StoredKey("sealed", signer.public_key.hex(), sealed, salt, nonce))
+    return signer
+
+
+def public_key(name: str) -> bytes:
+    """Return a key's public part without opening it."""
+    return bytes.fromhex(_read(name).public_key)
+
+
+def open_plain(name: str) -> Ed25519Signer:
+    """Return an everyday key's signer. Raises CommandError for a sealed one."""
+    stored = _read(name)
+    if stored.kind != "plain" or len(stored.seed) != SEED_BYTES:
+        raise CommandError(f"the key {name} is sealed", next_step="run this on a terminal", kind="sealed-key")
+    return Ed25519Signer(stored.seed)
+
+
+def open_sealed(name: str, passphrase: str) -> Ed25519Signer:
+    """Open a sealed key. Raises CommandError if the passphrase is wrong."""
+    stored = _read(name)
+    try:
+        seed = ChaCha20Poly1305(_stretch(passphrase, stored.salt)).decrypt(stored.nonce, stored.seed, _AAD)
+    except InvalidTag:
+        raise CommandError("the passphrase is wrong", next_step="run the command again", kind="passphrase") from None
+    return Ed25519Signer(seed)
+
+
+def is_sealed(name: str) -> bool:
+    """Whether a key needs a passphrase."""
+    return _read(name).kind == "sealed"
+
+
+def _read(name: str) -> StoredKey:
+    try:
+        return msgspec.json.decode(key_path(name).read_bytes(), type=StoredKey)
+    except FileNotFoundError:
+        raise UsageError(f"there is no key {name} here", next_step="freehold context list", kind="no-key") from None
+
+
+def _store(name: str, stored: StoredKey) -> None:
+    path = key_path(name)
+    if path.exists():
+        raise UsageError(f"there is a key {name} already", next_step="choose another name", kind="key-exists")
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(stored)))
+
+
+def _stretch(passphrase: str, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, n=SCRYPT_N, r=8, p=1).derive(passphrase.encode())
