@@ -38,8 +38,15 @@ _P: Final = ctypes.c_void_p
 _N: Final = ctypes.c_size_t
 
 
+def _absent(*_: Any) -> Any:
+    raise AssertionError("this release of wasmtime does not have the function")
+
+
 def _bind(library: Any, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    function = library[name]  # indexing gives a fresh object, so the package's own argument types stay as they are
+    try:
+        function = library[name]  # indexing gives a fresh object; the package's own keeps its argument types
+    except AttributeError:
+        return _absent  # another release; `supported` keeps everyone from calling it
     function.restype = result
     function.argtypes = arguments
     return function  # type: ignore[no-any-return]
@@ -79,7 +86,6 @@ _add_resource: Final = _bind(
     _KEEP, "wasmtime_component_linker_instance_add_resource", _N, _P, ctypes.c_char_p, _N, _P, _P, _P, _P
 )
 _concurrency: Final = _bind(_KEEP, "wasmtime_config_concurrency_support_set", None, _P, ctypes.c_bool)
-_increment_epoch: Final = _bind(_KEEP, "wasmtime_engine_increment_epoch", None, _P)
 
 CALLBACK: Final = ctypes.CFUNCTYPE(_N, _N, _N, _N, _N, _N, _N, _N)
 """(data, context, type, args, nargs, results, nresults) -> error or 0, all as integers."""
@@ -296,12 +302,8 @@ def without_concurrency(config: wasmtime.Config) -> None:
     `splice`): the second `lift_borrow` finds the deferred host scope already materialized by the first
     (wasmtime/src/runtime/vm/component/resources.rs, `current_scope`).
     """
-    _concurrency(_address(config), False)
-
-
-def increment_epoch(engine: wasmtime.Engine) -> None:
-    """Let every store of `engine` look at its deadline."""
-    _increment_epoch(_address(engine))
+    if _concurrency is not _absent:
+        _concurrency(_address(config), False)
 
 
 def set_epoch_delta(target: int, ticks: int) -> None:

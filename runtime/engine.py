@@ -73,7 +73,7 @@ class Ticker:
         while not self._stopped.is_set():
             self._busy.wait()
             self._stopped.wait(TICK_S)
-            raw.increment_epoch(self._engine)
+            self._engine.increment_epoch()
 
 
 @cache

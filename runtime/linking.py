@@ -6,8 +6,11 @@ one whose shape differs from the interface's, is a `LinkError` that names it. No
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from typing import Any, Final
 
 import wasmtime
@@ -16,12 +19,16 @@ from wasmtime import component as wc
 from runtime import bindings as raw
 from runtime.bindings import VAL_BYTES, RawComponent
 from runtime.codecs import Lift, Lower, ResourceNames, Signature, UnsupportedTypeError, signature_of
-from runtime.guest import RESOURCES, Guest
+from runtime.guest import RESOURCES, Guest, Resource
 from runtime.interface import HostFunction, Interface, split_import
+from runtime.public_api import PublicComponent
 from runtime.shapes import shape_of
 
 GUESTS: Final[dict[int, Guest]] = {}
 """Store context address -> guest. The one process-wide table: a callback knows only its context."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class LinkError(Exception):
@@ -37,20 +44,26 @@ class Linked:
     entry_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Import:
+    """One imported interface: what stands behind each of its names."""
+
+    resources: dict[str, type[Resource]]
+    functions: dict[str, tuple[HostFunction, wc.FuncType, Signature]]
+
+
 def link(
     engine: wasmtime.Engine, component: wc.Component, interfaces: Sequence[Interface], entry: tuple[str, str]
-) -> Linked:
-    """Define every import of `component` and find its export `entry` (interface, function); raises `LinkError`."""
+) -> Linked | PublicComponent:
+    """Resolve every import of `component` and find its export `entry` (interface, function); raises `LinkError`."""
     ty = component.type
-    linker = wc.Linker(engine)
-    keep: list[Any] = []
     resources: list[tuple[wc.ResourceType, str]] = []
+    imports: dict[str, _Import] = {}
     for name, extern in ty.imports(engine).items():
         instance = extern.ty
         if not isinstance(instance, wc.ComponentInstanceType):
             raise LinkError(f"the component imports {name!r}, which is no interface")
-        _define(linker, name, instance.exports(engine), find_interface(interfaces, name), (keep, resources))
-    raw_component = RawComponent(component, linker, keep)
+        imports[name] = _resolve(name, instance.exports(engine), find_interface(interfaces, name), resources)
     for name, extern in ty.exports(engine).items():
         instance = extern.ty
         if split_import(name)[0] == entry[0] and isinstance(instance, wc.ComponentInstanceType):
@@ -58,10 +71,50 @@ def link(
             if function is None or not isinstance(function.ty, wc.FuncType):
                 raise LinkError(f"the component exports {name} without {entry[1]}")
             signature = _checked(name, entry[1], function.ty, resources)
-            index = raw_component.export_index(name, entry[1])
-            assert index is not None
-            return Linked(raw_component, signature, index)
+            if not raw.supported():
+                return _by_public_api(component, imports, (name, entry[1]))
+            return _by_raw_calls(engine, component, imports, (name, entry[1], signature))
     raise LinkError(f"the component does not export {entry[0]}")
+
+
+def _by_raw_calls(
+    engine: wasmtime.Engine,
+    component: wc.Component,
+    imports: Mapping[str, _Import],
+    entry: tuple[str, str, Signature],
+) -> Linked:
+    linker = wc.Linker(engine)
+    keep: list[Any] = []
+    for name, items in imports.items():
+        with linker.root() as root, root.add_instance(name) as instance:
+            for item, kind in items.resources.items():
+                raw.add_resource(instance, item, kind.type_id, _DESTRUCTOR)
+            for item, (function, _, signature) in items.functions.items():
+                callback = raw.CALLBACK(_callback(function, signature))
+                keep.append(callback)
+                raw.add_function(instance, item, callback)
+    raw_component = RawComponent(component, linker, keep)
+    index = raw_component.export_index(entry[0], entry[1])
+    assert index is not None, "the type said so"
+    return Linked(raw_component, entry[2], index)
+
+
+def _by_public_api(component: wc.Component, imports: Mapping[str, _Import], entry: tuple[str, str]) -> PublicComponent:
+    _warn_once()
+    found: dict[str, dict[str, tuple[HostFunction, wc.FuncType] | type[Resource]]] = {}
+    for name, items in imports.items():
+        found[name] = {**items.resources}
+        found[name].update({item: (function, ty) for item, (function, ty, _) in items.functions.items()})
+    return PublicComponent(component, found, entry)
+
+
+@cache
+def _warn_once() -> None:
+    _log.warning(
+        "wasmtime %s is not one this version was tested with (%s): guests run through its public API, ten times slower",
+        version("wasmtime"),
+        ", ".join(sorted(raw.KNOWN_VERSIONS)),
+    )
 
 
 def find_interface(interfaces: Sequence[Interface], name: str) -> Interface:
@@ -76,31 +129,24 @@ def find_interface(interfaces: Sequence[Interface], name: str) -> Interface:
     raise LinkError(f"the component imports {name}, which this host does not offer")
 
 
-def _define(
-    linker: wc.Linker,
-    name: str,
-    items: Mapping[str, Any],
-    interface: Interface,
-    found: tuple[list[Any], list[tuple[wc.ResourceType, str]]],
-) -> None:
-    keep, resources = found
-    with linker.root() as root, root.add_instance(name) as instance:
-        for item_name, extern in items.items():
-            item = extern.ty
-            if isinstance(item, wc.ResourceType):
-                kind = RESOURCES.get(item_name)
-                if kind is None:
-                    raise LinkError(f"the component expects a resource {item_name} in {name}, which it does not have")
-                resources.append((item, kind.wit))
-                raw.add_resource(instance, item_name, kind.type_id, _DESTRUCTOR)
-            elif isinstance(item, wc.FuncType):
-                function = interface.find(item_name)
-                if function is None:
-                    raise LinkError(f"the component imports {item_name} from {name}, which it does not have")
-                signature = _checked(name, item_name, item, resources)
-                callback = raw.CALLBACK(_callback(function, signature))
-                keep.append(callback)
-                raw.add_function(instance, item_name, callback)
+def _resolve(
+    name: str, items: Mapping[str, Any], interface: Interface, resources: list[tuple[wc.ResourceType, str]]
+) -> _Import:
+    found = _Import({}, {})
+    for item_name, extern in items.items():
+        item = extern.ty
+        if isinstance(item, wc.ResourceType):
+            kind = RESOURCES.get(item_name)
+            if kind is None:
+                raise LinkError(f"the component expects a resource {item_name} in {name}, which it does not have")
+            resources.append((item, kind.wit))
+            found.resources[item_name] = kind
+        elif isinstance(item, wc.FuncType):
+            function = interface.find(item_name)
+            if function is None:
+                raise LinkError(f"the component imports {item_name} from {name}, which it does not have")
+            found.functions[item_name] = function, item, _checked(name, item_name, item, resources)
+    return found
 
 
 def _checked(name: str, item: str, ty: wc.FuncType, resources: ResourceNames) -> Signature:

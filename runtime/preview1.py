@@ -16,7 +16,7 @@ from typing import Any, Final
 import wasmtime
 
 from runtime import bindings as raw
-from runtime.engine import engine
+from runtime.engine import TICK_S, engine
 from runtime.guest import ExitCalled, Guest, Services
 from runtime.linking import GUESTS, ON_EPOCH
 
@@ -78,8 +78,11 @@ class Preview1:
         self._environment = [f"{name}={value}".encode() + b"\0" for name, value in spec.environment.items()]
         self._store = wasmtime.Store(engine())
         self._store.set_limits(spec.memory_max_bytes, spec.table_elements_max, 4, 10, 4)
-        guest.context = raw.watch_store(self._store, ON_EPOCH)
-        GUESTS[guest.context] = guest
+        if raw.supported():
+            guest.context = raw.watch_store(self._store, ON_EPOCH)
+            GUESTS[guest.context] = guest
+        else:
+            self._store.set_epoch_deadline(spec.timeout_ms // int(TICK_S * 1000) + 1)
         try:
             linker = wasmtime.Linker(engine())
             for item in module.imports:

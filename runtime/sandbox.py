@@ -6,7 +6,6 @@ raises out of them. Not here: where requests come from (the worker) or what inte
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 import traceback
@@ -17,15 +16,15 @@ from typing import Final
 import wasmtime
 from wasmtime import component as wc
 
-from runtime import bindings as raw
-from runtime.bindings import VAL_BYTES, RawStore, WasmError
+from runtime.bindings import WasmError
 from runtime.call import Call, CallCancelled, DeadlinePassed
 from runtime.codecs import Ok
 from runtime.compile_cache import TamperedError, check_artifact
 from runtime.engine import engine, ticker
 from runtime.exchange import Exchange
 from runtime.guest import ExitCalled, Guest, GuestTrap, Services
-from runtime.linking import GUESTS, ON_EPOCH, Linked, LinkError, link
+from runtime.instance import Instance
+from runtime.linking import Linked, LinkError, link
 from runtime.memory_use import linear_memories
 from runtime.outbound import Outbound
 from runtime.outcome import (
@@ -44,18 +43,12 @@ from runtime.outcome import (
 )
 from runtime.preview1 import Preview1
 from runtime.providers import KeyValueProvider, LogSink
+from runtime.public_api import PublicComponent
 from runtime.spec import AppSpec
 from runtime.wasi import INTERFACES
 from runtime.wasi.http_types import IncomingRequest, ResponseOutparam
 
 ENTRIES: Final = {"http": ("wasi:http/incoming-handler", "handle"), "command": ("wasi:cli/run", "run")}
-
-INSTANCES_MAX: Final = 200
-"""Core instances in one store; a componentize-py component has about 60."""
-TABLES_MAX: Final = 100
-MEMORIES_MAX: Final = 8
-"""Linear memories in one store; each may grow to the app's cap, and toolchains use one or two."""
-
 
 MEMORY_LOOK_USES: Final = 32
 """How many uses of a kept instance pass between two looks at its memory; each costs 0.3 ms."""
@@ -64,9 +57,6 @@ MEMORY_RETIRE_SHARE: Final = 0.75
 MEMORY_FULL_SHARE: Final = 15 / 16
 """A trap with a memory this full is taken for a refused allocation."""
 _MEMORY_SIGNS: Final = ("out of memory", "memoryerror", "memory allocation of", "alloc_error", "rust_oom", "__rust_oom")
-
-
-_counting_memories: Final = threading.Lock()
 
 
 class LoadError(Exception):
@@ -82,65 +72,10 @@ class CommandResult:
     stderr: bytes
 
 
-class Instance:
-    """One instantiated component in its own store."""
-
-    __slots__ = ("_args", "_func", "_memories", "_store", "at_args", "guest", "uses")
-
-    def __init__(self, linked: Linked, services: Services, call: Call) -> None:
-        spec = services.spec
-        self.guest = Guest(services)
-        self.guest.begin(call, None)
-        self.uses = 0
-        self._args = ctypes.create_string_buffer(VAL_BYTES * 3)
-        self.at_args = ctypes.addressof(self._args)
-        self._store = RawStore(engine(), ON_EPOCH)
-        self._store.limit(spec.memory_max_bytes, spec.table_elements_max, INSTANCES_MAX, TABLES_MAX, MEMORIES_MAX)
-        self.guest.context = self._store.context
-        GUESTS[self._store.context] = self.guest
-        self._memories: frozenset[int] = frozenset()
-        try:
-            if spec.instances == "reuse":
-                with _counting_memories:  # one at a time, or another's new memories would count as ours
-                    before = linear_memories()
-                    raw_instance = linked.component.instantiate(self._store)
-                    self._memories = frozenset(linear_memories().keys() - before.keys())
-            else:
-                raw_instance = linked.component.instantiate(self._store)
-            self._func = linked.component.function(self._store, raw_instance, linked.entry_index)
-        except BaseException:
-            self.close()
-            raise
-
-    def memory_bytes(self) -> int:
-        """Return the size of the largest memory, 0 where it cannot be known."""
-        if not self._memories:
-            return 0
-        sizes = linear_memories()
-        return max((sizes.get(start, 0) for start in self._memories), default=0)
-
-    def call(self, nargs: int, nresults: int) -> None:
-        """Run the entry function on the values at `at_args`; the result is written after them. Raises WasmError."""
-        self.uses += 1
-        at = self.at_args
-        try:
-            self._func.call(at, nargs, at + VAL_BYTES * 2, nresults)
-        finally:
-            for n in range(nargs):
-                raw.val_delete(at + VAL_BYTES * n)
-
-    def close(self) -> None:
-        """Free everything."""
-        self.guest.end()
-        # Before the store: once it is freed, another thread's new store may have the same address.
-        GUESTS.pop(self._store.context, None)
-        self._store.close()
-
-
 class App:
     """One loaded app. `handle` and `run` may be called from several threads at once."""
 
-    def __init__(self, spec: AppSpec, linked: Linked | None, services: Services) -> None:
+    def __init__(self, spec: AppSpec, linked: Linked | PublicComponent | None, services: Services) -> None:
         self.spec = spec
         self._linked = linked
         self._services = services
@@ -185,7 +120,7 @@ class App:
         except _StartFailed as failed:
             return CommandResult(failed.outcome, b"", b"")
         capture(instance.guest, (self.spec.app, *arguments))
-        outcome = self._execute(instance, call)
+        outcome = self._execute(instance)
         instance.close()
         return captured(instance.guest, outcome)
 
@@ -206,26 +141,25 @@ class App:
 
     def _instantiate(self, call: Call) -> Instance:
         assert self._linked is not None
+        guest = Guest(self._services)
+        guest.begin(call, None)
         ticker().enter()
         try:
-            return Instance(self._linked, self._services, call)
+            return Instance(self._linked, guest)
         except WasmError as error:
-            raise _StartFailed(self._failure(error, None, call)) from None
+            guest.end()
+            raise _StartFailed(self._failure(error, guest)) from None
         finally:
             ticker().leave()
 
     def _serve(self, instance: Instance, exchange: Exchange) -> Outcome:
         guest = instance.guest
         guest.begin(exchange.call, exchange)
-        assert self._linked is not None
-        request, outparam = self._linked.entry.params
-        request.lower(IncomingRequest(exchange), instance.at_args, guest)
-        outparam.lower(ResponseOutparam(exchange), instance.at_args + VAL_BYTES, guest)
         ticker().enter()
         try:
-            instance.call(2, 0)
+            instance.handle(IncomingRequest(exchange), ResponseOutparam(exchange))
         except WasmError as error:
-            return self._failure(error, guest, exchange.call)
+            return self._failure(error, guest)
         finally:
             ticker().leave()
         response = exchange.response
@@ -237,21 +171,14 @@ class App:
             return BodyAborted("the handler gave the response body up before its end")
         return Completed()
 
-    def _execute(self, instance: Instance, call: Call) -> Outcome:
+    def _execute(self, instance: Instance) -> Outcome:
         ticker().enter()
-        at = instance.at_args + VAL_BYTES * 2
         try:
-            instance.call(0, 1)
+            return Exited(0 if isinstance(instance.run(), Ok) else 1)
         except WasmError as error:
-            return self._failure(error, instance.guest, call)
+            return self._failure(error, instance.guest)
         finally:
             ticker().leave()
-        assert self._linked is not None
-        codec = self._linked.entry.result
-        assert codec is not None
-        result = codec.lift(at, instance.guest)
-        raw.val_delete(at)
-        return Exited(0 if isinstance(result, Ok) else 1)
 
     def _give_back(self, instance: Instance, outcome: Outcome) -> None:
         keep = self.spec.instances == "reuse" and instance_survives(outcome) and not self._closed
@@ -266,8 +193,8 @@ class App:
             return False
         return instance.memory_bytes() > self.spec.memory_max_bytes * MEMORY_RETIRE_SHARE
 
-    def _failure(self, error: WasmError, guest: Guest | None, call: Call) -> Outcome:
-        failure = guest.failure if guest is not None else None
+    def _failure(self, error: WasmError, guest: Guest) -> Outcome:
+        failure = guest.failure
         match failure:
             case DeadlinePassed():
                 return DeadlineExceeded(self.spec.timeout_ms)
@@ -299,18 +226,18 @@ class ModuleApp(App):
         guest = Guest(self._services)
         guest.begin(call, None)
         capture(guest, (self.spec.app, *arguments))
-        outcome = self._start(guest, call)
+        outcome = self._start(guest)
         guest.end()
         return captured(guest, outcome)
 
-    def _start(self, guest: Guest, call: Call) -> Outcome:
+    def _start(self, guest: Guest) -> Outcome:
         ticker().enter()
         command: Preview1 | None = None
         try:
             command = Preview1(self._module, self._services, guest)
             command.run()
         except Exception as error:
-            return self._failure(WasmError(str(error)), guest, call)
+            return self._failure(WasmError(str(error)), guest)
         finally:
             ticker().leave()
             if command is not None:
@@ -345,9 +272,11 @@ def _host_failed(error: BaseException) -> HostFailed:
     return HostFailed(repr(error), "".join(traceback.format_exception(error)))
 
 
-def _trap(error: WasmError, guest: Guest | None, spec: AppSpec) -> Outcome:
+def _trap(error: WasmError, guest: Guest, spec: AppSpec) -> Outcome:
     if error.exit_status is not None:
         return Exited(error.exit_status)
+    if "wasm trap: interrupt" in error.message:  # how an epoch ends a guest where there is no callback
+        return DeadlineExceeded(spec.timeout_ms)
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
     reason = next((line for line in reversed(lines) if "wasm trap:" in line), lines[-1] if lines else "trap")
     reason = reason.removeprefix("1: ").removeprefix("wasm trap: ")
@@ -356,19 +285,17 @@ def _trap(error: WasmError, guest: Guest | None, spec: AppSpec) -> Outcome:
     return Trapped(reason, error.message)
 
 
-def _memory_refused(message: str, guest: Guest | None, spec: AppSpec) -> bool:
+def _memory_refused(message: str, guest: Guest, spec: AppSpec) -> bool:
     """Guess whether want of memory made the guest trap: it says so, or a memory of this process is at the cap.
 
     wasmtime tells nobody that it refused to grow a memory; the guest's allocator turns that into any trap it likes.
     Another instance at its cap at the same moment makes the guess wrong; only the wording of the outcome depends on it.
     """
-    said = (message + (guest.stderr.tail if guest is not None else "")).lower()
+    said = (message + guest.stderr.tail).lower()
     if any(sign in said for sign in _MEMORY_SIGNS):
         return True
     if "exceeds memory limits" in said or "exceeds table limits" in said or "resource limit exceeded" in said:
         return True  # instantiation: the store's limiter says so itself
-    if guest is None:
-        return False
     full = spec.memory_max_bytes * MEMORY_FULL_SHARE
     return any(full <= size <= spec.memory_max_bytes for size in linear_memories().values())
 
