@@ -168,7 +168,8 @@ class AppStatus(msgspec.Struct, frozen=True):
 
     `latency_buckets[i]` counts requests that took less than 2**i * 64 us (and not less than half of it); the last one
     has no upper bound. `outcomes` is by kind, plus `refused` (queue full) and `expired` (deadline passed in the queue).
-    `statuses` counts answers by class ("2xx"), the node's own for this app included.
+    `statuses` counts answers by class ("2xx"), the node's own for this app included; `log_lines_dropped` counts what the
+    app's log allowance did not let through.
     """
 
     key: str
@@ -180,6 +181,7 @@ class AppStatus(msgspec.Struct, frozen=True):
     statuses: dict[str, int]
     latency_buckets: tuple[int, ...]
     latency_sum_us: int
+    log_lines_dropped: int
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):

@@ -136,6 +136,7 @@ class HostedApp:
             statuses={f"{hundred}xx": count for hundred, count in self.statuses.items()},
             latency_buckets=tuple(self.latency_buckets),
             latency_sum_us=self.latency_sum_us,
+            log_lines_dropped=self.log.dropped_total,
         )
 
 
