@@ -79,6 +79,7 @@ class Vote(msgspec.Struct, frozen=True, array_like=True):
 class Proposal(msgspec.Struct, frozen=True, array_like=True):
     """The ballot's owner proposes the decision `digest`; two digests at one ballot are proof of a lie."""
 
+    store_id: bytes
     era: bytes
     slot: int
     ballot: Ballot
@@ -102,7 +103,7 @@ def statement_bytes(mesh: bytes, statement: Statement) -> bytes:
         case Vote() as v:
             fields = (v.node, v.store_id, v.counter, v.era, v.slot, v.ballot, v.digest, v.voters_digest)
         case Proposal() as o:
-            fields = (o.era, o.slot, o.ballot, o.digest)
+            fields = (o.store_id, o.era, o.slot, o.ballot, o.digest)
     return signing_bytes(_DOMAINS[type(statement)], mesh, encode(fields))
 
 

@@ -23,7 +23,7 @@ from typing import Any, assert_never
 from protocols import acceptor as acceptors
 from protocols import fence as fences
 from protocols.acceptor import Acceptor, AcceptorRecord, fresh_record
-from protocols.ballots import STORE_ID_BYTES, signer_of
+from protocols.ballots import STORE_ID_BYTES
 from protocols.chain_context import PROOF_TABLE, ChainSetup, Context, Stored
 from protocols.chain_messages import (
     Accepted,
@@ -194,8 +194,8 @@ class Chain:
         return self._at.stalled
 
     @property
-    def liars(self) -> dict[PeerId, Contradiction]:
-        """Peers proven to have contradicted themselves."""
+    def liars(self) -> dict[bytes, Contradiction]:
+        """Stores, by id, proven to have contradicted themselves, and the proofs."""
         return dict(self._at.liars)
 
     def ready_stores(self) -> tuple[tuple[VoterReady, Signed], ...]:
@@ -313,7 +313,7 @@ class Chain:
     def _accused(self, peer: PeerId, proof: Contradiction) -> None:
         at = self._at
         statements = proof.statements()
-        if statements and signer_of(statements[0]) in at.liars:
+        if statements and statements[0].store_id in at.liars:
             return
         if proof_holds(at.setup.verifier, at.setup.mesh, proof):
             at.accuse(proof)
@@ -323,8 +323,8 @@ class Chain:
     def _load_proofs(self, stored: Stored) -> None:
         for key, data in sorted(((stored.vote or {}).get(PROOF_TABLE, {})).items()):
             try:
-                self._at.liars[PeerId(key.decode())] = decode(data, Contradiction)
-            except (DecodeError, UnicodeDecodeError):
+                self._at.liars[key] = decode(data, Contradiction)
+            except DecodeError:
                 continue
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocols.acceptor import Acceptor, founding_effects, fresh_record
-from protocols.ballots import NO_BALLOT, STORE_ID_BYTES, Ballot, Promise, Vote, signer_of, statement_holds
+from protocols.ballots import NO_BALLOT, STORE_ID_BYTES, Ballot, Promise, Vote, statement_holds
 from protocols.chain_messages import Contradiction, EntryStored, Lied, Quarantined, Stalled
 from protocols.decision import AnyStateMachine, Decided, Voter
 from protocols.envelope import encode
@@ -84,7 +84,8 @@ class Context:
         self.out: list[Effect] = []
         self.peers: dict[PeerId, bytes] = {}
         """Connected, admitted peers and their boot nonces, in the order they connected."""
-        self.liars: dict[PeerId, Contradiction] = {}
+        self.liars: dict[bytes, Contradiction] = {}
+        """Proofs by the id of the store that lied; a new store of the same node starts afresh."""
         self.highest_seen: Ballot = NO_BALLOT
         self.recovered_slot = 0
         """The slot a boot read was completed for, while the record still says recovering."""
@@ -155,7 +156,7 @@ class Context:
             return "chain.not-a-voter"
         if self.setup.is_revoked(statement.node):
             return "chain.revoked-voter"
-        if statement.node in self.liars:
+        if statement.store_id in self.liars:
             return "chain.liar"
         if statement.counter < self.acceptor.floor_of(statement.store_id):
             return "chain.forgotten-life"
@@ -167,11 +168,12 @@ class Context:
         """Return why a peer may not open or use this ballot, or ""."""
         if ballot.node != peer:
             return "chain.ballot-of-another"
-        if voter_of(self.ledger.voters, peer) is None:
+        voter = voter_of(self.ledger.voters, peer)
+        if voter is None:
             return "chain.not-a-voter"
         if self.setup.is_revoked(peer):
             return "chain.revoked-voter"
-        return "chain.liar" if peer in self.liars else ""
+        return "chain.liar" if voter.store_id in self.liars else ""
 
     def promised_above(self, leap: int = 1) -> Ballot:
         """Return this node's next ballot, `leap` rounds above all it promised or saw in the open slot."""
@@ -215,17 +217,14 @@ class Context:
     # --- stores that cannot be trusted --------------------------------------------------------------------------------
 
     def accuse(self, proof: Contradiction) -> None:
-        """Act on a verified proof: its signer counts no more, and everybody hears; a culprit gives up its store."""
-        culprit = signer_of(proof.statements()[0])
-        if culprit == self.setup.node:
-            if any(getattr(s, "store_id", self.acceptor.record.store_id) == self.acceptor.record.store_id
-                   for s in proof.statements()):  # fmt: skip
-                self.give_up_store(proof.rule)
-            return
+        """Act on a verified proof: its store counts no more, and everybody hears; the culprit gives it up."""
+        culprit = proof.statements()[0].store_id
+        if culprit == self.acceptor.record.store_id:
+            self.give_up_store(proof.rule)
         if culprit in self.liars or len(self.liars) >= PROOFS_MAX:
             return
         self.liars[culprit] = proof
-        self.out.append(Persist(Store.VOTE, (Write(PROOF_TABLE, culprit.encode(), encode(proof)),)))
+        self.out.append(Persist(Store.VOTE, (Write(PROOF_TABLE, culprit, encode(proof)),)))
         self.notify(Lied(proof))
         self.out.append(Broadcast(proof))
 

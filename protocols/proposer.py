@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.ballots import NO_BALLOT, Ballot, Promise, Vote
+from protocols.ballots import NO_BALLOT, Ballot, Promise, Proposal, Vote
 from protocols.chain_messages import Accepted
 from protocols.decision import Certificate, Voter, VoteSignature
 from protocols.ledger import Judged
@@ -35,6 +35,7 @@ class Attempt:
     decision: bytes = b""
     material: tuple[bytes, ...] = ()
     judged: Judged | None = None
+    proposal: Proposal | None = None
     votes: dict[Voter, Vote] = field(default_factory=dict)
     declined: dict[PeerId, tuple[str, str]] = field(default_factory=dict)
 

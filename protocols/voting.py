@@ -158,14 +158,33 @@ class Voting:
             return
         attempt.judged = judged
         proposal = sign_statement(
-            at.setup.signer, at.setup.mesh, Proposal(attempt.era, attempt.slot, attempt.ballot, judged.digest)
+            at.setup.signer,
+            at.setup.mesh,
+            Proposal(at.acceptor.record.store_id, attempt.era, attempt.slot, attempt.ballot, judged.digest),
         )
-        effects, vote = at.acceptor.accept(proposal, attempt.decision, attempt.material, attempt.voters_digest)
-        at.out += effects
-        self._accepted_ms = at.now.mono_ms
+        attempt.proposal = proposal
         promises = tuple(promise for _, promise in sorted(attempt.promises.items()))
         at.to_other_voters(Propose(proposal, attempt.decision, attempt.material, promises, at.ledger.position))
-        if attempt.add_vote(vote):
+        self._vote_last(attempt)
+
+    def _vote_last(self, attempt: Attempt) -> None:
+        """Add the proposer's own vote once it completes the majority.
+
+        Not before: accepted here and declined by all others, the decision would come back in the next ballot as one to
+        adopt, which no voter's own view can stop.
+        """
+        at = self._at
+        missing = attempt.needed - len(attempt.votes)
+        if missing == 1 and at.acceptor.voter not in attempt.votes and at.acceptor.promised == attempt.ballot:
+            assert attempt.proposal is not None
+            effects, vote = at.acceptor.accept(
+                attempt.proposal, attempt.decision, attempt.material, attempt.voters_digest
+            )
+            at.out += effects
+            self._accepted_ms = at.now.mono_ms
+            attempt.add_vote(vote)
+            missing = 0
+        if missing <= 0:
             self._decide(attempt)
 
     def on_voted(self, peer: PeerId, message: Voted) -> None:
@@ -183,8 +202,8 @@ class Voting:
         if (vote.era, vote.digest, vote.voters_digest) != (attempt.era, attempt.judged.digest, attempt.voters_digest):
             at.reject(peer, "chain.vote-elsewhere")
             return
-        if attempt.add_vote(vote):
-            self._decide(attempt)
+        attempt.add_vote(vote)
+        self._vote_last(attempt)
 
     def on_declined(self, peer: PeerId, message: Declined) -> None:
         """A voter refuses; when no majority is left, the command is given up in favour of a no-op."""
@@ -250,7 +269,7 @@ class Voting:
             at.send(peer, Nack(proposal.slot, proposal.ballot, acceptor.promised))
             return
         self._witness(proposal)
-        if proposal.ballot <= acceptor.record.accepted_ballot or peer in at.liars:
+        if proposal.ballot <= acceptor.record.accepted_ballot or proposal.store_id in at.liars:
             return
         judged = at.ledger.judge(message.decision, message.material)
         refusal = judged if isinstance(judged, Refusal) else None
@@ -284,6 +303,8 @@ class Voting:
         proposal, promises = message.proposal, message.promises
         if len(promises) > PROMISES_MAX or digest(message.decision) != proposal.digest:
             return "chain.proposal-malformed"
+        if Voter(proposal.ballot.node, proposal.store_id) not in at.ledger.voters:
+            return "chain.not-a-voter"
         if proposal.era != at.ledger.position.era or not statement_holds(at.setup.verifier, at.setup.mesh, proposal):
             return "chain.signature"
         if promises_problem(promises, (proposal.era, proposal.slot, proposal.ballot), at.ledger.voters):

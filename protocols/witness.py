@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from protocols.ballots import NO_BALLOT, Promise, Proposal, Statement, Vote, signer_of, statement_holds
 from protocols.chain_messages import Contradiction
 from protocols.fence import BOOT_LEAP
-from protocols.machine import Verifier
+from protocols.machine import PeerId, Verifier
 
 STATEMENTS_MAX = 512
 """Statements remembered of one slot: seven voters through dozens of ballots; older ones are forgotten first."""
@@ -22,13 +22,13 @@ def contradiction(first: Statement, second: Statement) -> str:
     """Return the rule that two statements break together, or ""; order does not matter."""
     if (first.era, first.slot) != (second.era, second.slot):
         return _regress(first, second)
+    if _who(first) != _who(second):
+        return ""
     if isinstance(first, Proposal) or isinstance(second, Proposal):
         if not (isinstance(first, Proposal) and isinstance(second, Proposal)):
             return ""
         same = first.ballot == second.ballot
         return "chain.two-proposals" if same and first.digest != second.digest else ""
-    if (first.node, first.store_id) != (second.node, second.store_id):
-        return ""
     if abs(first.counter - second.counter) >= BOOT_LEAP:
         return ""  # the lower one was said by a life that is rightly forgotten
     match first, second:
@@ -61,7 +61,7 @@ def _regress(first: Statement, second: Statement) -> str:
     """Counters must rise with slot, ballot, and from a promise to the vote at its ballot."""
     if isinstance(first, Proposal) or isinstance(second, Proposal) or first.era != second.era:
         return ""
-    if (first.node, first.store_id) != (second.node, second.store_id):
+    if _who(first) != _who(second):
         return ""
     if abs(first.counter - second.counter) >= BOOT_LEAP:
         return ""
@@ -90,7 +90,7 @@ def proof(rule: str, first: Statement, second: Statement) -> Contradiction:
 def proof_holds(verifier: Verifier, mesh: bytes, claimed: Contradiction) -> bool:
     """Return whether a proof is two statements by one signer that contradict each other, both signed."""
     statements = claimed.statements()
-    if len(statements) != 2 or signer_of(statements[0]) != signer_of(statements[1]):
+    if len(statements) != 2 or _who(statements[0]) != _who(statements[1]):
         return False
     return contradiction(*statements) == claimed.rule != "" and all(
         statement_holds(verifier, mesh, statement) for statement in statements
@@ -132,10 +132,10 @@ class Witness:
         self._seen = {key: statement for key, statement in self._seen.items() if statement.slot >= slot}
 
 
+def _who(statement: Statement) -> tuple[PeerId, bytes]:
+    return signer_of(statement), statement.store_id
+
+
 def _key(statement: Statement) -> tuple[object, ...]:
-    match statement:
-        case Proposal():
-            return (statement.ballot.node, "proposal"), statement.slot, statement.ballot
-        case Promise() | Vote():
-            who = (statement.node, statement.store_id)
-            return who, type(statement).__name__, statement.slot, statement.ballot, statement.counter
+    counter = 0 if isinstance(statement, Proposal) else statement.counter
+    return _who(statement), type(statement).__name__, statement.slot, statement.ballot, counter

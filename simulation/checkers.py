@@ -212,7 +212,7 @@ class ChainChecker:
                 key = (proposal.era, proposal.slot, proposal.ballot)
                 self._proposed_ms.setdefault(key, self._world.now_ms)
                 self._once(self._proposals, key, proposal.digest)
-                self._durable(near, proposal.ballot, proposal.slot, proposal.ballot, -1)
+                self._durable(near, proposal.ballot, proposal.slot, NO_BALLOT, -1)
             case Commit():
                 host = self._world.host_of(near)
                 rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
