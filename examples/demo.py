@@ -92,10 +92,16 @@ class Served:
 
 def build(project: Path) -> dict:
     """Build one project and return the command's answer."""
-    done = subprocess.run([*FREEHOLD, "build", "--json", "--folder", str(project)], env=ENVIRONMENT, stdout=subprocess.PIPE, check=False)
-    answer = json.loads(done.stdout or b'{"ok": false}')
+    command = [*FREEHOLD, "build", "--json", "--folder", str(project)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        told = []
+        for line in running.stderr:
+            told.append(line)
+            if line.startswith("  "):  # what is being done; a first build takes a while
+                say(f"   {project.name} {line.strip()}")
+        answer = json.loads(running.stdout.read() or '{"ok": false}')
     if not answer["ok"]:
-        sys.exit(f"{project.name} could not be built")
+        sys.exit(f"{project.name} could not be built:\n{''.join(told)}")
     return answer
 
 

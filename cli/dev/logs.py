@@ -41,4 +41,4 @@ def described(entry: dict[str, Any]) -> Text:
 
 def _plain(value: object) -> str:
     """Return text without control characters, so that a guest cannot move the cursor or clear the screen."""
-    return "".join(char if char.isprintable() or char == "\t" else "�" for char in str(value).rstrip("\n"))
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in str(value).rstrip("\r\n"))

@@ -30,7 +30,8 @@ def warm(package_folders: list[str]) -> None:
     import os
 
     names = ["json", "datetime", "decimal", "urllib.parse", "urllib.request", "email.message", "html", "uuid", "hashlib",
-             "logging", "threading", "importlib.metadata", "importlib.resources", "mimetypes", "random", "collections.abc"]  # fmt: skip
+             "logging", "threading", "importlib.metadata", "importlib.resources", "mimetypes", "random", "collections.abc",
+             *freehold_files.CODECS]  # fmt: skip
     for folder in package_folders:
         found = sorted(os.listdir(folder))
         names += [name.removesuffix(".py") for name in found if "." not in name or name.endswith(".py")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -26,6 +27,8 @@ IMPORT = re.compile(
     re.MULTILINE,
 )
 STDLIB = "/python"
+# Codecs are looked up by name at run time; these three are in every web app's way.
+CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1")
 # Late imports of these are not provided for: they need a screen, a terminal, a socket or another process.
 LEFT_OUT = {
     "_pyrepl", "asyncio", "cProfile", "concurrent", "ctypes", "curses", "doctest", "ensurepip", "ftplib", "idlelib",
@@ -50,6 +53,7 @@ def keep(app_folder: str, package_folders: list[str]) -> None:
             f"the app and its packages hold {size >> 20} MiB of files; the limit is {KEPT_MAX_BYTES >> 20} MiB"
         )
     _find_modules([app_folder, *package_folders])
+    _import_early(app_folder)
     _keep_reachable_stdlib()
     _install()
 
@@ -118,9 +122,23 @@ def _find_modules(roots: list[str]) -> None:
                     _modules.setdefault(name, (path, is_package))
 
 
+def _import_early(app_folder: str) -> None:
+    """Import now what the app's own functions would import on their first call, so that no request waits for it."""
+    own = {name for name, (path, _) in _modules.items() if path.startswith(app_folder + "/")}
+    wanted = set(CODECS)
+    for name in own:
+        wanted.update(target for target in _targets(name, _content(_modules[name][0])))
+    for name in sorted(wanted - own):
+        try:
+            importlib.import_module(name)
+        except BaseException:  # a name inside a module, or a module only other platforms have
+            sys.modules.pop(name, None)
+
+
 def _keep_reachable_stdlib() -> None:
     """Follow import statements from the kept modules through the standard library, without running anything."""
-    waiting = sorted(_modules)
+    codecs = [f"encodings.{name[:-3]}" for name in sorted(_real_listdir(f"{STDLIB}/encodings")) if name.endswith(".py")]
+    waiting = sorted({*_modules, *codecs})
     seen = set(waiting)
     for module in sorted(sys.modules):
         if module not in seen:

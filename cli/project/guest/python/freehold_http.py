@@ -142,6 +142,8 @@ def serve(request, outparam, respond) -> None:
         # The client or its connection went away in the middle; there is nobody left to tell.
         print(f"the response could not be sent: {error.value}", file=sys.stderr)
         answer.abandon()
+    except MemoryError:
+        raise  # a trap: the node names the refusal, answers, and gives up this instance with all it holds
     except Exception:
         traceback.print_exc()
         body.release()

@@ -1,0 +1,82 @@
+"""The parts of freehold dev that need no worker: secrets, ports, log lines, what counts as source."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import watchfiles
+
+from cli.dev.logs import described
+from cli.dev.ports import owner_of, require_free
+from cli.dev.secrets import read_secrets
+from cli.dev.server import _is_source, _own_frames
+from cli.errors import CommandError, UsageError
+
+
+def test_secrets_are_lines_of_name_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "secrets"
+    assert read_secrets(path) == {}
+    path.write_text("# mine\n\nSTRIPE_KEY = sk=1\nOTHER=x\n")
+    assert read_secrets(path) == {"STRIPE_KEY": "sk=1", "OTHER": "x"}
+
+
+def test_a_bad_secrets_line_is_named_without_its_value(tmp_path: Path) -> None:
+    path = tmp_path / "secrets"
+    path.write_text("STRIPE_KEY=sk\nhunter2\n")
+    with pytest.raises(UsageError, match="secrets:2") as caught:
+        read_secrets(path)
+    assert "hunter2" not in str(caught.value) + caught.value.next_step
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc")
+def test_a_busy_port_names_its_owner_and_another_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(CommandError, match=f"in use by pid {os.getpid()}") as caught:
+            require_free("127.0.0.1", port, "freehold dev")
+        assert caught.value.next_step.endswith(f"freehold dev --port {port + 1}")
+    require_free("127.0.0.1", port, "freehold dev")
+    assert owner_of(port) is None
+
+
+def test_a_guests_words_are_marked_and_cannot_move_the_cursor() -> None:
+    entry = {"time": "2026-11-23T04:49:34Z", "app": "web", "level": "info", "stream": "guest", "event": "stdout",
+             "message": "\x1b[2Jhello\r\n"}  # fmt: skip
+    assert described(entry).plain == "04:49:34 web | �[2Jhello"
+
+
+def test_the_hosts_words_show_what_happened() -> None:
+    entry = {"time": "2026-11-23T04:49:34Z", "app": "web", "stream": "host", "event": "request", "status": 504,
+             "outcome": "deadline_exceeded", "request_id": "r-1"}  # fmt: skip
+    assert described(entry).plain == "04:49:34 web · request  status=504 outcome=deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("/p/freehold.toml", True),
+        ("/p/web/app.py", True),
+        ("/p/web/templates/a.html", True),
+        ("/p/.freehold/dev/data/x.db", False),
+        ("/p/web/__pycache__/app.pyc", False),
+        ("/p/node_modules/a/b.js", False),
+        ("/p/web/.app.py.swp", False),
+        ("/p/web/app.py~", False),
+    ],
+)
+def test_only_source_files_cause_a_reload(path: str, counts: bool) -> None:
+    assert _is_source(watchfiles.Change.modified, path) is counts
+
+
+def test_a_failed_import_shows_the_apps_frames_alone() -> None:
+    text = (
+        'Traceback (most recent call last):\n  File "/0/freehold_dev.py", line 59, in _load\n    module = importlib\n'
+        "  File \"/1/app.py\", line 3, in <module>\n    import nothing\nModuleNotFoundError: No module named 'nothing'\n"
+    )
+    assert _own_frames(text) == (
+        'Traceback (most recent call last):\n  File "app.py", line 3, in <module>\n    import nothing\n'
+        "ModuleNotFoundError: No module named 'nothing'"
+    )

@@ -1,0 +1,127 @@
+"""The frame of the command line: JSON answers, exit codes, errors that say what to do next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.errors import CommandError, ExitCode, UsageError
+from cli.frame import command, run
+from cli.main import COMMANDS, freehold
+from cli.output import Output
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_command_takes_json_and_shows_examples() -> None:
+    context = click.Context(freehold, info_name="freehold")
+    for name in COMMANDS:
+        found = freehold.get_command(context, name)
+        assert found is not None
+        assert any(option.name == "as_json" for option in found.params)
+        assert f"  freehold {name}" in (found.epilog or "")
+        assert found.get_short_help_str()
+
+
+def test_an_error_is_one_json_object_with_kind_message_and_next_step(
+    outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(freehold, ["build", "--json"]) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert error["kind"] == "no-project"
+    assert error["next_step"].startswith("freehold new")
+    assert "error: there is no freehold.toml" in err
+    assert "\x1b[" not in err  # no terminal, no colour
+
+
+def test_without_json_nothing_but_results_goes_to_standard_output(
+    outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(freehold, ["build"]) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("next: ")
+
+
+def test_a_wrong_option_is_usage_and_names_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(freehold, ["build", "--bog", "--json"]) == ExitCode.USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["next_step"] == "freehold build --help"
+
+
+def test_an_unknown_command_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(freehold, ["biuld"]) == ExitCode.USAGE
+    assert "biuld" in capsys.readouterr().err
+
+
+def test_no_arguments_and_help_show_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"]):
+        assert run(freehold, arguments) == ExitCode.DONE
+        shown = capsys.readouterr().out
+        assert all(f"  {name} " in shown for name in COMMANDS)
+        assert "Start with:" in shown
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(freehold, ["--version"]) == ExitCode.DONE
+    assert capsys.readouterr().out.startswith("freehold, version ")
+
+
+def group_of(function: object) -> click.Group:
+    made = click.Group("test")
+    made.add_command(command("go", examples=("freehold go",))(function))  # type: ignore[arg-type]
+    return made
+
+
+def test_a_command_error_becomes_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    class RefusedError(CommandError):
+        exit_code = ExitCode.REFUSED_BY_POLICY
+
+    def go(output: Output) -> None:
+        raise RefusedError("two approvals are missing", next_step="freehold approve CHANGE", kind="policy")
+
+    assert run(group_of(go), ["go", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": False,
+        "error": {"kind": "policy", "message": "two approvals are missing", "next_step": "freehold approve CHANGE"},
+    }
+
+
+def test_a_result_is_json_or_text_never_both(capsys: pytest.CaptureFixture[str]) -> None:
+    def go(output: Output) -> None:
+        output.step("web", "building")
+        output.result({"release": "abc"}, "release abc")
+
+    assert run(group_of(go), ["go", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "release": "abc"}
+    assert run(group_of(go), ["go"]) == 0
+    assert capsys.readouterr().out == "release abc\n"
+
+
+def test_a_defect_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def go(output: Output) -> None:
+        raise ZeroDivisionError("oops")
+
+    assert run(group_of(go), ["go", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["kind"] == "internal"
+    assert "ZeroDivisionError" in err
+
+
+def test_a_broken_project_file_is_usage_with_every_problem(outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (outside / "freehold.toml").write_text('[project]\nname = "A"\n[app.web]\nlanguage = "wsgy"\nsource = "web"\n')
+    assert run(freehold, ["build", "--json"]) == ExitCode.USAGE
+    message = json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "freehold.toml:2:1: project.name" in message
+    assert "freehold.toml:4:1: app.web.language" in message
+
+
+def test_usage_errors_have_the_usage_code() -> None:
+    assert UsageError("x", next_step="y").exit_code == 2

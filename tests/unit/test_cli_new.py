@@ -1,0 +1,63 @@
+"""freehold new: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cli.errors import UsageError
+from cli.main import COMMANDS
+from cli.project.find import open_project
+from cli.project.scaffold import CHOICES, create
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_new_project_has_an_app_a_test_a_smoke_check_and_instructions(name: str, tmp_path: Path) -> None:
+    folder, files = create("hello", CHOICES[name], tmp_path)
+    found = open_project(folder)
+    assert found.project.name == "hello"
+    assert found.project.smoke
+    assert found.project.test_command
+    assert {"AGENTS.md", ".gitignore", "freehold.toml"} <= set(files)
+    assert any(file.startswith("tests/") for file in files)
+    app = found.project.base.apps["web"]
+    assert (folder / app.source / app.entry.partition(":")[0]).with_suffix("").exists() or any(
+        (folder / app.source).glob(app.entry.partition(":")[0].partition(".")[0] + ".*")
+    )
+    assert ".freehold/" in (folder / ".gitignore").read_text()
+    assert not [
+        file for file in files if "@" in (folder / file).read_text() and "@NAME@" in (folder / file).read_text()
+    ]
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_instructions_name_only_commands_that_exist(name: str, tmp_path: Path) -> None:
+    folder, _ = create("hello", CHOICES[name], tmp_path)
+    text = (folder / "AGENTS.md").read_text()
+    named = set(re.findall(r"`freehold ([a-z]+)", text))
+    assert named
+    assert named <= set(COMMANDS)
+    assert found_test_command(folder) in text
+
+
+def found_test_command(folder: Path) -> str:
+    command = open_project(folder).project.test_command
+    assert command is not None
+    return command
+
+
+def test_it_never_overwrites(tmp_path: Path) -> None:
+    create("hello", CHOICES["python"], tmp_path)
+    before = (tmp_path / "hello" / "freehold.toml").read_text()
+    with pytest.raises(UsageError, match="there already"):
+        create("hello", CHOICES["wsgi"], tmp_path)
+    assert (tmp_path / "hello" / "freehold.toml").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["", "Hello", "../up", "9lives", "a" * 41, "a b"])
+def test_a_name_that_freehold_toml_would_refuse_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be a project's name"):
+        create(name, CHOICES["python"], tmp_path)
+    assert not list(tmp_path.iterdir())
