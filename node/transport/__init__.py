@@ -23,7 +23,7 @@ A peer may have several links for a moment (simultaneous dials, a restart, a clo
 daemon can compare boot nonces; when a second one is admitted, the one dialled by the lower peer id stays, or the newer
 one if the same side dialled both, and the other goes down with reason "transport.duplicate". `is_alive(link)` pings.
 
-- `send(link, channel, frame)` queues one frame, returns False if it was dropped (no such link, not admitted, or 8 MiB
+- `send(link, channel, frame)` queues one frame, returns False if it was dropped (no such link, not admitted, or 4 MiB
   queued); frames queued in one turn of the loop leave in one write.
 - `link_to(peer)` is the admitted link to a peer, or None. `send_to(peer, frame)` is `send` on its control channel.
 - `await open_stream(peer, protocol)` gives a `Stream`: `read`, `read_exactly`, `write`, `finish`, `reset`; both

@@ -19,8 +19,9 @@ LENGTH_BYTES = 4
 FRAME_MAX_BYTES = {ChannelName.HELLO: 32 * 1024, ChannelName.CONTROL: 1024 * 1024}
 """A hello shares the 64 KiB of an unadmitted peer. Control frames carry messages; larger things are artifacts."""
 
-OUTBOX_MAX_BYTES = 8 * 1024 * 1024
-"""Frames waiting for a peer that reads slowly. What does not fit is dropped, as the network drops it."""
+OUTBOX_MAX_BYTES = 4 * 1024 * 1024
+"""Frames waiting for a peer that reads slowly. What does not fit is dropped, as the network drops it:
+the machines above retry, and 32 deaf peers must not take the node's memory."""
 
 INBOX_MAX_BYTES = 2 * 1024 * 1024
 """Frames of one link the daemon has not taken yet; beyond it the peer's window stays shut."""

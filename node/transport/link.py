@@ -117,6 +117,9 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP is connected: start the upgrade."""
         self._transport = cast(asyncio.Transport, transport)
+        if self.closed:
+            self._transport.abort()
+            return
         end = transport.get_extra_info("peername")
         if end:
             self.host = end[0]

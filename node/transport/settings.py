@@ -50,4 +50,3 @@ class TransportSettings:
     listen: tuple[Multiaddr, ...] = ()
     advertise: tuple[Multiaddr, ...] = ()
     agent_version: str = AGENT
-    probation_services: tuple[str, ...] = ()

@@ -273,7 +273,7 @@ class Transport:
 
     def _make_link(self, *, initiator: bool, expected: PeerId | None = None) -> Link:
         self._last_number += 1
-        early = (HELLO_PROTOCOL, identify.PROTOCOL, ping.PROTOCOL, *self._settings.probation_services)
+        early = (HELLO_PROTOCOL, identify.PROTOCOL, ping.PROTOCOL)
         connection = Connection(
             initiator=initiator,
             identity=self._identity,
@@ -319,12 +319,12 @@ class Transport:
             # Both sides dial. The link of the lower id would win, so it gets a head start and most pairs dial once.
             await asyncio.sleep(self._entropy.uniform(0.1, 0.4))
         while True:
+            member.changed.clear()
             link = self._link_with(peer) or await self._dial_member(peer, member)
             if link is not None:
                 await link.wait_closed()
                 if loop.time() - link.secured_at >= STABLE_S:
                     backoff.reset()
-            member.changed.clear()
             try:
                 async with asyncio.timeout(backoff.next_s()):
                     await member.changed.wait()

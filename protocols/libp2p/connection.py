@@ -286,6 +286,8 @@ class Connection:
         self.peer = result.peer
         self.state = State.PROBATION
         self._state_since_ms = self._pinged_at_ms = now_ms
+        # The first round trip is measured at once: windows grow by it.
+        self._session.ping(now_ms)
         events.append(Secured(result.peer))
         if result.leftover:
             self._receive_plaintext(result.leftover, now_ms, events)

@@ -8,7 +8,8 @@ reset          RST, forgotten, late frames dropped  RST -> StreamReset
 per session    ping, window updates, go-away: ahead of all data
 
 Output is pulled (`data_to_send`) and data of streams takes turns, so a slow reader holds up its own stream alone.
-A receive window grows, up to a cap per stream and per session, when the peer uses one up within four round trips.
+A receive window grows, up to a cap per stream and per session, when the peer uses one up within four round trips; the
+shortest round trip counts, because a queue of our own making must not lengthen itself. Under a millisecond none grows.
 Frames that carry nothing are rationed per second, because each costs us time and its sender none.
 Not here: protocol names on streams (`connection`), when to ping. Source: libp2p specs, yamux/README.md; the growing
 window follows go-yamux.
@@ -70,7 +71,7 @@ class Session:
         self._body_stream: Stream | None = None
         self._unread_bytes = 0
         self._grown_bytes = 0
-        self._rtt_ms = 0
+        self._rtt_min_ms: int | None = None
         self._ping_value = 0
         self._ping_at_ms: int | None = None
         self._idle_second = 0
@@ -156,7 +157,7 @@ class Session:
             return
         delta = stream.owed_bytes
         size = stream.window_max_bytes
-        tight = now_ms - stream.granted_at_ms < _GROWTH_RTTS * max(self._rtt_ms, 1)
+        tight = now_ms - stream.granted_at_ms < _GROWTH_RTTS * (self._rtt_min_ms or 0)
         if tight and size * 2 <= WINDOW_MAX_BYTES and self._grown_bytes + size <= GROWTH_MAX_BYTES:
             self._grown_bytes += size
             stream.window_max_bytes += size
@@ -349,9 +350,10 @@ class Session:
             self._ration()
             self._send_control(frames.PING, frames.ACK, frames.SESSION_ID, value)
         elif value == self._ping_value and self._ping_at_ms is not None:
-            self._rtt_ms = max(self._now_ms - self._ping_at_ms, 0)
+            rtt_ms = max(self._now_ms - self._ping_at_ms, 0)
+            self._rtt_min_ms = rtt_ms if self._rtt_min_ms is None else min(rtt_ms, self._rtt_min_ms)
             self._ping_at_ms = None
-            self._events.append(frames.Ponged(self._rtt_ms))
+            self._events.append(frames.Ponged(rtt_ms))
         else:
             self._ration()
 

@@ -99,9 +99,9 @@ class TestNode:
             await self.changed.wait_for(condition)
 
 
-def make_transport(*listen: Multiaddr, seed: bytes | None = None, **settings: Any) -> Transport:
+def make_transport(*listen: Multiaddr, seed: bytes | None = None) -> Transport:
     transport = Transport(
-        TransportSettings(listen=listen, agent_version="freehold/test", **settings),
+        TransportSettings(listen=listen, agent_version="freehold/test"),
         signer=Ed25519Signer(seed or secrets.token_bytes(32)),
         verifier=Ed25519Verifier(),
         entropy=SystemEntropy(),
@@ -113,10 +113,10 @@ def make_transport(*listen: Multiaddr, seed: bytes | None = None, **settings: An
 
 @contextlib.asynccontextmanager
 async def running(
-    *listen: Multiaddr, admits: Callable[[PeerId], bool] = lambda peer: True, seed: bytes | None = None, **settings: Any
+    *listen: Multiaddr, admits: Callable[[PeerId], bool] = lambda peer: True, seed: bytes | None = None
 ) -> AsyncIterator[TestNode]:
     """Run a node for the duration of the block."""
-    node = TestNode(make_transport(*listen, seed=seed, **settings), admits)
+    node = TestNode(make_transport(*listen, seed=seed), admits)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(node.transport.run()), group.create_task(node.watch())]
         await node.transport.started.wait()

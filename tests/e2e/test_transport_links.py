@@ -27,7 +27,7 @@ async def joined(a: TestNode, b: TestNode) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def pair(**settings: object) -> AsyncIterator[tuple[TestNode, TestNode]]:
+async def pair() -> AsyncIterator[tuple[TestNode, TestNode]]:
     async with running(LOOPBACK) as a, running() as b, joined(a, b):
         yield a, b
 

@@ -10,6 +10,7 @@ from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.libp2p.connection import Connection, ConnectionEvent, Services
 from protocols.libp2p.noise_payload import Identity, make_identity
 from protocols.libp2p.upgrade import MUXERS
+from protocols.libp2p.yamux_frames import Ponged
 
 SERVICES = Services(probation=("/hello",), admitted=("/hello", "/echo", "/control"), held=("/control",))
 
@@ -56,6 +57,7 @@ class Pair:
     listener: Connection = field(default_factory=lambda: connection(initiator=False, seed=2))
     chunk: int = 1 << 20
     now_ms: int = 0
+    pongs: int = 0
     dialler_events: list[ConnectionEvent] = field(default_factory=list)
     listener_events: list[ConnectionEvent] = field(default_factory=list)
 
@@ -65,9 +67,14 @@ class Pair:
             if not there and not back:
                 return
             for piece in pieces(there, self.chunk):
-                self.listener_events += self.listener.receive_data(piece, self.now_ms)
+                self._hear(self.listener.receive_data(piece, self.now_ms), self.listener_events)
             for piece in pieces(back, self.chunk):
-                self.dialler_events += self.dialler.receive_data(piece, self.now_ms)
+                self._hear(self.dialler.receive_data(piece, self.now_ms), self.dialler_events)
+
+    def _hear(self, events: list[ConnectionEvent], heard: list[ConnectionEvent]) -> None:
+        # Pongs come whenever a side pinged; only their number is of interest.
+        self.pongs += sum(isinstance(event, Ponged) for event in events)
+        heard += [event for event in events if not isinstance(event, Ponged)]
 
     def admitted(self) -> Pair:
         """Finish the upgrade and admit both sides."""

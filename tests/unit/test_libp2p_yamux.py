@@ -226,9 +226,16 @@ def test_a_frame_larger_than_the_window_is_refused_before_its_body_arrives() -> 
         server().receive_data(header(DATA, SYN, 1, 0xFFFFFFFF), 0)
 
 
+def measure_rtt(session: Session, rtt_ms: int) -> None:
+    session.ping(0)
+    value = kinds(drain(session))[-1][3]
+    assert session.receive_data(header(PING, ACK, 0, value), rtt_ms) == [Ponged(rtt_ms)]
+
+
 def test_a_window_grows_while_it_is_used_up_within_a_few_round_trips() -> None:
     client, listener = Session(client=True), Session(client=False)
     stream = client.open_stream(0)
+    measure_rtt(listener, 30)
     for _ in range(40):
         client.send(stream, bytes(client.send_room(stream)))
         _, heard = exchange(client, listener)
@@ -239,13 +246,16 @@ def test_a_window_grows_while_it_is_used_up_within_a_few_round_trips() -> None:
     assert listener._grown_bytes == 0
 
 
-def test_a_window_does_not_grow_for_a_slow_stream() -> None:
+@pytest.mark.parametrize("rtts", [[], [30], [30, 0]], ids=["unmeasured", "slow stream", "no round trip to fill"])
+def test_a_window_does_not_grow_without_need(rtts: list[int]) -> None:
     client, listener = Session(client=True), Session(client=False)
+    for rtt_ms in rtts:
+        measure_rtt(listener, rtt_ms)
     stream = client.open_stream(0)
     for second in range(1, 10):
         client.send(stream, bytes(INITIAL_WINDOW_BYTES // 2))
         exchange(client, listener)
-        listener.consumed(stream, INITIAL_WINDOW_BYTES // 2, second * 1000)
+        listener.consumed(stream, INITIAL_WINDOW_BYTES // 2, second * (1000 if rtts == [30] else 1))
     assert listener._streams[stream].window_max_bytes == INITIAL_WINDOW_BYTES
 
 
