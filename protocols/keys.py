@@ -70,7 +70,8 @@ def peer_id(public_key: bytes) -> PeerId:
 @lru_cache(NAMES_MAX)
 def public_key_of(peer: PeerId) -> bytes:
     """Return the 32-byte public key inside a peer id. Raises ValueError if it is not an Ed25519 peer id."""
-    if not 2 <= len(peer) <= _PEER_ID_TEXT_MAX or peer[0] != "1":
+    # Exactly one leading "1" (one zero byte): a second would be another spelling of the same key, hence another peer.
+    if not 2 <= len(peer) <= _PEER_ID_TEXT_MAX or peer[0] != "1" or peer[1] == "1":
         raise ValueError("not an Ed25519 peer id: expected base58 text that starts with 12D3Koo")
     number = 0
     for letter in peer:

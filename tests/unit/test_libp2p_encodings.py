@@ -98,6 +98,13 @@ def test_text_that_is_not_the_canonical_id_of_an_ed25519_key_is_refused(text: st
         peer_id.parse(text)
 
 
+def test_one_key_has_one_spelling_as_a_peer_id() -> None:
+    assert keys.public_key_of(PeerId(SPEC_PEER))
+    for spelling in ("1" + SPEC_PEER, "11" + SPEC_PEER, SPEC_PEER[1:]):
+        with pytest.raises(ValueError, match="peer id"):
+            keys.public_key_of(PeerId(spelling))
+
+
 def test_other_kinds_of_keys_are_refused_by_name() -> None:
     with pytest.raises(RemoteProtocolError, match=r"peer-id\.key-type"):
         peer_id.decode_public_key(SECP256K1_PUBLIC)
