@@ -216,6 +216,10 @@ class Guest:
         while self.table:
             _, resource = self.table.popitem()
             resource.dropped(self)
+        self.flush_output()
+
+    def flush_output(self) -> None:
+        """Log what stands in an unfinished line."""
         self.stdout.flush()
         self.stderr.flush()
 

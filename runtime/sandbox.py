@@ -108,6 +108,7 @@ class App:
             outcome = self._serve(instance, exchange)
         except Exception as error:
             outcome = _host_failed(error)
+        instance.guest.flush_output()  # while it is still this request's
         exchange.close(outcome)
         self._give_back(instance, outcome)
         return outcome

@@ -18,10 +18,10 @@ MEMORY_MAX_BYTES_DEFAULT: Final = 256 * 1024 * 1024
 class AppSpec:
     """One app of one release.
 
-    `artifact` is the compiled artifact from `CompileCache.ensure` (for kind "module", the `.wasm` itself) and
-    `artifact_digest` the hex SHA-256 of the component it came from. `allow_hosts` are "host:port" texts,
+    `artifact` is the path `CompileCache.ensure` returned, for components and preview 1 modules alike, and
+    `artifact_digest` the hex SHA-256 of the file it was compiled from. `allow_hosts` are "host:port" texts,
     "*.suffix:port" for subdomains. `keyvalue` names the stores the app may open. `environment` is what the guest sees,
-    secrets included.
+    secrets included. `instances_ready` is how many instances wait ahead of requests.
     """
 
     project: str

@@ -11,7 +11,7 @@ import pytest
 import wasmtime
 from wasmtime import component as wc
 
-from runtime import bindings
+from runtime import bindings, sandbox
 from runtime.call import Call
 from runtime.engine import engine
 from runtime.memory_use import parse
@@ -128,6 +128,48 @@ def test_memory_beyond_the_cap_is_refused_at_start_and_while_running() -> None:
     assert running.memory_max_bytes == megabyte
 
 
+GARBAGE = """
+(component
+  (core module $main
+    (type $bytes (array (mut i8)))
+    (type $node (struct (field (ref null $bytes)) (field (ref null 1))))
+    (memory (export "memory") 1)
+    (global $kept (mut (ref null $node)) (ref.null $node))
+    (func (export "run") (result i32)
+      (loop $l
+        (global.set $kept (struct.new $node (array.new_default $bytes (i32.const 1000000)) (global.get $kept)))
+        (br $l))
+      unreachable))
+  (core instance $main (instantiate $main))
+  (func $run (result (result)) (canon lift (core func $main "run")))
+  (instance $exports (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $exports)))
+"""
+
+
+def test_the_cap_holds_for_collected_memory_and_shared_memory_is_refused() -> None:
+    collected = outcome_of(bytes(wasmtime.wat2wasm(GARBAGE)), memory_max_bytes=16 * 1024 * 1024)
+    assert isinstance(collected, MemoryRefused)
+    shared = outcome_of(command("(i32.const 0)", memory="1 2 shared"))
+    assert isinstance(shared, Trapped)
+    assert "shared memory" in shared.reason
+
+
+def test_tables_have_a_largest_size() -> None:
+    grow = wasmtime.wat2wasm(
+        """(component
+          (core module $main (table $t 1 funcref)
+            (func (export "run") (result i32)
+              (i32.ne (table.grow $t (ref.null func) (i32.const 2000)) (i32.const -1))))
+          (core instance $main (instantiate $main))
+          (func $run (result (result)) (canon lift (core func $main "run")))
+          (instance $exports (export "run" (func $run)))
+          (export "wasi:cli/run@0.2.0" (instance $exports)))"""
+    )
+    assert outcome_of(bytes(grow), table_elements_max=1000) == Exited(0), "refused: the guest saw -1"
+    assert outcome_of(bytes(grow), table_elements_max=5000) == Exited(1), "granted"
+
+
 def test_a_handler_that_answers_nothing_is_no_response() -> None:
     exchange = an_exchange()
     assert a_handler("").handle(exchange) == NoResponse()
@@ -148,6 +190,17 @@ def test_a_fresh_instance_remembers_nothing_and_a_kept_one_does() -> None:
 def test_a_kept_instance_retires_after_its_uses() -> None:
     app = a_handler(TRAP_ON_SECOND_USE, instances="reuse", instance_uses_max=1, instances_ready=1)
     assert [type(app.handle(an_exchange())) for _ in range(3)] == [NoResponse] * 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the size of a memory is only known on Linux")
+def test_a_kept_instance_retires_when_its_memory_nears_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MEMORY_LOOK_USES", 1)
+    grows = TRAP_ON_SECOND_USE + "(drop (memory.grow (i32.const 13)))"
+    limits: dict[str, Any] = {"instances": "reuse", "instances_ready": 1}
+    small_cap = a_handler(grows, memory_max_bytes=16 * 65536, **limits)
+    assert [type(small_cap.handle(an_exchange())) for _ in range(3)] == [NoResponse] * 3
+    large_cap = a_handler(grows, memory_max_bytes=64 * 65536, **limits)
+    assert [type(large_cap.handle(an_exchange())) for _ in range(2)] == [NoResponse, Trapped]
 
 
 def test_one_guests_trap_does_not_touch_another_running_beside_it() -> None:
