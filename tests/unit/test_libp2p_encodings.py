@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from protocols import keys
 from protocols.libp2p import multiaddr, peer_id, protobuf, varint
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
+from protocols.machine import PeerId
 
 # Test vectors of the libp2p peer id specification (key messages) and of the multiformats unsigned-varint document.
 ED25519_PUBLIC = bytes.fromhex("080112201ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e")
