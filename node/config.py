@@ -27,7 +27,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `advertise` are the mesh addresses that others are told, by default those it listens on. `api` is the HTTPS address
     of the API, empty for none: the Unix socket is always there. `workers` is how many worker processes serve apps.
-    `proxies` are the networks whose `Forwarded` field is believed.
+    `proxies` are the networks whose `Forwarded` field is believed. `voter_after_s` is how long another node must have
+    been connected before this one proposes it as a voter.
     """
 
     name: str
@@ -38,6 +39,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 2
     proxies: tuple[str, ...] = ()
     log_max_bytes: int = 256 << 20
+    voter_after_s: int = 60
 
 
 def read_config(folder: Path) -> NodeConfig:

@@ -10,11 +10,12 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from node.artifacts import ArtifactStore
+from node.asking import Asking
 from node.config import NodeConfig
 from node.history import DecisionView, view_of
 from node.logs import LogStore
@@ -28,6 +29,9 @@ from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
 from protocols.records import PublishRefused, RecordsMerged
 from protocols.workloads import Reverted, Run, Stop
+
+if TYPE_CHECKING:
+    from node.leaving import Leaving
 
 WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
@@ -46,7 +50,9 @@ class Control:
     requests: ChainRequests
     starter: Starter
     logs: LogStore
+    asking: Asking
     clock: Callable[[], Now]
+    leaving: Leaving = field(init=False)
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
     quarantined: str = ""

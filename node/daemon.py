@@ -19,21 +19,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
 from node.api.operations import Operation
 from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
+from node.api.views import node_view
 from node.artifacts import ArtifactStore
+from node.asking import Asking
 from node.config import NodeConfig, runtime_folder
 from node.control import Control
 from node.errors import BusyError, NodeError
 from node.fetching import Fetcher
 from node.founding import read_addresses, read_identity, write_addresses
 from node.keys import SystemEntropy, load_or_create_key
+from node.leaving import Leaving
 from node.logs import JsonHandler, LogStore
 from node.mesh import Mesh
+from node.pending import forget_pending, read_pending
+from node.presence import NodeStatus, outgoing_address
 from node.pump import system_now
 from node.releases import Releases
 from node.requests import ChainRequests
@@ -53,8 +59,10 @@ from protocols.keys import Ed25519Verifier
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.machine import PeerId, Persist, Store
+from protocols.pacing import ChainTimes
 from protocols.record import Entry
 from protocols.records import Publish, RecordsMerged
+from protocols.trust import Standing
 from runtime.compile_cache import CompileCache
 from runtime.supervisor import PoolSettings, WorkerPool
 
@@ -129,6 +137,7 @@ class Daemon:
             await _first_of(services[-1], control.mesh.transport.started.wait())
             self._announce(control)
             async with self._api(control):
+                services.append(group.create_task(self._tell_pending(control)))
                 self.started.set()
                 _log.info("the node runs", extra={"event": "node.started", "detail": control.core.node})
                 await self._stopping.wait()
@@ -147,8 +156,9 @@ class Daemon:
         )
         transport = Transport(settings, signer=signer, verifier=verifier, entropy=entropy)
         setup = CoreSetup(
-            read_identity(self._folder).genesis, signer, verifier, entropy, entropy.random_bytes(BOOT_NONCE_BYTES)
-        )
+            read_identity(self._folder).genesis, signer, verifier, entropy, entropy.random_bytes(BOOT_NONCE_BYTES),
+            chain=_chain_times(self._config),
+        )  # fmt: skip
         mesh = Mesh(
             setup,
             stored,
@@ -166,7 +176,16 @@ class Daemon:
         workloads = Workloads(mesh.core, releases, pool, self._runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
         starter = Starter(mesh.core, artifacts, requests, verifier, system_now)
-        control = Control(self._config, self._folder, mesh, artifacts, workloads, requests, starter, logs, system_now)
+        asking = Asking(
+            transport,
+            lambda peer: mesh.core.hello.standing(peer) is Standing.MEMBER,
+            lambda: msgspec.json.encode(node_view(control, VERSION)),
+            logs,
+        )
+        control = Control(
+            self._config, self._folder, mesh, artifacts, workloads, requests, starter, logs, asking, system_now
+        )
+        control.leaving = Leaving(control, signer, entropy)
         mesh.listeners += [requests.hear, control.hear, workloads.order, self._learn_addresses]
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
@@ -178,11 +197,32 @@ class Daemon:
     def _announce(self, control: Control) -> None:
         """Tell everybody where this node listens, and start dialling those whose addresses are records already."""
         mine = [_multiaddr(address) for address in self._config.advertise] or [
-            address for address in control.mesh.transport.listening if "/0.0.0.0/" not in str(address)
+            _dialable(address) for address in control.mesh.transport.listening
         ]
         texts = tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
         control.mesh.post(Publish(make_key("address", control.core.node), encode(texts)))
+        status = NodeStatus(self._config.name, VERSION, control.ingress)
+        control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         self._take_addresses(control, list(control.core.records.store.entries.values()))
+
+    async def _tell_pending(self, control: Control) -> None:
+        """Publish and submit what was signed when this node was founded; what stays undecided is told again next time."""
+        pending = read_pending(self._folder)
+        told = True
+        for paper in pending.papers:
+            settled = control.expect_record(paper.key)
+            control.mesh.post(Publish(paper.key, paper.body))
+            problem = await settled
+            if problem:
+                _log.warning("not filed: %s", problem, extra={"event": "pending.refused"})
+        for command in pending.commands:
+            outcome = await control.requests.submit(command, ())
+            told = told and outcome.outcome != "unknown"
+            if outcome.outcome != "decided":
+                detail = outcome.rule or outcome.outcome
+                _log.warning("not decided: %s", outcome.detail, extra={"event": "pending.refused", "detail": detail})
+        if told and (pending.papers or pending.commands):
+            forget_pending(self._folder)
 
     def _learn_addresses(self, event: Any) -> None:
         if isinstance(event, RecordsMerged) and self.control is not None:
@@ -272,6 +312,20 @@ def _persist_with_boot_token(storage: Storage, runtime: Path) -> Callable[[Persi
 
 def _texts(addresses: Mapping[PeerId, tuple[Multiaddr, ...]]) -> dict[PeerId, tuple[str, ...]]:
     return {peer: tuple(str(one) for one in where) for peer, where in addresses.items()}
+
+
+def _chain_times(config: NodeConfig) -> ChainTimes:
+    """How soon nodes become voters; a shorter wait also asks more often whether one is due."""
+    growth_ms = config.voter_after_s * 1000
+    return ChainTimes(growth_ms=growth_ms, ready_ms=max(500, min(ChainTimes().ready_ms, growth_ms // 4)))
+
+
+def _dialable(address: Multiaddr) -> Multiaddr:
+    """What others dial for an address this node listens on: a wildcard stands for its address on the way out."""
+    end = address.tcp()
+    if end is None or end[0] not in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
+        return address
+    return multiaddr.from_tcp(outgoing_address(), end[1])
 
 
 def _multiaddr(address: str) -> Multiaddr:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiohttp import web
 
 from node.api.models import (
     ChangeView,
     CommandBody,
     LaneView,
+    LeaveBody,
     MemberView,
     MeshView,
     NodeView,
@@ -23,20 +25,33 @@ from node.api.models import (
     RecordBody,
     RecordView,
     StartView,
+    VoterView,
 )
 from node.api.operations import Call, Operation, Parameter
 from node.api.problems import ProblemError, invalid, not_found, refused
 from node.api.server import VERSION
-from node.api.views import change_view, lane_view, member_views, mesh_view, start_view
+from node.api.views import (
+    change_view,
+    lane_view,
+    member_views,
+    mesh_view,
+    node_view,
+    start_view,
+    voter_views,
+)
 from node.artifacts import ARTIFACT_MAX_BYTES, ArtifactError
+from node.asking import Ask
 from node.control import Control
 from node.history import DecisionView
 from node.logs import LogFilter
+from node.metrics import CONTENT_TYPE as METRICS_TYPE
+from node.metrics import render
 from node.requests import BusyChainError
+from node.transport import StreamError
 from protocols.commands import SignedCommand
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.key_table import make_key
-from protocols.machine import Digest
+from protocols.machine import Digest, PeerId
 from protocols.records import Publish
 from protocols.refusal import Refusal
 
@@ -47,6 +62,8 @@ LINES_MAX = 2_000
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
+_PEER = {"type": "string", "pattern": "^[1-9A-HJ-NP-Za-km-z]{46,60}$"}
+_OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": LINES_MAX, "default": 100}, "how many")
 _PROJECT = Parameter("project", _OPTIONAL_NAME, "only this project")
@@ -66,26 +83,38 @@ async def ready(call: Call) -> None:
 
 async def node(call: Call) -> NodeView:
     """Describe this node."""
+    return node_view(call.node, VERSION)
+
+
+async def peer(call: Call) -> NodeView:
+    """Describe another node, in its own words."""
     control: Control = call.node
-    core = control.core
-    return NodeView(
-        node=core.node,
-        name=control.config.name,
-        version=VERSION,
-        mesh=core.trust.mesh.hex(),
-        mesh_name=core.state.name,
-        standing=core.trust.standing(core.node, control.clock().wall_ms).value,
-        voter=any(voter.node == core.node for voter in core.state.voters),
-        speaking=core.chain.speaking,
-        stalled=core.chain.stalled,
-        slot=core.chain.position.slot,
-        peers=core.hello.admitted(),
-        mesh_addresses=tuple(str(address) for address in control.mesh.transport.listening),
-        ingress=control.ingress,
-        workers=control.config.workers,
-        records=len(core.records.store.entries),
-        warnings=tuple(control.warnings()),
-    )
+    named = call.path["node"]
+    if named == control.core.node:
+        return node_view(control, VERSION)
+    try:
+        view: NodeView = msgspec.json.decode(await control.asking.description(PeerId(named)), type=NodeView)
+    except (StreamError, TimeoutError, msgspec.MsgspecError) as error:
+        raise _unreachable(named, error) from None
+    return view
+
+
+async def metrics(call: Call) -> web.Response:
+    """Hand out this node's metrics."""
+    return web.Response(body=render(call.node, VERSION), headers={"Content-Type": METRICS_TYPE})
+
+
+async def voters(call: Call) -> tuple[VoterView, ...]:
+    """List the stores that vote, and those that could."""
+    return voter_views(call.node.core)
+
+
+async def leave(call: Call) -> None:
+    """Take this node out of the mesh for good."""
+    control: Control = call.node
+    if not call.principal.startswith("socket:"):
+        raise ProblemError(403, "leave.remote", "only from here", "a node is told to leave on its own machine")
+    await control.leaving.leave(call.body.reason)
 
 
 async def mesh(call: Call) -> MeshView:
@@ -265,21 +294,49 @@ async def decisions(call: Call) -> tuple[DecisionView, ...]:
 
 
 async def logs(call: Call) -> Page | web.StreamResponse:
-    """Return log lines of this node, or follow them."""
+    """Return log lines of this node or of another, or follow them."""
     control: Control = call.node
     query = call.query
     wanted = LogFilter(
         query.get("project", ""), query.get("app", ""), query.get("release", ""), query.get("contains", "")
     )
+    named, limit = query.get("node", ""), query.get("limit", 100)
+    if named and named != control.core.node:
+        return await _peer_logs(call, PeerId(named), wanted, limit)
+    recent = control.logs.recent(wanted, limit)
     if not query.get("follow", False):
-        lines = control.logs.recent(wanted, query.get("limit", 100))
-        return Page(tuple(line.decode(errors="replace") for line in lines))
+        return Page(tuple(line.decode(errors="replace") for line in recent))
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def lines() -> AsyncIterator[bytes]:
+        for line in recent:
+            yield line
         async for line in control.logs.follow(wanted):
-            yield b"event: log\ndata: " + line + b"\n\n"
+            yield line
 
-    return await _stream(call, frames())
+    return await _stream(call, _log_frames(lines()))
+
+
+async def _peer_logs(call: Call, named: PeerId, wanted: LogFilter, limit: int) -> Page | web.StreamResponse:
+    control: Control = call.node
+    follow = call.query.get("follow", False)
+    ask = Ask("logs", wanted.project, wanted.app, wanted.release, wanted.contains, limit, follow)
+    if follow:
+        return await _stream(call, _log_frames(control.asking.lines(named, ask)))
+    try:
+        async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+            return Page(tuple([line.decode(errors="replace") async for line in control.asking.lines(named, ask)]))
+    except (StreamError, TimeoutError) as error:
+        raise _unreachable(named, error) from None
+
+
+async def _log_frames(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for line in lines:
+        yield b"event: log\ndata: " + line + b"\n\n"
+
+
+def _unreachable(named: str, error: Exception) -> ProblemError:
+    why = str(error) or "no answer in time"
+    return ProblemError(503, "node.unreachable", "the node does not answer", f"{named}: {why}", "freehold mesh members")
 
 
 async def events(call: Call) -> web.StreamResponse:
@@ -294,7 +351,7 @@ async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamRespons
     try:
         async for frame in frames:
             await answer.write(frame)
-    except (ConnectionResetError, RuntimeError):
+    except (ConnectionError, RuntimeError):
         pass
     return answer
 
@@ -322,6 +379,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("health", "GET", "/healthz", "Is the process up?", health, "open", status=204),
     Operation("ready", "GET", "/readyz", "Does this node follow and serve?", ready, status=204),
     Operation("node", "GET", "/v1/node", "This node", node, answer=NodeView),
+    Operation(
+        "peer", "GET", "/v1/nodes/{node}", "Another node, in its own words", peer, answer=NodeView,
+        parameters=(_path("node", _PEER),),
+    ),
+    Operation("metrics", "GET", "/metrics", "Metrics in the Prometheus text format", metrics),
+    Operation("leave", "POST", "/v1/leave", "Take this node out of the mesh for good", leave, "write", LeaveBody,
+              status=204),
+    Operation("voters", "GET", "/v1/voters", "Stores that vote or could", voters, answer=tuple[VoterView, ...]),
     Operation("mesh", "GET", "/v1/mesh", "What the chain decided, summed up", mesh, answer=MeshView),
     Operation("genesis", "GET", "/v1/genesis", "The genesis document", genesis, answer=bytes),
     Operation("state", "GET", "/v1/state", "The encoded mesh state", state, answer=bytes),
@@ -378,8 +443,9 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=RecordView, parameters=(_path("digest", _DIGEST),),
     ),
     Operation(
-        "logs", "GET", "/v1/logs", "Log lines of this node", logs, answer=Page,
+        "logs", "GET", "/v1/logs", "Log lines of a node", logs, answer=Page,
         parameters=(
+            Parameter("node", _OPTIONAL_PEER, "of this node; by default the one that is asked"),
             _PROJECT,
             Parameter("app", _OPTIONAL_NAME, "only this app"),
             Parameter("release", {"type": "string", "pattern": "^[0-9a-f]{0,64}$"}, "only this release, by prefix"),

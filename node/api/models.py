@@ -15,7 +15,7 @@ Blob = Annotated[bytes, msgspec.Meta(max_length=512 * 1024)]
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """This node: who it is, what it sees, what worries it."""
+    """A node as it describes itself: who it is, what it sees, what worries it; `wall_ms` is its clock's reading."""
 
     node: str
     name: str
@@ -32,13 +32,25 @@ class NodeView(msgspec.Struct, frozen=True):
     ingress: tuple[str, ...]
     workers: int
     records: int
+    wall_ms: int
+    expires_ms: int
+    quarantined: str
+    running: tuple[str, ...]
+    disk_free_bytes: int
+    wasmtime: str
     warnings: tuple[str, ...]
 
 
 class MemberView(msgspec.Struct, frozen=True):
-    """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link."""
+    """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link.
+
+    `name` and `version` are what the member says of itself. `last_seq` and `last_serial` are the cutoffs that a
+    revocation carries to keep what the member wrote and signed so far.
+    """
 
     node: str
+    name: str
+    version: str
     standing: str
     belief: str
     connected: bool
@@ -50,6 +62,17 @@ class MemberView(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     rtt_ms: float | None
     expires_ms: int
+    last_seq: int
+    last_serial: int
+
+
+class VoterView(msgspec.Struct, frozen=True):
+    """A store that votes, or could: `ready` is its node's signed readiness (encoded), empty if this node has none."""
+
+    node: str
+    store: str
+    voter: bool
+    ready: bytes
 
 
 class EnvironmentView(msgspec.Struct, frozen=True):
@@ -135,6 +158,12 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     command: Blob
     material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class LeaveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a node leaves, for the record."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
 class OutcomeView(msgspec.Struct, frozen=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.metadata import version
+
 from node.api.models import (
     ChangeView,
     DeployedView,
@@ -9,20 +12,68 @@ from node.api.models import (
     LaneView,
     MemberView,
     MeshView,
+    NodeView,
     RolloutView,
     StartView,
     VerdictView,
+    VoterView,
 )
+from node.control import Control
+from node.presence import status_of
 from node.starter import Waiting
 from protocols.analysis import assess
 from protocols.change import Route
 from protocols.core import NodeCore
 from protocols.dossiers import Proposed
-from protocols.envelope import Signed, decode
-from protocols.keys import peer_id
+from protocols.envelope import Signed, decode, encode
+from protocols.keys import peer_id, public_key_of
 from protocols.machine import Digest, Now, PeerId
 from protocols.mesh_types import Deployed, Environment, Lane, MeshState, Rollout
 from protocols.placement import eligible
+
+
+def node_view(control: Control, build: str) -> NodeView:
+    """This node."""
+    core, now = control.core, control.clock()
+    certificate = core.trust.certificate(core.node)
+    return NodeView(
+        node=core.node,
+        name=control.config.name,
+        version=build,
+        mesh=core.trust.mesh.hex(),
+        mesh_name=core.state.name,
+        standing=core.trust.standing(core.node, now.wall_ms).value,
+        voter=any(voter.node == core.node for voter in core.state.voters),
+        speaking=core.chain.speaking,
+        stalled=core.chain.stalled,
+        slot=core.chain.position.slot,
+        peers=core.hello.admitted(),
+        mesh_addresses=tuple(str(address) for address in control.mesh.transport.listening),
+        ingress=control.ingress,
+        workers=control.config.workers,
+        records=len(core.records.store.entries),
+        wall_ms=now.wall_ms,
+        expires_ms=certificate.expires_ms if certificate is not None else 0,
+        quarantined=control.quarantined,
+        running=tuple(f"{project}/{environment}" for project, environment in sorted(control.workloads.running)),
+        disk_free_bytes=shutil.disk_usage(control.folder).free,
+        wasmtime=version("wasmtime"),
+        warnings=tuple(control.warnings()),
+    )
+
+
+def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
+    """The stores that vote now, and those whose nodes said that they could."""
+    ready = {said.node: (said.store_id, encode(signed)) for said, signed in core.chain.ready_stores()}
+    views = []
+    for voter in core.state.voters:
+        store, signed = ready.pop(voter.node, (b"", b""))
+        views.append(VoterView(voter.node, voter.store_id.hex(), True, signed if store == voter.store_id else b""))
+    able = {one.node for one in core.state.nodes if "voter" in one.roles}
+    views += [
+        VoterView(node, store.hex(), False, signed) for node, (store, signed) in sorted(ready.items()) if node in able
+    ]
+    return tuple(views)
 
 
 def mesh_view(core: NodeCore) -> MeshView:
@@ -58,9 +109,12 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
         certificate = core.trust.certificate(node)
         belief = core.liveness.belief(node)
         one = confirmed.get(node)
+        said = status_of(core.records, node)
         views.append(
             MemberView(
                 node=node,
+                name=said.name,
+                version=said.version,
                 standing=core.trust.standing(node, now.wall_ms).value,
                 belief="self" if node == core.node else belief.value if belief is not None else "unknown",
                 connected=node in connected,
@@ -72,6 +126,8 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
                 addresses=addresses.get(node, ()),
                 rtt_ms=core.liveness.rtt_ms(node),
                 expires_ms=certificate.expires_ms if certificate is not None else 0,
+                last_seq=core.records.store.last_seq(node),
+                last_serial=core.trust.next_serial(public_key_of(node)) - 1,
             )
         )
     return tuple(views)

@@ -1,0 +1,93 @@
+"""Leaving a mesh: the node drains itself, waits until nothing runs here, and revokes itself.
+
+A node may do both with its own key; that it is gone from the chain's list of nodes is an admin's command afterwards.
+A voter is refused unless another node can take its vote: a mesh must not lose its majority by politeness. Not here:
+removing a node that cannot or will not leave (an admin's `freehold mesh remove`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from node.api.problems import ProblemError, refused
+from node.control import Control
+from protocols.commands import Command, DrainNode, sign_command
+from protocols.envelope import encode
+from protocols.machine import Entropy, Signer
+from protocols.records import Publish
+from protocols.refusal import Refusal
+from protocols.revocations import Revocation, revoke
+from protocols.trust_records import revocation_record
+
+DRAIN_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 0.2
+PUBLISH_TIMEOUT_S = 10.0
+
+
+class Leaving:
+    """Lets this node leave, once."""
+
+    def __init__(self, control: Control, signer: Signer, entropy: Entropy) -> None:
+        """Take the node's own key."""
+        self._control = control
+        self._signer = signer
+        self._entropy = entropy
+
+    async def leave(self, reason: str) -> None:
+        """Drain and revoke this node. Raises ProblemError if it is a voter that nobody can replace."""
+        self._refuse_needed_voter()
+        await self._drain()
+        await self._revoke(reason)
+
+    def _refuse_needed_voter(self) -> None:
+        core = self._control.core
+        voters = [voter.node for voter in core.state.voters]
+        if core.node not in voters:
+            return
+        spare = [
+            said.node for said, _ in core.chain.ready_stores() if said.node not in voters and said.node != core.node
+        ]
+        if not spare:
+            raise ProblemError(
+                409, "leave.votes", "this node votes", "this node is a voter and no other node is ready to replace it",
+                f"freehold mesh remove {core.node}, where the admin key is",
+            )  # fmt: skip
+
+    async def _drain(self) -> None:
+        control = self._control
+        node = next((one for one in control.core.state.nodes if one.node == control.core.node), None)
+        if node is not None and not node.draining:
+            command = Command(self._entropy.random_bytes(16), DrainNode(control.core.node))
+            signed = sign_command([self._signer], control.core.trust.mesh, command)
+            outcome = await control.requests.submit(encode(signed), ())
+            if outcome.outcome != "decided":
+                raise refused(
+                    Refusal(outcome.rule or "leave.undecided", outcome.detail or "no majority of voters answered"),
+                    "freehold mesh members",
+                )
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                while control.workloads.running:  # noqa: ASYNC110  orders are obeyed one by one, none says "last"
+                    await asyncio.sleep(LOOK_EVERY_S)
+        except TimeoutError:
+            raise ProblemError(
+                503, "leave.not-drained", "still serving", f"apps still run here after {DRAIN_TIMEOUT_S:.0f} s",
+                "freehold status",
+            ) from None  # fmt: skip
+
+    async def _revoke(self, reason: str) -> None:
+        control, core = self._control, self._control.core
+        revocation = Revocation(
+            kind="node",
+            subject=self._signer.public_key,
+            last_seq=core.records.store.last_seq(core.node),
+            last_serial=core.trust.next_serial(self._signer.public_key) - 1,
+            reason=reason or "left",
+            at_ms=control.clock().wall_ms,
+        )
+        key, body = revocation_record(revocation, revoke(self._signer, core.trust.mesh, revocation))
+        settled = control.expect_record(key)
+        control.mesh.post(Publish(key, body))
+        problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
+        if problem:
+            raise refused(Refusal("leave.refused", problem))
