@@ -20,12 +20,16 @@ from runtime.connection import Connection, Phase
 from runtime.dispatch import Dispatcher, HostedApp, outcome_kind
 from runtime.http_request import GuestRequest, Identifiers, Network
 from runtime.http_response import DateField, Problem
+from runtime.load_table import CLOSED, LoadTable
 from runtime.outcome import DeadlineExceeded, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.routing import RouteTable
 from runtime.services.log_sink import Allowance, AppLog, LogBuffer, LogOrigin
 
 SWEEP_S: Final = 0.25
 """How often time limits are looked at; they are seconds, and one look at a thousand connections takes 0.3 ms."""
+
+STEP_BACK_S: Final = 0.003
+"""How long a worker leaves a new connection to one that holds fewer; if nobody took it by then, it does."""
 
 ACCEPT_RETRY_S: Final = 0.5
 """Pause after the operating system refused a connection for want of descriptors."""
@@ -66,6 +70,8 @@ class Ingress:
         logs: LogBuffer,
         node: str,
         tasks: asyncio.TaskGroup,
+        load_table: LoadTable | None = None,
+        slot: int = 0,
     ) -> None:
         self.settings = settings
         self.dispatcher = dispatcher
@@ -81,6 +87,9 @@ class Ingress:
         self._accepting = False
         self._connections: dict[Connection, None] = {}
         self._opening = 0
+        self._load_table = load_table
+        self._slot = slot
+        self._stepped_back_s = 0.0
         self._date = DateField()
         allowance = Allowance(ACCESS_LINES_PER_S, ACCESS_LINES_PER_S, ACCESS_BYTES_PER_S, ACCESS_BYTES_PER_S)
         self._log = AppLog(logs, LogOrigin(node, "", "", ""), allowance)
@@ -98,6 +107,7 @@ class Ingress:
     async def drain(self, grace_s: float) -> bool:
         """Accept nothing more and wait for what is under way; whether all of it ended within `grace_s`."""
         self.draining = True
+        self._tell_load()
         self._pause_accepting()
         end_s = time.monotonic() + grace_s
         while self._connections or self._opening:
@@ -145,8 +155,27 @@ class Ingress:
     def _resume_accepting(self) -> None:
         if not self._accepting and not self.draining and self.connections < self.settings.connections_max:
             self._accepting = True
+            self._tell_load()
             for listener in self._listeners:
                 self.loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _tell_load(self) -> None:
+        if self._load_table is not None:
+            full = self.draining or self.connections >= self.settings.connections_max
+            self._load_table.set(self._slot, CLOSED if full else self.connections)
+
+    def _step_back(self) -> bool:
+        """Whether another worker ought to take the next connection; this one then tries again a moment later."""
+        if self._load_table is None or self._load_table.least() >= self.connections:
+            return False
+        now_s = self.loop.time()
+        if now_s - self._stepped_back_s < 4 * STEP_BACK_S:
+            self._stepped_back_s = 0.0  # it was left to the others long enough; the next one is not
+            return False
+        self._stepped_back_s = now_s
+        self._pause_accepting()
+        self.loop.call_later(STEP_BACK_S, self._resume_accepting)
+        return True
 
     def _pause_accepting(self) -> None:
         if self._accepting:
@@ -155,6 +184,8 @@ class Ingress:
                 self.loop.remove_reader(listener.fileno())
 
     def _accept(self, listener: socket.socket) -> None:
+        if self._step_back():
+            return
         try:
             accepted, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -167,6 +198,7 @@ class Ingress:
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._opening += 1
+        self._tell_load()
         if self.connections >= self.settings.connections_max:
             self._pause_accepting()
         self.tasks.create_task(self._serve(accepted))
@@ -185,6 +217,7 @@ class Ingress:
             await connection.serve()
         finally:
             del self._connections[connection]
+            self._tell_load()
             self._resume_accepting()
 
     # --- what connections ask -----------------------------------------------------------------------------------------

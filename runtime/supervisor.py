@@ -40,7 +40,8 @@ from runtime.control import (
 )
 from runtime.ingress import IngressSettings
 from runtime.listeners import address_of, bind, forget
-from runtime.worker import WorkerSettings
+from runtime.load_table import CLOSED, SLOTS_MAX, LoadTable
+from runtime.worker import LOAD_TABLE, WorkerSettings
 from runtime.worker_link import RefusedError, WorkerLink, greeted
 
 PING_EVERY_S: Final = 2.0
@@ -62,7 +63,7 @@ STOP_MARGIN_S: Final = 5.0
 
 JOB_MARGIN_S: Final = 10.0
 
-WORKERS_MAX: Final = 256
+WORKERS_MAX: Final = SLOTS_MAX
 
 
 class PoolError(Exception):
@@ -150,8 +151,12 @@ class WorkerPool:
         """Keep the workers alive until `stop` or `detach`. Raises `PoolError` if the pool cannot start."""
         folder = self._settings.runtime_folder
         with _locked(folder):
+            self._load_table = LoadTable(folder / LOAD_TABLE)
             try:
                 adopted = await self._adopt(folder)
+                for number in range(SLOTS_MAX):
+                    if number not in adopted:
+                        self._load_table.set(number, CLOSED)  # whoever was there has ended
                 async with asyncio.TaskGroup() as tasks:
                     self._tasks = tasks
                     for slot in self._slots:
@@ -159,6 +164,7 @@ class WorkerPool:
                     for link in adopted.values():  # more workers than slots now
                         tasks.create_task(self._retire(link))
             finally:
+                self._load_table.close()
                 for listener in self._listeners:
                     listener.close()
                 if not self._leave_workers:
@@ -265,21 +271,7 @@ class WorkerPool:
         """Keep one slot filled until the pool stops."""
         while not self._stopping.is_set():
             began_s = time.monotonic()
-            slot.reason = ""
-            try:
-                process = None
-                if link is None:
-                    link, process = await self._start(slot)
-                await self._watch(slot, link)
-            except (ControlError, TimeoutError, OSError) as error:
-                slot.reason = f"failed to start: {error or 'no greeting in time'}"
-            slot.link = None
-            status = "ended"
-            if process is not None and self._leave_workers:
-                process.returncode = 0  # it is no longer ours to wait for
-            elif process is not None:
-                status = f"exit status {await asyncio.to_thread(process.wait)}"
-            slot.last_end = f"{status}: {slot.reason}" if slot.reason else status
+            await self._live(slot, link)
             link = None
             if self._stopping.is_set():
                 return
@@ -291,6 +283,27 @@ class WorkerPool:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s * (0.5 + self._jitter() / 2)):
                     await self._stopping.wait()
+
+    async def _live(self, slot: Slot, link: WorkerLink | None) -> None:
+        """One worker's life in `slot`, from its start, or its adoption, to its end."""
+        process: subprocess.Popen[bytes] | None = None
+        slot.reason = ""
+        try:
+            if link is None:
+                link, process = await self._start(slot)
+            await self._watch(slot, link)
+        except (ControlError, TimeoutError, OSError) as error:
+            slot.reason = f"failed to start: {error or 'no greeting in time'}"
+        except asyncio.CancelledError:  # this daemon is failing; its workers serve on for the next one
+            _disown(process)
+            raise
+        slot.link = None
+        if self._leave_workers:
+            return _disown(process)
+        self._load_table.set(slot.number, CLOSED)
+        status = "ended" if process is None else f"exit status {await asyncio.to_thread(_reap, process)}"
+        slot.last_end = f"{status}: {slot.reason}" if slot.reason else status
+        return None
 
     async def _start(self, slot: Slot) -> tuple[WorkerLink, subprocess.Popen[bytes]]:
         """Start a process in `slot` and wait for its greeting; raises `ControlError` or `TimeoutError`."""
@@ -450,6 +463,21 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise PoolError(f"another daemon uses {folder}; stop it first") from error
         yield
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process whose connection has ended; kill it if it goes on all the same. Blocking."""
+    try:
+        return process.wait(STOP_MARGIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _disown(process: subprocess.Popen[bytes] | None) -> None:
+    """Let a worker go on without us; it is nobody's child to wait for any more."""
+    if process is not None:
+        process.returncode = 0
 
 
 def _control_sockets(folder: Path) -> list[Path]:

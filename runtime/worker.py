@@ -52,6 +52,7 @@ from runtime.control import (
 from runtime.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError, Runner
 from runtime.http_request import Identifiers
 from runtime.ingress import Ingress, IngressSettings
+from runtime.load_table import LoadTable
 from runtime.routing import RouteError, RouteTable
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
 
@@ -69,6 +70,10 @@ DESCRIPTORS: Final = 8192
 
 CONTROL_BACKLOG: Final = 4
 """Daemons that may be waiting to connect; there is one, or two for a moment during a restart."""
+
+
+LOAD_TABLE: Final = "load"
+"""Name of the load table in the runtime folder."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
@@ -139,6 +144,8 @@ class Worker:
                     logs=self._logs,
                     node=settings.node,
                     tasks=tasks,
+                    load_table=LoadTable(Path(settings.runtime_folder) / LOAD_TABLE),
+                    slot=settings.slot,
                 )
                 self._tasks = tasks
                 inherited = socket.socket(fileno=settings.control_fd)

@@ -218,7 +218,7 @@ async def running(
     pool = WorkerPool(settings, on_logs=keep)
     served = Served(pool, logs)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(pool.run())
+        life = tasks.create_task(pool.run())
         try:
             async with asyncio.timeout(60):
                 await pool.started()
@@ -226,3 +226,4 @@ async def running(
         finally:
             await served.hang_up()
             await (pool.detach() if leave else pool.stop())
+            await asyncio.wait([life])  # also when the test has failed: the workers end with it

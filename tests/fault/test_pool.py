@@ -82,6 +82,17 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
         assert await until(lambda: served.pool.slots()[0].last_end) == "exit status 0"
 
 
+async def test_a_burst_of_connections_is_shared_between_workers(tmp_path: Path) -> None:
+    async with running(tmp_path, workers=2) as served:
+        await served.serve(stub_release("r1", "hello"))
+        clients = await asyncio.gather(*(served.connect() for _ in range(16)))
+        for client in clients:
+            assert (await client.get("/hello")).body == b"hello"
+        held = [status.connections for status in await served.pool.status()]
+        assert sum(held) == 16
+        assert min(held) >= 4
+
+
 async def test_a_route_that_cannot_stand_changes_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as served:
         await served.serve(stub_release("r1", "hello"))
