@@ -54,8 +54,8 @@ class LinkOwner(Protocol):
     def link_closed(self, link: Link, reason: str) -> None:
         """The link is gone; called once, unless TCP never connected."""
 
-    def accept_stream(self, link: Link, stream_id: int, protocol: str) -> Sink:
-        """Return the sink of a stream the peer opened."""
+    def accept_stream(self, link: Link, stream_id: int, protocol: str) -> Sink | None:
+        """Return the sink of a stream the peer opened, or None to refuse it."""
 
 
 class Link(asyncio.Protocol):
@@ -302,7 +302,11 @@ class Link(asyncio.Protocol):
             self._dispatch_own(event)
             return
         if isinstance(event, StreamOpened) and event.inbound:
-            self._sinks[event.stream_id] = self._owner.accept_stream(self, event.stream_id, event.protocol)
+            accepted = self._owner.accept_stream(self, event.stream_id, event.protocol)
+            if accepted is None:
+                self.reset(event.stream_id)
+                return
+            self._sinks[event.stream_id] = accepted
         sink = self._sinks.get(event.stream_id)
         if sink is None:
             # Released: nobody reads it any more, so what still comes is dropped and the window stays open.

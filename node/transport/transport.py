@@ -102,9 +102,12 @@ class Transport:
                 for peer, member in self._members.items():
                     member.task = group.create_task(self._keep_dialled(peer, member))
                 self.started.set()
-                await loop.create_future()
+                try:
+                    await loop.create_future()
+                finally:
+                    # A group that is ending takes no tasks; streams that arrive from now on are refused.
+                    self._group = None
         finally:
-            self._group = None
             for server in servers:
                 server.close()
             for peering in list(self._peerings.values()):
@@ -253,8 +256,8 @@ class Transport:
         _log.debug("link %d to %s down: %s", link.number, link.peer, reason or "closed by the peer")
         self._put(LinkDown(link.number, link.peer, reason))
 
-    def accept_stream(self, link: Link, stream_id: int, protocol: str) -> Sink:
-        """Return what answers a stream the peer opened."""
+    def accept_stream(self, link: Link, stream_id: int, protocol: str) -> Sink | None:
+        """Return what answers a stream the peer opened, or None to refuse it."""
         if protocol == ping.PROTOCOL:
             return PingSink(link, stream_id)
         if protocol == identify.PROTOCOL:
@@ -262,11 +265,12 @@ class Transport:
         for name, wanted in ((ChannelName.HELLO, HELLO_PROTOCOL), (ChannelName.CONTROL, CONTROL_PROTOCOL)):
             if protocol == wanted:
                 channel = self._peerings[link.number].channels[name]
-                return channel if channel.attach(stream_id) else _refuse(link, stream_id, protocol)
+                return channel if channel.attach(stream_id) else None
+        if self._group is None:
+            return None
         stream = Stream(link, protocol)
         stream.stream_id = stream_id
-        if self._group is not None:
-            self._group.create_task(self._handle(stream, self._handlers[protocol]))
+        self._group.create_task(self._handle(stream, self._handlers[protocol]))
         return stream
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -405,9 +409,3 @@ def _endpoint(address: Multiaddr) -> tuple[str, int]:
     if end is None:
         raise OSError(f"{address} is not a TCP address")
     return end
-
-
-def _refuse(link: Link, stream_id: int, protocol: str) -> Sink:
-    _log.debug("peer %s opened %s twice", link.peer, protocol)
-    link.reset(stream_id)
-    return PingSink(link, stream_id)

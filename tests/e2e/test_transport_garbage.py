@@ -253,6 +253,8 @@ async def test_a_stream_with_nonsense_inside_loses_the_stream_and_the_link_lives
             [b"\xff" * 30, HELLO + multistream.frame(b"\xff") * 30, HELLO + b"\x00", b"\x01x"]
         ):
             assert await attacker.seal(frame(DATA, SYN, 2 * number + 1, len(talk)) + talk)
+        for number in range(400):
+            assert await attacker.seal(opening(2 * number + 1001, CONTROL_PROTOCOL)), "a second control stream is reset"
         assert await attacker.seal(opening(101, ECHO, b"hello"))
         await asyncio.sleep(0.2)
         assert await attacker.seal(frame(PING, SYN, 0, 1))
