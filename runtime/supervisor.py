@@ -41,7 +41,7 @@ from runtime.control import (
 from runtime.ingress import IngressSettings
 from runtime.listeners import address_of, bind, forget
 from runtime.load_table import CLOSED, SLOTS_MAX, LoadTable
-from runtime.worker import LOAD_TABLE, WorkerSettings
+from runtime.worker import LOAD_TABLE, WorkerSettings, control_path
 from runtime.worker_link import RefusedError, WorkerLink, greeted
 
 PING_EVERY_S: Final = 2.0
@@ -64,6 +64,10 @@ STOP_MARGIN_S: Final = 5.0
 JOB_MARGIN_S: Final = 10.0
 
 WORKERS_MAX: Final = SLOTS_MAX
+
+PID_MAX: Final = 4_194_304
+SOCKET_PATH_MAX_BYTES: Final = 103
+"""The shortest limit among our systems (macOS; Linux has 107), less the closing zero byte."""
 
 
 class PoolError(Exception):
@@ -301,6 +305,8 @@ class WorkerPool:
         if self._leave_workers:
             return _disown(process)
         self._load_table.set(slot.number, CLOSED)
+        if link is not None:
+            _forget_control(self._settings.runtime_folder, slot.number, link.greeting.pid)
         status = "ended" if process is None else f"exit status {await asyncio.to_thread(_reap, process)}"
         slot.last_end = f"{status}: {slot.reason}" if slot.reason else status
         return None
@@ -455,6 +461,9 @@ class WorkerPool:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make the runtime folder, for this user only, and keep any other daemon out of it. Raises `PoolError`."""
+    longest = control_path(folder.resolve(), WORKERS_MAX, PID_MAX)
+    if len(str(longest).encode()) > SOCKET_PATH_MAX_BYTES:
+        raise PoolError(f"the path {folder} is too long for control sockets; choose a shorter one")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     with (folder / "pool.lock").open("w") as lock:
@@ -478,6 +487,10 @@ def _disown(process: subprocess.Popen[bytes] | None) -> None:
     """Let a worker go on without us; it is nobody's child to wait for any more."""
     if process is not None:
         process.returncode = 0
+
+
+def _forget_control(folder: Path, slot: int, pid: int) -> None:
+    control_path(folder, slot, pid).unlink(missing_ok=True)
 
 
 def _control_sockets(folder: Path) -> list[Path]:

@@ -125,7 +125,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until told to drain, or orphaned for too long; then finish what is under way."""
         settings = self._settings
-        path = Path(settings.runtime_folder) / f"worker-{settings.slot}-{os.getpid()}.sock"
+        path = control_path(Path(settings.runtime_folder), settings.slot, os.getpid())
         control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         control.bind(str(path))
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
@@ -351,6 +351,11 @@ class Worker:
             await asyncio.sleep(min(1.0, self._settings.orphan_limit_s / 4))
             if not self._connected and time.monotonic() - self._orphaned_s > self._settings.orphan_limit_s:
                 self._stop.set()
+
+
+def control_path(folder: Path, slot: int, pid: int) -> Path:
+    """Return where the worker with `pid` in `slot` listens for daemons."""
+    return folder / f"worker-{slot}-{pid}.sock"
 
 
 def _listening_socket(fd: int) -> socket.socket:

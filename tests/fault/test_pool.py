@@ -205,6 +205,12 @@ async def test_a_busy_port_is_named(tmp_path: Path) -> None:
             await WorkerPool(settings, on_logs=lambda batch: None).run()
 
 
+async def test_a_folder_too_deep_for_sockets_is_refused_at_once(tmp_path: Path) -> None:
+    settings = PoolSettings(("127.0.0.1:0",), tmp_path / ("x" * 90), tmp_path / "data", "test", command=STUB)
+    with pytest.raises(PoolError, match="too long"):
+        await WorkerPool(settings, on_logs=lambda batch: None).run()
+
+
 async def test_the_runtime_folder_is_for_its_user_alone(tmp_path: Path) -> None:
     async with running(tmp_path):
         assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
