@@ -86,7 +86,9 @@ async def _serve(order: dict[str, Any]) -> None:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(pool.run())
             await pool.started()
-            more = {key: tuple(value) if isinstance(value, list) else value for key, value in order["spec"].items()}
+            more: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in order["spec"].items()
+            }
             spec = AppSpec("conformance", "app", digest, artifact, digest, **more)
             limits = AppLimits(concurrency=order["concurrency"], queue_max=1024)
             await pool.load(ReleaseLoad("only", digest, "conformance", (AppLoad(spec, limits),)))
