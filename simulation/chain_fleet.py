@@ -58,7 +58,7 @@ class ChainFleet:
         )
         self._founders = founders
         self.checker = ChainChecker(self.world, self.mesh, self.make_state_machine(), self.world.keys)
-        self.clients = ClientChecker()
+        self.clients = ClientChecker(lambda command: digest(command) in self.checker.commands)
         self.checker.on_reset.append(self.clients.era_changed)
         self.world.persist_watchers.append(self._keep_runtime_copy)
         self.world.observers.append(self._answered)

@@ -288,7 +288,9 @@ class Operation:
 class ClientChecker:
     """Collects client histories and checks RealTime as they return."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_chain: Callable[[bytes], bool]) -> None:
+        self.in_chain = in_chain
+        self._resets = 0
         self.operations: list[Operation] = []
         self._open: dict[bytes, Operation] = {}
         self._highest_returned = -1
@@ -305,6 +307,7 @@ class ClientChecker:
 
     def era_changed(self, kept_slot: int) -> None:
         """A reset abandoned what came after `kept_slot`."""
+        self._resets += 1
         self._highest_returned = min(self._highest_returned, kept_slot)
         for operation in self._open.values():
             operation.floor_slot = min(operation.floor_slot, kept_slot)
@@ -319,6 +322,9 @@ class ClientChecker:
             return
         floor = operation.floor_slot
         if operation.retry:
+            return
+        if self._resets and outcome == "decided" and not self.in_chain(operation.command):
+            operation.outcome = "abandoned"  # a voter that had not heard of the reset decided it in the era before
             return
         if slot < floor or (outcome == "decided" and slot == floor):
             raise Violation(
