@@ -8,6 +8,7 @@ for too long. Not here: the HTTP side (`ingress.py`), guests (`sandbox.py`), wha
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import secrets
@@ -67,6 +68,9 @@ JOBS_MAX: Final = 4
 
 DESCRIPTORS: Final = 8192
 """Open files a worker asks for: its connections, outbound ones, and a few per project's store."""
+
+COLLECTOR_THRESHOLDS: Final = (20_000, 20, 50)
+"""Objects between looks at the youngest, and looks between looks at the older ones; about a megabyte of garbage."""
 
 CONTROL_BACKLOG: Final = 4
 """Daemons that may be waiting to connect; there is one, or two for a moment during a restart."""
@@ -273,6 +277,7 @@ class Worker:
         self._releases[release.key] = apps
         for name, app in apps.items():
             self._ingress.apps[release.key, name] = app
+        _set_aside_lasting_objects()
 
     def _activate(self, request: Activate) -> None:
         routes = []
@@ -371,6 +376,19 @@ def _resident_bytes(usage: resource.struct_rusage) -> int:
     except OSError:
         return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _set_aside_lasting_objects() -> None:
+    """Take what lives as long as a release (modules, codecs) out of the collector's sight, and let it look less often.
+
+    With the defaults, collections took 15 % of a fresh compiled guest's processor time and half of an event loop's that
+    serves fresh Python guests; cycles are rare here, since instances and exchanges are closed by hand. What an earlier
+    release left behind is collected first.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _allow_descriptors() -> None:
