@@ -49,6 +49,7 @@ from node.metrics import render
 from node.requests import BusyChainError
 from node.transport import StreamError
 from protocols.commands import SignedCommand
+from protocols.dossiers import Proposed
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.key_table import make_key
 from protocols.machine import Digest, PeerId
@@ -219,7 +220,7 @@ async def changes(call: Call) -> tuple[ChangeView, ...]:
     found = sorted(control.core.dossiers.changes.values(), key=lambda one: one.change.created_ms, reverse=True)
     wanted = call.query.get("project", ""), call.query.get("environment", "")
     return tuple(
-        change_view(control.core, one, control.starter.starts.get(one.id))
+        _change_view(control, one)
         for one in found
         if (not wanted[0] or one.change.project == wanted[0]) and (not wanted[1] or one.change.environment == wanted[1])
     )[: call.query.get("limit", 100)]
@@ -232,7 +233,7 @@ async def change(call: Call) -> ChangeView:
     proposed = control.core.dossiers.changes.get(named)
     if proposed is None:
         raise not_found("change", call.path["change"], "freehold changes")
-    return change_view(control.core, proposed, control.starter.starts.get(named))
+    return _change_view(control, proposed)
 
 
 async def change_bytes(call: Call) -> bytes:
@@ -342,6 +343,11 @@ def _unreachable(named: str, error: Exception) -> ProblemError:
 async def events(call: Call) -> web.StreamResponse:
     """Follow decisions, members and rollouts."""
     return await _stream(call, call.node.watch())
+
+
+def _change_view(control: Control, proposed: Proposed) -> ChangeView:
+    failure = control.workloads.failures.get(proposed.id, "")
+    return change_view(control.core, proposed, control.starter.starts.get(proposed.id), failure)
 
 
 async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamResponse:

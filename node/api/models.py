@@ -200,7 +200,7 @@ class StartView(msgspec.Struct, frozen=True):
 
 
 class ChangeView(msgspec.Struct, frozen=True):
-    """A proposed change and the papers this node holds for it."""
+    """A proposed change and the papers this node holds for it; `failure` is why it could not be prepared here."""
 
     id: Hex64
     project: str
@@ -214,6 +214,7 @@ class ChangeView(msgspec.Struct, frozen=True):
     approvals: int
     evidence: int
     prepared: tuple[str, ...]
+    failure: str
     state: str
     start: StartView | None
 

@@ -49,7 +49,7 @@ def node_view(control: Control, build: str) -> NodeView:
         slot=core.chain.position.slot,
         peers=core.hello.admitted(),
         mesh_addresses=tuple(str(address) for address in control.mesh.transport.listening),
-        ingress=control.ingress,
+        ingress=tuple(address for address in control.ingress if not address.startswith("unix:")),
         workers=control.config.workers,
         records=len(core.records.store.entries),
         wall_ms=now.wall_ms,
@@ -64,15 +64,15 @@ def node_view(control: Control, build: str) -> NodeView:
 
 def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
     """The stores that vote now, and those whose nodes said that they could."""
-    ready = {said.node: (said.store_id, encode(signed)) for said, signed in core.chain.ready_stores()}
-    views = []
-    for voter in core.state.voters:
-        store, signed = ready.pop(voter.node, (b"", b""))
-        views.append(VoterView(voter.node, voter.store_id.hex(), True, signed if store == voter.store_id else b""))
-    able = {one.node for one in core.state.nodes if "voter" in one.roles}
-    views += [
-        VoterView(node, store.hex(), False, signed) for node, (store, signed) in sorted(ready.items()) if node in able
+    ready = {(said.node, said.store_id): encode(signed) for said, signed in core.chain.ready_stores()}
+    views = [
+        VoterView(voter.node, voter.store_id.hex(), True, ready.pop((voter.node, voter.store_id), b""))
+        for voter in core.state.voters
     ]
+    able = {one.node for one in core.state.nodes if "voter" in one.roles and not one.draining}
+    for (node, store), signed in sorted(ready.items()):
+        if node in able and not core.trust.key_revoked(public_key_of(node)):
+            views.append(VoterView(node, store.hex(), False, signed))
     return tuple(views)
 
 
@@ -201,7 +201,7 @@ def start_view(change: Digest, waiting: Waiting) -> StartView:
     )
 
 
-def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None) -> ChangeView:
+def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None, failure: str) -> ChangeView:
     """A proposed change and its papers."""
     change = proposed.change
     lane = core.state.lane(change.project, change.environment)
@@ -218,6 +218,7 @@ def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None) -> 
         approvals=len(core.dossiers.approvals(proposed.id)),
         evidence=0,
         prepared=_prepared_on(core, proposed.id),
+        failure=failure,
         state=_state_of(proposed.id, lane),
         start=start_view(proposed.id, waiting) if waiting is not None else None,
     )
