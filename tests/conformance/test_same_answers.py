@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.fixtures.build import CACHE
 
 EVERY = [pytest.param(case, id=f"{fixture}: {case.name}") for fixture, cases in BY_FIXTURE.items() for case in cases]
 JCO_FIXTURES = ("probe", "hello", "javascript")
+REUSABLE = ("probe", "python", "wsgi")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,20 @@ def test_we_answer_as_wasmtime_serve_does(case: Case, our_port: Callable[[str], 
     assert not differences(ours, theirs, case), ours
 
 
+@pytest.mark.parametrize("fixture", REUSABLE)
+def test_a_reused_instance_answers_as_a_fresh_one(
+    fixture: str, component: Callable[[str], Path], authority: str
+) -> None:
+    recorded = golden(fixture)["answers"]
+    hosts = (authority, DEAD_AUTHORITY)
+    with serve_ours(component(fixture), instances="reuse", allow_hosts=hosts, allow_loopback=True) as server:
+        found = {
+            case.name: differences(ask(server.port, case, authority), Answer.from_json(recorded[case.name]), case)
+            for case in BY_FIXTURE[fixture]
+        }
+    assert not {name: sentences for name, sentences in found.items() if sentences}
+
+
 @pytest.mark.parametrize("fixture", JCO_FIXTURES)
 def test_we_answer_as_jco_serve_does(
     fixture: str, component: Callable[[str], Path], our_port: Callable[[str], int], authority: str
@@ -72,6 +88,14 @@ def test_we_answer_as_jco_serve_does(
     port = our_port(fixture)
     found = {case.name: differences(ask(port, case, authority), theirs[case.name], case) for case in cases}
     assert not {name: sentences for name, sentences in found.items() if sentences}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_the_peer_builds_where_cargo_is() -> None:
+    if shutil.which("cargo") is None:
+        pytest.skip("no cargo; on Debian or Ubuntu: apt-get install cargo")
+    assert peer.wasmtime(build=True) is not None, (CACHE / "tools" / "wasmtime-build.log").read_text()[-2000:]
 
 
 @pytest.mark.parametrize("fixture", list(BY_FIXTURE))
