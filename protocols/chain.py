@@ -146,6 +146,10 @@ class Chain:
         ]
         return min((at_ms for at_ms in due if at_ms is not None), default=None)
 
+    def expect_rtt(self, rtt_ms: float) -> None:
+        """Pace attempts for a network this slow, as measured beside the chain (liveness), before it has own samples."""
+        self._at.pacer.network_ms = int(rtt_ms)
+
     # --- what the node may look at ------------------------------------------------------------------------------------
 
     @property

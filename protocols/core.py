@@ -19,6 +19,7 @@ from typing import Any, get_args
 from protocols import agent as agents
 from protocols import chain_messages
 from protocols.agent import AgentConfig, RolloutAgent
+from protocols.certificates import Certificate, open_certificate
 from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Stored
 from protocols.chain_messages import ChainMessage, EntryStored, Read, Start, Submit, SubmitReset
@@ -186,10 +187,12 @@ class NodeCore:
             setup.signer,
             setup.verifier,
             latched=stored.state.get(agents.LATCH_TABLE),
+            revoked=lambda node: self.trust.key_revoked(public_key_of(node)),
             config=setup.agent,
         )
         self._machines = (self.hello, self.liveness, self.renewal, self.records, self.sync, self.chain, self.agent)
         self._judged_version = -1
+        self._own_families = self._may_speak(now)
         self._linked: dict[PeerId, None] = {}
         """Peers that the machines behind hello were told of, in the order they were admitted."""
 
@@ -238,6 +241,7 @@ class NodeCore:
     def _start(self, event: Start, now: Now, out: list[Effect]) -> None:
         self._take(self._restored, now, out)
         self._restored = []
+        self._publish_credentials(now, out)
         proposed = self.dossiers.merged(self.records.store.entries.values())
         self._take(self.chain.handle(event, now), now, out)
         self._decided(now, out)
@@ -257,6 +261,7 @@ class NodeCore:
             self._take(self.chain.handle(event, now), now, out)
         elif isinstance(message, LivenessMessage):
             self._take(self.liveness.handle(event, now), now, out)
+            self.chain.expect_rtt(self.liveness.rtt_high_ms())
         elif isinstance(message, SyncMessage):
             self._take(self.sync.handle(event, now), now, out)
         elif isinstance(message, RecordMessage):
@@ -278,6 +283,9 @@ class NodeCore:
             match effect:
                 case Broadcast(message, exclude):
                     out.extend(Send(peer, message) for peer in self._readers(message) if peer not in exclude)
+                case Send(peer, message):
+                    if self._may_send(peer, FAMILY_OF[type(message)]):
+                        out.append(effect)
                 case Notify(Admitted() as admitted):
                     out.append(effect)
                     self._link(admitted, now, out)
@@ -317,6 +325,17 @@ class NodeCore:
     def _publish(self, record: tuple[str, bytes], now: Now, out: list[Effect]) -> None:
         self._take(self.records.handle(Publish(*record), now), now, out)
 
+    def _publish_credentials(self, now: Now, out: list[Effect]) -> None:
+        """Let everybody have what this node was let in with: a founder and a joiner bring it as files."""
+        if self.trust.standing(self.node, now.wall_ms) in {Standing.JOINED, Standing.MEMBER}:
+            held = self.trust.credentials(self.node)
+            for signed in held.certificates:
+                certificate = open_certificate(self.trust.verifier, self.trust.mesh, signed)
+                if isinstance(certificate, Certificate):
+                    self._publish(certificate_record(certificate.node, signed), now, out)
+            for bundle in held.bundles:
+                self._publish(admission_record(bundle), now, out)
+
     def _propose_to_agent(self, proposed: Sequence[Proposed], now: Now, out: list[Effect]) -> None:
         for one in proposed:
             change = one.change
@@ -325,9 +344,20 @@ class NodeCore:
 
     # --- what machines must hear of each other ------------------------------------------------------------------------
 
+    def _may_speak(self, now: Now) -> tuple[Family, ...]:
+        """Return what others take from this node: less while it is invited or contested, as far as it knows."""
+        own = self.trust.standing(self.node, now.wall_ms)
+        return ALLOWED[own if own in {Standing.LIMITED, Standing.JOINED} else Standing.MEMBER]
+
+    def _may_send(self, peer: PeerId, family: Family) -> bool:
+        """Return whether a message may leave: to a peer that is not admitted only hello, else it would hang up."""
+        return family == "hello" or (family in self._own_families and self.hello.standing(peer) is not None)
+
     def _readers(self, message: Any) -> list[PeerId]:
         family = FAMILY_OF[type(message)]
-        readers = []
+        readers: list[PeerId] = []
+        if family not in self._own_families:
+            return readers
         for peer in self._linked:
             standing = self.hello.standing(peer)
             if standing is not None and family in ALLOWED[standing]:
@@ -380,6 +410,7 @@ class NodeCore:
 
     def _trust_changed(self, now: Now, out: list[Effect]) -> None:
         self._judged_version = self.trust.version
+        self._own_families = self._may_speak(now)
         members = tuple(
             sorted(
                 peer
@@ -389,6 +420,7 @@ class NodeCore:
         )
         self._take(self.liveness.handle(MembersChanged(members), now), now, out)
         self._take(self.hello.handle(TrustChanged(), now), now, out)
+        self._take(self.records.handle(TrustChanged(), now), now, out)
         self._set_issuers(now)
 
     def _set_issuers(self, now: Now) -> None:

@@ -275,7 +275,7 @@ class HelloMachine:
             case Echo():
                 return self._echo(peer, state, message, now)
             case Refused():
-                self._peers[peer] = replace(state, standing=None)
+                self._peers[peer] = replace(state, connected=False, standing=None, hello=None)
                 return [Notify(RefusedBy(peer, message.rule, message.detail)), Disconnect(peer, message.rule)]
             case _:
                 return self._refuse(peer, Refusal("hello.not-admitted", "only hello is allowed before admission"))

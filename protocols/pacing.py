@@ -59,11 +59,13 @@ class Pacer:
         self.attempts = 0
         self.next_ms = 0
         self._crowded_until_ms = 0
+        self.network_ms = 0
+        """A pessimistic round trip that somebody else measured; 0 if nobody did."""
 
     @property
     def base_ms(self) -> int:
         """max(retry_min, 4 x the slowest of the recent round trips); with 64 samples that is their p99."""
-        return max(self._times.retry_min_ms, 4 * max(self._samples, default=0))
+        return max(self._times.retry_min_ms, 4 * max(self._samples, default=0), 4 * self.network_ms)
 
     def sample(self, rtt_ms: int) -> None:
         """Take one measured round trip, fsync included."""

@@ -458,11 +458,16 @@ class SyncMachine:
 
     def _equal_with(self, peer: PeerId, theirs: Contact, now: Now) -> None:
         self._floors.equal_with(theirs.vector, now.wall_ms)
+        # At once, not by the hour: who drops tombstones that its peers still show would differ from them until then.
+        self._settle_floor(now)
 
-    def _publish_floor(self, now: Now) -> list[Effect]:
+    def _settle_floor(self, now: Now) -> None:
         members = self._trust.nodes()
         vectors = {member: vector for member in members if (vector := self._floor_vector(member)) is not None}
         self._store.floor_ms = self._floors.common(vectors, members, now.wall_ms)
+
+    def _publish_floor(self, now: Now) -> list[Effect]:
+        self._settle_floor(now)
         if not self._connected or not self._floors.established:
             return []
         body = encode(self._floors.vector(now.wall_ms))

@@ -56,6 +56,8 @@ class Network:
         self.measure_bytes = False
         self.codec: Callable[[bytes], Any] | None = None
         """When set, every message is encoded and decoded by it on the way, as on a real wire."""
+        self.lingers = False
+        """Whether a connection that a host closes still delivers what that host sent, as TCP would."""
         self.send_watchers: list[Callable[[PeerId, PeerId, Any], None]] = []
         """Called with sender, receiver and message at the moment a host sends, whatever becomes of the message."""
 
@@ -105,9 +107,18 @@ class Network:
             self._world.at(at_ms, self._arrive, near, far, message, self._connected[link])
 
     def disconnect(self, near: PeerId, far: PeerId, reason: str) -> None:
-        """Close the connection between two hosts; each that is up hears of it."""
-        if self._connected.pop((near, far), None) is None:
+        """Close the connection between two hosts, after what `near` sent if `lingers`; each that is up hears of it."""
+        connected_ms = self._connected.get((near, far))
+        if self.lingers and connected_ms is not None:
+            at_ms = max(self._world.now_ms, self._last_arrival_ms.get((near, far), 0))
+            self._world.at(at_ms, self._close, near, far, reason, connected_ms)
+        else:
+            self._close(near, far, reason, connected_ms)
+
+    def _close(self, near: PeerId, far: PeerId, reason: str, connected_ms: int | None) -> None:
+        if connected_ms is None or self._connected.get((near, far)) != connected_ms:
             return
+        del self._connected[near, far]
         self._connected.pop((far, near), None)
         for here, there in ((near, far), (far, near)):
             host = self._world.host_of(here)
@@ -119,7 +130,7 @@ class Network:
     def host_down(self, peer: PeerId) -> None:
         """A host went down: its connections reset."""
         for far in self.connected(peer):
-            self.disconnect(peer, far, "reset")
+            self._close(peer, far, "reset", self._connected[peer, far])
 
     def sweep(self) -> None:
         """Make the connections that can be made and lose those cut for too long; called every SWEEP_MS."""
