@@ -13,6 +13,8 @@ COMMANDS = {
     "new": "cli.commands.new:new",
     "dev": "cli.commands.dev:dev",
     "build": "cli.commands.build:build",
+    "mesh": "cli.commands.mesh:mesh",
+    "node": "cli.commands.node:node",
 }
 """Command names in the order a project uses them, and where each is found."""
 

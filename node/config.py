@@ -68,13 +68,7 @@ def write_config(folder: Path, config: NodeConfig) -> None:
 
 def runtime_folder(data: Path) -> Path:
     """The volatile folder of the node in `data`: sockets, and what must be forgotten at a reboot. Mode 0700."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    if os.getuid() == 0:
-        base = "/run"
-    if not os.access(base, os.W_OK):
-        base = f"/tmp/freehold-{os.getuid()}"  # noqa: S108  made with mode 0700 below, and refused if another owns it
-    name = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
-    folder = Path(base) / "freehold" / name
+    folder = _runtime_path(data)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.getuid():
         raise ConfigError(f"{folder} belongs to another user", "set XDG_RUNTIME_DIR to a folder of your own")
@@ -83,5 +77,19 @@ def runtime_folder(data: Path) -> Path:
 
 
 def api_socket(data: Path) -> Path:
-    """The Unix socket of the API of the node in `data`."""
-    return runtime_folder(data) / "api.sock"
+    """The Unix socket of the API of the node in `data`, which may belong to another user; nothing is made."""
+    return _runtime_path(data) / "api.sock"
+
+
+def _runtime_path(data: Path) -> Path:
+    """A service gets its folder from systemd (RUNTIME_DIRECTORY=/run/freehold), and root looks for it there."""
+    name = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
+    given = os.environ.get("RUNTIME_DIRECTORY")
+    if given:
+        return Path(given) / name
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    if os.getuid() == 0:
+        base = "/run"
+    if not os.access(base, os.W_OK):
+        base = f"/tmp/freehold-{os.getuid()}"  # noqa: S108  made with mode 0700, and refused if another owns it
+    return Path(base) / "freehold" / name

@@ -185,7 +185,7 @@ class Daemon:
         control = Control(
             self._config, self._folder, mesh, artifacts, workloads, requests, starter, logs, asking, system_now
         )
-        control.leaving = Leaving(control, signer, entropy)
+        control.leaving = Leaving(control, signer, entropy, self.stop)
         mesh.listeners += [requests.hear, control.hear, workloads.order, self._learn_addresses]
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
@@ -201,7 +201,7 @@ class Daemon:
         ]
         texts = tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
         control.mesh.post(Publish(make_key("address", control.core.node), encode(texts)))
-        status = NodeStatus(self._config.name, VERSION, control.ingress)
+        status = NodeStatus(self._config.name, VERSION)
         control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         self._take_addresses(control, list(control.core.records.store.entries.values()))
 

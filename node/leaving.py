@@ -8,6 +8,7 @@ removing a node that cannot or will not leave (an admin's `freehold mesh remove`
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from node.api.problems import ProblemError, refused
 from node.control import Control
@@ -22,22 +23,26 @@ from protocols.trust_records import revocation_record
 DRAIN_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.2
 PUBLISH_TIMEOUT_S = 10.0
+STOP_AFTER_S = 1.0
+"""The revocation is on its way to every peer, and the answer to whoever asked."""
 
 
 class Leaving:
     """Lets this node leave, once."""
 
-    def __init__(self, control: Control, signer: Signer, entropy: Entropy) -> None:
-        """Take the node's own key."""
+    def __init__(self, control: Control, signer: Signer, entropy: Entropy, stop: Callable[[], None]) -> None:
+        """Take the node's own key, and what ends the daemon."""
         self._control = control
         self._signer = signer
         self._entropy = entropy
+        self._stop = stop
 
     async def leave(self, reason: str) -> None:
-        """Drain and revoke this node. Raises ProblemError if it is a voter that nobody can replace."""
+        """Drain, revoke and stop this node. Raises ProblemError if it is a voter that nobody can replace."""
         self._refuse_needed_voter()
         await self._drain()
         await self._revoke(reason)
+        asyncio.get_running_loop().call_later(STOP_AFTER_S, self._stop)
 
     def _refuse_needed_voter(self) -> None:
         core = self._control.core

@@ -21,11 +21,10 @@ _FAR_AWAY = ("192.0.2.1", 9)
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """The body of a `status` record. `ingress` are the addresses where it serves apps, as "host:port"."""
+    """The body of a `status` record."""
 
     name: str
     version: str
-    ingress: tuple[str, ...] = ()
 
 
 def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
@@ -37,7 +36,7 @@ def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
         said: NodeStatus = decode(entry.record.body, NodeStatus, STATUS_MAX_BYTES)
     except DecodeError:
         return NodeStatus("", "")
-    return NodeStatus(_printable(said.name), _printable(said.version), tuple(_printable(one) for one in said.ingress))
+    return NodeStatus(_printable(said.name), _printable(said.version))
 
 
 def outgoing_address() -> str:

@@ -28,6 +28,7 @@ from node.api.models import (
     VoterView,
 )
 from node.api.operations import Call, Operation, Parameter
+from node.api.papers import PAPER_OPERATIONS
 from node.api.problems import ProblemError, invalid, not_found, refused
 from node.api.server import VERSION
 from node.api.views import (
@@ -461,4 +462,5 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
     ),
     Operation("events", "GET", "/v1/events", "Follow what happens", events, stream=True),
+    *PAPER_OPERATIONS,
 )  # fmt: skip

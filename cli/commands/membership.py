@@ -1,0 +1,275 @@
+"""`freehold mesh members|remove|voters|leave`: who is in the mesh, who goes, and who decides.
+
+Not here: how anybody comes in (mesh.py), and the choice of the next voters (cli/mesh/voting.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.administering import unlock_admin
+from cli.mesh.client import NodeClient, default_data_folder, talk
+from cli.mesh.roster import Member, find_member, members_of
+from cli.mesh.table import short, table
+from cli.mesh.unlock import confirm
+from cli.mesh.voting import NewVoters, replacing, stores_of, without
+from cli.output import Output
+from protocols.commands import DrainNode, RemoveNode
+from protocols.envelope import encode
+from protocols.keys import Ed25519Signer, public_key_of
+from protocols.machine import PeerId
+from protocols.revocations import NOTHING_VALID, Revocation, revoke
+
+DRAIN_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 0.5
+STOP_TIMEOUT_S = 30.0
+
+_CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+_YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
+
+
+@command("members", examples=("freehold mesh members", "freehold mesh members --json"))
+@_CONTEXT
+def members(output: Output, context_name: str | None) -> None:
+    """List every node, as the asked node sees it.
+
+    `belief` (alive, suspect, down) is that node's own and advisory; `standing` is what a node may do.
+    """
+    _, context = home.current_context(context_name)
+    found = talk(context, members_of)
+    now_ms = time.time_ns() // 1_000_000
+    rows = [
+        (
+            short(one.node), one.name or "-", ",".join(f"{key}={value}" for key, value in one.labels.items()) or "-",
+            one.standing + ("" if one.confirmed else ", unconfirmed") + (", draining" if one.draining else ""),
+            one.belief, "yes" if one.voter else "no", "yes" if one.connected else "no",
+            f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.expiry(now_ms),
+        )
+        for one in found
+    ]  # fmt: skip
+    header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "RTT", "")
+    output.result({"members": [msgspec.to_builtins(one) for one in found]}, table(header, rows))
+
+
+@command("remove", examples=("freehold mesh remove berlin", "freehold mesh remove Xy3kQ9ab --reason 'sold' -y",
+                             "freehold mesh remove berlin --compromised"))  # fmt: skip
+@click.argument("node")
+@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--compromised", is_flag=True,
+              help="Believe nothing the node ever wrote or signed, and do not wait for its apps to move.")  # fmt: skip
+@_CONTEXT
+@_YES
+def remove(output: Output, *, node: str, reason: str, compromised: bool, context_name: str | None, yes: bool) -> None:
+    """Take a node out of the mesh: drain it, take its vote, revoke its key, forget it.
+
+    Needs the admin key. The revocation works at once and for good; a node that comes back needs a new key.
+    """
+    _, context = home.current_context(context_name)
+    target, voters, notes = talk(context, lambda client: _plan_removal(client, node, compromised))
+    output.note(f"This removes {target.title} from the mesh:")
+    for line in notes:
+        output.note(f"  {line}")
+    confirm(output, "Remove it?", yes)
+    admin = unlock_admin(context, f"remove {target.title}")
+    slot = talk(
+        context, lambda client: _remove(client, output, admin, target, voters, reason=reason, compromised=compromised)
+    )
+    value = {"node": target.node, "slot": slot, "revoked": True,
+             "voters": [voter.node for voter in voters.voters] if voters else None}  # fmt: skip
+    output.result(value, f"{target.title} is removed (decision {slot})")
+    output.hint("freehold mesh members")
+
+
+async def _plan_removal(client: NodeClient, text: str, compromised: bool) -> tuple[Member, NewVoters | None, list[str]]:
+    """Return whom to remove, the voters afterwards if it votes, and the plan in words."""
+    everyone = await members_of(client)
+    target = find_member(everyone, text)
+    if target.belief == "self":
+        raise UsageError(
+            "that is the node being asked; it cannot judge its own removal",
+            next_step="run this on another node, or here: freehold mesh leave",
+            kind="own-node",
+        )
+    state = await client.state()
+    voters = without(stores_of(await client.get("/v1/voters")), PeerId(target.node)) if target.voter else None
+    notes = []
+    if target.confirmed and not target.draining and not compromised:
+        notes.append("drain it: its apps move to other nodes")
+    notes += [
+        f"{lane.project} in {lane.environment} keeps its data there: it stops until a copy is restored elsewhere"
+        for lane in state.lanes
+        if lane.data_node == target.node
+    ]
+    if voters is not None:
+        coming = ", ".join(short(one) for one in voters.added) or "nobody"
+        notes.append(f"take its vote: {coming} comes instead; {len(voters.voters)} voters then")
+        if len(voters.voters) < len(state.voters):
+            notes.append(f"with {len(voters.voters)} voters the mesh survives the loss of {len(voters.voters) // 2}")
+    notes.append("revoke its key: its connections close within seconds, for good")
+    return target, voters, notes
+
+
+async def _remove(client: NodeClient, output: Output, admin: Ed25519Signer, target: Member,
+                  voters: NewVoters | None, *, reason: str, compromised: bool) -> int:  # fmt: skip
+    node = PeerId(target.node)
+    if compromised:
+        await _revoke(client, admin, target, reason or "compromised", keep=False)
+        output.note("revoked: nothing it wrote or signed is believed any more")
+    elif target.confirmed and not target.draining:
+        await client.decide(admin, DrainNode(node), next_step="freehold mesh members")
+        await _wait_until_idle(client, output, target)
+    if voters is not None:
+        expect = (await client.state()).sequence
+        await client.decide(admin, voters.action, expect=expect, exhibits=voters.exhibits,
+                            material=voters.statements, next_step="freehold mesh voters")  # fmt: skip
+        output.note(f"the voters are now {', '.join(short(one.node) for one in voters.voters)}")
+    if not compromised:
+        await _revoke(client, admin, target, reason or "removed", keep=True)
+        output.note("revoked")
+    if not target.confirmed:
+        return int((await client.get("/v1/mesh"))["slot"])
+    expect = (await client.state()).sequence
+    return await client.decide(admin, RemoveNode(node), expect=expect, next_step="freehold mesh members")
+
+
+async def _wait_until_idle(client: NodeClient, output: Output, target: Member) -> None:
+    """Wait until the node says that nothing runs there; a node that cannot be asked is not waited for."""
+    deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
+    told = False
+    while time.monotonic() < deadline_s:
+        try:
+            running = (await client.get(f"/v1/nodes/{target.node}"))["running"]
+        except CommandError:
+            output.note("it does not answer; nothing to wait for")
+            return
+        if not running:
+            return
+        if not told:
+            output.note(f"waiting until {', '.join(running)} stops there")
+            told = True
+        await asyncio.sleep(LOOK_EVERY_S)
+    output.warn(f"apps still run there after {DRAIN_TIMEOUT_S:.0f} s; going on")
+
+
+async def _revoke(client: NodeClient, admin: Ed25519Signer, target: Member, reason: str, *, keep: bool) -> None:
+    """File the revocation; with `keep` what the node wrote and signed so far stays valid."""
+    subject = public_key_of(PeerId(target.node))
+    revocation = Revocation(
+        kind="node",
+        subject=subject,
+        last_seq=target.last_seq if keep else NOTHING_VALID,
+        last_serial=target.last_serial if keep else NOTHING_VALID,
+        reason=reason,
+        at_ms=time.time_ns() // 1_000_000,
+    )
+    statement = revoke(admin, await client.mesh(), revocation)
+    await client.publish("revocation", subject.hex(), encode(statement))
+
+
+@command("voters", examples=("freehold mesh voters", "freehold mesh voters --replace oslo berlin"))
+@click.option("--replace", "pair", nargs=2, default=None, metavar="OLD NEW",
+              help="Give NEW the vote of OLD; name one node twice to take its new store after a disk was lost.")  # fmt: skip
+@_CONTEXT
+@_YES
+def voters(output: Output, pair: tuple[str, str] | None, context_name: str | None, yes: bool) -> None:
+    """List the voters, or replace one that is lost.
+
+    The mesh grows its voters on its own, up to what the policy wants; only a loss needs a person.
+    """
+    _, context = home.current_context(context_name)
+    if pair is None:
+        talk(context, lambda client: _show_voters(client, output))
+        return
+    old, new = pair
+    plan = talk(context, lambda client: _plan_replacement(client, old, new))
+    output.note("This changes who decides:")
+    for node in plan.removed:
+        output.note(f"  {short(node)} loses its vote")
+    for node in plan.added:
+        output.note(f"  {short(node)} votes from then on")
+    confirm(output, "Change the voters?", yes)
+    admin = unlock_admin(context, "change the voters")
+
+    async def change(client: NodeClient) -> int:
+        expect = (await client.state()).sequence
+        return await client.decide(admin, plan.action, expect=expect, exhibits=plan.exhibits,
+                                   material=plan.statements, next_step="freehold mesh voters")  # fmt: skip
+
+    slot = talk(context, change)
+    names = [voter.node for voter in plan.voters]
+    output.result({"slot": slot, "voters": names}, f"decision {slot}: {', '.join(short(one) for one in names)} vote")
+
+
+async def _plan_replacement(client: NodeClient, old: str, new: str) -> NewVoters:
+    everyone = await members_of(client)
+    leaving, coming = find_member(everyone, old), find_member(everyone, new)
+    stores = stores_of(await client.get("/v1/voters"))
+    return replacing(stores, PeerId(leaving.node), PeerId(coming.node))
+
+
+async def _show_voters(client: NodeClient, output: Output) -> None:
+    by_node = {one.node: one for one in await members_of(client)}
+    stores = stores_of(await client.get("/v1/voters"))
+    rows, values = [], []
+    for store in stores:
+        member = by_node.get(store.voter.node)
+        name = member.name if member is not None and member.name else "-"
+        belief = member.belief if member is not None else "unknown"
+        role = "votes" if store.votes else "ready to vote"
+        rows.append((short(store.voter.node), name, store.voter.store_id.hex()[:8], role, belief))
+        values.append({"node": store.voter.node, "store": store.voter.store_id.hex(), "votes": store.votes,
+                       "belief": belief})  # fmt: skip
+    voting = [one for one in values if one["votes"]]
+    up = sum(one["belief"] in {"self", "alive", "suspect"} for one in voting)
+    majority = len(voting) // 2 + 1
+    output.result(
+        {"voters": values, "up": up, "majority": majority}, table(("NODE", "NAME", "STORE", "", "BELIEF"), rows)
+    )
+    spare = up - majority
+    if spare < 0:
+        output.warn(f"{up} of {len(voting)} voters are up, {majority} must be: nothing can be decided")
+    elif len(voting) > 1:
+        output.note(f"{up} of {len(voting)} voters are up; {spare} more may be lost before nothing can be decided")
+
+
+@command("leave", examples=("freehold mesh leave", "freehold mesh leave --purge -y"))
+@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="The node's data folder.")
+@click.option("--purge", is_flag=True, help="Delete the data folder afterwards.")
+@_YES
+def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool) -> None:
+    """Take the node on this machine out of its mesh for good, and stop it.
+
+    It drains itself and revokes its own key, so no admin is needed; one that votes must have a replacement ready.
+    """
+    from cli.mesh import local_node
+
+    folder = (data or default_data_folder()).absolute()
+    context = home.Context(local_node.mesh_id_of(folder).hex(), local_node.socket_of(folder), "")
+    output.note(f"The node in {folder} leaves its mesh:")
+    for line in ("its apps move to other nodes", "its key is revoked and never valid again", "it stops"):
+        output.note(f"  {line}")
+    if purge:
+        output.note(f"  {folder} is deleted, with the data of the apps that live here")
+    confirm(output, "Leave?", yes)
+    talk(context, lambda client: client.post("/v1/leave", {"reason": reason}))
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    while local_node.is_running(folder) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    stopped = not local_node.is_running(folder)
+    if purge and stopped:
+        shutil.rmtree(folder)
+    known = home.read_contexts()
+    kept = {name: one for name, one in known.contexts.items() if one.socket != context.socket or one.admin}
+    home.write_contexts(home.Contexts(known.current if known.current in kept else "", kept))
+    output.result({"stopped": stopped, "purged": purge and stopped}, "the node has left")
+    output.hint("on an admin's machine, to forget it: freehold mesh remove NODE")

@@ -1,0 +1,317 @@
+"""`freehold mesh`: the group, and how a mesh begins and grows: create, invite, join.
+
+Not here: what changes its members (membership.py) and its backup (backup.py).
+"""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import re
+import secrets
+import time
+from pathlib import Path
+
+import click
+
+from cli.commands.backup import backup, restore
+from cli.commands.membership import leave, members, remove, voters
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.administering import unlock_admin
+from cli.mesh.client import NodeClient, default_data_folder, talk
+from cli.mesh.home import Context
+from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of
+from cli.mesh.unlock import ask_new_passphrase, confirm
+from cli.output import Output
+from protocols.certificates import DAY_MS, NODE_ROLES
+from protocols.change import valid_name
+from protocols.commands import COMMAND_ID_BYTES, Command, ConfirmNode, sign_command
+from protocols.demands import SOLO, TEAM
+from protocols.envelope import DecodeError, Signed, encode, sign
+from protocols.genesis import mesh_id
+from protocols.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
+from protocols.invites import (
+    ADDRESSES_MAX,
+    INVITE_LIFETIME_MAX_MS,
+    USES_MAX,
+    Address,
+    Invite,
+    InviteLine,
+    make_invite,
+    read_line,
+    write_line,
+)
+from protocols.keys import SEED_BYTES, Ed25519Signer
+from protocols.trust_records import grant_record
+
+GRANT_LIFETIME_MS = 365 * DAY_MS
+"""The founder's everyday key; `doctor` warns in time, and the admin key renews it."""
+
+GRANT_NONCE_BYTES = 16
+SEAL_ENTROPY_BYTES = 28
+PRINCIPAL_ROLES: tuple[Role, ...] = ("viewer", "proposer", "deployer", "approver")
+POLICIES = {"solo": SOLO, "team": TEAM}
+POLICY_WORDS = {
+    "solo": "nobody else must approve a change; recorded as such in every decision",
+    "team": "one other person must approve a change before it runs",
+}
+
+_DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
+                     help="The node's data folder; by default in your home, /var/lib/freehold/node for root.")  # fmt: skip
+_LISTEN = click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where other nodes reach this one.")
+_ADVERTISE = click.option("--advertise", multiple=True, metavar="HOST:PORT",
+                          help="What others are told to dial, if not where it listens.")  # fmt: skip
+_INGRESS = click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
+_WORKERS = click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
+_NODE_NAME = click.option("--node-name", default=None, help="What people call this node; by default the host's name.")
+_YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
+
+
+@command("create", examples=("freehold mesh create home", "freehold mesh create work --policy team --data /srv/freehold",
+                             "freehold mesh create home --listen 0.0.0.0:4100 --ingress 0.0.0.0:8080 -y"))  # fmt: skip
+@click.argument("name")
+@_DATA
+@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="solo", show_default=True,
+              help="solo: no approval by others. team: one other person approves each change.")  # fmt: skip
+@_LISTEN
+@_ADVERTISE
+@_INGRESS
+@_WORKERS
+@_NODE_NAME
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the first node; may repeat.")
+@_YES
+def create(output: Output, *, name: str, data: Path | None, policy: str, listen: tuple[str, ...],
+           advertise: tuple[str, ...], ingress: tuple[str, ...], workers: int | None, node_name: str | None,
+           labels: tuple[str, ...], yes: bool) -> None:  # fmt: skip
+    """Found a mesh with its first node here.
+
+    Makes an admin key that opens only with a passphrase typed on the terminal, and an everyday key `me` that may
+    propose and deploy but not approve or administer. Nothing runs yet.
+    """
+    from cli.mesh import local_node
+
+    if not valid_name(name):
+        raise UsageError("a mesh's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold mesh create home")
+    folder = (data or default_data_folder()).absolute()
+    node_labels = labels_of(labels)
+    settings = local_node.NodeSettings(
+        None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
+        checked_addresses(ingress) or None, workers,
+    )  # fmt: skip
+    context_name, admin_name, me_name = name, f"{name}-admin", f"{name}-me"
+    _refuse_existing(folder, context_name, (admin_name, me_name))
+    output.note(f"This founds the mesh {name}:")
+    for line in (
+        f"data of its first node   {folder}",
+        f"nodes reach it at        {', '.join(settings.listen or ('0.0.0.0:4100',))}",
+        f"apps are served at       {', '.join(settings.ingress or ('127.0.0.1:8080',))}",
+        f"policy                   {policy}: {POLICY_WORDS[policy]}",
+        f"admin key                {home.key_path(admin_name)} (sealed by a passphrase)",
+        f"everyday key             {home.key_path(me_name)} (proposes and deploys, for a year)",
+    ):
+        output.note(f"  {line}")
+    confirm(output, "Found it?", yes)
+    passphrase = ask_new_passphrase(f"the admin key of {name}")
+    admin = home.store_sealed(
+        admin_name, secrets.token_bytes(SEED_BYTES), passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES)
+    )
+    try:
+        mesh = local_node.found(
+            folder, settings, name=node_name or _host_name(), mesh_name=name, admin=admin,
+            policy=POLICIES[policy], labels=node_labels,
+        )  # fmt: skip
+        me = home.store_plain(me_name, secrets.token_bytes(SEED_BYTES))
+    except BaseException:
+        home.key_path(admin_name).unlink()
+        raise
+    grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"))
+    commands = []
+    if node_labels:
+        node = local_node.node_id_of(folder)
+        label = Command(secrets.token_bytes(COMMAND_ID_BYTES), ConfirmNode(node, node_labels, NODE_ROLES))
+        commands.append(encode(sign_command([admin], mesh, label)))
+    local_node.write_pending(folder, [grant_record(me.public_key, (grant,))], commands)
+    home.write_context(context_name, Context(mesh.hex(), local_node.socket_of(folder), me_name, admin_name))
+    run = "freehold node run" + (f" --data {folder}" if data else "")
+    output.result(
+        {"mesh": mesh.hex(), "name": name, "data": str(folder), "context": context_name, "policy": policy,
+         "admin_key": admin_name, "key": me_name, "next_step": run},
+        f"mesh {name} {mesh.hex()[:16]} is founded in {folder}",
+    )  # fmt: skip
+    output.hint(run)
+
+
+@command("invite", examples=("freehold mesh invite", "freehold mesh invite --label zone=eu --uses 3 --expires 2h",
+                             "freehold mesh invite --kind principal --role proposer --role deployer"))  # fmt: skip
+@click.option("--kind", type=click.Choice(["node", "principal"]), default="node", show_default=True,
+              help="Who is invited: a machine, or a person with a laptop.")  # fmt: skip
+@click.option("--role", "roles", multiple=True, metavar="ROLE",
+              help=f"Node: {', '.join(NODE_ROLES)} (all by default). Principal: {', '.join(PRINCIPAL_ROLES)}.")  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the invited nodes; may repeat.")
+@click.option(
+    "--uses", type=click.IntRange(1, USES_MAX), default=1, show_default=True, help="How many may join with it."
+)
+@click.option("--expires", default="24h", show_default=True, metavar="DURATION", help="At most 24h.")
+@click.option("--for", "name", default="guest", show_default=True, help="Principal: what the grant calls them.")
+@click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[str, ...], uses: int, expires: str,
+           name: str, context_name: str | None) -> None:  # fmt: skip
+    """Print one line that lets a new node or person in.
+
+    Whoever has the line can use it: send it on a private way. It is worth nothing after its uses or its time.
+    """
+    _, context = home.current_context(context_name)
+    span_ms = duration_ms(expires)
+    if span_ms > INVITE_LIFETIME_MAX_MS:
+        raise UsageError("an invite lasts at most 24h", next_step="freehold mesh invite --expires 24h")
+    allowed: tuple[str, ...] = NODE_ROLES if kind == "node" else PRINCIPAL_ROLES
+    unknown = [role for role in roles if role not in allowed]
+    if unknown:
+        raise UsageError(
+            f"a {kind} has no role {unknown[0]!r}", next_step=f"choose among {', '.join(allowed)}", kind="usage"
+        )
+    chosen = roles or (allowed if kind == "node" else ("viewer",))
+    node_labels = labels_of(labels)
+    mesh, addresses = talk(context, _mesh_and_addresses)
+    admin = unlock_admin(context, f"invite a {kind}")
+    seed = secrets.token_bytes(SEED_BYTES)
+    invite_key = Ed25519Signer(seed).public_key
+    now_ms = time.time_ns() // 1_000_000
+    grant = None
+    if kind == "principal":
+        in_order = tuple(role for role in PRINCIPAL_ROLES if role in chosen)
+        grant = _grant(admin, mesh, invite_key, "person", in_order, name=name, uses=uses)
+    made = Invite(
+        mesh=mesh, invite_key=invite_key, kind="node" if kind == "node" else "principal",
+        roles=tuple(role for role in NODE_ROLES if role in chosen) if kind == "node" else (),
+        labels=node_labels if kind == "node" else (), uses=uses, issued_ms=now_ms, expires_ms=now_ms + span_ms,
+        grant=grant,
+    )  # fmt: skip
+    line = write_line(seed, make_invite(admin, made), addresses)
+    once = "once" if uses == 1 else f"{uses} times"
+    output.note(f"Good for {in_words(span_ms)}, {once}, for a {kind} as {', '.join(chosen)}; send it privately:")
+    following = "freehold mesh join LINE" if kind == "node" else "freehold login LINE"
+    output.result(
+        {"line": line, "kind": kind, "roles": list(chosen), "labels": dict(node_labels), "uses": uses,
+         "expires_ms": made.expires_ms, "addresses": [one.address for one in addresses], "next_step": following},
+        line,
+    )  # fmt: skip
+    output.hint(f"on the other machine: {following}")
+
+
+@command("join", examples=("freehold mesh join fh1.…", "freehold mesh join fh1.… --data /srv/freehold -y"))
+@click.argument("line")
+@_DATA
+@_LISTEN
+@_ADVERTISE
+@_INGRESS
+@_WORKERS
+@_NODE_NAME
+@_YES
+def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
+         ingress: tuple[str, ...], workers: int | None, node_name: str | None, yes: bool) -> None:  # fmt: skip
+    """Make this machine a node of the mesh that an invite line names.
+
+    Dials a member, which checks the invite and certifies this node's new key. Nothing runs yet.
+    """
+    from cli.mesh import local_node
+
+    invited = _read(line)
+    folder = (data or default_data_folder()).absolute()
+    settings = local_node.NodeSettings(
+        None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
+        checked_addresses(ingress) or None, workers,
+    )  # fmt: skip
+    mesh = invited.invite.mesh.hex()
+    output.note("This makes a node of this machine:")
+    for text in (
+        f"mesh                     {mesh[:16]} at {', '.join(one.address for one in invited.addresses)}",
+        f"roles                    {', '.join(invited.invite.roles)}",
+        f"labels                   {', '.join(f'{key}={value}' for key, value in invited.invite.labels) or 'none'}",
+        f"data                     {folder}",
+        f"nodes reach it at        {', '.join(settings.listen or ('0.0.0.0:4100',))}",
+        f"apps are served at       {', '.join(settings.ingress or ('127.0.0.1:8080',))}",
+    ):
+        output.note(f"  {text}")
+    confirm(output, "Join?", yes)
+    admitted_by = local_node.join(folder, settings, node_name or _host_name(), invited)
+    node = local_node.node_id_of(folder)
+    context_name = _free_context(mesh)
+    home.write_context(context_name, Context(mesh, local_node.socket_of(folder), ""))
+    run = "freehold node run" + (f" --data {folder}" if data else "")
+    output.result(
+        {"node": node, "mesh": mesh, "admitted_by": admitted_by, "data": str(folder), "context": context_name,
+         "next_step": run},
+        f"node {node} was admitted by {admitted_by}",
+    )  # fmt: skip
+    output.hint(run)
+
+
+async def _mesh_and_addresses(client: NodeClient) -> tuple[bytes, tuple[Address, ...]]:
+    """Return the mesh id, and where connected members that may admit are dialled, the asked node's first."""
+    mesh = mesh_id(await client.get_bytes("/v1/genesis"))
+    me = await client.get("/v1/node")
+    found = [
+        Address(address, member["node"])
+        for member in sorted(await client.get("/v1/members"), key=lambda one: one["node"] != me["node"])
+        if member["connected"] and member["standing"] == "member" and "issuer" in member["roles"]
+        for address in member["addresses"]
+    ]
+    if not found:
+        raise CommandError(
+            "no member that may admit says where it can be reached",
+            next_step="start it with --listen, or name --advertise HOST:PORT",
+            kind="no-address",
+        )
+    return mesh, tuple(found[:ADDRESSES_MAX])
+
+
+def _grant(admin: Ed25519Signer, mesh: bytes, key: bytes, kind: PrincipalKind, roles: tuple[Role, ...], *,
+           name: str = "", uses: int = 0) -> Signed:  # fmt: skip
+    expires_ms = time.time_ns() // 1_000_000 + GRANT_LIFETIME_MS
+    grant = Grant(
+        key, kind, name or getpass.getuser(), roles, (ANY,), (ANY,), expires_ms, secrets.token_bytes(GRANT_NONCE_BYTES),
+        invite_uses=uses,
+    )  # fmt: skip
+    return sign(admin, GRANT_DOMAIN, mesh, grant)
+
+
+def _refuse_existing(folder: Path, context: str, keys: tuple[str, ...]) -> None:
+    if context in home.read_contexts().contexts:
+        raise UsageError(f"a mesh {context} is known here already", next_step="choose another name", kind="exists")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", next_step="choose another folder with --data", kind="exists")
+    for key in keys:
+        if home.key_path(key).exists():
+            raise UsageError(f"{home.key_path(key)} exists", next_step="choose another name", kind="exists")
+
+
+def _free_context(mesh: str) -> str:
+    known = home.read_contexts().contexts
+    name = f"node-{mesh[:8]}"
+    return next(one for one in (name, *(f"{name}-{n}" for n in range(2, len(known) + 3))) if one not in known)
+
+
+def _read(line: str) -> InviteLine:
+    try:
+        invited = read_line(line)
+    except DecodeError as error:
+        raise UsageError(str(error), next_step="ask an operator: freehold mesh invite", kind="invite") from None
+    if invited.invite.kind != "node":
+        raise UsageError("this invite is for a person, not a machine", next_step="freehold login LINE", kind="invite")
+    return invited
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", platform.node())[:63] or "node"
+
+
+@click.group("mesh")
+def mesh() -> None:
+    """Found a mesh, let nodes in and out, look after its voters."""
+
+
+for _one in (create, invite, join, members, remove, voters, leave, backup, restore):
+    mesh.add_command(_one)

@@ -1,0 +1,249 @@
+"""`freehold node run|install|uninstall|status`: the daemon on this machine.
+
+Not here: the daemon itself (node/), the unit's text and the steps (cli/mesh/service.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import service
+from cli.mesh.client import default_data_folder, talk
+from cli.mesh.home import Context
+from cli.mesh.service import Step
+from cli.mesh.spans import checked_addresses
+from cli.mesh.unlock import confirm
+from cli.output import Output
+
+OUR_PACKAGES = ("cli", "node", "protocols", "runtime")
+_DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
+                     help="The node's data folder; by default in your home, /var/lib/freehold/node for root.")  # fmt: skip
+_YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
+
+
+@command("run", examples=("freehold node run", "freehold node run --data /srv/freehold --ingress 0.0.0.0:80"))
+@_DATA
+@click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where other nodes reach this one.")
+@click.option("--advertise", multiple=True, metavar="HOST:PORT", help="What others are told to dial.")
+@click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
+@click.option("--voter-after", type=click.IntRange(1, 86_400), metavar="SECONDS",
+              help="How long a node must be connected before it is proposed as a voter (60).")  # fmt: skip
+def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
+        ingress: tuple[str, ...], workers: int | None, voter_after: int | None) -> None:  # fmt: skip
+    """Run the node in the foreground until Ctrl-C or SIGTERM.
+
+    Options override node.toml in the data folder. Log lines are for people on a terminal, JSON elsewhere. Exit codes:
+    64 the configuration cannot be used, 65 a store is damaged, 74 a durable write failed, 75 an address or the folder
+    is in use.
+    """
+    from cli.mesh import local_node
+
+    folder = (data or default_data_folder()).absolute()
+    settings = local_node.NodeSettings(
+        None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
+        checked_addresses(ingress) or None, workers, voter_after,
+    )  # fmt: skip
+    handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else None
+    try:
+        local_node.run(folder, settings, handler)
+    except local_node.NodeFailedError as error:
+        output.error(error)
+        raise SystemExit(error.code) from None
+
+
+class _HumanHandler(logging.Handler):
+    """Shows the daemon's log records as lines for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line: time, level if it matters, message, fields."""
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        names = ("peer", "rule", "change", "detail")
+        fields = " ".join(f"{name}={value}" for name in names if (value := getattr(record, name, None)) is not None)
+        sys.stdout.write(f"{time} {level}{record.getMessage()}{'  ' + fields if fields else ''}\n")
+        if record.exc_info:
+            sys.stdout.write(logging.Formatter().formatException(record.exc_info) + "\n")
+        sys.stdout.flush()
+
+
+@command("status", examples=("freehold node status", "freehold node status --data /srv/freehold --json"))
+@_DATA
+def status(output: Output, data: Path | None) -> None:
+    """Show the node on this machine: who it is, what it sees, what worries it. Exit code 1 if it does not run."""
+    from cli.mesh import local_node
+
+    folder = (data or default_data_folder()).absolute()
+    mesh = local_node.mesh_id_of(folder)
+    if not local_node.is_running(folder):
+        raise CommandError(
+            f"the node in {folder} does not run", next_step=f"freehold node run --data {folder}", kind="no-node"
+        )
+    view = talk(Context(mesh.hex(), local_node.socket_of(folder), ""), lambda client: client.get("/v1/node"))
+    output.result({"node": view, "data": str(folder)}, "\n".join(_described(view)))
+    for warning in view["warnings"]:
+        output.warn(warning)
+    output.hint("freehold doctor" if view["warnings"] else "freehold mesh members")
+
+
+def _described(view: dict[str, Any]) -> list[str]:
+    votes = "votes" if view["voter"] else "does not vote"
+    return [
+        f"node       {view['name']}  {view['node']}",
+        f"mesh       {view['mesh_name']}  {view['mesh'][:16]}",
+        f"standing   {view['standing']}, {votes}{'' if view['speaking'] or not view['voter'] else ', silent for now'}",
+        f"decisions  {view['slot']}",
+        f"peers      {len(view['peers'])} connected",
+        f"addresses  mesh {', '.join(view['mesh_addresses']) or 'none'}; apps {', '.join(view['ingress'])}",
+        f"runs       {', '.join(view['running']) or 'nothing'}",
+        f"version    {view['version']} (wasmtime {view['wasmtime']})",
+    ]
+
+
+@command("install", examples=("freehold node install", "freehold node install --print", "freehold node install -y"))
+@_DATA
+@click.option("--print", "only_print", is_flag=True, help="Print the unit and change nothing.")
+@_YES
+def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> None:
+    """Install this version as a systemd service that starts at boot. Needs root; shows its plan first."""
+    folder = (data or service.DATA_FOLDER).absolute()
+    unit = service.unit_text(folder, _ports(folder))
+    if only_print:
+        output.result({"unit": unit, "path": str(service.UNIT_PATH)}, unit.rstrip())
+        return
+    _require_systemd("freehold node install --print")
+    if not (folder / "node.toml").exists():
+        raise UsageError(
+            f"{folder} holds no node",
+            next_step=f"freehold mesh create NAME --data {folder}, or freehold mesh join LINE --data {folder}",
+            kind="no-node",
+        )
+    build = version("freehold")
+    steps = service.install_steps(build, folder, user_exists=_user_exists())
+    _show(output, "This installs the node as a service:", steps)
+    confirm(output, "Install it?", yes)
+    _copy_installation(service.PREFIX / build)
+    _switch_link(service.PREFIX / "current", service.PREFIX / build)
+    service.UNIT_PATH.write_text(unit)
+    _execute(output, steps)
+    output.result({"version": build, "unit": str(service.UNIT_PATH), "data": str(folder)}, f"freehold {build} runs")
+    output.hint(f"freehold node status --data {folder}")
+
+
+@command("uninstall", examples=("freehold node uninstall", "freehold node uninstall --purge"))
+@_DATA
+@click.option("--purge", is_flag=True, help="Delete the node's data and its user as well.")
+@_YES
+def uninstall(output: Output, data: Path | None, purge: bool, yes: bool) -> None:
+    """Remove the service and its versions. The node stays a member: run `freehold mesh leave` before, to end that."""
+    folder = (data or service.DATA_FOLDER).absolute()
+    _require_systemd("systemctl status freehold")
+    if not service.UNIT_PATH.exists():
+        raise UsageError(f"{service.UNIT_PATH} does not exist", next_step="freehold node install", kind="not-installed")
+    steps = service.uninstall_steps(folder, purge=purge, user_exists=_user_exists())
+    _show(output, "This removes the service:", steps)
+    confirm(output, "Remove it?", yes)
+    _execute(output, steps[:1])
+    service.UNIT_PATH.unlink()
+    shutil.rmtree(service.PREFIX, ignore_errors=True)
+    if purge:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+    _execute(output, steps[1:])
+    output.result({"removed": True, "purged": purge}, "the service is removed")
+
+
+def _ports(folder: Path) -> list[int]:
+    from cli.mesh import local_node
+
+    return local_node.ports_of(folder) if (folder / "node.toml").exists() else []
+
+
+def _require_systemd(instead: str) -> None:
+    if not Path("/run/systemd/system").is_dir():
+        raise CommandError(
+            "this machine is not run by systemd, and other service managers are not supported",
+            next_step=f"run `freehold node run` under the one you have, or see: {instead}",
+            kind="no-systemd",
+        )
+    if os.getuid() != 0:
+        raise CommandError("this changes the system and needs root", next_step="sudo freehold node …", kind="no-root")
+
+
+def _user_exists() -> bool:
+    import pwd
+
+    try:
+        pwd.getpwnam(service.USER)
+    except KeyError:
+        return False
+    return True
+
+
+def _show(output: Output, title: str, steps: Sequence[Step]) -> None:
+    output.note(title)
+    for number, step in enumerate(steps, 1):
+        output.note(f"  {number}. {step.text}")
+
+
+def _execute(output: Output, steps: Sequence[Step]) -> None:
+    for step in steps:
+        if not step.command:
+            continue
+        output.step("", step.text)
+        done = subprocess.run(step.command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise CommandError(
+                f"{' '.join(step.command)} failed: {done.stderr.strip()}",
+                next_step="mend it and run the command again; finished steps are harmless to repeat",
+                kind="step-failed",
+            )
+
+
+def _copy_installation(target: Path) -> None:
+    """Copy this environment's packages to a new one that needs nothing of the old."""
+    temporary = target.with_name(target.name + ".new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    venv.create(temporary, symlinks=True)
+    packages = next((temporary / "lib").glob("python3.*")) / "site-packages"
+    source = Path(click.__file__).parent.parent
+    left_out = shutil.ignore_patterns("__editable__*", "__pycache__", "pip", "pip-*")
+    shutil.copytree(source, packages, ignore=left_out, dirs_exist_ok=True)
+    ours = Path(__file__).parent.parent.parent
+    for name in OUR_PACKAGES:
+        if not (packages / name).exists():
+            shutil.copytree(ours / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    script = temporary / "bin" / "freehold"
+    script.write_text(f"#!{target}/bin/python -I\nfrom cli.main import main\n\nmain()\n")
+    script.chmod(0o755)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+
+
+def _switch_link(link: Path, target: Path) -> None:
+    temporary = link.with_name(link.name + ".new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+@click.group("node")
+def node() -> None:
+    """Run the node of this machine, in the foreground or as a service."""
+
+
+for _one in (run, status, install, uninstall):
+    node.add_command(_one)

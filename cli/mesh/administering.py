@@ -1,0 +1,22 @@
+"""Acting as an admin of a mesh: the sealed key of a context, opened at the terminal for one named purpose.
+
+Not here: what the key signs, and everyday work, which needs no admin.
+"""
+
+from __future__ import annotations
+
+from cli.errors import CommandError
+from cli.mesh.home import Context
+from cli.mesh.unlock import unlock
+from protocols.keys import Ed25519Signer
+
+
+def unlock_admin(context: Context, purpose: str) -> Ed25519Signer:
+    """Open the admin key of a context at the terminal. Raises CommandError where there is none."""
+    if not context.admin:
+        raise CommandError(
+            f"there is no admin key of this mesh here, to {purpose}",
+            next_step="run the same command where the mesh was created",
+            kind="no-admin-key",
+        )
+    return unlock(context.admin, purpose)

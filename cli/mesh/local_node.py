@@ -1,0 +1,182 @@
+"""The node on this machine: making its folder, running it, and where its API listens. The only file that imports node.
+
+The daemon's errors become CommandErrors here. Everything else a command wants of a node goes through its HTTP API
+(client.py). Not here: asking a person, and what is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import msgspec
+
+from cli.dev.ports import owner_of
+from cli.errors import CommandError
+from node import daemon, founding
+from node.backup import Manifest, read_backup, write_backup
+from node.config import NodeConfig, api_socket, read_config
+from node.errors import BusyError, NodeError
+from node.keys import SystemEntropy, load_or_create_key
+from node.logs import JsonHandler
+from node.pending import Paper, Pending
+from node.pending import write_pending as write_pending_file
+from protocols.certificates import Labels
+from protocols.demands import Policy
+from protocols.genesis import mesh_id
+from protocols.invites import InviteLine
+from protocols.keys import peer_id
+from protocols.machine import Digest, PeerId, Signer
+from runtime.supervisor import PoolError
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What an operator may say about a node; None leaves the default, or what the folder's node.toml says."""
+
+    name: str | None = None
+    listen: tuple[str, ...] | None = None
+    advertise: tuple[str, ...] | None = None
+    ingress: tuple[str, ...] | None = None
+    workers: int | None = None
+    voter_after_s: int | None = None
+
+    def config(self, base: NodeConfig) -> NodeConfig:
+        """Return `base` with what was said."""
+        said = {name: value for name in self.__dataclass_fields__ if (value := getattr(self, name)) is not None}
+        return msgspec.structs.replace(base, **said)
+
+
+class NodeFailedError(CommandError):
+    """The node could not be made or run; `code` is the exit code that its kind of failure has (node/errors.py)."""
+
+    def __init__(self, error: NodeError) -> None:
+        super().__init__(str(error), next_step=error.advice or "freehold doctor", kind=_kind(error))
+        self.code = error.exit_code
+
+
+def found(
+    folder: Path, settings: NodeSettings, *, name: str, mesh_name: str, admin: Signer, policy: Policy, labels: Labels
+) -> Digest:
+    """Make the first node of a new mesh; return the mesh id. Raises NodeFailedError."""
+    config = settings.config(NodeConfig(name))
+    making = founding.found(folder, config, mesh_name=mesh_name, admin=admin, policy=policy, labels=labels)
+    return Digest(_translated(lambda: asyncio.run(making)))
+
+
+def write_pending(folder: Path, papers: Sequence[tuple[str, bytes]], commands: Sequence[bytes]) -> None:
+    """Leave signed papers and commands for the node's first start."""
+    write_pending_file(folder, Pending(tuple(Paper(*one) for one in papers), tuple(commands)))
+
+
+def join(folder: Path, settings: NodeSettings, name: str, line: InviteLine) -> str:
+    """Make a node that joins by invite; return the id of the node that admitted it. Raises NodeFailedError."""
+    joining = founding.join(folder, settings.config(NodeConfig(name)), line)
+    return str(_translated(lambda: asyncio.run(joining)))
+
+
+def run(folder: Path, settings: NodeSettings, log: logging.Handler | None) -> None:
+    """Run the node until it is told to stop. Raises NodeFailedError, naming who holds a busy port.
+
+    `log` takes the daemon's own log records; None writes them to standard output as JSON lines.
+    """
+    config = _translated(lambda: settings.config(read_config(folder)))
+    handler = log or JsonHandler(_write_line, config.name)
+    logging.getLogger("freehold").addHandler(handler)
+    try:
+        asyncio.run(_translated(lambda: daemon.Daemon(folder, config)).run())
+    except* NodeError as group:
+        raise NodeFailedError(_first(group)) from None
+    except* (PoolError, OSError) as group:
+        raise _busy(config, _first(group)) from None
+    finally:
+        logging.getLogger("freehold").removeHandler(handler)
+
+
+def _write_line(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def socket_of(folder: Path) -> str:
+    """Return the path of the API's Unix socket of the node in a folder."""
+    return str(_translated(lambda: api_socket(folder)))
+
+
+def mesh_id_of(folder: Path) -> Digest:
+    """Return the mesh of the node in a folder. Raises NodeFailedError if there is none."""
+    identity = _translated(lambda: founding.read_identity(folder))
+    return mesh_id(identity.genesis)
+
+
+def ports_of(folder: Path) -> list[int]:
+    """Return the ports that the node in a folder listens on."""
+    config = _translated(lambda: read_config(folder))
+    return [int(address.rpartition(":")[2]) for address in (*config.listen, *config.ingress)]
+
+
+def node_id_of(folder: Path) -> PeerId:
+    """Return the id of the node in a folder."""
+    mesh_id_of(folder)  # a folder without a node must not get a key
+    signer = _translated(lambda: load_or_create_key(folder / "node.key", SystemEntropy()))
+    return peer_id(signer.public_key)
+
+
+def backup(folder: Path, target: Path) -> int:
+    """Write the node's backup to a new file; return its bytes. Raises NodeFailedError, OSError."""
+    node, mesh = node_id_of(folder), mesh_id_of(folder)
+    return _translated(lambda: write_backup(folder, target, node, mesh.hex()))
+
+
+def restore(source: Path, folder: Path) -> Manifest:
+    """Make a node's folder from a backup. Raises NodeFailedError."""
+    return _translated(lambda: read_backup(source, folder))
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a daemon holds the folder's lock."""
+    try:
+        with (folder / "lock").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _translated(action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except NodeError as error:
+        raise NodeFailedError(error) from None
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast("E", error)
+
+
+def _kind(error: NodeError) -> str:
+    return "node-" + type(error).__name__.removesuffix("Error").lower()
+
+
+def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
+    for address in (*config.listen, *config.ingress):
+        port = int(address.rpartition(":")[2])
+        owner = owner_of(port) if port else None
+        if owner:
+            advice = "stop it, or choose another address with --listen or --ingress"
+            return NodeFailedError(BusyError(f"{address} is in use by {owner}", advice))
+    return NodeFailedError(NodeError(f"the node cannot run: {error}", "freehold doctor"))

@@ -1,0 +1,59 @@
+"""Durations, labels and addresses as they are typed on the command line: "24h", "zone=eu", "0.0.0.0:4100"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from cli.errors import UsageError
+from protocols.certificates import Labels, valid_labels
+
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def duration_ms(text: str) -> int:
+    """Return "90s", "15m", "24h" or "7d" in milliseconds. Raises UsageError."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if found is None or not int(found[1]):
+        raise UsageError(f"{text!r} is no duration", next_step="write for example 90s, 15m, 24h or 7d", kind="usage")
+    return int(found[1]) * _UNITS_MS[found[2]]
+
+
+def in_words(span_ms: int) -> str:
+    """Return a span as its two largest units, for people."""
+    left = max(0, span_ms) // 1000
+    words: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not words):
+            words.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(words[:2])
+
+
+def labels_of(texts: Sequence[str]) -> Labels:
+    """Return "key=value" texts as labels, in order. Raises UsageError."""
+    pairs = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"{text!r} is no label", next_step="write it as key=value, as in zone=eu", kind="usage")
+        pairs.append((key, value))
+    labels = tuple(sorted(pairs))
+    if not valid_labels(labels):
+        raise UsageError(
+            "labels are too many, too long or repeated",
+            next_step="name each key once, at most 63 letters",
+            kind="usage",
+        )
+    return labels
+
+
+def checked_addresses(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return "host:port" texts as they are. Raises UsageError for anything else."""
+    for text in texts:
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65_535:
+            raise UsageError(
+                f"{text!r} is no address", next_step="write it as host:port, as in 0.0.0.0:4100", kind="usage"
+            )
+    return tuple(texts)

@@ -1,0 +1,236 @@
+"""Real `freehold` processes on loopback, each person with a home folder and each node with a data folder of its own.
+
+A person types at a pseudo-terminal; a node is a process that is waited for until its API answers and is ended by its
+process id. Not here: any test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PASSPHRASE = "correct horse battery"
+COMMAND_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one command did."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+@dataclass
+class Machine:
+    """One machine of the test: a home, a data folder, and at most one running daemon."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "run").mkdir(exist_ok=True)
+        self.log = self.folder / "daemon.log"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
+        runtime = str(self.folder / "run")
+        return {**kept, "FREEHOLD_HOME": str(self.folder / "home"), "RUNTIME_DIRECTORY": runtime, "NO_COLOR": "1"}
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def run(self, *arguments: str) -> Answer:
+        """Run a command as a script or an agent would: no terminal at all."""
+        done = subprocess.run(
+            _command(arguments), env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=COMMAND_TIMEOUT_S, start_new_session=True, check=False,
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *arguments: str) -> dict[str, Any]:
+        """Run a command with --json that must succeed; return what it answered."""
+        answer = self.run(*arguments, "--json")
+        assert answer.code == 0, (arguments, answer)
+        return answer.json
+
+    def typed(self, *arguments: str, typing: Sequence[str] = (PASSPHRASE,)) -> Answer:
+        """Run a command as a person would: on a terminal, typing a line at each passphrase prompt."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            _command(arguments, own_terminal=True), env=self.environment, stdin=slave, stdout=subprocess.PIPE, stderr=slave,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        assert process.stdout is not None
+        try:
+            stdout, said = _converse(process, master, list(typing))
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stdout.close()
+            os.close(master)
+        return Answer(process.returncode, stdout, said)
+
+    def typed_ok(self, *arguments: str) -> dict[str, Any]:
+        answer = self.typed(*arguments, "--json")
+        assert answer.code == 0, (arguments, answer)
+        return answer.json
+
+    # --- the daemon -----------------------------------------------------------------------------------------------
+
+    def start(self, *options: str) -> None:
+        """Start the daemon and wait until its API answers."""
+        assert self.process is None
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                _command(("node", "run", "--data", str(self.data), "--workers", "1", "--voter-after", "2", *options)),
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        until(self._answers, READY_TIMEOUT_S, f"the node of {self.folder.name} to answer")
+
+    def kill(self) -> None:
+        """End the daemon as a power cut would; its workers are its own affair."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """End the daemon as an operator would; return its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the daemon ended: {self.log.read_text()[-2000:]}"
+        return self.run("node", "status", "--data", str(self.data), "--json").code == 0
+
+    # --- what it says ---------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        view: dict[str, Any] = self.ok("node", "status", "--data", str(self.data))["node"]
+        return view
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        return {one["node"]: one for one in self.ok("mesh", "members")["members"]}
+
+
+class Fleet:
+    """A mesh of real processes; `close` ends every daemon that was started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.machines: list[Machine] = []
+
+    def machine(self, name: str) -> Machine:
+        made = Machine(self.folder / name)
+        self.machines.append(made)
+        return made
+
+    def found(self, name: str = "one", *options: str) -> Machine:
+        """Found the mesh `home` on a new machine and start its node."""
+        first = self.machine(name)
+        answer = first.typed(
+            "mesh", "create", "home", "--data", str(first.data), *LOOPBACK, "--node-name", name, "-y", "--json", *options,
+            typing=(PASSPHRASE, PASSPHRASE),
+        )  # fmt: skip
+        assert answer.code == 0, answer
+        first.start()
+        return first
+
+    def invite(self, admin: Machine, *options: str) -> str:
+        line: str = admin.typed_ok("mesh", "invite", *options)["line"]
+        return line
+
+    def join(self, line: str, name: str) -> Machine:
+        """Join on a new machine with an invite line and start its node."""
+        made = self.machine(name)
+        made.ok("mesh", "join", line, "--data", str(made.data), *LOOPBACK, "--node-name", name, "-y")
+        made.start()
+        return made
+
+    def close(self) -> None:
+        for machine in self.machines:
+            if machine.process is not None and machine.process.poll() is None:
+                machine.process.terminate()
+        for machine in self.machines:
+            if machine.process is not None:
+                try:
+                    machine.process.wait(20)
+                except subprocess.TimeoutExpired:
+                    machine.process.kill()
+                    machine.process.wait()
+
+
+LOOPBACK = ("--listen", "127.0.0.1:0", "--ingress", "127.0.0.1:0")
+
+
+def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait for what other processes bring about."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s for {what}"
+        time.sleep(0.1)
+
+
+def _command(arguments: Sequence[str], *, own_terminal: bool = False) -> list[str]:
+    take = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); " if own_terminal else ""
+    return [sys.executable, "-c", f"{take}from cli.main import main; main()", *arguments]
+
+
+def _converse(process: subprocess.Popen[bytes], master: int, typing: list[str]) -> tuple[str, str]:
+    """Read both outputs to their end, typing the next line whenever a passphrase is asked for."""
+    assert process.stdout is not None
+    out, said, seen = b"", b"", 0
+    open_ends = {process.stdout.fileno(), master}
+    deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+    while open_ends:
+        assert time.monotonic() < deadline_s, (out, said)
+        ready, _, _ = select.select(sorted(open_ends), [], [], 0.5)
+        for end in ready:
+            try:
+                data = os.read(end, 65536)
+            except OSError:  # EIO: nobody has the terminal open any more
+                data = b""
+            if not data:
+                open_ends.discard(end)
+            elif end == master:
+                said += data
+            else:
+                out += data
+        prompt = said.rfind(b": ")
+        if typing and prompt >= seen and said[seen:].endswith(b": "):
+            seen = len(said)
+            os.write(master, typing.pop(0).encode() + b"\n")
+        if process.poll() is not None and not ready:
+            break
+    return out.decode(), said.decode(errors="replace")
