@@ -15,6 +15,12 @@ COMMANDS = {
     "build": "cli.commands.build:build",
     "mesh": "cli.commands.mesh:mesh",
     "node": "cli.commands.node:node",
+    "env": "cli.commands.env:env",
+    "project": "cli.commands.project:project",
+    "logs": "cli.commands.logs:logs",
+    "decisions": "cli.commands.decisions:decisions",
+    "doctor": "cli.commands.doctor:doctor",
+    "context": "cli.commands.context:context",
 }
 """Command names in the order a project uses them, and where each is found."""
 

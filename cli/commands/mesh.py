@@ -47,7 +47,7 @@ from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.trust_records import grant_record
 
 GRANT_LIFETIME_MS = 365 * DAY_MS
-"""The founder's everyday key; `doctor` warns in time, and the admin key renews it."""
+"""How long the founder's everyday key is good for; the admin key makes a new grant."""
 
 GRANT_NONCE_BYTES = 16
 SEAL_ENTROPY_BYTES = 28

@@ -1,0 +1,63 @@
+"""`freehold decisions`: what the mesh decided, by whom, and the numbers that decided it.
+
+Not here: the signed records behind one project's state (`freehold why`), and writes through the API (`audit`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import talk
+from cli.mesh.table import short
+from cli.output import Output
+
+
+@command("decisions", examples=("freehold decisions", "freehold decisions --project guestbook --env production",
+                                "freehold decisions --limit 5 --json"))  # fmt: skip
+@click.option("--project", default="", help="Only this project.")
+@click.option("--env", "environment", default="", help="Only this environment.")
+@click.option("--limit", type=click.IntRange(1, 2000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+def decisions(output: Output, project: str, environment: str, limit: int, context_name: str | None) -> None:
+    """List decisions, newest first.
+
+    Each has its number in the chain, who signed for it (or that health or an admission gave the authority), the voters
+    whose signatures make it final, and for a rollout what each node had measured.
+    """
+    _, context = home.current_context(context_name)
+    found = talk(
+        context,
+        lambda client: client.get("/v1/decisions", project=project, environment=environment, limit=limit),
+    )
+    output.result({"decisions": found}, "\n".join(line for one in found for line in _described(one)))
+
+
+def _described(one: dict[str, Any]) -> list[str]:
+    when = datetime.fromtimestamp(one["at_ms"] / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    where = "/".join(part for part in (one["project"], one["environment"]) if part)
+    subject = one["subject"]
+    about = short(subject) if subject.startswith("12D3Koo") else subject[:12]
+    signers = ", ".join(key[:8] for key in one["signers"]) or _authority(one)
+    lines = [f"{one['slot']:>5}  {when}  {one['action']:<18} {' '.join(part for part in (where, about) if part)}"]
+    lines.append(
+        f"       by {signers}; certified by {', '.join(short(node) for node in one['voters']) or 'the admins'}"
+    )
+    if one["reason"]:
+        lines.append(f"       {one['reason']}")
+    lines += [
+        f"       {short(number['node'])}  {number['verdict']}  {number['requests']} requests, {number['errors']} errors, "
+        f"healthy {number['healthy_ms'] / 1000:.1f} s  {number['reason']}".rstrip()
+        for number in one["numbers"]
+    ]
+    return lines
+
+
+def _authority(one: dict[str, Any]) -> str:
+    return {"confirm_node": "an invite", "reconfigure": "the policy", "reset": "the admins"}.get(
+        one["action"], "health"
+    )

@@ -1,0 +1,123 @@
+"""`freehold doctor`: looks for everything that is or will soon be wrong, and says what to do about each.
+
+Not here: the judgements (cli/mesh/diagnosis.py). It changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import diagnosis, home
+from cli.mesh.client import NodeClient, default_data_folder, talk
+from cli.mesh.diagnosis import Finding
+from cli.mesh.home import Context
+from cli.mesh.roster import Member, members_of
+from cli.output import Output
+
+
+@command("doctor", examples=("freehold doctor", "freehold doctor --data /srv/freehold --json"))
+@click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), help="The data folder of this machine's node."
+)
+@click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+def doctor(output: Output, data: Path | None, context_name: str | None) -> None:
+    """Look for faults here, on the asked node and on its peers. Exit code 1 if there is any."""
+    checked: list[str] = []
+    findings = diagnosis.sandbox(version("wasmtime"))
+    checked.append("this installation")
+    folder = (data or default_data_folder()).absolute()
+    if data is not None or (folder / "node.key").exists():
+        findings += _look_at_folder(folder)
+        checked.append(f"the data folder {folder}")
+    findings += _look_at_keys()
+    try:
+        _, context = home.current_context(context_name)
+    except UsageError as error:
+        findings.append(Finding(data is None, str(error), error.next_step))
+    else:
+        findings += _look_at_mesh(context, checked)
+    findings.sort(key=lambda one: not one.fault)
+    faults = sum(one.fault for one in findings)
+    value = {
+        "faults": faults, "checked": checked,
+        "findings": [{"fault": one.fault, "what": one.what, "advice": one.advice} for one in findings],
+    }  # fmt: skip
+    lines = [f"{'FAULT' if one.fault else 'warn '}  {one.what}\n       {one.advice}" for one in findings]
+    lines.append(f"checked {', '.join(checked)}: " + (f"{faults} faults" if faults else "no fault"))
+    output.result(value, "\n".join(lines))
+    if faults:
+        raise SystemExit(1)
+
+
+def _look_at_folder(folder: Path) -> list[Finding]:
+    if not (folder / "node.key").exists():
+        return [Finding(True, f"{folder} holds no node", "freehold mesh create NAME, or freehold mesh join LINE")]
+    modes = {
+        str(folder / name): (folder / name).stat().st_mode
+        for name in diagnosis.PRIVATE_FILES
+        if (folder / name).exists()
+    }
+    found = diagnosis.permissions(folder.stat().st_mode, modes)
+    found += diagnosis.disk(shutil.disk_usage(folder).free, str(folder))
+    damaged = sorted(path.name for path in folder.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm")))
+    if damaged:
+        found.append(
+            Finding(
+                False, f"a damaged database was set aside: {', '.join(damaged)}", "check the disk; then delete them"
+            )
+        )
+    return found
+
+
+def _look_at_keys() -> list[Finding]:
+    keys = sorted((home.home_folder() / "keys").glob("*.json"))
+    return [
+        Finding(True, f"{path} can be read by other users", f"chmod 600 {path}")
+        for path in keys
+        if path.stat().st_mode & 0o077
+    ]
+
+
+def _look_at_mesh(context: Context, checked: list[str]) -> list[Finding]:
+    if Path(context.socket).exists() and not os.access(context.socket, os.W_OK):
+        return [Finding(True, f"{context.socket} belongs to another user", "run this as the node's user, or as root")]
+    try:
+        findings, names = talk(context, _examine)
+    except CommandError as error:
+        return [Finding(True, str(error), error.next_step)]
+    checked += names
+    return findings
+
+
+async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
+    mine = await client.get("/v1/node")
+    wall_ms = mine["wall_ms"]
+    findings = diagnosis.node(mine, wall_ms)
+    everyone = await members_of(client)
+    findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
+    names = [f"the node {mine['name']}"]
+    for one in everyone:
+        if one.connected and one.confirmed and one.belief != "self":
+            names.append(f"the node {one.title}")
+            findings += await _examine_peer(client, one)
+    return findings, names
+
+
+async def _examine_peer(client: NodeClient, one: Member) -> list[Finding]:
+    """Ask a peer for its own description, and compare its clock with the asked node's."""
+    try:
+        before = (await client.get("/v1/node"))["wall_ms"], time.monotonic()
+        view = await client.get(f"/v1/nodes/{one.node}")
+        took_ms = (time.monotonic() - before[1]) * 1000
+    except CommandError as error:
+        return [Finding(False, f"{one.title} does not describe itself: {error}", "look at its log: freehold logs")]
+    skew_ms = int(view["wall_ms"] - before[0] - took_ms / 2)
+    return diagnosis.node(view, view["wall_ms"]) + diagnosis.clock(one.title, skew_ms)

@@ -1,0 +1,92 @@
+"""`freehold logs`: log lines of apps and nodes, of one node or of all, now or as they come.
+
+Every node keeps its own logs; the asked node asks the others. Not here: how long logs are kept (node.toml).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cli.dev.logs import show
+from cli.errors import CommandError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.roster import find_member, members_of
+from cli.mesh.table import short
+from cli.output import Output
+
+ALL = "all"
+
+
+@command("logs", examples=("freehold logs --app web", "freehold logs -f --project guestbook --app web",
+                           "freehold logs --node berlin --contains error", "freehold logs --release 3f9c --json"))  # fmt: skip
+@click.option("-f", "--follow", is_flag=True, help="Go on with lines as they come, until Ctrl-C.")
+@click.option("--project", default="", help="Only this project.")
+@click.option("--app", default="", help="Only this app.")
+@click.option("--release", default="", help="Only this release, by the beginning of its digest.")
+@click.option("--node", "node", default=ALL, show_default=True, metavar="NODE", help="Only this node, by name or id.")
+@click.option("--contains", default="", help="Only lines with this text.")
+@click.option(
+    "--limit", type=click.IntRange(1, 2000), default=100, show_default=True, help="The newest so many of a node."
+)
+@click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+def logs(output: Output, *, follow: bool, project: str, app: str, release: str, node: str, contains: str, limit: int,
+         context_name: str | None) -> None:  # fmt: skip
+    """Show log lines. What an app wrote is marked `|` and untrusted; what a node says is marked `·`."""
+    _, context = home.current_context(context_name)
+    query = {"project": project, "app": app, "release": release, "contains": contains, "limit": limit}
+    if follow:
+        talk(context, lambda client: _follow(client, output, node, query))
+        return
+    lines, silent = talk(context, lambda client: _recent(client, node, query))
+    entries = [json.loads(line) for line in lines]
+    entries.sort(key=lambda entry: str(entry.get("time", "")))
+    if output.as_json:
+        output.result({"lines": entries, "silent": silent}, "")
+    else:
+        for entry in entries:
+            show(output, json.dumps(entry).encode())
+    for name in silent:
+        output.warn(f"{name} does not answer; its lines are missing")
+
+
+async def _asked(client: NodeClient, node: str) -> Sequence[tuple[str, str]]:
+    """Return (id, title) of the nodes to ask; unconnected ones are among them, and will be silent."""
+    everyone = await members_of(client)
+    chosen = [one for one in everyone if one.confirmed] if node == ALL else [find_member(everyone, node)]
+    return [(one.node, one.title) for one in chosen]
+
+
+async def _recent(client: NodeClient, node: str, query: dict[str, Any]) -> tuple[list[str], list[str]]:
+    lines: list[str] = []
+    silent: list[str] = []
+    for peer, title in await _asked(client, node):
+        try:
+            lines += (await client.get("/v1/logs", node=peer, **query))["lines"]
+        except CommandError as error:
+            if node != ALL:
+                raise
+            if error.kind != "node.unreachable":
+                raise
+            silent.append(title)
+    return lines, silent
+
+
+async def _follow(client: NodeClient, output: Output, node: str, query: dict[str, Any]) -> None:
+    """Follow every asked node at once; a node that goes is told, and the others go on."""
+
+    async def one(peer: str, title: str) -> None:
+        async for _, entry in client.follow("/v1/logs", node=peer, follow=True, **query):
+            show(output, json.dumps(entry).encode())
+        output.warn(f"{title} does not answer any more")
+
+    asked = await _asked(client, node)
+    async with asyncio.TaskGroup() as group:
+        for peer, title in asked:
+            group.create_task(one(peer, title), name=short(peer))
