@@ -83,6 +83,15 @@ class Dossiers:
             refused = self._rights_of(key, chain, at_ms)
         return refused
 
+    def principals(self) -> tuple[bytes, ...]:
+        """Return every key that a held chain of grants ends in, ascending."""
+        return tuple(sorted(key for key, chains in self._chains.items() if chains))
+
+    def chains(self, key: bytes) -> tuple[GrantChain, ...]:
+        """Return the chains of grants held for a key, in order of their digests."""
+        held = self._chains.get(key, {})
+        return tuple(held[name] for name in sorted(held))
+
     def approvals(self, change: bytes) -> tuple[bytes, ...]:
         """Return the approval envelopes held for a change, in order of their digests."""
         held = self._approvals.get(change.hex(), {})

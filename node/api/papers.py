@@ -1,0 +1,292 @@
+"""Operations on papers: what this node holds for a change, who signed it, and what the gate would still ask for.
+
+Papers are handed out as signed, so that a client can check each by itself. What is missing is found by the very checks
+voters make (policy.py), on the papers held here; it is advice, and the voters judge again. Not here: filing papers
+(handlers.py), and any decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from node.api.operations import Call, Operation, Parameter
+from node.api.problems import not_found
+from node.control import Control
+from protocols.approvals import read_approval
+from protocols.change import RELEASE_MAX_BYTES, Release
+from protocols.core import NodeCore
+from protocols.dossiers import Proposed
+from protocols.envelope import decode, encode
+from protocols.evidence import Attested, read_evidence
+from protocols.gatekeeping import gate_of
+from protocols.grants import Rights
+from protocols.keys import peer_id
+from protocols.machine import Digest
+from protocols.policy import (
+    Gate,
+    Shown,
+    Subject,
+    Vouched,
+    approval_problem,
+    approvals_refusal,
+    evidence_refusal,
+    window_refusal,
+)
+from protocols.refusal import Refusal
+
+_DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+
+
+class PrincipalView(msgspec.Struct, frozen=True):
+    """A key and what it may do now; `problem` says why nothing. `lineage` are all keys that count as its own doing."""
+
+    key: str
+    name: str
+    kind: str
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    lineage: tuple[str, ...]
+    grants: tuple[str, ...]
+    problem: str
+    chains: tuple[bytes, ...]
+
+
+class ApprovalView(msgspec.Struct, frozen=True):
+    """One approval as signed (`envelope`, DSSE); `problem` says why it does not count, empty if it does."""
+
+    key: str
+    name: str
+    approved_ms: int
+    expires_ms: int
+    comment: str
+    problem: str
+    envelope: bytes
+
+
+class EvidenceView(msgspec.Struct, frozen=True):
+    """One piece of evidence as signed; `by` is node, principal (self-attested if the author's) or stranger."""
+
+    key: str
+    name: str
+    kind: str
+    passed: bool
+    by: str
+    self_attested: bool
+    finished_ms: int
+    components: tuple[str, ...]
+    configurations: tuple[str, ...]
+    envelope: bytes
+
+
+class MissingView(msgspec.Struct, frozen=True):
+    """A rule the change does not meet yet, and who can help."""
+
+    rule: str
+    detail: str
+
+
+class PapersView(msgspec.Struct, frozen=True):
+    """Everything held for a change; `signed` and `release` are encoded, `release` empty if it is not here yet."""
+
+    change: str
+    signed: bytes
+    release: bytes
+    author: PrincipalView
+    required: int
+    approvals: tuple[ApprovalView, ...]
+    evidence: tuple[EvidenceView, ...]
+    missing: tuple[MissingView, ...]
+
+
+async def papers(call: Call) -> PapersView:
+    """Hand out what is held for one change."""
+    control: Control = call.node
+    proposed = control.core.dossiers.changes.get(Digest(bytes.fromhex(call.path["change"])))
+    if proposed is None:
+        raise not_found("change", call.path["change"], "freehold changes")
+    return papers_of(control, proposed)
+
+
+def papers_of(control: Control, proposed: Proposed) -> PapersView:
+    """The papers this node holds for a change, and what the gate would still ask for."""
+    core, wall_ms, change = control.core, control.clock().wall_ms, proposed.change
+    release_bytes = control.artifacts.read(change.release, RELEASE_MAX_BYTES) if _has(control, change.release) else b""
+    author = core.dossiers.rights(change.author, change.created_ms)
+    authors = author.lineage if isinstance(author, Rights) else (change.author,)
+    release: Release | None = decode(release_bytes, Release, RELEASE_MAX_BYTES) if release_bytes else None
+    components = tuple(one.digest for one in release.components) if release is not None else ()
+    subject = Subject(change, proposed.id, components, authors)
+    gate = gate_of(core.state, change.environment, release) if release is not None else None
+    vouched = _vouched(control, proposed)
+    shown: list[tuple[Shown, bytes]] = []
+    if release is not None:
+        shown = _shown(control, release, change.configuration)
+    lane = core.state.lane(change.project, change.environment)
+    withdrawn = tuple(one.key for one in lane.withdrawn if one.change == proposed.id) if lane is not None else ()
+    limit_ms = gate.approval_max_ms if gate is not None else 0
+    offered = [one for one, _ in vouched]
+    given = approvals_refusal(gate, subject, offered, withdrawn, wall_ms) if gate is not None else None
+    return PapersView(
+        change=proposed.id.hex(),
+        signed=encode(proposed.signed),
+        release=release_bytes,
+        author=principal_view(core, change.author, change.created_ms),
+        required=gate.approvals if gate is not None else 0,
+        approvals=tuple(
+            _approval(core, one, data, approval_problem(one, subject, withdrawn, wall_ms, limit_ms))
+            for one, data in vouched
+        ),
+        evidence=tuple(_evidence(core, one, data, authors, wall_ms) for one, data in shown),
+        missing=_missing(
+            core, subject, gate, [one for one, _ in vouched], [one for one, _ in shown], withdrawn, wall_ms
+        ),
+    )
+
+
+def _missing(
+    core: NodeCore,
+    subject: Subject,
+    gate: Gate | None,
+    *,
+    approvals: tuple[bytes, ...] | Refusal | None,
+    shown: Sequence[Shown],
+    wall_ms: int,
+) -> tuple[MissingView, ...]:
+    change = subject.change
+    if gate is None:
+        return (MissingView("release.absent", "this node has not fetched the release yet; try again in a moment"),)
+    found: list[Refusal] = []
+    lane = core.state.lane(change.project, change.environment)
+    base = lane.base.release if lane is not None and lane.base is not None else b""
+    running = lane.base.change if lane is not None and lane.base is not None else b""
+    if change.base != base and running != subject.digest:
+        found.append(Refusal("change.base-moved", "another release runs by now; diff and propose again"))
+    if change.policy != gate.digest:
+        found.append(Refusal("change.policy-moved", "the policy changed since this was proposed; propose it again"))
+    if isinstance(approvals, Refusal):
+        found.append(approvals)
+    found += [
+        refusal
+        for refusal in (evidence_refusal(gate, subject, shown, wall_ms), window_refusal(gate, wall_ms))
+        if refusal is not None
+    ]
+    return tuple(MissingView(one.rule, one.detail) for one in found)
+
+
+def _has(control: Control, digest: bytes) -> bool:
+    return control.artifacts.has(digest)
+
+
+def _vouched(control: Control, proposed: Proposed) -> list[tuple[Vouched, bytes]]:
+    core, wall_ms = control.core, control.clock().wall_ms
+    found = []
+    for data in core.dossiers.approvals(proposed.id):
+        approval = read_approval(core.trust.verifier, core.trust.mesh, data)
+        if not isinstance(approval, Refusal):
+            found.append((Vouched(approval, core.dossiers.rights(approval.key, wall_ms)), data))
+    return found
+
+
+def _shown(control: Control, release: Release, configuration: bytes) -> list[tuple[Shown, bytes]]:
+    core, wall_ms = control.core, control.clock().wall_ms
+    nodes = [one.node for one in core.state.nodes]
+    found = []
+    for data in core.dossiers.evidence(release):
+        attested = read_evidence(core.trust.verifier, core.trust.mesh, data)
+        if isinstance(attested, Refusal) or configuration not in (attested.configurations or (configuration,)):
+            continue
+        rights = core.dossiers.rights(attested.key, wall_ms)
+        if peer_id(attested.key) in nodes:
+            shown = Shown(attested, "node")
+        elif isinstance(rights, Rights) and "attest" in rights.verbs:
+            shown = Shown(attested, "principal")
+        else:
+            shown = Shown(attested, "stranger")
+        found.append((shown, data))
+    return found
+
+
+def _approval(core: NodeCore, one: Vouched, data: bytes, problem: Refusal | None) -> ApprovalView:
+    said = one.approval
+    return ApprovalView(
+        key=said.key.hex(),
+        name=one.rights.name if isinstance(one.rights, Rights) else "",
+        approved_ms=said.approved_ms,
+        expires_ms=said.expires_ms,
+        comment=said.comment,
+        problem=f"{problem.rule}: {problem.detail}" if problem is not None else "",
+        envelope=data,
+    )
+
+
+def _evidence(core: NodeCore, one: Shown, data: bytes, authors: Sequence[bytes], wall_ms: int) -> EvidenceView:
+    said: Attested = one.attested
+    rights = core.dossiers.rights(said.key, wall_ms)
+    lineage = rights.lineage if isinstance(rights, Rights) else (said.key,)
+    return EvidenceView(
+        key=said.key.hex(),
+        name=peer_id(said.key) if one.by == "node" else rights.name if isinstance(rights, Rights) else "",
+        kind=said.kind,
+        passed=said.passed,
+        by=one.by,
+        self_attested=one.by != "node" and any(key in authors for key in lineage),
+        finished_ms=said.finished_ms,
+        components=tuple(digest.hex() for digest in said.components),
+        configurations=tuple(digest.hex() for digest in said.configurations),
+        envelope=data,
+    )
+
+
+def principal_view(core: NodeCore, key: bytes, at_ms: int) -> PrincipalView:
+    """What a key may do at a moment, with the chains of grants held for it."""
+    rights = core.dossiers.rights(key, at_ms)
+    chains = tuple(encode(chain) for chain in core.dossiers.chains(key))
+    if isinstance(rights, Refusal):
+        problem = f"{rights.rule}: {rights.detail}"
+        return PrincipalView(key.hex(), "", "", (), (), (), (), 0, (), (), problem, chains)
+    return PrincipalView(
+        key=key.hex(),
+        name=rights.name,
+        kind=rights.kind,
+        roles=rights.roles,
+        verbs=rights.verbs,
+        projects=rights.projects,
+        environments=rights.environments,
+        expires_ms=rights.expires_ms,
+        lineage=tuple(one.hex() for one in rights.lineage),
+        grants=tuple(one.hex() for one in rights.grants),
+        problem="",
+        chains=chains,
+    )
+
+
+async def principals(call: Call) -> tuple[PrincipalView, ...]:
+    """List every key that holds a grant."""
+    control: Control = call.node
+    wall_ms = control.clock().wall_ms
+    return tuple(principal_view(control.core, key, wall_ms) for key in control.core.dossiers.principals())
+
+
+async def principal(call: Call) -> PrincipalView:
+    """Show what one key may do now."""
+    control: Control = call.node
+    return principal_view(control.core, bytes.fromhex(call.path["key"]), control.clock().wall_ms)
+
+
+PAPER_OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "papers", "GET", "/v1/changes/{change}/papers", "What is held for a change, as signed", papers,
+        answer=PapersView, parameters=(Parameter("change", _DIGEST, "the change", "path"),),
+    ),
+    Operation("principals", "GET", "/v1/principals", "Every key with a grant", principals,
+              answer=tuple[PrincipalView, ...]),
+    Operation(
+        "principal", "GET", "/v1/principals/{key}", "What a key may do", principal, answer=PrincipalView,
+        parameters=(Parameter("key", _DIGEST, "the key", "path"),),
+    ),
+)  # fmt: skip
