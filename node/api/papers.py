@@ -142,9 +142,7 @@ def papers_of(control: Control, proposed: Proposed) -> PapersView:
             for one, data in vouched
         ),
         evidence=tuple(_evidence(core, one, data, authors, wall_ms) for one, data in shown),
-        missing=_missing(
-            core, subject, gate, [one for one, _ in vouched], [one for one, _ in shown], withdrawn, wall_ms
-        ),
+        missing=_missing(core, subject, gate, approvals=given, shown=[one for one, _ in shown], wall_ms=wall_ms),
     )
 
 
