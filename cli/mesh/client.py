@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from cli.errors import CommandError, ExitCode
 from cli.mesh.home import Context
 from protocols.commands import Action, Command, Exhibits, SignedCommand, sign_command
 from protocols.envelope import decode as decode_message
-from protocols.envelope import encode
+from protocols.envelope import digest, encode
 from protocols.genesis import mesh_id
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
@@ -125,7 +126,10 @@ class NodeClient:
         material: tuple[bytes, ...] = (),
         next_step: str = "freehold status",
     ) -> int:
-        """Sign a command, have it decided, return its slot. Raises RefusedError naming the rule."""
+        """Sign a command, show the signer's grants, have it decided, return its slot. Raises RefusedError naming the rule."""
+        chains = await self.chains(signer.public_key)
+        exhibits = msgspec.structs.replace(exhibits or Exhibits(), grants=tuple(bytes(digest(one)) for one in chains))
+        material = (*chains, *material)
         command = Command(secrets.token_bytes(16), action, project, environment, expect)
         signed = sign_command([signer], await self.mesh(), command, exhibits)
         answer = await self.post("/v1/commands", {"command": encode(signed), "material": material})
@@ -138,6 +142,11 @@ class NodeClient:
                 )
             raise RefusedError(answer["rule"] or answer["outcome"], answer["detail"], next_step)
         return int(answer["slot"])
+
+    async def chains(self, key: bytes) -> tuple[bytes, ...]:
+        """Return the encoded chains of grants that the node holds for a key: what proves its rights."""
+        answer = await self.get(f"/v1/principals/{key.hex()}")
+        return tuple(base64.b64decode(one) for one in answer["chains"])
 
     async def start(self, signed: SignedCommand) -> dict[str, Any]:
         """Hand over a signed start."""

@@ -1,0 +1,121 @@
+"""`freehold deploy`: build, propose, and roll out in stages that the mesh certifies. Not: judging any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import deploying, home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.spans import duration_ms
+from cli.mesh.watching import watch_change
+from cli.output import Output
+from cli.project.build import build_project
+from cli.project.find import Found, find_project
+from protocols.envelope import encode
+from protocols.keys import Ed25519Signer
+
+ENVIRONMENT_DEFAULT = "production"
+PATIENCE_S = 5.0
+"""How long a deploy waits for people before it says so and ends; `--wait` changes it."""
+
+
+@command("deploy", examples=(
+    'freehold deploy -m "greet by name"',
+    "freehold deploy --env staging --wait 30m",
+    "freehold deploy --detach --json",
+))  # fmt: skip
+@click.option("--env", "environment", default=ENVIRONMENT_DEFAULT, show_default=True, help="Where to deploy.")
+@click.option("-m", "--message", default="", help="The change request this fulfils; kept with the change.")
+@click.option("--detach", is_flag=True, help="Hand over the start and return; `freehold status` tells the rest.")
+@click.option("--wait", "wait", default="", metavar="DURATION", help="How long to wait for approvals, such as 30m.")
+@click.option("--expect", type=int, help="Refuse if the environment has moved past this sequence (see freehold diff).")
+@click.option("--supersede", is_flag=True, help="Abort a rollout that is under way first.")
+@click.option("--context", "context_name", help="The mesh to use, if not the current one.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="The project's folder; by default the current one.")  # fmt: skip
+def deploy(
+    output: Output,
+    environment: str,
+    message: str,
+    detach: bool,
+    wait: str,
+    expect: int | None,
+    supersede: bool,
+    context_name: str | None,
+    folder: Path,
+) -> None:
+    """Build the project, propose the change, and roll it out in stages that the mesh certifies.
+
+    Each stage is judged by the nodes themselves; a stage that fails goes back everywhere, by itself. Approvals and
+    evidence that the environment's policy asks for are waited for; without them nothing starts.
+    """
+    found = find_project(folder)
+    _, context = home.current_context(context_name)
+    signer = home.open_plain(context.key)
+    patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
+    if not message:
+        message = f"deploy of {found.project.name}"
+
+    async def conversation(client: NodeClient) -> dict[str, Any]:
+        change = await propose_and_start(
+            client, output, found, environment=environment, request=message, signer=signer,
+            expect=expect, supersede=supersede,
+        )  # fmt: skip
+        answer: dict[str, Any] = {"change": change, "environment": environment, "outcome": "started"}
+        if not detach:
+            watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
+            answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
+        return answer
+
+    answer = talk(context, conversation)
+    human = f"change {answer['change'][:12]} in {environment}: {answer['outcome']}"
+    output.result(answer, human)
+    output.hint("freehold promote, resume or abort" if answer["outcome"] == "paused" else "freehold status")
+
+
+async def propose_and_start(
+    client: NodeClient,
+    output: Output,
+    found: Found,
+    *,
+    environment: str,
+    request: str,
+    signer: Ed25519Signer,
+    expect: int | None = None,
+    supersede: bool = False,
+) -> str:
+    """Build, upload, propose and hand over the signed start; return the change's id in hex."""
+    mesh, state = await client.mesh(), await client.state()
+    lane = deploying.lane_of(state, found.project.name, environment)
+    if expect is not None and lane.sequence != expect:
+        raise CommandError(
+            f"{environment} has moved: its sequence is {lane.sequence}, not {expect}",
+            next_step=f"freehold diff --env {environment}",
+            kind="moved",
+        )
+    if lane.rollout is not None and not supersede:
+        raise UsageError(
+            f"a rollout is under way in {environment}",
+            next_step="freehold status, or deploy with --supersede",
+            kind="rollout.under-way",
+        )
+    output.step("", "building")
+    bundle = build_project(found.project, found.text, found.root, output)
+    proposal = deploying.propose(state, mesh, found, bundle, environment=environment, request=request, signer=signer)
+    if await deploying.claim_missing_routes(client, lane, proposal, signer):
+        output.step("", f"claimed {', '.join(f'{one.host}{one.path}' for one in proposal.change.routes)}")
+    output.step("", "uploading")
+    sent = await deploying.upload(client, proposal)
+    output.step("", f"uploaded {sent / (1 << 20):.1f} MiB, proposing change {proposal.id.hex()[:12]}")
+    await client.publish("change", found.project.name, encode(proposal.signed))
+    state = await client.state()
+    lane = deploying.lane_of(state, found.project.name, environment)
+    down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
+    nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
+    await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, signer, supersede=supersede))
+    return proposal.id.hex()

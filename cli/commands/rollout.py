@@ -1,0 +1,166 @@
+"""`freehold promote|pause|resume|abort|rollback`: the steps a person takes in a rollout. Not: judging it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.watching import short
+from cli.output import Output
+from protocols.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
+from protocols.envelope import decode, digest
+from protocols.mesh_types import Deployed, Lane, Rollout
+
+Step = Callable[[NodeClient, home.Context, Lane], Any]
+
+
+def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--project", help="The project; by default the only one."),
+        click.option("--env", "environment", default="production", show_default=True),
+        click.option("--context", "context_name", help="The mesh to use, if not the current one."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+async def find_lane(client: NodeClient, project: str | None, environment: str) -> Lane:
+    """Return one lane. Raises UsageError naming what there is."""
+    state = await client.state()
+    known = [one for one in state.lanes if one.environment == environment]
+    found = [one for one in known if project is None or one.project == project]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(one.project for one in known) or "none"
+    what = "name the project" if found else f"nothing was ever deployed as {project or 'a project'}"
+    raise UsageError(f"{what} (in {environment}: {names})", next_step="freehold status", kind="no-lane")
+
+
+def _rollout_of(lane: Lane) -> Rollout:
+    if lane.rollout is None:
+        raise CommandError(
+            f"no rollout is under way for {lane.project} in {lane.environment}",
+            next_step="freehold status",
+            kind="rollout.none",
+        )
+    return lane.rollout
+
+
+async def decide(
+    client: NodeClient, context: home.Context, lane: Lane, action: Any, *, statements: tuple[bytes, ...] = ()
+) -> int:
+    """Sign an action on a lane with the everyday key and have it decided."""
+    signer = home.open_plain(context.key)
+    return await client.decide(
+        signer,
+        action,
+        project=lane.project,
+        environment=lane.environment,
+        expect=lane.sequence,
+        exhibits=Exhibits(statements=tuple(bytes(digest(one)) for one in statements)),
+        material=statements,
+    )
+
+
+def _run(
+    output: Output, context_name: str | None, project: str | None, environment: str, step: Step, done: str
+) -> None:
+    _, context = home.current_context(context_name)
+
+    async def conversation(client: NodeClient) -> tuple[int, Lane]:
+        lane = await find_lane(client, project, environment)
+        return await step(client, context, lane), lane
+
+    slot, lane = talk(context, conversation)
+    output.result(
+        {"slot": slot, "project": lane.project, "environment": lane.environment},
+        f"{lane.project} in {lane.environment}: {done} (decision {slot})",
+    )
+    output.hint("freehold status")
+
+
+@command("promote", examples=("freehold promote", "freehold promote --project guestbook --env staging"))
+@_lane_options
+def promote(output: Output, project: str | None, environment: str, context_name: str | None) -> None:
+    """Take the rollout to its next stage; health that forbids it is refused all the same."""
+
+    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+        rollout = _rollout_of(lane)
+        path = f"/v1/lanes/{lane.project}/{lane.environment}/statements"
+        statements: tuple[bytes, ...] = tuple(decode(await client.get_bytes(path), tuple[bytes, ...]))
+        return await decide(client, context, lane, Promote(rollout.id, rollout.stage), statements=statements)
+
+    _run(output, context_name, project, environment, step, "promoted")
+
+
+@command("pause", examples=('freehold pause -m "looking at the graphs"',))
+@click.option("-m", "--message", default="", help="Why; kept with the decision.")
+@_lane_options
+def pause(output: Output, message: str, project: str | None, environment: str, context_name: str | None) -> None:
+    """Hold the rollout where it is."""
+
+    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+        return await decide(client, context, lane, Pause(_rollout_of(lane).id, message))
+
+    _run(output, context_name, project, environment, step, "paused")
+
+
+@command("resume", examples=("freehold resume",))
+@_lane_options
+def resume(output: Output, project: str | None, environment: str, context_name: str | None) -> None:
+    """Continue a paused rollout; its stage opens anew."""
+
+    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+        return await decide(client, context, lane, Resume(_rollout_of(lane).id))
+
+    _run(output, context_name, project, environment, step, "resumed")
+
+
+@command("abort", examples=('freehold abort -m "wrong release"',))
+@click.option("-m", "--message", default="", help="Why; kept with the decision.")
+@_lane_options
+def abort(output: Output, message: str, project: str | None, environment: str, context_name: str | None) -> None:
+    """End the rollout; every node returns to the release it had."""
+
+    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+        return await decide(client, context, lane, Abort(_rollout_of(lane).id, message))
+
+    _run(output, context_name, project, environment, step, "aborted")
+
+
+@command("rollback", examples=('freehold rollback -m "orders fail"', 'freehold rollback 3f9a12 -m "back to Monday"'))
+@click.argument("release", default="")
+@click.option("-m", "--message", required=True, help="Why; kept with the decision.")
+@_lane_options
+def rollback(
+    output: Output, release: str, message: str, project: str | None, environment: str, context_name: str | None
+) -> None:
+    """Return to an earlier release at once: code, configuration and secret versions together.
+
+    RELEASE is a prefix of a release's or change's digest from `freehold releases`; by default the one before.
+    """
+
+    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+        return await decide(client, context, lane, Rollback(target_of(lane, release).change, message))
+
+    _run(output, context_name, project, environment, step, f"rolled back to {release or 'the release before'}")
+
+
+def target_of(lane: Lane, prefix: str) -> Deployed:
+    """Return the deployed release a rollback goes to. Raises UsageError naming those there are."""
+    known = [*lane.retained]
+    if lane.rollout is not None and lane.base is not None:
+        known.insert(0, lane.base)
+    matching = [one for one in known if one.release.hex().startswith(prefix) or one.change.hex().startswith(prefix)]
+    if matching and (not prefix or len(matching) == 1):
+        return matching[0]
+    names = ", ".join(short(one.release.hex()) for one in known) or "none"
+    what = "several releases match" if matching else "there is no such release to return to"
+    raise UsageError(f"{what} (kept: {names})", next_step="freehold releases", kind="no-release")

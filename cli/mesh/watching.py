@@ -1,0 +1,129 @@
+"""Watching a rollout until it ends: live lines for a person, and how it ended for the exit code.
+
+Reads the lane and the change twice a second; prints only what changed, with the numbers behind it. Not here: anything
+that moves the rollout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from cli.errors import CommandError, ExitCode
+from cli.mesh.client import NodeClient
+from cli.output import Output
+
+LOOK_EVERY_S = 0.5
+AWAITING = ("approval.", "evidence.", "window.")
+
+
+class RolledBackError(CommandError):
+    """The rollout went back."""
+
+    exit_code = ExitCode.ROLLED_BACK
+
+
+class AwaitingApprovalError(CommandError):
+    """The change waits for people."""
+
+    exit_code = ExitCode.AWAITING_APPROVAL
+
+
+class RefusedStartError(CommandError):
+    """The start was refused for good."""
+
+    exit_code = ExitCode.REFUSED_BY_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """How a rollout ended: "succeeded", "paused", or "waiting" when the time ran out."""
+
+    outcome: str
+    seconds: float
+
+
+def short(name: str) -> str:
+    """The last letters of a node's or digest's name: enough to tell a mesh's nodes apart."""
+    return name[-6:] if name.startswith("12D3") else name[:12]
+
+
+async def watch_change(client: NodeClient, output: Output, change: str, *, wait_s: float, patience_s: float) -> Watched:
+    """Watch a change from its start to its end. `patience_s` bounds the wait for people, `wait_s` the whole.
+
+    Raises AwaitingApprovalError, RefusedStartError or RolledBackError for the ends that are no success.
+    """
+    began_s = time.monotonic()
+    told: list[str] = []
+    was_candidate = False
+    while True:
+        view = await client.get(f"/v1/changes/{change}")
+        lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
+        elapsed_s = time.monotonic() - began_s
+        for line in _lines(view, lane):
+            if line not in told:
+                told.append(line)
+                output.step("", f"{elapsed_s:6.1f}s  {line}")
+        rollout = lane["rollout"]
+        mine = rollout is not None and rollout["change"] == change
+        was_candidate = was_candidate or mine
+        if view["state"] == "base" and not mine:
+            return Watched("succeeded", elapsed_s)
+        if mine and rollout["paused"]:
+            return Watched("paused", elapsed_s)
+        if was_candidate and not mine:
+            raise RolledBackError(
+                f"rolled back: {lane['last_abort'] or 'the rollout was aborted'}",
+                next_step=f"freehold logs --project {view['project']}",
+                kind="rolled-back",
+            )
+        _judge_start(view, elapsed_s, patience_s)
+        if elapsed_s > wait_s:
+            return Watched("waiting", elapsed_s)
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _judge_start(view: dict[str, Any], elapsed_s: float, patience_s: float) -> None:
+    start = view["start"]
+    if start is None or start["outcome"] == "started":
+        return
+    if start["outcome"] == "refused":
+        raise RefusedStartError(
+            f"{start['rule']}: {start['detail']}", next_step="freehold diff, then deploy again", kind=start["rule"]
+        )
+    if view["failure"]:
+        raise RefusedStartError(
+            f"the release cannot be prepared: {view['failure']}",
+            next_step=f"freehold logs --project {view['project']}",
+            kind="not-prepared",
+        )
+    if start["rule"].startswith(AWAITING) and elapsed_s > patience_s:
+        raise AwaitingApprovalError(
+            f"{start['rule']}: {start['detail']}",
+            next_step=f"freehold approve {view['id'][:12]}",
+            kind="awaiting-approval",
+        )
+
+
+def _lines(view: dict[str, Any], lane: dict[str, Any]) -> list[str]:
+    """What a person should know now, one sentence each."""
+    found = []
+    start = view["start"]
+    if start is not None and start["outcome"] == "waiting" and start["rule"] != "start.new":
+        found.append(f"waiting: {start['detail']}")
+    if view["prepared"]:
+        found.append(f"prepared on {', '.join(short(node) for node in view['prepared'])}")
+    rollout = lane["rollout"]
+    if rollout is not None and rollout["change"] == view["id"]:
+        number, sizes = rollout["stage"], rollout["stages"]
+        cohort = ", ".join(short(node) for node in rollout["cohort"])
+        found.append(f"stage {number + 1} of {len(sizes)}: {sizes[number]} of {sizes[-1]} nodes ({cohort})")
+        for one in rollout["verdicts"]:
+            if one["node"] in rollout["cohort"] and one["verdict"] != "pending":
+                numbers = f"{one['errors']} errors in {one['requests']} requests"
+                found.append(f"{short(one['node'])} {one['verdict']}: {numbers} {one['reason']}".rstrip())
+        if rollout["paused"]:
+            found.append(f"paused: {rollout['paused']}")
+    return found
