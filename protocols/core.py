@@ -293,6 +293,9 @@ class NodeCore:
                     self._heard(event, effect, now, out)
                 case _:
                     out.append(effect)
+        if any(isinstance(effect, Notify) and isinstance(effect.event, EntryStored) for effect in effects):
+            # Once, behind every entry of this step: the state is that of the last, and must be durable to be acted on.
+            self._decided(now, out)
 
     def _heard(self, event: Any, effect: Notify, now: Now, out: list[Effect]) -> None:
         """Pass on what one machine told the node, and tell the other machines what concerns them."""
@@ -310,8 +313,6 @@ class NodeCore:
                 pass
         out.append(effect)
         match event:
-            case EntryStored():
-                self._decided(now, out)
             case RecordsMerged(entries):
                 self._propose_to_agent(self.dossiers.merged(entries), now, out)
             case RecordsVoided(entries):

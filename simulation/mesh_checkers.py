@@ -37,9 +37,8 @@ class MeshChecker:
         self._machine = machine
         self._verifier = verifier
         self._states: dict[bytes, MeshState] = {bytes(mesh): machine.genesis()}
-        self.ill: dict[Digest, tuple[str, ...]] = {}
-        """Changes made to fail, and on which hosts (() for all)."""
-        self.ill_bound_ms = 0
+        self.ill: dict[Digest, tuple[tuple[str, ...], int]] = {}
+        """Changes made to fail: on which hosts (() for all), and how long a host may serve them as candidate."""
         self.running: dict[LaneKey, tuple[Digest, str, int]] = {}
         """What each host serves per lane: change, role, since when."""
         self.started = 0
@@ -197,9 +196,9 @@ class MeshChecker:
             if not host.up:
                 self.host_down(host.name)
         for (name, project, _), (change, role, since_ms) in self.running.items():
-            ill_on = self.ill.get(change)
-            sick = ill_on is not None and (not ill_on or name in ill_on)
-            if role == "candidate" and sick and self._world.now_ms - since_ms > self.ill_bound_ms:
+            ill_on, bound_ms = self.ill.get(change, (("none",), 0))
+            sick = not ill_on or name in ill_on
+            if role == "candidate" and sick and self._world.now_ms - since_ms > bound_ms:
                 raise Violation("LocalSafety", f"{name} has served a failing candidate of {project} for too long")
 
 

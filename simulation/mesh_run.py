@@ -48,14 +48,20 @@ SETTLE_MS = 15_000
 LIVE_BOUND_MS = 60_000
 CONVERGE_BOUND_MS = 90_000
 """Anti-entropy goes round every 30 s."""
-ILL_BOUND_MS = 45_000
-"""A crash loop shows within three crashes, a silent candidate within three windows of 10 s; the rest is slack."""
+ILL_BOUND_MS = 60_000
+"""A candidate that is never ready fails by its healthy deadline of 15 s, or three windows of 10 s; the rest is slack."""
+CRASH_BOUND_MS = 5_000
+"""Beside the three crashes of a loop themselves."""
 KINDS = (
     "crash", "reboot", "barrier", "barrier", "partition", "partition", "one_way", "isolate", "isolate", "clog",
     "disk_loss", "rollback_database", "disk_full", "slow_fsync", "clock_jump", "drift", "revoke",
 )  # fmt: skip
 PLAN = Plan((Stage("1", min_healthy_ms=2_000), Stage("50%", min_healthy_ms=2_000), Stage("100%", min_healthy_ms=2_000)))
-SCRIPTS = (Script(), Script(), Script(), Script(crash_ms=1_000), Script(error_ppm=400_000), Script(ready_ms=1 << 30))
+SCRIPTS = (
+    Script(), Script(), Script(), Script(crash_ms=1_000), Script(crash_ms=5_000), Script(error_ppm=400_000),
+    Script(ready_ms=1 << 30),
+)  # fmt: skip
+LONG_CUTS = ("partition", "isolate", "one_way")
 STRANGER = "x9"
 
 
@@ -78,7 +84,9 @@ def mesh_plan(seed: int, kinds: tuple[str, ...] = KINDS, faults_max: int = 10) -
     """Draw the run of a seed."""
     source = stream(seed, "mesh plan")
     host_count = source.choice((1, 3, 3, 4, 5))
-    safety_ms = source.randrange(20_000, 50_000)
+    safety_ms = source.randrange(20_000, 60_000)
+    faults = draw(source, host_count, safety_ms, source.randint(0, faults_max), kinds)
+    patience = source.choice((1, 1, 3, 5))
     return MeshPlan(
         seed=seed,
         host_count=host_count,
@@ -88,7 +96,10 @@ def mesh_plan(seed: int, kinds: tuple[str, ...] = KINDS, faults_max: int = 10) -
         safety_ms=safety_ms,
         delay_max_ms=source.choice((10, 30, 100)),
         loss=source.choice((0.0, 0.0, 0.02, 0.1)),
-        faults=draw(source, host_count, safety_ms, source.randint(0, faults_max), kinds),
+        faults=tuple(
+            replace(fault, duration_ms=patience * fault.duration_ms) if fault.kind in LONG_CUTS else fault
+            for fault in faults
+        ),
     )
 
 
@@ -121,11 +132,11 @@ class MeshRun(Fleet):
         machine = MeshMachine(genesis, Rules(self.world.keys, self.mesh), _NoView())
         self.chain_checker = ChainChecker(self.world, self.mesh, machine, self.world.keys)
         self.checker = MeshChecker(self.world, self.mesh, machine, self.world.keys)
-        self.checker.ill_bound_ms = ILL_BOUND_MS
         self.world.observers.append(self._watch_admissions)
         self.faults = Faults(self.world, {"revoke": self._revoke_host})
         self._source = stream(plan.seed, "mesh run")
         self._releases_made = 0
+        self._heard: list[Any] = []
         self._stop_ms = 0
 
     # --- phases -------------------------------------------------------------------------------------------------------
@@ -217,6 +228,8 @@ class MeshRun(Fleet):
             self._command(source, via, by, lane)
 
     def _propose(self, source: random.Random, via: str, by: str, lane: tuple[str, str]) -> None:
+        if not self.core(via).state.environments:
+            raise LookupError(f"{via} has not heard of the environment yet")
         self._releases_made += 1
         script = source.choice(SCRIPTS)
         if script != Script() and source.random() < 0.5:
@@ -226,8 +239,9 @@ class MeshRun(Fleet):
         )
         change = self.propose(f"release {self._releases_made}", by, via, lane, script, plan)
         if script.crash_ms or script.ready_ms > ILL_BOUND_MS:
-            self.checker.ill[change] = script.ill_on
-        if self.plan.team:
+            bound_ms = CRASH_BOUND_MS + 3 * script.crash_ms if script.crash_ms else ILL_BOUND_MS
+            self.checker.ill[change] = script.ill_on, bound_ms
+        if self.plan.team and source.random() < 0.7:
             self.approve(change, "ann" if by != "ann" else "admin", via)
 
     def _command(self, source: random.Random, via: str, by: str, lane: tuple[str, str]) -> None:
@@ -246,6 +260,10 @@ class MeshRun(Fleet):
             self.submit(via, Resume(rollout.id) if rollout.paused else Pause(rollout.id, "wait"), by, lane=lane)
         else:
             statements = self.core(via).agent.conductor.statements(rollout.id, rollout.opened)
+            # A careless client shows what it was once told: of another stage, or before a node failed.
+            self._heard = [*self._heard[-20:], statements]
+            if source.random() < 0.5:
+                statements = source.choice(self._heard)
             action = Promote(rollout.id, rollout.stage)
             self.submit(via, action, by, lane=lane, shown=self.exhibit(statements))
 
