@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from time import perf_counter
 
-from simulation.chain_plan import plan
-from simulation.hunt import Tally, kill, minimise, runs
+from simulation.hunt import Tally, kill, minimised, run_seed, runs
+from simulation.mesh_mutants import MESH_MUTANTS
 from simulation.mutants import MUTANTS
-from simulation.run import Result, Verdict, run
+from simulation.run import Result, Verdict
 
 PROGRESS_EVERY = 100
 MUTANT_SEEDS_MAX = 3_000
@@ -64,7 +64,7 @@ def many_seeds(first_seed: int, count: int) -> int:
 
 def one_seed(seed: int, trace: bool) -> int:
     """Run one seed, with its trace if asked for."""
-    result = run(plan(seed), keep_trace=trace)
+    result = run_seed(seed, trace)
     for line in result.lines:
         say(line)
     say(f"seed {seed}: {result.verdict.name.lower()} {result.invariant} {result.detail}".rstrip())
@@ -77,7 +77,7 @@ def mutants(only: str | None, seeds_max: int, first_seed: int) -> int:
     survivors = 0
     say("| mutant | what it breaks | noticed as | by seed |")
     say("|---|---|---|---|")
-    for mutant in MUTANTS:
+    for mutant in (*MUTANTS, *MESH_MUTANTS):
         if only is not None and mutant.name != only:
             continue
         found = kill(mutant, seeds_max, first_seed)
@@ -90,11 +90,8 @@ def mutants(only: str | None, seeds_max: int, first_seed: int) -> int:
 def show_failure(result: Result) -> None:
     """Make a failing run small and show it."""
     say(f"seed {result.seed}: {result.verdict.name.lower()}: {result.invariant}: {result.detail}")
-    small = minimise(plan(result.seed), result.invariant)
-    say(
-        f"  minimised: {small.host_count} hosts ({small.founder_count} founders), {small.client_count} clients, "
-        f"{small.safety_ms} ms, {len(small.faults)} faults"
-    )
+    small = minimised(result)
+    say(f"  minimised: {small.host_count} hosts, {small.client_count} clients, {small.safety_ms} ms, faults:")
     for fault in small.faults:
         say(f"    {fault}")
 

@@ -10,11 +10,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from simulation.chain_plan import ChainPlan, plan
+from simulation.faults import Fault
+from simulation.mesh_run import MeshPlan, mesh_plan, mesh_run
 from simulation.mutants import Mutant
 from simulation.run import Result, Verdict, run
 
+PlanT = TypeVar("PlanT")
+
+WHOLE_EVERY = 10
+"""A run of whole nodes costs several times one of chains."""
+SAFETY_MIN_MS = 2_000
 MINIMISE_RUNS_MAX = 300
 """A minute of work at most: a small failing run is worth that, a smaller one is not worth more."""
 
@@ -44,10 +52,23 @@ class Tally:
         return max((result.verdict for result in self.failed), default=Verdict.CLEAN)
 
 
+def run_seed(seed: int, keep_trace: bool = False) -> Result:
+    """Run the fleet a seed stands for: every tenth one of whole nodes, the others of chains alone."""
+    if seed % WHOLE_EVERY == 0:
+        return mesh_run(mesh_plan(seed), keep_trace)
+    return run(plan(seed), keep_trace=keep_trace)
+
+
 def runs(first_seed: int, count: int) -> Iterator[Result]:
     """Run seeds one after another."""
     for seed in range(first_seed, first_seed + count):
-        yield run(plan(seed))
+        yield run_seed(seed)
+
+
+def _hunted(mutant: Mutant, seed: int) -> Result:
+    if mutant.whole:
+        return mesh_run(mesh_plan(seed, mutant.kinds))
+    return run(plan(seed, mutant.kinds, mutant.delay_max_ms))
 
 
 def kill(mutant: Mutant, seeds_max: int, first_seed: int = 0) -> Result | None:
@@ -57,23 +78,32 @@ def kill(mutant: Mutant, seeds_max: int, first_seed: int = 0) -> Result | None:
     """
     for seed in range(first_seed, first_seed + seeds_max):
         with mutant.applied():
-            result = run(plan(seed, mutant.kinds, mutant.delay_max_ms))
+            result = _hunted(mutant, seed)
         if result.verdict is not Verdict.CLEAN and mutant.expects in ("", result.invariant):
-            control = run(plan(seed, mutant.kinds, mutant.delay_max_ms))
+            control = _hunted(mutant, seed)
             if control.verdict is Verdict.CLEAN:
                 return result
             sys.stderr.write(f"seed {seed} under {mutant.name}'s faults fails without it: {control.invariant}\n")
     return None
 
 
-def minimise(failing: ChainPlan, invariant: str, rerun: Callable[[ChainPlan], Result] = run) -> ChainPlan:
+def minimised(result: Result) -> ChainPlan | MeshPlan:
+    """Return the smallest plan found that fails as a seed's run did."""
+    if result.seed % WHOLE_EVERY == 0:
+        return minimise(mesh_plan(result.seed), result.invariant, _smaller_mesh, mesh_run)
+    return minimise(plan(result.seed), result.invariant, _smaller_chain, run)
+
+
+def minimise(
+    failing: PlanT, invariant: str, smaller_than: Callable[[PlanT], Iterator[PlanT]], rerun: Callable[[PlanT], Result]
+) -> PlanT:
     """Return a smaller plan that breaks the same invariant."""
     best = failing
     left = MINIMISE_RUNS_MAX
     shrunk = True
     while shrunk and left > 0:
         shrunk = False
-        for smaller in _smaller(best):
+        for smaller in smaller_than(best):
             left -= 1
             if left <= 0:
                 break
@@ -84,22 +114,43 @@ def minimise(failing: ChainPlan, invariant: str, rerun: Callable[[ChainPlan], Re
     return best
 
 
-def _smaller(best: ChainPlan) -> Iterator[ChainPlan]:
-    faults = best.faults
+def _fewer_faults(faults: tuple[Fault, ...]) -> Iterator[tuple[Fault, ...]]:
     half = len(faults) // 2
     if half:
-        yield best.with_faults(faults[:half])
-        yield best.with_faults(faults[half:])
-    for safety_ms in (best.safety_ms // 2, best.safety_ms * 3 // 4):
-        if safety_ms >= 2_000:
-            yield replace(best, safety_ms=safety_ms, faults=tuple(f for f in faults if f.at_ms < safety_ms))
+        yield faults[:half]
+        yield faults[half:]
     for index in range(len(faults)):
-        yield best.with_faults(faults[:index] + faults[index + 1 :])
+        yield faults[:index] + faults[index + 1 :]
+
+
+def _shorter(safety_ms: int) -> Iterator[int]:
+    yield from (shorter for shorter in (safety_ms // 2, safety_ms * 3 // 4) if shorter >= SAFETY_MIN_MS)
+
+
+def _smaller_chain(best: ChainPlan) -> Iterator[ChainPlan]:
+    for safety_ms in _shorter(best.safety_ms):
+        yield replace(best, safety_ms=safety_ms, faults=tuple(f for f in best.faults if f.at_ms < safety_ms))
+    for faults in _fewer_faults(best.faults):
+        yield best.with_faults(faults)
     if best.client_count > 1:
         yield replace(best, client_count=best.client_count - 1)
     if best.host_count > best.founder_count:
         fewer = best.host_count - 1
-        kept = tuple(fault for fault in faults if max(fault.hosts) < fewer)
+        kept = tuple(fault for fault in best.faults if max(fault.hosts) < fewer)
         yield replace(best, host_count=fewer, faults=kept, target=min(best.target, best.founder_count))
     if best.loss or best.duplication or best.reordering:
         yield replace(best, loss=0.0, duplication=0.0, reordering=0.0)
+
+
+def _smaller_mesh(best: MeshPlan) -> Iterator[MeshPlan]:
+    for safety_ms in _shorter(best.safety_ms):
+        yield replace(best, safety_ms=safety_ms, faults=tuple(f for f in best.faults if f.at_ms < safety_ms))
+    for faults in _fewer_faults(best.faults):
+        yield replace(best, faults=faults)
+    if best.client_count > 1:
+        yield replace(best, client_count=best.client_count - 1)
+    if best.host_count > 1:
+        fewer = best.host_count - 1
+        yield replace(best, host_count=fewer, faults=tuple(f for f in best.faults if max(f.hosts) < fewer))
+    if best.loss:
+        yield replace(best, loss=0.0)

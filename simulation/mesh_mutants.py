@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from protocols import freshness, gatekeeping, rollout
+from protocols import analysis, conductor, freshness, gatekeeping, rollout
 from protocols.agent import RolloutAgent
 from protocols.trust import Standing, TrustStore
+from simulation.mesh_run import KINDS
 from simulation.mutants import Mutant, Patch
 
 _CUTS = ("partition", "isolate", "isolate", "one_way", "crash")
@@ -17,7 +18,7 @@ _CUTS = ("partition", "isolate", "isolate", "one_way", "crash")
 
 def _health_over_live_nodes() -> Sequence[Patch]:
     """Stages are judged over the nodes that were heard, not over the pinned cohort."""
-    assess = rollout.assess
+    assess = analysis.assess
 
     def lenient(judged: Any, verdicts: Any, at_ms: int, **rest: Any) -> Any:
         heard = tuple(node for node in judged.order if node in verdicts)
@@ -26,8 +27,6 @@ def _health_over_live_nodes() -> Sequence[Patch]:
             for stage in judged.stages
         )
         return assess(msgspec.structs.replace(judged, order=heard, stages=stages), verdicts, at_ms, **rest)
-
-    from protocols import conductor
 
     return [(module, "assess", lenient) for module in (rollout, freshness, conductor) if "assess" in module.__dict__]
 
@@ -92,13 +91,6 @@ def _candidate_kept() -> Sequence[Patch]:
 def _zombie() -> Sequence[Patch]:
     """A node that once took a candidate never notices that its rollout was aborted."""
     wanted = RolloutAgent._wanted_run
-    follow = RolloutAgent._follow
-
-    def again(self: RolloutAgent, now: Any) -> Any:
-        for name in [name for name, run in self._running.items() if run[1] == "base"]:
-            if hash(name) is None:
-                del self._running[name]
-        return follow(self, now)
 
     def undead(self: RolloutAgent, lane: Any, now: Any) -> Any:
         found = wanted(self, lane, now)
@@ -110,7 +102,6 @@ def _zombie() -> Sequence[Patch]:
 
     return [
         (RolloutAgent, "_wanted_run", undead),
-        (RolloutAgent, "_follow", again),
         (RolloutAgent, "_assert_authorized", lambda *rest: None),
     ]
 
@@ -136,13 +127,21 @@ def _revocation_ignored() -> Sequence[Patch]:
 
 
 MESH_MUTANTS = (
-    Mutant("health-over-live-nodes", "silent nodes are left out of a stage", _health_over_live_nodes, _CUTS),
-    Mutant("skipped-approval", "a start needs no approval", _skipped_approval),
-    Mutant("unbound-evidence", "verdicts of another stage count", _unbound_evidence, _CUTS),
-    Mutant("stale-verdict", "voters ignore newer verdicts they hold", _stale_verdict, _CUTS),
-    Mutant("cohort-ignored", "every pinned node takes the candidate", _cohort_ignored),
-    Mutant("candidate-kept", "a failing candidate is kept until the mesh decides", _candidate_kept, _CUTS),
-    Mutant("zombie", "an aborted candidate goes on", _zombie),
-    Mutant("stranger-admitted", "unknown certificates are good", _stranger_admitted),
-    Mutant("revocation-ignored", "revocations change nothing", _revocation_ignored, ("revoke", "crash", "reboot")),
+    Mutant(
+        "health-over-live-nodes", "silent nodes are left out of a stage", _health_over_live_nodes, _CUTS, whole=True
+    ),
+    Mutant("skipped-approval", "a start needs no approval", _skipped_approval, KINDS, whole=True),
+    Mutant("unbound-evidence", "verdicts of another stage count", _unbound_evidence, _CUTS, whole=True),
+    Mutant("stale-verdict", "voters ignore newer verdicts they hold", _stale_verdict, _CUTS, whole=True),
+    Mutant("cohort-ignored", "every pinned node takes the candidate", _cohort_ignored, KINDS, whole=True),
+    Mutant("candidate-kept", "a failing candidate is kept until the mesh decides", _candidate_kept, _CUTS, whole=True),
+    Mutant("zombie", "an aborted candidate goes on", _zombie, KINDS, whole=True),
+    Mutant("stranger-admitted", "unknown certificates are good", _stranger_admitted, KINDS, whole=True),
+    Mutant(
+        "revocation-ignored",
+        "revocations change nothing",
+        _revocation_ignored,
+        ("revoke", "crash", "reboot"),
+        whole=True,
+    ),
 )

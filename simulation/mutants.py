@@ -50,6 +50,8 @@ class Mutant:
     delay_max_ms: int | None = None
     expects: str = ""
     """Only this invariant counts as noticing it; empty: any."""
+    whole: bool = False
+    """It breaks whole nodes, not chains alone."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
