@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 
+from simulation import scale
 from simulation.hunt import Tally, kill, minimised, run_seed, runs
 from simulation.mesh_mutants import MESH_MUTANTS
 from simulation.mutants import MUTANTS
 from simulation.run import Result, Verdict
+from simulation.scale_plot import plot as draw
 
 PROGRESS_EVERY = 100
 MUTANT_SEEDS_MAX = 3_000
@@ -36,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--mutants", action="store_true", help="break the protocol in every named way; all must be noticed"
     )
     parser.add_argument("--mutant", help="only this mutant")
+    parser.add_argument("--scale", help="measure fleets of these sizes, as in 3,10,32; write a table and a plot")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder that --scale writes to")
     options = parser.parse_args(arguments)
+    if options.scale:
+        return scales([int(size) for size in options.scale.split(",")], options.out)
     if options.seed is not None:
         return one_seed(options.seed, options.trace)
     if options.mutants or options.mutant:
@@ -85,6 +92,22 @@ def mutants(only: str | None, seeds_max: int, first_seed: int) -> int:
         noticed = "**survived**" if found is None else found.invariant
         say(f"| {mutant.name} | {mutant.says} | {noticed} | {'-' if found is None else found.seed} |")
     return int(Verdict.SAFETY) if survivors else 0
+
+
+def scales(sizes: Sequence[int], folder: Path) -> int:
+    """Measure fleets of these sizes, write scale.md and scale.svg; an aim that is missed is a failure."""
+    found = []
+    for nodes in sorted(sizes):
+        found.append(scale.measure(nodes))
+        say(f"{nodes} nodes measured")
+    for line in scale.table(found):
+        say(line)
+    for aim, value, met in scale.aims(found):
+        say(f"{'met   ' if met else 'MISSED'}  {aim}: {value}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scale.md").write_text(scale.report(found, "scale.svg"))
+    (folder / "scale.svg").write_text(draw(found))
+    return 0 if all(met for _, _, met in scale.aims(found)) else int(Verdict.LIVENESS)
 
 
 def show_failure(result: Result) -> None:

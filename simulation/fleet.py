@@ -296,7 +296,7 @@ class Fleet:
 
     # --- the change path ----------------------------------------------------------------------------------------------
 
-    def propose(  # noqa: PLR0917 (a change has that many choices)
+    def propose(
         self, name: str, by: str, via: str, lane: tuple[str, str] = ("shop", "prod"), script: Script | None = None,
         plan: Plan = STAGES,
     ) -> Digest:  # fmt: skip
