@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from simulation.scale import aims, measure, report
 from simulation.scale_plot import plot
