@@ -354,5 +354,6 @@ def _title(review: Review) -> str:
 
 def _row(one: Difference) -> str:
     name = f"{one.app}: {one.name}" if one.app else one.name
-    values = [value for value in (one.before, one.after) if value not in (None, "yes", "served")]
+    plain = one.section in {"capabilities", "routes"}
+    values = [value for value in (one.before, one.after) if value is not None and not plain]
     return f"{one.sign} {name}  {' -> '.join(str(value) for value in values)}".rstrip()

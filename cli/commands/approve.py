@@ -1,0 +1,128 @@
+"""`freehold approve|reject CHANGE`: a person says yes or no, with a sealed key opened at the terminal.
+
+No flag, variable, socket or tool stands in for the passphrase: whoever merely runs as this user cannot approve. What is
+signed is the change's digest, shown as the diff it is. Not here: whose approval counts (the voters judge it).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+import msgspec
+
+from cli.commands.changes import papers_text
+from cli.errors import UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, RefusedError, talk
+from cli.mesh.home import Context
+from cli.mesh.principals import approver_key_name, decide_with_grants, unlock_approver
+from cli.mesh.proposing import resolve_change
+from cli.mesh.review import change_at, release_at, review_change, review_text
+from cli.mesh.spans import duration_ms, in_words
+from cli.output import Output
+from protocols.approvals import COMMENT_MAX_CHARACTERS, Approval
+from protocols.approvals import approve as sign_approval
+from protocols.commands import REASON_MAX, WithdrawApproval
+from protocols.gatekeeping import gate_of
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
+
+EXPIRES_DEFAULT = "24h"
+_CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
+
+
+@command("approve", examples=("freehold approve 3f9a12", 'freehold approve 3f9a12 --expires 2h -m "read the diff"'))
+@click.argument("change")
+@click.option("--expires", default=EXPIRES_DEFAULT, show_default=True, metavar="DURATION",
+              help="Until when it may start a rollout; policy has a limit.")  # fmt: skip
+@click.option("-m", "--message", default="", help="Kept with the approval.")
+@_CONTEXT
+def approve(output: Output, change: str, expires: str, message: str, context_name: str | None) -> None:
+    """Show a change's diff, then sign it with your sealed key. Needs your passphrase at a terminal."""
+    _, context = home.current_context(context_name)
+    span_ms = duration_ms(expires)
+    if len(message) > COMMENT_MAX_CHARACTERS:
+        raise UsageError(f"a message has at most {COMMENT_MAX_CHARACTERS} characters", next_step="shorten it")
+    shown = talk(context, lambda client: _prepare(client, context, change, span_ms))
+    output.note(shown["text"])
+    signer = unlock_approver(context, f"approve {shown['id'][:12]} for {in_words(span_ms)}")
+    answer = talk(context, lambda client: _give(client, signer, shown, span_ms, message))
+    missing = answer["missing"]
+    output.result(answer, f"change {shown['id'][:12]} is approved for {in_words(span_ms)}")
+    for one in missing:
+        output.note(f"still missing: {one['rule']}: {one['detail']}")
+    output.hint("freehold status" if answer["start"] else f"freehold deploy --change {shown['id'][:12]}")
+
+
+async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int) -> dict[str, Any]:
+    view = await resolve_change(client, text)
+    change, _ = await change_at(client, view["id"])
+    review = await review_change(client, view["id"])
+    papers = await client.get(f"/v1/changes/{view['id']}/papers")
+    gate = gate_of(await client.state(), change.environment, await release_at(client, change.release))
+    if span_ms > gate.approval_max_ms:
+        limit = in_words(gate.approval_max_ms)
+        raise UsageError(
+            f"policy lets an approval last {limit} at most", next_step=f"freehold approve {text} --expires 1h"
+        )
+    mine = [home.public_key(name).hex() for name in (context.key, approver_key_name(context)) if name]
+    if any(key in {papers["author"]["key"], *papers["author"]["lineage"]} for key in mine):
+        raise RefusedError(
+            "approval.by-author",
+            "you, or an agent of yours, proposed this; the author and the author's agents do not count",
+            "ask another person with the role approver",
+        )
+    text = "\n".join([review_text(review), "", "papers", *papers_text(papers)])
+    return {"id": view["id"], "project": change.project, "environment": change.environment, "text": text,
+            "diff": msgspec.to_builtins(review)}  # fmt: skip
+
+
+async def _give(
+    client: NodeClient, signer: Ed25519Signer, shown: dict[str, Any], span_ms: int, comment: str
+) -> dict[str, Any]:
+    named = bytes.fromhex(shown["id"])
+    now_ms = time.time_ns() // 1_000_000
+    approval = Approval(
+        signer.public_key, Digest(named), shown["project"], shown["environment"], now_ms, now_ms + span_ms, comment
+    )
+    await client.publish("approval", named.hex(), sign_approval(signer, await client.mesh(), approval))
+    papers = await client.get(f"/v1/changes/{shown['id']}/papers")
+    mine = next((one for one in papers["approvals"] if one["key"] == signer.public_key.hex()), None)
+    if mine is not None and mine["problem"]:
+        rule, _, detail = str(mine["problem"]).partition(": ")
+        raise RefusedError(rule, detail, "freehold changes")
+    start = (await client.get(f"/v1/changes/{shown['id']}"))["start"]
+    return {"change": shown["id"], "approver": signer.public_key.hex(), "expires_ms": now_ms + span_ms,
+            "missing": papers["missing"], "start": start, "diff": shown["diff"]}  # fmt: skip
+
+
+@command("reject", examples=('freehold reject 3f9a12 -m "it opens the network"',))
+@click.argument("change")
+@click.option("-m", "--message", required=True, help="Why; kept with the decision.")
+@_CONTEXT
+def reject(output: Output, change: str, message: str, context_name: str | None) -> None:
+    """Say no to a change, or take an approval back: your key's approval of it never counts again.
+
+    A rollout of it that needed your approval pauses. Needs your passphrase at a terminal.
+    """
+    if len(message) > REASON_MAX:
+        raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
+    _, context = home.current_context(context_name)
+    view = talk(context, lambda client: resolve_change(client, change))
+    signer = unlock_approver(context, f"reject {view['id'][:12]}")
+
+    async def conversation(client: NodeClient) -> int:
+        return await decide_with_grants(
+            client, signer, WithdrawApproval(bytes.fromhex(view["id"]), message),
+            project=view["project"], environment=view["environment"], next_step="freehold changes",
+        )  # fmt: skip
+
+    slot = talk(context, conversation)
+    output.result(
+        {"change": view["id"], "slot": slot, "reason": message},
+        f"change {view['id'][:12]} is rejected (decision {slot})",
+    )
+    output.hint("freehold changes")

@@ -1,0 +1,104 @@
+"""`freehold changes [CHANGE]`: what is proposed and what each change still needs; one change with all its papers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.proposing import resolve_change
+from cli.mesh.review import review_change, review_text
+from cli.mesh.table import table
+from cli.output import Output
+
+ENVELOPE = "envelope"
+BYTES = (ENVELOPE, "signed", "release", "chains")
+SHOWN_DEFAULT = 20
+
+
+@command("changes", examples=("freehold changes", "freehold changes 3f9a12", "freehold changes --env staging --json"))
+@click.argument("change", default="")
+@click.option("--project", default="", help="Only this project.")
+@click.option("--env", "environment", default="", help="Only this environment.")
+@click.option("--limit", type=click.IntRange(1, 500), default=SHOWN_DEFAULT, show_default=True, help="How many.")
+@click.option("--context", "context_name", help="The mesh, if not the current context.")
+def changes(output: Output, change: str, project: str, environment: str, limit: int, context_name: str | None) -> None:
+    """List proposed changes, newest first, or show the one whose id begins with CHANGE."""
+    _, context = home.current_context(context_name)
+    if change:
+        answer = talk(context, lambda client: _one(client, change))
+        text = answer.pop("text")
+        output.result(answer, text)
+        if any(one["rule"].startswith("approval.") for one in answer["missing"]):
+            output.hint(f"freehold approve {answer['change'][:12]}")
+        return
+
+    async def conversation(client: NodeClient) -> list[dict[str, Any]]:
+        found = await client.get("/v1/changes", project=project, environment=environment, limit=limit)
+        return [one | {"missing": await _missing(client, one)} for one in found]
+
+    found = talk(context, conversation)
+    rows = [
+        (one["id"][:12], one["project"], one["environment"], one["state"], _words(one), one["request"][:50])
+        for one in found
+    ]
+    output.result({"changes": found}, table(("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST"), rows))
+    if not rows:
+        output.hint('freehold propose -m "what it is for"')
+
+
+async def _missing(client: NodeClient, view: dict[str, Any]) -> list[dict[str, str]]:
+    if view["state"] != "proposed":
+        return []
+    papers = await client.get(f"/v1/changes/{view['id']}/papers")
+    return list(papers["missing"])
+
+
+def _words(view: dict[str, Any]) -> str:
+    if view["state"] != "proposed":
+        return "-"
+    return ", ".join(one["rule"] for one in view["missing"]) or ("a start" if view["start"] is None else "-")
+
+
+async def _one(client: NodeClient, text: str) -> dict[str, Any]:
+    view = await resolve_change(client, text)
+    papers = await client.get(f"/v1/changes/{view['id']}/papers")
+    lines = []
+    answer: dict[str, Any] = {"change": view["id"], "view": view, **without_bytes(papers)}
+    if view["state"] == "proposed":
+        review = await review_change(client, view["id"])
+        answer["diff"] = msgspec.to_builtins(review)
+        lines.append(review_text(review))
+    else:
+        lines.append(f"{view['project']} in {view['environment']}: {view['state']}, {view['request']}")
+    lines += ["", "papers", *papers_text(papers)]
+    return answer | {"text": "\n".join(lines)}
+
+
+def without_bytes(papers: dict[str, Any]) -> dict[str, Any]:
+    """The papers without their signed bytes; `freehold evidence export` hands those out."""
+    kept = {key: value for key, value in papers.items() if key not in BYTES}
+    kept["author"] = {key: value for key, value in papers["author"].items() if key not in BYTES}
+    for kind in ("approvals", "evidence"):
+        kept[kind] = [{key: value for key, value in one.items() if key not in BYTES} for one in papers[kind]]
+    return kept
+
+
+def papers_text(papers: dict[str, Any]) -> list[str]:
+    """One line for each paper, and for what is missing."""
+    author = papers["author"]
+    lines = [f"  author    {author['name'] or author['key'][:12]} ({author['kind'] or author['problem']})"]
+    for one in papers["approvals"]:
+        verdict = f"does not count: {one['problem']}" if one["problem"] else "counts"
+        lines.append(f"  approval  {one['name'] or one['key'][:12]}, {verdict}")
+    for one in papers["evidence"]:
+        by = "self-attested" if one["self_attested"] else f"by a {one['by']}"
+        lines.append(
+            f"  evidence  {one['kind']} {'PASSED' if one['passed'] else 'FAILED'}, {by} {one['name']}".rstrip()
+        )
+    lines += [f"  missing   {one['rule']}: {one['detail']}" for one in papers["missing"]]
+    return lines

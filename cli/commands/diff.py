@@ -1,0 +1,45 @@
+"""`freehold diff`: what deploying the project now would change, against what runs. Nothing is filed or changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from cli.errors import ExitCode
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.principals import everyday_key
+from cli.mesh.proposing import put_together
+from cli.mesh.review import Review, review_proposal, review_text
+from cli.output import Output
+from cli.project.find import find_project
+
+
+@command("diff", examples=("freehold diff", "freehold diff --env staging --json", "freehold diff --exit-code"))
+@click.option("--env", "environment", default="production", show_default=True, help="Against what runs there.")
+@click.option("--exit-code", is_flag=True, help=f"End with {int(ExitCode.CHANGES)} if there are changes.")
+@click.option("--context", "context_name", help="The mesh, if not the current context.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="The project's folder; by default the current one.")  # fmt: skip
+def diff(output: Output, environment: str, exit_code: bool, context_name: str | None, folder: Path) -> None:
+    """Show what would change, what new things the app could reach, where it would run, and the way back.
+
+    Prints the command that deploys exactly this: it is refused if anything has moved since.
+    """
+    found = find_project(folder)
+    _, context = home.current_context(context_name)
+    signer = everyday_key(context)
+
+    async def conversation(client: NodeClient) -> Review:
+        proposal, _ = await put_together(client, output, found, environment, "", signer)
+        return await review_proposal(client, proposal)
+
+    review = talk(context, conversation)
+    output.result({"diff": msgspec.to_builtins(review), "changes": review.changes}, review_text(review))
+    if review.changes:
+        output.hint(review.command)
+    if exit_code and review.changes:
+        raise SystemExit(int(ExitCode.CHANGES))

@@ -1,0 +1,57 @@
+"""`freehold propose`: file a change with all it names, so that nodes prepare it and people review it. Nothing starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.principals import everyday_key
+from cli.mesh.proposing import file_proposal, put_together
+from cli.mesh.review import review_change, review_text
+from cli.output import Output
+from cli.project.find import find_project
+
+
+@command("propose", examples=('freehold propose -m "greet by name"', "freehold propose --env staging --json"))
+@click.option("--env", "environment", default="production", show_default=True, help="Where it is meant to run.")
+@click.option("-m", "--message", required=True, help="The change request this fulfils; kept with the change.")
+@click.option("--context", "context_name", help="The mesh, if not the current context.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="The project's folder; by default the current one.")  # fmt: skip
+def propose(output: Output, environment: str, message: str, context_name: str | None, folder: Path) -> None:
+    """Build the project and file it as a change; the nodes fetch and compile it, and nothing starts.
+
+    The evidence that `freehold test` left for this release goes along.
+    """
+    found = find_project(folder)
+    _, context = home.current_context(context_name)
+    signer = everyday_key(context)
+
+    async def conversation(client: NodeClient) -> dict[str, Any]:
+        proposal, bundle = await put_together(client, output, found, environment, message, signer)
+        filed = await file_proposal(client, output, found, proposal, bundle, signer)
+        review = await review_change(client, proposal.id.hex())
+        return {
+            "change": proposal.id.hex(),
+            "environment": environment,
+            "evidence": filed.evidence,
+            "sent_bytes": filed.sent_bytes,
+            "unclaimed_routes": list(filed.unclaimed),
+            "diff": msgspec.to_builtins(review),
+            "text": review_text(review),
+        }
+
+    answer = talk(context, conversation)
+    text = answer.pop("text")
+    output.result(answer, f"{text}\n\nchange {answer['change']} is proposed; {answer['evidence']} pieces of evidence")
+    if answer["unclaimed_routes"]:
+        output.warn(f"a deployer must claim {', '.join(answer['unclaimed_routes'])} first: freehold deploy does")
+    if not answer["evidence"]:
+        output.warn("no evidence goes with it; freehold test makes some")
+    output.hint(f"freehold changes {answer['change'][:12]}")

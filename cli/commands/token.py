@@ -1,0 +1,195 @@
+"""`freehold token create|list|revoke`: keys for agents, with narrower rights than yours and an end.
+
+A token is a key of its own and a grant signed by your everyday key: never broader than yours, never with `approve` or
+`admin`. It gets a context of its own, so `FREEHOLD_CONTEXT=NAME freehold mcp` acts as the agent. Not here: people
+(`freehold mesh invite --kind principal`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import click
+import msgspec
+
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.home import Context, Contexts
+from cli.mesh.principals import Principal, everyday_key, principal_of, principals_of
+from cli.mesh.spans import duration_ms, in_words
+from cli.mesh.table import table
+from cli.output import Output
+from protocols.change import valid_name
+from protocols.envelope import Signed, decode, digest, encode, sign
+from protocols.grants import ALL_ROLES, GRANT_DOMAIN, ROLES_NEVER_FOR_AGENTS, Grant, Role
+from protocols.keys import SEED_BYTES, Ed25519Signer
+from protocols.revocations import NOTHING_VALID, Revocation
+from protocols.revocations import revoke as sign_revocation
+from protocols.trust_records import revocation_record
+
+NONCE_BYTES = 16
+AGENT_ROLES: tuple[Role, ...] = tuple(role for role in ALL_ROLES if role not in ROLES_NEVER_FOR_AGENTS)
+_CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
+
+
+@command("create", examples=("freehold token create bot", "freehold token create watcher --role viewer --expires 12h",
+                             "freehold token create bot --project guestbook --env staging"))  # fmt: skip
+@click.argument("name")
+@click.option("--role", "roles", multiple=True, type=click.Choice(AGENT_ROLES),
+              help="What it may do; by default propose, if you may. May repeat.")  # fmt: skip
+@click.option("--project", "projects", multiple=True, help="Only this project; by default all of yours. May repeat.")
+@click.option(
+    "--env", "environments", multiple=True, help="Only this environment; by default all of yours. May repeat."
+)
+@click.option(
+    "--expires", default="7d", show_default=True, metavar="DURATION", help="Until when; at most your own end."
+)
+@_CONTEXT
+def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tuple[str, ...],
+           environments: tuple[str, ...], expires: str, context_name: str | None) -> None:  # fmt: skip
+    """Make a key for an agent, with a part of your own rights."""
+    if not valid_name(name):
+        raise UsageError("a token's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold token create bot")
+    where, context = home.current_context(context_name)
+    own = f"{where}-{name}"
+    if own in home.read_contexts().contexts or home.key_path(own).exists():
+        raise UsageError(f"there is a token {name} already", next_step="choose another name", kind="exists")
+    signer = everyday_key(context)
+    mine = talk(context, lambda client: principal_of(client, signer.public_key))
+    if mine.problem or not mine.chains:
+        raise CommandError(
+            f"your key has no grant to share: {mine.problem or 'an admin key gives none away'}",
+            next_step="freehold token list",
+            kind="grant.none",
+        )
+    grant = _narrowed(mine, name, roles, projects, environments, duration_ms(expires))
+    agent = home.store_plain(own, secrets.token_bytes(SEED_BYTES))
+
+    async def conversation(client: NodeClient) -> None:
+        chain: tuple[Signed, ...] = decode(mine.chains[0], tuple[Signed, ...])
+        parent = digest(chain[-1].payload)
+        made = msgspec.structs.replace(grant, key=agent.public_key, parent=bytes(parent))
+        link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
+        await client.publish("grant", agent.public_key.hex(), encode((*chain, link)))
+
+    try:
+        talk(context, conversation)
+    except BaseException:
+        home.key_path(own).unlink()
+        raise
+    known = home.read_contexts()
+    added = Context(context.mesh, context.socket, own)
+    home.write_contexts(Contexts(known.current, {**known.contexts, own: added}))
+    output.result(
+        {"name": name, "context": own, "key": agent.public_key.hex(), "key_file": str(home.key_path(own)),
+         "roles": list(grant.roles), "projects": list(grant.projects), "environments": list(grant.environments),
+         "expires_ms": grant.expires_ms},
+        f"token {name}: {', '.join(grant.roles)} in {', '.join(grant.projects)} / {', '.join(grant.environments)}, "
+        f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}\nkey file {home.key_path(own)}",
+    )  # fmt: skip
+    output.hint(f"FREEHOLD_CONTEXT={own} freehold mcp")
+
+
+def _narrowed(
+    mine: Principal, name: str, roles: tuple[Role, ...], projects: tuple[str, ...], environments: tuple[str, ...],
+    span_ms: int,
+) -> Grant:  # fmt: skip
+    """Return the grant without key and parent. Raises UsageError where it would be broader than `mine`."""
+    default: Role = "proposer" if "proposer" in mine.roles else "viewer"
+    wanted = tuple(role for role in AGENT_ROLES if role in (roles or (default,)))
+    expires_ms = time.time_ns() // 1_000_000 + span_ms
+    broader: list[str] = [role for role in wanted if role not in mine.roles]
+    broader += [one for one in projects if "*" not in mine.projects and one not in mine.projects]
+    broader += [one for one in environments if "*" not in mine.environments and one not in mine.environments]
+    if broader:
+        raise UsageError(
+            f"you do not hold {broader[0]!r} yourself, so you cannot give it away",
+            next_step="freehold token list: what you hold",
+            kind="grant.broader-than-parent",
+        )
+    if expires_ms > mine.expires_ms:
+        left = in_words(mine.expires_ms - expires_ms + span_ms)
+        raise UsageError(
+            f"your own grant ends in {left}", next_step="choose a shorter --expires", kind="grant.broader-than-parent"
+        )
+    return Grant(
+        key=b"", kind="agent", name=name, roles=wanted, projects=projects or mine.projects,
+        environments=environments or mine.environments, expires_ms=expires_ms,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+    )  # fmt: skip
+
+
+@command("list", examples=("freehold token list", "freehold token list --json"))
+@_CONTEXT
+def show(output: Output, context_name: str | None) -> None:
+    """List every key with a grant: people and agents, what they may do, and until when."""
+    _, context = home.current_context(context_name)
+    found = talk(context, principals_of)
+    mine = home.public_key(context.key).hex() if context.key else ""
+    now_ms = time.time_ns() // 1_000_000
+    rows = [
+        (one.name or "-", one.kind or "-", ", ".join(one.roles) or one.problem.partition(":")[0], _scope(one),
+         in_words(one.expires_ms - now_ms) if one.expires_ms else "-",
+         "you" if one.key == mine else "yours" if mine in one.lineage else "", one.key[:12])
+        for one in found
+    ]  # fmt: skip
+    value = [
+        {key: field for key, field in msgspec.to_builtins(one).items() if key != "chains"}
+        | {"yours": mine in one.lineage}
+        for one in found
+    ]
+    output.result({"principals": value}, table(("NAME", "KIND", "ROLES", "WHERE", "FOR", "", "KEY"), rows))
+
+
+def _scope(one: Principal) -> str:
+    return f"{','.join(one.projects)} / {','.join(one.environments)}" if one.projects else "-"
+
+
+@command("revoke", examples=("freehold token revoke bot", 'freehold token revoke bot -m "lost laptop"'))
+@click.argument("name")
+@click.option("-m", "--message", default="", help="Why; kept with the revocation.")
+@_CONTEXT
+def revoke(output: Output, name: str, message: str, context_name: str | None) -> None:
+    """Take a token's rights away, everywhere, for good; every node hears it within seconds."""
+    where, context = home.current_context(context_name)
+    signer = everyday_key(context)
+    one = talk(context, lambda client: _find(client, name, signer.public_key.hex()))
+    statement = talk(context, lambda client: _revoke(client, signer, one, message))
+    own = f"{where}-{name}"
+    known = home.read_contexts()
+    if own in known.contexts and home.public_key(own).hex() == one.key:
+        home.key_path(own).unlink()
+        rest = {key: value for key, value in known.contexts.items() if key != own}
+        home.write_contexts(Contexts(known.current, rest))
+    output.result({"name": one.name, "key": one.key, "revocation": statement}, f"token {one.name} is revoked")
+
+
+async def _find(client: NodeClient, name: str, mine: str) -> Principal:
+    known = [one for one in await principals_of(client) if one.key != mine and mine in one.lineage]
+    found = [one for one in known if name in {one.name, one.key} or (len(name) >= 8 and one.key.startswith(name))]
+    if len(found) != 1:
+        what = f"{len(found)} tokens of yours are called {name!r}" if found else f"you gave no token called {name!r}"
+        raise UsageError(what, next_step="freehold token list, then name the key", kind="no-such-token")
+    return found[0]
+
+
+async def _revoke(client: NodeClient, signer: Ed25519Signer, one: Principal, reason: str) -> str:
+    chain: tuple[Signed, ...] = decode(one.chains[0], tuple[Signed, ...])
+    subject = bytes.fromhex(one.grants[-1])
+    revocation = Revocation("grant", subject, NOTHING_VALID, NOTHING_VALID, reason, time.time_ns() // 1_000_000)
+    statement = sign_revocation(signer, await client.mesh(), revocation, chain)
+    key, body = revocation_record(revocation, statement)
+    await client.publish("revocation", subject.hex(), body)
+    return key
+
+
+@click.group("token")
+def token() -> None:
+    """Make, list and revoke keys for agents."""
+
+
+for _one in (create, show, revoke):
+    token.add_command(_one)

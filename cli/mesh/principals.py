@@ -1,0 +1,100 @@
+"""Who acts from here: the keys of a context, the grants behind them, and which of them may say yes.
+
+Approving and rejecting need a sealed key, opened at the terminal; the everyday key proposes and deploys. Not here: how
+a key is kept (home.py) or asked for (unlock.py).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cli.errors import CommandError
+from cli.mesh import home
+from cli.mesh.client import NodeClient
+from cli.mesh.home import Context
+from cli.mesh.unlock import unlock
+from protocols.commands import Action, Exhibits
+from protocols.envelope import digest
+from protocols.keys import Ed25519Signer
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """One key as /v1/principals shows it; `problem` says why it may do nothing. `chains` are encoded grant chains."""
+
+    key: str
+    name: str
+    kind: str
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    lineage: tuple[str, ...]
+    grants: tuple[str, ...]
+    problem: str
+    chains: tuple[bytes, ...]
+
+
+async def principal_of(client: NodeClient, key: bytes) -> Principal:
+    """Return what a key may do now."""
+    found: Principal = msgspec.convert(await client.get(f"/v1/principals/{key.hex()}"), Principal)
+    return found
+
+
+async def principals_of(client: NodeClient) -> tuple[Principal, ...]:
+    """Return every key with a grant."""
+    found: tuple[Principal, ...] = msgspec.convert(await client.get("/v1/principals"), tuple[Principal, ...])
+    return found
+
+
+async def decide_with_grants(
+    client: NodeClient,
+    signer: Ed25519Signer,
+    action: Action,
+    *,
+    project: str,
+    environment: str,
+    expect: int | None = None,
+    next_step: str,
+) -> int:
+    """Have a command decided, shown together with the signer's grants; return its slot."""
+    chains = (await principal_of(client, signer.public_key)).chains
+    return await client.decide(
+        signer,
+        action,
+        project=project,
+        environment=environment,
+        expect=expect,
+        exhibits=Exhibits(grants=tuple(bytes(digest(one)) for one in chains)),
+        material=chains,
+        next_step=next_step,
+    )
+
+
+def everyday_key(context: Context) -> Ed25519Signer:
+    """Open the everyday key of a context. Raises CommandError where there is none."""
+    if not context.key:
+        raise CommandError(
+            "there is no key of yours in this context",
+            next_step="freehold context list, or ask an operator for a login: freehold mesh invite --kind principal",
+            kind="no-key",
+        )
+    return home.open_plain(context.key)
+
+
+def approver_key_name(context: Context) -> str:
+    """Return the name of the sealed key that approves from here. Raises CommandError where there is none."""
+    if context.admin:
+        return context.admin
+    if context.key and home.is_sealed(context.key):
+        return context.key
+    raise CommandError(
+        "an approval needs a person's sealed key, and there is none in this context",
+        next_step="run it where the approver's key is; an agent asks a person to",
+        kind="needs-person",
+    )
+
+
+def unlock_approver(context: Context, purpose: str) -> Ed25519Signer:
+    """Open the approver's sealed key at the terminal."""
+    return unlock(approver_key_name(context), purpose)
