@@ -18,7 +18,7 @@ from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, RefusedError, talk
 from cli.mesh.home import Context
-from cli.mesh.principals import approver_key_name, decide_with_grants, unlock_approver
+from cli.mesh.principals import approver_key_name, unlock_approver
 from cli.mesh.proposing import resolve_change
 from cli.mesh.review import change_at, release_at, review_change, review_text
 from cli.mesh.spans import duration_ms, in_words
@@ -115,8 +115,8 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
     signer = unlock_approver(context, f"reject {view['id'][:12]}")
 
     async def conversation(client: NodeClient) -> int:
-        return await decide_with_grants(
-            client, signer, WithdrawApproval(bytes.fromhex(view["id"]), message),
+        return await client.decide(
+            signer, WithdrawApproval(bytes.fromhex(view["id"]), message),
             project=view["project"], environment=view["environment"], next_step="freehold changes",
         )  # fmt: skip
 

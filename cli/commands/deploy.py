@@ -11,6 +11,9 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import deploying, home
 from cli.mesh.client import NodeClient, talk
+from cli.mesh.evidence import held_evidence, publish_evidence
+from cli.mesh.proposing import claim_routes, resolve_change
+from cli.mesh.review import change_at
 from cli.mesh.spans import duration_ms
 from cli.mesh.watching import watch_change
 from cli.output import Output
@@ -18,6 +21,7 @@ from cli.project.build import build_project
 from cli.project.find import Found, find_project
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
 
 ENVIRONMENT_DEFAULT = "production"
 PATIENCE_S = 5.0
@@ -34,6 +38,9 @@ PATIENCE_S = 5.0
 @click.option("--detach", is_flag=True, help="Hand over the start and return; `freehold status` tells the rest.")
 @click.option("--wait", "wait", default="", metavar="DURATION", help="How long to wait for approvals, such as 30m.")
 @click.option("--expect", type=int, help="Refuse if the environment has moved past this sequence (see freehold diff).")
+@click.option(
+    "--change", "proposed", default="", help="Start this proposed change (see freehold changes); build nothing."
+)
 @click.option("--supersede", is_flag=True, help="Abort a rollout that is under way first.")
 @click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
@@ -45,6 +52,7 @@ def deploy(
     detach: bool,
     wait: str,
     expect: int | None,
+    proposed: str,
     supersede: bool,
     context_name: str | None,
     folder: Path,
@@ -54,26 +62,30 @@ def deploy(
     Each stage is judged by the nodes themselves; a stage that fails goes back everywhere, by itself. Approvals and
     evidence that the environment's policy asks for are waited for; without them nothing starts.
     """
-    found = find_project(folder)
     _, context = home.current_context(context_name)
     signer = home.open_plain(context.key)
+    found = None if proposed else find_project(folder)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
-    if not message:
-        message = f"deploy of {found.project.name}"
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
-        change = await propose_and_start(
-            client, output, found, environment=environment, request=message, signer=signer,
-            expect=expect, supersede=supersede,
-        )  # fmt: skip
-        answer: dict[str, Any] = {"change": change, "environment": environment, "outcome": "started"}
+        if found is None:
+            view = await resolve_change(client, proposed)
+            change, where = view["id"], view["environment"]
+            await start_proposed(client, change, signer, expect=expect, supersede=supersede)
+        else:
+            request, where = message or f"deploy of {found.project.name}", environment
+            change = await propose_and_start(
+                client, output, found, environment=environment, request=request, signer=signer,
+                expect=expect, supersede=supersede,
+            )  # fmt: skip
+        answer: dict[str, Any] = {"change": change, "environment": where, "outcome": "started"}
         if not detach:
             watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
             answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
         return answer
 
     answer = talk(context, conversation)
-    human = f"change {answer['change'][:12]} in {environment}: {answer['outcome']}"
+    human = f"change {answer['change'][:12]} in {answer['environment']}: {answer['outcome']}"
     output.result(answer, human)
     output.hint("freehold promote, resume or abort" if answer["outcome"] == "paused" else "freehold status")
 
@@ -113,9 +125,32 @@ async def propose_and_start(
     sent = await deploying.upload(client, proposal)
     output.step("", f"uploaded {sent / (1 << 20):.1f} MiB, proposing change {proposal.id.hex()[:12]}")
     await client.publish("change", found.project.name, encode(proposal.signed))
+    for envelope in held_evidence(found.root, bundle.release, proposal.change.configuration):
+        await publish_evidence(client, proposal.release, envelope)
     state = await client.state()
     lane = deploying.lane_of(state, found.project.name, environment)
     down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
     nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
     await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, signer, supersede=supersede))
     return proposal.id.hex()
+
+
+async def start_proposed(
+    client: NodeClient, named: str, signer: Ed25519Signer, *, expect: int | None = None, supersede: bool = False
+) -> None:
+    """Hand over the signed start of a change that was proposed before, claiming its routes first."""
+    change, _ = await change_at(client, named)
+    await claim_routes(client, change, signer)
+    lane = deploying.lane_of(await client.state(), change.project, change.environment)
+    if expect is not None and lane.sequence != expect:
+        raise CommandError(
+            f"{change.environment} has moved: its sequence is {lane.sequence}, not {expect}",
+            next_step=f"freehold changes {named[:12]}",
+            kind="moved",
+        )
+    down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
+    nodes = deploying.pinned_nodes(await client.state(), lane, change, down)
+    start = deploying.start_of(
+        await client.mesh(), lane, Digest(bytes.fromhex(named)), nodes, signer, supersede=supersede
+    )
+    await client.start(start)

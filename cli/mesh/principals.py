@@ -13,8 +13,6 @@ from cli.mesh import home
 from cli.mesh.client import NodeClient
 from cli.mesh.home import Context
 from cli.mesh.unlock import unlock
-from protocols.commands import Action, Exhibits
-from protocols.envelope import digest
 from protocols.keys import Ed25519Signer
 
 
@@ -45,30 +43,6 @@ async def principals_of(client: NodeClient) -> tuple[Principal, ...]:
     """Return every key with a grant."""
     found: tuple[Principal, ...] = msgspec.convert(await client.get("/v1/principals"), tuple[Principal, ...])
     return found
-
-
-async def decide_with_grants(
-    client: NodeClient,
-    signer: Ed25519Signer,
-    action: Action,
-    *,
-    project: str,
-    environment: str,
-    expect: int | None = None,
-    next_step: str,
-) -> int:
-    """Have a command decided, shown together with the signer's grants; return its slot."""
-    chains = (await principal_of(client, signer.public_key)).chains
-    return await client.decide(
-        signer,
-        action,
-        project=project,
-        environment=environment,
-        expect=expect,
-        exhibits=Exhibits(grants=tuple(bytes(digest(one)) for one in chains)),
-        material=chains,
-        next_step=next_step,
-    )
 
 
 def everyday_key(context: Context) -> Ed25519Signer:

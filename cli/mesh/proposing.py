@@ -15,11 +15,11 @@ from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.deploying import Proposal
 from cli.mesh.diffing import route_words
 from cli.mesh.evidence import held_evidence, publish_evidence
-from cli.mesh.principals import decide_with_grants
 from cli.output import Output
 from cli.project.build import build_project
 from cli.project.bundle import Bundle
 from cli.project.find import Found
+from protocols.change import Change
 from protocols.commands import ClaimRoutes
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
@@ -55,7 +55,7 @@ async def file_proposal(
     client: NodeClient, output: Output, found: Found, proposal: Proposal, bundle: Bundle, signer: Ed25519Signer
 ) -> Filed:
     """Upload what the change names, file it and its evidence. Nothing starts."""
-    unclaimed = await _claim(client, proposal, signer)
+    unclaimed = await claim_routes(client, proposal.change, signer)
     output.step("", "uploading")
     sent = await deploying.upload(client, proposal)
     await client.publish("change", proposal.change.project, encode(proposal.signed))
@@ -65,9 +65,9 @@ async def file_proposal(
     return Filed(proposal, bundle, sent, len(held), unclaimed)
 
 
-async def _claim(client: NodeClient, proposal: Proposal, signer: Ed25519Signer) -> tuple[str, ...]:
+async def claim_routes(client: NodeClient, change: Change, signer: Ed25519Signer) -> tuple[str, ...]:
     """Claim the routes the lane lacks; return those that this signer may not claim."""
-    change, state = proposal.change, await client.state()
+    state = await client.state()
     lane = deploying.lane_of(state, change.project, change.environment)
     mine = [one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)]
     lacking = [route for route in change.routes if route not in mine]
@@ -75,12 +75,12 @@ async def _claim(client: NodeClient, proposal: Proposal, signer: Ed25519Signer) 
         return ()
     action = ClaimRoutes(tuple(sorted({*mine, *lacking})))
     try:
-        await decide_with_grants(
-            client, signer, action, project=lane.project, environment=lane.environment, expect=lane.sequence,
+        await client.decide(
+            signer, action, project=lane.project, environment=lane.environment, expect=lane.sequence,
             next_step="change the routes in freehold.toml",
         )  # fmt: skip
     except RefusedError as error:
-        if error.rule != "command.not-allowed":
+        if not error.rule.startswith(("command.", "grant.")):
             raise
         return tuple(route_words(route) for route in lacking)
     return ()

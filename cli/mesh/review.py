@@ -225,7 +225,7 @@ def _review(ground: Ground, change: Change, after: Side, found: tuple[Difference
         rollback=Return(base.change.hex(), base.release.hex(), ground.holders) if base is not None else None,
         approvals=gate.approvals,
         evidence=evidence,
-        command=f"{words} --change {named}" if named else words,
+        command=f"freehold deploy --change {named[:12]} --expect {lane.sequence}" if named else words,
     )
 
 
