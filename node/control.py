@@ -25,6 +25,7 @@ from node.starter import Starter
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
 from protocols.core import NodeCore
+from protocols.hello import Admitted, RefusedBy
 from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
 from protocols.records import PublishRefused, RecordsMerged
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
 DISK_FREE_WARN_BYTES = 1 << 30
+REFUSALS_MAX = 32
+"""As many as the mesh has nodes: only peers that this node dialled can turn it away."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class Control:
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
     quarantined: str = ""
+    refused_by: dict[PeerId, str] = field(default_factory=dict)
+    """Why peers turned this node away at hello, until they admit it."""
     _watchers: dict[int, asyncio.Queue[bytes]] = field(default_factory=dict)
     _number: int = 0
     _published: dict[str, asyncio.Future[str]] = field(default_factory=dict)
@@ -87,6 +92,10 @@ class Control:
         found = []
         if self.quarantined:
             found.append(f"this node's vote is quarantined ({self.quarantined}); freehold mesh voters --replace")
+        found += [
+            f"{peer} turns this node away: {why}; freehold mesh members on that side"
+            for peer, why in sorted(self.refused_by.items())
+        ]
         if core.chain.stalled:
             found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
         down = [voter.node for voter in core.state.voters if core.liveness.belief(voter.node) is Belief.DOWN]
@@ -118,6 +127,11 @@ class Control:
                     self._settle(entry.record.key, "")
             case PublishRefused(key, refusal):
                 self._settle(key, f"{refusal.rule}: {refusal.detail}")
+            case RefusedBy(peer, rule, detail):
+                if len(self.refused_by) < REFUSALS_MAX:
+                    self.refused_by[peer] = f"{rule}: {detail}"
+            case Admitted(peer):
+                self.refused_by.pop(peer, None)
             case Quarantined(reason, _):
                 self.quarantined = reason
                 self._tell("quarantined", {"reason": reason})

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from node.errors import ConfigError
 from node.keys import SystemEntropy
 from node.pump import system_now
-from node.transport import ChannelName, DialError, FramesReceived, LinkUp, Transport, TransportEvent, TransportSettings
+from node.transport import (
+    ChannelName,
+    DialError,
+    FramesReceived,
+    LinkDown,
+    LinkUp,
+    Transport,
+    TransportEvent,
+    TransportSettings,
+)
 from protocols.core import decode_message
 from protocols.envelope import DecodeError, encode
 from protocols.hello import RefusedBy
@@ -60,14 +69,15 @@ class Knock:
             running.cancel()
 
     async def _dial(self) -> bool:
+        silent: list[str] = []
         for address in self._line.addresses:
             try:
                 await self._transport.dial((multiaddr.parse(address.address),), PeerId(address.pin))
             except (DialError, OSError, ValueError) as error:
-                self._refusals.append(f"{address.address} does not answer: {error}")
+                silent.append(f"{address.address} does not answer: {error}")
             else:
-                self._refusals.clear()
                 return True
+        self._refusals += silent
         return False
 
     async def _talk(self) -> None:
@@ -89,6 +99,10 @@ class Knock:
                     except DecodeError as error:
                         self._refusals.append(f"a member sent what is no hello: {error}")
                 return effects
+            case LinkDown(_, _, reason):
+                if not self._refusals:
+                    self._refusals.append(f"the member hung up: {reason or 'it closed the connection'}")
+                return []
             case _:
                 return []
 

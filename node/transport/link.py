@@ -219,7 +219,10 @@ class Link(asyncio.Protocol):
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def close(self, reason: str, code: int = NORMAL) -> None:
-        """Say go-away, close TCP, tell every stream; nothing happens if it is closed."""
+        """Send what waits and fits, say go-away, close TCP, tell every stream; nothing happens if it is closed."""
+        if self.closed:
+            return
+        self._pump()  # a refusal is queued just before the link it refuses is closed
         if self.closed:
             return
         self.connection.close(code)

@@ -1,0 +1,228 @@
+"""What operators do with a mesh, on real processes: let nodes in and out, lose them, and find out what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from node.founding import Identity, read_identity
+from node.keys import SystemEntropy, write_private
+from protocols.certificates import NODE_ROLES, issue
+from protocols.envelope import encode
+from protocols.genesis import mesh_id
+from protocols.keys import Ed25519Signer, peer_id
+from protocols.trust import Credentials
+from tests.e2e.nodes import LOOPBACK, PASSPHRASE, Fleet, Machine, until
+
+SECONDS_TO_CUT_OFF = 5.0
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = Fleet(tmp_path_factory.mktemp("fleet"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def line(fleet: Fleet) -> str:
+    """An invite for two nodes, of which both uses are taken."""
+    first = fleet.found("one", "--label", "zone=eu")
+    made = fleet.invite(first, "--uses", "2", "--label", "zone=us")
+    fleet.join(made, "two")
+    fleet.join(made, "three")
+    return made
+
+
+@pytest.fixture
+def three(fleet: Fleet, line: str) -> tuple[Machine, Machine, Machine]:
+    one, two, three = fleet.machines[:3]
+    return one, two, three
+
+
+def connected(machine: Machine) -> int:
+    return sum(one["connected"] and one["standing"] == "member" for one in machine.members().values())
+
+
+def test_three_processes_see_each_other_and_grow_to_three_voters(three: tuple[Machine, Machine, Machine]) -> None:
+    for machine in three:
+        until(lambda machine=machine: connected(machine) == 3, 20, "three members")  # type: ignore[misc]
+    until(lambda: sum(one["voter"] for one in three[2].members().values()) == 3, 30, "three voters")
+    by_name = {one["name"]: one for one in three[1].members().values()}
+    assert by_name["one"]["labels"] == {"zone": "eu"}
+    assert by_name["three"]["labels"] == {"zone": "us"}
+    assert {one["belief"] for one in by_name.values()} == {"self", "alive"}
+    voters = three[0].ok("mesh", "voters")
+    assert (voters["up"], voters["majority"]) == (3, 2)
+    assert three[0].ok("doctor", "--data", str(three[0].data))["faults"] == 0
+
+
+def test_an_admin_makes_projects_and_environments_and_everybody_reads_the_decisions(
+    three: tuple[Machine, Machine, Machine],
+) -> None:
+    one, two, _ = three
+    one.typed_ok("project", "create", "guestbook", "--owner", "web-team")
+    made = one.typed_ok("env", "create", "production", "--select", "zone=us", "-y")
+    assert len(made["nodes"]) == 2
+    changed = one.typed_ok("env", "set", "production", "--protected", "-y")
+    assert (changed["protected"], changed["selector"]) == (True, {"zone": "us"})
+    until(lambda: two.ok("project", "list")["projects"] != [], 10, "the project to be known everywhere")
+    decided = [one["action"] for one in two.ok("decisions")["decisions"]]
+    assert decided[:3] == ["create_environment", "create_environment", "create_project"]
+    assert "confirm_node" in decided
+    assert "reconfigure" in decided
+
+
+def test_whoever_runs_as_the_same_user_without_the_passphrase_can_invite_nobody(
+    three: tuple[Machine, Machine, Machine],
+) -> None:
+    agent = three[0].run("mesh", "invite", "--json")
+    assert agent.code == 3
+    assert agent.json["error"]["kind"] == "needs-person"
+    guessing = three[0].typed("mesh", "invite", "--json", typing=("hunter2hunter2",))
+    assert guessing.code == 1
+    assert json.loads(guessing.stdout)["error"]["kind"] == "passphrase"
+    elsewhere = three[1].run("mesh", "invite", "--json")
+    assert elsewhere.json["error"]["kind"] == "no-admin-key"
+
+
+def test_an_expired_and_a_spent_invite_are_refused_by_the_members(
+    fleet: Fleet, three: tuple[Machine, Machine, Machine], line: str
+) -> None:
+    late = fleet.invite(three[0], "--expires", "1s")
+    newcomer = fleet.machine("late")
+    spent = newcomer.run("mesh", "join", line, "--data", str(newcomer.data), *LOOPBACK, "-y", "--json")
+    assert spent.code == 1
+    assert "spent" in spent.json["error"]["message"]
+    expired = newcomer.run("mesh", "join", late, "--data", str(newcomer.data), *LOOPBACK, "-y", "--json")
+    assert expired.code == 1
+    assert "expired" in expired.json["error"]["message"]
+    cut = newcomer.run("mesh", "join", line[:-7], "--data", str(newcomer.data), "-y", "--json")
+    assert cut.code == 2
+    assert "incomplete" in cut.json["error"]["message"]
+    assert not newcomer.data.exists()
+
+
+def test_a_stranger_and_a_forged_certificate_never_get_past_hello(
+    fleet: Fleet, three: tuple[Machine, Machine, Machine]
+) -> None:
+    one = three[0]
+    genesis = read_identity(one.data).genesis
+    mesh = mesh_id(genesis)
+    for name in ("stranger", "forger"):
+        intruder = fleet.machine(name)
+        shutil.copytree(one.data, intruder.data, ignore=shutil.ignore_patterns("*.db*", "fence", "lock", "logs", "key"))
+        (intruder.data / "node.key").unlink()
+        seed = SystemEntropy().random_bytes(32)
+        write_private(intruder.data / "node.key", seed.hex().encode())
+        signer = Ed25519Signer(seed)
+        certificate = issue(
+            signer, mesh, peer_id(signer.public_key), roles=NODE_ROLES, labels=(), serial=1,
+            wall_ms=time.time_ns() // 1_000_000,
+        )  # fmt: skip
+        shown = (Credentials((certificate,)),) if name == "forger" else ()
+        write_private(intruder.data / "credentials", encode(Identity(genesis, shown).credentials))
+        node = peer_id(signer.public_key)
+        intruder.start()
+        wanted = ("logs", "--node", "one", "--contains", node)
+        until(lambda wanted=wanted: bool(one.ok(*wanted)["lines"]), 15, "a refusal")  # type: ignore[misc]
+        assert {entry["rule"] for entry in one.ok(*wanted)["lines"]} == {"hello.stranger"}
+        assert intruder.status()["peers"] == []
+        assert any("hello.stranger" in warning for warning in intruder.status()["warnings"])
+        assert node not in one.members()
+        intruder.kill()
+
+
+def test_a_killed_node_comes_back_with_what_it_had(three: tuple[Machine, Machine, Machine]) -> None:
+    one, _, third = three
+    before = third.status()
+    third.kill()
+    until(lambda: connected(one) == 2, 10, "the loss to be seen")
+    sick = one.run("doctor", "--data", str(one.data), "--json")
+    assert sick.code == 1
+    assert any("one more lost voter" in found["what"] for found in sick.json["findings"])
+    one.typed_ok("project", "create", "meanwhile")
+    third.start()
+    until(lambda: connected(third) == 3, 20, "it to be connected again")
+    until(lambda: third.status()["slot"] > before["slot"], 10, "it to catch up")
+    assert third.status()["node"] == before["node"]
+    assert third.status()["speaking"]
+
+
+def test_the_logs_of_every_node_are_read_from_any(three: tuple[Machine, Machine, Machine]) -> None:
+    lines = three[1].ok("logs", "--contains", "node.started")
+    assert {entry["node"] for entry in lines["lines"]} == {"one", "two", "three"}
+    assert lines["silent"] == []
+    only = three[1].ok("logs", "--node", "one", "--contains", "node.started")
+    assert {entry["node"] for entry in only["lines"]} == {"one"}
+
+
+def test_a_second_daemon_on_a_folder_and_a_busy_port_are_refused_with_the_owner(
+    fleet: Fleet, three: tuple[Machine, Machine, Machine]
+) -> None:
+    one = three[0]
+    again = one.run("node", "run", "--data", str(one.data), "--json")
+    assert again.code == 75
+    assert "another process runs the node" in again.json["error"]["message"]
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        idle = fleet.machine("idle")
+        created = idle.typed("mesh", "create", "other", "--data", str(idle.data), "-y", typing=(PASSPHRASE, PASSPHRASE))
+        assert created.code == 0, created
+        busy = idle.run(
+            "node", "run", "--data", str(idle.data), "--listen", address, "--ingress", "127.0.0.1:0", "--json"
+        )
+        assert busy.code == 75, busy
+        assert "pid " in busy.json["error"]["message"]
+
+
+def test_a_backup_taken_while_it_runs_brings_a_node_back(three: tuple[Machine, Machine, Machine]) -> None:
+    one, two, _ = three
+    before = two.status()
+    file = two.folder / "two.tar.gz"
+    two.ok("mesh", "backup", str(file), "--data", str(two.data))
+    assert file.stat().st_mode & 0o777 == 0o600
+    two.kill()
+    shutil.rmtree(two.data)
+    two.ok("mesh", "restore", str(file), "--data", str(two.data), "-y")
+    two.start()
+    until(lambda: connected(two) == 3, 20, "it to be connected again")
+    until(lambda: two.status()["speaking"], 15, "it to have read what the other voters hold")
+    after = two.status()
+    assert (after["node"], after["quarantined"]) == (before["node"], "")
+    assert connected(one) == 3
+
+
+def test_a_cloned_folder_that_runs_beside_its_original_is_noticed(
+    fleet: Fleet, three: tuple[Machine, Machine, Machine]
+) -> None:
+    _, two, _ = three
+    file = two.folder / "clone.tar.gz"
+    two.ok("mesh", "backup", str(file), "--data", str(two.data))
+    clone = fleet.machine("clone")
+    clone.ok("mesh", "restore", str(file), "--data", str(clone.data), "-y")
+    clone.start("--listen", "127.0.0.1:0")
+    noticed = lambda: bool(two.status()["quarantined"] or clone.status()["quarantined"])  # noqa: E731
+    until(noticed, 40, "one of the two to give up its vote")
+    clone.kill()
+
+
+def test_a_revoked_node_is_cut_off_within_seconds(three: tuple[Machine, Machine, Machine]) -> None:
+    one, _, third = three
+    until(lambda: connected(one) == 3, 30, "three members")
+    gone = third.status()["node"]
+    one.typed_ok("mesh", "remove", "three", "--compromised", "-y")
+    cut_s = time.monotonic()
+    until(lambda: third.status()["peers"] == [], SECONDS_TO_CUT_OFF, "the revoked node to be alone")
+    assert time.monotonic() - cut_s < SECONDS_TO_CUT_OFF
+    assert gone not in one.members()
+    assert gone not in one.status()["peers"]
