@@ -63,11 +63,11 @@ class Machine:
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def run(self, *arguments: str) -> Answer:
+    def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Answer:
         """Run a command as a script or an agent would: no terminal at all."""
         done = subprocess.run(
             _command(arguments), env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=COMMAND_TIMEOUT_S, start_new_session=True, check=False,
+            timeout=timeout_s, start_new_session=True, check=False,
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
 
