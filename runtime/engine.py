@@ -16,6 +16,9 @@ from runtime import bindings as raw
 TICK_S: Final = 0.010
 """How late a deadline, a cancellation or a flushed byte of a computing guest may be."""
 
+LINGER_S: Final = 1.0
+"""How long the ticks go on after the last call ended: a hundred of them cost about a millisecond."""
+
 WASM_STACK_MAX_BYTES: Final = 1024 * 1024
 """The guest's stack; twice wasmtime's default, for template engines and parsers that recurse."""
 
@@ -35,12 +38,16 @@ def engine() -> wasmtime.Engine:
 
 
 class Ticker:
-    """Increments the epoch every `TICK_S` while any call runs; sleeps without waking otherwise."""
+    """Increments the epoch every `TICK_S` while calls come; sleeps without waking once none came for a second.
+
+    It outlasts each call by that second because waking a thread for every request costs more than the ticks do.
+    """
 
     def __init__(self, engine: wasmtime.Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._running = 0
+        self._ticking = False
         self._busy = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -49,8 +56,10 @@ class Ticker:
         """A call begins."""
         with self._lock:
             self._running += 1
-            if self._running == 1:
-                self._busy.set()
+            if self._ticking:
+                return
+            self._ticking = True
+            self._busy.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="epoch", daemon=True)
                 self._thread.start()
@@ -59,8 +68,6 @@ class Ticker:
         """A call ended."""
         with self._lock:
             self._running -= 1
-            if self._running == 0:
-                self._busy.clear()
 
     def stop(self) -> None:
         """End the thread."""
@@ -70,10 +77,16 @@ class Ticker:
             self._thread.join()
 
     def _run(self) -> None:
+        idle_ticks = 0
         while not self._stopped.is_set():
             self._busy.wait()
             self._stopped.wait(TICK_S)
             self._engine.increment_epoch()
+            with self._lock:
+                idle_ticks = 0 if self._running else idle_ticks + 1
+                if idle_ticks * TICK_S >= LINGER_S and not self._stopped.is_set():
+                    idle_ticks, self._ticking = 0, False
+                    self._busy.clear()
 
 
 @cache

@@ -50,7 +50,7 @@ from runtime.wasi.http_types import IncomingRequest, ResponseOutparam
 
 ENTRIES: Final = {"http": ("wasi:http/incoming-handler", "handle"), "command": ("wasi:cli/run", "run")}
 
-MEMORY_LOOK_USES: Final = 32
+MEMORY_LOOK_USES: Final = 128
 """How many uses of a kept instance pass between two looks at its memory; each costs 0.3 ms."""
 MEMORY_RETIRE_SHARE: Final = 0.75
 """A kept instance whose memory passed this share of the cap is replaced before it runs into the cap."""
