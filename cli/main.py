@@ -13,6 +13,7 @@ COMMANDS = {
     "new": "cli.commands.new:new",
     "dev": "cli.commands.dev:dev",
     "build": "cli.commands.build:build",
+    "test": "cli.commands.test:test",
     "diff": "cli.commands.diff:diff",
     "propose": "cli.commands.propose:propose",
     "changes": "cli.commands.changes:changes",

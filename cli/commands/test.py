@@ -1,0 +1,115 @@
+"""`freehold test`: the project's own tests and its smoke checks against the built release, and signed evidence of both.
+
+The evidence is signed by the everyday key and marked self-attested wherever the author ran it. Not here: what a policy
+demands, and smoke checks that nodes run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.dev.trial import load_of, run_checks, run_command, serving
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.deploying import effective_of
+from cli.mesh.evidence import Ran, keep_evidence, sign_run
+from cli.mesh.home import Context
+from cli.mesh.principals import everyday_key
+from cli.mesh.spans import duration_ms
+from cli.output import Output
+from cli.project.build import build_project
+from cli.project.bundle import Bundle
+from cli.project.find import Found, find_project
+from protocols.effective import Effective
+from protocols.envelope import digest, encode
+
+
+@command("test", examples=("freehold test", "freehold test --env staging --json", "freehold test --timeout 30m"))
+@click.option("--env", "environments", multiple=True, help="With the configuration of this environment; may repeat.")
+@click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="Of the test command.")
+@click.option("--context", "context_name", help="The mesh the evidence is for, if not the current context.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="The project's folder; by default the current one.")  # fmt: skip
+def test(output: Output, environments: tuple[str, ...], timeout: str, context_name: str | None, folder: Path) -> None:
+    """Build the project, serve it in the sandbox with throwaway data, run its tests and smoke checks against it.
+
+    Leaves signed evidence under .freehold/evidence, bound to the digests of components and configuration; `freehold
+    propose` and `deploy` send it along. The test command gets FREEHOLD_URL.
+    """
+    found = find_project(folder)
+    timeout_s = duration_ms(timeout) / 1000
+    context = _context(context_name)
+    bundle = build_project(found.project, found.text, found.root, output)
+    if found.project.test_command is None and not found.project.smoke:
+        raise UsageError("the project has no tests", next_step="add [test] command or [[test.smoke]] to freehold.toml")
+    results: list[dict[str, Any]] = []
+    for environment in environments or ("production",):
+        effective = effective_of(found, bundle, environment)
+        runs = asyncio.run(_try(found, bundle, effective, timeout_s, output))
+        results += [_result(output, found, bundle, effective, context, ran) for ran in runs]
+    failed = [one for one in results if not one["passed"]]
+    lines = [
+        f"{'PASSED' if one['passed'] else 'FAILED'}  {one['kind']} in {one['environment']}, covers {one['covers']}"
+        f"{': ' + one['file'] if one['file'] else ''}"
+        for one in results
+    ]
+    if context is None:
+        output.warn("no mesh is known here: the results are not signed, so they are no evidence")
+    if failed:
+        for line in lines:
+            output.note(line)
+        raise CommandError(
+            f"{len(failed)} of {len(results)} runs failed",
+            next_step="correct the app, then freehold test",
+            kind="failed",
+        )
+    output.result({"release": bundle.release, "self_attested": True, "results": results}, "\n".join(lines))
+    output.hint("freehold diff")
+
+
+def _context(name: str | None) -> Context | None:
+    known = home.read_contexts()
+    if name is None and not known.contexts:
+        return None
+    return home.current_context(name)[1]
+
+
+async def _try(found: Found, bundle: Bundle, effective: Effective, timeout_s: float, output: Output) -> list[Ran]:
+    prepared = await load_of(found, bundle, effective, output)
+    runs: list[Ran] = []
+    async with serving(prepared) as served:
+        if found.project.test_command is not None:
+            output.step("", f"running {found.project.test_command}")
+            runs.append(await run_command(found.project.test_command, found.root, served, timeout_s, output))
+        output.step("", "running the smoke checks")
+        checked = await run_checks(served)
+        if checked is not None:
+            output.note(checked.log)
+            runs.append(checked)
+    return runs
+
+
+def _result(
+    output: Output, found: Found, bundle: Bundle, effective: Effective, context: Context | None, ran: Ran
+) -> dict[str, Any]:
+    path = ""
+    if context is not None:
+        signer = everyday_key(context)
+        built = bundle.manifest["apps"]
+        subjects = [(app.name, app.component) for app in effective.apps]
+        if ran.covers == "host":
+            subjects += [(f"{name} source", bytes.fromhex(app["source_digest"])) for name, app in sorted(built.items())]
+        envelope = sign_run(
+            signer, bytes.fromhex(context.mesh), ran, subjects=tuple(subjects),
+            configuration=digest(encode(effective)),
+        )  # fmt: skip
+        path = str(keep_evidence(found.root, bundle.release, effective.environment, ran.kind, envelope))
+    return {
+        "kind": ran.kind, "covers": ran.covers, "environment": effective.environment, "passed": ran.passed,
+        "passed_tests": list(ran.names[0]), "failed_tests": list(ran.names[1]), "file": path,
+    }  # fmt: skip

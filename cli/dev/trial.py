@@ -1,0 +1,185 @@
+"""A trial of a built release: served in the sandbox exactly as built, on data that is thrown away, then tested.
+
+First the project's own test command on this machine, with FREEHOLD_URL pointing at the app; then the smoke checks, as
+nodes run them. Not here: building, and signing what came out (cli/mesh/evidence.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cli.dev.compiled import Compiled, app_load, compile_cache
+from cli.dev.secrets import read_secrets
+from cli.errors import BuildError, CommandError
+from cli.mesh.evidence import Ran
+from cli.output import Output
+from cli.project.build import STATE_FOLDER
+from cli.project.bundle import ARTIFACTS, Bundle
+from cli.project.find import Found
+from node.releases import PreparationError, Prepared, run_smoke, smoke_routes
+from protocols.effective import Effective
+from protocols.machine import Digest
+from runtime.component import ComponentError
+from runtime.control import ReleaseLoad, Route
+from runtime.supervisor import PoolError, PoolSettings, WorkerPool
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+OUTPUT_MAX_BYTES = 1 << 20
+"""Of the test command's output; the end is kept, where failures are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A release that serves: where people reach it, and the Unix socket for smoke checks."""
+
+    addresses: Mapping[str, str]
+    socket: Path
+    prepared: Prepared
+
+
+async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Output) -> Prepared:
+    """Compile every app of a release; return it with the configuration of one environment. Raises CommandError."""
+    secrets = read_secrets(found.root / STATE_FOLDER / "secrets")
+    settings = found.project.settings(effective.environment)
+    cache, loads = compile_cache(), []
+    for app in effective.apps:
+        for missing in [name for name in app.secrets if name not in secrets]:
+            output.warn(f"{app.name}: secret {missing} has no value; put {missing}=... into {STATE_FOLDER}/secrets")
+        component = bundle.folder / ARTIFACTS / app.component.hex()
+        artifact = component
+        if app.kind != "module":
+            output.step(app.name, "compiling to machine code (once per component)")
+            try:
+                artifact = await cache.ensure(component, app.component.hex())
+            except ComponentError as error:
+                step = f"correct the app, then run: freehold build --app {app.name}"
+                raise BuildError(app.name, str(error), next_step=step, kind="component-refused") from None
+        given = {name: secrets[name] for name in app.secrets if name in secrets}
+        code = Compiled(artifact, app.component.hex(), app.kind)
+        loads.append(app_load(found.project, settings.apps[app.name], bundle.release, code, given))
+    key = bundle.release
+    return Prepared(key, Digest(bytes.fromhex(key)), effective, ReleaseLoad(key, key, effective.project, tuple(loads)))
+
+
+@contextlib.asynccontextmanager
+async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
+    """Serve a release on a free loopback port until the block ends. Raises CommandError if it does not start."""
+    folder = Path(tempfile.mkdtemp(prefix="freehold-test-"))
+    pool = WorkerPool(
+        PoolSettings(
+            listen=("127.0.0.1:0", f"unix:{folder / 'ingress.sock'}"),
+            runtime_folder=folder / "run",
+            data_folder=folder / "data",
+            build=version("freehold"),
+            workers=1,
+            drain_grace_ms=1_000,
+            orphan_limit_s=5.0,
+        ),
+        on_logs=lambda batch: None,
+    )
+    running = asyncio.ensure_future(pool.run())
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await pool.started()
+            await pool.load(prepared.load)
+            paths = _paths(prepared.effective)
+            public = [Route(None, path, prepared.key, app) for path, app in paths.items()]
+            await pool.activate([*public, *smoke_routes(prepared)])
+        base = f"http://{pool.addresses[0]}"
+        where = {app: f"{base}{path.rstrip('/')}" for path, app in reversed(paths.items())}
+        yield Serving(where, folder / "ingress.sock", prepared)
+    except (PoolError, TimeoutError) as error:
+        raise CommandError(
+            f"the release did not start: {error or 'no answer in time'}", next_step="freehold dev --exact", kind="pool"
+        ) from None
+    finally:
+        await pool.stop()
+        with contextlib.suppress(TimeoutError, PoolError):
+            await asyncio.wait_for(running, STOP_TIMEOUT_S)
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+
+
+async def run_command(command: str, root: Path, serving: Serving, timeout_s: float, output: Output) -> Ran:
+    """Run the project's test command in its folder; its output is shown and kept."""
+    addresses = serving.addresses
+    environment = {
+        **os.environ,
+        "FREEHOLD_URL": next(iter(addresses.values()), ""),
+        **{f"FREEHOLD_URL_{app.upper().replace('-', '_')}": address for app, address in addresses.items()},
+    }
+    # The interpreter that runs this command comes first, so that "python" means one and the same.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    process = await asyncio.create_subprocess_shell(
+        command, cwd=root, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    kept = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while data := await process.stdout.read(65536):
+                output.note(data.decode(errors="replace").rstrip("\n"))
+                kept += data
+                del kept[:-OUTPUT_MAX_BYTES]
+            code = await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        code = None
+    log = kept.decode(errors="replace")
+    if code is None:
+        log += f"\nstopped after {timeout_s:.0f} s"
+    passed = code == 0
+    names = ((command,), ()) if passed else ((), (command,))
+    return Ran("test", "host", passed, names, log, {"python": sys.version.split()[0]})
+
+
+async def run_checks(serving: Serving) -> Ran | None:
+    """Run the smoke checks one by one, each to its end; None if there are none."""
+    checks = serving.prepared.effective.smoke
+    passed: list[str] = []
+    failed: list[str] = []
+    log: list[str] = []
+    for check in checks:
+        name = f"{check.app} GET {check.path} {check.status}"
+        alone = Effective(
+            serving.prepared.effective.project, serving.prepared.effective.environment,
+            serving.prepared.effective.apps, (check,),
+        )  # fmt: skip
+        began_s = time.monotonic()
+        try:
+            await run_smoke(
+                serving.socket, Prepared(serving.prepared.key, serving.prepared.release, alone, serving.prepared.load)
+            )
+        except PreparationError as error:
+            failed.append(name)
+            log.append(f"FAILED {name}: {error}")
+        else:
+            passed.append(name)
+            log.append(f"PASSED {name} in {(time.monotonic() - began_s) * 1000:.0f} ms")
+    if not checks:
+        return None
+    return Ran("smoke", "sandbox", not failed, (tuple(passed), tuple(failed)), "\n".join(log), {})
+
+
+def _paths(effective: Effective) -> dict[str, str]:
+    """Every path that leads to an app, whatever the host; the first app in order of name has it."""
+    found: dict[str, str] = {}
+    for app in effective.apps:
+        if app.kind == "http":
+            for path in [route.path for route in app.routes] or ["/"]:
+                found.setdefault(path, app.name)
+    return found
