@@ -14,6 +14,7 @@ COMMANDS = {
     "dev": "cli.commands.dev:dev",
     "build": "cli.commands.build:build",
     "test": "cli.commands.test:test",
+    "evidence": "cli.commands.evidence:evidence",
     "diff": "cli.commands.diff:diff",
     "propose": "cli.commands.propose:propose",
     "changes": "cli.commands.changes:changes",

@@ -1,0 +1,200 @@
+"""`freehold evidence show|export|verify`: the signed papers of a change, for people, for strangers, and checked offline.
+
+An export is a folder that needs nothing of Freehold to be checked: DSSE envelopes, the same as Sigstore bundles, public
+keys, and the bytes whose digests they name. Not here: making evidence (`freehold test`), judging it (the voters).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from cli.commands.changes import papers_text, without_bytes
+from cli.errors import CommandError, UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.evidence import payload_of, public_key_pem, sigstore_bundle
+from cli.mesh.proposing import resolve_change
+from cli.mesh.review import change_at
+from cli.output import Output
+from protocols.approvals import APPROVAL
+from protocols.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from protocols.envelope import DecodeError, decode, encode
+from protocols.evidence import Opened, Statement, open_envelope
+from protocols.keys import Ed25519Verifier
+from protocols.refusal import Refusal
+
+CHANGE_FILE, RELEASE_FILE, CONFIGURATION_FILE = "change.msgpack", "release.msgpack", "configuration.msgpack"
+PAPERS_MAX = 256
+README = """\
+The papers of change {change}.
+
+  {change_file}         the change; its SHA-256 is the change's id
+  {release_file}        the release's manifest; its SHA-256 stands in the change
+  {configuration_file}  the effective configuration; its SHA-256 stands in the change
+  papers/*.dsse.json     in-toto statements in DSSE envelopes, each with one Ed25519 signature
+  papers/*.sigstore.json the same as Sigstore bundles
+  keys/*.pem             the public keys, named by their bytes in hex
+
+Whose keys these are is for you to know: compare them with those you were told. Check with
+  freehold evidence verify FOLDER --change {change}
+or with any verifier of DSSE, such as @sigstore/verify.
+"""
+_CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
+
+
+@command("show", examples=("freehold evidence show 3f9a12", "freehold evidence show 3f9a12 --json"))
+@click.argument("change")
+@_CONTEXT
+def show(output: Output, change: str, context_name: str | None) -> None:
+    """Show who attests what about a change, and what is still missing."""
+    _, context = home.current_context(context_name)
+
+    async def conversation(client: NodeClient) -> tuple[dict[str, Any], dict[str, Any]]:
+        view = await resolve_change(client, change)
+        return view, await client.get(f"/v1/changes/{view['id']}/papers")
+
+    view, papers = talk(context, conversation)
+    envelopes = [base64.b64decode(one["envelope"]) for one in papers["evidence"]]
+    statements = [msgspec.json.decode(payload_of(data)) for data in envelopes]
+    lines = [f"change {view['id'][:12]} of {view['project']} for {view['environment']}", *papers_text(papers)]
+    for one in statements:
+        predicate = one["predicate"]
+        run = predicate["freehold_run"]
+        lines += ["", f"{run['kind']}, covers {run['covers']}, {predicate.get('result') or 'no result'}"]
+        lines += [f"  + {name}" for name in predicate.get("passedTests", ())]
+        lines += [f"  - {name}" for name in predicate.get("failedTests", ())]
+        lines += [f"  {key} {value}" for key, value in sorted(run["tools"].items())]
+        lines += [f"  | {line}" for line in run["log"].splitlines()[-20:]]
+    output.result({"change": view["id"], **without_bytes(papers), "statements": statements}, "\n".join(lines))
+
+
+@command("export", examples=("freehold evidence export 3f9a12", "freehold evidence export 3f9a12 --to for-audit"))
+@click.argument("change")
+@click.option("--to", "target", type=click.Path(file_okay=False, path_type=Path), help="A new folder.")
+@_CONTEXT
+def export(output: Output, change: str, target: Path | None, context_name: str | None) -> None:
+    """Write a change's papers into a folder that a stranger can check offline."""
+    _, context = home.current_context(context_name)
+
+    async def conversation(client: NodeClient) -> tuple[str, dict[str, bytes], tuple[bytes, ...]]:
+        view = await resolve_change(client, change)
+        wanted, signed = await change_at(client, view["id"])
+        papers = await client.get(f"/v1/changes/{view['id']}/papers")
+        files = {
+            CHANGE_FILE: signed.payload,
+            RELEASE_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.release.hex()}"),
+            CONFIGURATION_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.configuration.hex()}"),
+        }
+        envelopes = [base64.b64decode(one["envelope"]) for one in (*papers["approvals"], *papers["evidence"])]
+        return view["id"], files, tuple(envelopes)
+
+    named, files, envelopes = talk(context, conversation)
+    folder = target or Path(f"evidence-{named[:12]}")
+    if folder.exists():
+        raise UsageError(f"{folder} exists", next_step="name a new folder with --to", kind="exists")
+    write_export(folder, named, files, envelopes)
+    output.result(
+        {"change": named, "folder": str(folder), "papers": len(envelopes)}, f"{len(envelopes)} papers are in {folder}"
+    )
+    output.hint(f"freehold evidence verify {folder} --change {named}")
+
+
+def write_export(folder: Path, change: str, files: dict[str, bytes], envelopes: tuple[bytes, ...]) -> None:
+    """Write an export; every envelope gets its bundle and its signer's key beside it."""
+    (folder / "papers").mkdir(parents=True)
+    (folder / "keys").mkdir()
+    names = {"change_file": CHANGE_FILE, "release_file": RELEASE_FILE, "configuration_file": CONFIGURATION_FILE}
+    (folder / "README.txt").write_text(README.format(change=change, **names))
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    for number, envelope in enumerate(envelopes, 1):
+        opened = open_envelope(Ed25519Verifier(), envelope)
+        if isinstance(opened, Refusal):
+            raise CommandError(f"{opened.rule}: {opened.detail}", next_step="freehold doctor", kind=opened.rule)
+        stem = f"{number:02}-{_kind(opened)}"
+        (folder / "papers" / f"{stem}.dsse.json").write_bytes(envelope)
+        (folder / "papers" / f"{stem}.sigstore.json").write_bytes(sigstore_bundle(envelope))
+        (folder / "keys" / f"{opened.key.hex()}.pem").write_bytes(public_key_pem(opened.key))
+
+
+def _kind(opened: Opened) -> str:
+    statement: Statement = opened.statement
+    if statement.predicate_type == APPROVAL:
+        return "approval"
+    return str(msgspec.json.decode(bytes(statement.predicate))["freehold_run"]["kind"])
+
+
+@command("verify", examples=("freehold evidence verify evidence-3f9a12 --change 3f9a12…",))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--change", default="", help="The change's whole id, as you were told it.")
+def verify(output: Output, folder: Path, change: str) -> None:
+    """Check an exported folder: every digest, every signature, and that all are about one change. Needs no mesh."""
+    checked = verify_export(folder, change)
+    lines = [f"{one['file']}  {one['kind']}, signed by {one['key'][:16]}" for one in checked]
+    named = hashlib.sha256((folder / CHANGE_FILE).read_bytes()).hexdigest()
+    output.result({"change": named, "papers": checked}, "\n".join([*lines, f"{len(checked)} papers of change {named}"]))
+    if not change:
+        output.warn("no --change was given: this says only that the folder agrees with itself")
+
+
+def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
+    """Return what was verified. Raises CommandError naming the first file that is not as it should be."""
+    named = hashlib.sha256((folder / CHANGE_FILE).read_bytes()).hexdigest()
+    if change and change != named:
+        raise _damaged(CHANGE_FILE, "it is another change than the one named")
+    try:
+        wanted: Change = decode((folder / CHANGE_FILE).read_bytes(), Change, CHANGE_MAX_BYTES)
+        release: Release = decode((folder / RELEASE_FILE).read_bytes(), Release, RELEASE_MAX_BYTES)
+    except (DecodeError, OSError) as error:
+        raise _damaged(CHANGE_FILE, str(error)) from None
+    if encode(wanted) != (folder / CHANGE_FILE).read_bytes():
+        raise _damaged(CHANGE_FILE, "it is not in its one encoding")
+    for name, digest in ((RELEASE_FILE, wanted.release), (CONFIGURATION_FILE, wanted.configuration)):
+        if hashlib.sha256((folder / name).read_bytes()).digest() != digest:
+            raise _damaged(name, "its digest is not the change's")
+    components = {bytes(one.digest) for one in release.components}
+    paths = sorted((folder / "papers").glob("*.dsse.json"))[:PAPERS_MAX]
+    return [_verify_paper(folder, path, named, wanted, components) for path in paths]
+
+
+def _verify_paper(folder: Path, path: Path, named: str, wanted: Change, components: set[bytes]) -> dict[str, str]:
+    data = path.read_bytes()
+    opened = open_envelope(Ed25519Verifier(), data)
+    if isinstance(opened, Refusal):
+        raise _damaged(path.name, opened.detail)
+    pem = folder / "keys" / f"{opened.key.hex()}.pem"
+    if not pem.is_file() or pem.read_bytes() != public_key_pem(opened.key):
+        raise _damaged(pem.name, "the signer's key is missing or another")
+    bundle = path.with_name(path.name.replace(".dsse.json", ".sigstore.json"))
+    if not bundle.is_file() or bundle.read_bytes() != sigstore_bundle(data):
+        raise _damaged(bundle.name, "the bundle is not that of the envelope")
+    digests = opened.statement.sha256s()
+    kind = _kind(opened)
+    if kind == "approval":
+        if [one.hex() for one in digests] != [named]:
+            raise _damaged(path.name, "the approval is for another change")
+    else:
+        configured = wanted.configuration.hex().encode() in bytes(opened.statement.predicate)
+        if not components.intersection(digests) or not configured:
+            raise _damaged(path.name, "the evidence names other components or another configuration")
+    return {"file": path.name, "kind": kind, "key": opened.key.hex()}
+
+
+def _damaged(name: str, why: str) -> CommandError:
+    return CommandError(f"{name}: {why}", next_step="freehold evidence export, again", kind="evidence.damaged")
+
+
+@click.group("evidence")
+def evidence() -> None:
+    """Show, export and check the signed papers of a change."""
+
+
+for _one in (show, export, verify):
+    evidence.add_command(_one)
