@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import shutil
 import signal
@@ -33,6 +34,7 @@ from node.config import NodeConfig, runtime_folder
 from node.control import Control
 from node.errors import BusyError, NodeError
 from node.fetching import Fetcher
+from node.forwarding import Forwarding, candidates
 from node.founding import read_addresses, read_identity, write_addresses
 from node.keys import SystemEntropy, load_or_create_key
 from node.leaving import Leaving
@@ -79,7 +81,7 @@ class Daemon:
         """Take a folder that founding.py made, and its settings."""
         self._folder = folder
         self._config = config
-        self._runtime = runtime_folder(folder)
+        self.runtime = runtime_folder(folder)
         self._stopping = asyncio.Event()
         self.started = asyncio.Event()
         self._addresses: dict[PeerId, tuple[Multiaddr, ...]] = {}
@@ -108,8 +110,8 @@ class Daemon:
         vote, state, fence = await storage.open()
         pool = WorkerPool(
             PoolSettings(
-                listen=(*self._config.ingress, f"unix:{self._runtime / 'ingress.sock'}"),
-                runtime_folder=self._runtime / "workers",
+                listen=(*self._config.ingress, f"unix:{self.runtime / 'ingress.sock'}"),
+                runtime_folder=self.runtime / "workers",
                 data_folder=self._folder / "data",
                 build=VERSION,
                 workers=self._config.workers,
@@ -118,7 +120,7 @@ class Daemon:
             ),
             on_logs=logs.take_batch,
         )
-        stored = CoreStored(_stored(self._runtime, vote, fence), state or {}, read_identity(self._folder).credentials)
+        stored = CoreStored(_stored(self.runtime, vote, fence), state or {}, read_identity(self._folder).credentials)
         control = self._build(storage, logs, pool, stored)
         self.control = control
         loop = asyncio.get_running_loop()
@@ -130,6 +132,7 @@ class Daemon:
             control.ingress = pool.addresses
             services = [
                 group.create_task(control.workloads.run()),
+                group.create_task(self._forwarding.run()),
                 group.create_task(control.starter.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
@@ -163,7 +166,7 @@ class Daemon:
             setup,
             stored,
             transport,
-            _persist_with_boot_token(storage, self._runtime),
+            _persist_with_boot_token(storage, self.runtime),
         )
         artifacts = ArtifactStore(self._folder / "artifacts")
         throwaway = self._folder / "throwaway"
@@ -173,12 +176,20 @@ class Daemon:
         releases = Releases(
             artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, no_secrets
         )
-        workloads = Workloads(mesh.core, releases, pool, self._runtime / "ingress.sock", mesh.post)
+        workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
         starter = Starter(mesh.core, artifacts, requests, verifier, system_now)
+
+        def is_member(peer: PeerId) -> bool:
+            return mesh.core.hello.standing(peer) is Standing.MEMBER
+
+        self._forwarding = Forwarding(
+            transport, workloads, functools.partial(candidates, mesh), is_member,
+            folder=self.runtime / "workers", ingress=self.runtime / "ingress.sock",
+        )  # fmt: skip
         asking = Asking(
             transport,
-            lambda peer: mesh.core.hello.standing(peer) is Standing.MEMBER,
+            is_member,
             lambda: msgspec.json.encode(node_view(control, VERSION)),
             logs,
         )
@@ -257,7 +268,7 @@ class Daemon:
             server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES
         )
         await runner.setup()
-        path = self._runtime / "api.sock"
+        path = self.runtime / "api.sock"
         path.unlink(missing_ok=True)
         try:
             await web.UnixSite(runner, str(path)).start()

@@ -14,17 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from node.forwarding import routes_away
 from node.meter import Meter, since
 from node.releases import PreparationError, Prepared, Releases, run_smoke, smoke_routes
+from protocols.chain_messages import EntryStored
 from protocols.core import NodeCore
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Deployed
+from protocols.records import RecordsMerged
 from protocols.statements import Counts
 from protocols.workloads import PreparationDone, Prepare, ReplaySmoke, Retain, Run, SmokeReplayed, Stop, WorkObserved
 from runtime.control import Route
 from runtime.supervisor import PoolError, WorkerPool
 
 LOOK_EVERY_S = 1.0
+SETTLE_S = 0.25
+"""Between saying that a lane is gone and its routes going: a request that another node just sent still finds its app."""
+
 PREPARED_KEPT_MAX = 128
 ORDERS_MAX = 1_024
 
@@ -57,11 +63,14 @@ class Workloads:
         self._pool = pool
         self._ingress = ingress
         self._post = post
-        self._orders: asyncio.Queue[Run | Stop] = asyncio.Queue(ORDERS_MAX)
+        self._orders: asyncio.Queue[Run | Stop | None] = asyncio.Queue(ORDERS_MAX)
         self._tasks: asyncio.TaskGroup | None = None
         self._prepared: dict[Digest, Prepared] = {}
         self._retained: tuple[Digest, ...] = ()
         self._loaded: dict[str, Prepared] = {}
+        self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._routes: list[Route] | None = None
+        self._serving: dict[Lane, str] = {}
         self._restarts = 0
         self._meter = Meter()
         self.running: dict[Lane, Running] = {}
@@ -74,6 +83,11 @@ class Workloads:
         match event:
             case Run() | Stop():
                 self._orders.put_nowait(event)
+            case EntryStored():
+                self._orders.put_nowait(None)
+            case RecordsMerged() if self._routes is None and self._orders.empty():
+                # The first thing a node does is to announce itself: orders for what it ran before came ahead of that.
+                self._orders.put_nowait(None)
             case Prepare(change):
                 self._tasks.create_task(self._prepare(change))
             case ReplaySmoke(project, environment, change):
@@ -89,6 +103,10 @@ class Workloads:
             self._tasks = tasks
             tasks.create_task(self._obey())
             tasks.create_task(self._observe())
+
+    def serves(self, lane: Lane, role: str) -> bool:
+        """Whether the workers here answer for the lane, in this role or, if it is `any`, in either."""
+        return self._serving.get(lane) == role if role != "any" else lane in self._serving
 
     def retained_digests(self) -> list[bytes]:
         """Every artifact that a retained or running change needs here."""
@@ -161,13 +179,16 @@ class Workloads:
 
     async def _obey(self) -> None:
         while True:
-            order = await self._orders.get()
-            lane = (order.project, order.environment)
-            if isinstance(order, Stop):
-                self.running.pop(lane, None)
-                await self._switch()
-            else:
-                await self._start(lane, order)
+            match await self._orders.get():
+                case Stop(project, environment):
+                    if self.running.pop((project, environment), None) is not None:
+                        self._serving.pop((project, environment), None)
+                        await asyncio.sleep(SETTLE_S)
+                    await self._switch()
+                case Run(project, environment) as order:
+                    await self._start((project, environment), order)
+                case None:
+                    await self._switch()
 
     async def _start(self, lane: Lane, order: Run) -> None:
         deployed = order.deployed
@@ -177,6 +198,8 @@ class Workloads:
                 prepared = await self._releases.prepare(deployed.release, deployed.configuration, self._peers())
                 self._keep(deployed.change, prepared)
             running = Running(deployed, order.role, prepared, order.schedules)
+            if prepared.key in self._unloading:
+                await self._unloading[prepared.key]
             if prepared.key not in self._loaded:
                 await self._pool.load(prepared.load)
                 self._loaded[prepared.key] = prepared
@@ -193,22 +216,38 @@ class Workloads:
         )
 
     async def _switch(self) -> None:
-        """Make the routing table say what runs now, then let go of what nothing names any more."""
+        """Make the routing table say what runs here and elsewhere now, then let go of what nothing names any more."""
         routes: list[Route] = []
-        for running in self.running.values():
+        here: dict[Lane, list[tuple[str, str]]] = {}
+        for lane, running in self.running.items():
             routes += smoke_routes(running.prepared)
+            here[lane] = [(one.host, one.path) for one in running.prepared.effective.routes]
             for app in running.prepared.effective.apps:
                 routes += [Route(one.host or None, one.path, running.prepared.key, app.name) for one in app.routes]
-        try:
-            await self._pool.activate(routes)
-        except PoolError as error:
-            _log.error("routes refused: %s", error, extra={"event": "routes.refused"})
-            return
+        routes += routes_away(self._core.state, here)
+        if routes != self._routes:
+            try:
+                await self._pool.activate(routes)
+            except PoolError as error:
+                _log.error("routes refused: %s", error, extra={"event": "routes.refused"})
+                return
+            self._routes = routes
+        self._serving = {lane: running.role for lane, running in self.running.items()}
         used = {running.prepared.key for running in self.running.values()}
         for key in [key for key in self._loaded if key not in used]:
             del self._loaded[key]
             self._meter.forget(key)
+            assert self._tasks is not None
+            self._unloading[key] = self._tasks.create_task(self._unload(key))
+
+    async def _unload(self, key: str) -> None:
+        """Let a release go once its last request has ended, which may be long after the routes changed."""
+        try:
             await self._pool.unload(key)
+        except PoolError as error:
+            _log.error("not unloaded: %s", error, extra={"event": "unload.refused"})
+        finally:
+            del self._unloading[key]
 
     # --- observing ---------------------------------------------------------------------------------------------------
 

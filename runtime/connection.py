@@ -19,7 +19,8 @@ import httptools
 
 from runtime.answer import Answer, Incoming
 from runtime.dispatch import HostedApp, Ticket
-from runtime.exchange import BodyFailure, Exchange, Headers, RequestHead
+from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead
+from runtime.forwarding import Elsewhere, Forwarded, forward
 from runtime.http_request import Client, GuestRequest, client_of, field_name, guest_request
 from runtime.http_response import (
     BAD_METHOD,
@@ -49,9 +50,6 @@ TOLD_AFTER_S: Final = 1.0
 
 ABANDONED_AFTER_S: Final = 3.0
 """A guest that holds its thread this far past its deadline is answered for; the daemon replaces the worker."""
-
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
 
 FRAMING_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -83,7 +81,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_began", "_broken", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head", "_next",
         "_parser", "_parsing", "_pending", "_resuming", "_target", "_ticket", "_upgrading", "blocked_since_s",
-        "client", "closing", "drained", "ingress", "phase", "phase_since_s", "reading", "transport",
+        "client", "closing", "drained", "forwarded", "ingress", "phase", "phase_since_s", "reading", "transport",
     )  # fmt: skip
 
     def __init__(self, ingress: Ingress) -> None:
@@ -94,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._current: Incoming | None = None
         self._exchange: Exchange | None = None
         self._ticket: Ticket | None = None
+        self.forwarded: Forwarded | None = None
         self._next: asyncio.Future[None] | None = None
         self.drained: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -156,8 +155,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: its guest stops, and `serve` comes to its end."""
         self.closing = True
-        if self._exchange is not None:
-            self._cancel(self._exchange)
+        self._cancel_current()
         parsing = self._parsing
         if parsing is not None and not parsing.complete:
             parsing.failure = BodyFailure.CONNECTION_LOST
@@ -316,8 +314,7 @@ class Connection(asyncio.Protocol):
                     incoming.failure = BodyFailure.TIMED_OUT
                     incoming.problem = TIMED_OUT
                     incoming.wake()
-                    if self._exchange is not None:
-                        self._cancel(self._exchange)
+                    self._cancel_current()
             case Phase.ANSWER | Phase.LINGER:
                 self.closing = True
                 self.transport.abort()
@@ -366,8 +363,8 @@ class Connection(asyncio.Protocol):
             parsing.problem = parsing.problem or problem
             parsing.failure = BodyFailure.MALFORMED
             parsing.wake()
-            if parsing is self._current and self._exchange is not None:
-                self._cancel(self._exchange)
+            if parsing is self._current:
+                self._cancel_current()
         else:
             self._pending.append(problem)
             if self._next is not None and not self._next.done():
@@ -407,8 +404,16 @@ class Connection(asyncio.Protocol):
         incoming.since_s = time.monotonic()  # a request sent ahead does not pay for those before it
         request = guest_request(incoming.headers, self.client, ingress.identifiers)
         authority, path, problem = _address(incoming)
-        app = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
+        found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
         problem = incoming.problem or problem
+        app = found if isinstance(found, HostedApp) else None
+        if isinstance(found, Elsewhere):
+            ended = problem or await forward(self, incoming, request, found, (authority, path))
+            if isinstance(ended, bool):
+                return ended
+            if isinstance(ended, Problem):
+                return self._refuse_request(incoming, request, None, ended, path)
+            app = ended
         if app is not None and problem is None and _too_large(incoming, app):
             problem = BODY_TOO_LARGE
         if app is None or problem is not None:
@@ -423,9 +428,8 @@ class Connection(asyncio.Protocol):
             exchange.body.close()
             return self._refuse_request(incoming, request, app, BUSY, path)
         if feeding:
-            if incoming.expects and not incoming.http_1_0 and not incoming.bytes_in:
-                self.transport.write(CONTINUE)
-            ingress.tasks.create_task(self._feed(incoming, exchange, app.limits.request_body_max_bytes))
+            self.tell_continue(incoming)
+            ingress.tasks.create_task(self.feed(incoming, exchange.body, app.limits.request_body_max_bytes))
         answer = Answer(self, incoming, request, app)
         try:
             keep_alive = await answer.relay(exchange)
@@ -446,16 +450,21 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    async def _feed(self, incoming: Incoming, exchange: Exchange, max_bytes: int) -> None:
+    def tell_continue(self, incoming: Incoming) -> None:
+        """Have a client that asked first send its body (RFC 9110, 10.1.1)."""
+        if incoming.expects and not incoming.http_1_0 and not incoming.bytes_in:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def feed(self, incoming: Incoming, body: BodyTaker, max_bytes: int) -> None:
+        """Carry the body to whoever answers, as it comes."""
         try:
-            await self._carry(incoming, exchange, max_bytes)
+            await self._carry(incoming, body, max_bytes)
         except Exception:  # a defect of ours must not end the worker, which serves others
             self.ingress.log_defect("body")
             self.transport.abort()
 
-    async def _carry(self, incoming: Incoming, exchange: Exchange, max_bytes: int) -> None:
+    async def _carry(self, incoming: Incoming, body: BodyTaker, max_bytes: int) -> None:
         """Carry the body to the guest until it ends, fails, or the guest wants no more."""
-        body = exchange.body
         while True:
             while incoming.chunks:
                 chunk = incoming.chunks.popleft()
@@ -469,7 +478,7 @@ class Connection(asyncio.Protocol):
                 if incoming.bytes_in > max_bytes:
                     incoming.problem = BODY_TOO_LARGE
                     body.feed_failure(BodyFailure.TOO_LARGE)
-                    self._cancel(exchange)
+                    self._cancel_current()
                     return
             if incoming.failure is not None:
                 body.feed_failure(incoming.failure)
@@ -483,8 +492,13 @@ class Connection(asyncio.Protocol):
             await incoming.waiter
             incoming.waiter = None
 
-    def _cancel(self, exchange: Exchange) -> None:
-        """Stop the guest, or close the exchange for it if it never began."""
+    def _cancel_current(self) -> None:
+        """Stop the guest, or close the exchange for it if it never began; give up what another node answers."""
+        if self.forwarded is not None:
+            self.forwarded.cancel()
+        exchange = self._exchange
+        if exchange is None:
+            return
         exchange.cancel()
         if self._ticket is not None and self.ingress.dispatcher.withdraw(self._ticket, "cancelled"):
             exchange.close(Cancelled())

@@ -21,7 +21,7 @@ import msgspec
 
 from runtime.spec import AppSpec
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Raised with every change of a message; a daemon drains and replaces workers that speak another version."""
 
 FRAME_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -38,6 +38,10 @@ KEY_MAX_CHARS: Final = 160
 
 LISTENERS_MAX: Final = 16
 """Listening sockets of one pool; far below the 253 descriptors one message may carry (unix(7))."""
+
+
+FORWARD_SOCKET: Final = "forward.sock"
+"""Where, in the runtime folder, the daemon takes requests for apps that run on other nodes."""
 
 
 class ControlError(Exception):
@@ -73,12 +77,16 @@ class ReleaseLoad(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Requests for `host` (None: any host) under `prefix` go to `app` of the loaded release `key`."""
+    """Requests for `host` (None: any host) under `prefix` go to `app` of the loaded release `key`.
+
+    With `forward` ("PROJECT ENVIRONMENT ROLE") they go to another node instead; `key` and `app` are then empty.
+    """
 
     host: str | None
     prefix: str
     key: str
     app: str
+    forward: str = ""
 
 
 class Greeting(msgspec.Struct, frozen=True, tag=True):

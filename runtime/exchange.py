@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from runtime.call import Call
 from runtime.outcome import Outcome
@@ -84,6 +84,22 @@ class Batch:
     outcome: Outcome | None
     whole: bool
     aborted: bool
+
+
+class BodyTaker(Protocol):
+    """Where a request's body goes: to a guest, or to another node."""
+
+    async def feed(self, data: bytes) -> bool:
+        """Take one piece when there is room; False when no more is wanted."""
+        ...
+
+    def feed_end(self, trailers: Headers = ()) -> None:
+        """The body is whole."""
+        ...
+
+    def feed_failure(self, failure: BodyFailure) -> None:
+        """The body will never be whole."""
+        ...
 
 
 class RequestBody:

@@ -2,7 +2,7 @@
 
 Each worker accepts one connection at a time from the queue it shares with the others, so load spreads by who is free,
 and a connection that no worker has taken yet outlives any of them. Not here: one connection's HTTP (`connection.py`),
-TLS and forwarding to other nodes.
+forwarding to other nodes (`forwarding.py`), TLS.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from runtime.answer import Incoming
 from runtime.connection import Connection, Phase
 from runtime.dispatch import Dispatcher, HostedApp, outcome_kind
+from runtime.forwarding import Elsewhere
 from runtime.http_request import GuestRequest, Identifiers, Network
 from runtime.http_response import DateField, Problem
 from runtime.load_table import CLOSED, LoadTable
@@ -72,6 +74,7 @@ class Ingress:
         tasks: asyncio.TaskGroup,
         load_table: LoadTable | None = None,
         slot: int = 0,
+        runtime_folder: Path = Path(),
     ) -> None:
         self.settings = settings
         self.dispatcher = dispatcher
@@ -79,7 +82,8 @@ class Ingress:
         self.identifiers = identifiers
         self.tasks = tasks
         self.loop = asyncio.get_running_loop()
-        self.routes: RouteTable[HostedApp] = RouteTable()
+        self.routes: RouteTable[HostedApp | Elsewhere] = RouteTable()
+        self.runtime_folder = runtime_folder
         self.apps: dict[tuple[str, str], HostedApp] = {}
         self.draining = False
         self.refused: Counter[str] = Counter()
@@ -99,7 +103,7 @@ class Ingress:
         """Open connections."""
         return len(self._connections) + self._opening
 
-    def activate(self, routes: RouteTable[HostedApp]) -> None:
+    def activate(self, routes: RouteTable[HostedApp | Elsewhere]) -> None:
         """Swap the routing table and begin to accept if not yet; requests under way finish with their app."""
         self.routes = routes
         self._resume_accepting()
@@ -243,11 +247,12 @@ class Ingress:
         status: int,
         bytes_out: int,
         outcome: Outcome | None,
+        forwarded: str = "",
     ) -> None:
         """Log one answered request: never its query, fields or bodies, which may hold secrets."""
-        if app is None:
+        if app is None and not forwarded:
             self.refused["no-route" if status == 404 else "other"] += 1
-        else:
+        elif app is not None:
             app.statuses[status // 100] += 1
             if isinstance(outcome, Trapped | MemoryRefused | HostFailed):
                 _log_failure(app, outcome, request)
@@ -264,6 +269,8 @@ class Ingress:
             "bytes_out": bytes_out,
             "duration_ms": round((time.monotonic() - incoming.since_s) * 1000, 3),
         }
+        if forwarded:
+            fields["forwarded"] = forwarded
         if outcome is not None:
             fields["outcome"] = outcome_kind(outcome)
         if app is not None:

@@ -209,15 +209,21 @@ class WorkerPool:
             self._routes = table
 
     async def unload(self, key: str) -> None:
-        """Let a release go once its last request has ended. Raises `PoolError` while a route names it."""
+        """Let a release go once its last request has ended. Raises `PoolError` while a route names it.
+
+        Other changes go on meanwhile, for a request may take long; only the same key must not be loaded before this is
+        done.
+        """
         async with self._changes:
-            try:
-                await self._tell(lambda link: Unload(link.next_number(), key))
-            except RefusedError as error:
-                raise PoolError(str(error)) from error
-            except (ControlError, TimeoutError):
-                pass  # the worker ended, and comes back without it
+            if any(route.key == key for route in self._routes or ()):
+                raise PoolError(f"routes still name {key}")
             self._releases.pop(key, None)
+        try:
+            await self._tell(lambda link: Unload(link.next_number(), key))
+        except RefusedError as error:
+            raise PoolError(str(error)) from error
+        except (ControlError, TimeoutError):
+            pass  # the worker ended, and comes back without it
 
     async def run_job(
         self, key: str, app: str, arguments: Sequence[str] = (), *, timeout_ms: int, request_id: str = ""

@@ -51,6 +51,7 @@ from runtime.control import (
     send_greeting,
 )
 from runtime.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError, Runner
+from runtime.forwarding import Elsewhere
 from runtime.http_request import Identifiers
 from runtime.ingress import Ingress, IngressSettings
 from runtime.load_table import LoadTable
@@ -149,6 +150,7 @@ class Worker:
                     node=settings.node,
                     tasks=tasks,
                     load_table=LoadTable(Path(settings.runtime_folder) / LOAD_TABLE),
+                    runtime_folder=Path(settings.runtime_folder),
                     slot=settings.slot,
                 )
                 self._tasks = tasks
@@ -280,15 +282,18 @@ class Worker:
         _set_aside_lasting_objects()
 
     def _activate(self, request: Activate) -> None:
-        routes = []
+        routes: list[tuple[str | None, str, HostedApp | Elsewhere]] = []
         for route in request.routes:
+            if route.forward:
+                routes.append((route.host, route.prefix, Elsewhere(route.forward)))
+                continue
             app = self._ingress.apps.get((route.key, route.app))
             if app is None or app.spec.kind != "http":
                 raise LoadError(f"{route.app} of {route.key} is not loaded, or does not answer requests")
             routes.append((route.host, route.prefix, app))
         table = RouteTable(routes)
         self._ingress.activate(table)
-        self._routed = frozenset(route.key for route in request.routes)
+        self._routed = frozenset(route.key for route in request.routes if route.key)
 
     async def _unload(self, key: str) -> None:
         hosted = self._releases.get(key)
