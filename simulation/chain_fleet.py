@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from protocols import acceptor as acceptors
@@ -64,7 +65,12 @@ class ChainFleet:
         self.world.observers.append(self._answered)
         self.faults = Faults(
             self.world,
-            {"rollback_both": self._roll_back_both, "revoke": self._revoke, "view": self._narrow_view},
+            {
+                "rollback_both": self._roll_back_both,
+                "revoke": self._revoke,
+                "view": self._narrow_view,
+                "lapse": self._lapse,
+            },
         )
         self._narrow: set[str] = set()
         self._operation_count = 0
@@ -137,6 +143,13 @@ class ChainFleet:
             host.disk.roll_back(store, fault.amount)
         self.checker.disk_fault(host)
         self.world.after(fault.duration_ms, host.start, False)
+
+    def _lapse(self, fault: Fault) -> None:
+        """Cut one host off just as another is taken back: what only those two knew is at stake."""
+        if len(fault.hosts) < 2:
+            return
+        self.faults.perform(replace(fault, kind="isolate"))
+        self._roll_back_both(replace(fault, hosts=fault.hosts[1:], amount=1 + fault.amount % 6, duration_ms=200))
 
     def _revoke(self, fault: Fault) -> None:
         """Revoke one node; every other hears of it at once. Never so many that no majority of voters is left."""
@@ -263,6 +276,11 @@ class ChainFleet:
         if len(trusted) >= majority(count):
             return False
         return len(alive) < majority(count) or len(alive) - 1 < boot_quorum(count)
+
+    def left_open(self) -> bool:
+        """Whether a voter that can speak holds an accepted decision that nobody decided."""
+        chains = [chain for host in self.world.hosts if (chain := self.chain_of(host)) is not None]
+        return any(chain.speaking and chain.record.accepted_digest for chain in chains)
 
     def reset(self) -> None:
         """Sign a new era from the newest head, with the hosts that are up as voters."""

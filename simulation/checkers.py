@@ -59,6 +59,7 @@ class ChainChecker:
         self._votes: dict[tuple[Any, ...], bytes] = {}
         self._proposals: dict[tuple[Any, ...], bytes] = {}
         self._proposed_ms: dict[tuple[Any, ...], int] = {}
+        self.first_proposed_ms: dict[bytes, int] = {}
         self._records: dict[str, AcceptorRecord] = {}
         self.excused: set[PeerId] = set()
         """Nodes made to lie: what they say is no violation of the protocol."""
@@ -211,6 +212,7 @@ class ChainChecker:
                 proposal = message.proposal
                 key = (proposal.era, proposal.slot, proposal.ballot)
                 self._proposed_ms.setdefault(key, self._world.now_ms)
+                self.first_proposed_ms.setdefault(proposal.digest, self._world.now_ms)
                 self._once(self._proposals, key, proposal.digest)
                 self._durable(near, proposal.ballot, proposal.slot, NO_BALLOT, -1)
             case Commit():

@@ -7,10 +7,11 @@ this file's own. Not here: the chain's own invariants (checkers.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocols import ledger as ledgers
+from protocols.agent import RolloutAgent
 from protocols.approvals import Approval, read_approval
 from protocols.commands import Command, Promote, SignedCommand, Start
 from protocols.decision import NOOP, Decided, Decision, Entry, ResetTo, material_of
@@ -24,6 +25,9 @@ from protocols.statements import STATEMENT_DOMAIN, HealthVerdict, Statement
 from protocols.workloads import Reverted, Run, Stop
 from simulation.checkers import Violation
 from simulation.world import Host, World
+
+FRESH_MS = 2_000
+"""Slack for what was on its way."""
 
 LaneKey = tuple[str, str, str]
 
@@ -41,6 +45,9 @@ class MeshChecker:
         """Changes made to fail: on which hosts (() for all), and how long a host may serve them as candidate."""
         self.running: dict[LaneKey, tuple[Digest, str, int]] = {}
         """What each host serves per lane: change, role, since when."""
+        self.failed_since: dict[tuple[Digest, int], int] = {}
+        """When a majority of voters was first seen to hold a fail of a stage: (rollout, opened) -> ms."""
+        self.proposed_ms: Callable[[Decision, bytes], int] = lambda decision, whole: world.now_ms
         self.started = 0
         self.promoted = 0
         world.observers.append(self._ordered)
@@ -80,6 +87,8 @@ class MeshChecker:
         signed: SignedCommand = decode(decision.command, SignedCommand)
         command: Command = decode(signed.payload, Command)
         self._judge_step(state, after, command, material)
+        if isinstance(command.action, Promote):
+            self._judge_freshness(state, command, self.proposed_ms(decision, entry.decision))
         return after
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -144,6 +153,43 @@ class MeshChecker:
             raise Violation("StageStep", f"promoted with {failed} failed nodes of {len(cohort)}")
         if passed < len(cohort) - silent - failed:
             raise Violation("StageStep", f"promoted with {passed} of {len(cohort)} nodes passed")
+
+    def _judge_freshness(self, before: MeshState, command: Command, proposed_ms: int) -> None:
+        """Nobody promotes a stage when a majority of voters already held a fail of it: one of them had to vote."""
+        lane = before.lane(command.project, command.environment)
+        assert lane is not None
+        assert lane.rollout is not None
+        rollout = lane.rollout
+        since_ms = self.failed_since.get((rollout.id, rollout.opened), proposed_ms)
+        if since_ms + FRESH_MS < proposed_ms and rollout.stage == 0:
+            raise Violation("StageStep", f"promoted {proposed_ms - since_ms} ms after most voters knew of a failure")
+
+    def note_failures(self, views: Sequence[tuple[PeerId, RolloutAgent, MeshState]]) -> None:
+        """Look at what nodes hold: remember when a majority of voters first knew that a stage failed."""
+        for _, _, state in views:
+            for lane in state.lanes:
+                if lane.rollout is None:
+                    continue
+                rollout, voters = lane.rollout, [voter.node for voter in state.voters]
+                knowing = 0
+                for node, agent, _ in views:
+                    held = agent.conductor.verdicts(rollout.id, rollout.opened)
+                    failed = any(held[one].verdict == "fail" for one in rollout.cohort if one in held)
+                    knowing += node in voters and failed
+                if 2 * knowing > len(voters):
+                    self.failed_since.setdefault((rollout.id, rollout.opened), self._world.now_ms)
+
+    def check_zombies(self, hosts: Sequence[Host]) -> None:
+        """What a host serves as candidate must still be under way by its own highest decision."""
+        for (name, project, environment), (change, role, since_ms) in self.running.items():
+            host = next(host for host in hosts if host.name == name)
+            state = self.state_of(host) if host.up and not host.busy else None
+            if state is None or role != "candidate" or self._world.now_ms - since_ms < FRESH_MS:
+                continue
+            lane = state.lane(project, environment)
+            rollout = lane.rollout if lane is not None else None
+            if rollout is None or rollout.candidate.change != change:
+                raise Violation("NoZombie", f"{name} still serves a candidate of {project} whose rollout is over")
 
     def _verdict(self, data: bytes) -> tuple[PeerId, HealthVerdict] | None:
         try:

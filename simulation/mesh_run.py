@@ -21,6 +21,7 @@ from protocols.commands import Abort, CreateEnvironment, CreateProject, Pause, P
 from protocols.core import NodeCore
 from protocols.decision import Voter
 from protocols.demands import SOLO, TEAM
+from protocols.envelope import digest
 from protocols.exhibits import Rules
 from protocols.freshness import View
 from protocols.genesis import decode_genesis
@@ -132,6 +133,8 @@ class MeshRun(Fleet):
         machine = MeshMachine(genesis, Rules(self.world.keys, self.mesh), _NoView())
         self.chain_checker = ChainChecker(self.world, self.mesh, machine, self.world.keys)
         self.checker = MeshChecker(self.world, self.mesh, machine, self.world.keys)
+        first = self.chain_checker.first_proposed_ms
+        self.checker.proposed_ms = lambda decision, data: first.get(digest(data), 0)
         self.world.observers.append(self._watch_admissions)
         self.faults = Faults(self.world, {"revoke": self._revoke_host})
         self._source = stream(plan.seed, "mesh run")
@@ -171,8 +174,13 @@ class MeshRun(Fleet):
             source = stream(plan.seed, f"mesh client/{index}")
             self.world.at(SETUP_MS + source.randrange(500), self._client_step, source)
         while self.world.now_ms < self._stop_ms:
-            self.world.run_until(min(self.world.now_ms + 1_000, self._stop_ms))
-            self.checker.check_local_safety(self.world.hosts)
+            self.world.run_until(min(self.world.now_ms + 500, self._stop_ms))
+            self._look()
+
+    def _look(self) -> None:
+        self.checker.check_local_safety(self.world.hosts)
+        self.checker.check_zombies(self.world.hosts)
+        self.checker.note_failures([(core.node, core.agent, core.state) for _, core in self._members()])
 
     def liveness(self) -> None:
         """Heal, and demand that every host gets a command decided and that all become equal."""
@@ -193,7 +201,7 @@ class MeshRun(Fleet):
                 raise Violation("Live", f"{', '.join(waiting)} got no command decided in {LIVE_BOUND_MS} ms")
             waiting = [name for name in waiting if not self._served(name, served)]
             world.run_until(world.now_ms + 500)
-            self.checker.check_local_safety(world.hosts)
+            self._look()
         if not world.run_while(lambda: not self._converged(), world.now_ms + CONVERGE_BOUND_MS, 500):
             raise Violation("Converge", f"heads or records differ {CONVERGE_BOUND_MS} ms after all was well")
         self._check_admission()
@@ -235,7 +243,11 @@ class MeshRun(Fleet):
         if script != Script() and source.random() < 0.5:
             script = replace(script, ill_on=(source.choice(self.names),))
         plan = msgspec.structs.replace(
-            PLAN, auto_promote=source.random() < 0.8, healthy_deadline_ms=15_000, progress_deadline_ms=30_000
+            PLAN,
+            auto_promote=source.random() < 0.7,
+            auto_revert=source.random() < 0.8,
+            healthy_deadline_ms=15_000,
+            progress_deadline_ms=30_000,
         )
         change = self.propose(f"release {self._releases_made}", by, via, lane, script, plan)
         if script.crash_ms or script.ready_ms > ILL_BOUND_MS:

@@ -33,7 +33,8 @@ from protocols.refusal import Refusal
 from protocols.voting import Voting
 from simulation.chain_plan import KINDS
 
-_HEAVY_ROLLBACK = ("rollback_both", "rollback_both", "partition", "isolate", "one_way", "crash", "isolate")
+_HEAVY_ROLLBACK = ("lapse", "lapse", "lapse", "isolate", "crash")
+_HEAVY_ISOLATION = ("isolate", "isolate", "partition", "clog")
 _HEAVY_LOSS = ("disk_loss", "partition", "isolate", "one_way", "crash")
 
 Patch = tuple[Any, str, Any]
@@ -314,14 +315,26 @@ MUTANTS = (
     ),
     Mutant("unfenced-rollback", "nobody compares database and fence", _unfenced_rollback),
     Mutant("no-boot-read", "a restored machine votes at once", _no_boot_read, _HEAVY_ROLLBACK, 30, "UniqueDecision"),
-    Mutant("boot-read-of-one", "a boot read is content with one answer", _boot_read_one, _HEAVY_ROLLBACK, 30),
+    Mutant(
+        "boot-read-of-one",
+        "a boot read is content with one answer",
+        _boot_read_one,
+        _HEAVY_ROLLBACK,
+        30,
+        "UniqueDecision",
+    ),
     Mutant("two-configurations", "new voters take over at different slots", _two_configurations),
     Mutant("minority-quorum", "half of the voters is enough", _minority),
     Mutant("votes-counted-twice", "a vote counts for whoever has not voted", _votes_counted_twice),
     Mutant("revoked-voter-counted", "revocations are not heard", _revoked_counted),
     Mutant("fixed-timeout", "attempts repeat every 300 ms on 0.5 s links", _fixed_timeout, KINDS, 500),
     Mutant("stale-read", "reads are answered from the local head", _stale_read),
-    Mutant("read-ignores-accepted", "reads overlook what is accepted above the head", _read_ignores_accepted),
+    Mutant(
+        "read-ignores-accepted",
+        "reads overlook what is accepted above the head",
+        _read_ignores_accepted,
+        _HEAVY_ISOLATION,
+    ),
     Mutant("no-idempotency", "a retried command is decided again", _no_idempotency),
     Mutant("hasty-refusal", "a refusal is told before the slot is closed", _hasty_refusal, ("view", *KINDS)),
     Mutant(

@@ -89,6 +89,8 @@ def _liveness_phase(fleet: ChainFleet) -> None:
     if fleet.majority_lost():
         fleet.reset()
         world.run_until(world.now_ms + HEALED_SETTLE_MS)
+    if not world.run_while(fleet.left_open, world.now_ms + LIVE_BOUND_MS):
+        raise Violation("Live", f"a decision stayed accepted and undecided for {LIVE_BOUND_MS} ms")
     waiting = {host.name: fleet.write(host, "live", 1) for host in world.hosts if host.peer not in fleet.revoked}
     end_ms = world.now_ms + LIVE_BOUND_MS
     while waiting:
