@@ -2,7 +2,7 @@
 
 Part one: two ordinary web apps, one in Python and one in JavaScript, are built into sandboxed components, served and
 called; then a third app misbehaves in three ways while the others go on answering. Uses only the commands a developer
-would. Everything is built into .cache/, so a second run is quick.
+would. Everything is built into .cache/, so a second run is quick. Part two (mesh.py): three machines, one mesh.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+
+from examples import mesh
 
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parent
@@ -194,6 +196,7 @@ def main() -> int:
             codes = {name: project.stop() for name, project in served.items()}
         say("\n6. Stop. Requests under way are finished, then the workers end.")
         check("every server ended cleanly", set(codes.values()) == {0}, codes)
+        mesh.tell(Path(folder) / "mesh", say, check)
     if failures:
         say(f"\n{len(failures)} of the claims did not hold:")
         for failure in failures:
