@@ -220,9 +220,8 @@ class Link(asyncio.Protocol):
 
     def close(self, reason: str, code: int = NORMAL) -> None:
         """Send what waits and fits, say go-away, close TCP, tell every stream; nothing happens if it is closed."""
-        if self.closed:
-            return
-        self._pump()  # a refusal is queued just before the link it refuses is closed
+        if not self.closed:
+            self._pump()  # a refusal is queued just before the link it refuses is closed
         if self.closed:
             return
         self.connection.close(code)
