@@ -79,9 +79,15 @@ class Starter:
         self._rules = Rules(verifier, core.trust.mesh)
         self._clock = clock
         self.starts: dict[Digest, Waiting] = {}
+        self.ended: Callable[[Waiting], None] = lambda _waiting: None
+        """Who hears that a start started or was refused for good."""
 
     def add(self, signed: SignedCommand) -> Digest | Refusal:
-        """Take a start; return the change it names, or why it is none."""
+        """Take a start; return the change it names, or why it never can be.
+
+        A start that only time or people can help waits; one its signer may not give is refused at once, so that it
+        cannot take the place of one that waits.
+        """
         try:
             command: Command = decode(signed.payload, Command)
         except DecodeError as error:
@@ -91,8 +97,20 @@ class Starter:
         if len(self.starts) >= STARTS_MAX:
             return Refusal("start.limit", f"at most {STARTS_MAX} starts wait on one node")
         change = Digest(command.action.change)
-        self.starts[change] = Waiting(signed, command.action.nodes, self._clock().wall_ms)
+        waiting = Waiting(signed, command.action.nodes, self._clock().wall_ms)
+        shown = self.complete(change, signed, command.action.nodes)
+        judged = shown if isinstance(shown, Refusal) else self._judge(*shown)
+        if judged is not None:
+            if not judged.rule.startswith(WAITED_FOR):
+                return judged
+            waiting.refusal = judged
+        self.starts[change] = waiting
         return change
+
+    def _judge(self, signed: SignedCommand, material: tuple[bytes, ...]) -> Refusal | None:
+        """What voters would say now."""
+        judged = apply(self._core.state, signed, material_of(material), self._clock().wall_ms, self._rules)
+        return judged if isinstance(judged, Refusal) else None
 
     async def run(self) -> None:
         """Judge what waits until cancelled."""
@@ -101,6 +119,8 @@ class Starter:
             for change, waiting in list(self.starts.items()):
                 if waiting.outcome == "waiting":
                     await self._look(change, waiting)
+                    if waiting.outcome != "waiting":
+                        self.ended(waiting)
                 elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:
                     del self.starts[change]
 
@@ -110,8 +130,8 @@ class Starter:
             waiting.refusal = shown
             return
         signed, material = shown
-        judged = apply(self._core.state, signed, material_of(material), self._clock().wall_ms, self._rules)
-        if isinstance(judged, Refusal):
+        judged = self._judge(signed, material)
+        if judged is not None:
             waiting.refusal = judged
             if not judged.rule.startswith(WAITED_FOR):
                 waiting.outcome = "refused"

@@ -74,6 +74,8 @@ class Workloads:
         self._restarts = 0
         self._meter = Meter()
         self.running: dict[Lane, Running] = {}
+        self.smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None
+        """Who hears that a change's smoke checks passed here."""
         self.failures: dict[Digest, str] = {}
         """Why a change could not be prepared here, for `status`."""
 
@@ -136,6 +138,8 @@ class Workloads:
             return
         self.failures.pop(change, None)
         self._keep(change, prepared)
+        if smoked:
+            self.smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
 
     def _parts(self, change: Digest) -> tuple[bytes, bytes, bytes] | None:

@@ -83,6 +83,11 @@ class Dossiers:
             refused = self._rights_of(key, chain, at_ms)
         return refused
 
+    def name_of(self, key: bytes, at_ms: int) -> str:
+        """Return what grants call a key now; empty when none counts."""
+        rights = self.rights(key, at_ms)
+        return rights.name if isinstance(rights, Rights) else ""
+
     def principals(self) -> tuple[bytes, ...]:
         """Return every key that a held chain of grants ends in, ascending."""
         return tuple(sorted(key for key, chains in self._chains.items() if chains))

@@ -1,0 +1,187 @@
+"""The audit log of a node: every write through its API, done or refused, as a record that all nodes hold.
+
+One entry for one call, signed and chained (protocols/audit.py), with who called, who signed what was handed over, and
+how it ended. Entries are taken in order and wait here while the core's inbox is full. Not here: judging anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from node.api.models import CommandBody, RecordBody
+from protocols.audit import (
+    KEPT_MS,
+    NUMBER_DIGITS,
+    TEXT_MAX,
+    AuditEntry,
+    Link,
+    entry_digest,
+    entry_key,
+    read_entry,
+    sign_entry,
+)
+from protocols.commands import Command, SignedCommand
+from protocols.core import NodeCore
+from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.evidence import open_envelope
+from protocols.grants import Grant, Rights
+from protocols.machine import Digest, Now, PeerId, Signer
+from protocols.records import Publish
+from protocols.refusal import Refusal
+from protocols.revocations import RevocationStatement
+
+WAITING_MAX = 4_096
+"""Entries that wait for the core's inbox, which holds as many; a node that is this far behind has stopped."""
+
+_log = logging.getLogger("freehold.audit")
+
+
+class Paper(msgspec.Struct, frozen=True):
+    """What a write hands over, as the log shows it."""
+
+    verb: str
+    target: str
+    digest: bytes
+    signers: tuple[bytes, ...] = ()
+
+
+class Audit:
+    """Takes down the writes of one node."""
+
+    def __init__(self, core: NodeCore, signer: Signer, post: Callable[[Any], bool], clock: Callable[[], Now]) -> None:
+        """Take the core to read, the node's key, where records are published, and the clock."""
+        self._core, self._signer, self._post, self._clock = core, signer, post, clock
+        self._waiting: deque[Publish] = deque()
+        self._number, self._previous = 0, Digest(b"")
+        for link in links_of(core, core.node):
+            if link.number > self._number:
+                self._number, self._previous = link.number, entry_digest(link.signed)
+
+    def note(self, caller: str, paper: Paper, result: str, request: str) -> AuditEntry:
+        """Take down one write."""
+        now = self._clock()
+        lineage: dict[str, None] = {}
+        for key in paper.signers:
+            rights = self._core.dossiers.rights(key, now.wall_ms)
+            lineage.update(dict.fromkeys(one.hex() for one in rights.lineage) if isinstance(rights, Rights) else {})
+        entry = AuditEntry(
+            number=self._number + 1,
+            at_ms=now.wall_ms,
+            previous=bytes(self._previous),
+            caller=caller,
+            signers=tuple(key.hex() for key in paper.signers),
+            lineage=tuple(lineage),
+            verb=paper.verb,
+            target=paper.target[:TEXT_MAX],
+            digest=paper.digest,
+            result=result[:TEXT_MAX],
+            request=request,
+        )
+        signed = sign_entry(self._signer, self._core.trust.mesh, entry)
+        self._number, self._previous = entry.number, entry_digest(signed)
+        self._waiting.append(Publish(entry_key(self._core.node, entry.number), encode(signed), ttl_ms=KEPT_MS))
+        assert len(self._waiting) <= WAITING_MAX, "the core takes no more events"
+        self.flush()
+        _log.info(
+            "%s %s", entry.verb, entry.result,
+            extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
+        )  # fmt: skip
+        return entry
+
+    def flush(self) -> None:
+        """Hand over what waits, as far as the inbox takes it."""
+        while self._waiting and self._post(self._waiting[0]):
+            self._waiting.popleft()
+
+
+def links_of(core: NodeCore, node: str = "") -> list[Link]:
+    """Return the audit entries this node holds, of one node or of all, in ascending order of node and number."""
+    found = []
+    for key, entry in core.records.store.entries.items():
+        if not key.startswith("/audit/") or entry.record.tombstone:
+            continue
+        author, number = entry.parsed.parts
+        if node and author != node:
+            continue
+        try:
+            signed: Signed = decode(entry.record.body, Signed)
+            found.append(Link(PeerId(author), int(number[:NUMBER_DIGITS]), signed))
+        except (DecodeError, ValueError):
+            continue
+    return sorted(found, key=lambda link: (link.node, link.number))
+
+
+def read_links(links: list[Link]) -> list[tuple[Link, AuditEntry]]:
+    """Return the entries that can be read, with their links."""
+    found = []
+    for link in links:
+        try:
+            found.append((link, read_entry(link.signed)))
+        except DecodeError:
+            continue
+    return found
+
+
+def paper_of(operation: str, path: str, body: Any) -> Paper:
+    """What a call hands over: a command, a paper or plain bytes. Reads it only to name it; nothing is believed."""
+    match body:
+        case CommandBody(command=data):
+            return _command_paper(operation, data)
+        case RecordBody(kind=kind, scope=scope, body=data):
+            return Paper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
+        case bytes() if operation == "put_artifact":
+            return Paper(operation, path, digest(body))
+        case _:  # no digest of what may be short and secret: it could be guessed
+            return Paper(operation, path, b"")
+
+
+def start_paper(signed: SignedCommand) -> Paper:
+    """What a waiting start handed over."""
+    return _command_paper("start", encode(signed))
+
+
+def _command_paper(operation: str, data: bytes) -> Paper:
+    try:
+        signed: SignedCommand = decode(data, SignedCommand)
+        command: Command = decode(signed.payload, Command)
+    except DecodeError:
+        return Paper(operation, "unreadable", digest(data))
+    verb = str(type(command.action).__struct_config__.tag)
+    where = f"{command.project}/{command.environment}".strip("/") or "mesh"
+    for name in ("change", "rollout", "name", "node"):
+        value = getattr(command.action, name, None)
+        if value:
+            where += f" {value.hex() if isinstance(value, bytes) else value}"
+            break
+    return Paper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
+
+
+def _paper_signers(kind: str, data: bytes) -> tuple[bytes, ...]:
+    try:
+        match kind:
+            case "change":
+                return (decode(data, Signed).key,)
+            case "grant":
+                chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
+                granted: Grant = decode(chain[-1].payload, Grant)
+                return (chain[-1].key, granted.key)
+            case "revocation":
+                return (decode(data, RevocationStatement).signed.key,)
+            case _:
+                opened = open_envelope(_NoCheck(), data)
+                return () if isinstance(opened, Refusal) else (opened.key,)
+    except (DecodeError, IndexError):
+        return ()
+
+
+class _NoCheck:
+    """A verifier for reading a name only: the log says who a paper says signed it, and its digest."""
+
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        """Accept."""
+        return True
