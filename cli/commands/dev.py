@@ -18,14 +18,14 @@ from cli.project.find import find_project
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
               help="Port on 127.0.0.1; 0 picks a free one.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")
-@click.option("--exact", is_flag=True, help="Build Python apps as a release holds them; slower to reload.")
+@click.option("--exact", is_flag=True, help="Serve components exactly as a release holds them; slower to reload.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
               help="The project's folder; by default the current one.")  # fmt: skip
 def dev(output: Output, port: int, workers: int, exact: bool, folder: Path) -> None:
     """Build the project, serve it on this machine, and serve the next version on every save.
 
-    A version that cannot be built or imported is reported, and the one before goes on serving. Python apps run from
-    their source in a prebuilt interpreter, so that a save is served at once; the other languages are built again.
+    A version that cannot be built or imported is reported, and the one before goes on serving. Apps run from
+    their source in a prebuilt interpreter or engine, so that a save is served at once; --exact builds every time.
     Ctrl-C finishes the requests under way and stops. With --json, one JSON object a line.
     """
     found = find_project(folder)

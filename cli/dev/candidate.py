@@ -13,15 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cli.dev import interpreter
 from cli.dev.compiled import Compiled, app_load, routes_of
+from cli.dev.from_source import SOURCE_KEY, from_source
 from cli.dev.secrets import read_secrets
 from cli.errors import BuildError
 from cli.output import Output
 from cli.project.build import STATE_FOLDER, build_app
 from cli.project.find import Found
 from cli.project.model import App
-from cli.project.source import read_tree
 from runtime.compile_cache import CompileCache
 from runtime.component import ComponentError
 from runtime.control import ReleaseLoad, Route
@@ -49,7 +48,7 @@ class _Code:
 
 
 async def prepare(found: Found, cache: CompileCache, output: Output, *, exact: bool) -> Candidate:
-    """Build and compile every app; Python apps run from source unless `exact`. Raises `CommandError`."""
+    """Build and compile every app; apps run from source where they can unless `exact`. Raises `CommandError`."""
     secrets = read_secrets(found.root / STATE_FOLDER / "secrets")
     codes: dict[str, _Code] = {}
     for name, app in found.project.base.apps.items():
@@ -74,13 +73,10 @@ async def prepare(found: Found, cache: CompileCache, output: Output, *, exact: b
 
 
 async def _code(found: Found, app: App, cache: CompileCache, output: Output, *, exact: bool) -> _Code:
-    if interpreter.serves(app) and not exact:
-        tree = read_tree(app.name, found.root / app.source)
-        source = interpreter.packed_source(found.project, app, tree)
-        if source is not None:
-            component, digest = await asyncio.to_thread(interpreter.interpreter, app, tree, output)
-            artifact = await _compile(app, cache, component, digest, output)
-            return _Code(Compiled(artifact, digest, "http"), {interpreter.SOURCE_KEY: source}, from_source=True)
+    running = None if exact else await asyncio.to_thread(from_source, found, app, output)
+    if running is not None:
+        artifact = await _compile(app, cache, running.component, running.digest, output)
+        return _Code(Compiled(artifact, running.digest, "http"), {SOURCE_KEY: running.source}, from_source=True)
     built = await asyncio.to_thread(build_app, found.project, app, found.root, output)
     if built.kind == "module":
         return _Code(Compiled(built.component, built.digest, "module"), {}, from_source=False)

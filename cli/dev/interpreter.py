@@ -24,13 +24,6 @@ from cli.project.model import App, Project
 from cli.project.source import SourceTree
 from cli.project.world import world_of, write_world
 
-SOURCE_KEY: Final = "freehold:dev-source"
-CHECK_HOST: Final = "candidate.freehold.invalid"
-"""A request to this host makes a candidate import the app and answer with the traceback if that failed."""
-
-SOURCE_MAX_BYTES: Final = 2 * 1024 * 1024
-"""Packed source above this does not fit a control message comfortably; such an app is built as a release is."""
-
 MAIN: Final = """\
 import freehold_dev
 import freehold_files
@@ -40,15 +33,15 @@ IncomingHandler = freehold_dev.IncomingHandler
 """
 
 
-def serves(app: App) -> bool:
-    """Whether an app can run from source."""
-    return app.language in {"python", "wsgi"} and app.schedule is None
+def fully_granted(app: App) -> App:
+    """Return the app as if granted every interface, for a component that serves whatever app it is given."""
+    return replace(app, keyvalue=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None)
 
 
 def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, str]:
     """Return the interpreter's component for this app's packages, and its digest. Raises `BuildError`."""
     requirements = tree.content("requirements.txt")
-    granted = replace(app, keyvalue=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None)
+    granted = fully_granted(app)
     inputs = {
         "main": MAIN,
         "world": world_of(granted),
@@ -81,11 +74,9 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
     return found / "component.wasm", (found / "digest").read_text()
 
 
-def packed_source(project: Project, app: App, tree: SourceTree) -> str | None:
-    """Return what the interpreter is told: the app's files, entry and mount points; None if it is too much."""
+def packed_source(project: Project, app: App, tree: SourceTree) -> str:
+    """Return what the interpreter is told: the app's files, entry and mount points."""
     files = {name: base64.b64encode(content).decode() for name, content in tree.files}
     packed = base64.b64encode(zlib.compress(json.dumps(files).encode(), 1)).decode()
-    if len(packed) > SOURCE_MAX_BYTES:
-        return None
     prefixes = python_build.mount_prefixes(project, app)
     return json.dumps({"language": app.language, "entry": app.entry, "prefixes": prefixes, "files": packed})

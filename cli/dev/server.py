@@ -19,9 +19,10 @@ from typing import Final
 import aiohttp
 import watchfiles
 
-from cli.dev import interpreter, logs
+from cli.dev import logs
 from cli.dev.candidate import Candidate, prepare
 from cli.dev.compiled import compile_cache
+from cli.dev.from_source import CHECK_HOST
 from cli.errors import BuildError, CommandError
 from cli.output import Output
 from cli.project.build import STATE_FOLDER
@@ -61,6 +62,7 @@ class DevServer:
         self._serving: Candidate | None = None
         self._last_failed = False
         self._stop = asyncio.Event()
+        self._saved = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then drain. Raises `CommandError` if serving cannot begin."""
@@ -84,10 +86,12 @@ class DevServer:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pool.run())
                 await self._pool.started()
-                watching = tasks.create_task(self._reload_on_save())
+                # The watch begins before the first build, or a save during it would be missed.
+                helpers = [tasks.create_task(self._watch()), tasks.create_task(self._reload_on_save())]
                 await self._stop.wait()
                 self._output.note("stopping: requests under way are finished first")
-                watching.cancel()
+                for helper in helpers:
+                    helper.cancel()
                 await self._pool.stop()
         except* PoolError as errors:
             step = "run: freehold dev --port 8081, or see the message above"
@@ -107,13 +111,20 @@ class DevServer:
         if batch.dropped:
             self._output.warn(f"{batch.dropped} log lines were dropped")
 
-    async def _reload_on_save(self) -> None:
-        await self._next_version(time.monotonic())
+    async def _watch(self) -> None:
         changes = watchfiles.awatch(
             self._found.root, watch_filter=_is_source, step=WATCH_STEP_MS, debounce=WATCH_DEBOUNCE_MS,
             stop_event=self._stop, recursive=True,
         )  # fmt: skip
         async for _ in changes:
+            self._saved.set()
+
+    async def _reload_on_save(self) -> None:
+        """Serve version after version; a save while one is being built is served after it."""
+        self._saved.set()
+        while True:
+            await self._saved.wait()
+            self._saved.clear()
             await self._next_version(time.monotonic())
 
     async def _next_version(self, since_s: float) -> None:
@@ -152,12 +163,12 @@ class DevServer:
 
     async def _check(self, candidate: Candidate, before: Candidate | None) -> None:
         """Ask each app that runs from source to import it; raises `BuildError` with the app's traceback."""
-        checks = [Route(interpreter.CHECK_HOST, f"/{name}", candidate.load.key, name) for name in candidate.from_source]
+        checks = [Route(CHECK_HOST, f"/{name}", candidate.load.key, name) for name in candidate.from_source]
         await self._pool.activate((*(before.routes if before else ()), *checks))
         timeout = aiohttp.ClientTimeout(total=CHECK_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             for name in candidate.from_source:
-                headers = {"host": interpreter.CHECK_HOST}
+                headers = {"host": CHECK_HOST}
                 async with session.get(f"http://{self.address}/{name}", headers=headers) as answer:
                     text = await answer.text()
                     if answer.status != 200:

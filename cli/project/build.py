@@ -140,8 +140,7 @@ def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[s
     }
 
     def make(work: Path) -> tuple[Path, Mapping[str, str]]:
-        text = "installing the JavaScript toolchain (once, about 200 MB)"
-        toolchain = node.install_toolchain(app.name, lambda: progress.step(app.name, text))
+        toolchain = install_javascript(app, progress)
         packages = None
         if declared:
             progress.step(app.name, "installing its packages")
@@ -151,6 +150,12 @@ def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[s
         return made, node.installed_versions(packages) if packages else {}
 
     return Recipe(inputs, tree.digest(), node.toolchain_versions(), make)
+
+
+def install_javascript(app: App, progress: Progress) -> Path:
+    """Return the JavaScript toolchain's folder, telling the developer if it has to be installed."""
+    text = "installing the JavaScript toolchain (once, about 200 MB)"
+    return node.install_toolchain(app.name, lambda: progress.step(app.name, text))
 
 
 def _prebuilt(app: App, path: Path, progress: Progress) -> BuiltApp:

@@ -44,6 +44,14 @@ def bindings_module(app: App) -> str:
 
 def build(app: App, tree: SourceTree, toolchain: Path, packages: Path | None, work: Path) -> Path:
     """Return the component of `app`, made in the empty folder `work`. Raises `BuildError`."""
+    check_entry(app, tree)
+    tree.write(work / "app")
+    kind = "command" if app.schedule else "http"
+    return componentize(app, kind, toolchain, packages, work)
+
+
+def check_entry(app: App, tree: SourceTree) -> None:
+    """Raise a `BuildError` that names the scripts there are if the app's entry is not one of them."""
     if tree.content(app.entry) is None:
         names = ", ".join(name for name, _ in tree.files if name.endswith((".js", ".mjs", ".ts", ".tsx")))
         raise BuildError(
@@ -51,27 +59,43 @@ def build(app: App, tree: SourceTree, toolchain: Path, packages: Path | None, wo
             f"{app.source}/{app.entry} does not exist (found: {names or 'no script'})",
             next_step=f"set entry of [app.{app.name}] in freehold.toml",
         )
-    source, guest, wit, output = work / "app", work / "guest", work / "wit", work / "component.wasm"
+
+
+def componentize(app: App, kind: str, toolchain: Path, packages: Path | None, work: Path) -> Path:
+    """Return a component of the app in `work`/app; of kind "dev" it is the engine that runs any app from source."""
+    guest, output = work / "guest", work / "component.wasm"
     guest.mkdir()
-    tree.write(source)
+    (work / "app").mkdir(exist_ok=True)
     for path in guest_files():
         shutil.copy(path, guest / path.name)
     (guest / "bindings.js").write_text(bindings_module(app))
-    write_world(world_of(app), wit)
+    write_world(world_of(app), work / "wit")
     request = {
-        "source": str(source),
+        "source": str(work / "app"),
         "entry": app.entry,
         "guest": str(guest),
         "modules": str(packages) if packages else None,
-        "wit": str(wit),
+        "wit": str(work / "wit"),
         "world": WORLD,
-        "kind": "command" if app.schedule else "http",
+        "kind": kind,
         "disable": _unused_features(app),
         "work": str(work),
         "output": str(output),
     }
     _run(app, toolchain, request)
     return output
+
+
+def bundle_source(app: App, folder: Path, toolchain: Path, packages: Path | None, output: Path) -> None:
+    """Write the app in `folder` to `output` as one script for the development engine. Raises `BuildError`."""
+    request = {
+        "source": str(folder),
+        "entry": app.entry,
+        "modules": str(packages) if packages else None,
+        "kind": "bundle",
+        "output": str(output),
+    }
+    _run(app, toolchain, request)
 
 
 def _unused_features(app: App) -> list[str]:

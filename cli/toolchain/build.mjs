@@ -1,25 +1,29 @@
 // Bundles one JavaScript or TypeScript app and turns it into a component. Reads a request as JSON on standard input:
 //   { source, entry, guest, modules, wit, world, kind, disable, work, output }
-// and writes the component to `output`. Errors go to standard error as one JSON object { where, message }.
+// and writes the component to `output`. `kind` is "http", "command", "dev" (the engine that runs an app from source) or
+// "bundle" (the source for that engine; no component). Errors go to standard error as one JSON object { message }.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { componentize } from "@bytecodealliance/componentize-js";
 import { build } from "esbuild";
 
+const ENTRIES = { http: "handler.js", command: "command.js", dev: "dev.js" };
 const request = JSON.parse(readFileSync(0, "utf8"));
+const forDev = request.kind === "bundle";
 
-function fail(where, message) {
-  process.stderr.write(JSON.stringify({ where, message }) + "\n");
+function fail(message) {
+  process.stderr.write(JSON.stringify({ message }) + "\n");
   process.exit(1);
 }
 
-// The app's own copy of freehold.js is for tests outside the sandbox; the bundle gets the sandbox's.
-const guestModule = {
+// The app's own copy of freehold.js is for tests outside the sandbox; the bundle gets the sandbox's, which the
+// development engine holds already.
+const guestModules = {
   name: "freehold",
   setup(plugin) {
-    plugin.onResolve({ filter: /^(freehold|(\.{1,2}\/)+freehold(\.js)?)$/ }, () => ({
-      path: join(request.guest, "freehold.js"),
-    }));
+    plugin.onResolve({ filter: /^(freehold|(\.{1,2}\/)+freehold(\.js)?)$/ }, () =>
+      forDev ? { path: "freehold", namespace: "engine" } : { path: join(request.guest, "freehold.js") },
+    );
+    plugin.onLoad({ filter: /.*/, namespace: "engine" }, () => ({ contents: "module.exports = globalThis.freeholdModule;" }));
     plugin.onResolve({ filter: /^freehold:app$/ }, () => ({ path: join(request.source, request.entry) }));
     plugin.onResolve({ filter: /^freehold:bindings$/ }, () => ({ path: join(request.guest, "bindings.js") }));
     plugin.onResolve({ filter: /^node:/ }, (found) => ({
@@ -28,13 +32,14 @@ const guestModule = {
   },
 };
 
-const bundle = join(request.work, "bundle.js");
+const bundle = forDev ? request.output : join(request.work, "bundle.js");
 try {
   await build({
-    entryPoints: [join(request.guest, request.kind === "command" ? "command.js" : "handler.js")],
+    entryPoints: [forDev ? join(request.source, request.entry) : join(request.guest, ENTRIES[request.kind])],
     outfile: bundle,
     bundle: true,
-    format: "esm",
+    format: forDev ? "iife" : "esm",
+    globalName: forDev ? "app" : undefined,
     target: "es2022",
     platform: "neutral",
     mainFields: ["module", "main"],
@@ -44,17 +49,19 @@ try {
     absWorkingDir: request.source,
     legalComments: "none",
     logLevel: "silent",
-    plugins: [guestModule],
+    plugins: [guestModules],
     tsconfigRaw: "{}",
   });
 } catch (error) {
   const lines = (error.errors ?? []).map(({ text, location }) =>
     location ? `${location.file}:${location.line}:${location.column + 1}: ${text}` : text,
   );
-  fail("bundle", lines.join("\n") || String(error));
+  fail(lines.join("\n") || String(error));
 }
+if (forDev) process.exit(0);
 
 try {
+  const { componentize } = await import("@bytecodealliance/componentize-js");
   const { component } = await componentize({
     sourcePath: bundle,
     witPath: request.wit,
@@ -63,5 +70,5 @@ try {
   });
   writeFileSync(request.output, component);
 } catch (error) {
-  fail("componentize", String(error?.message ?? error));
+  fail(String(error?.message ?? error));
 }

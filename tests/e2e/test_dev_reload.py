@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
@@ -134,3 +135,41 @@ def test_a_busy_port_is_refused_with_its_owner(tmp_path: Path) -> None:
     assert code == 1
     assert answer["error"]["kind"] == "port-busy"
     assert "pid" in answer["error"]["message"]
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")
+def test_a_script_is_served_from_source_and_a_broken_one_is_left_out(tmp_path: Path) -> None:
+    folder, _ = create("hello", CHOICES["javascript"], tmp_path)
+    app = folder / "web" / "app.js"
+    with serving(folder) as process:
+        assert process.call("/").text == "hello from hello, visit 1\n"
+        save(app, "from hello, visit", "says hello, visit")
+        event = process.event()
+        assert event["from_source"] == ["web"]
+        assert process.call("/").text == "hello says hello, visit 2\n"
+        good, text = event["release"], app.read_text()
+
+        for broken, said in (
+            ("export default {", "app.js:1:"),
+            ('throw new Error("at the start");\n' + text, "at the start"),
+            ("export const nothing = 1;\n", "no default export"),
+        ):
+            app.write_text(broken)
+            event = process.event()
+            assert (event["event"], event["still_serving"]) == ("failed", good), event
+            assert said in event["error"]["message"]
+            assert process.call("/api/visits").headers["freehold-release"] == good
+
+        app.write_text(
+            'addEventListener("fetch", (event) => event.respondWith(answer(event.request)));\n'
+            'const answer = async (request) => new Response("heard " + (await request.text()));\n'
+        )
+        event = process.event()
+        assert event["event"] == "serving", event
+        assert process.call("/", "POST", b"you").text == "heard you"
+
+        app.write_text('export default { fetch() { throw new Error("on request"); } };\n')
+        assert process.event()["event"] == "serving"
+        answer = process.call("/")
+        assert (answer.status, answer.text) == (500, "Internal Server Error\n")
+        assert process.log_with("on request")["stream"] == "guest"

@@ -1,0 +1,49 @@
+"""Which apps `freehold dev` runs from their source, and what they run in. Not here: how each language does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cli.dev import engine, interpreter
+from cli.project.build import Progress
+from cli.project.find import Found
+from cli.project.model import App
+from cli.project.source import read_tree
+
+SOURCE_KEY: Final = "freehold:dev-source"
+"""The configuration key under which an instance finds its app; no app can name it, since it holds a colon."""
+
+CHECK_HOST: Final = "candidate.freehold.invalid"
+"""A request to this host makes a candidate load the app and answer with the traceback if that failed."""
+
+SOURCE_MAX_BYTES: Final = 2 * 1024 * 1024
+"""More source than this does not fit a control message comfortably; such an app is built as a release is."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromSource:
+    """An app to run from source: the component that runs it, that component's digest, and the source."""
+
+    component: Path
+    digest: str
+    source: str
+
+
+def from_source(found: Found, app: App, progress: Progress) -> FromSource | None:
+    """Return how `app` runs from source, or None if it has to be built. Raises `BuildError`."""
+    if app.schedule is not None or app.language == "component":
+        return None
+    tree = read_tree(app.name, found.root / app.source)
+    if app.language in {"python", "wsgi"}:
+        source = interpreter.packed_source(found.project, app, tree)
+    else:
+        source = engine.bundled_source(app, tree, found.root, progress)
+    if len(source) > SOURCE_MAX_BYTES:
+        return None
+    if app.language in {"python", "wsgi"}:
+        component, digest = interpreter.interpreter(app, tree, progress)
+    else:
+        component, digest = engine.engine(app, progress)
+    return FromSource(component, digest, source)
