@@ -17,14 +17,14 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
-from cli.mesh.home import Context, Contexts
+from cli.mesh.home import Contexts
 from cli.mesh.principals import Principal, everyday_key, principal_of, principals_of
 from cli.mesh.spans import duration_ms, in_words
 from cli.mesh.table import table
 from cli.output import Output
 from protocols.change import valid_name
 from protocols.envelope import Signed, decode, digest, encode, sign
-from protocols.grants import ALL_ROLES, GRANT_DOMAIN, ROLES_NEVER_FOR_AGENTS, Grant, Role
+from protocols.grants import ALL_ROLES, GRANT_DOMAIN, ROLES_NEVER_FOR_AGENTS, VERBS_OF_ROLE, Grant, Role, Verb
 from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.revocations import NOTHING_VALID, Revocation
 from protocols.revocations import revoke as sign_revocation
@@ -81,7 +81,7 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
         home.key_path(own).unlink()
         raise
     known = home.read_contexts()
-    added = Context(context.mesh, context.socket, own)
+    added = msgspec.structs.replace(context, key=own, admin="")
     home.write_contexts(Contexts(known.current, {**known.contexts, own: added}))
     output.result(
         {"name": name, "context": own, "key": agent.public_key.hex(), "key_file": str(home.key_path(own)),
@@ -101,6 +101,10 @@ def _narrowed(
     default: Role = "proposer" if "proposer" in mine.roles else "viewer"
     wanted = tuple(role for role in AGENT_ROLES if role in (roles or (default,)))
     expires_ms = time.time_ns() // 1_000_000 + span_ms
+    verbs: tuple[Verb, ...] = ()
+    if wanted == ("viewer",) and "viewer" not in mine.roles and "view" in mine.verbs:
+        # Whoever may do more may also look: the grant keeps a role of its parent and is narrowed to the one verb.
+        wanted, verbs = tuple(role for role in AGENT_ROLES if role in mine.roles)[:1], ("view",)
     broader: list[str] = [role for role in wanted if role not in mine.roles]
     broader += [one for one in projects if "*" not in mine.projects and one not in mine.projects]
     broader += [one for one in environments if "*" not in mine.environments and one not in mine.environments]
@@ -118,7 +122,7 @@ def _narrowed(
     return Grant(
         key=b"", kind="agent", name=name, roles=wanted, projects=projects or mine.projects,
         environments=environments or mine.environments, expires_ms=expires_ms,
-        nonce=secrets.token_bytes(NONCE_BYTES),
+        nonce=secrets.token_bytes(NONCE_BYTES), verbs=verbs,
     )  # fmt: skip
 
 
@@ -131,7 +135,7 @@ def show(output: Output, context_name: str | None) -> None:
     mine = home.public_key(context.key).hex() if context.key else ""
     now_ms = time.time_ns() // 1_000_000
     rows = [
-        (one.name or "-", one.kind or "-", ", ".join(one.roles) or one.problem.partition(":")[0], _scope(one),
+        (one.name or "-", one.kind or "-", _may(one), _scope(one),
          in_words(one.expires_ms - now_ms) if one.expires_ms else "-",
          "you" if one.key == mine else "yours" if mine in one.lineage else "", one.key[:12])
         for one in found
@@ -142,6 +146,14 @@ def show(output: Output, context_name: str | None) -> None:
         for one in found
     ]
     output.result({"principals": value}, table(("NAME", "KIND", "ROLES", "WHERE", "FOR", "", "KEY"), rows))
+
+
+def _may(one: Principal) -> str:
+    """The roles; what remains of them where the grant narrows them."""
+    if one.problem:
+        return one.problem.partition(":")[0]
+    everything = {verb for role in one.roles for verb in VERBS_OF_ROLE[cast("Role", role)]}
+    return ", ".join(one.roles) if set(one.verbs) == everything else f"{', '.join(one.verbs)} only"
 
 
 def _scope(one: Principal) -> str:

@@ -105,13 +105,29 @@ async def ground_of(client: NodeClient, project: str, environment: str) -> Groun
     state = await client.state()
     lane = lane_of(state, project, environment)
     base = await side_of(client, lane.base) if lane.base is not None else None
-    holders: tuple[str, ...] = ()
+    members = await members_of(client)
+    holders = await holders_of(client, members, lane) if lane.base is not None else ()
+    return Ground(state, lane, base, members, holders)
+
+
+async def holders_of(client: NodeClient, members: tuple[Member, ...], lane: Lane) -> tuple[str, ...]:
+    """Return the nodes that say they run the lane's base, or that they have prepared it: those hold its bytes."""
+    found: set[str] = set()
     if lane.base is not None:
         try:
-            holders = tuple((await client.get(f"/v1/changes/{lane.base.change.hex()}"))["prepared"])
+            found |= set((await client.get(f"/v1/changes/{lane.base.change.hex()}"))["prepared"])
         except CommandError:
-            holders = ()
-    return Ground(state, lane, base, await members_of(client), holders)
+            found = set()  # its record has been collected; the nodes' own words remain
+    for member in members:
+        if member.node in found or not (member.connected or member.belief == "self"):
+            continue
+        try:
+            said = await client.get(f"/v1/nodes/{member.node}")
+        except CommandError:
+            continue
+        if f"{lane.project}/{lane.environment}" in said["running"]:
+            found.add(member.node)
+    return tuple(sorted(found))
 
 
 async def side_of(client: NodeClient, deployed: Deployed) -> Side:

@@ -1,0 +1,39 @@
+"""`freehold why PROJECT`: the eight answers about what runs, from any node, each with its signed sources."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from cli.commands.audit import delivery_figures, delivery_text
+from cli.frame import command
+from cli.mesh import home
+from cli.mesh.client import NodeClient, talk
+from cli.mesh.delivery import Delivery
+from cli.mesh.explain import Answer, explain, explain_text
+from cli.output import Output
+
+
+@command("why", examples=("freehold why guestbook", "freehold why guestbook --env staging --json"))
+@click.argument("project")
+@click.option("--env", "environment", default="production", show_default=True, help="Where it runs.")
+@click.option("--context", "context_name", help="The mesh, if not the current context.")
+def why(output: Output, project: str, environment: str, context_name: str | None) -> None:
+    """Say who approved what runs, what was tested, where configuration and secrets are, what happens when it fails,
+    how it is observed, how it rolls back and what it depends on."""
+    _, context = home.current_context(context_name)
+
+    async def conversation(client: NodeClient) -> tuple[tuple[Answer, ...], dict[str, Delivery]]:
+        return await explain(client, project, environment), await delivery_figures(client, project)
+
+    answers, figures = talk(context, conversation)
+    delivery = figures.get(f"{project}/{environment}")
+    value = {
+        "project": project,
+        "environment": environment,
+        "answers": [msgspec.to_builtins(one) for one in answers],
+        "delivery": msgspec.to_builtins(delivery) if delivery is not None else None,
+    }
+    tail = f"\n\nDelivery: {delivery_text(delivery)}" if delivery is not None else ""
+    output.result(value, explain_text(answers) + tail)
+    output.hint(f"freehold evidence export, freehold decisions --project {project}: fetch and check a source")
