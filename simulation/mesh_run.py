@@ -19,7 +19,7 @@ import msgspec
 from protocols.change import Plan, Stage
 from protocols.commands import Abort, CreateEnvironment, CreateProject, Pause, Promote, Resume, Rollback
 from protocols.core import NodeCore
-from protocols.decision import Voter
+from protocols.decision import CLOCK_TOLERANCE_MS, Voter
 from protocols.demands import SOLO, TEAM
 from protocols.envelope import digest
 from protocols.exhibits import Rules
@@ -33,6 +33,7 @@ from protocols.quorum import majority
 from protocols.statements import HealthVerdict
 from protocols.trust import Standing
 from simulation.checkers import ChainChecker, Violation
+from simulation.clock import WALL_START_MS
 from simulation.entropy import stream
 from simulation.faults import Fault, Faults, draw
 from simulation.fleet import Fleet, FleetConfig
@@ -62,6 +63,7 @@ SCRIPTS = (
     Script(), Script(), Script(), Script(crash_ms=1_000), Script(crash_ms=5_000), Script(error_ppm=400_000),
     Script(ready_ms=1 << 30),
 )  # fmt: skip
+HLC_COUNTER_BITS = 16
 LONG_CUTS = ("partition", "isolate", "one_way")
 STRANGER = "x9"
 
@@ -332,8 +334,14 @@ class MeshRun(Fleet):
     def _converged(self) -> bool:
         members = self._members()
         heads = {(core.chain.position.era, core.chain.position.slot, core.chain.position.digest) for _, core in members}
-        roots = {core.records.store.trie.root() for _, core in members}
+        roots = {self._current_records(core) for _, core in members}
         return len(members) == len(self.names) - len(self.revoked) and len(heads) == len(roots) == 1
+
+    def _current_records(self, core: NodeCore) -> tuple[bytes, ...]:
+        """What a node holds but for records dated ahead, by a clock that was wrong: others park those by rule."""
+        latest = (WALL_START_MS + self.world.now_ms + CLOCK_TOLERANCE_MS) << HLC_COUNTER_BITS
+        entries = core.records.store.entries.values()
+        return tuple(sorted(bytes(entry.digest) for entry in entries if entry.record.hlc <= latest))
 
     def _majority_lost(self) -> bool:
         chains = [(core.node, core.chain) for _, core in self._members()]
