@@ -29,6 +29,8 @@ COMMANDS = {
     "resume": "cli.commands.rollout:resume",
     "abort": "cli.commands.rollout:abort",
     "rollback": "cli.commands.rollout:rollback",
+    "why": "cli.commands.why:why",
+    "audit": "cli.commands.audit:audit",
     "policy": "cli.commands.policy:policy",
     "token": "cli.commands.token:token",
     "mesh": "cli.commands.mesh:mesh",
@@ -38,6 +40,7 @@ COMMANDS = {
     "logs": "cli.commands.logs:logs",
     "decisions": "cli.commands.decisions:decisions",
     "doctor": "cli.commands.doctor:doctor",
+    "login": "cli.commands.login:login",
     "context": "cli.commands.context:context",
 }
 """Command names in the order a project uses them, and where each is found."""

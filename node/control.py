@@ -16,12 +16,13 @@ import msgspec
 
 from node.artifacts import ArtifactStore
 from node.asking import Asking
+from node.audit import Audit, paper_of, start_paper
 from node.config import NodeConfig
 from node.history import DecisionView, view_of
 from node.logs import LogStore
 from node.mesh import Mesh
 from node.requests import ChainRequests
-from node.starter import Starter
+from node.starter import Starter, Waiting
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
 from protocols.core import NodeCore
@@ -32,6 +33,8 @@ from protocols.records import PublishRefused, RecordsMerged
 from protocols.workloads import Reverted, Run, Stop
 
 if TYPE_CHECKING:
+    from node.api.operations import Call
+    from node.enrolling import Enrolling
     from node.leaving import Leaving
 
 WATCHERS_MAX = 128
@@ -56,8 +59,12 @@ class Control:
     asking: Asking
     clock: Callable[[], Now]
     leaving: Leaving = field(init=False)
+    enrolling: Enrolling = field(init=False)
+    audit: Audit = field(init=False)
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
+    api: str = ""
+    api_pin: str = ""
     quarantined: str = ""
     refused_by: dict[PeerId, str] = field(default_factory=dict)
     """Why peers turned this node away at hello, until they admit it."""
@@ -116,6 +123,17 @@ class Control:
         if free < DISK_FREE_WARN_BYTES:
             found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
         return found
+
+    # --- audit ----------------------------------------------------------------------------------------------------------
+
+    def audit_call(self, call: Call, result: str, request: str) -> None:
+        """Take down a write that came through the API."""
+        self.audit.note(call.principal, paper_of(call.operation.name, call.request.path, call.body), result, request)
+
+    def audit_start(self, waiting: Waiting) -> None:
+        """Take down how a start that waited here has ended."""
+        result = "done" if waiting.outcome == "started" else waiting.refusal.rule
+        self.audit.note("starter", start_paper(waiting.signed), result, "")
 
     # --- events ---------------------------------------------------------------------------------------------------------
 

@@ -16,22 +16,22 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from node.api.callers import Callers
-from node.api.handlers import OPERATIONS
-from node.api.operations import Operation
-from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
+from node.api.listening import listening
+from node.api.server import VERSION
 from node.api.views import node_view
 from node.artifacts import ArtifactStore
 from node.asking import Asking
+from node.attesting import SmokeWitness
+from node.audit import Audit
 from node.config import NodeConfig, runtime_folder
 from node.control import Control
+from node.enrolling import Enrolling
 from node.errors import BusyError, NodeError
 from node.fetching import Fetcher
 from node.forwarding import Forwarding, candidates
@@ -138,8 +138,8 @@ class Daemon:
             await asyncio.sleep(0)  # workloads take orders from their first step on
             services.append(group.create_task(control.mesh.run()))
             await _first_of(services[-1], control.mesh.transport.started.wait())
-            self._announce(control)
-            async with self._api(control):
+            async with listening(control, self.runtime):
+                self._announce(control)
                 services.append(group.create_task(self._tell_pending(control)))
                 self.started.set()
                 _log.info("the node runs", extra={"event": "node.started", "detail": control.core.node})
@@ -197,6 +197,10 @@ class Daemon:
             self._config, self._folder, mesh, artifacts, workloads, requests, starter, logs, asking, system_now
         )
         control.leaving = Leaving(control, signer, entropy, self.stop)
+        control.enrolling = Enrolling(control, signer, verifier)
+        control.audit = Audit(mesh.core, signer, mesh.post, system_now)
+        workloads.smoked = SmokeWitness(mesh.core, signer, mesh.post, system_now).passed
+        starter.ended = control.audit_start
         mesh.listeners += [requests.hear, control.hear, workloads.order, self._learn_addresses]
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
@@ -212,7 +216,7 @@ class Daemon:
         ]
         texts = tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
         control.mesh.post(Publish(make_key("address", control.core.node), encode(texts)))
-        status = NodeStatus(self._config.name, VERSION)
+        status = NodeStatus(self._config.name, VERSION, control.api, control.api_pin)
         control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         self._take_addresses(control, list(control.core.records.store.entries.values()))
 
@@ -258,36 +262,10 @@ class Daemon:
     def _others(self, mesh: Mesh) -> dict[PeerId, tuple[Multiaddr, ...]]:
         return {peer: where for peer, where in self._addresses.items() if peer != mesh.core.node and where}
 
-    # --- the API --------------------------------------------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _api(self, control: Control) -> AsyncIterator[None]:
-        server = ApiServer(OPERATIONS, control, Callers(Ed25519Verifier(), lambda: system_now().wall_ms / 1000),
-                           lambda: (), _audit)  # fmt: skip
-        runner = web.AppRunner(
-            server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES
-        )
-        await runner.setup()
-        path = self.runtime / "api.sock"
-        path.unlink(missing_ok=True)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-            path.chmod(0o600)
-            yield
-        finally:
-            await runner.cleanup()
-            path.unlink(missing_ok=True)
-
 
 def no_secrets(effective: Effective, app: EffectiveApp) -> Mapping[str, str]:
     """The secrets of an app, by name; none are stored yet."""
     return {}
-
-
-def _audit(principal: str, operation: Operation, status: int, result: str) -> None:
-    logging.getLogger("freehold.audit").info(
-        "%s %s", operation.name, result, extra={"event": "api.write", "principal": principal, "detail": status}
-    )
 
 
 def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> Stored:

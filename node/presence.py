@@ -21,10 +21,12 @@ _FAR_AWAY = ("192.0.2.1", 9)
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """The body of a `status` record."""
+    """The body of a `status` record; `api` is where the HTTPS API is, "HOST:PORT", and `api_pin` its certificate's."""
 
     name: str
     version: str
+    api: str = ""
+    api_pin: str = ""
 
 
 def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
@@ -36,7 +38,7 @@ def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
         said: NodeStatus = decode(entry.record.body, NodeStatus, STATUS_MAX_BYTES)
     except DecodeError:
         return NodeStatus("", "")
-    return NodeStatus(_printable(said.name), _printable(said.version))
+    return NodeStatus(_printable(said.name), _printable(said.version), _printable(said.api), _printable(said.api_pin))
 
 
 def outgoing_address() -> str:

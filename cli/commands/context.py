@@ -19,11 +19,11 @@ def show(output: Output) -> None:
     """List the meshes known here; the current one is marked."""
     known = home.read_contexts()
     rows = [
-        ("*" if name == known.current else "", name, one.mesh[:16], one.socket, one.key or "-", one.admin or "-")
+        ("*" if name == known.current else "", name, one.mesh[:16], one.where, one.key or "-", one.admin or "-")
         for name, one in sorted(known.contexts.items())
     ]
     values = [
-        {"name": name, "current": name == known.current, "mesh": one.mesh, "socket": one.socket, "key": one.key,
+        {"name": name, "current": name == known.current, "mesh": one.mesh, "socket": one.socket, "url": one.url, "key": one.key,
          "admin_key": one.admin}
         for name, one in sorted(known.contexts.items())
     ]  # fmt: skip

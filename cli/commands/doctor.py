@@ -87,7 +87,7 @@ def _look_at_keys() -> list[Finding]:
 
 
 def _look_at_mesh(context: Context, checked: list[str]) -> list[Finding]:
-    if Path(context.socket).exists() and not os.access(context.socket, os.W_OK):
+    if context.socket and Path(context.socket).exists() and not os.access(context.socket, os.W_OK):
         return [Finding(True, f"{context.socket} belongs to another user", "run this as the node's user, or as root")]
     try:
         findings, names = talk(context, _examine)

@@ -22,7 +22,7 @@ from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.home import Context
-from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of
+from cli.mesh.spans import checked_addresses, checked_api, duration_ms, in_words, labels_of
 from cli.mesh.unlock import ask_new_passphrase, confirm
 from cli.output import Output
 from protocols.certificates import DAY_MS, NODE_ROLES
@@ -65,6 +65,8 @@ _ADVERTISE = click.option("--advertise", multiple=True, metavar="HOST:PORT",
                           help="What others are told to dial, if not where it listens.")  # fmt: skip
 _INGRESS = click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
 _WORKERS = click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
+_API = click.option("--api", default=None, metavar="HOST:PORT",
+                    help="Where people log in over HTTPS, such as 0.0.0.0:4180; nowhere by default.")  # fmt: skip
 _NODE_NAME = click.option("--node-name", default=None, help="What people call this node; by default the host's name.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 
@@ -79,12 +81,13 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 @_ADVERTISE
 @_INGRESS
 @_WORKERS
+@_API
 @_NODE_NAME
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the first node; may repeat.")
 @_YES
 def create(output: Output, *, name: str, data: Path | None, policy: str, listen: tuple[str, ...],
-           advertise: tuple[str, ...], ingress: tuple[str, ...], workers: int | None, node_name: str | None,
-           labels: tuple[str, ...], yes: bool) -> None:  # fmt: skip
+           advertise: tuple[str, ...], ingress: tuple[str, ...], workers: int | None, api: str | None,
+           node_name: str | None, labels: tuple[str, ...], yes: bool) -> None:  # fmt: skip
     """Found a mesh with its first node here.
 
     Makes an admin key that opens only with a passphrase typed on the terminal, and an everyday key `me` that may
@@ -98,7 +101,7 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
     node_labels = labels_of(labels)
     settings = local_node.NodeSettings(
         None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
-        checked_addresses(ingress) or None, workers,
+        checked_addresses(ingress) or None, workers, api=checked_api(api),
     )  # fmt: skip
     context_name, admin_name, me_name = name, f"{name}-admin", f"{name}-me"
     _refuse_existing(folder, context_name, (admin_name, me_name))
@@ -174,7 +177,7 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
         )
     chosen = roles or (allowed if kind == "node" else ("viewer",))
     node_labels = labels_of(labels)
-    mesh, addresses = talk(context, _mesh_and_addresses)
+    mesh, addresses = talk(context, _mesh_and_addresses if kind == "node" else _mesh_and_apis)
     admin = unlock_admin(context, f"invite a {kind}")
     seed = secrets.token_bytes(SEED_BYTES)
     invite_key = Ed25519Signer(seed).public_key
@@ -208,10 +211,12 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
 @_ADVERTISE
 @_INGRESS
 @_WORKERS
+@_API
 @_NODE_NAME
 @_YES
 def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
-         ingress: tuple[str, ...], workers: int | None, node_name: str | None, yes: bool) -> None:  # fmt: skip
+         ingress: tuple[str, ...], workers: int | None, api: str | None, node_name: str | None,
+         yes: bool) -> None:  # fmt: skip
     """Make this machine a node of the mesh that an invite line names.
 
     Dials a member, which checks the invite and certifies this node's new key. Nothing runs yet.
@@ -222,7 +227,7 @@ def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...
     folder = (data or default_data_folder()).absolute()
     settings = local_node.NodeSettings(
         None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
-        checked_addresses(ingress) or None, workers,
+        checked_addresses(ingress) or None, workers, api=checked_api(api),
     )  # fmt: skip
     mesh = invited.invite.mesh.hex()
     output.note("This makes a node of this machine:")
@@ -263,6 +268,23 @@ async def _mesh_and_addresses(client: NodeClient) -> tuple[bytes, tuple[Address,
         raise CommandError(
             "no member that may admit says where it can be reached",
             next_step="start it with --listen, or name --advertise HOST:PORT",
+            kind="no-address",
+        )
+    return mesh, tuple(found[:ADDRESSES_MAX])
+
+
+async def _mesh_and_apis(client: NodeClient) -> tuple[bytes, tuple[Address, ...]]:
+    """Return the mesh id, and where people may log in: the HTTPS APIs of connected members, with their pins."""
+    mesh = mesh_id(await client.get_bytes("/v1/genesis"))
+    found = [
+        Address(f"https://{member['api']}", member["api_pin"])
+        for member in await client.get("/v1/members")
+        if member["api"] and member["connected"] and member["standing"] == "member" and "issuer" in member["roles"]
+    ]
+    if not found:
+        raise CommandError(
+            "no node serves its API over HTTPS, so nobody could log in",
+            next_step="freehold node run --api 0.0.0.0:4180",
             kind="no-address",
         )
     return mesh, tuple(found[:ADDRESSES_MAX])

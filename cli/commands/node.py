@@ -25,7 +25,7 @@ from cli.mesh import service
 from cli.mesh.client import default_data_folder, talk
 from cli.mesh.home import Context
 from cli.mesh.service import Step
-from cli.mesh.spans import checked_addresses
+from cli.mesh.spans import checked_addresses, checked_api
 from cli.mesh.unlock import confirm
 from cli.output import Output
 
@@ -41,10 +41,12 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 @click.option("--advertise", multiple=True, metavar="HOST:PORT", help="What others are told to dial.")
 @click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
+@click.option("--api", default=None, metavar="HOST:PORT", help="Where people log in over HTTPS, such as 0.0.0.0:4180.")
 @click.option("--voter-after", type=click.IntRange(1, 86_400), metavar="SECONDS",
               help="How long a node must be connected before it is proposed as a voter (60).")  # fmt: skip
 def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
-        ingress: tuple[str, ...], workers: int | None, voter_after: int | None) -> None:  # fmt: skip
+        ingress: tuple[str, ...], workers: int | None, api: str | None,
+        voter_after: int | None) -> None:  # fmt: skip
     """Run the node in the foreground until Ctrl-C or SIGTERM.
 
     Options override node.toml in the data folder. Log lines are for people on a terminal, JSON elsewhere. Exit codes:
@@ -56,7 +58,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
     folder = (data or default_data_folder()).absolute()
     settings = local_node.NodeSettings(
         None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
-        checked_addresses(ingress) or None, workers, voter_after,
+        checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
     )  # fmt: skip
     handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else None
     try:

@@ -1,24 +1,33 @@
-"""The API's client: what commands ask of a node, over its Unix socket. Problems become CommandErrors with the next step."""
+"""The API's client: what commands ask of a node. Problems become CommandErrors with the next step.
+
+On the node's own machine over its Unix socket; elsewhere over HTTPS, believing the pinned certificate alone, each request
+signed with the everyday key of the context.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from cli.errors import CommandError, ExitCode
+from cli.mesh import home
 from cli.mesh.home import Context
 from protocols.commands import Action, Command, Exhibits, SignedCommand, sign_command
 from protocols.envelope import decode as decode_message
 from protocols.envelope import digest, encode
 from protocols.genesis import mesh_id
+from protocols.http_signatures import sign_request
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 from protocols.mesh_types import MeshState
@@ -40,15 +49,18 @@ class RefusedError(CommandError):
 class NodeClient:
     """One session with a node. Use as an async context manager."""
 
-    def __init__(self, context: Context) -> None:
-        """Take where the node is."""
+    def __init__(self, context: Context, signer: Ed25519Signer | None = None) -> None:
+        """Take where the node is; `signer` signs requests to a url instead of the context's key."""
         self._context = context
+        self._signer = signer
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the session; no request is made yet."""
+        if self._context.url and self._signer is None:
+            self._signer = home.open_plain(self._context.key)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(self._context.socket),
+            connector=_connector(self._context),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=TIMEOUT_S),
             auto_decompress=False,
         )
@@ -83,7 +95,8 @@ class NodeClient:
         assert self._session is not None
         params = {key: _text(value) for key, value in query.items() if value not in (None, "")}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        async with self._session.get(f"http://node{path}", params=params, timeout=timeout) as answer:
+        url = self._url(path, params)
+        async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
             if answer.status != 200:
                 raise _problem(answer.status, await answer.read())
             name = ""
@@ -161,20 +174,46 @@ class NodeClient:
         if body is not None:
             headers["Content-Type"] = kind
         params = {key: _text(value) for key, value in (query or {}).items() if value not in (None, "")}
+        url = self._url(path, params)
+        headers |= self._signed(method, url, body or b"")
+        content = io.BytesIO(body) if body is not None else None
         try:
-            async with self._session.request(
-                method, f"http://node{path}", params=params, data=body, headers=headers
-            ) as answer:
+            async with self._session.request(method, url, data=content, headers=headers) as answer:
                 data = await answer.read()
+        except aiohttp.ServerFingerprintMismatch:
+            raise CommandError(
+                f"what answers at {self._context.where} is not the node of this login",
+                next_step="ask an operator: freehold mesh invite --kind principal, then freehold login LINE",
+                kind="wrong-pin",
+            ) from None
         except (aiohttp.ClientConnectionError, FileNotFoundError, TimeoutError) as error:
             raise CommandError(
-                f"no node answers at {self._context.socket}: {error or 'no answer in time'}",
+                f"no node answers at {self._context.where}: {error or 'no answer in time'}",
                 next_step="freehold node run",
                 kind="no-node",
             ) from None
         if answer.status >= 300:
             raise _problem(answer.status, data)
         return data
+
+    def _url(self, path: str, params: dict[str, str]) -> URL:
+        return URL((self._context.url or "http://node") + path, encoded=False).with_query(params or None)
+
+    def _signed(self, method: str, url: URL, body: bytes) -> dict[str, str]:
+        """The fields that sign a request over TCP; the Unix socket says itself who calls."""
+        if not self._context.url:
+            return {}
+        assert self._signer is not None
+        target = f"https://{url.host_port_subcomponent}{url.raw_path_qs}"
+        return sign_request(
+            self._signer, method, target, body, created_s=int(time.time()), nonce=secrets.token_urlsafe(18)
+        )
+
+
+def _connector(context: Context) -> aiohttp.BaseConnector:
+    if context.url:
+        return aiohttp.TCPConnector(ssl=aiohttp.Fingerprint(bytes.fromhex(context.pin)))
+    return aiohttp.UnixConnector(context.socket)
 
 
 def _text(value: Any) -> str:

@@ -28,15 +28,24 @@ _AAD = b"freehold/key/1"
 
 
 class Context(msgspec.Struct, frozen=True):
-    """One mesh as it is reached from here: the API's Unix socket, and the names of the keys that act in it.
+    """One mesh as it is reached from here: the API's address, and the names of the keys that act in it.
 
-    `key` signs everyday work (propose, deploy); `admin` is the sealed key, empty if this user has none.
+    On the node's own machine that is the Unix socket; elsewhere `socket` is empty and `url` (https://HOST:PORT) leads
+    to a certificate whose hex SHA-256 is `pin`. `key` signs everyday work (propose, deploy) and the requests to a url;
+    `admin` is the sealed key, empty if this user has none.
     """
 
     mesh: str
     socket: str
     key: str
     admin: str = ""
+    url: str = ""
+    pin: str = ""
+
+    @property
+    def where(self) -> str:
+        """The address, for people."""
+        return self.url or self.socket
 
 
 class Contexts(msgspec.Struct, frozen=True):

@@ -49,6 +49,7 @@ class NodeSettings:
     ingress: tuple[str, ...] | None = None
     workers: int | None = None
     voter_after_s: int | None = None
+    api: str | None = None
 
     def config(self, base: NodeConfig) -> NodeConfig:
         """Return `base` with what was said."""

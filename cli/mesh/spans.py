@@ -57,3 +57,8 @@ def checked_addresses(texts: Sequence[str]) -> tuple[str, ...]:
                 f"{text!r} is no address", next_step="write it as host:port, as in 0.0.0.0:4100", kind="usage"
             )
     return tuple(texts)
+
+
+def checked_api(text: str | None) -> str | None:
+    """Return the API's "host:port" as it is, None if nothing was said. Raises UsageError for anything else."""
+    return checked_addresses((text,))[0] if text is not None else None

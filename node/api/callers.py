@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 import socket
 import struct
@@ -20,50 +19,25 @@ from collections.abc import Callable
 from aiohttp import web
 
 from node.api.problems import ProblemError
-from protocols.machine import Signer, Verifier
+from protocols.http_signatures import COVERED, content_digest, signature_base
+from protocols.machine import Verifier
 
 CREATED_TOLERANCE_S = 120
 NONCES_MAX = 65_536
 """Nonces remembered: 500 signed requests a second for as long as a signature is good."""
 
-COVERED = '("@method" "@target-uri" "content-digest")'
-"""The only set of covered components that is accepted; anything less could be replayed elsewhere."""
+FAILURES_MAX = 20
+"""Bad signatures from one address in a minute before it has to wait: typing errors are fewer, guessing is hopeless."""
+
+FAILURES_WITHIN_S = 60.0
+ADDRESSES_MAX = 4_096
+"""Addresses whose failures are remembered; an attacker with more of them still meets the nonce and the signature."""
 
 _INPUT = re.compile(
     r'fh=\("@method" "@target-uri" "content-digest"\);created=(\d{1,12});'
     r'nonce="([A-Za-z0-9_-]{16,64})";keyid="([0-9a-f]{64})";alg="ed25519"\Z'
 )
 _SIGNATURE = re.compile(r"fh=:([A-Za-z0-9+/=]{86,90}):\Z")
-
-
-def content_digest(body: bytes) -> str:
-    """The Content-Digest field of a body (RFC 9530, section 2)."""
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
-
-
-def signature_base(method: str, target: str, digest_field: str, parameters: str) -> bytes:
-    """What a request's signature covers (RFC 9421, section 2.5)."""
-    lines = (
-        f'"@method": {method}',
-        f'"@target-uri": {target}',
-        f'"content-digest": {digest_field}',
-        f'"@signature-params": {parameters}',
-    )
-    return "\n".join(lines).encode()
-
-
-def sign_request(
-    signer: Signer, method: str, target: str, body: bytes, *, created_s: int, nonce: str
-) -> dict[str, str]:
-    """Return the header fields that sign one request; `target` is the absolute URI, `nonce` 16 to 64 of [A-Za-z0-9_-]."""
-    parameters = f'{COVERED};created={created_s};nonce="{nonce}";keyid="{signer.public_key.hex()}";alg="ed25519"'
-    digest_field = content_digest(body)
-    signature = signer.sign(signature_base(method, target, digest_field, parameters))
-    return {
-        "Content-Digest": digest_field,
-        "Signature-Input": f"fh={parameters}",
-        "Signature": f"fh=:{base64.b64encode(signature).decode()}:",
-    }
 
 
 class Callers:
@@ -74,6 +48,7 @@ class Callers:
         self._verifier = verifier
         self._wall_s = wall_s
         self._nonces: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def local(self, request: web.Request) -> str | None:
         """The caller on the Unix socket, or None for a request that came over TCP."""
@@ -85,8 +60,36 @@ class Callers:
         _, uid, _ = struct.unpack("3i", credentials)
         return f"socket:{uid}"
 
-    def signed(self, request: web.Request, body: bytes) -> str:
-        """The key (hex) that signed a request over TCP. Raises ProblemError 401, naming what is wrong with the signature."""
+    def signed(self, request: web.Request) -> str:
+        """The key (hex) that signed a request over TCP; its body is checked by `check_body` once it was read.
+
+        Raises ProblemError 401, naming what is wrong with the signature, or 429 when this address was wrong too often.
+        """
+        address = request.remote or ""
+        now_s = self._wall_s()
+        count, since_s = self._failures.get(address, (0, now_s))
+        if not 0 <= now_s - since_s < FAILURES_WITHIN_S:
+            count, since_s = 0, now_s
+        if count >= FAILURES_MAX:
+            raise ProblemError(
+                429, "caller.too-many-failures", "too many bad signatures",
+                f"{FAILURES_MAX} requests from this address had no good signature; wait a minute", "freehold login LINE",
+            )  # fmt: skip
+        try:
+            return self._signer_of(request)
+        except ProblemError:
+            self._failures[address] = (count + 1, since_s)
+            self._failures.move_to_end(address)
+            while len(self._failures) > ADDRESSES_MAX:
+                self._failures.popitem(last=False)
+            raise
+
+    def check_body(self, request: web.Request, body: bytes) -> None:
+        """Hold a body against the digest that its caller signed. Raises ProblemError 401."""
+        if request.headers.get("Content-Digest") != content_digest(body):
+            raise _unauthorized("Content-Digest is not the SHA-256 of the body")
+
+    def _signer_of(self, request: web.Request) -> str:
         given = request.headers.get("Signature-Input", "")
         found = _INPUT.match(given)
         signature = _SIGNATURE.match(request.headers.get("Signature", ""))
@@ -95,15 +98,13 @@ class Callers:
         created_s, nonce, key = int(found[1]), found[2], found[3]
         if abs(self._wall_s() - created_s) > CREATED_TOLERANCE_S:
             raise _unauthorized("the signature is older or newer than two minutes; check this machine's clock")
-        digest_field = content_digest(body)
-        if request.headers.get("Content-Digest") != digest_field:
-            raise _unauthorized("Content-Digest is not the SHA-256 of the body")
         try:
             raw = base64.b64decode(signature[1], validate=True)
         except binascii.Error:
             raise _unauthorized("the signature is not base64") from None
         target = f"https://{request.host}{request.raw_path}"
-        base = signature_base(request.method, target, digest_field, given.removeprefix("fh="))
+        covered = request.headers.get("Content-Digest", "")
+        base = signature_base(request.method, target, covered, given.removeprefix("fh="))
         if not self._verifier.verify(bytes.fromhex(key), base, raw):
             raise _unauthorized("the signature does not verify under the key it names")
         if (key, nonce) in self._nonces:

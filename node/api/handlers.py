@@ -12,7 +12,10 @@ from collections.abc import AsyncIterator
 import msgspec
 from aiohttp import web
 
+from node.api.auditing import AUDIT_OPERATIONS
 from node.api.models import (
+    AdmissionBody,
+    AdmissionView,
     ChangeView,
     CommandBody,
     LaneView,
@@ -49,6 +52,7 @@ from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.metrics import render
 from node.requests import BusyChainError
 from node.transport import StreamError
+from protocols.admission import JoinPapers
 from protocols.commands import SignedCommand
 from protocols.dossiers import Proposed
 from protocols.envelope import DecodeError, decode, digest, encode
@@ -117,6 +121,19 @@ async def leave(call: Call) -> None:
     if not call.principal.startswith("socket:"):
         raise ProblemError(403, "leave.remote", "only from here", "a node is told to leave on its own machine")
     await control.leaving.leave(call.body.reason)
+
+
+async def enrol(call: Call) -> AdmissionView:
+    """Let a person in with an invite; the request is signed with the key that is to be admitted."""
+    control: Control = call.node
+    if call.principal.startswith("socket:"):
+        raise ProblemError(403, "admission.local", "not from here", "log in over HTTPS, with a signed request")
+    try:
+        papers: JoinPapers = decode(call.body.papers, JoinPapers)
+    except DecodeError as error:
+        raise invalid(str(error)) from None
+    name = await control.enrolling.enrol(papers, bytes.fromhex(call.principal))
+    return AdmissionView(name, control.core.trust.genesis_bytes)
 
 
 async def mesh(call: Call) -> MeshView:
@@ -393,6 +410,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("metrics", "GET", "/metrics", "Metrics in the Prometheus text format", metrics),
     Operation("leave", "POST", "/v1/leave", "Take this node out of the mesh for good", leave, "write", LeaveBody,
               status=204),
+    Operation(
+        "enrol", "POST", "/v1/admissions", "Let a person in with an invite", enrol, "signed", AdmissionBody,
+        body_max_bytes=64 * 1024, answer=AdmissionView,
+    ),
     Operation("voters", "GET", "/v1/voters", "Stores that vote or could", voters, answer=tuple[VoterView, ...]),
     Operation("mesh", "GET", "/v1/mesh", "What the chain decided, summed up", mesh, answer=MeshView),
     Operation("genesis", "GET", "/v1/genesis", "The genesis document", genesis, answer=bytes),
@@ -463,4 +484,5 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("events", "GET", "/v1/events", "Follow what happens", events, stream=True),
     *PAPER_OPERATIONS,
+    *AUDIT_OPERATIONS,
 )  # fmt: skip

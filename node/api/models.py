@@ -29,6 +29,8 @@ class NodeView(msgspec.Struct, frozen=True):
     slot: int
     peers: tuple[str, ...]
     mesh_addresses: tuple[str, ...]
+    api: str
+    api_pin: str
     ingress: tuple[str, ...]
     workers: int
     records: int
@@ -44,7 +46,8 @@ class NodeView(msgspec.Struct, frozen=True):
 class MemberView(msgspec.Struct, frozen=True):
     """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link.
 
-    `name` and `version` are what the member says of itself. `last_seq` and `last_serial` are the cutoffs that a
+    `name`, `version`, `api` (where its HTTPS API is, empty for nowhere) and `api_pin` (the SHA-256 of its certificate)
+    are what the member says of itself. `last_seq` and `last_serial` are the cutoffs that a
     revocation carries to keep what the member wrote and signed so far.
     """
 
@@ -60,10 +63,25 @@ class MemberView(msgspec.Struct, frozen=True):
     roles: tuple[str, ...]
     labels: dict[str, str]
     addresses: tuple[str, ...]
+    api: str
+    api_pin: str
     rtt_ms: float | None
     expires_ms: int
     last_seq: int
     last_serial: int
+
+
+class AdmissionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A person's papers: an encoded admission.JoinPapers, its invite and the join request made with it."""
+
+    papers: Blob
+
+
+class AdmissionView(msgspec.Struct, frozen=True):
+    """What the person is called here; `genesis` is the mesh's document, whose digest the invite names."""
+
+    name: str
+    genesis: bytes
 
 
 class VoterView(msgspec.Struct, frozen=True):

@@ -17,8 +17,9 @@ from aiohttp import web
 from node.api.problems import CONTENT_TYPE, Problem
 
 Handler = Callable[["Call"], Awaitable[Any]]
-Access = Literal["open", "read", "write"]
-"""`open`: anybody who reaches the address; `read`: any principal; `write`: a principal, with an idempotency key."""
+Access = Literal["open", "signed", "read", "write"]
+"""`open`: anybody who reaches the address; `signed`: any key that signs, known or not; `read`: any principal; `write`: a
+principal, with an idempotency key."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The HTTP server of the API: checks every request against its operation before a handler sees it.
 
 In this order: the Host header (a browser that was lured to a name that resolves here is refused), Origin, the
-operation, the body's type and size, who calls, parameters, the body's shape, the idempotency key. Not here: the
+operation, who calls, parameters, what the caller may do, the body's type, size and shape, the idempotency key. Not here: the
 operations themselves, and TLS (the daemon's listeners).
 """
 
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from node.api.callers import Callers
+from node.api.models import OutcomeView, StartView
 from node.api.operations import Call, Operation, Parameter, document
 from node.api.problems import Problem, ProblemError, invalid, not_found, response
 
@@ -33,6 +35,8 @@ CALLS_MAX = 64
 
 _log = logging.getLogger("freehold.api")
 
+REQUEST_ID = web.RequestKey("request_id", str)
+
 _Middleware = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -45,13 +49,17 @@ class ApiServer:
         node: Any,
         callers: Callers,
         hosts: Callable[[], Sequence[str]],
-        audit: Callable[[str, Operation, int, str], None],
+        audit: Callable[[Call, str, str], None],
+        authorize: Callable[[str, Operation, Mapping[str, Any]], None],
     ) -> None:
-        """Take the table, the control surface, who calls, the host names it answers to, and where writes are noted."""
+        """Take the table, the control surface, who calls, the host names it answers to, where writes are noted, and
+        what raises ProblemError unless a key may do an operation with these parameters.
+        """
         self._node = node
         self._callers = callers
         self._hosts = hosts
         self._audit = audit
+        self._authorize = authorize
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._under_way = 0
         self.document = document(operations, VERSION)
@@ -67,11 +75,13 @@ class ApiServer:
         return application
 
     async def _openapi(self, request: web.Request) -> web.Response:
+        if self._callers.local(request) is None:
+            self._callers.signed(request)
         return web.Response(body=self._document_bytes, content_type="application/json")
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:
-        request_id = hashlib.blake2b(
+        request_id = request[REQUEST_ID] = hashlib.blake2b(
             f"{id(request)}{asyncio.get_running_loop().time()}".encode(), digest_size=8
         ).hexdigest()
         try:
@@ -99,7 +109,7 @@ class ApiServer:
     def _check_browser(self, request: web.Request) -> None:
         if self._callers.local(request) is None:
             host = request.host.rsplit(":", 1)[0].strip("[]")
-            if host not in self._hosts():
+            if host not in self._hosts() and not _is_address(host):
                 raise ProblemError(421, "request.host", "wrong host", "the Host header names no address of this node")
         if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin"):
             raise ProblemError(403, "request.origin", "no browsers", "the API does not answer pages of other origins")
@@ -119,10 +129,22 @@ class ApiServer:
         return endpoint
 
     async def _answer(self, operation: Operation, request: web.Request) -> web.StreamResponse:
-        body = await _read_body(operation, request)
-        principal = "anybody" if operation.access == "open" else self._principal(request, body)
+        # A key that signs is judged as that key on the socket, too: an agent's grant holds there like anywhere.
+        local = None if "Signature-Input" in request.headers else self._callers.local(request)
+        principal = local or ("anybody" if operation.access == "open" else self._callers.signed(request))
         path = dict(request.match_info)
         query = _query(operation.parameters, request, path)
+        if local is None and operation.access in {"read", "write"}:
+            try:
+                self._authorize(principal, operation, query)
+            except ProblemError as error:
+                if operation.access == "write":
+                    denied = Call(operation, request, principal, path, query, None, self._node)
+                    self._audit(denied, error.problem.rule, request[REQUEST_ID])
+                raise
+        body = await _read_body(operation, request)
+        if local is None and operation.access != "open":
+            self._callers.check_body(request, body)
         call = Call(operation, request, principal, path, query, _decode(operation, body), self._node)
         if operation.access != "write":
             return _render(operation, await operation.handler(call))
@@ -141,19 +163,26 @@ class ApiServer:
                 )
             return web.Response(status=known[1], body=known[2], content_type="application/json")
         try:
-            answer = _render(operation, await operation.handler(call))
+            answered = await operation.handler(call)
         except ProblemError as error:
-            self._audit(call.principal, operation, error.problem.status, error.problem.rule)
+            self._audit(call, error.problem.rule, call.request[REQUEST_ID])
             raise
-        self._audit(call.principal, operation, answer.status, "done")
+        self._audit(call, _result(answered), call.request[REQUEST_ID])
+        answer = _render(operation, answered)
         if isinstance(answer, web.Response) and isinstance(answer.body, bytes | None):
             self._done[call.principal, key] = (request_digest, answer.status, answer.body or b"")
             while len(self._done) > WRITES_REMEMBERED_MAX:
                 self._done.popitem(last=False)
         return answer
 
-    def _principal(self, request: web.Request, body: bytes) -> str:
-        return self._callers.local(request) or self._callers.signed(request, body)
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an IP address: no name server can make a lured browser's name out of it."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def _read_body(operation: Operation, request: web.Request) -> bytes:
@@ -233,6 +262,17 @@ def _value(parameter: Parameter, text: str) -> Any:
             raise not_found(parameter.name, text)
         raise invalid(f"{parameter.name} does not match {schema['pattern']}")
     return text
+
+
+def _result(answered: Any) -> str:
+    """How a write ended, for the audit log: a command may be refused in an answer that says so."""
+    match answered:
+        case OutcomeView(outcome, _, rule, _):
+            return "done" if outcome == "decided" else rule or outcome
+        case StartView(outcome=outcome, rule=rule):
+            return f"{outcome} {rule}".strip() if outcome != "started" else "done"
+        case _:
+            return "done"
 
 
 def _render(operation: Operation, answer: Any) -> web.StreamResponse:

@@ -1,0 +1,45 @@
+"""What a key may ask of this node over TCP: its grants, held against the operation.
+
+Reading needs `view`, writing any right beyond it; a call that names a project or an environment needs the right there.
+This keeps strangers and viewers out of what they have no business with. What a write brings (commands, papers) is signed
+by itself and judged again by those who decide. Not here: who the caller is (callers.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from node.api.operations import Operation
+from node.api.problems import ProblemError
+from node.control import Control
+from protocols.grants import Rights, covers
+from protocols.refusal import Refusal
+
+OF_ONE_PROJECT = frozenset({"logs"})
+"""Operations whose answers hold what guests wrote: who sees some projects only must name one of them."""
+
+
+def authorize(control: Control, key: str, operation: Operation, named: Mapping[str, Any]) -> None:
+    """Raise ProblemError 403 unless the key's grants allow the operation; `named` are its checked parameters."""
+    rights = control.core.dossiers.rights(bytes.fromhex(key), control.clock().wall_ms)
+    if isinstance(rights, Refusal):
+        raise ProblemError(403, rights.rule, "this key may not", rights.detail, "freehold login LINE")
+    problem = _problem(rights, operation, named)
+    if problem:
+        raise ProblemError(403, "caller.not-allowed", "this key may not", problem, "freehold token list")
+
+
+def _problem(rights: Rights, operation: Operation, named: Mapping[str, Any]) -> str:
+    if operation.access == "write" and not any(verb != "view" for verb in rights.verbs):
+        return f"the grant of {rights.name} only lets it look"
+    if "view" not in rights.verbs:
+        return f"the grant of {rights.name} does not let it look"
+    project, environment = named.get("project", ""), named.get("environment", "")
+    if project and not covers(rights.projects, project):
+        return f"the grant of {rights.name} does not cover the project {project}"
+    if environment and not covers(rights.environments, environment):
+        return f"the grant of {rights.name} does not cover the environment {environment}"
+    if not project and operation.name in OF_ONE_PROJECT and not covers(rights.projects, "*"):
+        return f"the grant of {rights.name} covers some projects only; name one"
+    return ""

@@ -1,0 +1,67 @@
+"""Letting a person in: an invite line's papers come in over HTTPS, and this node admits the key that signed the request.
+
+The admission and the person's chain of grants are filed as records, so that every node knows the key within moments. Not
+here: what an invite is worth (protocols/admission.py), and machines that join (protocols/hello.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from node.api.problems import ProblemError, refused
+from node.control import Control
+from protocols.admission import JoinPapers, admit
+from protocols.envelope import Signed, decode
+from protocols.invites import BUNDLE_MAX_BYTES, Invite, JoinRequest
+from protocols.machine import Signer, Verifier
+from protocols.records import Publish
+from protocols.refusal import Refusal
+from protocols.trust_records import admission_record, grant_record
+
+PUBLISH_TIMEOUT_S = 10.0
+
+
+class Enrolling:
+    """Admits principals on this node."""
+
+    def __init__(self, control: Control, signer: Signer, verifier: Verifier) -> None:
+        """Take the node's own key, which countersigns."""
+        self._control = control
+        self._signer = signer
+        self._verifier = verifier
+
+    async def enrol(self, papers: JoinPapers, key: bytes) -> str:
+        """Admit `key`, which signed the request, and file its papers; return the grant's name. Raises ProblemError."""
+        control = self._control
+        bundle = admit(
+            control.core.trust, self._signer, self._verifier, papers, control.clock(), kind="principal", key=key
+        )
+        if isinstance(bundle, Refusal):
+            raise refused(bundle, "ask an operator: freehold mesh invite --kind principal")
+        invite: Invite = decode(bundle.invite.payload, Invite, BUNDLE_MAX_BYTES)
+        join: JoinRequest = decode(bundle.join.payload, JoinRequest, BUNDLE_MAX_BYTES)
+        assert invite.grant is not None
+        assert join.grant is not None
+        chain: tuple[Signed, ...] = (invite.grant, join.grant)
+        for record in (admission_record(bundle), grant_record(key, chain)):
+            await self._publish(*record)
+        rights = control.core.dossiers.rights(key, control.clock().wall_ms)
+        if isinstance(rights, Refusal):
+            raise refused(rights, "ask an operator: freehold mesh invite --kind principal")
+        return rights.name
+
+    async def _publish(self, key: str, body: bytes) -> None:
+        control = self._control
+        if key in control.core.records.store.entries:
+            return
+        settled = control.expect_record(key)
+        control.mesh.post(Publish(key, body))
+        try:
+            problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
+        except TimeoutError:
+            raise ProblemError(
+                503, "node.busy", "the node is busy", "the papers are not filed yet", "try again"
+            ) from None
+        if problem:
+            rule, _, detail = problem.partition(": ")
+            raise refused(Refusal(rule, detail))
