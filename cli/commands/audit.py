@@ -81,7 +81,7 @@ async def verify_chains(client: NodeClient) -> tuple[int, tuple[str, ...], tuple
     """Return how many entries of which nodes the asked node holds, and what is wrong with them."""
     links: list[Link] = []
     while True:
-        data = await client.get_bytes(f"/v1/audit/links?after={len(links)}")
+        data = await client.get_bytes("/v1/audit/links", after=len(links))
         page: tuple[AuditLink, ...] = decode(data, tuple[AuditLink, ...], PAGE_MAX_BYTES)
         links += [Link(PeerId(one.node), one.number, one.signed) for one in page]
         if len(page) < LINKS_MAX:

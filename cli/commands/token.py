@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import cast
 
 import click
 import msgspec

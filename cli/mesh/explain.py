@@ -166,9 +166,12 @@ def _who_approves(facts: _Facts) -> Answer:
     if base.break_glass:
         said.append(f"it was started by breaking glass: {base.break_glass}")
     given = [facts.name(key.hex()) for key in base.approvers]
-    said.append(
-        f"approved by {', '.join(given)}" if given else f"it needed {base.required} approvals and has none on it"
-    )
+    if base.withdrawn:
+        said.append(f"it started with {base.required} approvals; since then an approver has taken one back")
+    elif given:
+        said.append(f"approved by {', '.join(given)}")
+    else:
+        said.append("it needed no approval when it started")
     papers = facts.papers or {"approvals": ()}
     approvals = [Source("approval", _digest(one["envelope"]), (facts.name(one["key"]),)) for one in papers["approvals"]]
     return Answer(
