@@ -259,6 +259,7 @@ class RolloutAgent:
             wanted = self._wanted_run(lane, now)
             current = None if wanted is None else (wanted[0].change, wanted[1], wanted[2])
             if current == self._running.get(name):
+                self._watch_on(lane, current, now)
                 continue
             if wanted is None or current is None:
                 del self._running[name]
@@ -273,6 +274,16 @@ class RolloutAgent:
                 watch.health = restarted(watch.health, now.mono_ms)
                 watch.seen_ms = now.mono_ms
         return effects
+
+    def _watch_on(self, lane: Lane, current: Running | None, now: Now) -> None:
+        """Judge a candidate that runs on though its rollout is another one: the same change, started anew."""
+        rollout = lane.rollout
+        if current is None or current[1] != "candidate" or rollout is None:
+            return
+        watch = self._watches[rollout.id]
+        if watch.health is None:
+            watch.health = restarted(None, now.mono_ms)
+            watch.seen_ms = now.mono_ms
 
     def _wanted_run(self, lane: Lane, now: Now) -> tuple[Deployed, Role, bool] | None:
         assert self._state is not None
