@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 from rich.text import Text
 
 from cli.errors import CommandError
@@ -26,6 +28,7 @@ class Output:
         # Rich breaks lines at 80 columns where there is no terminal, which would cut paths and digests in two.
         width = None if sys.stderr.isatty() else 10_000
         self._err = Console(stderr=True, highlight=False, width=width, soft_wrap=True)
+        self._spinner: Status | None = None
 
     @property
     def is_interactive(self) -> bool:
@@ -35,9 +38,20 @@ class Output:
     def step(self, app: str, text: str) -> None:
         """Tell what is being done now, for one app ("" for the whole project)."""
         self._err.print(Text.assemble(("  ", ""), (f"{app}: " if app else "", "cyan"), text))
+        if self._err.is_terminal:
+            self._settle()
+            self._spinner = self._err.status(f"[dim]{escape(text)}[/dim]")
+            self._spinner.start()
+
+    def _settle(self) -> None:
+        """Take the moving line away: what it told of is over."""
+        if self._spinner is not None:
+            self._spinner.stop()
+            self._spinner = None
 
     def note(self, text: str) -> None:
         """Tell something worth knowing."""
+        self._settle()
         self._err.print(Text(text))
 
     def warn(self, text: str) -> None:
@@ -54,6 +68,7 @@ class Output:
 
     def result(self, value: Mapping[str, Any], human: str) -> None:
         """Give the command's answer: `value` for programs, `human` for people."""
+        self._settle()
         if self.as_json:
             sys.stdout.write(json.dumps({"ok": True, **value}, indent=2, ensure_ascii=False) + "\n")
         elif human:
@@ -76,5 +91,6 @@ class Output:
 
     def failure(self, error: CommandError) -> None:
         """Say what went wrong without ending the command."""
+        self._settle()
         self._err.print(Text.assemble(("error: ", "bold red"), str(error)))
         self.hint(error.next_step)

@@ -20,14 +20,23 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def leaves(group: click.Group, path: str) -> list[tuple[str, click.Command]]:
+    found: list[tuple[str, click.Command]] = []
+    context = click.Context(group, info_name=path)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        found += (
+            leaves(command, f"{path} {name}") if isinstance(command, click.Group) else [(f"{path} {name}", command)]
+        )
+    return found
+
+
 def test_every_command_takes_json_and_shows_examples() -> None:
-    context = click.Context(freehold, info_name="freehold")
-    for name in COMMANDS:
-        found = freehold.get_command(context, name)
-        assert found is not None
-        assert any(option.name == "as_json" for option in found.params)
-        assert f"  freehold {name}" in (found.epilog or "")
-        assert found.get_short_help_str()
+    for path, found in leaves(freehold, "freehold"):
+        assert any(option.name == "as_json" for option in found.params), path
+        assert f"  {path}" in (found.epilog or ""), path
+        assert found.get_short_help_str(), path
 
 
 def test_an_error_is_one_json_object_with_kind_message_and_next_step(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from cli import cache
 from cli.errors import BuildError
@@ -108,6 +109,22 @@ def test_a_file_that_is_no_component_is_refused_in_a_sentence(tmp_path: Path, co
     with pytest.raises(BuildError, match=said) as caught:
         build_app(found.project, app_of(found), found.root, Quiet())
     assert caught.value.kind == "component-refused"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wasi:blobstore/container@0.2.0-draft", "wasi:blobstore comes in a later step"),
+        ("wasi:messaging/producer@0.2.0-draft", "wasi:messaging comes in a later step"),
+        ("acme:billing/ledger@1.0.0", "which this host does not offer"),
+    ],
+)
+def test_a_component_that_asks_for_what_nobody_serves_is_refused_at_build(name: str, said: str, tmp_path: Path) -> None:
+    content = bytes(wasmtime.wat2wasm(f'(component (import "{name}" (instance)))'))
+    found = project(tmp_path, JOB, {"job.wasm": content})
+    with pytest.raises(BuildError, match=said) as caught:
+        build_app(found.project, app_of(found), found.root, Quiet())
+    assert caught.value.next_step.endswith("freehold build --app web")
 
 
 def test_a_job_where_a_web_app_should_be_is_refused(tmp_path: Path) -> None:
