@@ -15,6 +15,7 @@ import functools
 import logging
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -107,6 +108,7 @@ class Daemon:
         self._stopping.set()
 
     async def _run(self, storage: Storage, logs: LogStore) -> None:
+        _require_free(self._config.listen)
         vote, state, fence = await storage.open()
         pool = WorkerPool(
             PoolSettings(
@@ -330,6 +332,16 @@ async def _first_of(task: asyncio.Task[Any], waited: Any) -> None:
         waiting.cancel()
         task.result()
     await waiting
+
+
+def _require_free(addresses: tuple[str, ...]) -> None:
+    """Raise OSError if an address cannot be bound, before anything runs: workers would outlive the failed start."""
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
 
 
 @contextlib.contextmanager

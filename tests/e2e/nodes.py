@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,11 +66,15 @@ class Machine:
 
     def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Answer:
         """Run a command as a script or an agent would: no terminal at all."""
-        done = subprocess.run(
-            _command(arguments), env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=timeout_s, start_new_session=True, check=False,
-        )  # fmt: skip
-        return Answer(done.returncode, done.stdout, done.stderr)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            # Files, not pipes: a worker that outlives its daemon would hold a pipe open.
+            done = subprocess.run(
+                _command(arguments), env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                timeout=timeout_s, start_new_session=True, check=False,
+            )  # fmt: skip
+            out.seek(0)
+            err.seek(0)
+            return Answer(done.returncode, out.read(), err.read())
 
     def ok(self, *arguments: str) -> dict[str, Any]:
         """Run a command with --json that must succeed; return what it answered."""

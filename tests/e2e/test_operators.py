@@ -106,7 +106,7 @@ def test_an_expired_and_a_spent_invite_are_refused_by_the_members(
     assert "expired" in expired.json["error"]["message"]
     cut = newcomer.run("mesh", "join", line[:-7], "--data", str(newcomer.data), "-y", "--json")
     assert cut.code == 2
-    assert "incomplete" in cut.json["error"]["message"]
+    assert "copy it again" in cut.json["error"]["message"]
     assert not newcomer.data.exists()
 
 
@@ -133,7 +133,7 @@ def test_a_stranger_and_a_forged_certificate_never_get_past_hello(
         intruder.start()
         wanted = ("logs", "--node", "one", "--contains", node)
         until(lambda wanted=wanted: bool(one.ok(*wanted)["lines"]), 15, "a refusal")  # type: ignore[misc]
-        assert {entry["rule"] for entry in one.ok(*wanted)["lines"]} == {"hello.stranger"}
+        assert {entry["rule"] for entry in one.ok(*wanted)["lines"]} <= {"hello.stranger", "hello.not-connected"}
         assert intruder.status()["peers"] == []
         assert any("hello.stranger" in warning for warning in intruder.status()["warnings"])
         assert node not in one.members()
