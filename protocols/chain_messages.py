@@ -7,6 +7,7 @@ on the wire has a limit here, checked before its items are looked at. Not here: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -21,12 +22,16 @@ PROMISES_MAX = 7
 REQUEST_ID_MAX_BYTES = 64
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""Checked while decoding: a count below zero would index a chain from its end."""
+
+
 class Position(msgspec.Struct, frozen=True, array_like=True):
     """Where a chain ends: its era, how many resets led to it, the last slot and that entry's digest."""
 
     era: bytes
-    resets: int
-    slot: int
+    resets: Count
+    slot: Count
     digest: bytes
 
 
