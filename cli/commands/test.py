@@ -17,7 +17,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.deploying import effective_of
-from cli.mesh.evidence import Ran, keep_evidence, sign_run
+from cli.mesh.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_run
 from cli.mesh.home import Context
 from cli.mesh.principals import everyday_key
 from cli.mesh.spans import duration_ms
@@ -44,14 +44,9 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     found = find_project(folder)
     timeout_s = duration_ms(timeout) / 1000
     context = _context(context_name)
-    bundle = build_project(found.project, found.text, found.root, output)
-    if found.project.test_command is None and not found.project.smoke:
-        raise UsageError("the project has no tests", next_step="add [test] command or [[test.smoke]] to freehold.toml")
-    results: list[dict[str, Any]] = []
-    for environment in environments or ("production",):
-        effective = effective_of(found, bundle, environment)
-        runs = asyncio.run(_try(found, bundle, effective, timeout_s, output))
-        results += [_result(output, found, bundle, effective, context, ran) for ran in runs]
+    release, results = asyncio.run(
+        test_project(output, found, context, environments=environments or ("production",), timeout_s=timeout_s)
+    )
     failed = [one for one in results if not one["passed"]]
     lines = [
         f"{'PASSED' if one['passed'] else 'FAILED'}  {one['kind']} in {one['environment']}, covers {one['covers']}"
@@ -68,8 +63,26 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
             next_step="correct the app, then freehold test",
             kind="failed",
         )
-    output.result({"release": bundle.release, "self_attested": True, "results": results}, "\n".join(lines))
+    output.result({"release": release, "self_attested": True, "results": results}, "\n".join(lines))
     output.hint("freehold diff")
+
+
+async def test_project(
+    output: Output, found: Found, context: Context | None, *, environments: tuple[str, ...], timeout_s: float
+) -> tuple[str, list[dict[str, Any]]]:
+    """Build and try a project in each environment's configuration; return the release and what each run came to.
+
+    Signs the evidence if a context is given. Raises CommandError if it cannot be built or served.
+    """
+    if found.project.test_command is None and not found.project.smoke:
+        raise UsageError("the project has no tests", next_step="add [test] command or [[test.smoke]] to freehold.toml")
+    bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, output)
+    results: list[dict[str, Any]] = []
+    for environment in environments:
+        effective = effective_of(found, bundle, environment)
+        runs = await _try(found, bundle, effective, timeout_s, output)
+        results += [_result(found, bundle, effective, context, ran) for ran in runs]
+    return bundle.release, results
 
 
 def _context(name: str | None) -> Context | None:
@@ -94,9 +107,7 @@ async def _try(found: Found, bundle: Bundle, effective: Effective, timeout_s: fl
     return runs
 
 
-def _result(
-    output: Output, found: Found, bundle: Bundle, effective: Effective, context: Context | None, ran: Ran
-) -> dict[str, Any]:
+def _result(found: Found, bundle: Bundle, effective: Effective, context: Context | None, ran: Ran) -> dict[str, Any]:
     path = ""
     if context is not None:
         signer = everyday_key(context)
@@ -111,5 +122,6 @@ def _result(
         path = str(keep_evidence(found.root, bundle.release, effective.environment, ran.kind, envelope))
     return {
         "kind": ran.kind, "covers": ran.covers, "environment": effective.environment, "passed": ran.passed,
-        "passed_tests": list(ran.names[0]), "failed_tests": list(ran.names[1]), "file": path,
+        "log": ran.log[-LOG_MAX_CHARACTERS:], "passed_tests": list(ran.names[0]), "failed_tests": list(ran.names[1]),
+        "file": path,
     }  # fmt: skip

@@ -6,6 +6,7 @@ here: the change itself (deploying.py), starting it, approving it.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ async def put_together(
     mesh, state = await client.mesh(), await client.state()
     deploying.lane_of(state, found.project.name, environment)
     output.step("", "building")
-    bundle = build_project(found.project, found.text, found.root, output)
+    bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, output)
     proposal = deploying.propose(state, mesh, found, bundle, environment=environment, request=request, signer=signer)
     return proposal, bundle
 

@@ -1,0 +1,47 @@
+"""`freehold mcp`: the change path as tools for a coding agent, on standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from cli.errors import UsageError
+from cli.frame import command
+from cli.mesh import home
+from cli.output import Output
+from cli.project.find import Found, find_project
+
+
+@command("mcp", examples=("freehold mcp", "freehold mcp --context home-bot --folder ~/guestbook"))
+@click.option(
+    "--context", "context_name", help="Act with this context's key; make one with: freehold token create NAME."
+)
+@click.option("--project", default="", help="The project, if not the one of the folder or the grant.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+              help="The project's folder; by default the current one.")  # fmt: skip
+def mcp(output: Output, context_name: str | None, project: str, folder: Path) -> None:
+    """Serve an MCP client, such as a coding agent, with the rights of a context's key.
+
+    At most twelve tools; those the grant does not allow are not offered, and the node refuses them too. There is no
+    tool that approves.
+    """
+    from cli.mcp.server import run
+    from cli.mcp.session import open_session
+
+    _, context = home.current_context(context_name)
+    session = asyncio.run(open_session(context, project, _found(folder)))
+    output.note(
+        f"serving {session.project} to an agent as {session.principal.name} ({', '.join(session.principal.roles)})"
+    )
+    run(session)
+
+
+def _found(folder: Path) -> Found | None:
+    try:
+        return find_project(folder)
+    except UsageError as error:
+        if error.kind != "no-project":
+            raise
+        return None

@@ -1,0 +1,87 @@
+"""What one MCP server acts as: a context, the agent's own key, its grant, and the project it may touch.
+
+The project is fixed when the server starts, by the grant, the folder or `--project`; no tool takes one as an argument,
+so text that an agent reads cannot lead it to another. Every call to the node is signed with the agent's key, on the
+Unix socket too, so the node judges the agent's grant and not the user who started it. Not here: the tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cli.errors import UsageError
+from cli.mesh.client import NodeClient
+from cli.mesh.home import Context
+from cli.mesh.principals import Principal, everyday_key, principal_of
+from cli.project.find import Found, open_project
+from protocols.keys import Ed25519Signer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One agent in one project. `found` is None where no project's folder was named."""
+
+    context: Context
+    signer: Ed25519Signer
+    principal: Principal
+    project: str
+    found: Found | None
+
+    async def talk(self, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:
+        """Hold one conversation with the node as the agent."""
+        async with NodeClient(self.context, self.signer) as client:
+            return await conversation(client)
+
+    def folder(self) -> Found:
+        """The project's folder, read anew. Raises UsageError where there is none, or it is another project's."""
+        if self.found is None:
+            raise UsageError(
+                "this server was not started in a project's folder",
+                next_step="a person starts it there: freehold mcp --folder PATH",
+                kind="no-project",
+            )
+        found = open_project(self.found.root)
+        if found.project.name != self.project:
+            raise UsageError(
+                f"the folder holds {found.project.name} now, and this server is for {self.project}",
+                next_step="set project.name back, or ask a person to start another server",
+                kind="other-project",
+            )
+        return found
+
+    def may(self, verb: str) -> bool:
+        """Whether the grant holds a verb somewhere."""
+        return verb in self.principal.verbs
+
+
+async def open_session(context: Context, project: str, found: Found | None) -> Session:
+    """Find out what the context's key may do and fix the project. Raises CommandError, RefusedError or UsageError."""
+    signer = everyday_key(context)
+    async with NodeClient(context) as client:
+        principal = await principal_of(client, signer.public_key)
+    if principal.problem:
+        rule, _, detail = principal.problem.partition(": ")
+        raise UsageError(
+            f"this key may do nothing here: {detail}",
+            next_step="a person gives it rights: freehold token create",
+            kind=rule,
+        )
+    named = project or (found.project.name if found is not None else "")
+    if not named and len(principal.projects) == 1 and principal.projects[0] != "*":
+        named = principal.projects[0]
+    if not named:
+        raise UsageError(
+            "which project?", next_step="start it in the project's folder, or with --project NAME", kind="usage"
+        )
+    if "*" not in principal.projects and named not in principal.projects:
+        raise UsageError(
+            f"the grant of {principal.name} does not cover {named}",
+            next_step=f"a person gives it rights: freehold token create --project {named}",
+            kind="grant.scope",
+        )
+    inside = found if found is not None and found.project.name == named else None
+    return Session(context, signer, principal, named, inside)
