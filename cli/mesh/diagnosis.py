@@ -79,6 +79,17 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
         )
     elif view["standing"] == "joined":
         found.append(Finding(False, f"{name} is not confirmed by the chain yet", "is a majority of voters up?"))
+    refusals = sorted(set(view["refused_by"].values()))
+    if any(why.startswith("hello.cloned") for why in refusals):
+        found.append(
+            Finding(True, f"another machine uses the key of {name}; its peers turn both away for a while",
+                    "stop the copy for good, and never restore a backup beside its original"),
+        )  # fmt: skip
+    found += [
+        Finding(True, f"peers turn {name} away: {why}", "look there: freehold mesh members")
+        for why in refusals
+        if not why.startswith("hello.cloned")
+    ]
     if view["quarantined"]:
         found.append(
             Finding(

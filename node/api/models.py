@@ -37,6 +37,7 @@ class NodeView(msgspec.Struct, frozen=True):
     wall_ms: int
     expires_ms: int
     quarantined: str
+    refused_by: dict[str, str]
     running: tuple[str, ...]
     disk_free_bytes: int
     wasmtime: str

@@ -1,0 +1,251 @@
+"""What operators' commands work out before they ask anybody: durations, names, plans for voters, faults, the unit."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from cli.commands.decisions import _described as decision_lines
+from cli.errors import CommandError, UsageError
+from cli.mesh import diagnosis, service
+from cli.mesh.roster import Member, find_member
+from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of
+from cli.mesh.table import table
+from cli.mesh.voting import Store, replacing, without
+from protocols.certificates import DAY_MS
+from protocols.decision import Voter
+from protocols.machine import PeerId
+
+NOW_MS = 1_700_000_000_000
+
+
+def member(name: str, **fields: Any) -> Member:
+    given = {
+        "node": f"12D3KooW{name:>12}".replace(" ", "x"), "name": name, "version": "1", "standing": "member",
+        "belief": "alive", "connected": True, "confirmed": True, "voter": True, "draining": False, "roles": (),
+        "labels": {}, "addresses": (), "rtt_ms": 1.0, "expires_ms": NOW_MS + 90 * DAY_MS, "last_seq": 4,
+        "last_serial": 1,
+    }  # fmt: skip
+    return Member(**{**given, **fields})
+
+
+def store(name: str, *, votes: bool = True, ready: bool = True, number: int = 1) -> Store:
+    said = f"{name}-{number} is ready".encode() if ready else b""
+    return Store(Voter(PeerId(name), bytes([number]) * 16), votes, said)
+
+
+# --- words on the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"), [("90s", 90_000), ("15m", 900_000), ("24h", 86_400_000), ("7d", 7 * DAY_MS)]
+)
+def test_durations_are_read_as_people_write_them(text: str, expected_ms: int) -> None:
+    assert duration_ms(text) == expected_ms
+
+
+@pytest.mark.parametrize("text", ["", "5", "0s", "1 h", "h", "-3m", "1.5h", "9999999s"])
+def test_what_is_no_duration_is_a_usage_error_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        duration_ms(text)
+    assert "24h" in caught.value.next_step
+
+
+def test_a_span_is_told_in_its_two_largest_units() -> None:
+    assert [in_words(ms) for ms in (0, 59_000, 3_660_000, 90_061_000)] == ["0s", "59s", "1h 1m", "1d 1h"]
+
+
+def test_labels_come_out_in_order_and_a_repeated_key_is_refused() -> None:
+    assert labels_of(("zone=eu", "disk=ssd")) == (("disk", "ssd"), ("zone", "eu"))
+    for wrong in (("zone",), ("=eu",), ("zone=",), ("zone=eu", "zone=us")):
+        with pytest.raises(UsageError):
+            labels_of(wrong)
+
+
+@pytest.mark.parametrize("text", ["4100", ":4100", "host:", "host:http", "host:70000"])
+def test_an_address_needs_a_host_and_a_port(text: str) -> None:
+    with pytest.raises(UsageError):
+        checked_addresses((text,))
+
+
+def test_a_table_aligns_its_columns_and_leaves_no_trailing_space() -> None:
+    assert table(("A", "LONG"), [("1", "x"), ("22", "")]) == "A   LONG\n1   x\n22"
+    assert table(("A",), []) == ""
+
+
+def test_a_node_is_found_by_name_id_or_the_end_of_its_id_and_never_guessed() -> None:
+    oslo, rome = member("oslo"), member("rome")
+    everyone = (oslo, rome)
+    assert find_member(everyone, "oslo") is oslo
+    assert find_member(everyone, rome.node) is rome
+    assert find_member(everyone, rome.node[-6:]) is rome
+    for wrong in ("me", "12D3KooW", "paris"):
+        with pytest.raises(UsageError):
+            find_member(everyone, wrong)
+    with pytest.raises(UsageError, match="2 nodes"):
+        find_member((oslo, replace(rome, name="oslo")), "oslo")
+
+
+# --- the next voters --------------------------------------------------------------------------------------------------
+
+
+def test_a_ready_node_takes_the_place_of_a_voter_that_goes() -> None:
+    stores = (store("a"), store("b", ready=False), store("c", ready=False), store("d", votes=False))
+    plan = without(stores, PeerId("b"))
+    assert [voter.node for voter in plan.voters] == ["a", "c", "d"]
+    assert (plan.added, plan.removed) == (("d",), ("b",))
+    assert plan.statements == (b"a-1 is ready", b"d-1 is ready")
+
+
+def test_without_a_spare_node_the_voters_shrink_to_an_odd_number() -> None:
+    stores = (store("a"), store("b", ready=False), store("c", ready=False))
+    assert [voter.node for voter in without(stores, PeerId("c")).voters] == ["a"]
+    five = tuple(store(name) for name in "abcde")
+    assert len(without(five, PeerId("e")).voters) == 3
+
+
+def test_the_only_voter_cannot_go() -> None:
+    with pytest.raises(CommandError) as caught:
+        without((store("a"),), PeerId("a"))
+    assert caught.value.kind == "last-voter"
+
+
+def test_a_set_of_which_half_said_nothing_is_not_proposed() -> None:
+    stores = (store("a", ready=False), store("b", ready=False), store("c"), store("d", votes=False))
+    with pytest.raises(CommandError) as caught:
+        without(stores, PeerId("c"))
+    assert caught.value.kind == "not-ready"
+
+
+def test_a_node_that_lost_its_disk_votes_again_with_its_new_store() -> None:
+    stores = (store("a"), store("b", ready=False), store("c"), store("b", votes=False, number=2))
+    plan = replacing(stores, PeerId("b"), PeerId("b"))
+    assert Voter(PeerId("b"), b"\2" * 16) in plan.voters
+    assert len(plan.voters) == 3
+
+
+def test_only_a_voter_is_replaced_and_only_by_a_ready_node() -> None:
+    stores = (store("a"), store("d", votes=False, ready=False))
+    for old, new in (("x", "d"), ("a", "d")):
+        with pytest.raises(CommandError):
+            replacing(stores, PeerId(old), PeerId(new))
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def view(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "stalled": "",
+        "expires_ms": NOW_MS + 90 * DAY_MS, "disk_free_bytes": 1 << 40, "wasmtime": "50.0.1", **fields,
+    }  # fmt: skip
+
+
+def test_a_healthy_node_has_no_finding() -> None:
+    assert diagnosis.node(view(), NOW_MS) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"standing": "revoked"}, "revoked"),
+        ({"standing": "limited"}, "invite"),
+        ({"quarantined": "behind its fence"}, "behind its fence"),
+        ({"stalled": "rules 9"}, "rules 9"),
+        ({"expires_ms": NOW_MS - 1}, "expired"),
+        ({"disk_free_bytes": 100 << 20}, "100 MiB"),
+        ({"wasmtime": "49.0.0"}, "older"),
+        ({"refused_by": {"p": "hello.cloned: x"}}, "another machine"),
+        ({"refused_by": {"p": "hello.revoked: x"}}, "turn oslo away"),
+    ],
+)
+def test_each_fault_of_a_node_is_named_with_advice(fields: dict[str, Any], words: str) -> None:
+    found = diagnosis.node(view(**fields), NOW_MS)
+    assert [(one.fault, words in one.what, bool(one.advice)) for one in found] == [(True, True, True)]
+
+
+def test_a_certificate_that_runs_out_within_two_weeks_is_a_warning_and_a_fault_afterwards() -> None:
+    soon = diagnosis.members([member("oslo", expires_ms=NOW_MS + 3 * DAY_MS)], NOW_MS)
+    assert [(one.fault, "3d" in one.what) for one in soon] == [(False, True)]
+    late = diagnosis.members([member("oslo", expires_ms=NOW_MS - 1)], NOW_MS)
+    assert [one.fault for one in late] == [True]
+    assert diagnosis.members([member("oslo", expires_ms=NOW_MS + 15 * DAY_MS)], NOW_MS) == []
+
+
+def test_the_quorum_is_judged_by_the_voters_that_can_be_reached() -> None:
+    up = [member("a", belief="self"), member("b"), member("c")]
+    down = member("c", belief="down", connected=False)
+    assert diagnosis.quorum(up) == []
+    one_left = diagnosis.quorum([*up[:2], down])
+    assert [(one.fault, "one more" in one.what) for one in one_left] == [(True, True)]
+    lost = diagnosis.quorum([up[0], member("b", belief="down"), down])
+    assert [(one.fault, "nothing can be decided" in one.what) for one in lost] == [(True, True)]
+    two_nodes = diagnosis.quorum([up[0], member("b", voter=False)])
+    assert [(one.fault, "add a third" in one.advice) for one in two_nodes] == [(False, True)]
+
+
+def test_a_clock_is_a_warning_at_five_seconds_and_a_fault_at_sixty() -> None:
+    assert diagnosis.clock("oslo", 4_000) == []
+    assert [one.fault for one in diagnosis.clock("oslo", -10_000)] == [False]
+    assert [one.fault for one in diagnosis.clock("oslo", 61_000)] == [True]
+
+
+def test_files_that_others_can_read_are_faults() -> None:
+    assert diagnosis.permissions(0o40700, {"node.key": 0o100600}) == []
+    assert len(diagnosis.permissions(0o40755, {"node.key": 0o100644})) == 2
+
+
+# --- decisions and the service ----------------------------------------------------------------------------------------
+
+
+def test_a_decision_is_told_with_its_voters_and_numbers() -> None:
+    numbers = [{"node": "12D3KooWnodenode", "verdict": "fail", "requests": 40, "errors": 9, "healthy_ms": 1500,
+                "smoke_runs": 0, "reason": "error rate"}]  # fmt: skip
+    lines = decision_lines(
+        {"slot": 7, "at_ms": NOW_MS, "action": "abort", "project": "shop", "environment": "eu", "signers": [],
+         "voters": ["12D3KooWnodenode"], "subject": "ab" * 32, "reason": "too many errors", "numbers": numbers}
+    )  # fmt: skip
+    assert "abort" in lines[0]
+    assert "shop/eu" in lines[0]
+    assert "by health; certified by nodenode" in lines[1]
+    assert "40 requests, 9 errors" in lines[3]
+
+
+def test_the_unit_keeps_only_what_a_node_needs() -> None:
+    unit = service.unit_text(service.DATA_FOLDER, [4100, 8080])
+    assert "User=freehold" in unit
+    assert "CapabilityBoundingSet=\n" in unit
+    assert "PrivateUsers=yes" in unit
+    assert "MemoryDenyWriteExecute=" not in unit
+    low = service.unit_text(service.DATA_FOLDER, [80])
+    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in low
+    assert "PrivateUsers" not in low
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_rates_the_unit_well(tmp_path: Path) -> None:
+    path = tmp_path / service.UNIT_NAME
+    path.write_text(service.unit_text(service.DATA_FOLDER, [4100, 8080]))
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Unknown" not in done.stderr
+    assert "Failed to parse" not in done.stderr
+    assert done.returncode == 0, done.stdout[-400:] + done.stderr
+
+
+def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
+    install = service.install_steps("1.2", service.DATA_FOLDER, user_exists=False)
+    assert [step.command[0] for step in install if step.command] == ["useradd", "chown", "systemctl", "systemctl"]
+    again = service.install_steps("1.2", service.DATA_FOLDER, user_exists=True)
+    assert len(again) == len(install) - 1
+    kept = service.uninstall_steps(service.DATA_FOLDER, purge=False, user_exists=True)
+    purged = service.uninstall_steps(service.DATA_FOLDER, purge=True, user_exists=True)
+    assert not any("delete" in step.text for step in kept)
+    assert [step.command[0] for step in purged if step.command][-1] == "userdel"
