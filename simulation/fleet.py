@@ -41,6 +41,7 @@ from protocols.revocations import Revocation, revoke
 from protocols.trust import Credentials
 from protocols.trust_records import grant_record, revocation_record
 from simulation.clock import WALL_START_MS
+from simulation.entropy import KeyRing
 from simulation.network import LinkFaults
 from simulation.workshop import Script, Workshop
 from simulation.world import Boot, Host, World
@@ -61,6 +62,8 @@ class FleetConfig:
     founder: str = "n1"
     liveness: LivenessConfig = field(default_factory=LivenessConfig)
     chain: ChainTimes = field(default_factory=ChainTimes)
+    keys: KeyRing | None = None
+    """Makes and checks all signatures; the world's own, quick ones unless given."""
 
 
 @dataclass
@@ -85,6 +88,8 @@ class Fleet:
         """Make the hosts, switched off; the founder's store is on its disk."""
         self.config = config or FleetConfig()
         self.world = World(seed, faults or LinkFaults(10, 100))
+        if self.config.keys is not None:
+            self.world.keys = self.config.keys
         self.admin = self.world.keys.signer("admin")
         self.signers = {name: self.world.keys.signer(f"node/{name}") for name in names}
         self.peers = {name: peer_id(signer.public_key) for name, signer in self.signers.items()}

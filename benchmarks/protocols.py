@@ -1,0 +1,90 @@
+"""Whole nodes deciding: what a decision costs in CPU at 3 and 7 voters, and how fast virtual time runs.
+
+All nodes share one core and one process; signatures are Ed25519, messages are encoded and decoded on the way, stores are
+in memory (fsync is `node`'s). Commands are signed by an admin and submitted one at a time through different nodes. Not
+here: records (`records`), the wire (`wire`), latency on real links (docs/scale.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.rows import Row
+from protocols.commands import CreateProject
+from protocols.core import decode_message
+from protocols.demands import Policy
+from protocols.keys import Ed25519Signer, Ed25519Verifier
+from simulation.entropy import KeyRing
+from simulation.fleet import Fleet, FleetConfig
+
+DECISIONS = 150
+GROWTH_MAX_MS = 600_000
+IDLE_MS = 600_000
+
+
+class RealKeys(KeyRing):
+    """Ed25519 in place of the simulator's quick signatures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._verifier = Ed25519Verifier()
+
+    def signer(self, name: str) -> Any:
+        return Ed25519Signer(hashlib.sha256(name.encode()).digest())
+
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        return self._verifier.verify(public_key, message, signature)
+
+
+def grown(count: int, keys: KeyRing | None) -> Fleet:
+    """A fleet in which every node is a voter."""
+    names = [f"n{index}" for index in range(count)]
+    fleet = Fleet(names, 1, FleetConfig(Policy("solo", voters_target=count), founder="n0", keys=keys))
+    fleet.world.network.codec = decode_message
+    for name in names:
+        fleet.certify(name)
+        fleet.hosts[name].start()
+    fleet.world.run_until(3_000)
+    for name in names[1:]:
+        fleet.outcome(fleet.confirm(name, "n0"))
+    grew = fleet.world.run_while(
+        lambda: any(len(core.chain.voters) < count for _, core in fleet.cores()), GROWTH_MAX_MS, 1_000
+    )
+    assert grew, f"the mesh did not grow to {count} voters"
+    return fleet
+
+
+def deciding(count: int, decisions: int) -> Iterator[Row]:
+    fleet = grown(count, RealKeys())
+    names = list(fleet.hosts)
+    sent, began_ms = fleet.world.network.counts["sent"], fleet.world.now_ms
+    start = time.process_time()
+    for number in range(decisions):
+        answer = fleet.outcome(fleet.submit(names[number % count], CreateProject(f"p{number}"), "admin"))
+        assert answer is not None
+        assert answer.outcome == "decided", answer
+    took_s = time.process_time() - start
+    rate = decisions / took_s
+    note = f"{count} nodes on one core; {(fleet.world.now_ms - began_ms) / decisions:.0f} ms each on 10-100 ms links"
+    yield Row(f"decisions, {count} voters", round(rate, 1), "1/s", ">= 20", rate >= 20, note=note)
+    yield Row(f"CPU of one of {count} voters per decision", round(took_s / decisions / count * 1000, 2), "ms")
+    messages = (fleet.world.network.counts["sent"] - sent) / decisions
+    yield Row(f"messages per decision, {count} voters, liveness included", round(messages, 1), "")
+
+
+def virtual_time() -> Iterator[Row]:
+    fleet = grown(5, None)
+    start = time.process_time()
+    fleet.world.run_until(fleet.world.now_ms + IDLE_MS)
+    speed = IDLE_MS / 1000 / (time.process_time() - start)
+    yield Row("five idle nodes under virtual time", round(speed), "x real", ">= 200", speed >= 200)
+
+
+def run(quick: bool = False) -> Iterator[Row]:
+    """Measure; yields rows."""
+    for count in (3, 7):
+        yield from deciding(count, DECISIONS // 10 if quick else DECISIONS)
+    yield from virtual_time()
