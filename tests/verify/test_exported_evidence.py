@@ -1,0 +1,165 @@
+"""Exported evidence against verifiers that know nothing of Freehold: a short script, and sigstore-js."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.commands.evidence import CHANGE_FILE, CONFIGURATION_FILE, RELEASE_FILE, verify_export, write_export
+from cli.errors import CommandError
+from cli.mesh.evidence import Ran, sign_run
+from protocols.approvals import Approval, approve
+from protocols.change import Change, Component, Plan, Release, Stage
+from protocols.effective import Effective, EffectiveApp
+from protocols.envelope import digest, encode
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent.parent / ".cache" / "verify"
+NOW_MS = 1_800_000_000_000
+MESH = hashlib.sha256(b"a mesh").digest()
+AUTHOR, APPROVER = Ed25519Signer(bytes(range(32))), Ed25519Signer(bytes(range(1, 33)))
+COMPONENT = hashlib.sha256(b"a component").digest()
+
+
+def export(folder: Path) -> str:
+    release = Release("hello", (Component("web", COMPONENT, 11),), b"[project]", "", AUTHOR.public_key)
+    effective = Effective("hello", "production", (EffectiveApp("web", COMPONENT, "http", 1_000, 1 << 20, "fresh"),))
+    files = {RELEASE_FILE: encode(release), CONFIGURATION_FILE: encode(effective)}
+    change = Change(
+        project="hello", environment="production", request="greet", release=digest(files[RELEASE_FILE]), base=b"",
+        configuration=digest(files[CONFIGURATION_FILE]), policy=bytes(32), author=AUTHOR.public_key,
+        created_ms=NOW_MS, plan=Plan((Stage("100%"),)),
+    )  # fmt: skip
+    files[CHANGE_FILE] = encode(change)
+    named = digest(files[CHANGE_FILE])
+    ran = Ran("smoke", "sandbox", True, (("GET /",), ()), "PASSED GET /", {})
+    smoke = sign_run(AUTHOR, MESH, ran, subjects=(("web", COMPONENT),), configuration=change.configuration)
+    said = Approval(b"", Digest(named), "hello", "production", NOW_MS, NOW_MS + 1)
+    write_export(folder, named.hex(), files, (approve(APPROVER, MESH, said), smoke))
+    return named.hex()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Path, str]:
+    folder = tmp_path / "export"
+    return folder, export(folder)
+
+
+def script(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(HERE / "check_export.py"), str(folder), change]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_short_script_with_cryptography_alone_accepts_an_export(exported: tuple[Path, str]) -> None:
+    folder, change = exported
+    answer = script(folder, change)
+    assert (answer.returncode, answer.stdout) == (0, "2 papers verified\n"), answer.stderr
+    lines = (HERE / "check_export.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 60
+
+
+def flipped(data: bytes) -> Iterator[bytes]:
+    """The data with one bit changed, at every seventh byte, a different bit each time."""
+    for place in range(0, len(data), 7):
+        yield data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+
+
+def test_any_flipped_bit_is_refused_by_the_script_and_by_the_command(exported: tuple[Path, str]) -> None:
+    folder, change = exported
+    sys.path.insert(0, str(HERE))
+    from check_export import InvalidSignature, check
+
+    wrong = (AssertionError, InvalidSignature, ValueError, KeyError, TypeError, AttributeError, OSError)
+    assert check(folder, change) == len(verify_export(folder, change)) == 2
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in {".json", ".msgpack"}]
+    tried = 0
+    for path in paths:
+        data = path.read_bytes()
+        for altered in flipped(data):
+            path.write_bytes(altered)
+            if not path.name.endswith("sigstore.json"):  # the script reads of a bundle only what is an envelope
+                with pytest.raises(wrong):
+                    check(folder, change)
+            with pytest.raises((CommandError, *wrong)):
+                verify_export(folder, change)
+            tried += 1
+        path.write_bytes(data)
+    assert tried > 500
+    assert check(folder, change) == 2
+
+
+def test_a_paper_about_another_change_is_refused(tmp_path: Path, exported: tuple[Path, str]) -> None:
+    folder, change = exported
+    said = Approval(b"", Digest(bytes(32)), "hello", "production", NOW_MS, NOW_MS + 1)
+    files = {path.name: path.read_bytes() for path in folder.glob("*.msgpack")}
+    other = tmp_path / "other"
+    write_export(other, change, files, (approve(APPROVER, MESH, said),))
+    assert "approval of another change" in script(other, change).stderr
+    with pytest.raises(CommandError, match="another change"):
+        verify_export(other, change)
+
+
+def sigstore() -> Path:
+    """Install sigstore-js as its lock file says, once; return the folder with the verifier in it."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("needs node and npm: apt-get install nodejs npm")
+    files = [HERE / name for name in ("package.json", "package-lock.json", "verify_bundles.mjs")]
+    named = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:24]
+    folder = CACHE / named
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{named}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "node_modules").is_dir():
+            folder.mkdir(exist_ok=True)
+            for path in files:
+                shutil.copy(path, folder)
+            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=180)
+    return folder
+
+
+def verdicts(keys: Path, paths: list[Path]) -> list[str]:
+    command = ["node", "verify_bundles.mjs", str(keys), *map(str, paths)]
+    done = subprocess.run(command, cwd=sigstore(), capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+def test_sigstore_js_accepts_the_bundles_and_refuses_every_altered_one(
+    exported: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = exported
+    bundles = sorted((folder / "papers").glob("*.sigstore.json"))
+    assert verdicts(folder / "keys", bundles) == ["ok", "ok"]
+    altered = []
+    for bundle in bundles:
+        whole = json.loads(bundle.read_text())
+        envelope = whole["dsseEnvelope"]
+        for where in ("payload", "sig"):
+            holder = envelope if where == "payload" else envelope["signatures"][0]
+            kept = holder[where]
+            raw = base64.b64decode(kept)
+            for place in range(0, len(raw), 5):
+                changed = raw[:place] + bytes([raw[place] ^ 1 << place % 8]) + raw[place + 1 :]
+                holder[where] = base64.b64encode(changed).decode()
+                path = tmp_path / f"{bundle.stem}-{where}-{place}.json"
+                path.write_text(json.dumps(whole))
+                altered.append(path)
+            holder[where] = kept
+        envelope["payloadType"] += "x"
+        path = tmp_path / f"{bundle.stem}-type.json"
+        path.write_text(json.dumps(whole))
+        altered.append(path)
+    said = verdicts(folder / "keys", altered)
+    assert len(said) == len(altered) > 100
+    assert all(one.startswith("refused") for one in said)
