@@ -140,6 +140,8 @@ class RolloutAgent:
         self._preparing: set[Digest] = set()
         self._broken: dict[Digest, str] = {}
         self._wanted: dict[Digest, ChangeProposed] = {}
+        self._said: dict[Digest, None] = {}
+        """Wanted changes told of as prepared: once is enough, whatever the conductor still holds."""
         self._retained: tuple[Digest, ...] = ()
         self._down: frozenset[PeerId] = frozenset()
         self._sequence = 0
@@ -162,7 +164,9 @@ class RolloutAgent:
                 return self._decided(event, now)
             case ChangeProposed(change=change):
                 if change not in self._wanted and len(self._wanted) >= PREPARED_MAX:
-                    del self._wanted[next(iter(self._wanted))]
+                    oldest = next(iter(self._wanted))
+                    del self._wanted[oldest]
+                    self._said.pop(oldest, None)
                 self._wanted[change] = event
                 return [*self._prepare((change,)), *self._say_prepared(now)]
             case PreparationDone():
@@ -367,8 +371,9 @@ class RolloutAgent:
         effects: list[Effect] = []
         for change, wanted in self._wanted.items():
             smoke = self._prepared.get(change)
-            if smoke is None or not self._holds_base(wanted) or self.conductor.own_prepared(change):
+            if smoke is None or not self._holds_base(wanted) or change in self._said:
                 continue
+            self._said[change] = None
             effects += self.conductor.say(Prepared(change, wanted.base, smoke), now)
         return effects
 

@@ -149,9 +149,13 @@ class Conductor:
         said = open_statement(self._verifier, self._mesh, message.signed)
         if isinstance(said, Refusal):
             return [Reject(peer, said.rule, said.detail)]
-        if self._take(said.node, said.statement, encode(message.signed), now):
-            return [Broadcast(message, (peer,))]
-        return []
+        match said.statement:
+            case Prepared(change) if peer != said.node and said.node in self._prepared.get(change, {}):
+                # Preparations carry no sequence: the author's own word stands, or two of them would chase each other.
+                return []
+        news = self._take(said.node, said.statement, encode(message.signed), now)
+        first_hand = peer == said.node or not isinstance(said.statement, Prepared)
+        return [Broadcast(message, (peer,))] if news and first_hand else []
 
     def _take(self, node: PeerId, said: Statement, data: bytes, now: Now) -> bool:
         """Keep a statement if it is news; return whether others should hear of it too."""
