@@ -20,6 +20,8 @@ from protocols.refusal import Refusal
 
 GRANTS_SHOWN_MAX = 32
 """Chains in one set of exhibits: the author's, the signer's, and those of approvers and testers."""
+WAITING_MAX = 64
+"""Changes without a proven author; each costs a signature check whenever a grant arrives."""
 
 RightsOf = Callable[[bytes, GrantChain, int], Rights | Refusal]
 
@@ -43,10 +45,12 @@ class Dossiers:
         self._chains: dict[bytes, dict[str, GrantChain]] = {}
         self._approvals: dict[str, dict[str, bytes]] = {}
         self._evidence: dict[str, dict[str, bytes]] = {}
+        self._waiting: dict[str, bytes] = {}
+        """Changes whose author's rights are not proven yet: a grant may arrive after what was done with it."""
 
     def merged(self, entries: Iterable[Entry]) -> list[Proposed]:
-        """Take in records; return the changes that are new and whose author may propose them."""
-        new = []
+        """Take in records; return the changes that are new, or newly entitled, and whose author may propose them."""
+        tried: dict[str, bytes] = {}
         for entry in entries:
             scope, name = entry.parsed.parts[0], entry.parsed.parts[-1]
             body = entry.record.body
@@ -56,18 +60,16 @@ class Dossiers:
             match entry.parsed.rule.prefix:
                 case "grant":
                     self._chains.setdefault(bytes.fromhex(scope), {})[name] = decode(body, tuple[Signed, ...])
+                    tried = {**self._waiting, **tried}
                 case "approval":
                     self._approvals.setdefault(scope, {})[name] = body
                 case "evidence":
                     self._evidence.setdefault(scope, {})[name] = body
                 case "change":
-                    proposed = self._open_change(body)
-                    if proposed is not None and proposed.id not in self.changes:
-                        self.changes[proposed.id] = proposed
-                        new.append(proposed)
+                    tried[name] = body
                 case _:
                     pass
-        return new
+        return [proposed for name, body in tried.items() if (proposed := self._propose(name, body)) is not None]
 
     def voided(self, entries: Iterable[Entry]) -> None:
         """Forget records that no longer count."""
@@ -138,7 +140,22 @@ class Dossiers:
         )
         return exhibits, tuple(dict.fromkeys((change, release, *chains, *approvals, *evidence, *statements)))
 
-    def _open_change(self, body: bytes) -> Proposed | None:
+    def _propose(self, name: str, body: bytes) -> Proposed | None:
+        """Hold a change as proposed if it is new and its author is entitled; let one without rights wait for a grant."""
+        opened = self._open_change(body)
+        self._waiting.pop(name, None)
+        if isinstance(opened, Refusal):
+            if len(self._waiting) >= WAITING_MAX:
+                del self._waiting[next(iter(self._waiting))]
+            self._waiting[name] = body
+            return None
+        if opened is None or opened.id in self.changes:
+            return None
+        self.changes[opened.id] = opened
+        return opened
+
+    def _open_change(self, body: bytes) -> Proposed | Refusal | None:
+        """Return the change, why its author may not propose it (yet), or None for what is no change at all."""
         try:
             signed: Signed = decode(body, Signed, CHANGE_MAX_BYTES + 256)
             change: Change = open_signed(self._verifier, CHANGE_DOMAIN, self._mesh, signed, Change)
@@ -147,8 +164,10 @@ class Dossiers:
         if change_problem(change) or change.author != signed.key:
             return None
         rights = self.rights(change.author, change.created_ms)
-        if isinstance(rights, Refusal) or not rights.allows("propose", change.project, change.environment):
-            return None
+        if isinstance(rights, Refusal):
+            return rights
+        if not rights.allows("propose", change.project, change.environment):
+            return Refusal("change.author", f"{rights.name} may not propose in {change.environment}")
         return Proposed(digest(signed.payload), change, signed)
 
     def _forget(self, entry: Entry) -> None:
@@ -161,6 +180,7 @@ class Dossiers:
             case "evidence":
                 self._evidence.get(scope, {}).pop(name, None)
             case "change":
+                self._waiting.pop(name, None)
                 gone = [key for key, held in self.changes.items() if digest(encode(held.signed)).hex() == name]
                 for key in gone:
                     del self.changes[key]

@@ -1,0 +1,151 @@
+"""Dossiers: what is held about a change, in whatever order the records come."""
+
+from __future__ import annotations
+
+from protocols.change import CHANGE_DOMAIN, Change
+from protocols.dossiers import WAITING_MAX, Dossiers
+from protocols.envelope import digest, encode, sign
+from protocols.grants import Rights
+from protocols.key_table import make_key
+from protocols.machine import Signer
+from protocols.record import Entry, Record, read_record, sign_record
+from protocols.refusal import Refusal
+from protocols.trust import TrustStore
+from tests.unit.mesh_world import COMPONENT, MeshWorld, signer
+from tests.unit.trust_world import VERIFIER
+
+WORLD = MeshWorld().furnish()
+TRUST = TrustStore(VERIFIER, encode(WORLD.genesis))
+
+
+def dossiers() -> Dossiers:
+    return Dossiers(VERIFIER, WORLD.mesh, TRUST.rights)
+
+
+def record(prefix: str, scope: str, body: bytes, *, tombstone: bool = False, name: bytes | None = None) -> Entry:
+    key = make_key(prefix, scope, (name or digest(body)).hex())
+    made = Record(key, "immutable", 1, 1, body=b"" if tombstone else body, tombstone=tombstone)
+    entry = read_record(sign_record(signer("n1"), WORLD.mesh, made))
+    assert isinstance(entry, Entry), entry
+    return entry
+
+
+def change_by(author: str, number: int = 1, by: Signer | None = None) -> tuple[Change, Entry]:
+    change = WORLD.change(WORLD.release(number, author), author)
+    body = encode(sign(by or signer(author), CHANGE_DOMAIN, WORLD.mesh, change))
+    return change, record("change", "shop", body)
+
+
+def grant_to(name: str, *roles: str) -> Entry:
+    chain = WORLD.grant(name, *roles)  # type: ignore[arg-type]
+    return record("grant", signer(name).public_key.hex(), encode(chain))
+
+
+def test_an_admins_change_is_proposed_at_once_and_once() -> None:
+    held = dossiers()
+    change, entry = change_by("admin")
+    (proposed,) = held.merged([entry])
+    assert (proposed.change, proposed.id) == (change, digest(encode(change)))
+    assert held.merged([entry]) == []
+
+
+def test_a_change_that_arrives_before_its_authors_grant_waits_for_it() -> None:
+    held = dossiers()
+    change, entry = change_by("bob")
+    assert held.merged([entry]) == []
+    assert held.merged([grant_to("ann", "proposer")]) == [], "somebody else's grant"
+    (proposed,) = held.merged([grant_to("bob", "proposer")])
+    assert proposed.change == change
+    assert held.merged([grant_to("bob", "deployer")]) == [], "it is known already"
+
+
+def test_a_grant_that_does_not_let_propose_helps_nothing() -> None:
+    held = dossiers()
+    _, entry = change_by("eve")
+    assert held.merged([grant_to("eve", "viewer"), entry]) == []
+    assert held.changes == {}
+
+
+def test_a_change_signed_by_another_or_damaged_or_out_of_bounds_is_dropped() -> None:
+    held = dossiers()
+    _, stolen = change_by("admin", by=signer("eve"))
+    damaged = record("change", "shop", b"not a change")
+    release = WORLD.release()
+    wrong = WORLD.change(release, secrets=(), routes=(), replicas=99)
+    beyond = record("change", "shop", encode(sign(WORLD.admin, CHANGE_DOMAIN, WORLD.mesh, wrong)))
+    assert held.merged([stolen, damaged, beyond, grant_to("eve", "proposer")]) == []
+    assert held._waiting == {}
+
+
+def test_only_so_many_changes_wait_for_a_grant() -> None:
+    held = dossiers()
+    entries = [change_by("bob", number)[1] for number in range(WAITING_MAX + 1)]
+    assert held.merged(entries) == []
+    assert len(held._waiting) == WAITING_MAX
+    assert len(held.merged([grant_to("bob", "proposer")])) == WAITING_MAX, "the oldest was given up"
+
+
+def test_a_change_that_is_voided_or_removed_is_forgotten_waiting_or_not() -> None:
+    held = dossiers()
+    _, mine = change_by("admin")
+    _, theirs = change_by("bob")
+    held.merged([mine, theirs])
+    held.voided([mine])
+    body = encode(sign(signer("bob"), CHANGE_DOMAIN, WORLD.mesh, change_by("bob")[0]))
+    held.merged([record("change", "shop", b"", tombstone=True, name=digest(body))])
+    assert held.changes == {}
+    assert held.merged([grant_to("bob", "proposer")]) == []
+
+
+def test_approvals_and_evidence_are_gathered_by_what_they_are_about_and_can_be_removed() -> None:
+    held = dossiers()
+    change, entry = change_by("admin")
+    held.merged([entry])
+    named = digest(encode(change))
+    approval = record("approval", named.hex(), WORLD.approval("ann", change))
+    test = record("evidence", COMPONENT.hex(), WORLD.evidence("admin"))
+    held.merged([approval, test, approval])
+    assert held.approvals(named) == (approval.record.body,)
+    assert held.evidence(WORLD.release()) == (test.record.body,)
+    assert held.approvals(b"other") == ()
+    held.voided([approval, test])
+    assert held.approvals(named) == ()
+    assert held.evidence(WORLD.release()) == ()
+
+
+def test_rights_names_and_chains_follow_the_grants_held() -> None:
+    held = dossiers()
+    key = signer("bob").public_key
+    assert isinstance(held.rights(key, WORLD.at_ms), Refusal)
+    assert held.name_of(key, WORLD.at_ms) == ""
+    grant = grant_to("bob", "proposer")
+    held.merged([grant])
+    rights = held.rights(key, WORLD.at_ms)
+    assert isinstance(rights, Rights)
+    assert held.name_of(key, WORLD.at_ms) == "bob"
+    assert held.principals() == (key,)
+    assert len(held.chains(key)) == 1
+    held.voided([grant])
+    assert held.principals() == ()
+    assert held.chains(key) == ()
+
+
+def test_exhibits_hold_each_paper_once_and_name_it_by_its_digest() -> None:
+    held = dossiers()
+    change, entry = change_by("bob")
+    held.merged([grant_to("bob", "deployer"), entry])
+    (proposed,) = held.changes.values()
+    release = encode(WORLD.release(1, "bob"))
+    approval, evidence = WORLD.approval("ann", change), WORLD.evidence("bob")
+    bob = signer("bob").public_key
+    exhibits, material = held.exhibits(
+        proposed,
+        release=release,
+        signers=(bob,),
+        speakers=(bob,),
+        envelopes=((approval,), (evidence, evidence)),
+        statements=(),
+    )
+    assert exhibits.digests() == tuple(sorted(digest(one) for one in material))
+    assert len(exhibits.grants) == len(exhibits.evidence) == 1
+    assert encode(proposed.signed) in material
