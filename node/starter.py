@@ -177,12 +177,19 @@ class Starter:
         approvals, evidence, speakers = [], [], []
         for data in self._core.dossiers.approvals(proposed.id):
             approval = read_approval(self._rules.verifier, self._rules.mesh, data)
-            if not isinstance(approval, Refusal):
+            if not isinstance(approval, Refusal) and not self._revoked(approval.key):
                 approvals.append(data)
                 speakers.append(approval.key)
         for data in self._core.dossiers.evidence(release):
             attested = read_evidence(self._rules.verifier, self._rules.mesh, data)
-            if not isinstance(attested, Refusal) and proposed.change.configuration in attested.configurations:
+            if isinstance(attested, Refusal) or self._revoked(attested.key):
+                continue
+            if proposed.change.configuration in attested.configurations:
                 evidence.append(data)
                 speakers.append(attested.key)
         return tuple(approvals), tuple(evidence), tuple(speakers)
+
+    def _revoked(self, key: bytes) -> bool:
+        """Whether a key was revoked: what it signed proves nothing, and would have voters refuse the rest with it."""
+        rights = self._core.dossiers.rights(key, self._clock().wall_ms)
+        return self._core.trust.key_revoked(key) or (isinstance(rights, Refusal) and rights.rule == "grant.revoked")

@@ -438,7 +438,7 @@ class _View(View):
 
     def revoked(self, key: bytes) -> bool:
         """Return whether a key or grant is known to be revoked."""
-        return self._core.trust.key_revoked(key)
+        return self._core.trust.key_revoked(key) or self._core.trust.grant_revoked(key)
 
     def alive(self, node: PeerId) -> bool:
         """Return whether the node is this one or believed to be up."""

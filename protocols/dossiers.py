@@ -95,9 +95,12 @@ class Dossiers:
         return tuple(sorted(key for key, chains in self._chains.items() if chains))
 
     def chains(self, key: bytes) -> tuple[GrantChain, ...]:
-        """Return the chains of grants held for a key, in order of their digests."""
+        """Return the chains of grants held for a key, in order of their digests; none with a revoked link.
+
+        A revoked link beside a good one would have voters refuse what the good one allows.
+        """
         held = self._chains.get(key, {})
-        return tuple(held[name] for name in sorted(held))
+        return tuple(held[name] for name in sorted(held) if not _revoked(self._rights_of(key, held[name], 0)))
 
     def approvals(self, change: bytes) -> tuple[bytes, ...]:
         """Return the approval envelopes held for a change, in order of their digests."""
@@ -127,7 +130,7 @@ class Dossiers:
         evidence), `statements` are encoded Signed statements of nodes. Each key's chains are shown.
         """
         keys = dict.fromkeys((proposed.change.author, *signers, *speakers))
-        chains = [encode(chain) for key in keys for chain in self._chains.get(key, {}).values()][:GRANTS_SHOWN_MAX]
+        chains = [encode(chain) for key in keys for chain in self.chains(key)][:GRANTS_SHOWN_MAX]
         change = encode(proposed.signed)
         approvals, evidence = envelopes
         exhibits = Exhibits(
@@ -186,6 +189,10 @@ class Dossiers:
                     del self.changes[key]
             case _:
                 pass
+
+
+def _revoked(rights: Rights | Refusal) -> bool:
+    return isinstance(rights, Refusal) and rights.rule == "grant.revoked"
 
 
 def _digests(items: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -252,6 +252,10 @@ class TrustStore:
         """Return whether this key was revoked, as a principal or as a node."""
         return key in self._principals_revoked or peer_id(key) in self._nodes_revoked
 
+    def grant_revoked(self, grant: bytes) -> bool:
+        """Return whether the grant with this digest was revoked by itself; its holder's key may be good elsewhere."""
+        return grant in self._grants_revoked
+
     def cutoff(self, peer: PeerId) -> Cutoff | None:
         """Return the cutoffs of a revoked node, None for one that is not revoked."""
         return self._nodes_revoked.get(peer)

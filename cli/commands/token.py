@@ -181,7 +181,7 @@ def revoke(output: Output, name: str, message: str, context_name: str | None) ->
 
 
 async def _find(client: NodeClient, name: str, mine: str) -> Principal:
-    known = [one for one in await principals_of(client) if one.key != mine and mine in one.lineage]
+    known = [one for one in await principals_of(client) if one.key != mine and mine in one.lineage and one.chains]
     found = [one for one in known if name in {one.name, one.key} or (len(name) >= 8 and one.key.startswith(name))]
     if len(found) != 1:
         what = f"{len(found)} tokens of yours are called {name!r}" if found else f"you gave no token called {name!r}"
