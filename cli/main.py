@@ -31,6 +31,7 @@ COMMANDS = {
     "rollback": "cli.commands.rollout:rollback",
     "why": "cli.commands.why:why",
     "audit": "cli.commands.audit:audit",
+    "mcp": "cli.commands.mcp:mcp",
     "policy": "cli.commands.policy:policy",
     "token": "cli.commands.token:token",
     "mesh": "cli.commands.mesh:mesh",
@@ -40,6 +41,7 @@ COMMANDS = {
     "logs": "cli.commands.logs:logs",
     "decisions": "cli.commands.decisions:decisions",
     "doctor": "cli.commands.doctor:doctor",
+    "secret": "cli.commands.secret:secret",
     "login": "cli.commands.login:login",
     "context": "cli.commands.context:context",
 }

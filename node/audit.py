@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from node.api.models import CommandBody, RecordBody
+from node.api.models import CommandBody, RecordBody, SecretBody
 from protocols.audit import (
     KEPT_MS,
     NUMBER_DIGITS,
@@ -34,6 +34,7 @@ from protocols.machine import Digest, Now, PeerId, Signer
 from protocols.records import Publish
 from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
+from protocols.sealing import SealedSecret, SecretPaper
 
 WAITING_MAX = 4_096
 """Entries that wait for the core's inbox, which holds as many; a node that is this far behind has stopped."""
@@ -134,6 +135,8 @@ def paper_of(operation: str, path: str, body: Any) -> Paper:
             return _command_paper(operation, data)
         case RecordBody(kind=kind, scope=scope, body=data):
             return Paper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
+        case SecretBody(paper=data):
+            return _secret_paper(operation, data)
         case bytes() if operation == "put_artifact":
             return Paper(operation, path, digest(body))
         case _:  # no digest of what may be short and secret: it could be guessed
@@ -159,6 +162,19 @@ def _command_paper(operation: str, data: bytes) -> Paper:
             where += f" {value.hex() if isinstance(value, bytes) else value}"
             break
     return Paper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
+
+
+def _secret_paper(operation: str, data: bytes) -> Paper:
+    """A secret's name and version; the digest is of what is sealed, which nobody can guess."""
+    try:
+        signed: Signed = decode(data, Signed)
+        paper: SecretPaper = decode(signed.payload, SecretPaper)
+    except DecodeError:
+        return Paper(operation, "unreadable", b"")
+    where = f"{paper.project}/{paper.environment}/{paper.name}"
+    if isinstance(paper, SealedSecret):
+        return Paper("set secret", f"{where} version {paper.version}", digest(data), (signed.key,))
+    return Paper("remove secret", f"{where}, {len(paper.versions)} versions", digest(data), (signed.key,))
 
 
 def _paper_signers(kind: str, data: bytes) -> tuple[bytes, ...]:

@@ -16,7 +16,7 @@ import msgspec
 
 from node.artifacts import ArtifactStore
 from node.asking import Asking
-from node.audit import Audit, paper_of, start_paper
+from node.audit import Audit, Paper, paper_of, start_paper
 from node.config import NodeConfig
 from node.history import DecisionView, view_of
 from node.logs import LogStore
@@ -26,7 +26,7 @@ from node.starter import Starter, Waiting
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
 from protocols.core import NodeCore
-from protocols.hello import Admitted, RefusedBy
+from protocols.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
 from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
 from protocols.records import PublishRefused, RecordsMerged
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from node.api.operations import Call
     from node.enrolling import Enrolling
     from node.leaving import Leaving
+    from node.secrets import Secrets
 
 WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
@@ -60,6 +61,7 @@ class Control:
     clock: Callable[[], Now]
     leaving: Leaving = field(init=False)
     enrolling: Enrolling = field(init=False)
+    secrets: Secrets = field(init=False)
     audit: Audit = field(init=False)
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
@@ -68,6 +70,8 @@ class Control:
     quarantined: str = ""
     refused_by: dict[PeerId, str] = field(default_factory=dict)
     """Why peers turned this node away at hello, until they admit it."""
+    doubles: dict[PeerId, int] = field(default_factory=dict)
+    """Peers seen as two living processes, and when (wall ms) that was last proven to this node."""
     _watchers: dict[int, asyncio.Queue[bytes]] = field(default_factory=dict)
     _number: int = 0
     _published: dict[str, asyncio.Future[str]] = field(default_factory=dict)
@@ -103,6 +107,11 @@ class Control:
             f"{peer} turns this node away: {why}; freehold mesh members on that side"
             for peer, why in sorted(self.refused_by.items())
         ]
+        found += [
+            f"two machines use the key of {peer}; stop the copy for good"
+            for peer, at_ms in sorted(self.doubles.items())
+            if now.wall_ms - at_ms < QUARANTINE_MS
+        ]
         if core.chain.stalled:
             found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
         down = [voter.node for voter in core.state.voters if core.liveness.belief(voter.node) is Belief.DOWN]
@@ -130,6 +139,10 @@ class Control:
         """Take down a write that came through the API."""
         self.audit.note(call.principal, paper_of(call.operation.name, call.request.path, call.body), result, request)
 
+    def audit_own(self, paper: Paper) -> None:
+        """Take down what this node did of itself."""
+        self.audit.note("node", paper, "done", "")
+
     def audit_start(self, waiting: Waiting) -> None:
         """Take down how a start that waited here has ended."""
         result = "done" if waiting.outcome == "started" else waiting.refusal.rule
@@ -148,6 +161,9 @@ class Control:
             case RefusedBy(peer, rule, detail):
                 if len(self.refused_by) < REFUSALS_MAX:
                     self.refused_by[peer] = f"{rule}: {detail}"
+            case Cloned(peer):
+                self.doubles[peer] = self.clock().wall_ms
+                self._tell("cloned", {"node": peer})
             case Admitted(peer):
                 self.refused_by.pop(peer, None)
             case Quarantined(reason, _):

@@ -37,7 +37,7 @@ from node.errors import BusyError, NodeError
 from node.fetching import Fetcher
 from node.forwarding import Forwarding, candidates
 from node.founding import read_addresses, read_identity, write_addresses
-from node.keys import SystemEntropy, load_or_create_key
+from node.keys import SystemEntropy, load_or_create_key, read_seed
 from node.leaving import Leaving
 from node.logs import JsonHandler, LogStore
 from node.mesh import Mesh
@@ -46,6 +46,7 @@ from node.presence import NodeStatus, outgoing_address
 from node.pump import system_now
 from node.releases import Releases
 from node.requests import ChainRequests
+from node.secrets import Secrets
 from node.starter import Starter
 from node.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
@@ -53,7 +54,6 @@ from node.workloads import Workloads
 from protocols.ballots import BOOT_NONCE_BYTES
 from protocols.chain_context import Stored
 from protocols.core import CoreSetup, CoreStored
-from protocols.effective import Effective, EffectiveApp
 from protocols.envelope import DecodeError, decode, encode
 from protocols.fence import TABLE as FENCE_TABLE
 from protocols.fence import newest
@@ -65,6 +65,7 @@ from protocols.machine import PeerId, Persist, Store
 from protocols.pacing import ChainTimes
 from protocols.record import Entry
 from protocols.records import Publish, RecordsMerged
+from protocols.sealing import node_secret_key
 from protocols.trust import Standing
 from runtime.compile_cache import CompileCache
 from runtime.supervisor import PoolSettings, WorkerPool
@@ -135,6 +136,7 @@ class Daemon:
             services = [
                 group.create_task(control.workloads.run()),
                 group.create_task(self._forwarding.run()),
+                group.create_task(control.secrets.run(control.audit_own)),
                 group.create_task(control.starter.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
@@ -175,8 +177,11 @@ class Daemon:
         shutil.rmtree(throwaway, ignore_errors=True)
         throwaway.mkdir()
         (self._folder / "data").mkdir(exist_ok=True)
+        secrets = Secrets(
+            mesh.core, node_secret_key(read_seed(self._folder / "node.key")), entropy, mesh.post, system_now,
+        )  # fmt: skip
         releases = Releases(
-            artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, no_secrets
+            artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, secrets.values
         )
         workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
@@ -200,10 +205,11 @@ class Daemon:
         )
         control.leaving = Leaving(control, signer, entropy, self.stop)
         control.enrolling = Enrolling(control, signer, verifier)
+        control.secrets = secrets
         control.audit = Audit(mesh.core, signer, mesh.post, system_now)
         workloads.smoked = SmokeWitness(mesh.core, signer, mesh.post, system_now).passed
         starter.ended = control.audit_start
-        mesh.listeners += [requests.hear, control.hear, workloads.order, self._learn_addresses]
+        mesh.listeners += [requests.hear, control.hear, workloads.order, secrets.hear, self._learn_addresses]
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
         control.addresses = _texts(self._addresses)
@@ -263,11 +269,6 @@ class Daemon:
 
     def _others(self, mesh: Mesh) -> dict[PeerId, tuple[Multiaddr, ...]]:
         return {peer: where for peer, where in self._addresses.items() if peer != mesh.core.node and where}
-
-
-def no_secrets(effective: Effective, app: EffectiveApp) -> Mapping[str, str]:
-    """The secrets of an app, by name; none are stored yet."""
-    return {}
 
 
 def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> Stored:

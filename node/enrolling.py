@@ -6,19 +6,15 @@ here: what an invite is worth (protocols/admission.py), and machines that join (
 
 from __future__ import annotations
 
-import asyncio
-
-from node.api.problems import ProblemError, refused
+from node.api.problems import refused
 from node.control import Control
+from node.filing import file_record
 from protocols.admission import JoinPapers, admit
 from protocols.envelope import Signed, decode
 from protocols.invites import BUNDLE_MAX_BYTES, Invite, JoinRequest
 from protocols.machine import Signer, Verifier
-from protocols.records import Publish
 from protocols.refusal import Refusal
 from protocols.trust_records import admission_record, grant_record
-
-PUBLISH_TIMEOUT_S = 10.0
 
 
 class Enrolling:
@@ -44,24 +40,8 @@ class Enrolling:
         assert join.grant is not None
         chain: tuple[Signed, ...] = (invite.grant, join.grant)
         for record in (admission_record(bundle), grant_record(key, chain)):
-            await self._publish(*record)
+            await file_record(control, *record)
         rights = control.core.dossiers.rights(key, control.clock().wall_ms)
         if isinstance(rights, Refusal):
             raise refused(rights, "ask an operator: freehold mesh invite --kind principal")
         return rights.name
-
-    async def _publish(self, key: str, body: bytes) -> None:
-        control = self._control
-        if key in control.core.records.store.entries:
-            return
-        settled = control.expect_record(key)
-        control.mesh.post(Publish(key, body))
-        try:
-            problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
-        except TimeoutError:
-            raise ProblemError(
-                503, "node.busy", "the node is busy", "the papers are not filed yet", "try again"
-            ) from None
-        if problem:
-            rule, _, detail = problem.partition(": ")
-            raise refused(Refusal(rule, detail))

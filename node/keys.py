@@ -57,6 +57,11 @@ def load_or_create_key(path: Path, entropy: SystemEntropy) -> Ed25519Signer:
     return Ed25519Signer(seed)
 
 
+def read_seed(path: Path) -> bytes:
+    """Return the seed in a key file that `load_or_create_key` has accepted."""
+    return bytes.fromhex(path.read_text().strip())
+
+
 def _create(path: Path, entropy: SystemEntropy) -> Ed25519Signer:
     seed = entropy.random_bytes(SEED_BYTES)
     write_private(path, seed.hex().encode() + b"\n")

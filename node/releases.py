@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,10 @@ import aiohttp
 
 from node.artifacts import ArtifactError, ArtifactStore
 from node.fetching import Fetcher
-from protocols.change import RELEASE_MAX_BYTES, Release, release_problem
+from node.secrets import SecretError
+from protocols.change import RELEASE_MAX_BYTES, Release, SecretVersion, release_problem
 from protocols.effective import EFFECTIVE_MAX_BYTES, Effective, EffectiveApp, decode_effective
-from protocols.envelope import DecodeError, decode
+from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import Digest, PeerId
 from runtime.compile_cache import CompileCache
 from runtime.component import ComponentError
@@ -34,7 +35,8 @@ SMOKE_TIMEOUT_S = 30.0
 SMOKE_BODY_MAX_BYTES = 1 << 20
 SMOKE_BUILD = "smoke"
 
-Secrets = Callable[[Effective, EffectiveApp], Mapping[str, str]]
+Secrets = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable[Mapping[str, str]]]
+"""The values of an app's secrets, in these versions; raises SecretError."""
 
 
 class PreparationError(Exception):
@@ -43,7 +45,7 @@ class PreparationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A release that can be loaded: `key` names release and configuration together."""
+    """A release that can be loaded: `key` names release, configuration and secret versions together."""
 
     key: str
     release: Digest
@@ -51,14 +53,14 @@ class Prepared:
     load: ReleaseLoad
 
 
-def load_key(release: bytes, configuration: bytes) -> str:
-    """The key under which workers hold a release with one configuration."""
-    return f"{release.hex()}.{configuration.hex()[:32]}"
+def load_key(release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> str:
+    """The key under which workers hold a release with one configuration and these versions of its secrets."""
+    return f"{release.hex()}.{digest(encode((configuration, tuple(secrets)))).hex()[:32]}"
 
 
 def candidate_host(key: str, app: str) -> str:
     """The host name under which this node's own smoke checks reach one app of one loaded release."""
-    return f"{app}.{key[:32]}.freehold.internal"
+    return f"{app}.{digest(key.encode()).hex()[:32]}.freehold.internal"
 
 
 class Releases:
@@ -86,8 +88,10 @@ class Releases:
             raise PreparationError(f"the manifest is malformed: {problem}")
         return manifest
 
-    async def prepare(self, release: bytes, configuration: bytes, peers: Sequence[PeerId]) -> Prepared:
-        """Fetch, check and compile everything. Raises PreparationError."""
+    async def prepare(
+        self, release: bytes, configuration: bytes, peers: Sequence[PeerId], secrets: Sequence[SecretVersion] = ()
+    ) -> Prepared:
+        """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""
         manifest = await self.manifest(release, peers)
         try:
             effective = decode_effective(await self._small(configuration, EFFECTIVE_MAX_BYTES, peers))
@@ -97,11 +101,15 @@ class Releases:
             raise PreparationError("the configuration is of another project than the release")
         components = {one.app: bytes(one.digest) for one in manifest.components}
         loads = []
-        key = load_key(release, configuration)
+        key = load_key(release, configuration, secrets)
         for app in effective.apps:
             if components.get(app.name) != app.component:
                 raise PreparationError(f"the configuration names a component for {app.name} that the release does not")
-            loads.append(AppLoad(await self._spec(release, effective, app, peers)))
+            try:
+                values = await self._secrets(effective, app, secrets)
+            except SecretError as error:
+                raise PreparationError(str(error)) from None
+            loads.append(AppLoad(await self._spec(release, effective, app, values, peers=peers)))
         return Prepared(
             key, Digest(release), effective, ReleaseLoad(key, release.hex(), effective.project, tuple(loads))
         )
@@ -144,7 +152,10 @@ class Releases:
             await asyncio.to_thread(shutil.rmtree, folder, True)
         return True
 
-    async def _spec(self, release: bytes, effective: Effective, app: EffectiveApp, peers: Sequence[PeerId]) -> AppSpec:
+    async def _spec(
+        self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str], *,
+        peers: Sequence[PeerId],
+    ) -> AppSpec:  # fmt: skip
         await self._fetch(app.component, peers)
         component = self._artifacts.path(app.component)
         artifact = component
@@ -153,7 +164,6 @@ class Releases:
                 artifact = await self._cache.ensure(component, app.component.hex())
             except ComponentError as error:
                 raise PreparationError(f"app {app.name} does not compile: {error}") from error
-        secrets = dict(self._secrets(effective, app))
         return AppSpec(
             project=effective.project,
             app=app.name,
@@ -167,6 +177,7 @@ class Releases:
             allow_hosts=app.allow_hosts,
             keyvalue=app.keyvalue,
             config={**dict(app.config), **secrets},
+            redacted=secrets,
         )
 
     async def _small(self, digest: bytes, max_bytes: int, peers: Sequence[PeerId]) -> bytes:
@@ -184,12 +195,13 @@ class Releases:
 
 
 def smoke_routes(prepared: Prepared) -> list[Route]:
-    """The routes that lead this node's own checks to each app, whatever public routes there are."""
-    return [
-        Route(candidate_host(prepared.key, app.name), "/", prepared.key, app.name)
-        for app in prepared.effective.apps
-        if app.kind == "http"
-    ]
+    """The routes that lead this node's own checks to each app, mounted where its public routes mount it."""
+    routes = []
+    for app in prepared.effective.apps:
+        if app.kind == "http":
+            paths = sorted({route.path for route in app.routes} or {"/"})
+            routes += [Route(candidate_host(prepared.key, app.name), path, prepared.key, app.name) for path in paths]
+    return routes
 
 
 async def run_smoke(ingress: Path, prepared: Prepared) -> None:

@@ -18,6 +18,7 @@ from node.forwarding import routes_away
 from node.meter import Meter, since
 from node.releases import PreparationError, Prepared, Releases, run_smoke, smoke_routes
 from protocols.chain_messages import EntryStored
+from protocols.change import SecretVersion
 from protocols.core import NodeCore
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Deployed
@@ -124,9 +125,9 @@ class Workloads:
         if parts is None:
             self._post(PreparationDone(change, False, reason="nobody here knows the change"))
             return
-        release, configuration, base = parts
+        release, configuration, secrets, base = parts
         try:
-            prepared = await self._releases.prepare(release, configuration, self._peers())
+            prepared = await self._releases.prepare(release, configuration, self._peers(), secrets)
             smoked = await self._releases.smoke(prepared)
             if base:
                 # What a node returns to must be here before it leaves it.
@@ -142,16 +143,17 @@ class Workloads:
             self.smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
 
-    def _parts(self, change: Digest) -> tuple[bytes, bytes, bytes] | None:
-        """The release, the configuration and the base of a change, from its dossier or from what was decided."""
+    def _parts(self, change: Digest) -> tuple[bytes, bytes, tuple[SecretVersion, ...], bytes] | None:
+        """Release, configuration, secret versions and base of a change, from its dossier or from what was decided."""
         proposed = self._core.dossiers.changes.get(change)
         if proposed is not None:
-            return proposed.change.release, proposed.change.configuration, proposed.change.base
+            named = proposed.change
+            return named.release, named.configuration, named.secrets, named.base
         for lane in self._core.state.lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
             for one in (lane.base, *candidate, *lane.retained):
                 if one is not None and one.change == change:
-                    return one.release, one.configuration, b""
+                    return one.release, one.configuration, one.secrets, b""
         return None
 
     def _keep(self, change: Digest, prepared: Prepared) -> None:
@@ -199,7 +201,9 @@ class Workloads:
         prepared = self._prepared.get(deployed.change)
         try:
             if prepared is None:
-                prepared = await self._releases.prepare(deployed.release, deployed.configuration, self._peers())
+                prepared = await self._releases.prepare(
+                    deployed.release, deployed.configuration, self._peers(), deployed.secrets
+                )
                 self._keep(deployed.change, prepared)
             running = Running(deployed, order.role, prepared, order.schedules)
             if prepared.key in self._unloading:

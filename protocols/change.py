@@ -68,10 +68,14 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
 
 
 class SecretVersion(msgspec.Struct, frozen=True, array_like=True):
-    """A secret by name and version; the value is nowhere near a change."""
+    """A secret by name and version; the value is nowhere near a change.
+
+    `version` counts for people; `digest` is the id of the signed, sealed version, which is what approval covers.
+    """
 
     name: str
     version: int
+    digest: bytes
 
 
 class Stage(msgspec.Struct, frozen=True, array_like=True):
@@ -180,6 +184,10 @@ def change_problem(change: Change) -> str | None:
         return f"the request has over {REQUEST_MAX_CHARACTERS} characters"
     if len(change.secrets) > SECRETS_MAX or len(change.routes) > ROUTES_MAX or len(change.schedules) > SCHEDULES_MAX:
         return "too many secrets, routes or schedules"
+    if len({one.name for one in change.secrets}) != len(change.secrets) or any(
+        len(one.digest) != DIGEST_BYTES for one in change.secrets
+    ):
+        return "a secret is named twice, or without its version's digest"
     if not 0 <= change.replicas <= REPLICAS_MAX or (change.data and change.replicas > 1):
         return f"replicas are 0 (everywhere) to {REPLICAS_MAX}; an app with data runs on one node"
     return plan_problem(change.plan)

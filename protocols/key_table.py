@@ -60,6 +60,7 @@ KEY_TABLE: tuple[KeyRule, ...] = (
     KeyRule("evidence", "immutable", ("subject", "digest"), "member", removable=True),
     KeyRule("approval", "immutable", ("change", "digest"), "member", removable=True),
     KeyRule("secret", "immutable", ("project", "environment", "name", "digest"), "member", removable=True),
+    KeyRule("resealed", "immutable", ("secret", "node", "digest"), "member", removable=True),
     KeyRule("decision", "immutable", ("era", "slot", "digest"), "member"),
     # What a node says about itself and its part of a rollout.
     KeyRule("status", "owned", ("node",), "owner", removable=True),

@@ -21,7 +21,8 @@ class AppSpec:
     `artifact` is the path `CompileCache.ensure` returned, for components and preview 1 modules alike, and
     `artifact_digest` the hex SHA-256 of the file it was compiled from. `allow_hosts` are "host:port" texts,
     "*.suffix:port" for subdomains. `keyvalue` names the stores the app may open. `environment` is what the guest sees,
-    secrets included. `instances_ready` is how many instances wait ahead of requests.
+    secrets included. `redacted` are values, by name, that are blotted out of what the guest logs. `instances_ready` is
+    how many instances wait ahead of requests.
     """
 
     project: str
@@ -41,8 +42,9 @@ class AppSpec:
     outbound_max: int = 32
     outbound_connect_timeout_ms: int = 5_000
     keyvalue: tuple[str, ...] = ()
-    config: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    redacted: Mapping[str, str] = field(default_factory=dict, repr=False)
     log_line_max_bytes: int = 8 * 1024
     log_call_max_bytes: int = 1024 * 1024
     response_fields_max: int = 256

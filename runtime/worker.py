@@ -267,7 +267,7 @@ class Worker:
         for load in release.apps:
             spec = load.spec
             origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest)
-            log = AppLog(self._logs, origin)
+            log = AppLog(self._logs, origin, redacted=spec.redacted)
             try:
                 runner = await asyncio.to_thread(self._host.prepare, load, log)
             except LoadError:

@@ -14,6 +14,7 @@ from cli.mesh.client import NodeClient, talk
 from cli.mesh.evidence import held_evidence, publish_evidence
 from cli.mesh.proposing import claim_routes, resolve_change
 from cli.mesh.review import change_at
+from cli.mesh.sealing import versions_for
 from cli.mesh.spans import duration_ms
 from cli.mesh.watching import watch_change
 from cli.output import Output
@@ -118,7 +119,10 @@ async def propose_and_start(
         )
     output.step("", "building")
     bundle = build_project(found.project, found.text, found.root, output)
-    proposal = deploying.propose(state, mesh, found, bundle, environment=environment, request=request, signer=signer)
+    versions = await versions_for(client, deploying.effective_of(found, bundle, environment))
+    proposal = deploying.propose(
+        state, mesh, found, bundle, environment=environment, request=request, signer=signer, versions=versions
+    )
     if await deploying.claim_missing_routes(client, lane, proposal, signer):
         output.step("", f"claimed {', '.join(f'{one.host}{one.path}' for one in proposal.change.routes)}")
     output.step("", "uploading")

@@ -50,7 +50,7 @@ class NodeClient:
     """One session with a node. Use as an async context manager."""
 
     def __init__(self, context: Context, signer: Ed25519Signer | None = None) -> None:
-        """Take where the node is; `signer` signs requests to a url instead of the context's key."""
+        """Take where the node is; `signer` signs requests, on the socket too, instead of the context's key."""
         self._context = context
         self._signer = signer
         self._session: aiohttp.ClientSession | None = None
@@ -77,9 +77,9 @@ class NodeClient:
         """Return a JSON answer."""
         return msgspec.json.decode(await self._call("GET", path, query=query))
 
-    async def get_bytes(self, path: str) -> bytes:
+    async def get_bytes(self, path: str, **query: Any) -> bytes:
         """Return a binary answer."""
-        return await self._call("GET", path)
+        return await self._call("GET", path, query=query)
 
     async def state(self) -> MeshState:
         """Return the mesh state at the node's head."""
@@ -112,6 +112,10 @@ class NodeClient:
     async def post(self, path: str, body: Any) -> Any:
         """Send JSON; return the JSON answer."""
         return msgspec.json.decode(await self._call("POST", path, msgspec.json.encode(body), "application/json"))
+
+    async def post_nothing(self, path: str, body: Any) -> None:
+        """Send JSON where the answer is empty."""
+        await self._call("POST", path, msgspec.json.encode(body), "application/json")
 
     async def put_artifact(self, data: bytes, digest: bytes) -> bool:
         """Upload an artifact unless the node has it; return whether it was sent."""
@@ -200,10 +204,9 @@ class NodeClient:
         return URL((self._context.url or "http://node") + path, encoded=False).with_query(params or None)
 
     def _signed(self, method: str, url: URL, body: bytes) -> dict[str, str]:
-        """The fields that sign a request over TCP; the Unix socket says itself who calls."""
-        if not self._context.url:
+        """The fields that sign a request. On the Unix socket, which says itself who calls, only a named signer signs."""
+        if self._signer is None:
             return {}
-        assert self._signer is not None
         target = f"https://{url.host_port_subcomponent}{url.raw_path_qs}"
         return sign_request(
             self._signer, method, target, body, created_s=int(time.time()), nonce=secrets.token_urlsafe(18)

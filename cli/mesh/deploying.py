@@ -19,7 +19,7 @@ from cli.mesh.client import NodeClient
 from cli.project.bundle import ARTIFACTS, Bundle
 from cli.project.find import Found
 from cli.project.model import App, Rollout, Settings
-from protocols.change import CHANGE_DOMAIN, Analysis, Change, Component, Plan, Release, Route, Stage
+from protocols.change import CHANGE_DOMAIN, Analysis, Change, Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.commands import ClaimRoutes, Command, SignedCommand, Start, sign_command
 from protocols.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.envelope import Signed, digest, encode, sign
@@ -145,8 +145,11 @@ def propose(
     environment: str,
     request: str,
     signer: Ed25519Signer,
+    versions: tuple[SecretVersion, ...] = (),
 ) -> Proposal:
     """Return a signed change of the built project for an environment, computed against `state`.
+
+    `versions` are those of its secrets (sealing.versions_for).
 
     Raises CommandError naming who must do what first, if the project or the environment is not there.
     """
@@ -167,6 +170,7 @@ def propose(
         plan=plan_of(found.project.settings(environment)),
         routes=effective.routes,
         schedules=tuple(app.name for app in effective.apps if app.schedule),
+        secrets=versions,
         data=effective.keeps_data,
     )
     folder = bundle.folder / ARTIFACTS

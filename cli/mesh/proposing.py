@@ -16,6 +16,7 @@ from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.deploying import Proposal
 from cli.mesh.diffing import route_words
 from cli.mesh.evidence import held_evidence, publish_evidence
+from cli.mesh.sealing import versions_for
 from cli.output import Output
 from cli.project.build import build_project
 from cli.project.bundle import Bundle
@@ -48,7 +49,10 @@ async def put_together(
     deploying.lane_of(state, found.project.name, environment)
     output.step("", "building")
     bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, output)
-    proposal = deploying.propose(state, mesh, found, bundle, environment=environment, request=request, signer=signer)
+    versions = await versions_for(client, deploying.effective_of(found, bundle, environment))
+    proposal = deploying.propose(
+        state, mesh, found, bundle, environment=environment, request=request, signer=signer, versions=versions
+    )
     return proposal, bundle
 
 

@@ -33,6 +33,7 @@ from node.api.models import (
 from node.api.operations import Call, Operation, Parameter
 from node.api.papers import PAPER_OPERATIONS
 from node.api.problems import ProblemError, invalid, not_found, refused
+from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
 from node.api.views import (
     change_view,
@@ -484,5 +485,6 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("events", "GET", "/v1/events", "Follow what happens", events, stream=True),
     *PAPER_OPERATIONS,
+    *SECRET_OPERATIONS,
     *AUDIT_OPERATIONS,
 )  # fmt: skip

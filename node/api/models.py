@@ -38,6 +38,7 @@ class NodeView(msgspec.Struct, frozen=True):
     expires_ms: int
     quarantined: str
     refused_by: dict[str, str]
+    doubles: tuple[str, ...]
     running: tuple[str, ...]
     disk_free_bytes: int
     wasmtime: str
@@ -83,6 +84,34 @@ class AdmissionView(msgspec.Struct, frozen=True):
 
     name: str
     genesis: bytes
+
+
+class SecretBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed paper: an encoded SealedSecret or SecretRemoval of protocols/sealing.py."""
+
+    paper: Blob
+
+
+class SecretView(msgspec.Struct, frozen=True):
+    """One version of a secret; never its value.
+
+    `sealed_to` are the nodes that can open it, `lacking` those that may run its apps and cannot yet, `exposed` those that
+    can and may not any more: set it anew. `problem` says why no new change may name it.
+    """
+
+    id: Hex64
+    project: str
+    environment: str
+    name: str
+    version: int
+    author: str
+    author_name: str
+    created_ms: int
+    sealed_to: tuple[str, ...]
+    lacking: tuple[str, ...]
+    exposed: tuple[str, ...]
+    in_use: bool
+    problem: str
 
 
 class VoterView(msgspec.Struct, frozen=True):

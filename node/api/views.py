@@ -26,6 +26,7 @@ from protocols.change import Route
 from protocols.core import NodeCore
 from protocols.dossiers import Proposed
 from protocols.envelope import Signed, decode, encode
+from protocols.hello import QUARANTINE_MS
 from protocols.keys import peer_id, public_key_of
 from protocols.machine import Digest, Now, PeerId
 from protocols.mesh_types import Deployed, Environment, Lane, MeshState, Rollout
@@ -57,6 +58,9 @@ def node_view(control: Control, build: str) -> NodeView:
         wall_ms=now.wall_ms,
         expires_ms=certificate.expires_ms if certificate is not None else 0,
         quarantined=control.quarantined,
+        doubles=tuple(
+            sorted(peer for peer, at_ms in control.doubles.items() if now.wall_ms - at_ms < QUARANTINE_MS)
+        ),
         refused_by={str(peer): why for peer, why in sorted(control.refused_by.items())},
         running=tuple(f"{project}/{environment}" for project, environment in sorted(control.workloads.running)),
         disk_free_bytes=shutil.disk_usage(control.folder).free,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -28,6 +29,9 @@ LINES_PER_S: Final = 200.0
 LINES_BURST: Final = 1000.0
 """Lines an app that was quiet may write at once: a long stack trace, a start-up banner."""
 
+REDACTED_MIN_CHARACTERS: Final = 4
+"""Blotting out shorter values would shred every log, and guessing them needs no log."""
+
 BYTES_PER_S: Final = 256 * 1024.0
 BYTES_BURST: Final = 1024 * 1024.0
 
@@ -37,6 +41,16 @@ _encode = msgspec.json.Encoder().encode
 @lru_cache(maxsize=4)
 def _second(whole: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+
+
+def _blots(redacted: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What to look for and what to write instead, the longest first: whole values, and the lines of longer ones."""
+    found: dict[str, str] = {}
+    for name, value in redacted.items():
+        for part in (value, *value.splitlines()):
+            if len(part) >= REDACTED_MIN_CHARACTERS:
+                found[part] = f"[secret {name}]"
+    return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
 
 def timestamp(seconds: float) -> str:
@@ -119,7 +133,16 @@ class LogOrigin:
 class AppLog:
     """One app's way into the buffer: encodes, cuts, rate-limits. Safe from any thread."""
 
-    def __init__(self, buffer: LogBuffer, origin: LogOrigin, allowance: Allowance | None = None) -> None:
+    def __init__(
+        self,
+        buffer: LogBuffer,
+        origin: LogOrigin,
+        allowance: Allowance | None = None,
+        *,
+        redacted: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take the buffer, who writes, how much, and values that never appear in a line, by the name that does."""
+        self._blots = _blots(redacted or {})
         self._buffer = buffer
         self._origin = origin
         self._allowance = allowance or Allowance(LINES_PER_S, LINES_BURST, BYTES_PER_S, BYTES_BURST)
@@ -172,6 +195,9 @@ class AppLog:
             **fields,
             "stream": stream,
         }
+        for name, value in fields.items() if self._blots else ():
+            if isinstance(value, str):
+                entry[name] = self._blotted(value)
         line = _encode(entry)
         while len(line) > LINE_MAX_BYTES:
             entry["truncated"] = True
@@ -180,3 +206,9 @@ class AppLog:
                     entry[name] = value[: len(value) // 2]
             line = _encode(entry)
         return line
+
+    def _blotted(self, text: str) -> str:
+        """The text without exact secret values: best effort, since a guest may write them any other way."""
+        for value, instead in self._blots:
+            text = text.replace(value, instead)
+        return text

@@ -15,6 +15,7 @@ from pathlib import Path
 from cli.mesh import deploying
 from cli.mesh.client import NodeClient
 from cli.mesh.home import Context
+from cli.mesh.sealing import versions_for
 from cli.project.build import build_project
 from cli.project.find import open_project
 from node.config import NodeConfig, read_config
@@ -153,6 +154,7 @@ class House:
             proposal = deploying.propose(
                 state, self.control(0).core.trust.mesh, project, bundle, environment=LANE[1], request="a test",
                 signer=self.admin,
+                versions=await versions_for(client, deploying.effective_of(project, bundle, LANE[1])),
             )  # fmt: skip
             lane = deploying.lane_of(state, *LANE)
             await deploying.claim_missing_routes(client, lane, proposal, self.admin)

@@ -553,7 +553,7 @@ def _change(**fields: object) -> Change:
         {"project": "No"},
         {"configuration": b"short"},
         {"base": b"short"},
-        {"secrets": (SecretVersion("A", 1),) * 65},
+        {"secrets": (SecretVersion("A", 1, b"d" * 32),) * 65},
         {"replicas": 33},
         {"replicas": 2, "data": True},
         {"plan": Plan(())},

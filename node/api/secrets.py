@@ -1,0 +1,126 @@
+"""Operations on secrets: file a sealed version, take versions away, list what there is. A value never passes here.
+
+What comes in is sealed and signed on the principal's machine; what goes out are names, versions and who can open them.
+Not here: sealing (protocols/sealing.py), and giving values to apps (node/secrets.py).
+"""
+
+from __future__ import annotations
+
+from node.api.models import SecretBody, SecretView
+from node.api.operations import Call, Operation, Parameter
+from node.api.problems import ProblemError, invalid, refused
+from node.control import Control
+from node.filing import file_record
+from node.secrets import Held
+from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.grants import Rights
+from protocols.key_table import BODY_MAX_BYTES, make_key
+from protocols.placement import eligible
+from protocols.refusal import Refusal
+from protocols.sealing import SealedSecret, SecretPaper, SecretRemoval, open_paper
+
+_OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
+
+
+async def list_secrets(call: Call) -> tuple[SecretView, ...]:
+    """List versions of secrets, newest first within each name."""
+    control: Control = call.node
+    wanted = call.query.get("project", ""), call.query.get("environment", "")
+    used = control.secrets.in_use()
+    return tuple(
+        _view(control, one, one.id in used)
+        for one in control.secrets.versions()
+        if (not wanted[0] or one.secret.project == wanted[0]) and (not wanted[1] or one.secret.environment == wanted[1])
+    )
+
+
+async def file_secret(call: Call) -> None:
+    """File a sealed version, or take versions away."""
+    control: Control = call.node
+    core = control.core
+    try:
+        signed: Signed = decode(call.body.paper, Signed, BODY_MAX_BYTES)
+        paper: SecretPaper = open_paper(core.trust.verifier, core.trust.mesh, signed)
+    except DecodeError as error:
+        raise invalid(str(error)) from None
+    rights = core.dossiers.rights(signed.key, control.clock().wall_ms)
+    if isinstance(rights, Refusal):
+        raise refused(rights, "freehold token list")
+    if not isinstance(rights, Rights) or not rights.allows("secret", paper.project, paper.environment):
+        raise ProblemError(
+            403, "secret.not-allowed", "this key may not",
+            f"{rights.name} may not set secrets of {paper.project} in {paper.environment}", "freehold token list",
+        )  # fmt: skip
+    if core.state.lane(paper.project, paper.environment) is None:
+        raise ProblemError(
+            422, "secret.nowhere", "no such place", f"there is no {paper.project} in {paper.environment}",
+            "freehold env list",
+        )  # fmt: skip
+    if isinstance(paper, SecretRemoval):
+        await _remove(control, paper)
+    else:
+        await _add(control, paper, encode(signed))
+
+
+async def _add(control: Control, paper: SealedSecret, body: bytes) -> None:
+    try:
+        key = make_key("secret", paper.project, paper.environment, paper.name, digest(body).hex())
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    await file_record(control, key, body)
+
+
+async def _remove(control: Control, paper: SecretRemoval) -> None:
+    used = control.secrets.in_use()
+    place = (paper.project, paper.environment, paper.name)
+    mine = {
+        held.id: held
+        for held in control.secrets.versions()
+        if (held.secret.project, held.secret.environment, held.secret.name) == place
+    }
+    if any(version in used for version in paper.versions):
+        raise ProblemError(
+            409, "secret.in-use", "the version is in use",
+            f"a release that runs or is kept for rollback needs {paper.name}; deploy without it first",
+            "freehold secret list",
+        )  # fmt: skip
+    for version in paper.versions:
+        if version in mine:
+            await file_record(control, mine[version].key, b"", tombstone=True)
+
+
+def _view(control: Control, held: Held, in_use: bool) -> SecretView:
+    core, secret = control.core, held.secret
+    rights = core.dossiers.rights(held.signed.key, secret.created_ms)
+    openers, able = control.secrets.openers(held), eligible(core.state, secret.environment)
+    return SecretView(
+        id=held.id.hex(),
+        project=secret.project,
+        environment=secret.environment,
+        name=secret.name,
+        version=secret.version,
+        author=held.signed.key.hex(),
+        author_name=rights.name if isinstance(rights, Rights) else "",
+        created_ms=secret.created_ms,
+        sealed_to=openers,
+        lacking=tuple(node for node in able if node not in openers),
+        exposed=tuple(node for node in openers if node not in able),
+        in_use=in_use,
+        problem=control.secrets.problem(held),
+    )
+
+
+SECRET_OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "secrets", "GET", "/v1/secrets", "Versions of secrets, without their values", list_secrets,
+        answer=tuple[SecretView, ...],
+        parameters=(
+            Parameter("project", _OPTIONAL_NAME, "only this project"),
+            Parameter("environment", _OPTIONAL_NAME, "only this environment"),
+        ),
+    ),
+    Operation(
+        "file_secret", "POST", "/v1/secrets", "File a sealed version, or take versions away", file_secret, "write",
+        SecretBody, body_max_bytes=64 * 1024, status=204,
+    ),
+)  # fmt: skip
