@@ -68,6 +68,7 @@ class ChainNet:
         self.target = target
         self.revoked: set[PeerId] = set()
         self.now_ms = 1_000
+        self.added = 0
         self.queue: deque[tuple[PeerId, PeerId, Any]] = deque()
         self.keep: Callable[[PeerId, PeerId, Any], bool] = lambda near, far, message: True
         self.sent: list[tuple[PeerId, PeerId, Any]] = []
@@ -201,7 +202,8 @@ class ChainNet:
         return self.outcome(name, request_id, wait_ms)
 
     def add(self, name: str, amount: int = 1, counter: str = "a", expect: int = -1) -> Outcome:
-        identifier = b"%d-%d" % (self.now_ms, len(self.sent))
+        self.added += 1
+        identifier = b"added %d" % self.added
         return self.submit(name, encode(Add(identifier, counter, amount, expect)))
 
     def outcome(self, name: str, request_id: bytes, wait_ms: int = 40_000) -> Outcome:
