@@ -158,14 +158,8 @@ class Control:
                     self._settle(entry.record.key, "")
             case PublishRefused(key, refusal):
                 self._settle(key, f"{refusal.rule}: {refusal.detail}")
-            case RefusedBy(peer, rule, detail):
-                if len(self.refused_by) < REFUSALS_MAX:
-                    self.refused_by[peer] = f"{rule}: {detail}"
-            case Cloned(peer):
-                self.doubles[peer] = self.clock().wall_ms
-                self._tell("cloned", {"node": peer})
-            case Admitted(peer):
-                self.refused_by.pop(peer, None)
+            case RefusedBy() | Cloned() | Admitted():
+                self._met(event)
             case Quarantined(reason, _):
                 self.quarantined = reason
                 self._tell("quarantined", {"reason": reason})
@@ -185,6 +179,18 @@ class Control:
                 self._tell(type(event).__name__.lower(), {})
             case _:
                 pass
+
+    def _met(self, event: RefusedBy | Cloned | Admitted) -> None:
+        """Remember how hello went with a peer: who turned this node away, and who is seen double."""
+        match event:
+            case RefusedBy(peer, rule, detail):
+                if len(self.refused_by) < REFUSALS_MAX:
+                    self.refused_by[peer] = f"{rule}: {detail}"
+            case Cloned(peer):
+                self.doubles[peer] = self.clock().wall_ms
+                self._tell("cloned", {"node": peer})
+            case Admitted(peer):
+                self.refused_by.pop(peer, None)
 
     async def watch(self) -> AsyncIterator[bytes]:
         """Yield events as server-sent event frames, for ever. Raises RuntimeError when too many watch."""

@@ -20,7 +20,7 @@ from node.transport.events import LinkReady
 from protocols.chain_messages import Start
 from protocols.core import CoreSetup, CoreStored, NodeCore, decode_message
 from protocols.envelope import MESSAGE_MAX_BYTES, DecodeError, encode
-from protocols.hello import Admitted, HelloMessage
+from protocols.hello import Admitted, Challenge, HelloMessage
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.machine import Now, PeerConnected, PeerDisconnected, PeerId, Persist, Received
 
@@ -79,7 +79,8 @@ class Mesh:
             self.transport.send_to(peer, frame)
             return
         for link in reversed(self._links.get(peer, ())):
-            if self.transport.send(link, ChannelName.HELLO, frame):
+            # A challenge asks every living process of the peer: two that answer are a machine and its clone.
+            if self.transport.send(link, ChannelName.HELLO, frame) and not isinstance(message, Challenge):
                 return
 
     def broadcast(self, message: Any, exclude: tuple[PeerId, ...]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cli.mesh.roster import Member
 from cli.mesh.spans import in_words
+from cli.mesh.table import short
 
 CLOCK_SKEW_WARN_MS = 5_000
 CLOCK_SKEW_FAULT_MS = 60_000
@@ -85,6 +86,11 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
             Finding(True, f"another machine uses the key of {name}; its peers turn both away for a while",
                     "stop the copy for good, and never restore a backup beside its original"),
         )  # fmt: skip
+    found += [
+        Finding(True, f"two machines use the key of {short(peer)}",
+                "stop the copy for good, and never restore a backup beside its original")
+        for peer in view["doubles"]
+    ]  # fmt: skip
     found += [
         Finding(True, f"peers turn {name} away: {why}", "look there: freehold mesh members")
         for why in refusals

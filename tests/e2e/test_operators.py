@@ -202,6 +202,22 @@ def test_a_backup_taken_while_it_runs_brings_a_node_back(three: tuple[Machine, M
     assert connected(one) == 3
 
 
+def test_a_node_leaves_by_itself_and_takes_its_folder_along(
+    fleet: Fleet, three: tuple[Machine, Machine, Machine]
+) -> None:
+    one = three[0]
+    guest = fleet.join(fleet.invite(one, "--role", "worker"), "guest")
+    until(lambda: connected(guest) == 4, 20, "four members")
+    node = guest.status()["node"]
+    needed = one.run("mesh", "leave", "--data", str(one.data), "--json")
+    assert needed.json["error"]["kind"] == "not-confirmed"
+    left = guest.ok("mesh", "leave", "--data", str(guest.data), "--purge", "-y")
+    assert (left["stopped"], left["purged"], guest.data.exists()) == (True, True, False)
+    assert one.members()[node]["standing"] == "revoked"
+    one.typed_ok("mesh", "remove", "guest", "-y")
+    assert node not in one.members()
+
+
 def test_a_revoked_node_is_cut_off_within_seconds(three: tuple[Machine, Machine, Machine]) -> None:
     one, _, third = three
     until(lambda: connected(one) == 3, 30, "three members")
@@ -219,16 +235,14 @@ def test_a_revoked_node_is_cut_off_within_seconds(three: tuple[Machine, Machine,
 def test_a_cloned_folder_that_runs_beside_its_original_is_noticed(
     fleet: Fleet, three: tuple[Machine, Machine, Machine]
 ) -> None:
-    _, two, _ = three
+    one, two, _ = three
     file = two.folder / "clone.tar.gz"
     two.ok("mesh", "backup", str(file), "--data", str(two.data))
     clone = fleet.machine("clone")
     clone.ok("mesh", "restore", str(file), "--data", str(clone.data), "-y")
     clone.start("--listen", "127.0.0.1:0")
-
-    def noticed() -> list[str]:
-        answers = [machine.run("doctor", "--data", str(machine.data), "--json") for machine in (two, clone)]
-        found = [one["what"] for answer in answers for one in answer.json["findings"] if one["fault"]]
-        return [what for what in found if "another machine uses the key" in what or "gave up its vote" in what]
-
-    until(lambda: bool(noticed()), 40, "the double to be noticed")
+    double = two.status()["node"]
+    until(lambda: one.status()["doubles"] == [double], 40, "the double to be noticed")
+    found = one.run("doctor", "--data", str(one.data), "--json")
+    assert found.code == 1
+    assert any("two machines use the key" in finding["what"] for finding in found.json["findings"])

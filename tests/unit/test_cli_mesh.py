@@ -141,7 +141,7 @@ def test_only_a_voter_is_replaced_and_only_by_a_ready_node() -> None:
 
 def view(**fields: Any) -> dict[str, Any]:
     return {
-        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "stalled": "",
+        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "",
         "expires_ms": NOW_MS + 90 * DAY_MS, "disk_free_bytes": 1 << 40, "wasmtime": "50.0.1", **fields,
     }  # fmt: skip
 
@@ -161,6 +161,7 @@ def test_a_healthy_node_has_no_finding() -> None:
         ({"disk_free_bytes": 100 << 20}, "100 MiB"),
         ({"wasmtime": "49.0.0"}, "older"),
         ({"refused_by": {"p": "hello.cloned: x"}}, "another machine"),
+        ({"doubles": ["12D3KooWpeerpeer"]}, "peerpeer"),
         ({"refused_by": {"p": "hello.revoked: x"}}, "turn oslo away"),
     ],
 )
