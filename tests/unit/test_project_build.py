@@ -105,7 +105,8 @@ def test_a_manifest_has_one_encoding() -> None:
     ],
 )
 def test_a_file_that_is_no_component_is_refused_in_a_sentence(tmp_path: Path, content: bytes, said: str) -> None:
-    found = project(tmp_path, JOB, {"job.wasm": content})
+    web = 'language = "component"\nsource = "app.wasm"\nroutes = ["/"]'
+    found = project(tmp_path, web, {"app.wasm": content})
     with pytest.raises(BuildError, match=said) as caught:
         build_app(found.project, app_of(found), found.root, Quiet())
     assert caught.value.kind == "component-refused"
@@ -121,7 +122,8 @@ def test_a_file_that_is_no_component_is_refused_in_a_sentence(tmp_path: Path, co
 )
 def test_a_component_that_asks_for_what_nobody_serves_is_refused_at_build(name: str, said: str, tmp_path: Path) -> None:
     content = bytes(wasmtime.wat2wasm(f'(component (import "{name}" (instance)))'))
-    found = project(tmp_path, JOB, {"job.wasm": content})
+    web = 'language = "component"\nsource = "app.wasm"\nroutes = ["/"]'
+    found = project(tmp_path, web, {"app.wasm": content})
     with pytest.raises(BuildError, match=said) as caught:
         build_app(found.project, app_of(found), found.root, Quiet())
     assert caught.value.next_step.endswith("freehold build --app web")
