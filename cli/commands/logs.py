@@ -82,9 +82,13 @@ async def _follow(client: NodeClient, output: Output, node: str, query: dict[str
     """Follow every asked node at once; a node that goes is told, and the others go on."""
 
     async def one(peer: str, title: str) -> None:
-        async for _, entry in client.follow("/v1/logs", node=peer, follow=True, **query):
-            show(output, json.dumps(entry).encode())
-        output.warn(f"{title} does not answer any more")
+        try:
+            async for _, entry in client.follow("/v1/logs", node=peer, follow=True, **query):
+                show(output, json.dumps(entry).encode())
+        except CommandError as error:
+            output.warn(f"{title}: {error}")
+        else:
+            output.warn(f"{title} does not answer any more")
 
     asked = await _asked(client, node)
     async with asyncio.TaskGroup() as group:
