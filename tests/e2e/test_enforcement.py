@@ -1,0 +1,353 @@
+"""The machines enforce approval: every way around the gate, tried through the API of a running node, is refused by its own
+rule, starts nothing and stands in the audit log. The client here is a modified one: it signs what it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from cli.commands.audit import verify_chains
+from cli.mesh.client import NodeClient
+from cli.mesh.home import Context
+from node.config import NodeConfig, read_config
+from node.daemon import Daemon
+from node.founding import found
+from protocols.approvals import Approval, approve
+from protocols.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Route, Stage
+from protocols.commands import (
+    ClaimRoutes,
+    Command,
+    CreateEnvironment,
+    CreateProject,
+    Exhibits,
+    Start,
+    WithdrawApproval,
+    sign_command,
+)
+from protocols.demands import SOLO, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy
+from protocols.effective import Effective, EffectiveApp, SmokeCheck
+from protocols.envelope import Signed, digest, encode, sign
+from protocols.evidence import Run, attest
+from protocols.gatekeeping import gate_of
+from protocols.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest, PeerId
+from protocols.revocations import NOTHING_VALID, Revocation, revoke
+from protocols.trust_records import revocation_record
+
+HOUR_MS = 3_600_000
+COMPONENT = digest(b"a component that nobody ever needs to run")
+
+
+def key(name: str) -> Ed25519Signer:
+    return Ed25519Signer(digest(name.encode()))
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class World:
+    """One node, its client, and people and agents with keys of their own."""
+
+    client: NodeClient
+    admin: Ed25519Signer
+    mesh: Digest = field(init=False)
+    node: PeerId = field(init=False)
+    chains: dict[bytes, tuple[Signed, ...]] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    routes: dict[str, str] = field(default_factory=dict)
+
+    async def furnish(self) -> None:
+        self.mesh = await self.client.mesh()
+        self.node = PeerId((await self.client.get("/v1/node"))["node"])
+        window = FreezeWindow("deny", 0, 1 << 50, reason="year's end")
+        policies = {
+            "production": None,
+            "staging": None,
+            "tested": Policy("solo", Demands(evidence=(EvidenceDemand("test", HOUR_MS),))),
+            "observed": Policy("solo", Demands(evidence=(EvidenceDemand("smoke", HOUR_MS, by_node=True),))),
+            "frozen": msgspec.structs.replace(SOLO, demands=Demands(windows=(window,))),
+        }
+        for name, policy in policies.items():
+            sequence = (await self.client.state()).sequence
+            await self.client.decide(self.admin, CreateEnvironment(name, (), policy), expect=sequence)
+        await self.client.decide(self.admin, CreateProject("hello"))
+        for name, roles in {
+            "dev": ("proposer", "deployer"), "ann": ("approver",), "bob": ("approver",), "eve": ("viewer",),
+            "both": ("proposer", "deployer", "approver"),
+        }.items():  # fmt: skip
+            await self.grant(name, roles)
+        await self.grant("agent", ("proposer", "deployer"), kind="agent", parent="dev")
+        await self.grant("helper", ("proposer", "deployer"), kind="agent", parent="both")
+
+    async def grant(
+        self, name: str, roles: tuple[Role, ...], *, kind: PrincipalKind = "person", parent: str = ""
+    ) -> None:
+        above = self.chains[key(parent).public_key] if parent else ()
+        made = Grant(
+            key(name).public_key, kind, name, roles, (ANY,), (ANY,), now_ms() + 24 * HOUR_MS - (HOUR_MS if parent else 0),
+            secrets.token_bytes(16), digest(above[-1].payload) if above else b"",
+        )  # fmt: skip
+        link = sign(key(parent) if parent else self.admin, GRANT_DOMAIN, self.mesh, made)
+        chain = (*above, link)
+        self.chains[made.key] = chain
+        await self.client.publish("grant", made.key.hex(), encode(chain))
+
+    # --- what is proposed and shown ---------------------------------------------------------------------------------
+
+    async def change(self, environment: str = "production", author: str = "dev", **fields: Any) -> Change:
+        state = await self.client.state()
+        release = self.release(author)
+        app = EffectiveApp("web", COMPONENT, "http", 1_000, 1 << 20, "fresh")
+        made = Change(
+            project="hello", environment=environment, request="greet", release=digest(encode(release)), base=b"",
+            configuration=digest(encode(Effective("hello", environment, (app,)))),
+            policy=gate_of(state, environment, release).digest, author=key(author).public_key, created_ms=now_ms(),
+            plan=Plan((Stage("100%"),)),
+        )  # fmt: skip
+        return msgspec.structs.replace(made, **fields)
+
+    def release(self, author: str) -> Release:
+        return Release("hello", (Component("web", COMPONENT, 11),), b"[project]", "", key(author).public_key)
+
+    def approval(self, by: str, change: Change, **fields: Any) -> bytes:
+        said = Approval(
+            b"", Digest(digest(encode(change))), change.project, change.environment, now_ms(), now_ms() + HOUR_MS
+        )
+        mesh = fields.pop("mesh", self.mesh)
+        return approve(key(by), mesh, Approval(**{name: fields.get(name, getattr(said, name)) for name in _APPROVAL}))
+
+    def evidence(self, by: str, change: Change, kind: str = "test", **fields: Any) -> bytes:
+        run = Run(
+            fields.get("mesh", self.mesh).hex(), cast("Any", kind), "sandbox", fields.get("finished_ms", now_ms())
+        )
+        return attest(
+            key(by), run, passed=fields.get("passed", True), components=(("web", fields.get("component", COMPONENT)),),
+            configuration=fields.get("configuration", change.configuration),
+        )  # fmt: skip
+
+    # --- trying -----------------------------------------------------------------------------------------------------
+
+    async def start(self, change: Change, by: str = "dev", **shown: Any) -> str:
+        """Submit a start as a client that skips every check of its own; return what the voters say."""
+        author = shown.get("author", next(one for one in _PEOPLE if key(one).public_key == change.author))
+        signed = encode(sign(key(shown.get("signed_by", author)), CHANGE_DOMAIN, self.mesh, change))
+        release = encode(self.release(author))
+        approvals, evidence = shown.get("approvals", ()), shown.get("evidence", ())
+        chains = [encode(chain) for owner, chain in self.chains.items() if owner not in shown.get("without", ())]
+        exhibits = Exhibits(
+            change=digest(signed), release=digest(release), grants=tuple(digest(one) for one in chains),
+            approvals=tuple(digest(one) for one in approvals), evidence=tuple(digest(one) for one in evidence),
+        )  # fmt: skip
+        state = await self.client.state()
+        lane = state.lane("hello", change.environment)
+        assert lane is not None
+        action = Start(bytes(digest(encode(change))), (self.node,), break_glass=shown.get("break_glass", ""))
+        command = Command(secrets.token_bytes(16), action, "hello", change.environment, lane.sequence)
+        made = sign_command([key(by)], self.mesh, command, exhibits)
+        material = (signed, release, *chains, *approvals, *evidence)
+        answer = await self.client.post("/v1/commands", {"command": encode(made), "material": material})
+        return str(answer["rule"] if answer["outcome"] != "decided" else "decided")
+
+    async def refuse(self, case: str, rule: str, change: Change, by: str = "dev", **shown: Any) -> None:
+        answer = await self.start(change, by, **shown)
+        self.refusals[case] = answer if answer == rule else f"{answer}, not {rule}"
+
+    async def audited(self, verb: str, count: int) -> list[dict[str, Any]]:
+        """The audit entries of a verb, once there are as many: an entry is a record, written after the answer."""
+        rows: list[dict[str, Any]] = []
+        for _ in range(100):
+            rows = [row for row in await self.client.get("/v1/audit", limit=500) if row["verb"] == verb]
+            if len(rows) >= count:
+                break
+            await asyncio.sleep(0.05)
+        return rows
+
+
+_APPROVAL = ("key", "change", "project", "environment", "approved_ms", "expires_ms", "comment")
+_PEOPLE = ("dev", "ann", "bob", "eve", "both", "agent", "helper", "nobody")
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[World]:
+    admin = key("admin")
+    config = NodeConfig("one", listen=("127.0.0.1:0",), ingress=("127.0.0.1:0",), workers=1)
+    await found(folder / "one", config, mesh_name="home", admin=admin, policy=TEAM)
+    daemon = Daemon(folder / "one", read_config(folder / "one"))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(daemon.run())
+        try:
+            await asyncio.wait_for(daemon.started.wait(), 60)
+            async with NodeClient(Context("home", str(daemon.runtime / "api.sock"), "")) as client:
+                world = World(client, admin)
+                await world.furnish()
+                yield world
+        finally:
+            daemon.stop()
+            await task
+
+
+async def approvals_that_do_not_count(w: World) -> None:
+    change = await w.change()
+    other = await w.change(request="something else")
+    configured = await w.change(configuration=bytes(range(32)))
+    hour_ago = now_ms() - HOUR_MS
+    await w.refuse("none", "approval.missing", change)
+    await w.refuse("for another change", "approval.other-change", change, approvals=(w.approval("ann", other),))
+    await w.refuse("configuration altered", "approval.other-change", configured, approvals=(w.approval("ann", change),))
+    elsewhere = w.approval("ann", change, environment="staging")
+    await w.refuse("for another environment", "approval.other-environment", change, approvals=(elsewhere,))
+    expired = w.approval("ann", change, approved_ms=hour_ago - 1, expires_ms=hour_ago)
+    await w.refuse("expired", "approval.expired", change, approvals=(expired,))
+    long = w.approval("ann", change, expires_ms=now_ms() + 30 * 24 * HOUR_MS)
+    await w.refuse("too long", "approval.too-long", change, approvals=(long,))
+    await w.refuse(
+        "in another mesh", "approval.other-mesh", change, approvals=(w.approval("ann", change, mesh=bytes(32)),)
+    )
+    await w.refuse("by a viewer", "approval.no-rights", change, approvals=(w.approval("eve", change),))
+    await w.refuse("by the author's agent", "approval.no-rights", change, approvals=(w.approval("agent", change),))
+    await w.refuse("by a stranger", "approval.no-rights", change, approvals=(w.approval("nobody", change),))
+    own = await w.change(author="both")
+    await w.refuse("by the author", "approval.by-author", own, "both", approvals=(w.approval("both", own),))
+    agents = await w.change(author="helper")
+    await w.refuse(
+        "by the agent's person", "approval.by-author", agents, "helper", approvals=(w.approval("both", agents),)
+    )
+    taken = await w.change(request="taken back")
+    await w.client.decide(
+        key("ann"), WithdrawApproval(bytes(digest(encode(taken)))), project="hello", environment="production"
+    )
+    await w.refuse("withdrawn", "approval.withdrawn", taken, approvals=(w.approval("ann", taken),))
+
+
+async def evidence_that_does_not_count(w: World) -> None:
+    change = await w.change("tested")
+    await w.refuse("no evidence", "evidence.missing", change)
+    failed = w.evidence("dev", change, passed=False)
+    await w.refuse("failed", "evidence.failed", change, evidence=(failed,))
+    stale = w.evidence("dev", change, finished_ms=now_ms() - 2 * HOUR_MS)
+    await w.refuse("stale", "evidence.stale", change, evidence=(stale,))
+    foreign = w.evidence("dev", change, component=bytes(32))
+    await w.refuse("other component", "evidence.other-digests", change, evidence=(foreign,))
+    configured = w.evidence("dev", change, configuration=bytes(32))
+    await w.refuse("other configuration", "evidence.other-digests", change, evidence=(configured,))
+    await w.refuse("by a stranger's run", "evidence.stranger", change, evidence=(w.evidence("nobody", change),))
+    await w.refuse(
+        "another mesh's", "evidence.other-mesh", change, evidence=(w.evidence("dev", change, mesh=bytes(32)),)
+    )
+    watched = await w.change("observed")
+    own = w.evidence("dev", watched, "smoke")
+    await w.refuse("only self-attested", "evidence.self-attested", watched, evidence=(own,))
+
+
+async def changes_and_signers_that_do_not_fit(w: World) -> None:
+    frozen = await w.change("frozen")
+    await w.refuse("freeze window", "window.frozen", frozen)
+    await w.refuse("glass broken by a deployer", "command.not-allowed", frozen, break_glass="I must")
+    change = await w.change("staging")
+    good = w.approval("ann", change)
+    await w.refuse("started by a viewer", "command.not-allowed", change, "eve", approvals=(good,))
+    await w.refuse("started by a stranger", "grant.none", change, "nobody", approvals=(good,))
+    forged = await w.change("staging", author="dev")
+    await w.refuse("author forged", "change.signature", forged, "dev", signed_by="agent", approvals=(good,))
+    moved = await w.change("staging", policy=bytes(32))
+    await w.refuse("another policy", "change.policy-moved", moved, approvals=(w.approval("ann", moved),))
+    based = await w.change("staging", base=bytes(32))
+    await w.refuse("another base", "change.base-moved", based, approvals=(w.approval("ann", based),))
+    old = await w.change("staging", created_ms=now_ms() - 60 * 24 * HOUR_MS)
+    await w.refuse("too old", "change.age", old, approvals=(w.approval("ann", old),))
+    # What remains when nothing is wrong: the node has not prepared it, so it does not start either.
+    await w.refuse("in order, not prepared", "rollout.not-prepared", change, approvals=(good,))
+
+
+async def revoked_principals(w: World) -> None:
+    """What rests on a revoked key or grant is refused by voters who know of it, whoever shows the old papers."""
+    await w.grant("spare", ("proposer", "deployer"), kind="agent", parent="dev")
+    for kind, name in (("principal", "bob"), ("principal", "agent"), ("grant", "spare")):
+        chain = w.chains[key(name).public_key]
+        subject = key(name).public_key if kind == "principal" else bytes(digest(chain[-1].payload))
+        made = Revocation(cast("Any", kind), subject, NOTHING_VALID, NOTHING_VALID, "lost", now_ms())
+        # A grant is taken back by whoever gave it, here the agent's person; a principal by an admin.
+        signed = revoke(key("dev"), w.mesh, made, chain) if kind == "grant" else revoke(w.admin, w.mesh, made)
+        await w.client.publish("revocation", subject.hex(), revocation_record(made, signed)[1])
+        if kind == "principal" and name == "bob":
+            continue
+        lane = (await w.client.state()).lane("hello", "staging")
+        assert lane is not None
+        action = ClaimRoutes((Route("", f"/{name}"),))
+        command = Command(secrets.token_bytes(16), action, "hello", "staging", lane.sequence)
+        shown = encode(chain)
+        exhibited = sign_command([key(name)], w.mesh, command, Exhibits(grants=(digest(shown),)))
+        answer = await w.client.post("/v1/commands", {"command": encode(exhibited), "material": (shown,)})
+        w.routes[f"by a revoked {kind}"] = answer["rule"]
+
+
+async def what_is_in_order_starts(w: World, data: bytes) -> str:
+    """One change goes the whole way: it waits while only a revoked approver said yes, and starts with a good one."""
+    release = Release("hello", (Component("web", digest(data), len(data)),), b"[project]", "", key("dev").public_key)
+    app = EffectiveApp("web", digest(data), "http", 5_000, 64 << 20, "fresh")
+    effective = Effective("hello", "staging", (app,), (SmokeCheck("web", "/"),))
+    for part in (encode(release), encode(effective), data):
+        await w.client.put_artifact(part, digest(part))
+    gate = gate_of(await w.client.state(), "staging", release)
+    change = await w.change(
+        "staging", release=digest(encode(release)), configuration=digest(encode(effective)), policy=gate.digest,
+        plan=Plan((Stage("100%", min_healthy_ms=100),), probe_only=True),
+    )  # fmt: skip
+    named = digest(encode(change))
+    await w.client.publish("change", "hello", encode(sign(key("dev"), CHANGE_DOMAIN, w.mesh, change)))
+    await w.client.publish("approval", named.hex(), w.approval("bob", change))
+    lane = (await w.client.state()).lane("hello", "staging")
+    assert lane is not None
+    command = Command(secrets.token_bytes(16), Start(bytes(named), (w.node,)), "hello", "staging", lane.sequence)
+    handed = await w.client.start(sign_command([key("dev")], w.mesh, command))
+    await w.client.publish("approval", named.hex(), w.approval("ann", change))
+    for _ in range(300):
+        found = (await w.client.state()).lane("hello", "staging")
+        if found is not None and found.base is not None:
+            assert (found.base.change, found.base.approvers) == (named, (key("ann").public_key,))
+            break
+        await asyncio.sleep(0.1)
+    else:
+        raise AssertionError(await w.client.get(f"/v1/changes/{named.hex()}"))
+    return f"{handed['outcome']} {handed['rule']}"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: control sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="fh-") as path:
+        yield Path(path)
+
+
+async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
+    folder: Path, component: Callable[[str], Path]
+) -> None:
+    async with running(folder) as w:
+        await approvals_that_do_not_count(w)
+        await evidence_that_does_not_count(w)
+        await changes_and_signers_that_do_not_fit(w)
+        assert {case: rule for case, rule in w.refusals.items() if ", not " in rule} == {}
+        state = await w.client.state()
+        assert [lane for lane in state.lanes if lane.base is not None or lane.rollout is not None] == []
+        rows = await w.audited("start", len(w.refusals))
+        assert sorted(row["result"] for row in rows) == sorted(w.refusals.values())
+        assert all(row["caller"].startswith("socket:") and row["signers"] for row in rows)
+        await revoked_principals(w)
+        assert w.routes == {"by a revoked principal": "fresh.revoked", "by a revoked grant": "fresh.revoked"}
+        assert await what_is_in_order_starts(w, component("hello").read_bytes()) == "waiting approval.missing"
+        count, nodes, faults = await verify_chains(w.client)
+        assert (count > len(rows), nodes, faults) == (True, (w.node,), ())
