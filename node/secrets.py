@@ -207,17 +207,10 @@ class Secrets:
 
     def _serve_newcomers(self, note: Callable[[Paper], None]) -> None:
         core, now_ms = self._core, self._clock().mono_ms
-        for held in self._wanted():
+        for held, lacking in self._wanting():
             can_open = self.openers(held)
-            lacking = [
-                node
-                for node in eligible(core.state, held.secret.environment)
-                if node not in can_open and not core.trust.key_revoked(public_key_of(node))
-            ]
-            if not lacking or core.node not in can_open:
-                continue
             up = [node for node in can_open if node == core.node or core.liveness.belief(node) is Belief.ALIVE]
-            if rendezvous(held.id.hex(), up)[0] != core.node:
+            if core.node not in can_open or rendezvous(held.id.hex(), up)[0] != core.node:
                 continue
             for node in lacking:
                 if now_ms - self._made.get((held.id, node), -TRIED_AGAIN_MS) >= TRIED_AGAIN_MS:
@@ -226,17 +219,26 @@ class Secrets:
                     if paper is not None:
                         note(paper)
 
-    def _wanted(self) -> list[Held]:
-        """What a node may need: versions in use, and the newest of each secret, which the next change will name."""
-        used = self.in_use()
-        newest: dict[tuple[str, str, str], None] = {}
-        wanted = []
+    def _wanting(self) -> list[tuple[Held, list[PeerId]]]:
+        """What a node lacks and may need, with those nodes: versions in use, and the newest, which come next."""
+        core, used = self._core, self.in_use()
+        named: dict[tuple[str, str, str], None] = {}
+        found = []
         for held in self.versions():
             name = (held.secret.project, held.secret.environment, held.secret.name)
-            if held.id in used or (name not in newest and not self.problem(held)):
-                wanted.append(held)
-            newest[name] = None
-        return wanted
+            newest = name not in named
+            named[name] = None
+            if held.id not in used and not newest:
+                continue
+            can_open = self.openers(held)
+            lacking = [
+                node
+                for node in eligible(core.state, held.secret.environment)
+                if node not in can_open and not core.trust.key_revoked(public_key_of(node))
+            ]
+            if lacking and (held.id in used or not self.problem(held)):
+                found.append((held, lacking))
+        return found
 
     def _seal_to(self, held: Held, node: PeerId) -> Paper | None:
         mine = self._box(held, self._core.node)

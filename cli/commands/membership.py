@@ -19,6 +19,7 @@ from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.roster import Member, find_member, members_of
+from cli.mesh.sealing import rows_of
 from cli.mesh.table import short, table
 from cli.mesh.unlock import confirm
 from cli.mesh.voting import NewVoters, replacing, stores_of, without
@@ -109,6 +110,13 @@ async def _plan_removal(client: NodeClient, text: str, compromised: bool) -> tup
         for lane in state.lanes
         if lane.data_node == target.node
     ]
+    exposed = sorted({
+        f"{row.name} of {row.project} in {row.environment}"
+        for row in await rows_of(client, "", "")
+        if target.node in row.sealed_to
+    })  # fmt: skip
+    if exposed:
+        notes.append(f"set these secrets anew afterwards, it could open them: {'; '.join(exposed)}")
     if voters is not None:
         coming = ", ".join(short(one) for one in voters.added) or "nobody"
         notes.append(f"take its vote: {coming} comes instead; {len(voters.voters)} voters then")

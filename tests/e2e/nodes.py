@@ -64,12 +64,18 @@ class Machine:
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Answer:
+    def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S, stdin: str = "") -> Answer:
         """Run a command as a script or an agent would: no terminal at all."""
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with (
+            tempfile.TemporaryFile("w+") as given,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
+            given.write(stdin)
+            given.seek(0)
             # Files, not pipes: a worker that outlives its daemon would hold a pipe open.
             done = subprocess.run(
-                _command(arguments), env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                _command(arguments), env=self.environment, stdin=given, stdout=out, stderr=err,
                 timeout=timeout_s, start_new_session=True, check=False,
             )  # fmt: skip
             out.seek(0)
