@@ -246,6 +246,7 @@ class ChainFleet:
                     chain = self.chain_of(host)
                     if chain is not None and event.slot >= 0:
                         operation.value = counter(chain.state, operation.name)
+                        operation.value_slot = chain.position.slot
                     outcome = "read" if event.slot >= 0 else "unknown"
                     self.clients.returned(operation, self.world.now_ms, outcome, event.slot)
             case Quarantined():

@@ -33,6 +33,7 @@ from protocols.envelope import decode, digest, digest_of
 from protocols.machine import PeerId, Persist, Store, Verifier
 from protocols.refusal import Refusal
 from simulation.clock import WALL_START_MS
+from simulation.linearizability import Read, Write, problem
 from simulation.world import Host, World
 
 
@@ -61,6 +62,7 @@ class ChainChecker:
         self._proposed_ms: dict[tuple[Any, ...], int] = {}
         self.first_proposed_ms: dict[bytes, int] = {}
         self._records: dict[str, AcceptorRecord] = {}
+        self._unfenced: dict[str, AcceptorRecord] = {}
         self.excused: set[PeerId] = set()
         """Nodes made to lie: what they say is no violation of the protocol."""
         self.revoked: dict[PeerId, int] = {}
@@ -78,8 +80,11 @@ class ChainChecker:
     def disk_fault(self, host: Host) -> None:
         """A disk went back in time or was lost: what it once promised is no measure for it any more."""
         self._records.pop(host.name, None)
+        self._unfenced.pop(host.name, None)
 
     def _persisted(self, host: Host, effect: Persist) -> None:
+        if effect.store is Store.FENCE and host.name in self._unfenced:
+            self._records[host.name] = self._unfenced.pop(host.name)
         if effect.store is not Store.VOTE:
             return
         for write in effect.writes:
@@ -89,8 +94,9 @@ class ChainChecker:
                 self._record_stored(host, decode(write.value, AcceptorRecord))
 
     def _record_stored(self, host: Host, record: AcceptorRecord) -> None:
+        """Compare with the last record that reached the fence: what did not was never said and may be forgotten."""
         before = self._records.get(host.name)
-        self._records[host.name] = record
+        self._unfenced[host.name] = record
         if before is None or before.store_id != record.store_id:
             return
         if (before.era, before.slot) == (record.era, record.slot) and record.promised < before.promised:
@@ -283,6 +289,7 @@ class Operation:
     name: str = ""
     amount: int = 0
     value: int | None = None
+    value_slot: int = -1
     retry: bool = False
     """The same command was submitted before: it may have been decided before this operation began."""
 
@@ -336,6 +343,28 @@ class ClientChecker:
 
     def _retried(self, operation: Operation) -> bool:
         return sum(other.command == operation.command for other in self.operations) > 1
+
+    def check_history(self, commands: dict[bytes, int]) -> None:
+        """Judge the whole history at once, with the slots as the witness; a reset leaves none to judge."""
+        if self._resets:
+            return
+        first: dict[bytes, Operation] = {}
+        for operation in self.operations:
+            if operation.kind == "write" and digest(operation.command) in commands:
+                first.setdefault(operation.command, operation)
+        writes = [
+            Write(one.name, one.amount, commands[digest(one.command)], one.invoked_ms, one.returned_ms if told else -1)
+            for one in first.values()
+            for told in (one.outcome == "decided",)
+        ]
+        reads = [
+            Read(one.name, one.value, one.value_slot, one.invoked_ms, one.returned_ms)
+            for one in self.operations
+            if one.kind == "read" and one.value is not None
+        ]
+        found = problem(writes, reads)
+        if found:
+            raise Violation("RealTime", found)
 
     def check_refusals(self, commands: dict[bytes, int]) -> None:
         """What was refused must not be in the chain; what was decided must be, in its slot."""

@@ -58,6 +58,7 @@ def run(plan: ChainPlan, make_chain: MakeChain = Chain, keep_trace: bool = False
         _liveness_phase(fleet)
         fleet.checker.check_replay()
         fleet.clients.check_refusals(fleet.checker.commands)
+        fleet.clients.check_history(fleet.checker.commands)
     except Violation as violation:
         result.verdict = Verdict.LIVENESS if violation.invariant in ("Live", "Converge") else Verdict.SAFETY
         result.invariant, result.detail = violation.invariant, violation.detail
