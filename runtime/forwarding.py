@@ -47,6 +47,10 @@ NOWHERE: Final = b"nowhere\n"
 OPEN_TIMEOUT_S: Final = 30.0
 """The daemon gives up searching long before; this is for one that hangs."""
 
+DAEMON_AWAITED_S: Final = 3.0
+DAEMON_ASKED_EVERY_S: Final = 0.1
+"""Workers outlive their daemon; a new one is back within seconds, and until then no byte has left this node."""
+
 ANSWER_MAX_BYTES: Final = 64 * 1024
 """Held of a response at once, per forwarded request."""
 
@@ -125,9 +129,7 @@ class Forwarded:
         """Ask the daemon for a node; return its word, `NOWHERE` if there is no daemon."""
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                self._reader, self._writer = await asyncio.open_unix_connection(
-                    str(folder / FORWARD_SOCKET), limit=ANSWER_MAX_BYTES
-                )
+                self._reader, self._writer = await self._connected(folder / FORWARD_SOCKET)
                 self._writer.write(self._lane.encode() + b"\n")
                 word = await self._reader.readline()
         except (OSError, TimeoutError, ValueError):
@@ -135,6 +137,18 @@ class Forwarded:
         if word != GO or self._gone:
             self.cancel()
         return word if not self._gone else NOWHERE
+
+    async def _connected(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the daemon, waiting a moment for one that is being restarted. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + DAEMON_AWAITED_S
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(path), limit=ANSWER_MAX_BYTES)
+            except OSError:
+                if self._gone or loop.time() >= end_s:
+                    raise
+            await asyncio.sleep(DAEMON_ASKED_EVERY_S)
 
     def cancel(self) -> None:
         """Give the request up on both nodes: the client left, or what it sends is broken."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from node.logs import LogFilter
 from protocols.commands import DrainNode
 from tests.e2e.in_process import LANE, House, a_house, until
 
@@ -74,6 +75,11 @@ async def test_an_app_with_data_runs_on_one_node_and_is_reached_through_the_othe
             assert (await answer.content.read()).endswith(b"chunk 2\n")
         async with session.get(f"http://{other}/trap") as answer:
             assert answer.status == 500
+        answer = await session.get(f"http://{other}/stream?n=100&ms=100")
+        await answer.content.readline()
+        answer.close()
+    logs = house.control(0 if house.runs(0) else 1).logs
+    await until(lambda: any(b'"outcome":"cancelled"' in line for line in logs.recent(LogFilter(), 100)), 5)
 
 
 async def test_a_node_whose_app_is_nowhere_says_so_and_a_forwarded_request_goes_no_further(
