@@ -58,9 +58,7 @@ def node_view(control: Control, build: str) -> NodeView:
         wall_ms=now.wall_ms,
         expires_ms=certificate.expires_ms if certificate is not None else 0,
         quarantined=control.quarantined,
-        doubles=tuple(
-            sorted(peer for peer, at_ms in control.doubles.items() if now.wall_ms - at_ms < QUARANTINE_MS)
-        ),
+        doubles=tuple(sorted(peer for peer, at_ms in control.doubles.items() if now.wall_ms - at_ms < QUARANTINE_MS)),
         refused_by={str(peer): why for peer, why in sorted(control.refused_by.items())},
         running=tuple(f"{project}/{environment}" for project, environment in sorted(control.workloads.running)),
         disk_free_bytes=shutil.disk_usage(control.folder).free,
