@@ -150,6 +150,10 @@ async def test_a_node_that_comes_later_is_served_by_a_holder_which_says_so(house
             if key.startswith("/audit/") and b"reseal secret" in record.record.body
         ]
         assert any(newcomer.encode() in one.record.body for one in noted)
+    await house.stop(1)
+    await house.start(1)
+    await until(lambda: house.runs(1), 30)
+    assert await seen_by_app(house, 1) == CANARY, "a restarted node lost what it could open"
     assert files_with_canary(house) == []
 
 
