@@ -1,7 +1,7 @@
 """Leaving a mesh: the node drains itself, waits until nothing runs here, and revokes itself.
 
 A node may do both with its own key; that it is gone from the chain's list of nodes is an admin's command afterwards.
-A voter is refused unless another node can take its vote: a mesh must not lose its majority by politeness. Not here:
+A voter is refused: to change who decides is an admin's, and a revoked voter would count as one lost for good. Not here:
 removing a node that cannot or will not leave (an admin's `freehold mesh remove`).
 """
 
@@ -37,25 +37,20 @@ class Leaving:
         self._entropy = entropy
         self._stop = stop
 
-    async def leave(self, reason: str) -> None:
-        """Drain, revoke and stop this node. Raises ProblemError if it is a voter that nobody can replace."""
-        self._refuse_needed_voter()
+    async def leave(self, reason: str) -> str:
+        """Drain, revoke and stop this node; return the revocation's key. Raises ProblemError if it is a voter."""
+        self._refuse_voter()
         await self._drain()
-        await self._revoke(reason)
+        key = await self._revoke(reason)
         asyncio.get_running_loop().call_later(STOP_AFTER_S, self._stop)
+        return key
 
-    def _refuse_needed_voter(self) -> None:
+    def _refuse_voter(self) -> None:
         core = self._control.core
-        voters = [voter.node for voter in core.state.voters]
-        if core.node not in voters:
-            return
-        spare = [
-            said.node for said, _ in core.chain.ready_stores() if said.node not in voters and said.node != core.node
-        ]
-        if not spare:
+        if any(voter.node == core.node for voter in core.state.voters):
             raise ProblemError(
-                409, "leave.votes", "this node votes", "this node is a voter and no other node is ready to replace it",
-                f"freehold mesh remove {core.node}, where the admin key is",
+                409, "leave.votes", "this node votes", "this node is a voter; an admin gives its vote to another first",
+                f"freehold mesh voters --replace {core.node} OTHER, or freehold mesh remove {core.node}",
             )  # fmt: skip
 
     async def _drain(self) -> None:
@@ -80,7 +75,7 @@ class Leaving:
                 "freehold status",
             ) from None  # fmt: skip
 
-    async def _revoke(self, reason: str) -> None:
+    async def _revoke(self, reason: str) -> str:
         control, core = self._control, self._control.core
         revocation = Revocation(
             kind="node",
@@ -96,3 +91,4 @@ class Leaving:
         problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
         if problem:
             raise refused(Refusal("leave.refused", problem))
+        return key

@@ -257,7 +257,7 @@ async def _show_voters(client: NodeClient, output: Output) -> None:
 def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool) -> None:
     """Take the node on this machine out of its mesh for good, and stop it.
 
-    It drains itself and revokes its own key, so no admin is needed; one that votes must have a replacement ready.
+    It drains itself and revokes its own key, so no admin is needed, unless it votes.
     """
     from cli.mesh import local_node
 

@@ -134,6 +134,12 @@ def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> N
             next_step=f"freehold mesh create NAME --data {folder}, or freehold mesh join LINE --data {folder}",
             kind="no-node",
         )
+    if home := service.hidden_home(sys.base_prefix):
+        raise CommandError(
+            f"this Python is in {home}, where the service may not look",
+            next_step="install freehold with the system's Python, then: freehold node install",
+            kind="python-in-home",
+        )
     build = version("freehold")
     steps = service.install_steps(build, folder, user_exists=_user_exists())
     _show(output, "This installs the node as a service:", steps)

@@ -102,6 +102,11 @@ def unit_text(data: Path, ports: Sequence[int]) -> str:
     )
 
 
+def hidden_home(prefix: str) -> str:
+    """Return the folder that ProtectHome hides from the service and that `prefix` lies in, or nothing."""
+    return next((one for one in ("/home", "/root", "/run/user") if Path(prefix).is_relative_to(one)), "")
+
+
 def install_steps(version: str, data: Path, *, user_exists: bool) -> tuple[Step, ...]:
     """Return what installing does, in order."""
     steps = [Step(f"copy this freehold to {PREFIX / version} and point {PREFIX / 'current'} at it")]

@@ -31,7 +31,7 @@ from node.api.models import (
     VoterView,
 )
 from node.api.operations import Call, Operation, Parameter
-from node.api.papers import PAPER_OPERATIONS
+from node.api.papers import PAPER_OPERATIONS, change_refusal
 from node.api.problems import ProblemError, invalid, not_found, refused
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
@@ -116,12 +116,12 @@ async def voters(call: Call) -> tuple[VoterView, ...]:
     return voter_views(call.node.core)
 
 
-async def leave(call: Call) -> None:
+async def leave(call: Call) -> RecordView:
     """Take this node out of the mesh for good."""
     control: Control = call.node
     if not call.principal.startswith("socket:"):
         raise ProblemError(403, "leave.remote", "only from here", "a node is told to leave on its own machine")
-    await control.leaving.leave(call.body.reason)
+    return RecordView(await control.leaving.leave(call.body.reason))
 
 
 async def enrol(call: Call) -> AdmissionView:
@@ -220,6 +220,10 @@ async def publish(call: Call) -> RecordView:
         raise invalid(str(error)) from None
     if key in control.core.records.store.entries:
         return RecordView(key)
+    if body.kind == "change":
+        refusal = change_refusal(control.core, body.body, control.clock().wall_ms)
+        if refusal is not None:
+            raise refused(refusal)
     settled = control.expect_record(key)
     if not control.mesh.post(Publish(key, body.body)):
         raise ProblemError(503, "node.busy", "the node is busy", "its inbox is full", "try again")
@@ -410,7 +414,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("metrics", "GET", "/metrics", "Metrics in the Prometheus text format", metrics),
     Operation("leave", "POST", "/v1/leave", "Take this node out of the mesh for good", leave, "write", LeaveBody,
-              status=204),
+              answer=RecordView),
     Operation(
         "enrol", "POST", "/v1/admissions", "Let a person in with an invite", enrol, "signed", AdmissionBody,
         body_max_bytes=64 * 1024, answer=AdmissionView,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from node.founding import Identity, read_identity
 from node.keys import SystemEntropy, write_private
@@ -51,6 +52,18 @@ def connected(machine: Machine) -> int:
     return sum(one["connected"] and one["standing"] == "member" for one in machine.members().values())
 
 
+def scrape(machine: Machine) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(next((machine.folder / "run").glob("*/api.sock"))))
+        connection.sendall(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n")
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 200 " in head.splitlines()[0], head
+    return body.decode()
+
+
 def test_three_processes_see_each_other_and_grow_to_three_voters(three: tuple[Machine, Machine, Machine]) -> None:
     for machine in three:
         until(lambda machine=machine: connected(machine) == 3, 20, "three members")  # type: ignore[misc]
@@ -62,6 +75,16 @@ def test_three_processes_see_each_other_and_grow_to_three_voters(three: tuple[Ma
     voters = three[0].ok("mesh", "voters")
     assert (voters["up"], voters["majority"]) == (3, 2)
     assert three[0].ok("doctor", "--data", str(three[0].data))["faults"] == 0
+
+
+def test_metrics_follow_the_conventions_and_say_what_the_node_sees(three: tuple[Machine, Machine, Machine]) -> None:
+    families = {one.name: one for one in text_string_to_metric_families(scrape(three[0]))}
+    assert all(name.startswith("freehold_") for name in families)
+    values = {name: one.samples[0].value for name, one in families.items() if len(one.samples) == 1}
+    assert (values["freehold_voters"], values["freehold_links_admitted"]) == (3, 2)
+    assert values["freehold_certificate_expiry_timestamp_seconds"] > time.time() + 80 * 86_400
+    beliefs = {sample.labels["belief"]: sample.value for sample in families["freehold_members"].samples}
+    assert beliefs["alive"] == 2
 
 
 def test_an_admin_makes_projects_and_environments_and_everybody_reads_the_decisions(
@@ -211,6 +234,8 @@ def test_a_node_leaves_by_itself_and_takes_its_folder_along(
     node = guest.status()["node"]
     needed = one.run("mesh", "leave", "--data", str(one.data), "--json")
     assert needed.json["error"]["kind"] == "not-confirmed"
+    votes = one.run("mesh", "leave", "--data", str(one.data), "-y", "--json")
+    assert (votes.code, votes.json["error"]["kind"]) == (3, "leave.votes")
     left = guest.ok("mesh", "leave", "--data", str(guest.data), "--purge", "-y")
     assert (left["stopped"], left["purged"], guest.data.exists()) == (True, True, False)
     assert one.members()[node]["standing"] == "revoked"

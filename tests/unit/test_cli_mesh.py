@@ -241,6 +241,13 @@ def test_systemd_rates_the_unit_well(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-400:] + done.stderr
 
 
+def test_a_python_in_somebodys_home_is_no_use_to_the_service() -> None:
+    assert service.hidden_home("/root/.pyenv/versions/3.11.7") == "/root"
+    assert service.hidden_home("/home/ada/python") == "/home"
+    assert service.hidden_home("/usr") == ""
+    assert service.hidden_home("/homes/python") == ""
+
+
 def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
     install = service.install_steps("1.2", service.DATA_FOLDER, user_exists=False)
     assert [step.command[0] for step in install if step.command] == ["useradd", "chown", "systemctl", "systemctl"]
