@@ -15,6 +15,7 @@ from cli.errors import CommandError
 from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.sealing import remove_versions, rows_of, set_secret
 from node.api.handlers import OPERATIONS
+from protocols.commands import Rollback
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.sealing import SealedSecret, SecretRemoval, sign_paper
@@ -130,6 +131,14 @@ async def test_the_app_gets_the_value_and_nobody_else_ever_sees_it(house: House,
         with pytest.raises(RefusedError) as used:
             await remove_versions(client, house.admin, PLACE, rows)
         assert used.value.rule == "secret.in-use"
+        lane = house.control(0).core.state.lane(*LANE)
+        assert lane is not None
+        back = Rollback(lane.retained[0].change, "the second value was wrong")
+        await client.decide(house.admin, back, project=LANE[0], environment=LANE[1], expect=lane.sequence)
+        async with asyncio.timeout(10):
+            for index in (0, 1):
+                while await seen_by_app(house, index) != CANARY:  # noqa: ASYNC110  the app is asked, it tells nobody
+                    await asyncio.sleep(0.05)
     assert files_with_canary(house) == []
     assert found_in(json.dumps({"message": CANARY}).encode()), "the search itself is blind"
 
