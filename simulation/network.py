@@ -56,6 +56,8 @@ class Network:
         self.measure_bytes = False
         self.codec: Callable[[bytes], Any] | None = None
         """When set, every message is encoded and decoded by it on the way, as on a real wire."""
+        self.link_delay_ms: dict[Link, int] = {}
+        """Links that take the same time for every message, so that one message more shifts nothing else."""
         self.lingers = False
         """Whether a connection that a host closes still delivers what that host sent, as TCP would."""
         self.send_watchers: list[Callable[[PeerId, PeerId, Any], None]] = []
@@ -97,7 +99,9 @@ class Network:
             self.counts["duplicated"] += 1
             copies = 2
         for _ in range(copies):
-            at_ms = self._world.now_ms + self._source.randint(faults.delay_min_ms, faults.delay_max_ms)
+            fixed_ms = self.link_delay_ms.get(link)
+            delay_ms = self._source.randint(faults.delay_min_ms, faults.delay_max_ms) if fixed_ms is None else fixed_ms
+            at_ms = self._world.now_ms + delay_ms
             at_ms = max(at_ms, self.clogged_until_ms.get(link, 0))
             if faults.reordering and draw() < faults.reordering:
                 self.counts["reordered"] += 1

@@ -10,6 +10,7 @@ Source of the form: data-driven tests as etcd's raft library and CockroachDB kee
 from __future__ import annotations
 
 import copy
+import itertools
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,8 @@ PROMPT = "> "
 OUTCOME_MAX_MS = 40_000
 """A client's wait (ChainTimes.submit_ms) and a little more: a command is always answered."""
 SETTLE_MS = 3_000
+FASTEST_MS, STEP_MS, SPREAD_MS = 15, 17, 80
+"""Links take 15 to 94 ms, neighbours in the list of pairs differing enough to be told apart."""
 GROWN_MS = 90_000
 """By then three confirmed nodes have been up for the minute that growth asks for."""
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
@@ -112,6 +115,7 @@ class Play:
         self.fleet = fleet = Fleet(names, int(options.get("seed", "1")), config)
         self._names = Names(fleet.name_of, fleet.changes)
         self._telling = Telling(self._names)
+        self._fix_delays()
         for name in members:
             fleet.certify(name)
             fleet.hosts[name].start()
@@ -124,6 +128,13 @@ class Play:
             fleet.world.run_until(GROWN_MS)
         fleet.world.observers.append(self._hear)
         self.do_show([], {})
+
+    def _fix_delays(self) -> None:
+        """Give each link its own, lasting delay: transcripts then change where behaviour does."""
+        peers = list(self.fleet.peers.values())
+        for number, (near, far) in enumerate(itertools.combinations(peers, 2)):
+            delay_ms = FASTEST_MS + number * STEP_MS % SPREAD_MS
+            self.fleet.world.network.link_delay_ms.update({(near, far): delay_ms, (far, near): delay_ms})
 
     def do_show(self, names: Arguments, options: dict[str, str]) -> None:
         """Where each node's chain ends, who votes, what each lane is and what runs."""
