@@ -18,7 +18,7 @@ from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, RefusedError, talk
 from cli.mesh.home import Context
-from cli.mesh.principals import approver_key_name, unlock_approver
+from cli.mesh.principals import approver_key_name, talk_as, unlock_approver
 from cli.mesh.proposing import resolve_change
 from cli.mesh.review import change_at, release_at, review_change, review_text
 from cli.mesh.spans import duration_ms, in_words
@@ -49,7 +49,7 @@ def approve(output: Output, change: str, expires: str, message: str, context_nam
     shown = talk(context, lambda client: _prepare(client, context, change, span_ms))
     output.note(shown["text"])
     signer = unlock_approver(context, f"approve {shown['id'][:12]} for {in_words(span_ms)}")
-    answer = talk(context, lambda client: _give(client, signer, shown, span_ms, message))
+    answer = talk_as(context, signer, lambda client: _give(client, signer, shown, span_ms, message))
     missing = answer["missing"]
     output.result(answer, f"change {shown['id'][:12]} is approved for {in_words(span_ms)}")
     for one in missing:
@@ -120,7 +120,7 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
             project=view["project"], environment=view["environment"], next_step="freehold changes",
         )  # fmt: skip
 
-    slot = talk(context, conversation)
+    slot = talk_as(context, signer, conversation)
     output.result(
         {"change": view["id"], "slot": slot, "reason": message},
         f"change {view['id'][:12]} is rejected (decision {slot})",

@@ -17,6 +17,7 @@ from cli.frame import command
 from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
+from cli.mesh.principals import talk_as
 from cli.mesh.spans import duration_ms, in_words
 from cli.mesh.unlock import confirm
 from cli.output import Output
@@ -107,7 +108,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
         action = SetPolicy(policy, environment)
         return await client.decide(admin, action, expect=state.sequence, next_step="freehold policy show")
 
-    slot = talk(context, conversation)
+    slot = talk_as(context, admin, conversation)
     value = {"environment": environment, "policy": policy_json(policy or state.policy), "slot": slot}
     output.result(value, f"the policy of {environment or 'the mesh'} is set (decision {slot})")
     output.hint("freehold changes: what was proposed under the old policy must be proposed again")

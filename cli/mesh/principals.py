@@ -6,6 +6,10 @@ a key is kept (home.py) or asked for (unlock.py).
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import msgspec
 
 from cli.errors import CommandError
@@ -14,6 +18,8 @@ from cli.mesh.client import NodeClient
 from cli.mesh.home import Context
 from cli.mesh.unlock import unlock
 from protocols.keys import Ed25519Signer
+
+T = TypeVar("T")
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -31,6 +37,16 @@ class Principal(msgspec.Struct, frozen=True):
     grants: tuple[str, ...]
     problem: str
     chains: tuple[bytes, ...]
+
+
+def talk_as(context: Context, signer: Ed25519Signer, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:
+    """Run one conversation with a node whose requests another key than the everyday one signs."""
+
+    async def run() -> T:
+        async with NodeClient(context, signer) as client:
+            return await conversation(client)
+
+    return asyncio.run(run())
 
 
 async def principal_of(client: NodeClient, key: bytes) -> Principal:

@@ -15,10 +15,10 @@ from node.api.operations import Call, Operation, Parameter
 from node.api.problems import not_found
 from node.control import Control
 from protocols.approvals import read_approval
-from protocols.change import RELEASE_MAX_BYTES, Release
+from protocols.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
 from protocols.core import NodeCore
 from protocols.dossiers import Proposed
-from protocols.envelope import decode, encode
+from protocols.envelope import DecodeError, Signed, decode, encode
 from protocols.evidence import Attested, read_evidence
 from protocols.gatekeeping import gate_of
 from protocols.grants import Rights
@@ -274,6 +274,21 @@ async def principal(call: Call) -> PrincipalView:
     """Show what one key may do now."""
     control: Control = call.node
     return principal_view(control.core, bytes.fromhex(call.path["key"]), control.clock().wall_ms)
+
+
+def change_refusal(core: NodeCore, body: bytes, wall_ms: int) -> Refusal | None:
+    """Return why nobody would take a proposed change, or None; a record of it would lie about and do nothing."""
+    try:
+        signed: Signed = decode(body, Signed)
+        change: Change = decode(signed.payload, Change, CHANGE_MAX_BYTES)
+    except DecodeError as error:
+        return Refusal("change.malformed", str(error))
+    rights = core.dossiers.rights(signed.key, wall_ms)
+    if isinstance(rights, Refusal):
+        return rights
+    if change.author != signed.key or not rights.allows("propose", change.project, change.environment):
+        return Refusal("change.author", f"{rights.name} may not propose {change.project} in {change.environment}")
+    return None
 
 
 PAPER_OPERATIONS: tuple[Operation, ...] = (
