@@ -95,7 +95,7 @@ async def answer(session: Session, tool: Tool, given: dict[str, Any]) -> types.C
             "too-large", f"the answer has {len(data)} bytes, over {ANSWER_MAX_BYTES}", "ask for less at once"
         )
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=marked(made, data))], structured_content=msgspec.to_builtins(made)
+        content=[types.TextContent(type="text", text=marked(made, data))], structured_content=msgspec.json.decode(data)
     )
 
 
