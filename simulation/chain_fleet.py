@@ -139,10 +139,18 @@ class ChainFleet:
         if chain is None or len(chain.voters) == 1:
             return
         host.crash(fault.kind)
-        for store in Store:
-            host.disk.roll_back(store, fault.amount)
+        host.disk.roll_back(Store.VOTE, fault.amount)
+        # A snapshot is of one moment: the fence goes back to what the database knows.
+        while self._fence_ahead(host) and host.disk.roll_back(Store.FENCE, 1):
+            pass
         self.checker.disk_fault(host)
         self.world.after(fault.duration_ms, host.start, False)
+
+    @staticmethod
+    def _fence_ahead(host: Host) -> bool:
+        loaded = acceptors.load(host.disk.stores[Store.VOTE].tables)
+        fence = fences.newest(host.disk.stores[Store.FENCE].tables.get(fences.TABLE, {}))
+        return loaded is not None and fence is not None and fence.counter > loaded[0].counter
 
     def _lapse(self, fault: Fault) -> None:
         """Cut one host off just as another is taken back: what only those two knew is at stake."""

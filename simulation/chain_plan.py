@@ -42,12 +42,16 @@ class ChainPlan:
         return replace(self, faults=faults)
 
 
-def plan(seed: int, kinds: tuple[str, ...] = KINDS, delay_max_ms: int | None = None) -> ChainPlan:
+def plan(
+    seed: int, kinds: tuple[str, ...] = KINDS, delay_max_ms: int | None = None, voters: int | None = None
+) -> ChainPlan:
     """Draw the run of a seed; a hunt for one bug may ask for its own faults and links."""
     source = stream(seed, "plan")
     host_count = source.choice(HOST_COUNTS)
     founder_count = max(count for count in (1, 3, 5, 7) if count <= source.randint(1, host_count))
     target = source.choice([count for count in (1, 3, 5, 7) if founder_count <= count <= max(host_count, 1)] or [1])
+    if voters is not None:
+        host_count = founder_count = target = voters
     safety_ms = source.randrange(*SAFETY_MS)
     lossy = source.random()
     faults = draw(source, host_count, safety_ms, source.randint(0, FAULTS_MAX), kinds)

@@ -51,6 +51,8 @@ class Mutant:
     delay_max_ms: int | None = None
     expects: str = ""
     """Only this invariant counts as noticing it; empty: any."""
+    voters: int | None = None
+    """Hunt in fleets of just so many hosts, all of them voters."""
     whole: bool = False
     """It breaks whole nodes, not chains alone."""
 
@@ -314,7 +316,7 @@ MUTANTS = (
         "kept-store-id", "a new disk votes under the old store id", _kept_store_id, _HEAVY_LOSS, 30, "UniqueDecision"
     ),
     Mutant("unfenced-rollback", "nobody compares database and fence", _unfenced_rollback),
-    Mutant("no-boot-read", "a restored machine votes at once", _no_boot_read, _HEAVY_ROLLBACK, 30, "UniqueDecision"),
+    Mutant("no-boot-read", "a restored machine votes at once", _no_boot_read, _HEAVY_ROLLBACK, 30, "UniqueDecision", 3),
     Mutant(
         "boot-read-of-one",
         "a boot read is content with one answer",
