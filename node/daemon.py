@@ -210,6 +210,7 @@ class Daemon:
         workloads.smoked = SmokeWitness(mesh.core, signer, mesh.post, system_now).passed
         starter.ended = control.audit_start
         mesh.listeners += [requests.hear, control.hear, workloads.order, secrets.hear, self._learn_addresses]
+        mesh.listeners.append(lambda _event: control.audit.flush())
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
         control.addresses = _texts(self._addresses)
