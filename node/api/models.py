@@ -260,7 +260,6 @@ class ChangeView(msgspec.Struct, frozen=True):
     author: Hex64
     created_ms: int
     approvals: int
-    evidence: int
     prepared: tuple[str, ...]
     failure: str
     state: str

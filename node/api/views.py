@@ -223,7 +223,6 @@ def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None, fai
         author=change.author.hex(),
         created_ms=change.created_ms,
         approvals=len(core.dossiers.approvals(proposed.id)),
-        evidence=0,
         prepared=_prepared_on(core, proposed.id),
         failure=failure,
         state=_state_of(proposed.id, lane),
