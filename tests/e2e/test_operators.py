@@ -52,23 +52,12 @@ def connected(machine: Machine) -> int:
     return sum(one["connected"] and one["standing"] == "member" for one in machine.members().values())
 
 
-def scrape(machine: Machine) -> str:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(next((machine.folder / "run").glob("*/api.sock"))))
-        connection.sendall(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n")
-        answer = b""
-        while part := connection.recv(65536):
-            answer += part
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert b" 200 " in head.splitlines()[0], head
-    return body.decode()
-
-
 def test_three_processes_see_each_other_and_grow_to_three_voters(three: tuple[Machine, Machine, Machine]) -> None:
     for machine in three:
         until(lambda machine=machine: connected(machine) == 3, 20, "three members")  # type: ignore[misc]
     until(lambda: sum(one["voter"] for one in three[2].members().values()) == 3, 30, "three voters")
-    by_name = {one["name"]: one for one in three[1].members().values()}
+    assert three[1].ok("node", "status", "--data", str(three[1].data))["node"]["name"] == "two"
+    by_name = {one["name"]: one for one in three[1].ok("mesh", "members")["members"]}
     assert by_name["one"]["labels"] == {"zone": "eu"}
     assert by_name["three"]["labels"] == {"zone": "us"}
     assert {one["belief"] for one in by_name.values()} == {"self", "alive"}
@@ -78,7 +67,7 @@ def test_three_processes_see_each_other_and_grow_to_three_voters(three: tuple[Ma
 
 
 def test_metrics_follow_the_conventions_and_say_what_the_node_sees(three: tuple[Machine, Machine, Machine]) -> None:
-    families = {one.name: one for one in text_string_to_metric_families(scrape(three[0]))}
+    families = {one.name: one for one in text_string_to_metric_families(three[0].get("/metrics").decode())}
     assert all(name.startswith("freehold_") for name in families)
     values = {name: one.samples[0].value for name, one in families.items() if len(one.samples) == 1}
     assert (values["freehold_voters"], values["freehold_links_admitted"]) == (3, 2)
