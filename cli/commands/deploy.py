@@ -144,7 +144,6 @@ async def start_proposed(
 ) -> None:
     """Hand over the signed start of a change that was proposed before, claiming its routes first."""
     change, _ = await change_at(client, named)
-    await claim_routes(client, change, signer)
     lane = deploying.lane_of(await client.state(), change.project, change.environment)
     if expect is not None and lane.sequence != expect:
         raise CommandError(
@@ -152,6 +151,8 @@ async def start_proposed(
             next_step=f"freehold changes {named[:12]}",
             kind="moved",
         )
+    await claim_routes(client, change, signer)
+    lane = deploying.lane_of(await client.state(), change.project, change.environment)
     down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
     nodes = deploying.pinned_nodes(await client.state(), lane, change, down)
     start = deploying.start_of(
