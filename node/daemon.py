@@ -181,8 +181,9 @@ class Daemon:
             mesh.core, node_secret_key(read_seed(self._folder / "node.key")), entropy, mesh.post, system_now,
         )  # fmt: skip
         releases = Releases(
-            artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, secrets.values
-        )
+            artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, secrets.values,
+            sockets=self.runtime,
+        )  # fmt: skip
         workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
         starter = Starter(mesh.core, artifacts, requests, verifier, system_now)

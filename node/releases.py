@@ -67,14 +67,16 @@ class Releases:
     """Prepares releases in one node's folders."""
 
     def __init__(
-        self, artifacts: ArtifactStore, fetcher: Fetcher, cache: CompileCache, folder: Path, secrets: Secrets
-    ) -> None:
-        """Take the stores, a folder for throwaway data, and what unseals an app's secrets."""
+        self, artifacts: ArtifactStore, fetcher: Fetcher, cache: CompileCache, folder: Path, secrets: Secrets, *,
+        sockets: Path,
+    ) -> None:  # fmt: skip
+        """Take the stores, a folder for throwaway data, what unseals an app's secrets, and a short path for sockets."""
         self._artifacts = artifacts
         self._fetcher = fetcher
         self._cache = cache
         self._folder = folder
         self._secrets = secrets
+        self._sockets = sockets
 
     async def manifest(self, release: bytes, peers: Sequence[PeerId]) -> Release:
         """Fetch and read a manifest. Raises PreparationError."""
@@ -119,11 +121,12 @@ class Releases:
         if not prepared.effective.smoke:
             return False
         folder = Path(tempfile.mkdtemp(prefix="smoke-", dir=self._folder))
-        ingress = folder / "ingress.sock"
+        sockets = Path(tempfile.mkdtemp(prefix="smoke-", dir=self._sockets))
+        ingress = sockets / "ingress.sock"
         pool = WorkerPool(
             PoolSettings(
                 listen=(f"unix:{ingress}",),
-                runtime_folder=folder / "run",
+                runtime_folder=sockets / "run",
                 data_folder=folder / "data",
                 build=SMOKE_BUILD,
                 workers=1,
@@ -150,6 +153,7 @@ class Releases:
             raise group_error.exceptions[0] from None
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
+            await asyncio.to_thread(shutil.rmtree, sockets, True)
         return True
 
     async def _spec(

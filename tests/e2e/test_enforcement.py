@@ -7,15 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import pytest
 
 from cli.commands.audit import verify_chains
 from cli.mesh.client import NodeClient
@@ -329,17 +327,10 @@ async def what_is_in_order_starts(w: World, data: bytes, environment: str, appro
     return f"{handed['outcome']} {handed['rule']}"
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: control sockets lie below it."""
-    with tempfile.TemporaryDirectory(prefix="fh-") as path:
-        yield Path(path)
-
-
 async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
-    folder: Path, component: Callable[[str], Path]
+    tmp_path: Path, component: Callable[[str], Path]
 ) -> None:
-    async with running(folder) as w:
+    async with running(tmp_path) as w:
         await approvals_that_do_not_count(w)
         await evidence_that_does_not_count(w)
         await changes_and_signers_that_do_not_fit(w)
