@@ -20,6 +20,7 @@ from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.diagnosis import Finding
 from cli.mesh.home import Context
 from cli.mesh.roster import Member, members_of
+from cli.mesh.voting import stores_of
 from cli.output import Output
 
 
@@ -103,6 +104,7 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     findings = diagnosis.node(mine, wall_ms)
     everyone = await members_of(client)
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
+    findings += diagnosis.stores(stores_of(await client.get("/v1/voters")))
     names = [f"the node {mine['name']}"]
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":

@@ -12,6 +12,7 @@ from typing import Any
 from cli.mesh.roster import Member
 from cli.mesh.spans import in_words
 from cli.mesh.table import short
+from cli.mesh.voting import Store
 
 CLOCK_SKEW_WARN_MS = 5_000
 CLOCK_SKEW_FAULT_MS = 60_000
@@ -177,6 +178,17 @@ def quorum(everyone: Sequence[Member]) -> list[Finding]:
             Finding(False, "one voter decides alone; two nodes cannot do better", "add a third: freehold mesh invite")
         ]
     return []
+
+
+def stores(known: Sequence[Store]) -> list[Finding]:
+    """Judge whether a voter still has the store that the chain counts on: a lost disk is a lost vote."""
+    voting = {one.voter.node for one in known if one.votes}
+    return [
+        Finding(True, f"the voter {short(one.voter.node)} has another store than the one that votes: its disk was lost",
+                f"freehold mesh voters --replace {short(one.voter.node)} {short(one.voter.node)}")
+        for one in known
+        if not one.votes and one.voter.node in voting
+    ]  # fmt: skip
 
 
 def clock(name: str, skew_ms: int) -> list[Finding]:

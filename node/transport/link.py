@@ -220,6 +220,7 @@ class Link(asyncio.Protocol):
 
     def close(self, reason: str, code: int = NORMAL) -> None:
         """Send what waits and fits, say go-away, close TCP, tell every stream; nothing happens if it is closed."""
+        waiting = bool(self._thirsty)
         if not self.closed:
             self._pump()  # a refusal is queued just before the link it refuses is closed
         if self.closed:
@@ -229,8 +230,12 @@ class Link(asyncio.Protocol):
             last_words = self.connection.data_to_send()
             if last_words:
                 self._transport.write(last_words)
-            self._transport.close()
-            if self._transport.get_write_buffer_size():
+            if waiting and reason != "transport.shutdown":
+                # Closing while bytes come in makes the kernel reset the connection, and the refusal is lost with it.
+                self._transport.write_eof()
+            else:
+                self._transport.close()
+            if waiting or self._transport.get_write_buffer_size():
                 self._loop.call_later(LINGER_S, self._transport.abort)
         self._end(reason)
 

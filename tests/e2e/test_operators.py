@@ -149,7 +149,7 @@ def test_a_stranger_and_a_forged_certificate_never_get_past_hello(
         assert intruder.status()["peers"] == []
         assert any("hello.stranger" in warning for warning in intruder.status()["warnings"])
         assert node not in one.members()
-        intruder.kill()
+        intruder.stop()
 
 
 def test_a_killed_node_comes_back_with_what_it_had(three: tuple[Machine, Machine, Machine]) -> None:
@@ -195,6 +195,24 @@ def test_a_second_daemon_on_a_folder_and_a_busy_port_are_refused_with_the_owner(
         )
         assert busy.code == 75, busy
         assert "pid " in busy.json["error"]["message"]
+
+
+def test_a_voter_that_lost_its_disk_votes_again_after_one_command(three: tuple[Machine, Machine, Machine]) -> None:
+    one, two, _ = three
+    two.stop()
+    for path in (*two.data.glob("vote.db*"), two.data / "fence"):
+        path.unlink()
+    two.start()
+
+    def fault() -> bool:
+        found = one.run("doctor", "--data", str(one.data), "--json").json["findings"]
+        return any("its disk was lost" in finding["what"] for finding in found)
+
+    until(fault, 20, "the lost store to be noticed")
+    one.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
+    until(lambda: two.status()["speaking"], 15, "it to vote with its new store")
+    assert one.ok("mesh", "voters")["up"] == 3
+    assert one.ok("doctor", "--data", str(one.data))["faults"] == 0
 
 
 def test_a_backup_taken_while_it_runs_brings_a_node_back(three: tuple[Machine, Machine, Machine]) -> None:

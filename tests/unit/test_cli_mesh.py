@@ -190,6 +190,12 @@ def test_the_quorum_is_judged_by_the_voters_that_can_be_reached() -> None:
     assert [(one.fault, "add a third" in one.advice) for one in two_nodes] == [(False, True)]
 
 
+def test_a_voter_with_another_store_than_the_one_that_votes_is_a_fault() -> None:
+    assert diagnosis.stores((store("a"), store("d", votes=False))) == []
+    lost = diagnosis.stores((store("a"), store("b", ready=False), store("b", votes=False, number=2)))
+    assert [(one.fault, "--replace b b" in one.advice) for one in lost] == [(True, True)]
+
+
 def test_a_clock_is_a_warning_at_five_seconds_and_a_fault_at_sixty() -> None:
     assert diagnosis.clock("oslo", 4_000) == []
     assert [one.fault for one in diagnosis.clock("oslo", -10_000)] == [False]
