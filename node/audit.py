@@ -30,6 +30,7 @@ from protocols.core import NodeCore
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.evidence import open_envelope
 from protocols.grants import Grant, Rights
+from protocols.key_table import DAY_MS
 from protocols.machine import Digest, Now, PeerId, Signer
 from protocols.records import Publish
 from protocols.refusal import Refusal
@@ -58,14 +59,15 @@ class Audit:
         """Take the core to read, the node's key, where records are published, and the clock."""
         self._core, self._signer, self._post, self._clock = core, signer, post, clock
         self._waiting: deque[Publish] = deque()
-        self._number, self._previous = 0, Digest(b"")
-        for link in links_of(core, core.node):
-            if link.number > self._number:
-                self._number, self._previous = link.number, entry_digest(link.signed)
+        own = links_of(core, core.node)
+        self._number = own[-1].number if own else 0
+        self._previous = entry_digest(own[-1].signed) if own else Digest(b"")
+        self._oldest, self._looked_ms = (0, 0), 0
 
     def note(self, caller: str, paper: Paper, result: str, request: str) -> AuditEntry:
         """Take down one write."""
         now = self._clock()
+        oldest, oldest_at_ms = self._first_held(now.wall_ms)
         lineage: dict[str, None] = {}
         for key in paper.signers:
             rights = self._core.dossiers.rights(key, now.wall_ms)
@@ -82,6 +84,8 @@ class Audit:
             digest=paper.digest,
             result=result[:TEXT_MAX],
             request=request,
+            oldest=oldest,
+            oldest_at_ms=oldest_at_ms,
         )
         signed = sign_entry(self._signer, self._core.trust.mesh, entry)
         self._number, self._previous = entry.number, entry_digest(signed)
@@ -93,6 +97,14 @@ class Audit:
             extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
         )  # fmt: skip
         return entry
+
+    def _first_held(self, wall_ms: int) -> tuple[int, int]:
+        """Number and time of the oldest own entry here, looked up once a day; of the one to be written if it is first."""
+        if not self._oldest[0] or wall_ms - self._looked_ms > DAY_MS:
+            own = read_links(links_of(self._core, self._core.node)[:1])
+            self._oldest = (own[0][1].number, own[0][1].at_ms) if own else (self._number + 1, wall_ms)
+            self._looked_ms = wall_ms
+        return self._oldest
 
     def flush(self) -> None:
         """Hand over what waits, as far as the inbox takes it."""

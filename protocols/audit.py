@@ -31,7 +31,8 @@ class AuditEntry(msgspec.Struct, frozen=True, tag="audit_entry"):
 
     `lineage` are all keys that stand behind the signers' grants. `digest` is that of the paper or command; `target` is
     what it is about, in words. `result` is "done" or the rule that refused. `previous` is the digest of the entry
-    before, empty in the first.
+    before, empty in the first. `oldest` is the first entry the node held when it wrote this one, made at `oldest_at_ms`:
+    so an entry missing at the beginning shows, too, for as long as it cannot have expired.
     """
 
     number: int
@@ -45,6 +46,8 @@ class AuditEntry(msgspec.Struct, frozen=True, tag="audit_entry"):
     digest: bytes
     result: str
     request: str
+    oldest: int = 1
+    oldest_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +89,21 @@ def entry_digest(signed: Signed) -> Digest:
     return digest(signed.payload)
 
 
-def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link]) -> tuple[Fault, ...]:
-    """Return every fault of the chains, by node and number. The first entry held may follow ones that have expired."""
+def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link], wall_ms: int) -> tuple[Fault, ...]:
+    """Return every fault of the chains at `wall_ms`, by node and number. Only entries that have expired may be missing."""
     by_node: dict[PeerId, dict[int, Signed]] = {}
     for link in links:
         by_node.setdefault(link.node, {})[link.number] = link.signed
-    return tuple(fault for node in sorted(by_node) for fault in _node_faults(verifier, mesh, node, by_node[node]))
+    return tuple(
+        fault for node in sorted(by_node) for fault in _node_faults(verifier, mesh, node, by_node[node], wall_ms)
+    )
 
 
-def _node_faults(verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, Signed]) -> Iterable[Fault]:
-    first, last = min(held), max(held)
+def _node_faults(
+    verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, Signed], wall_ms: int
+) -> Iterable[Fault]:
+    last = max(held)
+    first = _first_due(held[last], min(held), wall_ms)
     before: Signed | None = None
     for number in range(first, last + 1):
         signed = held.get(number)
@@ -107,6 +115,15 @@ def _node_faults(verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, 
         if fault:
             yield Fault(node, number, fault)
         before = signed
+
+
+def _first_due(newest: Signed, first_held: int, wall_ms: int) -> int:
+    """Return the first entry that must still be there, by the word of the newest one."""
+    try:
+        said = read_entry(newest)
+    except DecodeError:
+        return first_held
+    return min(said.oldest, first_held) if wall_ms < said.oldest_at_ms + KEPT_MS else first_held
 
 
 def _fault(verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: Signed, before: Signed | None) -> str:

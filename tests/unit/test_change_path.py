@@ -17,7 +17,7 @@ from cli.mesh.delivery import DAY_MS, delivery_of
 from cli.mesh.diffing import Side, differences
 from cli.mesh.evidence import Ran, held_evidence, keep_evidence, sign_run
 from cli.mesh.principals import Principal
-from protocols.audit import AuditEntry, Link, chain_faults, entry_digest, sign_entry
+from protocols.audit import KEPT_MS, AuditEntry, Link, chain_faults, entry_digest, sign_entry
 from protocols.chain_messages import Declined
 from protocols.change import Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.demands import FreezeWindow
@@ -28,6 +28,7 @@ from protocols.key_table import BODY_MAX_BYTES
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from simulation.chain_state import Add, CounterCommand, counter
 
+NOW_MS = 1_800_000_000_000
 MESH = digest(b"mesh")
 ONE, TWO = digest(b"one"), digest(b"two")
 SIGNER = Ed25519Signer(digest(b"signer"))
@@ -121,21 +122,22 @@ def chain(count: int, signer: Ed25519Signer = SIGNER) -> list[Link]:
     links: list[Link] = []
     previous = b""
     for number in range(1, count + 1):
-        entry = AuditEntry(number, 1, previous, "socket:0", (), (), "start", "hello", bytes(32), "done", "r")
+        entry = AuditEntry(number, 1, previous, "socket:0", (), (), "start", "hello", bytes(32), "done", "r", 1, NOW_MS)
         signed = sign_entry(signer, MESH, entry)
         previous = bytes(entry_digest(signed))
         links.append(Link(peer_id(signer.public_key), number, signed))
     return links
 
 
-def faults(links: list[Link]) -> list[tuple[int, str]]:
-    return [(one.number, one.what) for one in chain_faults(Ed25519Verifier(), MESH, links)]
+def faults(links: list[Link], at_ms: int = NOW_MS) -> list[tuple[int, str]]:
+    return [(one.number, one.what) for one in chain_faults(Ed25519Verifier(), MESH, links, at_ms)]
 
 
-def test_a_whole_chain_has_no_faults_wherever_it_begins() -> None:
+def test_a_whole_chain_has_no_faults_and_only_what_expired_may_be_missing() -> None:
     links = chain(5)
     assert faults(links) == []
-    assert faults(links[2:]) == []
+    assert faults(links[2:]) == [(1, "removed"), (2, "removed")]
+    assert faults(links[2:], NOW_MS + KEPT_MS) == []  # by then the first ones may have expired
     assert faults([*links, *chain(3, Ed25519Signer(digest(b"other")))]) == []
 
 

@@ -1,0 +1,72 @@
+"""The audit log over real nodes: every write is an entry that all nodes hold, and what one node hides another shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.commands.audit import verify_chains
+from cli.errors import CommandError
+from protocols.audit import Fault, entry_key
+from protocols.commands import CreateEnvironment, CreateProject
+from tests.e2e.in_process import House, until
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    with tempfile.TemporaryDirectory(prefix="fh-") as folder:
+        made = House(Path(folder))
+        try:
+            await made.open(2)
+            yield made
+        finally:
+            await made.close()
+
+
+def held(house: House, index: int) -> int:
+    return sum(key.startswith("/audit/") for key in house.control(index).core.records.store.entries)
+
+
+async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_named(house: House) -> None:
+    async with house.client(0) as client:
+        await client.decide(house.admin, CreateEnvironment("production"), expect=(await client.state()).sequence)
+        with pytest.raises(CommandError):
+            await client.decide(house.admin, CreateEnvironment("production"), expect=0)
+    async with house.client(1) as client:
+        await client.decide(house.admin, CreateProject("site"))
+    await until(lambda: held(house, 0) == held(house, 1) == 3)
+    await house.stop(1)
+    await house.start(1)
+    async with house.client(1) as client:
+        await client.decide(house.admin, CreateProject("blog"))
+    await until(lambda: held(house, 0) == held(house, 1) == 4)
+    nodes = sorted(house.control(index).core.node for index in (0, 1))
+    for index in (0, 1):
+        async with house.client(index) as client:
+            assert await verify_chains(client) == (4, tuple(nodes), ())
+            rows = await client.get("/v1/audit")
+            assert [row["result"] for row in rows if row["result"] != "done"] == ["command.expect"]
+            assert all(row["signers"] == [house.admin.public_key.hex()] for row in rows)
+    # A node that hides or rewrites an entry of its own log: the others still hold what it said.
+    liar = house.control(1).core
+    entries = liar.records.store.entries
+    second, first = entry_key(liar.node, 2), entry_key(liar.node, 1)
+    kept = entries[second]
+    forged = msgspec.structs.replace(kept.record, body=entries[first].record.body)
+    entries[second] = dataclasses.replace(kept, record=forged)
+    async with house.client(1) as client:
+        assert (await verify_chains(client))[2] == (Fault(liar.node, 2, "reordered"),)
+    entries[second] = kept
+    own = entry_key(house.control(0).core.node, 1)
+    removed = entries.pop(own)
+    async with house.client(1) as client:
+        count, _, faults = await verify_chains(client)
+        assert (count, faults) == (3, (Fault(house.control(0).core.node, 1, "removed"),))
+    entries[own] = removed
+    async with house.client(0) as client:
+        assert await verify_chains(client) == (4, tuple(nodes), ())
