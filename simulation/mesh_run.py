@@ -26,7 +26,7 @@ from protocols.exhibits import Rules
 from protocols.freshness import View
 from protocols.genesis import decode_genesis
 from protocols.hello import Admitted
-from protocols.machine import PeerId
+from protocols.machine import Digest, PeerId
 from protocols.mesh_state import MeshMachine
 from protocols.pacing import ChainTimes
 from protocols.quorum import majority
@@ -59,8 +59,9 @@ KINDS = (
     "disk_loss", "rollback_database", "disk_full", "slow_fsync", "clock_jump", "drift", "revoke",
 )  # fmt: skip
 PLAN = Plan((Stage("1", min_healthy_ms=2_000), Stage("50%", min_healthy_ms=2_000), Stage("100%", min_healthy_ms=2_000)))
+LATE_CRASH_MS = 5_000
 SCRIPTS = (
-    Script(), Script(), Script(), Script(crash_ms=1_000), Script(crash_ms=5_000), Script(error_ppm=400_000),
+    Script(), Script(), Script(), Script(crash_ms=1_000), Script(crash_ms=LATE_CRASH_MS), Script(error_ppm=400_000),
     Script(ready_ms=1 << 30),
 )  # fmt: skip
 HLC_COUNTER_BITS = 16
@@ -141,7 +142,7 @@ class MeshRun(Fleet):
         self.faults = Faults(self.world, {"revoke": self._revoke_host})
         self._source = stream(plan.seed, "mesh run")
         self._releases_made = 0
-        self._heard: list[Any] = []
+        self._heard: dict[tuple[Digest, int], tuple[bytes, ...]] = {}
         self._stop_ms = 0
 
     # --- phases -------------------------------------------------------------------------------------------------------
@@ -221,7 +222,17 @@ class MeshRun(Fleet):
                 self.world.counts["not possible"] += 1
         self.world.after(source.randint(100, self.plan.pause_max_ms), self._client_step, source)
 
+    def _listen(self, via: str) -> None:
+        """Remember what a host first shows of a stage once a node passed it."""
+        core = self.core(via)
+        for lane in core.state.lanes:
+            if lane.rollout is not None:
+                key = lane.rollout.id, lane.rollout.opened
+                if any(said.verdict == "pass" for said in core.agent.conductor.verdicts(*key).values()):
+                    self._heard.setdefault(key, core.agent.conductor.statements(*key))
+
     def _act(self, source: random.Random, via: str) -> None:
+        self._listen(via)
         lane = (source.choice(("shop", "shop", "blog")), "prod")
         by = source.choice(("bob", "ann", "admin"))
         kind = source.random()
@@ -244,10 +255,12 @@ class MeshRun(Fleet):
         script = source.choice(SCRIPTS)
         if script != Script() and source.random() < 0.5:
             script = replace(script, ill_on=(source.choice(self.names),))
+        # What fails late is watched by hand: an operator may act on what was true a moment ago.
+        late = script.crash_ms == LATE_CRASH_MS
         plan = msgspec.structs.replace(
             PLAN,
-            auto_promote=source.random() < 0.7,
-            auto_revert=source.random() < 0.8,
+            auto_promote=not late and source.random() < 0.7,
+            auto_revert=not late and source.random() < 0.8,
             healthy_deadline_ms=15_000,
             progress_deadline_ms=30_000,
         )
@@ -274,10 +287,12 @@ class MeshRun(Fleet):
             self.submit(via, Resume(rollout.id) if rollout.paused else Pause(rollout.id, "wait"), by, lane=lane)
         else:
             statements = self.core(via).agent.conductor.statements(rollout.id, rollout.opened)
-            # A careless client shows what it was once told: of another stage, or before a node failed.
-            self._heard = [*self._heard[-20:], statements]
-            if source.random() < 0.5:
-                statements = source.choice(self._heard)
+            # A careless client shows what it was once told: of this stage before a node failed, or of another one.
+            if source.random() < 0.6:
+                earlier = self._heard.get((rollout.id, rollout.opened), statements)
+                statements = (
+                    earlier if source.random() < 0.7 else source.choice(list(self._heard.values()) or [statements])
+                )
             action = Promote(rollout.id, rollout.stage)
             self.submit(via, action, by, lane=lane, shown=self.exhibit(statements))
 
