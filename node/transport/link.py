@@ -230,14 +230,20 @@ class Link(asyncio.Protocol):
             last_words = self.connection.data_to_send()
             if last_words:
                 self._transport.write(last_words)
-            if waiting and reason != "transport.shutdown":
-                # Closing while bytes come in makes the kernel reset the connection, and the refusal is lost with it.
-                self._transport.write_eof()
-            else:
+            if not (waiting and reason != "transport.shutdown" and self._half_closed()):
                 self._transport.close()
             if waiting or self._transport.get_write_buffer_size():
                 self._loop.call_later(LINGER_S, self._transport.abort)
         self._end(reason)
+
+    def _half_closed(self) -> bool:
+        """End our direction alone: closing while bytes come in makes the kernel reset, and loses what was written last."""
+        assert self._transport is not None
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer was quicker
+            return False
+        return True
 
     def _end(self, reason: str) -> None:
         if self.closed:
