@@ -7,7 +7,7 @@ this file's own. Not here: the chain's own invariants (checkers.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from protocols import ledger as ledgers
@@ -45,8 +45,8 @@ class MeshChecker:
         """Changes made to fail: on which hosts (() for all), and how long a host may serve them as candidate."""
         self.running: dict[LaneKey, tuple[Digest, str, int]] = {}
         """What each host serves per lane: change, role, since when."""
-        self.failed_since: dict[tuple[Digest, int], int] = {}
-        """When a majority of voters was first seen to hold a fail of a stage: (rollout, opened) -> ms."""
+        self._known: dict[tuple[Digest, int], list[tuple[int, int, str]]] = {}
+        """Of the one node of a first stage: when a majority of voters first held which word, and its sequence."""
         self.proposed_ms: Callable[[Decision, bytes], int] = lambda decision, whole: world.now_ms
         self.started = 0
         self.promoted = 0
@@ -88,7 +88,7 @@ class MeshChecker:
         command: Command = decode(signed.payload, Command)
         self._judge_step(state, after, command, material)
         if isinstance(command.action, Promote):
-            self._judge_freshness(state, command, self.proposed_ms(decision, entry.decision))
+            self._judge_freshness(state, command, material, self.proposed_ms(decision, entry.decision))
         return after
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -154,30 +154,37 @@ class MeshChecker:
         if passed < len(cohort) - silent - failed:
             raise Violation("StageStep", f"promoted with {passed} of {len(cohort)} nodes passed")
 
-    def _judge_freshness(self, before: MeshState, command: Command, proposed_ms: int) -> None:
-        """Nobody promotes a stage when a majority of voters already held a fail of it: one of them had to vote."""
+    def _judge_freshness(self, before: MeshState, command: Command, shown: Mapping[Digest, bytes], at_ms: int) -> None:
+        """Nobody promotes on a pass when most voters hold a newer word that is none: one of them had to vote."""
         lane = before.lane(command.project, command.environment)
         assert lane is not None
         assert lane.rollout is not None
         rollout = lane.rollout
-        since_ms = self.failed_since.get((rollout.id, rollout.opened), proposed_ms)
-        if since_ms + FRESH_MS < proposed_ms and rollout.stage == 0:
-            raise Violation("StageStep", f"promoted {proposed_ms - since_ms} ms after most voters knew of a failure")
+        if rollout.stage or len(rollout.cohort) != 1:
+            return
+        said = [found[1].sequence for data in shown.values() if (found := self._verdict(data))]
+        known = [one for one in self._known.get((rollout.id, rollout.opened), ()) if one[0] <= at_ms]
+        if known and said:
+            since_ms, sequence, word = known[-1]
+            if since_ms + FRESH_MS < at_ms and word != "pass" and sequence > max(said):
+                raise Violation("StageStep", f"promoted {at_ms - since_ms} ms after most voters knew better")
 
-    def note_failures(self, views: Sequence[tuple[PeerId, RolloutAgent, MeshState]]) -> None:
-        """Look at what nodes hold: remember when a majority of voters first knew that a stage failed."""
+    def note_verdicts(self, views: Sequence[tuple[PeerId, RolloutAgent, MeshState]]) -> None:
+        """Look at what nodes hold of first stages of one node: the newest word that a majority of voters has."""
         for _, _, state in views:
             for lane in state.lanes:
-                if lane.rollout is None:
+                rollout = lane.rollout
+                if rollout is None or rollout.stage or len(rollout.cohort) != 1:
                     continue
-                rollout, voters = lane.rollout, [voter.node for voter in state.voters]
-                knowing = 0
-                for node, agent, _ in views:
-                    held = agent.conductor.verdicts(rollout.id, rollout.opened)
-                    failed = any(held[one].verdict == "fail" for one in rollout.cohort if one in held)
-                    knowing += node in voters and failed
-                if 2 * knowing > len(voters):
-                    self.failed_since.setdefault((rollout.id, rollout.opened), self._world.now_ms)
+                voters = {voter.node for voter in state.voters}
+                key, node = (rollout.id, rollout.opened), rollout.cohort[0]
+                held = [agent.conductor.verdicts(*key).get(node) for one, agent, _ in views if one in voters]
+                newest = sorted(((one.sequence, one.verdict) for one in held if one is not None), reverse=True)
+                if 2 * len(newest) > len(voters):
+                    sequence, word = newest[len(voters) // 2]
+                    events = self._known.setdefault(key, [])
+                    if not events or events[-1][1:] != (sequence, word):
+                        events.append((self._world.now_ms, sequence, word))
 
     def check_zombies(self, hosts: Sequence[Host]) -> None:
         """What a host serves as candidate must still be under way by its own highest decision."""

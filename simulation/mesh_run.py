@@ -61,7 +61,8 @@ KINDS = (
 PLAN = Plan((Stage("1", min_healthy_ms=2_000), Stage("50%", min_healthy_ms=2_000), Stage("100%", min_healthy_ms=2_000)))
 LATE_CRASH_MS = 5_000
 SCRIPTS = (
-    Script(), Script(), Script(), Script(crash_ms=1_000), Script(crash_ms=LATE_CRASH_MS), Script(error_ppm=400_000),
+    Script(), Script(), Script(), Script(crash_ms=1_000), Script(crash_ms=LATE_CRASH_MS),
+    Script(crash_ms=LATE_CRASH_MS), Script(error_ppm=400_000),
     Script(ready_ms=1 << 30),
 )  # fmt: skip
 HLC_COUNTER_BITS = 16
@@ -183,7 +184,7 @@ class MeshRun(Fleet):
     def _look(self) -> None:
         self.checker.check_local_safety(self.world.hosts)
         self.checker.check_zombies(self.world.hosts)
-        self.checker.note_failures([(core.node, core.agent, core.state) for _, core in self._members()])
+        self.checker.note_verdicts([(core.node, core.agent, core.state) for _, core in self._members()])
 
     def liveness(self) -> None:
         """Heal, and demand that every host gets a command decided and that all become equal."""
@@ -236,6 +237,9 @@ class MeshRun(Fleet):
         lane = (source.choice(("shop", "shop", "blog")), "prod")
         by = source.choice(("bob", "ann", "admin"))
         kind = source.random()
+        watched = self.core(via).state.lane(*lane)
+        if watched is not None and watched.rollout is not None and not watched.rollout.plan.auto_promote:
+            kind = max(kind, source.random())
         if kind < 0.3 or not self.releases:
             self._propose(source, via, by, lane)
         elif kind < 0.75:
@@ -253,7 +257,7 @@ class MeshRun(Fleet):
             raise LookupError(f"{via} has not heard of the environment yet")
         self._releases_made += 1
         script = source.choice(SCRIPTS)
-        if script != Script() and source.random() < 0.5:
+        if script != Script() and script.crash_ms != LATE_CRASH_MS and source.random() < 0.5:
             script = replace(script, ill_on=(source.choice(self.names),))
         # What fails late is watched by hand: an operator may act on what was true a moment ago.
         late = script.crash_ms == LATE_CRASH_MS
