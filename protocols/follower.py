@@ -10,7 +10,9 @@ from __future__ import annotations
 from protocols.chain_context import Context
 from protocols.chain_messages import Commit, Entries, EraChanged, Fetch, Head, Position
 from protocols.decision import Decided, Entry, ResetTo, Voter
+from protocols.envelope import digest
 from protocols.machine import Broadcast, PeerId
+from protocols.quorum import certificate_problem
 from protocols.refusal import Refusal
 
 FANOUT = 4
@@ -44,6 +46,8 @@ class Follower:
             self.fetch(peer)
         elif theirs.slot == mine.slot and theirs.era == mine.era:
             at.reject(peer, "chain.fork", f"another entry at slot {theirs.slot} of this era")
+            # Two certificates for one slot: somebody signed both sides, and either entry helps the other find out who.
+            at.send(peer, Commit(mine.slot, at.ledger.entry(mine.slot), mine))
         return False
 
     def _ahead(self, theirs: Position) -> bool:
@@ -90,10 +94,31 @@ class Follower:
     def on_commit(self, peer: PeerId, message: Commit) -> None:
         """One entry was decided."""
         self._note(peer, message.head)
+        if message.slot == self._at.ledger.position.slot:
+            self._compare(peer, message)
         if message.slot <= self._at.open_slot:
             self._take(peer, message.slot, message.entry)
         elif self._ahead(message.head):
             self.fetch(peer)
+
+    def _compare(self, peer: PeerId, message: Commit) -> None:
+        """Look for who lied when another entry than ours is proven for the slot of our head."""
+        at = self._at
+        entry, slot = message.entry, message.slot
+        if not isinstance(entry, Decided) or slot < 1 or digest(entry.decision) == at.ledger.digest_at(slot):
+            return
+        setup, certificate = at.setup, entry.certificate
+        if (certificate.era, certificate.slot) != (at.ledger.position.era, slot):
+            return
+        voters = at.ledger.voters_at(slot)
+        problem = certificate_problem(setup.verifier, setup.mesh, voters, certificate, digest(entry.decision))
+        if problem:
+            at.reject(peer, "chain.certificate", problem)
+            return
+        for statement in certificate.statements():
+            proof = at.witness.see(statement)
+            if proof is not None:
+                at.accuse(proof)
 
     def _take(self, peer: PeerId, slot: int, entry: Entry) -> bool:
         """Store one entry if it extends our chain; return whether the next one may be tried."""

@@ -85,6 +85,19 @@ class Ledger:
         """Return the digest of the entry at a slot; slot 0 is the mesh id."""
         return self._digests[slot - 1] if slot else self.mesh
 
+    def voters_at(self, slot: int) -> tuple[Voter, ...]:
+        """Return who voted on a slot from 1 to the open one."""
+        if slot == self.position.slot + 1:
+            return self.voters
+        if slot == 1:
+            return self._machine.voters(self._machine.genesis())
+        before = self.entry(slot - 1)
+        if isinstance(before, ResetTo):
+            reset: Reset = decode(before.reset, Reset)
+            return reset.voters
+        decision: Decision = decode(before.decision, Decision)
+        return decision.voters
+
     def slot_of(self, command: Digest) -> int | None:
         """Return the slot that decided a command (by its digest), if that is remembered."""
         return self._command_slots.get(command)

@@ -30,6 +30,7 @@ from simulation.checkers import ChainChecker, ClientChecker, Operation
 from simulation.clock import WALL_START_MS
 from simulation.entropy import stream
 from simulation.faults import Fault, Faults
+from simulation.liars import ForgetfulChain
 from simulation.world import Boot, Host, World
 
 NAMES = ("a", "b", "c")
@@ -61,6 +62,10 @@ class ChainFleet:
         self.checker = ChainChecker(self.world, self.mesh, self.make_state_machine(), self.world.keys)
         self.clients = ClientChecker(lambda command: digest(command) in self.checker.commands)
         self.checker.on_reset.append(self.clients.era_changed)
+        if plan.liar:
+            self.checker.excused.add(self._peers["n0"])
+            self.checker.fork_excused = True
+            self.clients.excused = True
         self.world.persist_watchers.append(self._keep_runtime_copy)
         self.world.observers.append(self._answered)
         self.faults = Faults(
@@ -113,7 +118,8 @@ class ChainFleet:
             self.mesh, host.peer, boot.boot_nonce, self._signers[host.name], self.world.keys, boot.entropy,
             machine, self.revoked.__contains__, TIMES,
         )  # fmt: skip
-        chain = self._make_chain(setup, Stored(boot.vote, boot.fence, same_boot))
+        make = ForgetfulChain if host.peer in self.checker.excused else self._make_chain
+        chain = make(setup, Stored(boot.vote, boot.fence, same_boot))
         self.world.after(0, host.receive, Start(), host.boot_count)
         return chain
 
@@ -278,13 +284,20 @@ class ChainFleet:
         alive = [
             chain
             for chain in chains
-            if Voter(chain.node, chain.store_id) in newest.voters and chain.node not in self.revoked
+            if Voter(chain.node, chain.store_id) in newest.voters
+            and chain.node not in self.revoked
+            and chain.store_id not in newest.liars
         ]
         count = len(newest.voters)
         trusted = [chain for chain in alive if not chain.record.recovering]
         if len(trusted) >= majority(count):
             return False
         return len(alive) < majority(count) or len(alive) - 1 < boot_quorum(count)
+
+    def liar_proven(self) -> bool:
+        """Whether an honest node holds a proof of a lie."""
+        honest = [host for host in self.world.hosts if host.peer not in self.checker.excused]
+        return any(chain.liars for host in honest if (chain := self.chain_of(host)) is not None)
 
     def left_open(self) -> bool:
         """Whether a voter that can speak holds an accepted decision that nobody decided."""

@@ -12,6 +12,7 @@ SAFETY_MS = (8_000, 40_000)
 HOST_COUNTS = (1, 3, 3, 3, 4, 5, 5, 7)
 FAULTS_MAX = 28
 KINDS = (*GENERIC_KINDS, "revoke", "view", "lapse")
+LIAR_SHARE = 0.08
 DESTRUCTIVE = ("disk_loss", "rollback_database", "rollback_both", "lapse")
 
 
@@ -31,6 +32,8 @@ class ChainPlan:
     duplication: float
     reordering: float
     faults: tuple[Fault, ...]
+    liar: bool = False
+    """Whether the first host's voter lies."""
 
     @property
     def links(self) -> LinkFaults:
@@ -71,4 +74,5 @@ def plan(
         duplication=source.choice((0.0, 0.05)),
         reordering=source.choice((0.0, 0.1)),
         faults=tuple(fault for fault in faults if fault not in lost),
+        liar=voters is None and stream(seed, "liar").random() < LIAR_SHARE and founder_count >= 3,
     )

@@ -67,6 +67,7 @@ class ChainChecker:
         """Nodes made to lie: what they say is no violation of the protocol."""
         self.revoked: dict[PeerId, int] = {}
         self.fork_excused = False
+        self.forked = False
         self.wrong_clocks: set[str] = set()
         self._newest_at_ms = 0
         self.decisions = 0
@@ -121,7 +122,10 @@ class ChainChecker:
         decision: Decision = decode(entry.decision, Decision)
         whole = digest(entry.decision)
         known = self.decided.get((decision.era, slot))
-        if known is not None and known != whole and not self.fork_excused:
+        if known is not None and known != whole and self.fork_excused:
+            self.forked = True
+            return
+        if known is not None and known != whole:
             raise Violation("UniqueDecision", f"{host.name} stored a second decision at slot {slot}")
         if decision.slot != slot:
             raise Violation("ChainPrefix", f"{host.name} stored slot {decision.slot} as {slot}")
@@ -143,7 +147,7 @@ class ChainChecker:
         self.decisions += 1
         if decision.command != NOOP:
             command = digest(decision.command)
-            if command in self.commands:
+            if command in self.commands and not self.forked:
                 raise Violation("Idempotent", f"slot {decision.slot} repeats the command of {self.commands[command]}")
             self.commands[command] = decision.slot
 
@@ -299,6 +303,8 @@ class ClientChecker:
 
     def __init__(self, in_chain: Callable[[bytes], bool]) -> None:
         self.in_chain = in_chain
+        self.excused = False
+        """A voter lies in this run: what clients are told may be of either side of a fork."""
         self._resets = 0
         self.operations: list[Operation] = []
         self._open: dict[bytes, Operation] = {}
@@ -330,7 +336,7 @@ class ClientChecker:
         if outcome not in ("decided", "read"):
             return
         floor = operation.floor_slot
-        if operation.retry:
+        if operation.retry or self.excused:
             return
         if self._resets and outcome == "decided" and not self.in_chain(operation.command):
             operation.outcome = "abandoned"  # a voter that had not heard of the reset decided it in the era before

@@ -57,8 +57,9 @@ def run(plan: ChainPlan, make_chain: MakeChain = Chain, keep_trace: bool = False
         _safety_phase(fleet)
         _liveness_phase(fleet)
         fleet.checker.check_replay()
-        fleet.clients.check_refusals(fleet.checker.commands)
-        fleet.clients.check_history(fleet.checker.commands)
+        if not plan.liar:
+            fleet.clients.check_refusals(fleet.checker.commands)
+            fleet.clients.check_history(fleet.checker.commands)
     except Violation as violation:
         result.verdict = Verdict.LIVENESS if violation.invariant in ("Live", "Converge") else Verdict.SAFETY
         result.invariant, result.detail = violation.invariant, violation.detail
@@ -87,6 +88,9 @@ def _liveness_phase(fleet: ChainFleet) -> None:
         if not host.up:
             world.after(1, host.start)
     world.run_until(world.now_ms + HEALED_SETTLE_MS)
+    if fleet.checker.forked:
+        _demand_proof(fleet)
+        return
     if fleet.majority_lost():
         fleet.reset()
         world.run_until(world.now_ms + HEALED_SETTLE_MS)
@@ -102,6 +106,13 @@ def _liveness_phase(fleet: ChainFleet) -> None:
     if not world.run_while(lambda: not _converged(fleet), world.now_ms + CONVERGE_BOUND_MS):
         heads = {host.name: chain.position.slot for host in world.hosts if (chain := fleet.chain_of(host))}
         raise Violation("Converge", f"heads differ {CONVERGE_BOUND_MS} ms after all was well: {heads}")
+
+
+def _demand_proof(fleet: ChainFleet) -> None:
+    """A lie forked the chain: an honest node must find out who told it once the two sides meet."""
+    fleet.world.counts["forks by a liar"] += 1
+    if not fleet.world.run_while(lambda: not fleet.liar_proven(), fleet.world.now_ms + CONVERGE_BOUND_MS):
+        raise Violation("Liar", f"a lie forked the chain and nobody proved it in {CONVERGE_BOUND_MS} ms")
 
 
 def _served(operation: Operation) -> bool:
