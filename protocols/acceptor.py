@@ -156,9 +156,10 @@ class Acceptor:
         )
         return self._say(changed, (Write(TABLE, ACCEPTED_KEY, encode(self.accepted)),)), vote
 
-    def suspect(self) -> None:
-        """This store may be an old copy: a boot read must precede its next word. Kept in memory until it is done."""
+    def suspect(self) -> list[Effect]:
+        """This store may be an old copy: a boot read must precede its next word, even if the process ends before it."""
         self.record = msgspec.structs.replace(self.record, recovering=True)
+        return [Persist(Store.VOTE, (Write(TABLE, RECORD_KEY, encode(self.record)),))]
 
     def bow(self, ballot: Ballot, store_id: bytes, floor: int) -> list[Effect]:
         """Answer a boot read: promise its ballot, and count nothing of that store below `floor` from now on."""

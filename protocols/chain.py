@@ -219,7 +219,7 @@ class Chain:
         elif self._damage:
             at.give_up_store(self._damage)
         elif self._needs_boot_read:
-            at.acceptor.suspect()
+            at.out += at.acceptor.suspect()
         at.acceptor.open(at.ledger.position)
         at.pacer.open_slot(at.now.mono_ms, at.my_rank)
         self._recovery.tick()

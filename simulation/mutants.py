@@ -154,7 +154,7 @@ def _unfenced_rollback() -> Sequence[Patch]:
 
 
 def _no_boot_read() -> Sequence[Patch]:
-    return [(Acceptor, "suspect", lambda self: None)]
+    return [(Acceptor, "suspect", lambda self: [])]
 
 
 def _boot_read_one() -> Sequence[Patch]:

@@ -812,6 +812,19 @@ def test_after_a_reboot_a_voter_asks_the_others_before_it_speaks() -> None:
     assert net.add("n2").outcome == "decided"
 
 
+def test_a_boot_read_that_was_cut_short_is_begun_again() -> None:
+    net = ChainNet(3, 3)
+    net.add("n0")
+    net.stop("n2")
+    net.start("n2", same_boot=False)
+    net.stop("n2")
+    assert net.start("n2", same_boot=True).record.recovering
+    net.connect("n2")
+    net.run(1_000)
+    assert net["n2"].speaking
+    assert not net["n2"].record.recovering
+
+
 def test_a_boot_read_needs_enough_others() -> None:
     net = ChainNet(3, 3)
     net.stop("n1")
