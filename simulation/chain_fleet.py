@@ -25,7 +25,7 @@ from protocols.pacing import ChainTimes
 from protocols.quorum import boot_quorum, majority
 from protocols.refusal import Refusal
 from simulation.chain_plan import ChainPlan
-from simulation.chain_state import Add, CounterMachine, SetTarget, counter
+from simulation.chain_state import Add, CounterMachine, SetRules, SetTarget, counter
 from simulation.checkers import ChainChecker, ClientChecker, Operation
 from simulation.clock import WALL_START_MS
 from simulation.entropy import stream
@@ -35,6 +35,7 @@ from simulation.world import Boot, Host, World
 
 NAMES = ("a", "b", "c")
 NARROW = "c"
+RULES_VERSION = 2
 TIMES = ChainTimes(retry_max_ms=4_000, submit_ms=8_000, gossip_ms=2_000, ready_ms=2_000, growth_ms=4_000)
 """Timers scaled for runs of a minute; those bound by the network's delay are as in production."""
 MakeChain = Callable[[ChainSetup, Stored], Chain]
@@ -75,17 +76,20 @@ class ChainFleet:
                 "revoke": self._revoke,
                 "view": self._narrow_view,
                 "lapse": self._lapse,
+                "old_version": self._run_old_version,
+                "raise_rules": self._raise_rules,
             },
         )
         self._narrow: set[str] = set()
+        self._old: set[str] = set()
         self._operation_count = 0
         for name in self._signers:
             self._add_host(name)
 
     # --- hosts --------------------------------------------------------------------------------------------------------
 
-    def make_state_machine(self) -> CounterMachine:
-        """Return the state machine every host has alike."""
+    def make_state_machine(self, rules_version: int = RULES_VERSION) -> CounterMachine:
+        """Return the state machine every host has alike, but for the rules it knows."""
         return CounterMachine(
             self.mesh,
             self._founders,
@@ -93,6 +97,7 @@ class ChainFleet:
             candidates=tuple(sorted(self._peers.values())),
             admins=(self._admin.public_key,),
             target=self.plan.target,
+            rules_version=rules_version,
         )
 
     def _add_host(self, name: str) -> None:
@@ -111,7 +116,8 @@ class ChainFleet:
             self._runtime_copy.pop(host.name, None)
         slots = (boot.fence or {}).get(fences.TABLE, {})
         same_boot = fences.same_boot(self._runtime_copy.get(host.name, b""), slots)
-        machine = self._state_machines[host.name] = self.make_state_machine()
+        rules_version = RULES_VERSION - 1 if host.name in self._old else RULES_VERSION
+        machine = self._state_machines[host.name] = self.make_state_machine(rules_version)
         if host.name in self._narrow:
             machine.fresh_refusals = {NARROW: Refusal("view.narrow", "this voter's view forbids it")}
         setup = ChainSetup(
@@ -164,6 +170,31 @@ class ChainFleet:
             return
         self.faults.perform(replace(fault, kind="isolate"))
         self._roll_back_both(replace(fault, hosts=fault.hosts[1:], amount=1 + fault.amount % 6, duration_ms=200))
+
+    def _run_old_version(self, fault: Fault) -> None:
+        """Start a host with the release before, for a while: it may not follow once rules were raised."""
+        host = self.world.hosts[fault.hosts[0]]
+        self._old.add(host.name)
+        host.crash(fault.kind)
+        host.start()
+        self.world.after(fault.duration_ms, self._update, host)
+
+    def _update(self, host: Host) -> None:
+        if host.name in self._old:
+            self._old.remove(host.name)
+            host.crash("updated")
+            host.start()
+
+    def update_all(self) -> None:
+        """Give every host the newest release."""
+        for host in self.world.hosts:
+            self._update(host)
+
+    def _raise_rules(self, fault: Fault) -> None:
+        """Ask for the rules that the newest release brings."""
+        host = self.world.hosts[fault.hosts[0]]
+        if host.up:
+            self.command(host, encode(SetRules(self._next_id(), RULES_VERSION)))
 
     def _revoke(self, fault: Fault) -> None:
         """Revoke one node; every other hears of it at once. Never so many that no majority of voters is left."""

@@ -11,7 +11,7 @@ from simulation.network import LinkFaults
 SAFETY_MS = (8_000, 40_000)
 HOST_COUNTS = (1, 3, 3, 3, 4, 5, 5, 7)
 FAULTS_MAX = 28
-KINDS = (*GENERIC_KINDS, "revoke", "view", "lapse")
+KINDS = (*GENERIC_KINDS, "revoke", "view", "lapse", "old_version", "raise_rules")
 LIAR_SHARE = 0.08
 DESTRUCTIVE = ("disk_loss", "rollback_database", "rollback_both", "lapse")
 

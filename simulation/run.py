@@ -84,6 +84,7 @@ def _safety_phase(fleet: ChainFleet) -> None:
 def _liveness_phase(fleet: ChainFleet) -> None:
     world = fleet.world
     fleet.faults.heal()
+    fleet.update_all()
     for host in world.hosts:
         if not host.up:
             world.after(1, host.start)
