@@ -353,14 +353,17 @@ class MeshRun(Fleet):
     def _converged(self) -> bool:
         members = self._members()
         heads = {(core.chain.position.era, core.chain.position.slot, core.chain.position.digest) for _, core in members}
-        roots = {self._current_records(core) for _, core in members}
+        ahead = {key for _, core in members for key in self._dated_ahead(core)}
+        roots = {
+            tuple(sorted(bytes(entry.digest) for key, entry in core.records.store.entries.items() if key not in ahead))
+            for _, core in members
+        }
         return len(members) == len(self.names) - len(self.revoked) and len(heads) == len(roots) == 1
 
-    def _current_records(self, core: NodeCore) -> tuple[bytes, ...]:
-        """What a node holds but for records dated ahead, by a clock that was wrong: others park those by rule."""
+    def _dated_ahead(self, core: NodeCore) -> list[str]:
+        """Keys whose record a wrong clock dated ahead: the others park it by rule until their clocks are there."""
         latest = (WALL_START_MS + self.world.now_ms + CLOCK_TOLERANCE_MS) << HLC_COUNTER_BITS
-        entries = core.records.store.entries.values()
-        return tuple(sorted(bytes(entry.digest) for entry in entries if entry.record.hlc <= latest))
+        return [key for key, entry in core.records.store.entries.items() if entry.record.hlc > latest]
 
     def _majority_lost(self) -> bool:
         chains = [(core.node, core.chain) for _, core in self._members()]

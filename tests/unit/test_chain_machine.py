@@ -1136,3 +1136,100 @@ def test_a_fetch_from_one_who_knows_everything_is_not_answered() -> None:
     assert net.give("n0", Received(net.nodes["n1"].peer, Fetch(net["n1"].position))) == []
     net.give("n0", Received(net.nodes["n1"].peer, Probe(b"nonce", net["n1"].position)))
     assert sent(net, Probe) == []
+
+
+def test_a_fork_made_by_a_liar_is_traced_to_it_when_the_two_sides_meet() -> None:
+    """n1 votes for one decision, hides that from the next ballot, and votes for another there."""
+    net = ChainNet(3, 3)
+    n0, n1, n2 = (net.nodes[name].peer for name in ("n0", "n1", "n2"))
+    n1_store = net["n1"].store_id
+    net.keep = lambda near, far, message: n2 not in (near, far)
+    assert net.add("n0", 1).outcome == "decided"
+    position = net["n2"].position
+    ballot = Ballot(40, n2, b"bootboot")
+    made = net["n2"].ledger.draft(encode(Add(b"other", "a", 9)), (), 1_800_000_000_000 + net.now_ms)
+    assert isinstance(made, bytes)
+    lie = sign_statement(
+        net.signers["n1"], net.mesh, Promise(n1, n1_store, 9, position.era, 1, ballot, NO_BALLOT, b"")
+    )  # fmt: skip
+    own = sign_statement(
+        net.signers["n2"], net.mesh, Promise(n2, net["n2"].store_id, 1, position.era, 1, ballot, NO_BALLOT, b"")
+    )  # fmt: skip
+    votes = []
+    for name, counter_ in (("n1", 10), ("n2", 2)):
+        vote = Vote(
+            net.nodes[name].peer, net[name].store_id, counter_, position.era, 1, ballot, digest(made),
+            voters_digest(net.founders),
+        )  # fmt: skip
+        votes.append(sign_statement(net.signers[name], net.mesh, vote))
+    from protocols.decision import Certificate, VoteSignature
+
+    certificate = Certificate(
+        position.era, 1, ballot, digest(made), voters_digest(net.founders),
+        tuple(VoteSignature(one.node, one.store_id, one.counter, one.signature) for one in votes),
+    )  # fmt: skip
+    net["n2"]._at.witness.see_all((lie, own))
+    net.give("n2", Received(n1, Commit(1, Decided(made, certificate), position)))
+    assert net["n2"].position.slot == 1
+    assert net["n0"].position.digest != net["n2"].position.digest
+    net.keep = lambda near, far, message: True
+    net.give("n2", Received(n0, Head(net["n0"].position)))
+    net.give("n0", Received(n2, Head(net["n2"].position)))
+    net.deliver()
+    assert n1_store in net["n2"].liars
+    assert net["n2"].liars[n1_store].rule == "chain.hidden-vote"
+    assert n1_store in net["n0"].liars
+    assert "chain.fork" in rules(net, "n2")
+
+
+def test_a_commit_for_our_head_that_proves_nothing_is_ignored_or_rejected() -> None:
+    net = ChainNet(3, 3)
+    net.add("n0")
+    net.run(200)
+    entry = net["n0"].ledger.entry(1)
+    assert isinstance(entry, Decided)
+    head = net["n0"].position
+    peer = net.nodes["n1"].peer
+    net.give("n0", Received(peer, Commit(1, entry, head)))
+    altered = msgspec.structs.replace(entry, decision=entry.decision + b"x")
+    net.give("n0", Received(peer, Commit(1, altered, head)))
+    elsewhere = msgspec.structs.replace(entry.certificate, slot=3)
+    net.give("n0", Received(peer, Commit(1, msgspec.structs.replace(altered, certificate=elsewhere), head)))
+    assert rules(net, "n0") == ["chain.certificate"]
+
+
+def test_the_voters_of_every_slot_can_be_told_afterwards() -> None:
+    net = ChainNet(4, 3)
+    net.add("n0")
+    net.run(200)
+    ledger = net["n0"].ledger
+    assert ledger.voters_at(1) == ledger.voters_at(2) == net.founders
+    net.give("n0", SubmitReset(encode(reset_entry(net, "n0"))))
+    assert net.add("n0").outcome == "decided"
+    assert len(ledger.voters_at(3)) == 1
+    assert net["n0"].ledger.voters_at(2) == net.founders
+
+
+def test_a_refusal_by_one_voter_is_not_final_while_another_may_still_propose() -> None:
+    net = ChainNet(4, 3)
+    net.cut = {net.nodes["n0"].peer, net.nodes["n1"].peer, net.nodes["n2"].peer}
+    command = encode(Add(b"i", "a", 1))
+    net.give("n3", Submit(b"r", command))
+    net.run(5_000)
+    asked = [far for near, far, message in net.sent if isinstance(message, Forward)]
+    assert len(set(asked)) >= 2
+    net.give("n3", Received(asked[0], Answer(b"r", "refused", 0, "some.rule")))
+    net.give("n3", Received(asked[1], Answer(b"r", "unknown", 0, "")))
+    assert not [notice for notice in net.nodes["n3"].notices if getattr(notice, "request_id", b"") == b"r"]
+    assert net.outcome("n3", b"r").outcome == "unknown"
+
+
+def test_a_read_whose_voters_changed_on_the_way_asks_the_new_ones() -> None:
+    net = ChainNet(4, 1)
+    wanted = tuple(sorted(Voter(net.nodes[name].peer, net[name].store_id) for name in ("n0", "n1", "n2")))
+    ready = tuple(encode(net[name]._growing.statement()) for name in ("n0", "n1", "n2"))
+    net.cut = {net.nodes["n3"].peer}
+    assert net.submit("n0", encode(SetVoters(b"v", wanted)), ready).outcome == "decided"
+    net.add("n0")
+    net.cut = set()
+    assert net.read("n3") == 3
