@@ -34,6 +34,7 @@ from protocols.voting import Voting
 from simulation.chain_plan import KINDS
 
 _HEAVY_ROLLBACK = ("lapse", "lapse", "lapse", "isolate", "crash")
+_VIEWS = ("view", "view", "view", "isolate")
 _HEAVY_ISOLATION = ("isolate", "isolate", "partition", "clog")
 _HEAVY_LOSS = ("disk_loss", "partition", "isolate", "one_way", "crash")
 
@@ -338,7 +339,7 @@ MUTANTS = (
         _HEAVY_ISOLATION,
     ),
     Mutant("no-idempotency", "a retried command is decided again", _no_idempotency),
-    Mutant("hasty-refusal", "a refusal is told before the slot is closed", _hasty_refusal, ("view", *KINDS)),
+    Mutant("hasty-refusal", "a refusal is told before the slot is closed", _hasty_refusal, _VIEWS, voters=5),
     Mutant(
         "adopted-judged-fresh", "adopted decisions face a voter's own view", _adopted_judged_fresh, ("view", *KINDS)
     ),
