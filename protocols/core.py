@@ -155,8 +155,8 @@ class NodeCore:
         """Load what the disk held. Raises DecodeError if the genesis is malformed."""
         self.node = peer_id(setup.signer.public_key)
         self.trust = TrustStore(setup.verifier, setup.genesis)
-        for credentials in stored.credentials:
-            self.trust.learn_credentials(credentials, now.wall_ms)
+        self._untimely = [one for one in stored.credentials if self.trust.learn_credentials(one, now.wall_ms)]
+        """Own papers that this clock does not believe yet: a machine without a battery starts in the past."""
         self.hello = HelloMachine(self.trust, setup.signer, setup.verifier, setup.entropy, boot_nonce=setup.boot_nonce)
         self.liveness = LivenessMachine(self.trust.mesh, setup.signer, setup.verifier, setup.entropy, setup.liveness)
         self.renewal = RenewalMachine(self.trust, setup.signer, setup.entropy)
@@ -272,6 +272,8 @@ class NodeCore:
             self._take(self.renewal.handle(event, now), now, out)
 
     def _tick(self, now: Now, out: list[Effect]) -> None:
+        if self._untimely:
+            self._untimely = [one for one in self._untimely if self.trust.learn_credentials(one, now.wall_ms)]
         for machine in self._machines:
             due_ms = machine.deadline_ms()
             if due_ms is not None and due_ms <= now.mono_ms:
