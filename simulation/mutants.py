@@ -341,7 +341,7 @@ MUTANTS = (
     Mutant("no-idempotency", "a retried command is decided again", _no_idempotency),
     Mutant("hasty-refusal", "a refusal is told before the slot is closed", _hasty_refusal, _VIEWS, voters=5),
     Mutant(
-        "adopted-judged-fresh", "adopted decisions face a voter's own view", _adopted_judged_fresh, ("view", *KINDS)
+        "adopted-judged-fresh", "adopted decisions face a voter's own view", _adopted_judged_fresh, _VIEWS, voters=5
     ),
     Mutant("orphans-left", "nobody finishes what a dead proposer left", _orphans_left),
     Mutant("no-fetch", "nobody catches up", _no_fetch),
