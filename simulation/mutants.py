@@ -21,7 +21,7 @@ from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Context
 from protocols.chain_messages import ReadDone
 from protocols.clients import Clients
-from protocols.decision import NOOP, Certificate, Decided, Decision, VoteSignature
+from protocols.decision import NOOP, Decided, Decision
 from protocols.follower import Follower
 from protocols.ledger import Ledger
 from protocols.machine import Broadcast, Effect, Notify, Persist, Send
@@ -262,17 +262,11 @@ def _no_fetch() -> Sequence[Patch]:
 
 def _unverified_certificate() -> Sequence[Patch]:
     """Followers believe an entry without its certificate, and proposers announce after one vote."""
-    return [
-        (ledger, "certificate_problem", lambda *args: ""),
-        (Attempt, "add_vote", lambda self, vote: bool(self.votes.setdefault(voter_of(self.voters, vote.node), vote))),
-        (Attempt, "certificate", _short_certificate),
-    ]
 
+    def one_vote(self: Attempt) -> int:
+        return 1 if self.judged is not None else quorum.majority(len(self.voters))
 
-def _short_certificate(self: Attempt) -> Any:
-    assert self.judged is not None
-    signatures = tuple(VoteSignature(v.node, v.store_id, v.counter, v.signature) for v in self.votes.values())
-    return Certificate(self.era, self.slot, self.ballot, self.judged.digest, self.voters_digest, signatures)
+    return [(ledger, "certificate_problem", lambda *args: ""), (Attempt, "needed", property(one_vote))]
 
 
 def _wrong_state_hash() -> Sequence[Patch]:
