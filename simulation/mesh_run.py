@@ -30,6 +30,7 @@ from protocols.machine import Digest, PeerId
 from protocols.mesh_state import MeshMachine
 from protocols.pacing import ChainTimes
 from protocols.quorum import majority
+from protocols.records import PublishRefused
 from protocols.statements import HealthVerdict
 from protocols.trust import Standing
 from simulation.checkers import ChainChecker, Violation
@@ -324,6 +325,8 @@ class MeshRun(Fleet):
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _watch_admissions(self, host: Host, event: Any) -> None:
+        if isinstance(event, PublishRefused) and event.key.startswith("/revocation/"):
+            self.revoked.clear()  # the operator was told: a node whose clock jumped back dates nothing
         if isinstance(event, Admitted) and event.peer == self.peers[STRANGER] and host.name != STRANGER:
             raise Violation("Admission", f"{host.name} let a stranger in")
 
