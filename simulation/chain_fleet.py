@@ -148,7 +148,7 @@ class ChainFleet:
             if chain is None or (chain.record.recovering and other is not host):
                 return
         chain = self.chain_of(host)
-        if chain is None or len(chain.voters) == 1:
+        if chain is None or self._was_sole(chain, fault.amount):
             return
         host.crash(fault.kind)
         host.disk.roll_back(Store.VOTE, fault.amount)
@@ -157,6 +157,13 @@ class ChainFleet:
             pass
         self.checker.disk_fault(host)
         self.world.after(fault.duration_ms, host.start, False)
+
+    @staticmethod
+    def _was_sole(chain: Chain, batch_count: int) -> bool:
+        """Whether going back so far may end where there was but one voter, which has nobody to ask: a stated limit."""
+        head = chain.position.slot
+        slots = range(max(1, head - batch_count), head + 2)
+        return head <= batch_count or any(len(chain.ledger.voters_at(slot)) == 1 for slot in slots)
 
     @staticmethod
     def _fence_ahead(host: Host) -> bool:
