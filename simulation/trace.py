@@ -7,7 +7,6 @@ took the same decisions. Lines are kept only when asked for; a run of a thousand
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -43,14 +42,14 @@ class Trace:
         return self._hash.hexdigest()
 
 
-def describe(value: Any, names: Callable[[str], str] | None = None) -> str:
+def describe(value: Any) -> str:
     """A short one-line text of a Struct or dataclass: its name and its fields, long bytes as a digest prefix."""
     if isinstance(value, str):
         return value if len(value) <= VALUE_TEXT_MAX else value[: VALUE_TEXT_MAX - 1] + "…"
     if isinstance(value, bytes):
         return value.hex()[:8] if len(value) <= 64 else f"{len(value)} bytes {hashlib.sha256(value).hexdigest()[:8]}"
     if isinstance(value, tuple | list):
-        shown = ", ".join(describe(item, names) for item in value[:4])
+        shown = ", ".join(describe(item) for item in value[:4])
         return f"[{shown}{', …' if len(value) > 4 else ''}]"
     if isinstance(value, msgspec.Struct):
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
@@ -58,4 +57,4 @@ def describe(value: Any, names: Callable[[str], str] | None = None) -> str:
         fields = {name: getattr(value, name) for name in value.__dataclass_fields__}
     else:
         return str(value)
-    return f"{type(value).__name__}({', '.join(f'{name}={describe(field, names)}' for name, field in fields.items())})"
+    return f"{type(value).__name__}({', '.join(f'{name}={describe(field)}' for name, field in fields.items())})"
