@@ -43,7 +43,7 @@ fix: $(STAMP)  ## Format and apply safe lint fixes
 lock: $(STAMP)  ## Pin every dependency, with hashes and without an index address
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
-	  --no-emit-index-url --no-header --quiet -o requirements.txt
+	  --no-emit-index-url --no-header --no-strip-extras --quiet -o requirements.txt
 
 clean:  ## Remove the environment and the caches
 	rm -rf $(VENV) .cache build dist *.egg-info
