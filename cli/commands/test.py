@@ -98,7 +98,7 @@ async def _try(found: Found, bundle: Bundle, effective: Effective, timeout_s: fl
     async with serving(prepared) as served:
         if found.project.test_command is not None:
             output.step("", f"running {found.project.test_command}")
-            runs.append(await run_command(found.project.test_command, found.root, served, timeout_s, output))
+            runs.append(await run_command(found.project.test_command, found, served, timeout_s, output))
         output.step("", "running the smoke checks")
         checked = await run_checks(served)
         if checked is not None:

@@ -24,6 +24,7 @@ from cli.dev.secrets import read_secrets
 from cli.errors import BuildError, CommandError
 from cli.mesh.evidence import Ran
 from cli.output import Output
+from cli.project import python_packages
 from cli.project.build import STATE_FOLDER
 from cli.project.bundle import ARTIFACTS, Bundle
 from cli.project.find import Found
@@ -111,26 +112,47 @@ async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
         await asyncio.to_thread(shutil.rmtree, folder, True)
 
 
-async def run_command(command: str, root: Path, serving: Serving, timeout_s: float, output: Output) -> Ran:
-    """Run the project's test command in its folder; its output is shown and kept."""
-    addresses = serving.addresses
+def command_environment(found: Found, addresses: Mapping[str, str]) -> dict[str, str]:
+    """Return what the test command is given: where the apps are, and a `python` that finds what they import.
+
+    That is the project's own .venv where there is one. Otherwise it is the interpreter that runs this command, with the
+    packages of each app's requirements.txt as they were fetched for the build, so that tests need no installation.
+    """
     environment = {
         **os.environ,
         "FREEHOLD_URL": next(iter(addresses.values()), ""),
         **{f"FREEHOLD_URL_{app.upper().replace('-', '_')}": address for app, address in addresses.items()},
     }
-    # The interpreter that runs this command comes first, so that "python" means one and the same.
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    own = found.root / ".venv" / "bin"
+    if own.is_dir():
+        first = own
+    else:
+        first = Path(sys.executable).parent
+        listed = [found.root / app.source / "requirements.txt" for app in found.project.base.apps.values()]
+        packages = [str(python_packages.vendor("tests", path.read_bytes())) for path in listed if path.is_file()]
+        inherited = [path for path in (environment.get("PYTHONPATH"),) if path]
+        environment["PYTHONPATH"] = os.pathsep.join([*packages, *inherited])
+    environment["PATH"] = f"{first}{os.pathsep}{environment.get('PATH', '')}"
+    return environment
+
+
+async def run_command(command: str, found: Found, serving: Serving, timeout_s: float, output: Output) -> Ran:
+    """Run the project's test command in its folder; its output is shown and kept."""
+    environment = await asyncio.to_thread(command_environment, found, serving.addresses)
     process = await asyncio.create_subprocess_shell(
-        command, cwd=root, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        command, cwd=found.root, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     kept = bytearray()
+    unfinished = b""
     try:
         async with asyncio.timeout(timeout_s):
             while data := await process.stdout.read(65536):
-                output.note(data.decode(errors="replace").rstrip("\n"))
+                *lines, unfinished = (unfinished + data).split(b"\n")
+                unfinished = unfinished[-OUTPUT_MAX_BYTES:]
+                for line in lines:
+                    output.note(line.decode(errors="replace"))
                 kept += data
                 del kept[:-OUTPUT_MAX_BYTES]
             code = await process.wait()
@@ -139,6 +161,8 @@ async def run_command(command: str, root: Path, serving: Serving, timeout_s: flo
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         code = None
+    if unfinished:
+        output.note(unfinished.decode(errors="replace"))
     log = kept.decode(errors="replace")
     if code is None:
         log += f"\nstopped after {timeout_s:.0f} s"

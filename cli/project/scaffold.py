@@ -45,13 +45,13 @@ JAVASCRIPT_MODULE: Final = (
     (SHARED / "freehold.js", "web/freehold.js"),
     (SHARED / "freehold.d.ts", "web/freehold.d.ts"),
 )
-PREPARE_WSGI: Final = "python -m venv .venv && .venv/bin/pip install pytest -r web/requirements.txt"
+TEST_PYTHON: Final = "python -m unittest discover -s tests"
 
 CHOICES: Final = {
     template.name: template
     for template in (
-        Template("python", PYTHON_MODULE, "python -m pytest -q", "pip install pytest", RUNS_PYTHON),
-        Template("wsgi", PYTHON_MODULE, "python -m pytest -q", PREPARE_WSGI, RUNS_PYTHON),
+        Template("python", PYTHON_MODULE, TEST_PYTHON, "", RUNS_PYTHON),
+        Template("wsgi", PYTHON_MODULE, TEST_PYTHON, "", RUNS_PYTHON),
         Template("javascript", JAVASCRIPT_MODULE, "node --test", "", RUNS_JAVASCRIPT),
         Template("typescript", JAVASCRIPT_MODULE, "npm test", "npm install", RUNS_JAVASCRIPT),
     )

@@ -31,6 +31,10 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
     assert "wasi:http/outgoing-handler" not in capabilities
     code, again, _ = run_freehold("build", "--folder", str(folder))
     assert again["release"] == answer["release"]
+    if name != "typescript":  # its tests need npm install first, as `freehold new` says
+        code, tested, said = run_freehold("test", "--folder", str(folder))
+        assert code == 0, (tested, said)
+        assert [(one["kind"], one["passed"]) for one in tested["results"]] == [("test", True), ("smoke", True)]
     with serving(folder, "--exact") as process:
         for smoke in open_project(folder).project.smoke:
             seen = process.call(smoke.path)
@@ -46,9 +50,9 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
 
 def test_a_python_template_passes_its_own_tests_without_the_sandbox(tmp_path: Path) -> None:
     folder, _ = create("hello", CHOICES["python"], tmp_path)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"], cwd=folder,
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    for runner in (["unittest", "discover", "-s", "tests"], ["pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]):
+        done = subprocess.run([sys.executable, "-m", *runner], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (done.stdout, done.stderr)
 
 
 @needs_node
