@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from node.api.operations import Call
     from node.enrolling import Enrolling
     from node.leaving import Leaving
+    from node.schedules import Schedules
     from node.secrets import Secrets
 
 WATCHERS_MAX = 128
@@ -62,6 +63,7 @@ class Control:
     leaving: Leaving = field(init=False)
     enrolling: Enrolling = field(init=False)
     secrets: Secrets = field(init=False)
+    schedules: Schedules = field(init=False)
     audit: Audit = field(init=False)
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
@@ -123,6 +125,13 @@ class Control:
             )
         elif down and up == majority:
             found.append(f"voter {down[0]} is down: one more loss and nothing can be decided; freehold mesh voters")
+        for lane in core.state.lanes:
+            runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
+            if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
+                found.append(
+                    f"the schedules of {lane.project} in {lane.environment} stand still: {runs} is down; "
+                    f"freehold project place {lane.project} --env {lane.environment} --schedules NODE"
+                )
         for expiring in core.trust.expiring(now.wall_ms):
             word = "has expired" if expiring.expired else "expires soon"
             found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")

@@ -46,6 +46,7 @@ from node.presence import NodeStatus, outgoing_address
 from node.pump import system_now
 from node.releases import Releases
 from node.requests import ChainRequests
+from node.schedules import Schedules
 from node.secrets import Secrets
 from node.starter import Starter
 from node.storage import Storage, Tables
@@ -138,6 +139,7 @@ class Daemon:
                 group.create_task(self._forwarding.run()),
                 group.create_task(control.secrets.run(control.audit_own)),
                 group.create_task(control.starter.run()),
+                group.create_task(control.schedules.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
             services.append(group.create_task(control.mesh.run()))
@@ -207,6 +209,7 @@ class Daemon:
         control.leaving = Leaving(control, signer, entropy, self.stop)
         control.enrolling = Enrolling(control, signer, verifier)
         control.secrets = secrets
+        control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now)
         control.audit = Audit(mesh.core, signer, mesh.post, system_now)
         workloads.smoked = SmokeWitness(mesh.core, signer, mesh.post, system_now).passed
         starter.ended = control.audit_start

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from node.control import Control
+from node.schedules import OUTCOMES
 from protocols.liveness import Belief
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -57,6 +58,7 @@ class _Node(Collector):
         yield _gauge("links_admitted", "Connections to admitted peers.", counts["admitted"])
         yield _gauge("links_half_open", "Inbound connections that are not admitted.", counts["half_open"])
         yield _gauge("lanes_running", "Project environments that run here.", len(control.workloads.running))
+        yield self._job_runs()
         yield _counter("log_lines_lost", "Log lines that a full disk lost.", control.logs.dropped)
         yield self._rejects()
 
@@ -66,6 +68,14 @@ class _Node(Collector):
         beliefs = [core.liveness.belief(one.node) for one in core.state.nodes if one.node != core.node]
         for belief in Belief:
             family.add_metric([belief.value], beliefs.count(belief))
+        return family
+
+    def _job_runs(self) -> Metric:
+        family = CounterMetricFamily(
+            "freehold_job_runs", "Runs of scheduled apps here, by how they ended.", labels=["outcome"]
+        )
+        for outcome in OUTCOMES:
+            family.add_metric([outcome], self._control.schedules.counts[outcome])
         return family
 
     def _rejects(self) -> Metric:

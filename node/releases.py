@@ -28,6 +28,7 @@ from protocols.machine import Digest, PeerId
 from runtime.compile_cache import CompileCache
 from runtime.component import ComponentError
 from runtime.control import AppLoad, ReleaseLoad, Route
+from runtime.cron import schedule_problem
 from runtime.spec import AppSpec
 from runtime.supervisor import PoolError, PoolSettings, WorkerPool
 
@@ -107,6 +108,9 @@ class Releases:
         for app in effective.apps:
             if components.get(app.name) != app.component:
                 raise PreparationError(f"the configuration names a component for {app.name} that the release does not")
+            problem = schedule_problem(app.schedule) if app.schedule else ""
+            if problem:
+                raise PreparationError(f"the schedule of {app.name}, {app.schedule!r}, cannot be run: {problem}")
             try:
                 values = await self._secrets(effective, app, secrets)
             except SecretError as error:
@@ -162,12 +166,10 @@ class Releases:
     ) -> AppSpec:  # fmt: skip
         await self._fetch(app.component, peers)
         component = self._artifacts.path(app.component)
-        artifact = component
-        if app.kind != "module":
-            try:
-                artifact = await self._cache.ensure(component, app.component.hex())
-            except ComponentError as error:
-                raise PreparationError(f"app {app.name} does not compile: {error}") from error
+        try:
+            artifact = await self._cache.ensure(component, app.component.hex())
+        except ComponentError as error:
+            raise PreparationError(f"app {app.name} does not compile: {error}") from error
         return AppSpec(
             project=effective.project,
             app=app.name,
@@ -180,6 +182,7 @@ class Releases:
             instances=app.instances,
             allow_hosts=app.allow_hosts,
             keyvalue=app.keyvalue,
+            stores=f"{effective.project}/{effective.environment}",
             config={**dict(app.config), **secrets},
             redacted=secrets,
         )

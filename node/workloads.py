@@ -20,6 +20,7 @@ from node.releases import PreparationError, Prepared, Releases, run_smoke, smoke
 from protocols.chain_messages import EntryStored
 from protocols.change import SecretVersion
 from protocols.core import NodeCore
+from protocols.effective import EffectiveApp
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Deployed
 from protocols.records import RecordsMerged
@@ -50,6 +51,21 @@ class Running:
     ready: bool = False
     opened: int = -1
     counted: Counts = field(default_factory=Counts)
+
+    @property
+    def key(self) -> str:
+        """What the workers know the release by."""
+        return self.prepared.key
+
+    @property
+    def release(self) -> bytes:
+        """The release's digest."""
+        return self.prepared.release
+
+    @property
+    def jobs(self) -> tuple[EffectiveApp, ...]:
+        """The apps with a schedule."""
+        return tuple(app for app in self.prepared.effective.apps if app.schedule)
 
 
 class Workloads:

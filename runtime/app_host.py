@@ -86,17 +86,17 @@ class SandboxHost:
         """Load one app and make its first instances; blocking. Raises `LoadError`."""
         thread_log = ThreadLog(log)
         try:
-            app = self._sandbox(load.spec.project).load(load.spec, thread_log)
+            app = self._sandbox(load.spec.stores or load.spec.project).load(load.spec, thread_log)
         except sandbox.LoadError as error:
             raise LoadError(f"{load.spec.app}: {error}") from error
         if load.spec.kind == "http":
             app.prepare()  # a failure shows again, with its outcome, in the first request
         return SandboxApp(app, thread_log)
 
-    def _sandbox(self, project: str) -> sandbox.Sandbox:
+    def _sandbox(self, stores: str) -> sandbox.Sandbox:
         with self._lock:
-            found = self._sandboxes.get(project)
+            found = self._sandboxes.get(stores)
             if found is None:
-                keyvalue = SqliteKeyValue(self._data_folder, project)
-                found = self._sandboxes[project] = sandbox.Sandbox(keyvalue, self._outbound)
+                keyvalue = SqliteKeyValue(self._data_folder, stores)
+                found = self._sandboxes[stores] = sandbox.Sandbox(keyvalue, self._outbound)
             return found

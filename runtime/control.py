@@ -21,7 +21,7 @@ import msgspec
 
 from runtime.spec import AppSpec
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """Raised with every change of a message; a daemon drains and replaces workers that speak another version."""
 
 FRAME_MAX_BYTES: Final = 8 * 1024 * 1024

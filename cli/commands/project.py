@@ -1,4 +1,4 @@
-"""`freehold project create|list`: the names under which things are deployed, made by an admin.
+"""`freehold project create|list|place`: the names under which things are deployed, and where what must be on one node is.
 
 Not here: the project's files (`freehold new`), and what runs of it (`freehold status`).
 """
@@ -9,15 +9,19 @@ from typing import Any
 
 import click
 
+from cli.commands.rollout import find_lane
 from cli.errors import UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
-from cli.mesh.table import table
+from cli.mesh.roster import find_member, members_of
+from cli.mesh.table import short, table
+from cli.mesh.unlock import confirm
 from cli.output import Output
 from protocols.change import valid_name
-from protocols.commands import CreateProject
+from protocols.commands import CreateProject, PlaceData
+from protocols.machine import PeerId
 
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 
@@ -64,10 +68,48 @@ def show(output: Output, context_name: str | None) -> None:
         output.hint("freehold project create NAME")
 
 
+@command("place", examples=("freehold project place guestbook --schedules garage",
+                            "freehold project place guestbook --env staging --data attic -y"))  # fmt: skip
+@click.argument("name")
+@click.option("--env", "environment", default="production", show_default=True)
+@click.option("--schedules", metavar="NODE", help="The node that runs the scheduled apps from now on.")
+@click.option("--data", metavar="NODE", help="The node that holds the key-value stores from now on.")
+@_CONTEXT
+@click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
+def place(output: Output, name: str, environment: str, schedules: str | None, data: str | None,
+          context_name: str | None, yes: bool) -> None:  # fmt: skip
+    """Say which node runs a project's schedules, or holds its data. Needs the admin key.
+
+    Neither ever moves by itself: a node that cannot be reached may still be running. Data is not copied; a new holder
+    begins with empty stores, unless they were put there before (data/PROJECT/ENVIRONMENT in the node's folder).
+    """
+    if (schedules is None) == (data is None):
+        raise UsageError("name --schedules NODE or --data NODE", next_step="freehold project place --help")
+    _, context = home.current_context(context_name)
+    lane = talk(context, lambda client: find_lane(client, name, environment))
+    node = find_member(talk(context, members_of), schedules or data or "")
+    before = lane.schedule_node if schedules else lane.data_node
+    what = "schedules run on" if schedules else "data is on"
+    output.note(f"{name} in {environment}: its {what} {short(before) if before else 'no node yet'}, then {node.title}")
+    if data and before and before != node.node:
+        output.warn(f"nothing is copied: visitors find empty stores on {node.title} until you put the data there")
+    confirm(output, "Go on?", yes)
+    admin = unlock_admin(context, f"place {name} in {environment}")
+    action = PlaceData(PeerId(node.node), schedule=schedules is not None)
+    slot = talk(
+        context,
+        lambda client: client.decide(
+            admin, action, project=name, environment=environment, expect=lane.sequence, next_step="freehold status"
+        ),
+    )
+    output.result({"project": name, "environment": environment, "node": node.node, "slot": slot},
+                  f"{name} in {environment}: its {what} {node.title} (decision {slot})")  # fmt: skip
+
+
 @click.group("project")
 def project() -> None:
-    """Make and list projects."""
+    """Make and list projects, and place what must be on one node."""
 
 
-for _one in (create, show):
+for _one in (create, show, place):
     project.add_command(_one)

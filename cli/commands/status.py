@@ -69,8 +69,14 @@ def status(output: Output, project: str, environment: str, context_name: str | N
         if lane["frozen"]:
             moving += f" (frozen: {lane['frozen']})"
         where = f"data on {short(lane['data_node'])}" if lane["data_node"] else "everywhere selected"
+        if lane["schedule_node"]:
+            where += f", schedules on {short(lane['schedule_node'])}"
         runs = short(base["release"]) if base is not None else "nothing yet"
         table.add_row(lane["project"], lane["environment"], runs, moving, where, " ".join(lane["routes"]))
+    jobs = [(lane, job) for lane in lanes for job in lane["jobs"]]
+    for lane, job in jobs:
+        last = f"last {job['last_outcome']} at {_at(job['last_ms'])}" if job["last_outcome"] else "not run here yet"
+        output.note(f"{lane['project']}/{lane['environment']} {job['app']}: next at {_at(job['next_ms'])}, {last}")
     for warning in node["warnings"]:
         output.warn(warning)
     human = render(table) if lanes else f"nothing is deployed in {node['mesh_name']} yet"

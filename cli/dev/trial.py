@@ -59,14 +59,12 @@ async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Ou
         for missing in [name for name in app.secrets if name not in secrets]:
             output.warn(f"{app.name}: secret {missing} has no value; put {missing}=... into {STATE_FOLDER}/secrets")
         component = bundle.folder / ARTIFACTS / app.component.hex()
-        artifact = component
-        if app.kind != "module":
-            output.step(app.name, "compiling to machine code (once per component)")
-            try:
-                artifact = await cache.ensure(component, app.component.hex())
-            except ComponentError as error:
-                step = f"correct the app, then run: freehold build --app {app.name}"
-                raise BuildError(app.name, str(error), next_step=step, kind="component-refused") from None
+        output.step(app.name, "compiling to machine code (once per component)")
+        try:
+            artifact = await cache.ensure(component, app.component.hex())
+        except ComponentError as error:
+            step = f"correct the app, then run: freehold build --app {app.name}"
+            raise BuildError(app.name, str(error), next_step=step, kind="component-refused") from None
         given = {name: secrets[name] for name in app.secrets if name in secrets}
         code = Compiled(artifact, app.component.hex(), app.kind)
         loads.append(app_load(found.project, settings.apps[app.name], bundle.release, code, given))

@@ -109,7 +109,10 @@ def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
 
 
 def plan_of(settings: Settings) -> Plan:
-    """How the rollout moves, from the project file."""
+    """How the rollout moves, from the project file.
+
+    Where no app answers requests there is neither traffic nor a smoke check to wait for: readiness has to do.
+    """
     rollout: Rollout = settings.rollout
     stages = tuple(
         Stage(
@@ -133,6 +136,7 @@ def plan_of(settings: Settings) -> Plan:
             max_latency_p99_ms=limits.max_latency_p99_ms or 0,
             failure_limit=limits.failure_limit,
         ),
+        probe_only=all(app.schedule for app in settings.apps.values()),
     )
 
 

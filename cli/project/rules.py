@@ -13,6 +13,7 @@ from cli.project.kinds import MILLISECONDS
 from cli.project.locate import Path
 from cli.project.model import ENTRY_DEFAULTS, Analysis, App, Project, Rollout, Settings, Smoke, Stage
 from cli.project.schema import APP, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
+from runtime.cron import schedule_problem
 
 Values = Mapping[str, Any]
 
@@ -185,6 +186,10 @@ def _cron(schedule: str, path: Path, complain: Complain) -> None:
                 complain(
                     path, f"has the {noun} {part!r}", f"{low} to {high}, *, ranges (1-5), lists (1,2), steps (*/5)"
                 )
+                return
+    problem = schedule_problem(schedule)
+    if problem:
+        complain(path, f"cannot be run: {problem}", "a moment that comes, such as */5 * * * *")
 
 
 def _smoke(values: Values, index: int, base: Settings, complain: Complain) -> Smoke:

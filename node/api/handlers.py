@@ -285,7 +285,7 @@ async def lanes(call: Call) -> tuple[LaneView, ...]:
     control: Control = call.node
     wanted = call.query.get("project", ""), call.query.get("environment", "")
     return tuple(
-        lane_view(control.core, lane, _last_abort(control, lane.project, lane.environment), control.clock())
+        lane_view(control, lane, _last_abort(control, lane.project, lane.environment))
         for lane in control.core.state.lanes
         if (not wanted[0] or lane.project == wanted[0]) and (not wanted[1] or lane.environment == wanted[1])
     )
@@ -297,8 +297,7 @@ async def lane(call: Call) -> LaneView:
     found = control.core.state.lane(call.path["project"], call.path["environment"])
     if found is None:
         raise not_found("lane", f"{call.path['project']} in {call.path['environment']}", "freehold status")
-    last = _last_abort(control, found.project, found.environment)
-    return lane_view(control.core, found, last, control.clock())
+    return lane_view(control, found, _last_abort(control, found.project, found.environment))
 
 
 async def statements(call: Call) -> web.Response:

@@ -171,8 +171,23 @@ class DeployedView(msgspec.Struct, frozen=True):
     applied: int
 
 
+class JobView(msgspec.Struct, frozen=True):
+    """A scheduled app on the node that runs it: when it is due next, and how its last run here ended ("" for none)."""
+
+    app: str
+    schedule: str
+    next_ms: int
+    last_ms: int = 0
+    last_outcome: str = ""
+    last_detail: str = ""
+    last_duration_ms: int = 0
+
+
 class LaneView(msgspec.Struct, frozen=True):
-    """One project in one environment, with what this node runs of it."""
+    """One project in one environment, with what this node runs of it.
+
+    `schedule_node` runs its schedules; on that node `jobs` are its scheduled apps.
+    """
 
     project: str
     environment: str
@@ -182,9 +197,11 @@ class LaneView(msgspec.Struct, frozen=True):
     rollout: RolloutView | None
     retained: tuple[DeployedView, ...]
     data_node: str
+    schedule_node: str
     routes: tuple[str, ...]
     here: str
     last_abort: str
+    jobs: tuple[JobView, ...] = ()
 
 
 class MeshView(msgspec.Struct, frozen=True):

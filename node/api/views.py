@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from importlib.metadata import version
 
+from msgspec.structs import replace
+
 from node.api.models import (
     ChangeView,
     DeployedView,
     EnvironmentView,
+    JobView,
     LaneView,
     MemberView,
     MeshView,
@@ -140,8 +143,9 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
     return tuple(views)
 
 
-def lane_view(core: NodeCore, lane: Lane, last_abort: str, now: Now) -> LaneView:
+def lane_view(control: Control, lane: Lane, last_abort: str) -> LaneView:
     """One project in one environment."""
+    core, now = control.core, control.clock()
     running = core.agent.running(lane.project, lane.environment)
     mine = [
         one.route for one in core.state.routes if (one.project, one.environment) == (lane.project, lane.environment)
@@ -155,10 +159,33 @@ def lane_view(core: NodeCore, lane: Lane, last_abort: str, now: Now) -> LaneView
         rollout=_rollout(core, lane.rollout, now) if lane.rollout is not None else None,
         retained=tuple(_deployed(one) for one in lane.retained),
         data_node=lane.data_node,
+        schedule_node=lane.schedule_node,
         routes=tuple(_route(route) for route in mine),
         here=running[1] if running is not None else "",
         last_abort=last_abort,
+        jobs=_jobs(control, (lane.project, lane.environment)),
     )
+
+
+def _jobs(control: Control, lane: tuple[str, str]) -> tuple[JobView, ...]:
+    """The scheduled apps that this node runs for a lane."""
+    running = control.workloads.running.get(lane)
+    if running is None or not running.schedules:
+        return ()
+    views = []
+    for app in running.jobs:
+        view = JobView(app.name, app.schedule, control.schedules.next_ms(app))
+        last = control.schedules.last.get((*lane, app.name))
+        if last is not None:
+            view = replace(
+                view,
+                last_ms=last.due_ms,
+                last_outcome=last.outcome,
+                last_detail=last.detail,
+                last_duration_ms=last.duration_ms,
+            )
+        views.append(view)
+    return tuple(views)
 
 
 def _route(route: Route) -> str:

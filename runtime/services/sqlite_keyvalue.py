@@ -1,4 +1,4 @@
-"""The embedded key-value provider: one SQLite database per project, shared by all worker processes of the node.
+"""The embedded key-value provider: one SQLite database per project and environment, shared by all worker processes of the node.
 
 Every write is one immediate transaction with `synchronous=FULL` in WAL mode, so a completed call survives a crash and
 concurrent increments and swaps from any number of processes lose nothing. Stores are namespaces inside the database.
@@ -58,13 +58,17 @@ class StoreCaps:
 
 
 class SqliteKeyValue:
-    """A `KeyValueProvider` over one project's database in `folder`; safe from any thread and process."""
+    """A `KeyValueProvider` over one database in `folder`; safe from any thread and process.
 
-    def __init__(self, folder: Path, project: str, caps: StoreCaps | None = None) -> None:
-        if not PROJECT_NAME.fullmatch(project):
-            raise ProviderError("other", "bad project name")
+    `owner` is whose it is: "PROJECT", or "PROJECT/ENVIRONMENT" where a project runs in several.
+    """
+
+    def __init__(self, folder: Path, owner: str, caps: StoreCaps | None = None) -> None:
+        names = owner.split("/")
+        if len(names) > 2 or not all(PROJECT_NAME.fullmatch(name) for name in names):
+            raise ProviderError("other", "bad project or environment name")
         self._caps = caps or StoreCaps()
-        self._path = folder / project / "keyvalue.db"
+        self._path = folder.joinpath(*names, "keyvalue.db")
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._idle: list[sqlite3.Connection] = []

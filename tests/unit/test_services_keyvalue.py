@@ -45,13 +45,20 @@ def test_stores_and_projects_do_not_see_each_other(tmp_path: Path) -> None:
     assert SqliteKeyValue(tmp_path, "one").open("a").get("key") == b"1"
 
 
+def test_environments_of_one_project_do_not_see_each_other(tmp_path: Path) -> None:
+    SqliteKeyValue(tmp_path, "shop/staging").open("carts").set("key", b"1")
+    assert SqliteKeyValue(tmp_path, "shop/production").open("carts").get("key") is None
+    assert SqliteKeyValue(tmp_path, "shop").open("carts").get("key") is None
+    assert SqliteKeyValue(tmp_path, "shop/staging").open("carts").get("key") == b"1"
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a" * 64, ".hidden", "x\0"])
 def test_a_name_that_could_leave_its_place_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ProviderError) as refused:
         SqliteKeyValue(tmp_path, "p").open(name)
     assert refused.value.kind == "no-such-store"
     with pytest.raises(ProviderError):
-        SqliteKeyValue(tmp_path, name)
+        SqliteKeyValue(tmp_path, f"p/{name}")
 
 
 def test_keys_come_in_pages_each_once_and_in_order(small: SqliteBucket) -> None:

@@ -1,0 +1,156 @@
+"""Runs scheduled apps: once a minute, whatever is due of the lanes whose schedules the chain put on this node.
+
+A run that is due while the one before still goes is skipped and
+said; what came due while the node was away is not caught up, except after a pause of less than three hours of a running
+daemon (a suspended laptop), when it runs once. A job's end is a line in the log and a counter; its own output is in the
+log as the guest's. Not here: which node runs schedules (the chain, `place_data`), the sandbox (runtime/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocols.effective import EffectiveApp
+from protocols.machine import Now
+from runtime.control import JobDone
+from runtime.cron import comes_due, moment, next_due
+from runtime.supervisor import PoolError
+
+MINUTE_MS = 60_000
+CORRECTION_MINUTES = 180
+"""Clock changes beyond it are corrections, not time that passed: nothing is caught up or held back (cron(8))."""
+
+OUTCOMES = ("succeeded", "failed", "skipped", "lost")
+"""`lost`: the worker ended before the job did, or had no room for it."""
+
+Lane = tuple[str, str]
+_log = logging.getLogger("freehold.schedules")
+
+
+class Scheduled(Protocol):
+    """What one lane runs here, as far as schedules go (workloads.Running)."""
+
+    @property
+    def schedules(self) -> bool:
+        """Whether this node runs the lane's schedules."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What the workers know the release by."""
+        ...
+
+    @property
+    def release(self) -> bytes:
+        """The release's digest."""
+        ...
+
+    @property
+    def jobs(self) -> tuple[EffectiveApp, ...]:
+        """The apps with a schedule."""
+        ...
+
+
+class RunJob(Protocol):
+    """How a worker is asked to run a command to its end (`WorkerPool.run_job`). Raises PoolError."""
+
+    def __call__(self, key: str, app: str, *, timeout_ms: int, request_id: str) -> Awaitable[JobDone]:
+        """Run `app` of the loaded release `key`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """How the last run of one app ended here, and the minute (wall ms) it was due."""
+
+    due_ms: int
+    outcome: str
+    detail: str
+    duration_ms: int
+
+
+class Schedules:
+    """The node's clockwork for jobs."""
+
+    def __init__(
+        self, running: Callable[[], Mapping[Lane, Scheduled]], run_job: RunJob, clock: Callable[[], Now]
+    ) -> None:
+        """Take what runs here now, how a job is run, and the clock."""
+        self._running = running
+        self._run_job = run_job
+        self._clock = clock
+        self._busy: dict[tuple[str, str, str], None] = {}
+        self.last: dict[tuple[str, str, str], JobRun] = {}
+        """By project, environment and app; only of lanes that run here."""
+        self.counts: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Look once a minute until cancelled; jobs under way are then cut off with the workers."""
+        seen = self._minute()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep((MINUTE_MS - self._clock().wall_ms % MINUTE_MS) / 1000)
+                now = self._minute()
+                if not 0 <= now - seen <= CORRECTION_MINUTES:
+                    seen = now - 1
+                for lane, running in self._due(seen, now):
+                    for app in running.jobs:
+                        if comes_due(app.schedule, seen, now):
+                            tasks.create_task(self._job(lane, running, app, now))
+                seen = now
+
+    def next_ms(self, app: EffectiveApp) -> int:
+        """When an app is due next (wall ms); 0 for never."""
+        found = next_due(app.schedule, self._minute())
+        return int(found.timestamp() * 1000) if found is not None else 0
+
+    def _minute(self) -> int:
+        return self._clock().wall_ms // MINUTE_MS
+
+    def _due(self, seen: int, now: int) -> list[tuple[Lane, Scheduled]]:
+        running = dict(self._running())
+        self.last = {name: run for name, run in self.last.items() if name[:2] in running}
+        return [(lane, one) for lane, one in running.items() if one.schedules] if now > seen else []
+
+    async def _job(self, lane: Lane, running: Scheduled, app: EffectiveApp, minute: int) -> None:
+        name = (*lane, app.name)
+        if name in self._busy:
+            self._end(name, running, JobRun(minute * MINUTE_MS, "skipped", "the run before has not ended", 0))
+            return
+        self._busy[name] = None
+        try:
+            request_id = f"{app.name}-{moment(minute):%Y%m%dT%H%MZ}"
+            done = await self._run_job(running.key, app.name, timeout_ms=app.timeout_ms, request_id=request_id)
+        except PoolError as error:
+            run = JobRun(minute * MINUTE_MS, "lost", str(error), 0)
+        else:
+            good = (done.outcome, done.exit_code) == ("exited", 0)
+            detail = f"exit code {done.exit_code}" if done.outcome == "exited" else f"{done.outcome} {done.reason}"
+            run = JobRun(minute * MINUTE_MS, "succeeded" if good else "failed", detail.strip(), done.duration_ms)
+        finally:
+            del self._busy[name]
+        self._end(name, running, run)
+
+    def _end(self, name: tuple[str, str, str], running: Scheduled, run: JobRun) -> None:
+        assert run.outcome in OUTCOMES
+        self.counts[run.outcome] += 1
+        self.last[name] = run
+        _log.log(
+            logging.INFO if run.outcome == "succeeded" else logging.WARNING,
+            "job %s %s after %d ms",
+            name[2],
+            run.outcome,
+            run.duration_ms,
+            extra={
+                "event": f"job.{run.outcome}",
+                "project": name[0],
+                "app": name[2],
+                "release": running.release.hex(),
+                "detail": run.detail,
+            },
+        )

@@ -1,0 +1,35 @@
+"""When a schedule is due: five cron fields in UTC, read as Debian's cron reads them (crontab(5), through cronsim).
+
+Moments are whole minutes of the Unix clock. Not here: who runs what is due.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from cronsim import CronSim, CronSimError
+
+
+def schedule_problem(schedule: str) -> str:
+    """Return why a schedule can never be run, "" if it can."""
+    try:
+        found = next_due(schedule, 0)
+    except CronSimError as error:
+        return str(error)
+    return "" if found is not None else "such a moment never comes"
+
+
+def comes_due(schedule: str, seen: int, now: int) -> bool:
+    """Whether a schedule is due in the minutes after `seen` up to `now` (both minutes of the Unix clock)."""
+    found = next_due(schedule, seen)
+    return found is not None and found <= moment(now)
+
+
+def next_due(schedule: str, after: int) -> datetime | None:
+    """Return the first moment after a minute at which a schedule is due, or None if there is none in fifty years."""
+    return next(CronSim(schedule, moment(after)), None)
+
+
+def moment(minute: int) -> datetime:
+    """Return a minute of the Unix clock as a time in UTC."""
+    return datetime.fromtimestamp(minute * 60, UTC)
