@@ -39,6 +39,8 @@ class ArtifactStore:
         for leftover in folder.glob("*.part"):
             leftover.unlink()
         self._number = 0
+        self.closed = ""
+        """Why nothing more is taken in for now: the disk has no room."""
 
     def path(self, digest: bytes) -> Path:
         """Where an artifact is, if it is here."""
@@ -71,6 +73,8 @@ class ArtifactStore:
             async for _ in chunks:
                 pass
             return
+        if self.closed:
+            raise ArtifactError(f"artifact {digest.hex()[:16]} cannot be stored: {self.closed}")
         self._number += 1
         temporary = self._folder / f"{digest.hex()}.{os.getpid()}.{self._number}.part"
         sha, size = hashlib.sha256(), 0

@@ -114,6 +114,8 @@ class Control:
             for peer, at_ms in sorted(self.doubles.items())
             if now.wall_ms - at_ms < QUARANTINE_MS
         ]
+        if core.chain.muted:
+            found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self.folder}")
         if core.chain.stalled:
             found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
         down = [voter.node for voter in core.state.voters if core.liveness.belief(voter.node) is Belief.DOWN]
@@ -138,7 +140,7 @@ class Control:
         if core.state.resets:
             found.append(f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned")
         free = shutil.disk_usage(self.folder).free
-        if free < DISK_FREE_WARN_BYTES:
+        if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
             found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
         return found
 

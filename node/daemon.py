@@ -46,6 +46,7 @@ from node.presence import NodeStatus, outgoing_address
 from node.pump import system_now
 from node.releases import Releases
 from node.requests import ChainRequests
+from node.room import RoomWatch
 from node.schedules import Schedules
 from node.secrets import Secrets
 from node.starter import Starter
@@ -54,6 +55,7 @@ from node.transport import Transport, TransportSettings
 from node.workloads import Workloads
 from protocols.ballots import BOOT_NONCE_BYTES
 from protocols.chain_context import Stored
+from protocols.chain_messages import Mute
 from protocols.core import CoreSetup, CoreStored
 from protocols.envelope import DecodeError, decode, encode
 from protocols.fence import TABLE as FENCE_TABLE
@@ -140,6 +142,7 @@ class Daemon:
                 group.create_task(control.secrets.run(control.audit_own)),
                 group.create_task(control.starter.run()),
                 group.create_task(control.schedules.run()),
+                group.create_task(self._room(storage, control).run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
             services.append(group.create_task(control.mesh.run()))
@@ -220,6 +223,18 @@ class Daemon:
         control.addresses = _texts(self._addresses)
         return control
 
+    def _room(self, storage: Storage, control: Control) -> RoomWatch:
+        """The watch over the disk: without room the chain falls silent, and nothing more is taken in or logged to it."""
+
+        def tell(reason: str) -> bool:
+            if not control.mesh.post(Mute(reason)):
+                return False
+            control.logs.in_memory_only = bool(reason)
+            control.artifacts.closed = reason
+            return True
+
+        return RoomWatch(self._folder, storage.reserve, tell)
+
     # --- where peers are ------------------------------------------------------------------------------------------------
 
     def _announce(self, control: Control) -> None:
@@ -270,7 +285,10 @@ class Daemon:
         if changed:
             control.addresses = _texts(self._addresses)
             control.mesh.set_addresses(self._others(control.mesh))
-            write_addresses(self._folder, self._addresses)
+            try:
+                write_addresses(self._folder, self._addresses)
+            except OSError as error:  # the mesh tells again; what must be durable fails elsewhere, and loudly
+                _log.warning("addresses not kept: %s", error, extra={"event": "addresses.not-kept"})
 
     def _others(self, mesh: Mesh) -> dict[PeerId, tuple[Multiaddr, ...]]:
         return {peer: where for peer, where in self._addresses.items() if peer != mesh.core.node and where}
@@ -301,8 +319,11 @@ def _persist_with_boot_token(storage: Storage, runtime: Path) -> Callable[[Persi
             value = effect.writes[-1].value
             assert value is not None
             temporary = runtime / "fence.new"
-            temporary.write_bytes(value)
-            temporary.replace(runtime / "fence")
+            try:
+                temporary.write_bytes(value)
+                temporary.replace(runtime / "fence")
+            except OSError:  # no copy, rather than an old one: the next start then asks the others what was said
+                (runtime / "fence").unlink(missing_ok=True)
 
     return persist
 

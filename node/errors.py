@@ -3,6 +3,7 @@
     NodeError                       something the operator must know; `advice` is the next command or step
       ├── ConfigError        exit 64   the configuration cannot be used; nothing was started
       ├── StorageError       exit 74   a durable write or an fsync failed; nothing after it happened, nothing is retried
+      │     └── DiskFullError          there was no room for it: it may be tried again once there is
       ├── CorruptStoreError  exit 65   a database is damaged; it was set aside or must be
       └── BusyError          exit 75   an address or a data folder is in use by another process
 
@@ -39,6 +40,10 @@ class StorageError(NodeError):
     """A durable write failed: what it carried is not acknowledged to anybody, and the process must end."""
 
     exit_code = 74
+
+
+class DiskFullError(StorageError):
+    """There was no room for a write, and none of it was done."""
 
 
 class BusyError(NodeError):

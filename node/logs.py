@@ -73,19 +73,18 @@ class LogStore:
         self._recent.extend(self._tail())
         self._file = self._path.open("ab", buffering=0)
         self._size = self._path.stat().st_size
+        self.in_memory_only = False
+        """While the disk has no room: what is left of it is for votes."""
         self.dropped = 0
 
     def append(self, line: bytes) -> None:
         """Keep one line; a full disk loses it and says so in `dropped`, never more."""
         line = line[:LINE_MAX_BYTES]
         self._recent.append(line)
-        try:
-            self._file.write(line + b"\n")
-        except OSError:
+        if self.in_memory_only:
             self.dropped += 1
-        self._size += len(line) + 1
-        if self._size > self._file_max_bytes:
-            self._turn()
+        else:
+            self._write(line)
         for wanted, queue, event in self._followers.values():
             if wanted.matches(line):
                 queue.append(line)
@@ -124,14 +123,23 @@ class LogStore:
         """Close the current file."""
         self._file.close()
 
+    def _write(self, line: bytes) -> None:
+        try:
+            self._file.write(line + b"\n")
+            self._size += len(line) + 1
+            if self._size > self._file_max_bytes:
+                self._turn()
+        except OSError:
+            self.dropped += 1
+
     def _turn(self) -> None:
-        self._file.close()
         for number in range(FILES - 2, 0, -1):
             older = self._folder / f"{number}.jsonl"
             if older.exists():
                 older.replace(self._folder / f"{number + 1}.jsonl")
         self._path.replace(self._folder / "1.jsonl")
-        self._file = self._path.open("ab", buffering=0)
+        before, self._file = self._file, self._path.open("ab", buffering=0)
+        before.close()
         self._size = 0
 
     def _tail(self) -> Iterator[bytes]:

@@ -4,12 +4,14 @@
 and can be rebuilt by sync. The fence is a file of two slots, a disk sector each, written in place and fsynced. Each
 database has one connection on one thread (SQLite before 3.51.3 can corrupt a WAL that two connections checkpoint),
 WAL, synchronous=FULL. Any error of a durable write is a StorageError: the process must end, nothing is retried on a
-page that may be marked clean. Not here: what the tables mean (protocols/), and artifacts (artifacts.py).
+page that may be marked clean. Only what found no room is tried again, with space from the reserve (room.py): of that
+nothing was written. Not here: what the tables mean (protocols/), and artifacts (artifacts.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -17,14 +19,18 @@ from pathlib import Path
 
 import aiosqlite
 
-from node.errors import CorruptStoreError, StorageError
+from node.errors import CorruptStoreError, DiskFullError, StorageError
 from node.keys import sync_folder
+from node.room import Reserve, free_bytes
 from protocols.fence import SLOT_KEYS
 from protocols.machine import Persist, Store, Write
 
 SCHEMA_VERSION = 1
 FENCE_SLOT_SPACING_BYTES = 4096
 """The slots lie in different sectors (and pages), so that one torn write cannot spoil both."""
+
+OPEN_BYTES = 4 << 20
+"""What opening two databases and the first records of a start may take."""
 
 Tables = dict[str, dict[bytes, bytes]]
 
@@ -47,7 +53,10 @@ class Database:
         self.commit_count = 0
 
     async def open(self) -> None:
-        """Open or create the file. Raises CorruptStoreError if it fails its check or is from a newer version."""
+        """Open or create the file.
+
+        Raises CorruptStoreError if it fails its check or is from a newer version, StorageError if the disk fails.
+        """
         try:
             self._connection = await aiosqlite.connect(self.path, isolation_level=None)
             await self._set_up(self._connection)
@@ -56,7 +65,9 @@ class Database:
             raise
         except sqlite3.DatabaseError as error:
             await self.close()
-            raise CorruptStoreError(f"{self.path.name} is damaged: {error}") from error
+            if is_damage(error):
+                raise CorruptStoreError(f"{self.path.name} is damaged: {error}") from error
+            raise failure(self.path.name, error) from error
 
     async def _set_up(self, connection: aiosqlite.Connection) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF", "mmap_size=0"):
@@ -91,7 +102,7 @@ class Database:
                 _commit, self._connection._conn, tuple(writes)
             )
         except sqlite3.Error as error:
-            raise StorageError(f"{self.path.name}: a durable write failed: {error}") from error
+            raise failure(self.path.name, error) from error
         self.commit_count += 1
 
     async def close(self) -> None:
@@ -143,10 +154,7 @@ class FenceFile:
         """Write the named slots in place and fsync. Raises StorageError."""
         try:
             if self._handle is None:
-                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-                os.ftruncate(self._handle, FENCE_SLOT_SPACING_BYTES * len(SLOT_KEYS))
-                os.fsync(self._handle)
-                sync_folder(self._path.parent)
+                self._handle = self._open()
             for write in writes:
                 assert write.value is not None
                 assert len(write.value) + 2 <= FENCE_SLOT_SPACING_BYTES
@@ -154,8 +162,23 @@ class FenceFile:
                 os.pwrite(self._handle, len(write.value).to_bytes(2, "big") + write.value, start)
             os.fdatasync(self._handle)
         except OSError as error:
-            raise StorageError(f"{self._path.name}: a durable write failed: {error}") from error
+            raise failure(self._path.name, error) from error
         self.sync_count += 1
+
+    def _open(self) -> int:
+        """Open the file, made with both slots' blocks allocated: a later write in place needs no room."""
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            size = FENCE_SLOT_SPACING_BYTES * len(SLOT_KEYS)
+            held = os.fstat(handle).st_size
+            if held < size:
+                os.pwrite(handle, bytes(size - held), held)
+                os.fsync(handle)
+                sync_folder(self._path.parent)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
 
     def close(self) -> None:
         """Close the file."""
@@ -173,12 +196,16 @@ class Storage:
         self.vote = Database(folder / "vote.db")
         self.state = Database(folder / "state.db")
         self.fence = FenceFile(folder / "fence")
+        self.reserve = Reserve(folder / "reserve")
 
     async def open(self) -> tuple[Tables | None, Tables | None, dict[bytes, bytes]]:
         """Open all; return the vote tables, the state tables and the fence slots. None where a database is damaged.
 
         A damaged database is set aside under a name that ends in `.damaged-N`, never deleted, and an empty one opened.
+        Raises StorageError if the disk fails: what cannot be read now may be whole.
         """
+        while free_bytes(self._folder) < OPEN_BYTES and self.reserve.release():
+            pass
         try:
             vote = await self._open_or_set_aside(self.vote)
             state = await self._open_or_set_aside(self.state)
@@ -189,6 +216,15 @@ class Storage:
 
     async def apply(self, effect: Persist) -> None:
         """Perform one `Persist`. Raises StorageError; the caller must then end the process."""
+        while True:
+            try:
+                await self._apply(effect)
+                return
+            except DiskFullError:
+                if not self.reserve.release():
+                    raise
+
+    async def _apply(self, effect: Persist) -> None:
         match effect.store:
             case Store.VOTE:
                 await self.vote.apply(effect.writes)
@@ -211,10 +247,32 @@ class Storage:
         except (CorruptStoreError, sqlite3.DatabaseError) as error:
             if isinstance(error, CorruptStoreError) and error.advice:
                 raise
+            if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+                raise failure(database.path.name, error) from error
             await database.close()
             set_aside(database.path)
             await database.open()
             return None
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error of SQLite speaks of the file's bytes, not of the disk under it or of who may open it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def failure(name: str, error: sqlite3.Error | OSError) -> StorageError:
+    """What a failed write means: a disk without room, or one that is not to be trusted."""
+    full = (
+        error.errno in {errno.ENOSPC, errno.EDQUOT}
+        if isinstance(error, OSError)
+        else getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    )
+    if full:
+        return DiskFullError(f"{name}: no room for a durable write: {error}", "free some space, then start the node")
+    return StorageError(
+        f"{name}: a durable write failed: {error}",
+        "look at the disk (dmesg, smartctl); if it is lost, the voter is replaced: freehold mesh voters --replace",
+    )
 
 
 def set_aside(path: Path) -> Path:

@@ -148,7 +148,7 @@ class Workloads:
             if base:
                 # What a node returns to must be here before it leaves it.
                 await self._releases.manifest(base, self._peers())
-        except PreparationError as error:
+        except (PreparationError, OSError) as error:  # OSError: no room for what it needs, most of all
             _log.warning("not prepared: %s", error, extra={"event": "prepare.failed", "change": change.hex()})
             self.failures[change] = str(error)
             self._post(PreparationDone(change, False, reason=str(error)[:200]))
@@ -228,7 +228,7 @@ class Workloads:
                 await self._pool.load(prepared.load)
                 self._loaded[prepared.key] = prepared
             running.ready = True
-        except (PoolError, PreparationError) as error:
+        except (PoolError, PreparationError, OSError) as error:
             _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
             self.failures[deployed.change] = str(error)
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))

@@ -40,6 +40,7 @@ from protocols.chain_messages import (
     Forward,
     Head,
     IAm,
+    Mute,
     Nack,
     Position,
     Prepare,
@@ -73,7 +74,7 @@ from protocols.witness import proof_holds
 PEERS_MAX = 1024
 """Connections whose heads are remembered: the size of the largest mesh planned."""
 
-ChainInput = Start | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDisconnected | Received
+ChainInput = Start | Mute | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDisconnected | Received
 
 
 class Chain:
@@ -127,6 +128,8 @@ class Chain:
                 self._disconnect(peer)
             case SubmitReset(entry):
                 self._submit_reset(entry)
+            case Mute(reason):
+                self._mute(reason)
             case Start():
                 pass
             case _:
@@ -193,6 +196,11 @@ class Chain:
         return self._at.speaking
 
     @property
+    def muted(self) -> str:
+        """Why this node says nothing as a voter for now, or ""."""
+        return self._at.muted
+
+    @property
     def stalled(self) -> str:
         """Why this node cannot follow the chain, or ""."""
         return self._at.stalled
@@ -223,6 +231,11 @@ class Chain:
         at.acceptor.open(at.ledger.position)
         at.pacer.open_slot(at.now.mono_ms, at.my_rank)
         self._recovery.tick()
+
+    def _mute(self, reason: str) -> None:
+        self._at.muted = reason
+        self._voting.on_grown()
+        self._clients.on_muted()
 
     def _tick(self) -> None:
         self._clients.tick()

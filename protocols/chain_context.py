@@ -92,6 +92,8 @@ class Context:
         self.completion_slot = 0
         """A read found something accepted in this slot: decide it, with a no-op if need be."""
         self.stalled = ""
+        self.muted = ""
+        """Why this node takes no part as a voter for now: it could not write what it says."""
         self.on_grown: list[Callable[[], None]] = []
         self._voter_for: tuple[tuple[Voter, ...], bytes, bool] = (), b"", False
         self._rank_for: tuple[tuple[Voter, ...], int, int] = (), 0, 0
@@ -132,6 +134,11 @@ class Context:
         return self._voter_for[2]
 
     @property
+    def takes_part(self) -> bool:
+        """Whether commands may wait here to be proposed; else they go to another voter."""
+        return self.is_voter and not self.muted
+
+    @property
     def recovered(self) -> bool:
         """Whether nothing forgotten can matter in the open slot."""
         return not self.acceptor.record.recovering or self.recovered_slot == self.open_slot
@@ -139,7 +146,7 @@ class Context:
     @property
     def speaking(self) -> bool:
         """Whether this node may promise and vote in the open slot."""
-        return self.is_voter and self.recovered and not self.stalled
+        return self.takes_part and self.recovered and not self.stalled
 
     @property
     def my_rank(self) -> int:

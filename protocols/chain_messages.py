@@ -242,6 +242,13 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Mute:
+    """The node has no room to write what a voter must: it says nothing as one from now on, until the reason is ""."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """A client of this node wants a command decided; ends in one `Outcome` with this request id."""
 

@@ -69,12 +69,12 @@ class Clients:
         if slot is not None and command != NOOP:
             self._tell(pending, "decided", slot)
             return
-        if origin is not None and not at.is_voter:
-            self._tell(pending, "unknown", refusal=Refusal(NOT_VOTER, "this node is no voter now"))
+        if origin is not None and not at.takes_part:
+            self._tell(pending, "unknown", refusal=Refusal(NOT_VOTER, at.muted or "this node is no voter now"))
             return
         self._pending[key] = pending
         self._due_ms = 0
-        if not at.is_voter:
+        if not at.takes_part:
             self._forward(pending)
 
     def _problem(self, pending: Pending) -> Refusal | None:
@@ -176,8 +176,17 @@ class Clients:
                     self._end(pending, "decided", slot)
             elif pending.declined is not None and not pending.asked and pending.proposed_slot <= head:
                 self._end(pending, "refused", refusal=pending.declined)
-            elif pending.origin is not None and not at.is_voter:
+            elif pending.origin is not None and not at.takes_part:
                 self._end(pending, "unknown", refusal=Refusal(NOT_VOTER, "this node is no voter any more"))
+
+    def on_muted(self) -> None:
+        """This node takes no part as a voter for now, or does again: what waits here finds its way anew."""
+        at = self._at
+        self._due_ms = 0
+        for pending in list(self._pending.values()):
+            pending.forward_ms = at.now.mono_ms
+            if pending.origin is not None and at.muted and not pending.decided_slot:
+                self._end(pending, "unknown", refusal=Refusal(NOT_VOTER, at.muted))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -192,7 +201,7 @@ class Clients:
                     self._end(pending, "decided", pending.decided_slot)
                 else:
                     self._end(pending, "unknown", refusal=pending.declined)
-            elif not at.is_voter and pending.origin is None and at.now.mono_ms >= pending.forward_ms:
+            elif not at.takes_part and pending.origin is None and at.now.mono_ms >= pending.forward_ms:
                 self._forward(pending)
         self._due_ms = 0
 
@@ -201,7 +210,7 @@ class Clients:
         if not self._pending:
             return None
         if not self._due_ms:
-            forwarding = not self._at.is_voter
+            forwarding = not self._at.takes_part
             self._due_ms = min(
                 min(pending.deadline_ms, pending.forward_ms)
                 if forwarding and pending.origin is None

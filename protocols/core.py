@@ -22,7 +22,7 @@ from protocols.agent import AgentConfig, RolloutAgent
 from protocols.certificates import Certificate, open_certificate
 from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Stored
-from protocols.chain_messages import ChainMessage, EntryStored, Read, Start, Submit, SubmitReset
+from protocols.chain_messages import ChainMessage, EntryStored, Mute, Read, Start, Submit, SubmitReset
 from protocols.commands import Command, ConfirmNode, Exhibits, SignedCommand
 from protocols.conductor import Propose, RolloutStatement
 from protocols.decision import Voter
@@ -142,7 +142,7 @@ class CoreStored:
 
 
 WorkEvent = PreparationDone | WorkObserved | SmokeReplayed
-ChainRequest = Submit | Read | SubmitReset
+ChainRequest = Mute | Submit | Read | SubmitReset
 CoreEvent = (
     Start | ChainRequest | Publish | WorkEvent | PeerConnected | PeerDisconnected | Received | RedialFailed | Tick
 )
@@ -215,7 +215,7 @@ class NodeCore:
                 self._take(self.liveness.handle(event, now), now, out)
             case Start():
                 self._start(event, now, out)
-            case Submit() | Read() | SubmitReset():
+            case Mute() | Submit() | Read() | SubmitReset():
                 self._take(self.chain.handle(event, now), now, out)
             case Publish():
                 self._take(self.records.handle(event, now), now, out)

@@ -88,7 +88,11 @@ class Growing:
         if now_ms >= self._say_due_ms:
             self._say_due_ms = now_ms + at.setup.times.ready_ms
             growth = at.setup.machine.growth(at.ledger.state)
-            if at.setup.node in growth.candidates and (not at.is_voter or len(at.ledger.voters) < growth.target):
+            if (
+                not at.muted
+                and at.setup.node in growth.candidates
+                and (not at.is_voter or len(at.ledger.voters) < growth.target)
+            ):
                 at.to_other_voters(Ready(self.statement()))
         if now_ms < self._plan_due_ms:
             return None

@@ -35,7 +35,7 @@ class Recovery:
     @property
     def _needed(self) -> bool:
         at = self._at
-        return at.is_voter and not at.recovered and not at.stalled
+        return at.takes_part and not at.recovered and not at.stalled
 
     def tick(self) -> None:
         """Ask the other voters, again with a higher ballot when too few answered."""

@@ -69,7 +69,7 @@ class Voting:
             self.open_ballot()
 
     def on_grown(self) -> None:
-        """The slot is decided: an attempt on it is over."""
+        """The slot is decided, or this node says no more: an attempt on it is over."""
         self._attempt = None
 
     # --- phase 1, proposer --------------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ class Voting:
         if message.ballot.node != peer or Voter(peer, message.store_id) not in at.ledger.voters:
             at.reject(peer, "chain.not-a-voter")
             return
-        if not at.is_voter or at.stalled:
+        if not at.takes_part or at.stalled:
             return
         at.saw(message.ballot)
         before = at.acceptor.promised

@@ -105,6 +105,9 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
                 "if it runs twice, stop the copy for good; then: freehold mesh voters --replace NODE NODE",
             )
         )
+    if view["muted"]:
+        found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}",
+                             "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"))  # fmt: skip
     if view["stalled"]:
         found.append(Finding(True, f"{name} cannot follow the chain: {view['stalled']}", "update freehold there"))
     left_ms = view["expires_ms"] - wall_ms
@@ -112,7 +115,8 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
         found.append(
             Finding(True, f"the certificate of {name} has expired", "let it reach a node with the issuer role")
         )
-    found += disk(view["disk_free_bytes"], name)
+    if not view["muted"]:
+        found += disk(view["disk_free_bytes"], name)
     return found + sandbox(view["wasmtime"])
 
 

@@ -86,6 +86,8 @@ async def ready(call: Call) -> None:
     control: Control = call.node
     if control.core.chain.stalled:
         raise ProblemError(503, "node.stalled", "not ready", control.core.chain.stalled, "freehold doctor")
+    if control.core.chain.muted:
+        raise ProblemError(503, "node.muted", "not ready", control.core.chain.muted, "free some space on its disk")
 
 
 async def node(call: Call) -> NodeView:
@@ -464,7 +466,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "put_artifact", "PUT", "/v1/artifacts/{digest}", "Keep an artifact", put_artifact, "write", bytes,
-        body_max_bytes=ARTIFACT_MAX_BYTES, status=204, parameters=(_path("digest", _DIGEST),), statuses=(507,),
+        body_max_bytes=ARTIFACT_MAX_BYTES, status=204, parameters=(_path("digest", _DIGEST),),
     ),
     Operation(
         "get_artifact", "GET", "/v1/artifacts/{digest}", "An artifact's bytes", get_artifact, answer=bytes,

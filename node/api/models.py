@@ -43,6 +43,7 @@ class NodeView(msgspec.Struct, frozen=True):
     disk_free_bytes: int
     wasmtime: str
     warnings: tuple[str, ...]
+    muted: str = ""
 
 
 class MemberView(msgspec.Struct, frozen=True):

@@ -124,7 +124,7 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
         "responses": {str(one.status): {"description": "done", **_content(one, by_type)}},
     }
     problem = {"content": {CONTENT_TYPE: {"schema": by_type[repr(Problem)]}}}
-    common = (400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 503)
+    common = (400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 503, *((507,) if one.access == "write" else ()))
     made["responses"] |= {str(status): {"description": "a problem", **problem} for status in (*common, *one.statuses)}
     if one.body is not None:
         octets = one.body is bytes

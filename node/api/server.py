@@ -51,15 +51,17 @@ class ApiServer:
         hosts: Callable[[], Sequence[str]],
         audit: Callable[[Call, str, str], None],
         authorize: Callable[[str, Operation, Mapping[str, Any]], None],
+        muted: Callable[[], str],
     ) -> None:
-        """Take the table, the control surface, who calls, the host names it answers to, where writes are noted, and
-        what raises ProblemError unless a key may do an operation with these parameters.
+        """Take the table, the control surface, who calls, the host names it answers to, where writes are noted, what
+        raises ProblemError unless a key may do an operation with these parameters, and why nothing can be written now.
         """
         self._node = node
         self._callers = callers
         self._hosts = hosts
         self._audit = audit
         self._authorize = authorize
+        self._muted = muted
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._under_way = 0
         self.document = document(operations, VERSION)
@@ -148,6 +150,9 @@ class ApiServer:
         call = Call(operation, request, principal, path, query, _decode(operation, body), self._node)
         if operation.access != "write":
             return _render(operation, await operation.handler(call))
+        if muted := self._muted():
+            advice = "free some space there, or ask another node: --context"
+            raise ProblemError(507, "node.muted", "this node can write nothing", muted, advice)
         return await self._write(operation, call, body)
 
     async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:

@@ -67,6 +67,7 @@ def node_view(control: Control, build: str) -> NodeView:
         disk_free_bytes=shutil.disk_usage(control.folder).free,
         wasmtime=version("wasmtime"),
         warnings=tuple(control.warnings()),
+        muted=core.chain.muted,
     )
 
 

@@ -46,6 +46,8 @@ class Machine:
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    disk: Path | None = None
+    """Where the data folder lies, if not beside the rest: a disk of its own."""
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class Machine:
 
     @property
     def data(self) -> Path:
-        return self.folder / "data"
+        return (self.disk or self.folder) / "data"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -153,6 +155,13 @@ class Machine:
     # --- what it says ---------------------------------------------------------------------------------------------
 
     def get(self, path: str) -> bytes:
+        """Ask the node's API, which must answer 200."""
+        answer = self.raw(path)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 200 " in head.splitlines()[0], answer
+        return body
+
+    def raw(self, path: str) -> bytes:
         """Ask the node's API on its socket: what is polled must not cost a process each time."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(COMMAND_TIMEOUT_S)
@@ -161,9 +170,7 @@ class Machine:
             answer = b""
             while part := connection.recv(65536):
                 answer += part
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert b" 200 " in head.splitlines()[0], answer
-        return body
+        return answer
 
     def status(self) -> dict[str, Any]:
         view: dict[str, Any] = json.loads(self.get("/v1/node"))
@@ -200,9 +207,10 @@ class Fleet:
         line: str = admin.typed_ok("mesh", "invite", *options)["line"]
         return line
 
-    def join(self, line: str, name: str) -> Machine:
+    def join(self, line: str, name: str, disk: Path | None = None) -> Machine:
         """Join on a new machine with an invite line and start its node."""
         made = self.machine(name)
+        made.disk = disk
         made.ok("mesh", "join", line, "--data", str(made.data), *LOOPBACK, "--node-name", name, "-y")
         made.start()
         return made

@@ -27,6 +27,7 @@ from protocols.chain_messages import (
     Head,
     IAm,
     Lied,
+    Mute,
     Nack,
     Prepare,
     Probe,
@@ -745,6 +746,57 @@ def test_messages_about_closed_slots_and_old_attempts_are_ignored() -> None:
         net.give("n0", Received(peer, message))
     assert rules(net, "n0") == ["chain.round"]
     assert net["n0"].position == position
+
+
+# --- voters that cannot write -----------------------------------------------------------------------------------------
+
+
+def test_a_muted_voter_says_nothing_as_one_and_follows() -> None:
+    net = ChainNet(3, 3)
+    net.give("n2", Mute("the disk is full"))
+    net.sent.clear()
+    assert net.add("n0").outcome == "decided"
+    net.run(500)
+    said = [type(message) for near, _, message in net.sent if near == net.nodes["n2"].peer]
+    assert not {Promised, Voted, Prepare, BootAnswer, Ready} & set(said), said
+    assert len(net.heads()) == 1
+    assert (net["n2"].muted, net["n2"].speaking) == ("the disk is full", False)
+
+
+def test_what_is_asked_of_a_muted_voter_is_decided_by_the_others() -> None:
+    net = ChainNet(4, 3)
+    net.give("n2", Mute("the disk is full"))
+    for _ in range(4):  # forwarded by who is no voter, too: to each voter in turn
+        assert net.add("n2").outcome == "decided"
+        assert net.add("n3").outcome == "decided"
+
+
+def test_without_the_muted_no_majority_decides_until_one_speaks_again() -> None:
+    net = ChainNet(3, 3)
+    request = Submit(b"r", encode(Add(b"i", "a", 4)))
+    net.give("n0", request)  # an attempt of its own is under way when it falls silent
+    net.give("n0", Mute("the disk is full"))
+    net.give("n1", Mute("the disk is full"))
+    assert net.outcome("n0", b"r").outcome == "unknown"
+    assert net.add("n2").outcome == "unknown"
+    net.give("n1", Mute(""))
+    assert net.add("n2").outcome == "decided"
+    net.give("n0", Mute(""))
+    net.stop("n1")
+    assert net.add("n0").outcome == "decided"
+
+
+def test_a_voter_muted_before_its_boot_read_makes_it_when_it_may_speak() -> None:
+    net = ChainNet(3, 3)
+    net.stop("n2")
+    net.start("n2", same_boot=False)
+    net.give("n2", Mute("the disk is full"))
+    net.connect("n2")
+    net.run(5_000)
+    assert net["n2"].record.recovering
+    net.give("n2", Mute(""))
+    net.run(5_000)
+    assert net["n2"].speaking
 
 
 # --- stores that cannot be trusted ------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_only_a_voter_is_replaced_and_only_by_a_ready_node() -> None:
 
 def view(**fields: Any) -> dict[str, Any]:
     return {
-        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "",
+        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "", "muted": "",
         "expires_ms": NOW_MS + 90 * DAY_MS, "disk_free_bytes": 1 << 40, "wasmtime": "50.0.1", **fields,
     }  # fmt: skip
 
@@ -157,6 +157,7 @@ def test_a_healthy_node_has_no_finding() -> None:
         ({"standing": "limited"}, "invite"),
         ({"quarantined": "behind its fence"}, "behind its fence"),
         ({"stalled": "rules 9"}, "rules 9"),
+        ({"muted": "its disk is full"}, "does not vote: its disk is full"),
         ({"expires_ms": NOW_MS - 1}, "expired"),
         ({"disk_free_bytes": 100 << 20}, "100 MiB"),
         ({"wasmtime": "49.0.0"}, "older"),
