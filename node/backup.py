@@ -34,7 +34,7 @@ FIRST = ("node.key", "node.toml", "genesis", "credentials", "addresses", "pendin
 """In this order, before any database."""
 
 DATABASES = ("vote.db", "state.db")
-FOLDERS = ("data", "artifacts")
+FOLDERS = ("data", "artifacts", "certificates")
 SQLITE_MAGIC = b"SQLite format 3\0"
 WAL_SUFFIXES = ("-wal", "-shm", "-journal")
 

@@ -26,9 +26,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One node's settings. Addresses are "host:port"; an empty `listen` makes a node that only dials out.
 
     `advertise` are the mesh addresses that others are told, by default those it listens on. `api` is the HTTPS address
-    of the API, empty for none: the Unix socket is always there. `workers` is how many worker processes serve apps.
-    `proxies` are the networks whose `Forwarded` field is believed. `voter_after_s` is how long another node must have
-    been connected before this one proposes it as a voter.
+    of the API, empty for none: the Unix socket is always there. `ingress_tls` are addresses where apps are served over
+    TLS, with the certificates (NAME.pem: chain and key) of the folder `certificates`, by default DATA/certificates.
+    `workers` is how many worker processes serve apps. `proxies` are the networks whose `Forwarded` field is believed.
+    `voter_after_s` is how long another node must have been connected before this one proposes it as a voter.
     """
 
     name: str
@@ -36,6 +37,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     advertise: tuple[str, ...] = ()
     api: str = ""
     ingress: tuple[str, ...] = (f"127.0.0.1:{INGRESS_PORT_DEFAULT}",)
+    ingress_tls: tuple[str, ...] = ()
+    certificates: str = ""
     workers: int = 2
     proxies: tuple[str, ...] = ()
     log_max_bytes: int = 256 << 20
@@ -64,6 +67,11 @@ def write_config(folder: Path, config: NodeConfig) -> None:
         text = msgspec.json.encode(value).decode()
         lines.append(f"{name} = {text}\n")
     (folder / CONFIG_NAME).write_text("".join(lines))
+
+
+def certificates_folder(config: NodeConfig, data: Path) -> Path:
+    """Where the ingress's certificates lie."""
+    return Path(config.certificates) if config.certificates else data / "certificates"
 
 
 def runtime_folder(data: Path) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 from node.artifacts import ArtifactStore
 from node.asking import Asking
 from node.audit import Audit, Paper, paper_of, start_paper
-from node.config import NodeConfig
+from node.config import NodeConfig, certificates_folder
 from node.history import DecisionView, view_of
 from node.logs import LogStore
 from node.mesh import Mesh
@@ -31,6 +31,7 @@ from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
 from protocols.records import PublishRefused, RecordsMerged
 from protocols.workloads import Reverted, Run, Stop
+from runtime import certificates
 
 if TYPE_CHECKING:
     from node.api.operations import Call
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
 DISK_FREE_WARN_BYTES = 1 << 30
+CERTIFICATE_WARN_DAYS = 14
 REFUSALS_MAX = 32
 """As many as the mesh has nodes: only peers that this node dialled can turn it away."""
 
@@ -137,12 +139,27 @@ class Control:
         for expiring in core.trust.expiring(now.wall_ms):
             word = "has expired" if expiring.expired else "expires soon"
             found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
+        found += self._ingress_warnings()
         if core.state.resets:
             found.append(f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned")
         free = shutil.disk_usage(self.folder).free
         if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
             found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
         return found
+
+    def _ingress_warnings(self) -> list[str]:
+        if not self.config.ingress_tls:
+            return []
+        where = certificates_folder(self.config, self.folder)
+        try:
+            held = certificates.read(where)
+        except certificates.CertificateError as error:
+            return [f"visitors get the certificates from before: {error}"]
+        return [
+            f"{one.path} ends in {left} days; put its successor in its place"
+            for one in held
+            if (left := certificates.days_left(one)) <= CERTIFICATE_WARN_DAYS
+        ]
 
     # --- audit ----------------------------------------------------------------------------------------------------------
 

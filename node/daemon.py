@@ -30,10 +30,10 @@ from node.artifacts import ArtifactStore
 from node.asking import Asking
 from node.attesting import SmokeWitness
 from node.audit import Audit
-from node.config import NodeConfig, runtime_folder
+from node.config import NodeConfig, certificates_folder, runtime_folder
 from node.control import Control
 from node.enrolling import Enrolling
-from node.errors import BusyError, NodeError
+from node.errors import BusyError, ConfigError, NodeError
 from node.fetching import Fetcher
 from node.forwarding import Forwarding, candidates
 from node.founding import read_addresses, read_identity, write_addresses
@@ -70,7 +70,9 @@ from protocols.record import Entry
 from protocols.records import Publish, RecordsMerged
 from protocols.sealing import node_secret_key
 from protocols.trust import Standing
+from runtime import certificates
 from runtime.compile_cache import CompileCache
+from runtime.listeners import TLS_PREFIX
 from runtime.supervisor import PoolSettings, WorkerPool
 
 ADDRESSES_PER_NODE_MAX = 8
@@ -116,7 +118,12 @@ class Daemon:
         vote, state, fence = await storage.open()
         pool = WorkerPool(
             PoolSettings(
-                listen=(*self._config.ingress, f"unix:{self.runtime / 'ingress.sock'}"),
+                listen=(
+                    *self._config.ingress,
+                    *(f"{TLS_PREFIX}{address}" for address in self._config.ingress_tls),
+                    f"unix:{self.runtime / 'ingress.sock'}",
+                ),
+                certificates=_certificates(self._config, self._folder),
                 runtime_folder=self.runtime / "workers",
                 data_folder=self._folder / "data",
                 build=VERSION,
@@ -292,6 +299,18 @@ class Daemon:
 
     def _others(self, mesh: Mesh) -> dict[PeerId, tuple[Multiaddr, ...]]:
         return {peer: where for peer, where in self._addresses.items() if peer != mesh.core.node and where}
+
+
+def _certificates(config: NodeConfig, folder: Path) -> Path | None:
+    """Return the folder of the ingress's certificates, if it serves TLS. Raises ConfigError if it cannot."""
+    if not config.ingress_tls:
+        return None
+    where = certificates_folder(config, folder)
+    try:
+        certificates.read(where)
+    except certificates.CertificateError as error:
+        raise ConfigError(str(error), f"put one there, or leave --ingress-tls out ({where})") from None
+    return where
 
 
 def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> Stored:

@@ -113,7 +113,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember who it is; the ingress starts `serve`."""
         self.transport = cast(asyncio.Transport, transport)
-        self.client = client_of(transport.get_extra_info("peername"), self.ingress.proxies)
+        secure = transport.get_extra_info("sslcontext") is not None
+        self.client = client_of(transport.get_extra_info("peername"), self.ingress.proxies, secure=secure)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; stop at the first fault and answer it."""

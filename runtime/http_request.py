@@ -92,9 +92,10 @@ class Client:
 
     address: str
     trusted: bool
+    secure: bool = False
 
 
-def client_of(peername: object, proxies: Sequence[Network]) -> Client:
+def client_of(peername: object, proxies: Sequence[Network], *, secure: bool = False) -> Client:
     """Return the client of a transport's peer name; a Unix socket (no address) is a listed proxy by its nature."""
     if not (isinstance(peername, tuple) and peername):
         return Client(UNIX, True)
@@ -102,10 +103,10 @@ def client_of(peername: object, proxies: Sequence[Network]) -> Client:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
-        return Client(address, False)
+        return Client(address, False, secure)
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
-    return Client(str(ip), any(ip in network for network in proxies))
+    return Client(str(ip), any(ip in network for network in proxies), secure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def guest_request(raw: RawHeaders, client: Client, identifiers: Identifiers) -> 
             fields.append(("te", special["te"]))
     trace_id = _continue_trace(fields, special, identifiers)
     request_id = ""
-    scheme, origin, forwarded_for = "http", client.address, client.address.encode()
+    scheme, origin, forwarded_for = "https" if client.secure else "http", client.address, client.address.encode()
     if client.trusted:
         request_id = special.get("x-request-id", b"").decode("ascii", "ignore")[:REQUEST_ID_MAX_CHARS]
         if special.get("x-forwarded-proto", b"").strip().lower() == b"https":

@@ -2,7 +2,7 @@
 
 Each worker accepts one connection at a time from the queue it shares with the others, so load spreads by who is free,
 and a connection that no worker has taken yet outlives any of them. Not here: one connection's HTTP (`connection.py`),
-forwarding to other nodes (`forwarding.py`), TLS.
+forwarding to other nodes (`forwarding.py`), which certificate a client gets (`certificates.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.answer import Incoming
+from runtime.certificates import CertificateError, Certificates
 from runtime.connection import Connection, Phase
 from runtime.dispatch import Dispatcher, HostedApp, outcome_kind
 from runtime.forwarding import Elsewhere
@@ -29,6 +30,11 @@ from runtime.services.log_sink import Allowance, AppLog, LogBuffer, LogOrigin
 
 SWEEP_S: Final = 0.25
 """How often time limits are looked at; they are seconds, and one look at a thousand connections takes 0.3 ms."""
+
+CERTIFICATES_LOOKS: Final = 8
+"""Sweeps between two looks at the certificates' folder: two seconds, of a few microseconds each."""
+
+HANDSHAKE_TIMEOUT_S: Final = 10.0
 
 STEP_BACK_S: Final = 0.003
 """How long a worker leaves a new connection to one that holds fewer; if nobody took it by then, it does."""
@@ -72,6 +78,8 @@ class Ingress:
         logs: LogBuffer,
         node: str,
         tasks: asyncio.TaskGroup,
+        secure: tuple[bool, ...] = (),
+        certificates: Certificates | None = None,
         load_table: LoadTable | None = None,
         slot: int = 0,
         runtime_folder: Path = Path(),
@@ -88,6 +96,8 @@ class Ingress:
         self.draining = False
         self.refused: Counter[str] = Counter()
         self._listeners = listeners
+        self._secure = frozenset(one.fileno() for one, tls in zip(listeners, secure, strict=False) if tls)
+        self._certificates = certificates
         self._accepting = False
         self._connections: dict[Connection, None] = {}
         self._opening = 0
@@ -134,9 +144,13 @@ class Ingress:
             Phase.BODY: settings.body_idle_timeout_s,
             Phase.LINGER: settings.linger_s,
         }
+        looks = 0
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = time.monotonic()
+            looks += 1
+            if looks % CERTIFICATES_LOOKS == 0:
+                self._refresh_certificates()
             for app in self.apps.values():
                 for ticket in self.dispatcher.expired(app, now_s):
                     ticket.exchange.close(DeadlineExceeded(app.spec.timeout_ms))
@@ -205,13 +219,19 @@ class Ingress:
         self._tell_load()
         if self.connections >= self.settings.connections_max:
             self._pause_accepting()
-        self.tasks.create_task(self._serve(accepted))
+        self.tasks.create_task(self._serve(accepted, secure=listener.fileno() in self._secure))
 
-    async def _serve(self, accepted: socket.socket) -> None:
+    async def _serve(self, accepted: socket.socket, *, secure: bool) -> None:
         connection = Connection(self)
+        context = self._certificates.front if secure and self._certificates is not None else None
         try:
-            await self.loop.connect_accepted_socket(lambda: connection, accepted)
-        except OSError:
+            await self.loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if context is not None else None,
+            )
+        except OSError:  # the client left, or could not agree on TLS
             accepted.close()
             self._opening -= 1
             return
@@ -223,6 +243,15 @@ class Ingress:
             del self._connections[connection]
             self._tell_load()
             self._resume_accepting()
+
+    def _refresh_certificates(self) -> None:
+        if self._certificates is None:
+            return
+        try:
+            if self._certificates.refresh():
+                self._log.write("info", "certificates.read", "host", {})
+        except CertificateError as error:
+            self._log.write("error", "certificates.refused", "host", {"detail": str(error)})
 
     # --- what connections ask -----------------------------------------------------------------------------------------
 

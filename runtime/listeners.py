@@ -1,4 +1,4 @@
-"""Listening sockets by their address text: "host:port", "[v6]:port" or "unix:/path".
+"""Listening sockets by their address text: "host:port", "[v6]:port" or "unix:/path"; "tls:" before one asks for TLS.
 
 Not here: who accepts from them (every worker's ingress, from one shared queue).
 """
@@ -14,6 +14,8 @@ BACKLOG: Final = 1024
 """Connections the kernel keeps while all workers are busy or being replaced; above it clients retry by themselves."""
 
 UNIX_PREFIX: Final = "unix:"
+TLS_PREFIX: Final = "tls:"
+"""The socket is the same; whoever accepts from it speaks TLS."""
 
 
 def bind(address: str) -> socket.socket:

@@ -39,7 +39,7 @@ from runtime.control import (
     Unload,
 )
 from runtime.ingress import IngressSettings
-from runtime.listeners import address_of, bind, forget
+from runtime.listeners import TLS_PREFIX, address_of, bind, forget
 from runtime.load_table import CLOSED, SLOTS_MAX, LoadTable
 from runtime.worker import LOAD_TABLE, WorkerSettings, control_path
 from runtime.worker_link import RefusedError, WorkerLink, greeted
@@ -78,6 +78,8 @@ class PoolError(Exception):
 class PoolSettings:
     """What the pool needs to know. `listen` are "host:port", "[v6]:port" or "unix:/path" texts; port 0 picks one.
 
+    "tls:" before an address asks for TLS with the certificates of the folder `certificates`.
+
     `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps' stores. `orphan_limit_s`
     is how long workers serve on without a daemon.
     """
@@ -88,6 +90,7 @@ class PoolSettings:
     build: str
     workers: int = 2
     node: str = "local"
+    certificates: Path | None = None
     proxies: tuple[str, ...] = ()
     ingress: IngressSettings = field(default_factory=IngressSettings)
     drain_grace_ms: int = 30_000
@@ -136,6 +139,8 @@ class WorkerPool:
         """Take settings, where log lines go, and a source of floats in [0, 1) for the back-off."""
         if not 1 <= settings.workers <= WORKERS_MAX or not 1 <= len(settings.listen) <= LISTENERS_MAX:
             raise PoolError(f"1 to {WORKERS_MAX} workers and 1 to {LISTENERS_MAX} addresses")
+        if settings.certificates is None and any(address.startswith(TLS_PREFIX) for address in settings.listen):
+            raise PoolError("an address with TLS needs the folder of its certificates")
         self._settings = settings
         self._on_logs = on_logs
         self._jitter = jitter or random.SystemRandom().random
@@ -353,6 +358,7 @@ class WorkerPool:
             control_fd=fds[0],
             listener_fds=fds[1:],
             listeners=self.addresses,
+            certificates=str(settings.certificates or ""),
             proxies=settings.proxies,
             ingress=settings.ingress,
             guest_threads_max=settings.guest_threads_max,
@@ -447,13 +453,17 @@ class WorkerPool:
         have = {address_of(listener): listener for listener in inherited}
         try:
             for address in self._settings.listen:
-                listener = have.get(address) or bind(address)
+                plain = address.removeprefix(TLS_PREFIX)
+                listener = have.get(plain) or bind(plain)
                 self._listeners.append(listener)
         except OSError as error:
             raise PoolError(
                 f"cannot listen on {address}: {error.strerror}; stop its owner or choose another"
             ) from error
-        self.addresses = tuple(address_of(listener) for listener in self._listeners)
+        self.addresses = tuple(
+            (TLS_PREFIX if asked.startswith(TLS_PREFIX) else "") + address_of(listener)
+            for asked, listener in zip(self._settings.listen, self._listeners, strict=True)
+        )
 
     async def _retire(self, link: WorkerLink) -> None:
         """Drain a worker of an earlier pool that does not fit this one."""

@@ -24,6 +24,7 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
+from runtime.certificates import Certificates
 from runtime.control import (
     KEY_MAX_CHARS,
     PROTOCOL_VERSION,
@@ -54,6 +55,7 @@ from runtime.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError
 from runtime.forwarding import Elsewhere
 from runtime.http_request import Identifiers
 from runtime.ingress import Ingress, IngressSettings
+from runtime.listeners import TLS_PREFIX
 from runtime.load_table import LoadTable
 from runtime.routing import RouteError, RouteTable
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
@@ -92,6 +94,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     control_fd: int
     listener_fds: tuple[int, ...]
     listeners: tuple[str, ...]
+    certificates: str = ""
     proxies: tuple[str, ...] = ()
     ingress: IngressSettings = IngressSettings()
     guest_threads_max: int = GUEST_THREADS_MAX
@@ -144,6 +147,8 @@ class Worker:
                     settings=settings.ingress,
                     dispatcher=self._dispatcher,
                     listeners=self._listeners,
+                    secure=tuple(address.startswith(TLS_PREFIX) for address in settings.listeners),
+                    certificates=Certificates(Path(settings.certificates)) if settings.certificates else None,
                     proxies=tuple(ip_network(proxy) for proxy in settings.proxies),
                     identifiers=Identifiers(secrets.randbits(128)),
                     logs=self._logs,

@@ -40,12 +40,17 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 @click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where other nodes reach this one.")
 @click.option("--advertise", multiple=True, metavar="HOST:PORT", help="What others are told to dial.")
 @click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
+@click.option(
+    "--ingress-tls", multiple=True, metavar="HOST:PORT", help="Where they are served over HTTPS, such as 0.0.0.0:443."
+)
+@click.option("--certificates", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Its NAME.pem files, each a chain and its key; by default DATA/certificates.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
 @click.option("--api", default=None, metavar="HOST:PORT", help="Where people log in over HTTPS, such as 0.0.0.0:4180.")
 @click.option("--voter-after", type=click.IntRange(1, 86_400), metavar="SECONDS",
               help="How long a node must be connected before it is proposed as a voter (60).")  # fmt: skip
 def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
-        ingress: tuple[str, ...], workers: int | None, api: str | None,
+        ingress: tuple[str, ...], ingress_tls: tuple[str, ...], certificates: Path | None, workers: int | None, api: str | None,
         voter_after: int | None) -> None:  # fmt: skip
     """Run the node in the foreground until Ctrl-C or SIGTERM.
 
@@ -59,6 +64,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
     settings = local_node.NodeSettings(
         None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
+        checked_addresses(ingress_tls) or None, str(certificates.absolute()) if certificates else None,
     )  # fmt: skip
     handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else None
     try:

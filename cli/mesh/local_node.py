@@ -50,6 +50,8 @@ class NodeSettings:
     workers: int | None = None
     voter_after_s: int | None = None
     api: str | None = None
+    ingress_tls: tuple[str, ...] | None = None
+    certificates: str | None = None
 
     def config(self, base: NodeConfig) -> NodeConfig:
         """Return `base` with what was said."""
@@ -122,7 +124,7 @@ def mesh_id_of(folder: Path) -> Digest:
 def ports_of(folder: Path) -> list[int]:
     """Return the ports that the node in a folder listens on."""
     config = _translated(lambda: read_config(folder))
-    return [int(address.rpartition(":")[2]) for address in (*config.listen, *config.ingress)]
+    return [int(address.rpartition(":")[2]) for address in (*config.listen, *config.ingress, *config.ingress_tls)]
 
 
 def node_id_of(folder: Path) -> PeerId:
@@ -174,7 +176,7 @@ def _kind(error: NodeError) -> str:
 
 
 def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
-    for address in (*config.listen, *config.ingress):
+    for address in (*config.listen, *config.ingress, *config.ingress_tls):
         port = int(address.rpartition(":")[2])
         owner = owner_of(port) if port else None
         if owner:

@@ -1,0 +1,142 @@
+"""Certificates for the ingress: every NAME.pem of one folder (a chain and its key), chosen by what the client asks for.
+
+A file that changes is read within seconds, and connections that are open keep what they began with; a folder that cannot
+be read whole changes nothing, so that a half-written file never takes a site down. A client that names no host, or one
+that no certificate has, gets the first file's by name. TLS 1.2 and newer, HTTP/1.1 only. Names are matched as RFC 9525
+says: DNS names, a wildcard standing for one whole label. Not here: getting certificates (ACME), and the node's API.
+"""
+
+from __future__ import annotations
+
+import ssl
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+FILE_MAX_BYTES: Final = 256 * 1024
+"""A chain of a few certificates and a key has 10 KiB."""
+
+FILES_MAX: Final = 1024
+PROTOCOLS: Final = ("http/1.1",)
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+class CertificateError(Exception):
+    """The folder cannot be served from; the text names the file and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One file: the names it answers for, when it ends, and what a connection needs."""
+
+    path: Path
+    names: tuple[str, ...]
+    not_after: datetime
+    context: ssl.SSLContext
+
+
+class Certificates:
+    """The certificates of one folder. `refresh` belongs to one thread; contexts may be used by any."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the folder. Raises `CertificateError` if it holds nothing that can be served."""
+        self._folder = folder
+        self._fingerprint: Fingerprint = ()
+        self._by_name: dict[str, ssl.SSLContext] = {}
+        self.front: ssl.SSLContext
+        """What a new connection begins with."""
+        self._take(_fingerprint(folder))
+
+    def refresh(self) -> bool:
+        """Read the folder again if it changed; whether it did. Raises `CertificateError` and keeps what it had."""
+        fingerprint = _fingerprint(self._folder)
+        if fingerprint == self._fingerprint:
+            return False
+        self._fingerprint = fingerprint  # a bad state is told once, not at every look
+        self._take(fingerprint)
+        return True
+
+    def _take(self, fingerprint: Fingerprint) -> None:
+        loaded = read(self._folder)
+        by_name: dict[str, ssl.SSLContext] = {}
+        for one in loaded:
+            for name in one.names:
+                by_name.setdefault(name, one.context)
+        self._by_name, self._fingerprint = by_name, fingerprint
+        self.front = loaded[0].context
+        for one in loaded:
+            one.context.sni_callback = self._choose
+
+    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        wanted = (name or "").lower()
+        found = self._by_name.get(wanted) or self._by_name.get("*." + wanted.partition(".")[2])
+        if found is not None:
+            connection.context = found
+
+
+def read(folder: Path) -> list[Loaded]:
+    """Return every certificate of a folder, in order of file name. Raises `CertificateError` naming the first bad file."""
+    try:
+        paths = sorted(folder.glob("*.pem"))
+    except OSError as error:
+        raise CertificateError(f"{folder} cannot be read: {error.strerror}") from None
+    if not paths:
+        raise CertificateError(f"{folder} holds no NAME.pem (the certificate's chain, then its key)")
+    if len(paths) > FILES_MAX:
+        raise CertificateError(f"{folder} holds {len(paths)} files, at most {FILES_MAX} are served")
+    return [_load(path) for path in paths]
+
+
+def _load(path: Path) -> Loaded:
+    try:
+        status = path.stat()
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise CertificateError(f"{path} can be read by other users; run: chmod 600 {path}")
+        if status.st_size > FILE_MAX_BYTES:
+            raise CertificateError(f"{path} has {status.st_size} bytes, a certificate has at most {FILE_MAX_BYTES}")
+        leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(list(PROTOCOLS))
+        context.load_cert_chain(path, password=_no_password)
+    except (ValueError, ssl.SSLError) as error:
+        raise CertificateError(
+            f"{path} is no chain with its key, both in PEM and without a password: {error}"
+        ) from None
+    except OSError as error:
+        raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
+    return Loaded(path, _names_of(leaf), leaf.not_valid_after_utc, context)
+
+
+def _names_of(leaf: x509.Certificate) -> tuple[str, ...]:
+    try:
+        said = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(name.lower() for name in said.get_values_for_type(x509.DNSName))
+
+
+def _no_password() -> str:
+    """Answer OpenSSL's question for an encrypted key, which must not be asked on a terminal."""
+    raise ValueError("the key is encrypted")
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    found = []
+    for path in sorted(folder.glob("*.pem")):
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # removed meanwhile: the next look sees that
+        found.append((path.name, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def days_left(one: Loaded) -> int:
+    """Whole days until a certificate ends; negative once it has."""
+    return (one.not_after - datetime.now(UTC)).days
