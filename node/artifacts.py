@@ -1,25 +1,30 @@
 """Artifacts on disk: bytes named by their SHA-256, written whole or not at all, and collected when nobody needs them.
 
 A file gets its name only once its digest was checked and it is durable: temporary name, fsync, rename, fsync of the
-folder. Reading checks nothing again, except where bytes came from outside this process's control (`verify`). Deleting
-a file is always safe: it can be fetched again from peers. Not here: fetching (fetching.py), and compiled code
-(runtime).
+folder. Reading checks nothing again, except where bytes came from outside this process's control (`verify`). What is
+being fetched in chunks lies beside them as NAME.fetch, with the list of chunk digests it was offered under (NAME.list):
+what of it is there is read back by those digests, so nothing needs to be durable before the whole is. Deleting a file
+is always safe: it can be fetched again from peers. Not here: fetching (fetching.py), and compiled code (runtime).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 from node.keys import sync_folder
+from protocols.artifacts import ARTIFACT_MAX_BYTES, CHUNK_BYTES, ArtifactOffer, chunk_count, offer_problem
+from protocols.envelope import DecodeError, decode, encode
 from protocols.envelope import digest as digest_of_bytes
 from protocols.machine import Digest
 
-ARTIFACT_MAX_BYTES = 256 << 20
-"""A Python component with its interpreter is 18 to 60 MB; nothing reasonable is larger than this."""
+UNFINISHED_KEPT_S = 7 * 86_400
+"""A fetch that nobody took up again for a week is not resumed."""
 
 STORE_MAX_BYTES = 16 << 30
 _CHUNK_BYTES = 1 << 20
@@ -33,11 +38,14 @@ class ArtifactStore:
     """The folder of artifacts of one node."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder; it is made if it is not there. What an earlier process left half-written is removed."""
+        """Take the folder; it is made if it is not there. What an earlier process left and nobody resumes is removed."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.part"):
             leftover.unlink()
+        for leftover in (*folder.glob("*.fetch"), *folder.glob("*.list")):
+            if time.time() - leftover.stat().st_mtime > UNFINISHED_KEPT_S:
+                leftover.unlink()
         self._number = 0
         self.closed = ""
         """Why nothing more is taken in for now: the disk has no room."""
@@ -121,6 +129,88 @@ class ArtifactStore:
                 path.unlink()
                 removed.append(path.name)
         return removed
+
+    # --- chunks; these block, call them in a thread -------------------------------------------------------------------
+
+    def offer(self, digest: bytes) -> ArtifactOffer:
+        """Return what this node offers: size and chunk digests, from the file; size 0 if it is not here."""
+        chunks = []
+        try:
+            with self.path(digest).open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    chunks.append(digest_of_bytes(chunk))
+                return ArtifactOffer(digest, file.tell(), tuple(chunks))
+        except OSError:
+            return ArtifactOffer(digest, 0)
+
+    def read_chunk(self, digest: bytes, index: int) -> bytes:
+        """Return one chunk; empty if there is none."""
+        if not 0 <= index < chunk_count(ARTIFACT_MAX_BYTES):
+            return b""
+        try:
+            with self.path(digest).open("rb", buffering=0) as file:
+                file.seek(index * CHUNK_BYTES)
+                return file.read(CHUNK_BYTES)
+        except OSError:
+            return b""
+
+    def unfinished(self, digest: bytes) -> tuple[ArtifactOffer, tuple[int, ...]] | None:
+        """Return the list an earlier fetch went by, and which of its chunks are here; None if there was none."""
+        try:
+            offer: ArtifactOffer = decode(self._list(digest).read_bytes(), ArtifactOffer)
+            if offer.digest != digest or offer_problem(offer) is not None:
+                return None
+            with self._fetching(digest).open("rb") as file:
+                found = [digest_of_bytes(file.read(CHUNK_BYTES)) for _ in offer.chunks]
+        except (OSError, DecodeError):
+            return None
+        return offer, tuple(index for index, one in enumerate(offer.chunks) if found[index] == one)
+
+    def begin(self, offer: ArtifactOffer) -> None:
+        """Make the file that chunks are written to, or fit it to another list: what is in it stays. Raises OSError."""
+        self._check_open()
+        written = self._list(offer.digest).with_suffix(".part")
+        written.write_bytes(encode(offer))
+        written.replace(self._list(offer.digest))
+        handle = os.open(self._fetching(offer.digest), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.ftruncate(handle, offer.size)
+        finally:
+            os.close(handle)
+
+    def write_chunk(self, digest: bytes, index: int, data: bytes) -> None:
+        """Write one chunk. Raises OSError; FileNotFoundError if the fetch was abandoned meanwhile."""
+        with self._fetching(digest).open("r+b", buffering=0) as file:
+            self._check_open()
+            file.seek(index * CHUNK_BYTES)
+            file.write(data)
+
+    def complete(self, digest: bytes) -> bool:
+        """Give what was fetched its name if it has this digest, durably; else remove it. Raises OSError."""
+        fetched = self._fetching(digest)
+        good = _file_digest(fetched) == digest
+        if good:
+            with fetched.open("rb") as file:
+                os.fsync(file.fileno())
+            fetched.replace(self.path(digest))
+            sync_folder(self._folder)
+        self.abandon(digest)
+        return good
+
+    def abandon(self, digest: bytes) -> None:
+        """Remove what was fetched so far."""
+        self._fetching(digest).unlink(missing_ok=True)
+        self._list(digest).unlink(missing_ok=True)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise OSError(errno.ENOSPC, self.closed)
+
+    def _fetching(self, digest: bytes) -> Path:
+        return self._folder / f"{digest.hex()}.fetch"
+
+    def _list(self, digest: bytes) -> Path:
+        return self._folder / f"{digest.hex()}.list"
 
 
 def _file_digest(path: Path) -> bytes:

@@ -3,8 +3,6 @@
     asker    -> one block: an encoded `Ask`; it keeps its direction open while it listens
     answerer -> blocks; with `follow`, until the asker goes
 
-A block is 4 bytes of length (big-endian) and that many bytes.
-
 Only confirmed members are answered, and only for reading. An answer is the peer's word, shown and never judged. Not
 here: what a description contains (api/views.py), and what is logged.
 """
@@ -69,8 +67,8 @@ class Asking:
     async def lines(self, peer: PeerId, ask: Ask) -> AsyncIterator[bytes]:
         """Yield the blocks of an answer. Raises StreamError if the peer is not connected, or goes."""
         async with await self._transport.open_stream(peer, PROTOCOL) as stream:
-            await _write_block(stream, encode(ask))
-            while (block := await _read_block(stream, BLOCK_MAX_BYTES)) is not None:
+            await stream.write_block(encode(ask))
+            while (block := await stream.read_block(BLOCK_MAX_BYTES)) is not None:
                 yield block
 
     async def _serve(self, stream: Stream) -> None:
@@ -81,7 +79,7 @@ class Asking:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 ask = await _read_ask(stream)
             if ask.about == "node":
-                await _write_block(stream, self._describe())
+                await stream.write_block(self._describe())
             else:
                 await self._send_logs(stream, ask)
             stream.finish()
@@ -93,7 +91,7 @@ class Asking:
     async def _send_logs(self, stream: Stream, ask: Ask) -> None:
         wanted = LogFilter(ask.project, ask.app, ask.release, ask.contains)
         for line in self._logs.recent(wanted, max(0, min(ask.limit, LINES_MAX))):
-            await _write_block(stream, line)
+            await stream.write_block(line)
         if ask.follow:
             # A quiet log would never notice that the asker is gone, so its direction is read beside it.
             following = asyncio.ensure_future(self._follow(stream, wanted))
@@ -109,30 +107,13 @@ class Asking:
         async for line in self._logs.follow(wanted):
             if not self._may_ask(stream.peer):
                 return
-            await _write_block(stream, line)
+            await stream.write_block(line)
 
 
 async def _read_ask(stream: Stream) -> Ask:
-    data = await _read_block(stream, ASK_MAX_BYTES)
+    data = await stream.read_block(ASK_MAX_BYTES)
     try:
         ask: Ask = decode(data or b"", Ask, ASK_MAX_BYTES)
     except DecodeError:
         raise StreamError("asking.malformed") from None
     return ask
-
-
-async def _read_block(stream: Stream, limit: int) -> bytes | None:
-    """Return the next block, None at the end of the peer's direction."""
-    head = await stream.read(4)
-    if not head:
-        return None
-    if len(head) < 4:
-        head += await stream.read_exactly(4 - len(head))
-    size = int.from_bytes(head, "big")
-    if size > limit:
-        raise StreamError("asking.block-too-large")
-    return await stream.read_exactly(size)
-
-
-async def _write_block(stream: Stream, block: bytes) -> None:
-    await stream.write(len(block).to_bytes(4, "big") + block)

@@ -144,6 +144,7 @@ class Daemon:
             await _first_of(workers, pool.started())
             control.ingress = pool.addresses
             services = [
+                group.create_task(self._fetcher.run()),
                 group.create_task(control.workloads.run()),
                 group.create_task(self._forwarding.run()),
                 group.create_task(control.secrets.run(control.audit_own)),
@@ -192,8 +193,13 @@ class Daemon:
         secrets = Secrets(
             mesh.core, node_secret_key(read_seed(self._folder / "node.key")), entropy, mesh.post, system_now,
         )  # fmt: skip
+        self._fetcher = Fetcher(
+            artifacts, transport, mesh.core.hello.admitted,
+            may_fetch=lambda peer: mesh.core.hello.standing(peer) in {Standing.MEMBER, Standing.EXPIRED},
+            on_reject=mesh.reject,
+        )  # fmt: skip
         releases = Releases(
-            artifacts, Fetcher(artifacts, transport), CompileCache(self._folder / "compiled"), throwaway, secrets.values,
+            artifacts, self._fetcher, CompileCache(self._folder / "compiled"), throwaway, secrets.values,
             sockets=self.runtime,
         )  # fmt: skip
         workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)

@@ -24,7 +24,7 @@ from node.secrets import SecretError
 from protocols.change import RELEASE_MAX_BYTES, Release, SecretVersion, release_problem
 from protocols.effective import EFFECTIVE_MAX_BYTES, Effective, EffectiveApp, decode_effective
 from protocols.envelope import DecodeError, decode, digest, encode
-from protocols.machine import Digest, PeerId
+from protocols.machine import Digest
 from runtime.compile_cache import CompileCache
 from runtime.component import ComponentError
 from runtime.control import AppLoad, ReleaseLoad, Route
@@ -79,9 +79,9 @@ class Releases:
         self._secrets = secrets
         self._sockets = sockets
 
-    async def manifest(self, release: bytes, peers: Sequence[PeerId]) -> Release:
+    async def manifest(self, release: bytes) -> Release:
         """Fetch and read a manifest. Raises PreparationError."""
-        data = await self._small(release, RELEASE_MAX_BYTES, peers)
+        data = await self._small(release, RELEASE_MAX_BYTES)
         try:
             manifest: Release = decode(data, Release, RELEASE_MAX_BYTES)
         except DecodeError as error:
@@ -91,13 +91,11 @@ class Releases:
             raise PreparationError(f"the manifest is malformed: {problem}")
         return manifest
 
-    async def prepare(
-        self, release: bytes, configuration: bytes, peers: Sequence[PeerId], secrets: Sequence[SecretVersion] = ()
-    ) -> Prepared:
+    async def prepare(self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> Prepared:
         """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""
-        manifest = await self.manifest(release, peers)
+        manifest = await self.manifest(release)
         try:
-            effective = decode_effective(await self._small(configuration, EFFECTIVE_MAX_BYTES, peers))
+            effective = decode_effective(await self._small(configuration, EFFECTIVE_MAX_BYTES))
         except DecodeError as error:
             raise PreparationError(str(error)) from error
         if effective.project != manifest.project:
@@ -115,7 +113,7 @@ class Releases:
                 values = await self._secrets(effective, app, secrets)
             except SecretError as error:
                 raise PreparationError(str(error)) from None
-            loads.append(AppLoad(await self._spec(release, effective, app, values, peers=peers)))
+            loads.append(AppLoad(await self._spec(release, effective, app, values)))
         return Prepared(
             key, Digest(release), effective, ReleaseLoad(key, release.hex(), effective.project, tuple(loads))
         )
@@ -161,10 +159,9 @@ class Releases:
         return True
 
     async def _spec(
-        self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str], *,
-        peers: Sequence[PeerId],
-    ) -> AppSpec:  # fmt: skip
-        await self._fetch(app.component, peers)
+        self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str]
+    ) -> AppSpec:
+        await self._fetch(app.component)
         component = self._artifacts.path(app.component)
         try:
             artifact = await self._cache.ensure(component, app.component.hex())
@@ -187,16 +184,16 @@ class Releases:
             redacted=secrets,
         )
 
-    async def _small(self, digest: bytes, max_bytes: int, peers: Sequence[PeerId]) -> bytes:
-        await self._fetch(digest, peers)
+    async def _small(self, digest: bytes, max_bytes: int) -> bytes:
+        await self._fetch(digest)
         try:
             return self._artifacts.read(digest, max_bytes)
         except (ArtifactError, FileNotFoundError) as error:
             raise PreparationError(str(error)) from error
 
-    async def _fetch(self, digest: bytes, peers: Sequence[PeerId]) -> None:
+    async def _fetch(self, digest: bytes) -> None:
         try:
-            await self._fetcher.ensure(digest, peers)
+            await self._fetcher.ensure(digest)
         except ArtifactError as error:
             raise PreparationError(str(error)) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from protocols.chain_messages import EntryStored
 from protocols.change import SecretVersion
 from protocols.core import NodeCore
 from protocols.effective import EffectiveApp
-from protocols.machine import Digest, PeerId
+from protocols.machine import Digest
 from protocols.mesh_types import Deployed
 from protocols.records import RecordsMerged
 from protocols.statements import Counts
@@ -143,11 +143,11 @@ class Workloads:
             return
         release, configuration, secrets, base = parts
         try:
-            prepared = await self._releases.prepare(release, configuration, self._peers(), secrets)
+            prepared = await self._releases.prepare(release, configuration, secrets)
             smoked = await self._releases.smoke(prepared)
             if base:
                 # What a node returns to must be here before it leaves it.
-                await self._releases.manifest(base, self._peers())
+                await self._releases.manifest(base)
         except (PreparationError, OSError) as error:  # OSError: no room for what it needs, most of all
             _log.warning("not prepared: %s", error, extra={"event": "prepare.failed", "change": change.hex()})
             self.failures[change] = str(error)
@@ -179,9 +179,6 @@ class Workloads:
                 break
             if other not in self._retained and other != change:
                 del self._prepared[other]
-
-    def _peers(self) -> Sequence[PeerId]:
-        return self._core.hello.admitted()
 
     async def _replay(self, lane: Lane, change: Digest) -> None:
         running = self.running.get(lane)
@@ -217,9 +214,7 @@ class Workloads:
         prepared = self._prepared.get(deployed.change)
         try:
             if prepared is None:
-                prepared = await self._releases.prepare(
-                    deployed.release, deployed.configuration, self._peers(), deployed.secrets
-                )
+                prepared = await self._releases.prepare(deployed.release, deployed.configuration, deployed.secrets)
                 self._keep(deployed.change, prepared)
             running = Running(deployed, order.role, prepared, order.schedules)
             if prepared.key in self._unloading:

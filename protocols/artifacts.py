@@ -1,10 +1,11 @@
-"""Artifacts: fetch bytes by their SHA-256 digest in chunks, from several peers at once, and serve others.
+"""Artifacts: fetch bytes by their SHA-256 digest in chunks, from several peers at once.
 
 A peer that holds an artifact offers its size and the digest of every chunk. Whoever offers a list answers for it: a
 chunk that does not match the sender's own list is that peer's lie, and so is a list whose chunks do not add up to the
 artifact. So chunks from several peers that offer one list can be mixed, and nothing is used before the whole verified.
 Bytes never rest here: the node writes each verified chunk to a file, hashes the whole, and after a restart says which
-chunks it still has. Not here: files, and which artifacts a release needs. Compare BitTorrent v2's per-file hashes (BEP
+chunks it still has. Not here: files, which artifacts a release needs, and serving, which remembers nothing between two
+asks: what a holder answers is a function of its files (node/fetching.py). Compare BitTorrent v2's per-file hashes (BEP
 52), with a flat list in place of a tree, since an artifact has at most 2048 chunks.
 """
 
@@ -38,13 +39,15 @@ ARTIFACT_MAX_BYTES = 256 * 1024 * 1024
 CHUNKS_MAX = ARTIFACT_MAX_BYTES // CHUNK_BYTES
 WANTS_MAX = 64
 """The components of several releases at once; more wait in the node's own queue."""
-IN_FLIGHT_PER_PEER = 4
-IN_FLIGHT_MAX = 16
-"""2 MiB on their way to this node, whatever is wanted."""
-SERVING_PER_PEER = 8
-"""Twice what an honest peer asks for at once; who asks for more is told that there is none, and asks again later."""
-HELD_MAX = 4096
+IN_FLIGHT_PER_PEER = 8
+IN_FLIGHT_MAX = 32
+"""4 MiB on their way to this node, whatever is wanted."""
 HOLDERS_MAX = 32
+LIES_MAX = 1024
+"""Pairs of an artifact and a peer that lied about it; the oldest is forgotten, and found out again."""
+ASK_MAX_BYTES = 256
+ANSWER_MAX_BYTES = CHUNK_BYTES + 1024
+"""What either side reads of the other's next message: a chunk, or the longest list of digests."""
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -102,27 +105,11 @@ class Unwant:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """The node holds the whole, verified artifact and can serve it: `offer` as `offer_of` makes it."""
-
-    offer: ArtifactOffer
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """The node deleted the artifact."""
-
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRead:
-    """The answer to `ReadChunk`; empty when it could not be read."""
+class Garbled:
+    """A peer sent what is no answer at all."""
 
     peer: PeerId
-    digest: Digest
-    index: int
-    data: bytes
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +120,7 @@ class WholeChecked:
     ok: bool
 
 
-ArtifactEvent = (
-    Want | Unwant | Held | Dropped | ChunkRead | WholeChecked | PeerConnected | PeerDisconnected | Received | Tick
-)
+ArtifactEvent = Want | Unwant | Garbled | WholeChecked | PeerConnected | PeerDisconnected | Received | Tick
 
 
 # --- orders to the node -----------------------------------------------------------------------------------------------
@@ -172,30 +157,39 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadChunk:
-    """Read a chunk for a peer; answer with ChunkRead."""
+class GivenUp:
+    """The artifact did not come: nobody offered it, or those who did sent nothing for too long. It is not wanted now."""
 
-    peer: PeerId
     digest: Digest
-    index: int
+    offered: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FetchTimes:
-    """Times in ms: until a chunk counts as lost, and between two rounds of asking who holds an artifact."""
+    """Times in ms: until a chunk counts as lost, and between two rounds of asking who holds an artifact.
+
+    `nobody_ms` without an offer, or `stalled_ms` without a chunk, end a fetch: the release is reported as failed to
+    prepare, which an operator can act on. What has arrived stays on disk for the next attempt.
+    """
 
     chunk_ms: int = 10_000
-    ask_ms: int = 5_000
+    ask_ms: int = 1_000
+    nobody_ms: int = 6_000
+    stalled_ms: int = 60_000
 
 
 @dataclass(slots=True)
 class _Fetch:
-    """One wanted artifact: whose `offers` are known, the one in `using`, lists proven `false`, chunks in `flight`."""
+    """One wanted artifact: whose `offers` are known, the one in `using`, lists proven `false`, chunks in `flight`.
+
+    `moved_ms` is when it was wanted, first offered, or last got a chunk.
+    """
 
     asked_ms: int
+    moved_ms: int
     using: ArtifactOffer | None = None
+    offered: bool = False
     offers: dict[PeerId, ArtifactOffer] = field(default_factory=dict)
-    banned: set[PeerId] = field(default_factory=set)
     false: set[Digest] = field(default_factory=set)
     have: set[int] = field(default_factory=set)
     flight: dict[int, tuple[PeerId, int]] = field(default_factory=dict)
@@ -226,18 +220,18 @@ class ArtifactMachine:
     """The machine; see the module. Holds lists of digests and what is in flight, never an artifact."""
 
     def __init__(self, times: FetchTimes | None = None) -> None:
-        """Start wanting and holding nothing; the node says what it has with `Held` and `Want`."""
+        """Start wanting nothing and knowing nobody."""
         self._times = times or FetchTimes()
         self._peers: list[PeerId] = []
-        self._held: dict[Digest, ArtifactOffer] = {}
         self._fetches: dict[Digest, _Fetch] = {}
-        self._reading: dict[PeerId, set[tuple[Digest, int]]] = {}
+        self._lies: dict[tuple[Digest, PeerId], None] = {}
 
     def deadline_ms(self) -> int | None:
-        """When a chunk is next overdue or holders must be asked for again."""
+        """When a chunk is next overdue, holders must be asked for again or a fetch is given up."""
         due = [fetch.asked_ms + self._times.ask_ms for fetch in self._fetches.values()]
         for fetch in self._fetches.values():
             due += [asked_ms + self._times.chunk_ms for _, asked_ms in fetch.flight.values()]
+            due += [] if fetch.checking else [self._hopeless_ms(fetch)]
         return min(due, default=None)
 
     def handle(self, event: ArtifactEvent, now: Now) -> list[Effect]:
@@ -248,20 +242,14 @@ class ArtifactMachine:
             case Unwant(name):
                 self._fetches.pop(name, None)
                 return self._ask_chunks(now)
-            case Held(offer):
-                return self._hold(offer, now)
-            case Dropped(name):
-                self._held.pop(name, None)
-                return []
-            case ChunkRead():
-                self._reading.get(event.peer, set()).discard((event.digest, event.index))
-                return [Send(event.peer, Chunk(event.digest, event.index, event.data))]
+            case Garbled(peer, detail):
+                return self._garbled(peer, detail, now)
             case WholeChecked():
                 return self._checked(event, now)
             case PeerConnected(peer):
                 if peer not in self._peers:
                     self._peers.append(peer)
-                return [Send(peer, ArtifactAsk(name)) for name in self._fetches]
+                return [Send(peer, ArtifactAsk(name)) for name in self._fetches if not self._lied(name, peer)]
             case PeerDisconnected(peer):
                 return self._lose(peer, now)
             case Received(peer, message):
@@ -271,6 +259,11 @@ class ArtifactMachine:
             case _:
                 assert_never(event)
 
+    @property
+    def wanted(self) -> tuple[Digest, ...]:
+        """What is being fetched."""
+        return tuple(self._fetches)
+
     def missing(self, name: Digest) -> int | None:
         """Return how many chunks of a wanted artifact are still to come, None while nobody offered it."""
         fetch = self._fetches.get(name)
@@ -279,38 +272,27 @@ class ArtifactMachine:
     # --- wanting
 
     def _want(self, event: Want, now: Now) -> list[Effect]:
-        if event.digest in self._held:
-            return [Notify(Fetched(event.digest))]
         if event.digest in self._fetches or len(self._fetches) >= WANTS_MAX:
             return []
-        fetch = self._fetches[event.digest] = _Fetch(now.mono_ms)
+        fetch = self._fetches[event.digest] = _Fetch(now.mono_ms, now.mono_ms)
         if event.offer is not None and event.offer.digest == event.digest and offer_problem(event.offer) is None:
             fetch.using = event.offer
             fetch.have = {index for index in event.have if 0 <= index < len(event.offer.chunks)}
-        effects: list[Effect] = [Send(peer, ArtifactAsk(event.digest)) for peer in self._peers]
-        return [*effects, *self._finish(event.digest, fetch)]
-
-    def _hold(self, offer: ArtifactOffer, now: Now) -> list[Effect]:
-        name = Digest(offer.digest)
-        assert offer_problem(offer) is None, "the node holds what it verified"
-        if name not in self._held and len(self._held) >= HELD_MAX:
-            del self._held[next(iter(self._held))]
-        self._held[name] = offer
-        if self._fetches.pop(name, None) is None:
-            return []
-        return [Notify(Fetched(name)), *self._ask_chunks(now)]
+        asked = [peer for peer in self._peers if not self._lied(event.digest, peer)]
+        return [*(Send(peer, ArtifactAsk(event.digest)) for peer in asked), *self._finish(event.digest, fetch)]
 
     def _checked(self, event: WholeChecked, now: Now) -> list[Effect]:
         fetch = self._fetches.get(event.digest)
         if fetch is None or not fetch.checking or fetch.using is None:
             return []
         if event.ok:
-            return self._hold(fetch.using, now)
+            del self._fetches[event.digest]
+            return [Notify(Fetched(event.digest)), *self._ask_chunks(now)]
         # Every chunk matched the list in use: the list itself is false, and whoever offered it lied.
         liars = [peer for peer, offer in fetch.offers.items() if offer == fetch.using]
         fetch.false.add(digest(b"".join(fetch.using.chunks)))
         for peer in liars:
-            fetch.banned.add(peer)
+            self._note_lie(event.digest, peer)
             del fetch.offers[peer]
         fetch.checking, fetch.using, fetch.have = False, None, set()
         effects: list[Effect] = [
@@ -322,49 +304,33 @@ class ArtifactMachine:
 
     def _received(self, peer: PeerId, message: object, now: Now) -> list[Effect]:
         match message:
-            case ArtifactAsk(name):
-                held = self._held.get(Digest(name))
-                return [Send(peer, held if held is not None else ArtifactOffer(name, 0))]
             case ArtifactOffer():
                 return self._offered(peer, message, now)
-            case ChunkAsk(name, index):
-                return self._asked(peer, Digest(name), index)
             case Chunk():
                 return self._arrived(peer, message, now)
             case _:
                 return []
 
     def _offered(self, peer: PeerId, offer: ArtifactOffer, now: Now) -> list[Effect]:
-        fetch = self._fetches.get(Digest(offer.digest))
-        if fetch is None or peer in fetch.banned:
+        name = Digest(offer.digest)
+        fetch = self._fetches.get(name)
+        if fetch is None or self._lied(name, peer):
             return []
         if offer.size == 0 and not offer.chunks:
             fetch.offers.pop(peer, None)
             return []
         problem = offer_problem(offer)
         if problem is not None:
-            fetch.banned.add(peer)
+            self._note_lie(name, peer)
             return [Reject(peer, "artifact.malformed-offer", problem)]
         if digest(b"".join(offer.chunks)) in fetch.false:
-            fetch.banned.add(peer)
+            self._note_lie(name, peer)
             return [Reject(peer, "artifact.false-offer", "this list of chunks is not the artifact")]
         if len(fetch.offers) < HOLDERS_MAX:
             fetch.offers[peer] = offer
-        return self._choose(Digest(offer.digest), fetch, now)
-
-    def _asked(self, peer: PeerId, name: Digest, index: int) -> list[Effect]:
-        held = self._held.get(name)
-        if held is None:
-            return [Send(peer, Chunk(name, index, b""))]
-        if not 0 <= index < len(held.chunks):
-            return [Reject(peer, "artifact.no-such-chunk", f"there are {len(held.chunks)} chunks")]
-        reading = self._reading.setdefault(peer, set())
-        if (name, index) in reading:
-            return []
-        if len(reading) >= SERVING_PER_PEER:
-            return [Send(peer, Chunk(name, index, b""))]
-        reading.add((name, index))
-        return [Notify(ReadChunk(peer, name, index))]
+        if not fetch.offered:
+            fetch.offered, fetch.moved_ms = True, now.mono_ms
+        return self._choose(name, fetch, now)
 
     def _arrived(self, peer: PeerId, chunk: Chunk, now: Now) -> list[Effect]:
         name = Digest(chunk.digest)
@@ -378,7 +344,7 @@ class ArtifactMachine:
             self._pass_over(fetch, peer)
             return self._ask_chunks(now)
         if digest(chunk.data) != fetch.using.chunks[chunk.index]:
-            fetch.banned.add(peer)
+            self._note_lie(name, peer)
             self._pass_over(fetch, peer)
             refused = Reject(peer, "artifact.bad-chunk", f"chunk {chunk.index} is not what the peer itself offered")
             return [refused, *self._ask_chunks(now)]
@@ -395,8 +361,23 @@ class ArtifactMachine:
 
     def _keep(self, name: Digest, fetch: _Fetch, chunk: Chunk, now: Now) -> list[Effect]:
         fetch.have.add(chunk.index)
+        fetch.moved_ms = now.mono_ms
         written = Notify(WriteChunk(name, chunk.index, chunk.data))
         return [written, *self._finish(name, fetch), *self._ask_chunks(now)]
+
+    def _garbled(self, peer: PeerId, detail: str, now: Now) -> list[Effect]:
+        """What cannot be read may have been about anything that was asked: the peer is asked for none of it again."""
+        for name in self._fetches:
+            self._note_lie(name, peer)
+        return [Reject(peer, "artifact.garbled", detail), *self._lose(peer, now)]
+
+    def _lied(self, name: Digest, peer: PeerId) -> bool:
+        return (name, peer) in self._lies
+
+    def _note_lie(self, name: Digest, peer: PeerId) -> None:
+        if len(self._lies) >= LIES_MAX:
+            del self._lies[next(iter(self._lies))]
+        self._lies[name, peer] = None
 
     # --- asking
 
@@ -456,7 +437,6 @@ class ArtifactMachine:
     def _lose(self, peer: PeerId, now: Now) -> list[Effect]:
         if peer in self._peers:
             self._peers.remove(peer)
-        self._reading.pop(peer, None)
         effects: list[Effect] = []
         for name, fetch in list(self._fetches.items()):
             self._pass_over(fetch, peer)
@@ -472,12 +452,19 @@ class ArtifactMachine:
         """Give up on overdue chunks, passing their peer over until it offers again; ask anew who holds what."""
         effects: list[Effect] = []
         for name, fetch in list(self._fetches.items()):
+            if not fetch.checking and now.mono_ms >= self._hopeless_ms(fetch):
+                del self._fetches[name]
+                effects.append(Notify(GivenUp(name, fetch.offered)))
+                continue
             for peer, asked_ms in list(fetch.flight.values()):
                 if now.mono_ms - asked_ms >= self._times.chunk_ms:
                     self._pass_over(fetch, peer)
             if now.mono_ms - fetch.asked_ms >= self._times.ask_ms:
                 fetch.asked_ms = now.mono_ms
-                unknown = [peer for peer in self._peers if peer not in fetch.offers and peer not in fetch.banned]
+                unknown = [peer for peer in self._peers if peer not in fetch.offers and not self._lied(name, peer)]
                 effects += [Send(peer, ArtifactAsk(name)) for peer in unknown]
             effects += self._choose(name, fetch, now)
         return effects
+
+    def _hopeless_ms(self, fetch: _Fetch) -> int:
+        return fetch.moved_ms + (self._times.stalled_ms if fetch.offered else self._times.nobody_ms)

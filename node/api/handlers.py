@@ -44,7 +44,7 @@ from node.api.views import (
     start_view,
     voter_views,
 )
-from node.artifacts import ARTIFACT_MAX_BYTES, ArtifactError
+from node.artifacts import ArtifactError
 from node.asking import Ask
 from node.control import Control
 from node.history import DecisionView
@@ -54,6 +54,7 @@ from node.metrics import render
 from node.requests import BusyChainError
 from node.transport import StreamError
 from protocols.admission import JoinPapers
+from protocols.artifacts import ARTIFACT_MAX_BYTES
 from protocols.commands import SignedCommand
 from protocols.dossiers import Proposed
 from protocols.envelope import DecodeError, decode, digest, encode

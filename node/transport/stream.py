@@ -21,6 +21,9 @@ READ_MAX_BYTES = 256 * 1024
 WRITE_CHUNK_BYTES = 256 * 1024
 """A long `write` is queued in pieces of this size, so a stream's buffer holds 1 MiB at most."""
 
+BLOCK_HEAD_BYTES = 4
+BLOCK_TOO_LARGE = "transport.block-too-large"
+
 
 class StreamError(ConnectionError):
     """The stream was reset, refused, or its link went down; `reason` is a rule name."""
@@ -74,6 +77,25 @@ class Stream:
             parts.append(data)
             count -= len(data)
         return b"".join(parts)
+
+    async def read_block(self, limit_bytes: int) -> bytes | None:
+        """Return the next block, None at the end of the peer's direction; StreamError if it is over the limit.
+
+        A block is four bytes of length, big endian, and that many bytes.
+        """
+        head = await self.read(BLOCK_HEAD_BYTES)
+        if not head:
+            return None
+        if len(head) < BLOCK_HEAD_BYTES:
+            head += await self.read_exactly(BLOCK_HEAD_BYTES - len(head))
+        size = int.from_bytes(head, "big")
+        if size > limit_bytes:
+            raise StreamError(BLOCK_TOO_LARGE)
+        return await self.read_exactly(size)
+
+    async def write_block(self, block: bytes) -> None:
+        """Queue one block, waiting as `write` does."""
+        await self.write(len(block).to_bytes(BLOCK_HEAD_BYTES, "big") + block)
 
     async def write(self, data: bytes) -> None:
         """Queue `data`, waiting while the buffer is full; StreamError if the stream is gone or finished."""
