@@ -162,13 +162,9 @@ class RolloutAgent:
         match event:
             case StateDecided():
                 return self._decided(event, now)
-            case ChangeProposed(change=change):
-                if change not in self._wanted and len(self._wanted) >= PREPARED_MAX:
-                    oldest = next(iter(self._wanted))
-                    del self._wanted[oldest]
-                    self._said.pop(oldest, None)
-                self._wanted[change] = event
-                return [*self._prepare((change,)), *self._say_prepared(now)]
+            case ChangeProposed():
+                self._want(event)
+                return [*self._prepare_wanted(), *self._say_prepared(now)]
             case PreparationDone():
                 return self._preparation_done(event, now)
             case WorkObserved():
@@ -208,6 +204,7 @@ class RolloutAgent:
         current = {lane.rollout.id for lane in state.lanes if lane.rollout is not None}
         self._watches = {key: watch for key, watch in self._watches.items() if key in current}
         effects += self._retain()
+        effects += self._prepare_wanted()
         effects += self._follow(now)
         if not current:
             self._beat_ms = None
@@ -348,6 +345,24 @@ class RolloutAgent:
                 effects.append(Notify(Prepare(change)))
         return effects
 
+    def _want(self, event: ChangeProposed) -> None:
+        """Remember a proposed change; when there are too many, one that cannot start any more goes first."""
+        if event.change not in self._wanted and len(self._wanted) >= PREPARED_MAX:
+            stale = (change for change, wanted in self._wanted.items() if not self._may_start(wanted))
+            gone = next(stale, next(iter(self._wanted)))
+            del self._wanted[gone]
+            self._said.pop(gone, None)
+        self._wanted[event.change] = event
+
+    def _may_start(self, wanted: ChangeProposed) -> bool:
+        """Whether what runs is what the change was computed against; else its start is refused, until that returns."""
+        lane = self._state.lane(wanted.project, wanted.environment) if self._state is not None else None
+        return lane is not None and wanted.base == (lane.base.release if lane.base is not None else b"")
+
+    def _prepare_wanted(self) -> list[Effect]:
+        """Order the preparation of what may start: after a restart the records tell of every change there ever was."""
+        return self._prepare([change for change, wanted in self._wanted.items() if self._may_start(wanted)])
+
     def _preparation_done(self, event: PreparationDone, now: Now) -> list[Effect]:
         self._preparing.discard(event.change)
         if event.ok:
@@ -424,7 +439,8 @@ class RolloutAgent:
         if watch.health.verdict == "fail":
             return self._fail(lane, rollout, watch, watch.health.reason, now)
         effects: list[Effect] = []
-        quiet = watch.candidate.requests < rollout.plan.analysis.min_requests
+        plan = rollout.plan
+        quiet = not plan.probe_only and watch.candidate.requests < plan.analysis.min_requests
         if watch.health.verdict == "pass" and quiet and not watch.smoke_asked:
             watch.smoke_asked = True
             effects.append(Notify(ReplaySmoke(lane.project, lane.environment, rollout.candidate.change)))

@@ -29,6 +29,10 @@ REQUEST_MAX_CHARACTERS = 4000
 DURATION_MAX_MS = 30 * 86_400_000
 """No stage, deadline or pause lasts over 30 days: a longer one is a mistake in units."""
 
+SOURCE_MAX_BYTES = 2 << 20
+"""More source than this does not fit a control message comfortably; such an app is built as a release is."""
+SOURCE_KEY = "freehold:dev-source"
+"""The configuration key under which an interpreter finds the source it runs; no app may name one with a colon."""
 REPLICAS_MAX = 32
 MIN_REQUESTS_MAX = 1_000_000
 ENVIRONMENTS_NAMED_MAX = 16
@@ -40,12 +44,17 @@ _HOST_LETTERS = _NAME_LETTERS | {"."}
 
 
 class Component(msgspec.Struct, frozen=True):
-    """One app of a release: its component's digest, size and the toolchain that built it."""
+    """One app of a release: its component's digest, size and the toolchain that built it.
+
+    `source` is the digest of an app's source that the component, an interpreter, is told to run; what was built has
+    none, and its manifest does not name the field. Only `freehold dev` makes such a release.
+    """
 
     app: str
     digest: bytes
     size_bytes: int
     toolchain: str = ""
+    source: bytes | msgspec.UnsetType = msgspec.UNSET
 
 
 class Release(msgspec.Struct, frozen=True, tag="release"):
@@ -65,6 +74,11 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     def demands_for(self, environment: str) -> Demands:
         """Return what this release's own project file demands in `environment`; nothing when it says nothing."""
         return next((demands for name, demands in self.demands if name == environment), Demands())
+
+    @property
+    def from_source(self) -> bool:
+        """Whether an app runs from its source: such a release is of a developer's machine and nowhere else."""
+        return any(one.source is not msgspec.UNSET for one in self.components)
 
 
 class SecretVersion(msgspec.Struct, frozen=True, array_like=True):
@@ -167,6 +181,8 @@ def release_problem(release: Release) -> str | None:
         return f"a release has 1 to {COMPONENTS_MAX} components"
     if any(len(one.digest) != DIGEST_BYTES or one.size_bytes < 0 for one in release.components):
         return "a component's digest or size is malformed"
+    if any(isinstance(one.source, bytes) and len(one.source) != DIGEST_BYTES for one in release.components):
+        return "a source's digest is malformed"
     if len(release.demands) > ENVIRONMENTS_NAMED_MAX:
         return f"a release makes demands in at most {ENVIRONMENTS_NAMED_MAX} environments"
     return next((problem for _, one in release.demands if (problem := demands_problem(one))), None)

@@ -21,7 +21,7 @@ APPROVAL_MAX_MS = 90 * 86_400_000
 
 EvidenceKind = Literal["test", "smoke", "build"]
 ApproverRole = Literal["approver", "admin"]
-Mode = Literal["solo", "team"]
+Mode = Literal["solo", "team", "dev"]
 
 
 class EvidenceDemand(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +64,7 @@ class Demands(msgspec.Struct, frozen=True, array_like=True):
 class Policy(msgspec.Struct, frozen=True, array_like=True):
     """The policy of a mesh or an environment; `mode` records what was chosen when it was made.
 
+    `dev` is solo in the mesh of one that `freehold dev` founds: it alone runs releases from source, and it stays alone.
     `approval_max_ms` bounds how far ahead an approval may expire; `voters_target` is how far the mesh grows by itself.
     """
 
@@ -74,6 +75,7 @@ class Policy(msgspec.Struct, frozen=True, array_like=True):
 
 
 SOLO = Policy("solo")
+DEV = Policy("dev", voters_target=1)
 TEAM = Policy("team", Demands(approvals=1, approver_roles=("approver", "admin")))
 
 
@@ -86,6 +88,8 @@ def policy_problem(policy: Policy) -> str | None:
         return f"an approval lasts at most {APPROVAL_MAX_MS // 86_400_000} days"
     if policy.voters_target not in VOTER_COUNTS:
         return f"the voters' target is one of {VOTER_COUNTS}"
+    if policy.mode == "dev" and policy.voters_target != 1:
+        return "the mesh of freehold dev has one voter"
     if policy.mode == "team" and not policy.demands.approvals:
         return "a team policy asks for at least one approval; the mode without any is solo"
     return None

@@ -96,6 +96,8 @@ def _app_problem(app: EffectiveApp) -> str | None:
         return f"app {app.name[:NAME_MAX]!r} has a malformed name or component digest"
     if not 0 < app.timeout_ms <= TIMEOUT_MAX_MS or not 0 < app.memory_max_bytes <= MEMORY_MAX_BYTES:
         return f"app {app.name!r} has a timeout or a memory limit out of bounds"
+    if any(":" in key for key, _ in app.config):
+        return f"app {app.name!r} has a configuration key with a colon; those are the node's"
     if len(app.config) + len(app.secrets) + len(app.allow_hosts) + len(app.keyvalue) + len(app.routes) > VALUES_MAX:
         return f"app {app.name!r} has over {VALUES_MAX} values"
     return None

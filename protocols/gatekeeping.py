@@ -2,7 +2,8 @@
 
 Reads the exhibits of one `start` against the mesh state and asks the policy checks (policy.py). All expiries are judged
 at the decision's `at_ms`, once: a release that was admitted stays admitted. Break-glass, an admin's recorded reason,
-skips approvals, evidence and windows, never authorship, digests or placement. Not here: cohorts and preparation
+skips approvals, evidence and windows, never authorship, digests or placement; nor does it let a release that runs from
+source out of the mesh of `freehold dev`. Not here: cohorts and preparation
 (rollout.py).
 """
 
@@ -60,6 +61,8 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> Admitted |
     if isinstance(shown, Refusal):
         return shown
     change, change_digest, release, release_digest = shown
+    if release.from_source and state.policy.mode != "dev":
+        return Refusal("release.unreleasable", "it runs from source, as freehold dev does; build it: freehold deploy")
     author = case.rights(change.author, change.created_ms)
     refusal = _author_refusal(case, change, author) or _scope_refusal(state, lane, change)
     if refusal is not None:

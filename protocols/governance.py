@@ -120,6 +120,8 @@ def _confirm(state: MeshState, case: Case, action: ConfirmNode) -> MeshState | R
         return _admin(case) or _with_node(state, replace(known, labels=action.labels, roles=action.roles))
     if known is not None:
         return Refusal("node.confirmed", "the node is confirmed already; an admin may change its labels and roles")
+    if state.policy.mode == "dev":
+        return Refusal("node.development", "the mesh of freehold dev stays alone; found another: freehold mesh create")
     if len(state.nodes) >= NODES_MAX:
         return Refusal("node.limit", f"this release carries {NODES_MAX} nodes; larger meshes come later")
     if case.signers:
@@ -201,6 +203,8 @@ def _set_policy(state: MeshState, action: SetPolicy) -> MeshState | Refusal:
     if not action.environment:
         if action.policy is None:
             return Refusal("policy.malformed", "a mesh has a policy; name an environment to return it to the mesh's")
+        if "dev" in {state.policy.mode, action.policy.mode} and action.policy.mode != state.policy.mode:
+            return Refusal("policy.development", "a mesh is of freehold dev from its genesis or never")
         return replace(state, policy=action.policy)
     if not any(one.name == action.environment for one in state.environments):
         return Refusal("environment.unknown", f"there is no environment {action.environment[:63]!r}")

@@ -546,6 +546,42 @@ def test_a_change_on_another_base_is_never_said_to_be_prepared() -> None:
     assert agent.handle(PreparationDone(Digest(b"c" * 32), True), NOW) == []
 
 
+def test_after_a_restart_only_changes_that_may_still_start_are_prepared() -> None:
+    w = MeshWorld().furnish().deployed(1)
+    agent = alone(w)
+    old = [ChangeProposed("shop", "prod", digest(b"old %d" % number), b"") for number in range(100)]
+    next_one = ChangeProposed("shop", "prod", digest(b"next"), w.base.release)
+    for proposed in (*old[:50], next_one, *old[50:]):
+        assert agent.handle(proposed, NOW) == []
+    orders = agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
+    prepares = [one.event.change for one in orders if isinstance(one, Notify) and isinstance(one.event, Prepare)]
+    assert prepares == [w.base.change, next_one.change]
+    for proposed in old:
+        assert agent.handle(proposed, NOW) == []
+    assert next_one.change in agent._wanted  # those that cannot start made way
+
+
+def test_a_change_that_arrives_before_its_base_is_prepared_when_that_is_decided() -> None:
+    w = MeshWorld().furnish()
+    agent = alone(w)
+    agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
+    w.deployed(1)
+    early = ChangeProposed("shop", "prod", digest(b"early"), w.base.release)
+    assert agent.handle(early, NOW) == []
+    assert Notify(Prepare(early.change)) in agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
+
+
+def test_a_plan_that_accepts_readiness_alone_replays_no_smoke() -> None:
+    g = Fleet(MeshWorld(nodes=("n1",)).furnish())
+    g.w.started(1, plan=Plan((Stage("100%", 0),), probe_only=True))
+    g.decided()
+    node = g.nodes["n1"]
+    g.tell("n1", PreparationDone(g.w.rollout.candidate.change, True))
+    g.tell("n1", WorkObserved("shop", "prod", g.w.rollout.candidate.change, True))
+    assert not [one for one in node.orders if isinstance(one, ReplaySmoke)]
+    assert g.nodes["n1"].agent.conductor.verdicts(g.w.rollout.id, g.w.rollout.opened)[node_id("n1")].verdict == "pass"
+
+
 def test_preparations_and_proposals_are_bounded() -> None:
     w = MeshWorld().furnish()
     agent = alone(w)
