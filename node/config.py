@@ -30,6 +30,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     TLS, with the certificates (NAME.pem: chain and key) of the folder `certificates`, by default DATA/certificates.
     `workers` is how many worker processes serve apps. `proxies` are the networks whose `Forwarded` field is believed.
     `voter_after_s` is how long another node must have been connected before this one proposes it as a voter.
+    `drain_s` is how long requests under way may take when it stops, `orphan_s` how long workers serve on without it.
+    `pulse_ms` is how often an open rollout is judged, `smoke_ahead` keeps a worker ready for the next smoke checks, and
+    `compiled` is a folder of compiled code that several nodes of one user share; by default a node has its own.
     """
 
     name: str
@@ -43,6 +46,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxies: tuple[str, ...] = ()
     log_max_bytes: int = 256 << 20
     voter_after_s: int = 60
+    drain_s: int = 30
+    orphan_s: int = 600
+    pulse_ms: int = 1_000
+    smoke_ahead: bool = False
+    compiled: str = ""
 
 
 def read_config(folder: Path) -> NodeConfig:

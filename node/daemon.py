@@ -49,10 +49,12 @@ from node.requests import ChainRequests
 from node.room import RoomWatch
 from node.schedules import Schedules
 from node.secrets import Secrets
+from node.smoking import SmokeBenches
 from node.starter import Starter
 from node.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
 from node.workloads import Workloads
+from protocols.agent import AgentConfig
 from protocols.ballots import BOOT_NONCE_BYTES
 from protocols.chain_context import Stored
 from protocols.chain_messages import Mute
@@ -130,6 +132,8 @@ class Daemon:
                 workers=self._config.workers,
                 node=self._config.name,
                 proxies=self._config.proxies,
+                drain_grace_ms=self._config.drain_s * 1000,
+                orphan_limit_s=self._config.orphan_s,
             ),
             on_logs=logs.take_batch,
         )
@@ -145,6 +149,7 @@ class Daemon:
             control.ingress = pool.addresses
             services = [
                 group.create_task(self._fetcher.run()),
+                group.create_task(self._benches.run()),
                 group.create_task(control.workloads.run()),
                 group.create_task(self._forwarding.run()),
                 group.create_task(control.secrets.run(control.audit_own)),
@@ -177,7 +182,7 @@ class Daemon:
         transport = Transport(settings, signer=signer, verifier=verifier, entropy=entropy)
         setup = CoreSetup(
             read_identity(self._folder).genesis, signer, verifier, entropy, entropy.random_bytes(BOOT_NONCE_BYTES),
-            chain=_chain_times(self._config),
+            chain=_chain_times(self._config), agent=AgentConfig(beat_ms=self._config.pulse_ms),
         )  # fmt: skip
         mesh = Mesh(
             setup,
@@ -198,10 +203,9 @@ class Daemon:
             may_fetch=lambda peer: mesh.core.hello.standing(peer) in {Standing.MEMBER, Standing.EXPIRED},
             on_reject=mesh.reject,
         )  # fmt: skip
-        releases = Releases(
-            artifacts, self._fetcher, CompileCache(self._folder / "compiled"), throwaway, secrets.values,
-            sockets=self.runtime,
-        )  # fmt: skip
+        self._benches = SmokeBenches(throwaway, self.runtime, ahead=self._config.smoke_ahead)
+        cache = CompileCache(Path(self._config.compiled) if self._config.compiled else self._folder / "compiled")
+        releases = Releases(artifacts, self._fetcher, cache, self._benches, secrets.values)
         workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
         starter = Starter(mesh.core, artifacts, requests, verifier, system_now)

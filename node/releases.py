@@ -8,12 +8,8 @@ workloads.py obeys).
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -21,7 +17,15 @@ import aiohttp
 from node.artifacts import ArtifactError, ArtifactStore
 from node.fetching import Fetcher
 from node.secrets import SecretError
-from protocols.change import RELEASE_MAX_BYTES, Release, SecretVersion, release_problem
+from node.smoking import SmokeBenches
+from protocols.change import (
+    RELEASE_MAX_BYTES,
+    SOURCE_KEY,
+    SOURCE_MAX_BYTES,
+    Release,
+    SecretVersion,
+    release_problem,
+)
 from protocols.effective import EFFECTIVE_MAX_BYTES, Effective, EffectiveApp, decode_effective
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import Digest
@@ -30,11 +34,12 @@ from runtime.component import ComponentError
 from runtime.control import AppLoad, ReleaseLoad, Route
 from runtime.cron import schedule_problem
 from runtime.spec import AppSpec
-from runtime.supervisor import PoolError, PoolSettings, WorkerPool
+from runtime.supervisor import PoolError
 
 SMOKE_TIMEOUT_S = 30.0
 SMOKE_BODY_MAX_BYTES = 1 << 20
-SMOKE_BUILD = "smoke"
+IMPORT_HOST = "candidate.freehold.invalid"
+"""A request to this host makes an app that runs from source import it, and answer with the traceback if that failed."""
 
 Secrets = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable[Mapping[str, str]]]
 """The values of an app's secrets, in these versions; raises SecretError."""
@@ -46,12 +51,16 @@ class PreparationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A release that can be loaded: `key` names release, configuration and secret versions together."""
+    """A release that can be loaded: `key` names release, configuration and secret versions together.
+
+    `from_source` names the apps whose component is told at run time what source to run.
+    """
 
     key: str
     release: Digest
     effective: Effective
     load: ReleaseLoad
+    from_source: tuple[str, ...] = ()
 
 
 def load_key(release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> str:
@@ -68,16 +77,14 @@ class Releases:
     """Prepares releases in one node's folders."""
 
     def __init__(
-        self, artifacts: ArtifactStore, fetcher: Fetcher, cache: CompileCache, folder: Path, secrets: Secrets, *,
-        sockets: Path,
-    ) -> None:  # fmt: skip
-        """Take the stores, a folder for throwaway data, what unseals an app's secrets, and a short path for sockets."""
+        self, artifacts: ArtifactStore, fetcher: Fetcher, cache: CompileCache, benches: SmokeBenches, secrets: Secrets
+    ) -> None:
+        """Take the stores, the workers for smoke checks, and what unseals an app's secrets."""
         self._artifacts = artifacts
         self._fetcher = fetcher
         self._cache = cache
-        self._folder = folder
+        self._benches = benches
         self._secrets = secrets
-        self._sockets = sockets
 
     async def manifest(self, release: bytes) -> Release:
         """Fetch and read a manifest. Raises PreparationError."""
@@ -101,6 +108,7 @@ class Releases:
         if effective.project != manifest.project:
             raise PreparationError("the configuration is of another project than the release")
         components = {one.app: bytes(one.digest) for one in manifest.components}
+        sources = {one.app: one.source for one in manifest.components if isinstance(one.source, bytes)}
         loads = []
         key = load_key(release, configuration, secrets)
         for app in effective.apps:
@@ -113,50 +121,31 @@ class Releases:
                 values = await self._secrets(effective, app, secrets)
             except SecretError as error:
                 raise PreparationError(str(error)) from None
-            loads.append(AppLoad(await self._spec(release, effective, app, values)))
+            spec = await self._spec(release, effective, app, values)
+            if app.name in sources:
+                spec = await self._with_source(spec, sources[app.name])
+            loads.append(AppLoad(spec))
+        load = ReleaseLoad(key, release.hex(), effective.project, tuple(loads))
         return Prepared(
-            key, Digest(release), effective, ReleaseLoad(key, release.hex(), effective.project, tuple(loads))
+            key, Digest(release), effective, load, tuple(app.name for app in effective.apps if app.name in sources)
         )
 
     async def smoke(self, prepared: Prepared) -> bool:
-        """Run the smoke checks on throwaway data; False if the release has none. Raises PreparationError naming one."""
-        if not prepared.effective.smoke:
+        """Run the smoke checks on throwaway data; False if the release has none. Raises PreparationError naming one.
+
+        Apps that run from source are asked to import it first: a build would have failed there.
+        """
+        if not prepared.effective.smoke and not prepared.from_source:
             return False
-        folder = Path(tempfile.mkdtemp(prefix="smoke-", dir=self._folder))
-        sockets = Path(tempfile.mkdtemp(prefix="smoke-", dir=self._sockets))
-        ingress = sockets / "ingress.sock"
-        pool = WorkerPool(
-            PoolSettings(
-                listen=(f"unix:{ingress}",),
-                runtime_folder=sockets / "run",
-                data_folder=folder / "data",
-                build=SMOKE_BUILD,
-                workers=1,
-                drain_grace_ms=1_000,
-            ),
-            on_logs=lambda batch: None,
-        )
         try:
-            async with asyncio.TaskGroup() as group:
-                task = group.create_task(pool.run())
-                try:
-                    await asyncio.wait_for(pool.started(), SMOKE_TIMEOUT_S)
-                    await pool.load(prepared.load)
-                    await pool.activate(smoke_routes(prepared))
-                    await run_smoke(ingress, prepared)
-                finally:
-                    await pool.stop()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(asyncio.shield(task), SMOKE_TIMEOUT_S)
-                    task.cancel()
-        except* (PoolError, TimeoutError) as group_error:
-            raise PreparationError(f"the release did not start: {group_error.exceptions[0]}") from None
-        except* PreparationError as group_error:
-            raise group_error.exceptions[0] from None
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, True)
-            await asyncio.to_thread(shutil.rmtree, sockets, True)
-        return True
+            async with self._benches.take() as bench:
+                await bench.pool.load(prepared.load)
+                await bench.pool.activate([*smoke_routes(prepared), *_import_routes(prepared)])
+                await _ask_imports(bench.ingress, prepared)
+                await run_smoke(bench.ingress, prepared)
+        except (PoolError, TimeoutError) as error:
+            raise PreparationError(f"the release did not start: {error or 'no answer in time'}") from None
+        return bool(prepared.effective.smoke)
 
     async def _spec(
         self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str]
@@ -184,6 +173,14 @@ class Releases:
             redacted=secrets,
         )
 
+    async def _with_source(self, spec: AppSpec, source: bytes) -> AppSpec:
+        """Tell an interpreter what to run: the source travels like any artifact, and the guest reads it as configuration."""
+        data = await self._small(source, SOURCE_MAX_BYTES)
+        try:
+            return replace(spec, config={**spec.config, SOURCE_KEY: data.decode()})
+        except UnicodeDecodeError:
+            raise PreparationError(f"the source of app {spec.app} is not text") from None
+
     async def _small(self, digest: bytes, max_bytes: int) -> bytes:
         await self._fetch(digest)
         try:
@@ -206,6 +203,24 @@ def smoke_routes(prepared: Prepared) -> list[Route]:
             paths = sorted({route.path for route in app.routes} or {"/"})
             routes += [Route(candidate_host(prepared.key, app.name), path, prepared.key, app.name) for path in paths]
     return routes
+
+
+def _import_routes(prepared: Prepared) -> list[Route]:
+    return [Route(IMPORT_HOST, f"/{app}", prepared.key, app) for app in prepared.from_source]
+
+
+async def _ask_imports(ingress: Path, prepared: Prepared) -> None:
+    """Have each app that runs from source import it; raises PreparationError with the app's traceback."""
+    timeout = aiohttp.ClientTimeout(total=SMOKE_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(ingress)), timeout=timeout) as session:
+        for app in prepared.from_source:
+            try:
+                async with session.get(f"http://{IMPORT_HOST}/{app}") as answer:
+                    text = (await answer.content.read(SMOKE_BODY_MAX_BYTES)).decode(errors="replace")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise PreparationError(f"app {app} gave no answer when it was to be imported: {error}") from error
+            if answer.status != 200:
+                raise PreparationError(f"app {app} cannot be imported:\n{text}")
 
 
 async def run_smoke(ingress: Path, prepared: Prepared) -> None:

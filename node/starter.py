@@ -9,6 +9,7 @@ the chain refuses duplicates. Not here: any right to start; the signature and th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ from protocols.mesh_state import apply
 from protocols.refusal import Refusal
 
 LOOK_EVERY_S = 0.2
+LOOK_SOON_S = 0.02
+SOON_MS = 5_000
+"""A young start waits for this node to prepare it, which may take a moment or people; so it is looked at often at first."""
+
 STARTS_MAX = 256
 KEEP_MS = 24 * 3_600_000
 WAITED_FOR = (
@@ -78,6 +83,7 @@ class Starter:
         self._requests = requests
         self._rules = Rules(verifier, core.trust.mesh)
         self._clock = clock
+        self._added = asyncio.Event()
         self.starts: dict[Digest, Waiting] = {}
         self.ended: Callable[[Waiting], None] = lambda _waiting: None
         """Who hears that a start started or was refused for good."""
@@ -105,6 +111,7 @@ class Starter:
                 return judged
             waiting.refusal = judged
         self.starts[change] = waiting
+        self._added.set()
         return change
 
     def _judge(self, signed: SignedCommand, material: tuple[bytes, ...]) -> Refusal | None:
@@ -115,7 +122,10 @@ class Starter:
     async def run(self) -> None:
         """Judge what waits until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_s()):
+                    await self._added.wait()
+            self._added.clear()
             for change, waiting in list(self.starts.items()):
                 if waiting.outcome == "waiting":
                     await self._look(change, waiting)
@@ -123,6 +133,11 @@ class Starter:
                         self.ended(waiting)
                 elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:
                     del self.starts[change]
+
+    def _pause_s(self) -> float:
+        now_ms = self._clock().wall_ms
+        waiting = (one for one in self.starts.values() if one.outcome == "waiting")
+        return LOOK_SOON_S if any(now_ms - one.since_ms < SOON_MS for one in waiting) else LOOK_EVERY_S
 
     async def _look(self, change: Digest, waiting: Waiting) -> None:
         shown = self.complete(change, waiting.signed, waiting.nodes)

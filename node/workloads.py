@@ -144,7 +144,8 @@ class Workloads:
         release, configuration, secrets, base = parts
         try:
             prepared = await self._releases.prepare(release, configuration, secrets)
-            smoked = await self._releases.smoke(prepared)
+            # What was decided passed them before it started; a node that restarts does not put it to the test again.
+            smoked = not self._was_decided(change) and await self._releases.smoke(prepared)
             if base:
                 # What a node returns to must be here before it leaves it.
                 await self._releases.manifest(base)
@@ -155,7 +156,7 @@ class Workloads:
             return
         self.failures.pop(change, None)
         self._keep(change, prepared)
-        if smoked:
+        if smoked and not prepared.from_source:
             self.smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
 
@@ -171,6 +172,11 @@ class Workloads:
                 if one is not None and one.change == change:
                     return one.release, one.configuration, one.secrets, b""
         return None
+
+    def _was_decided(self, change: Digest) -> bool:
+        """Whether a lane's base or a release kept for rollback is this change."""
+        bases = [one for lane in self._core.state.lanes for one in (lane.base, *lane.retained) if one is not None]
+        return any(one.change == change for one in bases)
 
     def _keep(self, change: Digest, prepared: Prepared) -> None:
         self._prepared[change] = prepared
@@ -230,6 +236,7 @@ class Workloads:
             return
         self.running[lane] = running
         await self._switch()
+        self._look(lane, running, self._alive(), 0)  # at once: what is ready need not wait to be found so
         _log.info(
             "serving", extra={"event": "run", "project": lane[0], "release": deployed.release.hex(), "role": order.role}
         )
@@ -274,12 +281,15 @@ class Workloads:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self._meter.add(await self._pool.status())
-            alive = any(slot.pid is not None for slot in self._pool.slots())
+            alive = self._alive()
             starts = sum(slot.starts for slot in self._pool.slots())
             crashes = max(0, starts - self._restarts) if self._restarts else 0
             self._restarts = starts
             for lane, running in list(self.running.items()):
                 self._look(lane, running, alive, crashes)
+
+    def _alive(self) -> bool:
+        return any(slot.pid is not None for slot in self._pool.slots())
 
     def _look(self, lane: Lane, running: Running, alive: bool, crashes: int) -> None:
         decided = self._core.state.lane(*lane)
