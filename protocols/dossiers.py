@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from protocols.change import CHANGE_DOMAIN, CHANGE_MAX_BYTES, Change, Release, change_problem
 from protocols.commands import Exhibits
 from protocols.envelope import DecodeError, Signed, decode, digest, encode, open_signed
-from protocols.grants import GrantChain, Rights
+from protocols.grants import BEFORE_EXPIRY_MS, GrantChain, Rights
 from protocols.machine import Digest, Verifier
 from protocols.record import Entry
 from protocols.refusal import Refusal
@@ -85,6 +85,11 @@ class Dossiers:
             refused = self._rights_of(key, chain, at_ms)
         return refused
 
+    def lineage(self, key: bytes) -> tuple[bytes, ...]:
+        """Return every key that counts as `key`'s own doing; just itself when no held chain says more."""
+        rights = self.rights(key, BEFORE_EXPIRY_MS)
+        return rights.lineage if isinstance(rights, Rights) else (key,)
+
     def name_of(self, key: bytes, at_ms: int) -> str:
         """Return what grants call a key now; empty when none counts."""
         rights = self.rights(key, at_ms)
@@ -100,7 +105,9 @@ class Dossiers:
         A revoked link beside a good one would have voters refuse what the good one allows.
         """
         held = self._chains.get(key, {})
-        return tuple(held[name] for name in sorted(held) if not _revoked(self._rights_of(key, held[name], 0)))
+        return tuple(
+            held[name] for name in sorted(held) if not _revoked(self._rights_of(key, held[name], BEFORE_EXPIRY_MS))
+        )
 
     def approvals(self, change: bytes) -> tuple[bytes, ...]:
         """Return the approval envelopes held for a change, in order of their digests."""

@@ -31,7 +31,7 @@ from protocols.commands import (
 )
 from protocols.decision import MATERIAL_MAX_ITEMS, Material
 from protocols.envelope import DecodeError, Signed, decode, digest, verify
-from protocols.grants import GRANT_MAX_BYTES, Grant, Rights, Verb, rights_of
+from protocols.grants import BEFORE_EXPIRY_MS, GRANT_MAX_BYTES, Grant, Rights, Verb, rights_of
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.refusal import Refusal
 from protocols.statements import STATEMENT_MAX_BYTES, Statement, open_statement
@@ -69,9 +69,12 @@ class Case:
             self.rules.verifier, self.rules.mesh, self.admins, key, chain=self.chains.get(key, ()), at_ms=moment
         )
 
-    def lineage(self, key: bytes, at_ms: int) -> tuple[bytes, ...]:
-        """Return every key that counts as `key`'s own doing; just itself when no chain says more."""
-        rights = self.rights(key, at_ms)
+    def lineage(self, key: bytes) -> tuple[bytes, ...]:
+        """Return every key that counts as `key`'s own doing; just itself when no chain says more.
+
+        Whose a key is does not expire with what it may do.
+        """
+        rights = self.rights(key, BEFORE_EXPIRY_MS)
         return rights.lineage if isinstance(rights, Rights) else (key,)
 
     def signer(self, verb: Verb, project: str, environment: str) -> Rights | Refusal:

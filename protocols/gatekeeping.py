@@ -70,8 +70,7 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> Admitted |
     wanted = gate_of(state, lane.environment, release)
     if change.policy != wanted.digest:
         return Refusal("change.policy-moved", "the policy changed since this was proposed; propose it again")
-    authors = {change.author, *case.lineage(change.author, change.created_ms)}
-    authors |= {release.author, *case.lineage(release.author, change.created_ms)}
+    authors = {change.author, *case.lineage(change.author), release.author, *case.lineage(release.author)}
     subject = Subject(change, change_digest, tuple(one.digest for one in release.components), tuple(sorted(authors)))
     if action.break_glass:
         return _broken_glass(case, lane, action) or Admitted(subject, release_digest, 0, ())

@@ -68,8 +68,9 @@ class Grant(msgspec.Struct, frozen=True, tag="grant"):
 
     `projects` and `environments` are names or `ANY`; an empty tuple grants none. `expires_ms` is wall time, exclusive.
     `parent` is the digest of the parent link's payload, empty in the first link. `invite_uses` above 0 marks a grant to
-    an invite's ephemeral key: it gives no right by itself, only to keys admitted with it. The mesh is bound by the
-    signature, as everywhere.
+    an invite's ephemeral key: it gives no right by itself, only to keys admitted with it. `same_person`, read in the first
+    link, says that the admin who signs it gives it to themselves: an everyday key beside a sealed one. The mesh is bound
+    by the signature, as everywhere.
     """
 
     key: bytes
@@ -83,6 +84,7 @@ class Grant(msgspec.Struct, frozen=True, tag="grant"):
     parent: bytes = b""
     verbs: tuple[Verb, ...] = ()
     invite_uses: int = 0
+    same_person: bool = False
 
     def effective_verbs(self) -> tuple[Verb, ...]:
         """Return the verbs of the roles, narrowed by `verbs`, in the order of the admin role."""
@@ -100,9 +102,10 @@ GrantChain = Sequence[Signed]
 class Rights:
     """What a verified chain allows its last key to do, until `expires_ms`.
 
-    `lineage` holds every key from the first holder to the acting one: all of them are the same person's doing, so an
-    author's lineage never counts as someone else's approval. `principal` is its first key that is not an invite's.
-    `grants` holds the digest of every link, for revocations.
+    `lineage` holds every key from the person's first to the acting one: all of them are the same person's doing, so an
+    author's lineage never counts as someone else's approval. It begins with the admin's key where an admin gave the first
+    link to themselves or to an agent, and leaves out an invite's, which several people may have used. `principal` is the
+    first key that was granted and is not an invite's. `grants` holds the digest of every link, for revocations.
     """
 
     key: bytes
@@ -118,12 +121,19 @@ class Rights:
     grants: tuple[Digest, ...]
     invite_key: bytes = b""
 
+    @property
+    def person(self) -> bytes:
+        """The key that stands for the person behind the acting one."""
+        return self.lineage[0]
+
     def allows(self, verb: Verb, project: str, environment: str) -> bool:
         """Return whether these rights cover the verb there; `ANY` asks for the right everywhere."""
         return verb in self.verbs and covers(self.projects, project) and covers(self.environments, environment)
 
 
 NEVER_EXPIRES_MS = 1 << 62
+BEFORE_EXPIRY_MS = 0
+"""A moment at which no grant has expired: for asking whose a key is, or what a grant once gave."""
 
 
 def admin_rights(key: bytes) -> Rights:
@@ -149,7 +159,7 @@ def verify_grants(
         return Refusal("grant.chain-length", f"a chain has 1 to {CHAIN_LINKS_MAX} grants, not {len(chain)}")
     parent: Grant | None = None
     parent_id = Digest(b"")
-    lineage: list[bytes] = []
+    grants: list[Grant] = []
     ids: list[Digest] = []
     for signed in chain:
         grant = _open_link(verifier, mesh, admins, signed, parent)
@@ -158,16 +168,18 @@ def verify_grants(
         problem = _link_problem(grant, parent, parent_id, at_ms)
         if problem is not None:
             return problem
-        lineage.append(grant.key)
+        grants.append(grant)
         parent, parent_id = grant, digest(signed.payload)
         ids.append(parent_id)
     assert parent is not None
     if parent.invite_uses:
         return Refusal("grant.invite-not-used", "an invite's own key has no rights until a joiner was admitted")
-    first: Grant = decode(chain[0].payload, Grant)
+    first = grants[0]
+    held = [grant.key for grant in grants if not grant.invite_uses]
+    admins_own = first.same_person or first.kind == "agent"
     return Rights(
         key=parent.key,
-        principal=lineage[1] if first.invite_uses else lineage[0],
+        principal=held[0],
         kind=parent.kind,
         name=parent.name,
         roles=parent.roles,
@@ -175,7 +187,7 @@ def verify_grants(
         projects=parent.projects,
         environments=parent.environments,
         expires_ms=parent.expires_ms,
-        lineage=tuple(lineage),
+        lineage=(chain[0].key, *held) if admins_own else tuple(held),
         grants=tuple(ids),
         invite_key=first.key if first.invite_uses else b"",
     )

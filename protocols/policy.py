@@ -162,7 +162,7 @@ def window_refusal(wanted: Gate, at_ms: int) -> Refusal | None:
 
 
 def _person(item: Vouched) -> bytes:
-    return item.rights.principal if isinstance(item.rights, Rights) else item.approval.key
+    return item.rights.person if isinstance(item.rights, Rights) else item.approval.key
 
 
 def _has_role(item: Vouched, roles: Sequence[str]) -> bool:

@@ -227,7 +227,8 @@ def _promote_refusal(lane: Lane, rollout: Rollout, case: Case, assessed: Assessm
         refusal = _signed(case, lane, "approve" if stage.approve else "promote")
         if refusal is not None:
             return refusal
-        if stage.approve and rollout.candidate.required and set(case.signers) & set(rollout.authors):
+        people = {key for signer in case.signers for key in case.lineage(signer)}
+        if stage.approve and rollout.candidate.required and people & set(rollout.authors):
             return Refusal("approval.by-author", "the author and the author's agents do not approve a stage")
         if assessed.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE):
             return None

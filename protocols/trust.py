@@ -27,7 +27,7 @@ import msgspec
 from protocols.certificates import WARN_BEFORE_MS, Certificate, NodeRole, open_certificate
 from protocols.envelope import Signed, digest
 from protocols.genesis import decode_genesis, mesh_id
-from protocols.grants import GrantChain, Rights, rights_of, verify_grants
+from protocols.grants import BEFORE_EXPIRY_MS, GrantChain, Rights, rights_of, verify_grants
 from protocols.invites import Bundle, OpenedBundle, open_bundle
 from protocols.keys import peer_id as encode_peer_id
 from protocols.keys import public_key_of
@@ -329,7 +329,7 @@ class TrustStore:
 
     def check_grants(self, chain: GrantChain) -> Rights | Refusal:
         """Return the rights a chain would give before its expiry, also if a former admin signed it."""
-        return verify_grants(self.verifier, self.mesh, self._every_admin(), chain, at_ms=0)
+        return verify_grants(self.verifier, self.mesh, self._every_admin(), chain, BEFORE_EXPIRY_MS)
 
     def rights(self, key: bytes, chain: GrantChain, at_ms: int) -> Rights | Refusal:
         """Return what `key` may do at `at_ms`, with revocations and admissions as this node knows them.
@@ -340,7 +340,8 @@ class TrustStore:
         rights = rights_of(self.verifier, self.mesh, self.admins, key, chain=chain, at_ms=at_ms)
         if isinstance(rights, Refusal):
             return rights
-        if any(holder in self._principals_revoked for holder in rights.lineage if holder not in self.admins):
+        holders = (holder for holder in (rights.invite_key, *rights.lineage) if holder not in self.admins)
+        if any(holder in self._principals_revoked for holder in holders):
             return Refusal("grant.revoked", "a principal in the chain of grants was revoked")
         if any(grant in self._grants_revoked for grant in rights.grants):
             return Refusal("grant.revoked", "a grant in the chain was revoked")

@@ -129,7 +129,7 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
     except BaseException:
         home.key_path(admin_name).unlink()
         raise
-    grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"))
+    grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"), same_person=True)
     commands = []
     if node_labels:
         node = local_node.node_id_of(folder)
@@ -158,9 +158,11 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
 )
 @click.option("--expires", default="24h", show_default=True, metavar="DURATION", help="At most 24h.")
 @click.option("--for", "name", default="guest", show_default=True, help="Principal: what the grant calls them.")
+@click.option("--myself", is_flag=True,
+              help="Principal: yourself on another machine; the mesh then knows that both are one person.")  # fmt: skip
 @click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[str, ...], uses: int, expires: str,
-           name: str, context_name: str | None) -> None:  # fmt: skip
+           name: str, myself: bool, context_name: str | None) -> None:  # fmt: skip
     """Print one line that lets a new node or person in.
 
     Whoever has the line can use it: send it on a private way. It is worth nothing after its uses or its time.
@@ -175,6 +177,8 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
         raise UsageError(
             f"a {kind} has no role {unknown[0]!r}", next_step=f"choose among {', '.join(allowed)}", kind="usage"
         )
+    if myself and kind != "principal":
+        raise UsageError("a machine is nobody's self", next_step="add --kind principal", kind="usage")
     chosen = roles or (allowed if kind == "node" else ("viewer",))
     node_labels = labels_of(labels)
     mesh, addresses = talk(context, _mesh_and_addresses if kind == "node" else _mesh_and_apis)
@@ -185,7 +189,7 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
     grant = None
     if kind == "principal":
         in_order = tuple(role for role in PRINCIPAL_ROLES if role in chosen)
-        grant = _grant(admin, mesh, invite_key, "person", in_order, name=name, uses=uses)
+        grant = _grant(admin, mesh, invite_key, "person", in_order, name=name, uses=uses, same_person=myself)
     made = Invite(
         mesh=mesh, invite_key=invite_key, kind="node" if kind == "node" else "principal",
         roles=tuple(role for role in NODE_ROLES if role in chosen) if kind == "node" else (),
@@ -291,11 +295,11 @@ async def _mesh_and_apis(client: NodeClient) -> tuple[bytes, tuple[Address, ...]
 
 
 def _grant(admin: Ed25519Signer, mesh: bytes, key: bytes, kind: PrincipalKind, roles: tuple[Role, ...], *,
-           name: str = "", uses: int = 0) -> Signed:  # fmt: skip
+           name: str = "", uses: int = 0, same_person: bool = False) -> Signed:  # fmt: skip
     expires_ms = time.time_ns() // 1_000_000 + GRANT_LIFETIME_MS
     grant = Grant(
         key, kind, name or getpass.getuser(), roles, (ANY,), (ANY,), expires_ms, secrets.token_bytes(GRANT_NONCE_BYTES),
-        invite_uses=uses,
+        invite_uses=uses, same_person=same_person,
     )  # fmt: skip
     return sign(admin, GRANT_DOMAIN, mesh, grant)
 

@@ -116,10 +116,10 @@ def papers_of(control: Control, proposed: Proposed) -> PapersView:
     """The papers this node holds for a change, and what the gate would still ask for."""
     core, wall_ms, change = control.core, control.clock().wall_ms, proposed.change
     release_bytes = control.artifacts.read(change.release, RELEASE_MAX_BYTES) if _has(control, change.release) else b""
-    author = core.dossiers.rights(change.author, change.created_ms)
-    authors = author.lineage if isinstance(author, Rights) else (change.author,)
+    authors = core.dossiers.lineage(change.author)
     release: Release | None = decode(release_bytes, Release, RELEASE_MAX_BYTES) if release_bytes else None
     components = tuple(one.digest for one in release.components) if release is not None else ()
+    authors = (*authors, *core.dossiers.lineage(release.author)) if release is not None else authors
     subject = Subject(change, proposed.id, components, authors)
     gate = gate_of(core.state, change.environment, release) if release is not None else None
     vouched = _vouched(control, proposed)
@@ -225,14 +225,13 @@ def _approval(core: NodeCore, one: Vouched, data: bytes, problem: Refusal | None
 def _evidence(core: NodeCore, one: Shown, data: bytes, authors: Sequence[bytes], wall_ms: int) -> EvidenceView:
     said: Attested = one.attested
     rights = core.dossiers.rights(said.key, wall_ms)
-    lineage = rights.lineage if isinstance(rights, Rights) else (said.key,)
     return EvidenceView(
         key=said.key.hex(),
         name=peer_id(said.key) if one.by == "node" else rights.name if isinstance(rights, Rights) else "",
         kind=said.kind,
         passed=said.passed,
         by=one.by,
-        self_attested=one.by != "node" and any(key in authors for key in lineage),
+        self_attested=one.by != "node" and any(key in authors for key in core.dossiers.lineage(said.key)),
         finished_ms=said.finished_ms,
         components=tuple(digest.hex() for digest in said.components),
         configurations=tuple(digest.hex() for digest in said.configurations),

@@ -190,6 +190,8 @@ class MeshWorld:
         parent: tuple[Signed, ...] = (),
         expires_ms: int = WALL_MS + 30 * DAY_MS,
         environments: tuple[str, ...] = ("*",),
+        same_person: bool = False,
+        invite_uses: int = 0,
     ) -> tuple[Signed, ...]:
         grant = Grant(
             signer(name).public_key,
@@ -201,6 +203,8 @@ class MeshWorld:
             expires_ms,
             b"g" * 16,
             parent=digest(parent[-1].payload) if parent else b"",
+            same_person=same_person,
+            invite_uses=invite_uses,
         )
         return (*parent, sign(by or self.admin, GRANT_DOMAIN, self.mesh, grant))
 

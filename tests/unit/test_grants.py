@@ -47,6 +47,39 @@ def test_a_sub_key_acts_for_its_principal_with_less() -> None:
     assert len(rights.grants) == 2
 
 
+def test_what_an_admin_gives_to_themselves_or_to_an_agent_is_the_admins_own_doing() -> None:
+    admin, everyday, bot = WORLD.admin.public_key, signer("me").public_key, signer("bot").public_key
+    own = WORLD.grant("me", roles=("deployer",), same_person=True)
+    agent = WORLD.grant("bot", by="me", kind="agent", roles=("deployer",), parent=own)
+    for chain, lineage in (
+        ((own,), (admin, everyday)),
+        ((own, agent), (admin, everyday, bot)),
+        ((WORLD.grant("bot", kind="agent", roles=("deployer",)),), (admin, bot)),
+    ):
+        rights = check(*chain)
+        assert isinstance(rights, Rights)
+        assert (rights.lineage, rights.person) == (lineage, admin)
+    other = check(WORLD.grant("ann", roles=("deployer",)))
+    assert isinstance(other, Rights)
+    assert other.lineage == (signer("ann").public_key,)
+
+
+def test_an_invites_key_which_several_may_use_makes_nobody_the_same_person() -> None:
+    invite = WORLD.grant("invite", roles=("deployer",), invite_uses=2)
+    found = []
+    for name in ("ann", "bob"):
+        rights = check(invite, WORLD.grant(name, by="invite", roles=("deployer",), parent=invite))
+        assert isinstance(rights, Rights)
+        assert rights.person == rights.principal == signer(name).public_key
+        found.append(set(rights.lineage))
+    assert not found[0] & found[1]
+    mine = WORLD.grant("invite", roles=("deployer",), invite_uses=1, same_person=True)
+    laptop = check(mine, WORLD.grant("laptop", by="invite", roles=("deployer",), parent=mine))
+    assert isinstance(laptop, Rights)
+    assert laptop.lineage == (WORLD.admin.public_key, signer("laptop").public_key)
+    assert laptop.principal == signer("laptop").public_key
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -111,6 +111,46 @@ def test_the_person_behind_an_agent_does_not_approve_what_the_agent_wrote() -> N
     assert isinstance(team.start(change, author="bot"), MeshState)
 
 
+def _authored(team: Team, author: str, approver: str) -> MeshState | Refusal:
+    release = team.w.release(1, author=author)
+    change = team.w.change(release, author=author)
+    approvals = (team.w.approval(approver, change),)
+    return team.start(change, by="dev", author=author, release=release, approvals=approvals)
+
+
+def test_the_founders_two_keys_and_the_agents_under_either_are_one_person() -> None:
+    team = Team()
+    me = team.w.grant("me", "proposer", "deployer", same_person=True)
+    team.chains += [
+        me, team.w.grant("bot", "proposer", by=signer("me"), kind="agent", parent=me),
+        team.w.grant("robot", "proposer", kind="agent"),
+    ]  # fmt: skip
+    for author in ("me", "bot", "robot", "admin"):
+        assert refused(_authored(team, author, "admin")) == "approval.by-author"
+    assert isinstance(_authored(team, "me", "ann"), MeshState)
+    assert isinstance(_authored(Team(), "dev", "admin"), MeshState), "another person's change is the admin's to approve"
+
+
+def test_the_two_keys_of_a_person_who_logged_in_are_one_and_two_guests_of_one_invite_are_two() -> None:
+    team = Team()
+    invite = team.w.grant("invite", "deployer", "approver", invite_uses=2)
+    for name in ("eve", "bob"):
+        sealed = team.w.grant(name, "deployer", "approver", by=signer("invite"), parent=invite)
+        team.chains += [sealed, team.w.grant(f"{name}-me", "deployer", by=signer(name), parent=sealed)]
+    for author, approver in (("eve-me", "eve"), ("eve", "eve"), ("bob-me", "bob")):
+        assert refused(_authored(team, author, approver)) == "approval.by-author"
+    assert isinstance(_authored(team, "eve-me", "bob"), MeshState)
+
+
+def test_whose_a_key_is_does_not_expire_with_its_grant() -> None:
+    team = Team()
+    ann = team.w.grant("ann", "approver", "proposer")
+    bot = team.w.grant("bot", "proposer", by=signer("ann"), kind="agent", parent=ann, expires_ms=WALL_MS)
+    team.chains = [team.chains[0], ann, bot]
+    team.release = team.w.release(1, author="bot")
+    assert refused(team.start()) == "approval.by-author", "the agent's grant has ended, what it built is ann's doing"
+
+
 def test_who_built_the_release_does_not_approve_anothers_change_of_it() -> None:
     team = Team()
     team.release = team.w.release(1, author="ann")

@@ -15,15 +15,17 @@ from protocols.commands import (
     Promote,
     Resume,
     Rollback,
+    SetPolicy,
     Start,
     Unfreeze,
     WithdrawApproval,
 )
-from protocols.demands import APPROVAL_MAX_MS, TEAM
+from protocols.demands import APPROVAL_MAX_MS, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy
 from protocols.envelope import digest, encode
 from protocols.mesh_types import RETAINED_MAX, WITHDRAWN_MAX, MeshState
 from protocols.statements import Counts, Prepared, TimeoutVote, Vanished
 from tests.unit.mesh_world import PLAN, MeshWorld, Shown, node_id, refused, signer
+from tests.unit.trust_world import DAY_MS
 
 STRANGER = signer("stranger")
 
@@ -445,6 +447,58 @@ def test_the_author_does_not_approve_a_stage_in_a_team() -> None:
     assert refused(w.promote(signer("dev"), shown=shown)) == "approval.by-author"
     shown = w.verdicts().add("grants", encode(grants[1]))
     assert isinstance(w.promote(signer("ann"), shown=shown), MeshState)
+
+
+def test_the_authors_other_key_does_not_approve_a_stage_either() -> None:
+    plan = Plan((Stage("1", approve=True), Stage("100%")))
+    for author, other in (("me", "admin"), ("dev", "phone")):
+        w = MeshWorld(TEAM).furnish()
+        release = w.release(1, author=author)
+        change = w.change(release, author=author, plan=plan)
+        dev = w.grant("dev", "deployer", "approver")
+        phone = w.grant("phone", "approver", by=signer("dev"), parent=dev)
+        grants = (w.grant("me", "deployer", same_person=True), dev, w.grant("ann", "approver"))
+        shown = w.case_for(change, release, author=author, grants=grants, approvals=(w.approval("ann", change),))
+        assert isinstance(w.start(change, signer(author), shown=shown), MeshState)
+        shown = w.verdicts() if other == "admin" else w.verdicts().add("grants", encode(phone))
+        assert refused(w.promote(signer(other), shown=shown)) == "approval.by-author"
+        shown = w.verdicts().add("grants", encode(grants[2]))
+        assert isinstance(w.promote(signer("ann"), shown=shown), MeshState)
+
+
+def test_neither_an_approvals_expiry_nor_a_new_policy_nor_an_approver_without_rights_blocks_the_way_back() -> None:
+    w, _ = _team()
+    while w.lane.rollout is not None:
+        assert isinstance(w.promote(), MeshState)
+    first, second = w.lane.retained[0], w.base
+    w.at_ms += 60 * DAY_MS  # Her grant and her approval have both ended.
+    windows = (FreezeWindow("deny", 0, 1 << 50, reason="for good"),)
+    evidence = (EvidenceDemand("test", 1), EvidenceDemand("smoke", 1, by_node=True))
+    strict = Policy("team", Demands(5, ("admin",), evidence, windows), voters_target=1)
+    assert isinstance(w.govern(SetPolicy(strict), w.admin), MeshState)
+    assert isinstance(w.on_lane(Rollback(first.change, "worse"), w.admin), MeshState)
+    assert w.base == first
+    assert isinstance(w.on_lane(Rollback(second.change, "no, better"), w.admin), MeshState)
+    # Ann may not approve any more, but what she said was hers, and she may still take it back.
+    assert isinstance(w.on_lane(WithdrawApproval(first.change), signer("ann")), MeshState)
+    assert refused(w.on_lane(Rollback(first.change, "again"), w.admin)) == "rollback.withdrawn"
+    assert w.base == second, "a withdrawal stops nothing that runs"
+
+
+def test_one_of_two_approvals_is_withdrawn_without_harm_when_one_was_enough() -> None:
+    w = MeshWorld(TEAM).furnish()
+    grants = (w.grant("dev", "deployer"), w.grant("ann", "approver"), w.grant("bob", "approver"))
+    for number in (1, 2):
+        release = w.release(number, author="dev")
+        change = w.change(release, author="dev")
+        approvals = (w.approval("ann", change), w.approval("bob", change))
+        shown = w.case_for(change, release, author="dev", grants=grants, approvals=approvals)
+        assert isinstance(w.start(change, signer("dev"), shown=shown), MeshState)
+        while w.lane.rollout is not None:
+            assert isinstance(w.promote(), MeshState)
+    first = w.lane.retained[0].change
+    assert isinstance(w.on_lane(WithdrawApproval(first), signer("ann")), MeshState)
+    assert isinstance(w.on_lane(Rollback(first, "back"), w.admin), MeshState)
 
 
 def test_withdrawals_are_bounded_and_forgotten_when_no_approval_could_still_live() -> None:

@@ -123,6 +123,7 @@ class World:
         expires_ms: int = WALL_MS + DAY_MS,
         parent: Signed | None = None,
         invite_uses: int = 0,
+        same_person: bool = False,
     ) -> Signed:
         grant = Grant(
             key=signer(name).public_key,
@@ -136,6 +137,7 @@ class World:
             parent=digest(parent.payload) if parent is not None else b"",
             verbs=verbs,  # type: ignore[arg-type]
             invite_uses=invite_uses,
+            same_person=same_person,
         )
         return sign(signer(by), GRANT_DOMAIN, self.mesh, grant)
 
