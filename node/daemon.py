@@ -231,7 +231,7 @@ class Daemon:
         control.secrets = secrets
         control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now)
         control.audit = Audit(mesh.core, signer, mesh.post, system_now)
-        workloads.smoked = SmokeWitness(mesh.core, signer, mesh.post, system_now).passed
+        workloads.smoked = SmokeWitness(mesh.core, artifacts, signer, mesh.post, system_now).passed
         starter.ended = control.audit_start
         mesh.listeners += [requests.hear, control.hear, workloads.order, secrets.hear, self._learn_addresses]
         mesh.listeners.append(lambda _event: control.audit.flush())

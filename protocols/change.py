@@ -36,6 +36,8 @@ SOURCE_KEY = "freehold:dev-source"
 REPLICAS_MAX = 32
 MIN_REQUESTS_MAX = 1_000_000
 ENVIRONMENTS_NAMED_MAX = 16
+EVERYWHERE = "*"
+"""In a release's demands: every environment that has none of its own there."""
 HOST_MAX = 253
 PATH_MAX = 255
 
@@ -61,7 +63,8 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     """An immutable manifest; its id is the digest of its bytes.
 
     `project_file` is the whole `freehold.toml`, overlays included. `demands` are what that file asks for beyond the
-    mesh's policy, by environment; they can only tighten it. `author` is the 32-byte key of the principal that built it.
+    mesh's policy, by environment (`EVERYWHERE`: in all it does not name); they can only tighten it. `author` is the 32-byte
+    key of the principal that built it.
     """
 
     project: str
@@ -73,7 +76,8 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
 
     def demands_for(self, environment: str) -> Demands:
         """Return what this release's own project file demands in `environment`; nothing when it says nothing."""
-        return next((demands for name, demands in self.demands if name == environment), Demands())
+        named = dict(self.demands)
+        return named.get(environment, named.get(EVERYWHERE, Demands()))
 
     @property
     def from_source(self) -> bool:
@@ -185,6 +189,8 @@ def release_problem(release: Release) -> str | None:
         return "a source's digest is malformed"
     if len(release.demands) > ENVIRONMENTS_NAMED_MAX:
         return f"a release makes demands in at most {ENVIRONMENTS_NAMED_MAX} environments"
+    if len(dict(release.demands)) != len(release.demands):
+        return "a release makes demands twice in one environment"
     return next((problem for _, one in release.demands if (problem := demands_problem(one))), None)
 
 

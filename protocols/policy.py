@@ -41,6 +41,11 @@ class Gate(msgspec.Struct, frozen=True, array_like=True):
         return max(demand.approvals for demand in self.demands)
 
     @property
+    def asks_nodes(self) -> bool:
+        """Whether some of it can only be met by a node, which runs a check again and says so."""
+        return any(one.by_node for demand in self.demands for one in demand.evidence)
+
+    @property
     def digest(self) -> Digest:
         """What a change names as its policy."""
         return digest_of(self)

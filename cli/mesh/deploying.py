@@ -18,9 +18,21 @@ from cli.errors import CommandError, UsageError
 from cli.mesh.client import NodeClient
 from cli.project.bundle import ARTIFACTS, Bundle
 from cli.project.find import Found
-from cli.project.model import App, Rollout, Settings
-from protocols.change import CHANGE_DOMAIN, Analysis, Change, Component, Plan, Release, Route, SecretVersion, Stage
+from cli.project.model import App, Project, Rollout, Settings
+from protocols.change import (
+    CHANGE_DOMAIN,
+    EVERYWHERE,
+    Analysis,
+    Change,
+    Component,
+    Plan,
+    Release,
+    Route,
+    SecretVersion,
+    Stage,
+)
 from protocols.commands import ClaimRoutes, Command, SignedCommand, Start, sign_command
+from protocols.demands import Demands
 from protocols.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.gatekeeping import gate_of
@@ -105,7 +117,16 @@ def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
         project_file=found.text.encode(),
         source_commit=bundle.manifest["source"]["commit"] or "",
         author=author,
+        demands=demands_of(found.project),
     )
+
+
+def demands_of(project: Project) -> tuple[tuple[str, Demands], ...]:
+    """What the project file demands beyond the mesh's policy: everywhere, and where an environment says otherwise."""
+    base = project.base.demands
+    everywhere = ((EVERYWHERE, base),) if base != Demands() else ()
+    overlaid = ((name, one.demands) for name, one in sorted(project.environments.items()) if one.demands != base)
+    return (*everywhere, *overlaid)
 
 
 def plan_of(settings: Settings) -> Plan:

@@ -13,11 +13,14 @@ from typing import Literal
 import msgspec
 
 from protocols.change import Analysis, Change, Plan, Release, Route, SecretVersion
+from protocols.demands import Demands
 from protocols.effective import Effective, EffectiveApp
 
-Section = Literal["components", "capabilities", "limits", "configuration", "secrets", "routes", "smoke", "rollout"]
+Section = Literal[
+    "components", "capabilities", "limits", "configuration", "secrets", "routes", "smoke", "rollout", "policy"
+]
 SECTIONS: tuple[Section, ...] = (
-    "components", "capabilities", "limits", "configuration", "secrets", "routes", "smoke", "rollout",
+    "components", "capabilities", "limits", "configuration", "secrets", "routes", "smoke", "rollout", "policy",
 )  # fmt: skip
 
 Imports = Mapping[bytes, tuple[str, ...]]
@@ -93,6 +96,7 @@ def _facts(side: Side | None, imports: Imports) -> dict[_Key, str]:
     for check in side.effective.smoke:
         contains = f", contains {check.contains!r}" if check.contains else ""
         facts["smoke", check.app, check.path] = f"{check.status}{contains}"
+    facts.update(_demand_facts(side.release.demands_for(side.effective.environment)))
     if side.plan is not None:
         facts.update(_plan_facts(side.plan, side.replicas))
     return facts
@@ -131,6 +135,19 @@ def _plan_facts(plan: Plan, replicas: int) -> dict[_Key, str]:
         "failure_limit": str(limits.failure_limit),
     }
     return {("rollout", "", name): value for name, value in shown.items()}
+
+
+def _demand_facts(demands: Demands) -> dict[_Key, str]:
+    """What the project file asks for beyond the mesh's policy: a change that asks for less shows it."""
+    facts: dict[_Key, str] = {}
+    if demands.approvals:
+        facts["policy", "", "approvals"] = (
+            f"{demands.approvals} by {' or '.join(demands.approver_roles or ('anyone',))}"
+        )
+    for one in demands.evidence:
+        words = f"at most {one.max_age_ms / 3_600_000:g} hours old{', run by a node' if one.by_node else ''}"
+        facts["policy", "", f"{one.kind} evidence"] = words
+    return facts
 
 
 def stage_words(nodes: str, pause_ms: int, approve: bool) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from protocols.demands import Demands
+
 Language = Literal["python", "wsgi", "javascript", "typescript", "component"]
 
 ENTRY_DEFAULTS: Mapping[str, str] = {
@@ -82,10 +84,11 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What holds in one environment, or in none: apps by name, and the rollout."""
+    """What holds in one environment, or in none: apps by name, the rollout, and what is demanded beyond the mesh's policy."""
 
     apps: Mapping[str, App]
     rollout: Rollout
+    demands: Demands
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol
 from cli.project.kinds import MILLISECONDS
 from cli.project.locate import Path
 from cli.project.model import ENTRY_DEFAULTS, Analysis, App, Project, Rollout, Settings, Smoke, Stage
-from cli.project.schema import APP, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
+from cli.project.schema import APP, POLICY, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
+from protocols.change import ENVIRONMENTS_NAMED_MAX
+from protocols.demands import DEMANDS_MAX, Demands, EvidenceDemand
 from runtime.cron import schedule_problem
 
 Values = Mapping[str, Any]
@@ -49,13 +51,15 @@ def build_project(values: Values, complain: Complain) -> Project:
     project = _with_defaults(PROJECT, values["project"])
     if not values["app"]:
         count(("app",), "has no app in it", "one table [app.NAME] for each app")
-    base = _settings(values["app"], values.get("rollout", {}), (), count)
     test = values.get("test", {})
+    base = _settings(values, test, (), count)
     smoke = tuple(_smoke(item, index, base, count) for index, item in enumerate(test.get("smoke", ())))
     environments: dict[str, Settings] = {}
     if not count.problems:  # else every overlay would repeat what is wrong above it
         for name, overlay in sorted(values.get("env", {}).items()):
             environments[name] = _overlaid(values, overlay, name, count)
+    if sum(one.demands != base.demands for one in environments.values()) >= ENVIRONMENTS_NAMED_MAX:
+        count(("env",), f"differ in policy in more than {ENVIRONMENTS_NAMED_MAX - 1} environments")
     return Project(
         name=project["name"],
         description=project.get("description") or "",
@@ -85,10 +89,12 @@ def _default(field: Field) -> Any:
             return kind.read(field.default)  # type: ignore[union-attr]
 
 
-def _settings(apps: Values, rollout: Values, above: Path, complain: Complain) -> Settings:
-    read = {name: _app(name, values, (*above, "app", name), complain) for name, values in sorted(apps.items())}
+def _settings(values: Values, test: Values, above: Path, complain: Complain) -> Settings:
+    apps = sorted(values["app"].items())
+    read = {name: _app(name, own, (*above, "app", name), complain) for name, own in apps}
     _routes_do_not_clash(read, above, complain)
-    return Settings(read, _rollout(rollout, (*above, "rollout"), complain))
+    demands = _demands(values.get("policy", {}), test, (*above, "policy"), complain)
+    return Settings(read, _rollout(values.get("rollout", {}), (*above, "rollout"), complain), demands)
 
 
 def _overlaid(values: Values, overlay: Values, name: str, complain: Complain) -> Settings:
@@ -103,7 +109,9 @@ def _overlaid(values: Values, overlay: Values, name: str, complain: Complain) ->
     own = values.get("rollout", {})
     changes = overlay.get("rollout", {})
     analysis = {**own.get("analysis", {}), **changes.get("analysis", {})}
-    return _settings(apps, {**own, **changes, "analysis": analysis}, above, complain)
+    rollout = {**own, **changes, "analysis": analysis}
+    policy = {**values.get("policy", {}), **overlay.get("policy", {})}
+    return _settings({"app": apps, "rollout": rollout, "policy": policy}, values.get("test", {}), above, complain)
 
 
 def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
@@ -227,6 +235,21 @@ def _rollout(values: Values, path: Path, complain: Complain) -> Rollout:
             analysis.get("max_error_rate"), analysis.get("max_latency_p99"), analysis.get("failure_limit", 0)
         ),
     )
+
+
+def _demands(values: Values, test: Values, path: Path, complain: Complain) -> Demands:
+    filled = _with_defaults(POLICY, values)
+    made_by = {"smoke": ("test.smoke", test.get("smoke")), "test": ("test.command", test.get("command"))}
+    evidence = []
+    for index, text in enumerate(filled["evidence"]):
+        kind, age, *node = text.split(":")
+        where, there = made_by.get(kind, ("", True))
+        if not there:
+            complain((*path, "evidence", index), f"asks for what nothing here can show: there is no {where}")
+        evidence.append(EvidenceDemand(kind, int(age[:-1]) * MILLISECONDS[age[-1]], bool(node)))
+    if len(evidence) > DEMANDS_MAX:
+        complain((*path, "evidence"), f"has more than {DEMANDS_MAX} entries")
+    return Demands(filled["approvals"], tuple(dict.fromkeys(filled["approver_roles"])), tuple(evidence))
 
 
 def _pause(text: str) -> int | Literal["approve"]:

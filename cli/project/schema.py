@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cli.project.kinds import LIST_ITEMS_MAX, Choice, Count, Flag, Kind, Share, Text, duration, size
+from protocols.demands import APPROVALS_MAX
 
 NAME: Final = Text(
     "a name of a-z, 0-9 and dashes, starting with a letter, at most 40 characters", r"[a-z][a-z0-9-]{0,39}"
@@ -36,6 +37,10 @@ CRON: Final = Text(
     'five fields, minute hour day month weekday, such as "*/5 * * * *"', r"[0-9*,/-]{1,60}(?: [0-9*,/-]{1,60}){4}"
 )
 PAUSE: Final = Text('a duration such as "10m", or "approve"', r"approve|[0-9]{1,9}(?:ms|s|m|h|d)")
+EVIDENCE: Final = Text(
+    '"KIND:AGE" or "KIND:AGE:node", such as "smoke:24h:node"; kinds: test, smoke, build',
+    r"(?:test|smoke|build):[1-9][0-9]{0,5}(?:s|m|h|d)(?::node)?",
+)
 HTTP_PATH: Final = Text('a path such as "/"', r"/[^\u0000-\u0020\u007f#]{0,999}")
 
 LANGUAGES: Final = ("python", "wsgi", "javascript", "typescript", "component")
@@ -155,6 +160,16 @@ SMOKE: Final = Table(
     )
 )
 
+POLICY: Final = Table(
+    (
+        Field("approvals", Count(0, APPROVALS_MAX), "How many other people must approve a change.", default=0),
+        Field("approver_roles", Listed(Choice(("approver", "admin"))), "Which role they hold; by default either.",
+              default=[]),
+        Field("evidence", Listed(EVIDENCE), "What must have PASSED, and how old it may be; `:node`: run again by a node.",
+              default=[]),
+    )
+)  # fmt: skip
+
 PROJECT: Final = Table(
     (
         Field("name", NAME, "The project's name, unique in the mesh.", required=True),
@@ -174,6 +189,7 @@ OVERLAY: Final = Table(
     (
         Field("app", Named(NAME, Table(APP_OVERLAY_FIELDS)), "Settings of an app, here only."),
         Field("rollout", ROLLOUT, "Rollout settings, here only."),
+        Field("policy", POLICY, "What a change needs, here only."),
     )
 )
 
@@ -183,10 +199,16 @@ FILE: Final = Table(
         Field("app", Named(NAME, APP), "One table for each app, `[app.NAME]`.", required=True),
         Field("test", TEST, "How the project is tested before a deploy.", default={}),
         Field("rollout", ROLLOUT, "How a release replaces the one before it.", default={}),
+        Field("policy", POLICY, "What a change needs beyond the mesh's policy before it may start.", default={}),
         Field("env", Named(NAME, OVERLAY), "Settings that differ in an environment, `[env.NAME]`.", default={}),
     )
 )
 
+
+POLICY_NOTE: Final = (
+    "Asked for beside the policy of the mesh or the environment (`freehold policy show`), never instead of it: each must "
+    "be met. The machines hold a release to what its own file says."
+)
 
 OVERLAY_NOTE: Final = (
     "Only what differs: `app.NAME` takes every key of `[app.NAME]` but `language`, `source` and `entry`, because the "
@@ -255,6 +277,7 @@ def reference_page() -> str:
         ("[[test.smoke]]", SMOKE, ""),
         ("[rollout]", ROLLOUT, "An entry of `stages` is a string, or a table with the keys of the next section."),
         ("[[rollout.stages]]", STAGE.table, ""),
+        ("[policy]", POLICY, POLICY_NOTE),
         ("[env.NAME]", OVERLAY, OVERLAY_NOTE),
     )  # fmt: skip
     lines = [

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.mesh.deploying import demands_of
 from cli.project.locate import locate
 from cli.project.parse import FILE_MAX_BYTES, PROBLEMS_MAX, ProjectFileError, parse
+from protocols.change import Release
+from protocols.demands import Demands, EvidenceDemand
 
 GOOD = """\
 [project]
@@ -71,6 +74,47 @@ def test_an_overlay_merges_tables_and_replaces_lists() -> None:
     assert production.rollout.analysis.max_error_rate_ppm == 5_000
     assert production.rollout.analysis.max_latency_p99_ms == 500
     assert parse(GOOD).settings("staging") == parse(GOOD).base
+
+
+POLICY = """
+[policy]
+approvals = 2
+approver_roles = ["admin"]
+evidence = ["smoke:24h:node", "build:30m"]
+
+[env.staging]
+policy.approvals = 0
+"""
+
+
+def test_a_project_tightens_policy_everywhere_or_in_one_environment() -> None:
+    project = parse(GOOD + POLICY)
+    smoke, build = EvidenceDemand("smoke", 86_400_000, by_node=True), EvidenceDemand("build", 1_800_000)
+    assert project.base.demands == Demands(2, ("admin",), (smoke, build))
+    assert project.settings("production").demands == project.base.demands
+    relaxed = Demands(0, ("admin",), (smoke, build))
+    assert project.settings("staging").demands == relaxed
+    assert demands_of(project) == (("*", project.base.demands), ("staging", relaxed))
+    assert demands_of(parse(GOOD)) == ()
+    release = Release("guestbook", (), b"", "", b"", demands_of(project))
+    assert [release.demands_for(name).approvals for name in ("production", "elsewhere", "staging")] == [2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"smoke:24h:node"', '"smoke:24h:nodes"', "34:13: policy.evidence[0] 'smoke:24h:nodes' does not fit (allowed"),
+        ('"smoke:24h:node"', '"test:24h"', "34:13: policy.evidence[0] asks for what nothing here can show: there is no"),
+        ("approvals = 2", "approvals = 9", "32:1: policy.approvals 9 is out of range"),
+        ('["admin"]', '["viewer"]', "33:19: policy.approver_roles[0] 'viewer' is not one of them"),
+        ("policy.approvals = 0", "policy.approval = 0", "37:1: env.staging.policy.approval is not a key here"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_meant_is_named(old: str, new: str, said: str) -> None:
+    text = GOOD + POLICY
+    assert old in text
+    found = problems(text.replace(old, new, 1))
+    assert any(line.startswith("freehold.toml:" + said) for line in found), found
 
 
 def test_entries_default_by_language() -> None:
