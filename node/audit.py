@@ -173,6 +173,9 @@ def _command_paper(operation: str, data: bytes) -> Paper:
         if value:
             where += f" {value.hex() if isinstance(value, bytes) else value}"
             break
+    reason = getattr(command.action, "break_glass", "") or getattr(command.action, "reason", "")
+    if reason:
+        where += f": {reason}"
     return Paper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
 
 

@@ -31,7 +31,7 @@ from protocols.commands import (
 )
 from protocols.decision import MATERIAL_MAX_ITEMS, Material
 from protocols.envelope import DecodeError, Signed, decode, digest, verify
-from protocols.grants import BEFORE_EXPIRY_MS, GRANT_MAX_BYTES, Grant, Rights, Verb, rights_of
+from protocols.grants import BEFORE_EXPIRY_MS, GRANT_MAX_BYTES, Grant, Rights, Verb, holders_of, rights_of
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.refusal import Refusal
 from protocols.statements import STATEMENT_MAX_BYTES, Statement, open_statement
@@ -79,17 +79,17 @@ class Case:
 
     def signer(self, verb: Verb, project: str, environment: str) -> Rights | Refusal:
         """Return the rights of the first signer that may do `verb` there, or why none may."""
-        refusal = Refusal("command.unsigned", f"a principal who may {verb} in {environment or 'the mesh'} must sign")
+        who = f"a principal with the role {holders_of(verb)} signs it"
+        refusal = Refusal("command.unsigned", f"nobody signed what changes {environment or 'the mesh'}; {who}")
         for key in self.signers:
             rights = self.rights(key)
             if isinstance(rights, Refusal):
-                refusal = rights
+                refusal = Refusal(rights.rule, f"{rights.detail}; {who}")
             elif rights.allows(verb, project, environment):
                 return rights
             else:
-                refusal = Refusal(
-                    "command.not-allowed", f"{rights.name} may not {verb} in {project or 'the mesh'} {environment}"
-                )
+                what = f"{rights.name} may not {verb} in {project or 'the mesh'} {environment}".rstrip()
+                refusal = Refusal("command.not-allowed", f"{what}; {who}")
         return refusal
 
     def admin_threshold(self, threshold: int) -> Refusal | None:
@@ -114,7 +114,9 @@ class Case:
         if problem:
             return Refusal("change.malformed", problem)
         if change.author != signed.key or not verify(self.rules.verifier, CHANGE_DOMAIN, self.rules.mesh, signed):
-            return Refusal("change.signature", "the change is not signed by the author it names")
+            return Refusal(
+                "change.signature", "the change is not signed by the author it names; its author does: freehold propose"
+            )
         return change, digest(signed.payload)
 
     def release(self) -> tuple[Release, Digest] | Refusal:

@@ -48,7 +48,9 @@ def fresh_refusal(state: MeshState, case: Case, view: View) -> Refusal | None:
     """
     for key in _speakers(case):
         if view.revoked(key):
-            return Refusal("fresh.revoked", f"key or grant {key.hex()[:16]} is revoked")
+            return Refusal(
+                "fresh.revoked", f"key or grant {key.hex()[:16]} is revoked; somebody who still may signs in its place"
+            )
     match case.command.action:
         case Start(_, nodes):
             return _missed_nodes(state, case, nodes, view)

@@ -19,7 +19,7 @@ from protocols.commands import REASON_MAX, Start
 from protocols.decision import CLOCK_TOLERANCE_MS
 from protocols.evidence import read_evidence
 from protocols.exhibits import Case
-from protocols.grants import Rights
+from protocols.grants import Rights, holders_of
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Lane, MeshState
@@ -87,23 +87,24 @@ def _change_and_release(lane: Lane, case: Case, action: Start) -> tuple[Change, 
         return shown
     change, change_digest = shown
     if change_digest != action.change:
-        return Refusal("change.other", "the exhibited change is not the one the start names")
+        return Refusal("change.other", "the exhibited change is not the one the start names; start that one")
     if (change.project, change.environment) != (lane.project, lane.environment):
-        return Refusal("change.other-environment", "the change is for another project or environment")
+        return Refusal("change.other-environment", "the change is for another project or environment; propose it here")
     manifest = case.release()
     if isinstance(manifest, Refusal):
         return manifest
     release, release_digest = manifest
     if release_digest != change.release or release.project != change.project:
-        return Refusal("release.other", "the exhibited manifest is not the change's")
+        return Refusal("release.other", "the exhibited manifest is not the change's; show that, or propose it again")
     return change, change_digest, release, release_digest
 
 
 def _author_refusal(case: Case, change: Change, author: Rights | Refusal) -> Refusal | None:
+    who = f"a principal with the role {holders_of('propose')} proposes it"
     if isinstance(author, Refusal):
-        return Refusal("change.author", f"the author had no rights when proposing: {author.detail}")
+        return Refusal("change.author", f"the author had no rights when proposing: {author.detail}; {who}")
     if not author.allows("propose", change.project, change.environment):
-        return Refusal("change.author", f"{author.name} may not propose in {change.environment}")
+        return Refusal("change.author", f"{author.name} may not propose in {change.environment}; {who}")
     age_ms = case.at_ms - change.created_ms
     if not -CLOCK_TOLERANCE_MS <= age_ms <= CHANGE_AGE_MAX_MS:
         return Refusal("change.age", "the change is from the future or over 30 days old; propose it again")
@@ -132,7 +133,7 @@ def _approvers(case: Case, lane: Lane, wanted: Gate, subject: Subject) -> tuple[
     for named in case.exhibits.exhibits.approvals:
         approval = read_approval(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(approval, Refusal):
-            return approval
+            return _with_wanted(approval, approvals_refusal(wanted, subject, (), (), case.at_ms))
         vouched.append(Vouched(approval, case.rights(approval.key)))
     withdrawn = tuple(one.key for one in lane.withdrawn if one.change == subject.digest)
     return approvals_refusal(wanted, subject, vouched, withdrawn, case.at_ms)
@@ -144,9 +145,15 @@ def _evidence(state: MeshState, case: Case, wanted: Gate, subject: Subject) -> R
     for named in case.exhibits.exhibits.evidence:
         attested = read_evidence(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(attested, Refusal):
-            return attested
+            return _with_wanted(attested, evidence_refusal(wanted, subject, (), case.at_ms))
         shown.append(Shown(attested, _attester(case, subject.change, attested.key, nodes)))
     return evidence_refusal(wanted, subject, shown, case.at_ms)
+
+
+def _with_wanted(fault: Refusal, wanted: Refusal | object) -> Refusal:
+    """A paper that cannot be read refuses by its own rule, and says with that what is wanted in its place."""
+    instead = f"needed is {wanted.detail}" if isinstance(wanted, Refusal) else "none is needed; leave it out"
+    return Refusal(fault.rule, f"{fault.detail}; {instead}")
 
 
 def _attester(

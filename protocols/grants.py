@@ -50,6 +50,13 @@ VERBS_OF_ROLE: dict[Role, tuple[Verb, ...]] = {
 """What each role may do. `admin` covers projects, environments, policy, freezes, certificates and revocations."""
 
 ALL_ROLES: tuple[Role, ...] = ("viewer", "proposer", "deployer", "approver", "admin")
+
+
+def holders_of(verb: Verb) -> str:
+    """Say which roles may do `verb`, for refusals: whoever lacks a right should know whom to ask."""
+    return " or ".join(role for role in ALL_ROLES if verb in VERBS_OF_ROLE[role])
+
+
 ROLES_NEVER_FOR_AGENTS: frozenset[Role] = frozenset({"approver", "admin"})
 ANY = "*"
 """In `projects` and `environments`: all of them, also future ones."""

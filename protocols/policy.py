@@ -147,7 +147,7 @@ def evidence_refusal(wanted: Gate, subject: Subject, found: Sequence[Shown], at_
         fault = next((problem for problem in problems if problem and problem.rule != "evidence.missing"), None)
         if fault is not None:
             return Refusal(fault.rule, f"{fault.detail}; needed is {wants}")
-        return Refusal("evidence.missing", f"needed is {wants}")
+        return Refusal("evidence.missing", wants)
     return None
 
 

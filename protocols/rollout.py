@@ -187,7 +187,11 @@ def _unprepared(case: Case, nodes: tuple[PeerId, ...], admitted: Admitted) -> Re
     }
     missing = [node for node in nodes if node not in ready]
     if missing:
-        return Refusal("rollout.not-prepared", f"{len(missing)} nodes of the first stage have not prepared the change")
+        return Refusal(
+            "rollout.not-prepared",
+            f"{len(missing)} nodes of the first stage have not prepared the change; they do so by themselves, "
+            "`freehold changes` says why one cannot",
+        )
     return None
 
 

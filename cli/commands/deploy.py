@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import deploying, home
+from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.evidence import held_evidence, publish_evidence
 from cli.mesh.proposing import claim_routes, resolve_change
@@ -20,19 +22,37 @@ from cli.mesh.watching import watch_change
 from cli.output import Output
 from cli.project.build import build_project
 from cli.project.find import Found, find_project
+from protocols.commands import REASON_MAX, SignedCommand
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
-from protocols.machine import Digest
+from protocols.machine import Digest, PeerId
+from protocols.mesh_types import Lane
 
 ENVIRONMENT_DEFAULT = "production"
 PATIENCE_S = 5.0
 """How long a deploy waits for people before it says so and ends; `--wait` changes it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Who signs the start, and how: an admin who breaks glass says why."""
+
+    signer: Ed25519Signer
+    supersede: bool = False
+    break_glass: str = ""
+
+    def start(self, mesh: Digest, lane: Lane, change: Digest, nodes: tuple[PeerId, ...]) -> SignedCommand:
+        """Return the signed start of a change on these nodes."""
+        return deploying.start_of(
+            mesh, lane, change, nodes, self.signer, supersede=self.supersede, break_glass=self.break_glass
+        )
+
+
 @command("deploy", examples=(
     'freehold deploy -m "greet by name"',
     "freehold deploy --env staging --wait 30m",
     "freehold deploy --detach --json",
+    'freehold deploy --change 3f9a12 --break-glass "the site is down"',
 ))  # fmt: skip
 @click.option("--env", "environment", default=ENVIRONMENT_DEFAULT, show_default=True, help="Where to deploy.")
 @click.option("-m", "--message", default="", help="The change request this fulfils; kept with the change.")
@@ -43,6 +63,13 @@ PATIENCE_S = 5.0
     "--change", "proposed", default="", help="Start this proposed change (see freehold changes); build nothing."
 )
 @click.option("--supersede", is_flag=True, help="Abort a rollout that is under way first.")
+@click.option(
+    "--break-glass",
+    "reason",
+    default="",
+    metavar="REASON",
+    help="Start without approvals, evidence or window; needs an admin's sealed key, and the reason stays.",
+)
 @click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
               help="The project's folder; by default the current one.")  # fmt: skip
@@ -55,6 +82,7 @@ def deploy(
     expect: int | None,
     proposed: str,
     supersede: bool,
+    reason: str,
     context_name: str | None,
     folder: Path,
 ) -> None:
@@ -67,17 +95,20 @@ def deploy(
     signer = home.open_plain(context.key)
     found = None if proposed else find_project(folder)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
+    if len(reason) > REASON_MAX:
+        raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
+    starter = Starter(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
         if found is None:
             view = await resolve_change(client, proposed)
             change, where = view["id"], view["environment"]
-            await start_proposed(client, change, signer, expect=expect, supersede=supersede)
+            await start_proposed(client, change, signer, starter, expect=expect)
         else:
             request, where = message or f"deploy of {found.project.name}", environment
             change = await propose_and_start(
                 client, output, found, environment=environment, request=request, signer=signer,
-                expect=expect, supersede=supersede,
+                starter=starter, expect=expect,
             )  # fmt: skip
         answer: dict[str, Any] = {"change": change, "environment": where, "outcome": "started"}
         if not detach:
@@ -99,8 +130,8 @@ async def propose_and_start(
     environment: str,
     request: str,
     signer: Ed25519Signer,
+    starter: Starter,
     expect: int | None = None,
-    supersede: bool = False,
 ) -> str:
     """Build, upload, propose and hand over the signed start; return the change's id in hex."""
     mesh, state = await client.mesh(), await client.state()
@@ -111,7 +142,7 @@ async def propose_and_start(
             next_step=f"freehold diff --env {environment}",
             kind="moved",
         )
-    if lane.rollout is not None and not supersede:
+    if lane.rollout is not None and not starter.supersede:
         raise UsageError(
             f"a rollout is under way in {environment}",
             next_step="freehold status, or deploy with --supersede",
@@ -135,12 +166,12 @@ async def propose_and_start(
     lane = deploying.lane_of(state, found.project.name, environment)
     down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
     nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
-    await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, signer, supersede=supersede))
+    await client.start(starter.start(mesh, lane, proposal.id, nodes))
     return proposal.id.hex()
 
 
 async def start_proposed(
-    client: NodeClient, named: str, signer: Ed25519Signer, *, expect: int | None = None, supersede: bool = False
+    client: NodeClient, named: str, signer: Ed25519Signer, starter: Starter, *, expect: int | None = None
 ) -> None:
     """Hand over the signed start of a change that was proposed before, claiming its routes first."""
     change, _ = await change_at(client, named)
@@ -155,7 +186,4 @@ async def start_proposed(
     lane = deploying.lane_of(await client.state(), change.project, change.environment)
     down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
     nodes = deploying.pinned_nodes(await client.state(), lane, change, down)
-    start = deploying.start_of(
-        await client.mesh(), lane, Digest(bytes.fromhex(named)), nodes, signer, supersede=supersede
-    )
-    await client.start(start)
+    await client.start(starter.start(await client.mesh(), lane, Digest(bytes.fromhex(named)), nodes))

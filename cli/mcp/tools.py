@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cli.commands.deploy import start_proposed
+from cli.commands.deploy import Starter, start_proposed
 from cli.commands.rollout import find_lane, target_of
 from cli.commands.test import test_project
 from cli.errors import CommandError
@@ -428,7 +428,7 @@ async def request_approval(session: Session, given: OfChange) -> Asked:
             "not handed over: the grant may not start; a deployer does: " + f"freehold deploy --change {named[:12]}"
         )
         if session.may("start"):
-            await start_proposed(client, named, session.signer)
+            await start_proposed(client, named, session.signer, Starter(session.signer))
             view = await client.get(f"/v1/changes/{named}")
             start = view["start"]
             started = f"{start['outcome']}: {start['rule']}" if start is not None else "handed over"

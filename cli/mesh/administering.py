@@ -5,16 +5,15 @@ Not here: what the key signs, and everyday work, which needs no admin.
 
 from __future__ import annotations
 
-from cli.errors import CommandError
 from cli.mesh.home import Context
-from cli.mesh.unlock import unlock
+from cli.mesh.unlock import NeedsPersonError, unlock
 from protocols.keys import Ed25519Signer
 
 
 def unlock_admin(context: Context, purpose: str) -> Ed25519Signer:
-    """Open the admin key of a context at the terminal. Raises CommandError where there is none."""
+    """Open the admin key of a context at the terminal. Raises NeedsPersonError where there is none."""
     if not context.admin:
-        raise CommandError(
+        raise NeedsPersonError(
             f"there is no admin key of this mesh here, to {purpose}",
             next_step="run the same command where the mesh was created",
             kind="no-admin-key",

@@ -243,9 +243,10 @@ def start_of(
     signer: Ed25519Signer,
     *,
     supersede: bool = False,
+    break_glass: str = "",
 ) -> SignedCommand:
-    """Sign a start; its exhibits are added by the node that submits it."""
-    action = Start(bytes(change), nodes, supersede)
+    """Sign a start; its exhibits are added by the node that submits it. `break_glass` is an admin's recorded reason."""
+    action = Start(bytes(change), nodes, supersede, break_glass)
     command = Command(secrets.token_bytes(16), action, lane.project, lane.environment, lane.sequence)
     return sign_command([signer], mesh, command)
 

@@ -16,7 +16,7 @@ from cli.errors import CommandError
 from cli.mesh import home
 from cli.mesh.client import NodeClient
 from cli.mesh.home import Context
-from cli.mesh.unlock import unlock
+from cli.mesh.unlock import NeedsPersonError, unlock
 from protocols.keys import Ed25519Signer
 
 T = TypeVar("T")
@@ -73,12 +73,12 @@ def everyday_key(context: Context) -> Ed25519Signer:
 
 
 def approver_key_name(context: Context) -> str:
-    """Return the name of the sealed key that approves from here. Raises CommandError where there is none."""
+    """Return the name of the sealed key that approves from here. Raises NeedsPersonError where there is none."""
     if context.admin:
         return context.admin
     if context.key and home.is_sealed(context.key):
         return context.key
-    raise CommandError(
+    raise NeedsPersonError(
         "an approval needs a person's sealed key, and there is none in this context",
         next_step="run it where the approver's key is; an agent asks a person to",
         kind="needs-person",

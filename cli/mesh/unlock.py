@@ -15,18 +15,18 @@ from cli.output import Output
 from protocols.keys import Ed25519Signer
 
 
-class NoTerminalError(CommandError):
-    """A person is needed and there is no terminal to ask at."""
+class NeedsPersonError(CommandError):
+    """A person's sealed key is needed, and there is none here or no terminal to ask for its passphrase."""
 
     exit_code = ExitCode.REFUSED_BY_POLICY
 
 
 def ask_passphrase(prompt: str) -> str:
-    """Ask at the terminal without echo. Raises NoTerminalError if there is none."""
+    """Ask at the terminal without echo. Raises NeedsPersonError if there is none."""
     try:
         handle = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
-        raise NoTerminalError(
+        raise NeedsPersonError(
             "this needs a person: the key is sealed, and there is no terminal to ask for its passphrase",
             next_step="run the same command on a terminal",
             kind="needs-person",

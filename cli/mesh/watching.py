@@ -16,7 +16,13 @@ from cli.mesh.client import NodeClient
 from cli.output import Output
 
 LOOK_EVERY_S = 0.5
-AWAITING = ("approval.", "evidence.", "window.")
+APPROVAL_MISSING = "approval.missing"
+HELD_BY = {
+    "approval.": "freehold approve {}",
+    "evidence.": "freehold test, then freehold deploy",
+    "window.": "freehold policy show, then freehold deploy --change {}",
+}
+"""What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
 
 
 class RolledBackError(CommandError):
@@ -53,11 +59,14 @@ def short(name: str) -> str:
 async def watch_change(client: NodeClient, output: Output, change: str, *, wait_s: float, patience_s: float) -> Watched:
     """Watch a change from its start to its end. `patience_s` bounds the wait for people, `wait_s` the whole.
 
+    Nodes that are asked for evidence give it while they prepare: patience for it begins when the first has prepared.
+
     Raises AwaitingApprovalError, RefusedStartError or RolledBackError for the ends that are no success.
     """
     began_s = time.monotonic()
     told: list[str] = []
     was_candidate = False
+    unprepared_s = 0.0
     while True:
         view = await client.get(f"/v1/changes/{change}")
         lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
@@ -79,13 +88,15 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
                 next_step=f"freehold logs --project {view['project']}",
                 kind="rolled-back",
             )
-        _judge_start(view, elapsed_s, patience_s)
+        if not view["prepared"]:
+            unprepared_s = elapsed_s
+        _judge_start(view, elapsed_s, unprepared_s, patience_s)
         if elapsed_s > wait_s:
             return Watched("waiting", elapsed_s)
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def _judge_start(view: dict[str, Any], elapsed_s: float, patience_s: float) -> None:
+def _judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, patience_s: float) -> None:
     start = view["start"]
     if start is None or start["outcome"] == "started":
         return
@@ -99,12 +110,15 @@ def _judge_start(view: dict[str, Any], elapsed_s: float, patience_s: float) -> N
             next_step=f"freehold logs --project {view['project']}",
             kind="not-prepared",
         )
-    if start["rule"].startswith(AWAITING) and elapsed_s > patience_s:
+    rule = str(start["rule"])
+    if rule == APPROVAL_MISSING and elapsed_s > patience_s:
         raise AwaitingApprovalError(
-            f"{start['rule']}: {start['detail']}",
-            next_step=f"freehold approve {view['id'][:12]}",
-            kind="awaiting-approval",
+            f"{rule}: {start['detail']}", next_step=f"freehold approve {view['id'][:12]}", kind="awaiting-approval"
         )
+    step = next((step for prefix, step in HELD_BY.items() if rule.startswith(prefix)), "")
+    waited_s = elapsed_s - (unprepared_s if rule.startswith("evidence.") else 0)
+    if step and waited_s > patience_s:
+        raise RefusedStartError(f"{rule}: {start['detail']}", next_step=step.format(view["id"][:12]), kind=rule)
 
 
 def _lines(view: dict[str, Any], lane: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The machines enforce approval: every way around the gate, tried through the API of a running node, is refused by its own
-rule, starts nothing and stands in the audit log. The client here is a modified one: it signs what it likes.
+rule, says what is missing and who can give it, starts nothing and stands in the audit log. The client here is a modified
+one: it signs what it likes. Last, a node is a modified one, too: it has no gate, and the others refuse.
 """
 
 from __future__ import annotations
@@ -62,10 +63,12 @@ class World:
 
     client: NodeClient
     admin: Ed25519Signer
+    daemon: Daemon
     mesh: Digest = field(init=False)
     node: PeerId = field(init=False)
     chains: dict[bytes, tuple[Signed, ...]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
+    silent: list[str] = field(default_factory=list)
     routes: dict[str, str] = field(default_factory=dict)
 
     async def furnish(self) -> None:
@@ -78,6 +81,7 @@ class World:
             "tested": Policy("solo", Demands(evidence=(EvidenceDemand("test", HOUR_MS),))),
             "observed": Policy("solo", Demands(evidence=(EvidenceDemand("smoke", HOUR_MS, by_node=True),))),
             "frozen": msgspec.structs.replace(SOLO, demands=Demands(windows=(window,))),
+            "demanding": SOLO,
         }
         for name, policy in policies.items():
             sequence = (await self.client.state()).sequence
@@ -90,19 +94,35 @@ class World:
             await self.grant(name, roles)
         await self.grant("agent", ("proposer", "deployer"), kind="agent", parent="dev")
         await self.grant("helper", ("proposer", "deployer"), kind="agent", parent="both")
+        # The founder: a sealed key that is the admin's, the everyday key it gave itself, agents under either.
+        await self.grant("me", ("proposer", "deployer"), same_person=True)
+        await self.grant("my agent", ("proposer", "deployer"), kind="agent", parent="me")
+        await self.grant("admin's agent", ("proposer", "deployer"), kind="agent")
+        # Two people who logged in with one invite, each with a sealed and an everyday key.
+        for guest in ("gil", "hal"):
+            self.chains[key("invite").public_key] = (self.link("invite", ("deployer", "approver"), invite_uses=2),)
+            await self.grant(guest, ("deployer", "approver"), parent="invite", publish=False)
+            await self.grant(f"{guest}-me", ("deployer",), parent=guest, publish=False)
+        del self.chains[key("invite").public_key]
 
-    async def grant(
-        self, name: str, roles: tuple[Role, ...], *, kind: PrincipalKind = "person", parent: str = ""
-    ) -> None:
+    def link(
+        self, name: str, roles: tuple[Role, ...], *, kind: PrincipalKind = "person", parent: str = "", **fields: Any
+    ) -> Signed:
         above = self.chains[key(parent).public_key] if parent else ()
         made = Grant(
-            key(name).public_key, kind, name, roles, (ANY,), (ANY,), now_ms() + 24 * HOUR_MS - (HOUR_MS if parent else 0),
-            secrets.token_bytes(16), digest(above[-1].payload) if above else b"",
+            key(name).public_key, kind, name, roles, (ANY,), (ANY,), now_ms() + (24 - len(above)) * HOUR_MS,
+            secrets.token_bytes(16), digest(above[-1].payload) if above else b"", **fields,
         )  # fmt: skip
-        link = sign(key(parent) if parent else self.admin, GRANT_DOMAIN, self.mesh, made)
-        chain = (*above, link)
-        self.chains[made.key] = chain
-        await self.client.publish("grant", made.key.hex(), encode(chain))
+        return sign(key(parent) if parent else self.admin, GRANT_DOMAIN, self.mesh, made)
+
+    async def grant(
+        self, name: str, roles: tuple[Role, ...], *, parent: str = "", publish: bool = True, **fields: Any
+    ) -> None:
+        above = self.chains[key(parent).public_key] if parent else ()
+        chain = (*above, self.link(name, roles, parent=parent, **fields))
+        self.chains[key(name).public_key] = chain
+        if publish:
+            await self.client.publish("grant", key(name).public_key.hex(), encode(chain))
 
     # --- what is proposed and shown ---------------------------------------------------------------------------------
 
@@ -139,16 +159,19 @@ class World:
 
     # --- trying -----------------------------------------------------------------------------------------------------
 
-    async def start(self, change: Change, by: str = "dev", **shown: Any) -> str:
-        """Submit a start as a client that skips every check of its own; return what the voters say."""
+    async def start(self, change: Change, by: str = "dev", **shown: Any) -> tuple[str, str]:
+        """Submit a start as a client that skips every check of its own; return the voters' rule and its detail."""
         author = shown.get("author", next(one for one in _PEOPLE if key(one).public_key == change.author))
         signed = encode(sign(key(shown.get("signed_by", author)), CHANGE_DOMAIN, self.mesh, change))
-        release = encode(self.release(author))
+        release = encode(shown.get("release") or self.release(author))
         approvals, evidence = shown.get("approvals", ()), shown.get("evidence", ())
-        chains = [encode(chain) for owner, chain in self.chains.items() if owner not in shown.get("without", ())]
+        statements = shown.get("statements", ())
+        # The admin's key is one of the mesh's own and shows no grant.
+        chains = [encode(chain) for chain in self.chains.values()]
         exhibits = Exhibits(
             change=digest(signed), release=digest(release), grants=tuple(digest(one) for one in chains),
             approvals=tuple(digest(one) for one in approvals), evidence=tuple(digest(one) for one in evidence),
+            statements=tuple(digest(one) for one in statements),
         )  # fmt: skip
         state = await self.client.state()
         lane = state.lane("hello", change.environment)
@@ -156,13 +179,15 @@ class World:
         action = Start(bytes(digest(encode(change))), (self.node,), break_glass=shown.get("break_glass", ""))
         command = Command(secrets.token_bytes(16), action, "hello", change.environment, lane.sequence)
         made = sign_command([key(by)], self.mesh, command, exhibits)
-        material = (signed, release, *chains, *approvals, *evidence)
+        material = (signed, release, *chains, *approvals, *evidence, *statements)
         answer = await self.client.post("/v1/commands", {"command": encode(made), "material": material})
-        return str(answer["rule"] if answer["outcome"] != "decided" else "decided")
+        return str(answer["rule"] if answer["outcome"] != "decided" else "decided"), answer["detail"]
 
     async def refuse(self, case: str, rule: str, change: Change, by: str = "dev", **shown: Any) -> None:
-        answer = await self.start(change, by, **shown)
+        answer, detail = await self.start(change, by, **shown)
         self.refusals[case] = answer if answer == rule else f"{answer}, not {rule}"
+        if not any(words in detail for words in _WAYS_ON):
+            self.silent.append(f"{case}: {detail}")
 
     async def audited(self, verb: str, count: int) -> list[dict[str, Any]]:
         """The audit entries of a verb, once there are as many: an entry is a record, written after the answer."""
@@ -176,7 +201,21 @@ class World:
 
 
 _APPROVAL = ("key", "change", "project", "environment", "approved_ms", "expires_ms", "comment")
-_PEOPLE = ("dev", "ann", "bob", "eve", "both", "agent", "helper", "nobody")
+_PEOPLE = (
+    "dev", "ann", "bob", "eve", "both", "agent", "helper", "nobody", "admin", "me", "my agent", "admin's agent", "gil",
+    "gil-me", "hal", "hal-me",
+)  # fmt: skip
+_WAYS_ON = (
+    "freehold ",
+    "with the role",
+    "propose it",
+    "propose again",
+    "breaks glass",
+    "runs it again",
+    "in its place",
+    "start that one",
+)
+"""Every refusal says who can give what is missing, or what to run."""
 
 
 @contextlib.asynccontextmanager
@@ -190,7 +229,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
         try:
             await asyncio.wait_for(daemon.started.wait(), 60)
             async with NodeClient(Context("home", str(daemon.runtime / "api.sock"), "")) as client:
-                world = World(client, admin)
+                world = World(client, admin, daemon)
                 await world.furnish()
                 yield world
         finally:
@@ -205,6 +244,19 @@ async def approvals_that_do_not_count(w: World) -> None:
     hour_ago = now_ms() - HOUR_MS
     await w.refuse("none", "approval.missing", change)
     await w.refuse("for another change", "approval.other-change", change, approvals=(w.approval("ann", other),))
+    rebuilt = Release("hello", (Component("web", bytes(32), 11),), b"[project]", "", key("dev").public_key)
+    other_code = await w.change(release=digest(encode(rebuilt)))
+    await w.refuse(
+        "code altered", "approval.other-change", other_code, release=rebuilt, approvals=(w.approval("ann", change),)
+    )
+    await w.refuse("code exchanged", "release.other", change, release=rebuilt, approvals=(w.approval("ann", change),))
+    elsewhere = await w.change("staging")
+    await w.refuse(
+        "for the same in another environment",
+        "approval.other-change",
+        elsewhere,
+        approvals=(w.approval("ann", change),),
+    )
     await w.refuse("configuration altered", "approval.other-change", configured, approvals=(w.approval("ann", change),))
     elsewhere = w.approval("ann", change, environment="staging")
     await w.refuse("for another environment", "approval.other-environment", change, approvals=(elsewhere,))
@@ -224,6 +276,24 @@ async def approvals_that_do_not_count(w: World) -> None:
     await w.refuse(
         "by the agent's person", "approval.by-author", agents, "helper", approvals=(w.approval("both", agents),)
     )
+    for author, approver in (
+        ("me", "admin"), ("my agent", "admin"), ("admin's agent", "admin"), ("admin", "admin"), ("gil-me", "gil"),
+        ("hal-me", "hal"),
+    ):  # fmt: skip
+        own = await w.change(author=author)
+        await w.refuse(
+            f"by {approver}, of {author}", "approval.by-author", own, author, approvals=(w.approval(approver, own),)
+        )
+    for agent in ("me", "my agent"):
+        await w.refuse(f"by {agent}", "approval.no-rights", change, approvals=(w.approval(agent, change),))
+    guests = await w.change(author="gil-me")
+    await w.refuse(
+        "two guests of one invite are two people, and this is in order", "rollout.not-prepared", guests, "gil-me",
+        approvals=(w.approval("hal", guests),),
+    )  # fmt: skip
+    forged = bytearray(w.approval("ann", change))
+    forged[len(forged) // 2] ^= 1
+    assert (await w.start(change, approvals=(bytes(forged),)))[0] in {"evidence.signature", "evidence.malformed"}
     taken = await w.change(request="taken back")
     await w.client.decide(
         key("ann"), WithdrawApproval(bytes(digest(encode(taken)))), project="hello", environment="production"
@@ -293,9 +363,29 @@ async def revoked_principals(w: World) -> None:
         w.routes[f"by a revoked {kind}"] = answer["rule"]
 
 
-async def what_is_in_order_starts(w: World, data: bytes, environment: str, approvers: tuple[str, ...]) -> str:
+async def what_rests_on_the_revoked_does_not_start(w: World, change: Change, release: Release) -> None:
+    """All else is in order and prepared: an approver, a deployer and an author whose keys are revoked are refused."""
+    control = w.daemon.control
+    assert control is not None
+    conductor = control.core.agent.conductor
+    named = digest(encode(change))
+    async with asyncio.timeout(60):
+        while not conductor.prepared(named):  # noqa: ASYNC110  nodes prepare in their own time
+            await asyncio.sleep(0.05)
+    shown = {"release": release, "statements": conductor.prepared(named)}
+    by_bob = (w.approval("bob", change),)
+    await w.refuse("approved by a revoked key", "fresh.revoked", change, approvals=by_bob, **shown)
+    by_ann = (w.approval("ann", change),)
+    await w.refuse("started by a revoked key", "fresh.revoked", change, "agent", approvals=by_ann, **shown)
+
+
+async def what_is_in_order_starts(
+    w: World, data: bytes, environment: str, approvers: tuple[str, ...] = (), *, break_glass: str = "", **asked: Any
+) -> str:
     """One change goes the whole way once it has what policy asks for; return what it waited for at first."""
-    release = Release("hello", (Component("web", digest(data), len(data)),), b"[project]", "", key("dev").public_key)
+    release = Release(
+        "hello", (Component("web", digest(data), len(data)),), b"[project]", "", key("dev").public_key, **asked
+    )
     app = EffectiveApp("web", digest(data), "http", 5_000, 64 << 20, "fresh")
     effective = Effective("hello", environment, (app,), (SmokeCheck("web", "/"),))
     for part in (encode(release), encode(effective), data):
@@ -311,8 +401,11 @@ async def what_is_in_order_starts(w: World, data: bytes, environment: str, appro
         await w.client.publish("approval", named.hex(), w.approval(name, change))
     lane = (await w.client.state()).lane("hello", environment)
     assert lane is not None
-    command = Command(secrets.token_bytes(16), Start(bytes(named), (w.node,)), "hello", environment, lane.sequence)
-    handed = await w.client.start(sign_command([key("dev")], w.mesh, command))
+    starts = Start(bytes(named), (w.node,), break_glass=break_glass)
+    command = Command(secrets.token_bytes(16), starts, "hello", environment, lane.sequence)
+    handed = await w.client.start(sign_command([w.admin if break_glass else key("dev")], w.mesh, command))
+    if "bob" in approvers:
+        await what_rests_on_the_revoked_does_not_start(w, change, release)
     for name in approvers[-1:]:
         await w.client.publish("approval", named.hex(), w.approval(name, change))
     for _ in range(300):
@@ -320,6 +413,7 @@ async def what_is_in_order_starts(w: World, data: bytes, environment: str, appro
         if found is not None and found.base is not None:
             given = tuple(key(name).public_key for name in approvers[-1:])
             assert (found.base.change, found.base.approvers) == (named, given)
+            assert (found.base.break_glass, found.base.author) == (break_glass, key("dev").public_key)
             break
         await asyncio.sleep(0.1)
     else:
@@ -335,17 +429,31 @@ async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
         await evidence_that_does_not_count(w)
         await changes_and_signers_that_do_not_fit(w)
         assert {case: rule for case, rule in w.refusals.items() if ", not " in rule} == {}
+        assert w.silent == []
         state = await w.client.state()
         assert [lane for lane in state.lanes if lane.base is not None or lane.rollout is not None] == []
-        rows = await w.audited("start", len(w.refusals))
-        assert sorted(row["result"] for row in rows) == sorted(w.refusals.values())
+        rows = [
+            row for row in await w.audited("start", len(w.refusals) + 1) if not row["result"].startswith("evidence.")
+        ]
+        given = [rule for rule in w.refusals.values() if not rule.startswith("evidence.")]
+        assert sorted(row["result"] for row in rows) == sorted(given)
         assert all(row["caller"].startswith("socket:") and row["signers"] for row in rows)
         await revoked_principals(w)
         assert w.routes == {"by a revoked principal": "fresh.revoked", "by a revoked grant": "fresh.revoked"}
         data = component("hello").read_bytes()
         # What a revoked approver says neither counts nor stands in the way of what a good one says.
         assert await what_is_in_order_starts(w, data, "staging", ("bob", "ann")) == "waiting approval.missing"
-        # Where policy asks for a node's word, the node runs the smoke checks again and gives it.
-        assert await what_is_in_order_starts(w, data, "observed", ()) == "waiting evidence.missing"
+        assert [rule for case, rule in w.refusals.items() if "revoked" in case] == ["fresh.revoked"] * 2
+        # Where policy asks for a node's word, or a project does, the node runs the smoke checks again and gives it.
+        assert await what_is_in_order_starts(w, data, "observed") == "waiting evidence.missing"
+        by_node = Demands(evidence=(EvidenceDemand("smoke", HOUR_MS, by_node=True),))
+        demands = (("demanding", by_node),)
+        assert await what_is_in_order_starts(w, data, "demanding", demands=demands) == "waiting evidence.missing"
+        # An admin's reason opens a frozen environment, and stands with what runs ever after.
+        handed = await what_is_in_order_starts(w, data, "frozen", break_glass="the site is down")
+        assert handed == "waiting rollout.not-prepared"
+        told = [row for row in await w.audited("start", 1) if "the site is down" in row["target"]]
+        assert told, "the reason is in the audit log"
+        assert {one for row in told for one in row["signers"]} == {w.admin.public_key.hex()}
         count, nodes, faults = await verify_chains(w.client)
         assert (count > len(rows), nodes, faults) == (True, (w.node,), ())
