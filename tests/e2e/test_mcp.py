@@ -192,7 +192,7 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
     entries = team.dev.ok("audit", "--limit", "200")["entries"]
     assert {"publish change", "start", "publish approval"} <= {one["verb"] for one in entries}
     starts = [one for one in entries if one["verb"] == "start"]
-    assert all(one["names"] == ["bot"] and len(one["lineage"]) == 2 for one in starts)
+    assert all(one["names"] == ["bot"] and len(one["lineage"]) == 3 for one in starts)
     assert team.dev.ok("audit", "--verify")["faults"] == []
 
 
@@ -202,8 +202,11 @@ def cannot_approve(team: Team, change: str) -> None:
     variables = {"FREEHOLD_PASSPHRASE": PASSPHRASE, "SSH_ASKPASS": "/bin/true", "FREEHOLD_YES": "1"}
     for context in ("home", "home-bot"):
         answer = team.as_agent("approve", change, "--context", context, said=f"{PASSPHRASE}\n" * 3, **variables)
-        assert answer.returncode in {1, 3}, answer
+        assert answer.returncode == 3, answer
         assert any(word in answer.stderr for word in ("needs a person", "sealed key", "do not count")), answer
+    # The developer's own sealed key, with its passphrase at a terminal, is no other person's: the agent is theirs.
+    own = team.dev.typed("approve", change, "--json")
+    assert (own.code, json.loads(own.stdout)["error"]["kind"]) == (3, "approval.by-author"), own
     for command in (("policy", "set", "--mode", "solo", "-y"), ("reject", change, "-m", "no")):
         assert team.as_agent(*command, said=f"{PASSPHRASE}\n").returncode == 3
     papers = team.dev.ok("evidence", "show", change)
@@ -228,6 +231,35 @@ async def cannot_widen(team: Team) -> None:
             with pytest.raises(RefusedError) as error:
                 await client.publish("grant", other.public_key.hex(), encode((*chain, link)))
             assert error.value.rule.startswith("grant.")
+
+
+def test_a_refusal_ends_a_command_with_its_rule_what_is_missing_and_code_three(team: Team) -> None:
+    asked: dict[str, tuple[tuple[str, ...], int, str, str]] = {
+        "staging": (("--mode", "team"), 5, "awaiting-approval", "0 of 1 approvals; a person with the role approver"),
+        "tested": (("--mode", "solo", "--evidence", "build:1h"), 3, "evidence.missing", "freehold test makes it"),
+        "frozen": (("--mode", "solo", "--window", "deny 2020-01-01T00:00Z 999999h audit"), 3, "window.frozen", "audit"),
+    }
+    folder = Path(shutil.copytree(team.project, team.project.with_name("elsewhere")))
+    text = (folder / "freehold.toml").read_text()
+    for environment, (policy, code, kind, words) in asked.items():
+        (folder / "freehold.toml").write_text(text.replace('"/hello"', f'"/{environment}"'))
+        team.dev.typed_ok("env", "create", environment, "-y")
+        team.dev.typed_ok("policy", "set", "--env", environment, *policy, "-y")
+        answer = team.dev.run(
+            "deploy", "--folder", str(folder), "--env", environment, "--wait", "1s", "--json", timeout_s=90
+        )
+        told = answer.json["error"]
+        assert (answer.code, told["kind"]) == (code, kind), (environment, answer)
+        assert words in told["message"], told
+        assert told["next_step"].startswith("freehold "), told
+    # The founder approves nothing of their own, whichever key wrote it; with a reason, and as an admin, it starts.
+    waiting = next(one for one in team.dev.ok("changes")["changes"] if one["environment"] == "frozen")["id"]
+    glass = ("deploy", "--change", waiting, "--break-glass", "the site is down")
+    assert team.as_agent(*glass).returncode == 3
+    assert team.dev.typed_ok(*glass)["outcome"] == "succeeded"
+    lane = next(one for one in team.dev.ok("status")["lanes"] if one["environment"] == "frozen")
+    assert lane["base"]["break_glass"] == "the site is down"
+    assert "breaking glass: the site is down" in team.dev.run("why", "hello", "--env", "frozen").stdout
 
 
 async def test_a_looking_agent_sees_no_tool_that_changes_and_the_api_refuses_its_key(team: Team) -> None:
