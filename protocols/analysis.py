@@ -96,15 +96,22 @@ def pooled(counts: Sequence[Counts]) -> Counts:
     return Counts(sum(one.requests for one in counts), sum(one.errors for one in counts), tuple(buckets))
 
 
+def percent(ppm: int) -> str:
+    """Return parts per million for people, to two decimals, rounded down; integers only, so that all voters agree."""
+    hundredths = ppm // 100
+    whole, rest = divmod(hundredths, 100)
+    return f"{whole}.{rest:02d}".rstrip("0").rstrip(".") + " %"
+
+
 def comparison_failure(candidate: Counts, base: Counts, limits: Analysis) -> str:
     """Return why the candidate is worse than its limits or than the base allow; "" when it is not shown to be."""
     lower, _ = wilson_ppm(candidate.errors, candidate.requests)
     if limits.max_error_ppm and candidate.requests >= limits.min_requests and lower > limits.max_error_ppm:
-        return f"error rate at least {lower} ppm, the limit is {limits.max_error_ppm} ppm"
+        return f"error rate at least {percent(lower)}, the limit is {percent(limits.max_error_ppm)}"
     if min(candidate.requests, base.requests) >= limits.min_requests:
         _, upper = wilson_ppm(base.errors, base.requests)
         if lower > upper + MARGIN_PPM:
-            return f"error rate at least {lower} ppm, the base's is at most {upper} ppm"
+            return f"error rate at least {percent(lower)}, the base's is at most {percent(upper)}"
     mine, its = p99_bucket(candidate), p99_bucket(base)
     if sum(candidate.buckets) >= P99_MIN_REQUESTS:
         if limits.max_latency_p99_ms and mine > 0 and (1 << (mine - 1)) >= limits.max_latency_p99_ms:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -24,6 +25,8 @@ from typing import Any
 PASSPHRASE = "correct horse battery"
 COMMAND_TIMEOUT_S = 40.0
 READY_TIMEOUT_S = 20.0
+PROMPT = re.compile(rb"^(?:A passphrase for|The same again|Passphrase of|Value of)[^\n]*: \Z", re.MULTILINE)
+"""A prompt that waits; what else a command says may end in a colon too, where a read happens to cut it."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,14 @@ class Answer:
 
 @dataclass
 class Machine:
-    """One machine of the test: a home, a data folder, and at most one running daemon."""
+    """One machine of the test: a home, a data folder, and at most one running daemon.
+
+    `compiled` is a folder of compiled code that it shares with others; without it the node compiles for itself.
+    """
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    compiled: Path | None = None
     disk: Path | None = None
     """Where the data folder lies, if not beside the rest: a disk of its own."""
     log: Path = field(init=False)
@@ -61,7 +68,7 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "XDG_CACHE_HOME") if name in os.environ}
         runtime = str(self.folder / "run")
         return {**kept, "FREEHOLD_HOME": str(self.folder / "home"), "RUNTIME_DIRECTORY": runtime, "NO_COLOR": "1"}
 
@@ -120,6 +127,8 @@ class Machine:
     def start(self, *options: str) -> None:
         """Start the daemon and wait until its API answers."""
         assert self.process is None
+        if self.compiled is not None and not (self.data / "compiled").exists():
+            (self.data / "compiled").symlink_to(self.compiled, target_is_directory=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 _command(("node", "run", "--data", str(self.data), "--workers", "1", "--voter-after", "2", *options)),
@@ -183,12 +192,13 @@ class Machine:
 class Fleet:
     """A mesh of real processes; `close` ends every daemon that was started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compiled: Path | None = None) -> None:
         self.folder = folder
+        self.compiled = compiled
         self.machines: list[Machine] = []
 
     def machine(self, name: str) -> Machine:
-        made = Machine(self.folder / name)
+        made = Machine(self.folder / name, compiled=self.compiled)
         self.machines.append(made)
         return made
 
@@ -264,8 +274,7 @@ def _converse(process: subprocess.Popen[bytes], master: int, typing: list[str]) 
                 said += data
             else:
                 out += data
-        prompt = said.rfind(b": ")
-        if typing and prompt >= seen and said[seen:].endswith(b": "):
+        if typing and PROMPT.search(said, seen):
             seen = len(said)
             os.write(master, typing.pop(0).encode() + b"\n")
         if process.poll() is not None and not ready:

@@ -182,7 +182,7 @@ def test_comparison_fails_only_on_what_the_numbers_show() -> None:
 
 
 def test_absolute_limits_need_no_base() -> None:
-    assert "limit is 10000 ppm" in comparison_failure(Counts(1000, 100), Counts(), Analysis(max_error_ppm=10_000))
+    assert "limit is 1 %" in comparison_failure(Counts(1000, 100), Counts(), Analysis(max_error_ppm=10_000))
     assert not comparison_failure(Counts(1000, 1), Counts(), Analysis(max_error_ppm=10_000))
     limit = Analysis(max_latency_p99_ms=256)
     assert "limit is 256 ms" in comparison_failure(_latencies((9, 1000)), Counts(), limit)

@@ -1,0 +1,366 @@
+"""The story of `make demo`: three machines, one mesh, and a change that goes from a request to production and back.
+
+Three daemons run on loopback with a data folder, a home and a wire of their own. Three people-like parts: a developer who
+also founded the mesh, Ann who approves from a laptop, and an agent with a key of its own. Everything is done with the
+commands they would use. Not here: the agent's calls (agent.py), the local environment (laptop.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import hmac
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples import agent, laptop
+from examples.agent import Agent, AgentRefused
+from examples.checks import Teller, Visitors, address_of, answers, call
+from tests.e2e.nodes import PASSPHRASE, Fleet, Machine, until
+
+EXAMPLES = Path(__file__).resolve().parent
+REQUEST = "Sign each greeting, so that visitors can tell that it is ours."
+SIGNING_KEY = "a key that stands in no file of the project"
+BOT = "home-bot"
+DEPLOY_TIMEOUT_S = 240
+
+
+@dataclass
+class Scene:
+    """Who and what is on stage."""
+
+    teller: Teller
+    fleet: Fleet
+    machines: list[Machine]
+    ann: Machine
+    projects: dict[str, Path]
+    first_release: str = ""
+
+    @property
+    def first(self) -> Machine:
+        """The machine that founded the mesh; its user is the developer."""
+        return self.machines[0]
+
+    def lane(self, project: str) -> dict[str, Any]:
+        """Return what runs of a project, and what is under way."""
+        found = json.loads(self.first.get(f"/v1/lanes?project={project}"))
+        return found[0] if found else {}
+
+    def approve(self, change: str) -> None:
+        """Ann reads the diff and types her passphrase on a terminal of her laptop."""
+        given = self.ann.typed("approve", change, "--json")
+        self.teller.check(f"Ann approves {change[:12]} with her sealed key, typed at a terminal", given.code == 0, given)
+
+    def run(self, *arguments: str) -> tuple[int, float]:
+        """Run one of the developer's commands and pass on what it tells as it tells it; return its exit code and seconds."""
+        self.teller.say(f"$ freehold {' '.join(arguments)}")
+        began_s = time.monotonic()
+        command = [sys.executable, "-c", "from cli.main import main; main()", *arguments]
+        with subprocess.Popen(command, env=self.first.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, cwd=self.projects["greeter"]) as running:  # fmt: skip
+            for line in running.stderr or ():
+                self.teller.quote(line.rstrip())
+        return running.returncode, time.monotonic() - began_s
+
+
+def copy(name: str, folder: Path) -> Path:
+    """Copy an example out of the repository, so that its data starts empty."""
+    left_out = shutil.ignore_patterns(".freehold", "node_modules", "__pycache__")
+    return Path(shutil.copytree(EXAMPLES / name, folder / name, ignore=left_out))
+
+
+def tell(teller: Teller, folder: Path, compiled: Path) -> None:
+    """Tell the story; every claim goes through `teller.check`."""
+    fleet = Fleet(folder / "mesh", compiled=compiled)
+    projects = {name: copy(name, folder) for name in ("greeter", "guestbook", "hono", "faults")}
+    try:
+        with teller.chapter("Before the story: three machines, one mesh"):
+            scene = _found(teller, fleet, folder, projects)
+        with teller.chapter("Before the story: what runs already"):
+            _first_releases(scene)
+        with teller.chapter("1. A change request"):
+            teller.say(f'"{REQUEST}"')
+            teller.say("It is kept with the change, signed; `why` shows it ever after.")
+        with teller.chapter("2. An edit"):
+            _edit(scene)
+        with teller.chapter("3. Where configuration changes live"):
+            _configure(scene)
+        with teller.chapter("4. The local environment: a mesh of one, in the sandbox"):
+            laptop.tell(teller, scene.first, projects["greeter"], projects["hono"], projects["faults"])
+        with Agent(scene.first, BOT, projects["greeter"]) as bot:
+            with teller.chapter("5. Tests and smoke checks, with signed evidence (the agent, through MCP)"):
+                _test(scene, bot)
+            with teller.chapter("6. The diff"):
+                _diff(scene, bot)
+            with teller.chapter("7. Deploy: approval, stages, and a power cut"):
+                _deploy(scene, bot)
+        with teller.chapter("8. Logs, a release that fails, rollback, ownership"):
+            _fail(scene)
+            _roll_back(scene)
+            _explain(scene)
+    finally:
+        fleet.close()
+
+
+def _found(teller: Teller, fleet: Fleet, folder: Path, projects: dict[str, Path]) -> Scene:
+    first = fleet.found("one", "--policy", "team", "--api", "127.0.0.1:0")
+    teller.say("machine one    $ freehold mesh create home --policy team")
+    teller.say("               $ freehold node run")
+    lines = [fleet.invite(first, "--role", "voter", "--role", "worker") for _ in ("two", "three")]
+    with ThreadPoolExecutor() as pool:
+        joined = list(pool.map(fleet.join, lines, ("two", "three")))
+    for name, line in zip(("two", "three"), lines, strict=True):
+        teller.say(f"machine {name:<7}$ freehold mesh join {line[:16]}...; freehold node run")
+    machines = [first, *joined]
+    for name in ("greeter", "guestbook"):
+        first.typed_ok("project", "create", name, "--owner", "web-team")
+    refused = first.run("env", "create", "production", "-y")
+    teller.check("without a typed passphrase nobody makes an environment", refused.code == 3, refused)
+    first.typed_ok("env", "create", "production", "-y")
+    line = fleet.invite(first, "--kind", "principal", "--role", "approver", "--for", "ann")
+    ann = fleet.machine("ann")
+    answer = ann.typed("login", line, "--name", "work", "--json", typing=(PASSPHRASE, PASSPHRASE))
+    teller.check("Ann logs in from her laptop over HTTPS, and may approve", answer.code == 0, answer)
+    first.ok("token", "create", "bot", "--role", "proposer", "--role", "deployer", "--project", "greeter")
+    teller.say("The agent gets a key of its own, for one project, for 7 days.")
+    until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
+    members = first.members()
+    held = len(members) == 3 and all(one["confirmed"] for one in members.values())
+    teller.check("three members; all three vote; any two decide", held, members)
+    return Scene(teller, fleet, machines, ann, projects)
+
+
+def _first_releases(scene: Scene) -> None:
+    teller, first = scene.teller, scene.first
+    teller.say("greeter keeps nothing: it runs on all three. guestbook is a Flask app")
+    teller.say("with a key-value store: it runs where its data is.")
+
+    def propose(name: str) -> str:
+        folder = str(scene.projects[name])
+        tested = first.run("test", "--folder", folder, timeout_s=DEPLOY_TIMEOUT_S)
+        assert tested.code == 0, tested
+        answer = first.run("deploy", "--folder", folder, "-m", f"first release of {name}", "--detach", "--json",
+                           timeout_s=DEPLOY_TIMEOUT_S)  # fmt: skip
+        assert answer.code == 0, answer
+        return str(answer.json["change"])
+
+    with ThreadPoolExecutor() as pool:
+        changes = list(pool.map(propose, ("greeter", "guestbook")))
+    for change in changes:
+        scene.approve(change)
+    for name in ("greeter", "guestbook"):
+        until(lambda name=name: bool(scene.lane(name).get("base")), 120, f"{name} to be deployed")
+    scene.first_release = scene.lane("greeter")["base"]["release"]
+    seen = answers(scene.machines, "/greeter")
+    teller.check("greeter answers on every machine: hello", seen == [(200, "hello\n")] * 3, seen)
+    form = urllib.parse.urlencode({"name": "<b>Ann</b>", "words": "hello"}).encode()
+    signed = call(address_of(scene.machines[1]), "/guestbook/sign", form, "application/x-www-form-urlencoded")
+    pages = [page for _, page in answers(scene.machines, "/guestbook/")]
+    held = all("1 signed so far" in page and "&lt;b&gt;Ann&lt;/b&gt;" in page for page in pages)
+    data = scene.lane("guestbook")["data_node"]
+    teller.check(f"guestbook: signed through machine two, read through any; data on ..{data[-6:]}", held, (signed, pages))
+
+
+def _edit(scene: Scene) -> None:
+    file = scene.projects["greeter"] / "web" / "app.py"
+    before, after = file.read_text(), (EXAMPLES / "signed" / "app.py").read_text()
+    file.write_text(after)
+    found = list(difflib.unified_diff(before.splitlines(), after.splitlines(), "web/app.py", "web/app.py", lineterm="", n=0))
+    scene.teller.quote("\n".join(line for line in found if line[:2] not in {"@@", "--", "++"}))
+
+
+def _configure(scene: Scene) -> None:
+    teller, project = scene.teller, scene.projects["greeter"]
+    set_greeting(project, "good day", 'secrets = ["SIGNING_KEY"]\n')
+    teller.say("One file, freehold.toml, says what the app may do and how it goes out:")
+    teller.quote(project.joinpath("freehold.toml").read_text(), lines_max=16)
+    answer = scene.first.run("secret", "set", "SIGNING_KEY", "--project", "greeter", "--json", stdin=SIGNING_KEY)
+    teller.say("$ freehold secret set SIGNING_KEY       (the value comes from stdin)")
+    sealed = len(answer.json["sealed_to"]) if answer.code == 0 else 0
+    teller.check(f"version 1 is sealed to the {sealed} nodes that may run it", sealed == 3, answer)
+    local = project / ".freehold" / "secrets"
+    local.parent.mkdir(exist_ok=True)
+    local.write_text("SIGNING_KEY=another one, for this laptop\n")
+
+
+def set_greeting(project: Path, greeting: str, more: str = "") -> None:
+    """Edit the configuration of an app, where it lives."""
+    file = project / "freehold.toml"
+    lines = file.read_text().splitlines(keepends=True)
+    number = next(number for number, line in enumerate(lines) if line.startswith("config = "))
+    lines[number] = f'config = {{ GREETING = "{greeting}" }}\n{more}'
+    file.write_text("".join(lines))
+
+
+def _test(scene: Scene, bot: Agent) -> None:
+    teller = scene.teller
+    teller.say(f"freehold mcp offers it {len(bot.tools)} tools: {', '.join(bot.tools[:6])},")
+    teller.say(f"{', '.join(bot.tools[6:])}")
+    status, config = bot.call("status"), bot.call("get_config")
+    held = status["me"] == "bot" and config["apps"][0]["config"] == {"GREETING": "hello"}
+    teller.check("status and get_config: it is bot, and what runs says hello", held, (status, config))
+    built = bot.call("build")
+    web = built["apps"]["web"]
+    teller.say(f"build: release {built['release'][:12]}, component {web['component'][:12]}, {web['size_bytes'] >> 20} MiB")
+    reaches = [name for name in web["capabilities"] if "keyvalue" in name or "outgoing" in name]
+    teller.check("what it was not granted, its component does not even import", reaches == [], reaches)
+    tested = bot.call("test")
+    folder = scene.projects["greeter"] / ".freehold" / "releases" / tested["release"] / "artifacts"
+    held = tested["release"] == built["release"] and [one.name for one in folder.iterdir()] == [web["component"]]
+    teller.check("built again, it is the same release, and holds exactly that component", held, (built, tested))
+    teller.check(f"test: {len(tested['runs'])} runs passed on these digests, signed, self-attested",
+                 tested["passed"] and tested["self_attested"] and len(tested["runs"]) == 2, tested)  # fmt: skip
+    papers = sorted((scene.projects["greeter"] / ".freehold" / "evidence" / tested["release"]).rglob("*.json"))
+    teller.check(f"the evidence is {len(papers)} DSSE envelopes in .freehold/evidence", len(papers) == 2, papers)
+
+
+def _diff(scene: Scene, bot: Agent) -> None:
+    teller = scene.teller
+    review = bot.call("diff")["review"]
+    rows = {(one["section"], one["name"]): (one["before"], one["after"]) for one in review["differences"]}
+    answer = scene.first.run("diff", "--folder", str(scene.projects["greeter"]))
+    teller.say("$ freehold diff")
+    teller.quote(answer.stdout, lines_max=45)
+    teller.check("it names the greeting, before and after", rows.get(("configuration", "GREETING")) == ("hello", "good day"), rows)
+    teller.check("and the secret by name and version", rows.get(("secrets", "SIGNING_KEY")) == (None, "version 1"), rows)
+    held = answer.code == 0 and SIGNING_KEY not in answer.stdout + answer.stderr + str(review)
+    teller.check("and never its value", held, answer)
+    back = review["rollback"]
+    held = back is not None and back["release"] == scene.first_release and len(back["nodes"]) == 3
+    teller.check("the way back: the release that runs, held by all three nodes", held, back)
+
+
+def _deploy(scene: Scene, bot: Agent) -> None:
+    teller = scene.teller
+    proposed = bot.call("propose", request=REQUEST)
+    change = proposed["change"]
+    missing = [one["rule"] for one in proposed["missing"]]
+    teller.check(f"propose: change {change[:12]} with {proposed['evidence']} pieces of evidence; nothing runs yet",
+                 proposed["evidence"] == 2 and missing == ["approval.missing"], proposed)  # fmt: skip
+    asked = bot.call("request_approval", change=change)
+    teller.say(f"request_approval: {asked['start']}; a person runs:")
+    teller.quote(asked["for_a_person"])
+    _try_to_approve(scene, bot, change)
+    scene.approve(change)
+    third = scene.machines[2]
+    others = [(address_of(machine), "/greeter") for machine in scene.machines[:2]]
+    with Visitors(*others) as visitors, ThreadPoolExecutor() as pool:
+        cut = pool.submit(_cut_the_power, scene, third, change)
+        seen = bot.watch(change)
+        away_s = cut.result()
+    teller.check(f"the agent watched it to the end: {', '.join(seen[-4:])}", seen[-1] == "base", seen)
+    teller.say(f"machine three lost its power (kill -9) in the middle, for {away_s:.1f} s")
+    teller.check(f"{visitors.count} visitors of the others were all answered", visitors.statuses == {200}, visitors.seen)
+    newest = scene.first.ok("rollouts", "--project", "greeter", "--limit", "4")["rollouts"]
+    promoted = [one for one in newest if one["action"] == "promote"]
+    numbers = [sum(node["requests"] for node in one["numbers"]) for one in reversed(promoted)]
+    teller.check(f"each promotion kept its numbers: {', '.join(f'{one} requests' for one in numbers)}, no error",
+                 len(promoted) == 2 and not any(node["errors"] for one in promoted for node in one["numbers"]), newest)  # fmt: skip
+    until(lambda: answers([third], "/greeter") == [(200, "good day\n")], 60, "machine three to serve the new release")
+    teller.check("machine three came back, to the release decided without it", third.process is not None)
+    status, body, fields = call(address_of(third), "/greeter")
+    wanted = hmac.new(SIGNING_KEY.encode(), body.encode(), hashlib.sha256).hexdigest()
+    teller.check("its greeting is signed with the secret", fields.get("x-signature") == wanted, (status, body, fields))
+
+
+def _try_to_approve(scene: Scene, bot: Agent, change: str) -> None:
+    teller = scene.teller
+    try:
+        bot.call("approve", change=change)
+        kind = ""
+    except AgentRefused as error:
+        kind = error.told["kind"]
+    teller.check(f"the agent tries to approve: {kind}", kind == "no-such-tool", kind)
+    answer = agent.approves_by_command(scene.first, BOT, change)
+    teller.check("the command, passphrase piped in: refused, it needs a person", answer.code in {1, 3}, answer)
+    problem = agent.approves_by_api(scene.first, BOT, change, "greeter")
+    teller.check(f"the API, signed with its own key: {problem.partition(':')[0]}", problem.startswith("approval."), problem)
+    rules = agent.widens_its_grant(scene.first, BOT)
+    held = len(rules) == 2 and all(rule.startswith("grant.") for rule in rules)
+    teller.check(f"it signs itself a wider grant: {', '.join(sorted({*rules}))}", held, rules)
+    papers = scene.first.ok("evidence", "show", change)
+    teller.check("the change still waits for a person", all(one["rule"].startswith("approval.") for one in papers["missing"]) and papers["missing"] != [], papers)
+
+
+def _cut_the_power(scene: Scene, machine: Machine, change: str) -> float:
+    """Kill a daemon while the change is the candidate; start it again once the others have gone on without it."""
+
+    def under_way() -> bool:
+        rollout = scene.lane("greeter")["rollout"]
+        return rollout is not None and rollout["change"] == change
+
+    until(under_way, 60, "the rollout to begin")
+    machine.kill()
+    began_s = time.monotonic()
+    time.sleep(3)  # the story's time without power; nothing is waited for
+    machine.start()
+    return time.monotonic() - began_s
+
+
+def _fail(scene: Scene) -> None:
+    teller, project = scene.teller, scene.projects["greeter"]
+    teller.say("A release whose configuration forgot the greeting. Its smoke check passes,")
+    teller.say("Ann lets it through, and its visitors get errors.")
+    set_greeting(project, "")
+    done: list[tuple[int, float]] = []
+    targets = [(address_of(machine), "/greeter") for machine in scene.machines]
+    with Visitors(*targets):
+        deploying = threading.Thread(
+            target=lambda: done.append(scene.run("deploy", "-m", "greet nobody", "--wait", "2m"))
+        )
+        deploying.start()
+        until(lambda: _waiting(scene) != "" or bool(done), 120, "the change to be proposed")
+        scene.approve(_waiting(scene))
+        deploying.join()
+    code, seconds = done[0]
+    teller.check(f"exit code 4, rolled back, after {seconds:.0f} s", code == 4, code)
+    until(lambda: answers(scene.machines, "/greeter") == [(200, "good day\n")] * 3, 20, "the release before")
+    teller.check("every machine serves the release before, by itself", True)
+    newest = scene.first.ok("rollouts", "--project", "greeter")["rollouts"][0]
+    failed = [one for one in newest["numbers"] if one["errors"]]
+    held = newest["action"] == "abort" and newest["signers"] == [] and failed != []
+    teller.check("the decision kept the numbers that made it:", held, newest)
+    for one in failed:
+        teller.say(f"     ..{one['node'][-6:]} {one['verdict']}: {one['errors']} errors in {one['requests']} requests, limit 1 %")
+
+
+def _waiting(scene: Scene) -> str:
+    """Return the id of the change that waits for Ann, if it was proposed."""
+    found = json.loads(scene.first.get("/v1/changes?project=greeter&limit=1"))
+    return str(found[0]["id"]) if found and found[0]["request"] == "greet nobody" else ""
+
+
+def _roll_back(scene: Scene) -> None:
+    teller, first = scene.teller, scene.first
+    lines = first.run("logs", "--project", "greeter", "--contains", "no greeting", "--limit", "3", "--json").json["lines"]
+    teller.say('$ freehold logs --project greeter --contains "no greeting"')
+    teller.check("the logs of all nodes say why: ValueError: no greeting is configured", bool(lines), lines)
+    began_s = time.monotonic()
+    teller.say('$ freehold rollback --project greeter -m "unsigned was simpler"')
+    answer = first.run("rollback", "--project", "greeter", "-m", "unsigned was simpler", "--json")
+    until(lambda: answers(scene.machines, "/greeter") == [(200, "hello\n")] * 3, 30, "the first release")
+    seconds = time.monotonic() - began_s
+    fields = call(address_of(first), "/greeter")[2]
+    held = answer.code == 0 and "x-signature" not in fields
+    teller.check(f"code, configuration and secrets are back everywhere after {seconds:.1f} s", held, (answer, fields))
+
+
+def _explain(scene: Scene) -> None:
+    teller, third = scene.teller, scene.machines[2]
+    teller.say("$ freehold why guestbook                 (asked on machine three)")
+    answer = third.run("why", "guestbook")
+    teller.quote(answer.stdout, lines_max=18)
+    teller.check("eight answers, each with its signed sources", answer.code == 0 and "\n8. " in answer.stdout, answer)
+    verified = third.ok("audit", "--verify")
+    teller.check(f"{verified['entries']} audit entries of {len(verified['nodes'])} nodes, whole", verified["faults"] == [], verified)
+    told = "".join(machine.log.read_text(errors="replace") for machine in scene.machines)
+    teller.check("the secret's value is in no node's log", SIGNING_KEY not in told)
