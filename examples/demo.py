@@ -1,7 +1,7 @@
 """`make demo`: shows the whole thing working, told for a newcomer. Exits 0 only if all was as said.
 
-Builds and compiled code are kept in .cache/, so that a second run is quick. The story is in story.py; its parts are
-laptop.py (the local environment) and agent.py (a coding agent through MCP); checks.py counts the claims.
+Builds and compiled code are kept in .cache/, so that a second run is quick. The story is in story.py, on the stage of
+scene.py; laptop.py is its local environment, agent.py the coding agent, and checks.py counts the claims.
 """
 
 from __future__ import annotations
