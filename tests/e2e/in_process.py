@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cli.mesh import deploying
 from cli.mesh.client import NodeClient
+from cli.mesh.deploying import Proposal
 from cli.mesh.home import Context
 from cli.mesh.sealing import versions_for
 from cli.project.build import build_project
@@ -24,11 +25,12 @@ from node.daemon import Daemon
 from node.founding import found, join
 from node.keys import SystemEntropy
 from node.pump import system_now
-from protocols.commands import CreateEnvironment, CreateProject
-from protocols.demands import SOLO
+from protocols.commands import CreateEnvironment, CreateProject, SignedCommand
+from protocols.demands import SOLO, Policy
 from protocols.envelope import encode
 from protocols.invites import Address, Invite, make_invite, read_line, write_line
 from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
 
 ENTROPY = SystemEntropy()
 DECIDED_WITHIN_S = 60.0
@@ -65,18 +67,22 @@ class Quiet:
 class House:
     """A mesh of daemons under one short folder: Unix sockets have short names."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, policy: Policy = SOLO, voter_after_s: int = 60) -> None:
         self.folder = folder
+        self.policy, self.voter_after_s = policy, voter_after_s
         self.admin = Ed25519Signer(ENTROPY.random_bytes(32))
         self.daemons: list[Daemon] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     def config(self, name: str) -> NodeConfig:
-        return NodeConfig(name, listen=("127.0.0.1:0",), api="127.0.0.1:0", ingress=("127.0.0.1:0",), workers=1)
+        return NodeConfig(
+            name, listen=("127.0.0.1:0",), api="127.0.0.1:0", ingress=("127.0.0.1:0",), workers=1,
+            voter_after_s=self.voter_after_s,
+        )  # fmt: skip
 
     async def open(self, count: int) -> None:
         """Found a mesh and have the others join; return when every node is confirmed."""
-        await found(self.folder / "n0", self.config("n0"), mesh_name="home", admin=self.admin, policy=SOLO)
+        await found(self.folder / "n0", self.config("n0"), mesh_name="home", admin=self.admin, policy=self.policy)
         await self.start(0)
         for index in range(1, count):
             await self.join(index)
@@ -142,6 +148,15 @@ class House:
 
     async def deploy(self, component: Path, *, app: str = "", smoke: str = "/") -> None:
         """Deploy the component as `site`, with these lines in its app's table; return when it is the base."""
+        proposal, _ = await self.propose(component, app=app, smoke=smoke)
+        await until(lambda: self.based(proposal.id), DECIDED_WITHIN_S)
+
+    def based(self, change: Digest) -> bool:
+        decided = self.control(0).core.state.lane(*LANE)
+        return decided is not None and decided.base is not None and decided.base.change == change
+
+    async def propose(self, component: Path, *, app: str = "", smoke: str = "/") -> tuple[Proposal, SignedCommand]:
+        """File a change of `site` and hand over its start, which waits for what policy asks for."""
         folder = self.folder / "project"
         folder.mkdir(exist_ok=True)
         shutil.copyfile(component, folder / "web.wasm")
@@ -164,13 +179,9 @@ class House:
             lane = deploying.lane_of(state, *LANE)
             nodes = deploying.pinned_nodes(state, lane, proposal.change)
             mesh = self.control(0).core.trust.mesh
-            await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, self.admin))
-
-        def live() -> bool:
-            decided = self.control(0).core.state.lane(*LANE)
-            return decided is not None and decided.base is not None and decided.base.change == proposal.id
-
-        await until(live, DECIDED_WITHIN_S)
+            start = deploying.start_of(mesh, lane, proposal.id, nodes, self.admin)
+            await client.start(start)
+        return proposal, start
 
     def runs(self, index: int) -> bool:
         return self.control(index).workloads.serves(LANE, "any")
@@ -180,10 +191,10 @@ class House:
 
 
 @asynccontextmanager
-async def a_house(count: int) -> AsyncIterator[House]:
+async def a_house(count: int, *, policy: Policy = SOLO, voter_after_s: int = 60) -> AsyncIterator[House]:
     """A running mesh; everything is stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="fh-"))
-    house = House(folder)
+    house = House(folder, policy=policy, voter_after_s=voter_after_s)
     try:
         await house.open(count)
         yield house

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import msgspec
 
@@ -22,6 +23,7 @@ from cli.mesh.home import Context
 from node.config import NodeConfig, read_config
 from node.daemon import Daemon
 from node.founding import found
+from protocols import gatekeeping
 from protocols.approvals import Approval, approve
 from protocols.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Route, Stage
 from protocols.commands import (
@@ -34,6 +36,7 @@ from protocols.commands import (
     WithdrawApproval,
     sign_command,
 )
+from protocols.decision import material_of
 from protocols.demands import SOLO, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy
 from protocols.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.envelope import Signed, digest, encode, sign
@@ -42,8 +45,10 @@ from protocols.gatekeeping import gate_of
 from protocols.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
+from protocols.refusal import Refusal
 from protocols.revocations import NOTHING_VALID, Revocation, revoke
 from protocols.trust_records import revocation_record
+from tests.e2e.in_process import LANE, a_house, until
 
 HOUR_MS = 3_600_000
 COMPONENT = digest(b"a component that nobody ever needs to run")
@@ -457,3 +462,56 @@ async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
         assert {one for row in told for one in row["signers"]} == {w.admin.public_key.hex()}
         count, nodes, faults = await verify_chains(w.client)
         assert (count > len(rows), nodes, faults) == (True, (w.node,), ())
+
+
+def without_its_gate(daemon: Daemon) -> None:
+    """Take the check of approvals out of one node, wherever it judges: as voter, as proposer, as follower."""
+    control = daemon.control
+    assert control is not None
+    machine = control.core.chain._setup.machine
+    lawful = machine.apply
+
+    def lawless(*arguments: Any) -> Any:
+        judged = lawful(*arguments)
+        if not isinstance(judged, Refusal):
+            return judged
+        with mock.patch.object(gatekeeping, "approvals_refusal", return_value=()):
+            return lawful(*arguments)
+
+    machine.apply = lawless  # type: ignore[method-assign]
+
+
+async def test_a_node_without_its_gate_starts_nothing_because_the_others_refuse(
+    component: Callable[[str], Path],
+) -> None:
+    async with a_house(3, policy=TEAM, voter_after_s=1) as house:
+        await until(lambda: all(len(house.control(one).core.state.voters) == 3 for one in range(3)), 60)
+        await house.prepare_lane()
+        proposal, start = await house.propose(component("hello"))
+        modified, nodes = house.control(1), tuple(sorted(house.control(one).core.node for one in range(3)))
+        conductor = modified.core.agent.conductor
+        await until(lambda: conductor.prepared_nodes(proposal.id) == nodes, 60)
+        without_its_gate(house.daemons[1])
+        complete = modified.starter.complete(proposal.id, start, nodes)
+        assert not isinstance(complete, Refusal)
+        signed, material = complete
+        assert not isinstance(modified.core.chain._setup.machine.apply(
+            modified.core.state, encode(signed), material_of(material), now_ms()), Refusal)  # fmt: skip
+        async with house.client(1) as client:
+            answer = await client.post("/v1/commands", {"command": encode(signed), "material": material})
+            assert (answer["outcome"], answer["rule"]) == ("refused", "approval.missing"), answer
+            told = [row for row in await client.get("/v1/audit", limit=500) if row["verb"] == "start"]
+            assert sorted(row["result"] for row in told) == ["approval.missing", "waiting approval.missing"]
+        for index in range(3):
+            lane = house.control(index).core.state.lane(*LANE)
+            assert lane is None or (lane.base is None and lane.rollout is None)
+            assert not house.runs(index)
+        # The same start with somebody's approval goes through the same three nodes.
+        ann = Ed25519Signer(secrets.token_bytes(32))
+        made = Grant(ann.public_key, "person", "ann", ("approver",), (ANY,), (ANY,), now_ms() + HOUR_MS, bytes(16))
+        mesh = modified.core.trust.mesh
+        approval = Approval(b"", proposal.id, *LANE, now_ms(), now_ms() + HOUR_MS)
+        async with house.client(0) as client:
+            await client.publish("grant", made.key.hex(), encode((sign(house.admin, GRANT_DOMAIN, mesh, made),)))
+            await client.publish("approval", proposal.id.hex(), approve(ann, mesh, approval))
+        await until(lambda: house.based(proposal.id) and all(house.runs(one) for one in range(3)), 60)
