@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from protocols import fence
-from protocols.ballots import NO_BALLOT, Ballot, Promise, Proposal, Vote, sign_statement, statement_bytes
+from protocols.ballots import NO_BALLOT, Ballot, Grounds, Promise, Proposal, Vote, sign_statement, statement_bytes
 from protocols.chain_messages import Accepted, Position
 from protocols.decision import Voter
 from protocols.envelope import DIGEST_BYTES, DecodeError, decode, digest, encode
@@ -131,7 +131,7 @@ class Acceptor:
         return self._say(msgspec.structs.replace(record, promised=ballot, said=said), ()), promise
 
     def accept(
-        self, proposal: Proposal, decision: bytes, material: tuple[bytes, ...], voters: Digest
+        self, proposal: Proposal, decision: bytes, material: tuple[bytes, ...], grounds: Grounds, voters: Digest
     ) -> tuple[list[Effect], Vote]:
         """Accept a proposal at or above the promise; the vote may be sent behind the effects."""
         record = self.record
@@ -146,7 +146,7 @@ class Acceptor:
                 voters,
             ),
         )  # fmt: skip
-        self.accepted = Accepted(ballot, decision, material, proposal.signature)
+        self.accepted = Accepted(ballot, decision, material, proposal.signature, grounds)
         changed = msgspec.structs.replace(
             record,
             promised=ballot,

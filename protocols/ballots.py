@@ -88,6 +88,8 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True):
 
 
 Statement = Promise | Vote | Proposal
+Grounds = tuple[tuple[Promise, ...], ...]
+"""Rounds of promises that entitle a proposal, newest first (grounds.py)."""
 StatementT = TypeVar("StatementT", Promise, Vote, Proposal)
 
 _DOMAINS = {Promise: "freehold/promise/1", Vote: "freehold/vote/1", Proposal: "freehold/proposal/1"}

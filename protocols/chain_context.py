@@ -12,9 +12,10 @@ from typing import Any
 
 from protocols.acceptor import Acceptor, founding_effects, fresh_record
 from protocols.ballots import NO_BALLOT, STORE_ID_BYTES, Ballot, Promise, Vote, statement_holds
-from protocols.chain_messages import Contradiction, EntryStored, Lied, Quarantined, Stalled
-from protocols.decision import AnyStateMachine, Decided, Voter
-from protocols.envelope import encode
+from protocols.chain_messages import Accepted, Contradiction, EntryStored, Lied, Quarantined, Stalled
+from protocols.decision import AnyStateMachine, Decided, Decision, Voter, evidence_root, material_fits, material_of
+from protocols.envelope import DecodeError, decode, digest, encode
+from protocols.grounds import grounds_problem
 from protocols.ledger import Judged, Ledger
 from protocols.machine import (
     Broadcast,
@@ -170,6 +171,31 @@ class Context:
         if not statement_holds(self.setup.verifier, self.setup.mesh, statement):
             return "chain.signature"
         return ""
+
+    def accepted_problem(self, accepted: Accepted | None, claim: tuple[Ballot, bytes]) -> str:
+        """Return why what a store says it accepted does not bear out its claim (ballot and digest), or "".
+
+        Decision, evidence and grounds must come along: whoever takes it over must be able to stand for it.
+        """
+        ballot, claimed = claim
+        if ballot == NO_BALLOT:
+            return "" if accepted is None else "it accepted nothing and shows something"
+        if accepted is None or accepted.ballot != ballot:
+            return "what it accepted is missing"
+        decided = digest(accepted.decision)
+        if decided != claimed:
+            return "what it accepted is another decision"
+        try:
+            decision: Decision = decode(accepted.decision, Decision)
+        except DecodeError as error:
+            return str(error)
+        if not material_fits(accepted.material) or decision.evidence_root != evidence_root(
+            list(material_of(accepted.material))
+        ):
+            return "the evidence of what it accepted is missing"
+        setup, here = self.setup, self.ledger.position
+        attempt = here.era, self.open_slot, ballot
+        return grounds_problem(setup.verifier, setup.mesh, self.ledger.voters, accepted.grounds, attempt, decided)
 
     def may_propose(self, peer: PeerId, ballot: Ballot) -> str:
         """Return why a peer may not open or use this ballot, or ""."""

@@ -11,14 +11,13 @@ from typing import Annotated
 
 import msgspec
 
-from protocols.ballots import Ballot, Promise, Proposal, Statement, Vote
+from protocols.ballots import Ballot, Grounds, Promise, Proposal, Statement, Vote
 from protocols.decision import Entry
 from protocols.envelope import Signed
 
 BATCH_ENTRIES_MAX = 64
 BATCH_BYTES_MAX = 512 << 10
 """A catch-up batch is half a message, so that one entry of the largest kind still fits behind a full batch."""
-PROMISES_MAX = 7
 REQUEST_ID_MAX_BYTES = 64
 
 
@@ -59,12 +58,16 @@ class Entries(msgspec.Struct, frozen=True, tag="chain.entries"):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A decision some store accepted: its ballot, the encoded decision, its evidence, the proposer's signature."""
+    """A decision some store accepted: its ballot, the encoded decision, its evidence, the proposer's signature.
+
+    `grounds` are those it was accepted upon.
+    """
 
     ballot: Ballot
     decision: bytes
     material: tuple[bytes, ...]
     proposal: bytes
+    grounds: Grounds = ()
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="chain.prepare"):
@@ -92,12 +95,12 @@ class Nack(msgspec.Struct, frozen=True, tag="chain.nack"):
 
 
 class Propose(msgspec.Struct, frozen=True, tag="chain.propose"):
-    """Phase 2: accept this decision; `promises` of a majority show that adoption was obeyed."""
+    """Phase 2: accept this decision; the promises in `grounds` show that adoption was obeyed."""
 
     proposal: Proposal
     decision: bytes
     material: tuple[bytes, ...]
-    promises: tuple[Promise, ...]
+    grounds: Grounds
     position: Position
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from protocols.ballots import Ballot, Vote
+from protocols.ballots import Ballot, Grounds, Vote
 from protocols.envelope import Signed, digest, digest_of
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
@@ -109,11 +109,12 @@ RESET_DOMAIN = "freehold/reset/1"
 
 
 class Decided(msgspec.Struct, frozen=True, tag="decided"):
-    """A chain entry: the encoded decision, its certificate, and its evidence."""
+    """A chain entry: the encoded decision, its certificate, its evidence, and the promises it was proposed upon."""
 
     decision: bytes
     certificate: Certificate
     material: tuple[bytes, ...] = ()
+    grounds: Grounds = ()
 
 
 class ResetTo(msgspec.Struct, frozen=True, tag="reset"):

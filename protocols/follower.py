@@ -7,16 +7,20 @@ stays behind for want of news. Nothing here assumes a connection to everyone. No
 
 from __future__ import annotations
 
+from protocols.ballots import Statement
 from protocols.chain_context import Context
-from protocols.chain_messages import Commit, Entries, EraChanged, Fetch, Head, Position
-from protocols.decision import Decided, Entry, ResetTo, Voter
-from protocols.envelope import digest
-from protocols.machine import Broadcast, PeerId
-from protocols.quorum import certificate_problem
+from protocols.chain_messages import BATCH_ENTRIES_MAX, Commit, Entries, EraChanged, Fetch, Head, Position
+from protocols.decision import Decided, Decision, Entry, ResetTo, Voter
+from protocols.envelope import DecodeError, decode, digest
+from protocols.ledger import DECISION_MAX_BYTES, entry_problem
+from protocols.machine import Broadcast, Digest, PeerId
 from protocols.refusal import Refusal
+from protocols.witness import Witness
 
 FANOUT = 4
 """Peers told of a new head by whoever learns it: log2 of the nodes and a little, so that a flood reaches everyone."""
+COMPARED_MAX = 256
+"""Entries of other chains remembered as looked at: four batches, so that a long fork is gone through once."""
 _LOCAL_RULES = frozenset({"chain.rules-unsupported"})
 
 
@@ -29,6 +33,9 @@ class Follower:
         self._fetching_from: PeerId | None = None
         self._fetch_due_ms = 0
         self._gossip_due_ms: int | None = None
+        self._compared: set[Digest] = set()
+        """Other entries than ours that were looked at already."""
+        self._look_back_due_ms = 0
 
     # --- positions ----------------------------------------------------------------------------------------------------
 
@@ -94,31 +101,57 @@ class Follower:
     def on_commit(self, peer: PeerId, message: Commit) -> None:
         """One entry was decided."""
         self._note(peer, message.head)
-        if message.slot == self._at.ledger.position.slot:
-            self._compare(peer, message)
         if message.slot <= self._at.open_slot:
             self._take(peer, message.slot, message.entry)
         elif self._ahead(message.head):
             self.fetch(peer)
 
-    def _compare(self, peer: PeerId, message: Commit) -> None:
-        """Look for who lied when another entry than ours is proven for the slot of our head."""
+    # --- forks --------------------------------------------------------------------------------------------------------
+
+    def _compare(self, peer: PeerId, slot: int, entry: Decided) -> None:
+        """Look for who lied when another entry than ours is proven for a slot we hold.
+
+        Between them two entries hold every statement a proof can need (grounds.py), but only at the slot where the
+        chains part: behind it both sides may be honest, so the peer is asked for what came before.
+        """
         at = self._at
-        entry, slot = message.entry, message.slot
-        if not isinstance(entry, Decided) or slot < 1 or digest(entry.decision) == at.ledger.digest_at(slot):
+        setup, ledger, certificate = at.setup, at.ledger, entry.certificate
+        theirs = digest(entry.decision)
+        if slot <= ledger.era_slot or theirs == ledger.digest_at(slot) or theirs in self._compared:
             return
-        setup, certificate = at.setup, entry.certificate
-        if (certificate.era, certificate.slot) != (at.ledger.position.era, slot):
+        if (certificate.era, certificate.slot) != (ledger.position.era, slot):
             return
-        voters = at.ledger.voters_at(slot)
-        problem = certificate_problem(setup.verifier, setup.mesh, voters, certificate, digest(entry.decision))
+        problem = entry_problem(setup.verifier, setup.mesh, ledger.voters_at(slot), entry)
         if problem:
             at.reject(peer, "chain.certificate", problem)
             return
-        for statement in certificate.statements():
-            proof = at.witness.see(statement)
-            if proof is not None:
-                at.accuse(proof)
+        at.reject(peer, "chain.fork", f"another entry at slot {slot} of this era")
+        if len(self._compared) >= COMPARED_MAX:
+            self._compared.clear()
+        self._compared.add(theirs)
+        mine = ledger.entry(slot)
+        assert isinstance(mine, Decided)
+        proof = Witness().see_all((*_statements(mine), *_statements(entry)))
+        if proof is not None:
+            at.accuse(proof)
+        else:
+            self._look_back(peer, slot, entry)
+
+    def _look_back(self, peer: PeerId, slot: int, entry: Decided) -> None:
+        """Ask a peer whose entry does not follow ours for the entries before it: the chains parted earlier."""
+        at = self._at
+        before = slot - 1
+        try:
+            decision: Decision = decode(entry.decision, Decision, DECISION_MAX_BYTES)
+        except DecodeError:
+            return
+        if before <= at.ledger.era_slot or decision.prev in (at.ledger.digest_at(before), *self._compared):
+            return
+        if at.now.mono_ms < self._look_back_due_ms:
+            return
+        self._look_back_due_ms = at.now.mono_ms + at.setup.times.fetch_ms
+        first = max(at.ledger.era_slot + 1, slot - BATCH_ENTRIES_MAX)
+        at.send(peer, Fetch(at.ledger.position_at(first - 1)))
 
     def _take(self, peer: PeerId, slot: int, entry: Entry) -> bool:
         """Store one entry if it extends our chain; return whether the next one may be tried."""
@@ -128,6 +161,7 @@ class Follower:
                 return self.take_reset(peer, entry)
             case Decided():
                 if slot < at.open_slot:
+                    self._compare(peer, slot, entry)
                     return True
                 if slot > at.open_slot or at.stalled:
                     return False
@@ -137,6 +171,7 @@ class Follower:
                         at.stall(slot, judged.detail)
                     else:
                         at.reject(peer, judged.rule, judged.detail)
+                        self._look_back(peer, slot, entry)
                     return False
                 proof = at.witness.see_all(entry.certificate.statements())
                 at.store(entry, judged)
@@ -219,3 +254,8 @@ class Follower:
         if self._fetching_from is not None:
             due.append(self._fetch_due_ms)
         return min(due, default=0)
+
+
+def _statements(entry: Decided) -> tuple[Statement, ...]:
+    """Return everything that voters signed to bring an entry about."""
+    return (*entry.certificate.statements(), *(promise for promises in entry.grounds for promise in promises))

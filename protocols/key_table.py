@@ -35,7 +35,8 @@ class KeyRule:
 
     `ttl_max_ms` 0 means the record may live for ever. `removable` rows accept tombstones (by the same writers; a check
     may ask for more). `urgent` records are pushed to every neighbour and are merged even when the store is full. Lower
-    `rank` is merged first, because the rest depends on it.
+    `rank` is merged first, because the rest depends on it. `timeless` records are merged however far ahead their date is:
+    what they say holds from when it is heard, and a wrong clock on the node that passed it on must not delay it.
     """
 
     prefix: str
@@ -46,13 +47,14 @@ class KeyRule:
     removable: bool = False
     urgent: bool = False
     rank: int = 2
+    timeless: bool = False
 
 
 KEY_TABLE: tuple[KeyRule, ...] = (
     # Trust: each is signed by its issuer in the body, so any node may pass it on.
     KeyRule("certificate", "immutable", ("node", "digest"), "joined", urgent=True, rank=0),
     KeyRule("admission", "immutable", ("invite", "digest"), "joined", urgent=True, rank=0),
-    KeyRule("revocation", "immutable", ("subject", "digest"), "joined", urgent=True, rank=1),
+    KeyRule("revocation", "immutable", ("subject", "digest"), "joined", urgent=True, rank=1, timeless=True),
     KeyRule("grant", "immutable", ("key", "digest"), "joined", urgent=True, rank=1),
     # The change path.
     KeyRule("release", "immutable", ("project", "digest"), "member", removable=True),

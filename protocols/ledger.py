@@ -26,6 +26,7 @@ from protocols.decision import (
     material_of,
 )
 from protocols.envelope import DecodeError, decode, digest, digest_of, encode
+from protocols.grounds import grounds_problem
 from protocols.machine import Digest, Verifier, Write
 from protocols.quorum import certificate_problem, valid_voters
 from protocols.refusal import Refusal
@@ -36,6 +37,7 @@ STATE_KEY = b"state"
 STATE_EVERY_SLOTS = 16
 """The state is written this seldom: a start replays at most so many entries, a decision need not write the state."""
 ENTRY_MAX_BYTES = 1 << 20
+DECISION_MAX_BYTES = 2 * COMMAND_MAX_BYTES
 STATE_MAX_BYTES = 16 << 20
 DECIDED_COMMANDS_MAX = 4096
 """So many decided commands are remembered by digest, to answer a retry with the slot of the first."""
@@ -53,6 +55,15 @@ class Judged:
 def slot_key(slot: int) -> bytes:
     """Return the row key of a slot; keys sort as slots do."""
     return slot.to_bytes(8, "big")
+
+
+def entry_problem(verifier: Verifier, mesh: bytes, voters: tuple[Voter, ...], entry: Decided) -> str:
+    """Return why `voters` did not decide an entry, or did so without grounds; "" when it is proven."""
+    certificate, decided = entry.certificate, digest(entry.decision)
+    attempt = certificate.era, certificate.slot, certificate.ballot
+    return certificate_problem(verifier, mesh, voters, certificate, decided) or grounds_problem(
+        verifier, mesh, voters, entry.grounds, attempt, decided
+    )
 
 
 class Ledger:
@@ -84,6 +95,15 @@ class Ledger:
     def digest_at(self, slot: int) -> bytes:
         """Return the digest of the entry at a slot; slot 0 is the mesh id."""
         return self._digests[slot - 1] if slot else self.mesh
+
+    @property
+    def era_slot(self) -> int:
+        """The slot of the reset that began this era; 0 for the first one."""
+        return self._resets[-1] if self._resets else 0
+
+    def position_at(self, slot: int) -> Position:
+        """Return where a chain that ends at `slot`, of this era, would stand."""
+        return Position(self.position.era, self.position.resets, slot, self.digest_at(slot))
 
     def voters_at(self, slot: int) -> tuple[Voter, ...]:
         """Return who voted on a slot from 1 to the open one."""
@@ -118,7 +138,7 @@ class Ledger:
 
     def _judge(self, data: bytes, whole: Digest, material: Mapping[Digest, bytes], root: Digest) -> Judged | Refusal:
         try:
-            decision: Decision = decode(data, Decision, 2 * COMMAND_MAX_BYTES)
+            decision: Decision = decode(data, Decision, DECISION_MAX_BYTES)
         except DecodeError as error:
             return Refusal("chain.decision-malformed", str(error))
         head = self.position
@@ -174,7 +194,7 @@ class Ledger:
         certificate = entry.certificate
         if (certificate.era, certificate.slot) != (self.position.era, self.position.slot + 1):
             return Refusal("chain.certificate", "the certificate is for another era or slot")
-        problem = certificate_problem(self._verifier, self.mesh, self.voters, certificate, digest(entry.decision))
+        problem = entry_problem(self._verifier, self.mesh, self.voters, entry)
         if problem:
             return Refusal("chain.certificate", problem)
         return self.judge(entry.decision, entry.material)
@@ -305,7 +325,7 @@ class Ledger:
             entry: Entry = decode(rows.get(slot_key(slot), b""), Entry, ENTRY_MAX_BYTES)
             if not isinstance(entry, Decided):
                 return 0, None
-            decision: Decision = decode(entry.decision, Decision, 2 * COMMAND_MAX_BYTES)
+            decision: Decision = decode(entry.decision, Decision, DECISION_MAX_BYTES)
             if digest(data) == decision.state_hash and decision.era == self.mesh:
                 return slot, self._machine.decode_state(data)
         except DecodeError:
@@ -314,7 +334,7 @@ class Ledger:
 
     def _link(self, entry: Decided, state: Any) -> None:
         """Add an entry below the stored state: it must follow by hash, and need not be applied."""
-        decision: Decision = decode(entry.decision, Decision, 2 * COMMAND_MAX_BYTES)
+        decision: Decision = decode(entry.decision, Decision, DECISION_MAX_BYTES)
         head = self.position
         if (decision.mesh, decision.slot, decision.prev) != (self.mesh, head.slot + 1, head.digest):
             raise DecodeError("the decision does not follow")
@@ -359,7 +379,7 @@ class Ledger:
 def _size(entry: Entry) -> int:
     match entry:
         case Decided():
-            votes = 256 * len(entry.certificate.votes)
-            return len(entry.decision) + sum(map(len, entry.material)) + votes
+            signed = len(entry.certificate.votes) + 2 * sum(map(len, entry.grounds))
+            return len(entry.decision) + sum(map(len, entry.material)) + 256 * signed
         case ResetTo():
             return len(entry.reset) + 256 * len(entry.approvals)

@@ -1,8 +1,7 @@
 """One attempt to decide the open slot: collect promises, choose what to propose, collect votes.
 
-Pure bookkeeping over verified statements: the chain verifies, persists and sends. The one rule that makes it Paxos is
-`adopted`: after a majority promised, the accepted decision of the highest ballot must be proposed again. Not here:
-when attempts start (pacing.py), and what a fresh decision is (clients.py, ledger.py).
+Pure bookkeeping over verified statements: the chain verifies, persists and sends. Not here: when attempts start
+(pacing.py), what must be adopted (grounds.py), and what a fresh decision is (clients.py, ledger.py).
 
 Source: L. Lamport, "Paxos Made Simple" (2001), section 2.2, phases 1 and 2.
 """
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.ballots import NO_BALLOT, Ballot, Promise, Proposal, Vote
+from protocols.ballots import Ballot, Grounds, Promise, Proposal, Vote
 from protocols.chain_messages import Accepted
 from protocols.decision import Certificate, Voter, VoteSignature
 from protocols.ledger import Judged
@@ -34,6 +33,7 @@ class Attempt:
     accepted: Accepted | None = None
     decision: bytes = b""
     material: tuple[bytes, ...] = ()
+    grounds: Grounds = ()
     judged: Judged | None = None
     proposal: Proposal | None = None
     votes: dict[Voter, Vote] = field(default_factory=dict)
@@ -81,28 +81,3 @@ class Attempt:
             for _, vote in sorted(self.votes.items())
         )
         return Certificate(self.era, self.slot, self.ballot, self.judged.digest, self.voters_digest, signatures)
-
-
-def adopted(promises: tuple[Promise, ...]) -> tuple[Ballot, bytes]:
-    """Return ballot and digest of the accepted decision that must be proposed, NO_BALLOT if the proposer is free."""
-    highest = max(promises, key=lambda promise: promise.accepted_ballot)
-    if highest.accepted_ballot == NO_BALLOT:
-        return NO_BALLOT, b""
-    return highest.accepted_ballot, highest.accepted_digest
-
-
-def promises_problem(
-    promises: tuple[Promise, ...], attempt: tuple[bytes, int, Ballot], voters: tuple[Voter, ...]
-) -> str:
-    """Return why these promises do not entitle anyone to propose at (era, slot, ballot), or "" when they do.
-
-    Signatures are the caller's to verify.
-    """
-    makers = [Voter(promise.node, promise.store_id) for promise in promises]
-    if len(set(makers)) != len(makers) or any(maker not in voters for maker in makers):
-        return "the promises are not of distinct voters"
-    if len(makers) < majority(len(voters)):
-        return "the promises are of no majority"
-    if any((promise.era, promise.slot, promise.ballot) != attempt for promise in promises):
-        return "a promise is for another ballot"
-    return ""

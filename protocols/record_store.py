@@ -118,7 +118,7 @@ class RecordStore:
         problem = self._time_problem(entry, wall_ms, not_before_ms)
         if problem is None and not verify(self.trust.verifier, RECORD_DOMAIN, self.trust.mesh, signed):
             problem = Refusal("records.signature", "the record's signature does not verify in this mesh")
-        if problem is None and ahead(entry.record.hlc, wall_ms):
+        if problem is None and ahead(entry.record.hlc, wall_ms) and not entry.parsed.rule.timeless:
             return self._park(entry)
         problem = problem or self._author_problem(entry, wall_ms) or self._body_problem(entry)
         if problem is not None:

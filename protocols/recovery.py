@@ -14,6 +14,7 @@ from __future__ import annotations
 from protocols.ballots import Ballot
 from protocols.chain_context import Context
 from protocols.chain_messages import BootAnswer, BootRead
+from protocols.envelope import digest
 from protocols.fence import BOOT_LEAP
 from protocols.machine import PeerId
 from protocols.quorum import boot_quorum, voter_of
@@ -65,11 +66,17 @@ class Recovery:
         if voter_of(at.ledger.voters, peer) is None:
             at.reject(peer, "chain.not-a-voter")
             return
+        found = answer.accepted
+        if found is not None:
+            problem = at.accepted_problem(found, (found.ballot, digest(found.decision)))
+            if problem:
+                at.reject(peer, "chain.promise-incomplete", problem)
+                return
         self._answers[peer] = answer
         if len(self._answers) < boot_quorum(len(at.ledger.voters)):
             return
-        found = [answer.accepted for answer in self._answers.values() if answer.accepted is not None]
-        highest = max(found, key=lambda accepted: accepted.ballot, default=None)
+        told = [answer.accepted for answer in self._answers.values() if answer.accepted is not None]
+        highest = max(told, key=lambda accepted: accepted.ballot, default=None)
         floors = tuple(pair for answer in self._answers.values() for pair in answer.floors)
         at.out += at.acceptor.recover(self._ballot, self._floor, highest, floors)
         at.recovered_slot = at.open_slot

@@ -13,8 +13,6 @@ from __future__ import annotations
 from protocols.ballots import NO_BALLOT, ROUND_MAX, Promise, Proposal, Vote, sign_statement, statement_holds
 from protocols.chain_context import Context
 from protocols.chain_messages import (
-    PROMISES_MAX,
-    Accepted,
     BootAnswer,
     BootRead,
     Declined,
@@ -25,12 +23,13 @@ from protocols.chain_messages import (
     Voted,
 )
 from protocols.clients import Clients
-from protocols.decision import CLOCK_TOLERANCE_MS, Decided, Decision, Voter, evidence_root, material_of, voters_digest
-from protocols.envelope import DecodeError, decode, digest
+from protocols.decision import CLOCK_TOLERANCE_MS, Decided, Voter, material_of, voters_digest
+from protocols.envelope import digest
 from protocols.follower import Follower
+from protocols.grounds import adopted, built_on, grounds_problem
 from protocols.ledger import Judged
 from protocols.machine import PeerId
-from protocols.proposer import Attempt, adopted, promises_problem
+from protocols.proposer import Attempt
 from protocols.quorum import voter_of
 from protocols.refusal import Refusal
 
@@ -101,7 +100,8 @@ class Voting:
         if problem or promise.era != attempt.era:
             at.reject(peer, problem or "chain.era")
             return
-        problem = self._accepted_problem(promise, message.accepted)
+        claim = promise.accepted_ballot, promise.accepted_digest
+        problem = at.accepted_problem(message.accepted, claim)
         if problem:
             at.reject(peer, "chain.promise-incomplete", problem)
             return
@@ -109,22 +109,6 @@ class Voting:
         self._witness(promise)
         if attempt.add_promise(promise, message.wall_ms, message.accepted):
             self._propose(attempt)
-
-    def _accepted_problem(self, promise: Promise, accepted: Accepted | None) -> str:
-        """Return why a promise does not count: what it accepted must come along, evidence and all."""
-        if promise.accepted_ballot == NO_BALLOT:
-            return "" if accepted is None else "it accepted nothing and shows something"
-        if accepted is None or accepted.ballot != promise.accepted_ballot:
-            return "what it accepted is missing"
-        if digest(accepted.decision) != promise.accepted_digest:
-            return "what it accepted is another decision"
-        try:
-            decision: Decision = decode(accepted.decision, Decision)
-        except DecodeError as error:
-            return str(error)
-        if decision.evidence_root != evidence_root(list(material_of(accepted.material))):
-            return "the evidence of what it accepted is missing"
-        return ""
 
     def on_nack(self, peer: PeerId, message: Nack) -> None:
         """Somebody promised a higher ballot: this attempt is lost, the next one starts above."""
@@ -146,8 +130,11 @@ class Voting:
         if attempt.ballot != at.acceptor.promised:
             self._attempt = None
             return
-        if attempt.accepted is not None:
-            attempt.decision, attempt.material = attempt.accepted.decision, attempt.accepted.material
+        found = attempt.accepted
+        promises = tuple(promise for _, promise in sorted(attempt.promises.items()))
+        attempt.grounds = built_on(promises, () if found is None else found.grounds)
+        if found is not None:
+            attempt.decision, attempt.material = found.decision, found.material
         else:
             attempt.decision, attempt.material = self._clients.next_decision(attempt.wall_ms)
         judged = at.ledger.judge(attempt.decision, attempt.material)
@@ -163,8 +150,7 @@ class Voting:
             Proposal(at.acceptor.record.store_id, attempt.era, attempt.slot, attempt.ballot, judged.digest),
         )
         attempt.proposal = proposal
-        promises = tuple(promise for _, promise in sorted(attempt.promises.items()))
-        at.to_other_voters(Propose(proposal, attempt.decision, attempt.material, promises, at.ledger.position))
+        at.to_other_voters(Propose(proposal, attempt.decision, attempt.material, attempt.grounds, at.ledger.position))
         self._vote_last(attempt)
 
     def _vote_last(self, attempt: Attempt) -> None:
@@ -178,7 +164,7 @@ class Voting:
         if missing == 1 and at.acceptor.voter not in attempt.votes and at.acceptor.promised == attempt.ballot:
             assert attempt.proposal is not None
             effects, vote = at.acceptor.accept(
-                attempt.proposal, attempt.decision, attempt.material, attempt.voters_digest
+                attempt.proposal, attempt.decision, attempt.material, attempt.grounds, attempt.voters_digest
             )
             at.out += effects
             self._accepted_ms = at.now.mono_ms
@@ -219,7 +205,7 @@ class Voting:
     def _decide(self, attempt: Attempt) -> None:
         at = self._at
         assert attempt.judged is not None
-        entry = Decided(attempt.decision, attempt.certificate(), attempt.material)
+        entry = Decided(attempt.decision, attempt.certificate(), attempt.material, attempt.grounds)
         self._attempt = None
         at.store(entry, attempt.judged)
         self._follower.announce(entry, attempt.voters)
@@ -273,12 +259,14 @@ class Voting:
             return
         judged = at.ledger.judge(message.decision, message.material)
         refusal = judged if isinstance(judged, Refusal) else None
-        if isinstance(judged, Judged) and adopted(message.promises)[0] == NO_BALLOT:
+        if isinstance(judged, Judged) and adopted(message.grounds[0])[0] == NO_BALLOT:
             refusal = self._fresh_refusal(judged, message.material)
         if refusal is not None:
             at.send(peer, Declined(proposal.slot, proposal.ballot, refusal.rule, refusal.detail))
             return
-        effects, vote = acceptor.accept(proposal, message.decision, message.material, voters_digest(at.ledger.voters))
+        effects, vote = acceptor.accept(
+            proposal, message.decision, message.material, message.grounds, voters_digest(at.ledger.voters)
+        )
         at.out += effects
         self._accepted_ms = at.now.mono_ms
         at.send(peer, Voted(vote))
@@ -300,16 +288,23 @@ class Voting:
     def _proposal_problem(self, message: Propose) -> str:
         """Return the rule a proposal breaks before anything in it is judged: signatures, promises, adoption."""
         at = self._at
-        proposal, promises = message.proposal, message.promises
-        if len(promises) > PROMISES_MAX or digest(message.decision) != proposal.digest:
+        proposal = message.proposal
+        if digest(message.decision) != proposal.digest:
             return "chain.proposal-malformed"
         if Voter(proposal.ballot.node, proposal.store_id) not in at.ledger.voters:
             return "chain.not-a-voter"
         if proposal.era != at.ledger.position.era or not statement_holds(at.setup.verifier, at.setup.mesh, proposal):
             return "chain.signature"
-        if promises_problem(promises, (proposal.era, proposal.slot, proposal.ballot), at.ledger.voters):
-            return "chain.promises"
-        for promise in promises:
+        if grounds_problem(
+            at.setup.verifier,
+            at.setup.mesh,
+            at.ledger.voters,
+            message.grounds,
+            (proposal.era, proposal.slot, proposal.ballot),
+            proposal.digest,
+        ):
+            return "chain.grounds"
+        for promise in message.grounds[0]:
             own = Voter(promise.node, promise.store_id) == at.acceptor.voter
             problem = at.counts(promise)
             if problem:
@@ -317,8 +312,7 @@ class Voting:
             if own and promise.ballot > at.acceptor.promised:
                 return "chain.forgotten-life"
             self._witness(promise)
-        ballot, must = adopted(promises)
-        return "chain.adoption" if ballot != NO_BALLOT and must != proposal.digest else ""
+        return ""
 
     def _fresh_refusal(self, judged: Judged, items: tuple[bytes, ...]) -> Refusal | None:
         """Return why this voter, by its clock and view, does not accept a decision that nobody accepted before."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 from protocols import acceptor as acceptors
@@ -332,15 +333,26 @@ class ChainFleet:
             return False
         return len(alive) < majority(count) or len(alive) - 1 < boot_quorum(count)
 
+    def fork_stands(self) -> bool:
+        """Whether two hosts hold different entries for one slot of one era."""
+        chains = [chain for host in self.world.hosts if (chain := self.chain_of(host)) is not None]
+        for one, other in combinations(chains, 2):
+            slot = min(one.position.slot, other.position.slot)
+            same_era = one.position.era == other.position.era
+            if same_era and one.ledger.digest_at(slot) != other.ledger.digest_at(slot):
+                return True
+        return False
+
     def liar_proven(self) -> bool:
         """Whether an honest node holds a proof of a lie."""
         honest = [host for host in self.world.hosts if host.peer not in self.checker.excused]
         return any(chain.liars for host in honest if (chain := self.chain_of(host)) is not None)
 
     def left_open(self) -> bool:
-        """Whether a voter that can speak holds an accepted decision that nobody decided."""
+        """Whether a voter that can speak, and is heard, holds an accepted decision that nobody decided."""
         chains = [chain for host in self.world.hosts if (chain := self.chain_of(host)) is not None]
-        return any(chain.speaking and chain.record.accepted_digest for chain in chains)
+        heard = [chain for chain in chains if chain.speaking and chain.node not in self.revoked]
+        return any(chain.record.accepted_digest for chain in heard)
 
     def reset(self) -> None:
         """Sign a new era from the newest head, with the hosts that are up as voters."""

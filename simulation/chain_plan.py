@@ -13,6 +13,7 @@ HOST_COUNTS = (1, 3, 3, 3, 4, 5, 5, 7)
 FAULTS_MAX = 28
 KINDS = (*GENERIC_KINDS, "revoke", "view", "lapse", "old_version", "raise_rules")
 LIAR_SHARE = 0.08
+RIFTS_MAX = 6
 DESTRUCTIVE = ("disk_loss", "rollback_database", "rollback_both", "lapse")
 
 
@@ -46,7 +47,11 @@ class ChainPlan:
 
 
 def plan(
-    seed: int, kinds: tuple[str, ...] = KINDS, delay_max_ms: int | None = None, voters: int | None = None
+    seed: int,
+    kinds: tuple[str, ...] = KINDS,
+    delay_max_ms: int | None = None,
+    voters: int | None = None,
+    liar: bool = False,
 ) -> ChainPlan:
     """Draw the run of a seed; a hunt for one bug may ask for its own faults and links."""
     source = stream(seed, "plan")
@@ -61,6 +66,9 @@ def plan(
     # Lost stores end a chain until an operator resets it; most runs have few, so that they are about something else.
     spared = source.choice((0, 1, 1, 2, 3, FAULTS_MAX)) if kinds is KINDS else FAULTS_MAX
     lost = [fault for fault in faults if fault.kind in DESTRUCTIVE][spared:]
+    has_liar = liar or (voters is None and stream(seed, "liar").random() < LIAR_SHARE and founder_count >= 3)
+    if has_liar:
+        faults += _rifts(seed, host_count, safety_ms)
     return ChainPlan(
         seed=seed,
         host_count=host_count,
@@ -74,5 +82,20 @@ def plan(
         duplication=source.choice((0.0, 0.05)),
         reordering=source.choice((0.0, 0.1)),
         faults=tuple(fault for fault in faults if fault not in lost),
-        liar=voters is None and stream(seed, "liar").random() < LIAR_SHARE and founder_count >= 3,
+        liar=has_liar,
+    )
+
+
+def _rifts(seed: int, host_count: int, safety_ms: int) -> tuple[Fault, ...]:
+    """Draw rifts between honest hosts that all still hear the liar: it can tell each side something else."""
+    source = stream(seed, "rifts")
+    return tuple(
+        Fault(
+            at_ms=source.randrange(1, safety_ms),
+            kind="rift",
+            hosts=tuple(range(1, host_count)),
+            duration_ms=source.choice((200, 1_000, 4_000)),
+            amount=1,
+        )
+        for _ in range(source.randint(1, RIFTS_MAX))
     )

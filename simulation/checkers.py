@@ -68,7 +68,6 @@ class ChainChecker:
         self.revoked: dict[PeerId, int] = {}
         self.fork_excused = False
         self.forked = False
-        self.wrong_clocks: set[str] = set()
         self._newest_at_ms = 0
         self.decisions = 0
         self.commands: dict[bytes, int] = {}
@@ -168,8 +167,7 @@ class ChainChecker:
     def _check_clock(self, host: Host, decision: Decision) -> None:
         """One wrong clock among several voters dates no decision; more may be a majority of some quorum's."""
         now_ms = WALL_START_MS + self._world.now_ms
-        self.wrong_clocks |= {other.name for other in self._world.hosts if other.clock.wall_offset_ms}
-        few = len(self.wrong_clocks) <= 1 < len(self._voters_of(host, decision.slot))
+        few = sum(other.clock.was_wrong for other in self._world.hosts) <= 1 < len(self._voters_of(host, decision.slot))
         if few and decision.at_ms > max(now_ms + 2 * CLOCK_TOLERANCE_MS, self._newest_at_ms):
             raise Violation(
                 "Clock", f"{host.name} stored slot {decision.slot}, dated {decision.at_ms - now_ms} ms ahead"

@@ -17,6 +17,8 @@ class HostClock:
         self._anchor_mono_ms = 0
         self.drift_ppm = 0
         self.wall_offset_ms = 0
+        self.was_wrong = False
+        """Whether the wall clock ever jumped: what was dated then may be decided later."""
 
     def now(self, world_ms: int) -> Now:
         """Return this host's clocks at a world time."""
@@ -28,6 +30,11 @@ class HostClock:
         ahead_ms = mono_ms - self._anchor_mono_ms
         rate = PARTS_PER_MILLION + self.drift_ppm
         return self._anchor_world_ms + -(-ahead_ms * PARTS_PER_MILLION // rate)
+
+    def jump(self, offset_ms: int) -> None:
+        """Set the wall clock wrong by so much more."""
+        self.wall_offset_ms += offset_ms
+        self.was_wrong = True
 
     def set_drift(self, world_ms: int, drift_ppm: int) -> None:
         """Run fast (positive) or slow from now on; the monotonic clock does not jump."""

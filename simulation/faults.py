@@ -86,7 +86,7 @@ class Faults:
             case "barrier":
                 side = tuple(BarrierSide)[fault.amount % 3]
                 host.barrier_crash = BarrierCrash(1 + fault.amount // 3, side, fault.duration_ms)
-            case "partition" | "one_way" | "isolate":
+            case "partition" | "one_way" | "isolate" | "rift":
                 self._cut(fault)
             case "clog":
                 until_ms = self.world.now_ms + fault.duration_ms
@@ -101,7 +101,7 @@ class Faults:
                 host.disk.fsync_ms = 20 * fault.amount
                 self.world.after(fault.duration_ms, self._set_disk, host, "fsync_ms", 0)
             case "clock_jump":
-                host.clock.wall_offset_ms += (-1) ** fault.amount * 300_000 * fault.amount
+                host.clock.jump((-1) ** fault.amount * 300_000 * fault.amount)
             case "drift":
                 host.clock.set_drift(self.world.now_ms, (-1) ** fault.amount * 2_000 * fault.amount)
             case _:
@@ -144,7 +144,8 @@ class Faults:
         links = []
         for near in self.world.hosts:
             for far in self.world.hosts:
-                if near.peer in group and far.peer not in group:
+                # A rift divides a group within itself, and leaves it connected to everybody else.
+                if near.peer in group and (far.peer in group) == (fault.kind == "rift"):
                     links.append((near.peer, far.peer))
                     if fault.kind != "one_way":
                         links.append((far.peer, near.peer))

@@ -68,7 +68,7 @@ def runs(first_seed: int, count: int) -> Iterator[Result]:
 def _hunted(mutant: Mutant, seed: int) -> Result:
     if mutant.whole:
         return mesh_run(mesh_plan(seed, mutant.kinds))
-    return run(plan(seed, mutant.kinds, mutant.delay_max_ms, mutant.voters))
+    return run(plan(seed, mutant.kinds, mutant.delay_max_ms, mutant.voters, mutant.liar))
 
 
 def kill(mutant: Mutant, seeds_max: int, first_seed: int = 0) -> Result | None:

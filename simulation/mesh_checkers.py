@@ -13,6 +13,7 @@ from typing import Any
 from protocols import ledger as ledgers
 from protocols.agent import RolloutAgent
 from protocols.approvals import Approval, read_approval
+from protocols.chain_messages import EntryStored
 from protocols.commands import Command, Promote, SignedCommand, Start
 from protocols.decision import NOOP, Decided, Decision, Entry, ResetTo, material_of
 from protocols.envelope import DecodeError, Signed, decode, digest
@@ -44,7 +45,8 @@ class MeshChecker:
         self.ill: dict[Digest, tuple[tuple[str, ...], int]] = {}
         """Changes made to fail: on which hosts (() for all), and how long a host may serve them as candidate."""
         self.running: dict[LaneKey, tuple[Digest, str, int]] = {}
-        """What each host serves per lane: change, role, since when."""
+        """What each host serves per lane: change, role, since when (in this rollout)."""
+        self._rollouts: dict[LaneKey, bytes] = {}
         self._known: dict[tuple[Digest, int], list[tuple[int, int, str]]] = {}
         """Of the one node of a first stage: when a majority of voters first held which word, and its sequence."""
         self.proposed_ms: Callable[[Decision, bytes], int] = lambda decision, whole: world.now_ms
@@ -215,6 +217,8 @@ class MeshChecker:
         match event:
             case Run(project, environment, deployed, role, _):
                 self._judge_run(host, project, environment, deployed.change, role)
+            case EntryStored():
+                self._note_rollouts(host)
             case Stop(project, environment):
                 self.running.pop((host.name, project, environment), None)
             case Reverted():
@@ -237,6 +241,23 @@ class MeshChecker:
         held = self.running.get(key)
         if held is None or held[:2] != (change, role):
             self.running[key] = (change, role, self._world.now_ms)
+            self._rollouts[key] = self._rollout_of(host, project, environment)
+
+    def _rollout_of(self, host: Host, project: str, environment: str) -> bytes:
+        state = self.state_of(host)
+        lane = state.lane(project, environment) if state is not None else None
+        return lane.rollout.id if lane is not None and lane.rollout is not None else b""
+
+    def _note_rollouts(self, host: Host) -> None:
+        """A candidate that a new rollout takes over while it serves is watched anew."""
+        for key, (change, role, _) in list(self.running.items()):
+            name, project, environment = key
+            if name != host.name:
+                continue
+            rollout = self._rollout_of(host, project, environment)
+            if rollout != self._rollouts.get(key):
+                self._rollouts[key] = rollout
+                self.running[key] = (change, role, self._world.now_ms)
 
     def host_down(self, name: str) -> None:
         """A host stopped: it serves nothing."""

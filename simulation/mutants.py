@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from protocols import chain_context, grounds, ledger, proposer, quorum, reads, recovery, voting
 from protocols import fence as fences
-from protocols import ledger, proposer, quorum, reads, recovery, voting
 from protocols.acceptor import Acceptor, fresh_record
 from protocols.ballots import NO_BALLOT
 from protocols.chain import Chain
@@ -36,6 +36,7 @@ from simulation.chain_plan import KINDS
 _HEAVY_ROLLBACK = ("lapse", "lapse", "lapse", "isolate", "crash")
 _VIEWS = ("view", "view", "view", "isolate")
 _HEAVY_ISOLATION = ("isolate", "isolate", "partition", "clog")
+_CLEFT = ("isolate", "partition", "clog", "crash")
 _HEAVY_LOSS = ("disk_loss", "partition", "isolate", "one_way", "crash")
 
 Patch = tuple[Any, str, Any]
@@ -56,6 +57,8 @@ class Mutant:
     """Hunt in fleets of just so many hosts, all of them voters."""
     whole: bool = False
     """It breaks whole nodes, not chains alone."""
+    liar: bool = False
+    """Hunt in fleets of which one voter lies."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -78,7 +81,16 @@ def _no_adoption() -> Sequence[Patch]:
         del accepted
         return add_promise(self, promise, wall_ms, None)
 
-    return [(Attempt, "add_promise", forgetful), (voting, "adopted", lambda promises: (NO_BALLOT, b""))]
+    return [(Attempt, "add_promise", forgetful), *_grounds_unchecked()]
+
+
+def _grounds_unchecked() -> Sequence[Patch]:
+    return [
+        (voting, "adopted", lambda promises: (NO_BALLOT, b"")),
+        (voting, "grounds_problem", lambda *args: ""),
+        (chain_context, "grounds_problem", lambda *args: ""),
+        (ledger, "grounds_problem", lambda *args: ""),
+    ]
 
 
 def _unchecked_adoption() -> Sequence[Patch]:
@@ -90,7 +102,7 @@ def _unchecked_adoption() -> Sequence[Patch]:
             attempt.accepted = None
         propose(self, attempt)
 
-    return [(Voting, "_propose", forgetful), (voting, "adopted", lambda promises: (NO_BALLOT, b""))]
+    return [(Voting, "_propose", forgetful), *_grounds_unchecked()]
 
 
 def _volatile_promise() -> Sequence[Patch]:
@@ -180,7 +192,7 @@ def _minority() -> Sequence[Patch]:
     def half(count: int) -> int:
         return max(1, count // 2)
 
-    return [(module, "majority", half) for module in (quorum, proposer, reads)]
+    return [(module, "majority", half) for module in (quorum, proposer, grounds, reads)]
 
 
 def _votes_counted_twice() -> Sequence[Patch]:
@@ -242,7 +254,7 @@ def _adopted_judged_fresh() -> Sequence[Patch]:
 
 
 def _adopted_but_fresh(promises: Any) -> Any:
-    ballot, must = proposer.adopted(promises)
+    ballot, must = grounds.adopted(promises)
     return (NO_BALLOT, b"") if ballot != NO_BALLOT else (ballot, must)
 
 
@@ -300,6 +312,11 @@ def _own_clock() -> Sequence[Patch]:
     ]
 
 
+def _forks_unexamined() -> Sequence[Patch]:
+    """Nobody compares another entry than its own for a slot it holds."""
+    return [(Follower, "_compare", lambda self, peer, slot, entry: None)]
+
+
 MUTANTS = (
     Mutant("no-adoption", "proposers propose their own, acceptors let them", _no_adoption),
     Mutant("unchecked-adoption", "one proposer never adopts and acceptors do not check", _unchecked_adoption),
@@ -342,4 +359,14 @@ MUTANTS = (
     Mutant("unverified-certificate", "entries are believed without a majority", _unverified_certificate),
     Mutant("wrong-state-hash", "state hashes are not compared", _wrong_state_hash),
     Mutant("own-clock", "a decision carries its proposer's clock, unchecked", _own_clock),
+    Mutant(
+        "forks-unexamined",
+        "nobody looks for the liar when two sides of a fork meet",
+        _forks_unexamined,
+        _CLEFT,
+        30,
+        "Liar",
+        3,
+        liar=True,
+    ),
 )

@@ -89,9 +89,17 @@ def _liveness_phase(fleet: ChainFleet) -> None:
         if not host.up:
             world.after(1, host.start)
     world.run_until(world.now_ms + HEALED_SETTLE_MS)
-    if fleet.checker.forked:
+    try:
+        _demand_life(fleet)
+    except Violation:
+        if not fleet.checker.forked:
+            raise
+    if fleet.fork_stands():
         _demand_proof(fleet)
-        return
+
+
+def _demand_life(fleet: ChainFleet) -> None:
+    world = fleet.world
     if fleet.majority_lost():
         fleet.reset()
         world.run_until(world.now_ms + HEALED_SETTLE_MS)
@@ -110,7 +118,10 @@ def _liveness_phase(fleet: ChainFleet) -> None:
 
 
 def _demand_proof(fleet: ChainFleet) -> None:
-    """A lie forked the chain: an honest node must find out who told it once the two sides meet."""
+    """A lie forked the chain: an honest node must find out who told it once the two sides meet.
+
+    Only if both sides are still on some disk: a side that was wiped or rolled back leaves nothing to prove, and no fork.
+    """
     fleet.world.counts["forks by a liar"] += 1
     if not fleet.world.run_while(lambda: not fleet.liar_proven(), fleet.world.now_ms + CONVERGE_BOUND_MS):
         raise Violation("Liar", f"a lie forked the chain and nobody proved it in {CONVERGE_BOUND_MS} ms")

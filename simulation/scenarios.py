@@ -266,7 +266,7 @@ class Play:
         name, ahead = arguments
         for host in self.fleet.hosts.values():
             if name in ("all", host.name):
-                host.clock.wall_offset_ms += duration_ms(ahead)
+                host.clock.jump(duration_ms(ahead))
 
     # --- records ------------------------------------------------------------------------------------------------------
 

@@ -39,11 +39,12 @@ from protocols.decision import (
 )
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.fence import BOOT_LEAP, Fence
+from protocols.grounds import ROUNDS_MAX, adopted, built_on, grounds_problem, promises_problem
 from protocols.keys import peer_id
 from protocols.ledger import Ledger, slot_key
 from protocols.machine import Digest, PeerId, Persist, Store, Write
 from protocols.pacing import ChainTimes, Pacer
-from protocols.proposer import Attempt, adopted, promises_problem
+from protocols.proposer import Attempt
 from protocols.refusal import Refusal
 from protocols.witness import STATEMENTS_MAX, Witness, contradiction, proof, proof_holds
 from simulation.chain_state import Add
@@ -335,6 +336,68 @@ def test_the_accepted_decision_of_the_highest_ballot_must_be_adopted() -> None:
     assert adopted(claims[:1]) == (NO_BALLOT, b"")
 
 
+def rounds(count: int) -> tuple[tuple[Promise, ...], ...]:
+    """Good grounds for digest(b"d"): fresh at round 1, then adopted again and again, newest first."""
+    found = []
+    for number in range(1, count + 1):
+        below = (NO_BALLOT, b"") if number == 1 else (ballot_at(number - 1), digest(b"d"))
+        found.append(
+            (
+                promise(0, ballot=ballot_at(number), accepted_ballot=below[0], accepted_digest=below[1]),
+                promise(1, ballot=ballot_at(number)),
+            )
+        )
+    return tuple(reversed(found))
+
+
+def ballot_at(number: int) -> Ballot:
+    return Ballot(number, VOTERS[1].node, b"nonce---")
+
+
+def why_not(grounds: Any, number: int, decided: bytes = b"d") -> str:
+    return grounds_problem(RING, MESH, VOTERS[:3], grounds, (MESH, 1, ballot_at(number)), digest(decided))
+
+
+def test_grounds_go_down_to_the_round_that_was_free() -> None:
+    for count in range(1, ROUNDS_MAX + 1):
+        assert why_not(rounds(count), count) == ""
+    three = rounds(3)
+    assert why_not((), 1) == why_not(rounds(ROUNDS_MAX + 1), ROUNDS_MAX + 1)
+    assert "no grounds" in why_not((), 1)
+    assert "missing" in why_not(three[:2], 3)
+    assert "another ballot" in why_not(three[1:], 3)
+    assert "another ballot" in why_not((three[0], three[2]), 3)
+    assert "another decision" in why_not(three, 3, b"other")
+    assert "below the one that was free" in why_not((*rounds(1), *rounds(1)), 1)
+    assert "no majority" in why_not((three[0][:1],), 3)
+    own = promise(0, ballot=ballot_at(3), accepted_ballot=ballot_at(3), accepted_digest=digest(b"d"))
+    assert "at its own ballot" in why_not(((own, three[0][1]), *three[1:]), 3)
+    unsigned = msgspec.structs.replace(three[1][1], signature=bytes(64))
+    assert "signature" in why_not((three[0], (three[1][0], unsigned), three[2]), 3)
+
+
+def test_grounds_of_a_long_fight_lose_their_oldest_rounds_and_still_hold() -> None:
+    grounds: Any = ()
+    for number, newest in enumerate(reversed(rounds(ROUNDS_MAX + 5)), 1):
+        grounds = built_on(newest, grounds)
+        assert why_not(grounds, number) == ""
+    assert len(grounds) == ROUNDS_MAX
+
+
+def test_a_lie_in_a_round_below_the_last_is_found_in_the_grounds() -> None:
+    """What was adopted innocently at ballot 3 was made possible by a vote hidden at ballot 2."""
+    voted = vote(0, ballot=ballot_at(1), digest=digest(b"other"), counter=3)
+    lie = promise(0, ballot=ballot_at(2), counter=4)
+    honest = promise(1, ballot=ballot_at(2))
+    shown = promise(2, ballot=ballot_at(3), accepted_ballot=ballot_at(2), accepted_digest=digest(b"d"))
+    grounds = built_on((honest_at_3 := promise(1, ballot=ballot_at(3), counter=9), shown), ((lie, honest),))
+    assert why_not(grounds, 3) == ""
+    assert Witness().see_all((voted, shown, honest_at_3)) is None
+    found = Witness().see_all((voted, *(said for said in grounds[0]), *grounds[1]))
+    assert found is not None
+    assert found.rule == "chain.hidden-vote"
+
+
 def test_an_attempt_takes_the_highest_accepted_and_the_lower_median_clock() -> None:
     attempt = Attempt(1, MESH, BALLOT, VOTERS[:3], voters_digest(VOTERS[:3]), 0)
     low, high = (Accepted(Ballot(n, VOTERS[0].node, b"n"), b"%d" % n, (), b"") for n in (1, 2))
@@ -387,7 +450,7 @@ def test_promised_and_accepted_come_back_from_disk() -> None:
     assert load(tables) == (made.record, None)
     assert said.counter == 1
     data = b"a decision"
-    effects, voted = made.accept(proposal(digest=digest(data)), data, (b"m",), voters_digest(VOTERS))
+    effects, voted = made.accept(proposal(digest=digest(data)), data, (b"m",), ((promise(),),), voters_digest(VOTERS))
     tables = tables_of(effects, tables)
     loaded = load(tables)
     assert loaded == (made.record, made.accepted)
@@ -395,7 +458,7 @@ def test_promised_and_accepted_come_back_from_disk() -> None:
     with pytest.raises(AssertionError):
         made.promise(BALLOT)
     with pytest.raises(AssertionError):
-        made.accept(proposal(), data, (), voters_digest(VOTERS))
+        made.accept(proposal(), data, (), (), voters_digest(VOTERS))
     tables[acceptors.TABLE][acceptors.ACCEPTED_KEY] = encode(Accepted(BALLOT, b"another", (), b""))
     with pytest.raises(DecodeError):
         load(tables)

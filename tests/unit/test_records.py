@@ -491,6 +491,15 @@ def test_a_lifetime_ends_on_every_node() -> None:
     assert refused(held.offer(newer, WALL_MS + 5_000)) == "records.expired"
 
 
+def test_a_revocation_holds_at_once_however_far_ahead_the_clock_was_of_the_node_that_wrote_it() -> None:
+    held = store()
+    held.offer(owned("n1", 5), WALL_MS)
+    key, body = revocation_record(*revocation_of("n1", 3))
+    ahead_ms = WALL_MS + AHEAD_MAX_MS + 3_600_000
+    assert held.offer(immutable("n0", "revocation", body, key=key, at_ms=ahead_ms), WALL_MS).outcome is Outcome.MERGED
+    assert [entry.record.seq for entry in held.void_revoked(WALL_MS)] == [5]
+
+
 def test_a_full_store_still_takes_newer_versions_and_revocations() -> None:
     held = store(records_max=2, author_records_max=9)
     held.offer(owned("n0", 1), WALL_MS)
