@@ -34,6 +34,10 @@ class ArtifactError(Exception):
     """The bytes are not what they were said to be, or too many; nothing was kept."""
 
 
+class AbsentArtifactError(ArtifactError):
+    """Nobody who can be reached gives it now; somebody may later."""
+
+
 class ArtifactStore:
     """The folder of artifacts of one node."""
 

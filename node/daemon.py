@@ -79,6 +79,8 @@ from runtime.supervisor import PoolSettings, WorkerPool
 
 ADDRESSES_PER_NODE_MAX = 8
 FOLDER_MODE = 0o700
+FETCHING = frozenset({Standing.MEMBER, Standing.EXPIRED})
+"""Who may have artifacts: an expired node keeps its certified release, one that is not confirmed has no workload."""
 
 _log = logging.getLogger("freehold.daemon")
 
@@ -200,7 +202,7 @@ class Daemon:
         )  # fmt: skip
         self._fetcher = Fetcher(
             artifacts, transport, mesh.core.hello.admitted,
-            may_fetch=lambda peer: mesh.core.hello.standing(peer) in {Standing.MEMBER, Standing.EXPIRED},
+            may_fetch=lambda peer: mesh.core.trust.standing(peer, system_now().wall_ms) in FETCHING,
             on_reject=mesh.reject,
         )  # fmt: skip
         self._benches = SmokeBenches(throwaway, self.runtime, ahead=self._config.smoke_ahead)

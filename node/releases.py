@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from node.artifacts import ArtifactError, ArtifactStore
+from node.artifacts import AbsentArtifactError, ArtifactError, ArtifactStore
 from node.fetching import Fetcher
 from node.secrets import SecretError
 from node.smoking import SmokeBenches
@@ -47,6 +47,10 @@ Secrets = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable
 
 class PreparationError(Exception):
     """The release cannot be prepared here; the text says why, for a person."""
+
+
+class AbsentError(PreparationError):
+    """Its bytes are nowhere to be had now; they may be later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,8 @@ class Releases:
     async def _fetch(self, digest: bytes) -> None:
         try:
             await self._fetcher.ensure(digest)
+        except AbsentArtifactError as error:
+            raise AbsentError(str(error)) from error
         except ArtifactError as error:
             raise PreparationError(str(error)) from error
 

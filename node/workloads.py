@@ -16,7 +16,7 @@ from typing import Any
 
 from node.forwarding import routes_away
 from node.meter import Meter, since
-from node.releases import PreparationError, Prepared, Releases, run_smoke, smoke_routes
+from node.releases import AbsentError, PreparationError, Prepared, Releases, run_smoke, smoke_routes
 from protocols.chain_messages import EntryStored
 from protocols.change import SecretVersion
 from protocols.core import NodeCore
@@ -32,6 +32,10 @@ from runtime.supervisor import PoolError, WorkerPool
 LOOK_EVERY_S = 1.0
 SETTLE_S = 0.25
 """Between saying that a lane is gone and its routes going: a request that another node just sent still finds its app."""
+
+PREPARE_AGAIN_S = 5.0
+PREPARE_TRIES = 60
+"""A quarter of an hour with the fetch's own patience; a change that is not prepared by then is proposed again."""
 
 PREPARED_KEPT_MAX = 128
 ORDERS_MAX = 1_024
@@ -141,14 +145,8 @@ class Workloads:
         if parts is None:
             self._post(PreparationDone(change, False, reason="nobody here knows the change"))
             return
-        release, configuration, secrets, base = parts
         try:
-            prepared = await self._releases.prepare(release, configuration, secrets)
-            # What was decided passed them before it started; a node that restarts does not put it to the test again.
-            smoked = not self._was_decided(change) and await self._releases.smoke(prepared)
-            if base:
-                # What a node returns to must be here before it leaves it.
-                await self._releases.manifest(base)
+            prepared, smoked = await self._prepare_parts(change, *parts)
         except (PreparationError, OSError) as error:  # OSError: no room for what it needs, most of all
             _log.warning("not prepared: %s", error, extra={"event": "prepare.failed", "change": change.hex()})
             self.failures[change] = str(error)
@@ -159,6 +157,28 @@ class Workloads:
         if smoked and not prepared.from_source:
             self.smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
+
+    async def _prepare_parts(
+        self, change: Digest, release: bytes, configuration: bytes, secrets: tuple[SecretVersion, ...], base: bytes
+    ) -> tuple[Prepared, bool]:
+        """Prepare, and run the smoke checks; wait for bytes that are nowhere, since whoever has them may return."""
+        tries = 0
+        while True:
+            try:
+                prepared = await self._releases.prepare(release, configuration, secrets)
+                # What was decided passed them before it started; a node that restarts does not put it to the test again.
+                smoked = not self._was_decided(change) and await self._releases.smoke(prepared)
+                if base:
+                    # What a node returns to must be here before it leaves it.
+                    await self._releases.manifest(base)
+            except AbsentError as error:
+                tries += 1
+                if tries >= PREPARE_TRIES:
+                    raise
+                self.failures[change] = str(error)
+                await asyncio.sleep(PREPARE_AGAIN_S)
+            else:
+                return prepared, smoked
 
     def _parts(self, change: Digest) -> tuple[bytes, bytes, tuple[SecretVersion, ...], bytes] | None:
         """Release, configuration, secret versions and base of a change, from its dossier or from what was decided."""

@@ -168,13 +168,13 @@ class GivenUp:
 class FetchTimes:
     """Times in ms: until a chunk counts as lost, and between two rounds of asking who holds an artifact.
 
-    `nobody_ms` without an offer, or `stalled_ms` without a chunk, end a fetch: the release is reported as failed to
-    prepare, which an operator can act on. What has arrived stays on disk for the next attempt.
+    `nobody_ms` without an offer, or `stalled_ms` without a chunk, end a fetch, so that an operator can be told; the node
+    tries again for a while. What has arrived stays on disk for the next attempt.
     """
 
     chunk_ms: int = 10_000
     ask_ms: int = 1_000
-    nobody_ms: int = 6_000
+    nobody_ms: int = 10_000
     stalled_ms: int = 60_000
 
 

@@ -174,7 +174,7 @@ def test_a_holder_found_later_is_asked_again() -> None:
 def test_what_nobody_offers_is_given_up_and_may_be_wanted_again() -> None:
     s = Swarm(A)
     s.tell(Want(NAME))
-    s.pass_time(5_000)
+    s.pass_time(9_000)
     assert not s.given_up
     s.pass_time(1_000)
     assert s.given_up == [GivenUp(NAME, offered=False)]

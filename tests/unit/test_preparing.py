@@ -1,0 +1,63 @@
+"""A release whose bytes are nowhere for a moment is waited for; one that is broken is reported at once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from node import workloads
+from node.releases import AbsentError, PreparationError
+from node.workloads import Workloads
+from protocols.machine import Digest
+from protocols.workloads import PreparationDone
+
+CHANGE = Digest(b"c" * 32)
+
+
+class Releases:
+    """Releases that fail with these errors, one after the other, and then succeed."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    async def prepare(self, *_parts: Any) -> Any:
+        await asyncio.sleep(0)
+        if self.errors:
+            raise self.errors.pop(0)
+        return SimpleNamespace(from_source=False)
+
+    async def smoke(self, _prepared: Any) -> bool:
+        return False
+
+
+async def outcome(releases: Releases) -> tuple[list[Any], Workloads]:
+    posted: list[Any] = []
+    change = SimpleNamespace(release=b"r", configuration=b"e", secrets=(), base=b"")
+    core: Any = SimpleNamespace(
+        dossiers=SimpleNamespace(changes={CHANGE: SimpleNamespace(change=change)}), state=SimpleNamespace(lanes=())
+    )
+    post: Any = posted.append
+    made = Workloads(core, releases, None, Path("unused"), post)  # type: ignore[arg-type]
+    await made._prepare(CHANGE)
+    return posted, made
+
+
+async def test_bytes_that_nobody_has_now_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "PREPARE_AGAIN_S", 0)
+    posted, made = await outcome(Releases(AbsentError("nowhere"), AbsentError("nowhere")))
+    assert posted == [PreparationDone(CHANGE, True, "absent")]
+    assert made.failures == {}
+
+
+async def test_what_stays_away_too_long_and_what_is_broken_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "PREPARE_AGAIN_S", 0)
+    monkeypatch.setattr(workloads, "PREPARE_TRIES", 3)
+    for releases, left in ((Releases(*[AbsentError("nowhere")] * 4), 1), (Releases(PreparationError("bad")), 0)):
+        posted, made = await outcome(releases)
+        assert [one.ok for one in posted] == [False]
+        assert made.failures[CHANGE] == posted[0].reason
+        assert len(releases.errors) == left
