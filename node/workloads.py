@@ -208,10 +208,8 @@ class Workloads:
 
     async def _replay(self, lane: Lane, change: Digest) -> None:
         running = self.running.get(lane)
-        if running is None or running.deployed.change != change:
-            return
         result = "absent"
-        if running.prepared.effective.smoke:
+        if running is not None and running.deployed.change == change and running.prepared.effective.smoke:
             try:
                 await run_smoke(self._ingress, running.prepared)
                 result = "passed"

@@ -81,6 +81,8 @@ LATCH_TABLE = "latch"
 PREPARED_MAX = 64
 """Own preparations remembered: base, candidate and five retained releases of nine lanes, or as many open changes."""
 
+PROBES_PER_TTL = 3
+
 Running = tuple[Digest, Role, bool]
 LaneName = tuple[str, str]
 
@@ -107,6 +109,7 @@ class _Watch:
     seen_ms: int = 0
     smoke_runs: int = 0
     smoke_asked: bool = False
+    smoke_awaited: bool = False
     said: VerdictWord | None = None
     said_ms: int = 0
     failed: str = ""
@@ -442,10 +445,11 @@ class RolloutAgent:
         plan = rollout.plan
         quiet = not plan.probe_only and watch.candidate.requests < plan.analysis.min_requests
         if watch.health.verdict == "pass" and quiet and not watch.smoke_asked:
-            watch.smoke_asked = True
+            watch.smoke_asked = watch.smoke_awaited = True
             effects.append(Notify(ReplaySmoke(lane.project, lane.environment, rollout.candidate.change)))
-        if watch.said != watch.health.verdict:
-            effects += self._say_verdict(rollout, watch, watch.health.verdict, now)
+        word = _due_word(rollout, watch)
+        if watch.said != word:
+            effects += self._say_verdict(rollout, watch, word, now)
         return effects
 
     def _replayed(self, event: SmokeReplayed, now: Now) -> list[Effect]:
@@ -453,13 +457,13 @@ class RolloutAgent:
         if found is None or found[1].candidate.change != event.change or found[2].health is None:
             return []
         lane, rollout, watch = found
+        watch.smoke_awaited = False
         if event.result == "failed":
             return self._fail(lane, rollout, watch, "a smoke check failed", now)
-        if event.result == "absent" or watch.failed:
+        if watch.failed:
             return []
-        watch.smoke_runs += 1
-        assert watch.health is not None
-        return self._say_verdict(rollout, watch, watch.health.verdict, now)
+        watch.smoke_runs += event.result == "passed"
+        return self._say_verdict(rollout, watch, _due_word(rollout, watch), now)
 
     def _fail(self, lane: Lane, rollout: Rollout, watch: _Watch, reason: str, now: Now) -> list[Effect]:
         """Say fail, for good in this stage, and leave the candidate unless there is no way back."""
@@ -527,20 +531,28 @@ class RolloutAgent:
         if broken is not None and self._me in rollout.cohort:
             return self._fail(lane, rollout, watch, f"not prepared: {broken}", now)
         if now.mono_ms - max(watch.said_ms, watch.since_ms) >= self._config.window_ms:
-            effects += self._say_verdict(rollout, watch, self._word(watch, serving=serving), now)
+            effects += self._say_verdict(rollout, watch, self._word(rollout, watch, serving=serving), now)
         return effects
 
-    def _word(self, watch: _Watch, *, serving: bool) -> VerdictWord:
+    def _word(self, rollout: Rollout, watch: _Watch, *, serving: bool) -> VerdictWord:
         """Return what to repeat this window: the verdict, or pending while the candidate does not serve here."""
         if watch.failed:
             return "fail"
-        return watch.health.verdict if serving and watch.health is not None else "pending"
+        return _due_word(rollout, watch) if serving and watch.health is not None else "pending"
 
     def _probe(self, now: Now) -> list[Effect]:
         """Ask the voters whether they are there; a majority of answers to one round is contact."""
         assert self._state is not None
-        due = self._probe_ms is None or now.mono_ms - self._probe_ms >= self._config.probe_ms
-        if not due or not any(role == "candidate" for _, role, _ in self._running.values()):
+        ttls_ms = [
+            rollout.plan.candidate_ttl_ms
+            for lane, rollout, _ in self._open_stages()
+            if (found := self._running.get((lane.project, lane.environment))) is not None and found[1] == "candidate"
+        ]
+        if not ttls_ms:
+            return []
+        # Three chances within the shortest time to live, or a candidate in good contact would be taken for a lonely one.
+        every_ms = min(self._config.probe_ms, min(ttls_ms) // PROBES_PER_TTL)
+        if self._probe_ms is not None and now.mono_ms - self._probe_ms < every_ms:
             return []
         self._probe_ms = now.mono_ms
         self._probe_round += 1
@@ -573,6 +585,17 @@ class RolloutAgent:
                 return []
             case _:
                 return []
+
+
+def _due_word(rollout: Rollout, watch: _Watch) -> VerdictWord:
+    """Return the verdict to say: no pass before the smoke replay it asked for has ended, unless traffic came instead.
+
+    A pass without either would have the stage taken for one of which nothing says that it works.
+    """
+    assert watch.health is not None
+    quiet = watch.candidate.requests < rollout.plan.analysis.min_requests
+    waits = watch.health.verdict == "pass" and watch.smoke_awaited and quiet
+    return "pending" if waits else watch.health.verdict
 
 
 def latch_key(rollout: Rollout) -> bytes:

@@ -201,7 +201,7 @@ class Conductor:
         if held is not None and (said.sequence <= held[0].sequence or held[0].verdict == "fail"):
             return False
         stage.verdicts[node] = (said, data)
-        turned = held is None or held[0].verdict != said.verdict
+        turned = held is None or held[0].verdict != said.verdict or held[0].smoke_runs != said.smoke_runs
         if turned and said.verdict == "pass":
             stage.progress_ms = now.mono_ms
         return turned

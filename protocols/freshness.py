@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from protocols.analysis import Outcome, assess
-from protocols.commands import Promote, Start
+from protocols.commands import Pause, Promote, Start
 from protocols.envelope import Signed, digest
 from protocols.evidence import open_envelope
 from protocols.exhibits import SIGNED_OVERHEAD_BYTES, Case
 from protocols.machine import Digest, PeerId
-from protocols.mesh_types import MeshState
+from protocols.mesh_types import MeshState, Rollout
 from protocols.placement import eligible
 from protocols.refusal import Refusal
-from protocols.rollout import read_said
+from protocols.rollout import Said, read_said
 from protocols.statements import STATEMENT_MAX_BYTES, HealthVerdict
 
 MISSED_PERCENT = 10
@@ -56,6 +56,8 @@ def fresh_refusal(state: MeshState, case: Case, view: View) -> Refusal | None:
             return _missed_nodes(state, case, nodes, view)
         case Promote():
             return _stale_health(state, case, view)
+        case Pause() if not case.signers:
+            return _stale_pause(state, case, view)
         case _:
             return None
 
@@ -93,17 +95,11 @@ def _missed_nodes(state: MeshState, case: Case, nodes: tuple[PeerId, ...], view:
 
 
 def _stale_health(state: MeshState, case: Case, view: View) -> Refusal | None:
-    lane = state.lane(case.command.project, case.command.environment)
-    assert lane is not None
-    assert lane.rollout is not None
-    rollout = lane.rollout
+    rollout = _rollout_of(state, case)
     said = read_said(state, rollout, case)
     if isinstance(said, Refusal):
         return said
-    newest = dict(said.verdicts)
-    for node, verdict in view.verdicts(rollout.id, rollout.opened).items():
-        if node in rollout.order and (node not in newest or verdict.sequence > newest[node].sequence):
-            newest[node] = verdict
+    newest = _newest(rollout, said, view)
     assessed = assess(rollout, newest, case.at_ms, timed_out=said.timed_out, vanished=said.vanished)
     if assessed.outcome in (Outcome.FAIL, Outcome.PENDING):
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
@@ -112,3 +108,33 @@ def _stale_health(state: MeshState, case: Case, view: View) -> Refusal | None:
     if vanished is not None:
         return Refusal("fresh.vanished", f"{vanished} took the candidate and is not seen any more")
     return None
+
+
+def _stale_pause(state: MeshState, case: Case, view: View) -> Refusal | None:
+    """Nobody is woken for a stage that this voter knows to be well: the proposer has not heard of it yet."""
+    rollout = _rollout_of(state, case)
+    said = read_said(state, rollout, case)
+    if isinstance(said, Refusal):
+        return said
+    assessed = assess(
+        rollout, _newest(rollout, said, view), case.at_ms, timed_out=said.timed_out, vanished=said.vanished
+    )
+    if assessed.outcome is Outcome.PASS and not rollout.stages[rollout.stage].approve:
+        return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
+    return None
+
+
+def _rollout_of(state: MeshState, case: Case) -> Rollout:
+    lane = state.lane(case.command.project, case.command.environment)
+    assert lane is not None
+    assert lane.rollout is not None
+    return lane.rollout
+
+
+def _newest(rollout: Rollout, said: Said, view: View) -> dict[PeerId, HealthVerdict]:
+    """Return the newer of what the exhibits and this voter hold, of each pinned node."""
+    newest = dict(said.verdicts)
+    for node, verdict in view.verdicts(rollout.id, rollout.opened).items():
+        if node in rollout.order and (node not in newest or verdict.sequence > newest[node].sequence):
+            newest[node] = verdict
+    return newest

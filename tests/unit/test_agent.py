@@ -123,7 +123,8 @@ class Fleet:
                     self.tell(node.name, PreparationDone(change, not node.broken, "passed", "no space"))
                 case Notify(ReplaySmoke(project, environment, change)):
                     node.orders.append(effect.event)
-                    self.tell(node.name, SmokeReplayed(project, environment, change, node.smoke))
+                    if node.smoke != "late":
+                        self.tell(node.name, SmokeReplayed(project, environment, change, node.smoke))
                 case Notify(order):
                     node.orders.append(order)
                 case Broadcast(message, exclude):
@@ -292,6 +293,18 @@ def test_without_smoke_and_traffic_the_rollout_pauses() -> None:
     assert f.w.rollout.stage == 0
 
 
+def test_a_pass_is_not_said_before_the_smoke_replay_it_asked_for_has_ended() -> None:
+    f = fleet()
+    slow = canary(f)
+    slow.smoke = "late"
+    f.run_for(60)
+    assert not f.w.rollout.paused, "a stage was taken for one of which nothing says that it works"
+    assert f.w.rollout.stage == 0
+    f.tell(slow.name, SmokeReplayed("shop", "prod", f.w.rollout.candidate.change, "passed"))
+    f.run_for(3)
+    assert f.w.rollout.stage == 1
+
+
 def test_with_traffic_no_smoke_check_is_replayed() -> None:
     f = fleet()
     for node in f.nodes.values():
@@ -392,6 +405,16 @@ def test_a_node_that_hears_a_majority_keeps_the_candidate_beyond_the_ttl() -> No
     f = fleet(Plan((Stage("1"), Stage("100%")), auto_promote=False), voters=3)
     f.run_for(2000)
     assert canary(f).agent.running("shop", "prod") == (f.w.rollout.candidate.change, "candidate")
+
+
+def test_a_short_ttl_is_probed_often_enough_to_outlive_good_contact_and_ends_a_lonely_candidate() -> None:
+    f = fleet(Plan((Stage("1"), Stage("100%")), auto_promote=False, candidate_ttl_ms=10_000), voters=3)
+    f.run_for(100)
+    lonely = canary(f)
+    assert lonely.agent.running("shop", "prod") == (f.w.rollout.candidate.change, "candidate")
+    f.cut = {lonely.name}
+    f.run_for(15)
+    assert lonely.agent.running("shop", "prod") == (f.w.base.change, "base")
 
 
 def test_an_irreversible_candidate_is_never_reverted_by_its_node() -> None:

@@ -509,6 +509,22 @@ def test_a_start_that_leaves_out_living_nodes_is_not_voted_for() -> None:
         view.down = set()
 
 
+def test_a_pause_that_nobody_signed_faces_newer_verdicts_and_a_signed_one_none() -> None:
+    w = world().started()
+    canary = w.rollout.cohort[0]
+    w.at_ms += 30_000
+    shown = w.verdicts(smoke_runs=0)
+    forced = w.command(Pause(w.rollout.id), (), shown, project="shop", environment="prod", expect=w.lane.sequence)
+    by_hand = w.command(
+        Pause(w.rollout.id), (w.admin,), shown, project="shop", environment="prod", expect=w.lane.sequence
+    )
+    view = FakeView()
+    assert _fresh(w, forced, shown, view) is None
+    view.held = {canary: w.verdict("pass", sequence=9)}
+    assert refused(_fresh(w, forced, shown, view)) == "fresh.stale-verdict"
+    assert _fresh(w, by_hand, shown, view) is None
+
+
 def test_a_promotion_faces_newer_verdicts_and_vanished_nodes() -> None:
     w = world().started()
     shown = w.verdicts()
