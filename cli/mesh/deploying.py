@@ -149,6 +149,7 @@ def plan_of(settings: Settings) -> Plan:
         stages=stages,
         healthy_deadline_ms=max(stage.healthy_deadline_ms for stage in rollout.stages),
         progress_deadline_ms=rollout.progress_deadline_ms,
+        candidate_ttl_ms=rollout.candidate_ttl_ms,
         max_parallel=rollout.max_parallel,
         auto_promote=rollout.auto_promote,
         auto_revert=rollout.auto_revert,
@@ -196,6 +197,7 @@ def propose(
         routes=effective.routes,
         schedules=tuple(app.name for app in effective.apps if app.schedule),
         secrets=versions,
+        replicas=found.project.settings(environment).rollout.replicas if not effective.keeps_data else 0,
         data=effective.keeps_data,
     )
     folder = bundle.folder / ARTIFACTS

@@ -126,6 +126,7 @@ def _plan_facts(plan: Plan, replicas: int) -> dict[_Key, str]:
         "min_healthy_time": ", ".join(f"{stage.min_healthy_ms} ms" for stage in plan.stages),
         "healthy_deadline": f"{plan.healthy_deadline_ms} ms",
         "progress_deadline": f"{plan.progress_deadline_ms} ms",
+        "candidate_ttl": f"{plan.candidate_ttl_ms} ms",
         "max_parallel": str(plan.max_parallel),
         "auto_promote": "yes" if plan.auto_promote else "no",
         "auto_revert": "yes" if plan.auto_revert else "no",

@@ -72,10 +72,12 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """How a release replaces the one before it."""
+    """How a release replaces the one before it; `replicas` 0 means on every node."""
 
     stages: tuple[Stage, ...]
     progress_deadline_ms: int
+    candidate_ttl_ms: int
+    replicas: int
     max_parallel: int
     auto_promote: bool
     auto_revert: bool

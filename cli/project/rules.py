@@ -94,7 +94,13 @@ def _settings(values: Values, test: Values, above: Path, complain: Complain) -> 
     read = {name: _app(name, own, (*above, "app", name), complain) for name, own in apps}
     _routes_do_not_clash(read, above, complain)
     demands = _demands(values.get("policy", {}), test, (*above, "policy"), complain)
-    return Settings(read, _rollout(values.get("rollout", {}), (*above, "rollout"), complain), demands)
+    moves = _rollout(values.get("rollout", {}), (*above, "rollout"), complain)
+    keeping = [name for name, app in read.items() if app.keyvalue]
+    if keeping and moves.replicas > 1:
+        complain(
+            (*above, "rollout", "replicas"), f"cannot be more than 1: {keeping[0]} keeps its data on one node", "1"
+        )
+    return Settings(read, moves, demands)
 
 
 def _overlaid(values: Values, overlay: Values, name: str, complain: Complain) -> Settings:
@@ -228,6 +234,8 @@ def _rollout(values: Values, path: Path, complain: Complain) -> Rollout:
     return Rollout(
         stages=tuple(stages),
         progress_deadline_ms=filled["progress_deadline"],
+        candidate_ttl_ms=filled["candidate_ttl"],
+        replicas=filled["replicas"] or 0,
         max_parallel=filled["max_parallel"],
         auto_promote=filled["auto_promote"],
         auto_revert=filled["auto_revert"],

@@ -268,3 +268,12 @@ def _quoted(text: str) -> str:
     return (
         '"' + "".join(f"\\U{ord(char):08x}" if not char.isalnum() or ord(char) > 126 else char for char in text) + '"'
     )
+
+
+def test_replicas_and_the_time_to_live_are_read_and_an_app_with_data_has_no_replicas() -> None:
+    more = GOOD.replace("[rollout]\n", '[rollout]\nreplicas = 2\ncandidate_ttl = "1m"\n')
+    rollout = parse(more).base.rollout
+    assert (rollout.replicas, rollout.candidate_ttl_ms) == (2, 60_000)
+    assert (parse(GOOD).base.rollout.replicas, parse(GOOD).base.rollout.candidate_ttl_ms) == (0, 1_800_000)
+    said = problems(more.replace('timeout = "10s"', 'keyvalue = ["visits"]'))
+    assert any("rollout.replicas cannot be more than 1: web keeps its data on one node" in one for one in said)
