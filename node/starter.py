@@ -48,6 +48,9 @@ WAITED_FOR = (
 )
 """Refusals that time or people can cure; any other is final."""
 
+UNKNOWN = "start.unknown"
+"""The rule of a start that no majority has answered: it is tried again, and may be decided yet."""
+
 _log = logging.getLogger("freehold.starter")
 
 
@@ -140,6 +143,10 @@ class Starter:
         return LOOK_SOON_S if any(now_ms - one.since_ms < SOON_MS for one in waiting) else LOOK_EVERY_S
 
     async def _look(self, change: Digest, waiting: Waiting) -> None:
+        alone = self._alone()
+        if alone is not None:
+            waiting.refusal = alone
+            return
         shown = self.complete(change, waiting.signed, waiting.nodes)
         if isinstance(shown, Refusal):
             waiting.refusal = shown
@@ -159,8 +166,17 @@ class Starter:
             waiting.outcome, waiting.slot = "started", outcome.slot
         elif outcome.outcome != "unknown" and not outcome.rule.startswith((*WAITED_FOR, "fresh.")):
             waiting.outcome = "refused"
-        waiting.refusal = Refusal(outcome.rule or "start.unknown", outcome.detail or "no answer yet")
+        waiting.refusal = Refusal(outcome.rule or UNKNOWN, outcome.detail or "no answer yet")
         _log.info("start %s", outcome.outcome, extra={"event": "start", "change": change.hex(), "rule": outcome.rule})
+
+    def _alone(self) -> Refusal | None:
+        """Say so when no start can be decided from here: who waits would otherwise wait in the dark."""
+        voters = [voter.node for voter in self._core.state.voters]
+        reached = [node for node in voters if node == self._core.node or self._core.hello.standing(node) is not None]
+        needed = len(voters) // 2 + 1 if self._core.node in voters else 1
+        if len(reached) >= needed:
+            return None
+        return Refusal(UNKNOWN, f"this node reaches {len(reached)} of {len(voters)} voters")
 
     def complete(
         self, change: Digest, signed: SignedCommand, nodes: tuple[PeerId, ...]

@@ -23,6 +23,8 @@ HELD_BY = {
     "window.": "freehold policy show, then freehold deploy --change {}",
 }
 """What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
+UNKNOWN = "start.unknown"
+"""The rule of a start that no majority has answered."""
 
 
 class RolledBackError(CommandError):
@@ -63,7 +65,7 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
 
     Raises AwaitingApprovalError, RefusedStartError or RolledBackError for the ends that are no success.
     """
-    began_s = time.monotonic()
+    began_s = answered_s = time.monotonic()
     told: list[str] = []
     was_candidate = False
     unprepared_s = 0.0
@@ -87,6 +89,15 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
                 f"rolled back: {lane['last_abort'] or 'the rollout was aborted'}",
                 next_step=f"freehold logs --project {view['project']}",
                 kind="rolled-back",
+            )
+        start = view["start"]
+        if start is None or start["outcome"] != "waiting" or start["rule"] != UNKNOWN:
+            answered_s = time.monotonic()
+        elif time.monotonic() - answered_s > patience_s:
+            raise CommandError(
+                f"no majority of voters answers: {start['detail']}; the node goes on trying, so it may still start",
+                next_step="freehold mesh members",
+                kind="unknown-outcome",
             )
         if not view["prepared"]:
             unprepared_s = elapsed_s
