@@ -22,7 +22,15 @@ from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.home import Context
-from cli.mesh.spans import checked_addresses, checked_api, duration_ms, in_words, labels_of
+from cli.mesh.spans import (
+    checked_addresses,
+    checked_api,
+    checked_listen,
+    duration_ms,
+    in_words,
+    labels_of,
+    listen_words,
+)
 from cli.mesh.unlock import ask_new_passphrase, confirm
 from cli.output import Output
 from protocols.certificates import DAY_MS, NODE_ROLES
@@ -60,7 +68,8 @@ POLICY_WORDS = {
 
 _DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
                      help="The node's data folder; by default in your home, /var/lib/freehold/node for root.")  # fmt: skip
-_LISTEN = click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where other nodes reach this one.")
+_LISTEN = click.option("--listen", multiple=True, metavar="HOST:PORT",
+                       help="Where other nodes reach this one; none: nobody dials it, it dials the others.")  # fmt: skip
 _ADVERTISE = click.option("--advertise", multiple=True, metavar="HOST:PORT",
                           help="What others are told to dial, if not where it listens.")  # fmt: skip
 _INGRESS = click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
@@ -100,7 +109,7 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
     folder = (data or default_data_folder()).absolute()
     node_labels = labels_of(labels)
     settings = local_node.NodeSettings(
-        None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
+        None, checked_listen(listen), checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, api=checked_api(api),
     )  # fmt: skip
     context_name, admin_name, me_name = name, f"{name}-admin", f"{name}-me"
@@ -108,7 +117,7 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
     output.note(f"This founds the mesh {name}:")
     for line in (
         f"data of its first node   {folder}",
-        f"nodes reach it at        {', '.join(settings.listen or ('0.0.0.0:4100',))}",
+        f"nodes reach it at        {listen_words(settings.listen, '0.0.0.0:4100')}",
         f"apps are served at       {', '.join(settings.ingress or ('127.0.0.1:8080',))}",
         f"policy                   {policy}: {POLICY_WORDS[policy]}",
         f"admin key                {home.key_path(admin_name)} (sealed by a passphrase)",
@@ -230,7 +239,7 @@ def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...
     invited = _read(line)
     folder = (data or default_data_folder()).absolute()
     settings = local_node.NodeSettings(
-        None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
+        None, checked_listen(listen), checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, api=checked_api(api),
     )  # fmt: skip
     mesh = invited.invite.mesh.hex()
@@ -240,7 +249,7 @@ def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...
         f"roles                    {', '.join(invited.invite.roles)}",
         f"labels                   {', '.join(f'{key}={value}' for key, value in invited.invite.labels) or 'none'}",
         f"data                     {folder}",
-        f"nodes reach it at        {', '.join(settings.listen or ('0.0.0.0:4100',))}",
+        f"nodes reach it at        {listen_words(settings.listen, '0.0.0.0:4100')}",
         f"apps are served at       {', '.join(settings.ingress or ('127.0.0.1:8080',))}",
     ):
         output.note(f"  {text}")

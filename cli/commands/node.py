@@ -25,7 +25,7 @@ from cli.mesh import service
 from cli.mesh.client import default_data_folder, talk
 from cli.mesh.home import Context
 from cli.mesh.service import Step
-from cli.mesh.spans import checked_addresses, checked_api
+from cli.mesh.spans import checked_addresses, checked_api, checked_listen
 from cli.mesh.unlock import confirm
 from cli.output import Output
 
@@ -37,7 +37,9 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 
 @command("run", examples=("freehold node run", "freehold node run --data /srv/freehold --ingress 0.0.0.0:80"))
 @_DATA
-@click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where other nodes reach this one.")
+@click.option(
+    "--listen", multiple=True, metavar="HOST:PORT", help="Where other nodes reach this one; none: only it dials."
+)
 @click.option("--advertise", multiple=True, metavar="HOST:PORT", help="What others are told to dial.")
 @click.option("--ingress", multiple=True, metavar="HOST:PORT", help="Where the apps are served.")
 @click.option(
@@ -62,7 +64,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
 
     folder = (data or default_data_folder()).absolute()
     settings = local_node.NodeSettings(
-        None, checked_addresses(listen) or None, checked_addresses(advertise) or None,
+        None, checked_listen(listen), checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
         checked_addresses(ingress_tls) or None, str(certificates.absolute()) if certificates else None,
     )  # fmt: skip

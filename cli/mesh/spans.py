@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from cli.errors import UsageError
 from protocols.certificates import Labels, valid_labels
 
+NOWHERE = "none"
+"""What is said instead of an address for a node that nobody can dial."""
+
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -57,6 +60,20 @@ def checked_addresses(texts: Sequence[str]) -> tuple[str, ...]:
                 f"{text!r} is no address", next_step="write it as host:port, as in 0.0.0.0:4100", kind="usage"
             )
     return tuple(texts)
+
+
+def checked_listen(texts: Sequence[str]) -> tuple[str, ...] | None:
+    """Return "host:port" texts, nothing for the word none, None if nothing was said. Raises UsageError."""
+    if tuple(texts) == (NOWHERE,):
+        return ()
+    return checked_addresses(texts) or None
+
+
+def listen_words(listen: tuple[str, ...] | None, default: str) -> str:
+    """Say where others reach a node, for people."""
+    if listen == ():
+        return "nowhere: it dials the others"
+    return ", ".join(listen or (default,))
 
 
 def checked_api(text: str | None) -> str | None:
