@@ -100,7 +100,7 @@ class Site:
         first = self.fleet.found("one", "--policy", "solo")
         line = self.fleet.invite(first, "--uses", "2", *VOTING)
         for name in ("two", "three"):
-            self.fleet.join(line, name, (disks or {}).get(name))
+            self.fleet.join(line, name, disk=(disks or {}).get(name))
         until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 90, "three voters")
         self.ask(first, lambda client: self.write_environment(client, ENVIRONMENT))
 

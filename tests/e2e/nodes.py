@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.e2e.wires import Wires
 
 PASSPHRASE = "correct horse battery"
 COMMAND_TIMEOUT_S = 40.0
@@ -55,12 +58,17 @@ class Machine:
     compiled: Path | None = None
     disk: Path | None = None
     """Where the data folder lies, if not beside the rest: a disk of its own."""
+    started: Callable[[Machine], None] = lambda _machine: None
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "run").mkdir(exist_ok=True)
         self.log = self.folder / "daemon.log"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
     @property
     def data(self) -> Path:
@@ -122,6 +130,15 @@ class Machine:
         assert answer.code == 0, (arguments, answer)
         return answer.json
 
+    def take_keys_of(self, other: Machine, context: str = "home") -> None:
+        """Have this machine's commands act on its own node with another home's keys, as one person on two machines."""
+        shutil.copytree(other.folder / "home" / "keys", self.folder / "home" / "keys", dirs_exist_ok=True)
+        theirs = json.loads((other.folder / "home" / "contexts.json").read_text())["contexts"][context]
+        path = self.folder / "home" / "contexts.json"
+        known = json.loads(path.read_text())
+        known["contexts"][known["current"]] |= {"key": theirs["key"], "admin": theirs["admin"]}
+        path.write_text(json.dumps(known))
+
     # --- the daemon -----------------------------------------------------------------------------------------------
 
     def start(self, *options: str) -> None:
@@ -135,6 +152,7 @@ class Machine:
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         until(self._answers, READY_TIMEOUT_S, f"the node of {self.folder.name} to answer")
+        self.started(self)
 
     def kill(self) -> None:
         """End the daemon as a power cut would; its workers are its own affair."""
@@ -188,27 +206,58 @@ class Machine:
     def members(self) -> dict[str, dict[str, Any]]:
         return {one["node"]: one for one in json.loads(self.get("/v1/members"))}
 
+    @property
+    def ingress(self) -> str:
+        """Where the apps are served, since the last start."""
+        return next(one for one in self.status()["ingress"] if not one.startswith("unix:"))
+
 
 class Fleet:
-    """A mesh of real processes; `close` ends every daemon that was started."""
+    """A mesh of real processes; `close` ends every daemon that was started. With `wires` its links can be cut."""
 
-    def __init__(self, folder: Path, compiled: Path | None = None) -> None:
+    def __init__(self, folder: Path, compiled: Path | None = None, *, wired: bool = False) -> None:
         self.folder = folder
         self.compiled = compiled
         self.machines: list[Machine] = []
+        self._wires = Wires(self._pids) if wired else None
+
+    @property
+    def wires(self) -> Wires:
+        assert self._wires is not None
+        return self._wires
 
     def machine(self, name: str) -> Machine:
         made = Machine(self.folder / name, compiled=self.compiled)
+        if self._wires is not None:
+            made.started = self._lead
         self.machines.append(made)
         return made
+
+    def _pids(self) -> dict[str, int]:
+        return {one.name: one.process.pid for one in self.machines if one.process is not None}
+
+    def _lead(self, machine: Machine) -> None:
+        for address in machine.status()["mesh_addresses"]:
+            self.wires.lead(machine.name, int(address.rpartition("/")[2]))
+
+    def _addresses(self, name: str) -> tuple[str, ...]:
+        return (*LOOPBACK, "--advertise", self._wires.address(name)) if self._wires is not None else LOOPBACK
 
     def found(self, name: str = "one", *options: str) -> Machine:
         """Found the mesh `home` on a new machine and start its node."""
         first = self.machine(name)
+        options = (*self._addresses(name), "--node-name", name, *options)
         answer = first.typed(
-            "mesh", "create", "home", "--data", str(first.data), *LOOPBACK, "--node-name", name, "-y", "--json", *options,
+            "mesh",
+            "create",
+            "home",
+            "--data",
+            str(first.data),
+            "-y",
+            "--json",
+            *options,
             typing=(PASSPHRASE, PASSPHRASE),
-        )  # fmt: skip
+        )
         assert answer.code == 0, answer
         first.start()
         return first
@@ -217,13 +266,27 @@ class Fleet:
         line: str = admin.typed_ok("mesh", "invite", *options)["line"]
         return line
 
-    def join(self, line: str, name: str, disk: Path | None = None) -> Machine:
+    def join(self, line: str, name: str, *options: str, disk: Path | None = None) -> Machine:
         """Join on a new machine with an invite line and start its node."""
         made = self.machine(name)
         made.disk = disk
-        made.ok("mesh", "join", line, "--data", str(made.data), *LOOPBACK, "--node-name", name, "-y")
+        made.ok(
+            "mesh", "join", line, "--data", str(made.data), *self._addresses(name), "--node-name", name, "-y", *options
+        )
         made.start()
         return made
+
+    def grow(self, count: int, *options: str) -> list[Machine]:
+        """Have so many machines in all, with one invite; return all once each is confirmed."""
+        first = self.machines[0]
+        names = ("one", "two", "three", "four", "five", "six")[len(self.machines) : count]
+        line = self.invite(first, "--uses", str(len(names)), *options)
+        for name in names:
+            self.join(line, name)
+        until(
+            lambda: sum(one["confirmed"] for one in first.members().values()) == count, 60, f"{count} confirmed nodes"
+        )
+        return self.machines
 
     def close(self) -> None:
         for machine in self.machines:
@@ -236,6 +299,8 @@ class Fleet:
                 except subprocess.TimeoutExpired:
                     machine.process.kill()
                     machine.process.wait()
+        if self._wires is not None:
+            self._wires.stop()
 
 
 LOOPBACK = ("--listen", "127.0.0.1:0", "--ingress", "127.0.0.1:0")
