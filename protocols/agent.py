@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from protocols.conductor import Conductor, ConductorConfig, RolloutStatement, nobody
+from protocols.contact import PROBES_PER_TTL, Contact
 from protocols.decision import Voter
 from protocols.health import HealthLimits, NodeHealth, Observation, observe, reopened, restarted
 from protocols.machine import (
@@ -81,8 +82,6 @@ LATCH_TABLE = "latch"
 PREPARED_MAX = 64
 """Own preparations remembered: base, candidate and five retained releases of nine lanes, or as many open changes."""
 
-PROBES_PER_TTL = 3
-
 Running = tuple[Digest, Role, bool]
 LaneName = tuple[str, str]
 
@@ -148,10 +147,7 @@ class RolloutAgent:
         self._retained: tuple[Digest, ...] = ()
         self._down: frozenset[PeerId] = frozenset()
         self._sequence = 0
-        self._probe_round = 0
-        self._probe_ms: int | None = None
-        self._answered: set[PeerId] = set()
-        self._contact_ms = 0
+        self._contact = Contact(me)
         self._beat_ms: int | None = None
 
     # --- the machine's face
@@ -223,7 +219,7 @@ class RolloutAgent:
         if watch is not None and watch.health is not None:
             fresh.health = reopened(watch.health, now.mono_ms)
         if watch is None:
-            self._contact_ms = now.mono_ms
+            self._contact.since_ms = now.mono_ms
         fresh.failed = self._latched.get(latch_key(rollout), b"").decode(errors="replace")
         self._broken.pop(rollout.candidate.change, None)
         self._watches[rollout.id] = fresh
@@ -520,7 +516,7 @@ class RolloutAgent:
         serving = current is not None and current[1] == "candidate"
         effects: list[Effect] = []
         if serving and not watch.failed:
-            lonely_ms = now.mono_ms - self._contact_ms
+            lonely_ms = now.mono_ms - self._contact.since_ms
             if lonely_ms >= rollout.plan.candidate_ttl_ms and not rollout.plan.irreversible:
                 return self._fail(lane, rollout, watch, f"no majority of voters heard for {lonely_ms} ms", now)
             if watch.health is not None:
@@ -541,7 +537,7 @@ class RolloutAgent:
         return _due_word(rollout, watch) if serving and watch.health is not None else "pending"
 
     def _probe(self, now: Now) -> list[Effect]:
-        """Ask the voters whether they are there; a majority of answers to one round is contact."""
+        """Ask the voters whether they are there, while a candidate runs here."""
         assert self._state is not None
         ttls_ms = [
             rollout.plan.candidate_ttl_ms
@@ -550,26 +546,8 @@ class RolloutAgent:
         ]
         if not ttls_ms:
             return []
-        # Three chances within the shortest time to live, or a candidate in good contact would be taken for a lonely one.
         every_ms = min(self._config.probe_ms, min(ttls_ms) // PROBES_PER_TTL)
-        if self._probe_ms is not None and now.mono_ms - self._probe_ms < every_ms:
-            return []
-        self._probe_ms = now.mono_ms
-        self._probe_round += 1
-        self._answered = set()
-        effects: list[Effect] = [
-            Send(one.node, VoterProbe(self._probe_round)) for one in self._state.voters if one.node != self._me
-        ]
-        if self._voter in self._state.voters:
-            self._count_voter(self._me, now)
-        return effects
-
-    def _count_voter(self, peer: PeerId, now: Now) -> None:
-        assert self._state is not None
-        if any(one.node == peer for one in self._state.voters):
-            self._answered.add(peer)
-        if len(self._answered) > len(self._state.voters) // 2:
-            self._contact_ms = now.mono_ms
+        return self._contact.ask(self._state.voters, self._voter, every_ms, now)
 
     def _received(self, peer: PeerId, message: Any, now: Now) -> list[Effect]:
         match message:
@@ -580,8 +558,8 @@ class RolloutAgent:
                 mine = self._state is not None and self._voter in self._state.voters
                 return [Send(peer, VoterHere(number))] if mine else []
             case VoterHere(number):
-                if number == self._probe_round and self._state is not None:
-                    self._count_voter(peer, now)
+                if self._state is not None:
+                    self._contact.answered(peer, number, self._state.voters, now)
                 return []
             case _:
                 return []

@@ -649,10 +649,10 @@ def test_probes_are_answered_by_voters_and_counted_by_round() -> None:
     quiet.handle(StateDecided(f.w.state, None), f.now)
     assert quiet.handle(Received(node_id(asker.name), VoterProbe(7)), f.now) == []
     late = Now(10**9, WALL_MS)
-    before = asker.agent._contact_ms
+    before = asker.agent._contact.since_ms
     for peer in (voter.name, others(f)[1].name):
         assert asker.agent.handle(Received(node_id(peer), VoterHere(99)), late) == []
-    assert asker.agent._contact_ms == before
+    assert asker.agent._contact.since_ms == before
     assert asker.agent.handle(Received(node_id("stranger"), VoterHere(0)), late) == []
 
 
