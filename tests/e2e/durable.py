@@ -29,7 +29,7 @@ from protocols.commands import Action, CreateEnvironment, CreateProject
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from tests.e2e.in_process import Quiet
-from tests.e2e.nodes import PASSPHRASE, Fleet, Machine, until
+from tests.e2e.nodes import PASSPHRASE, Fleet, Machine, free_port, until
 
 T = TypeVar("T")
 ENVIRONMENT = "production"
@@ -97,10 +97,10 @@ class Site:
 
     def found(self, disks: dict[str, Path] | None = None) -> None:
         """Found the mesh, let two more in, wait for three voters, make the environment."""
-        first = self.fleet.found("one", "--policy", "solo")
+        first = self.fleet.found("one", "--policy", "solo", *_addresses())
         line = self.fleet.invite(first, "--uses", "2", *VOTING)
         for name in ("two", "three"):
-            self.fleet.join(line, name, disk=(disks or {}).get(name))
+            self.fleet.join(line, name, *_addresses(), disk=(disks or {}).get(name))
         until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 90, "three voters")
         self.ask(first, lambda client: self.write_environment(client, ENVIRONMENT))
 
@@ -121,7 +121,8 @@ class Site:
         self.acknowledged.projects.add(name)
 
     async def write_environment(self, client: NodeClient, name: str) -> None:
-        slot = await self._decide(client, CreateEnvironment(name, ()))
+        again = name in self.acknowledged.environments
+        slot = await self._decide(client, CreateEnvironment(name, (), replace=again))
         self._decided(slot, f"create_environment {name}")
         self.acknowledged.environments.add(name)
 
@@ -164,7 +165,9 @@ class Site:
         self.acknowledged.changes.add(proposal.id.hex())
         return proposal
 
-    async def start(self, client: NodeClient, proposal: deploying.Proposal) -> dict[str, Any]:
+    async def start(
+        self, client: NodeClient, proposal: deploying.Proposal, *, supersede: bool = False
+    ) -> dict[str, Any]:
         """Hand over the start of a proposed change; the node submits it once its papers are there."""
         change = proposal.change
         lane = deploying.lane_of(await client.state(), change.project, change.environment)
@@ -172,21 +175,41 @@ class Site:
         state = await client.state()
         lane = deploying.lane_of(state, change.project, change.environment)
         nodes = deploying.pinned_nodes(state, lane, change)
-        return await client.start(deploying.start_of(await client.mesh(), lane, proposal.id, nodes, self.admin))
+        mesh = await client.mesh()
+        return await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, self.admin, supersede=supersede))
 
     def deploy(
-        self, machine: Machine, name: str, component: str, text: str, timeout_s: float = 90, **options: Any
+        self,
+        machine: Machine,
+        name: str,
+        component: str,
+        text: str,
+        timeout_s: float = 90,
+        *,
+        supersede: bool = False,
+        **options: Any,
     ) -> str:
         """Deploy and wait until it is the base everywhere; return the release."""
 
         async def conversation(client: NodeClient) -> deploying.Proposal:
             proposal = await self.propose(client, name, component, text, **options)
-            await self.start(client, proposal)
+            await self.start(client, proposal, supersede=supersede)
             return proposal
 
         proposal = self.ask(machine, conversation)
         release = bytes(proposal.change.release).hex()
-        until(lambda: self.base(machine, name) == release, timeout_s, f"{text} to be the base of {name}")
+
+        def live() -> bool:
+            failure = self.ask(machine, lambda client: client.get(f"/v1/changes/{proposal.id.hex()}"))["failure"]
+            assert not failure, failure
+            return self.base(machine, name) == release
+
+        try:
+            until(live, timeout_s, f"{text} to be the base of {name}")
+        except AssertionError as error:
+            lanes = self.ask(machine, lambda client: client.get("/v1/lanes"))
+            change = self.ask(machine, lambda client: client.get(f"/v1/changes/{proposal.id.hex()}"))
+            raise AssertionError(f"{error}: {lanes} {change}") from None
         return release
 
     def base(self, machine: Machine, name: str) -> str:
@@ -217,13 +240,19 @@ class Site:
                 if await _is_there(client, f"/v1/changes/{change}"):
                     held.add(f"change {change}")
             decided = {
-                one["slot"]: f"{one['action']} {one['subject']}" for one in await client.get("/v1/decisions", limit=500)
+                one["slot"]: f"{one['action']} {one['subject']}"
+                for one in await client.get("/v1/decisions", limit=2000)
             }
             wanted |= {f"slot {slot}: {what}" for slot, what in self.acknowledged.slots.items() if slot >= min(decided)}
             held |= {f"slot {slot}: {what}" for slot, what in decided.items()}
             return sorted(wanted - held)
 
         return self.ask(machine, conversation)
+
+
+def _addresses() -> tuple[str, ...]:
+    """Addresses that stay over restarts: workers are adopted by the next daemon, and peers that all died meet again."""
+    return "--listen", f"127.0.0.1:{free_port()}", "--ingress", f"127.0.0.1:{free_port()}"
 
 
 def client_of(machine: Machine) -> NodeClient:

@@ -6,9 +6,11 @@ process id. Not here: any test.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -158,6 +160,12 @@ class Machine:
         """End the daemon as a power cut would; its workers are its own affair."""
         self._end(signal.SIGKILL)
 
+    def kill_workers(self) -> None:
+        """End the workers that a killed daemon left; their control sockets name their process ids."""
+        for path in (self.folder / "run").glob("*/workers/worker-*-*.sock"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.stem.rpartition("-")[2]), signal.SIGKILL)
+
     def stop(self) -> int:
         """End the daemon as an operator would; return its exit code."""
         return self._end(signal.SIGTERM)
@@ -197,6 +205,8 @@ class Machine:
             answer = b""
             while part := connection.recv(65536):
                 answer += part
+        if not answer:
+            raise ConnectionResetError("the daemon ended before it answered")
         return answer
 
     def status(self) -> dict[str, Any]:
@@ -304,6 +314,18 @@ class Fleet:
 
 
 LOOPBACK = ("--listen", "127.0.0.1:0", "--ingress", "127.0.0.1:0")
+
+
+def free_port() -> int:
+    """A port that nobody has, below those the system hands out: a daemon that is killed must get it again."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
