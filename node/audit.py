@@ -71,7 +71,7 @@ class Audit:
         lineage: dict[str, None] = {}
         for key in paper.signers:
             rights = self._core.dossiers.rights(key, now.wall_ms)
-            lineage.update(dict.fromkeys(one.hex() for one in rights.lineage) if isinstance(rights, Rights) else {})
+            lineage.update(dict.fromkeys(one.hex() for one in rights.behind) if isinstance(rights, Rights) else {})
         entry = AuditEntry(
             number=self._number + 1,
             at_ms=now.wall_ms,

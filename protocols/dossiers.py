@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from protocols.change import CHANGE_DOMAIN, CHANGE_MAX_BYTES, Change, Release, change_problem
 from protocols.commands import Exhibits
 from protocols.envelope import DecodeError, Signed, decode, digest, encode, open_signed
-from protocols.grants import BEFORE_EXPIRY_MS, GrantChain, Rights
+from protocols.grants import BEFORE_EXPIRY_MS, GrantChain, Rights, united
 from protocols.machine import Digest, Verifier
 from protocols.record import Entry
 from protocols.refusal import Refusal
@@ -77,18 +77,16 @@ class Dossiers:
             self._forget(entry)
 
     def rights(self, key: bytes, at_ms: int) -> Rights | Refusal:
-        """Return the rights that some held chain proves for `key` at a moment, or why none does."""
-        refused: Rights | Refusal = self._rights_of(key, (), at_ms)
-        for chain in self._chains.get(key, {}).values():
-            if isinstance(refused, Rights):
-                break
-            refused = self._rights_of(key, chain, at_ms)
-        return refused
+        """Return the rights that the held chains prove for `key` at a moment, all of them, or why none does."""
+        held = self._chains.get(key, {})
+        found = [self._rights_of(key, chain, at_ms) for chain in ((), *(held[name] for name in sorted(held)))]
+        good = [rights for rights in found if isinstance(rights, Rights)]
+        return united(good) if good else found[-1]
 
     def lineage(self, key: bytes) -> tuple[bytes, ...]:
         """Return every key that counts as `key`'s own doing; just itself when no held chain says more."""
         rights = self.rights(key, BEFORE_EXPIRY_MS)
-        return rights.lineage if isinstance(rights, Rights) else (key,)
+        return rights.behind if isinstance(rights, Rights) else (key,)
 
     def name_of(self, key: bytes, at_ms: int) -> str:
         """Return what grants call a key now; empty when none counts."""

@@ -31,7 +31,16 @@ from protocols.commands import (
 )
 from protocols.decision import MATERIAL_MAX_ITEMS, Material
 from protocols.envelope import DecodeError, Signed, decode, digest, verify
-from protocols.grants import BEFORE_EXPIRY_MS, GRANT_MAX_BYTES, Grant, Rights, Verb, holders_of, rights_of
+from protocols.grants import (
+    BEFORE_EXPIRY_MS,
+    GRANT_MAX_BYTES,
+    Grant,
+    GrantChain,
+    Rights,
+    Verb,
+    holders_of,
+    rights_of_any,
+)
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.refusal import Refusal
 from protocols.statements import STATEMENT_MAX_BYTES, Statement, open_statement
@@ -51,7 +60,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A command under judgement at `at_ms`; `chains` are the grant chains shown, by the key they end in."""
+    """A command under judgement at `at_ms`; `chains` are the grant chains shown, by the key they end in: all count."""
 
     command: Command
     signers: tuple[bytes, ...]
@@ -60,13 +69,13 @@ class Case:
     at_ms: int
     rules: Rules
     admins: tuple[bytes, ...]
-    chains: Mapping[bytes, Sequence[Signed]]
+    chains: Mapping[bytes, Sequence[GrantChain]]
 
     def rights(self, key: bytes, at_ms: int | None = None) -> Rights | Refusal:
         """Return what `key` may do at `at_ms` (this decision's moment unless given)."""
         moment = self.at_ms if at_ms is None else at_ms
-        return rights_of(
-            self.rules.verifier, self.rules.mesh, self.admins, key, chain=self.chains.get(key, ()), at_ms=moment
+        return rights_of_any(
+            self.rules.verifier, self.rules.mesh, self.admins, key, chains=self.chains.get(key, ()), at_ms=moment
         )
 
     def lineage(self, key: bytes) -> tuple[bytes, ...]:
@@ -75,7 +84,7 @@ class Case:
         Whose a key is does not expire with what it may do.
         """
         rights = self.rights(key, BEFORE_EXPIRY_MS)
-        return rights.lineage if isinstance(rights, Rights) else (key,)
+        return rights.behind if isinstance(rights, Rights) else (key,)
 
     def signer(self, verb: Verb, project: str, environment: str) -> Rights | Refusal:
         """Return the rights of the first signer that may do `verb` there, or why none may."""
@@ -179,11 +188,11 @@ def open_case(
     return Case(opened, keys, command, material, at_ms, rules, admins, chains)
 
 
-def _chains(command: SignedCommand, material: Material) -> dict[bytes, tuple[Signed, ...]]:
-    chains: dict[bytes, tuple[Signed, ...]] = {}
+def _chains(command: SignedCommand, material: Material) -> dict[bytes, list[GrantChain]]:
+    chains: dict[bytes, list[GrantChain]] = {}
     for named in command.exhibits.grants:
         chain: tuple[Signed, ...] = decode(material[Digest(named)], tuple[Signed, ...], CHAIN_MAX_BYTES)
         if not chain:
             raise DecodeError("an empty chain of grants")
-        chains[decode(chain[-1].payload, Grant, GRANT_MAX_BYTES).key] = chain
+        chains.setdefault(decode(chain[-1].payload, Grant, GRANT_MAX_BYTES).key, []).append(chain)
     return chains

@@ -66,7 +66,7 @@ def _speakers(case: Case) -> tuple[bytes, ...]:
     """Return every key and grant that the command rests on."""
     exhibits = case.exhibits.exhibits
     found = list(case.signers)
-    for chain in case.chains.values():
+    for chain in (chain for chains in case.chains.values() for chain in chains):
         found += [part for link in chain for part in (link.key, bytes(digest(link.payload)))]
     found += list(case.chains)
     for named in exhibits.statements:

@@ -11,7 +11,7 @@ and no agent ever holds `approve` or `admin`. Not here: revocations and invites,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -113,6 +113,9 @@ class Rights:
     author's lineage never counts as someone else's approval. It begins with the admin's key where an admin gave the first
     link to themselves or to an agent, and leaves out an invite's, which several people may have used. `principal` is the
     first key that was granted and is not an invite's. `grants` holds the digest of every link, for revocations.
+
+    `beside` is what further grants give the same key (`united`): each stands alone, so that the verb of one grant never
+    meets the project of another. All other fields are of this one chain.
     """
 
     key: bytes
@@ -127,15 +130,29 @@ class Rights:
     lineage: tuple[bytes, ...]
     grants: tuple[Digest, ...]
     invite_key: bytes = b""
+    beside: tuple[Rights, ...] = ()
 
     @property
-    def person(self) -> bytes:
-        """The key that stands for the person behind the acting one."""
-        return self.lineage[0]
+    def each(self) -> tuple[Rights, ...]:
+        """The rights of every grant, one by one."""
+        return (self, *self.beside)
+
+    @property
+    def behind(self) -> tuple[bytes, ...]:
+        """Every key of any grant's lineage: whose doing this key's acts may be."""
+        return tuple(dict.fromkeys(key for one in self.each for key in one.lineage))
 
     def allows(self, verb: Verb, project: str, environment: str) -> bool:
-        """Return whether these rights cover the verb there; `ANY` asks for the right everywhere."""
-        return verb in self.verbs and covers(self.projects, project) and covers(self.environments, environment)
+        """Return whether one grant covers the verb there; `ANY` asks for the right everywhere."""
+        return bool(self.allowing(verb, project, environment))
+
+    def allowing(self, verb: Verb, project: str, environment: str) -> tuple[Rights, ...]:
+        """Return the rights of each grant that by itself covers the verb there."""
+        return tuple(
+            one
+            for one in self.each
+            if verb in one.verbs and covers(one.projects, project) and covers(one.environments, environment)
+        )
 
 
 NEVER_EXPIRES_MS = 1 << 62
@@ -147,6 +164,12 @@ def admin_rights(key: bytes) -> Rights:
     """Return the rights of an admin key of the mesh, which needs no grant."""
     verbs = VERBS_OF_ROLE["admin"]
     return Rights(key, key, "person", "admin", ALL_ROLES, verbs, (ANY,), (ANY,), NEVER_EXPIRES_MS, (key,), ())
+
+
+def united(found: Sequence[Rights]) -> Rights:
+    """Return the rights that several grants give one key, at least one; the first is shown where only one can be."""
+    first, *more = found
+    return replace(first, beside=tuple(more)) if more else first
 
 
 def covers(scope: Sequence[str], name: str) -> bool:
@@ -212,6 +235,16 @@ def rights_of(
     if isinstance(rights, Rights) and rights.key != key:
         return Refusal("grant.other-key", "the grant is for another key than the one that signed")
     return rights
+
+
+def rights_of_any(
+    verifier: Verifier, mesh: bytes, admins: Sequence[bytes], key: bytes, *, chains: Sequence[GrantChain], at_ms: int
+) -> Rights | Refusal:
+    """Return what `key` may do by itself or by any of its chains that holds at `at_ms`; if none does, why the last not."""
+    tried = ((), *chains) if key in admins or not chains else tuple(chains)
+    found = [rights_of(verifier, mesh, admins, key, chain=chain, at_ms=at_ms) for chain in tried]
+    good = [rights for rights in found if isinstance(rights, Rights)]
+    return united(good) if good else found[-1]
 
 
 def _open_link(

@@ -103,9 +103,10 @@ def approval_problem(
         return Refusal("approval.withdrawn", "the approver has withdrawn this approval")
     if isinstance(rights, Refusal):
         return Refusal("approval.no-rights", f"the approver's key has no rights here: {rights.detail}")
-    if rights.kind != "person" or not rights.allows("approve", change.project, change.environment):
+    here = _approving(rights, change)
+    if not here:
         return Refusal("approval.no-rights", f"{rights.name} may not approve in {change.environment}")
-    if any(key in subject.authors for key in (*rights.lineage, approval.key)):
+    if not _independent(here, subject):
         return Refusal("approval.by-author", "the author and the author's agents do not count as approvers")
     return None
 
@@ -120,7 +121,7 @@ def approvals_refusal(
     problems = [approval_problem(item, subject, withdrawn, at_ms, wanted.approval_max_ms) for item in found]
     good = [item for item, problem in zip(found, problems, strict=True) if problem is None]
     for demand in wanted.demands:
-        people = {_person(item): item for item in good if _has_role(item, demand.approver_roles)}
+        people = _people(good, subject, demand.approver_roles)
         if len(people) < demand.approvals:
             fault = next((problem for problem in problems if problem is not None), None)
             who = " or ".join(demand.approver_roles or ("approver",))
@@ -131,8 +132,7 @@ def approvals_refusal(
             if fault is not None:
                 return Refusal(fault.rule, f"{fault.detail}; {missing}")
             return Refusal("approval.missing", missing)
-    approvers = {_person(item): item.approval.key for item in reversed(good)}
-    return tuple(sorted(approvers.values()))
+    return tuple(sorted(_people(good, subject).values()))
 
 
 def evidence_refusal(wanted: Gate, subject: Subject, found: Sequence[Shown], at_ms: int) -> Refusal | None:
@@ -166,12 +166,33 @@ def window_refusal(wanted: Gate, at_ms: int) -> Refusal | None:
     return None
 
 
-def _person(item: Vouched) -> bytes:
-    return item.rights.person if isinstance(item.rights, Rights) else item.approval.key
+def _approving(rights: Rights, change: Change) -> tuple[Rights, ...]:
+    """Return each grant that by itself lets a person approve this change's project and environment."""
+    return tuple(one for one in rights.allowing("approve", change.project, change.environment) if one.kind == "person")
 
 
-def _has_role(item: Vouched, roles: Sequence[str]) -> bool:
-    return not roles or (isinstance(item.rights, Rights) and any(role in item.rights.roles for role in roles))
+def _independent(here: Sequence[Rights], subject: Subject) -> list[Rights]:
+    """Return the grants that do not come by way of the author.
+
+    Each grant is looked at alone: an author who lends a right to an approver's key does not take the approver's own.
+    """
+    return [one for one in here if not any(key in subject.authors for key in one.lineage)]
+
+
+def _people(good: Sequence[Vouched], subject: Subject, roles: Sequence[str] = ()) -> dict[bytes, bytes]:
+    """Return the keys that approve by a grant with one of `roles` (none: any), one per person.
+
+    The grant that leads to the key most directly says whose it is.
+    """
+    people: dict[bytes, bytes] = {}
+    for item in good:
+        assert isinstance(item.rights, Rights), "an approval without rights is not good"
+        independent = _independent(_approving(item.rights, subject.change), subject)
+        fitting = [one for one in independent if not roles or any(role in one.roles for role in roles)]
+        if fitting:
+            nearest = min(fitting, key=lambda one: (len(one.lineage), one.lineage))
+            people.setdefault(nearest.lineage[0], item.approval.key)
+    return people
 
 
 def _evidence_problem(demand: EvidenceDemand, subject: Subject, shown: Shown, at_ms: int) -> Refusal | None:

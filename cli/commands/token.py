@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import cast
+from typing import Any, cast
 
 import click
 import msgspec
@@ -19,7 +19,7 @@ from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.home import Contexts
-from cli.mesh.principals import Principal, everyday_key, principal_of, principals_of
+from cli.mesh.principals import Held, Principal, everyday_key, principal_of, principals_of
 from cli.mesh.spans import duration_ms, in_words
 from cli.mesh.table import table
 from cli.output import Output
@@ -66,11 +66,11 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
             next_step="freehold token list",
             kind="grant.none",
         )
-    grant = _narrowed(mine, name, roles, projects, environments, duration_ms(expires))
+    held, grant = _shared(mine, name, roles, projects, environments, duration_ms(expires))
     agent = home.store_plain(own, secrets.token_bytes(SEED_BYTES))
 
     async def conversation(client: NodeClient) -> None:
-        chain: tuple[Signed, ...] = decode(mine.chains[0], tuple[Signed, ...])
+        chain = mine.chain_of(held)
         parent = digest(chain[-1].payload)
         made = msgspec.structs.replace(grant, key=agent.public_key, parent=bytes(parent))
         link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
@@ -94,8 +94,19 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     output.hint(f"FREEHOLD_CONTEXT={own} freehold mcp")
 
 
+def _shared(mine: Principal, *wanted: Any) -> tuple[Held, Grant]:
+    """Return the first of my grants that covers what is wanted by itself, and the grant. Raises UsageError if none does."""
+    refused: list[UsageError] = []
+    for held in mine.each:
+        try:
+            return held, _narrowed(held, *wanted)
+        except UsageError as error:
+            refused.append(error)
+    raise refused[0]
+
+
 def _narrowed(
-    mine: Principal, name: str, roles: tuple[Role, ...], projects: tuple[str, ...], environments: tuple[str, ...],
+    mine: Held, name: str, roles: tuple[Role, ...], projects: tuple[str, ...], environments: tuple[str, ...],
     span_ms: int,
 ) -> Grant:  # fmt: skip
     """Return the grant without key and parent. Raises UsageError where it would be broader than `mine`."""
@@ -136,10 +147,11 @@ def show(output: Output, context_name: str | None) -> None:
     mine = home.public_key(context.key).hex() if context.key else ""
     now_ms = time.time_ns() // 1_000_000
     rows = [
-        (one.name or "-", one.kind or "-", _may(one), _scope(one),
-         in_words(one.expires_ms - now_ms) if one.expires_ms else "-",
+        (one.name or "-", one.kind or "-", _may(one, held), _scope(held),
+         in_words(held.expires_ms - now_ms) if held.expires_ms else "-",
          "you" if one.key == mine else "yours" if mine in one.lineage else "", one.key[:12])
         for one in found
+        for held in one.each
     ]  # fmt: skip
     value = [
         {key: field for key, field in msgspec.to_builtins(one).items() if key != "chains"}
@@ -149,15 +161,15 @@ def show(output: Output, context_name: str | None) -> None:
     output.result({"principals": value}, table(("NAME", "KIND", "ROLES", "WHERE", "FOR", "", "KEY"), rows))
 
 
-def _may(one: Principal) -> str:
+def _may(one: Principal, held: Held) -> str:
     """The roles; what remains of them where the grant narrows them."""
     if one.problem:
         return one.problem.partition(":")[0]
-    everything = {verb for role in one.roles for verb in VERBS_OF_ROLE[cast("Role", role)]}
-    return ", ".join(one.roles) if set(one.verbs) == everything else f"{', '.join(one.verbs)} only"
+    everything = {verb for role in held.roles for verb in VERBS_OF_ROLE[cast("Role", role)]}
+    return ", ".join(held.roles) if set(held.verbs) == everything else f"{', '.join(held.verbs)} only"
 
 
-def _scope(one: Principal) -> str:
+def _scope(one: Held) -> str:
     return f"{','.join(one.projects)} / {','.join(one.environments)}" if one.projects else "-"
 
 
@@ -190,13 +202,18 @@ async def _find(client: NodeClient, name: str, mine: str) -> Principal:
 
 
 async def _revoke(client: NodeClient, signer: Ed25519Signer, one: Principal, reason: str) -> str:
-    chain: tuple[Signed, ...] = decode(one.chains[0], tuple[Signed, ...])
-    subject = bytes.fromhex(one.grants[-1])
-    revocation = Revocation("grant", subject, NOTHING_VALID, NOTHING_VALID, reason, time.time_ns() // 1_000_000)
-    statement = sign_revocation(signer, await client.mesh(), revocation, chain)
-    key, body = revocation_record(revocation, statement)
-    await client.publish("revocation", subject.hex(), body)
-    return key
+    """Revoke every grant of the key that comes from the signer; return the key of the last revocation's record."""
+    mesh, filed = await client.mesh(), ""
+    for data in one.chains:
+        chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
+        if signer.public_key not in [link.key for link in chain]:
+            continue  # somebody else gave it, and takes it away
+        subject = bytes(digest(chain[-1].payload))
+        revocation = Revocation("grant", subject, NOTHING_VALID, NOTHING_VALID, reason, time.time_ns() // 1_000_000)
+        statement = sign_revocation(signer, mesh, revocation, chain)
+        filed, body = revocation_record(revocation, statement)
+        await client.publish("revocation", subject.hex(), body)
+    return filed
 
 
 @click.group("token")

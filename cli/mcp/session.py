@@ -54,8 +54,8 @@ class Session:
         return found
 
     def may(self, verb: str) -> bool:
-        """Whether the grant holds a verb somewhere."""
-        return verb in self.principal.verbs
+        """Whether some grant holds a verb somewhere."""
+        return verb in self.principal.every_verb
 
 
 async def open_session(context: Context, project: str, found: Found | None) -> Session:

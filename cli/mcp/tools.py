@@ -226,7 +226,7 @@ async def status(session: Session, given: Arguments) -> Lanes:
     return Lanes(
         project=session.project,
         me=session.principal.name,
-        verbs=session.principal.verbs,
+        verbs=session.principal.every_verb,
         lanes=tuple({key: lane[key] for key in keys} for lane in lanes),
         warnings=tuple(node["warnings"]),
         next_step="diff shows what a deploy would change",

@@ -155,9 +155,12 @@ def _who_approves(facts: _Facts) -> Answer:
     able = [
         one.name
         for one in facts.principals
-        if "approve" in one.verbs
-        and ({"*", facts.lane.project} & {*one.projects})
-        and ({"*", environment} & {*one.environments})
+        if any(
+            "approve" in held.verbs
+            and ({"*", facts.lane.project} & {*held.projects})
+            and ({"*", environment} & {*held.environments})
+            for held in one.each
+        )
     ]
     said = [f"{gate.approvals or 'no'} approvals by others are needed in {environment}"]
     said.append(f"those who may: {', '.join([*able, f'{len(facts.state.admins)} admin keys'])}")

@@ -17,9 +17,21 @@ from cli.mesh import home
 from cli.mesh.client import NodeClient
 from cli.mesh.home import Context
 from cli.mesh.unlock import NeedsPersonError, unlock
+from protocols.envelope import Signed, decode, digest
 from protocols.keys import Ed25519Signer
 
 T = TypeVar("T")
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What one grant of a key allows by itself; `grants` are the digests of its chain's links."""
+
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    grants: tuple[str, ...]
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -37,6 +49,26 @@ class Principal(msgspec.Struct, frozen=True):
     grants: tuple[str, ...]
     problem: str
     chains: tuple[bytes, ...]
+    beside: tuple[Held, ...] = ()
+
+    @property
+    def each(self) -> tuple[Held, ...]:
+        """What each grant allows, one by one."""
+        first = Held(self.roles, self.verbs, self.projects, self.environments, self.expires_ms, self.grants)
+        return (first, *self.beside)
+
+    @property
+    def every_verb(self) -> tuple[str, ...]:
+        """Every verb that some grant allows somewhere."""
+        return tuple(dict.fromkeys(verb for held in self.each for verb in held.verbs))
+
+    def chain_of(self, held: Held) -> tuple[Signed, ...]:
+        """Return the chain that one of the grants ends. Raises LookupError if the node did not show it."""
+        for data in self.chains:
+            chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
+            if digest(chain[-1].payload).hex() == held.grants[-1]:
+                return chain
+        raise LookupError(f"no chain of {self.name} was shown")
 
 
 def talk_as(context: Context, signer: Ed25519Signer, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:

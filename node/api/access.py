@@ -25,8 +25,9 @@ def authorize(control: Control, key: str, operation: Operation, named: Mapping[s
     rights = control.core.dossiers.rights(bytes.fromhex(key), control.clock().wall_ms)
     if isinstance(rights, Refusal):
         raise ProblemError(403, rights.rule, "this key may not", rights.detail, "freehold login LINE")
-    problem = _problem(rights, operation, named)
-    if problem:
+    problems = [_problem(one, operation, named) for one in rights.each]
+    problem = problems[0]
+    if all(problems):
         raise ProblemError(403, "caller.not-allowed", "this key may not", problem, "freehold token list")
 
 

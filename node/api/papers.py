@@ -39,8 +39,22 @@ from protocols.refusal import Refusal
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
 
+class RightsView(msgspec.Struct, frozen=True):
+    """What one further grant of a key allows, by itself; `grants` are the digests of its chain's links."""
+
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    grants: tuple[str, ...]
+
+
 class PrincipalView(msgspec.Struct, frozen=True):
-    """A key and what it may do now; `problem` says why nothing. `lineage` are all keys that count as its own doing."""
+    """A key and what it may do now; `problem` says why nothing. `lineage` are all keys that count as its own doing.
+
+    `beside` are its further grants: each stands alone, as does the one shown here.
+    """
 
     key: str
     name: str
@@ -54,6 +68,7 @@ class PrincipalView(msgspec.Struct, frozen=True):
     grants: tuple[str, ...]
     problem: str
     chains: tuple[bytes, ...]
+    beside: tuple[RightsView, ...] = ()
 
 
 class ApprovalView(msgspec.Struct, frozen=True):
@@ -201,7 +216,7 @@ def _shown(control: Control, release: Release, configuration: bytes) -> list[tup
         rights = core.dossiers.rights(attested.key, wall_ms)
         if peer_id(attested.key) in nodes:
             shown = Shown(attested, "node")
-        elif isinstance(rights, Rights) and "attest" in rights.verbs:
+        elif isinstance(rights, Rights) and any("attest" in one.verbs for one in rights.each):
             shown = Shown(attested, "principal")
         else:
             shown = Shown(attested, "stranger")
@@ -255,11 +270,18 @@ def principal_view(core: NodeCore, key: bytes, at_ms: int) -> PrincipalView:
         projects=rights.projects,
         environments=rights.environments,
         expires_ms=rights.expires_ms,
-        lineage=tuple(one.hex() for one in rights.lineage),
+        lineage=tuple(one.hex() for one in rights.behind),
         grants=tuple(one.hex() for one in rights.grants),
         problem="",
         chains=chains,
-    )
+        beside=tuple(
+            RightsView(
+                one.roles, one.verbs, one.projects, one.environments, one.expires_ms,
+                tuple(grant.hex() for grant in one.grants),
+            )
+            for one in rights.beside
+        ),
+    )  # fmt: skip
 
 
 async def principals(call: Call) -> tuple[PrincipalView, ...]:

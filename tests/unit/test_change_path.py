@@ -11,12 +11,12 @@ import pytest
 from chain_net import ChainNet
 
 from cli.commands.policy import evidence_of, window_of
-from cli.commands.token import _narrowed
+from cli.commands.token import _narrowed, _shared
 from cli.errors import UsageError
 from cli.mesh.delivery import DAY_MS, delivery_of
 from cli.mesh.diffing import Side, differences
 from cli.mesh.evidence import Ran, held_evidence, keep_evidence, sign_run
-from cli.mesh.principals import Principal
+from cli.mesh.principals import Held, Principal
 from protocols.audit import KEPT_MS, AuditEntry, Link, chain_faults, entry_digest, sign_entry
 from protocols.chain_messages import Declined
 from protocols.change import Component, Plan, Release, Route, SecretVersion, Stage
@@ -199,10 +199,8 @@ def test_a_window_that_cannot_be_meant_is_refused(text: str) -> None:
         window_of(text)
 
 
-def holder(**fields: Any) -> Principal:
-    mine = Principal(
-        "", "dev", "person", ("proposer",), ("view", "attest", "propose"), ("*",), ("*",), 1 << 60, (), (), "", ()
-    )
+def holder(**fields: Any) -> Held:
+    mine = Held(("proposer",), ("view", "attest", "propose"), ("*",), ("*",), 1 << 60, ())
     return msgspec.structs.replace(mine, **fields)
 
 
@@ -210,7 +208,7 @@ def test_a_token_is_never_broader_than_its_maker() -> None:
     assert _narrowed(holder(), "bot", (), ("hello",), (), 1).roles == ("proposer",)
     looking = _narrowed(holder(), "bot", ("viewer",), (), (), 1)
     assert (looking.roles, looking.verbs, looking.kind) == (("proposer",), ("view",), "agent")
-    broader: tuple[tuple[Principal, tuple[Any, ...]], ...] = (
+    broader: tuple[tuple[Held, tuple[Any, ...]], ...] = (
         (holder(), (("deployer",), (), (), 1)),
         (holder(projects=("hello",)), ((), ("other",), (), 1)),
         (holder(environments=("staging",)), ((), (), ("production",), 1)),
@@ -220,6 +218,30 @@ def test_a_token_is_never_broader_than_its_maker() -> None:
         with pytest.raises(UsageError) as error:
             _narrowed(mine, "bot", *wanted)
         assert error.value.kind == "grant.broader-than-parent"
+
+
+def test_a_token_is_made_from_the_grant_that_covers_it_by_itself() -> None:
+    staging = holder(roles=("deployer",), environments=("staging",), grants=("aa",))
+    mine = Principal(
+        "",
+        "dev",
+        "person",
+        ("proposer",),
+        ("view", "propose"),
+        ("*",),
+        ("*",),
+        1 << 60,
+        (),
+        ("bb",),
+        "",
+        (),
+        (staging,),
+    )
+    assert _shared(mine, "bot", ("deployer",), (), ("staging",), 1)[0] == staging
+    assert _shared(mine, "bot", ("proposer",), (), ("production",), 1)[0].grants == ("bb",)
+    with pytest.raises(UsageError):
+        _shared(mine, "bot", ("deployer",), (), ("production",), 1)
+    assert mine.every_verb == ("view", "propose", "attest")
 
 
 # --- a node without its gate ------------------------------------------------------------------------------------------

@@ -130,6 +130,21 @@ def test_rights_names_and_chains_follow_the_grants_held() -> None:
     assert held.chains(key) == ()
 
 
+def test_all_grants_held_for_a_key_count_until_each_is_taken_back() -> None:
+    held = dossiers()
+    key = signer("bob").public_key
+    looks, proposes = grant_to("bob", "viewer"), grant_to("bob", "proposer")
+    held.merged([proposes, looks])
+    rights = held.rights(key, WORLD.at_ms)
+    assert isinstance(rights, Rights)
+    assert sorted(one.roles for one in rights.each) == [("proposer",), ("viewer",)]
+    assert rights.allows("propose", "shop", "production")
+    held.voided([proposes])
+    rights = held.rights(key, WORLD.at_ms)
+    assert isinstance(rights, Rights)
+    assert not rights.allows("propose", "shop", "production")
+
+
 def test_exhibits_hold_each_paper_once_and_name_it_by_its_digest() -> None:
     held = dossiers()
     change, entry = change_by("bob")

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.envelope import Signed, encode, sign
-from protocols.grants import ALL_ROLES, CHAIN_LINKS_MAX, GRANT_DOMAIN, SCOPES_MAX, Rights, rights_of, verify_grants
+from protocols.grants import (
+    ALL_ROLES,
+    CHAIN_LINKS_MAX,
+    GRANT_DOMAIN,
+    SCOPES_MAX,
+    Rights,
+    rights_of,
+    rights_of_any,
+    verify_grants,
+)
 from protocols.refusal import Refusal
 from tests.unit.trust_world import DAY_MS, VERIFIER, WALL_MS, World, signer
 
@@ -16,6 +27,11 @@ WORLD = World()
 
 def check(*chain: Signed, at_ms: int = WALL_MS) -> Rights | Refusal:
     return verify_grants(VERIFIER, WORLD.mesh, (WORLD.admin.public_key,), chain, at_ms)
+
+
+def any_of(name: str, *chains: tuple[Signed, ...]) -> Rights | Refusal:
+    key = WORLD.admin.public_key if name == "admin" else signer(name).public_key
+    return rights_of_any(VERIFIER, WORLD.mesh, (WORLD.admin.public_key,), key, chains=chains, at_ms=WALL_MS)
 
 
 def rule(answer: Rights | Refusal) -> str:
@@ -33,6 +49,44 @@ def test_a_grant_by_an_admin_gives_its_verbs_in_its_scope_only() -> None:
     assert not rights.allows("approve", "shop", "staging")
     assert not rights.allows("start", "*", "*")
     assert rights.principal == rights.key == signer("ann").public_key
+
+
+def test_every_grant_of_a_key_counts_and_none_lends_its_scope_to_another() -> None:
+    starts = (WORLD.grant("ann", roles=("deployer",), projects=("shop",), environments=("staging",)),)
+    approves = (WORLD.grant("ann", roles=("approver",), projects=("blog",), environments=("prod",)),)
+    ended = (WORLD.grant("ann", roles=("admin",), expires_ms=WALL_MS),)
+    for order in permutations((starts, approves, ended)):
+        rights = any_of("ann", *order)
+        assert isinstance(rights, Rights)
+        assert len(rights.each) == 2, "the ended one gives nothing"
+        assert rights.allows("start", "shop", "staging")
+        assert rights.allows("approve", "blog", "prod")
+        for verb, project, environment in (
+            ("start", "blog", "prod"), ("start", "shop", "prod"), ("approve", "shop", "staging"),
+            ("approve", "blog", "staging"), ("view", "shop", "prod"), ("admin", "blog", "prod"),
+        ):  # fmt: skip
+            assert not rights.allows(verb, project, environment)  # type: ignore[arg-type]
+        assert [one.roles for one in rights.allowing("view", "blog", "prod")] == [("approver",)]
+    assert rule(any_of("ann", ended)) == "grant.expired"
+    assert rule(any_of("ann")) == "grant.none"
+
+
+def test_whoever_stands_behind_a_key_by_any_grant_may_be_behind_what_it_does() -> None:
+    ann, bob = WORLD.grant("ann", roles=("deployer",)), WORLD.grant("bob", roles=("deployer",))
+    shared = [
+        (ann, WORLD.grant("key", by="ann", roles=("deployer",), parent=ann)),
+        (bob, WORLD.grant("key", by="bob", roles=("deployer",), parent=bob)),
+    ]
+    rights = any_of("key", *shared)
+    assert isinstance(rights, Rights)
+    assert set(rights.behind) == {signer(name).public_key for name in ("ann", "bob", "key")}
+    assert [len(one.lineage) for one in rights.each] == [2, 2]
+
+
+def test_an_admins_own_key_loses_nothing_by_a_narrow_grant_shown_beside_it() -> None:
+    rights = any_of("admin", (WORLD.grant("admin", roles=("viewer",)),))
+    assert isinstance(rights, Rights)
+    assert rights.allows("admin", "*", "*")
 
 
 def test_a_sub_key_acts_for_its_principal_with_less() -> None:
@@ -58,7 +112,7 @@ def test_what_an_admin_gives_to_themselves_or_to_an_agent_is_the_admins_own_doin
     ):
         rights = check(*chain)
         assert isinstance(rights, Rights)
-        assert (rights.lineage, rights.person) == (lineage, admin)
+        assert (rights.lineage, rights.lineage[0]) == (lineage, admin)
     other = check(WORLD.grant("ann", roles=("deployer",)))
     assert isinstance(other, Rights)
     assert other.lineage == (signer("ann").public_key,)
@@ -70,7 +124,7 @@ def test_an_invites_key_which_several_may_use_makes_nobody_the_same_person() -> 
     for name in ("ann", "bob"):
         rights = check(invite, WORLD.grant(name, by="invite", roles=("deployer",), parent=invite))
         assert isinstance(rights, Rights)
-        assert rights.person == rights.principal == signer(name).public_key
+        assert rights.lineage[0] == rights.principal == signer(name).public_key
         found.append(set(rights.lineage))
     assert not found[0] & found[1]
     mine = WORLD.grant("invite", roles=("deployer",), invite_uses=1, same_person=True)

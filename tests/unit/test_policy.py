@@ -190,6 +190,51 @@ def test_two_approvals_of_one_person_are_one() -> None:
     assert isinstance(team.start(change, approvals=both), MeshState)
 
 
+def test_two_grants_of_one_approver_both_count_whichever_is_shown_last() -> None:
+    for roles, more in (
+        (("viewer",), {}),
+        (("approver",), {"environments": ("staging",)}),
+        (("approver",), {"expires_ms": WALL_MS}),
+    ):
+        for swapped in (False, True):
+            team = Team()
+            dev, ann = team.chains
+            other = team.w.grant("ann", *roles, **more)  # type: ignore[arg-type]
+            team.chains = [dev, other, ann] if swapped else [dev, ann, other]
+            assert isinstance(team.start(), MeshState)
+
+
+def test_a_role_of_one_grant_does_not_count_where_another_grant_approves() -> None:
+    """ann is an admin in staging and an approver everywhere: in production that makes no admin's approval."""
+    team = Team(Policy("team", Demands(1, ("admin",))))
+    team.chains = [*team.chains, team.w.grant("ann", "admin", environments=("staging",))]
+    assert refused(team.start()) == "approval.missing"
+    team.chains = [*team.chains, team.w.grant("ann", "admin")]
+    assert isinstance(team.start(), MeshState)
+
+
+def test_an_author_cannot_void_an_approval_by_lending_the_approver_a_right() -> None:
+    team = Team()
+    dev = team.w.grant("dev", "deployer", "approver")
+    lent = team.w.grant("ann", "approver", by=signer("dev"), parent=dev)
+    team.chains = [dev, lent]
+    assert refused(team.start()) == "approval.by-author"
+    team.chains = [dev, lent, team.w.grant("ann", "approver")]
+    assert isinstance(team.start(), MeshState)
+
+
+def test_a_sub_key_that_an_admin_also_granted_directly_is_a_person_of_its_own() -> None:
+    team = Team(Policy("team", Demands(2, ("approver",))))
+    ann = team.w.grant("ann", "approver")
+    bob = team.w.grant("bob", "approver", by=signer("ann"), parent=ann)
+    change = team.change()
+    both = (team.w.approval("ann", change), team.w.approval("bob", change))
+    team.chains = [team.chains[0], ann, bob]
+    assert refused(team.start(change, approvals=both)) == "approval.missing"
+    team.chains = [*team.chains, team.w.grant("bob", "approver")]
+    assert isinstance(team.start(change, approvals=both), MeshState)
+
+
 def test_a_policy_that_names_a_role_takes_no_other() -> None:
     team = Team(Policy("team", Demands(1, ("admin",))))
     assert refused(team.start()) == "approval.missing"
