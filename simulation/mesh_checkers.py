@@ -15,7 +15,7 @@ from protocols.agent import RolloutAgent
 from protocols.approvals import Approval, read_approval
 from protocols.chain_messages import EntryStored
 from protocols.commands import Command, Promote, SignedCommand, Start
-from protocols.decision import NOOP, Decided, Decision, Entry, ResetTo, material_of
+from protocols.decision import NOOP, Decided, Decision, Entry, ResetTo, Voter, material_of
 from protocols.envelope import DecodeError, Signed, decode, digest
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId, Store, Verifier
@@ -50,6 +50,7 @@ class MeshChecker:
         self._known: dict[tuple[Digest, int], list[tuple[int, int, str]]] = {}
         """Of the one node of a first stage: when a majority of voters first held which word, and its sequence."""
         self.proposed_ms: Callable[[Decision, bytes], int] = lambda decision, whole: world.now_ms
+        self.views: Callable[[], Sequence[tuple[Voter, RolloutAgent, MeshState]]] = list
         self.started = 0
         self.promoted = 0
         world.observers.append(self._ordered)
@@ -165,20 +166,24 @@ class MeshChecker:
         if rollout.stage or len(rollout.cohort) != 1:
             return
         said = [found[1].sequence for data in shown.values() if (found := self._verdict(data))]
-        known = [one for one in self._known.get((rollout.id, rollout.opened), ()) if one[0] <= at_ms]
-        if known and said:
+        self.note_verdicts()
+        heard = self._known.get((rollout.id, rollout.opened), [])
+        known = [one for one in heard if one[0] <= at_ms]
+        # What most heard only since the last look may have come before the proposal: then nothing is known for sure.
+        if known and said and known[-1] == heard[-1]:
             since_ms, sequence, word = known[-1]
             if since_ms + FRESH_MS < at_ms and word != "pass" and sequence > max(said):
                 raise Violation("StageStep", f"promoted {at_ms - since_ms} ms after most voters knew better")
 
-    def note_verdicts(self, views: Sequence[tuple[PeerId, RolloutAgent, MeshState]]) -> None:
+    def note_verdicts(self) -> None:
         """Look at what nodes hold of first stages of one node: the newest word that a majority of voters has."""
+        views = self.views()
         for _, _, state in views:
             for lane in state.lanes:
                 rollout = lane.rollout
                 if rollout is None or rollout.stage or len(rollout.cohort) != 1:
                     continue
-                voters = {voter.node for voter in state.voters}
+                voters = state.voters
                 key, node = (rollout.id, rollout.opened), rollout.cohort[0]
                 held = [agent.conductor.verdicts(*key).get(node) for one, agent, _ in views if one in voters]
                 newest = sorted(((one.sequence, one.verdict) for one in held if one is not None), reverse=True)

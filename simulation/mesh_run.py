@@ -138,6 +138,9 @@ class MeshRun(Fleet):
         machine = MeshMachine(genesis, Rules(self.world.keys, self.mesh), _NoView())
         self.chain_checker = ChainChecker(self.world, self.mesh, machine, self.world.keys)
         self.checker = MeshChecker(self.world, self.mesh, machine, self.world.keys)
+        self.checker.views = lambda: [
+            (Voter(core.node, core.chain.store_id), core.agent, core.state) for _, core in self._members()
+        ]
         first = self.chain_checker.first_proposed_ms
         self.checker.proposed_ms = lambda decision, data: first.get(digest(data), 0)
         self.world.observers.append(self._watch_admissions)
@@ -185,7 +188,7 @@ class MeshRun(Fleet):
     def _look(self) -> None:
         self.checker.check_local_safety(self.world.hosts)
         self.checker.check_zombies(self.world.hosts)
-        self.checker.note_verdicts([(core.node, core.agent, core.state) for _, core in self._members()])
+        self.checker.note_verdicts()
 
     def liveness(self) -> None:
         """Heal, and demand that every host gets a command decided and that all become equal."""
