@@ -12,9 +12,9 @@ from pathlib import Path
 from time import perf_counter
 
 from simulation import scale
-from simulation.hunt import Tally, kill, minimised, run_seed, runs
-from simulation.mesh_mutants import MESH_MUTANTS
-from simulation.mutants import MUTANTS
+from simulation.hunt import BY_NAME, Tally, kills, minimised, run_seed, runs
+from simulation.hunt_report import mutant_rows, mutants_page, seeds_page
+from simulation.mutants import Mutant
 from simulation.run import Result, Verdict
 from simulation.scale_plot import plot as draw
 
@@ -40,21 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mutant", help="only this mutant")
     parser.add_argument("--scale", help="measure fleets of these sizes, as in 3,10,32; write a table and a plot")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder that --scale writes to")
+    parser.add_argument("--jobs", type=int, default=1, help="run seeds or mutants in so many processes")
+    parser.add_argument("--write", action="store_true", help="write seeds.md or mutants.md, to commit")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder that --scale and --write write to")
     options = parser.parse_args(arguments)
     if options.scale:
         return scales([int(size) for size in options.scale.split(",")], options.out)
     if options.seed is not None:
         return one_seed(options.seed, options.trace)
     if options.mutants or options.mutant:
-        return mutants(options.mutant, options.seeds or MUTANT_SEEDS_MAX, options.first_seed)
-    return many_seeds(options.first_seed, options.seeds or 1_000)
+        names = [options.mutant] if options.mutant else list(BY_NAME)
+        page = options.out / "mutants.md" if options.write else None
+        return mutants(names, (options.seeds or MUTANT_SEEDS_MAX, options.first_seed), options.jobs, page)
+    page = options.out / "seeds.md" if options.write else None
+    return many_seeds(options.first_seed, options.seeds or 1_000, options.jobs, page)
 
 
-def many_seeds(first_seed: int, count: int) -> int:
+def many_seeds(first_seed: int, count: int, jobs: int, page: Path | None) -> int:
     """Run seeds; report progress, what happened in them, and every failure made small."""
     tally, started = Tally(), perf_counter()
-    for result in runs(first_seed, count):
+    for result in runs(first_seed, count, jobs):
         tally.add(result)
         if result.verdict is not Verdict.CLEAN:
             show_failure(result)
@@ -66,6 +71,8 @@ def many_seeds(first_seed: int, count: int) -> int:
     say()
     for name, number in sorted(tally.counts.items()):
         say(f"{number:12,}  {name}")
+    if page is not None:
+        page.write_text(seeds_page(first_seed, tally))
     return int(tally.verdict)
 
 
@@ -79,19 +86,17 @@ def one_seed(seed: int, trace: bool) -> int:
     return int(result.verdict)
 
 
-def mutants(only: str | None, seeds_max: int, first_seed: int) -> int:
-    """Run every mutant until it is noticed; a survivor is a failure of the simulator."""
-    survivors = 0
-    say("| mutant | what it breaks | noticed as | by seed |")
-    say("|---|---|---|---|")
-    for mutant in (*MUTANTS, *MESH_MUTANTS):
-        if only is not None and mutant.name != only:
-            continue
-        found = kill(mutant, seeds_max, first_seed)
-        survivors += found is None
-        noticed = "**survived**" if found is None else found.invariant
-        say(f"| {mutant.name} | {mutant.says} | {noticed} | {'-' if found is None else found.seed} |")
-    return int(Verdict.SAFETY) if survivors else 0
+def mutants(names: Sequence[str], seeds: tuple[int, int], jobs: int, page: Path | None) -> int:
+    """Run every mutant until it is noticed, at most `seeds` (how many, the first); a survivor is a hole in the simulator."""
+    found: list[tuple[Mutant, Result | None]] = []
+    for mutant, result in kills(names, *seeds, jobs):
+        rows = mutant_rows([(mutant, result)])
+        for line in rows if not found else rows[2:]:
+            say(line)
+        found.append((mutant, result))
+    if page is not None:
+        page.write_text(mutants_page(found))
+    return int(Verdict.SAFETY) if any(result is None for _, result in found) else 0
 
 
 def scales(sizes: Sequence[int], folder: Path) -> int:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from multiprocessing import Pool
+from typing import Any, TypeVar
 
 from simulation.chain_plan import ChainPlan, plan
 from simulation.faults import Fault
+from simulation.mesh_mutants import MESH_MUTANTS
 from simulation.mesh_run import MeshPlan, mesh_plan, mesh_run
-from simulation.mutants import Mutant
+from simulation.mutants import MUTANTS, Mutant
 from simulation.run import Result, Verdict, run
 
 PlanT = TypeVar("PlanT")
+BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *MESH_MUTANTS)}
 
 WHOLE_EVERY = 10
 """A run of whole nodes costs several times one of chains."""
@@ -59,10 +63,20 @@ def run_seed(seed: int, keep_trace: bool = False) -> Result:
     return run(plan(seed), keep_trace=keep_trace)
 
 
-def runs(first_seed: int, count: int) -> Iterator[Result]:
-    """Run seeds one after another."""
-    for seed in range(first_seed, first_seed + count):
-        yield run_seed(seed)
+@contextmanager
+def _mapped(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Give a `map` that works in so many processes; results come in order, and are the same for any number."""
+    if jobs <= 1:
+        yield map
+        return
+    with Pool(jobs) as pool:
+        yield pool.imap
+
+
+def runs(first_seed: int, count: int, jobs: int = 1) -> Iterator[Result]:
+    """Run seeds; their results come in order, whatever the number of processes."""
+    with _mapped(jobs) as mapped:
+        yield from mapped(run_seed, range(first_seed, first_seed + count))
 
 
 def _hunted(mutant: Mutant, seed: int) -> Result:
@@ -85,6 +99,21 @@ def kill(mutant: Mutant, seeds_max: int, first_seed: int = 0) -> Result | None:
                 return result
             sys.stderr.write(f"seed {seed} under {mutant.name}'s faults fails without it: {control.invariant}\n")
     return None
+
+
+def _killed(task: tuple[str, int, int]) -> tuple[str, Result | None]:
+    name, seeds_max, first_seed = task
+    return name, kill(BY_NAME[name], seeds_max, first_seed)
+
+
+def kills(
+    names: Sequence[str], seeds_max: int, first_seed: int, jobs: int = 1
+) -> Iterator[tuple[Mutant, Result | None]]:
+    """Hunt mutants by name; each with the run that noticed it, in order, whatever the number of processes."""
+    tasks = [(name, seeds_max, first_seed) for name in names]
+    with _mapped(jobs) as mapped:
+        for name, found in mapped(_killed, tasks):
+            yield BY_NAME[name], found
 
 
 def minimised(result: Result) -> ChainPlan | MeshPlan:

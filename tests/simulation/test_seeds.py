@@ -15,7 +15,7 @@ from simulation.chain_plan import plan
 from simulation.hunt import Tally, kill, minimised, run_seed
 from simulation.mesh_mutants import MESH_MUTANTS
 from simulation.mesh_run import mesh_plan, mesh_run
-from simulation.mutants import MUTANTS, Mutant
+from simulation.mutants import MUTANTS
 from simulation.run import Result, Verdict, run
 
 HERE = Path(__file__).parent
@@ -109,15 +109,32 @@ def test_the_command_line_says_what_happened_and_how_it_ended(capsys: pytest.Cap
         assert main(["--seed", "11"]) == Verdict.SAFETY
 
 
+def test_any_number_of_processes_shows_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = []
+    for jobs in ("1", "2"):
+        assert main(["--seeds", "6", "--first-seed", "8", "--jobs", jobs, "--write", "--out", str(tmp_path)]) == 0
+        assert (
+            main(["--mutant", "tell-before-store", "--seeds", "5", "--jobs", jobs, "--write", "--out", str(tmp_path)])
+            == 0
+        )
+        pages.append([(tmp_path / name).read_text() for name in ("seeds.md", "mutants.md")])
+    assert pages[0] == pages[1]
+    assert "| seeds | 8 to 13 |" in pages[0][0]
+    assert "| violations | none |" in pages[0][0]
+    assert "**1 of 1 were noticed.**" in pages[0][1]
+    assert "6 seeds" in capsys.readouterr().out
+
+
+CORES = str(os.cpu_count() or 1)
+
+
 @pytest.mark.long
 def test_ten_thousand_seeds_are_clean() -> None:
-    tally = Tally()
-    for seed in range(LONG_SEEDS):
-        tally.add(run_seed(seed))
-    assert not tally.failed, "\n".join(map(explain, tally.failed))
+    """Writes docs/seeds.md, which is committed with the code that it is about."""
+    assert main(["--seeds", str(LONG_SEEDS), "--jobs", CORES, "--write"]) == 0
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mutant", [*MUTANTS, *MESH_MUTANTS], ids=lambda mutant: mutant.name)
-def test_every_mutant_is_noticed(mutant: Mutant) -> None:
-    assert kill(mutant, 3_000) is not None, "a survivor is a hole in the simulator"
+def test_every_mutant_is_noticed() -> None:
+    """Writes docs/mutants.md."""
+    assert main(["--mutants", "--jobs", CORES, "--write"]) == 0

@@ -26,8 +26,11 @@ from protocols.approvals import Approval, approve, read_approval
 from protocols.audit import AuditEntry
 from protocols.ballots import STORE_ID_BYTES
 from protocols.chain_messages import Accepted, Contradiction, Fetch
+from protocols.change import Release
+from protocols.commands import Command, SignedCommand
 from protocols.core import CoreMessage, decode_message
-from protocols.decision import Decision, Entry
+from protocols.decision import Decision, Entry, ResetTo
+from protocols.demands import Policy
 from protocols.effective import Effective
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.evidence import open_envelope, read_evidence
@@ -37,8 +40,11 @@ from protocols.invites import Bundle, InviteLine, read_line, write_line
 from protocols.key_table import ParsedKey, make_key, parse_key
 from protocols.machine import PeerId, Received, Reject, Send, Tick
 from protocols.mesh_types import MeshState
+from protocols.record_store import EquivocationProof
 from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
+from protocols.sealing import SecretPaper
+from protocols.statements import Statement
 from protocols.trust import Standing
 from simulation.fleet import Fleet
 from tests.unit.message_forge import SIGNABLE, Forge, damage
@@ -46,10 +52,17 @@ from tests.unit.message_forge import SIGNABLE, Forge, damage
 MESSAGES: tuple[type, ...] = tuple(
     kind for union in get_args(CoreMessage) for kind in (get_args(union) or (union,))
 )  # fmt: skip
+UNIONS: dict[str, Any] = {
+    "Entry": Entry, "SecretPaper": SecretPaper, "Statement": Statement,
+    "tuple[Signed, ...]": tuple[Signed, ...], "tuple[int, bytes]": tuple[int, bytes],
+}  # fmt: skip
 STORED: tuple[Any, ...] = (
-    Accepted, AcceptorRecord, AuditEntry, Bundle, Contradiction, Decision, Effective, Entry, FloorVector, Genesis,
-    MeshState, RevocationStatement, Signed, tuple[Signed, ...],
+    Accepted, AcceptorRecord, AuditEntry, Bundle, Command, Contradiction, Decision, Effective, EquivocationProof,
+    FloorVector, Genesis, MeshState, Policy, Release, ResetTo, RevocationStatement, Signed, SignedCommand,
+    *UNIONS.values(),
 )  # fmt: skip
+READ_AS_TEXT = ("_Line",)
+"""Decoded only behind a reader of text that is fuzzed below."""
 WOUNDS = ("change", "cut", "insert", "bomb")
 RULE = re.compile(r"[a-z]+(-[a-z]+)*\.[a-z0-9-]+(\.[a-z0-9-]+)*")
 EFFECTS_MAX = 300
@@ -131,6 +144,27 @@ def test_every_stored_and_signed_payload_decodes_or_is_refused(
         assert decode(damage(whole, place, value, how), kind) is not None
     with contextlib.suppress(DecodeError):
         assert decode(data.draw(st.binary(max_size=200)), kind) is not None
+
+
+def decoded_kinds() -> dict[str, str]:
+    """Every kind that the sources hand to a decoder, by name, with where."""
+    found: dict[str, str] = {}
+    for path in sorted(Path("protocols").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or len(node.args) < 2:
+                continue
+            place = {"decode": 1, "open_signed": 4}.get(node.func.id)
+            if place is not None and len(node.args) > place:
+                found[ast.unparse(node.args[place])] = f"{path}:{node.lineno}"
+    return {name: where for name, where in found.items() if not name[0].islower() or name.startswith("tuple")}
+
+
+def test_no_decoder_is_left_out_of_the_fuzzing() -> None:
+    fuzzed = (*(kind for _, kind in SIGNABLE), *MESSAGES, *STORED)
+    named = {"CoreMessage", *UNIONS, *READ_AS_TEXT, *(getattr(kind, "__name__", "") for kind in fuzzed)}
+    missing = {name: where for name, where in decoded_kinds().items() if name not in named}
+    assert not missing
+    assert len(decoded_kinds()) > 30
 
 
 @pytest.mark.parametrize(
