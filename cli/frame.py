@@ -36,6 +36,8 @@ def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., 
             except CommandError as error:
                 output.error(error)
                 raise SystemExit(int(error.exit_code)) from None
+            finally:
+                output.close()
 
         flag = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on standard output.")
         epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
@@ -47,13 +49,21 @@ def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are named: the command line starts in a tenth of a second."""
 
-    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any) -> None:
+        """Take, by section and name, where each command is found ("module:attribute") and its one line of help."""
         super().__init__(*args, **kwargs)
-        self._modules = modules
+        self._sections = sections
+        self._modules = {name: where for rows in sections.values() for name, (where, _) in rows.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, in the order they are used in."""
         return list(self._modules)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by section, without importing any."""
+        for title, rows in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(9), text) for name, (_, text) in rows.items()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""

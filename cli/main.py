@@ -3,54 +3,69 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import click
 
 from cli.frame import LazyGroup, run
 
-COMMANDS = {
-    "new": "cli.commands.new:new",
-    "dev": "cli.commands.dev:dev",
-    "build": "cli.commands.build:build",
-    "test": "cli.commands.test:test",
-    "evidence": "cli.commands.evidence:evidence",
-    "diff": "cli.commands.diff:diff",
-    "propose": "cli.commands.propose:propose",
-    "changes": "cli.commands.changes:changes",
-    "approve": "cli.commands.approve:approve",
-    "reject": "cli.commands.approve:reject",
-    "deploy": "cli.commands.deploy:deploy",
-    "status": "cli.commands.status:status",
-    "releases": "cli.commands.status:releases",
-    "rollouts": "cli.commands.status:rollouts",
-    "promote": "cli.commands.rollout:promote",
-    "pause": "cli.commands.rollout:pause",
-    "resume": "cli.commands.rollout:resume",
-    "abort": "cli.commands.rollout:abort",
-    "rollback": "cli.commands.rollout:rollback",
-    "why": "cli.commands.why:why",
-    "audit": "cli.commands.audit:audit",
-    "mcp": "cli.commands.mcp:mcp",
-    "policy": "cli.commands.policy:policy",
-    "token": "cli.commands.token:token",
-    "mesh": "cli.commands.mesh:mesh",
-    "node": "cli.commands.node:node",
-    "env": "cli.commands.env:env",
-    "project": "cli.commands.project:project",
-    "logs": "cli.commands.logs:logs",
-    "decisions": "cli.commands.decisions:decisions",
-    "doctor": "cli.commands.doctor:doctor",
-    "secret": "cli.commands.secret:secret",
-    "login": "cli.commands.login:login",
-    "context": "cli.commands.context:context",
+SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "A project": {
+        "new": ("cli.commands.new:new", "start a project from a template"),
+        "dev": ("cli.commands.dev:dev", "serve it here, anew on every save"),
+        "build": ("cli.commands.build:build", "make its release: components named by digest"),
+        "test": ("cli.commands.test:test", "run its tests and smoke checks; sign the results"),
+        "diff": ("cli.commands.diff:diff", "show what a deploy would change, and the way back"),
+    },
+    "A change": {
+        "propose": ("cli.commands.propose:propose", "file the project as a change; nothing starts"),
+        "changes": ("cli.commands.changes:changes", "list changes, or show one and what it lacks"),
+        "approve": ("cli.commands.approve:approve", "say yes, with your passphrase at a terminal"),
+        "reject": ("cli.commands.approve:reject", "say no, or take an approval back"),
+        "evidence": ("cli.commands.evidence:evidence", "show, export and verify the signed papers"),
+        "policy": ("cli.commands.policy:policy", "show and set what a change needs"),
+        "secret": ("cli.commands.secret:secret", "set, list and remove values that apps read by name"),
+    },
+    "A rollout": {
+        "deploy": ("cli.commands.deploy:deploy", "build, propose and roll out in stages"),
+        "status": ("cli.commands.status:status", "show what runs and what is under way"),
+        "releases": ("cli.commands.status:releases", "list what runs and what it can go back to"),
+        "rollouts": ("cli.commands.status:rollouts", "list what was decided, with its numbers"),
+        "promote": ("cli.commands.rollout:promote", "take it to its next stage"),
+        "pause": ("cli.commands.rollout:pause", "hold it where it is"),
+        "resume": ("cli.commands.rollout:resume", "let it go on"),
+        "abort": ("cli.commands.rollout:abort", "end it; every node returns to what it had"),
+        "rollback": ("cli.commands.rollout:rollback", "return to an earlier release at once, whole"),
+        "logs": ("cli.commands.logs:logs", "show what apps and nodes wrote"),
+    },
+    "What happened": {
+        "why": ("cli.commands.why:why", "say who approved what, how it fails and goes back"),
+        "audit": ("cli.commands.audit:audit", "show who wrote what, or prove the log whole"),
+        "decisions": ("cli.commands.decisions:decisions", "list the chain's decisions"),
+    },
+    "A mesh": {
+        "mesh": ("cli.commands.mesh:mesh", "found one, let nodes in and out, back up"),
+        "node": ("cli.commands.node:node", "run this machine's node, or install it"),
+        "env": ("cli.commands.env:env", "make and change environments"),
+        "project": ("cli.commands.project:project", "make projects, and place what must be on one node"),
+        "doctor": ("cli.commands.doctor:doctor", "look for what is or will soon be wrong"),
+    },
+    "Who acts": {
+        "login": ("cli.commands.login:login", "take an invite: work from this machine"),
+        "context": ("cli.commands.context:context", "choose the mesh that commands speak to"),
+        "token": ("cli.commands.token:token", "make and revoke keys for agents"),
+        "mcp": ("cli.commands.mcp:mcp", "serve the change path to a coding agent"),
+    },
 }
-"""Command names in the order a project uses them, and where each is found."""
+"""Commands in the order a project uses them: where each is found, and what it does, short enough for one line of help."""
+
+COMMANDS = tuple(name for rows in SECTIONS.values() for name in rows)
 
 
 @click.group(
     cls=LazyGroup,
-    modules=COMMANDS,
+    sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nStart with:\n  freehold new hello --template wsgi\n  cd hello\n  freehold dev",
 )

@@ -8,16 +8,54 @@ progress. Not here: what commands do.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
+import textwrap
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
 from rich.text import Text
 
 from cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+FIRST_COLUMN = re.compile(r"\s*\S+(?: \S+)*?\s{2,}(?=\S)")
+"""A line's label, up to the gap before what is said of it."""
+
+
+def fold(text: str, width: int) -> str:
+    """Return text with its long lines broken between words, their rest under the second column or indented.
+
+    Words are never broken: a path or a digest that is longer than a line stays whole, to be copied.
+    """
+    return "\n".join(_fold_line(line, width) for line in text.split("\n"))
+
+
+def _fold_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    label = FIRST_COLUMN.match(line)
+    indent = len(line) - len(line.lstrip()) + 2
+    if label is not None and label.end() <= width // 2:
+        indent = label.end()
+    folded = textwrap.wrap(
+        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(folded)
+
+
+def _moving_line(console: Console) -> Progress:
+    """A spinner, a text cut to the line, and the seconds; imported here because it takes as long as all the rest."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+    from rich.table import Column
+
+    text = TextColumn("{task.description}", "dim", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return Progress(SpinnerColumn(), text, TextColumn("{task.elapsed:.0f} s"), console=console, transient=True)
 
 
 class Output:
@@ -28,7 +66,9 @@ class Output:
         # Rich breaks lines at 80 columns where there is no terminal, which would cut paths and digests in two.
         width = None if sys.stderr.isatty() else 10_000
         self._err = Console(stderr=True, highlight=False, width=width, soft_wrap=True)
-        self._spinner: Status | None = None
+        self._moving: Progress | None = None
+        self._done: Text | None = None
+        self._since_s = 0.0
 
     @property
     def is_interactive(self) -> bool:
@@ -36,35 +76,79 @@ class Output:
         return sys.stdin.isatty() and sys.stderr.isatty()
 
     def step(self, app: str, text: str) -> None:
-        """Tell what is being done now, for one app ("" for the whole project)."""
-        self._err.print(Text.assemble(("  ", ""), (f"{app}: " if app else "", "cyan"), text))
-        if self._err.is_terminal:
+        """Tell what is being done now, for one app ("" for the whole project); on a terminal with its seconds."""
+        line = Text.assemble("  ", (f"{app}: " if app else "", "cyan"), text)
+        if not self._err.is_terminal:
+            self._err.print(line)
+            return
+        self._settle()
+        self._done = line
+        self._move(f"{app}: {text}" if app else text)
+
+    def live(self, text: str) -> None:
+        """On a terminal, show in one moving line where things stand; it leaves nothing behind."""
+        if not self._err.is_terminal:
+            return
+        if self._done is not None:
             self._settle()
-            self._spinner = self._err.status(f"[dim]{escape(text)}[/dim]")
-            self._spinner.start()
+        self._move(text)
+
+    def _move(self, text: str) -> None:
+        if self._moving is None:
+            self._moving = _moving_line(self._err)
+            self._moving.start()
+            self._moving.add_task(text)
+            self._since_s = time.monotonic()
+        self._moving.update(self._moving.task_ids[0], description=text)
+
+    def happened(self, text: str) -> None:
+        """Tell what has just happened; what moves goes on moving."""
+        self._err.print(Text(self._folded(f"  {text}")))
 
     def _settle(self) -> None:
-        """Take the moving line away: what it told of is over."""
-        if self._spinner is not None:
-            self._spinner.stop()
-            self._spinner = None
+        """Take the moving line away: what it told of is over, and stands above with the seconds it took."""
+        if self._moving is None:
+            return
+        self._moving.stop()
+        self._moving = None
+        seconds = time.monotonic() - self._since_s
+        if self._done is not None:
+            self._err.print(self._done.append(f"  {seconds:.0f} s" if seconds >= 1 else "", "dim"))
+        self._done = None
+
+    def close(self) -> None:
+        """End what moves, however the command ends: the cursor is shown again."""
+        self._settle()
+
+    def _folded(self, text: str) -> str:
+        return fold(text, self._err.width) if self._err.is_terminal else text
 
     def note(self, text: str) -> None:
         """Tell something worth knowing."""
         self._settle()
-        self._err.print(Text(text))
+        self._err.print(Text(self._folded(text)))
+
+    def ask(self, question: str) -> bool:
+        """Ask a person at the terminal a question of yes or no; anything but a yes is a no."""
+        self._settle()
+        self._err.print(Text(f"{question} [y/N] "), end="")
+        return input().strip().lower() in {"y", "yes"}
 
     def warn(self, text: str) -> None:
         """Tell something that may need the reader."""
-        self._err.print(Text.assemble(("warning: ", "yellow"), text))
+        self._err.print(Text.assemble(("warning: ", "yellow"), self._folded(f"warning: {text}")[9:]))
 
     def hint(self, text: str) -> None:
         """Tell what to run next."""
         self._err.print(Text.assemble(("next: ", "green"), text))
 
-    def line(self, text: Text) -> None:
-        """Print one styled line on standard error."""
-        self._err.print(text)
+    def line(self, text: Text, *, answer: bool = False) -> None:
+        """Print one styled line on standard error; on standard output if it is part of the answer."""
+        console = Console(highlight=False) if answer else self._err
+        if console.is_terminal:
+            console.print(text, soft_wrap=False)
+        else:
+            console.print(text, soft_wrap=True)
 
     def result(self, value: Mapping[str, Any], human: str) -> None:
         """Give the command's answer: `value` for programs, `human` for people."""
@@ -72,7 +156,8 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps({"ok": True, **value}, indent=2, ensure_ascii=False) + "\n")
         elif human:
-            sys.stdout.write(human + "\n")
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            sys.stdout.write((fold(human, width) if width else human) + "\n")
         sys.stdout.flush()
 
     def event(self, value: Mapping[str, Any]) -> None:
@@ -92,5 +177,5 @@ class Output:
     def failure(self, error: CommandError) -> None:
         """Say what went wrong without ending the command."""
         self._settle()
-        self._err.print(Text.assemble(("error: ", "bold red"), str(error)))
+        self._err.print(Text.assemble(("error: ", "bold red"), self._folded(f"error: {error}")[7:]))
         self.hint(error.next_step)

@@ -166,7 +166,7 @@ class Daemon:
                 self._announce(control)
                 services.append(group.create_task(self._tell_pending(control)))
                 self.started.set()
-                _log.info("the node runs", extra={"event": "node.started", "detail": control.core.node})
+                _log.info("the node runs", extra={"event": "node.started", "detail": _where(control)})
                 await self._stopping.wait()
                 _log.info("the node stops", extra={"event": "node.stopping"})
             await pool.stop()
@@ -323,6 +323,14 @@ def _certificates(config: NodeConfig, folder: Path) -> Path | None:
     except certificates.CertificateError as error:
         raise ConfigError(str(error), f"put one there, or leave --ingress-tls out ({where})") from None
     return where
+
+
+def _where(control: Control) -> str:
+    """Who this node is and where it listens, in one line for whoever just started it."""
+    mesh = ", ".join(str(address) for address in control.mesh.transport.listening) or "nowhere, it only dials"
+    apps = ", ".join(address for address in control.ingress if not address.startswith("unix:"))
+    api = f", people log in at {control.api}" if control.api else ""
+    return f"{control.core.node}: nodes reach it at {mesh}, apps are served at {apps}{api}"
 
 
 def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> Stored:

@@ -51,7 +51,10 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
                 kind="audit.broken",
             )
         value = {"entries": count, "nodes": list(nodes), "faults": []}
-        output.result(value, f"{count} entries of {len(nodes)} nodes are whole: nothing removed, nothing altered")
+        output.result(
+            value,
+            f"{count} entries of {len(nodes)} node{'' if len(nodes) == 1 else 's'}: nothing removed, nothing altered",
+        )
         return
 
     async def conversation(client: NodeClient) -> tuple[list[dict[str, Any]], dict[str, Delivery]]:
@@ -106,8 +109,9 @@ def delivery_text(one: Delivery) -> str:
     """The figures for people."""
     lead = in_words(one.lead_time_ms) if one.lead_time_ms is not None else "-"
     rate = f"{one.change_fail_rate:.0%}" if one.change_fail_rate is not None else "-"
-    recovery = in_words(one.recovery_time_ms) if one.recovery_time_ms is not None else "-"
+    plural = "" if one.deployments == 1 else "s"
+    recovery = f", recovered in {in_words(one.recovery_time_ms)}" if one.recovery_time_ms is not None else ""
     return (
-        f"{one.deployments} deployments ({one.per_day:g} a day), lead time {lead}, {rate} of changes failed, "
-        f"recovered in {recovery}"
+        f"{one.deployments} deployment{plural} ({one.per_day:g} a day), lead time {lead}, {rate} of changes failed"
+        f"{recovery}"
     )

@@ -47,7 +47,7 @@ def build(output: Output, only: str | None, folder: Path) -> None:
         output.warn("the files differ from the last commit; the release says so")
     output.result({"release": bundle.release, "folder": str(bundle.folder), "apps": apps, "source": source,
                    "elapsed_ms": int(seconds * 1000)}, "\n".join(lines))  # fmt: skip
-    output.hint("freehold dev")
+    output.hint("freehold test")
 
 
 def _size(size_bytes: int) -> str:

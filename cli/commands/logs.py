@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.dev.logs import show
-from cli.errors import CommandError
+from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.roster import find_member, members_of
 from cli.mesh.table import short
 from cli.output import Output
+from cli.project.find import find_project
 
 ALL = "all"
 
@@ -38,8 +40,13 @@ ALL = "all"
 @click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 def logs(output: Output, *, follow: bool, project: str, app: str, release: str, node: str, contains: str, limit: int,
          context_name: str | None) -> None:  # fmt: skip
-    """Show log lines. What an app wrote is marked `|` and untrusted; what a node says is marked `·`."""
+    """Show log lines; in a project's folder, that project's, unless a node is named.
+
+    What an app wrote is marked `|` and untrusted; what a node says is marked `·`.
+    """
     _, context = home.current_context(context_name)
+    if not project and node == ALL:
+        project = _project_here()
     query = {"project": project, "app": app, "release": release, "contains": contains, "limit": limit}
     if follow:
         talk(context, lambda client: _follow(client, output, node, query))
@@ -51,9 +58,17 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
         output.result({"lines": entries, "silent": silent}, "")
     else:
         for entry in entries:
-            show(output, json.dumps(entry).encode())
+            show(output, json.dumps(entry).encode(), answer=True)
     for name in silent:
         output.warn(f"{name} does not answer; its lines are missing")
+
+
+def _project_here() -> str:
+    """The project of this folder; empty where there is none."""
+    try:
+        return find_project(Path()).project.name
+    except UsageError:
+        return ""
 
 
 async def _asked(client: NodeClient, node: str) -> Sequence[tuple[str, str]]:
@@ -84,7 +99,7 @@ async def _follow(client: NodeClient, output: Output, node: str, query: dict[str
     async def one(peer: str, title: str) -> None:
         try:
             async for _, entry in client.follow("/v1/logs", node=peer, follow=True, **query):
-                show(output, json.dumps(entry).encode())
+                show(output, json.dumps(entry).encode(), answer=True)
         except CommandError as error:
             output.warn(f"{title}: {error}")
         else:

@@ -84,7 +84,8 @@ class _HumanHandler(logging.Handler):
         time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         names = ("peer", "rule", "change", "detail")
-        fields = " ".join(f"{name}={value}" for name in names if (value := getattr(record, name, None)) is not None)
+        found = [(name, value) for name in names if (value := getattr(record, name, None)) is not None]
+        fields = " ".join(str(value) if name == "detail" else f"{name}={value}" for name, value in found)
         sys.stdout.write(f"{time} {level}{record.getMessage()}{'  ' + fields if fields else ''}\n")
         if record.exc_info:
             sys.stdout.write(logging.Formatter().formatException(record.exc_info) + "\n")

@@ -1,18 +1,23 @@
-"""`freehold status|releases|rollouts`: what runs where, what is under way, and what it can go back to."""
+"""`freehold status|releases|rollouts`: what runs where, what is under way, and what it can go back to.
+
+Nodes and people stand by their names. Not here: anything that moves a rollout.
+"""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from cli.errors import CommandError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
+from cli.mesh.principals import principals_of
+from cli.mesh.spans import counted
+from cli.mesh.table import table
 from cli.mesh.watching import short
 from cli.output import Output
 
@@ -21,32 +26,52 @@ _ENVIRONMENT = click.option("--env", "environment", default="", help="Only this 
 _CONTEXT = click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 
 
-def _ask(context_name: str | None, path: str, **query: Any) -> Any:
+Names = Mapping[str, str]
+"""What people call nodes (by id) and keys (by their hex)."""
+
+
+def _ask(context_name: str | None, path: str, **query: Any) -> tuple[Any, Any, Names]:
+    """Return what a path answers, the asked node's own view, and everybody's names."""
     _, context = home.current_context(context_name)
 
-    async def conversation(client: NodeClient) -> Any:
-        return await client.get(path, **query)
+    async def conversation(client: NodeClient) -> tuple[Any, Any, Names]:
+        answer = await client.get(path, **query)
+        names = {one["node"]: one["name"] for one in await client.get("/v1/members") if one["name"]}
+        try:
+            names |= {one.key: one.name for one in await principals_of(client) if one.name}
+            names |= {admin.hex(): "admin" for admin in (await client.state()).admins}
+        except CommandError:  # a key that may not look at principals still sees what runs
+            return answer, await client.get("/v1/node"), names
+        return answer, await client.get("/v1/node"), names
 
     return talk(context, conversation)
 
 
-def render(table: Table) -> str:
-    """A table as text for standard output: no colour or lines where nobody looks."""
-    console = Console(width=140, highlight=False, no_color=True, file=io.StringIO())
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+def _node(names: Names, node: str) -> str:
+    return names.get(node) or short(node)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def _key(names: Names, key: str) -> str:
+    return names.get(key) or key[:8]
 
 
 def _at(wall_ms: int) -> str:
     return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _lane(one: Mapping[str, Any]) -> str:
+    return f"{one['project']}/{one['environment']}"
+
+
+def _numbers(names: Names, one: Mapping[str, Any]) -> str:
+    """One node's verdict with the numbers behind it."""
+    word = {"pass": "is up", "fail": "failed", "pending": "is not up yet"}[one["verdict"]]
+    reason = f" ({one['reason']})" if one["reason"] else ""
+    return f"{_node(names, one['node'])} {word}{reason}, {_tally(one['errors'], one['requests'])}"
+
+
+def _tally(errors: int, requests: int) -> str:
+    return f"{counted(errors, 'error')} in {counted(requests, 'request')}"
 
 
 @command("status", examples=("freehold status", "freehold status --project guestbook --json"))
@@ -55,34 +80,36 @@ def _at(wall_ms: int) -> str:
 @_CONTEXT
 def status(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """Show what runs in each environment, what is under way, and what worries this node."""
-    lanes = _ask(context_name, "/v1/lanes", project=project, environment=environment)
-    node = _ask(context_name, "/v1/node")
-    table = _table("PROJECT", "ENVIRONMENT", "RUNS", "UNDER WAY", "WHERE", "ROUTES")
+    lanes, node, names = _ask(context_name, "/v1/lanes", project=project, environment=environment)
+    rows, details = [], []
     for lane in lanes:
         rollout, base = lane["rollout"], lane["base"]
-        moving = "-"
-        if rollout is not None:
-            moving = f"{short(rollout['release'])} stage {rollout['stage'] + 1}/{len(rollout['stages'])}"
-            moving += f", paused: {rollout['paused']}" if rollout["paused"] else f", {rollout['reason']}"
-        elif lane["last_abort"]:
-            moving = f"went back: {lane['last_abort']}"
-        if lane["frozen"]:
-            moving += f" (frozen: {lane['frozen']})"
-        where = f"data on {short(lane['data_node'])}" if lane["data_node"] else "everywhere selected"
-        if lane["schedule_node"]:
-            where += f", schedules on {short(lane['schedule_node'])}"
+        moving = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}" if rollout is not None else "-"
+        where = f"data on {_node(names, lane['data_node'])}" if lane["data_node"] else "every node selected"
         runs = short(base["release"]) if base is not None else "nothing yet"
-        table.add_row(lane["project"], lane["environment"], runs, moving, where, " ".join(lane["routes"]))
-    jobs = [(lane, job) for lane in lanes for job in lane["jobs"]]
-    for lane, job in jobs:
-        last = f"last {job['last_outcome']} at {_at(job['last_ms'])}" if job["last_outcome"] else "not run here yet"
-        output.note(f"{lane['project']}/{lane['environment']} {job['app']}: next at {_at(job['next_ms'])}, {last}")
+        rows.append((_lane(lane), runs, moving, where, " ".join(lane["routes"])))
+        details += [f"{_lane(lane)}: {line}" for line in _details(names, lane)]
     for warning in node["warnings"]:
         output.warn(warning)
-    human = render(table) if lanes else f"nothing is deployed in {node['mesh_name']} yet"
-    output.result({"lanes": lanes, "warnings": node["warnings"], "slot": node["slot"]}, human)
+    human = "\n".join([table(("WHAT", "RUNS", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
+    empty = f"nothing is deployed in {node['mesh_name']} yet"
+    output.result({"lanes": lanes, "warnings": node["warnings"], "slot": node["slot"]}, human if lanes else empty)
     if not lanes:
         output.hint("freehold deploy")
+
+
+def _details(names: Names, lane: dict[str, Any]) -> list[str]:
+    """What is under way or went wrong in a lane, one sentence each."""
+    rollout, found = lane["rollout"], []
+    if rollout is not None:
+        state = f"paused, {rollout['paused']}" if rollout["paused"] else rollout["reason"]
+        found.append(f"release {short(rollout['release'])} is coming, {state}")
+        found += [_numbers(names, one) for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
+    elif lane["last_abort"]:
+        found.append(f"the last rollout went back: {lane['last_abort']}")
+    if lane["frozen"]:
+        found.append(f"frozen: {lane['frozen']}")
+    return found
 
 
 @command("releases", examples=("freehold releases", "freehold releases --env staging --json"))
@@ -91,22 +118,20 @@ def status(output: Output, project: str, environment: str, context_name: str | N
 @_CONTEXT
 def releases(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """List the release that runs in each environment and those it can go back to."""
-    lanes = _ask(context_name, "/v1/lanes", project=project, environment=environment)
-    table = _table("PROJECT", "ENVIRONMENT", "RELEASE", "CHANGE", "STATE", "AUTHOR", "APPROVERS")
+    lanes, _, names = _ask(context_name, "/v1/lanes", project=project, environment=environment)
+    rows: list[tuple[str, ...]] = []
     found: list[dict[str, Any]] = []
     for lane in lanes:
         kept = [("runs", lane["base"])] if lane["base"] is not None else []
         kept += [("kept", one) for one in lane["retained"]]
         for state, one in kept:
             found.append({"project": lane["project"], "environment": lane["environment"], "state": state, **one})
-            approvers = ", ".join(key[:8] for key in one["approvers"]) or (
-                "broken glass" if one["break_glass"] else "-"
-            )
-            table.add_row(
-                lane["project"], lane["environment"], short(one["release"]), short(one["change"]), state,
-                one["author"][:8], approvers,
-            )  # fmt: skip
-    output.result({"releases": found}, render(table) if found else "no release runs yet")
+            approvers = ", ".join(_key(names, key) for key in one["approvers"])
+            approvers = approvers or ("broken glass" if one["break_glass"] else "-")
+            author = _key(names, one["author"])
+            rows.append((_lane(lane), short(one["release"]), short(one["change"]), state, author, approvers))
+    header = ("WHAT", "RELEASE", "CHANGE", "STATE", "AUTHOR", "APPROVED BY")
+    output.result({"releases": found}, table(header, rows) if found else "no release runs yet")
     output.hint("freehold rollback RELEASE -m REASON" if found else "freehold deploy")
 
 
@@ -117,17 +142,16 @@ def releases(output: Output, project: str, environment: str, context_name: str |
 @click.option("--limit", default=30, show_default=True, help="How many decisions to show.")
 def rollouts(output: Output, project: str, environment: str, limit: int, context_name: str | None) -> None:
     """List what was decided about rollouts, newest first, with the numbers that decided it."""
-    decisions = _ask(context_name, "/v1/decisions", project=project, environment=environment, limit=limit)
+    decisions, _, names = _ask(context_name, "/v1/decisions", project=project, environment=environment, limit=limit)
     found = [one for one in decisions if one["project"]]
-    table = _table("WHEN", "PROJECT", "ENVIRONMENT", "DECIDED", "SUBJECT", "BY", "NUMBERS")
-    for one in found:
-        numbers = "; ".join(
-            f"{short(each['node'])} {each['verdict']} {each['errors']}/{each['requests']} errors"
-            for each in one["numbers"]
-        )
-        by = ", ".join(key[:8] for key in one["signers"]) or "health"
-        table.add_row(
-            _at(one["at_ms"]), one["project"], one["environment"], one["action"], short(one["subject"]), by,
-            numbers or one["reason"],
-        )  # fmt: skip
-    output.result({"rollouts": found}, render(table) if found else "nothing was rolled out yet")
+    rows = [
+        (_at(one["at_ms"]), _lane(one), one["action"], ", ".join(_key(names, key) for key in one["signers"]) or "health",
+         short(one["subject"]))
+        for one in found
+    ]  # fmt: skip
+    header, *lines = table(("WHEN", "WHAT", "DECIDED", "BY", "SUBJECT"), rows).split("\n")
+    shown = [header]
+    for line, one in zip(lines, found, strict=True):
+        shown += [line, *([f"  {one['reason']}"] if one["reason"] else [])]
+        shown += [f"  {_numbers(names, each)}" for each in one["numbers"]]
+    output.result({"rollouts": found}, "\n".join(shown) if found else "nothing was rolled out yet")

@@ -50,9 +50,9 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     failed = [one for one in results if not one["passed"]]
     lines = [
         f"{'PASSED' if one['passed'] else 'FAILED'}  {one['kind']} in {one['environment']}, covers {one['covers']}"
-        f"{': ' + one['file'] if one['file'] else ''}"
         for one in results
     ]
+    lines += sorted({f"signed    {Path(one['file']).parent}" for one in results if one["file"]})
     if context is None:
         output.warn("no mesh is known here: the results are not signed, so they are no evidence")
     if failed:

@@ -15,21 +15,24 @@ SHOWN_APART = frozenset(
 )
 
 
-def show(output: Output, line: bytes) -> None:
-    """Show one log line: as it is with --json, else for a person."""
+def show(output: Output, line: bytes, *, answer: bool = False) -> None:
+    """Show one log line: as it is with --json, else for a person, on standard output if it is the command's answer."""
     entry: dict[str, Any] = json.loads(line)
     if output.as_json:
         output.event({"event": "log", "log": entry})
         return
-    output.line(described(entry))
+    output.line(described(entry), answer=answer)
 
 
 def described(entry: dict[str, Any]) -> Text:
     """Return one log entry as a line: time, app, who speaks, and what was said."""
     guest = entry.get("stream") == "guest"
     level = str(entry.get("level", "info"))
-    rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
-    said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
+    if entry.get("event") == "request" and "path" in entry:
+        said, rest = _request(entry), ""
+    else:
+        said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
+        rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
     return Text.assemble(
         (str(entry.get("time", ""))[11:19] + " ", "dim"),
         (f"{entry.get('app', '')} ", "cyan"),
@@ -37,6 +40,22 @@ def described(entry: dict[str, Any]) -> Text:
         (said, LEVEL_STYLES.get(level, "")),
         (f"  {rest}" if rest and not guest else "", "dim"),
     )
+
+
+def _request(entry: dict[str, Any]) -> str:
+    """One answered request, short enough for a terminal; `--json` has the rest."""
+    outcome = str(entry.get("outcome", "completed"))
+    words = [
+        entry.get("method"),
+        entry.get("path"),
+        entry.get("status"),
+        f"{float(entry.get('duration_ms', 0)):.0f} ms",
+    ]
+    if outcome != "completed":
+        words.append(outcome.replace("_", " "))
+    if entry.get("forwarded"):
+        words.append(f"through {str(entry['forwarded'])[-6:]}")
+    return " ".join(_plain(word) for word in words)
 
 
 def _plain(value: object) -> str:

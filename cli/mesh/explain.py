@@ -21,7 +21,7 @@ from cli.mesh.diffing import route_words, stage_words
 from cli.mesh.principals import Principal, principals_of
 from cli.mesh.review import change_at, effective_at, holders_of, release_at
 from cli.mesh.roster import Member, members_of
-from cli.mesh.spans import in_words
+from cli.mesh.spans import counted, in_words
 from cli.mesh.table import short
 from protocols.change import Change, Release
 from protocols.effective import Effective
@@ -162,8 +162,9 @@ def _who_approves(facts: _Facts) -> Answer:
             for held in one.each
         )
     ]
-    said = [f"{gate.approvals or 'no'} approvals by others are needed in {environment}"]
-    said.append(f"those who may: {', '.join([*able, f'{len(facts.state.admins)} admin keys'])}")
+    needed = "1 approval by another is" if gate.approvals == 1 else f"{gate.approvals or 'no'} approvals by others are"
+    said = [f"{needed} needed in {environment}"]
+    said.append(f"those who may: {', '.join([*able, counted(len(facts.state.admins), 'admin key')])}")
     owners = next((one.owners for one in facts.state.projects if one.name == facts.lane.project), ())
     said.append(f"it belongs to {', '.join(owners) or 'nobody by name'}; {facts.name(base.author.hex())} proposed it")
     if base.break_glass:

@@ -18,6 +18,7 @@ from cli.mesh.client import NodeClient
 from cli.mesh.deploying import Proposal, lane_of, pinned_nodes
 from cli.mesh.diffing import SECTIONS, Difference, Side, differences, size_words, stage_words
 from cli.mesh.roster import Member, members_of
+from cli.mesh.spans import counted
 from cli.mesh.table import short
 from protocols.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
 from protocols.cohort import plan_cohorts
@@ -31,6 +32,8 @@ from runtime.component import ComponentError, inspect
 from runtime.interface import split_import
 
 IMPORTS_KEPT_MAX = 500
+PLAIN_SET = frozenset({"wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"})
+"""What the sandbox answers for every component alike: no folder is open to write, and no socket can be made."""
 SIGNED_MAX_BYTES = CHANGE_MAX_BYTES + 256
 
 
@@ -62,7 +65,10 @@ class Return(msgspec.Struct, frozen=True):
 
 
 class Review(msgspec.Struct, frozen=True):
-    """A change against what runs. `expect` is the sequence it was computed at; `change` is empty for what is not proposed."""
+    """A change against what runs. `expect` is the sequence it was computed at; `change` is empty for what is not proposed.
+
+    `names` are what people call the nodes.
+    """
 
     project: str
     environment: str
@@ -75,6 +81,7 @@ class Review(msgspec.Struct, frozen=True):
     components: tuple[ComponentRow, ...]
     differences: tuple[Difference, ...]
     nodes: tuple[str, ...]
+    names: dict[str, str]
     stages: tuple[StageRow, ...]
     notes: tuple[str, ...]
     irreversible: tuple[str, ...]
@@ -235,6 +242,7 @@ def _review(ground: Ground, change: Change, after: Side, found: tuple[Difference
         ),
         differences=found,
         nodes=nodes,
+        names={one.node: one.name or short(one.node) for one in ground.members},
         stages=stages,
         notes=_notes(ground, change, after, nodes, stages),
         irreversible=_irreversible(ground, change, found),
@@ -342,23 +350,52 @@ def review_text(review: Review) -> str:
         lines.append("no changes: what runs is what would be deployed")
     for section in SECTIONS:
         rows = [one for one in review.differences if one.section == section]
-        if rows:
-            lines += ["", section, *(f"  {_row(one)}" for one in rows)]
-    lines += ["", "placement", f"  nodes     {', '.join(short(node) for node in review.nodes)}"]
+        if section == "capabilities":
+            rows, folded = _without_plain_set(rows)
+        else:
+            folded = []
+        if section == "rollout" and review.first:
+            continue  # every value is new; what matters of them stands under placement
+        if rows or folded:
+            lines += ["", section, *(f"  {_row(one)}" for one in rows), *folded]
+    lines += ["", "placement", f"  nodes     {_named(review, review.nodes)}"]
     for number, stage in enumerate(review.stages, 1):
-        words = stage_words(stage.share or f"{stage.nodes} nodes", stage.pause_ms, stage.approve)
+        words = stage_words(stage.share or counted(stage.nodes, "node"), stage.pause_ms, stage.approve)
+        share = "" if words in {str(stage.nodes), counted(stage.nodes, "node")} else f" ({words})"
         lines.append(
-            f"  stage {number}   {stage.nodes} of {len(review.nodes)} nodes ({words}), {stage.min_healthy_ms} ms"
+            f"  stage {number}   {stage.nodes} of {counted(len(review.nodes), 'node')}{share}, up for "
+            f"{stage.min_healthy_ms / 1000:g} s"
         )
     lines += [f"  note      {note}" for note in review.notes]
     lines += ["", "gate", f"  approvals {review.approvals or 'none needed'}"]
     lines += [f"  evidence  {one}" for one in review.evidence]
     lines += ["", "way back"]
     if review.rollback is not None:
-        holders = ", ".join(short(node) for node in review.rollback.nodes) or "no node says so"
+        holders = _named(review, review.rollback.nodes) or "no node says so"
         lines.append(f"  target    release {review.rollback.release[:12]}, held by {holders}")
-    lines += [f"  cannot be undone: {one}" for one in review.irreversible]
+    lines += [f"  stays     {one}" for one in review.irreversible]
     return "\n".join(lines)
+
+
+def _named(review: Review, nodes: Iterable[str]) -> str:
+    return ", ".join(review.names.get(node, short(node)) for node in nodes)
+
+
+def _without_plain_set(rows: list[Difference]) -> tuple[list[Difference], list[str]]:
+    """Fold what every component built here imports, and what grants nothing, into one line for each app and sign."""
+    plain: dict[tuple[str, str], set[str]] = {}
+    kept = []
+    for one in rows:
+        package, _, _ = one.name.removeprefix("imports ").partition("/")
+        if one.name.startswith("imports ") and package in PLAIN_SET:
+            plain.setdefault((one.app, one.sign), set()).add(package.removeprefix("wasi:"))
+        else:
+            kept.append(one)
+    folded = [
+        f"  {sign} {app}: imports of WASI that grant nothing: {', '.join(sorted(packages))}"
+        for (app, sign), packages in plain.items()
+    ]
+    return kept, folded
 
 
 def _title(review: Review) -> str:

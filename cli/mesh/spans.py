@@ -33,6 +33,11 @@ def in_words(span_ms: int) -> str:
     return " ".join(words[:2])
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 request", "2 requests", for people."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def labels_of(texts: Sequence[str]) -> Labels:
     """Return "key=value" texts as labels, in order. Raises UsageError."""
     pairs = []

@@ -54,6 +54,5 @@ def confirm(output: Output, question: str, yes: bool) -> None:
         return
     if not output.is_interactive:
         raise CommandError(f"not confirmed: {question}", next_step="add --yes", kind="not-confirmed")
-    output.note(f"{question} [y/N] ")
-    if input().strip().lower() not in {"y", "yes"}:
+    if not output.ask(question):
         raise CommandError("declined; nothing was changed", next_step="run it again when ready", kind="declined")

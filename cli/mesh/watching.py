@@ -1,21 +1,30 @@
 """Watching a rollout until it ends: live lines for a person, and how it ended for the exit code.
 
-Reads the lane and the change twice a second; prints only what changed, with the numbers behind it. Not here: anything
+Reads the lane and the change twice a second; prints only what changed, with the numbers behind it, and of a release that
+failed the last log lines. Not here: anything
 that moves the rollout.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cli.dev.logs import described
 from cli.errors import CommandError, ExitCode
 from cli.mesh.client import NodeClient
+from cli.mesh.spans import counted
 from cli.output import Output
 
 LOOK_EVERY_S = 0.5
+LOG_LINES_ASKED = 50
+LAST_WORDS_MAX = 8
+QUIET = ("start.new", "rollout.not-prepared")
+"""What a start waits for at first anyway; the moving line says so."""
 APPROVAL_MISSING = "approval.missing"
 HELD_BY = {
     "approval.": "freehold approve {}",
@@ -69,14 +78,16 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
     told: list[str] = []
     was_candidate = False
     unprepared_s = 0.0
+    names = {one["node"]: one["name"] or short(one["node"]) for one in await client.get("/v1/members")}
     while True:
         view = await client.get(f"/v1/changes/{change}")
         lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
         elapsed_s = time.monotonic() - began_s
-        for line in _lines(view, lane):
+        for line in _lines(view, lane, names):
             if line not in told:
                 told.append(line)
-                output.step("", f"{elapsed_s:6.1f}s  {line}")
+                output.happened(f"{elapsed_s:5.1f} s  {line}")
+        output.live(_standing(view, lane))
         rollout = lane["rollout"]
         mine = rollout is not None and rollout["change"] == change
         was_candidate = was_candidate or mine
@@ -85,6 +96,7 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
         if mine and rollout["paused"]:
             return Watched("paused", elapsed_s)
         if was_candidate and not mine:
+            await _tell_last_words(client, output, view, names)
             raise RolledBackError(
                 f"rolled back: {lane['last_abort'] or 'the rollout was aborted'}",
                 next_step=f"freehold logs --project {view['project']}",
@@ -132,23 +144,61 @@ def _judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, pa
         raise RefusedStartError(f"{rule}: {start['detail']}", next_step=step.format(view["id"][:12]), kind=rule)
 
 
-def _lines(view: dict[str, Any], lane: dict[str, Any]) -> list[str]:
-    """What a person should know now, one sentence each."""
+def _lines(view: dict[str, Any], lane: dict[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What a person should know, one sentence each; the same sentence while nothing of it has changed."""
     found = []
     start = view["start"]
-    if start is not None and start["outcome"] == "waiting" and start["rule"] != "start.new":
+    if start is not None and start["outcome"] == "waiting" and start["rule"] not in QUIET:
         found.append(f"waiting: {start['detail']}")
-    if view["prepared"]:
-        found.append(f"prepared on {', '.join(short(node) for node in view['prepared'])}")
+    found += [f"{names.get(node, short(node))} has fetched, compiled and tried it" for node in view["prepared"]]
     rollout = lane["rollout"]
     if rollout is not None and rollout["change"] == view["id"]:
         number, sizes = rollout["stage"], rollout["stages"]
-        cohort = ", ".join(short(node) for node in rollout["cohort"])
+        cohort = ", ".join(names.get(node, short(node)) for node in rollout["cohort"])
         found.append(f"stage {number + 1} of {len(sizes)}: {sizes[number]} of {sizes[-1]} nodes ({cohort})")
         for one in rollout["verdicts"]:
             if one["node"] in rollout["cohort"] and one["verdict"] != "pending":
-                numbers = f"{one['errors']} errors in {one['requests']} requests"
-                found.append(f"{short(one['node'])} {one['verdict']}: {numbers} {one['reason']}".rstrip())
+                said = f"fails: {one['reason']}" if one["verdict"] == "fail" else "stays up"
+                numbers = f"{counted(one['errors'], 'error')} in {counted(one['requests'], 'request')}"
+                found.append(f"  {names.get(one['node'], short(one['node']))} {said}, {numbers}")
         if rollout["paused"]:
             found.append(f"paused: {rollout['paused']}")
     return found
+
+
+def _standing(view: dict[str, Any], lane: dict[str, Any]) -> str:
+    """Where it stands now, in one line that moves."""
+    rollout = lane["rollout"]
+    if rollout is None or rollout["change"] != view["id"]:
+        start = view["start"]
+        if start is not None and start["rule"].partition(".")[0] in {"approval", "evidence", "window"}:
+            return "waiting for people"
+        return f"the nodes prepare it: fetch, compile, smoke checks ({len(view['prepared'])} are done)"
+    cohort = [one for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
+    up = sum(one["verdict"] == "pass" for one in cohort)
+    errors, requests = sum(one["errors"] for one in cohort), sum(one["requests"] for one in cohort)
+    stage = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}"
+    tally = f"{counted(errors, 'error')} in {counted(requests, 'request')}"
+    return f"{stage}: {up} of {counted(len(rollout['cohort']), 'node')} up, {tally}"
+
+
+async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Show what the release that failed wrote last, so that nobody has to search for it. Silent nodes are left out."""
+    found: list[dict[str, Any]] = []
+    for node in names:
+        try:
+            page = await client.get(
+                "/v1/logs", node=node, project=view["project"], release=view["release"], limit=LOG_LINES_ASKED
+            )
+        except CommandError:
+            continue
+        found += [entry for entry in map(json.loads, page["lines"]) if _is_bad_news(entry)]
+    found.sort(key=lambda entry: str(entry.get("time", "")))
+    if found:
+        output.note("the last that it wrote:")
+    for entry in found[-LAST_WORDS_MAX:]:
+        output.line(described(entry))
+
+
+def _is_bad_news(entry: dict[str, Any]) -> bool:
+    return entry.get("stream") == "guest" or entry.get("level") in {"warn", "error", "critical"}

@@ -50,7 +50,7 @@ class Story:
     def configure(self, greeting: str, stages: str = '["1", "100%"]', pause: str = "") -> None:
         text = (ROOT / "examples" / "greeter" / "freehold.toml").read_text()
         text = text.replace('GREETING = "hello"', f'GREETING = "{greeting}"').replace('["1", "2", "100%"]', stages)
-        text = text.replace('min_healthy_time = "3s"', 'min_healthy_time = "1s"' + pause)
+        text = text.replace('min_healthy_time = "2s"', 'min_healthy_time = "1s"' + pause)
         (self.project / "freehold.toml").write_text(text)
 
     def deploy(self, *options: str) -> Answer:

@@ -52,6 +52,8 @@ def test_the_hosts_words_show_what_happened() -> None:
     entry = {"time": "2026-11-23T04:49:34Z", "app": "web", "stream": "host", "event": "request", "status": 504,
              "outcome": "deadline_exceeded", "request_id": "r-1"}  # fmt: skip
     assert described(entry).plain == "04:49:34 web · request  status=504 outcome=deadline_exceeded"
+    request = {"method": "GET", "path": "/a\x1b", "duration_ms": 1000.4, "client": "127.0.0.1", "bytes_out": 12}
+    assert described(entry | request).plain == "04:49:34 web · GET /a� 504 1000 ms deadline exceeded"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.frame import command, run
 from cli.main import COMMANDS, freehold
-from cli.output import Output
+from cli.output import Output, fold
 
 
 @pytest.fixture
@@ -112,6 +112,13 @@ def test_a_result_is_json_or_text_never_both(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == {"ok": True, "release": "abc"}
     assert run(group_of(go), ["go"]) == 0
     assert capsys.readouterr().out == "release abc\n"
+
+
+def test_long_lines_are_folded_between_words_under_their_second_column_and_words_stay_whole() -> None:
+    line = "  policy      one other person must approve a change before it runs"
+    assert fold(line, 40) == "  policy      one other person must\n              approve a change before it\n              runs"
+    digest = "release " + "ab" * 32
+    assert fold(f"short\n{digest}", 40) == f"short\nrelease\n  {'ab' * 32}"
 
 
 def test_a_defect_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
