@@ -116,7 +116,10 @@ def test_a_result_is_json_or_text_never_both(capsys: pytest.CaptureFixture[str])
 
 def test_long_lines_are_folded_between_words_under_their_second_column_and_words_stay_whole() -> None:
     line = "  policy      one other person must approve a change before it runs"
-    assert fold(line, 40) == "  policy      one other person must\n              approve a change before it\n              runs"
+    assert (
+        fold(line, 40)
+        == "  policy      one other person must\n              approve a change before it\n              runs"
+    )
     digest = "release " + "ab" * 32
     assert fold(f"short\n{digest}", 40) == f"short\nrelease\n  {'ab' * 32}"
 
