@@ -44,6 +44,7 @@ WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
 DISK_FREE_WARN_BYTES = 1 << 30
 CERTIFICATE_WARN_DAYS = 14
+RECORDS_HOLD = "grants, revocations, the papers of changes, secrets and the audit log"
 REFUSALS_MAX = 32
 """As many as the mesh has nodes: only peers that this node dialled can turn it away."""
 
@@ -72,6 +73,8 @@ class Control:
     api: str = ""
     api_pin: str = ""
     quarantined: str = ""
+    rebuilt: str = ""
+    """Why this process began without the records that the node had, if it did."""
     refused_by: dict[PeerId, str] = field(default_factory=dict)
     """Why peers turned this node away at hello, until they admit it."""
     doubles: dict[PeerId, int] = field(default_factory=dict)
@@ -84,6 +87,11 @@ class Control:
     def core(self) -> NodeCore:
         """The composed machine, to read."""
         return self.mesh.core
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other node holds what this one holds."""
+        return not any(one.node != self.core.node for one in self.core.state.nodes)
 
     def decision(self, slot: int) -> DecisionView:
         """What the chain decided at a slot this node holds."""
@@ -106,7 +114,12 @@ class Control:
         core, now = self.core, self.clock()
         found = []
         if self.quarantined:
-            found.append(f"this node's vote is quarantined ({self.quarantined}); freehold mesh voters --replace")
+            cure = "restore a backup: freehold mesh restore FILE" if self.alone else "freehold mesh voters --replace"
+            found.append(f"this node's vote is quarantined ({self.quarantined}); {cure}")
+        if self.rebuilt and self.alone:
+            found.append(f"{self.rebuilt}: {RECORDS_HOLD} are lost; restore a backup: freehold mesh restore FILE")
+        elif self.rebuilt:
+            found.append(f"{self.rebuilt}; its records come back from the peers. Check the disk: freehold doctor")
         found += [
             f"{peer} turns this node away: {why}; freehold mesh members on that side"
             for peer, why in sorted(self.refused_by.items())

@@ -64,6 +64,7 @@ from protocols.fence import TABLE as FENCE_TABLE
 from protocols.fence import newest
 from protocols.key_table import make_key
 from protocols.keys import Ed25519Verifier
+from protocols.ledger import TABLE as CHAIN_TABLE
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.machine import PeerId, Persist, Store
@@ -141,6 +142,9 @@ class Daemon:
         )
         stored = CoreStored(_stored(self.runtime, vote, fence), state or {}, read_identity(self._folder).credentials)
         control = self._build(storage, logs, pool, stored)
+        control.rebuilt = _lost_state(vote, state)
+        if control.rebuilt:
+            _log.error("%s", control.rebuilt, extra={"event": "state.rebuilt"})
         self.control = control
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -196,6 +200,8 @@ class Daemon:
         throwaway = self._folder / "throwaway"
         shutil.rmtree(throwaway, ignore_errors=True)
         throwaway.mkdir()
+        for left in self.runtime.glob("smoke-*"):
+            shutil.rmtree(left, ignore_errors=True)
         (self._folder / "data").mkdir(exist_ok=True)
         secrets = Secrets(
             mesh.core, node_secret_key(read_seed(self._folder / "node.key")), entropy, mesh.post, system_now,
@@ -347,6 +353,13 @@ def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> St
             and held.counter >= copied.counter
         )
     return Stored(vote, {FENCE_TABLE: fence} if fence else {}, same_boot)
+
+
+def _lost_state(vote: Tables | None, state: Tables | None) -> str:
+    """Why the records that this node once had were not there at the start, or ""; a first start has none to lose."""
+    if state is None:
+        return "state.db was damaged and is set aside"
+    return "state.db was gone" if not state and vote and vote.get(CHAIN_TABLE) else ""
 
 
 def _persist_with_boot_token(storage: Storage, runtime: Path) -> Callable[[Persist], Awaitable[None]]:

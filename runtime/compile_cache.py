@@ -83,6 +83,7 @@ class CompileCache:
         self._waiting: dict[str, int] = {}
         self.compilations = 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._clear()
 
     async def ensure(self, component: Path, digest: str) -> Path:
         """Return the checked artifact of `component`, whose hex SHA-256 is `digest`; compile it if need be.
@@ -121,7 +122,7 @@ class CompileCache:
     async def _compile(self, component: Path, digest: str, artifact: Path) -> None:
         if await asyncio.to_thread(file_digest, component) != digest:
             raise ComponentError(f"The file {component.name} does not have the digest {digest[:12]}... it should have.")
-        temporary = artifact.with_name(f".{artifact.stem}.{secrets.token_hex(4)}.tmp")
+        temporary = artifact.with_name(f".{artifact.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             await self._run_compiler(component, temporary)
             await asyncio.to_thread(self._publish, temporary, artifact, digest)
@@ -173,6 +174,14 @@ class CompileCache:
             temporary.replace(artifact)
             _sync_folder(self._folder)
 
+    def _clear(self) -> None:
+        """Remove what processes that have ended left half-made; the name of a temporary file says whose it is."""
+        for pattern in (".*.tmp", ".*.record"):
+            for path in self._folder.glob(pattern):
+                owner = path.stem.rpartition(".")[2].partition("-")[0]
+                if not owner.isdigit() or not _runs(int(owner)):
+                    path.unlink(missing_ok=True)
+
     def _evict(self, keep: Path) -> None:
         with self._locked():
             entries = sorted((path.stat().st_mtime_ns, path) for path in self._folder.glob("*.cwasm"))
@@ -190,6 +199,16 @@ class CompileCache:
         with (self._folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _command(component: Path, target: Path) -> list[str]:

@@ -97,14 +97,22 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
         for why in refusals
         if not why.startswith("hello.cloned")
     ]
+    restore = "restore its newest backup into an empty folder: freehold mesh restore FILE"
     if view["quarantined"]:
         found.append(
             Finding(
                 True,
                 f"{name} gave up its vote: {view['quarantined']}",
+                restore if view["alone"] else
                 "if it runs twice, stop the copy for good; then: freehold mesh voters --replace NODE NODE",
             )
-        )
+        )  # fmt: skip
+    if view["rebuilt"]:
+        lost = "; nobody else holds its records: grants, revocations, papers of changes, secrets and audit are lost"
+        found.append(
+            Finding(view["alone"], f"{name}: {view['rebuilt']}" + (lost if view["alone"] else ""),
+                    restore if view["alone"] else "its records come back from its peers; check its disk"),
+        )  # fmt: skip
     if view["muted"]:
         found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}",
                              "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"))  # fmt: skip

@@ -44,6 +44,8 @@ class NodeView(msgspec.Struct, frozen=True):
     wasmtime: str
     warnings: tuple[str, ...]
     muted: str = ""
+    rebuilt: str = ""
+    alone: bool = False
 
 
 class MemberView(msgspec.Struct, frozen=True):

@@ -68,6 +68,8 @@ def node_view(control: Control, build: str) -> NodeView:
         wasmtime=version("wasmtime"),
         warnings=tuple(control.warnings()),
         muted=core.chain.muted,
+        rebuilt=control.rebuilt,
+        alone=control.alone,
     )
 
 

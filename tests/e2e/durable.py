@@ -68,6 +68,12 @@ class Acknowledged:
     slots: dict[int, str] = field(default_factory=dict)
     """What each slot was said to have decided."""
 
+    def copy(self) -> Acknowledged:
+        """As it is now; somebody else may be writing."""
+        return Acknowledged(
+            set(self.projects), set(self.environments), set(self.secrets), set(self.changes), dict(self.slots)
+        )
+
     @property
     def count(self) -> int:
         return len(self.projects) + len(self.environments) + len(self.secrets) + len(self.changes)
@@ -225,17 +231,18 @@ class Site:
 
     def missing(self, machine: Machine, project: str = "") -> list[str]:
         """What was acknowledged and this node does not have."""
+        made = self.acknowledged.copy()
 
         async def conversation(client: NodeClient) -> list[str]:
             state = await client.state()
             held = {f"project {one.name}" for one in state.projects}
             held |= {f"environment {one.name}" for one in state.environments}
-            wanted = {f"project {one}" for one in self.acknowledged.projects}
-            wanted |= {f"environment {one}" for one in self.acknowledged.environments}
-            if self.acknowledged.secrets:
+            wanted = {f"project {one}" for one in made.projects}
+            wanted |= {f"environment {one}" for one in made.environments}
+            if made.secrets:
                 held |= {f"secret {row.name} {row.version}" for row in await rows_of(client, project, ENVIRONMENT)}
-                wanted |= {f"secret {name} {number}" for name, number in self.acknowledged.secrets}
-            for change in self.acknowledged.changes:
+                wanted |= {f"secret {name} {number}" for name, number in made.secrets}
+            for change in made.changes:
                 wanted.add(f"change {change}")
                 if await _is_there(client, f"/v1/changes/{change}"):
                     held.add(f"change {change}")
@@ -243,7 +250,7 @@ class Site:
                 one["slot"]: f"{one['action']} {one['subject']}"
                 for one in await client.get("/v1/decisions", limit=2000)
             }
-            wanted |= {f"slot {slot}: {what}" for slot, what in self.acknowledged.slots.items() if slot >= min(decided)}
+            wanted |= {f"slot {slot}: {what}" for slot, what in made.slots.items() if slot >= min(decided)}
             held |= {f"slot {slot}: {what}" for slot, what in decided.items()}
             return sorted(wanted - held)
 

@@ -141,7 +141,8 @@ def test_only_a_voter_is_replaced_and_only_by_a_ready_node() -> None:
 
 def view(**fields: Any) -> dict[str, Any]:
     return {
-        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "", "muted": "",
+        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "",
+        "muted": "", "rebuilt": "", "alone": False,
         "expires_ms": NOW_MS + 90 * DAY_MS, "disk_free_bytes": 1 << 40, "wasmtime": "50.0.1", **fields,
     }  # fmt: skip
 

@@ -6,6 +6,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,19 @@ async def test_one_digest_is_compiled_once_however_many_ask(tmp_path: Path) -> N
     assert cache.compilations == 1
     check_artifact(artifacts[0])
     assert await CompileCache(tmp_path / "cache").ensure(path, digest) == artifacts[0]
+
+
+def test_what_a_killed_process_left_half_made_is_removed_and_what_a_living_one_makes_is_kept(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = [tmp_path / f".{'ab' * 32}.{ended.pid}-0011aabb{end}" for end in (".tmp", ".record")]
+    living = tmp_path / f".{'ab' * 32}.{os.getpid()}-0011aabb.tmp"
+    for path in (*left, living):
+        path.write_bytes(b"half")
+    CompileCache(tmp_path)
+    assert sorted(tmp_path.glob(".*.*")) == [living]
 
 
 async def test_a_tampered_artifact_is_removed_with_a_warning_and_made_again(
