@@ -142,7 +142,7 @@ class Daemon:
         )
         stored = CoreStored(_stored(self.runtime, vote, fence), state or {}, read_identity(self._folder).credentials)
         control = self._build(storage, logs, pool, stored)
-        control.rebuilt = _lost_state(vote, state)
+        control.rebuilt = _lost_state(vote, state, storage.state.damaged_rows)
         if control.rebuilt:
             _log.error("%s", control.rebuilt, extra={"event": "state.rebuilt"})
         self.control = control
@@ -355,8 +355,10 @@ def _stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> St
     return Stored(vote, {FENCE_TABLE: fence} if fence else {}, same_boot)
 
 
-def _lost_state(vote: Tables | None, state: Tables | None) -> str:
-    """Why the records that this node once had were not there at the start, or ""; a first start has none to lose."""
+def _lost_state(vote: Tables | None, state: Tables | None, damaged_rows: int) -> str:
+    """Why records that this node once had were not there at the start, or ""; a first start has none to lose."""
+    if damaged_rows:
+        return f"{damaged_rows} rows of state.db were damaged and left out"
     if state is None:
         return "state.db was damaged and is set aside"
     return "state.db was gone" if not state and vote and vote.get(CHAIN_TABLE) else ""

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from node.room import Reserve, free_bytes
 from protocols.fence import SLOT_KEYS
 from protocols.machine import Persist, Store, Write
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FENCE_SLOT_SPACING_BYTES = 4096
 """The slots lie in different sectors (and pages), so that one torn write cannot spoil both."""
 
@@ -36,10 +37,16 @@ Tables = dict[str, dict[bytes, bytes]]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
-    table_name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (table_name, key)
+    table_name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, checksum INTEGER, PRIMARY KEY (table_name, key)
 ) STRICT, WITHOUT ROWID
 """
-_UPSERT = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (table_name, key) DO UPDATE SET value = excluded.value"
+_MIGRATIONS = {1: "ALTER TABLE entries ADD COLUMN checksum INTEGER"}
+"""What leads from each older schema to the next; rows of the first have no checksum until they are written again."""
+
+_UPSERT = """
+INSERT INTO entries (table_name, key, value, checksum) VALUES (?, ?, ?, ?)
+ON CONFLICT (table_name, key) DO UPDATE SET value = excluded.value, checksum = excluded.checksum
+"""
 _DELETE = "DELETE FROM entries WHERE table_name = ? AND key = ?"
 
 
@@ -51,6 +58,8 @@ class Database:
         self.path = path
         self._connection: aiosqlite.Connection | None = None
         self.commit_count = 0
+        self.damaged_rows = 0
+        """Rows that `load` left out: SQLite's own check does not see a bit that flips inside a value."""
 
     async def open(self) -> None:
         """Open or create the file.
@@ -82,16 +91,22 @@ class Database:
                 f"{self.path.name} has schema {version[0]} of a newer Freehold; this one knows {SCHEMA_VERSION}",
                 "start the newer version again",
             )
-        await connection.execute(_SCHEMA)
-        await connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        if version[0] != SCHEMA_VERSION:
+            older = range(version[0], SCHEMA_VERSION) if version[0] else ()
+            steps = ("BEGIN IMMEDIATE", *(_MIGRATIONS[one] for one in older), _SCHEMA)
+            for step in (*steps, f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT"):
+                await connection.execute(step)
 
     async def load(self) -> Tables:
-        """Return everything in it: table -> key -> value."""
+        """Return everything in it that is as it was written: table -> key -> value."""
         assert self._connection is not None
         tables: Tables = {}
-        async with self._connection.execute("SELECT table_name, key, value FROM entries") as cursor:
-            async for name, key, value in cursor:
-                tables.setdefault(name, {})[key] = value
+        async with self._connection.execute("SELECT table_name, key, value, checksum FROM entries") as cursor:
+            async for name, key, value, expected in cursor:
+                if expected is not None and checksum(name, key, value) != expected:
+                    self.damaged_rows += 1
+                else:
+                    tables.setdefault(name, {})[key] = value
         return tables
 
     async def apply(self, writes: Iterable[Write]) -> None:
@@ -112,6 +127,11 @@ class Database:
             self._connection = None
 
 
+def checksum(table: str, key: bytes, value: bytes) -> int:
+    """The CRC-32 of a row: against disks that err, not against people, who could write any checksum."""
+    return zlib.crc32(value, zlib.crc32(key, zlib.crc32(table.encode())))
+
+
 def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
     """One transaction in one hop to the database's thread."""
     connection.execute("BEGIN IMMEDIATE")
@@ -120,7 +140,8 @@ def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
             if write.value is None:
                 connection.execute(_DELETE, (write.table, write.key))
             else:
-                connection.execute(_UPSERT, (write.table, write.key, write.value))
+                found = checksum(write.table, write.key, write.value)
+                connection.execute(_UPSERT, (write.table, write.key, write.value, found))
         connection.execute("COMMIT")
     except sqlite3.Error:
         if connection.in_transaction:

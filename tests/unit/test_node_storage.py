@@ -59,6 +59,53 @@ async def test_a_damaged_state_database_is_set_aside_and_an_empty_one_opened(tmp
     await again.close()
 
 
+async def test_a_bit_that_flips_inside_a_value_costs_that_row_alone(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    await storage.open()
+    await storage.apply(Persist(Store.STATE, (Write("t", b"good", b"x" * 50), Write("t", b"bad", b"needle" * 9))))
+    await storage.close()
+    path = tmp_path / "state.db"
+    path.write_bytes(path.read_bytes().replace(b"needleneedle", b"needleneedlf", 1))
+    again = Storage(tmp_path)
+    _, state, _ = await again.open()
+    assert state == {"t": {b"good": b"x" * 50}}
+    assert again.state.damaged_rows == 1
+    await again.apply(Persist(Store.STATE, (Write("t", b"bad", b"again"),)))
+    await again.close()
+    _, state, _ = await (once_more := Storage(tmp_path)).open()
+    assert state == {"t": {b"good": b"x" * 50, b"bad": b"again"}}
+    await once_more.close()
+
+
+async def test_a_database_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "state.db")
+    connection.execute(
+        "CREATE TABLE entries (table_name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, "
+        "PRIMARY KEY (table_name, key)) STRICT, WITHOUT ROWID"
+    )
+    connection.execute("INSERT INTO entries VALUES ('t', x'01', x'02')")
+    connection.execute("PRAGMA user_version=1")
+    connection.commit()
+    connection.close()
+    for expected in ({b"\x01": b"\x02"}, {b"\x01": b"\x02", b"k": b"v"}):
+        storage = Storage(tmp_path)
+        _, state, _ = await storage.open()
+        assert state == {"t": expected}
+        await storage.apply(Persist(Store.STATE, (Write("t", b"k", b"v"),)))
+        await storage.close()
+
+
+async def test_a_disk_that_fails_at_the_start_is_not_taken_for_a_damaged_database(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    await storage.open()
+    await storage.apply(Persist(Store.STATE, (Write("t", b"k", b"v"),)))
+    await storage.close()
+    (tmp_path / "state.db-wal").mkdir()  # nobody can open that as a log, root neither
+    with pytest.raises(StorageError, match=r"state\.db"):
+        await Storage(tmp_path).open()
+    assert not (tmp_path / "state.db.damaged-1").exists()
+
+
 async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "vote.db")
     connection.execute("PRAGMA user_version=99")
