@@ -250,13 +250,15 @@ class Fleet:
         for address in machine.status()["mesh_addresses"]:
             self.wires.lead(machine.name, int(address.rpartition("/")[2]))
 
-    def _addresses(self, name: str) -> tuple[str, ...]:
+    def _addresses(self, name: str, options: tuple[str, ...]) -> tuple[str, ...]:
+        if "--listen" in options:
+            return ()
         return (*LOOPBACK, "--advertise", self._wires.address(name)) if self._wires is not None else LOOPBACK
 
     def found(self, name: str = "one", *options: str) -> Machine:
         """Found the mesh `home` on a new machine and start its node."""
         first = self.machine(name)
-        options = (*self._addresses(name), "--node-name", name, *options)
+        options = (*self._addresses(name, options), "--node-name", name, *options)
         answer = first.typed(
             "mesh",
             "create",
@@ -281,7 +283,16 @@ class Fleet:
         made = self.machine(name)
         made.disk = disk
         made.ok(
-            "mesh", "join", line, "--data", str(made.data), *self._addresses(name), "--node-name", name, "-y", *options
+            "mesh",
+            "join",
+            line,
+            "--data",
+            str(made.data),
+            *self._addresses(name, options),
+            "--node-name",
+            name,
+            "-y",
+            *options,
         )
         made.start()
         return made
