@@ -34,6 +34,10 @@ class ArtifactError(Exception):
     """The bytes are not what they were said to be, or too many; nothing was kept."""
 
 
+class OtherBytesError(ArtifactError):
+    """The bytes have another digest than they were said to have."""
+
+
 class AbsentArtifactError(ArtifactError):
     """Nobody who can be reached gives it now; somebody may later."""
 
@@ -99,7 +103,7 @@ class ArtifactStore:
                     sha.update(chunk)
                     await asyncio.to_thread(file.write, chunk)
                 if sha.digest() != digest:
-                    raise ArtifactError(f"the bytes have digest {sha.hexdigest()[:16]}, not {digest.hex()[:16]}")
+                    raise OtherBytesError(f"the bytes have digest {sha.hexdigest()[:16]}, not {digest.hex()[:16]}")
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
             temporary.replace(self.path(digest))

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from node.api.models import CommandBody, RecordBody, SecretBody
+from node.api.operations import Upload
 from protocols.audit import (
     KEPT_MS,
     NUMBER_DIGITS,
@@ -149,8 +150,8 @@ def paper_of(operation: str, path: str, body: Any) -> Paper:
             return Paper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
         case SecretBody(paper=data):
             return _secret_paper(operation, data)
-        case bytes() if operation == "put_artifact":
-            return Paper(operation, path, digest(body))
+        case Upload(digest=named):
+            return Paper(operation, path, named)
         case _:  # no digest of what may be short and secret: it could be guessed
             return Paper(operation, path, b"")
 

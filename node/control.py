@@ -6,6 +6,7 @@ Not here: HTTP (api/), and the order in which the parts start (daemon.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ from node.artifacts import ArtifactStore
 from node.asking import Asking
 from node.audit import Audit, Paper, paper_of, start_paper
 from node.config import NodeConfig, certificates_folder
-from node.history import DecisionView, view_of
+from node.history import DecisionView, payload_of, view_of
 from node.logs import LogStore
 from node.mesh import Mesh
 from node.requests import ChainRequests
 from node.starter import Starter, Waiting
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
+from protocols.commands import SignedCommand
 from protocols.core import NodeCore
 from protocols.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
 from protocols.liveness import Belief, BeliefChanged
@@ -41,7 +43,11 @@ if TYPE_CHECKING:
     from node.secrets import Secrets
 
 WATCHERS_MAX = 128
+SLOTS_SEARCHED_MAX = 1_000
+"""How far back a retried command is looked for: a retry comes within minutes, and a few decisions are made a day."""
+
 WATCHER_EVENTS_MAX = 1_000
+PROGRESS_LOOK_S = 1.0
 DISK_FREE_WARN_BYTES = 1 << 30
 CERTIFICATE_WARN_DAYS = 14
 RECORDS_HOLD = "grants, revocations, the papers of changes, secrets and the audit log"
@@ -97,10 +103,19 @@ class Control:
         """What the chain decided at a slot this node holds."""
         return view_of(slot, self.core.chain.ledger.entry(slot))
 
-    def history(self, project: str, environment: str, limit: int) -> list[DecisionView]:
-        """The newest decisions, newest first; empty names match everything."""
-        found = []
-        for slot in range(self.core.chain.position.slot, 0, -1):
+    def slot_of(self, signed: SignedCommand) -> int:
+        """Where this very command was decided, of the newest slots; 0 if nowhere."""
+        newest = self.core.chain.position.slot
+        for slot in range(newest, max(0, newest - SLOTS_SEARCHED_MAX), -1):
+            if payload_of(self.core.chain.ledger.entry(slot)) == signed.payload:
+                return slot
+        return 0
+
+    def history(self, project: str, environment: str, limit: int, *, before: int | None = None) -> list[DecisionView]:
+        """The newest decisions, newest first, or the newest `before` a slot; empty names match everything."""
+        found: list[DecisionView] = []
+        newest = self.core.chain.position.slot
+        for slot in range(newest if before is None else min(newest, before - 1), 0, -1):
             view = self.decision(slot)
             here = (not project or view.project == project) and (not environment or view.environment == environment)
             if here and view.action != "noop":
@@ -233,6 +248,11 @@ class Control:
             case Admitted(peer):
                 self.refused_by.pop(peer, None)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch now."""
+        return len(self._watchers)
+
     async def watch(self) -> AsyncIterator[bytes]:
         """Yield events as server-sent event frames, for ever. Raises RuntimeError when too many watch."""
         if len(self._watchers) >= WATCHERS_MAX:
@@ -240,11 +260,41 @@ class Control:
         self._number += 1
         number = self._number
         queue = self._watchers[number] = asyncio.Queue(WATCHER_EVENTS_MAX)
+        told: dict[tuple[str, str], dict[str, Any]] = {}
+        loop = asyncio.get_running_loop()
+        look_s = loop.time()
         try:
             while True:
-                yield await queue.get()
+                if loop.time() >= look_s:
+                    look_s = loop.time() + PROGRESS_LOOK_S
+                    seen = self._progress()
+                    for lane in [lane for lane in seen if told.get(lane) != seen[lane]]:
+                        yield _frame("rollout", seen[lane])
+                    told = seen
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(look_s):
+                        frame = await queue.get()
+                    yield frame
         finally:
             del self._watchers[number]
+
+    def _progress(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """How far each rollout is: what nodes say of its open stage changes between two decisions."""
+        found = {}
+        for lane in self.core.state.lanes:
+            rollout = lane.rollout
+            if rollout is not None:
+                said = self.core.agent.conductor.verdicts(rollout.id, rollout.opened)
+                found[lane.project, lane.environment] = {
+                    "project": lane.project,
+                    "environment": lane.environment,
+                    "rollout": rollout.id.hex(),
+                    "stage": rollout.stage,
+                    "stages": len(rollout.stages),
+                    "paused": rollout.paused,
+                    "verdicts": {node: one.verdict for node, one in sorted(said.items())},
+                }
+        return found
 
     def expect_record(self, key: str) -> asyncio.Future[str]:
         """A future that ends when a record is durable here ("") or refused (why)."""
@@ -260,7 +310,11 @@ class Control:
     def _tell(self, kind: str, fields: dict[str, Any]) -> None:
         if not self._watchers:
             return
-        frame = b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(fields) + b"\n\n"
+        frame = _frame(kind, fields)
         for queue in self._watchers.values():
             if not queue.full():
                 queue.put_nowait(frame)
+
+
+def _frame(kind: str, fields: dict[str, Any]) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(fields) + b"\n\n"

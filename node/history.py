@@ -71,6 +71,14 @@ def view_of(slot: int, entry: Entry) -> DecisionView:
     )
 
 
+def payload_of(entry: Entry) -> bytes:
+    """The signed bytes of what an entry decided; empty for a no-op and a reset."""
+    if not isinstance(entry, Decided):
+        return b""
+    decision: Decision = decode(entry.decision, Decision)
+    return b"" if decision.command == NOOP else bytes(decode(decision.command, SignedCommand).payload)
+
+
 def _subject(action: Any) -> str:
     """What the action is about: a digest in hex, a name or a node."""
     for name in ("change", "rollout", "name", "node"):

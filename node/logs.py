@@ -101,6 +101,11 @@ class LogStore:
         found.extend(line for line in self._recent if wanted.matches(line))
         return list(found)
 
+    @property
+    def followers(self) -> int:
+        """How many follow now."""
+        return len(self._followers)
+
     async def follow(self, wanted: LogFilter) -> AsyncIterator[bytes]:
         """Yield matching lines as they come, for ever. Raises RuntimeError when too many follow."""
         if len(self._followers) >= FOLLOWERS_MAX:

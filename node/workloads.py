@@ -127,6 +127,11 @@ class Workloads:
             tasks.create_task(self._obey())
             tasks.create_task(self._observe())
 
+    @property
+    def alive(self) -> bool:
+        """Whether a worker is up."""
+        return any(slot.pid is not None for slot in self._pool.slots())
+
     def serves(self, lane: Lane, role: str) -> bool:
         """Whether the workers here answer for the lane, in this role or, if it is `any`, in either."""
         return self._serving.get(lane) == role if role != "any" else lane in self._serving

@@ -17,15 +17,20 @@ COVERED = '("@method" "@target-uri" "content-digest")'
 
 def content_digest(body: bytes) -> str:
     """The Content-Digest field of a body (RFC 9530, section 2)."""
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+    return digest_field(hashlib.sha256(body).digest())
 
 
-def signature_base(method: str, target: str, digest_field: str, parameters: str) -> bytes:
+def digest_field(digest: bytes) -> str:
+    """The Content-Digest field of a body with this SHA-256."""
+    return f"sha-256=:{base64.b64encode(digest).decode()}:"
+
+
+def signature_base(method: str, target: str, covered: str, parameters: str) -> bytes:
     """What a request's signature covers (RFC 9421, section 2.5)."""
     lines = (
         f'"@method": {method}',
         f'"@target-uri": {target}',
-        f'"content-digest": {digest_field}',
+        f'"content-digest": {covered}',
         f'"@signature-params": {parameters}',
     )
     return "\n".join(lines).encode()
@@ -36,10 +41,10 @@ def sign_request(
 ) -> dict[str, str]:
     """Return the header fields that sign one request; `target` is the absolute URI, `nonce` 16 to 64 of [A-Za-z0-9_-]."""
     parameters = f'{COVERED};created={created_s};nonce="{nonce}";keyid="{signer.public_key.hex()}";alg="ed25519"'
-    digest_field = content_digest(body)
-    signature = signer.sign(signature_base(method, target, digest_field, parameters))
+    covered = content_digest(body)
+    signature = signer.sign(signature_base(method, target, covered, parameters))
     return {
-        "Content-Digest": digest_field,
+        "Content-Digest": covered,
         "Signature-Input": f"fh={parameters}",
         "Signature": f"fh=:{base64.b64encode(signature).decode()}:",
     }

@@ -12,7 +12,7 @@ import io
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -32,6 +32,7 @@ from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 from protocols.mesh_types import MeshState
 
+PAGE_ITEMS = 1_000
 TIMEOUT_S = 120.0
 T = TypeVar("T")
 
@@ -76,6 +77,17 @@ class NodeClient:
     async def get(self, path: str, **query: Any) -> Any:
         """Return a JSON answer."""
         return msgspec.json.decode(await self._call("GET", path, query=query))
+
+    async def get_all(self, path: str, **query: Any) -> list[Any]:
+        """Return a whole list, page by page."""
+        items: list[Any] = []
+        while True:
+            data, fields = await self._exchange("GET", path, query={**query, "limit": PAGE_ITEMS})
+            items += msgspec.json.decode(data)
+            following = fields.get("Link", "").partition(">")[0].removeprefix("<")
+            if not following:
+                return items
+            query["cursor"] = URL(following).query["cursor"]
 
     async def get_bytes(self, path: str, **query: Any) -> bytes:
         """Return a binary answer."""
@@ -173,6 +185,11 @@ class NodeClient:
     async def _call(
         self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
     ) -> bytes:
+        return (await self._exchange(method, path, body, kind, query))[0]
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
+    ) -> tuple[bytes, Mapping[str, str]]:
         assert self._session is not None
         headers = {"Idempotency-Key": secrets.token_urlsafe(16)} if method != "GET" else {}
         if body is not None:
@@ -198,7 +215,7 @@ class NodeClient:
             ) from None
         if answer.status >= 300:
             raise _problem(answer.status, data)
-        return data
+        return data, answer.headers
 
     def _url(self, path: str, params: dict[str, str]) -> URL:
         return URL((self._context.url or "http://node") + path, encoded=False).with_query(params or None)

@@ -89,7 +89,7 @@ async def principal_of(client: NodeClient, key: bytes) -> Principal:
 
 async def principals_of(client: NodeClient) -> tuple[Principal, ...]:
     """Return every key with a grant."""
-    found: tuple[Principal, ...] = msgspec.convert(await client.get("/v1/principals"), tuple[Principal, ...])
+    found: tuple[Principal, ...] = msgspec.convert(await client.get_all("/v1/principals"), tuple[Principal, ...])
     return found
 
 

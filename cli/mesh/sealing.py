@@ -55,7 +55,7 @@ class SystemRandom:
 
 async def rows_of(client: NodeClient, project: str, environment: str) -> tuple[SecretRow, ...]:
     """Return the versions of a project's secrets, newest first within each name; an empty environment means all."""
-    found = await client.get("/v1/secrets", project=project, environment=environment)
+    found = await client.get_all("/v1/secrets", project=project, environment=environment)
     return msgspec.convert(found, tuple[SecretRow, ...])
 
 

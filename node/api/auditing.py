@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from node.api.operations import Call, Operation, Parameter
+from node.api.operations import Call, Operation, Page, Parameter, page
 from node.audit import links_of, read_links
 from node.control import Control
+from protocols.audit import AuditEntry, Link
 from protocols.envelope import Signed, encode
 
 LINKS_MAX = 1_000
@@ -41,38 +42,40 @@ class AuditLink(msgspec.Struct, frozen=True, array_like=True):
     signed: Signed
 
 
-async def audit(call: Call) -> tuple[AuditView, ...]:
+async def audit(call: Call) -> Page:
     """List entries of every node, newest first."""
     control: Control = call.node
-    core, now = control.core, control.clock()
-    query = call.query
-    found = read_links(links_of(core, query.get("node", "")))
-    text = query.get("contains", "")
-    rows = sorted(found, key=lambda one: (one[1].at_ms, one[0].node, one[0].number), reverse=True)
-    views = []
-    for link, entry in rows:
-        if text and text not in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}":
-            continue
-        names = [core.dossiers.name_of(bytes.fromhex(key), now.wall_ms) for key in entry.signers]
-        views.append(
-            AuditView(
-                node=link.node,
-                number=link.number,
-                at_ms=entry.at_ms,
-                caller=entry.caller,
-                signers=entry.signers,
-                lineage=entry.lineage,
-                names=tuple(names),
-                verb=entry.verb,
-                target=entry.target,
-                digest=entry.digest.hex(),
-                result=entry.result,
-                request=entry.request,
-            )
-        )
-        if len(views) >= query.get("limit", 100):
-            break
-    return tuple(views)
+    text = call.query.get("contains", "")
+    found = [
+        (link, entry)
+        for link, entry in read_links(links_of(control.core, call.query.get("node", "")))
+        if not text or text in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}"
+    ]
+
+    def key(one: tuple[Link, AuditEntry]) -> str:
+        link, entry = one
+        return f"{entry.at_ms:020d}-{link.node}-{link.number:010d}"
+
+    cut = page(sorted(found, key=key, reverse=True), key, call.query)
+    return Page(tuple(_view(control, link, entry) for link, entry in cut.items), cut.cursor)
+
+
+def _view(control: Control, link: Link, entry: AuditEntry) -> AuditView:
+    dossiers, wall_ms = control.core.dossiers, control.clock().wall_ms
+    return AuditView(
+        node=link.node,
+        number=link.number,
+        at_ms=entry.at_ms,
+        caller=entry.caller,
+        signers=entry.signers,
+        lineage=entry.lineage,
+        names=tuple(dossiers.name_of(bytes.fromhex(key), wall_ms) for key in entry.signers),
+        verb=entry.verb,
+        target=entry.target,
+        digest=entry.digest.hex(),
+        result=entry.result,
+        request=entry.request,
+    )
 
 
 async def audit_links(call: Call) -> web.Response:
@@ -89,8 +92,8 @@ AUDIT_OPERATIONS: tuple[Operation, ...] = (
         parameters=(
             Parameter("node", _OPTIONAL_PEER, "only through this node"),
             Parameter("contains", {"type": "string", "maxLength": 200}, "only entries with this text"),
-            Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 2000, "default": 100}, "how many"),
         ),
+        paged=True,
     ),
     Operation(
         "audit_links", "GET", "/v1/audit/links", "Audit entries as signed", audit_links, answer=bytes,

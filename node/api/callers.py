@@ -19,7 +19,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from node.api.problems import ProblemError
-from protocols.http_signatures import COVERED, content_digest, signature_base
+from protocols.http_signatures import COVERED, digest_field, signature_base
 from protocols.machine import Verifier
 
 CREATED_TOLERANCE_S = 120
@@ -61,7 +61,7 @@ class Callers:
         return f"socket:{uid}"
 
     def signed(self, request: web.Request) -> str:
-        """The key (hex) that signed a request over TCP; its body is checked by `check_body` once it was read.
+        """The key (hex) that signed a request over TCP; its body is checked by `check_digest` once it was read.
 
         Raises ProblemError 401, naming what is wrong with the signature, or 429 when this address was wrong too often.
         """
@@ -84,9 +84,9 @@ class Callers:
                 self._failures.popitem(last=False)
             raise
 
-    def check_body(self, request: web.Request, body: bytes) -> None:
-        """Hold a body against the digest that its caller signed. Raises ProblemError 401."""
-        if request.headers.get("Content-Digest") != content_digest(body):
+    def check_digest(self, request: web.Request, digest: bytes) -> None:
+        """Hold a body's SHA-256 against the one that its caller signed. Raises ProblemError 401."""
+        if request.headers.get("Content-Digest") != digest_field(digest):
             raise _unauthorized("Content-Digest is not the SHA-256 of the body")
 
     def _signer_of(self, request: web.Request) -> str:

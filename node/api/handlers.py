@@ -20,19 +20,19 @@ from node.api.models import (
     CommandBody,
     LaneView,
     LeaveBody,
+    LogLines,
     MemberView,
     MeshView,
     NodeView,
     OutcomeView,
-    Page,
     RecordBody,
     RecordView,
     StartView,
     VoterView,
 )
-from node.api.operations import Call, Operation, Parameter
+from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
 from node.api.papers import PAPER_OPERATIONS, change_refusal
-from node.api.problems import ProblemError, invalid, not_found, refused
+from node.api.problems import ProblemError, invalid, not_found, refused, unreadable
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
 from node.api.views import (
@@ -44,11 +44,11 @@ from node.api.views import (
     start_view,
     voter_views,
 )
-from node.artifacts import ArtifactError
+from node.artifacts import ArtifactError, OtherBytesError
 from node.asking import Ask
-from node.control import Control
+from node.control import WATCHERS_MAX, Control
 from node.history import DecisionView
-from node.logs import LogFilter
+from node.logs import FOLLOWERS_MAX, LogFilter
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.metrics import render
 from node.requests import BusyChainError
@@ -64,9 +64,10 @@ from protocols.records import Publish
 from protocols.refusal import Refusal
 
 PUBLISH_TIMEOUT_S = 10.0
-PAPERS = ("grant", "revocation", "change", "approval", "evidence")
 PAPERS_MAX_BYTES = 4 << 20
 LINES_MAX = 2_000
+HEARTBEAT_S = 15.0
+DUPLICATE = "command.duplicate"
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
@@ -87,6 +88,8 @@ async def ready(call: Call) -> None:
     control: Control = call.node
     if control.core.chain.stalled:
         raise ProblemError(503, "node.stalled", "not ready", control.core.chain.stalled, "freehold doctor")
+    if not control.workloads.alive:
+        raise ProblemError(503, "node.no-workers", "not ready", "no worker is up", "freehold logs")
     if control.core.chain.muted:
         raise ProblemError(503, "node.muted", "not ready", control.core.chain.muted, "free some space on its disk")
 
@@ -102,6 +105,7 @@ async def peer(call: Call) -> NodeView:
     named = call.path["node"]
     if named == control.core.node:
         return node_view(control, VERSION)
+    _require_known(control, named)
     try:
         view: NodeView = msgspec.json.decode(await control.asking.description(PeerId(named)), type=NodeView)
     except (StreamError, TimeoutError, msgspec.MsgspecError) as error:
@@ -130,12 +134,10 @@ async def leave(call: Call) -> RecordView:
 async def enrol(call: Call) -> AdmissionView:
     """Let a person in with an invite; the request is signed with the key that is to be admitted."""
     control: Control = call.node
-    if call.principal.startswith("socket:"):
-        raise ProblemError(403, "admission.local", "not from here", "log in over HTTPS, with a signed request")
     try:
         papers: JoinPapers = decode(call.body.papers, JoinPapers)
     except DecodeError as error:
-        raise invalid(str(error)) from None
+        raise unreadable(str(error)) from None
     name = await control.enrolling.enrol(papers, bytes.fromhex(call.principal))
     return AdmissionView(name, control.core.trust.genesis_bytes)
 
@@ -176,21 +178,39 @@ async def submit(call: Call) -> OutcomeView:
     """Have a signed command decided."""
     control: Control = call.node
     body: CommandBody = call.body
+    signed = _command(body)
     try:
         outcome = await control.requests.submit(body.command, body.material)
     except BusyChainError as error:
         raise ProblemError(503, "chain.busy", "the node is busy", str(error), "try again") from None
+    if outcome.rule == DUPLICATE and (slot := control.slot_of(signed)):
+        return OutcomeView("decided", slot, "", "")  # the retry of one whose answer was lost, with this node's memory
     return OutcomeView(outcome.outcome, outcome.slot, outcome.rule, outcome.detail)
+
+
+def _command(body: CommandBody) -> SignedCommand:
+    """The signed command in a body; an empty one would be the chain's own no-op, which nobody signs."""
+    try:
+        signed: SignedCommand = decode(body.command, SignedCommand)
+    except DecodeError as error:
+        raise unreadable(str(error)) from None
+    return signed
 
 
 async def put_artifact(call: Call) -> None:
     """Keep an artifact under its digest."""
     control: Control = call.node
-    named = bytes.fromhex(call.path["digest"])
-    if digest(call.body) != named:
-        raise invalid("the body's SHA-256 is not the digest in the path")
+    upload: Upload = call.body
     try:
-        await control.artifacts.put(call.body)
+        await control.artifacts.receive(upload.digest, upload.pieces)
+    except OtherBytesError:
+        raise ProblemError(
+            422,
+            "artifact.other-bytes",
+            "other bytes",
+            "the body's SHA-256 is not the digest in the path",
+            "send it again",
+        ) from None
     except ArtifactError as error:
         raise ProblemError(507, "artifact.full", "cannot be stored", str(error), "freehold doctor") from None
 
@@ -215,12 +235,10 @@ async def publish(call: Call) -> RecordView:
     """File a signed paper with every node of the mesh."""
     control: Control = call.node
     body: RecordBody = call.body
-    if body.kind not in PAPERS:
-        raise invalid(f"kind must be one of {', '.join(PAPERS)}")
     try:
         key = make_key(body.kind, body.scope, digest(body.body).hex())
     except ValueError as error:
-        raise invalid(str(error)) from None
+        raise unreadable(str(error)) from None
     if key in control.core.records.store.entries:
         return RecordView(key)
     if body.kind == "change":
@@ -240,16 +258,21 @@ async def publish(call: Call) -> RecordView:
     return RecordView(key)
 
 
-async def changes(call: Call) -> tuple[ChangeView, ...]:
+async def changes(call: Call) -> Page:
     """List proposed changes, newest first."""
     control: Control = call.node
-    found = sorted(control.core.dossiers.changes.values(), key=lambda one: one.change.created_ms, reverse=True)
     wanted = call.query.get("project", ""), call.query.get("environment", "")
-    return tuple(
-        _change_view(control, one)
-        for one in found
+    found = [
+        one
+        for one in control.core.dossiers.changes.values()
         if (not wanted[0] or one.change.project == wanted[0]) and (not wanted[1] or one.change.environment == wanted[1])
-    )[: call.query.get("limit", 100)]
+    ]
+
+    def key(one: Proposed) -> str:
+        return f"{one.change.created_ms:020d}-{one.id.hex()}"
+
+    cut = page(sorted(found, key=key, reverse=True), key, call.query)
+    return Page(tuple(_change_view(control, one) for one in cut.items), cut.cursor)
 
 
 async def change(call: Call) -> ChangeView:
@@ -273,12 +296,11 @@ async def change_bytes(call: Call) -> bytes:
 async def start(call: Call) -> StartView:
     """Take a signed start; it is submitted once approvals, evidence and prepared nodes are there."""
     control: Control = call.node
-    try:
-        signed: SignedCommand = decode(call.body.command, SignedCommand)
-    except DecodeError as error:
-        raise invalid(str(error)) from None
+    signed = _command(call.body)
     added = control.starter.add(signed)
     if isinstance(added, Refusal):
+        if added.rule == DUPLICATE and (slot := control.slot_of(signed)):
+            return StartView(control.decision(slot).subject, "started", slot, "", "")
         raise refused(added)
     return start_view(added, control.starter.starts[added])
 
@@ -312,26 +334,34 @@ async def statements(call: Call) -> web.Response:
     return web.Response(body=encode(items), content_type="application/octet-stream")
 
 
-async def decisions(call: Call) -> tuple[DecisionView, ...]:
+async def decisions(call: Call) -> Page:
     """List decisions, newest first, with the numbers that decided them."""
-    query = call.query
-    found = call.node.history(query.get("project", ""), query.get("environment", ""), query.get("limit", 100))
-    return tuple(found)
+    query, limit = call.query, call.query.get("limit", PAGE_ITEMS)
+    before = query.get("cursor", "")
+    if before and not before.isdecimal():
+        raise invalid("the cursor is none of this list's")
+    found = call.node.history(
+        query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None
+    )
+    return Page(tuple(found[:limit]), str(found[limit - 1].slot) if len(found) > limit else "")
 
 
-async def logs(call: Call) -> Page | web.StreamResponse:
+async def logs(call: Call) -> LogLines | web.StreamResponse:
     """Return log lines of this node or of another, or follow them."""
     control: Control = call.node
     query = call.query
+    if query.get("follow", False) and control.logs.followers >= FOLLOWERS_MAX:
+        raise ProblemError(503, "request.busy", "too many follow", f"{FOLLOWERS_MAX} follow the logs", "try again")
     wanted = LogFilter(
         query.get("project", ""), query.get("app", ""), query.get("release", ""), query.get("contains", "")
     )
     named, limit = query.get("node", ""), query.get("limit", 100)
     if named and named != control.core.node:
+        _require_known(control, named)
         return await _peer_logs(call, PeerId(named), wanted, limit)
     recent = control.logs.recent(wanted, limit)
     if not query.get("follow", False):
-        return Page(tuple(line.decode(errors="replace") for line in recent))
+        return LogLines(tuple(line.decode(errors="replace") for line in recent))
 
     async def lines() -> AsyncIterator[bytes]:
         for line in recent:
@@ -342,7 +372,7 @@ async def logs(call: Call) -> Page | web.StreamResponse:
     return await _stream(call, _log_frames(lines()))
 
 
-async def _peer_logs(call: Call, named: PeerId, wanted: LogFilter, limit: int) -> Page | web.StreamResponse:
+async def _peer_logs(call: Call, named: PeerId, wanted: LogFilter, limit: int) -> LogLines | web.StreamResponse:
     control: Control = call.node
     follow = call.query.get("follow", False)
     ask = Ask("logs", wanted.project, wanted.app, wanted.release, wanted.contains, limit, follow)
@@ -350,7 +380,7 @@ async def _peer_logs(call: Call, named: PeerId, wanted: LogFilter, limit: int) -
         return await _stream(call, _log_frames(control.asking.lines(named, ask)))
     try:
         async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-            return Page(tuple([line.decode(errors="replace") async for line in control.asking.lines(named, ask)]))
+            return LogLines(tuple([line.decode(errors="replace") async for line in control.asking.lines(named, ask)]))
     except (StreamError, TimeoutError) as error:
         raise _unreachable(named, error) from None
 
@@ -360,6 +390,11 @@ async def _log_frames(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"event: log\ndata: " + line + b"\n\n"
 
 
+def _require_known(control: Control, named: str) -> None:
+    if named not in control.core.trust.nodes():
+        raise not_found("node", named, "freehold mesh members")
+
+
 def _unreachable(named: str, error: Exception) -> ProblemError:
     why = str(error) or "no answer in time"
     return ProblemError(503, "node.unreachable", "the node does not answer", f"{named}: {why}", "freehold mesh members")
@@ -367,7 +402,10 @@ def _unreachable(named: str, error: Exception) -> ProblemError:
 
 async def events(call: Call) -> web.StreamResponse:
     """Follow decisions, members and rollouts."""
-    return await _stream(call, call.node.watch())
+    control: Control = call.node
+    if control.watchers >= WATCHERS_MAX:
+        raise ProblemError(503, "request.busy", "too many watch", f"{WATCHERS_MAX} watch this node", "try again")
+    return await _stream(call, control.watch())
 
 
 def _change_view(control: Control, proposed: Proposed) -> ChangeView:
@@ -379,12 +417,22 @@ async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamRespons
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await answer.prepare(call.request)
     await answer.write(b": following\n\n")
+    following = asyncio.ensure_future(_copy(frames, answer))
     try:
-        async for frame in frames:
-            await answer.write(frame)
+        while not (await asyncio.wait({following}, timeout=HEARTBEAT_S))[0]:
+            await answer.write(b": still here\n\n")  # a quiet stream would never notice that the reader is gone
+        following.result()
     except (ConnectionError, RuntimeError):
         pass
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
     return answer
+
+
+async def _copy(frames: AsyncIterator[bytes], answer: web.StreamResponse) -> None:
+    async for frame in frames:
+        await answer.write(frame)
 
 
 def _last_abort(control: Control, project: str, environment: str) -> str:
@@ -414,7 +462,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "peer", "GET", "/v1/nodes/{node}", "Another node, in its own words", peer, answer=NodeView,
         parameters=(_path("node", _PEER),),
     ),
-    Operation("metrics", "GET", "/metrics", "Metrics in the Prometheus text format", metrics),
+    Operation("metrics", "GET", "/metrics", "Metrics in the Prometheus text format", metrics, media="text/plain"),
     Operation("leave", "POST", "/v1/leave", "Take this node out of the mesh for good", leave, "write", LeaveBody,
               answer=RecordView),
     Operation(
@@ -429,7 +477,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("members", "GET", "/v1/members", "Every known node", members, answer=tuple[MemberView, ...]),
     Operation(
         "decisions", "GET", "/v1/decisions", "Decisions, newest first", decisions, answer=tuple[DecisionView, ...],
-        parameters=(_PROJECT, _ENVIRONMENT, _LIMIT),
+        parameters=(_PROJECT, _ENVIRONMENT), paged=True,
     ),
     Operation(
         "lanes", "GET", "/v1/lanes", "Every project in every environment", lanes, answer=tuple[LaneView, ...],
@@ -445,7 +493,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "changes", "GET", "/v1/changes", "Proposed changes, newest first", changes, answer=tuple[ChangeView, ...],
-        parameters=(_PROJECT, _ENVIRONMENT, _LIMIT),
+        parameters=(_PROJECT, _ENVIRONMENT), paged=True,
     ),
     Operation(
         "change", "GET", "/v1/changes/{change}", "One change and its papers", change, answer=ChangeView,
@@ -478,7 +526,7 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=RecordView, parameters=(_path("digest", _DIGEST),),
     ),
     Operation(
-        "logs", "GET", "/v1/logs", "Log lines of a node", logs, answer=Page,
+        "logs", "GET", "/v1/logs", "Log lines of a node", logs, answer=LogLines, stream="asked",
         parameters=(
             Parameter("node", _OPTIONAL_PEER, "of this node; by default the one that is asked"),
             _PROJECT,
@@ -489,7 +537,7 @@ OPERATIONS: tuple[Operation, ...] = (
             _LIMIT,
         ),
     ),
-    Operation("events", "GET", "/v1/events", "Follow what happens", events, stream=True),
+    Operation("events", "GET", "/v1/events", "Follow what happens", events, stream="always"),
     *PAPER_OPERATIONS,
     *SECRET_OPERATIONS,
     *AUDIT_OPERATIONS,

@@ -6,12 +6,19 @@ bytes).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Blob = Annotated[bytes, msgspec.Meta(max_length=512 * 1024)]
+_BASE64 = {"pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}
+# Lengths are multiples of three, so that as many characters of base64 always are as many bytes.
+Blob = Annotated[bytes, msgspec.Meta(max_length=3 * 175_000, extra_json_schema=_BASE64)]
+Papers = Annotated[bytes, msgspec.Meta(max_length=3 * 15_000, extra_json_schema=_BASE64)]
+Paper = Annotated[bytes, msgspec.Meta(max_length=3 * 5_462, extra_json_schema=_BASE64)]
+"""What fits a record, whose own limit of 16 KiB is a byte or two lower."""
+
+PaperKind = Literal["grant", "revocation", "change", "approval", "evidence"]
 
 
 class NodeView(msgspec.Struct, frozen=True):
@@ -79,7 +86,7 @@ class MemberView(msgspec.Struct, frozen=True):
 class AdmissionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A person's papers: an encoded admission.JoinPapers, its invite and the join request made with it."""
 
-    papers: Blob
+    papers: Papers
 
 
 class AdmissionView(msgspec.Struct, frozen=True):
@@ -92,7 +99,7 @@ class AdmissionView(msgspec.Struct, frozen=True):
 class SecretBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A signed paper: an encoded SealedSecret or SecretRemoval of protocols/sealing.py."""
 
-    paper: Blob
+    paper: Paper
 
 
 class SecretView(msgspec.Struct, frozen=True):
@@ -246,9 +253,9 @@ class OutcomeView(msgspec.Struct, frozen=True):
 class RecordBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One signed paper for every node: `kind` grant, revocation, change, approval or evidence; `scope` as in the key table."""
 
-    kind: str
+    kind: PaperKind
     scope: Annotated[str, msgspec.Meta(max_length=128)]
-    body: Annotated[bytes, msgspec.Meta(max_length=16 * 1024)]
+    body: Paper
 
 
 class RecordView(msgspec.Struct, frozen=True):
@@ -286,7 +293,7 @@ class ChangeView(msgspec.Struct, frozen=True):
     start: StartView | None
 
 
-class Page(msgspec.Struct, frozen=True):
-    """A page of text lines, oldest first."""
+class LogLines(msgspec.Struct, frozen=True):
+    """Log lines, oldest first."""
 
     lines: tuple[str, ...]

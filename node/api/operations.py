@@ -7,7 +7,7 @@ an operation does (the handlers), and who the caller is (callers.py).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,9 +17,22 @@ from aiohttp import web
 from node.api.problems import CONTENT_TYPE, Problem
 
 Handler = Callable[["Call"], Awaitable[Any]]
-Access = Literal["open", "signed", "read", "write"]
-"""`open`: anybody who reaches the address; `signed`: any key that signs, known or not; `read`: any principal; `write`: a
-principal, with an idempotency key."""
+Access = Literal["open", "known", "signed", "read", "write"]
+"""`open`: anybody who reaches the address; `known`: the socket, or any key that signs; `signed`: a key that signs, known
+or not; `read`: any principal; `write`: a principal, with an idempotency key."""
+
+
+PAGE_ITEMS = 100
+PAGE_ITEMS_MAX = 2_000
+CURSOR_MAX_CHARS = 160
+COMMON_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 503)
+EVENT = {
+    "type": "object",
+    "description": "each event of the stream",
+    "required": ["event", "data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+}
+IDEMPOTENCY_KEY = {"type": "string", "minLength": 8, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,10 @@ class Parameter:
 class Operation:
     """One method on one path. `body` and `answer` are Struct types, `bytes` for octets, or None.
 
-    `stream` says that the answer is server-sent events. `statuses` are the problems it may answer beside the common ones.
+    A body of octets is handed over as an Upload, while it arrives; it must have the digest in the path. `stream` says that
+    the answer is server-sent events: always, or `asked` by a parameter `follow`. `paged` adds `limit` and `cursor`, and the
+    handler answers with a Page. `media` is the content type of an answer that is made elsewhere. `statuses` are the problems
+    it may answer beside the common ones.
     """
 
     name: str
@@ -50,8 +66,37 @@ class Operation:
     answer: Any = None
     status: int = 200
     parameters: Sequence[Parameter] = ()
-    stream: bool = False
+    stream: Literal["", "always", "asked"] = ""
+    paged: bool = False
+    media: str = ""
     statuses: Sequence[int] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some items of a list; `cursor` leads to the next ones, empty at the end."""
+
+    items: tuple[Any, ...]
+    cursor: str = ""
+
+
+def page(items: Sequence[Any], key: Callable[[Any], str], query: Mapping[str, Any]) -> Page:
+    """Cut a page from `items`, which are in descending order of `key`: a text that names one item and sorts as they do.
+
+    What is added while somebody pages comes before the cursor or after it, so nothing is shown twice or left out.
+    """
+    after, limit = query.get("cursor", ""), query.get("limit", PAGE_ITEMS)
+    left = [one for one in items if not after or key(one) < after]
+    return Page(tuple(left[:limit]), key(left[limit - 1]) if len(left) > limit else "")
+
+
+class Upload:
+    """A body of octets as it arrives, in pieces: iterate over it once. Raises ProblemError if it is too large or slow."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], digest: bytes) -> None:
+        """Take the pieces and the digest that the path names."""
+        self.pieces = pieces
+        self.digest = digest
 
 
 @dataclass(frozen=True)
@@ -67,6 +112,22 @@ class Call:
     body: Any
     node: Any
     """The daemon's control surface (control.Control)."""
+
+
+PAGING = (
+    Parameter(
+        "limit", {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX, "default": PAGE_ITEMS}, "how many"
+    ),
+    Parameter(
+        "cursor", {"type": "string", "pattern": "^[0-9A-Za-z-]*$", "maxLength": CURSOR_MAX_CHARS},
+        "the next page, as the Link field of the one before says",
+    ),
+)  # fmt: skip
+
+
+def parameters_of(one: Operation) -> tuple[Parameter, ...]:
+    """Everything an operation reads from its path and query."""
+    return (*one.parameters, *(PAGING if one.paged else ()))
 
 
 def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
@@ -90,7 +151,11 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
         "components": {
             "schemas": components,
             "securitySchemes": {
-                "signature": {"type": "http", "scheme": "signature", "description": "HTTP message signatures, RFC 9421"}
+                "signature": {
+                    "type": "http",
+                    "scheme": "signature",
+                    "description": "HTTP message signatures, RFC 9421; on the Unix socket the system says who calls",
+                }
             },
         },
     }
@@ -105,7 +170,7 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
             "schema": dict(parameter.schema),
             "description": parameter.text,
         }
-        for parameter in one.parameters
+        for parameter in parameters_of(one)
     ]
     if one.access == "write":
         parameters.append(
@@ -113,7 +178,7 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": True,
-                "schema": {"type": "string", "minLength": 8, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"},
+                "schema": IDEMPOTENCY_KEY,
                 "description": "Repeat it to retry: the same key and request get the same answer.",
             }
         )
@@ -123,6 +188,9 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": parameters,
         "responses": {str(one.status): {"description": "done", **_content(one, by_type)}},
     }
+    if one.paged:
+        text = "where the next page is, with rel=next; absent on the last (RFC 8288)"
+        made["responses"][str(one.status)]["headers"] = {"Link": {"schema": {"type": "string"}, "description": text}}
     problem = {"content": {CONTENT_TYPE: {"schema": by_type[repr(Problem)]}}}
     common = (400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 503, *((507,) if one.access == "write" else ()))
     made["responses"] |= {str(status): {"description": "a problem", **problem} for status in (*common, *one.statuses)}
@@ -132,15 +200,18 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
         schema = {"type": "string", "format": "binary"} if octets else by_type[repr(one.body)]
         made["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     if one.access != "open":
-        made["security"] = [{"signature": []}]
+        made["security"] = [{"signature": []}] if one.access == "signed" else [{"signature": []}, {}]
     return made
 
 
 def _content(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
     if one.stream:
-        return {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-    if one.answer is None:
-        return {}
-    if one.answer is bytes:
-        return {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-    return {"content": {"application/json": {"schema": by_type[repr(one.answer)]}}}
+        content["text/event-stream"] = {"schema": EVENT}
+    if one.media:
+        content[one.media] = {"schema": {"type": "string"}}
+    elif one.answer is bytes:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    elif one.answer is not None:
+        content["application/json"] = {"schema": by_type[repr(one.answer)]}
+    return {"content": content} if content else {}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from node.api.operations import Call, Operation, Parameter
+from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
 from node.control import Control
 from protocols.approvals import read_approval
@@ -284,11 +284,12 @@ def principal_view(core: NodeCore, key: bytes, at_ms: int) -> PrincipalView:
     )  # fmt: skip
 
 
-async def principals(call: Call) -> tuple[PrincipalView, ...]:
+async def principals(call: Call) -> Page:
     """List every key that holds a grant."""
     control: Control = call.node
     wall_ms = control.clock().wall_ms
-    return tuple(principal_view(control.core, key, wall_ms) for key in control.core.dossiers.principals())
+    cut = page(sorted(control.core.dossiers.principals(), reverse=True), bytes.hex, call.query)
+    return Page(tuple(principal_view(control.core, key, wall_ms) for key in cut.items), cut.cursor)
 
 
 async def principal(call: Call) -> PrincipalView:
@@ -318,7 +319,7 @@ PAPER_OPERATIONS: tuple[Operation, ...] = (
         answer=PapersView, parameters=(Parameter("change", _DIGEST, "the change", "path"),),
     ),
     Operation("principals", "GET", "/v1/principals", "Every key with a grant", principals,
-              answer=tuple[PrincipalView, ...]),
+              answer=tuple[PrincipalView, ...], paged=True),
     Operation(
         "principal", "GET", "/v1/principals/{key}", "What a key may do", principal, answer=PrincipalView,
         parameters=(Parameter("key", _DIGEST, "the key", "path"),),

@@ -48,6 +48,11 @@ def invalid(detail: str, next_step: str = "") -> ProblemError:
     return ProblemError(400, "request.invalid", "the request is not valid", detail, next_step)
 
 
+def unreadable(detail: str, next_step: str = "") -> ProblemError:
+    """A well-formed request whose content (an encoded paper, a key) is not what it should be."""
+    return ProblemError(422, "request.unreadable", "the content cannot be read", detail, next_step)
+
+
 def refused(refusal: Refusal, next_step: str = "") -> ProblemError:
     """A rule of the mesh says no: 403 where rights are missing, 409 where the world has moved on, else 422."""
     rule = refusal.rule

@@ -7,8 +7,8 @@ Not here: sealing (protocols/sealing.py), and giving values to apps (node/secret
 from __future__ import annotations
 
 from node.api.models import SecretBody, SecretView
-from node.api.operations import Call, Operation, Parameter
-from node.api.problems import ProblemError, invalid, refused
+from node.api.operations import Call, Operation, Page, Parameter, page
+from node.api.problems import ProblemError, refused, unreadable
 from node.control import Control
 from node.filing import file_record
 from node.secrets import Held
@@ -22,16 +22,19 @@ from protocols.sealing import SealedSecret, SecretPaper, SecretRemoval, open_pap
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
 
 
-async def list_secrets(call: Call) -> tuple[SecretView, ...]:
+async def list_secrets(call: Call) -> Page:
     """List versions of secrets, newest first within each name."""
     control: Control = call.node
     wanted = call.query.get("project", ""), call.query.get("environment", "")
     used = control.secrets.in_use()
-    return tuple(
-        _view(control, one, one.id in used)
+    found = [
+        one
         for one in control.secrets.versions()
         if (not wanted[0] or one.secret.project == wanted[0]) and (not wanted[1] or one.secret.environment == wanted[1])
-    )
+    ]
+    order = {one.id: f"{len(found) - number:08d}-{one.id.hex()}" for number, one in enumerate(found)}
+    cut = page(found, lambda one: order[one.id], call.query)
+    return Page(tuple(_view(control, one, one.id in used) for one in cut.items), cut.cursor)
 
 
 async def file_secret(call: Call) -> None:
@@ -42,7 +45,7 @@ async def file_secret(call: Call) -> None:
         signed: Signed = decode(call.body.paper, Signed, BODY_MAX_BYTES)
         paper: SecretPaper = open_paper(core.trust.verifier, core.trust.mesh, signed)
     except DecodeError as error:
-        raise invalid(str(error)) from None
+        raise unreadable(str(error)) from None
     rights = core.dossiers.rights(signed.key, control.clock().wall_ms)
     if isinstance(rights, Refusal):
         raise refused(rights, "freehold token list")
@@ -66,7 +69,7 @@ async def _add(control: Control, paper: SealedSecret, body: bytes) -> None:
     try:
         key = make_key("secret", paper.project, paper.environment, paper.name, digest(body).hex())
     except ValueError as error:
-        raise invalid(str(error)) from None
+        raise unreadable(str(error)) from None
     await file_record(control, key, body)
 
 
@@ -113,7 +116,7 @@ def _view(control: Control, held: Held, in_use: bool) -> SecretView:
 SECRET_OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "secrets", "GET", "/v1/secrets", "Versions of secrets, without their values", list_secrets,
-        answer=tuple[SecretView, ...],
+        answer=tuple[SecretView, ...], paged=True,
         parameters=(
             Parameter("project", _OPTIONAL_NAME, "only this project"),
             Parameter("environment", _OPTIONAL_NAME, "only this environment"),

@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,18 +21,25 @@ from aiohttp import web
 
 from node.api.callers import Callers
 from node.api.models import OutcomeView, StartView
-from node.api.operations import Call, Operation, Parameter, document
-from node.api.problems import Problem, ProblemError, invalid, not_found, response
+from node.api.operations import Call, Operation, Page, Parameter, Upload, document, parameters_of
+from node.api.problems import PROBLEM_TYPE_PREFIX, Problem, ProblemError, invalid, not_found, response
 
 VERSION = "0.1.0"
 HEADER_MAX_BYTES = 16 * 1024
 BODY_TIMEOUT_S = 30.0
+"""Without a byte of a body; in all it has this long and what UPLOAD_MIN_BYTES_PER_S adds."""
+
+UPLOAD_MIN_BYTES_PER_S = 64 * 1024
+"""A component of 20 MB over a slow line takes five minutes; a slower caller holds a call for nothing."""
+
 WRITES_REMEMBERED_MAX = 4_096
 """Answers kept for retries; what a write does is idempotent by its content too, so an older retry is harmless."""
 
 CALLS_MAX = 64
 """Calls under way at once; more are told to come back in a second."""
 
+SEE_DOCUMENT = "see /v1/openapi.json"
+_KEY = re.compile("[A-Za-z0-9_-]{8,64}")
 _log = logging.getLogger("freehold.api")
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -63,23 +70,26 @@ class ApiServer:
         self._authorize = authorize
         self._muted = muted
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
+        self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._under_way = 0
+        operations = (*operations, self._describing())
         self.document = document(operations, VERSION)
-        self._document_bytes = msgspec.json.encode(self.document)
         self._operations = operations
 
     def application(self) -> web.Application:
         """Return a new application with every operation routed; serve it on as many sockets as needed."""
         application = web.Application(client_max_size=1 << 31, middlewares=[self._guard])
-        application.router.add_get("/v1/openapi.json", self._openapi)
         for operation in self._operations:
             application.router.add_route(operation.method, operation.path, self._endpoint(operation))
         return application
 
-    async def _openapi(self, request: web.Request) -> web.Response:
-        if self._callers.local(request) is None:
-            self._callers.signed(request)
-        return web.Response(body=self._document_bytes, content_type="application/json")
+    def _describing(self) -> Operation:
+        async def describe(_call: Call) -> web.Response:
+            return web.Response(body=msgspec.json.encode(self.document), content_type="application/json")
+
+        return Operation(
+            "openapi", "GET", "/v1/openapi.json", "This document", describe, "known", answer=dict[str, Any]
+        )
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:
@@ -92,9 +102,8 @@ class ApiServer:
         except ProblemError as error:
             answer = response(error.problem)
         except web.HTTPException as error:
-            answer = response(
-                Problem("urn:freehold:problem:http", error.reason, error.status, error.reason, "see /v1/openapi.json")
-            )
+            problem = Problem(f"{PROBLEM_TYPE_PREFIX}http", error.reason, error.status, error.reason, SEE_DOCUMENT)
+            answer = response(problem, {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -105,12 +114,13 @@ class ApiServer:
         if not answer.prepared:
             answer.headers["Freehold-Request-Id"] = request_id
             answer.headers["Cache-Control"] = "no-store"
+            answer.headers["Server"] = "freehold"
             answer.headers["X-Content-Type-Options"] = "nosniff"
         return answer
 
     def _check_browser(self, request: web.Request) -> None:
         if self._callers.local(request) is None:
-            host = request.host.rsplit(":", 1)[0].strip("[]")
+            host = _host_of(request.host)
             if host not in self._hosts() and not _is_address(host):
                 raise ProblemError(421, "request.host", "wrong host", "the Host header names no address of this node")
         if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin"):
@@ -118,7 +128,9 @@ class ApiServer:
 
     def _endpoint(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def endpoint(request: web.Request) -> web.StreamResponse:
-            if self._under_way >= CALLS_MAX and not operation.stream:
+            if operation.stream:  # these last, and each has a limit of its own
+                return await self._answer(operation, request)
+            if self._under_way >= CALLS_MAX:
                 raise ProblemError(
                     503, "request.busy", "too many calls", f"{CALLS_MAX} calls are under way", "try again"
                 )
@@ -132,10 +144,11 @@ class ApiServer:
 
     async def _answer(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         # A key that signs is judged as that key on the socket, too: an agent's grant holds there like anywhere.
-        local = None if "Signature-Input" in request.headers else self._callers.local(request)
+        must_sign = operation.access == "signed" or "Signature-Input" in request.headers
+        local = None if must_sign else self._callers.local(request)
         principal = local or ("anybody" if operation.access == "open" else self._callers.signed(request))
         path = dict(request.match_info)
-        query = _query(operation.parameters, request, path)
+        query = _query(parameters_of(operation), request, path)
         if local is None and operation.access in {"read", "write"}:
             try:
                 self._authorize(principal, operation, query)
@@ -144,41 +157,66 @@ class ApiServer:
                     denied = Call(operation, request, principal, path, query, None, self._node)
                     self._audit(denied, error.problem.rule, request[REQUEST_ID])
                 raise
-        body = await _read_body(operation, request)
-        if local is None and operation.access != "open":
-            self._callers.check_body(request, body)
+        signed = local is None and operation.access != "open"
+        if operation.body is bytes:
+            upload = Upload(_pieces(operation, request), bytes.fromhex(path["digest"]))
+            if signed:
+                self._callers.check_digest(request, upload.digest)
+            call = Call(operation, request, principal, path, query, upload, self._node)
+            return await self._write(operation, call, b"")
+        body = b"".join([piece async for piece in _pieces(operation, request)])
+        if signed:
+            self._callers.check_digest(request, hashlib.sha256(body).digest())
         call = Call(operation, request, principal, path, query, _decode(operation, body), self._node)
         if operation.access != "write":
-            return _render(operation, await operation.handler(call))
-        if muted := self._muted():
-            advice = "free some space there, or ask another node: --context"
-            raise ProblemError(507, "node.muted", "this node can write nothing", muted, advice)
+            return _render(operation, await operation.handler(call), request)
         return await self._write(operation, call, body)
 
     async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:
         key = call.request.headers.get("Idempotency-Key", "")
-        if not 8 <= len(key) <= 64 or not key.isascii() or not key.replace("-", "").replace("_", "").isalnum():
+        if not _KEY.fullmatch(key):
             raise invalid("a write needs an Idempotency-Key of 8 to 64 letters, digits, dashes or underscores")
         request_digest = hashlib.sha256(f"{operation.name} {call.request.raw_path}\n".encode() + body).digest()
-        known = self._done.get((call.principal, key))
+        name = (call.principal, key)
+        while name in self._writing:  # the first one is still at it: its answer is this one's, too
+            await asyncio.shield(self._writing[name])
+        known = self._done.get(name)
         if known is not None:
             if known[0] != request_digest:
                 raise ProblemError(
                     409, "request.key-reused", "the key was used", "this Idempotency-Key belongs to another request"
                 )
-            return web.Response(status=known[1], body=known[2], content_type="application/json")
+            return web.Response(status=known[1], body=known[2], content_type="application/json" if known[2] else None)
+        writing = self._writing[name] = asyncio.get_running_loop().create_future()
+        try:
+            answer = await self._perform(operation, call)
+            content = answer.body or b""
+            assert isinstance(content, bytes)
+            self._done[name] = (request_digest, answer.status, content)
+            while len(self._done) > WRITES_REMEMBERED_MAX:
+                self._done.popitem(last=False)
+        finally:
+            del self._writing[name]
+            writing.set_result(None)
+        return answer
+
+    async def _perform(self, operation: Operation, call: Call) -> web.Response:
         try:
             answered = await operation.handler(call)
         except ProblemError as error:
             self._audit(call, error.problem.rule, call.request[REQUEST_ID])
             raise
         self._audit(call, _result(answered), call.request[REQUEST_ID])
-        answer = _render(operation, answered)
-        if isinstance(answer, web.Response) and isinstance(answer.body, bytes | None):
-            self._done[call.principal, key] = (request_digest, answer.status, answer.body or b"")
-            while len(self._done) > WRITES_REMEMBERED_MAX:
-                self._done.popitem(last=False)
+        answer = _render(operation, answered, call.request)
+        assert isinstance(answer, web.Response), "a write answers at once"
         return answer
+
+
+def _host_of(field: str) -> str:
+    """The host of a Host field, without its port and the brackets of IPv6."""
+    if field.startswith("["):
+        return field[1:].partition("]")[0]
+    return field.partition(":")[0]
 
 
 def _is_address(host: str) -> bool:
@@ -190,28 +228,33 @@ def _is_address(host: str) -> bool:
     return True
 
 
-async def _read_body(operation: Operation, request: web.Request) -> bytes:
+async def _pieces(operation: Operation, request: web.Request) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives, within the operation's type, size and patience."""
     if operation.body is None:
         if request.body_exists:
             raise invalid("this operation takes no body")
-        return b""
+        return
     wanted = "application/octet-stream" if operation.body is bytes else "application/json"
     if request.content_type != wanted:
         raise ProblemError(415, "request.type", "wrong content type", f"the body must be {wanted}")
     if (request.content_length or 0) > operation.body_max_bytes:
         raise _too_large(operation)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                size += len(chunk)
-                if size > operation.body_max_bytes:
-                    raise _too_large(operation)
-                parts.append(chunk)
-    except TimeoutError:
-        raise ProblemError(408, "request.slow", "too slow", f"the body took over {BODY_TIMEOUT_S:.0f} s") from None
-    return b"".join(parts)
+    size, loop = 0, asyncio.get_running_loop()
+    ends_s = loop.time() + BODY_TIMEOUT_S + operation.body_max_bytes / UPLOAD_MIN_BYTES_PER_S
+    while True:
+        try:
+            async with asyncio.timeout_at(min(ends_s, loop.time() + BODY_TIMEOUT_S)):
+                piece = await request.content.readany()
+        except TimeoutError:
+            raise ProblemError(
+                408, "request.slow", "too slow", f"no byte for {BODY_TIMEOUT_S:.0f} s, or too few in all", "try again"
+            ) from None
+        if not piece:
+            return
+        size += len(piece)
+        if size > operation.body_max_bytes:
+            raise _too_large(operation)
+        yield piece
 
 
 def _too_large(operation: Operation) -> ProblemError:
@@ -221,21 +264,23 @@ def _too_large(operation: Operation) -> ProblemError:
 
 
 def _decode(operation: Operation, body: bytes) -> Any:
-    if operation.body is None or operation.body is bytes:
-        return body
+    if operation.body is None:
+        return None
     try:
         return msgspec.json.decode(body, type=operation.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid(
-            f"the body does not fit the schema of {operation.name}: {error}", "see /v1/openapi.json"
-        ) from None
+        allowed = f"; allowed: {', '.join(operation.body.__struct_fields__)}" if "unknown field" in str(error) else ""
+        raise invalid(f"the body does not fit the schema of {operation.name}: {error}{allowed}", SEE_DOCUMENT) from None
 
 
 def _query(parameters: Sequence[Parameter], request: web.Request, path: dict[str, str]) -> dict[str, Any]:
     known = {one.name: one for one in parameters if one.place == "query"}
     unknown = sorted(set(request.query) - set(known))
     if unknown:
-        raise invalid(f"unknown parameter {unknown[0][:40]!r}; allowed: {', '.join(known) or 'none'}")
+        raise invalid(f"unknown parameter {unknown[0][:40]!r}; allowed: {', '.join(known) or 'none'}", SEE_DOCUMENT)
+    twice = next((name for name in known if len(request.query.getall(name, ())) > 1), "")
+    if twice:
+        raise invalid(f"the parameter {twice} stands there twice")
     values: dict[str, Any] = {}
     for one in parameters:
         text = path.get(one.name) if one.place == "path" else request.query.get(one.name)
@@ -248,7 +293,7 @@ def _value(parameter: Parameter, text: str) -> Any:
     """Check one parameter against its schema: type, bounds, length, pattern, enum."""
     schema = parameter.schema
     if schema["type"] == "integer":
-        if not re.fullmatch(r"-?\d{1,15}", text):
+        if not re.fullmatch(r"-?[0-9]{1,15}", text):
             raise invalid(f"{parameter.name} must be a whole number")
         number = int(text)
         if not schema.get("minimum", number) <= number <= schema.get("maximum", number):
@@ -280,11 +325,18 @@ def _result(answered: Any) -> str:
             return "done"
 
 
-def _render(operation: Operation, answer: Any) -> web.StreamResponse:
+def _render(operation: Operation, answer: Any, request: web.Request) -> web.StreamResponse:
     if isinstance(answer, web.StreamResponse):
         return answer
     if operation.answer is bytes:
         return web.Response(status=operation.status, body=answer, content_type="application/octet-stream")
     if answer is None:
         return web.Response(status=operation.status)
-    return web.Response(status=operation.status, body=msgspec.json.encode(answer), content_type="application/json")
+    links = {}
+    if isinstance(answer, Page):
+        if answer.cursor:
+            links["Link"] = f'<{request.rel_url.update_query(cursor=answer.cursor)}>; rel="next"'
+        answer = answer.items
+    return web.Response(
+        status=operation.status, body=msgspec.json.encode(answer), content_type="application/json", headers=links
+    )

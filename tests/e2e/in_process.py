@@ -49,7 +49,7 @@ routes = ["site.test"]
 
 [rollout]
 stages = ["100%"]
-min_healthy_time = "0s"
+min_healthy_time = "{healthy}"
 
 [[test.smoke]]
 app = "web"
@@ -146,21 +146,23 @@ class House:
             for action in (CreateEnvironment(LANE[1], selector), CreateProject(LANE[0], ("me",))):
                 await client.decide(self.admin, action, expect=(await client.state()).sequence)
 
-    async def deploy(self, component: Path, *, app: str = "", smoke: str = "/") -> None:
+    async def deploy(self, component: Path, *, app: str = "", smoke: str = "/", healthy: str = "0s") -> None:
         """Deploy the component as `site`, with these lines in its app's table; return when it is the base."""
-        proposal, _ = await self.propose(component, app=app, smoke=smoke)
+        proposal, _ = await self.propose(component, app=app, smoke=smoke, healthy=healthy)
         await until(lambda: self.based(proposal.id), DECIDED_WITHIN_S)
 
     def based(self, change: Digest) -> bool:
         decided = self.control(0).core.state.lane(*LANE)
         return decided is not None and decided.base is not None and decided.base.change == change
 
-    async def propose(self, component: Path, *, app: str = "", smoke: str = "/") -> tuple[Proposal, SignedCommand]:
+    async def propose(
+        self, component: Path, *, app: str = "", smoke: str = "/", healthy: str = "0s"
+    ) -> tuple[Proposal, SignedCommand]:
         """File a change of `site` and hand over its start, which waits for what policy asks for."""
         folder = self.folder / "project"
         folder.mkdir(exist_ok=True)
         shutil.copyfile(component, folder / "web.wasm")
-        text = PROJECT.format(app=app, smoke=smoke)
+        text = PROJECT.format(app=app, smoke=smoke, healthy=healthy)
         (folder / "freehold.toml").write_text(text)
         project = open_project(folder)
         bundle = build_project(project.project, text, folder, Quiet())
