@@ -142,8 +142,7 @@ class Releases:
         if not prepared.effective.smoke and not prepared.from_source:
             return False
         try:
-            async with self._benches.take() as bench:
-                await bench.pool.load(prepared.load)
+            async with self._benches.take(prepared.load) as bench:
                 await bench.pool.activate([*smoke_routes(prepared), *_import_routes(prepared)])
                 await _ask_imports(bench.ingress, prepared)
                 await run_smoke(bench.ingress, prepared)

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from runtime.control import ReleaseLoad
 from runtime.supervisor import PoolError, PoolSettings, WorkerPool
 
 START_TIMEOUT_S = 30.0
@@ -78,6 +79,8 @@ class SmokeBenches:
         self._folder, self._sockets, self._ahead = folder, sockets, ahead
         self._tasks: asyncio.TaskGroup | None = None
         self._next: Bench | None = None
+        self._last: ReleaseLoad | None = None
+        """What was tested last: the next version runs on the same components, more often than not."""
         self._open: dict[Bench, None] = {}
 
     async def run(self) -> None:
@@ -89,18 +92,31 @@ class SmokeBenches:
                     await asyncio.sleep(AHEAD_AFTER_S)
                     if self._ahead and not self._open:
                         self._next = self._make()
+                        if self._last is not None:
+                            await self._warm(self._next, self._last)
             finally:
                 left = list(self._open)
                 for bench in left:
                     await bench.pool.stop()
                 await asyncio.gather(*(bench.life for bench in left), return_exceptions=True)
 
+    async def _warm(self, bench: Bench, load: ReleaseLoad) -> None:
+        """Have the components of the last version in a bench before the next comes; without them it is slower, no more."""
+        with contextlib.suppress(PoolError, TimeoutError):
+            await bench.started()
+            await bench.pool.load(load)
+
     @contextlib.asynccontextmanager
-    async def take(self) -> AsyncIterator[Bench]:
-        """Hand out a bench that nobody used; it is ended behind the caller. Raises PoolError, TimeoutError."""
+    async def take(self, load: ReleaseLoad) -> AsyncIterator[Bench]:
+        """Hand out a bench that has loaded a release, and no other has used; it is ended behind the caller.
+
+        Raises PoolError, TimeoutError.
+        """
         bench, self._next = self._next or self._make(), None
         try:
             await bench.started()
+            await bench.pool.load(load)
+            self._last = load
             yield bench
         finally:
             await bench.pool.stop()

@@ -103,6 +103,10 @@ class Starter:
             return Refusal("command.malformed", str(error))
         if not isinstance(command.action, Start):
             return Refusal("start.other", "only starts wait here; submit other commands")
+        for ended in [one for one, held in self.starts.items() if held.outcome != "waiting"]:
+            if len(self.starts) < STARTS_MAX:
+                break
+            del self.starts[ended]
         if len(self.starts) >= STARTS_MAX:
             return Refusal("start.limit", f"at most {STARTS_MAX} starts wait on one node")
         change = Digest(command.action.change)

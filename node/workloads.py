@@ -38,6 +38,7 @@ PREPARE_TRIES = 60
 """A quarter of an hour with the fetch's own patience; a change that is not prepared by then is proposed again."""
 
 PREPARED_KEPT_MAX = 128
+FAILURES_MAX = 256
 ORDERS_MAX = 1_024
 
 Lane = tuple[str, str]
@@ -154,7 +155,7 @@ class Workloads:
             prepared, smoked = await self._prepare_parts(change, *parts)
         except (PreparationError, OSError) as error:  # OSError: no room for what it needs, most of all
             _log.warning("not prepared: %s", error, extra={"event": "prepare.failed", "change": change.hex()})
-            self.failures[change] = str(error)
+            self._fail(change, str(error))
             self._post(PreparationDone(change, False, reason=str(error)[:200]))
             return
         self.failures.pop(change, None)
@@ -197,6 +198,11 @@ class Workloads:
                 if one is not None and one.change == change:
                     return one.release, one.configuration, one.secrets, b""
         return None
+
+    def _fail(self, change: Digest, why: str) -> None:
+        self.failures[change] = why
+        if len(self.failures) > FAILURES_MAX:
+            del self.failures[next(iter(self.failures))]
 
     def _was_decided(self, change: Digest) -> bool:
         """Whether a lane's base or a release kept for rollback is this change."""
@@ -254,7 +260,7 @@ class Workloads:
             running.ready = True
         except (PoolError, PreparationError, OSError) as error:
             _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
-            self.failures[deployed.change] = str(error)
+            self._fail(deployed.change, str(error))
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
             return
         self.running[lane] = running

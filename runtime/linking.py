@@ -35,7 +35,7 @@ class LinkError(Exception):
     """The component cannot run here; the text says what it asks for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Linked:
     """A component ready to instantiate, with the signature and index of its entry function, if it has one."""
 

@@ -177,7 +177,7 @@ def _result(cases: _Cases) -> Conversion:
     return Conversion(ours, theirs, cases.classes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class PublicComponent:
     """A component, its checked imports (interface -> function -> host function and type), and its entry."""
 

@@ -11,7 +11,9 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 import wasmtime
 from wasmtime import component as wc
@@ -307,15 +309,22 @@ class Sandbox:
     def __init__(self, keyvalue: KeyValueProvider | None = None, outbound: Outbound | None = None) -> None:
         self._keyvalue = keyvalue
         self._outbound = outbound
+        self._linked: WeakValueDictionary[tuple[Path, str], Linked | PublicComponent] = WeakValueDictionary()
+        """What apps here are made of, as long as one is: the next version often is the same interpreter."""
 
     def load(self, spec: AppSpec, log: LogSink) -> App:
         """Load an app from its artifact, checked first, and resolve its types; raises `LoadError`."""
         try:
+            linked = self._linked.get((spec.artifact, spec.kind))
+            if linked is not None:
+                return App(spec, linked, self._services(spec, log))
             check_artifact(spec.artifact)
             if spec.kind == "module":
                 module = wasmtime.Module.deserialize_file(engine(), str(spec.artifact))
                 return ModuleApp(spec, module, self._services(spec, log))
-            return self.load_component(spec, log, wc.Component.deserialize_file(engine(), str(spec.artifact)))
+            component = wc.Component.deserialize_file(engine(), str(spec.artifact))
+            linked = self._linked[spec.artifact, spec.kind] = link(engine(), component, INTERFACES, ENTRIES[spec.kind])
+            return App(spec, linked, self._services(spec, log))
         except (LinkError, TamperedError, wasmtime.WasmtimeError) as error:
             raise LoadError(str(error)) from error
 

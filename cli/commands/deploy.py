@@ -28,7 +28,6 @@ from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Lane
 
-ENVIRONMENT_DEFAULT = "production"
 PATIENCE_S = 5.0
 """How long a deploy waits for people before it says so and ends; `--wait` changes it."""
 
@@ -54,7 +53,13 @@ class Starter:
     "freehold deploy --detach --json",
     'freehold deploy --change 3f9a12 --break-glass "the site is down"',
 ))  # fmt: skip
-@click.option("--env", "environment", default=ENVIRONMENT_DEFAULT, show_default=True, help="Where to deploy.")
+@click.option(
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    help="Where to deploy.",
+)
 @click.option("-m", "--message", default="", help="The change request this fulfils; kept with the change.")
 @click.option("--detach", is_flag=True, help="Hand over the start and return; `freehold status` tells the rest.")
 @click.option("--wait", "wait", default="", metavar="DURATION", help="How long to wait for approvals, such as 30m.")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from cli.dev.ports import require_free
 from cli.dev.server import DevServer, DevSettings
 from cli.frame import command
 from cli.output import Output
@@ -24,11 +23,13 @@ from cli.project.find import find_project
 def dev(output: Output, port: int, workers: int, exact: bool, folder: Path) -> None:
     """Build the project, serve it on this machine, and serve the next version on every save.
 
-    A version that cannot be built or imported is reported, and the one before goes on serving. Apps run from
-    their source in a prebuilt interpreter or engine, so that a save is served at once; --exact builds every time.
-    Ctrl-C finishes the requests under way and stops. With --json, one JSON object a line.
+    Every version goes through a mesh of one in .freehold/dev, with the gates of a real one: its smoke checks run,
+    its start is decided and recorded. `freehold status`, `why`, `decisions`, `releases`, `rollback`, `logs` and `audit`
+    answer for it with --context dev. A version that cannot be built or imported, or whose smoke checks fail, is
+    reported, and the one before goes on serving. Apps run from their source in a prebuilt interpreter or engine, so
+    that a save is served at once; --exact builds every time. Ctrl-C finishes the requests under way and stops. With
+    --json, one JSON object a line.
     """
     found = find_project(folder)
-    if port:
-        require_free("127.0.0.1", port, "freehold dev")
-    asyncio.run(DevServer(found, DevSettings("127.0.0.1", port, workers, exact), output).run())
+    server = DevServer(found, DevSettings("127.0.0.1", port, workers, exact), output)
+    asyncio.run(server.run())

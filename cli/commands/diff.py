@@ -19,7 +19,13 @@ from cli.project.find import find_project
 
 
 @command("diff", examples=("freehold diff", "freehold diff --env staging --json", "freehold diff --exit-code"))
-@click.option("--env", "environment", default="production", show_default=True, help="Against what runs there.")
+@click.option(
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    help="Against what runs there.",
+)
 @click.option("--exit-code", is_flag=True, help=f"End with {int(ExitCode.CHANGES)} if there are changes.")
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),

@@ -39,6 +39,7 @@ def login(output: Output, *, line: str, name: str | None) -> None:
         raise UsageError(str(error), next_step="freehold mesh invite --kind principal", kind="invite") from None
     mesh = offer.line.invite.mesh.hex()
     chosen = name or f"mesh-{mesh[:8]}"
+    home.require_free_name(chosen)
     everyday, sealed = f"{chosen}-me", f"{chosen}-approver" if offer.needs_sealed_key else ""
     for taken, kind in ((chosen in home.read_contexts().contexts, "mesh"), *((home.key_path(key).exists(), "key")
                         for key in (everyday, sealed) if key)):  # fmt: skip

@@ -314,6 +314,7 @@ def _grant(admin: Ed25519Signer, mesh: bytes, key: bytes, kind: PrincipalKind, r
 
 
 def _refuse_existing(folder: Path, context: str, keys: tuple[str, ...]) -> None:
+    home.require_free_name(context)
     if context in home.read_contexts().contexts:
         raise UsageError(f"a mesh {context} is known here already", next_step="choose another name", kind="exists")
     if folder.exists() and any(folder.iterdir()):

@@ -71,7 +71,7 @@ def show(output: Output, context_name: str | None) -> None:
 @command("place", examples=("freehold project place guestbook --schedules garage",
                             "freehold project place guestbook --env staging --data attic -y"))  # fmt: skip
 @click.argument("name")
-@click.option("--env", "environment", default="production", show_default=True)
+@click.option("--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT)
 @click.option("--schedules", metavar="NODE", help="The node that runs the scheduled apps from now on.")
 @click.option("--data", metavar="NODE", help="The node that holds the key-value stores from now on.")
 @_CONTEXT

@@ -19,7 +19,13 @@ from cli.project.find import find_project
 
 
 @command("propose", examples=('freehold propose -m "greet by name"', "freehold propose --env staging --json"))
-@click.option("--env", "environment", default="production", show_default=True, help="Where it is meant to run.")
+@click.option(
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    help="Where it is meant to run.",
+)
 @click.option("-m", "--message", required=True, help="The change request this fulfils; kept with the change.")
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),

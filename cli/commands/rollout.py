@@ -23,7 +23,7 @@ Step = Callable[[NodeClient, home.Context, Lane], Any]
 def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--project", help="The project; by default the only one."),
-        click.option("--env", "environment", default="production", show_default=True),
+        click.option("--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT),
         click.option("--context", "context_name", help="The mesh to use, if not the current one."),
     )
     for option in reversed(options):

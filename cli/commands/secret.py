@@ -26,9 +26,9 @@ from cli.project.find import find_project
 from cli.project.schema import SECRET_NAME
 from protocols.sealing import VALUE_MAX_BYTES
 
-ENVIRONMENT_DEFAULT = "production"
-
-_ENVIRONMENT = click.option("--env", "environment", default=ENVIRONMENT_DEFAULT, show_default=True, help="Where it is.")
+_ENVIRONMENT = click.option(
+    "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, help="Where it is."
+)
 _PROJECT = click.option("--project", default="", help="The project, if not that of the folder.")
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 

@@ -7,6 +7,7 @@ demands, and smoke checks that nodes run again.
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     timeout_s = duration_ms(timeout) / 1000
     context = _context(context_name)
     release, results = asyncio.run(
-        test_project(output, found, context, environments=environments or ("production",), timeout_s=timeout_s)
+        test_project(
+            output, found, context, environments=environments or (home.default_environment(),), timeout_s=timeout_s
+        )
     )
     failed = [one for one in results if not one["passed"]]
     lines = [
@@ -86,8 +89,7 @@ async def test_project(
 
 
 def _context(name: str | None) -> Context | None:
-    known = home.read_contexts()
-    if name is None and not known.contexts:
+    if name is None and not os.environ.get("FREEHOLD_CONTEXT") and not home.read_contexts().contexts:
         return None
     return home.current_context(name)[1]
 

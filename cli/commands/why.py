@@ -16,7 +16,13 @@ from cli.output import Output
 
 @command("why", examples=("freehold why guestbook", "freehold why guestbook --env staging --json"))
 @click.argument("project")
-@click.option("--env", "environment", default="production", show_default=True, help="Where it runs.")
+@click.option(
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    help="Where it runs.",
+)
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 def why(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """Say who approved what runs, what was tested, where configuration and secrets are, what happens when it fails,

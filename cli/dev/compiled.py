@@ -10,7 +10,7 @@ from typing import Literal, cast
 from cli.cache import cache_folder
 from cli.project.model import App, Project
 from runtime.compile_cache import CompileCache
-from runtime.control import AppLoad, Route
+from runtime.control import AppLoad
 from runtime.spec import AppSpec
 
 
@@ -47,12 +47,3 @@ def app_load(project: Project, app: App, release: str, code: Compiled, config: M
             config={**app.config, **config},
         )
     )
-
-
-def routes_of(app: App, key: str) -> list[Route]:
-    """Return the routes of one app: hosts and path prefixes as the workers match them."""
-    found = []
-    for route in app.routes:
-        host, slash, path = route.partition("/")
-        found.append(Route(host or None, f"/{path}" if slash else "/", key, app.name))
-    return found

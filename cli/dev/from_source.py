@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cli.dev import engine, interpreter
 from cli.project.build import Progress
 from cli.project.find import Found
 from cli.project.model import App
 from cli.project.source import read_tree
-
-SOURCE_KEY: Final = "freehold:dev-source"
-"""The configuration key under which an instance finds its app; no app can name it, since it holds a colon."""
-
-CHECK_HOST: Final = "candidate.freehold.invalid"
-"""A request to this host makes a candidate load the app and answer with the traceback if that failed."""
-
-SOURCE_MAX_BYTES: Final = 2 * 1024 * 1024
-"""More source than this does not fit a control message comfortably; such an app is built as a release is."""
+from protocols.change import SOURCE_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,12 @@ SHOWN_APART = frozenset(
 )
 
 
+def is_of_rollout(line: bytes) -> bool:
+    """Whether a line is the node's word on a rollout, which `freehold dev` tells in its own."""
+    entry: dict[str, Any] = json.loads(line)
+    return "stream" not in entry and "app" not in entry
+
+
 def show(output: Output, line: bytes, *, answer: bool = False) -> None:
     """Show one log line: as it is with --json, else for a person, on standard output if it is the command's answer."""
     entry: dict[str, Any] = json.loads(line)

@@ -1,44 +1,73 @@
-"""Serves a project from its folder through the same workers a node uses, and serves the next version on save.
+"""Serves a project from its folder through a mesh of one, and has it decide the next version on every save.
 
-A version that cannot be built or imported is told and left out; the one before goes on serving. Workers finish what
-they are answering before an old version goes. Not here: building (`candidate.py`), a mesh.
+The node is the one of `freehold node run`, in this process; every version goes through the same gates as a deploy:
+candidate, smoke checks, a start decided by the chain, a rollout of one node. A version that cannot be built, imported or
+started is told and left out; the one before, the base of the chain, goes on serving. Not here: what a version is made of
+(candidate.py), and the mesh's folder (mesh_of_one.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
-import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import watchfiles
 
+from cli.cache import cache_folder
 from cli.dev import logs
-from cli.dev.candidate import Candidate, prepare
-from cli.dev.compiled import compile_cache
-from cli.dev.from_source import CHECK_HOST
-from cli.errors import BuildError, CommandError
+from cli.dev.candidate import from_source_of, put_together
+from cli.dev.mesh_of_one import MeshOfOne, furnish, open_mesh
+from cli.dev.ports import owner_of
+from cli.dev.secrets import read_secrets, set_changed, with_secrets
+from cli.errors import CommandError
+from cli.mesh import deploying
+from cli.mesh.client import NodeClient
+from cli.mesh.deploying import Proposal
+from cli.mesh.home import DEV_CONTEXT, DEV_ENVIRONMENT
+from cli.mesh.local_node import HeldNode, NodeFailedError, NodeSettings, is_running
+from cli.mesh.sealing import versions_for
+from cli.mesh.watching import watch_change
 from cli.output import Output
 from cli.project.build import STATE_FOLDER
+from cli.project.bundle import Bundle
 from cli.project.find import Found, open_project
 from cli.project.parse import FILE_NAME
 from cli.project.source import LEFT_OUT
-from runtime.control import LogBatch, Route
-from runtime.supervisor import PoolError, PoolSettings, WorkerPool
+from protocols.change import Plan, Stage
+from protocols.envelope import encode
+from protocols.mesh_types import Deployed
 
 WATCH_STEP_MS: Final = 30
 WATCH_DEBOUNCE_MS: Final = 200
 """Editors write several files within tens of milliseconds; waiting longer only delays the reload."""
 
-CHECK_TIMEOUT_S: Final = 60.0
-DRAIN_GRACE_MS: Final = 5_000
+DRAIN_S: Final = 5
 """On Ctrl-C: how long requests under way may take; a developer waits for this."""
+
+ORPHAN_S: Final = 5
+"""Workers of a dev that was killed serve on for the next one to adopt, and do not hold the port for long."""
+
+PULSE_MS: Final = 50
+LOOK_EVERY_S: Final = 0.02
+START_TIMEOUT_S: Final = 60.0
+PREPARE_TIMEOUT_S: Final = 300.0
+"""The first version of an app may have its interpreter compiled, on a machine that does other things."""
+
+ROLLOUT_TIMEOUT_S: Final = 120.0
+PATIENCE_S: Final = 5.0
+"""How long a save waits for people, where the mesh of one was given a policy that asks for them."""
+
+PLAN: Final = Plan(
+    (Stage("100%", min_healthy_ms=0),), healthy_deadline_ms=30_000, progress_deadline_ms=60_000, probe_only=True
+)
+"""One node, no canary: smoke checks ran on throwaway data before it serves, and being ready is enough then."""
+
+REQUEST: Final = "a save under freehold dev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,157 +79,236 @@ class DevSettings:
     workers: int
     exact: bool
 
+    @property
+    def node(self) -> NodeSettings:
+        """What the node of the mesh is told: no mesh port at all, nobody is to join."""
+        return NodeSettings(
+            listen=(), ingress=(f"{self.host}:{self.port}",), workers=self.workers, drain_s=DRAIN_S, orphan_s=ORPHAN_S,
+            pulse_ms=PULSE_MS, smoke_ahead=True, compiled=str(cache_folder() / "compiled"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What is served now."""
+
+    release: str
+    change: str
+    apps: Mapping[str, str]
+    from_source: tuple[str, ...]
+
 
 class DevServer:
     """One `freehold dev` run."""
 
     def __init__(self, found: Found, settings: DevSettings, output: Output) -> None:
+        """Open the project's mesh of one, founding it the first time. Raises CommandError."""
         self._found = found
         self._settings = settings
         self._output = output
-        self._cache = compile_cache()
-        self._serving: Candidate | None = None
+        self._mesh = _open(found.root, settings, output)
+        self._node = HeldNode(self._mesh.node, settings.node)
+        self._serving: Version | None = None
         self._last_failed = False
-        self._stop = asyncio.Event()
+        self._ending = asyncio.Event()
         self._saved = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then drain. Raises `CommandError` if serving cannot begin."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
-        runtime_folder = Path(tempfile.mkdtemp(prefix="freehold-dev-"))
-        self._pool = WorkerPool(
-            PoolSettings(
-                listen=(f"{self._settings.host}:{self._settings.port}",),
-                runtime_folder=runtime_folder,
-                data_folder=self._found.root / STATE_FOLDER / "dev" / "data",
-                build=version("freehold"),
-                workers=self._settings.workers,
-                drain_grace_ms=DRAIN_GRACE_MS,
-                orphan_limit_s=5.0,
-            ),
-            on_logs=self._show_logs,
-        )
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pool.run())
-                await self._pool.started()
-                # The watch begins before the first build, or a save during it would be missed.
-                helpers = [tasks.create_task(self._watch()), tasks.create_task(self._reload_on_save())]
-                await self._stop.wait()
-                self._output.note("stopping: requests under way are finished first")
-                for helper in helpers:
-                    helper.cancel()
-                await self._pool.stop()
-        except* PoolError as errors:
-            step = "run: freehold dev --port 8081, or see the message above"
-            raise CommandError(str(errors.exceptions[0]), next_step=step, kind="pool") from None
-        finally:
-            shutil.rmtree(runtime_folder, ignore_errors=True)
+                node = tasks.create_task(self._node.run())
+                if await self._is_up(node):
+                    await self._serve(tasks, node)
+        except* CommandError as errors:
+            raise self._told(errors.exceptions[0]) from None
         self._output.event({"event": "stopped"})
 
-    @property
-    def address(self) -> str:
-        """The address served on, as host:port."""
-        return self._pool.addresses[0]
+    async def _is_up(self, node: asyncio.Task[None]) -> bool:
+        """Wait until the node's API answers; False if it was told to stop before."""
+        started = asyncio.ensure_future(self._node.started())
+        try:
+            await asyncio.wait({node, started}, return_when=asyncio.FIRST_COMPLETED)
+            return started.done()
+        finally:
+            started.cancel()
 
-    def _show_logs(self, batch: LogBatch) -> None:
-        for line in batch.lines:
-            logs.show(self._output, line)
-        if batch.dropped:
-            self._output.warn(f"{batch.dropped} log lines were dropped")
+    async def _serve(self, tasks: asyncio.TaskGroup, node: asyncio.Task[None]) -> None:
+        async with NodeClient(self._mesh.context) as self._client:
+            # The watch begins before the first build, or a save during it would be missed.
+            helpers = [tasks.create_task(self._watch()), tasks.create_task(self._reload_on_save())]
+            lines = tasks.create_task(self._show_logs())
+
+            def stop() -> None:
+                self._output.note("stopping: requests under way are finished first")
+                self._ending.set()
+                for helper in helpers:
+                    helper.cancel()
+                self._node.stop()
+
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop)
+            await asyncio.wait({node})
+            lines.cancel()
+
+    async def _show_logs(self) -> None:
+        async for line in self._node.lines(self._found.project.name):
+            if not logs.is_of_rollout(line):
+                logs.show(self._output, line)
 
     async def _watch(self) -> None:
         changes = watchfiles.awatch(
             self._found.root, watch_filter=_is_source, step=WATCH_STEP_MS, debounce=WATCH_DEBOUNCE_MS,
-            stop_event=self._stop, recursive=True,
+            stop_event=self._ending, recursive=True,
         )  # fmt: skip
         async for _ in changes:
             self._saved.set()
 
     async def _reload_on_save(self) -> None:
-        """Serve version after version; a save while one is being built is served after it."""
+        """Serve version after version; a save while one is being rolled out is served after it."""
+        await self._speak_again()
+        self._output.note(f"commands reach this mesh of one with --context {DEV_CONTEXT}")
         self._saved.set()
         while True:
             await self._saved.wait()
             self._saved.clear()
             await self._next_version(time.monotonic())
 
+    async def _speak_again(self) -> None:
+        """Give the vote back to a store that lost its memory: here nobody else could tell it what it said."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        told = False
+        while not self._node.speaks and time.monotonic() < deadline_s:
+            reason = self._node.lost_vote
+            if reason and not told:
+                told = True
+                self._output.warn(f"this mesh of one lost its vote ({reason}) and is reset: decisions may be missing")
+                self._node.reset(self._mesh.admin, f"freehold dev: {reason}")
+            await asyncio.sleep(LOOK_EVERY_S)
+
     async def _next_version(self, since_s: float) -> None:
-        """Build what is on disk and serve it; a failure is told and changes nothing."""
+        """Have what is on disk decided and served; a failure is told and changes nothing."""
         try:
             self._found = open_project(self._found.root)
-            candidate = await prepare(self._found, self._cache, self._output, exact=self._settings.exact)
-            unchanged = self._serving is not None and candidate.load.key == self._serving.load.key
-            if unchanged and not self._last_failed:
-                return
-            if not unchanged:
-                await self._swap(candidate)
-        except PoolError as error:
-            self._tell_failure(CommandError(str(error), next_step="correct the project and save", kind="load-failed"))
+            version = await self._deploy(self._found)
         except CommandError as error:
             self._tell_failure(error)
-        else:
-            self._last_failed = False
-            self._tell_serving(candidate, time.monotonic() - since_s)
+            return
+        if version != self._serving or self._last_failed:
+            self._serving, self._last_failed = version, False
+            self._tell_serving(version, time.monotonic() - since_s)
 
-    async def _swap(self, candidate: Candidate) -> None:
-        """Load a candidate, let it import its source, and move the routes to it; the old one drains away."""
-        before = self._serving
-        await self._pool.load(candidate.load)
-        try:
-            if candidate.from_source:
-                await self._check(candidate, before)
-            await self._pool.activate(candidate.routes)
-        except BaseException:
-            await self._pool.activate(before.routes if before else ())
-            await self._pool.unload(candidate.load.key)
-            raise
-        self._serving = candidate
-        if before is not None:
-            await self._pool.unload(before.load.key)
+    async def _deploy(self, found: Found) -> Version:
+        """Take the project as it is through the gates; return what serves when it is the base. Raises CommandError."""
+        client, mesh = self._client, self._mesh
+        values = read_secrets(found.root / STATE_FOLDER / "secrets")
+        found = with_secrets(found, values, self._output)
+        exact = self._settings.exact
+        bundle = await asyncio.to_thread(put_together, found, mesh.folder / "version", self._output, exact=exact)
+        await furnish(mesh, client, found.project)
+        await set_changed(client, mesh.me, found, values, mesh.folder / "secrets-set")
+        versions = await versions_for(client, deploying.effective_of(found, bundle, DEV_ENVIRONMENT))
+        proposal = deploying.propose(
+            await client.state(), await client.mesh(), found, bundle, environment=DEV_ENVIRONMENT, request=REQUEST,
+            signer=mesh.me, versions=versions, plan=PLAN,
+        )  # fmt: skip
+        lane = deploying.lane_of(await client.state(), found.project.name, DEV_ENVIRONMENT)
+        if lane.rollout is None and lane.base is not None and _is_same(lane.base, proposal):
+            return await self._served(found, bundle, proposal, lane.base.change)
+        await deploying.claim_missing_routes(client, lane, proposal, mesh.me)
+        await deploying.upload(client, proposal)
+        await client.publish("change", found.project.name, encode(proposal.signed))
+        await self._prepared(proposal.id.hex())
+        state = await client.state()
+        lane = deploying.lane_of(state, found.project.name, DEV_ENVIRONMENT)
+        nodes = deploying.pinned_nodes(state, lane, proposal.change)
+        start = deploying.start_of(await client.mesh(), lane, proposal.id, nodes, mesh.me, supersede=True)
+        await client.start(start)
+        watched = await watch_change(client, None, proposal.id.hex(), wait_s=ROLLOUT_TIMEOUT_S, patience_s=PATIENCE_S,
+                                     look_every_s=LOOK_EVERY_S)  # fmt: skip
+        if watched.outcome != "succeeded":
+            step = f"freehold resume --context {DEV_CONTEXT}, or save again"
+            raise CommandError(f"the rollout is {watched.outcome}", next_step=step, kind=watched.outcome)
+        return await self._served(found, bundle, proposal, proposal.id)
 
-    async def _check(self, candidate: Candidate, before: Candidate | None) -> None:
-        """Ask each app that runs from source to import it; raises `BuildError` with the app's traceback."""
-        checks = [Route(CHECK_HOST, f"/{name}", candidate.load.key, name) for name in candidate.from_source]
-        await self._pool.activate((*(before.routes if before else ()), *checks))
-        timeout = aiohttp.ClientTimeout(total=CHECK_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            for name in candidate.from_source:
-                headers = {"host": CHECK_HOST}
-                async with session.get(f"http://{self.address}/{name}", headers=headers) as answer:
-                    text = await answer.text()
-                    if answer.status != 200:
-                        raise BuildError(
-                            name,
-                            f"importing it failed:\n{_own_frames(text)}",
-                            next_step="correct the app and save; the version before goes on serving",
-                            kind="import-failed",
-                        )
+    async def _prepared(self, change: str) -> None:
+        """Wait until the node has prepared a change. Raises CommandError saying why it cannot; then nothing is started."""
+        deadline_s = time.monotonic() + PREPARE_TIMEOUT_S
+        while not (view := await self._client.get(f"/v1/changes/{change}"))["prepared"]:
+            if view["failure"] or time.monotonic() > deadline_s:
+                why = _own_frames(view["failure"] or f"it took over {PREPARE_TIMEOUT_S:.0f} s")
+                raise CommandError(
+                    f"this version cannot run: {why}", next_step="correct the app and save", kind="not-prepared"
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _served(self, found: Found, bundle: Bundle, proposal: Proposal, change: bytes) -> Version:
+        """Wait until the workers answer for the base, and for no route of the one before."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not self._node.serves(found.project.name, DEV_ENVIRONMENT, change):
+            if time.monotonic() > deadline_s:
+                raise CommandError(
+                    "the version was decided and does not start",
+                    next_step=f"freehold logs --context {DEV_CONTEXT}",
+                    kind="not-started",
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
+        apps = found.project.settings(DEV_ENVIRONMENT).apps.values()
+        shown = {
+            app.name: f"http://{route.host or self._node.address}{route.path}"
+            for app in apps
+            for route in deploying.routes_of(app)
+        }
+        return Version(proposal.change.release.hex(), change.hex(), shown, tuple(from_source_of(bundle)))
 
     def _tell_failure(self, error: CommandError) -> None:
         self._last_failed = True
+        serving = self._serving.release if self._serving else None
         told = {"kind": error.kind, "message": str(error), "next_step": error.next_step}
-        serving = self._serving.load.digest if self._serving else None
         self._output.event({"event": "failed", "error": told, "still_serving": serving})
         self._output.failure(error)
-        if self._serving is not None:
-            self._output.note(f"{serving} goes on serving")
+        if serving is not None:
+            self._output.note(f"{serving[:12]} goes on serving")
 
-    def _tell_serving(self, candidate: Candidate, elapsed_s: float) -> None:
-        shown = {route.app: f"http://{route.host or self.address}{route.prefix}" for route in candidate.routes}
+    def _tell_serving(self, version: Version, elapsed_s: float) -> None:
         self._output.event(
-            {"event": "serving", "address": self.address, "release": candidate.load.digest, "apps": shown,
-             "from_source": list(candidate.from_source), "elapsed_ms": int(elapsed_s * 1000)}
+            {"event": "serving", "address": self._node.address, "release": version.release, "change": version.change,
+             "apps": version.apps, "from_source": list(version.from_source), "elapsed_ms": int(elapsed_s * 1000)}
         )  # fmt: skip
-        self._output.note(f"serving {candidate.load.digest} after {elapsed_s:.2f} s")
-        for name, address in shown.items():
-            source = " (from source; freehold build makes the release)" if name in candidate.from_source else ""
+        self._output.note(f"serving {version.release[:12]} after {elapsed_s:.2f} s")
+        for name, address in version.apps.items():
+            source = " (from source; freehold build makes the release)" if name in version.from_source else ""
             self._output.note(f"  {name}  {address}{source}")
         for name, app in self._found.project.base.apps.items():
             if app.schedule:
-                self._output.note(f"  {name}  scheduled {app.schedule}; dev builds it and does not run it")
+                self._output.note(f"  {name}  runs by its schedule, {app.schedule}")
+
+    def _told(self, error: Exception) -> Exception:
+        """Name what a developer can change about a port in use."""
+        port = self._settings.port
+        if not isinstance(error, NodeFailedError) or error.kind != "node-busy" or not port:
+            return error
+        owner = owner_of(port) or "another process"
+        step = f"stop it, or run: freehold dev --port {port + 1}"
+        return CommandError(f"port {port} is in use by {owner}", next_step=step, kind="port-busy")
+
+
+def _open(root: Path, settings: DevSettings, output: Output) -> MeshOfOne:
+    try:
+        mesh = open_mesh(root, settings.node, output)
+    except NodeFailedError as error:
+        step = f"remove {STATE_FOLDER}/{DEV_CONTEXT} (its apps' data goes with it), then: freehold dev"
+        raise CommandError(f"the mesh of one cannot be used: {error}", next_step=step, kind=error.kind) from None
+    if is_running(mesh.node):
+        raise CommandError("freehold dev runs for this project already", next_step="stop it first", kind="running")
+    return mesh
+
+
+def _is_same(base: Deployed, proposal: Proposal) -> bool:
+    """Whether the base is this very version: code, configuration and secrets."""
+    change = proposal.change
+    return (base.release, base.configuration, base.secrets) == (change.release, change.configuration, change.secrets)
 
 
 def _own_frames(text: str) -> str:

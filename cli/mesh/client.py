@@ -131,12 +131,18 @@ class NodeClient:
 
     async def put_artifact(self, data: bytes, digest: bytes) -> bool:
         """Upload an artifact unless the node has it; return whether it was sent."""
+        if await self.has_artifact(digest):
+            return False
+        await self._call("PUT", f"/v1/artifacts/{digest.hex()}", data, "application/octet-stream")
+        return True
+
+    async def has_artifact(self, digest: bytes) -> bool:
+        """Whether the node has an artifact."""
         try:
             await self._call("GET", f"/v1/artifacts/{digest.hex()}/here")
         except CommandError:
-            await self._call("PUT", f"/v1/artifacts/{digest.hex()}", data, "application/octet-stream")
-            return True
-        return False
+            return False
+        return True
 
     async def publish(self, kind: str, scope: str, body: bytes) -> str:
         """File a signed paper; return its key."""
@@ -210,7 +216,7 @@ class NodeClient:
         except (aiohttp.ClientConnectionError, FileNotFoundError, TimeoutError) as error:
             raise CommandError(
                 f"no node answers at {self._context.where}: {error or 'no answer in time'}",
-                next_step="freehold node run",
+                next_step=self._context.start,
                 kind="no-node",
             ) from None
         if answer.status >= 300:

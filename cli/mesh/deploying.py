@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from cli.errors import CommandError, UsageError
 from cli.mesh.client import NodeClient
 from cli.project.bundle import ARTIFACTS, Bundle
@@ -46,7 +48,7 @@ APPROVE = "approve"
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A signed change and everything it names. `components` maps each component's digest to its file."""
+    """A signed change and everything it names. `components` maps each component's, or source's, digest to its file."""
 
     change: Change
     signed: Signed
@@ -108,6 +110,7 @@ def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
             bytes.fromhex(app["component"]),
             int(app["size_bytes"]),
             " ".join(f"{tool} {version}" for tool, version in sorted(app["toolchain"].items())),
+            bytes.fromhex(app["source"]) if "source" in app else msgspec.UNSET,
         )
         for name, app in sorted(built.items())
     )
@@ -172,10 +175,11 @@ def propose(
     request: str,
     signer: Ed25519Signer,
     versions: tuple[SecretVersion, ...] = (),
+    plan: Plan | None = None,
 ) -> Proposal:
     """Return a signed change of the built project for an environment, computed against `state`.
 
-    `versions` are those of its secrets (sealing.versions_for).
+    `versions` are those of its secrets (sealing.versions_for), `plan` is the project file's unless another is given.
 
     Raises CommandError naming who must do what first, if the project or the environment is not there.
     """
@@ -193,7 +197,7 @@ def propose(
         policy=gate_of(state, environment, release).digest,
         author=signer.public_key,
         created_ms=int(time.time() * 1000),
-        plan=plan_of(found.project.settings(environment)),
+        plan=plan or plan_of(found.project.settings(environment)),
         routes=effective.routes,
         schedules=tuple(app.name for app in effective.apps if app.schedule),
         secrets=versions,
@@ -201,7 +205,9 @@ def propose(
         data=effective.keeps_data,
     )
     folder = bundle.folder / ARTIFACTS
-    components = {app.component: folder / app.component.hex() for app in effective.apps}
+    named = [app.component for app in effective.apps]
+    named += [one.source for one in release.components if isinstance(one.source, bytes)]
+    components = {one: folder / one.hex() for one in named}
     return Proposal(change, sign(signer, CHANGE_DOMAIN, mesh, change), release, release_bytes, effective, components)
 
 
@@ -260,8 +266,9 @@ async def upload(client: NodeClient, proposal: Proposal) -> int:
         if await client.put_artifact(data, digest(data)):
             sent += len(data)
     for named, path in proposal.components.items():
-        data = path.read_bytes()
-        if await client.put_artifact(data, named):
+        if not await client.has_artifact(named):
+            data = path.read_bytes()
+            await client.put_artifact(data, named)
             sent += len(data)
     return sent
 

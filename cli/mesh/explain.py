@@ -163,7 +163,7 @@ def _who_approves(facts: _Facts) -> Answer:
         )
     ]
     needed = "1 approval by another is" if gate.approvals == 1 else f"{gate.approvals or 'no'} approvals by others are"
-    said = [f"{needed} needed in {environment}"]
+    said = [f"{needed} needed in {environment}", _policy_words(facts)]
     said.append(f"those who may: {', '.join([*able, counted(len(facts.state.admins), 'admin key')])}")
     owners = next((one.owners for one in facts.state.projects if one.name == facts.lane.project), ())
     said.append(f"it belongs to {', '.join(owners) or 'nobody by name'}; {facts.name(base.author.hex())} proposed it")
@@ -181,6 +181,15 @@ def _who_approves(facts: _Facts) -> Answer:
     return Answer(
         "Who may approve it, and who did?", tuple(said), _sources(facts.started, _change_source(facts), *approvals)
     )
+
+
+def _policy_words(facts: _Facts) -> str:
+    environment = next(one for one in facts.state.environments if one.name == facts.lane.environment)
+    mode = (environment.policy or facts.state.policy).mode
+    if facts.state.policy.mode == "dev":
+        mode = "solo" if mode == "dev" else mode
+        return f"the policy is {mode}, in the mesh of one that freehold dev made (dev): it also runs what was not built"
+    return f"the policy is {mode}"
 
 
 def _what_was_tested(facts: _Facts) -> Answer:

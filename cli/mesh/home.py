@@ -3,6 +3,7 @@
     ~/.config/freehold/contexts.json         contexts, and the current one
     ~/.config/freehold/keys/NAME.json        one principal's key; a person's admin or approver key is sealed by a passphrase
 
+The context `dev` is none of these: it is the mesh of one of the project here, as `freehold dev` left it beside the project.
 A sealed key opens only with its passphrase, typed on the terminal: whoever merely runs as this user (an agent, a
 script with --yes) cannot approve or administer. Sealing: scrypt (RFC 7914, n = 2**17, r = 8, p = 1) and
 ChaCha20-Poly1305 (RFC 8439).
@@ -14,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import click
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -24,6 +26,11 @@ from protocols.keys import SEED_BYTES, Ed25519Signer
 
 SCRYPT_N = 1 << 17
 PASSPHRASE_MIN_CHARACTERS = 8
+ENVIRONMENT_DEFAULT = "production"
+DEV_CONTEXT = "dev"
+"""What the context of the project's own mesh of one is called, everywhere; no other can be."""
+DEV_ENVIRONMENT = "dev"
+DEV_FOLDER = ".freehold/dev"
 _AAD = b"freehold/key/1"
 
 
@@ -32,7 +39,7 @@ class Context(msgspec.Struct, frozen=True):
 
     On the node's own machine that is the Unix socket; elsewhere `socket` is empty and `url` (https://HOST:PORT) leads
     to a certificate whose hex SHA-256 is `pin`. `key` signs everyday work (propose, deploy) and the requests to a url;
-    `admin` is the sealed key, empty if this user has none.
+    `admin` is the sealed key, empty if this user has none. `start` is the command that starts the node.
     """
 
     mesh: str
@@ -41,6 +48,7 @@ class Context(msgspec.Struct, frozen=True):
     admin: str = ""
     url: str = ""
     pin: str = ""
+    start: str = "freehold node run"
 
     @property
     def where(self) -> str:
@@ -98,16 +106,55 @@ def write_contexts(contexts: Contexts) -> None:
 
 def current_context(name: str | None = None) -> tuple[str, Context]:
     """Return the named or the current context. Raises UsageError if there is none."""
+    named = name or os.environ.get("FREEHOLD_CONTEXT")
+    if named == DEV_CONTEXT:
+        return DEV_CONTEXT, read_dev_context(Path.cwd())
     known = read_contexts()
-    wanted = name or os.environ.get("FREEHOLD_CONTEXT") or known.current
+    wanted = named or known.current
     if wanted not in known.contexts:
         what = f"there is no context {wanted!r}" if wanted else "no mesh is known here"
         raise UsageError(what, next_step="freehold mesh create NAME, or freehold context list", kind="no-context")
     return wanted, known.contexts[wanted]
 
 
+def write_dev_context(folder: Path, context: Context) -> None:
+    """Leave the context of a project's mesh of one in its folder, for `--context dev`."""
+    temporary = folder / "context.new"
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(context)))
+    temporary.replace(folder / "context.json")
+
+
+def read_dev_context(start: Path) -> Context:
+    """Return the context of the project at `start` or in the nearest folder above it. Raises UsageError."""
+    for folder in (start, *start.parents):
+        try:
+            return msgspec.json.decode((folder / DEV_FOLDER / "context.json").read_bytes(), type=Context)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    raise UsageError(
+        f"no project in {start} or above it was run by freehold dev", next_step="freehold dev", kind="no-context"
+    )
+
+
+def default_environment() -> str:
+    """Where commands act unless they are told: production, or the one environment of a project's mesh of one."""
+    command = click.get_current_context(silent=True)
+    named = (command.params.get("context_name") if command else None) or os.environ.get("FREEHOLD_CONTEXT")
+    return DEV_ENVIRONMENT if named == DEV_CONTEXT else ENVIRONMENT_DEFAULT
+
+
+def require_free_name(name: str) -> None:
+    """Raise UsageError if a context may not be called this."""
+    if name == DEV_CONTEXT:
+        raise UsageError(
+            f"{DEV_CONTEXT} is what freehold dev's own mesh is called", next_step="choose another name", kind="reserved"
+        )
+
+
 def key_path(name: str) -> Path:
-    """Where a key is kept."""
+    """Where a key is kept; a name that is a path is that of a key which a project's mesh of one keeps."""
+    if "/" in name:
+        return Path(f"{name}.json")
     folder = home_folder() / "keys"
     folder.mkdir(exist_ok=True, mode=0o700)
     return folder / f"{name}.json"

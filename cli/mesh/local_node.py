@@ -10,7 +10,8 @@ import asyncio
 import fcntl
 import logging
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -22,13 +23,17 @@ from cli.errors import CommandError
 from node import daemon, founding
 from node.backup import Manifest, read_backup, write_backup
 from node.config import NodeConfig, api_socket, read_config
+from node.control import Control
 from node.errors import BusyError, NodeError
 from node.keys import SystemEntropy, load_or_create_key
-from node.logs import JsonHandler
+from node.logs import JsonHandler, LogFilter
 from node.pending import Paper, Pending
 from node.pending import write_pending as write_pending_file
 from protocols.certificates import Labels
+from protocols.chain_messages import SubmitReset
+from protocols.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.demands import Policy
+from protocols.envelope import encode, sign
 from protocols.genesis import mesh_id
 from protocols.invites import InviteLine
 from protocols.keys import peer_id
@@ -52,6 +57,11 @@ class NodeSettings:
     api: str | None = None
     ingress_tls: tuple[str, ...] | None = None
     certificates: str | None = None
+    drain_s: int | None = None
+    orphan_s: int | None = None
+    pulse_ms: int | None = None
+    smoke_ahead: bool | None = None
+    compiled: str | None = None
 
     def config(self, base: NodeConfig) -> NodeConfig:
         """Return `base` with what was said."""
@@ -103,6 +113,81 @@ def run(folder: Path, settings: NodeSettings, log: logging.Handler | None) -> No
         raise _busy(config, _first(group)) from None
     finally:
         logging.getLogger("freehold").removeHandler(handler)
+
+
+class HeldNode:
+    """A node that this very process runs, as `run` does: `freehold dev` holds one. Its API is spoken to like any other's."""
+
+    def __init__(self, folder: Path, settings: NodeSettings) -> None:
+        """Take a folder that `found` made."""
+        self._config = _translated(lambda: settings.config(read_config(folder)))
+        self._daemon = daemon.Daemon(folder, self._config)
+
+    async def run(self) -> None:
+        """Run it until `stop`, SIGTERM or SIGINT. Raises NodeFailedError, naming who holds a busy port."""
+        try:
+            await self._daemon.run()
+        except* NodeError as group:
+            raise NodeFailedError(_first(group)) from None
+        except* (PoolError, OSError) as group:
+            raise _busy(self._config, _first(group)) from None
+
+    async def started(self) -> None:
+        """Wait until its API answers."""
+        await self._daemon.started.wait()
+
+    def stop(self) -> None:
+        """Have it drain and end."""
+        self._daemon.stop()
+
+    @property
+    def address(self) -> str:
+        """Where it serves apps."""
+        return self._control.ingress[0]
+
+    def serves(self, project: str, environment: str, change: bytes) -> bool:
+        """Whether its workers answer for a change, as the base of its lane."""
+        running = self._control.workloads.running.get((project, environment))
+        here = running is not None and running.deployed.change == change
+        return here and self._control.workloads.serves((project, environment), "base")
+
+    async def lines(self, project: str) -> AsyncIterator[bytes]:
+        """Yield log lines of a project as they come, until it has stopped."""
+        async for line in self._control.logs.follow(LogFilter(project=project)):
+            yield line
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it votes now."""
+        return self._control.core.chain.speaking and not self.lost_vote
+
+    @property
+    def lost_vote(self) -> str:
+        """Why its store has no vote, empty if it votes: what a sole voter forgot, nobody can tell it."""
+        core = self._control.core
+        mine = Voter(core.node, core.chain.store_id)
+        return "" if mine in core.state.voters else self._control.quarantined or "its store is another one"
+
+    def reset(self, admin: Signer, reason: str) -> None:
+        """Begin a new era with this store as the one voter, on the admin's signature: what cannot be told is abandoned."""
+        core = self._control.core
+        position = core.chain.position
+        reset = Reset(
+            mesh=core.trust.mesh,
+            number=core.state.resets + 1,
+            slot=position.slot + 1,
+            prev=position.digest,
+            at_ms=time.time_ns() // 1_000_000,
+            voters=(Voter(core.node, core.chain.store_id),),
+            reason=reason,
+        )
+        signed = sign(admin, RESET_DOMAIN, core.trust.mesh, reset)
+        self._control.mesh.post(SubmitReset(encode(ResetTo(signed.payload, (signed,)))))
+
+    @property
+    def _control(self) -> Control:
+        assert self._daemon.control is not None, "asked before it started"
+        return self._daemon.control
 
 
 def _write_line(line: bytes) -> None:

@@ -67,10 +67,19 @@ def short(name: str) -> str:
     return name[-6:] if name.startswith("12D3") else name[:12]
 
 
-async def watch_change(client: NodeClient, output: Output, change: str, *, wait_s: float, patience_s: float) -> Watched:
+async def watch_change(
+    client: NodeClient,
+    output: Output | None,
+    change: str,
+    *,
+    wait_s: float,
+    patience_s: float,
+    look_every_s: float = LOOK_EVERY_S,
+) -> Watched:
     """Watch a change from its start to its end. `patience_s` bounds the wait for people, `wait_s` the whole.
 
     Nodes that are asked for evidence give it while they prepare: patience for it begins when the first has prepared.
+    Without an `output` nothing is told on the way.
 
     Raises AwaitingApprovalError, RefusedStartError or RolledBackError for the ends that are no success.
     """
@@ -79,15 +88,18 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
     was_candidate = False
     unprepared_s = 0.0
     names = {one["node"]: one["name"] or short(one["node"]) for one in await client.get("/v1/members")}
+    view = await client.get(f"/v1/changes/{change}")
     while True:
-        view = await client.get(f"/v1/changes/{change}")
+        # The lane first: what the change became is then at least as new as the end of its rollout.
         lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
+        view = await client.get(f"/v1/changes/{change}")
         elapsed_s = time.monotonic() - began_s
         for line in _lines(view, lane, names):
-            if line not in told:
+            if output is not None and line not in told:
                 told.append(line)
                 output.happened(f"{elapsed_s:5.1f} s  {line}")
-        output.live(_standing(view, lane))
+        if output is not None:
+            output.live(_standing(view, lane))
         rollout = lane["rollout"]
         mine = rollout is not None and rollout["change"] == change
         was_candidate = was_candidate or mine
@@ -96,7 +108,8 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
         if mine and rollout["paused"]:
             return Watched("paused", elapsed_s)
         if was_candidate and not mine:
-            await _tell_last_words(client, output, view, names)
+            if output is not None:
+                await _tell_last_words(client, output, view, names)
             raise RolledBackError(
                 f"rolled back: {lane['last_abort'] or 'the rollout was aborted'}",
                 next_step=f"freehold logs --project {view['project']}",
@@ -116,7 +129,7 @@ async def watch_change(client: NodeClient, output: Output, change: str, *, wait_
         _judge_start(view, elapsed_s, unprepared_s, patience_s)
         if elapsed_s > wait_s:
             return Watched("waiting", elapsed_s)
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(look_every_s)
 
 
 def _judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, patience_s: float) -> None:

@@ -27,7 +27,10 @@ ARTIFACTS: Final = "artifacts"
 
 @dataclass(frozen=True, slots=True)
 class BuiltApp:
-    """One app's component. `capabilities` are the interfaces it imports; `source_digest` covers its source folder."""
+    """One app's component. `capabilities` are the interfaces it imports; `source_digest` covers its source folder.
+
+    `source` is the digest of the source that the component, an interpreter, is told to run: `freehold dev` alone does so.
+    """
 
     name: str
     component: Path
@@ -38,6 +41,7 @@ class BuiltApp:
     source_digest: str
     toolchain: Mapping[str, str]
     packages: Mapping[str, str]
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ def _app_entry(app: BuiltApp) -> dict[str, Any]:
         "source_digest": app.source_digest,
         "toolchain": dict(app.toolchain),
         "packages": dict(app.packages),
+        **({"source": app.source} if app.source else {}),
     }
 
 

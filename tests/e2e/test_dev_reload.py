@@ -72,6 +72,11 @@ def test_freehold_toml_is_reloaded_too(hello: tuple[DevProcess, Path]) -> None:
     save(file, "timeuot", "timeout")
     assert process.event()["event"] == "serving"
     save(file, 'routes = ["/"]', 'routes = ["/app"]')
+    event = process.event()
+    assert event["event"] == "failed"
+    assert "smoke check / of web answered 404, not 200" in event["error"]["message"]
+    assert process.call("/").status == 200
+    save(file, 'path = "/"\nstatus = 200\ncontains = "hello"', 'path = "/app"\nstatus = 404')
     assert process.event()["event"] == "serving"
     assert process.call("/").status == 404
     assert process.call("/app").status == 404  # the handler is told the whole path, and knows only /
@@ -160,6 +165,9 @@ def test_a_script_is_served_from_source_and_a_broken_one_is_left_out(tmp_path: P
             assert said in event["error"]["message"]
             assert process.call("/api/visits").headers["freehold-release"] == good
 
+        file = folder / "freehold.toml"
+        file.write_text(file.read_text().partition("[[test.smoke]]")[0])  # what follows answers otherwise
+        assert process.event()["event"] == "failed"  # the last version is still broken
         app.write_text(
             'addEventListener("fetch", (event) => event.respondWith(answer(event.request)));\n'
             'const answer = async (request) => new Response("heard " + (await request.text()));\n'
