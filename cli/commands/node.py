@@ -27,7 +27,7 @@ from cli.mesh.home import Context
 from cli.mesh.service import Step
 from cli.mesh.spans import checked_addresses, checked_api, checked_listen
 from cli.mesh.unlock import confirm
-from cli.output import Output
+from cli.output import Output, fold
 
 OUR_PACKAGES = ("cli", "node", "protocols", "runtime")
 _DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
@@ -86,7 +86,8 @@ class _HumanHandler(logging.Handler):
         names = ("peer", "rule", "change", "detail")
         found = [(name, value) for name in names if (value := getattr(record, name, None)) is not None]
         fields = " ".join(str(value) if name == "detail" else f"{name}={value}" for name, value in found)
-        sys.stdout.write(f"{time} {level}{record.getMessage()}{'  ' + fields if fields else ''}\n")
+        line = f"{time} {level}{record.getMessage()}{'  ' + fields if fields else ''}"
+        sys.stdout.write(fold(line, shutil.get_terminal_size().columns) + "\n")
         if record.exc_info:
             sys.stdout.write(logging.Formatter().formatException(record.exc_info) + "\n")
         sys.stdout.flush()
