@@ -22,7 +22,7 @@ from cli.output import Output
 
 LOOK_EVERY_S = 0.5
 LOG_LINES_ASKED = 50
-LAST_WORDS_MAX = 8
+LAST_WORDS_MAX = 12
 QUIET = ("start.new", "rollout.not-prepared")
 """What a start waits for at first anyway; the moving line says so."""
 APPROVAL_MISSING = "approval.missing"

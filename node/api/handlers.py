@@ -439,7 +439,7 @@ def _last_abort(control: Control, project: str, environment: str) -> str:
     for view in control.history(project, environment, 20):
         if view.action == "abort":
             numbers = "; ".join(
-                f"{one.node[-6:]} {one.verdict} {one.errors}/{one.requests} errors {one.reason}".strip()
+                f"{one.node[-6:]}: {one.errors} errors in {one.requests} requests {one.reason}".strip()
                 for one in view.numbers
             )
             return f"{view.reason} ({numbers})" if numbers else view.reason
