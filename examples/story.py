@@ -218,7 +218,7 @@ def _fail(scene: Scene) -> None:
     held = newest["action"] == "abort" and newest["signers"] == [] and failed != []
     teller.check("the decision kept the numbers that made it:", held, newest)
     for one in failed:
-        teller.say(f"     ..{one['node'][-6:]} {one['verdict']}: {one['errors']} errors in {one['requests']} requests, limit 1 %")
+        teller.say(f"     ..{one['node'][-6:]}: {one['errors']} errors in {one['requests']} requests, limit 1 %")
 
 
 def _waiting(scene: Scene) -> str:
