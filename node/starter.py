@@ -13,10 +13,12 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from node.artifacts import ArtifactError, ArtifactStore
 from node.requests import BusyChainError, ChainRequests
 from protocols.approvals import read_approval
+from protocols.chain_messages import EntryStored
 from protocols.change import RELEASE_MAX_BYTES, Release
 from protocols.commands import Command, SignedCommand, Start
 from protocols.core import NodeCore
@@ -27,12 +29,12 @@ from protocols.evidence import read_evidence
 from protocols.exhibits import Rules
 from protocols.machine import Digest, Now, PeerId, Verifier
 from protocols.mesh_state import apply
+from protocols.records import RecordsMerged
 from protocols.refusal import Refusal
+from protocols.workloads import NodePrepared
 
-LOOK_EVERY_S = 0.2
-LOOK_SOON_S = 0.02
-SOON_MS = 5_000
-"""A young start waits for this node to prepare it, which may take a moment or people; so it is looked at often at first."""
+LOOK_EVERY_S = 1.0
+"""While a start waits: for what nothing announces, such as a window that opens."""
 
 STARTS_MAX = 256
 KEEP_MS = 24 * 3_600_000
@@ -86,10 +88,15 @@ class Starter:
         self._requests = requests
         self._rules = Rules(verifier, core.trust.mesh)
         self._clock = clock
-        self._added = asyncio.Event()
         self.starts: dict[Digest, Waiting] = {}
         self.ended: Callable[[Waiting], None] = lambda _waiting: None
         """Who hears that a start started or was refused for good."""
+        self._woken = asyncio.Event()
+
+    def hear(self, event: Any) -> None:
+        """Take one of the core's notices: what a start waited for may have come."""
+        if isinstance(event, NodePrepared | RecordsMerged | EntryStored):
+            self._woken.set()
 
     def add(self, signed: SignedCommand) -> Digest | Refusal:
         """Take a start; return the change it names, or why it never can be.
@@ -118,7 +125,7 @@ class Starter:
                 return judged
             waiting.refusal = judged
         self.starts[change] = waiting
-        self._added.set()
+        self._woken.set()
         return change
 
     def _judge(self, signed: SignedCommand, material: tuple[bytes, ...]) -> Refusal | None:
@@ -129,10 +136,11 @@ class Starter:
     async def run(self) -> None:
         """Judge what waits until cancelled."""
         while True:
+            waits = any(waiting.outcome == "waiting" for waiting in self.starts.values())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause_s()):
-                    await self._added.wait()
-            self._added.clear()
+                async with asyncio.timeout(LOOK_EVERY_S if waits else None):
+                    await self._woken.wait()
+            self._woken.clear()
             for change, waiting in list(self.starts.items()):
                 if waiting.outcome == "waiting":
                     await self._look(change, waiting)
@@ -140,11 +148,6 @@ class Starter:
                         self.ended(waiting)
                 elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:
                     del self.starts[change]
-
-    def _pause_s(self) -> float:
-        now_ms = self._clock().wall_ms
-        waiting = (one for one in self.starts.values() if one.outcome == "waiting")
-        return LOOK_SOON_S if any(now_ms - one.since_ms < SOON_MS for one in waiting) else LOOK_EVERY_S
 
     async def _look(self, change: Digest, waiting: Waiting) -> None:
         alone = self._alone()

@@ -1,8 +1,9 @@
 """What this node runs: obeys the rollout agent's orders with the worker pool, and reports what it sees.
 
 Orders come from the core's notices, in order; preparing goes on beside them, running and stopping one after the
-other. Every second each lane that runs here is looked at and its counters are handed to the agent. Not here: what
-should run, which is decided (protocols/agent.py), and how a release is made ready (releases.py).
+other. Every second, when something began to run and when the agent asks, each lane that runs here is looked at and
+its counters are handed to the agent. Not here: what should run, which is decided (protocols/agent.py), and how a
+release is made ready (releases.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from protocols.machine import Digest
 from protocols.mesh_types import Deployed
 from protocols.records import RecordsMerged
 from protocols.statements import Counts
-from protocols.workloads import PreparationDone, Prepare, ReplaySmoke, Retain, Run, SmokeReplayed, Stop, WorkObserved
+from protocols.workloads import (
+    Observe,
+    PreparationDone,
+    Prepare,
+    ReplaySmoke,
+    Retain,
+    Run,
+    SmokeReplayed,
+    Stop,
+    WorkObserved,
+)
 from runtime.control import Route
 from runtime.supervisor import PoolError, WorkerPool
 
@@ -95,6 +106,7 @@ class Workloads:
         self._serving: dict[Lane, str] = {}
         self._restarts = 0
         self._meter = Meter()
+        self._looking = asyncio.Lock()
         self.running: dict[Lane, Running] = {}
         self.smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None
         """Who hears that a change's smoke checks passed here."""
@@ -114,6 +126,8 @@ class Workloads:
                 self._orders.put_nowait(None)
             case Prepare(change):
                 self._tasks.create_task(self._prepare(change))
+            case Observe():
+                self._tasks.create_task(self._look_around())
             case ReplaySmoke(project, environment, change):
                 self._tasks.create_task(self._replay((project, environment), change))
             case Retain(changes):
@@ -309,13 +323,18 @@ class Workloads:
     async def _observe(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            await self._look_around()
+
+    async def _look_around(self) -> None:
+        """Hand the agent what every lane does now."""
+        async with self._looking:  # an older look must not be counted behind a newer one
             self._meter.add(await self._pool.status())
-            alive = self._alive()
-            starts = sum(slot.starts for slot in self._pool.slots())
-            crashes = max(0, starts - self._restarts) if self._restarts else 0
-            self._restarts = starts
-            for lane, running in list(self.running.items()):
-                self._look(lane, running, alive, crashes)
+        alive = self._alive()
+        starts = sum(slot.starts for slot in self._pool.slots())
+        crashes = max(0, starts - self._restarts) if self._restarts else 0
+        self._restarts = starts
+        for lane, running in list(self.running.items()):
+            self._look(lane, running, alive, crashes)
 
     def _alive(self) -> bool:
         return any(slot.pid is not None for slot in self._pool.slots())

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from protocols.conductor import Conductor, ConductorConfig, RolloutStatement, nobody
 from protocols.contact import PROBES_PER_TTL, Contact
 from protocols.decision import Voter
-from protocols.health import HealthLimits, NodeHealth, Observation, observe, reopened, restarted
+from protocols.health import HealthLimits, Observation, observe, reopened, restarted
 from protocols.machine import (
     Digest,
     Effect,
@@ -37,10 +37,12 @@ from protocols.machine import (
 )
 from protocols.mesh_types import Deployed, Lane, MeshState, Rollout
 from protocols.placement import eligible, placed
-from protocols.statements import COUNT_MAX, Counts, HealthVerdict, Prepared, VerdictWord
+from protocols.statements import COUNT_MAX, HealthVerdict, Prepared, VerdictWord
+from protocols.watch import Watch
 from protocols.workloads import (
     AgentEvent,
     ChangeProposed,
+    Observe,
     PeersDown,
     PreparationDone,
     Prepare,
@@ -96,26 +98,6 @@ class AgentConfig:
     conductor: ConductorConfig = field(default_factory=ConductorConfig)
 
 
-@dataclass(slots=True)
-class _Watch:
-    """What this node knows of its own part in one open stage."""
-
-    opened: int
-    since_ms: int
-    health: NodeHealth | None = None
-    candidate: Counts = field(default_factory=Counts)
-    base: Counts = field(default_factory=Counts)
-    seen_ms: int = 0
-    smoke_runs: int = 0
-    smoke_asked: bool = False
-    smoke_awaited: bool = False
-    said: VerdictWord | None = None
-    said_ms: int = 0
-    failed: str = ""
-    patience_ms: int = 0
-    settled: int = 0
-
-
 class RolloutAgent:
     """The machine; see the module. `latched` are the keys of the latch table as stored."""
 
@@ -137,7 +119,7 @@ class RolloutAgent:
         self._state: MeshState | None = None
         self._voter: Voter | None = None
         self._running: dict[LaneName, Running] = {}
-        self._watches: dict[Digest, _Watch] = {}
+        self._watches: dict[Digest, Watch] = {}
         self._prepared: dict[Digest, Literal["passed", "absent"]] = {}
         self._preparing: set[Digest] = set()
         self._broken: dict[Digest, str] = {}
@@ -153,11 +135,19 @@ class RolloutAgent:
     # --- the machine's face
 
     def deadline_ms(self) -> int | None:
-        """When the next beat is due: only while a rollout is under way."""
-        return self._beat_ms
+        """When the next beat is due, or a candidate has been healthy for long enough: only while a rollout is under way."""
+        if self._beat_ms is None:
+            return None
+        return min((self._beat_ms, *(due_ms for *_, due_ms in self._ripening())))
 
     def handle(self, event: AgentEvent, now: Now) -> list[Effect]:
         """Consume one event; return the effects to perform, in order."""
+        effects = self._consume(event, now)
+        if self.conductor.has_news:
+            effects += self.conductor.beat(now, self._voter)
+        return effects
+
+    def _consume(self, event: AgentEvent, now: Now) -> list[Effect]:
         match event:
             case StateDecided():
                 return self._decided(event, now)
@@ -215,7 +205,7 @@ class RolloutAgent:
         watch = self._watches.get(rollout.id)
         if watch is not None and watch.opened == rollout.opened:
             return
-        fresh = _Watch(rollout.opened, now.mono_ms, patience_ms=now.mono_ms, seen_ms=now.mono_ms)
+        fresh = Watch(rollout.opened, now.mono_ms, patience_ms=now.mono_ms, seen_ms=now.mono_ms)
         if watch is not None and watch.health is not None:
             fresh.health = reopened(watch.health, now.mono_ms)
         if watch is None:
@@ -403,7 +393,7 @@ class RolloutAgent:
 
     # --- watching
 
-    def _open_stages(self) -> list[tuple[Lane, Rollout, _Watch]]:
+    def _open_stages(self) -> list[tuple[Lane, Rollout, Watch]]:
         lanes = self._state.lanes if self._state is not None else ()
         return [
             (lane, lane.rollout, self._watches[lane.rollout.id])
@@ -411,7 +401,7 @@ class RolloutAgent:
             if lane.rollout is not None and lane.rollout.id in self._watches
         ]
 
-    def _stage_of(self, project: str, environment: str) -> tuple[Lane, Rollout, _Watch] | None:
+    def _stage_of(self, project: str, environment: str) -> tuple[Lane, Rollout, Watch] | None:
         for lane, rollout, watch in self._open_stages():
             if (lane.project, lane.environment) == (project, environment):
                 return lane, rollout, watch
@@ -432,7 +422,7 @@ class RolloutAgent:
             return []
         return self._judge(lane, rollout, watch, Observation(event.ready, event.crashes), now)
 
-    def _judge(self, lane: Lane, rollout: Rollout, watch: _Watch, seen: Observation, now: Now) -> list[Effect]:
+    def _judge(self, lane: Lane, rollout: Rollout, watch: Watch, seen: Observation, now: Now) -> list[Effect]:
         assert watch.health is not None
         watch.health = observe(watch.health, seen, now.mono_ms, self._limits(rollout))
         if watch.health.verdict == "fail":
@@ -443,7 +433,7 @@ class RolloutAgent:
         if watch.health.verdict == "pass" and quiet and not watch.smoke_asked:
             watch.smoke_asked = watch.smoke_awaited = True
             effects.append(Notify(ReplaySmoke(lane.project, lane.environment, rollout.candidate.change)))
-        word = _due_word(rollout, watch)
+        word = watch.due_word(rollout)
         if watch.said != word:
             effects += self._say_verdict(rollout, watch, word, now)
         return effects
@@ -459,9 +449,9 @@ class RolloutAgent:
         if watch.failed:
             return []
         watch.smoke_runs += event.result == "passed"
-        return self._say_verdict(rollout, watch, _due_word(rollout, watch), now)
+        return self._say_verdict(rollout, watch, watch.due_word(rollout), now)
 
-    def _fail(self, lane: Lane, rollout: Rollout, watch: _Watch, reason: str, now: Now) -> list[Effect]:
+    def _fail(self, lane: Lane, rollout: Rollout, watch: Watch, reason: str, now: Now) -> list[Effect]:
         """Say fail, for good in this stage, and leave the candidate unless there is no way back."""
         if watch.failed:
             return []
@@ -475,7 +465,7 @@ class RolloutAgent:
             effects += self._follow(now)
         return [*effects, *self._say_verdict(rollout, watch, "fail", now)]
 
-    def _say_verdict(self, rollout: Rollout, watch: _Watch, word: VerdictWord, now: Now) -> list[Effect]:
+    def _say_verdict(self, rollout: Rollout, watch: Watch, word: VerdictWord, now: Now) -> list[Effect]:
         assert self._state is not None
         assert not watch.failed or word == "fail", "a fail is final for its stage"
         self._sequence = min(max(self._sequence + 1, now.wall_ms), COUNT_MAX)
@@ -501,17 +491,38 @@ class RolloutAgent:
 
     # --- the beat
 
+    def _ripening(self) -> list[tuple[Lane, Rollout, Watch, int]]:
+        """Candidates that run here and are not yet healthy for long enough, and when they will have been."""
+        found = []
+        for lane, rollout, watch in self._open_stages():
+            due_ms = watch.ripe_ms(rollout)
+            current = self._running.get((lane.project, lane.environment))
+            if due_ms is not None and current is not None and current[1] == "candidate":
+                found.append((lane, rollout, watch, due_ms))
+        return found
+
+    def _ask_ripe(self, now: Now) -> list[Effect]:
+        effects: list[Effect] = []
+        for lane, rollout, watch, due_ms in self._ripening():
+            if due_ms <= now.mono_ms:
+                watch.observe_asked_ms = due_ms
+                effects.append(Notify(Observe(lane.project, lane.environment, rollout.candidate.change)))
+        return effects
+
     def _beat(self, now: Now) -> list[Effect]:
-        if self._beat_ms is None or now.mono_ms < self._beat_ms:
+        if self._beat_ms is None:
             return []
+        asked = self._ask_ripe(now)
+        if now.mono_ms < self._beat_ms:
+            return asked
         self._beat_ms = now.mono_ms + self._config.beat_ms
-        effects = self._probe(now)
+        effects = [*asked, *self._probe(now)]
         for lane, rollout, watch in self._open_stages():
             effects += self._beat_stage(lane, rollout, watch, now)
         effects += self._follow(now)
         return [*effects, *self.conductor.beat(now, self._voter)]
 
-    def _beat_stage(self, lane: Lane, rollout: Rollout, watch: _Watch, now: Now) -> list[Effect]:
+    def _beat_stage(self, lane: Lane, rollout: Rollout, watch: Watch, now: Now) -> list[Effect]:
         current = self._running.get((lane.project, lane.environment))
         serving = current is not None and current[1] == "candidate"
         effects: list[Effect] = []
@@ -530,11 +541,11 @@ class RolloutAgent:
             effects += self._say_verdict(rollout, watch, self._word(rollout, watch, serving=serving), now)
         return effects
 
-    def _word(self, rollout: Rollout, watch: _Watch, *, serving: bool) -> VerdictWord:
+    def _word(self, rollout: Rollout, watch: Watch, *, serving: bool) -> VerdictWord:
         """Return what to repeat this window: the verdict, or pending while the candidate does not serve here."""
         if watch.failed:
             return "fail"
-        return _due_word(rollout, watch) if serving and watch.health is not None else "pending"
+        return watch.due_word(rollout) if serving and watch.health is not None else "pending"
 
     def _probe(self, now: Now) -> list[Effect]:
         """Ask the voters whether they are there, while a candidate runs here."""
@@ -563,17 +574,6 @@ class RolloutAgent:
                 return []
             case _:
                 return []
-
-
-def _due_word(rollout: Rollout, watch: _Watch) -> VerdictWord:
-    """Return the verdict to say: no pass before the smoke replay it asked for has ended, unless traffic came instead.
-
-    A pass without either would have the stage taken for one of which nothing says that it works.
-    """
-    assert watch.health is not None
-    quiet = watch.candidate.requests < rollout.plan.analysis.min_requests
-    waits = watch.health.verdict == "pass" and watch.smoke_awaited and quiet
-    return "pending" if waits else watch.health.verdict
 
 
 def latch_key(rollout: Rollout) -> bytes:

@@ -22,6 +22,7 @@ from protocols.mesh_types import NODES_MAX, Lane, MeshState, Rollout
 from protocols.placement import rendezvous
 from protocols.refusal import Refusal
 from protocols.statements import HealthVerdict, Prepared, Statement, TimeoutVote, Vanished, open_statement, state_it
+from protocols.workloads import NodePrepared
 
 CHANGES_MAX = 64
 """Changes whose preparation is remembered: more are not waiting for a start at once."""
@@ -89,6 +90,8 @@ class Conductor:
         self._stages: dict[tuple[Digest, int], _Stage] = {}
         self._prepared: dict[bytes, dict[PeerId, tuple[Prepared, bytes]]] = {}
         self._down_ms: dict[PeerId, int] = {}
+        self.has_news = False
+        """Whether something was decided or said since the open stages were judged."""
 
     def believe_down(self, down: tuple[PeerId, ...], now: Now) -> None:
         """Take this node's belief who is down; remember since when."""
@@ -103,6 +106,7 @@ class Conductor:
             if (rollout := lane.rollout) is not None:
                 kept.setdefault((rollout.id, rollout.opened), _Stage(now.mono_ms))
         self._stages = kept
+        self.has_news = bool(kept)
 
     def prepared(self, change: bytes, nodes: Collection[PeerId] | None = None) -> tuple[bytes, ...]:
         """Return the encoded Signed statements of who (of `nodes`, if given) prepared `change`, for a start."""
@@ -141,8 +145,8 @@ class Conductor:
     def say(self, statement: Statement, now: Now) -> list[Effect]:
         """Sign this node's own statement, take it in, and tell everybody."""
         signed = state_it(self._signer, self._mesh, statement)
-        self._take(self._me, statement, encode(signed), now)
-        return [Broadcast(RolloutStatement(signed))]
+        news = self._take(self._me, statement, encode(signed), now)
+        return [Broadcast(RolloutStatement(signed)), *_told(statement, news)]
 
     def hear(self, peer: PeerId, message: RolloutStatement, now: Now) -> list[Effect]:
         """Take in a statement from the network; pass on what changes the picture."""
@@ -155,7 +159,8 @@ class Conductor:
                 return []
         news = self._take(said.node, said.statement, encode(message.signed), now)
         first_hand = peer == said.node or not isinstance(said.statement, Prepared)
-        return [Broadcast(message, (peer,))] if news and first_hand else []
+        spread: list[Effect] = [Broadcast(message, (peer,))] if news and first_hand else []
+        return [*spread, *_told(said.statement, news)]
 
     def _take(self, node: PeerId, said: Statement, data: bytes, now: Now) -> bool:
         """Keep a statement if it is news; return whether others should hear of it too."""
@@ -176,6 +181,7 @@ class Conductor:
                 if node in into:
                     return False
                 into[node] = data
+                self.has_news = True
                 return True
 
     def _take_prepared(self, node: PeerId, said: Prepared, change: bytes, data: bytes) -> bool:
@@ -201,6 +207,7 @@ class Conductor:
         if held is not None and (said.sequence <= held[0].sequence or held[0].verdict == "fail"):
             return False
         stage.verdicts[node] = (said, data)
+        self.has_news = True
         turned = held is None or held[0].verdict != said.verdict or held[0].smoke_runs != said.smoke_runs
         if turned and said.verdict == "pass":
             stage.progress_ms = now.mono_ms
@@ -210,6 +217,7 @@ class Conductor:
 
     def beat(self, now: Now, voter: Voter | None) -> list[Effect]:
         """Assess every open stage: sign timeouts, and propose what is forced once it is this voter's turn."""
+        self.has_news = False
         if self._state is None or voter is None or voter not in self._state.voters:
             return []
         effects: list[Effect] = []
@@ -274,6 +282,11 @@ class Conductor:
     def _rollout(self, rollout_id: bytes) -> Rollout | None:
         lanes = self._state.lanes if self._state is not None else ()
         return next((lane.rollout for lane in lanes if lane.rollout and lane.rollout.id == rollout_id), None)
+
+
+def _told(statement: Statement, news: bool) -> list[Effect]:
+    """What this node's own services hear of a statement: that somebody prepared a change."""
+    return [Notify(NodePrepared(Digest(statement.change)))] if news and isinstance(statement, Prepared) else []
 
 
 def forced_action(rollout: Rollout, assessed: Assessment, wall_ms: int) -> LaneAction | None:

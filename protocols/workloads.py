@@ -163,6 +163,22 @@ class ReplaySmoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Observe:
+    """The candidate has been ready for long enough: say what it did until now; answer with WorkObserved."""
+
+    project: str
+    environment: str
+    change: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class NodePrepared:
+    """A node said that it prepared `change`: a start that waited for it may be complete now."""
+
+    change: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Retain:
     """These changes must stay prepared here (base, candidate, retained); any other may be collected."""
 

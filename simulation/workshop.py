@@ -11,7 +11,7 @@ from typing import Any, Literal
 from protocols.core import NodeCore
 from protocols.machine import Digest
 from protocols.statements import LATENCY_BUCKETS, Counts
-from protocols.workloads import PreparationDone, Prepare, ReplaySmoke, Run, SmokeReplayed, Stop, WorkObserved
+from protocols.workloads import Observe, PreparationDone, Prepare, ReplaySmoke, Run, SmokeReplayed, Stop, WorkObserved
 from simulation.world import Host, World
 
 WORK_EVERY_MS = 1_000
@@ -83,21 +83,27 @@ class Workshop:
             case ReplaySmoke(project, environment, change):
                 replayed = SmokeReplayed(project, environment, change, self.scripts.get(change, Script()).smoke)
                 self._world.after(200, host.receive, replayed, host.boot_count)
+            case Observe(project, environment, _):
+                self._world.after(1, self._report, (host.name, project, environment))
             case _:
                 pass
 
     def _report_work(self) -> None:
-        for (name, project, environment), work in list(self._work.items()):
-            host = self._hosts[name]
-            if not host.up or not isinstance(host.machine, NodeCore):
-                continue
-            lane = host.machine.state.lane(project, environment)
-            if lane is not None and lane.rollout is not None:
-                if work.opened != lane.rollout.opened:
-                    work.opened, work.opened_ms = lane.rollout.opened, self._world.now_ms
-                seen = self._seen(name, work)
-                host.receive(WorkObserved(project, environment, work.change, *seen))
+        for key in list(self._work):
+            self._report(key)
         self._world.after(WORK_EVERY_MS, self._report_work)
+
+    def _report(self, key: tuple[str, str, str]) -> None:
+        name, project, environment = key
+        work, host = self._work.get(key), self._hosts[name]
+        if work is None or not host.up or not isinstance(host.machine, NodeCore):
+            return
+        lane = host.machine.state.lane(project, environment)
+        if lane is not None and lane.rollout is not None:
+            if work.opened != lane.rollout.opened:
+                work.opened, work.opened_ms = lane.rollout.opened, self._world.now_ms
+            seen = self._seen(name, work)
+            host.receive(WorkObserved(project, environment, work.change, *seen))
 
     def _seen(self, name: str, work: _Work) -> tuple[bool, int, Counts, Counts]:
         """What a supervisor reports: ready or not, new crashes, and the counts of candidate and base."""

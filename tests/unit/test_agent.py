@@ -51,6 +51,7 @@ from protocols.mesh_state import apply, read_command
 from protocols.mesh_types import MeshState
 from protocols.refusal import Refusal
 from protocols.statements import Counts, Prepared, TimeoutVote, Vanished, open_statement, state_it
+from protocols.workloads import NodePrepared, Observe
 from tests.unit.mesh_world import PLAN, MeshWorld, node_id, signer
 from tests.unit.trust_world import VERIFIER, WALL_MS
 
@@ -305,6 +306,29 @@ def test_a_pass_is_not_said_before_the_smoke_replay_it_asked_for_has_ended() -> 
     assert f.w.rollout.stage == 1
 
 
+def test_the_moment_a_candidate_was_healthy_for_long_enough_moves_the_rollout_on() -> None:
+    f = fleet()
+    node = canary(f)
+    assert node.runs is not None
+
+    def pass_ms(ms: int) -> None:
+        f.mono_ms += ms
+        f.w.at_ms += ms
+
+    pass_ms(250)
+    f.tell(node.name, f.observation(node, node.runs, 0))
+    while (due_ms := node.agent.deadline_ms() or 0) < 10_250:
+        pass_ms(due_ms - f.mono_ms)
+        f.tell(node.name, Tick())
+    assert due_ms == 10_250
+    pass_ms(due_ms - f.mono_ms)
+    f.tell(node.name, Tick())
+    assert node.orders[-1] == Observe("shop", "prod", f.w.rollout.candidate.change)
+    assert (node.agent.deadline_ms() or 0) > 10_250, "it is asked after once"
+    f.tell(node.name, f.observation(node, node.runs, 0))
+    assert f.w.rollout.stage == 1
+
+
 def test_with_traffic_no_smoke_check_is_replayed() -> None:
     f = fleet()
     for node in f.nodes.values():
@@ -547,7 +571,8 @@ def test_prepared_is_said_once_the_change_and_its_base_are_both_held() -> None:
     assert agent.handle(proposed, NOW) == [Notify(Prepare(change))]
     assert agent.handle(PreparationDone(change, True), NOW) == []
     said = agent.handle(PreparationDone(w.base.change, True, "passed"), NOW)
-    assert [type(effect) for effect in said] == [Broadcast]
+    assert [type(effect) for effect in said] == [Broadcast, Notify]
+    assert said[1] == Notify(NodePrepared(change))
     assert agent.handle(proposed, NOW) == []
     again = agent.handle(PeerConnected(node_id("n2"), True), NOW)
     assert [effect for effect in again if isinstance(effect, Send)] == again
@@ -599,10 +624,12 @@ def test_a_plan_that_accepts_readiness_alone_replays_no_smoke() -> None:
     g.w.started(1, plan=Plan((Stage("100%", 0),), probe_only=True))
     g.decided()
     node = g.nodes["n1"]
-    g.tell("n1", PreparationDone(g.w.rollout.candidate.change, True))
-    g.tell("n1", WorkObserved("shop", "prod", g.w.rollout.candidate.change, True))
+    change = g.w.rollout.candidate.change
+    g.tell("n1", PreparationDone(change, True))
+    g.tell("n1", WorkObserved("shop", "prod", change, True))
     assert not [one for one in node.orders if isinstance(one, ReplaySmoke)]
-    assert g.nodes["n1"].agent.conductor.verdicts(g.w.rollout.id, g.w.rollout.opened)[node_id("n1")].verdict == "pass"
+    assert g.w.lane.rollout is None
+    assert g.w.base.change == change
 
 
 def test_preparations_and_proposals_are_bounded() -> None:
