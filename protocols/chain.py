@@ -86,6 +86,7 @@ class Chain:
         ledger = Ledger(setup.mesh, setup.machine, setup.verifier)
         self._damage = ledger.restore(stored.vote) if stored.vote is not None else ""
         record, accepted, self._distrust = _load_store(stored)
+        self._fence_behind = not self._distrust and not self._damage and _fence_behind(stored, record)
         acceptor = Acceptor(setup.mesh, setup.node, setup.signer, record, accepted)
         self._at = Context(setup, ledger, acceptor)
         self._needs_boot_read = not stored.same_boot
@@ -228,6 +229,9 @@ class Chain:
             at.give_up_store(self._damage)
         elif self._needs_boot_read:
             at.out += at.acceptor.suspect()
+        if self._fence_behind:
+            # The process ended between the two barriers: what the database kept may be told from now on.
+            at.out.append(fences.advance(Fence(self.record.store_id, self.record.counter, self.record.said)))
         at.acceptor.open(at.ledger.position)
         at.pacer.open_slot(at.now.mono_ms, at.my_rank)
         self._recovery.tick()
@@ -361,3 +365,9 @@ def _load_store(stored: Stored) -> tuple[AcceptorRecord, Accepted | None, str]:
         return empty, None, "the vote database is gone" if slots is None or slots else ""
     record, accepted = loaded
     return record, accepted, fences.distrust(Fence(record.store_id, record.counter, record.said), fence)
+
+
+def _fence_behind(stored: Stored, record: AcceptorRecord) -> bool:
+    """Return whether the database holds a statement that the fence does not."""
+    fence = fences.newest((stored.fence or {}).get(fences.TABLE, {}))
+    return fence is not None and fence.store_id == record.store_id and fence.counter < record.counter

@@ -6,7 +6,7 @@ here: any step of the protocol but storing an entry, which all parts must hear o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,10 +219,13 @@ class Context:
 
     # --- the chain grows ----------------------------------------------------------------------------------------------
 
-    def store(self, entry: Decided, judged: Judged) -> None:
-        """Make a checked entry durable, move the acceptor to the next slot, and tell everybody inside and the node."""
+    def store(self, entry: Decided, judged: Judged, barriers: Sequence[Effect] = ()) -> None:
+        """Make a checked entry durable, move the acceptor to the next slot, and tell everybody inside and the node.
+
+        `barriers` are those of this node's own vote where that completed the certificate: one commit holds both.
+        """
         writes = self.ledger.append(entry, judged)
-        self._grow(writes)
+        self._grow(writes, barriers)
         self.notify(EntryStored(judged.decision.slot, entry))
         for hear in self.on_grown:
             hear()
@@ -235,8 +238,14 @@ class Context:
         for hear in self.on_grown:
             hear()
 
-    def _grow(self, writes: tuple[Write, ...]) -> None:
-        self.out.append(Persist(Store.VOTE, (*writes, *self.acceptor.open(self.ledger.position))))
+    def _grow(self, writes: tuple[Write, ...], barriers: Sequence[Effect] = ()) -> None:
+        said = [
+            write for one in barriers if isinstance(one, Persist) and one.store is Store.VOTE for write in one.writes
+        ]
+        every = (*said, *writes, *self.acceptor.open(self.ledger.position))
+        last = {(write.table, write.key): write for write in every}
+        self.out.append(Persist(Store.VOTE, tuple(last.values())))
+        self.out += [one for one in barriers if isinstance(one, Persist) and one.store is Store.FENCE]
         self.highest_seen = NO_BALLOT
         self.witness.forget_before(self.ledger.position.slot)
         self.pacer.open_slot(self.now.mono_ms, self.my_rank)

@@ -28,7 +28,7 @@ from protocols.envelope import digest
 from protocols.follower import Follower
 from protocols.grounds import adopted, built_on, grounds_problem
 from protocols.ledger import Judged
-from protocols.machine import PeerId
+from protocols.machine import Effect, PeerId
 from protocols.proposer import Attempt
 from protocols.quorum import voter_of
 from protocols.refusal import Refusal
@@ -74,7 +74,11 @@ class Voting:
     # --- phase 1, proposer --------------------------------------------------------------------------------------------
 
     def open_ballot(self) -> None:
-        """Promise oneself a new ballot, durably, then ask the others: a restart can never use it again."""
+        """Ask the others for a new ballot, and promise it oneself while they do.
+
+        The own promise is durable before it counts. A process that ends before that asks again with another ballot:
+        every ballot names the process's nonce.
+        """
         at = self._at
         ballot = at.promised_above()
         at.saw(ballot)
@@ -83,9 +87,9 @@ class Voting:
         self._attempt = attempt = Attempt(
             at.open_slot, at.ledger.position.era, ballot, voters, voters_digest(voters), at.now.mono_ms
         )
+        at.to_other_voters(Prepare(attempt.slot, ballot, at.ledger.position))
         effects, promise = at.acceptor.promise(ballot)
         at.out += effects
-        at.to_other_voters(Prepare(attempt.slot, ballot, at.ledger.position))
         if attempt.add_promise(promise, at.now.wall_ms, at.acceptor.accepted):
             self._propose(attempt)
 
@@ -160,18 +164,18 @@ class Voting:
         adopt, which no voter's own view can stop.
         """
         at = self._at
+        barriers: list[Effect] = []
         missing = attempt.needed - len(attempt.votes)
         if missing == 1 and at.acceptor.voter not in attempt.votes and at.acceptor.promised == attempt.ballot:
             assert attempt.proposal is not None
-            effects, vote = at.acceptor.accept(
+            barriers, vote = at.acceptor.accept(
                 attempt.proposal, attempt.decision, attempt.material, attempt.grounds, attempt.voters_digest
             )
-            at.out += effects
             self._accepted_ms = at.now.mono_ms
             attempt.add_vote(vote)
             missing = 0
         if missing <= 0:
-            self._decide(attempt)
+            self._decide(attempt, barriers)
 
     def on_voted(self, peer: PeerId, message: Voted) -> None:
         """Count a vote; with a majority, the slot is decided."""
@@ -202,12 +206,12 @@ class Voting:
             self._attempt = None
             at.completion_slot = at.open_slot
 
-    def _decide(self, attempt: Attempt) -> None:
+    def _decide(self, attempt: Attempt, barriers: list[Effect]) -> None:
         at = self._at
         assert attempt.judged is not None
         entry = Decided(attempt.decision, attempt.certificate(), attempt.material, attempt.grounds)
         self._attempt = None
-        at.store(entry, attempt.judged)
+        at.store(entry, attempt.judged, barriers)
         self._follower.announce(entry, attempt.voters)
 
     def _current(self, slot: int) -> Attempt | None:

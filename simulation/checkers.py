@@ -16,7 +16,7 @@ from protocols import fence as fences
 from protocols import ledger as ledgers
 from protocols.acceptor import AcceptorRecord
 from protocols.ballots import NO_BALLOT, Ballot, statement_holds
-from protocols.chain_messages import Commit, EntryStored, Prepare, Promised, Propose, Voted
+from protocols.chain_messages import Commit, EntryStored, Promised, Propose, Voted
 from protocols.decision import (
     CLOCK_TOLERANCE_MS,
     NOOP,
@@ -207,8 +207,6 @@ class ChainChecker:
         if near in self.excused:
             return
         match message:
-            case Prepare():
-                self._durable(near, message.ballot, message.slot, NO_BALLOT, -1)
             case Promised():
                 promise = message.promise
                 self._durable(near, promise.ballot, promise.slot, promise.accepted_ballot, promise.counter)

@@ -216,6 +216,8 @@ class Host:
         self.world.counts["crashes at a barrier"] += 1
         if crash.side is BarrierSide.AFTER and not self.disk.full:
             self.disk.apply(effect.store, effect.writes)
+            for watch in self.world.persist_watchers:
+                watch(self, effect)
         elif crash.side is BarrierSide.TORN and effect.store is Store.FENCE:
             self.disk.tear(effect.writes, self._source)
         self.crash(f"{crash.side.value} a durable write to {effect.store.value}")

@@ -10,6 +10,7 @@ import pytest
 from chain_net import ChainNet
 
 from protocols import acceptor as acceptors
+from protocols import fence as fences
 from protocols.ballots import NO_BALLOT, Ballot, Promise, Proposal, Vote, sign_statement
 from protocols.chain_messages import (
     Answer,
@@ -85,7 +86,7 @@ def test_a_sole_voter_decides_through_the_same_barriers_at_once() -> None:
     net = ChainNet(1)
     effects = net.give("n0", Submit(b"r", encode(Add(b"i", "a", 1))))
     stores = [effect.store for effect in effects if isinstance(effect, Persist)]
-    assert stores == [Store.VOTE, Store.FENCE, Store.VOTE, Store.FENCE, Store.VOTE]
+    assert stores == [Store.VOTE, Store.FENCE, Store.VOTE, Store.FENCE]
 
 
 def test_a_promise_and_a_vote_leave_behind_database_and_fence() -> None:
@@ -824,6 +825,21 @@ def test_a_database_behind_its_fence_is_quarantined_and_replaced() -> None:
     net.run(120_000)
     assert old not in net["n0"].voters
     assert net["n2"].speaking
+
+
+def test_what_only_the_database_kept_is_fenced_before_anything_else_is_said() -> None:
+    net = ChainNet(3, 3)
+    net.add("n0")
+    net.run(200)
+    net.stop("n0")
+    net.nodes["n0"].disk.roll_back(Store.FENCE, 1)
+    chain = net.start("n0", same_boot=True)
+    written = [one for one in net.nodes["n0"].effects if isinstance(one, Persist)]
+    assert [one.store for one in written] == [Store.FENCE]
+    fence = fences.decode_slot(written[0].writes[0].value or b"")
+    assert fence is not None
+    assert (fence.counter, fence.digest) == (chain.record.counter, chain.record.said)
+    assert chain.speaking
 
 
 @pytest.mark.parametrize("damage", ["fence", "record", "chain", "lost", "unreadable", "gap"])
