@@ -24,6 +24,7 @@ from node.logs import LogStore
 from node.mesh import Mesh
 from node.requests import ChainRequests
 from node.starter import Starter, Waiting
+from node.storage import Storage
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
 from protocols.commands import SignedCommand
@@ -62,6 +63,7 @@ class Control:
     config: NodeConfig
     folder: Path
     mesh: Mesh
+    storage: Storage
     artifacts: ArtifactStore
     workloads: Workloads
     requests: ChainRequests

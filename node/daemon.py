@@ -17,7 +17,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ from protocols.keys import Ed25519Verifier
 from protocols.ledger import TABLE as CHAIN_TABLE
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
-from protocols.machine import PeerId, Persist, Store
+from protocols.machine import PeerId
 from protocols.pacing import ChainTimes
 from protocols.record import Entry
 from protocols.records import Publish, RecordsMerged
@@ -106,7 +106,7 @@ class Daemon:
             handler = JsonHandler(logs.append, self._config.name)
             logging.getLogger("freehold").addHandler(handler)
             logging.getLogger("freehold").setLevel(logging.INFO)
-            storage = Storage(self._folder)
+            storage = Storage(self._folder, self.runtime / "fence")
             try:
                 await self._run(storage, logs)
             finally:
@@ -194,7 +194,7 @@ class Daemon:
             setup,
             stored,
             transport,
-            _persist_with_boot_token(storage, self.runtime),
+            storage.apply,
         )
         artifacts = ArtifactStore(self._folder / "artifacts")
         throwaway = self._folder / "throwaway"
@@ -232,7 +232,7 @@ class Daemon:
             logs,
         )
         control = Control(
-            self._config, self._folder, mesh, artifacts, workloads, requests, starter, logs, asking, system_now
+            self._config, self._folder, mesh, storage, artifacts, workloads, requests, starter, logs, asking, system_now
         )
         control.leaving = Leaving(control, signer, entropy, self.stop)
         control.enrolling = Enrolling(control, signer, verifier)
@@ -241,7 +241,14 @@ class Daemon:
         control.audit = Audit(mesh.core, signer, mesh.post, system_now)
         workloads.smoked = SmokeWitness(mesh.core, artifacts, signer, mesh.post, system_now).passed
         starter.ended = control.audit_start
-        mesh.listeners += [requests.hear, control.hear, workloads.order, secrets.hear, self._learn_addresses]
+        mesh.listeners += [
+            requests.hear,
+            starter.hear,
+            control.hear,
+            workloads.order,
+            secrets.hear,
+            self._learn_addresses,
+        ]
         mesh.listeners.append(lambda _event: control.audit.flush())
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
@@ -362,24 +369,6 @@ def _lost_state(vote: Tables | None, state: Tables | None, damaged_rows: int) ->
     if state is None:
         return "state.db was damaged and is set aside"
     return "state.db was gone" if not state and vote and vote.get(CHAIN_TABLE) else ""
-
-
-def _persist_with_boot_token(storage: Storage, runtime: Path) -> Callable[[Persist], Awaitable[None]]:
-    """Perform a Persist; after a fence write leave a copy in the volatile folder, which a reboot or a restore loses."""
-
-    async def persist(effect: Persist) -> None:
-        await storage.apply(effect)
-        if effect.store is Store.FENCE:
-            value = effect.writes[-1].value
-            assert value is not None
-            temporary = runtime / "fence.new"
-            try:
-                temporary.write_bytes(value)
-                temporary.replace(runtime / "fence")
-            except OSError:  # no copy, rather than an old one: the next start then asks the others what was said
-                (runtime / "fence").unlink(missing_ok=True)
-
-    return persist
 
 
 def _texts(addresses: Mapping[PeerId, tuple[Multiaddr, ...]]) -> dict[PeerId, tuple[str, ...]]:

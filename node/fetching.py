@@ -324,5 +324,5 @@ class Fetcher:
             return offer
 
 
-async def _persist(effect: Persist) -> None:
-    raise AssertionError(f"a persist to {effect.store}")
+async def _persist(*effects: Persist) -> None:
+    raise AssertionError(f"a persist to {effects[0].store}")

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from node.pump import Pump, system_now
+from node.pump import Persisting, Pump, system_now
 from node.transport import ChannelName, FramesReceived, LinkDown, LinkUp, Transport
 from node.transport.events import LinkReady
 from protocols.chain_messages import Start
@@ -22,7 +22,7 @@ from protocols.core import CoreSetup, CoreStored, NodeCore, decode_message
 from protocols.envelope import MESSAGE_MAX_BYTES, DecodeError, encode
 from protocols.hello import Admitted, Challenge, HelloMessage
 from protocols.libp2p.multiaddr import Multiaddr
-from protocols.machine import Now, PeerConnected, PeerDisconnected, PeerId, Persist, Received
+from protocols.machine import Now, PeerConnected, PeerDisconnected, PeerId, Received
 
 ALIVE_TIMEOUT_S = 2.0
 """An admitted link that does not answer a ping for this long gives way to a new link of the same peer."""
@@ -40,7 +40,7 @@ class Mesh:
         setup: CoreSetup,
         stored: CoreStored,
         transport: Transport,
-        persist: Callable[[Persist], Awaitable[None]],
+        persist: Persisting,
         clock: Callable[[], Now] = system_now,
     ) -> None:
         """Load the core from what was stored; nothing is sent before `run`."""

@@ -60,6 +60,7 @@ class _Node(Collector):
         yield _gauge("links_half_open", "Inbound connections that are not admitted.", counts["half_open"])
         yield _gauge("lanes_running", "Project environments that run here.", len(control.workloads.running))
         yield self._job_runs()
+        yield _counter("storage_syncs", "Durable writes this node waited for.", control.storage.sync_count)
         yield _counter("log_lines_lost", "Log lines that a full disk lost.", control.logs.dropped)
         yield self._rejects()
 

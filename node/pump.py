@@ -1,16 +1,16 @@
 """The only loop that drives a protocol machine: inbox and deadline in, effects out, in order.
 
 One Pump owns one machine; nobody else may touch it, so there are no locks. A `Persist` is durable before any later
-effect of the machine is performed; consecutive writes to `state.db` share one commit. A failed `Persist` ends the
-process: the machine already believes what the disk does not hold. Not here: what effects mean to the network
-(transport/) and to the node (`on_notify`).
+effect of the machine is performed; writes in a row are handed over together, and those to `state.db` share one commit.
+A failed `Persist` ends the process: the machine already believes what the disk does not hold. Not here: what effects
+mean to the network (transport/) and to the node (`on_notify`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol, assert_never
 
 from protocols.machine import (
@@ -60,6 +60,14 @@ class Outlet(Protocol):
         ...
 
 
+class Persisting(Protocol):
+    """What makes writes durable."""
+
+    async def __call__(self, *effects: Persist) -> None:
+        """Return when all are durable, in order. Raises StorageError."""
+        ...
+
+
 class Pump:
     """Drives one machine."""
 
@@ -67,7 +75,7 @@ class Pump:
         self,
         machine: Machine[Any, Effect],
         outlet: Outlet,
-        persist: Callable[[Persist], Awaitable[None]],
+        persist: Persisting,
         on_notify: Callable[[Any], None],
         clock: Callable[[], Now] = system_now,
     ) -> None:
@@ -128,10 +136,15 @@ class Pump:
             return Tick()
 
     async def _perform(self, effects: list[Effect]) -> None:
+        waiting: list[Persist] = []
         for effect in share_commits(effects):
+            if isinstance(effect, Persist):
+                waiting.append(effect)
+                continue
+            if waiting:
+                await self._persist(*waiting)
+                waiting = []
             match effect:
-                case Persist():
-                    await self._persist(effect)
                 case Send(peer, message):
                     self._outlet.send(peer, message)
                 case Broadcast(message, exclude):
@@ -144,6 +157,8 @@ class Pump:
                     self._on_notify(event)
                 case _:
                     assert_never(effect)
+        if waiting:
+            await self._persist(*waiting)
 
 
 def share_commits(effects: list[Effect]) -> list[Effect]:

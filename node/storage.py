@@ -10,12 +10,13 @@ nothing was written. Not here: what the tables mean (protocols/), and artifacts 
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import itertools
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiosqlite
@@ -53,9 +54,10 @@ _DELETE = "DELETE FROM entries WHERE table_name = ? AND key = ?"
 class Database:
     """One SQLite file as durable tables of bytes."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the file's path; `open` creates it."""
+    def __init__(self, path: Path, fence: FenceFile | None = None) -> None:
+        """Take the file's path; `open` creates it. `fence` is the file whose writes take turns with this one's."""
         self.path = path
+        self._fence = fence
         self._connection: aiosqlite.Connection | None = None
         self.commit_count = 0
         self.damaged_rows = 0
@@ -109,16 +111,29 @@ class Database:
                     tables.setdefault(name, {})[key] = value
         return tables
 
-    async def apply(self, writes: Iterable[Write]) -> None:
-        """Make a batch durable, all or nothing. Raises StorageError; the caller must then end the process."""
+    async def apply(self, effects: deque[Persist]) -> None:
+        """Make each effect durable in turn, each all or nothing, and take it off `effects`.
+
+        Raises StorageError; the caller must then end the process.
+        """
         assert self._connection is not None
-        try:
-            await self._connection._execute(  # type: ignore[no-untyped-call]
-                _commit, self._connection._conn, tuple(writes)
-            )
-        except sqlite3.Error as error:
-            raise failure(self.path.name, error) from error
-        self.commit_count += 1
+        await self._connection._execute(  # type: ignore[no-untyped-call]
+            self._write, self._connection._conn, effects
+        )
+
+    def _write(self, connection: sqlite3.Connection, effects: deque[Persist]) -> None:
+        """Do it all in one hop to the database's thread."""
+        while effects:
+            if effects[0].store is Store.FENCE:
+                assert self._fence is not None
+                self._fence.apply(effects[0].writes)
+            else:
+                try:
+                    _commit(connection, effects[0].writes)
+                except sqlite3.Error as error:
+                    raise failure(self.path.name, error) from error
+                self.commit_count += 1
+            effects.popleft()
 
     async def close(self) -> None:
         """Close the file; what was acknowledged is durable already."""
@@ -133,7 +148,7 @@ def checksum(table: str, key: bytes, value: bytes) -> int:
 
 
 def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
-    """One transaction in one hop to the database's thread."""
+    """One transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         for write in writes:
@@ -152,10 +167,12 @@ def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
 class FenceFile:
     """The two-slot file; see protocols/fence.py for what the slots say."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the file's path; the first write creates it."""
+    def __init__(self, path: Path, copy: Path | None = None) -> None:
+        """Take the file's path; the first write creates it. `copy` lies in the volatile folder, see `apply`."""
         self._path = path
+        self._copy = copy
         self._handle: int | None = None
+        self._copy_handle: int | None = None
         self.sync_count = 0
 
     def load(self) -> dict[bytes, bytes]:
@@ -172,7 +189,10 @@ class FenceFile:
         return slots
 
     def apply(self, writes: Sequence[Write]) -> None:
-        """Write the named slots in place and fsync. Raises StorageError."""
+        """Write the named slots in place and fsync; then leave a copy of the newest where a reboot or a restore loses it.
+
+        Raises StorageError.
+        """
         try:
             if self._handle is None:
                 self._handle = self._open()
@@ -182,9 +202,20 @@ class FenceFile:
                 start = SLOT_KEYS.index(write.key) * FENCE_SLOT_SPACING_BYTES
                 os.pwrite(self._handle, len(write.value).to_bytes(2, "big") + write.value, start)
             os.fdatasync(self._handle)
+            if self._copy is not None:
+                self._write_copy(self._copy, writes[-1].value or b"")
         except OSError as error:
             raise failure(self._path.name, error) from error
         self.sync_count += 1
+
+    def _write_copy(self, path: Path, value: bytes) -> None:
+        """In place: a copy that is torn by the process's end is no copy, and costs a boot read."""
+        try:
+            if self._copy_handle is None:
+                self._copy_handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            os.pwrite(self._copy_handle, value, 0)
+        except OSError:  # no copy, rather than an old one: the next start then asks the others what was said
+            path.unlink(missing_ok=True)
 
     def _open(self) -> int:
         """Open the file, made with both slots' blocks allocated: a later write in place needs no room."""
@@ -202,21 +233,22 @@ class FenceFile:
         return handle
 
     def close(self) -> None:
-        """Close the file."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        """Close the file and its copy."""
+        for handle in (self._handle, self._copy_handle):
+            if handle is not None:
+                os.close(handle)
+        self._handle = self._copy_handle = None
 
 
 class Storage:
     """All three stores of one node, in one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the data folder, which must exist."""
+    def __init__(self, folder: Path, fence_copy: Path | None = None) -> None:
+        """Take the data folder, which must exist, and where the volatile copy of the fence goes."""
         self._folder = folder
-        self.vote = Database(folder / "vote.db")
+        self.fence = FenceFile(folder / "fence", fence_copy)
+        self.vote = Database(folder / "vote.db", self.fence)
         self.state = Database(folder / "state.db")
-        self.fence = FenceFile(folder / "fence")
         self.reserve = Reserve(folder / "reserve")
 
     async def open(self) -> tuple[Tables | None, Tables | None, dict[bytes, bytes]]:
@@ -235,24 +267,21 @@ class Storage:
             raise
         return vote, state, self.fence.load()
 
-    async def apply(self, effect: Persist) -> None:
-        """Perform one `Persist`. Raises StorageError; the caller must then end the process."""
-        while True:
-            try:
-                await self._apply(effect)
-                return
-            except DiskFullError:
-                if not self.reserve.release():
-                    raise
+    @property
+    def sync_count(self) -> int:
+        """How many durable writes were waited for since the start; the databases' own checkpoints are not among them."""
+        return self.vote.commit_count + self.state.commit_count + self.fence.sync_count
 
-    async def _apply(self, effect: Persist) -> None:
-        match effect.store:
-            case Store.VOTE:
-                await self.vote.apply(effect.writes)
-            case Store.STATE:
-                await self.state.apply(effect.writes)
-            case Store.FENCE:
-                await asyncio.to_thread(self.fence.apply, effect.writes)
+    async def apply(self, *effects: Persist) -> None:
+        """Perform each `Persist` in turn. Raises StorageError; the caller must then end the process."""
+        for of_state, group in itertools.groupby(effects, lambda effect: effect.store is Store.STATE):
+            database, left = self.state if of_state else self.vote, deque(group)
+            while left:
+                try:
+                    await database.apply(left)
+                except DiskFullError:
+                    if not self.reserve.release():
+                        raise
 
     async def close(self) -> None:
         """Close all."""

@@ -49,10 +49,16 @@ class Ed25519Verifier:
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         """Return whether the signature is good; malformed keys and signatures are simply not."""
         try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+            _public_key(public_key).verify(signature, message)
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+@lru_cache(NAMES_MAX)
+def _public_key(data: bytes) -> Ed25519PublicKey:
+    """Return a parsed key; the same few sign nearly everything. Raises ValueError on any other length."""
+    return Ed25519PublicKey.from_public_bytes(data)
 
 
 @lru_cache(NAMES_MAX)

@@ -102,11 +102,13 @@ def run(folder: Path, settings: NodeSettings, log: logging.Handler | None) -> No
 
     `log` takes the daemon's own log records; None writes them to standard output as JSON lines.
     """
+    import uvloop
+
     config = _translated(lambda: settings.config(read_config(folder)))
     handler = log or JsonHandler(_write_line, config.name)
     logging.getLogger("freehold").addHandler(handler)
     try:
-        asyncio.run(_translated(lambda: daemon.Daemon(folder, config)).run())
+        uvloop.run(_translated(lambda: daemon.Daemon(folder, config)).run())
     except* NodeError as group:
         raise NodeFailedError(_first(group)) from None
     except* (PoolError, OSError) as group:
