@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only NAME ...] [--quick]`: run the measuring modules and write the results."""
+"""`python -m benchmarks [NAME ...] [--quick]`: run the measuring modules, or those named, and write the results."""
 
 from __future__ import annotations
 
@@ -40,12 +40,15 @@ def main() -> None:
     """Run, write, and show missed aims first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     found = modules()
-    parser.add_argument("--only", nargs="+", choices=list(found), default=list(found), metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(found)}")
     parser.add_argument("--quick", action="store_true", help="shorter rounds, for a look; the results are not written")
     chosen = parser.parse_args()
+    unknown = [name for name in chosen.names if name not in found]
+    if unknown:
+        parser.error(f"there is no module {unknown[0]!r}; there are {', '.join(found)}")
     results = report.load()
     fresh: report.Results = {}
-    for name in chosen.only:
+    for name in chosen.names or found:
         print(name, flush=True)
         fresh[name] = measure(found[name], chosen.quick)
         if not chosen.quick:
