@@ -32,6 +32,7 @@ from protocols.core import NodeCore
 from protocols.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
 from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
+from protocols.quorum import majority
 from protocols.records import PublishRefused, RecordsMerged
 from protocols.workloads import Reverted, Run, Stop
 from runtime import certificates
@@ -54,6 +55,25 @@ CERTIFICATE_WARN_DAYS = 14
 RECORDS_HOLD = "grants, revocations, the papers of changes, secrets and the audit log"
 REFUSALS_MAX = 32
 """As many as the mesh has nodes: only peers that this node dialled can turn it away."""
+
+
+def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed: int) -> list[str]:
+    """Say what the voters that are `down` mean; `boot_answers_needed` by this node, if it is a voter that rebooted."""
+    count, up = len(voters), len(voters) - len(down)
+    found = []
+    if down and up < majority(count):
+        found.append(f"{len(down)} of {count} voters are down: nothing can be decided until one returns")
+    elif down and up == majority(count):
+        found.append(
+            f"voter {down[0]} is down: one more loss, or the reboot of another voter's machine, and nothing can be "
+            "decided; put another node in its place: freehold mesh voters --replace"
+        )
+    if boot_answers_needed > up - 1:
+        found.append(
+            f"this voter's machine rebooted: it votes again once {boot_answers_needed} other voters have answered, and "
+            f"{up - 1} are up; start the others (if one is lost for good, only a reset by the admins goes on)"
+        )
+    return found
 
 
 @dataclass(slots=True)
@@ -150,15 +170,9 @@ class Control:
             found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self.folder}")
         if core.chain.stalled:
             found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
-        down = [voter.node for voter in core.state.voters if core.liveness.belief(voter.node) is Belief.DOWN]
-        majority = len(core.state.voters) // 2 + 1
-        up = len(core.state.voters) - len(down)
-        if down and up < majority:
-            found.append(
-                f"{len(down)} of {len(core.state.voters)} voters are down: nothing can be decided until one returns"
-            )
-        elif down and up == majority:
-            found.append(f"voter {down[0]} is down: one more loss and nothing can be decided; freehold mesh voters")
+        voters = [voter.node for voter in core.state.voters]
+        down = [node for node in voters if core.liveness.belief(node) is Belief.DOWN]
+        found += voter_warnings(voters, down, core.chain.boot_answers_needed)
         for lane in core.state.lanes:
             runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
             if runs is not None and core.liveness.belief(runs) is Belief.DOWN:

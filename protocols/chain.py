@@ -65,7 +65,7 @@ from protocols.follower import Follower
 from protocols.growth import Growing
 from protocols.ledger import Ledger
 from protocols.machine import Effect, Now, PeerConnected, PeerDisconnected, PeerId, Received, Tick
-from protocols.quorum import voter_of
+from protocols.quorum import boot_quorum, voter_of
 from protocols.reads import Reads
 from protocols.recovery import Recovery
 from protocols.voting import Voting
@@ -91,6 +91,8 @@ class Chain:
         self._at = Context(setup, ledger, acceptor)
         self._needs_boot_read = not stored.same_boot
         self._started = False
+        self._deadline_known = False
+        self._due_ms: int | None = None
         self._load_proofs(stored)
         self._clients = Clients(self._at)
         self._reads = Reads(self._at)
@@ -111,6 +113,7 @@ class Chain:
         at = self._at
         at.now = now
         at.out = []
+        self._deadline_known = False
         if not self._started:
             # Whatever comes first: no word before this store is known to remember its last one.
             self._start()
@@ -139,7 +142,9 @@ class Chain:
         return at.out
 
     def deadline_ms(self) -> int | None:
-        """When `Tick` is next due (monotonic ms), or None for never."""
+        """When `Tick` is next due (monotonic ms), or None for never; only an event or `expect_rtt` moves it."""
+        if self._deadline_known:
+            return self._due_ms
         due = [
             self._voting.start_due_ms(),
             self._recovery.deadline_ms(),
@@ -148,11 +153,15 @@ class Chain:
             self._follower.deadline_ms(),
             self._growing.deadline_ms(),
         ]
-        return min((at_ms for at_ms in due if at_ms is not None), default=None)
+        self._due_ms = min((at_ms for at_ms in due if at_ms is not None), default=None)
+        self._deadline_known = True
+        return self._due_ms
 
     def expect_rtt(self, rtt_ms: float) -> None:
         """Pace attempts for a network this slow, as measured beside the chain (liveness), before it has own samples."""
-        self._at.pacer.network_ms = int(rtt_ms)
+        if int(rtt_ms) != self._at.pacer.network_ms:
+            self._at.pacer.network_ms = int(rtt_ms)
+            self._deadline_known = False
 
     # --- what the node may look at ------------------------------------------------------------------------------------
 
@@ -195,6 +204,12 @@ class Chain:
     def speaking(self) -> bool:
         """Whether this node promises and votes now."""
         return self._at.speaking
+
+    @property
+    def boot_answers_needed(self) -> int:
+        """How many *other* voters must answer before this one, which may have forgotten what it said, votes; 0: none."""
+        at = self._at
+        return boot_quorum(len(at.ledger.voters)) if at.is_voter and not at.recovered else 0
 
     @property
     def muted(self) -> str:

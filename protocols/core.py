@@ -227,8 +227,12 @@ class NodeCore:
 
     def deadline_ms(self) -> int | None:
         """When `Tick` is next due (monotonic ms), or None for never."""
-        due = [at_ms for at_ms in (machine.deadline_ms() for machine in self._machines) if at_ms is not None]
-        return min(due, default=None)
+        earliest: int | None = None
+        for machine in self._machines:
+            due_ms = machine.deadline_ms()
+            if due_ms is not None and (earliest is None or due_ms < earliest):
+                earliest = due_ms
+        return earliest
 
     @property
     def state(self) -> MeshState:

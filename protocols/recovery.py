@@ -6,7 +6,9 @@ so nothing the forgotten life voted for can still complete, and sets a floor und
 promised can still be used; the asker takes over the highest decision found. If one was found, its slot may already be
 decided and the forgotten life may have spoken in the next one: that slot needs a boot read too. Voters that are
 themselves waiting do answer, from disk: after a power cut everybody is waiting. A sole voter has nobody to ask, which
-is a stated limit.
+is a stated limit. So is this: fewer answers than that are never enough, because what the forgotten life voted for may
+have been decided with just the one that is silent. Of three voters, when one is dead, another that reboots therefore
+waits until the dead one returns or the mesh is reset; the mutant boot-read-of-one forks the chain.
 """
 
 from __future__ import annotations

@@ -909,7 +909,13 @@ def test_a_boot_read_needs_enough_others() -> None:
     net.connect("n2")
     net.run(20_000)
     assert not net["n2"].speaking
+    assert (net["n2"].boot_answers_needed, net["n0"].boot_answers_needed) == (2, 0)
     assert net.add("n0").outcome == "unknown"
+    net.start("n1")
+    net.connect("n1")
+    net.run(20_000)
+    assert net["n2"].speaking
+    assert net["n2"].boot_answers_needed == 0
 
 
 def test_a_rolled_back_voter_learns_what_it_accepted_and_finishes_it() -> None:
