@@ -240,13 +240,16 @@ class Chain:
         elif not self.record.store_id:
             at.acceptor.record = fresh_record(at.setup.entropy.random_bytes(STORE_ID_BYTES))
             at.out += acceptors.founding_effects(self.store_id)
-        elif self._damage:
+        elif self._damage and not at.ledger.newer_rules:
             at.give_up_store(self._damage)
         elif self._needs_boot_read:
             at.out += at.acceptor.suspect()
         if self._fence_behind:
             # The process ended between the two barriers: what the database kept may be told from now on.
             at.out.append(fences.advance(Fence(self.record.store_id, self.record.counter, self.record.said)))
+        if at.ledger.newer_rules:
+            # An older build than the one that stored the chain: nothing is lost, and nothing is said until it is updated.
+            at.stall(at.open_slot, at.ledger.newer_rules)
         at.acceptor.open(at.ledger.position)
         at.pacer.open_slot(at.now.mono_ms, at.my_rank)
         self._recovery.tick()

@@ -12,7 +12,7 @@ from protocols.chain_context import Context
 from protocols.chain_messages import BATCH_ENTRIES_MAX, Commit, Entries, EraChanged, Fetch, Head, Position
 from protocols.decision import Decided, Decision, Entry, ResetTo, Voter
 from protocols.envelope import DecodeError, decode, digest
-from protocols.ledger import DECISION_MAX_BYTES, entry_problem
+from protocols.ledger import DECISION_MAX_BYTES, RULES_UNSUPPORTED, entry_problem
 from protocols.machine import Broadcast, Digest, PeerId
 from protocols.refusal import Refusal
 from protocols.witness import Witness
@@ -21,7 +21,6 @@ FANOUT = 4
 """Peers told of a new head by whoever learns it: log2 of the nodes and a little, so that a flood reaches everyone."""
 COMPARED_MAX = 256
 """Entries of other chains remembered as looked at: four batches, so that a long fork is gone through once."""
-_LOCAL_RULES = frozenset({"chain.rules-unsupported"})
 
 
 class Follower:
@@ -167,7 +166,7 @@ class Follower:
                     return False
                 judged = at.ledger.check(entry)
                 if isinstance(judged, Refusal):
-                    if judged.rule in _LOCAL_RULES:
+                    if judged.rule == RULES_UNSUPPORTED:
                         at.stall(slot, judged.detail)
                     else:
                         at.reject(peer, judged.rule, judged.detail)

@@ -37,6 +37,8 @@ STATE_KEY = b"state"
 STATE_EVERY_SLOTS = 16
 """The state is written this seldom: a start replays at most so many entries, a decision need not write the state."""
 ENTRY_MAX_BYTES = 1 << 20
+RULES_UNSUPPORTED = "chain.rules-unsupported"
+"""The one refusal that is this build's fault and nobody else's."""
 DECISION_MAX_BYTES = 2 * COMMAND_MAX_BYTES
 STATE_MAX_BYTES = 16 << 20
 DECIDED_COMMANDS_MAX = 4096
@@ -83,6 +85,8 @@ class Ledger:
         self.position = Position(mesh, 0, 0, mesh)
         self.at_ms = 0
         self.voters: tuple[Voter, ...] = machine.voters(self.state)
+        self.newer_rules = ""
+        """What stands in the way of a chain that is sound and goes on under rules this build does not know, or ""."""
         self.voters_changed_at = 0
         """The slot whose decision named the present voters; 0 for the genesis."""
 
@@ -153,7 +157,7 @@ class Ledger:
         if decision.rules_version != self._machine.rules_version_of(self.state):
             return Refusal("chain.rules-version", "the decision is made under other rules")
         if decision.rules_version > self._machine.rules_version:
-            return Refusal("chain.rules-unsupported", f"rules {decision.rules_version} need a newer release")
+            return Refusal(RULES_UNSUPPORTED, f"rules {decision.rules_version} need a newer release")
         state = self.after(decision.command, material, decision.at_ms)
         if isinstance(state, Refusal):
             return state
@@ -282,6 +286,7 @@ class Ledger:
             case Decided():
                 judged = self.judge(entry.decision, entry.material)
                 if isinstance(judged, Refusal):
+                    self.newer_rules = judged.detail if judged.rule == RULES_UNSUPPORTED else ""
                     raise DecodeError(f"slot {self.position.slot + 1}: {judged.rule} {judged.detail}")
                 self.append(entry, judged)
             case ResetTo():

@@ -428,6 +428,32 @@ def test_another_entry_at_our_head_is_named_a_fork() -> None:
     assert rules(net, "n3") == ["chain.fork"]
 
 
+def test_a_voter_that_restarts_on_an_older_build_keeps_its_store_and_votes_again_once_updated() -> None:
+    net = ChainNet(3, 3)
+    for name in net.nodes:
+        net.stop(name)
+    for name in net.nodes:
+        net.start(name, rules_version=2)
+    net.connect_all()
+    assert net.submit("n0", encode(SetRules(b"r", 2))).outcome == "decided"
+    assert net.add("n0").outcome == "decided"
+    net.run(500)
+    store_id, promised = net["n2"].store_id, net["n2"].record
+    net.stop("n2")
+    net.start("n2", rules_version=1)
+    net.connect("n2")
+    net.stop("n1")
+    assert net["n2"].stalled
+    assert not net.notices("n2", Quarantined)
+    assert net.add("n0").outcome == "unknown", "a build that cannot judge does not vote"
+    assert net["n2"].store_id == store_id
+    net.stop("n2")
+    net.start("n2", rules_version=2)
+    net.connect("n2")
+    assert net["n2"].record.counter >= promised.counter
+    assert net.add("n0").outcome == "decided"
+
+
 def test_rules_that_this_build_does_not_know_stop_it_and_are_said() -> None:
     net = ChainNet(4, 3)
     for name in ("n0", "n1", "n2"):
