@@ -74,6 +74,8 @@ RemoveIPC=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+# The compiler gives way to what serves: it raises its own niceness.
+SystemCallFilter=setpriority
 SystemCallErrorNumber=EPERM
 
 [Install]

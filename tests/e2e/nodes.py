@@ -143,14 +143,15 @@ class Machine:
 
     # --- the daemon -----------------------------------------------------------------------------------------------
 
-    def start(self, *options: str) -> None:
-        """Start the daemon and wait until its API answers."""
+    def start(self, *options: str, under: Sequence[str] = ()) -> None:
+        """Start the daemon, by the command `under` if there is one, and wait until its API answers."""
         assert self.process is None
         if self.compiled is not None and not (self.data / "compiled").exists():
             (self.data / "compiled").symlink_to(self.compiled, target_is_directory=True)
+        command = _command(("node", "run", "--data", str(self.data), "--workers", "1", "--voter-after", "2", *options))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                _command(("node", "run", "--data", str(self.data), "--workers", "1", "--voter-after", "2", *options)),
+                [*under, *command],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         until(self._answers, READY_TIMEOUT_S, f"the node of {self.folder.name} to answer")
