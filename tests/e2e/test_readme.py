@@ -106,7 +106,7 @@ class Reader:
             (self.data / "compiled").symlink_to(CACHE / "freehold" / "compiled")
         self.node = self.start(command)
         self.node.wait_for(r"the node runs", COMMAND_TIMEOUT_S)
-        return self.node.wait_for(r"apps are served\s+at\s+(127\.0\.0\.1:\d+)", COMMAND_TIMEOUT_S)[1]
+        return self.node.wait_for(r"apps\s+are\s+served\s+at\s+(127\.0\.0\.1:\d+)", COMMAND_TIMEOUT_S)[1]
 
     def leave(self) -> None:
         if self.node is not None:
