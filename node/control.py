@@ -30,6 +30,7 @@ from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
 from protocols.commands import SignedCommand
 from protocols.core import NodeCore
 from protocols.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
+from protocols.keys import public_key_of
 from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
 from protocols.quorum import majority
@@ -150,6 +151,11 @@ class Control:
         """What an operator should look at now, each with what to do."""
         core, now = self.core, self.clock()
         found = []
+        if core.trust.key_revoked(public_key_of(core.node)):
+            found.append(
+                "this node was revoked: the mesh sends it nothing and takes nothing from it, for good; stop it,"
+                " and join with a new invite if it is to come back"
+            )
         if self.quarantined:
             cure = "restore a backup: freehold mesh restore FILE" if self.alone else "freehold mesh voters --replace"
             found.append(f"this node's vote is quarantined ({self.quarantined}); {cure}")

@@ -299,8 +299,8 @@ class HelloMachine:
             effects += invited
             standing = self._trust.standing(peer, now.wall_ms)
         if standing is Standing.STRANGER:
-            detail = problem.detail if problem is not None else "ask an operator for an invite"
-            return self._refuse(peer, Refusal("hello.stranger", f"this mesh does not know the node: {detail}"))
+            why = problem or Refusal("hello.stranger", "ask an operator for an invite")
+            return self._refuse(peer, Refusal(why.rule, f"this mesh does not know the node: {why.detail}"))
         if standing is Standing.REVOKED:
             return self._refuse(peer, Refusal("hello.revoked", "this node was revoked"))
         restarted = state.hello is not None and state.hello.boot_nonce != hello.boot_nonce

@@ -173,7 +173,7 @@ def hello_of(**changes: object) -> Hello:
         ({"version_min": 2, "version_max": 3}, "hello.version"),
         ({"version_min": 0, "version_max": 0}, "hello.version"),
         ({"boot_nonce": b"short"}, "hello.malformed"),
-        ({"credentials": Credentials((WORLD.certificate("a", by=signer("eve")),))}, "hello.stranger"),
+        ({"credentials": Credentials((WORLD.certificate("a", by=signer("eve")),))}, "certificate.not-an-issuer"),
         ({"papers": JoinPapers(WORLD.certificate("a"), WORLD.certificate("a"))}, None),
     ],
 )
