@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.founding import Identity, read_identity
 from node.keys import SystemEntropy, write_private
+from node.transport import ChannelName, FramesReceived, Transport, TransportSettings
 from protocols.certificates import NODE_ROLES, issue
-from protocols.envelope import encode
+from protocols.core import decode_message
+from protocols.envelope import Signed, encode
 from protocols.genesis import mesh_id
-from protocols.keys import Ed25519Signer, peer_id
+from protocols.hello import Head, Hello, Refused
+from protocols.invites import read_line, write_line
+from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
+from protocols.libp2p import multiaddr
+from protocols.libp2p.multiaddr import Multiaddr
 from protocols.trust import Credentials
 from tests.e2e.nodes import LOOPBACK, PASSPHRASE, Fleet, Machine, until
 
@@ -105,7 +114,14 @@ def test_whoever_runs_as_the_same_user_without_the_passphrase_can_invite_nobody(
     assert elsewhere.json["error"]["kind"] == "no-admin-key"
 
 
-def test_an_expired_and_a_spent_invite_are_refused_by_the_members(
+def counted(machine: Machine, rule: str) -> float:
+    """How often a node has refused something by this rule."""
+    families = {one.name: one for one in text_string_to_metric_families(machine.get("/metrics").decode())}
+    samples = families["freehold_rejected_messages"].samples
+    return sum(one.value for one in samples if one.labels["rule"] == rule and one.name.endswith("_total"))
+
+
+def test_an_expired_a_spent_and_a_tampered_invite_are_refused_by_the_members(
     fleet: Fleet, three: tuple[Machine, Machine, Machine], line: str
 ) -> None:
     late = fleet.invite(three[0], "--expires", "1s")
@@ -116,40 +132,97 @@ def test_an_expired_and_a_spent_invite_are_refused_by_the_members(
     expired = newcomer.run("mesh", "join", late, "--data", str(newcomer.data), *LOOPBACK, "-y", "--json")
     assert expired.code == 1
     assert "expired" in expired.json["error"]["message"]
+    # The line of somebody who wants more than the admin gave, or more time, with a checksum that fits.
+    for wanted in ({"roles": ("voter",)}, {"uses": 9}, {"expires_ms": time.time_ns() // 1_000_000 + 3_600_000}):
+        read = read_line(late)
+        signed = msgspec.structs.replace(read.signed, payload=encode(msgspec.structs.replace(read.invite, **wanted)))
+        forged = write_line(read.seed, signed, read.addresses)
+        tampered = newcomer.run("mesh", "join", forged, "--data", str(newcomer.data), *LOOPBACK, "-y", "--json")
+        assert tampered.code == 1
+        assert "invite.malformed" in tampered.json["error"]["message"]
+    members = three
+    for rule in ("invite.spent", "invite.expired", "invite.malformed"):
+        assert sum(counted(member, rule) for member in members) > 0, f"{rule} is counted by whoever refused"
+        logged = members[0].ok("logs", "--contains", rule)["lines"]
+        assert any(entry.get("rule") == rule for entry in logged)
     cut = newcomer.run("mesh", "join", line[:-7], "--data", str(newcomer.data), "-y", "--json")
     assert cut.code == 2
     assert "copy it again" in cut.json["error"]["message"]
     assert not newcomer.data.exists()
 
 
-def test_a_stranger_and_a_forged_certificate_never_get_past_hello(
+def test_a_stranger_never_gets_past_hello_and_is_told_why(
     fleet: Fleet, three: tuple[Machine, Machine, Machine]
 ) -> None:
     one = three[0]
+    intruder = fleet.machine("stranger")
+    shutil.copytree(one.data, intruder.data, ignore=shutil.ignore_patterns("*.db*", "fence", "lock", "logs", "key"))
+    (intruder.data / "node.key").unlink()
+    seed = SystemEntropy().random_bytes(32)
+    write_private(intruder.data / "node.key", seed.hex().encode())
     genesis = read_identity(one.data).genesis
-    mesh = mesh_id(genesis)
-    for name in ("stranger", "forger"):
-        intruder = fleet.machine(name)
-        shutil.copytree(one.data, intruder.data, ignore=shutil.ignore_patterns("*.db*", "fence", "lock", "logs", "key"))
-        (intruder.data / "node.key").unlink()
-        seed = SystemEntropy().random_bytes(32)
-        write_private(intruder.data / "node.key", seed.hex().encode())
-        signer = Ed25519Signer(seed)
-        certificate = issue(
-            signer, mesh, peer_id(signer.public_key), roles=NODE_ROLES, labels=(), serial=1,
-            wall_ms=time.time_ns() // 1_000_000,
-        )  # fmt: skip
-        shown = (Credentials((certificate,)),) if name == "forger" else ()
-        write_private(intruder.data / "credentials", encode(Identity(genesis, shown).credentials))
-        node = peer_id(signer.public_key)
-        intruder.start()
-        wanted = ("logs", "--node", "one", "--contains", node)
-        until(lambda wanted=wanted: bool(one.ok(*wanted)["lines"]), 15, "a refusal")  # type: ignore[misc]
-        assert {entry["rule"] for entry in one.ok(*wanted)["lines"]} <= {"hello.stranger", "hello.not-connected"}
-        assert intruder.status()["peers"] == []
-        assert any("hello.stranger" in warning for warning in intruder.status()["warnings"])
-        assert node not in one.members()
-        intruder.stop()
+    write_private(intruder.data / "credentials", encode(Identity(genesis, ()).credentials))
+    node = peer_id(Ed25519Signer(seed).public_key)
+    intruder.start()
+    wanted = ("logs", "--node", "one", "--contains", node)
+    until(lambda: bool(one.ok(*wanted)["lines"]), 15, "a refusal")
+    assert {entry["rule"] for entry in one.ok(*wanted)["lines"]} <= {"hello.stranger", "hello.not-connected"}
+    assert counted(one, "hello.stranger") > 0
+    assert intruder.status()["peers"] == []
+    assert any("hello.stranger" in warning for warning in intruder.status()["warnings"])
+    assert node not in one.members()
+    intruder.stop()
+
+
+async def say_hello(address: Multiaddr, mesh: bytes, signer: Ed25519Signer, shown: tuple[Credentials, ...]) -> Refused:
+    """Dial a node as one that shows these credentials; return its refusal."""
+    entropy = SystemEntropy()
+    transport = Transport(TransportSettings(), signer=signer, verifier=Ed25519Verifier(), entropy=entropy)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        running = group.create_task(transport.run())
+        await transport.started.wait()
+        link = await transport.dial((address,))
+        mine = Hello(mesh, 1, 1, entropy.random_bytes(8), entropy.random_bytes(16), Head(), *shown)
+        assert transport.send(link, ChannelName.HELLO, encode(mine))
+        async for event in transport.events():
+            frames = event.frames if isinstance(event, FramesReceived) else ()
+            for refused in (said for said in map(decode_message, frames) if isinstance(said, Refused)):
+                running.cancel()
+                return refused
+    raise AssertionError("no word of refusal")
+
+
+def test_forged_papers_are_refused_by_the_rule_that_each_of_them_breaks(
+    three: tuple[Machine, Machine, Machine],
+) -> None:
+    one = three[0]
+    mesh = mesh_id(read_identity(one.data).genesis)
+    address = multiaddr.parse(one.status()["mesh_addresses"][0])
+    me, founder = (Ed25519Signer(SystemEntropy().random_bytes(32)) for _ in range(2))
+    member = Ed25519Signer(bytes.fromhex((three[1].data / "node.key").read_text()))
+    now_ms = time.time_ns() // 1_000_000
+
+    def certificate(by: Ed25519Signer, **given: Any) -> Signed:
+        given = {"roles": NODE_ROLES, "labels": (), "serial": 1, "wall_ms": now_ms, **given}
+        return issue(by, mesh, peer_id(me.public_key), **given)
+
+    good = certificate(member)
+    altered = msgspec.structs.replace(good, payload=good.payload[:-1] + bytes([good.payload[-1] ^ 1]))
+    for papers, rule in (
+        (certificate(me), "certificate.not-an-issuer"),
+        (certificate(founder), "certificate.not-an-issuer"),
+        (certificate(member), "certificate.not-invited"),
+        (altered, "certificate.signature"),
+    ):
+        refused = asyncio.run(say_hello(address, mesh, me, (Credentials((papers,)),)))
+        assert refused.rule == rule, refused
+        assert "this mesh does not know the node" in refused.detail
+        assert counted(one, rule) > 0
+        logged = one.ok("logs", "--node", "one", "--contains", rule)["lines"]
+        assert peer_id(me.public_key) in {entry["peer"] for entry in logged}
+    elsewhere = asyncio.run(say_hello(address, bytes(32), me, (Credentials(()),)))
+    assert elsewhere.rule == "hello.wrong-mesh"
+    assert peer_id(me.public_key) not in one.members()
 
 
 def test_a_killed_node_comes_back_with_what_it_had(three: tuple[Machine, Machine, Machine]) -> None:
