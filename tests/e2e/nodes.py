@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,21 @@ class Machine:
         answer = self.run(*arguments, "--json")
         assert answer.code == 0, (arguments, answer)
         return answer.json
+
+    @contextmanager
+    def follow(self, *arguments: str) -> Iterator[Path]:
+        """Run a command that goes on until it is interrupted; yield the file its answers go to."""
+        path = self.folder / f"follow-{len(list(self.folder.glob('follow-*')))}"
+        with path.open("wb") as out:
+            process = subprocess.Popen(
+                _command(arguments), env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield path
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
 
     def typed(self, *arguments: str, typing: Sequence[str] = (PASSPHRASE,)) -> Answer:
         """Run a command as a person would: on a terminal, typing a line at each passphrase prompt."""
@@ -217,6 +233,10 @@ class Machine:
     def members(self) -> dict[str, dict[str, Any]]:
         return {one["node"]: one for one in json.loads(self.get("/v1/members"))}
 
+    def connected(self) -> int:
+        """How many members it has a connection to, itself among them."""
+        return sum(one["connected"] and one["standing"] == "member" for one in self.members().values())
+
     @property
     def ingress(self) -> str:
         """Where the apps are served, since the last start."""
@@ -325,7 +345,8 @@ class Fleet:
             self._wires.stop()
 
 
-LOOPBACK = ("--listen", "127.0.0.1:0", "--ingress", "127.0.0.1:0")
+INGRESS = ("--ingress", "127.0.0.1:0")
+LOOPBACK = ("--listen", "127.0.0.1:0", *INGRESS)
 
 
 def free_port() -> int:

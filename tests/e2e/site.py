@@ -6,6 +6,7 @@ Releases differ by their greeting. Visitors call at a steady pace and note every
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
 import threading
 import time
@@ -19,6 +20,9 @@ from typing import Any
 from tests.e2e.nodes import Answer, Machine
 
 DEPLOY_TIMEOUT_S = 200.0
+CUT_OFF = -1
+"""The status of an answer that began and did not end."""
+
 GREETING = "/config/get?key=GREETING"
 COUNT = "/kv/increment?store=visits&key=count"
 
@@ -53,15 +57,18 @@ class Site:
         self.folder.mkdir()
         shutil.copyfile(component, self.folder / "web.wasm")
 
-    def configure(self, greeting: str, stages: str = '["1", "100%"]', *, rollout: str = "", app: str = "") -> None:
-        text = PROJECT.format(name=self.name, greeting=greeting, stages=stages, rollout=rollout, app=app)
+    def configure(
+        self, greeting: str, stages: str = '["1", "100%"]', *, rollout: str = "", app: str = "", overlays: str = ""
+    ) -> None:
+        text = PROJECT.format(name=self.name, greeting=greeting, stages=stages, rollout=rollout, app=app) + overlays
         (self.folder / "freehold.toml").write_text(text)
 
     def deploy(self, machine: Machine, *options: str, timeout_s: float = DEPLOY_TIMEOUT_S) -> Answer:
         return machine.run("deploy", "--folder", str(self.folder), "--json", *options, timeout_s=timeout_s)
 
     def lane(self, machine: Machine) -> dict[str, Any]:
-        return next(one for one in machine.ok("status", "--project", self.name)["lanes"])
+        found: dict[str, Any] = json.loads(machine.get(f"/v1/lanes/{self.name}/production"))
+        return found
 
     def greetings(self, machines: Sequence[Machine]) -> list[str]:
         """What each machine answers, or its status where that is not 200."""
@@ -86,7 +93,10 @@ def ask(address: str, name: str, path: str) -> tuple[int, str]:
 
 @dataclass
 class Visits:
-    """What visitors saw: each answer with its machine, when it was asked for (monotonic s), how long it took."""
+    """What visitors saw: each answer with its machine, when it was asked for (monotonic s), how long it took.
+
+    Status 0 is no answer at all.
+    """
 
     seen: list[tuple[str, float, float, int, str]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -107,7 +117,7 @@ class Visits:
 @contextmanager
 def visitors(
     machines: Sequence[Machine], name: str = "site", path: str = GREETING, *, keep_alive: bool = False,
-    every_s: float = 0.02,
+    every_s: float = 0.1,
 ) -> Iterator[Visits]:  # fmt: skip
     """Call every machine at a steady pace for the duration of the block, on kept or on new connections."""
     visits = Visits()
@@ -116,15 +126,18 @@ def visitors(
         connection = http.client.HTTPConnection(address, timeout=15)
         while not visits.stop.wait(every_s):
             began_s = time.monotonic()
+            status, body = 0, ""
             try:
                 connection.request("GET", path, headers={"Host": f"{name}.test"})
                 answer = connection.getresponse()
-                status, body = answer.status, answer.read().decode()
+                status = CUT_OFF
+                body = answer.read().decode()
+                status = answer.status
                 if not keep_alive:
                     connection.close()
             except (OSError, http.client.HTTPException) as error:
-                # A kept connection that the server closed while it was idle: HTTP has the client ask again.
-                status, body = 0, repr(error)
+                # Refused, or a kept connection that the server closed while it was idle: HTTP has the client ask again.
+                body = repr(error)
                 connection.close()
             visits.seen.append((machine, began_s, time.monotonic() - began_s, status, body))
         connection.close()

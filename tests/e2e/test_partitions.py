@@ -34,14 +34,10 @@ class Story:
     def heal(self) -> None:
         self.wires.heal()
         for machine in self.three:
-            until(lambda machine=machine: connected(machine) == 3, 60, "all to be connected")  # type: ignore[misc]
+            until(lambda machine=machine: machine.connected() == 3, 60, "all to be connected")  # type: ignore[misc]
         until(lambda: len(set(self.slots())) == 1, 20, "equal heads")
         heads = [machine.ok("decisions")["decisions"] for machine in self.three]
         assert heads[0] == heads[1] == heads[2], "the same decisions with the same certificates, everywhere"
-
-
-def connected(machine: Machine) -> int:
-    return sum(one["connected"] for one in machine.members().values())
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +71,7 @@ def test_a_minority_serves_what_was_decided_and_decides_nothing_while_the_majori
     rest = [machine for machine in story.three if machine is not canary]
     slot = canary.status()["slot"]
     story.wires.close_between({canary.name}, {machine.name for machine in rest})
-    until(lambda: connected(canary) == 1, 10, "the cut to be seen")
+    until(lambda: canary.connected() == 1, 10, "the cut to be seen")
     with ThreadPoolExecutor() as pool:
         asked = [
             pool.submit(canary.run, *command, "--project", "site", "--json", timeout_s=90)
@@ -143,7 +139,7 @@ def test_a_node_in_a_black_hole_serves_on_and_is_caught_up_when_packets_flow_aga
     before = story.site.greetings([lost])
     story.wires.mute_between({lost.name}, {machine.name for machine in rest})
     began_s = time.monotonic()
-    until(lambda: connected(lost) == 1 and connected(rest[0]) == 2, 2 * SILENCE_S, "the silence to be noticed")
+    until(lambda: lost.connected() == 1 and rest[0].connected() == 2, 2 * SILENCE_S, "the silence to be noticed")
     print(f"noticed after {time.monotonic() - began_s:.1f} s")
     until(lambda: any(one["belief"] == "down" for one in rest[0].members().values()), 60, "it to be down")
     print(f"down after {time.monotonic() - began_s:.1f} s")
