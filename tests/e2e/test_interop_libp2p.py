@@ -1,14 +1,20 @@
-"""Our node beside py-, js- and go-libp2p: each dials the other; Noise, yamux, identify, ping, 10 MB both ways."""
+"""Our node beside py-, js- and go-libp2p: each dials the other; Noise, yamux, identify, ping, 10 MB both ways.
+
+And a whole daemon, which shows strangers out at hello: politely, and counted.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from pathlib import Path
 
 import pytest
 from libp2p_peers import BUILDERS, ECHO, LOOPBACK, MissingToolError, dial_with, listening, running
 
-from protocols.libp2p import connection, ping
+from protocols.libp2p import connection, multiaddr, ping
+from protocols.machine import PeerId
+from tests.e2e.nodes import Fleet
 
 ECHO_BYTES = 10_000_000
 STRANGER_MS = 1500
@@ -73,3 +79,26 @@ async def test_as_a_stranger_it_may_identify_and_ping_and_is_then_shown_out(
         assert seen["status"].lower() in ("closed", "notconnected")
         await node.until(lambda: bool(node.downs))
         assert node.downs[0].reason == "connection.probation-timeout"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_a_daemon_identifies_itself_answers_pings_and_shows_a_stranger_out_at_hello(
+    command: list[str], tmp_path: Path
+) -> None:
+    fleet = Fleet(tmp_path)
+    try:
+        one = await asyncio.to_thread(fleet.found)
+        address = multiaddr.parse(one.status()["mesh_addresses"][0]).with_peer(PeerId(one.status()["node"]))
+        seen = await dial_with(command, address)
+        assert seen["peer"] == one.status()["node"]
+        assert seen["agent"].startswith("freehold")
+        assert seen["pingMs"] > 0
+        assert seen["refused"]
+        assert seen["status"].lower() in ("closed", "notconnected")
+        metrics = one.get("/metrics").decode()
+        assert "freehold_links 0.0" in metrics
+        assert one.ok("doctor", "--data", str(one.data))["faults"] == 0
+        print([line for line in metrics.splitlines() if line.startswith("freehold_rejected_messages_total{")])
+    finally:
+        await asyncio.to_thread(fleet.close)

@@ -1,7 +1,8 @@
 """Garbage on the port: strangers and hostile members cost their own connections, bounded memory, and nobody's service.
 
 The bound: with everything below done to it, one after the other, the node's peak memory stays within RSS_GROWTH_MAX of
-what it had after its first member was served. Members keep their link and their echo throughout.
+what it had after its first member was served. A member keeps its link throughout, and its echo, asked for ten times a
+second all the while, never takes longer than ECHO_MAX_S; the attackers share its processor and even its event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -29,6 +31,8 @@ from protocols.libp2p.upgrade import MUXERS, Upgrade
 from protocols.libp2p.yamux_frames import DATA, HEADER, INITIAL_WINDOW_BYTES, PING, SYN
 
 RSS_GROWTH_MAX = 64 * 1024 * 1024
+ECHO_MAX_S = 3.0
+ECHO_EVERY_S = 0.1
 ELSEWHERE = "127.0.0.2"
 HELLO = multistream.frame(b"/multistream/1.0.0")
 
@@ -40,6 +44,8 @@ class Victim:
         self.address = address
         self.member = member
         self._process = process
+        self.echoes: list[float] = []
+        self.growth_peak = 0
         self.base_rss = self.memory("VmRSS")
 
     def memory(self, name: str) -> int:
@@ -68,6 +74,11 @@ class Victim:
             stream.finish()
         return time.perf_counter() - started
 
+    async def is_asked_all_the_while(self) -> None:
+        while True:
+            await asyncio.sleep(ECHO_EVERY_S)
+            self.echoes.append(await self.serves_members())
+
     async def serves_newcomers(self) -> None:
         """Connect with a fresh identity from the attackers' own address; be admitted and echoed."""
         async with asyncio.timeout(8), running() as newcomer:
@@ -78,7 +89,8 @@ class Victim:
         assert self.running
         await self.serves_members()
         assert not self.member.downs, "the member lost its link"
-        growth = self.memory("VmHWM") - self.base_rss
+        assert max(self.echoes, default=0.0) < ECHO_MAX_S, f"an echo took {max(self.echoes):.2f} s"
+        self.growth_peak = growth = self.memory("VmHWM") - self.base_rss
         assert growth < RSS_GROWTH_MAX, f"{growth / 2**20:.0f} MiB"
 
 
@@ -96,7 +108,16 @@ async def victim() -> AsyncIterator[Victim]:
         async with running() as member:
             member.transport.set_members({address.peer() or member.peer: (address,)})
             await member.until(lambda: bool(member.ready))
-            yield Victim(process, address, member)
+            made = Victim(process, address, member)
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(made.is_asked_all_the_while())
+                yield made
+                asking.cancel()
+            assert made.echoes, "the member was never served"
+            print(
+                f"{len(made.echoes)} echoes meanwhile, median {statistics.median(made.echoes) * 1000:.1f} ms, "
+                f"slowest {max(made.echoes) * 1000:.0f} ms; memory +{made.growth_peak >> 20} MiB at its peak"
+            )
     finally:
         process.stdin.close()
         try:
@@ -207,6 +228,12 @@ async def test_a_thousand_slow_strangers_keep_no_member_out(victim: Victim, sour
     async with attackers(victim, 1000, source) as crowd:
         for attacker in crowd:
             await attacker.say(HELLO[:1])
+        await victim.serves_newcomers()
+        # One byte after the other, as slowly as may be: being slow keeps no place.
+        for place in range(1, 5):
+            for attacker in crowd:
+                await attacker.say(HELLO[place : place + 1])
+            await asyncio.sleep(0.5)
         await victim.serves_newcomers()
         await victim.is_well()
 
