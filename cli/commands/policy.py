@@ -55,6 +55,7 @@ def show(output: Output, environment: str, context_name: str | None) -> None:
     "freehold policy set --env production --approvals 2 --evidence test:24h --evidence smoke:24h:node",
     'freehold policy set --window "deny 2026-12-24T00:00Z 72h holidays"',
     "freehold policy set --env staging --inherit",
+    "freehold policy set --voters 5",
 ))  # fmt: skip
 @_ENVIRONMENT
 @click.option("--mode", type=click.Choice(["solo", "team"]), help="solo: nobody else approves. team: somebody does.")
@@ -67,16 +68,20 @@ def show(output: Output, environment: str, context_name: str | None) -> None:
               help="A freeze window; START in ISO 8601 with a zone. Replaces all.")  # fmt: skip
 @click.option("--no-windows", is_flag=True, help="No freeze windows.")
 @click.option("--approval-max", metavar="DURATION", help="How long an approval may last, at most.")
+@click.option("--voters", type=click.Choice(["1", "3", "5", "7"]), help="How many nodes decide, once there are enough.")
 @click.option("--inherit", is_flag=True, help="Return the environment to the mesh's policy.")
 @_CONTEXT
 @click.option("-y", "--yes", is_flag=True, help="Go on without asking; the passphrase is asked for all the same.")
 def change(output: Output, *, environment: str, mode: str | None, approvals: int | None, roles: tuple[str, ...],
            evidence: tuple[str, ...], no_evidence: bool, windows: tuple[str, ...], no_windows: bool,
-           approval_max: str | None, inherit: bool, context_name: str | None, yes: bool) -> None:  # fmt: skip
+           approval_max: str | None, voters: str | None, inherit: bool, context_name: str | None,
+           yes: bool) -> None:  # fmt: skip
     """Change a policy. Needs the admin key; every proposed change must be proposed again."""
     _, context = home.current_context(context_name)
     state = talk(context, lambda client: client.state())
     now, _ = policy_of(state, environment)
+    if voters and environment:
+        raise UsageError("voters decide for the whole mesh", next_step="leave --env out", kind="usage")
     demands = now.demands
     if evidence or no_evidence:
         demands = msgspec.structs.replace(demands, evidence=tuple(evidence_of(text) for text in evidence))
@@ -89,7 +94,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
         approvals = 0 if mode == "solo" else max(demands.approvals, 1) if mode == "team" else demands.approvals
     demands = msgspec.structs.replace(demands, approvals=approvals)
     limit_ms = duration_ms(approval_max) if approval_max else now.approval_max_ms
-    policy: Policy | None = Policy(cast("Any", chosen), demands, limit_ms, now.voters_target)
+    policy: Policy | None = Policy(cast("Any", chosen), demands, limit_ms, int(voters or now.voters_target))
     assert policy is not None
     problem = policy_problem(policy)
     if problem:
