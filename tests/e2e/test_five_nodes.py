@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.nodes import Fleet, Machine, until
+from tests.e2e.nodes import INGRESS, Fleet, Machine, until
 from tests.e2e.site import COUNT, GREETING, Site, ask, visitors
 
 HELD = "auto_promote = false"
@@ -50,8 +50,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], P
         one = fleet.found("one", "--label", "zone=us", "--api", "127.0.0.1:0")
         eu = fleet.invite(one, "--uses", "2", "--label", "zone=eu")
         us = fleet.invite(one, "--uses", "2", "--label", "zone=us")
-        for name, line, options in (("two", eu, ()), ("three", eu, ()), ("four", us, ()), ("five", us, ("none",))):
-            fleet.join(line, name, *(("--listen", *options) if options else ())).take_keys_of(one)
+        for name, line, options in (
+            ("two", eu, ()), ("three", eu, ()), ("four", us, ()), ("five", us, ("--listen", "none", *INGRESS)),
+        ):  # fmt: skip
+            fleet.join(line, name, *options).take_keys_of(one)
         until(lambda: sum(node["confirmed"] for node in one.members().values()) == 5, 60, "five confirmed nodes")
         for machine in fleet.machines:
             until(lambda machine=machine: machine.connected() == 5, 60, "all to be connected")  # type: ignore[misc]
