@@ -26,6 +26,7 @@ class ChainTimes:
     `submit_ms` is how long a client waits for an outcome. `forward_ms` is when a forwarded command tries another voter.
     `fetch_ms` is when a fetch asks someone else. `gossip_ms` is between heads told to a random peer. `ready_ms` is
     between a candidate's `Ready` messages, `growth_ms` how long a node must have been connected before it may vote.
+    `stand_by_ms` is how long promises are held for a command that may come: clocks drift, and they date the decision.
     """
 
     retry_min_ms: int = 300
@@ -37,6 +38,7 @@ class ChainTimes:
     gossip_ms: int = 10_000
     ready_ms: int = 10_000
     growth_ms: int = 60_000
+    stand_by_ms: int = 60_000
 
     def scaled(self, divisor: int) -> ChainTimes:
         """Return the slow timers divided; those bound by the network's delay stay."""
@@ -85,6 +87,11 @@ class Pacer:
         wait_ms = self.base_ms * 2 ** min(self.attempts, DOUBLINGS_MAX) * self._entropy.uniform(1.0, 2.0)
         self.next_ms = now_ms + min(int(wait_ms), self._times.retry_max_ms) + rank * self._times.stagger_ms
         self.attempts += 1
+
+    def forestalled(self, now_ms: int, rank: int) -> None:
+        """A ballot was in the way, of a proposer that may only stand by: try once more soon, and wait after that."""
+        if self.attempts <= 1:
+            self.next_ms = min(self.next_ms, now_ms + rank * self._times.stagger_ms)
 
     def hurry(self, now_ms: int, rank: int) -> None:
         """The network changed for the better: forget the doubling."""

@@ -14,13 +14,17 @@ from protocols.ballots import Ballot, Grounds, Promise, Proposal, Vote
 from protocols.chain_messages import Accepted
 from protocols.decision import Certificate, Voter, VoteSignature
 from protocols.ledger import Judged
-from protocols.machine import Digest, PeerId
+from protocols.machine import Digest, Now, PeerId
 from protocols.quorum import majority
 
 
 @dataclass
 class Attempt:
-    """An attempt at one ballot; `judged` is set when the promises are in and a decision was chosen."""
+    """An attempt at one ballot; `judged` is set when the promises are in and a decision was chosen.
+
+    One that `stands_by` was opened before there was anything to decide. `leads` are how far the promisers' clocks were
+    ahead of this node's monotonic one: so a decision is dated when it is made, however long promises were held.
+    """
 
     slot: int
     era: bytes
@@ -28,8 +32,9 @@ class Attempt:
     voters: tuple[Voter, ...]
     voters_digest: Digest
     started_ms: int
+    stands_by: bool = False
     promises: dict[Voter, Promise] = field(default_factory=dict)
-    clocks: list[int] = field(default_factory=list)
+    leads: list[int] = field(default_factory=list)
     accepted: Accepted | None = None
     decision: bytes = b""
     material: tuple[bytes, ...] = ()
@@ -50,17 +55,24 @@ class Attempt:
         return majority(len(self.voters))
 
     @property
-    def wall_ms(self) -> int:
-        """The lower median of the promisers' clocks: one clock that is far ahead cannot date a decision."""
-        return sorted(self.clocks)[(len(self.clocks) - 1) // 2]
+    def is_promised(self) -> bool:
+        """Whether a majority has promised."""
+        return len(self.promises) >= self.needed
 
-    def add_promise(self, promise: Promise, wall_ms: int, accepted: Accepted | None) -> bool:
-        """Count a verified promise; return whether a majority has promised."""
-        self.clocks.append(wall_ms)
+    def wall_ms(self, mono_ms: int) -> int:
+        """The lower median of the promisers' clocks at `mono_ms`: one that is far ahead cannot date a decision."""
+        return sorted(self.leads)[(len(self.leads) - 1) // 2] + mono_ms
+
+    def add_promise(self, promise: Promise, now: Now, accepted: Accepted | None) -> bool:
+        """Count a verified promise, `now` by its maker's wall clock and this node's monotonic one.
+
+        Return whether a majority has promised.
+        """
+        self.leads.append(now.wall_ms - now.mono_ms)
         self.promises[Voter(promise.node, promise.store_id)] = promise
         if accepted is not None and (self.accepted is None or accepted.ballot > self.accepted.ballot):
             self.accepted = accepted
-        return len(self.promises) >= self.needed
+        return self.is_promised
 
     def add_vote(self, vote: Vote) -> bool:
         """Count a verified vote; return whether a majority has voted."""

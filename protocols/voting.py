@@ -28,7 +28,7 @@ from protocols.envelope import digest
 from protocols.follower import Follower
 from protocols.grounds import adopted, built_on, grounds_problem
 from protocols.ledger import Judged
-from protocols.machine import Effect, PeerId
+from protocols.machine import Effect, Now, PeerId
 from protocols.proposer import Attempt
 from protocols.quorum import voter_of
 from protocols.refusal import Refusal
@@ -43,6 +43,7 @@ class Voting:
         self._clients = clients
         self._attempt: Attempt | None = None
         self._accepted_ms = 0
+        self._may_stand_by = False
 
     # --- when to propose ----------------------------------------------------------------------------------------------
 
@@ -51,7 +52,10 @@ class Voting:
         at = self._at
         if not at.speaking:
             return None
-        if self._clients.waiting or at.completion_slot == at.open_slot:
+        if self._wanted:
+            attempt = self._attempt
+            if attempt is not None and attempt.stands_by and not attempt.is_promised:
+                return max(at.pacer.next_ms, attempt.started_ms + at.pacer.base_ms)
             return at.pacer.next_ms
         base_ms = at.pacer.base_ms
         if at.acceptor.accepted is not None:
@@ -61,11 +65,34 @@ class Voting:
             return at.pacer.next_ms + base_ms * at.my_rank
         return None
 
+    @property
+    def _wanted(self) -> bool:
+        """Whether a command or a read waits for the open slot."""
+        return self._clients.waiting or self._at.completion_slot == self._at.open_slot
+
     def tick(self) -> None:
-        """Open a ballot if one is due."""
+        """Open a ballot if one is due, or propose with one that was opened before."""
+        if self._may_stand_by:
+            self._may_stand_by = False
+            if self._at.speaking and self._attempt is None:
+                self.open_ballot(stands_by=True)
+        self._stop_standing_by()
         due_ms = self.start_due_ms()
         if due_ms is not None and self._at.now.mono_ms >= due_ms:
             self.open_ballot()
+
+    def _stop_standing_by(self) -> None:
+        """Propose with held promises once something waits; too old ones, or such as were overtaken, are let go."""
+        at, attempt = self._at, self._attempt
+        if attempt is None or not attempt.stands_by or not attempt.is_promised or not self._wanted:
+            return
+        attempt.stands_by = False
+        overtaken = attempt.ballot != at.acceptor.promised
+        if overtaken or at.now.mono_ms - attempt.started_ms > at.setup.times.stand_by_ms:
+            self._attempt = None
+        else:
+            at.pacer.start_attempt(at.now.mono_ms, at.my_rank)
+            self._propose(attempt)
 
     def on_grown(self) -> None:
         """The slot is decided, or this node says no more: an attempt on it is over."""
@@ -73,25 +100,28 @@ class Voting:
 
     # --- phase 1, proposer --------------------------------------------------------------------------------------------
 
-    def open_ballot(self) -> None:
+    def open_ballot(self, *, stands_by: bool = False) -> None:
         """Ask the others for a new ballot, and promise it oneself while they do.
 
-        The own promise is durable before it counts. A process that ends before that asks again with another ballot:
-        every ballot names the process's nonce.
+        Who just decided `stands_by` for the next slot: what comes next often comes through the same node, and then
+        needs votes only. It costs nothing: promises are asked for once a slot either way. The own promise is durable
+        before it counts. A process that ends before that asks again with another ballot: every ballot names the
+        process's nonce.
         """
         at = self._at
         ballot = at.promised_above()
         at.saw(ballot)
-        at.pacer.start_attempt(at.now.mono_ms, at.my_rank)
+        if not stands_by:
+            at.pacer.start_attempt(at.now.mono_ms, at.my_rank)
         voters = at.ledger.voters
         self._attempt = attempt = Attempt(
-            at.open_slot, at.ledger.position.era, ballot, voters, voters_digest(voters), at.now.mono_ms
+            at.open_slot, at.ledger.position.era, ballot, voters, voters_digest(voters), at.now.mono_ms, stands_by
         )
         at.to_other_voters(Prepare(attempt.slot, ballot, at.ledger.position))
         effects, promise = at.acceptor.promise(ballot)
         at.out += effects
-        if attempt.add_promise(promise, at.now.wall_ms, at.acceptor.accepted):
-            self._propose(attempt)
+        if attempt.add_promise(promise, at.now, at.acceptor.accepted):
+            self._promised(attempt)
 
     def on_promised(self, peer: PeerId, message: Promised) -> None:
         """Count a promise whose claims can be checked; with a majority, propose."""
@@ -111,7 +141,15 @@ class Voting:
             return
         at.pacer.sample(at.now.mono_ms - attempt.started_ms)
         self._witness(promise)
-        if attempt.add_promise(promise, message.wall_ms, message.accepted):
+        if attempt.add_promise(promise, Now(at.now.mono_ms, message.wall_ms), message.accepted):
+            self._promised(attempt)
+
+    def _promised(self, attempt: Attempt) -> None:
+        """A majority promised: propose, unless there is nothing to finish and nothing waits."""
+        if attempt.stands_by and attempt.accepted is None:
+            self._stop_standing_by()
+        else:
+            attempt.stands_by = False
             self._propose(attempt)
 
     def on_nack(self, peer: PeerId, message: Nack) -> None:
@@ -126,6 +164,7 @@ class Voting:
         at.pacer.crowd(at.now.mono_ms)
         if self._attempt is not None and message.ballot == self._attempt.ballot and not self._attempt.proposing:
             self._attempt = None
+            at.pacer.forestalled(at.now.mono_ms, at.my_rank)
 
     # --- phase 2, proposer --------------------------------------------------------------------------------------------
 
@@ -140,7 +179,7 @@ class Voting:
         if found is not None:
             attempt.decision, attempt.material = found.decision, found.material
         else:
-            attempt.decision, attempt.material = self._clients.next_decision(attempt.wall_ms)
+            attempt.decision, attempt.material = self._clients.next_decision(attempt.wall_ms(at.now.mono_ms))
         judged = at.ledger.judge(attempt.decision, attempt.material)
         if isinstance(judged, Refusal):
             # Only a lying majority of acceptors could have accepted what fails the deterministic checks.
@@ -213,6 +252,7 @@ class Voting:
         self._attempt = None
         at.store(entry, attempt.judged, barriers)
         self._follower.announce(entry, attempt.voters)
+        self._may_stand_by = True
 
     def _current(self, slot: int) -> Attempt | None:
         attempt = self._attempt

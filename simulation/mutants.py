@@ -77,9 +77,9 @@ class Mutant:
 def _no_adoption() -> Sequence[Patch]:
     add_promise = Attempt.add_promise
 
-    def forgetful(self: Attempt, promise: Any, wall_ms: int, accepted: Any) -> bool:
+    def forgetful(self: Attempt, promise: Any, now: Any, accepted: Any) -> bool:
         del accepted
-        return add_promise(self, promise, wall_ms, None)
+        return add_promise(self, promise, now, None)
 
     return [(Attempt, "add_promise", forgetful), *_grounds_unchecked()]
 
@@ -307,7 +307,7 @@ def _wrong_state_hash() -> Sequence[Patch]:
 def _own_clock() -> Sequence[Patch]:
     """A decision carries its proposer's clock, and no voter compares it with its own."""
     return [
-        (Attempt, "wall_ms", property(lambda self: self.clocks[0])),
+        (Attempt, "wall_ms", lambda self, mono_ms: self.leads[0] + mono_ms),
         (voting, "CLOCK_TOLERANCE_MS", 1 << 60),
     ]
 

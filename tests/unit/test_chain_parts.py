@@ -42,7 +42,7 @@ from protocols.fence import BOOT_LEAP, Fence
 from protocols.grounds import ROUNDS_MAX, adopted, built_on, grounds_problem, promises_problem
 from protocols.keys import peer_id
 from protocols.ledger import Ledger, slot_key
-from protocols.machine import Digest, PeerId, Persist, Store, Write
+from protocols.machine import Digest, Now, PeerId, Persist, Store, Write
 from protocols.pacing import ChainTimes, Pacer
 from protocols.proposer import Attempt
 from protocols.refusal import Refusal
@@ -401,11 +401,11 @@ def test_a_lie_in_a_round_below_the_last_is_found_in_the_grounds() -> None:
 def test_an_attempt_takes_the_highest_accepted_and_the_lower_median_clock() -> None:
     attempt = Attempt(1, MESH, BALLOT, VOTERS[:3], voters_digest(VOTERS[:3]), 0)
     low, high = (Accepted(Ballot(n, VOTERS[0].node, b"n"), b"%d" % n, (), b"") for n in (1, 2))
-    assert not attempt.add_promise(promise(0), 9_000, high)
-    assert attempt.add_promise(promise(1), 1_000, low)
-    attempt.add_promise(promise(2), 5_000, None)
+    assert not attempt.add_promise(promise(0), Now(100, 9_100), high)
+    assert attempt.add_promise(promise(1), Now(200, 1_200), low)
+    attempt.add_promise(promise(2), Now(300, 5_300), None)
     assert attempt.accepted == high
-    assert attempt.wall_ms == 5_000
+    assert attempt.wall_ms(1_000) == 6_000, "the clock in the middle, and how long the promises were held"
     assert not attempt.decline(VOTERS[0].node, "r", "d")
     assert not attempt.decline(VOTERS[0].node, "r", "d")
     assert attempt.decline(VOTERS[1].node, "r", "d")
