@@ -31,8 +31,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `workers` is how many worker processes serve apps. `proxies` are the networks whose `Forwarded` field is believed.
     `voter_after_s` is how long another node must have been connected before this one proposes it as a voter.
     `drain_s` is how long requests under way may take when it stops, `orphan_s` how long workers serve on without it.
-    `pulse_ms` is how often an open rollout is judged, `smoke_ahead` keeps a worker ready for the next smoke checks, and
-    `compiled` is a folder of compiled code that several nodes of one user share; by default a node has its own.
+    `smoke_ahead` keeps a worker ready for the next smoke checks, and `compiled` is a folder of compiled code that
+    several nodes of one user share; by default a node has its own.
     """
 
     name: str
@@ -48,7 +48,6 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     voter_after_s: int = 60
     drain_s: int = 30
     orphan_s: int = 600
-    pulse_ms: int = 1_000
     smoke_ahead: bool = False
     compiled: str = ""
 

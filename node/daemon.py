@@ -54,7 +54,6 @@ from node.starter import Starter
 from node.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
 from node.workloads import Workloads
-from protocols.agent import AgentConfig
 from protocols.ballots import BOOT_NONCE_BYTES
 from protocols.chain_context import Stored
 from protocols.chain_messages import Mute
@@ -188,7 +187,7 @@ class Daemon:
         transport = Transport(settings, signer=signer, verifier=verifier, entropy=entropy)
         setup = CoreSetup(
             read_identity(self._folder).genesis, signer, verifier, entropy, entropy.random_bytes(BOOT_NONCE_BYTES),
-            chain=_chain_times(self._config), agent=AgentConfig(beat_ms=self._config.pulse_ms),
+            chain=_chain_times(self._config),
         )  # fmt: skip
         mesh = Mesh(
             setup,

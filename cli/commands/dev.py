@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
+import uvloop
 
 from cli.dev.server import DevServer, DevSettings
 from cli.frame import command
@@ -32,4 +32,4 @@ def dev(output: Output, port: int, workers: int, exact: bool, folder: Path) -> N
     """
     found = find_project(folder)
     server = DevServer(found, DevSettings("127.0.0.1", port, workers, exact), output)
-    asyncio.run(server.run())
+    uvloop.run(server.run())

@@ -1,28 +1,10 @@
-"""Whether a port is free, and if not, who has it: a busy port names its owner. Linux reads /proc, others ask lsof."""
+"""Who has a port: a busy port names its owner. Linux reads /proc, others ask lsof."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from pathlib import Path
-
-from cli.errors import CommandError
-
-
-def require_free(host: str, port: int, command: str) -> None:
-    """Raise a `CommandError` that names the owner if nothing more can listen on this port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            owner = owner_of(port)
-            raise CommandError(
-                f"port {port} is in use by {owner or 'another process'}",
-                next_step=f"stop it, or run: {command} --port {port + 1}",
-                kind="port-busy",
-            ) from None
 
 
 def owner_of(port: int) -> str | None:

@@ -52,7 +52,6 @@ DRAIN_S: Final = 5
 ORPHAN_S: Final = 5
 """Workers of a dev that was killed serve on for the next one to adopt, and do not hold the port for long."""
 
-PULSE_MS: Final = 50
 LOOK_EVERY_S: Final = 0.02
 START_TIMEOUT_S: Final = 60.0
 PREPARE_TIMEOUT_S: Final = 300.0
@@ -84,7 +83,7 @@ class DevSettings:
         """What the node of the mesh is told: no mesh port at all, nobody is to join."""
         return NodeSettings(
             listen=(), ingress=(f"{self.host}:{self.port}",), workers=self.workers, drain_s=DRAIN_S, orphan_s=ORPHAN_S,
-            pulse_ms=PULSE_MS, smoke_ahead=True, compiled=str(cache_folder() / "compiled"),
+            smoke_ahead=True, compiled=str(cache_folder() / "compiled"),
         )  # fmt: skip
 
 

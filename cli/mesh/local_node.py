@@ -59,7 +59,6 @@ class NodeSettings:
     certificates: str | None = None
     drain_s: int | None = None
     orphan_s: int | None = None
-    pulse_ms: int | None = None
     smoke_ahead: bool | None = None
     compiled: str | None = None
 

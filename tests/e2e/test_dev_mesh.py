@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ def greet(folder: Path, words: str) -> None:
     app.write_text(app.read_text().replace("from hello, visit", f"{words}, visit"))
 
 
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
 def actions(folder: Path) -> list[str]:
     return [one["action"] for one in ask(folder, "decisions", "--limit", "100")["decisions"]]
 
@@ -80,13 +86,14 @@ def test_two_saves_are_two_decided_starts_and_commands_answer_for_them(running: 
 
 
 def test_a_dev_that_was_killed_is_started_again_at_once_with_its_data_and_its_chain(hello: Path) -> None:
-    first = DevProcess(hello)
+    port = free_port()
+    first = DevProcess(hello, "--port", port)
     assert first.event(FIRST_BUILD_TIMEOUT_S)["event"] == "serving"
     assert first.call("/").text == "hello from hello, visit 1\n"
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.wait()
     before = 0
-    with serving(hello) as again:
+    with serving(hello, "--port", port) as again:  # the workers it left behind hold the port for a moment
         assert again.call("/").text == "hello from hello, visit 2\n"
         before = len(actions(hello))
         code, answer, _ = run_freehold("dev", "--port", "0", "--folder", str(hello))

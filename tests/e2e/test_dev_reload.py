@@ -140,6 +140,7 @@ def test_a_busy_port_is_refused_with_its_owner(tmp_path: Path) -> None:
     assert code == 1
     assert answer["error"]["kind"] == "port-busy"
     assert "pid" in answer["error"]["message"]
+    assert answer["error"]["next_step"].endswith(f"freehold dev --port {port + 1}")
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")
