@@ -179,6 +179,19 @@ class Control:
         voters = [voter.node for voter in core.state.voters]
         down = [node for node in voters if core.liveness.belief(node) is Belief.DOWN]
         found += voter_warnings(voters, down, core.chain.boot_answers_needed)
+        for expiring in core.trust.expiring(now.wall_ms):
+            word = "has expired" if expiring.expired else "expires soon"
+            found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
+        found += self.concerns()
+        free = shutil.disk_usage(self.folder).free
+        if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
+            found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
+        return found
+
+    def concerns(self) -> list[str]:
+        """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
+        core = self.core
+        found = []
         for lane in core.state.lanes:
             runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
             if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
@@ -186,16 +199,12 @@ class Control:
                     f"the schedules of {lane.project} in {lane.environment} stand still: {runs} is down; "
                     f"freehold project place {lane.project} --env {lane.environment} --schedules NODE"
                 )
-        for expiring in core.trust.expiring(now.wall_ms):
-            word = "has expired" if expiring.expired else "expires soon"
-            found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
-        found += self._ingress_warnings()
         if core.state.resets:
-            found.append(f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned")
-        free = shutil.disk_usage(self.folder).free
-        if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
-            found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
-        return found
+            found.append(
+                f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned; "
+                "compare what runs with what should: freehold status"
+            )
+        return found + self._ingress_warnings()
 
     def _ingress_warnings(self) -> list[str]:
         if not self.config.ingress_tls:
@@ -204,7 +213,7 @@ class Control:
         try:
             held = certificates.read(where)
         except certificates.CertificateError as error:
-            return [f"visitors get the certificates from before: {error}"]
+            return [f"visitors get the certificates from before: {error}; mend what is in {where}"]
         return [
             f"{one.path} ends in {left} days; put its successor in its place"
             for one in held

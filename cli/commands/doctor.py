@@ -103,17 +103,18 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     wall_ms = mine["wall_ms"]
     findings = diagnosis.node(mine, wall_ms)
     everyone = await members_of(client)
+    findings += diagnosis.boot_read(mine, everyone)
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
     findings += diagnosis.stores(stores_of(await client.get("/v1/voters")))
     names = [f"the node {mine['name']}"]
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":
             names.append(f"the node {one.title}")
-            findings += await _examine_peer(client, one)
+            findings += await _examine_peer(client, one, everyone)
     return findings, names
 
 
-async def _examine_peer(client: NodeClient, one: Member) -> list[Finding]:
+async def _examine_peer(client: NodeClient, one: Member, everyone: tuple[Member, ...]) -> list[Finding]:
     """Ask a peer for its own description, and compare its clock with the asked node's."""
     try:
         before = (await client.get("/v1/node"))["wall_ms"], time.monotonic()
@@ -122,4 +123,5 @@ async def _examine_peer(client: NodeClient, one: Member) -> list[Finding]:
     except CommandError as error:
         return [Finding(False, f"{one.title} does not describe itself: {error}", "look at its log: freehold logs")]
     skew_ms = int(view["wall_ms"] - before[0] - took_ms / 2)
-    return diagnosis.node(view, view["wall_ms"]) + diagnosis.clock(one.title, skew_ms)
+    found = diagnosis.node(view, view["wall_ms"]) + diagnosis.boot_read(view, everyone)
+    return found + diagnosis.clock(one.title, skew_ms)

@@ -125,7 +125,27 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
         )
     if not view["muted"]:
         found += disk(view["disk_free_bytes"], name)
+    for concern in view["concerns"]:
+        what, _, advice = concern.partition("; ")
+        found.append(Finding(False, f"{name}: {what}", advice))
     return found + sandbox(view["wasmtime"])
+
+
+def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Finding]:
+    """Judge whether a voter that rebooted, and may have forgotten what it said, can hear it from the others."""
+    needed = view["boot_answers_needed"]
+    if not needed:
+        return []
+    others = [one for one in everyone if one.voter and one.node != view["node"]]
+    up = [one for one in others if one.belief == "self" or (one.connected and one.belief != "down")]
+    what = f"{view['name']} rebooted and does not vote before {needed} other voters have answered"
+    if len(up) >= needed:
+        return [Finding(False, what, "they are up, so this takes a moment: freehold doctor")]
+    lost = ", ".join(one.title for one in others if one not in up)
+    return [
+        Finding(True, f"{what}; {len(up)} can be reached",
+                f"start {lost}; if one is lost for good, only a reset by the admins goes on"),
+    ]  # fmt: skip
 
 
 def members(everyone: Sequence[Member], wall_ms: int) -> list[Finding]:

@@ -22,7 +22,11 @@ PaperKind = Literal["grant", "revocation", "change", "approval", "evidence"]
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node as it describes itself: who it is, what it sees, what worries it; `wall_ms` is its clock's reading."""
+    """A node as it describes itself: who it is, what it sees, what worries it; `wall_ms` is its clock's reading.
+
+    `boot_answers_needed`: other voters that must answer before this one, which rebooted, votes again; 0: none. `concerns`
+    are those of its warnings that only it can judge, each as "what; what to do".
+    """
 
     node: str
     name: str
@@ -53,6 +57,8 @@ class NodeView(msgspec.Struct, frozen=True):
     muted: str = ""
     rebuilt: str = ""
     alone: bool = False
+    boot_answers_needed: int = 0
+    concerns: tuple[str, ...] = ()
 
 
 class MemberView(msgspec.Struct, frozen=True):

@@ -70,6 +70,8 @@ def node_view(control: Control, build: str) -> NodeView:
         muted=core.chain.muted,
         rebuilt=control.rebuilt,
         alone=control.alone,
+        boot_answers_needed=core.chain.boot_answers_needed,
+        concerns=tuple(control.concerns()),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.trust import Credentials
+from tests.e2e import skewed
 from tests.e2e.nodes import LOOPBACK, PASSPHRASE, Fleet, Machine, until
 
 SECONDS_TO_CUT_OFF = 5.0
@@ -286,6 +288,39 @@ def test_a_voter_that_lost_its_disk_votes_again_after_one_command(three: tuple[M
     until(lambda: two.status()["speaking"], 15, "it to vote with its new store")
     assert one.ok("mesh", "voters")["up"] == 3
     assert one.ok("doctor", "--data", str(one.data))["faults"] == 0
+
+
+def findings(machine: Machine) -> dict[str, bool]:
+    """What doctor finds, and whether each is a fault."""
+    answer = machine.run("doctor", "--data", str(machine.data), "--json").json
+    assert all(one["advice"] for one in answer["findings"])
+    return {one["what"]: one["fault"] for one in answer["findings"]}
+
+
+def test_doctor_names_a_boot_read_that_waits_and_a_clock_that_is_wrong(three: tuple[Machine, Machine, Machine]) -> None:
+    one, two, third = three
+    third.kill()
+    two.stop()
+    for path in (two.folder / "run").glob("*/fence"):
+        path.unlink()  # as after a reboot: the volatile folder is empty
+    two.start()
+    until(lambda: connected(one) == 2, 20, "it to be connected again")
+    until(
+        lambda: any("rebooted and does not vote before 2 other" in what for what, fault in findings(one).items() if fault),
+        20, "the boot read to be noticed",
+    )  # fmt: skip
+    third.start(under=(sys.executable, skewed.__file__, "90"))
+    until(lambda: two.status()["speaking"], 20, "both others to have answered")
+    until(lambda: connected(one) == 3, 20, "all to be connected")
+    wrong = [what for what, fault in findings(one).items() if fault]
+    assert len(wrong) == 1, wrong
+    assert wrong[0].startswith("the clock of three ")
+    assert "ahead of" in wrong[0]
+    third.stop()
+    third.start()
+    until(lambda: connected(one) == 3, 20, "all to be connected")
+    until(lambda: third.status()["speaking"], 20, "it to vote")
+    assert not any(findings(one).values())
 
 
 def test_a_backup_taken_while_it_runs_brings_a_node_back(three: tuple[Machine, Machine, Machine]) -> None:

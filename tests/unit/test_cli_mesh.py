@@ -142,7 +142,8 @@ def test_only_a_voter_is_replaced_and_only_by_a_ready_node() -> None:
 def view(**fields: Any) -> dict[str, Any]:
     return {
         "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "",
-        "muted": "", "rebuilt": "", "alone": False,
+        "muted": "", "rebuilt": "", "alone": False, "boot_answers_needed": 0, "concerns": [],
+        "node": member("a").node,
         "expires_ms": NOW_MS + 90 * DAY_MS, "disk_free_bytes": 1 << 40, "wasmtime": "50.0.1", **fields,
     }  # fmt: skip
 
@@ -190,6 +191,22 @@ def test_the_quorum_is_judged_by_the_voters_that_can_be_reached() -> None:
     assert [(one.fault, "nothing can be decided" in one.what) for one in lost] == [(True, True)]
     two_nodes = diagnosis.quorum([up[0], member("b", voter=False)])
     assert [(one.fault, "add a third" in one.advice) for one in two_nodes] == [(False, True)]
+
+
+def test_a_voter_that_rebooted_is_a_fault_when_too_few_others_can_answer_it() -> None:
+    up, down = [member("a", belief="self"), member("b"), member("c")], member("c", belief="down", connected=False)
+    assert diagnosis.boot_read(view(), up) == []
+    reading = diagnosis.boot_read(view(boot_answers_needed=2), up)
+    assert [(one.fault, "a moment" in one.advice) for one in reading] == [(False, True)]
+    stuck = diagnosis.boot_read(view(boot_answers_needed=2), [*up[:2], down])
+    assert [(one.fault, "1 can be reached" in one.what, "start" in one.advice) for one in stuck] == [(True, True, True)]
+
+
+def test_what_only_the_node_can_judge_is_passed_on_with_its_advice() -> None:
+    found = diagnosis.node(view(concerns=["a.pem ends in 3 days; put its successor in its place"]), NOW_MS)
+    assert [(one.fault, one.what, one.advice) for one in found] == [
+        (False, "oslo: a.pem ends in 3 days", "put its successor in its place")
+    ]
 
 
 def test_a_voter_with_another_store_than_the_one_that_votes_is_a_fault() -> None:
