@@ -16,7 +16,6 @@ import logging
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from node.audit import Audit
 from node.config import NodeConfig, certificates_folder, runtime_folder
 from node.control import Control
 from node.enrolling import Enrolling
-from node.errors import BusyError, ConfigError, NodeError
+from node.errors import BusyError, ConfigError
 from node.fetching import Fetcher
 from node.forwarding import Forwarding, candidates
 from node.founding import read_addresses, read_identity, write_addresses
@@ -422,26 +421,3 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise BusyError(f"another process runs the node in {folder}", "freehold node status") from None
         yield
-
-
-def main(folder: Path, config: NodeConfig) -> int:
-    """Run a node to its end; return the process's exit code, having said on stderr what an operator must know."""
-    failure: NodeError | None = None
-    try:
-        asyncio.run(Daemon(folder, config).run())
-    except* NodeError as group:
-        failure = _first_failure(group)
-    if failure is None:
-        return 0
-    print(f"freehold: {failure}", file=sys.stderr)
-    if failure.advice:
-        print(f"next: {failure.advice}", file=sys.stderr)
-    return failure.exit_code
-
-
-def _first_failure(group: BaseExceptionGroup[NodeError]) -> NodeError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, NodeError)
-    return error

@@ -52,6 +52,7 @@ from runtime.control import (
     send_greeting,
 )
 from runtime.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError, Runner
+from runtime.dumps import forbid_dumps
 from runtime.forwarding import Elsewhere
 from runtime.http_request import Identifiers
 from runtime.ingress import Ingress, IngressSettings
@@ -414,6 +415,7 @@ def main(make_host: Callable[[WorkerSettings], AppHost]) -> None:
     import uvloop
 
     settings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)
+    forbid_dumps()
     _allow_descriptors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the daemon's to handle
 

@@ -75,7 +75,7 @@ def remove(output: Output, *, node: str, reason: str, compromised: bool, context
     Needs the admin key. The revocation works at once and for good; a node that comes back needs a new key.
     """
     _, context = home.current_context(context_name)
-    target, voters, notes = talk(context, lambda client: _plan_removal(client, node, compromised))
+    target, voters, exposed, notes = talk(context, lambda client: _plan_removal(client, node, compromised))
     output.note(f"This removes {target.title} from the mesh:")
     for line in notes:
         output.note(f"  {line}")
@@ -85,13 +85,18 @@ def remove(output: Output, *, node: str, reason: str, compromised: bool, context
         context, lambda client: _remove(client, output, admin, target, voters, reason=reason, compromised=compromised)
     )
     value = {"node": target.node, "slot": slot, "revoked": True,
-             "voters": [voter.node for voter in voters.voters] if voters else None}  # fmt: skip
+             "voters": [voter.node for voter in voters.voters] if voters else None,
+             "rotate": [dict(zip(("project", "environment", "name"), place, strict=True)) for place in exposed]}  # fmt: skip
     output.result(value, f"{target.title} is removed (decision {slot})")
+    for project, environment, name in exposed:
+        output.hint(f"freehold secret set {name} --project {project} --env {environment}: {target.title} could open it")
     output.hint("freehold mesh members")
 
 
-async def _plan_removal(client: NodeClient, text: str, compromised: bool) -> tuple[Member, NewVoters | None, list[str]]:
-    """Return whom to remove, the voters afterwards if it votes, and the plan in words."""
+async def _plan_removal(
+    client: NodeClient, text: str, compromised: bool
+) -> tuple[Member, NewVoters | None, list[tuple[str, str, str]], list[str]]:
+    """Return whom to remove, the voters afterwards if it votes, the secrets it could open, and the plan in words."""
     everyone = await members_of(client)
     target = find_member(everyone, text)
     if target.belief == "self":
@@ -111,19 +116,20 @@ async def _plan_removal(client: NodeClient, text: str, compromised: bool) -> tup
         if lane.data_node == target.node
     ]
     exposed = sorted({
-        f"{row.name} of {row.project} in {row.environment}"
+        (row.project, row.environment, row.name)
         for row in await rows_of(client, "", "")
         if target.node in row.sealed_to
     })  # fmt: skip
     if exposed:
-        notes.append(f"set these secrets anew afterwards, it could open them: {'; '.join(exposed)}")
+        named = "; ".join(f"{name} of {project} in {environment}" for project, environment, name in exposed)
+        notes.append(f"set these secrets anew afterwards, it could open them: {named}")
     if voters is not None:
         coming = ", ".join(short(one) for one in voters.added) or "nobody"
         notes.append(f"take its vote: {coming} comes instead; {len(voters.voters)} voters then")
         if len(voters.voters) < len(state.voters):
             notes.append(f"with {len(voters.voters)} voters the mesh survives the loss of {len(voters.voters) // 2}")
     notes.append("revoke its key: its connections close within seconds, for good")
-    return target, voters, notes
+    return target, voters, exposed, notes
 
 
 async def _remove(client: NodeClient, output: Output, admin: Ed25519Signer, target: Member,

@@ -25,6 +25,7 @@ from cli.output import Output
 from cli.project.find import find_project
 from cli.project.schema import SECRET_NAME
 from protocols.sealing import VALUE_MAX_BYTES
+from runtime.dumps import forbid_dumps
 
 _ENVIRONMENT = click.option(
     "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, help="Where it is."
@@ -49,6 +50,7 @@ def set_one(output: Output, *, name: str, environment: str, project: str, contex
     _check_name(name)
     _, context = home.current_context(context_name)
     signer, project = everyday_key(context), project or _project_here()
+    forbid_dumps()
     value = _value(name)
     place = (project, environment, name)
 

@@ -33,6 +33,7 @@ from protocols.effective import Effective
 from protocols.machine import Digest
 from runtime.component import ComponentError
 from runtime.control import ReleaseLoad, Route
+from runtime.services.log_sink import Blotter
 from runtime.supervisor import PoolError, PoolSettings, WorkerPool
 
 START_TIMEOUT_S = 60.0
@@ -135,7 +136,11 @@ def command_environment(found: Found, addresses: Mapping[str, str]) -> dict[str,
 
 
 async def run_command(command: str, found: Found, serving: Serving, timeout_s: float, output: Output) -> Ran:
-    """Run the project's test command in its folder; its output is shown and kept."""
+    """Run the project's test command in its folder; its output is shown and kept, without the values of secrets.
+
+    What is kept becomes evidence, which the whole mesh reads.
+    """
+    blot = Blotter(read_secrets(found.root / STATE_FOLDER / "secrets"))
     environment = await asyncio.to_thread(command_environment, found, serving.addresses)
     process = await asyncio.create_subprocess_shell(
         command, cwd=found.root, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
@@ -150,7 +155,7 @@ async def run_command(command: str, found: Found, serving: Serving, timeout_s: f
                 *lines, unfinished = (unfinished + data).split(b"\n")
                 unfinished = unfinished[-OUTPUT_MAX_BYTES:]
                 for line in lines:
-                    output.note(line.decode(errors="replace"))
+                    output.note(blot(line.decode(errors="replace")))
                 kept += data
                 del kept[:-OUTPUT_MAX_BYTES]
             code = await process.wait()
@@ -160,8 +165,8 @@ async def run_command(command: str, found: Found, serving: Serving, timeout_s: f
         await process.wait()
         code = None
     if unfinished:
-        output.note(unfinished.decode(errors="replace"))
-    log = kept.decode(errors="replace")
+        output.note(blot(unfinished.decode(errors="replace")))
+    log = blot(kept.decode(errors="replace"))
     if code is None:
         log += f"\nstopped after {timeout_s:.0f} s"
     passed = code == 0

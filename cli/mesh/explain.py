@@ -206,6 +206,7 @@ def _what_was_tested(facts: _Facts) -> Answer:
         sources.append(Source("evidence", _digest(one["envelope"]), (one["name"] or one["key"][:12],)))
     if not said:
         said.append("no evidence was filed; each node ran the smoke checks before it said that it was prepared")
+        sources += _sources(facts.started)  # The decision holds what the nodes of the first stage signed.
     return Answer("Which tests ran, on which digests, when?", tuple(said), tuple(sources))
 
 

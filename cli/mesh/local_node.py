@@ -38,6 +38,7 @@ from protocols.genesis import mesh_id
 from protocols.invites import InviteLine
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId, Signer
+from runtime.dumps import forbid_dumps
 from runtime.supervisor import PoolError
 
 T = TypeVar("T")
@@ -103,6 +104,7 @@ def run(folder: Path, settings: NodeSettings, log: logging.Handler | None) -> No
     """
     import uvloop
 
+    forbid_dumps()
     config = _translated(lambda: settings.config(read_config(folder)))
     handler = log or JsonHandler(_write_line, config.name)
     logging.getLogger("freehold").addHandler(handler)

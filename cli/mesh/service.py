@@ -46,6 +46,7 @@ RestartSec=2
 RestartPreventExitStatus=64 65
 OOMPolicy=continue
 LimitNOFILE=65536
+LimitCORE=0
 UMask=0077
 
 # Hardening. No MemoryDenyWriteExecute: the sandbox compiles code.

@@ -13,6 +13,7 @@ from cli.errors import CommandError, ExitCode
 from cli.mesh import home
 from cli.output import Output
 from protocols.keys import Ed25519Signer
+from runtime.dumps import forbid_dumps
 
 
 class NeedsPersonError(CommandError):
@@ -32,6 +33,7 @@ def ask_passphrase(prompt: str) -> str:
             kind="needs-person",
         ) from None
     os.close(handle)
+    forbid_dumps()
     return getpass.getpass(prompt)
 
 

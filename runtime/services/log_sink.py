@@ -43,14 +43,30 @@ def _second(whole: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
 
 
-def _blots(redacted: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What to look for and what to write instead, the longest first: whole values, and the lines of longer ones."""
-    found: dict[str, str] = {}
-    for name, value in redacted.items():
-        for part in (value, *value.splitlines()):
-            if len(part) >= REDACTED_MIN_CHARACTERS:
-                found[part] = f"[secret {name}]"
-    return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+class Blotter:
+    """Writes `[secret NAME]` over exact secret values: best effort, since a guest may write them any other way.
+
+    Looks for whole values and for the lines of longer ones, the longest first.
+    """
+
+    def __init__(self, redacted: Mapping[str, str]) -> None:
+        """Take the values by name; empty means that nothing is looked for."""
+        found: dict[str, str] = {}
+        for name, value in redacted.items():
+            for part in (value, *value.splitlines()):
+                if len(part) >= REDACTED_MIN_CHARACTERS:
+                    found[part] = f"[secret {name}]"
+        self._blots = tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to look for."""
+        return bool(self._blots)
+
+    def __call__(self, text: str) -> str:
+        """Return the text without the values."""
+        for value, instead in self._blots:
+            text = text.replace(value, instead)
+        return text
 
 
 def timestamp(seconds: float) -> str:
@@ -142,7 +158,7 @@ class AppLog:
         redacted: Mapping[str, str] | None = None,
     ) -> None:
         """Take the buffer, who writes, how much, and values that never appear in a line, by the name that does."""
-        self._blots = _blots(redacted or {})
+        self._blotted = Blotter(redacted or {})
         self._buffer = buffer
         self._origin = origin
         self._allowance = allowance or Allowance(LINES_PER_S, LINES_BURST, BYTES_PER_S, BYTES_BURST)
@@ -195,7 +211,7 @@ class AppLog:
             **fields,
             "stream": stream,
         }
-        for name, value in fields.items() if self._blots else ():
+        for name, value in fields.items() if self._blotted else ():
             if isinstance(value, str):
                 entry[name] = self._blotted(value)
         line = _encode(entry)
@@ -206,9 +222,3 @@ class AppLog:
                     entry[name] = value[: len(value) // 2]
             line = _encode(entry)
         return line
-
-    def _blotted(self, text: str) -> str:
-        """The text without exact secret values: best effort, since a guest may write them any other way."""
-        for value, instead in self._blots:
-            text = text.replace(value, instead)
-        return text

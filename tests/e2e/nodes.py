@@ -169,6 +169,7 @@ class Machine:
             self.process = subprocess.Popen(
                 [*under, *command],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                cwd=self.folder,
             )  # fmt: skip
         until(self._answers, READY_TIMEOUT_S, f"the node of {self.folder.name} to answer")
         self.started(self)

@@ -19,6 +19,7 @@ import msgspec
 
 from cli.commands.audit import verify_chains
 from cli.mesh.client import NodeClient
+from cli.mesh.explain import explain
 from cli.mesh.home import Context
 from node.config import NodeConfig, read_config
 from node.daemon import Daemon
@@ -48,9 +49,11 @@ from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
 from protocols.revocations import NOTHING_VALID, Revocation, revoke
 from protocols.trust_records import revocation_record
-from tests.e2e.in_process import LANE, a_house, until
+from tests.e2e.in_process import LANE, House, a_house, until
 
 HOUR_MS = 3_600_000
+REVOKED_WITHIN_S = 10.0
+"""Pushed at once: milliseconds on a quiet machine."""
 COMPONENT = digest(b"a component that nobody ever needs to run")
 
 
@@ -484,7 +487,9 @@ def without_its_gate(daemon: Daemon) -> None:
 async def test_a_node_without_its_gate_starts_nothing_because_the_others_refuse(
     component: Callable[[str], Path],
 ) -> None:
-    async with a_house(3, policy=TEAM, voter_after_s=1) as house:
+    by_node = (EvidenceDemand("smoke", HOUR_MS, by_node=True),)
+    policy = msgspec.structs.replace(TEAM, demands=msgspec.structs.replace(TEAM.demands, evidence=by_node))
+    async with a_house(3, policy=policy, voter_after_s=1) as house:
         await until(lambda: all(len(house.control(one).core.state.voters) == 3 for one in range(3)), 60)
         await house.prepare_lane()
         proposal, start = await house.propose(component("hello"))
@@ -515,3 +520,33 @@ async def test_a_node_without_its_gate_starts_nothing_because_the_others_refuse(
             await client.publish("grant", made.key.hex(), encode((sign(house.admin, GRANT_DOMAIN, mesh, made),)))
             await client.publish("approval", proposal.id.hex(), approve(ann, mesh, approval))
         await until(lambda: house.based(proposal.id) and all(house.runs(one) for one in range(3)), 60)
+        await every_node_explains_it(house)
+        await a_revocation_is_heard_everywhere(house, ann.public_key)
+
+
+async def every_node_explains_it(house: House) -> None:
+    """The eight answers are the same from every node, each with who signed what it rests on."""
+    told = []
+    for index in range(3):
+        async with house.client(index) as client:
+            told.append(await explain(client, *LANE))
+    assert len(told[0]) == 8
+    sources = [[(one.question, one.sources) for one in answers] for answers in told]
+    assert sources[0] == sources[1] == sources[2]
+    signed = {source.kind for one in told[0] for source in one.sources if source.signed_by}
+    assert {"decision", "change", "release", "approval", "evidence"} <= signed
+    assert all(one.sources for one in told[0] if "rollback" not in one.question), told[0]
+
+
+async def a_revocation_is_heard_everywhere(house: House, principal: bytes) -> None:
+    """A revoked person has no rights on any node within seconds, measured from the answer to whoever revoked."""
+    mesh = house.control(0).core.trust.mesh
+    made = Revocation("principal", principal, NOTHING_VALID, NOTHING_VALID, "left the team", now_ms())
+    async with house.client(0) as client:
+        await client.publish("revocation", principal.hex(), revocation_record(made, revoke(house.admin, mesh, made))[1])
+    began_s = time.monotonic()
+    for index in range(3):
+        async with house.client(index) as client:
+            while not (await client.get(f"/v1/principals/{principal.hex()}"))["problem"].startswith("grant.revoked"):
+                assert time.monotonic() - began_s < REVOKED_WITHIN_S, f"node {index} goes on believing"
+                await asyncio.sleep(0.02)

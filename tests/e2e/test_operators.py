@@ -363,7 +363,13 @@ def test_a_revoked_node_is_cut_off_within_seconds(three: tuple[Machine, Machine,
     until(lambda: connected(one) == 3, 30, "three members")
     gone = third.status()["node"]
     assert one.ok("mesh", "voters")["majority"] == 2
-    one.typed_ok("mesh", "remove", "three", "--compromised", "-y")
+    one.typed_ok("env", "create", "vault", "-y")
+    one.typed_ok("project", "create", "kept")
+    assert one.run("secret", "set", "API_KEY", "--project", "kept", "--env", "vault", stdin="a value").code == 0
+    removed = one.typed_ok("mesh", "remove", "three", "--compromised", "-y")
+    assert removed["rotate"] == [{"project": "kept", "environment": "vault", "name": "API_KEY"}]
+    (listed,) = one.ok("secret", "list", "--project", "kept")["secrets"]
+    assert listed["exposed"] == [gone]
     cut_s = time.monotonic()
     until(lambda: third.status()["peers"] == [], SECONDS_TO_CUT_OFF, "the revoked node to be alone")
     assert time.monotonic() - cut_s < SECONDS_TO_CUT_OFF

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from protocols.commands import Rollback
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.sealing import SealedSecret, SecretRemoval, sign_paper
+from tests.e2e.canary import files_that_tell, tells
 from tests.e2e.in_process import ENTROPY, LANE, House, a_house, until
 
 Component = Callable[[str], Path]
@@ -44,26 +44,13 @@ async def seen_by_app(house: House, index: int) -> str:
         return await answer.text()
 
 
-def forms(value: str) -> list[bytes]:
-    """A value as it might stand somewhere: plain, base64 at any alignment, hex."""
-    data = value.encode()
-    encoded = [base64.b64encode(b"x" * shift + data)[4:-4] for shift in range(3)]
-    return [data, data[:16], *encoded, data.hex().encode()]
-
-
 def found_in(data: bytes) -> bool:
-    return any(form in data for value in (CANARY, SECOND) for form in forms(value))
+    return tells(data, (CANARY, SECOND))
 
 
 def files_with_canary(house: House) -> list[str]:
-    """Every file of every node that holds the value, databases and their journals included."""
-    folders = [house.folder, *(daemon.runtime for daemon in house.daemons)]
-    return [
-        str(path)
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and found_in(path.read_bytes())
-    ]
+    """Every file of every node that holds the value."""
+    return files_that_tell([house.folder, *(daemon.runtime for daemon in house.daemons)], (CANARY, SECOND))
 
 
 async def answers_with_canary(client: NodeClient, house: House) -> list[str]:
