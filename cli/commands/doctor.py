@@ -20,6 +20,7 @@ from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.diagnosis import Finding
 from cli.mesh.home import Context
 from cli.mesh.roster import Member, members_of
+from cli.mesh.spans import counted
 from cli.mesh.voting import stores_of
 from cli.output import Output
 
@@ -52,7 +53,7 @@ def doctor(output: Output, data: Path | None, context_name: str | None) -> None:
         "findings": [{"fault": one.fault, "what": one.what, "advice": one.advice} for one in findings],
     }  # fmt: skip
     lines = [f"{'FAULT' if one.fault else 'warn '}  {one.what}\n       {one.advice}" for one in findings]
-    lines.append(f"checked {', '.join(checked)}: " + (f"{faults} faults" if faults else "no fault"))
+    lines.append(f"checked {', '.join(checked)}: " + (counted(faults, "fault") if faults else "no fault"))
     output.result(value, "\n".join(lines))
     if faults:
         raise SystemExit(1)

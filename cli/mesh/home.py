@@ -113,7 +113,8 @@ def current_context(name: str | None = None) -> tuple[str, Context]:
     wanted = named or known.current
     if wanted not in known.contexts:
         what = f"there is no context {wanted!r}" if wanted else "no mesh is known here"
-        raise UsageError(what, next_step="freehold mesh create NAME, or freehold context list", kind="no-context")
+        step = "freehold context list" if wanted else "freehold mesh create NAME; with an invite, freehold login LINE"
+        raise UsageError(what, next_step=step, kind="no-context")
     return wanted, known.contexts[wanted]
 
 

@@ -373,7 +373,7 @@ def review_text(review: Review) -> str:
     if review.rollback is not None:
         holders = _named(review, review.rollback.nodes) or "no node says so"
         lines.append(f"  target    release {review.rollback.release[:12]}, held by {holders}")
-    lines += [f"  stays     {one}" for one in review.irreversible]
+    lines += [f"  beware    {one}" for one in review.irreversible]
     return "\n".join(lines)
 
 
