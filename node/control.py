@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from node.leaving import Leaving
     from node.schedules import Schedules
     from node.secrets import Secrets
+
+_log = logging.getLogger("freehold.control")
 
 WATCHERS_MAX = 128
 SLOTS_SEARCHED_MAX = 1_000
@@ -249,6 +252,7 @@ class Control:
                 self._met(event)
             case Quarantined(reason, _):
                 self.quarantined = reason
+                _log.error("this node gave up its vote: %s", reason, extra={"event": "vote.quarantined"})
                 self._tell("quarantined", {"reason": reason})
             case EntryStored(slot, entry):
                 self._tell("decision", msgspec.to_builtins(view_of(slot, entry)))

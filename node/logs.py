@@ -8,6 +8,7 @@ Fields: time, level, event, node, project, app, release, rollout, request_id, tr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -174,4 +175,5 @@ class JsonHandler(logging.Handler):
         line |= {name: str(value) for name in _FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = logging.Formatter().formatException(record.exc_info)[-8_000:]
-        self._write(msgspec.json.encode(line))
+        with contextlib.suppress(OSError):  # a file that takes no more must not end the node
+            self._write(msgspec.json.encode(line))

@@ -37,6 +37,7 @@ from protocols.chain_messages import (
     Declined,
     Entries,
     Fetch,
+    Forgotten,
     Forward,
     Head,
     IAm,
@@ -316,6 +317,7 @@ class Chain:
             Declined: self._voting.on_declined,
             BootRead: self._voting.on_boot_read,
             BootAnswer: self._recovery.on_answer,
+            Forgotten: self._forgotten,
             Forward: self._forwarded,
             Answer: self._clients.on_answer,
             Probe: self._probed,
@@ -336,6 +338,14 @@ class Chain:
             self._at.give_up_store("another live process has this node's identity")
         else:
             self._at.reject(peer, "chain.no-clone")
+
+    def _forgotten(self, peer: PeerId, message: Forgotten) -> None:
+        """Another life of this node read the chain and fenced this one: both must not vote, so this one does not."""
+        at = self._at
+        if voter_of(at.ledger.voters, peer) is None:
+            at.reject(peer, "chain.not-a-voter")
+        elif at.is_voter and at.recovered and message.store_id == self.store_id and message.floor > self.record.counter:
+            at.give_up_store("another life of this node has spoken for its store")
 
     def _forwarded(self, peer: PeerId, message: Forward) -> None:
         if message.command == NOOP:

@@ -12,7 +12,7 @@ from typing import Any
 
 from protocols.acceptor import Acceptor, founding_effects, fresh_record
 from protocols.ballots import NO_BALLOT, STORE_ID_BYTES, Ballot, Promise, Vote, statement_holds
-from protocols.chain_messages import Accepted, Contradiction, EntryStored, Lied, Quarantined, Stalled
+from protocols.chain_messages import Accepted, Contradiction, EntryStored, Forgotten, Lied, Quarantined, Stalled
 from protocols.decision import AnyStateMachine, Decided, Decision, Voter, evidence_root, material_fits, material_of
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.grounds import grounds_problem
@@ -167,6 +167,8 @@ class Context:
         if statement.store_id in self.liars:
             return "chain.liar"
         if statement.counter < self.acceptor.floor_of(statement.store_id):
+            # Who hears this and has made no boot read has a double: nothing else raises a floor above a living store.
+            self.send(statement.node, Forgotten(statement.store_id, self.acceptor.floor_of(statement.store_id)))
             return "chain.forgotten-life"
         if not statement_holds(self.setup.verifier, self.setup.mesh, statement):
             return "chain.signature"

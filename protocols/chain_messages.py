@@ -174,6 +174,13 @@ class BootRead(msgspec.Struct, frozen=True, tag="chain.boot-read"):
     position: Position
 
 
+class Forgotten(msgspec.Struct, frozen=True, tag="chain.forgotten"):
+    """What this store says does not count here below `floor`: another life of its node has made a boot read."""
+
+    store_id: bytes
+    floor: Count
+
+
 class BootAnswer(msgspec.Struct, frozen=True, tag="chain.boot-answer"):
     """What a store knows of `slot`: what it accepted, and the floors it holds under other stores."""
 
@@ -232,7 +239,7 @@ LIFE_DOMAIN = "freehold/life/1"
 
 ChainMessage = (
     Head | Fetch | Entries | Prepare | Promised | Nack | Propose | Voted | Declined | Commit | Forward | Answer
-    | Probe | Probed | BootRead | BootAnswer | Ready | Contradiction | WhoAreYou | IAm | Cloned
+    | Probe | Probed | BootRead | BootAnswer | Forgotten | Ready | Contradiction | WhoAreYou | IAm | Cloned
 )  # fmt: skip
 
 

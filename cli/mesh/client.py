@@ -213,7 +213,7 @@ class NodeClient:
                 next_step="ask an operator: freehold mesh invite --kind principal, then freehold login LINE",
                 kind="wrong-pin",
             ) from None
-        except (aiohttp.ClientConnectionError, FileNotFoundError, TimeoutError) as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, FileNotFoundError, TimeoutError) as error:
             raise CommandError(
                 f"no node answers at {self._context.where}: {error or 'no answer in time'}",
                 next_step=self._context.start,

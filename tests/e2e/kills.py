@@ -225,8 +225,11 @@ class Killing:
             time.sleep(dice.choice((0, 0, dice.uniform(0, 0.5))))
         time.sleep(dice.uniform(0, 1.0))
         dice.shuffle(victims)
-        for victim in victims:
-            victim.start()
+        starting = [threading.Thread(target=self._guarded, args=(victim.start,)) for victim in victims]
+        for thread in starting:
+            thread.start()
+        for thread in starting:
+            thread.join()
         self._see_healed()
 
     def _see_healed(self) -> None:

@@ -362,12 +362,12 @@ def free_port() -> int:
             return port
 
 
-def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+def until(condition: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.1) -> None:
     """Wait for what other processes bring about."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.1)
+        time.sleep(every_s)
 
 
 def _command(arguments: Sequence[str], *, own_terminal: bool = False) -> list[str]:

@@ -24,6 +24,7 @@ from protocols.chain_messages import (
     EntryStored,
     EraChanged,
     Fetch,
+    Forgotten,
     Forward,
     Head,
     IAm,
@@ -56,6 +57,7 @@ from protocols.decision import (
     voters_digest,
 )
 from protocols.envelope import Signed, decode, digest, encode, sign
+from protocols.fence import BOOT_LEAP
 from protocols.machine import PeerConnected, PeerDisconnected, Persist, Received, Send, Store
 from protocols.refusal import Refusal
 from simulation.chain_state import Add, SetRules, SetVoters, counter
@@ -932,6 +934,39 @@ def test_any_damage_to_database_or_fence_costs_the_store_its_vote(damage: str) -
     assert net.add("n0").outcome == "decided"
     net.run(500)
     assert chain.position == net["n0"].position
+
+
+def test_a_voter_fenced_by_the_boot_read_of_a_copy_of_its_machine_gives_up_its_store() -> None:
+    net = ChainNet(3, 3)
+    net.add("n0")
+    net.run(200)
+    n2 = net.nodes["n2"]
+    store = net["n2"].store_id
+    floor = net["n2"].record.counter + BOOT_LEAP
+    asked = BootRead(2, Ballot(9, n2.peer, b"a copy"), store, floor, net["n0"].position)
+    net.give("n0", Received(n2.peer, asked))
+    net.queue.clear()  # the answer went to the copy
+    net.give("n1", Received(net.nodes["n0"].peer, Forgotten(store, floor)))
+    net.give("n2", Received(net.nodes["n0"].peer, Forgotten(b"x" * 16, floor)))
+    net.give("n2", Received(net.nodes["n0"].peer, Forgotten(store, net["n2"].record.counter)))
+    assert net["n2"].speaking, "none of these concerns it"
+    net.stop("n1")  # now the vote of n2 is needed, and n0 does not count it
+    net.give("n0", Submit(b"r", encode(Add(b"i", "a", 4))))
+    net.run(3_000)
+    assert [notice.reason for notice in net.notices("n2", Quarantined)] == [
+        "another life of this node has spoken for its store"
+    ]
+    assert net["n2"].store_id != store
+    net.start("n1")
+    net.connect("n1")
+    assert net.outcome("n0", b"r").outcome == "decided"
+
+
+def test_only_a_voter_may_say_that_a_store_is_fenced() -> None:
+    net = ChainNet(4, 3)
+    net.give("n2", Received(net.nodes["n3"].peer, Forgotten(net["n2"].store_id, 1 << 40)))
+    assert rules(net, "n2") == ["chain.not-a-voter"]
+    assert net["n2"].speaking
 
 
 def test_after_a_reboot_a_voter_asks_the_others_before_it_speaks() -> None:
