@@ -56,6 +56,10 @@ def test_the_document_names_every_operation_and_nothing_else(document: dict[str,
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert described == {(one.method, one.path) for one in OPERATIONS} | {("GET", "/v1/openapi.json")}
     assert len({one.name for one in OPERATIONS}) == len(OPERATIONS)
+    for one in OPERATIONS:
+        keyed = [part["name"] for part in document["paths"][one.path][one.method.lower()]["parameters"]]
+        # Papers of an admission are answered alike each time they are shown, so they need no key.
+        assert ("Idempotency-Key" in keyed) == (one.method != "GET" and one.name != "enrol"), one.name
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
