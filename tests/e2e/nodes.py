@@ -163,6 +163,7 @@ class Machine:
         """Start the daemon, by the command `under` if there is one, and wait until its API answers."""
         assert self.process is None
         if self.compiled is not None and not (self.data / "compiled").exists():
+            self.compiled.mkdir(parents=True, exist_ok=True, mode=0o700)
             (self.data / "compiled").symlink_to(self.compiled, target_is_directory=True)
         command = _command(("node", "run", "--data", str(self.data), "--workers", "1", "--voter-after", "2", *options))
         with self.log.open("ab") as log:

@@ -103,7 +103,9 @@ class Reader:
     def run_node(self, command: str) -> str:
         """Start the node in a terminal that stays; return where its apps are served."""
         if self.data.exists() and not (self.data / "compiled").exists():
-            (self.data / "compiled").symlink_to(CACHE / "freehold" / "compiled")
+            compiled = CACHE / "freehold" / "compiled"
+            compiled.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.data / "compiled").symlink_to(compiled)
         self.node = self.start(command)
         self.node.wait_for(r"the node runs", COMMAND_TIMEOUT_S)
         return self.node.wait_for(r"apps\s+are\s+served\s+at\s+(127\.0\.0\.1:\d+)", COMMAND_TIMEOUT_S)[1]
