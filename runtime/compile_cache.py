@@ -85,6 +85,10 @@ class CompileCache:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clear()
 
+    def has(self, digest: str) -> bool:
+        """Return whether the component was compiled before; `ensure` still checks the artifact."""
+        return (self._folder / artifact_name(digest)).exists()
+
     async def ensure(self, component: Path, digest: str) -> Path:
         """Return the checked artifact of `component`, whose hex SHA-256 is `digest`; compile it if need be.
 

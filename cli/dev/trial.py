@@ -60,7 +60,8 @@ async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Ou
         for missing in [name for name in app.secrets if name not in secrets]:
             output.warn(f"{app.name}: secret {missing} has no value; put {missing}=... into {STATE_FOLDER}/secrets")
         component = bundle.folder / ARTIFACTS / app.component.hex()
-        output.step(app.name, "compiling to machine code (once per component)")
+        if not cache.has(app.component.hex()):
+            output.step(app.name, "compiling to machine code (once per component)")
         try:
             artifact = await cache.ensure(component, app.component.hex())
         except ComponentError as error:

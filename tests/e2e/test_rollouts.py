@@ -137,6 +137,8 @@ def test_a_release_that_fails_its_visitors_goes_back_by_itself_with_the_numbers(
         for visitor in visitors:
             visitor.join()
     assert answer.code == 4, answer
+    assert "the last that it wrote:" in answer.stderr
+    assert "ValueError: no greeting is configured" in answer.stderr
     until(lambda: story.greetings() == {(200, "good day")}, 20, "the release before, everywhere")
     newest = story.first.ok("rollouts", "--project", "greeter")["rollouts"][0]
     assert newest["action"] == "abort"
