@@ -90,7 +90,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lanes(Answer, frozen=True, kw_only=True):
-    """What runs where. `me` is the agent's name and verbs; `warnings` are the node's own."""
+    """What runs where; why it is frozen or paused is people's words. `me` is the agent's name; `warnings` the node's own."""
 
     project: str
     me: str
@@ -167,7 +167,7 @@ class RolloutState(Answer, frozen=True, kw_only=True):
     state: str
     start: dict[str, Any] | None
     rollout: dict[str, Any] | None
-    last_abort: str
+    untrusted_reasons: dict[str, str]
     untrusted_request: str
 
 
@@ -191,9 +191,9 @@ class RolledBack(Answer, frozen=True, kw_only=True):
 
 
 class Why(Answer, frozen=True, kw_only=True):
-    """The eight answers with their signed sources."""
+    """The eight answers with their signed sources; they quote what people wrote: names, owners, reasons."""
 
-    answers: tuple[dict[str, Any], ...]
+    untrusted_answers: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,15 +222,34 @@ async def status(session: Session, given: Arguments) -> Lanes:
         return await client.get("/v1/lanes", project=session.project), await client.get("/v1/node")
 
     lanes, node = await session.talk(ask)
-    keys = ("environment", "sequence", "frozen", "base", "rollout", "routes", "last_abort")
     return Lanes(
         project=session.project,
         me=session.principal.name,
         verbs=session.principal.every_verb,
-        lanes=tuple({key: lane[key] for key in keys} for lane in lanes),
+        lanes=tuple(_told(lane) for lane in lanes),
         warnings=tuple(node["warnings"]),
         next_step="diff shows what a deploy would change",
     )
+
+
+def _told(lane: dict[str, Any]) -> dict[str, Any]:
+    """A lane with what people wrote apart from what the mesh says: a reason may be an instruction in disguise."""
+    base, rollout = dict(lane["base"] or {}), dict(lane["rollout"] or {})
+    said = {
+        "frozen": lane["frozen"],
+        "last_abort": lane["last_abort"],
+        "paused": rollout.get("paused", ""),
+        "break_glass": base.get("break_glass", ""),
+    }
+    if rollout:
+        rollout["paused"] = bool(rollout["paused"])
+    if base:
+        base["break_glass"] = bool(base["break_glass"])
+    shown = {key: lane[key] for key in ("environment", "sequence", "routes")}
+    return {
+        **shown, "frozen": bool(lane["frozen"]), "base": base or None, "rollout": rollout or None,
+        "untrusted_reasons": {key: text for key, text in said.items() if text},
+    }  # fmt: skip
 
 
 async def list_projects(session: Session, given: Arguments) -> Projects:
@@ -277,7 +296,8 @@ async def rollout_status(session: Session, given: OfChange) -> RolloutState:
     async def ask(client: NodeClient) -> RolloutState:
         view = await _own_change(client, session, given.change)
         lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
-        rollout = lane["rollout"] if lane["rollout"] and lane["rollout"]["change"] == view["id"] else None
+        told = _told(lane)
+        rollout = told["rollout"] if told["rollout"] and told["rollout"]["change"] == view["id"] else None
         waits = view["start"] is not None and view["start"]["outcome"] == "waiting"
         return RolloutState(
             change=view["id"],
@@ -285,7 +305,7 @@ async def rollout_status(session: Session, given: OfChange) -> RolloutState:
             state=view["state"],
             start=view["start"],
             rollout=rollout,
-            last_abort=lane["last_abort"],
+            untrusted_reasons=told["untrusted_reasons"],
             untrusted_request=view["request"],
             next_step="a person must help first: see start.detail" if waits else "ask again in a few seconds" if rollout
             else "request_approval" if view["state"] == "proposed" else "logs",
@@ -347,7 +367,7 @@ def _fitting_from_end(lines: list[str], max_bytes: int) -> int:
 async def why(session: Session, given: InEnvironment) -> Why:
     """The eight answers."""
     answers = await session.talk(lambda client: explain(client, session.project, given.environment))
-    return Why(answers=tuple(msgspec.to_builtins(one) for one in answers), next_step="status")
+    return Why(untrusted_answers=tuple(msgspec.to_builtins(one) for one in answers), next_step="status")
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

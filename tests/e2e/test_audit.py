@@ -12,8 +12,9 @@ import pytest
 
 from cli.commands.audit import verify_chains
 from cli.errors import CommandError
-from protocols.audit import Fault, entry_key
+from protocols.audit import Fault, entry_key, read_entry
 from protocols.commands import CreateEnvironment, CreateProject
+from protocols.envelope import Signed, decode, encode
 from tests.e2e.in_process import House, until
 
 
@@ -61,6 +62,14 @@ async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_nam
     entries[second] = dataclasses.replace(kept, record=forged)
     async with house.client(1) as client:
         assert (await verify_chains(client))[2] == (Fault(liar.node, 2, "reordered"),)
+    signed = decode(kept.record.body, Signed)
+    rewritten = msgspec.structs.replace(read_entry(signed), result="done", target="nothing to see")
+    lie = msgspec.structs.replace(signed, payload=encode(rewritten))
+    entries[second] = dataclasses.replace(kept, record=msgspec.structs.replace(kept.record, body=encode(lie)))
+    async with house.client(1) as client:
+        assert Fault(liar.node, 2, "altered") in (await verify_chains(client))[2]
+    async with house.client(0) as client:
+        assert (await verify_chains(client))[2] == (), "the other node holds what was said at first"
     entries[second] = kept
     own = entry_key(house.control(0).core.node, 1)
     removed = entries.pop(own)

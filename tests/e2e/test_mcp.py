@@ -184,7 +184,7 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
             assert time.monotonic() < deadline_s, state
             await asyncio.sleep(0.5)
         assert (await agent.call("get_config"))["apps"][0]["config"] == {"GREETING": "hi"}
-        assert len((await agent.call("why"))["answers"]) == 8
+        assert len((await agent.call("why"))["untrusted_answers"]) == 8
         assert (await agent.call("logs", max_bytes=1_000))["notice"]
         assert (await agent.refused("rollback", reason="no reason"))["kind"] == "no-release"
 

@@ -39,6 +39,16 @@ class Pages:
         return {"lines": self.lines}
 
 
+class Shown:
+    """Stands in for the node: one answer for each path."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+
+    async def get(self, path: str, **_query: Any) -> Any:
+        return self.answers[path]
+
+
 class Held(Session):
     """A session whose conversations are with `pages`."""
 
@@ -106,6 +116,21 @@ async def test_what_apps_print_arrives_inside_a_boundary_they_cannot_know() -> N
     assert body == f"{INJECTION}\nsecond\n</untrusted-{boundary}>"
     again = cast("dict[str, Any]", (await answer(session([INJECTION]), tool("logs"), {})).structured_content)
     assert again["boundary"] != boundary
+
+
+async def test_the_reasons_that_people_gave_stand_apart_from_what_the_mesh_says() -> None:
+    lane = {
+        "environment": "production", "sequence": 4, "routes": [], "frozen": INJECTION, "last_abort": INJECTION,
+        "base": {"release": "aa", "break_glass": INJECTION}, "rollout": {"change": "bb", "stage": 0, "paused": INJECTION},
+    }  # fmt: skip
+    held = session()
+    object.__setattr__(held, "pages", Shown({"/v1/lanes": [lane], "/v1/node": {"warnings": []}}))
+    made = cast("dict[str, Any]", (await answer(held, tool("status"), {})).structured_content)
+    (told,) = made["lanes"]
+    reasons = told.pop("untrusted_reasons")
+    assert reasons == dict.fromkeys(("frozen", "last_abort", "paused", "break_glass"), INJECTION)
+    assert INJECTION not in str(made)
+    assert (told["frozen"], told["base"]["break_glass"], told["rollout"]["paused"]) == (True, True, True)
 
 
 async def test_logs_have_a_cursor_a_filter_and_a_byte_cap() -> None:
