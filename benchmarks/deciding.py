@@ -1,11 +1,11 @@
 """A decision on a mesh of three voters over real sockets and disks, beside a write to a cluster of three etcd.
 
-One client asks for one decision at a time over HTTP and waits for its answer: `CreateEnvironment`, signed by an admin
-ahead of the clock; etcd gets a value of the same size. Every process runs on this machine, with its default of
-syncing each durable write; rounds alternate (A B A B), and the numbers are over all rounds. A sync is one wait for the
-disk: ours are the commits of a database and the writes of the fence (`freehold_storage_syncs_total`), etcd's those of
-its log and its database (its own counters), on all three nodes together. Not here: many clients at once; a chain
-decides one thing after the other, where etcd's log batches.
+One client asks for one decision at a time over HTTP, waits for its answer and pauses a moment: `CreateEnvironment`,
+signed by an admin ahead of the clock; etcd gets a value of the same size, at the same pace. Every process runs on this
+machine, with its default of syncing each durable write; rounds alternate (A B A B), and the numbers are over all
+rounds. A sync is one wait for the disk: ours are the commits of a database and the writes of the fence
+(`freehold_storage_syncs_total`), etcd's those of its log and its database (its own counters), on all three nodes
+together. Not here: many clients at once; a chain decides one thing after the other, where etcd's log batches.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from protocols.machine import Digest
 
 ROUNDS: Final = 5
 PER_ROUND: Final = 60
+PAUSE_S: Final = 0.02
+"""Between two requests: decisions are rare, and what a node does between them (promises ahead) is no part of waiting."""
+
 TIMES_PEER_AIM: Final = 5
 ENVIRONMENT: Final = "bench"
 
@@ -62,6 +65,7 @@ class Ours:
             assert answer["outcome"] == "decided", answer
             self._made = True
             await self.look(client)
+            await asyncio.sleep(PAUSE_S)
         return taken
 
 
@@ -81,6 +85,7 @@ class Theirs:
                 await answer.read()
             taken.append((time.perf_counter() - began_s) * 1000)
             assert answer.status == 200, answer.status
+            await asyncio.sleep(PAUSE_S)
         return taken
 
 

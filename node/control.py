@@ -246,6 +246,7 @@ class Control:
             case RecordsMerged(entries):
                 for entry in entries:
                     self._settle(entry.record.key, "")
+                    self._tell("record", {"key": entry.record.key})
             case PublishRefused(key, refusal):
                 self._settle(key, f"{refusal.rule}: {refusal.detail}")
             case RefusedBy() | Cloned() | Admitted():

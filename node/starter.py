@@ -95,7 +95,7 @@ class Starter:
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: what a start waited for may have come."""
-        if isinstance(event, NodePrepared | RecordsMerged | EntryStored):
+        if self.starts and isinstance(event, NodePrepared | RecordsMerged | EntryStored):
             self._woken.set()
 
     def add(self, signed: SignedCommand) -> Digest | Refusal:

@@ -401,7 +401,7 @@ def _unreachable(named: str, error: Exception) -> ProblemError:
 
 
 async def events(call: Call) -> web.StreamResponse:
-    """Follow decisions, members and rollouts."""
+    """Follow records, decisions, members and rollouts."""
     control: Control = call.node
     if control.watchers >= WATCHERS_MAX:
         raise ProblemError(503, "request.busy", "too many watch", f"{WATCHERS_MAX} watch this node", "try again")
