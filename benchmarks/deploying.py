@@ -39,7 +39,7 @@ NODES: Final = {1: ["100%"], 3: ["1", "2", "100%"], 5: ["1", "2", "100%"]}
 is 1), so each node has a health window of its own to wait for."""
 
 HEALTHY_S: Final = 1.0
-RELEASES: Final = 3
+RELEASES: Final = 2
 OVERHEAD_AIM_S: Final = 1.0
 AIMED_NODES: Final = 3
 LIVE_TIMEOUT_S: Final = 60.0
