@@ -180,8 +180,7 @@ class Starter:
         """Say so when no start can be decided from here: who waits would otherwise wait in the dark."""
         voters = [voter.node for voter in self._core.state.voters]
         reached = [node for node in voters if node == self._core.node or self._core.hello.standing(node) is not None]
-        needed = len(voters) // 2 + 1 if self._core.node in voters else 1
-        if len(reached) >= needed:
+        if len(voters) == 1 or any(node != self._core.node for node in reached):
             return None
         return Refusal(UNKNOWN, f"this node reaches {len(reached)} of {len(voters)} voters")
 

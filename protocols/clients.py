@@ -1,7 +1,8 @@
 """Commands on their way: what clients of this node and of others asked to have decided, and what became of it.
 
-A command waits here until it is decided, refused for good, or its time is up. A voter proposes it; any other node
-forwards it to a voter and asks the next one if that stays silent. "Refused" is said only when no store can have
+A command waits here until it is decided, refused for good, or its time is up. A voter proposes it, and asks
+another one too when that takes long: it may itself be the one who reaches no majority. Any other node forwards it to a
+voter and asks the next one if that stays silent. "Refused" is said only when no store can have
 accepted the command: after it was once proposed in a slot, that slot must be decided first.
 """
 
@@ -19,6 +20,8 @@ from protocols.refusal import Refusal
 PENDING_MAX = 256
 """Commands waiting at one node; tens are decided per second, so a longer queue only delays the refusal."""
 NOT_VOTER = "chain.not-a-voter"
+VOTER_PATIENCE = 3
+"""How many times `forward_ms` a voter tries by itself before it asks another one, who may reach the majority."""
 
 
 @dataclass
@@ -74,6 +77,7 @@ class Clients:
             return
         self._pending[key] = pending
         self._due_ms = 0
+        pending.forward_ms = at.now.mono_ms + VOTER_PATIENCE * at.setup.times.forward_ms
         if not at.takes_part:
             self._forward(pending)
 
@@ -201,7 +205,7 @@ class Clients:
                     self._end(pending, "decided", pending.decided_slot)
                 else:
                     self._end(pending, "unknown", refusal=pending.declined)
-            elif not at.takes_part and pending.origin is None and at.now.mono_ms >= pending.forward_ms:
+            elif self._forwards(pending) and at.now.mono_ms >= pending.forward_ms:
                 self._forward(pending)
         self._due_ms = 0
 
@@ -210,19 +214,25 @@ class Clients:
         if not self._pending:
             return None
         if not self._due_ms:
-            forwarding = not self._at.takes_part
             self._due_ms = min(
-                min(pending.deadline_ms, pending.forward_ms)
-                if forwarding and pending.origin is None
-                else pending.deadline_ms
+                min(pending.deadline_ms, pending.forward_ms) if self._forwards(pending) else pending.deadline_ms
                 for pending in self._pending.values()
             )
         return self._due_ms
 
+    def _forwards(self, pending: Pending) -> bool:
+        """Whether others may be asked: only for a client of this node, and by a voter only where that can help."""
+        if pending.origin is not None or pending.decided_slot:
+            return False
+        return not self._at.takes_part or pending.command != NOOP
+
     def _forward(self, pending: Pending) -> None:
         at = self._at
-        pending.forward_ms = at.now.mono_ms + at.setup.times.forward_ms
+        patience = VOTER_PATIENCE if at.takes_part else 1
+        pending.forward_ms = at.now.mono_ms + patience * at.setup.times.forward_ms
         voters = [voter.node for voter in at.ledger.voters if voter.node != at.setup.node]
+        if at.takes_part:
+            voters = [node for node in voters if node in at.peers]
         if not voters:
             return
         first = int.from_bytes(pending.digest[:4], "big")

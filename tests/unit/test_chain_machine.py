@@ -361,6 +361,16 @@ def test_a_forward_to_one_who_lost_its_vote_is_answered_and_tried_elsewhere() ->
     assert net.outcome("n1", b"q").outcome == "decided"
 
 
+def test_a_voter_that_reaches_one_other_alone_has_its_command_decided_through_it() -> None:
+    net = ChainNet(5, 5)
+    lost, friend = net.nodes["n0"].peer, net.nodes["n1"].peer
+    net.keep = lambda near, far, _message: lost not in (near, far) or friend in (near, far)
+    assert net.add("n0").outcome == "decided"
+    assert net.add("n0", 1, "a", expect=9).rule == "counter.expect"
+    net.keep = lambda near, far, _message: lost not in (near, far)
+    assert net.add("n0").outcome == "unknown"
+
+
 def test_an_answer_nobody_waits_for_is_ignored() -> None:
     net = ChainNet(2, 1)
     assert net.give("n1", Received(net.nodes["n0"].peer, Answer(b"none", "decided", 3))) == []
