@@ -34,7 +34,7 @@ class Attempt:
     started_ms: int
     stands_by: bool = False
     promises: dict[Voter, Promise] = field(default_factory=dict)
-    leads: list[int] = field(default_factory=list)
+    leads: dict[Voter, int] = field(default_factory=dict)
     accepted: Accepted | None = None
     decision: bytes = b""
     material: tuple[bytes, ...] = ()
@@ -61,15 +61,16 @@ class Attempt:
 
     def wall_ms(self, mono_ms: int) -> int:
         """The lower median of the promisers' clocks at `mono_ms`: one that is far ahead cannot date a decision."""
-        return sorted(self.leads)[(len(self.leads) - 1) // 2] + mono_ms
+        return sorted(self.leads.values())[(len(self.leads) - 1) // 2] + mono_ms
 
     def add_promise(self, promise: Promise, now: Now, accepted: Accepted | None) -> bool:
         """Count a verified promise, `now` by its maker's wall clock and this node's monotonic one.
 
-        Return whether a majority has promised.
+        Each voter counts once, however often its promise arrives. Return whether a majority has promised.
         """
-        self.leads.append(now.wall_ms - now.mono_ms)
-        self.promises[Voter(promise.node, promise.store_id)] = promise
+        voter = Voter(promise.node, promise.store_id)
+        self.leads[voter] = now.wall_ms - now.mono_ms
+        self.promises[voter] = promise
         if accepted is not None and (self.accepted is None or accepted.ballot > self.accepted.ballot):
             self.accepted = accepted
         return self.is_promised

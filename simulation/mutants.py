@@ -307,7 +307,7 @@ def _wrong_state_hash() -> Sequence[Patch]:
 def _own_clock() -> Sequence[Patch]:
     """A decision carries its proposer's clock, and no voter compares it with its own."""
     return [
-        (Attempt, "wall_ms", lambda self, mono_ms: self.leads[0] + mono_ms),
+        (Attempt, "wall_ms", lambda self, mono_ms: next(iter(self.leads.values())) + mono_ms),
         (voting, "CLOCK_TOLERANCE_MS", 1 << 60),
     ]
 

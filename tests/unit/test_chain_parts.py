@@ -411,6 +411,14 @@ def test_an_attempt_takes_the_highest_accepted_and_the_lower_median_clock() -> N
     assert attempt.decline(VOTERS[1].node, "r", "d")
 
 
+def test_a_promise_that_comes_twice_counts_its_makers_clock_once() -> None:
+    attempt = Attempt(1, MESH, BALLOT, VOTERS[:3], voters_digest(VOTERS[:3]), 0, stands_by=True)
+    attempt.add_promise(promise(0), Now(0, 1_000), None)
+    for _ in range(2):
+        attempt.add_promise(promise(1), Now(0, 2_400_000), None)
+    assert attempt.wall_ms(0) == 1_000
+
+
 def test_promises_entitle_only_when_a_majority_of_distinct_voters_made_them_for_this_ballot() -> None:
     attempt = (MESH, 1, BALLOT)
     three = VOTERS[:3]
