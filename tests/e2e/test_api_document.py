@@ -62,7 +62,6 @@ def test_the_document_names_every_operation_and_nothing_else(document: dict[str,
         assert ("Idempotency-Key" in keyed) == (one.method != "GET" and one.name != "enrol"), one.name
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_whatever_is_sent_the_answer_is_as_the_document_says(machine: Machine, document: dict[str, Any]) -> None:
     found: Counter[str] = Counter()
     tried: set[str] = set()

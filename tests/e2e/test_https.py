@@ -17,6 +17,7 @@ from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.enrolling import Offer, enrol, offer_of, papers_for, share_with_everyday_key
 from cli.mesh.home import Context
 from node.api.callers import FAILURES_MAX
+from node.api.handlers import OPERATIONS
 from node.pump import system_now
 from protocols.envelope import encode, sign
 from protocols.grants import GRANT_DOMAIN, Grant, Role
@@ -74,6 +75,22 @@ async def test_a_stranger_sees_only_that_the_process_is_up(house: House) -> None
         assert refused.value.rule == "grant.none"
     file = control.folder / "api.pem"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_no_operation_answers_a_request_that_nobody_signed(house: House) -> None:
+    control = house.control(0)
+    pin = aiohttp.Fingerprint(bytes.fromhex(control.api_pin))
+    rules: set[str] = set()
+    async with aiohttp.ClientSession(f"https://{control.api}", connector=aiohttp.TCPConnector(ssl=pin)) as session:
+        for one in OPERATIONS:
+            path = one.path.replace("{", "").replace("}", "")
+            async with session.request(one.method, path, headers={"Idempotency-Key": "a-key-of-nobody"}) as answer:
+                if one.access == "open":
+                    assert answer.status == 204
+                    continue
+                assert answer.status in {401, 429}, one.name
+                rules.add((await answer.json(content_type=None))["rule"])
+    assert rules == {"caller.unsigned", "caller.too-many-failures"}
 
 
 async def test_nothing_older_than_tls_13_and_no_other_certificate_is_spoken_with(house: House) -> None:
