@@ -5,6 +5,9 @@ Not here: how one becomes known (mesh create, mesh join, login).
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import click
 
 from cli.errors import UsageError
@@ -16,16 +19,19 @@ from cli.output import Output
 
 @command("list", examples=("freehold context list", "freehold context list --json"))
 def show(output: Output) -> None:
-    """List the meshes known here; the current one is marked."""
+    """List the meshes known here, with the mesh of one of the project here; the current one is marked."""
     known = home.read_contexts()
+    contexts = dict(known.contexts)
+    with contextlib.suppress(UsageError):
+        contexts[home.DEV_CONTEXT] = home.read_dev_context(Path.cwd())
     rows = [
         ("*" if name == known.current else "", name, one.mesh[:16], one.where, one.key or "-", one.admin or "-")
-        for name, one in sorted(known.contexts.items())
+        for name, one in sorted(contexts.items())
     ]
     values = [
         {"name": name, "current": name == known.current, "mesh": one.mesh, "socket": one.socket, "url": one.url, "key": one.key,
          "admin_key": one.admin}
-        for name, one in sorted(known.contexts.items())
+        for name, one in sorted(contexts.items())
     ]  # fmt: skip
     output.result({"contexts": values}, table(("", "NAME", "MESH", "API", "KEY", "ADMIN KEY"), rows))
     if not rows:

@@ -135,7 +135,8 @@ def policy_text(policy: Policy) -> list[str]:
     """A policy for people."""
     demands: Demands = policy.demands
     who = " or ".join(demands.approver_roles or ("approver",))
-    lines = [f"  mode       {policy.mode}"]
+    mode = "dev: solo, in the mesh of one that freehold dev made" if policy.mode == "dev" else policy.mode
+    lines = [f"  mode       {mode}"]
     lines.append(f"  approvals  {demands.approvals}, by {who}, other than the author" if demands.approvals else
                  "  approvals  none needed")  # fmt: skip
     lines.append(f"  approval   lasts {in_words(policy.approval_max_ms)} at most")

@@ -21,7 +21,7 @@ import watchfiles
 from cli.cache import cache_folder
 from cli.dev import logs
 from cli.dev.candidate import from_source_of, put_together
-from cli.dev.mesh_of_one import MeshOfOne, furnish, open_mesh
+from cli.dev.mesh_of_one import NODE_NAME, MeshOfOne, furnish, open_mesh
 from cli.dev.ports import owner_of
 from cli.dev.secrets import read_secrets, set_changed, with_secrets
 from cli.errors import CommandError
@@ -106,7 +106,7 @@ class DevServer:
         self._settings = settings
         self._output = output
         self._mesh = _open(found.root, settings, output)
-        self._node = HeldNode(self._mesh.node, settings.node)
+        self._node = HeldNode(self._mesh.node, NODE_NAME, settings.node)
         self._serving: Version | None = None
         self._last_failed = False
         self._ending = asyncio.Event()
@@ -284,10 +284,12 @@ class DevServer:
                 self._output.note(f"  {name}  runs by its schedule, {app.schedule}")
 
     def _told(self, error: Exception) -> Exception:
-        """Name what a developer can change about a port in use."""
-        port = self._settings.port
-        if not isinstance(error, NodeFailedError) or error.kind != "node-busy" or not port:
+        """Name what a developer can change: another port, or a folder that is in the way."""
+        if not isinstance(error, NodeFailedError):
             return error
+        port = self._settings.port
+        if error.kind != "node-busy" or not port:
+            return _unusable(error)
         owner = owner_of(port) or "another process"
         step = f"stop it, or run: freehold dev --port {port + 1}"
         return CommandError(f"port {port} is in use by {owner}", next_step=step, kind="port-busy")
@@ -297,11 +299,15 @@ def _open(root: Path, settings: DevSettings, output: Output) -> MeshOfOne:
     try:
         mesh = open_mesh(root, settings.node, output)
     except NodeFailedError as error:
-        step = f"remove {STATE_FOLDER}/{DEV_CONTEXT} (its apps' data goes with it), then: freehold dev"
-        raise CommandError(f"the mesh of one cannot be used: {error}", next_step=step, kind=error.kind) from None
+        raise _unusable(error) from None
     if is_running(mesh.node):
         raise CommandError("freehold dev runs for this project already", next_step="stop it first", kind="running")
     return mesh
+
+
+def _unusable(error: NodeFailedError) -> CommandError:
+    step = f"remove {STATE_FOLDER}/{DEV_CONTEXT} (its apps' data goes with it), then: freehold dev"
+    return CommandError(f"the mesh of one cannot be used: {error}", next_step=step, kind=error.kind)
 
 
 def _is_same(base: Deployed, proposal: Proposal) -> bool:

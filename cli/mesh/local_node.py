@@ -119,11 +119,14 @@ def run(folder: Path, settings: NodeSettings, log: logging.Handler | None) -> No
 
 
 class HeldNode:
-    """A node that this very process runs, as `run` does: `freehold dev` holds one. Its API is spoken to like any other's."""
+    """A node that this very process runs, as `run` does: `freehold dev` holds one. Its API is spoken to like any other's.
 
-    def __init__(self, folder: Path, settings: NodeSettings) -> None:
+    What it is told are `settings` alone, whatever an earlier version left in the folder's node.toml.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: NodeSettings) -> None:
         """Take a folder that `found` made."""
-        self._config = _translated(lambda: settings.config(read_config(folder)))
+        self._config = settings.config(NodeConfig(name))
         self._daemon = daemon.Daemon(folder, self._config)
 
     async def run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from cli.commands.context import context
 from cli.dev.secrets import set_changed, with_secrets
 from cli.errors import UsageError
 from cli.mesh import home
@@ -55,6 +57,8 @@ def test_the_context_dev_is_the_project_here_or_above_and_never_the_users(
     assert not user.exists()
     monkeypatch.setenv("FREEHOLD_CONTEXT", "dev")
     assert home.current_context()[0] == "dev"
+    listed = CliRunner().invoke(context, ["list", "--json"]).output
+    assert [one["name"] for one in json.loads(listed)["contexts"]] == ["dev"]
     monkeypatch.chdir(project.parent)
     with pytest.raises(UsageError) as caught:
         home.current_context()
