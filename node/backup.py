@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from node.errors import ConfigError
-from node.keys import sync_folder
+from node.keys import sync_folder, sync_tree
 
 MANIFEST = "backup.json"
 FORMAT = 1
@@ -89,6 +89,7 @@ def read_backup(source: Path, folder: Path) -> Manifest:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    sync_tree(temporary)
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)

@@ -18,7 +18,7 @@ import msgspec
 
 from node.config import NodeConfig, write_config
 from node.errors import ConfigError
-from node.keys import SystemEntropy, load_or_create_key, sync_folder, write_private
+from node.keys import SystemEntropy, load_or_create_key, sync_folder, sync_tree, write_private
 from node.knocking import Knock
 from node.pump import system_now
 from node.storage import Storage
@@ -157,6 +157,7 @@ def _finish(
     write_private(temporary / "credentials", encode(identity.credentials))
     write_config(temporary, config)
     write_addresses(temporary, addresses)
+    sync_tree(temporary)
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)

@@ -198,7 +198,7 @@ def truncate(path: Path) -> None:
     ("damage", "said", "aside"),
     [
         (flip_structure, "was damaged and is set aside", True),
-        (truncate, "was damaged and is set aside", True),
+        pytest.param(truncate, "was damaged and is set aside", True, marks=pytest.mark.long),
         (Path.unlink, "was gone", False),
         (flip_value, "damaged and left out", False),
     ],
@@ -227,7 +227,8 @@ def test_a_member_with_a_damaged_state_database_says_so_and_has_its_records_back
     assert two.status()["rebuilt"] == "", "told once"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.long
+@pytest.mark.timeout(200)
 def test_a_sole_node_says_what_is_lost_with_its_databases_and_a_backup_brings_it_back(
     tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]
 ) -> None:
@@ -298,7 +299,14 @@ def needs(site: Site, voter: Machine, other: Machine, name: str) -> None:
 
 
 @pytest.mark.timeout(250)
-@pytest.mark.parametrize("damage", ["older database", "no database", "damaged fence"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "older database",
+        pytest.param("no database", marks=pytest.mark.long),
+        pytest.param("damaged fence", marks=pytest.mark.long),
+    ],
+)
 def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_until_it_is_replaced(
     site: Site, damage: str
 ) -> None:
@@ -341,7 +349,13 @@ def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_unt
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("rebooted", [True, False], ids=["after a reboot", "restored while it was up"])
+@pytest.mark.parametrize(
+    "rebooted",
+    [
+        pytest.param(True, id="after a reboot"),
+        pytest.param(False, id="restored while it was up", marks=pytest.mark.long),
+    ],
+)
 def test_a_voter_whose_database_and_fence_both_went_back_reads_what_the_others_hold_before_it_speaks(
     site: Site, rebooted: bool
 ) -> None:
@@ -558,7 +572,7 @@ def test_an_fsync_that_fails_ends_the_daemon_and_nothing_acknowledged_is_lost(
             for number in range(2000):
                 try:
                     site.ask(
-                        sole, lambda client, number=number: site.write_secret(client, "p", f"K{number}", bytes(9000))
+                        sole, lambda client, number=number: site.write_secret(client, "p", f"K{number}", bytes(8000))
                     )  # type: ignore[misc]
                 except CommandError as error:
                     ended = error
