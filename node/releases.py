@@ -8,6 +8,7 @@ workloads.py obeys).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,10 @@ class Releases:
         if problem:
             raise PreparationError(f"the manifest is malformed: {problem}")
         return manifest
+
+    def expecting_smoke(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Start what smoke checks need beside preparing a release."""
+        return self._benches.expecting()
 
     async def prepare(self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> Prepared:
         """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""

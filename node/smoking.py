@@ -107,6 +107,19 @@ class SmokeBenches:
             await bench.pool.load(load)
 
     @contextlib.asynccontextmanager
+    async def expecting(self) -> AsyncIterator[None]:
+        """Start a bench beside what must be done before it is taken; without a taker it is ended behind the caller."""
+        mine = None
+        if self._next is None and self._tasks is not None:
+            mine = self._next = self._make()
+        try:
+            yield
+        finally:
+            if mine is not None and self._next is mine:
+                self._next = None
+                await mine.pool.stop()
+
+    @contextlib.asynccontextmanager
     async def take(self, load: ReleaseLoad) -> AsyncIterator[Bench]:
         """Hand out a bench that has loaded a release, and no other has used; it is ended behind the caller.
 

@@ -185,9 +185,13 @@ class Workloads:
         tries = 0
         while True:
             try:
-                prepared = await self._releases.prepare(release, configuration, secrets)
-                # What was decided passed them before it started; a node that restarts does not put it to the test again.
-                smoked = not self._was_decided(change) and await self._releases.smoke(prepared)
+                if self._was_decided(change):
+                    # It passed the checks before it started; a node that restarts does not put it to the test again.
+                    prepared, smoked = await self._releases.prepare(release, configuration, secrets), False
+                else:
+                    async with self._releases.expecting_smoke():
+                        prepared = await self._releases.prepare(release, configuration, secrets)
+                        smoked = await self._releases.smoke(prepared)
                 if base:
                     # What a node returns to must be here before it leaves it.
                     await self._releases.manifest(base)
