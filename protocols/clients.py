@@ -17,6 +17,8 @@ from protocols.envelope import digest
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
 
+REFUSED_MAX = 256
+"""Refusals to other nodes that are remembered: as many as may wait."""
 PENDING_MAX = 256
 """Commands waiting at one node; tens are decided per second, so a longer queue only delays the refusal."""
 NOT_VOTER = "chain.not-a-voter"
@@ -50,6 +52,8 @@ class Clients:
     def __init__(self, context: Context) -> None:
         self._at = context
         self._pending: dict[tuple[PeerId | None, bytes], Pending] = {}
+        self._refused: dict[tuple[PeerId, bytes, Digest], tuple[str, Refusal | None]] = {}
+        """What was lately refused to other nodes, so that a request which comes again is not taken up anew."""
         self._due_ms = 0
         """No command needs `tick` before this; 0 after a change."""
 
@@ -72,6 +76,15 @@ class Clients:
         if slot is not None and command != NOOP:
             self._tell(pending, "decided", slot)
             return
+        before = None if origin is None else self._refused.get((origin, request_id, pending.digest))
+        if before is not None:
+            self._tell(pending, before[0], refusal=before[1])
+            return
+        if len(self._pending) >= PENDING_MAX:
+            # Final only for a client of this node: another node may ask elsewhere, and its request may come here again.
+            busy = Refusal("chain.busy", "too many commands wait here; try again")
+            self._tell(pending, "refused" if origin is None else "unknown", refusal=busy)
+            return
         if origin is not None and not at.takes_part:
             self._tell(pending, "unknown", refusal=Refusal(NOT_VOTER, at.muted or "this node is no voter now"))
             return
@@ -88,8 +101,6 @@ class Clients:
             return Refusal("chain.command-size", f"a command has at most {COMMAND_MAX_BYTES} bytes")
         if not material_fits(pending.material):
             return Refusal("chain.material-size", "there is more evidence than one decision carries")
-        if len(self._pending) >= PENDING_MAX:
-            return Refusal("chain.busy", "too many commands wait here; try again")
         return None
 
     def on_answer(self, peer: PeerId, answer: Answer) -> None:
@@ -246,6 +257,10 @@ class Clients:
 
     def _end(self, pending: Pending, outcome: str, slot: int = 0, refusal: Refusal | None = None) -> None:
         del self._pending[pending.origin, pending.request_id]
+        if pending.origin is not None and outcome in ("refused", "superseded"):
+            if len(self._refused) >= REFUSED_MAX:
+                del self._refused[next(iter(self._refused))]
+            self._refused[pending.origin, pending.request_id, pending.digest] = (outcome, refusal)
         self._tell(pending, outcome, slot, refusal)
 
     def _tell(self, pending: Pending, outcome: str, slot: int = 0, refusal: Refusal | None = None) -> None:

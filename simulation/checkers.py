@@ -56,6 +56,8 @@ class ChainChecker:
         self._verifier = verifier
         self.decided: dict[tuple[bytes, int], bytes] = {}
         """The decision of each (era, slot), from the first host that stored it."""
+        self._untold: dict[tuple[bytes, int], Host] = {}
+        """Decisions that only one host ever stored, and whose fence is not written: it cannot have told them yet."""
         self.on_reset: list[Callable[[int], None]] = []
         self._votes: dict[tuple[Any, ...], bytes] = {}
         self._proposals: dict[tuple[Any, ...], bytes] = {}
@@ -83,8 +85,12 @@ class ChainChecker:
         self._unfenced.pop(host.name, None)
 
     def _persisted(self, host: Host, effect: Persist) -> None:
-        if effect.store is Store.FENCE and host.name in self._unfenced:
-            self._records[host.name] = self._unfenced.pop(host.name)
+        if effect.store is Store.FENCE:
+            for era, slot in [key for key, teller in self._untold.items() if teller is host]:
+                self._known(era, slot)
+                self._untold.pop((era, slot), None)
+            if host.name in self._unfenced:
+                self._records[host.name] = self._unfenced.pop(host.name)
         if effect.store is not Store.VOTE:
             return
         for write in effect.writes:
@@ -120,7 +126,7 @@ class ChainChecker:
     def _decided(self, host: Host, slot: int, entry: Decided) -> None:
         decision: Decision = decode(entry.decision, Decision)
         whole = digest(entry.decision)
-        known = self.decided.get((decision.era, slot))
+        known = self._known(decision.era, slot)
         if known is not None and known != whole and self.fork_excused:
             self.forked = True
             return
@@ -130,6 +136,20 @@ class ChainChecker:
             raise Violation("ChainPrefix", f"{host.name} stored slot {decision.slot} as {slot}")
         if known is None:
             self._first_sight(host, decision, whole, entry)
+        elif self._untold.get((decision.era, slot)) is not host:
+            self._untold.pop((decision.era, slot), None)
+
+    def _known(self, era: bytes, slot: int) -> bytes | None:
+        """Return what was decided at a slot; nothing if the only disk that ever held it lost it before it was told."""
+        teller = self._untold.get((era, slot))
+        if teller is not None:
+            data = teller.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {}).get(ledgers.slot_key(slot))
+            entry: Entry | None = None if data is None else decode(data, Entry)
+            held = digest(entry.decision) if isinstance(entry, Decided) else None
+            if held != self.decided[era, slot]:
+                del self._untold[era, slot], self.decided[era, slot]
+                self.commands = {command: at for command, at in self.commands.items() if at != slot}
+        return self.decided.get((era, slot))
 
     def _first_sight(self, host: Host, decision: Decision, whole: bytes, entry: Decided) -> None:
         """Check a decision when the first host stores it: its certificate, against the voters of its slot."""
@@ -143,6 +163,8 @@ class ChainChecker:
                 raise Violation("Revoked", f"{host.name} counted a revoked voter in slot {decision.slot}")
         self._check_clock(host, decision)
         self.decided[decision.era, decision.slot] = whole
+        if host.peer == entry.certificate.ballot.node:
+            self._untold[decision.era, decision.slot] = host
         self.decisions += 1
         if decision.command != NOOP:
             command = digest(decision.command)

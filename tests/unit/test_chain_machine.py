@@ -217,6 +217,31 @@ def test_an_overlong_request_id_and_a_full_queue_are_refused() -> None:
     assert found == ["chain.request-id", "chain.busy"]
 
 
+def test_a_forwarded_command_that_comes_again_after_its_refusal_is_refused_again() -> None:
+    """The first copy met a state that forbids it; by the time of the second, the state would allow it."""
+    net = ChainNet(4, 3)
+    n3 = net.nodes["n3"].peer
+    again = Forward(b"r", encode(Add(b"late", "a", 1, 5)), ())
+    net.give("n0", Received(n3, again))
+    net.run(2_000)
+    assert net.add("n1", 5).outcome == "decided"
+    net.sent.clear()
+    net.give("n0", Received(n3, again))
+    net.run(2_000)
+    assert {one.outcome for one in sent(net, Answer)} == {"refused"}
+    assert counter(net["n0"].state, "a") == 5
+
+
+def test_a_busy_voter_sends_another_nodes_command_on_without_refusing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from protocols import clients
+
+    monkeypatch.setattr(clients, "PENDING_MAX", 0)
+    net = ChainNet(4, 3)
+    net.give("n0", Received(net.nodes["n3"].peer, Forward(b"r", encode(Add(b"i", "a", 1)), ())))
+    assert [(one.outcome, one.rule) for one in sent(net, Answer)] == [("unknown", "chain.busy")]
+
+
+
 def test_a_second_submission_under_one_request_id_is_the_first() -> None:
     net = ChainNet(3, 3)
     net.give("n0", Submit(b"r", encode(Add(b"i", "a", 1))))
