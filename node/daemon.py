@@ -238,7 +238,7 @@ class Daemon:
         control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now)
         control.audit = Audit(mesh.core, signer, mesh.post, system_now)
         workloads.smoked = SmokeWitness(mesh.core, artifacts, signer, mesh.post, system_now).passed
-        starter.ended = control.audit_start
+        starter.ended, starter.outdated = control.audit_start, workloads.check_again
         mesh.listeners += [
             requests.hear,
             starter.hear,

@@ -29,6 +29,7 @@ from protocols.evidence import read_evidence
 from protocols.exhibits import Rules
 from protocols.machine import Digest, Now, PeerId, Verifier
 from protocols.mesh_state import apply
+from protocols.policy import A_NODE_RUNS_IT
 from protocols.records import RecordsMerged
 from protocols.refusal import Refusal
 from protocols.workloads import NodePrepared
@@ -91,6 +92,8 @@ class Starter:
         self.starts: dict[Digest, Waiting] = {}
         self.ended: Callable[[Waiting], None] = lambda _waiting: None
         """Who hears that a start started or was refused for good."""
+        self.outdated: Callable[[Digest], None] = lambda _change: None
+        """Who hears that a node's word on a change has grown too old while the start waited for people."""
         self._woken = asyncio.Event()
 
     def hear(self, event: Any) -> None:
@@ -164,6 +167,8 @@ class Starter:
             waiting.refusal = judged
             if not judged.rule.startswith(WAITED_FOR):
                 waiting.outcome = "refused"
+            elif judged.rule == "evidence.stale" and A_NODE_RUNS_IT in judged.detail:
+                self.outdated(change)
             return
         try:
             outcome = await self._requests.submit(encode(signed), material)

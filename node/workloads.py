@@ -51,6 +51,8 @@ PREPARE_TRIES = 60
 PREPARED_KEPT_MAX = 128
 FAILURES_MAX = 256
 ORDERS_MAX = 1_024
+CHECKED_AGAIN_AFTER_S = 30.0
+"""Between two runs of a waiting change's smoke checks: each leaves a record, and demands may be shorter than this."""
 
 Lane = tuple[str, str]
 _log = logging.getLogger("freehold.workloads")
@@ -110,6 +112,7 @@ class Workloads:
         self.running: dict[Lane, Running] = {}
         self.smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None
         """Who hears that a change's smoke checks passed here."""
+        self._checking: set[Digest] = set()
         self.failures: dict[Digest, str] = {}
         """Why a change could not be prepared here, for `status`."""
 
@@ -159,6 +162,22 @@ class Workloads:
         return found
 
     # --- preparing ---------------------------------------------------------------------------------------------------
+
+    def check_again(self, change: Digest) -> None:
+        """Run the smoke checks of a prepared change again, now, and tell `smoked`; seldom, however often it is asked."""
+        if self._tasks is not None and change in self._prepared and change not in self._checking:
+            self._checking.add(change)
+            self._tasks.create_task(self._check_again(change, self._prepared[change]))
+
+    async def _check_again(self, change: Digest, prepared: Prepared) -> None:
+        try:
+            if await self._releases.smoke(prepared) and not prepared.from_source:
+                self.smoked(change, prepared)
+        except (PreparationError, OSError) as error:
+            _log.warning("not attested again: %s", error, extra={"event": "smoke.failed", "change": change.hex()})
+            self._fail(change, str(error))
+        await asyncio.sleep(CHECKED_AGAIN_AFTER_S)
+        self._checking.discard(change)
 
     async def _prepare(self, change: Digest) -> None:
         parts = self._parts(change)

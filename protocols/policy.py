@@ -26,6 +26,10 @@ PROTECTED = Demands(evidence=(EvidenceDemand("smoke", 7 * 86_400_000, by_node=Tr
 """What a protected environment without a policy of its own demands beside the mesh's: smoke, run again by a node."""
 
 
+A_NODE_RUNS_IT = "a node runs it again"
+"""In a refusal: who gives the evidence that is missing or too old; the node that holds the start reads it."""
+
+
 class Gate(msgspec.Struct, frozen=True, array_like=True):
     """All that must hold for one release in one environment; every one of `demands` must be met by itself.
 
@@ -141,7 +145,7 @@ def evidence_refusal(wanted: Gate, subject: Subject, found: Sequence[Shown], at_
         problems = [_evidence_problem(demand, subject, item, at_ms) for item in found]
         if None in problems:
             continue
-        who = "a node runs it again" if demand.by_node else "freehold test makes it"
+        who = A_NODE_RUNS_IT if demand.by_node else "freehold test makes it"
         hours = demand.max_age_ms / 3_600_000
         wants = f"{demand.kind} evidence, PASSED, at most {hours:g} hours old, on these digests: {who}"
         fault = next((problem for problem in problems if problem and problem.rule != "evidence.missing"), None)

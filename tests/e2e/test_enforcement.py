@@ -52,6 +52,7 @@ from protocols.trust_records import revocation_record
 from tests.e2e.in_process import LANE, House, a_house, until
 
 HOUR_MS = 3_600_000
+FRESH_MS = 10_000
 REVOKED_WITHIN_S = 10.0
 """Pushed at once: milliseconds on a quiet machine."""
 COMPONENT = digest(b"a component that nobody ever needs to run")
@@ -90,6 +91,12 @@ class World:
             "observed": Policy("solo", Demands(evidence=(EvidenceDemand("smoke", HOUR_MS, by_node=True),))),
             "frozen": msgspec.structs.replace(SOLO, demands=Demands(windows=(window,))),
             "demanding": SOLO,
+            "watched": msgspec.structs.replace(
+                TEAM,
+                demands=msgspec.structs.replace(
+                    TEAM.demands, evidence=(EvidenceDemand("smoke", FRESH_MS, by_node=True),)
+                ),
+            ),
         }
         for name, policy in policies.items():
             sequence = (await self.client.state()).sequence
@@ -196,6 +203,19 @@ class World:
         self.refusals[case] = answer if answer == rule else f"{answer}, not {rule}"
         if not any(words in detail for words in _WAYS_ON):
             self.silent.append(f"{case}: {detail}")
+
+    def told(self, change: Digest, approver: str) -> str:
+        """What the gate would say of a change once somebody approves it, by the papers that are there now."""
+        control = self.daemon.control
+        assert control is not None
+        proposed = control.core.dossiers.changes[change]
+        approval = self.approval(approver, proposed.change)
+        held = control.core.dossiers.approvals
+        with mock.patch.object(control.core.dossiers, "approvals", lambda named: (*held(named), approval)):
+            waiting = control.starter.starts[change]
+            shown = control.starter.complete(change, waiting.signed, waiting.nodes)
+            judged = None if isinstance(shown, Refusal) else control.starter._judge(*shown)
+        return judged.rule if judged is not None else ""
 
     async def audited(self, verb: str, count: int) -> list[dict[str, Any]]:
         """The audit entries of a verb, once there are as many: an entry is a record, written after the answer."""
@@ -412,6 +432,8 @@ async def what_is_in_order_starts(
     starts = Start(bytes(named), (w.node,), break_glass=break_glass)
     command = Command(secrets.token_bytes(16), starts, "hello", environment, lane.sequence)
     handed = await w.client.start(sign_command([w.admin if break_glass else key("dev")], w.mesh, command))
+    if environment == "watched":
+        await until(lambda: "evidence.stale" in w.told(named, approvers[-1]), 60)
     if "bob" in approvers:
         await what_rests_on_the_revoked_does_not_start(w, change, release)
     for name in approvers[-1:]:
@@ -457,6 +479,8 @@ async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
         by_node = Demands(evidence=(EvidenceDemand("smoke", HOUR_MS, by_node=True),))
         demands = (("demanding", by_node),)
         assert await what_is_in_order_starts(w, data, "demanding", demands=demands) == "waiting evidence.missing"
+        # What a node said is too old by the time that somebody approves: the node that holds the start runs it again.
+        assert await what_is_in_order_starts(w, data, "watched", ("ann",)) == "waiting approval.missing"
         # An admin's reason opens a frozen environment, and stands with what runs ever after.
         handed = await what_is_in_order_starts(w, data, "frozen", break_glass="the site is down")
         assert handed == "waiting rollout.not-prepared"
