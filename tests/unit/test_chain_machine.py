@@ -241,7 +241,6 @@ def test_a_busy_voter_sends_another_nodes_command_on_without_refusing_it(monkeyp
     assert [(one.outcome, one.rule) for one in sent(net, Answer)] == [("unknown", "chain.busy")]
 
 
-
 def test_a_second_submission_under_one_request_id_is_the_first() -> None:
     net = ChainNet(3, 3)
     net.give("n0", Submit(b"r", encode(Add(b"i", "a", 1))))
