@@ -109,7 +109,7 @@ class Wires:
         return port
 
     async def _carry(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        dialler = _owner_of(writer.get_extra_info("peername")[1], self.pids())
+        dialler = _owner_of(writer.get_extra_info("peername")[1], self._ports[name], self.pids())
         while {(dialler, name), (name, dialler)} & self._muted:
             await self._healed.wait()  # TCP needs both directions to connect
         target = self._targets.get(name)
@@ -171,11 +171,14 @@ def _pairs(some: Iterable[str], others: Iterable[str]) -> set[tuple[str, str]]:
     return {pair for one in sides[0] for other in sides[1] for pair in ((one, other), (other, one))}
 
 
-def _owner_of(port: int, pids: dict[str, int]) -> str:
-    """Return which of the processes has a TCP socket bound to this local port."""
-    local = f"0100007F:{port:04X}"
+def _owner_of(port: int, proxy: int, pids: dict[str, int]) -> str:
+    """Return which of the processes has the TCP socket from this local port to this proxy.
+
+    Both ends are looked for: connections to other addresses, and those just closed, may have the same local port.
+    """
+    ends = [f"0100007F:{port:04X}", f"0100007F:{proxy:04X}"]
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    inode = next((row[9] for row in rows if row[1] == local), None)
+    inode = next((row[9] for row in rows if row[1:3] == ends), None)
     for name, pid in pids.items():
         folder = Path(f"/proc/{pid}/fd")
         with contextlib.suppress(OSError):
