@@ -299,6 +299,7 @@ class Workloads:
             _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
             self._fail(deployed.change, str(error))
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
+            await self._switch()
             return
         self.running[lane] = running
         await self._switch()
@@ -307,8 +308,14 @@ class Workloads:
             "serving", extra={"event": "run", "project": lane[0], "release": deployed.release.hex(), "role": order.role}
         )
 
+    def _adopted(self) -> bool:
+        """Whether workers serve here that another daemon started."""
+        return any(slot.pid is not None and slot.starts == 0 for slot in self._pool.slots())
+
     async def _switch(self) -> None:
         """Make the routing table say what runs here and elsewhere now, then let go of what nothing names any more."""
+        if self._routes is None and not self._orders.empty() and self._adopted():
+            return  # they serve by the table of the daemon before, which must not be cut down to what is loaded so far
         routes: list[Route] = []
         here: dict[Lane, list[tuple[str, str]]] = {}
         for lane, running in self.running.items():

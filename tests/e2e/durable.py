@@ -107,10 +107,10 @@ class Site:
 
     def found(self, disks: dict[str, Path] | None = None) -> None:
         """Found the mesh, let two more in, wait for three voters, make the environment."""
-        first = self.fleet.found("one", "--policy", "solo", *_addresses())
+        first = self.fleet.found("one", "--policy", "solo", *ports())
         line = self.fleet.invite(first, "--uses", "2", *VOTING)
         for name in ("two", "three"):
-            self.fleet.join(line, name, *_addresses(), disk=(disks or {}).get(name))
+            self.fleet.join(line, name, *ports(), disk=(disks or {}).get(name))
         until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 90, "three voters")
         self.ask(first, lambda client: self.write_environment(client, ENVIRONMENT))
 
@@ -265,7 +265,7 @@ class Site:
         return self.ask(machine, conversation)
 
 
-def _addresses() -> tuple[str, ...]:
+def ports() -> tuple[str, ...]:
     """Addresses that stay over restarts: workers are adopted by the next daemon, and peers that all died meet again."""
     return "--listen", f"127.0.0.1:{free_port()}", "--ingress", f"127.0.0.1:{free_port()}"
 
