@@ -89,9 +89,12 @@ class Pacer:
         self.attempts += 1
 
     def forestalled(self, now_ms: int, rank: int) -> None:
-        """A ballot was in the way, of a proposer that may only stand by: try once more soon, and wait after that."""
+        """A ballot was in the way, of a proposer that may only stand by: try once more soon, and wait after that.
+
+        By rank, a round trip apart: those who were forestalled together would stand in each other's way again.
+        """
         if self.attempts <= 1:
-            self.next_ms = min(self.next_ms, now_ms + rank * self._times.stagger_ms)
+            self.next_ms = min(self.next_ms, now_ms + rank * max(self._times.stagger_ms, self.base_ms // 4))
 
     def hurry(self, now_ms: int, rank: int) -> None:
         """The network changed for the better: forget the doubling."""

@@ -186,6 +186,22 @@ def test_slow_links_stretch_the_wait_and_rank_adds_to_it() -> None:
     assert pace.attempts == 0
 
 
+def test_those_who_were_forestalled_together_try_again_a_round_trip_apart_and_only_once() -> None:
+    pace = pacer()
+    pace.sample(500)
+    due = []
+    for rank in range(3):
+        pace.open_slot(0, 0)
+        pace.start_attempt(0, rank)
+        pace.forestalled(100, rank)
+        due.append(pace.next_ms)
+    assert due == [100, 600, 1_100]
+    pace.start_attempt(1_100, 0)
+    waits = pace.next_ms
+    pace.forestalled(1_200, 0)
+    assert pace.next_ms == waits
+
+
 def test_a_new_slot_starts_at_once_unless_proposers_collide() -> None:
     pace = pacer()
     pace.open_slot(100, 2)
