@@ -20,7 +20,7 @@ from typing import Any
 from examples.checks import Teller, Visitors, call
 from tests.e2e.nodes import Machine
 
-START_TIMEOUT_S = 400.0
+START_TIMEOUT_S = 900.0
 RELOAD_TIMEOUT_S = 60.0
 FAULTS = (("/trap", "a trap"), ("/spin", "a loop without end, limit 1 s"), ("/grow", "memory without end, limit 96 MiB"))
 

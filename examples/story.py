@@ -199,9 +199,11 @@ def _fail(scene: Scene) -> None:
     teller.say("A release whose configuration forgot the greeting. Its smoke check passes,")
     teller.say("Ann lets it through, and its visitors get errors.")
     set_greeting(project, "")
+    file = project / "freehold.toml"  # numbers decide as soon as there are twenty requests, however long that takes
+    file.write_text(file.read_text().replace('min_healthy_time = "2s"', 'min_healthy_time = "20s"'))
     done: list[tuple[int, float]] = []
     targets = [(address_of(machine), "/greeter") for machine in scene.machines]
-    with Visitors(*targets):
+    with Visitors(*targets, *targets):
         deploying = threading.Thread(
             target=lambda: done.append(scene.run("deploy", "-m", "greet nobody", "--wait", "2m"))
         )
