@@ -161,7 +161,9 @@ def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value
         assert "[secret API_KEY]" in said[2].stderr, "the test command printed what the app answered"
         assert ask(node, config) == (200, value)
         assert ask(node, "/crash?key=API_KEY")[0] >= 500
-        until(lambda: "[secret API_KEY]" in node.run("logs").stderr, 20, "what the guest logged before it trapped")
+        until(
+            lambda: "[secret API_KEY]" in node.run("logs", "--json").stdout, 30, "what the guest logged as it trapped"
+        )
         said.append(node.run("propose", "--folder", str(folder), "-m", "again", "--json", timeout_s=120))
         change = said[-1].json["change"]
         said += [
