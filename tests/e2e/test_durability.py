@@ -330,8 +330,8 @@ def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_unt
     reason = {"older database": "behind the fence", "no database": "gone", "damaged fence": "fence is unreadable"}[
         damage
     ]
+    until(lambda: reason in two.status()["quarantined"], 20, f"it to say that its store is {reason}")
     status = two.status()
-    assert reason in status["quarantined"], status
     assert not status["speaking"]
     assert any("quarantined" in warning for warning in status["warnings"])
     code, faults = doctor(two)
