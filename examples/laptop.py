@@ -37,6 +37,7 @@ class Dev:
         self.logs: list[dict[str, Any]] = []
         self.address = ""
         self.versions = 0
+        self.failure = ""
         self._told = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -47,6 +48,8 @@ class Dev:
                 if event["event"] == "serving":
                     self.address = event["address"]
                     self.versions += 1
+                elif event["event"] == "failed":
+                    self.failure = f"{event['error']['message']}; next: {event['error']['next_step']}"
                 elif event["event"] == "log":
                     self.logs.append(event["log"])
                 self._told.notify_all()
@@ -54,9 +57,11 @@ class Dev:
     def wait(self, version: int, timeout_s: float) -> None:
         """Wait until so many versions were served."""
         with self._told:
-            if not self._told.wait_for(lambda: self.versions >= version, timeout_s):
+            told = self._told.wait_for(lambda: self.versions >= version or self.failure != "", timeout_s)
+            if not told or self.failure:
                 self.errors.seek(0)
-                raise AssertionError(f"{self.project.name} is not served: {self.errors.read().decode()[-2000:]}")
+                said = self.failure or self.errors.read().decode()[-2000:]
+                raise AssertionError(f"{self.project.name} is not served: {said}")
 
     def log_with(self, outcome: str, timeout_s: float = 5.0) -> dict[str, Any]:
         """Return the access log's entry of an outcome; log lines travel a moment after the answer."""
