@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +31,10 @@ class Releases:
         if self.errors:
             raise self.errors.pop(0)
         return SimpleNamespace(from_source=False)
+
+    @contextlib.asynccontextmanager
+    async def expecting_smoke(self) -> AsyncIterator[None]:
+        yield
 
     async def smoke(self, _prepared: Any) -> bool:
         return False
