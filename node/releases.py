@@ -9,7 +9,7 @@ workloads.py obeys).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,6 +106,18 @@ class Releases:
     def expecting_smoke(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Start what smoke checks need beside preparing a release."""
         return self._benches.expecting()
+
+    def named_by(self, release: bytes) -> list[bytes]:
+        """A manifest that is here and every component it names; the manifest alone if it is not here."""
+        try:
+            manifest: Release = decode(self._artifacts.read(release, RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
+        except (ArtifactError, FileNotFoundError, DecodeError):
+            return [release]
+        return [release, *(one.digest for one in manifest.components)]
+
+    def collect(self, keep: Collection[bytes]) -> list[str]:
+        """Remove the artifacts used least recently while there are too many bytes; blocks. Return their names."""
+        return self._artifacts.collect(keep)
 
     async def prepare(self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> Prepared:
         """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""

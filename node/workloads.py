@@ -22,6 +22,7 @@ from protocols.chain_messages import EntryStored
 from protocols.change import SecretVersion
 from protocols.core import NodeCore
 from protocols.effective import EffectiveApp
+from protocols.envelope import digest, encode
 from protocols.machine import Digest
 from protocols.mesh_types import Deployed
 from protocols.records import RecordsMerged
@@ -40,6 +41,7 @@ from protocols.workloads import (
 from runtime.control import Route
 from runtime.supervisor import PoolError, WorkerPool
 
+COLLECT_EVERY_S = 600.0
 LOOK_EVERY_S = 1.0
 SETTLE_S = 0.25
 """Between saying that a lane is gone and its routes going: a request that another node just sent still finds its app."""
@@ -144,6 +146,7 @@ class Workloads:
             self._tasks = tasks
             tasks.create_task(self._obey())
             tasks.create_task(self._observe())
+            tasks.create_task(self._collect())
 
     @property
     def alive(self) -> bool:
@@ -154,12 +157,17 @@ class Workloads:
         """Whether the workers here answer for the lane, in this role or, if it is `any`, in either."""
         return self._serving.get(lane) == role if role != "any" else lane in self._serving
 
-    def retained_digests(self) -> list[bytes]:
-        """Every artifact that a retained or running change needs here."""
-        found: list[bytes] = []
-        for one in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
-            found += [one.release, *(app.component for app in one.effective.apps)]
-        return found
+    def kept_artifacts(self) -> set[bytes]:
+        """What no collection may take: all that any lane runs or can go back to, and what is prepared here."""
+        kept: set[bytes] = set()
+        for lane in self._core.state.lanes:
+            candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
+            for one in (lane.base, *candidate, *lane.retained):
+                if one is not None:
+                    kept |= {one.configuration, *self._releases.named_by(one.release)}
+        for prepared in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
+            kept |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
+        return kept
 
     # --- preparing ---------------------------------------------------------------------------------------------------
 
@@ -347,6 +355,15 @@ class Workloads:
             _log.error("not unloaded: %s", error, extra={"event": "unload.refused"})
         finally:
             del self._unloading[key]
+
+    async def _collect(self) -> None:
+        """Keep the artifacts within their cap; what any lane runs or can go back to is never taken."""
+        while True:
+            await asyncio.sleep(COLLECT_EVERY_S)
+            removed = await asyncio.to_thread(self._releases.collect, self.kept_artifacts())
+            if removed:
+                extra = {"event": "artifact.collected", "count": len(removed)}
+                _log.info("removed artifacts that nothing needs", extra=extra)
 
     # --- observing ---------------------------------------------------------------------------------------------------
 
