@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,10 @@ from node.requests import ChainRequests
 from node.starter import Starter, Waiting
 from node.storage import Storage
 from node.workloads import Workloads
-from protocols.chain_messages import EntryStored, Lied, Quarantined, Stalled
+from protocols.chain_messages import EntryStored, EraChanged, Lied, Quarantined, Stalled, SubmitReset
 from protocols.commands import SignedCommand
 from protocols.core import NodeCore
+from protocols.decision import Voter
 from protocols.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
 from protocols.keys import public_key_of
 from protocols.liveness import Belief, BeliefChanged
@@ -57,6 +58,7 @@ PROGRESS_LOOK_S = 1.0
 DISK_FREE_WARN_BYTES = 1 << 30
 CERTIFICATE_WARN_DAYS = 14
 RECORDS_HOLD = "grants, revocations, the papers of changes, secrets and the audit log"
+RESET_TIMEOUT_S = 3.0
 REFUSALS_MAX = 32
 """As many as the mesh has nodes: only peers that this node dialled can turn it away."""
 
@@ -66,7 +68,10 @@ def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed
     count, up = len(voters), len(voters) - len(down)
     found = []
     if down and up < majority(count):
-        found.append(f"{len(down)} of {count} voters are down: nothing can be decided until one returns")
+        found.append(
+            f"{len(down)} of {count} voters are down: nothing can be decided until one returns; "
+            "if none ever will: freehold mesh reset NODE -m REASON"
+        )
     elif down and up == majority(count):
         found.append(
             f"voter {down[0]} is down: one more loss, or the reboot of another voter's machine, and nothing can be "
@@ -75,7 +80,7 @@ def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed
     if boot_answers_needed > up - 1:
         found.append(
             f"this voter's machine rebooted: it votes again once {boot_answers_needed} other voters have answered, and "
-            f"{up - 1} are up; start the others (if one is lost for good, only a reset by the admins goes on)"
+            f"{up - 1} are up; start the others (if one is lost for good: freehold mesh reset NODE -m REASON)"
         )
     return found
 
@@ -160,7 +165,9 @@ class Control:
                 " and join with a new invite if it is to come back"
             )
         if self.quarantined:
-            cure = "restore a backup: freehold mesh restore FILE" if self.alone else "freehold mesh voters --replace"
+            cure = (
+                "freehold mesh restore FILE, or freehold mesh reset" if self.alone else "freehold mesh voters --replace"
+            )
             found.append(f"this node's vote is quarantined ({self.quarantined}); {cure}")
         if self.rebuilt and self.alone:
             found.append(f"{self.rebuilt}: {RECORDS_HOLD} are lost; restore a backup: freehold mesh restore FILE")
@@ -180,7 +187,8 @@ class Control:
         if core.chain.stalled:
             found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
         voters = [voter.node for voter in core.state.voters]
-        down = [node for node in voters if core.liveness.belief(node) is Belief.DOWN]
+        connected = core.hello.admitted()
+        down = [node for node in voters if node != core.node and self._lost(node, connected)]
         found += voter_warnings(voters, down, core.chain.boot_answers_needed)
         for expiring in core.trust.expiring(now.wall_ms):
             word = "has expired" if expiring.expired else "expires soon"
@@ -190,6 +198,14 @@ class Control:
         if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
             found.append(f"{free >> 20} MiB are left on the disk of {self.folder}; free some space")
         return found
+
+    def _lost(self, node: PeerId, connected: Sequence[PeerId]) -> bool:
+        """Whether a voter counts as gone: believed down, or suspected and out of reach.
+
+        Where most of those who could agree that it is down are gone too, a suspicion is all there will ever be.
+        """
+        belief = self.core.liveness.belief(node)
+        return belief is Belief.DOWN or (belief is Belief.SUSPECT and node not in connected)
 
     def concerns(self) -> list[str]:
         """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
@@ -222,6 +238,15 @@ class Control:
             for one in held
             if (left := certificates.days_left(one)) <= CERTIFICATE_WARN_DAYS
         ]
+
+    async def reset(self, entry: bytes, number: int) -> bool:
+        """Hand a signed reset to the chain; whether it is in force."""
+        self.mesh.post(SubmitReset(entry))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESET_TIMEOUT_S):
+                while self.core.chain.position.resets < number:  # noqa: ASYNC110  a refusal is only counted
+                    await asyncio.sleep(0.05)
+        return self.core.chain.position.resets >= number
 
     # --- audit ----------------------------------------------------------------------------------------------------------
 
@@ -256,7 +281,10 @@ class Control:
                 _log.error("this node gave up its vote: %s", reason, extra={"event": "vote.quarantined"})
                 self._tell("quarantined", {"reason": reason})
             case EntryStored(slot, entry):
+                self._vote_again()
                 self._tell("decision", msgspec.to_builtins(view_of(slot, entry)))
+            case EraChanged():
+                self._vote_again()
             case BeliefChanged(peer, belief, _, _):
                 self._tell("member", {"node": peer, "belief": belief.value})
             case Reverted(project, environment, rollout, reason):
@@ -271,6 +299,11 @@ class Control:
                 self._tell(type(event).__name__.lower(), {})
             case _:
                 pass
+
+    def _vote_again(self) -> None:
+        """Forget why the vote was given up, once the store made since has one."""
+        if self.quarantined and Voter(self.core.node, self.core.chain.store_id) in self.core.state.voters:
+            self.quarantined = ""
 
     def _met(self, event: RefusedBy | Cloned | Admitted) -> None:
         """Remember how hello went with a peer: who turned this node away, and who is seen double."""

@@ -25,7 +25,8 @@ from cli.mesh.unlock import confirm
 from cli.mesh.voting import NewVoters, replacing, stores_of, without
 from cli.output import Output
 from protocols.commands import DrainNode, RemoveNode
-from protocols.envelope import encode
+from protocols.decision import RESET_DOMAIN, Reset, ResetTo
+from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer, public_key_of
 from protocols.machine import PeerId
 from protocols.revocations import NOTHING_VALID, Revocation, revoke
@@ -221,6 +222,62 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
     slot = talk(context, change)
     names = [voter.node for voter in plan.voters]
     output.result({"slot": slot, "voters": names}, f"decision {slot}: {', '.join(short(one) for one in names)} vote")
+
+
+@command("reset", examples=('freehold mesh reset oslo -m "berlin and rome burnt"',))
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+@click.option("-m", "--message", required=True, help="Why; kept with the chain for ever.")
+@_CONTEXT
+@_YES
+def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: str | None, yes: bool) -> None:
+    """Go on after a majority of the voters is lost for good: NODE... (1, 3, 5 or 7) vote from now on.
+
+    Unsafe, and shown as that for ever: whatever the lost voters decided among themselves is abandoned. Be sure that none
+    of them runs any more. Run it on the machine that holds the most decisions (`freehold node status`). Needs the admin key.
+    """
+    _, context = home.current_context(context_name)
+
+    async def plan(client: NodeClient) -> tuple[Reset, int]:
+        state, stores = await client.state(), stores_of(await client.get("/v1/voters"))
+        everyone = await members_of(client)
+        chosen = {find_member(everyone, text).node for text in nodes}
+        able = {one.voter.node: one.voter for one in stores}  # a store that is ready comes after one that votes
+        if missing := sorted(chosen - able.keys()):
+            raise UsageError(
+                f"{', '.join(short(one) for one in missing)} has no store that says it can vote",
+                next_step="freehold mesh voters",
+                kind="no-store",
+            )
+        view = await client.get("/v1/mesh")
+        return Reset(
+            mesh=await client.mesh(),
+            number=view["unsafe_resets"] + 1,
+            slot=view["slot"] + 1,
+            prev=bytes.fromhex(view["head"]),
+            at_ms=time.time_ns() // 1_000_000,
+            voters=tuple(sorted(able[PeerId(one)] for one in chosen)),
+            reason=message,
+        ), state.threshold
+
+    wanted, threshold = talk(context, plan)
+    if threshold > 1:
+        raise CommandError(
+            f"this mesh asks for {threshold} admins' signatures, and this command gives one",
+            next_step="restore a voter from its backup: freehold mesh restore",
+            kind="threshold",
+        )
+    output.note(f"This begins era {wanted.number + 1} behind decision {wanted.slot - 1}:")
+    for voter in wanted.voters:
+        output.note(f"  {short(voter.node)} votes from then on")
+    output.note("  what any other voter decided after that is abandoned")
+    confirm(output, "Are the lost voters gone for good?", yes)
+    admin = unlock_admin(context, "reset the mesh")
+    signed = sign(admin, RESET_DOMAIN, wanted.mesh, wanted)
+    entry = encode(ResetTo(signed.payload, (signed,)))
+    talk(context, lambda client: client.post("/v1/resets", {"entry": entry}))
+    names = [voter.node for voter in wanted.voters]
+    output.result({"slot": wanted.slot, "voters": names}, f"{', '.join(short(one) for one in names)} vote")
+    output.hint("freehold mesh voters")
 
 
 async def _plan_replacement(client: NodeClient, old: str, new: str) -> NewVoters:

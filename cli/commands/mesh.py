@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from cli.commands.backup import backup, restore
-from cli.commands.membership import leave, members, remove, voters
+from cli.commands.membership import leave, members, remove, reset, voters
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
@@ -349,5 +349,5 @@ def mesh() -> None:
     """Found a mesh, let nodes in and out, look after its voters."""
 
 
-for _one in (create, invite, join, members, remove, voters, leave, backup, restore):
+for _one in (create, invite, join, members, remove, voters, reset, leave, backup, restore):
     mesh.add_command(_one)

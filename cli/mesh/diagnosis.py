@@ -144,7 +144,7 @@ def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Findi
     lost = ", ".join(one.title for one in others if one not in up)
     return [
         Finding(True, f"{what}; {len(up)} can be reached",
-                f"start {lost}; if one is lost for good, only a reset by the admins goes on"),
+                f"start {lost}; if one is lost for good: freehold mesh reset NODE -m REASON"),
     ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from node.api.models import (
     OutcomeView,
     RecordBody,
     RecordView,
+    ResetBody,
     StartView,
     VoterView,
 )
@@ -55,7 +56,8 @@ from node.requests import BusyChainError
 from node.transport import StreamError
 from protocols.admission import JoinPapers
 from protocols.artifacts import ARTIFACT_MAX_BYTES
-from protocols.commands import SignedCommand
+from protocols.commands import COMMAND_MAX_BYTES, SignedCommand
+from protocols.decision import ResetTo
 from protocols.dossiers import Proposed
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.key_table import make_key
@@ -186,6 +188,23 @@ async def submit(call: Call) -> OutcomeView:
     if outcome.rule == DUPLICATE and (slot := control.slot_of(signed)):
         return OutcomeView("decided", slot, "", "")  # the retry of one whose answer was lost, with this node's memory
     return OutcomeView(outcome.outcome, outcome.slot, outcome.rule, outcome.detail)
+
+
+async def reset(call: Call) -> MeshView:
+    """Begin a new era with the voters that the admins name: what the lost ones decided alone is abandoned."""
+    control: Control = call.node
+    body: ResetBody = call.body
+    try:
+        entry: ResetTo = decode(body.entry, ResetTo, COMMAND_MAX_BYTES)
+    except DecodeError as error:
+        raise unreadable(str(error)) from None
+    found = control.core.chain.ledger.check_reset(entry)
+    if isinstance(found, Refusal):
+        raise refused(found, "freehold mesh reset NODE, computed anew")
+    if not await control.reset(body.entry, found.number):
+        refusal = Refusal("chain.reset-refused", "the signatures are not those that the mesh asks for")
+        raise refused(refusal, "sign with as many admin keys as the mesh's threshold says")
+    return mesh_view(control.core)
 
 
 def _command(body: CommandBody) -> SignedCommand:
@@ -506,6 +525,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "submit", "POST", "/v1/commands", "Have a signed command decided", submit, "write", CommandBody,
         body_max_bytes=PAPERS_MAX_BYTES, answer=OutcomeView,
+    ),
+    Operation(
+        "reset", "POST", "/v1/resets", "Begin a new era after a majority of voters is lost for good", reset, "write",
+        ResetBody, answer=MeshView,
     ),
     Operation(
         "start", "POST", "/v1/starts", "Hand over a signed start", start, "write", CommandBody, answer=StartView

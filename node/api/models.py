@@ -221,11 +221,12 @@ class LaneView(msgspec.Struct, frozen=True):
 
 
 class MeshView(msgspec.Struct, frozen=True):
-    """What the chain decided, summed up."""
+    """What the chain decided, summed up; `head` is the digest of the entry at `slot`, the newest held here."""
 
     mesh: Hex64
     name: str
     slot: int
+    head: str
     sequence: int
     unsafe_resets: int
     admins: tuple[str, ...]
@@ -239,6 +240,12 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     command: Blob
     material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A reset that as many admins signed as the mesh asks for (encoded ResetTo)."""
+
+    entry: Blob
 
 
 class LeaveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

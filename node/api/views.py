@@ -96,6 +96,7 @@ def mesh_view(core: NodeCore) -> MeshView:
         mesh=core.trust.mesh.hex(),
         name=state.name,
         slot=core.chain.position.slot,
+        head=core.chain.position.digest.hex(),
         sequence=state.sequence,
         unsafe_resets=state.resets,
         admins=tuple(key.hex() for key in state.admins),
