@@ -6,6 +6,8 @@ how it ended. Entries are taken in order and wait here while the core's inbox is
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -38,6 +40,8 @@ from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
 from protocols.sealing import SealedSecret, SecretPaper
 
+SETTLE_TIMEOUT_S = 2.0
+SETTLE_LOOK_S = 0.01
 WAITING_MAX = 4_096
 """Entries that wait for the core's inbox, which holds as many; a node that is this far behind has stopped."""
 
@@ -106,6 +110,14 @@ class Audit:
             self._oldest = (own[0][1].number, own[0][1].at_ms) if own else (self._number + 1, wall_ms)
             self._looked_ms = wall_ms
         return self._oldest
+
+    async def settled(self) -> None:
+        """Wait until what was noted so far can be read here: a caller who asks right after a write must find it."""
+        key = entry_key(self._core.node, self._number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                while self._number and key not in self._core.records.store.entries:  # noqa: ASYNC110
+                    await asyncio.sleep(SETTLE_LOOK_S)
 
     def flush(self) -> None:
         """Hand over what waits, as far as the inbox takes it."""

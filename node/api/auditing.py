@@ -45,6 +45,7 @@ class AuditLink(msgspec.Struct, frozen=True, array_like=True):
 async def audit(call: Call) -> Page:
     """List entries of every node, newest first."""
     control: Control = call.node
+    await control.audit.settled()
     text = call.query.get("contains", "")
     found = [
         (link, entry)
@@ -81,6 +82,7 @@ def _view(control: Control, link: Link, entry: AuditEntry) -> AuditView:
 async def audit_links(call: Call) -> web.Response:
     """Hand out signed entries in order of node and number, from `after` on."""
     control: Control = call.node
+    await control.audit.settled()
     links = links_of(control.core)[call.query.get("after", 0) :][:LINKS_MAX]
     items = tuple(AuditLink(link.node, link.number, link.signed) for link in links)
     return web.Response(body=encode(items), content_type="application/octet-stream")
