@@ -165,8 +165,12 @@ def assess(
         return result(Outcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
     if pending or unreached > (allowed if settled else 0):
         return result(Outcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
-    if _measured(rollout, said, candidate):
+    doubted = candidate.requests < limits.min_requests and _doubtful(candidate, base, limits)
+    if _measured(rollout, said, candidate) and not doubted:
         return result(Outcome.PASS, f"{passed} of {len(cohort)} nodes passed")
+    if settled and doubted:
+        few = f"{candidate.errors} of {candidate.requests} requests failed"
+        return result(Outcome.INCONCLUSIVE, f"{few}, too many to go on and too few to judge by")
     if settled:
         return result(Outcome.INCONCLUSIVE, "ready, but neither traffic nor a smoke check says that it works")
     return result(Outcome.PENDING, "ready; waiting for traffic")
@@ -180,6 +184,13 @@ def _word(said: HealthVerdict | None, *, timed_out: bool, lost: bool) -> str:
     if gone:
         return "fail" if said.taken or said.verdict == "fail" else ""
     return said.verdict
+
+
+def _doubtful(candidate: Counts, base: Counts, limits: Analysis) -> bool:
+    """Whether the few requests there were speak against the candidate: a passed smoke check does not outweigh them."""
+    lower, _ = wilson_ppm(candidate.errors, candidate.requests)
+    _, upper = wilson_ppm(base.errors, base.requests)
+    return lower > min(limits.max_error_ppm or _PPM, upper + MARGIN_PPM)
 
 
 def _measured(rollout: Rollout, said: Sequence[HealthVerdict], candidate: Counts) -> bool:

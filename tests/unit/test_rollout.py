@@ -125,6 +125,22 @@ def test_ready_without_traffic_or_smoke_is_inconclusive_and_pauses() -> None:
     assert not w.rollout.paused
 
 
+def test_a_few_visitors_who_all_got_errors_outweigh_a_smoke_check() -> None:
+    w = world().started()
+    failing = w.verdicts(candidate=Counts(8, 8, ()), base=Counts(500, 0, ()))
+    assert refused(w.promote(shown=failing)) == "health.pending"
+    w.at_ms += 30_000
+    assert refused(w.promote(shown=failing)) == "health.inconclusive"
+    assert isinstance(w.on_lane(Pause(w.rollout.id), shown=failing), MeshState)
+    assert "8 of 8 requests failed" in w.rollout.paused
+    assert isinstance(w.promote(w.admin, shown=failing), MeshState), "whoever may promote may know better"
+
+
+def test_a_few_visitors_who_were_all_served_do_not_hold_a_stage_up() -> None:
+    w = world().started()
+    assert isinstance(w.promote(shown=w.verdicts(candidate=Counts(8, 0, ()), base=Counts(0, 0, ()))), MeshState)
+
+
 def test_a_probe_only_plan_accepts_readiness_alone() -> None:
     w = world().started(plan=Plan(PLAN.stages, probe_only=True))
     assert isinstance(w.promote(shown=w.verdicts(smoke_runs=0)), MeshState)
