@@ -476,7 +476,7 @@ def test_a_daemon_that_dies_while_it_compiles_or_takes_an_upload_leaves_nothing_
         )  # fmt: skip
         two.kill()
     two.start()
-    assert half_made(two) == []
+    until(lambda: half_made(two) == [], 60, "the half upload to go, and the smoke checks begun anew to end")
     assert b" 404 " in two.raw(f"/v1/artifacts/{name}/here").splitlines()[0]
     assert site.ask(two, lambda client: client.put_artifact(data, digest(data)))
     assert site.ask(two, lambda client: client.get_bytes(f"/v1/artifacts/{name}")) == data
