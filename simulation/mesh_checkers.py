@@ -187,11 +187,11 @@ class MeshChecker:
                 key, node = (rollout.id, rollout.opened), rollout.cohort[0]
                 held = [agent.conductor.verdicts(*key).get(node) for one, agent, _ in views if one in voters]
                 newest = sorted(((one.sequence, one.verdict) for one in held if one is not None), reverse=True)
-                if 2 * len(newest) > len(voters):
-                    sequence, word = newest[len(voters) // 2]
-                    events = self._known.setdefault(key, [])
-                    if not events or events[-1][1:] != (sequence, word):
-                        events.append((self._world.now_ms, sequence, word))
+                # Words are kept in memory: voters that restarted may leave no majority that knows any (seed 5020).
+                sequence, word = newest[len(voters) // 2] if 2 * len(newest) > len(voters) else (-1, "")
+                events = self._known.setdefault(key, [])
+                if not events or events[-1][1:] != (sequence, word):
+                    events.append((self._world.now_ms, sequence, word))
 
     def check_zombies(self, hosts: Sequence[Host]) -> None:
         """What a host serves as candidate must still be under way by its own highest decision."""
