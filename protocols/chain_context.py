@@ -92,6 +92,8 @@ class Context:
         """The slot a boot read was completed for, while the record still says recovering."""
         self.completion_slot = 0
         """A read found something accepted in this slot: decide it, with a no-op if need be."""
+        self.majority_ms: int | None = None
+        """When a majority last promised a ballot of this node: then it is not cut off, however long commands wait."""
         self.stalled = ""
         self.muted = ""
         """Why this node takes no part as a voter for now: it could not write what it says."""

@@ -23,7 +23,7 @@ PENDING_MAX = 256
 """Commands waiting at one node; tens are decided per second, so a longer queue only delays the refusal."""
 NOT_VOTER = "chain.not-a-voter"
 VOTER_PATIENCE = 3
-"""How many times `forward_ms` a voter tries by itself before it asks another one, who may reach the majority."""
+"""How many times `forward_ms` a voter hears no majority before it asks another one, who may reach it."""
 
 
 @dataclass
@@ -217,7 +217,13 @@ class Clients:
                 else:
                     self._end(pending, "unknown", refusal=pending.declined)
             elif self._forwards(pending) and at.now.mono_ms >= pending.forward_ms:
-                self._forward(pending)
+                heard_ms = at.majority_ms if at.takes_part else None
+                patient_until_ms = 0 if heard_ms is None else heard_ms + VOTER_PATIENCE * at.setup.times.forward_ms
+                if at.now.mono_ms < patient_until_ms:
+                    # Busy, not cut off: elsewhere it would wait as long, and longer than its client does.
+                    pending.forward_ms = patient_until_ms
+                else:
+                    self._forward(pending)
         self._due_ms = 0
 
     def deadline_ms(self) -> int | None:

@@ -146,6 +146,7 @@ class Voting:
 
     def _promised(self, attempt: Attempt) -> None:
         """A majority promised: propose, unless there is nothing to finish and nothing waits."""
+        self._at.majority_ms = self._at.now.mono_ms
         if attempt.stands_by and attempt.accepted is None:
             self._stop_standing_by()
         else:

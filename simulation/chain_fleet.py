@@ -15,6 +15,7 @@ from typing import Any
 
 from protocols import acceptor as acceptors
 from protocols import fence as fences
+from protocols.ballots import Proposal
 from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Stored
 from protocols.chain_messages import Outcome, Quarantined, Read, ReadDone, Start, Submit, SubmitReset
@@ -355,12 +356,15 @@ class ChainFleet:
         return any(chain.record.accepted_digest for chain in heard)
 
     def reset(self) -> None:
-        """Sign a new era from the newest head, with the hosts that are up as voters."""
+        """Sign a new era from the newest head, with hosts that are up as voters; proven liars only if there are too few."""
         up = [host for host in self.world.hosts if self.chain_of(host) is not None and host.peer not in self.revoked]
         newest = max(up, key=self._head_key)
         chain = self.chain_of(newest)
         assert chain is not None
         size = 3 if len(up) >= 3 else 1
+        told = [proof.statements()[0] for proof in chain.liars.values()]
+        lied = {one.ballot.node if isinstance(one, Proposal) else one.node for one in told}
+        up.sort(key=lambda host: host.peer in lied)
         voters = tuple(sorted(self._voter_of(host) for host in up[:size]))
         head = chain.position
         reset = Reset(self.mesh, head.resets + 1, head.slot + 1, head.digest, WALL_START_MS, voters, "majority lost")

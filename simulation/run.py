@@ -100,7 +100,8 @@ def _liveness_phase(fleet: ChainFleet) -> None:
 
 def _demand_life(fleet: ChainFleet) -> None:
     world = fleet.world
-    if fleet.majority_lost():
+    was_reset = fleet.majority_lost()
+    if was_reset:
         fleet.reset()
         world.run_until(world.now_ms + HEALED_SETTLE_MS)
     if not world.run_while(fleet.left_open, world.now_ms + LIVE_BOUND_MS):
@@ -108,6 +109,12 @@ def _demand_life(fleet: ChainFleet) -> None:
     waiting = {host.name: fleet.write(host, "live", 1) for host in world.hosts if host.peer not in fleet.revoked}
     end_ms = world.now_ms + LIVE_BOUND_MS
     while waiting:
+        # A liar may be found out, and give up its store, only now: then the other two stores of three may not do (6241).
+        if not was_reset and fleet.majority_lost():
+            was_reset = True
+            fleet.reset()
+            world.run_until(world.now_ms + HEALED_SETTLE_MS)
+            end_ms = world.now_ms + LIVE_BOUND_MS
         if world.now_ms >= end_ms:
             raise Violation("Live", f"{', '.join(sorted(waiting))} got no command decided in {LIVE_BOUND_MS} ms")
         world.run_until(world.now_ms + 200)

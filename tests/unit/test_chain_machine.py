@@ -395,6 +395,18 @@ def test_a_voter_that_reaches_one_other_alone_has_its_command_decided_through_it
     assert net.add("n0").outcome == "unknown"
 
 
+def test_a_voter_that_hears_a_majority_asks_nobody_else_as_soon_as_one_that_does_not() -> None:
+    net = ChainNet(5, 5)
+    net.keep = lambda _near, _far, message: not isinstance(message, Propose)
+    net.give("n0", Submit(b"busy", encode(Add(b"busy", "a", 1))))
+    net.run(7_000)
+    assert sent(net, Promised)
+    assert not sent(net, Forward)
+    net.keep = lambda _near, _far, message: not isinstance(message, Promised)
+    net.run(15_000)
+    assert sent(net, Forward)
+
+
 def test_an_answer_nobody_waits_for_is_ignored() -> None:
     net = ChainNet(2, 1)
     assert net.give("n1", Received(net.nodes["n0"].peer, Answer(b"none", "decided", 3))) == []
