@@ -131,6 +131,7 @@ def test_an_expired_a_spent_and_a_tampered_invite_are_refused_by_the_members(
     spent = newcomer.run("mesh", "join", line, "--data", str(newcomer.data), *LOOPBACK, "-y", "--json")
     assert spent.code == 1
     assert "spent" in spent.json["error"]["message"]
+    until(lambda: time.time_ns() // 1_000_000 > read_line(late).invite.expires_ms, 5, "the invite to expire")
     expired = newcomer.run("mesh", "join", late, "--data", str(newcomer.data), *LOOPBACK, "-y", "--json")
     assert expired.code == 1
     assert "expired" in expired.json["error"]["message"]
