@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from cli.mesh.spans import counted
 from cli.output import Output
 
 LOOK_EVERY_S = 0.5
-LOG_LINES_ASKED = 50
+LOG_LINES_ASKED = 100
 LAST_WORDS_MAX = 12
+LINES_DROPPED = "log.dropped"
 QUIET = ("start.new", "rollout.not-prepared")
 """What a start waits for at first anyway; the moving line says so."""
 APPROVAL_MISSING = "approval.missing"
@@ -206,12 +207,23 @@ async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, A
         except CommandError:
             continue
         found += [entry for entry in map(json.loads, page["lines"]) if _is_bad_news(entry)]
-    found.sort(key=lambda entry: str(entry.get("time", "")))
-    if found:
+    words = last_words(found)
+    if words:
         output.note("the last that it wrote:")
-    for entry in found[-LAST_WORDS_MAX:]:
-        output.line(described(entry))
+    for entry, times in words:
+        output.line(described(entry) + (f"  ({times} times)" if times > 1 else ""))
+
+
+def last_words(entries: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Return the newest LAST_WORDS_MAX different things said, oldest first, and how often: failing visitors repeat one."""
+    said: dict[tuple[str, ...], tuple[dict[str, Any], int]] = {}
+    for entry in sorted(entries, key=lambda entry: str(entry.get("time", ""))):
+        key = tuple(str(entry.get(name, "")) for name in ("app", "stream", "event", "message"))
+        said[key] = (entry, said.pop(key, (entry, 0))[1] + 1)
+    return list(said.values())[-LAST_WORDS_MAX:]
 
 
 def _is_bad_news(entry: dict[str, Any]) -> bool:
+    if entry.get("event") == LINES_DROPPED:
+        return False  # it says that more was written, and everybody who reads this knows that
     return entry.get("stream") == "guest" or entry.get("level") in {"warn", "error", "critical"}

@@ -29,6 +29,10 @@ LINES_PER_S: Final = 200.0
 LINES_BURST: Final = 1000.0
 """Lines an app that was quiet may write at once: a long stack trace, a start-up banner."""
 
+REFILL: Final = 0.1
+"""Share of a burst that must be back before a writer that ran dry is heard again: lines then come in runs that can be
+read, a whole stack trace among them, where one at a time would be odd lines out of many."""
+
 REDACTED_MIN_CHARACTERS: Final = 4
 """Blotting out shorter values would shred every log, and guessing them needs no log."""
 
@@ -119,6 +123,7 @@ class Allowance:
         self._lines = lines_burst
         self._bytes = bytes_burst
         self._filled_s = 0.0
+        self._dry = False
 
     def admit(self, now_s: float) -> bool:
         """Whether one more line may pass at the monotonic time `now_s`; if so its size is to be charged."""
@@ -126,7 +131,9 @@ class Allowance:
         self._filled_s = now_s
         self._lines = min(self._lines + elapsed_s * self._rates[0], self._bursts[0])
         self._bytes = min(self._bytes + elapsed_s * self._rates[1], self._bursts[1])
-        if self._lines < 1 or self._bytes <= 0:
+        enough = (self._bursts[0] * REFILL, self._bursts[1] * REFILL) if self._dry else (0.0, 0.0)
+        self._dry = self._lines < max(enough[0], 1.0) or self._bytes <= enough[1]
+        if self._dry:
             return False
         self._lines -= 1
         return True

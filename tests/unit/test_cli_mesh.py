@@ -17,6 +17,7 @@ from cli.mesh.roster import Member, find_member
 from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of
 from cli.mesh.table import table
 from cli.mesh.voting import Store, replacing, without
+from cli.mesh.watching import LAST_WORDS_MAX, last_words
 from protocols.certificates import DAY_MS
 from protocols.decision import Voter
 from protocols.machine import PeerId
@@ -282,3 +283,16 @@ def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
     purged = service.uninstall_steps(service.DATA_FOLDER, purge=True, user_exists=True)
     assert not any("delete" in step.text for step in kept)
     assert [step.command[0] for step in purged if step.command][-1] == "userdel"
+
+
+def test_the_last_words_of_a_release_are_each_told_once_however_often_they_were_said() -> None:
+    trace = ["Traceback:", "  in greet", "ValueError: none"]
+    said = [
+        {"time": f"{number:04}", "app": "web", "stream": "guest", "event": "guest", "message": trace[number % 3]}
+        for number in range(30)
+    ]
+    assert [(entry["message"], times) for entry, times in last_words(reversed(said))] == [(one, 10) for one in trace]
+    many = [{**said[0], "time": f"{number:04}", "message": str(number)} for number in range(40)]
+    assert [entry["message"] for entry, _ in last_words(many)] == [str(number) for number in range(40)][
+        -LAST_WORDS_MAX:
+    ]

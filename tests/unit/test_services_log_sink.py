@@ -59,6 +59,14 @@ def test_an_allowance_comes_back_with_time_up_to_its_burst() -> None:
     assert [allowance.admit(100.0) for _ in range(5)] == [True] * 4 + [False]
 
 
+def test_a_writer_that_ran_dry_is_heard_in_runs_of_lines_not_one_by_one() -> None:
+    allowance = Allowance(100.0, 100.0, 1e6, 1e6)
+    heard = "".join(".x"[allowance.admit(tick * 0.001)] for tick in range(1000))
+    runs = [len(run) for run in heard.split(".") if run]
+    assert min(runs) >= 10, heard
+    assert 150 < heard.count("x") < 210
+
+
 def test_bytes_overdrawn_by_one_line_hold_back_the_next() -> None:
     allowance = Allowance(100.0, 100.0, 10.0, 10.0)
     assert allowance.admit(0.0)
