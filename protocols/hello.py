@@ -52,7 +52,7 @@ BOOT_NONCE_BYTES = 8
 """New at every start of the process; the same value orders the node's ballots."""
 
 CHALLENGES_MAX = 8
-"""Unanswered challenges kept per peer; a peer that reconnects faster than it answers loses the oldest."""
+"""Challenges kept per peer, answered or not; a peer that reconnects faster than it answers loses the oldest."""
 
 PEERS_MAX = 256
 """Connections that hello follows at once: 32 members, newcomers, and a crowd that will be refused."""
@@ -316,11 +316,10 @@ class HelloMachine:
         return [*effects, Send(peer, Echo(hello.challenge, self._boot_nonce))]
 
     def _echo(self, peer: PeerId, state: _Peer, echo: Echo, now: Now) -> list[Effect]:
-        asked = dict(state.challenges)
-        newest_then = asked.pop(echo.challenge, None)
+        # An answered challenge stays: of two living processes either may answer first, and the second is the proof.
+        newest_then = dict(state.challenges).get(echo.challenge)
         if newest_then is None:
             return [Reject(peer, "hello.echo", "an answer to a challenge that was not made")]
-        self._peers[peer] = state = replace(state, challenges=tuple(asked.items()))
         if _older(state.nonces, echo.boot_nonce, newest_then):
             return self._cloned(peer, (echo.boot_nonce, newest_then), now)
         if state.hello is None or state.hello.boot_nonce != echo.boot_nonce or state.standing is not None:

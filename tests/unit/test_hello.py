@@ -15,6 +15,7 @@ from protocols.envelope import DecodeError, Signed, decode, encode
 from protocols.hello import (
     ALLOWED,
     HELLO_TIMEOUT_MS,
+    NONCE_BYTES,
     PEERS_MAX,
     QUARANTINE_MS,
     Admitted,
@@ -272,6 +273,26 @@ def test_an_old_process_that_answers_after_a_new_one_appeared_is_a_clone() -> No
     assert rules(effects) == ["hello.cloned"]
     assert rules(peer.connect()) == ["hello.cloned"]
     assert asked(peer.connect(now(QUARANTINE_MS)))
+
+
+def test_a_clone_is_noticed_whichever_of_the_two_answers_first() -> None:
+    peer = Faked()
+    first = asked(peer.connect())
+    peer.hello(b"A")
+    peer.echo(first, b"A")
+    peer.connect()
+    question = asked(peer.hello(b"B"))
+    assert [type(event) for event in notified(peer.echo(question, b"B"))] == [Admitted]
+    assert notified(peer.echo(question, b"A")) == [Cloned(node_id("a"), (b"A" * 8, b"B" * 8))]
+
+
+def test_an_answer_that_comes_twice_changes_nothing_and_one_that_nobody_asked_for_is_rejected() -> None:
+    peer = Faked()
+    question = asked(peer.connect())
+    peer.hello(b"A")
+    assert notified(peer.echo(question, b"A"))
+    assert peer.echo(question, b"A") == []
+    assert rules(peer.echo(b"?" * NONCE_BYTES, b"A")) == ["hello.echo"]
 
 
 def test_clones_that_take_turns_are_noticed_and_a_restart_never_is() -> None:
