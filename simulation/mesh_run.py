@@ -198,6 +198,7 @@ class MeshRun(Fleet):
             if not self.hosts[name].up:
                 world.after(1, self.hosts[name].start)
         world.run_until(world.now_ms + SETTLE_MS)
+        self._revoke_again()
         served: dict[str, bytes] = {}
         end_ms = world.now_ms + LIVE_BOUND_MS
         waiting = [name for name in self.names if name not in self.revoked]
@@ -328,6 +329,14 @@ class MeshRun(Fleet):
             return
         self.revoked.add(name)
         self.revoke("node", self.signers[name].public_key, via)
+
+    def _revoke_again(self) -> None:
+        """Let the admin repeat a revocation that nobody holds: the host it was told to died before it was durable (9940)."""
+        members = self._members()
+        for name in sorted(self.revoked):
+            key = self.signers[name].public_key
+            if not any(core.trust.key_revoked(key) for _, core in members):
+                self.revoke("node", key, members[0][0])
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
