@@ -131,17 +131,23 @@ class RolloutAgent:
         self._sequence = 0
         self._contact = Contact(me)
         self._beat_ms: int | None = None
+        self._deadline_ms: int | None = None
+        self._deadline_known = False
 
     # --- the machine's face
 
     def deadline_ms(self) -> int | None:
         """When the next beat is due, or a candidate has been healthy for long enough: only while a rollout is under way."""
-        if self._beat_ms is None:
-            return None
-        return min((self._beat_ms, *(due_ms for *_, due_ms in self._ripening())))
+        if not self._deadline_known:
+            self._deadline_known = True
+            beat_ms = self._beat_ms
+            ripe = () if beat_ms is None else (due_ms for *_, due_ms in self._ripening())
+            self._deadline_ms = beat_ms if beat_ms is None else min((beat_ms, *ripe))
+        return self._deadline_ms
 
     def handle(self, event: AgentEvent, now: Now) -> list[Effect]:
         """Consume one event; return the effects to perform, in order."""
+        self._deadline_known = False
         effects = self._consume(event, now)
         if self.conductor.has_news:
             effects += self.conductor.beat(now, self._voter)

@@ -21,11 +21,23 @@ from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Re
 from protocols.mesh_types import NODES_MAX, Lane, MeshState, Rollout
 from protocols.placement import rendezvous
 from protocols.refusal import Refusal
-from protocols.statements import HealthVerdict, Prepared, Statement, TimeoutVote, Vanished, open_statement, state_it
+from protocols.statements import (
+    HealthVerdict,
+    Prepared,
+    Said,
+    Statement,
+    TimeoutVote,
+    Vanished,
+    open_statement,
+    state_it,
+)
 from protocols.workloads import NodePrepared
 
 CHANGES_MAX = 64
 """Changes whose preparation is remembered: more are not waiting for a start at once."""
+
+OPENED_MAX = 512
+"""Verified statements remembered, of at most 2 KiB each."""
 
 
 class RolloutStatement(msgspec.Struct, frozen=True, tag="rollout_statement"):
@@ -90,6 +102,8 @@ class Conductor:
         self._stages: dict[tuple[Digest, int], _Stage] = {}
         self._prepared: dict[bytes, dict[PeerId, tuple[Prepared, bytes]]] = {}
         self._down_ms: dict[PeerId, int] = {}
+        self._opened: dict[Signed, Said] = {}
+        """What verified lately: every peer passes a statement on, and its signature is checked once."""
         self.has_news = False
         """Whether something was decided or said since the open stages were judged."""
 
@@ -150,9 +164,14 @@ class Conductor:
 
     def hear(self, peer: PeerId, message: RolloutStatement, now: Now) -> list[Effect]:
         """Take in a statement from the network; pass on what changes the picture."""
-        said = open_statement(self._verifier, self._mesh, message.signed)
-        if isinstance(said, Refusal):
-            return [Reject(peer, said.rule, said.detail)]
+        said = self._opened.get(message.signed)
+        if said is None:
+            opened = open_statement(self._verifier, self._mesh, message.signed)
+            if isinstance(opened, Refusal):
+                return [Reject(peer, opened.rule, opened.detail)]
+            if len(self._opened) >= OPENED_MAX:
+                del self._opened[next(iter(self._opened))]
+            said = self._opened[message.signed] = opened
         match said.statement:
             case Prepared(change) if peer != said.node and said.node in self._prepared.get(change, {}):
                 # Preparations carry no sequence: the author's own word stands, or two of them would chase each other.

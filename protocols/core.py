@@ -45,6 +45,7 @@ from protocols.machine import (
     Broadcast,
     Effect,
     Entropy,
+    Machine,
     Notify,
     Now,
     PeerConnected,
@@ -108,6 +109,20 @@ def _families() -> dict[type, Family]:
 
 
 FAMILY_OF = _families()
+
+MACHINE_OF: dict[type, str] = {
+    kind: machine
+    for machine, messages in (
+        ("liveness", LivenessMessage),
+        ("renewal", RenewalMessage),
+        ("records", RecordMessage),
+        ("sync", SyncMessage),
+        ("chain", ChainMessage),
+        ("agent", AgentMessage),
+    )
+    for kind in get_args(messages)
+}
+"""Which of the machines behind hello a message is for; `isinstance` of a large union would be asked for every one."""
 
 
 def decode_message(data: bytes) -> CoreMessage:
@@ -191,6 +206,14 @@ class NodeCore:
             config=setup.agent,
         )
         self._machines = (self.hello, self.liveness, self.renewal, self.records, self.sync, self.chain, self.agent)
+        self._by_name: dict[str, Machine[Any, Effect]] = {
+            "liveness": self.liveness,
+            "renewal": self.renewal,
+            "records": self.records,
+            "sync": self.sync,
+            "chain": self.chain,
+            "agent": self.agent,
+        }
         self._judged_version = -1
         self._own_families = self._may_speak(now)
         self._linked: dict[PeerId, None] = {}
@@ -261,19 +284,11 @@ class NodeCore:
             self._take(self.hello.handle(event, now), now, out)
         elif family not in ALLOWED[standing]:
             out.append(Reject(peer, "core.not-allowed", f"{family} messages at standing {standing.value}"))
-        elif isinstance(message, ChainMessage):
-            self._take(self.chain.handle(event, now), now, out)
-        elif isinstance(message, LivenessMessage):
-            self._take(self.liveness.handle(event, now), now, out)
-            self.chain.expect_rtt(self.liveness.rtt_high_ms())
-        elif isinstance(message, SyncMessage):
-            self._take(self.sync.handle(event, now), now, out)
-        elif isinstance(message, RecordMessage):
-            self._take(self.records.handle(event, now), now, out)
-        elif isinstance(message, AgentMessage):
-            self._take(self.agent.handle(event, now), now, out)
         else:
-            self._take(self.renewal.handle(event, now), now, out)
+            machine = self._by_name[MACHINE_OF[type(message)]]
+            self._take(machine.handle(event, now), now, out)
+            if machine is self.liveness:
+                self.chain.expect_rtt(self.liveness.rtt_high_ms())
 
     def _tick(self, now: Now, out: list[Effect]) -> None:
         if self._untimely:
@@ -285,6 +300,7 @@ class NodeCore:
 
     def _take(self, effects: Sequence[Effect], now: Now, out: list[Effect]) -> None:
         """Pass effects on, in order; act on what one machine says that others must hear."""
+        decided = False
         for effect in effects:
             match effect:
                 case Broadcast(message, exclude):
@@ -296,10 +312,11 @@ class NodeCore:
                     out.append(effect)
                     self._link(admitted, now, out)
                 case Notify(event):
+                    decided = decided or isinstance(event, EntryStored)
                     self._heard(event, effect, now, out)
                 case _:
                     out.append(effect)
-        if any(isinstance(effect, Notify) and isinstance(effect.event, EntryStored) for effect in effects):
+        if decided:
             # Once, behind every entry of this step: the state is that of the last, and must be durable to be acted on.
             self._decided(now, out)
 

@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_decoders_by_id: dict[int, tuple[Any, msgspec.msgpack.Decoder[Any]]] = {}
+"""The same by the identity of the type, kept beside it: the hash of a large union is computed anew each time."""
 
 
 class DecodeError(ValueError):
@@ -56,13 +58,21 @@ def decode(data: bytes, kind: type[T] | Any, max_bytes: int = MESSAGE_MAX_BYTES)
     """
     if len(data) > max_bytes:
         raise DecodeError(f"{len(data)} bytes where at most {max_bytes} are allowed")
+    try:
+        return _decoder_of(kind).decode(data)  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(str(error)) from None
+
+
+def _decoder_of(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    known = _decoders_by_id.get(id(kind))
+    if known is not None:
+        return known[1]
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    try:
-        return decoder.decode(data)  # type: ignore[no-any-return]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(str(error)) from None
+        _decoders_by_id[id(kind)] = kind, decoder
+    return decoder
 
 
 def digest(data: bytes) -> Digest:

@@ -204,9 +204,12 @@ class HelloMachine:
         self._peers: dict[PeerId, _Peer] = {}
         self._quarantined_until_ms: dict[PeerId, int] = {}
         self._judged_version = trust.version
+        self._deadline_ms: int | None = None
+        self._deadline_known = False
 
     def handle(self, event: HelloEvent, now: Now) -> Sequence[Effect]:
         """Consume one event; any message that is no hello message, from a peer not admitted, is refused."""
+        self._deadline_known = False
         match event:
             case PeerConnected():
                 return self._connected(event.peer, now)
@@ -223,8 +226,11 @@ class HelloMachine:
 
     def deadline_ms(self) -> int | None:
         """When the slowest unfinished hello runs out."""
-        waiting = [state.since_ms for state in self._peers.values() if state.connected and state.standing is None]
-        return min(waiting) + HELLO_TIMEOUT_MS if waiting else None
+        if not self._deadline_known:
+            waiting = [state.since_ms for state in self._peers.values() if state.connected and state.standing is None]
+            self._deadline_ms = min(waiting) + HELLO_TIMEOUT_MS if waiting else None
+            self._deadline_known = True
+        return self._deadline_ms
 
     def standing(self, peer: PeerId) -> Standing | None:
         """Return the standing at which `peer` is admitted on a live connection, None before that."""

@@ -244,12 +244,12 @@ class RecordMachine:
 
     def deadline_ms(self) -> int | None:
         """When the next sweep, fetch timeout or look at parked records is due."""
-        due = [self._sweep_ms]
+        due_ms = self._sweep_ms
         if self._wanted:
-            due.append(next(iter(self._wanted.values())).asked_ms + self.config.fetch_timeout_ms)
+            due_ms = min(due_ms, next(iter(self._wanted.values())).asked_ms + self.config.fetch_timeout_ms)
         if self._parked_check_ms is not None:
-            due.append(self._parked_check_ms)
-        return min(due)
+            due_ms = min(due_ms, self._parked_check_ms)
+        return due_ms
 
     # --- own records --------------------------------------------------------------------------------------------------
 

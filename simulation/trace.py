@@ -29,9 +29,8 @@ class Trace:
     def record(self, time_ms: int, host: str, verb: str, subject: Any, content: bytes = b"") -> None:
         """Note that at `time_ms` `host` did `verb` with `subject`; `content` is hashed, never printed."""
         self.event_count += 1
-        self._hash.update(b"%d %b %b " % (time_ms, host.encode(), verb.encode()))
-        self._hash.update(type(subject).__name__.encode() if not isinstance(subject, str) else subject.encode())
-        self._hash.update(content)
+        name = subject if isinstance(subject, str) else type(subject).__name__
+        self._hash.update(f"{time_ms} {host} {verb} {name}".encode() + content)
         if self.keep:
             if len(self.lines) >= LINES_MAX:
                 del self.lines[: LINES_MAX // 10]

@@ -154,11 +154,11 @@ class Host:
         for index in range(start, len(effects)):
             effect = effects[index]
             match effect:
+                case Send():
+                    self.world.network.send(self.peer, effect.peer, effect.message)
                 case Persist():
                     if not self._persist(effect, effects, index):
                         return
-                case Send(peer, message):
-                    self.world.network.send(self.peer, peer, message)
                 case Broadcast(message, exclude):
                     for peer in self.world.network.connected(self.peer):
                         if peer not in exclude:
