@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from protocols.chain_messages import Mute
 from protocols.machine import Store
 from simulation.network import Link
 from simulation.world import BarrierCrash, BarrierSide, Host, World
@@ -94,6 +95,10 @@ class Faults:
                     self.world.network.clogged_until_ms[host.peer, far.peer] = until_ms
             case "disk_loss" | "rollback_database" | "rollback_both":
                 self._damage(host, fault)
+            case "disk_full" if fault.amount % 2 == 0:
+                # The host's watch over its disk is in time: it stops voting before a write can fail.
+                host.receive(Mute("the disk is full"))
+                self.world.after(fault.duration_ms, host.receive, Mute(""))
             case "disk_full":
                 host.disk.full = True
                 self.world.after(fault.duration_ms, self._set_disk, host, "full", False)
@@ -120,6 +125,7 @@ class Faults:
             host.disk.fsync_ms = 0
             host.clock.wall_offset_ms = 0
             host.clock.set_drift(world.now_ms, 0)
+            host.receive(Mute(""))
 
     def _restart(self, host: Host, fault: Fault, kept: bool) -> None:
         host.crash(fault.kind)
