@@ -207,8 +207,7 @@ class SyncMachine:
             case PeerConnected():
                 return self._peer_connected(event.peer, now)
             case PeerDisconnected():
-                self._peer_disconnected(event.peer)
-                return []
+                return self._peer_disconnected(event.peer, now)
             case Received():
                 return self._received(event.peer, event.message, now)
             case Tick():
@@ -234,7 +233,7 @@ class SyncMachine:
                 return self._start(self._eager.pop(0), now)
         return []
 
-    def _peer_disconnected(self, peer: PeerId) -> None:
+    def _peer_disconnected(self, peer: PeerId, now: Now) -> list[Effect]:
         self._connected.pop(peer, None)
         self._serving.pop(peer, None)
         self._requests.pop(peer, None)
@@ -242,8 +241,10 @@ class SyncMachine:
         self._not_before.pop(peer, None)
         if peer in self._eager:
             self._eager.remove(peer)
-        if self._session is not None and self._session.peer == peer:
-            self._session = None
+        if self._session is None or self._session.peer != peer:
+            return []
+        self._session = None
+        return self._start(self._eager.pop(0), now) if self._eager else []
 
     def _start(self, peer: PeerId, now: Now, repeats: int = 0, rounds: int = 1) -> list[Effect]:
         old = self._session

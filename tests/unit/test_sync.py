@@ -248,6 +248,20 @@ def test_a_session_whose_answer_is_lost_times_out_and_the_next_one_works() -> No
     assert len(fleet.roots()) == 1
 
 
+def test_when_the_asked_peer_leaves_the_next_in_line_is_asked_at_once() -> None:
+    fleet = Fleet(["n0", "n1", "n2"], loss=1.0)
+    fill(fleet, "n0", numbered("n0", 3))
+    fleet.connect_all()
+    asker = next(node for node in fleet.nodes.values() if node.sync._eager)
+    asked, waits = asker.sync._session, asker.sync._eager[0]
+    assert asked is not None
+    fleet.loss = 0.0
+    fleet.disconnect(asker.name, fleet.nodes[asked.peer].name)
+    assert asker.sync._session is not None
+    assert asker.sync._session.peer == waits
+    assert not asker.sync._eager
+
+
 def test_a_peer_that_leaves_in_the_middle_is_forgotten() -> None:
     fleet = Fleet(["n0", "n1", "n2"])
     fill(fleet, "n0", numbered("n0", 3))
