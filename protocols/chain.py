@@ -351,7 +351,7 @@ class Chain:
         if message.command == NOOP:
             self._at.completion_slot = self._at.open_slot
         else:
-            self._clients.submit(peer, message.request_id, message.command, message.material)
+            self._clients.submit(peer, message.request_id, message.command, message.material, message.wait_ms)
 
     def _probed(self, peer: PeerId, message: Probe) -> None:
         at = self._at

@@ -128,11 +128,12 @@ class Commit(msgspec.Struct, frozen=True, tag="chain.commit"):
 
 
 class Forward(msgspec.Struct, frozen=True, tag="chain.forward"):
-    """A node that may not propose asks a voter to."""
+    """A node that may not propose asks a voter to; its client waits `wait_ms` more (0: as long as the voter's own)."""
 
     request_id: bytes
     command: bytes
     material: tuple[bytes, ...]
+    wait_ms: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, tag="chain.answer"):

@@ -59,12 +59,15 @@ class Clients:
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
-    def submit(self, origin: PeerId | None, request_id: bytes, command: bytes, material: tuple[bytes, ...]) -> None:
-        """Take a command; it ends in exactly one answer to `origin`."""
+    def submit(
+        self, origin: PeerId | None, request_id: bytes, command: bytes, material: tuple[bytes, ...], wait_ms: int = 0
+    ) -> None:
+        """Take a command; it ends in exactly one answer to `origin`, within `wait_ms` if that is above 0 and shorter."""
         at = self._at
-        pending = Pending(
-            origin, request_id, command, material, digest(command), at.now.mono_ms + at.setup.times.submit_ms
-        )
+        longest_ms = at.setup.times.submit_ms
+        # What a client has given up on only keeps a busy voter from those that still wait.
+        deadline_ms = at.now.mono_ms + (min(wait_ms, longest_ms) if wait_ms > 0 else longest_ms)
+        pending = Pending(origin, request_id, command, material, digest(command), deadline_ms)
         key = (origin, request_id)
         if key in self._pending:
             return
@@ -257,7 +260,8 @@ class Clients:
         order.sort(key=lambda node: (node not in at.peers, node in pending.asked))
         target = order[0]
         pending.asked[target] = False
-        at.send(target, Forward(pending.request_id, pending.command, pending.material))
+        left_ms = max(1, pending.deadline_ms - at.now.mono_ms)
+        at.send(target, Forward(pending.request_id, pending.command, pending.material, left_ms))
 
     # --- out ----------------------------------------------------------------------------------------------------------
 

@@ -385,6 +385,29 @@ def test_a_forward_to_one_who_lost_its_vote_is_answered_and_tried_elsewhere() ->
     assert net.outcome("n1", b"q").outcome == "decided"
 
 
+@pytest.mark.parametrize(("wait_ms", "lasts_ms"), [(700, 700), (0, 30_000), (-5, 30_000), (1 << 40, 30_000)])
+def test_a_voter_works_on_a_forwarded_command_as_long_as_its_client_waits(wait_ms: int, lasts_ms: int) -> None:
+    net = ChainNet(4, 3)
+    peer = net.nodes["n3"].peer
+    net.keep = lambda _near, _far, message: not isinstance(message, Promised)
+    net.give("n0", Received(peer, Forward(b"r", encode(Add(b"i", "a", 1)), (), wait_ms)))
+    net.run(lasts_ms - 100)
+    assert not sent(net, Answer)
+    net.run(200)
+    assert [(one.request_id, one.outcome) for one in sent(net, Answer)] == [(b"r", "unknown")]
+
+
+def test_a_forwarded_command_says_how_long_its_client_still_waits() -> None:
+    net = ChainNet(4, 3)
+    net.keep = lambda _near, _far, message: not isinstance(message, Forward)
+    net.give("n3", Submit(b"q", encode(Add(b"j", "a", 1))))
+    net.run(10_000)
+    waits_ms = [one.wait_ms for one in sent(net, Forward)]
+    assert waits_ms[0] == net.times.submit_ms
+    assert waits_ms == sorted(waits_ms, reverse=True)
+    assert waits_ms[-1] <= net.times.submit_ms - 8_000
+
+
 def test_a_voter_that_reaches_one_other_alone_has_its_command_decided_through_it() -> None:
     net = ChainNet(5, 5)
     lost, friend = net.nodes["n0"].peer, net.nodes["n1"].peer
