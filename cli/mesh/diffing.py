@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from cli.mesh.spans import written_ms
 from protocols.change import Analysis, Change, Plan, Release, Route, SecretVersion
 from protocols.demands import Demands
 from protocols.effective import Effective, EffectiveApp
@@ -106,7 +107,7 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     facts: dict[_Key, str] = {("capabilities", app.name, f"imports {name}"): "yes" for name in imports}
     facts |= {("capabilities", app.name, f"reaches {host}"): "yes" for host in app.allow_hosts}
     facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
-    facts["limits", app.name, "timeout"] = f"{app.timeout_ms} ms"
+    facts["limits", app.name, "timeout"] = written_ms(app.timeout_ms)
     facts["limits", app.name, "memory_max"] = size_words(app.memory_max_bytes)
     facts["limits", app.name, "instances"] = app.instances
     facts["limits", app.name, "kind"] = app.kind
@@ -123,16 +124,16 @@ def _plan_facts(plan: Plan, replicas: int) -> dict[_Key, str]:
     limits: Analysis = plan.analysis
     shown = {
         "stages": ", ".join(stage_words(stage.nodes, stage.pause_ms, stage.approve) for stage in plan.stages),
-        "min_healthy_time": ", ".join(f"{stage.min_healthy_ms} ms" for stage in plan.stages),
-        "healthy_deadline": f"{plan.healthy_deadline_ms} ms",
-        "progress_deadline": f"{plan.progress_deadline_ms} ms",
-        "candidate_ttl": f"{plan.candidate_ttl_ms} ms",
+        "min_healthy_time": ", ".join(written_ms(stage.min_healthy_ms) for stage in plan.stages),
+        "healthy_deadline": written_ms(plan.healthy_deadline_ms),
+        "progress_deadline": written_ms(plan.progress_deadline_ms),
+        "candidate_ttl": written_ms(plan.candidate_ttl_ms),
         "max_parallel": str(plan.max_parallel),
         "auto_promote": "yes" if plan.auto_promote else "no",
         "auto_revert": "yes" if plan.auto_revert else "no",
         "replicas": str(replicas) if replicas else "everywhere",
         "max_error_rate": f"{limits.max_error_ppm / 10_000:g} %" if limits.max_error_ppm else "not judged",
-        "max_latency_p99": f"{limits.max_latency_p99_ms} ms" if limits.max_latency_p99_ms else "not judged",
+        "max_latency_p99": written_ms(limits.max_latency_p99_ms) if limits.max_latency_p99_ms else "not judged",
         "failure_limit": str(limits.failure_limit),
     }
     return {("rollout", "", name): value for name, value in shown.items()}
@@ -155,7 +156,7 @@ def stage_words(nodes: str, pause_ms: int, approve: bool) -> str:
     """One stage for people."""
     if approve:
         return f"{nodes}, then an approver"
-    return f"{nodes}, then {pause_ms} ms of pause" if pause_ms else nodes
+    return f"{nodes}, then {written_ms(pause_ms)} of pause" if pause_ms else nodes
 
 
 def route_words(route: Route) -> str:

@@ -14,7 +14,7 @@ from cli.commands.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
 from cli.mesh import diagnosis, service
 from cli.mesh.roster import Member, find_member
-from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of
+from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of, written_ms
 from cli.mesh.table import table
 from cli.mesh.voting import Store, replacing, without
 from cli.mesh.watching import LAST_WORDS_MAX, last_words
@@ -59,6 +59,11 @@ def test_what_is_no_duration_is_a_usage_error_with_an_example(text: str) -> None
 
 def test_a_span_is_told_in_its_two_largest_units() -> None:
     assert [in_words(ms) for ms in (0, 59_000, 3_660_000, 90_061_000)] == ["0s", "59s", "1h 1m", "1d 1h"]
+
+
+def test_an_exact_span_is_written_in_the_largest_unit_that_divides_it() -> None:
+    spans_ms = (0, 1, 1_500, 10_000, 90_000, 120_000, 7_200_000, 172_800_000)
+    assert [written_ms(one) for one in spans_ms] == ["0s", "1ms", "1500ms", "10s", "90s", "2m", "2h", "2d"]
 
 
 def test_labels_come_out_in_order_and_a_repeated_key_is_refused() -> None:
