@@ -5,11 +5,13 @@ Not here: the daemon itself (node/), the unit's text and the steps (cli/mesh/ser
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,6 +31,8 @@ from cli.mesh.spans import checked_addresses, checked_api, checked_listen
 from cli.mesh.unlock import confirm
 from cli.output import Output, fold
 
+START_TIMEOUT_S = 30.0
+LOOK_EVERY_S = 0.5
 OUR_PACKAGES = ("cli", "node", "protocols", "runtime")
 _DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
                      help="The node's data folder; by default in your home, /var/lib/freehold/node for root.")  # fmt: skip
@@ -150,6 +154,12 @@ def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> N
             next_step="install freehold with the system's Python, then: freehold node install",
             kind="python-in-home",
         )
+    if home := service.hidden_home(str(folder)):
+        raise UsageError(
+            f"{folder} is in {home}, where the service may not look",
+            next_step=f"move it, then: freehold node install --data {service.DATA_FOLDER}",
+            kind="data-in-home",
+        )
     build = version("freehold")
     steps = service.install_steps(build, folder, user_exists=_user_exists())
     _show(output, "This installs the node as a service:", steps)
@@ -158,6 +168,7 @@ def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> N
     _switch_link(service.PREFIX / "current", service.PREFIX / build)
     service.UNIT_PATH.write_text(unit)
     _execute(output, steps)
+    _await_node(folder)
     output.result({"version": build, "unit": str(service.UNIT_PATH), "data": str(folder)}, f"freehold {build} runs")
     output.hint(f"freehold node status --data {folder}")
 
@@ -177,9 +188,14 @@ def uninstall(output: Output, data: Path | None, purge: bool, yes: bool) -> None
     confirm(output, "Remove it?", yes)
     _execute(output, steps[:1])
     service.UNIT_PATH.unlink()
-    shutil.rmtree(service.PREFIX, ignore_errors=True)
+    (service.PREFIX / "current").unlink(missing_ok=True)
+    for installed in service.versions():
+        shutil.rmtree(installed, ignore_errors=True)
     if purge:
-        shutil.rmtree(folder.parent, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    for emptied in (service.PREFIX, *((folder.parent,) if folder == service.DATA_FOLDER and purge else ())):
+        with contextlib.suppress(OSError):
+            emptied.rmdir()
     _execute(output, steps[1:])
     output.result({"removed": True, "purged": purge}, "the service is removed")
 
@@ -229,6 +245,29 @@ def _execute(output: Output, steps: Sequence[Step]) -> None:
                 next_step="mend it and run the command again; finished steps are harmless to repeat",
                 kind="step-failed",
             )
+
+
+def _await_node(folder: Path) -> None:
+    """Wait until the service's node answers. Raises CommandError with its last words if it does not."""
+    ask = (str(service.PREFIX / "current/bin/freehold"), "node", "status", "--data", str(folder))
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while subprocess.run(ask, capture_output=True, check=False).returncode:  # noqa: S603
+        state = _answer("systemctl", "show", "--property=ActiveState,SubState", "--value", service.UNIT_NAME).split()
+        if state[:1] == ["failed"] or "auto-restart" in state or time.monotonic() > deadline_s:
+            words = _answer(
+                "journalctl", "--unit", service.UNIT_NAME, "--lines=3", "--output=cat", "--no-pager"
+            ).strip()
+            status = _answer("systemctl", "show", "--property=Result,ExecMainStatus", service.UNIT_NAME)
+            raise CommandError(
+                f"the service does not run ({', '.join(status.split())}){': ' if words else ''}{words}",
+                next_step=f"journalctl -u {service.UNIT_NAME}, then the command again",
+                kind="service-failed",
+            )
+        time.sleep(LOOK_EVERY_S)
+
+
+def _answer(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
 
 
 def _copy_installation(target: Path) -> None:

@@ -31,9 +31,7 @@ Type=exec
 User={user}
 Group={user}
 ExecStart={prefix}/current/bin/freehold node run --data {data}
-StateDirectory=freehold
-StateDirectoryMode=0700
-RuntimeDirectory=freehold
+{state}RuntimeDirectory=freehold
 RuntimeDirectoryMode=0700
 # What lies there must outlive a restart of the service, and be forgotten at a reboot: it tells the two apart.
 RuntimeDirectoryPreserve=yes
@@ -95,13 +93,28 @@ class Step:
 def unit_text(data: Path, ports: Sequence[int]) -> str:
     """Return the unit for a node with this data folder that listens on these ports."""
     low = any(0 < port < FIRST_UNPRIVILEGED_PORT for port in ports)
+    own = data.is_relative_to(STATE_FOLDER)
     return _UNIT.format(
         user=USER,
         prefix=PREFIX,
-        data=data,
+        data=_quoted(data),
+        state="StateDirectory=freehold\nStateDirectoryMode=0700\n" if own else f"ReadWritePaths={_quoted(data)}\n",
         capabilities="CAP_NET_BIND_SERVICE" if low else "",
         # A user namespace of its own would make the one capability that low ports need worthless.
         private_users="" if low else "PrivateUsers=yes\n",
+    )
+
+
+def _quoted(path: Path) -> str:
+    """A path as a unit file takes it (systemd.syntax(7), systemd.unit(5)): percent signs doubled, and in quotes."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if escaped != str(path) or " " in escaped else escaped
+
+
+def versions(prefix: Path = PREFIX) -> tuple[Path, ...]:
+    """Return the folders of the versions that were installed: what else lies beside them is somebody else's."""
+    return tuple(
+        sorted(one.parent.parent for one in prefix.glob("*/bin/freehold") if not one.parent.parent.is_symlink())
     )
 
 
@@ -119,10 +132,11 @@ def install_steps(version: str, data: Path, *, user_exists: bool) -> tuple[Step,
         steps.append(Step(f"make the system user {USER}", add))
     return (
         *steps,
-        Step(f"give {data} to {USER}", ("chown", "-R", f"{USER}:{USER}", str(data.parent))),
+        Step(f"give {data} to {USER}", ("chown", "-R", f"{USER}:{USER}", str(data))),
         Step(f"write {UNIT_PATH}"),
         Step("read the units again", ("systemctl", "daemon-reload")),
-        Step("start the node now and at every boot", ("systemctl", "enable", "--now", UNIT_NAME)),
+        Step("start the node at every boot", ("systemctl", "enable", UNIT_NAME)),
+        Step("start it now, anew if it runs", ("systemctl", "restart", UNIT_NAME)),
     )
 
 
@@ -132,10 +146,10 @@ def uninstall_steps(data: Path, *, purge: bool, user_exists: bool) -> tuple[Step
         Step("stop the node, and start it no more", ("systemctl", "disable", "--now", UNIT_NAME)),
         Step(f"remove {UNIT_PATH}"),
         Step("read the units again", ("systemctl", "daemon-reload")),
-        Step(f"remove {PREFIX}"),
+        Step(f"remove {', '.join(map(str, (PREFIX / 'current', *versions())))}"),
     ]
     if purge:
-        steps.append(Step(f"delete {data.parent}, with the node's identity and its apps' data"))
+        steps.append(Step(f"delete {data}, with the node's identity and its apps' data"))
         if user_exists:
             steps.append(Step(f"remove the system user {USER}", ("userdel", USER)))
     return tuple(steps)

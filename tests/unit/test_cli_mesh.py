@@ -259,6 +259,30 @@ def test_the_unit_keeps_only_what_a_node_needs() -> None:
     assert "PrivateUsers" not in low
 
 
+def test_a_data_folder_elsewhere_is_all_that_the_service_may_write_and_all_that_is_handed_over_or_deleted() -> None:
+    elsewhere = Path("/srv/my apps/free%hold")
+    unit = service.unit_text(elsewhere, [4100])
+    assert 'ReadWritePaths="/srv/my apps/free%%hold"\n' in unit
+    assert '--data "/srv/my apps/free%%hold"\n' in unit
+    assert "StateDirectory=" not in unit
+    assert "StateDirectory=freehold\n" in service.unit_text(service.DATA_FOLDER, [4100])
+    install = service.install_steps("1.2", elsewhere, user_exists=True)
+    assert [step.command[-1] for step in install if step.command[:1] == ("chown",)] == [str(elsewhere)]
+    purge = service.uninstall_steps(elsewhere, purge=True, user_exists=False)
+    assert any(f"delete {elsewhere}," in step.text for step in purge)
+
+
+def test_only_what_an_installation_made_counts_as_a_version(tmp_path: Path) -> None:
+    for name in ("0.1.0", "0.2.0", "somebody's"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+    for name in ("0.1.0", "0.2.0"):
+        (tmp_path / name / "bin" / "freehold").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "freehold").touch()
+    (tmp_path / "current").symlink_to(tmp_path / "0.2.0")
+    assert service.versions(tmp_path) == (tmp_path / "0.1.0", tmp_path / "0.2.0")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_rates_the_unit_well(tmp_path: Path) -> None:
     path = tmp_path / service.UNIT_NAME
@@ -281,7 +305,13 @@ def test_a_python_in_somebodys_home_is_no_use_to_the_service() -> None:
 
 def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
     install = service.install_steps("1.2", service.DATA_FOLDER, user_exists=False)
-    assert [step.command[0] for step in install if step.command] == ["useradd", "chown", "systemctl", "systemctl"]
+    assert [step.command[0] for step in install if step.command] == [
+        "useradd",
+        "chown",
+        "systemctl",
+        "systemctl",
+        "systemctl",
+    ]
     again = service.install_steps("1.2", service.DATA_FOLDER, user_exists=True)
     assert len(again) == len(install) - 1
     kept = service.uninstall_steps(service.DATA_FOLDER, purge=False, user_exists=True)
