@@ -409,7 +409,10 @@ def _require_free(addresses: tuple[str, ...]) -> None:
         host = host.strip("[]")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, int(port)))
+            try:
+                probe.bind((host, int(port)))
+            except OSError as error:
+                raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
 
 
 @contextlib.contextmanager

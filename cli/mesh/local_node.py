@@ -7,6 +7,7 @@ The daemon's errors become CommandErrors here. Everything else a command wants o
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import sys
@@ -267,10 +268,13 @@ def _kind(error: NodeError) -> str:
 
 
 def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
+    advice = "stop it, or choose another address with --listen or --ingress"
     for address in (*config.listen, *config.ingress, *config.ingress_tls):
         port = int(address.rpartition(":")[2])
         owner = owner_of(port) if port else None
         if owner:
-            advice = "stop it, or choose another address with --listen or --ingress"
             return NodeFailedError(BusyError(f"{address} is in use by {owner}", advice))
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        # A service may not see whose process that is.
+        return NodeFailedError(BusyError(str(error.strerror), advice))
     return NodeFailedError(NodeError(f"the node cannot run: {error}", "freehold doctor"))
