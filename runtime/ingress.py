@@ -234,6 +234,8 @@ class Ingress:
         except OSError:  # the client left, or could not agree on TLS
             accepted.close()
             self._opening -= 1
+            self._tell_load()
+            self._resume_accepting()
             return
         self._opening -= 1
         self._connections[connection] = None

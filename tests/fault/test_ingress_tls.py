@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from runtime.certificates import CertificateError, Certificates, days_left, read
 from runtime.control import Route
+from runtime.ingress import IngressSettings
 from runtime.listeners import TLS_PREFIX
 from runtime.supervisor import PoolError, PoolSettings, WorkerPool
 from tests.fault.guests import guest, release
@@ -113,6 +114,34 @@ async def test_clients_get_the_certificate_of_the_name_they_ask_for_and_new_ones
         writer.write(b"GET / HTTP/1.1\r\nHost: one.test\r\n\r\n")
         assert b"200" not in await asyncio.wait_for(reader.read(), 20), "plain HTTP is not answered on a TLS address"
         writer.close()
+        await pool.stop()
+        await task
+
+
+@pytest.mark.timeout(200)
+async def test_handshakes_that_fail_while_the_worker_is_full_leave_it_taking_others(tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    trusted = write(folder, "one.pem", "one.test")
+    load = await guest("hello")
+    settings = PoolSettings(
+        listen=(f"{TLS_PREFIX}127.0.0.1:0",), runtime_folder=tmp_path / "run", data_folder=tmp_path / "data",
+        build="test", workers=1, certificates=folder, command=REAL, drain_grace_ms=1_000,
+        ingress=IngressSettings(connections_max=4),
+    )  # fmt: skip
+    pool = WorkerPool(settings, on_logs=lambda batch: None)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(pool.run())
+        await asyncio.wait_for(pool.started(), START_TIMEOUT_S)
+        await pool.load(release(load))
+        await pool.activate([Route(None, "/", "r1", "hello")])
+        silent = [await asyncio.open_connection(*_end(pool.addresses[0])) for _ in range(4)]
+        async with asyncio.timeout(20):
+            while (await pool.status())[0].connections < 4:
+                await asyncio.sleep(0.05)
+        for _, writer in silent:
+            writer.write(b"no TLS at all\r\n\r\n")
+            writer.close()
+        assert "freehold-release: r1" in await ask(pool.addresses[0], "one.test", trusted)
         await pool.stop()
         await task
 
