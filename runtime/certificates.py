@@ -104,13 +104,14 @@ def _load(path: Path) -> Loaded:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(list(PROTOCOLS))
         context.load_cert_chain(path, password=_no_password)
-    except (ValueError, ssl.SSLError) as error:
+        names = _names_of(leaf)
+    except (ValueError, ssl.SSLError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise CertificateError(
             f"{path} is no chain with its key, both in PEM and without a password: {error}"
         ) from None
     except OSError as error:
         raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
-    return Loaded(path, _names_of(leaf), leaf.not_valid_after_utc, context)
+    return Loaded(path, names, leaf.not_valid_after_utc, context)
 
 
 def _names_of(leaf: x509.Certificate) -> tuple[str, ...]:

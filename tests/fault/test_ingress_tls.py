@@ -24,8 +24,11 @@ from tests.fault.served import REAL
 START_TIMEOUT_S = 60.0
 
 
-def write(folder: Path, file: str, *names: str, days: int = 90) -> bytes:
-    """Put a self-signed certificate and its key into a folder; return the certificate as PEM."""
+def write(folder: Path, file: str, *names: str, days: int = 90, said: x509.ExtensionType | None = None) -> bytes:
+    """Put a self-signed certificate and its key into a folder; return the certificate as PEM.
+
+    `said` stands in for the extension that says the names.
+    """
     folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -34,7 +37,7 @@ def write(folder: Path, file: str, *names: str, days: int = 90) -> bytes:
         x509.CertificateBuilder()
         .subject_name(title).issuer_name(title).public_key(key.public_key()).serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(said or x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .sign(key, hashes.SHA256())
     ).public_bytes(serialization.Encoding.PEM)  # fmt: skip
     private = key.private_bytes(
@@ -188,3 +191,14 @@ async def test_a_pool_without_certificates_does_not_serve_a_tls_address(tmp_path
     )
     with pytest.raises(PoolError, match="certificates"):
         WorkerPool(settings, on_logs=lambda batch: None)
+
+
+def test_a_certificate_whose_names_cannot_be_read_is_refused_like_any_other_that_is_broken(tmp_path: Path) -> None:
+    """OpenSSL serves it, so nothing but the names tells; a worker that stumbled over it would end, and the next one too."""
+    write(tmp_path, "good.pem", "good.test")
+    held = Certificates(tmp_path)
+    garbage = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x03\x82\x01\xe4")
+    write(tmp_path, "odd.pem", "odd.test", said=garbage)
+    with pytest.raises(CertificateError, match=r"odd\.pem"):
+        held.refresh()
+    assert not held.refresh(), "it is told once"
