@@ -50,6 +50,9 @@ PREPARE_AGAIN_S = 5.0
 PREPARE_TRIES = 60
 """A quarter of an hour with the fetch's own patience; a change that is not prepared by then is proposed again."""
 
+START_AGAIN_S = 5.0
+"""After a start that failed: what was decided stays ordered, and bytes or a worker that were away come back."""
+
 PREPARED_KEPT_MAX = 128
 FAILURES_MAX = 256
 ORDERS_MAX = 1_024
@@ -101,6 +104,8 @@ class Workloads:
         self._ingress = ingress
         self._post = post
         self._orders: asyncio.Queue[Run | Stop | None] = asyncio.Queue(ORDERS_MAX)
+        self._ordered: dict[Lane, Run] = {}
+        """The last order to run, by lane: the agent gives one once, whatever becomes of it."""
         self._tasks: asyncio.TaskGroup | None = None
         self._prepared: dict[Digest, Prepared] = {}
         self._retained: tuple[Digest, ...] = ()
@@ -280,11 +285,13 @@ class Workloads:
         while True:
             match await self._orders.get():
                 case Stop(project, environment):
+                    self._ordered.pop((project, environment), None)
                     if self.running.pop((project, environment), None) is not None:
                         self._serving.pop((project, environment), None)
                         await asyncio.sleep(SETTLE_S)
                     await self._switch()
                 case Run(project, environment) as order:
+                    self._ordered[project, environment] = order
                     await self._start((project, environment), order)
                 case None:
                     await self._switch()
@@ -308,6 +315,8 @@ class Workloads:
             self._fail(deployed.change, str(error))
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
             await self._switch()
+            assert self._tasks is not None
+            self._tasks.create_task(self._start_again(lane, order))
             return
         self.running[lane] = running
         await self._switch()
@@ -315,6 +324,11 @@ class Workloads:
         _log.info(
             "serving", extra={"event": "run", "project": lane[0], "release": deployed.release.hex(), "role": order.role}
         )
+
+    async def _start_again(self, lane: Lane, order: Run) -> None:
+        await asyncio.sleep(START_AGAIN_S)
+        if self._ordered.get(lane) is order:
+            self._orders.put_nowait(order)
 
     def _adopted(self) -> bool:
         """Whether workers serve here that another daemon started."""

@@ -1,0 +1,45 @@
+"""What a node runs comes back when files, caches and workers that it needs were away for a while."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.e2e.in_process import House, a_house, until
+
+Component = Callable[[str], Path]
+
+
+@pytest.fixture
+async def house(component: Component) -> AsyncIterator[House]:
+    async with a_house(1) as made:
+        await made.prepare_lane()
+        await made.deploy(component("probe"))
+        await until(lambda: made.runs(0))
+        yield made
+
+
+async def visited(house: House) -> int:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{house.ingress(0)}/", headers={"Host": "site.test"}) as answer,
+    ):
+        return answer.status
+
+
+async def test_a_base_whose_bytes_are_away_when_the_node_starts_is_served_once_they_are_back(house: House) -> None:
+    folder = house.folder / "n0"
+    await house.stop(0)
+    component = max((folder / "artifacts").iterdir(), key=lambda path: path.stat().st_size)
+    component.rename(folder / "aside")
+    shutil.rmtree(folder / "compiled")
+    await house.start(0)
+    await until(lambda: bool(house.control(0).workloads.failures), 60)
+    assert not house.runs(0)
+    (folder / "aside").rename(component)
+    await until(lambda: house.runs(0), 60)
+    assert await visited(house) == 200
