@@ -212,6 +212,7 @@ class Daemon:
         self._benches = SmokeBenches(throwaway, self.runtime, ahead=self._config.smoke_ahead)
         cache = CompileCache(Path(self._config.compiled) if self._config.compiled else self._folder / "compiled")
         releases = Releases(artifacts, self._fetcher, cache, self._benches, secrets.values)
+        pool.restore = releases.restore
         workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
         starter = Starter(mesh.core, artifacts, requests, verifier, system_now)

@@ -9,6 +9,7 @@ workloads.py obeys).
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,8 @@ SMOKE_TIMEOUT_S = 30.0
 SMOKE_BODY_MAX_BYTES = 1 << 20
 IMPORT_HOST = "candidate.freehold.invalid"
 """A request to this host makes an app that runs from source import it, and answer with the traceback if that failed."""
+
+_log = logging.getLogger("freehold.releases")
 
 Secrets = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable[Mapping[str, str]]]
 """The values of an app's secrets, in these versions; raises SecretError."""
@@ -150,6 +153,16 @@ class Releases:
         return Prepared(
             key, Digest(release), effective, load, tuple(app.name for app in effective.apps if app.name in sources)
         )
+
+    async def restore(self, load: ReleaseLoad) -> None:
+        """Have the compiled code of a prepared release again, which the cache may have lost; never raises."""
+        for app in load.apps:
+            component = bytes.fromhex(app.spec.artifact_digest)
+            try:
+                await self._fetch(component)
+                await self._cache.ensure(self._artifacts.path(component), component.hex())
+            except (PreparationError, ComponentError, OSError) as error:
+                _log.error("not compiled again: %s", error, extra={"event": "restore.failed", "app": app.spec.app})
 
     async def smoke(self, prepared: Prepared) -> bool:
         """Run the smoke checks on throwaway data; False if the release has none. Raises PreparationError naming one.

@@ -126,6 +126,7 @@ class CompileCache:
     async def _compile(self, component: Path, digest: str, artifact: Path) -> None:
         if await asyncio.to_thread(file_digest, component) != digest:
             raise ComponentError(f"The file {component.name} does not have the digest {digest[:12]}... it should have.")
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # deleting it is always safe
         temporary = artifact.with_name(f".{artifact.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             await self._run_compiler(component, temporary)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -155,6 +155,8 @@ class WorkerPool:
         self._leave_workers = False
         self._next_job_slot = 0
         self.addresses: tuple[str, ...] = ()
+        self.restore: Callable[[ReleaseLoad], Awaitable[None]] = _restore_nothing
+        """What brings back the files a release is loaded from, asked when a worker refuses it; must not raise."""
 
     async def run(self) -> None:
         """Keep the workers alive until `stop` or `detach`. Raises `PoolError` if the pool cannot start."""
@@ -193,7 +195,11 @@ class WorkerPool:
             if not any(slot.pid for slot in self._slots):
                 raise PoolError("no worker is running that could say whether the release loads")
             try:
-                await self._tell(lambda link: Load(link.next_number(), release))
+                try:
+                    await self._tell(lambda link: Load(link.next_number(), release))
+                except RefusedError:
+                    await self.restore(release)
+                    await self._tell(lambda link: Load(link.next_number(), release))
             except (RefusedError, ControlError, TimeoutError) as error:
                 with contextlib.suppress(RefusedError, ControlError, TimeoutError):
                     await self._tell(lambda link: Unload(link.next_number(), release.key))
@@ -392,7 +398,11 @@ class WorkerPool:
         async with self._changes:
             for key, release in self._releases.items():
                 if key not in link.keys:
-                    await link.command(Load(link.next_number(), release))
+                    try:
+                        await link.command(Load(link.next_number(), release))
+                    except RefusedError:
+                        await self.restore(release)
+                        await link.command(Load(link.next_number(), release))
             if self._routes is not None:
                 await link.command(Activate(link.next_number(), self._routes))
             slot.link = link
@@ -472,6 +482,10 @@ class WorkerPool:
             reading = tasks.create_task(link.run())
             await self._end(link)
             reading.cancel()
+
+
+async def _restore_nothing(release: ReleaseLoad) -> None:
+    """Nobody keeps the files."""
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -42,4 +44,14 @@ async def test_a_base_whose_bytes_are_away_when_the_node_starts_is_served_once_t
     assert not house.runs(0)
     (folder / "aside").rename(component)
     await until(lambda: house.runs(0), 60)
+    assert await visited(house) == 200
+
+
+async def test_a_worker_comes_back_though_the_compiled_code_was_deleted_meanwhile(house: House) -> None:
+    shutil.rmtree(house.folder / "n0" / "compiled")
+    pool = house.control(0).workloads._pool
+    (slot,) = pool.slots()
+    assert slot.pid is not None
+    os.kill(slot.pid, signal.SIGKILL)
+    await until(lambda: pool.slots()[0].pid not in (None, slot.pid), 60)
     assert await visited(house) == 200
