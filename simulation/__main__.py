@@ -6,14 +6,13 @@ Exit codes: 0 all clean, 127 a machine crashed, 128 liveness, 129 safety. Not he
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
 from simulation import scale
-from simulation.hunt import BY_NAME, Tally, kills, minimised, run_seed, runs
+from simulation.hunt import BY_NAME, Tally, collect_rarely, kills, minimised, run_seed, runs
 from simulation.hunt_report import mutant_rows, mutants_page, seeds_page
 from simulation.mutants import Mutant
 from simulation.run import Result, Verdict
@@ -21,8 +20,6 @@ from simulation.scale_plot import plot as draw
 
 PROGRESS_EVERY = 100
 MUTANT_SEEDS_MAX = 3_000
-GC_THRESHOLD = 200_000
-"""A run makes millions of small values and few cycles; the default of 700 spends a twentieth of the time on looking."""
 
 
 def say(line: str = "") -> None:
@@ -47,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write seeds.md or mutants.md, to commit")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder that --scale and --write write to")
     options = parser.parse_args(arguments)
-    gc.set_threshold(GC_THRESHOLD, 50, 100)
+    collect_rarely()
     if options.scale:
         return scales([int(size) for size in options.scale.split(",")], options.out)
     if options.seed is not None:

@@ -6,6 +6,7 @@ and keeps whatever still fails in the same way. Not here: what a run is (run.py)
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *MESH_MUTANTS)}
 
 WHOLE_EVERY = 10
 """A run of whole nodes costs several times one of chains."""
+GC_THRESHOLD = 200_000
+"""A run makes millions of small values and few cycles; the default of 700 spends a twentieth of the time on looking."""
 SAFETY_MIN_MS = 2_000
 MINIMISE_RUNS_MAX = 300
 """A minute of work at most: a small failing run is worth that, a smaller one is not worth more."""
@@ -61,6 +64,11 @@ def run_seed(seed: int, keep_trace: bool = False) -> Result:
     if seed % WHOLE_EVERY == 0:
         return mesh_run(mesh_plan(seed), keep_trace)
     return run(plan(seed), keep_trace=keep_trace)
+
+
+def collect_rarely() -> None:
+    """Let this process, and those it forks, look for cycles of garbage less often."""
+    gc.set_threshold(GC_THRESHOLD, 50, 100)
 
 
 @contextmanager
