@@ -23,7 +23,7 @@ from protocols.change import RELEASE_MAX_BYTES, Release
 from protocols.commands import Command, SignedCommand, Start
 from protocols.core import NodeCore
 from protocols.decision import material_of
-from protocols.dossiers import Proposed
+from protocols.dossiers import Proposed, void
 from protocols.envelope import DecodeError, decode, encode
 from protocols.evidence import read_evidence
 from protocols.exhibits import Rules
@@ -219,19 +219,19 @@ class Starter:
         approvals, evidence, speakers = [], [], []
         for data in self._core.dossiers.approvals(proposed.id):
             approval = read_approval(self._rules.verifier, self._rules.mesh, data)
-            if not isinstance(approval, Refusal) and not self._revoked(approval.key):
+            if not isinstance(approval, Refusal) and not self._void(approval.key):
                 approvals.append(data)
                 speakers.append(approval.key)
         for data in self._core.dossiers.evidence(release):
             attested = read_evidence(self._rules.verifier, self._rules.mesh, data)
-            if isinstance(attested, Refusal) or self._revoked(attested.key):
+            if isinstance(attested, Refusal) or self._void(attested.key):
                 continue
             if proposed.change.configuration in attested.configurations:
                 evidence.append(data)
                 speakers.append(attested.key)
         return tuple(approvals), tuple(evidence), tuple(speakers)
 
-    def _revoked(self, key: bytes) -> bool:
-        """Whether a key was revoked: what it signed proves nothing, and would have voters refuse the rest with it."""
+    def _void(self, key: bytes) -> bool:
+        """Whether a key was revoked, or not let in: what it signed proves nothing, and voters refuse the rest with it."""
         rights = self._core.dossiers.rights(key, self._clock().wall_ms)
-        return self._core.trust.key_revoked(key) or (isinstance(rights, Refusal) and rights.rule == "grant.revoked")
+        return self._core.trust.key_revoked(key) or void(rights)

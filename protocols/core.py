@@ -463,6 +463,10 @@ class _View(View):
         """Return whether a key or grant is known to be revoked."""
         return self._core.trust.key_revoked(key) or self._core.trust.grant_revoked(key)
 
+    def admitted(self, principal: bytes, invite_key: bytes) -> bool:
+        """Return whether a known admission let the key in with that invite, for a use that no other key took."""
+        return self._core.trust.admission_problem(principal, invite_key) is None
+
     def alive(self, node: PeerId) -> bool:
         """Return whether the node is this one or believed to be up."""
         return node == self._core.node or self._core.liveness.belief(node) in {Belief.ALIVE, Belief.SUSPECT}

@@ -23,6 +23,9 @@ GRANTS_SHOWN_MAX = 32
 WAITING_MAX = 64
 """Changes without a proven author; each costs a signature check whenever a grant arrives."""
 
+VOID = ("grant.revoked", "grant.not-admitted", "grant.contested")
+"""Rules by which a chain gives nothing whatever the moment; shown beside a good one it has voters refuse both."""
+
 RightsOf = Callable[[bytes, GrantChain, int], Rights | Refusal]
 
 
@@ -98,13 +101,10 @@ class Dossiers:
         return tuple(sorted(key for key, chains in self._chains.items() if chains))
 
     def chains(self, key: bytes) -> tuple[GrantChain, ...]:
-        """Return the chains of grants held for a key, in order of their digests; none with a revoked link.
-
-        A revoked link beside a good one would have voters refuse what the good one allows.
-        """
+        """Return the chains of grants held for a key, in order of their digests; none that is void."""
         held = self._chains.get(key, {})
         return tuple(
-            held[name] for name in sorted(held) if not _revoked(self._rights_of(key, held[name], BEFORE_EXPIRY_MS))
+            held[name] for name in sorted(held) if not void(self._rights_of(key, held[name], BEFORE_EXPIRY_MS))
         )
 
     def approvals(self, change: bytes) -> tuple[bytes, ...]:
@@ -196,8 +196,9 @@ class Dossiers:
                 pass
 
 
-def _revoked(rights: Rights | Refusal) -> bool:
-    return isinstance(rights, Refusal) and rights.rule == "grant.revoked"
+def void(rights: Rights | Refusal) -> bool:
+    """Return whether what was found of a key says that a link was revoked, or that its invite did not let it in."""
+    return isinstance(rights, Refusal) and rights.rule in VOID
 
 
 def _digests(items: Iterable[bytes]) -> tuple[bytes, ...]:

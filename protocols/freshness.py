@@ -1,4 +1,4 @@
-"""What one voter's own view adds to the judgement of a fresh decision: revocations, liveness, newer verdicts.
+"""What one voter's own view adds to the judgement of a fresh decision: revocations, admissions, liveness, newer verdicts.
 
 Views differ between voters, so none of this is asked of an adopted decision: that could wedge a slot. It stops a
 proposer who picks its exhibits. Not here: what every voter judges alike (mesh_state.py), and the clock (acceptor.py).
@@ -14,6 +14,7 @@ from protocols.commands import Pause, Promote, Start
 from protocols.envelope import Signed, digest
 from protocols.evidence import open_envelope
 from protocols.exhibits import SIGNED_OVERHEAD_BYTES, Case
+from protocols.grants import BEFORE_EXPIRY_MS, Rights, verify_grants
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import MeshState, Rollout
 from protocols.placement import eligible
@@ -30,6 +31,10 @@ class View(Protocol):
 
     def revoked(self, key: bytes) -> bool:
         """Return whether this voter knows a revocation of the key, or of the grant with that digest."""
+        ...
+
+    def admitted(self, principal: bytes, invite_key: bytes) -> bool:
+        """Return whether this voter knows that a member admitted the key with that invite, for a use of its own."""
         ...
 
     def alive(self, node: PeerId) -> bool:
@@ -50,6 +55,15 @@ def fresh_refusal(state: MeshState, case: Case, view: View) -> Refusal | None:
         if view.revoked(key):
             return Refusal(
                 "fresh.revoked", f"key or grant {key.hex()[:16]} is revoked; somebody who still may signs in its place"
+            )
+    for chain in (chain for chains in case.chains.values() for chain in chains):
+        rights = verify_grants(case.rules.verifier, case.rules.mesh, case.admins, chain, BEFORE_EXPIRY_MS)
+        # Whoever has an invite's line can sign grants with its key; only an admission says whom it let in.
+        if isinstance(rights, Rights) and rights.invite_key and not view.admitted(rights.principal, rights.invite_key):
+            return Refusal(
+                "fresh.not-admitted",
+                f"no member is known to have admitted {rights.name} with its invite, or another key took the same use; "
+                "try again when the mesh has heard of it, or ask an admin for a new invite",
             )
     match case.command.action:
         case Start(_, nodes):

@@ -346,12 +346,17 @@ class TrustStore:
         if any(grant in self._grants_revoked for grant in rights.grants):
             return Refusal("grant.revoked", "a grant in the chain was revoked")
         if rights.invite_key:
-            opened = self.admission_of(rights.principal)
-            if opened is None or opened.invite.invite_key != rights.invite_key:
-                return Refusal("grant.not-admitted", "no member has admitted this principal with its invite")
-            if self.contested(rights.principal):
-                return Refusal("grant.contested", "another key was admitted for the same use of the invite")
+            return self.admission_problem(rights.principal, rights.invite_key) or rights
         return rights
+
+    def admission_problem(self, principal: bytes, invite_key: bytes) -> Refusal | None:
+        """Return why a principal that an invite's key signed for does not count as let in by it, or None."""
+        opened = self.admission_of(principal)
+        if opened is None or opened.invite.invite_key != invite_key:
+            return Refusal("grant.not-admitted", "no member has admitted this principal with its invite")
+        if self.contested(principal):
+            return Refusal("grant.contested", "another key was admitted for the same use of the invite")
+        return None
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -115,6 +115,9 @@ class _NoView(View):
     def revoked(self, key: bytes) -> bool:
         return False
 
+    def admitted(self, principal: bytes, invite_key: bytes) -> bool:
+        return True
+
     def alive(self, node: PeerId) -> bool:
         return True
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocols.change import CHANGE_DOMAIN, Change
 from protocols.dossiers import WAITING_MAX, Dossiers
 from protocols.envelope import digest, encode, sign
-from protocols.grants import Rights
+from protocols.grants import GrantChain, Rights
 from protocols.key_table import make_key
 from protocols.machine import Signer
 from protocols.record import Entry, Record, read_record, sign_record
@@ -128,6 +130,20 @@ def test_rights_names_and_chains_follow_the_grants_held() -> None:
     held.voided([grant])
     assert held.principals() == ()
     assert held.chains(key) == ()
+
+
+@pytest.mark.parametrize("rule", ["grant.revoked", "grant.not-admitted", "grant.contested"])
+def test_a_chain_that_gives_nothing_is_not_shown_beside_one_that_does(rule: str) -> None:
+    bad = grant_to("bob", "deployer")
+
+    def rights_of(key: bytes, chain: GrantChain, at_ms: int) -> Rights | Refusal:
+        if chain and encode(chain) == bad.record.body:
+            return Refusal(rule, "not this one")
+        return TRUST.rights(key, chain, at_ms)
+
+    held = Dossiers(VERIFIER, WORLD.mesh, rights_of)
+    held.merged([bad, grant_to("bob", "proposer")])
+    assert len(held.chains(signer("bob").public_key)) == 1
 
 
 def test_all_grants_held_for_a_key_count_until_each_is_taken_back() -> None:

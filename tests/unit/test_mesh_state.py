@@ -79,11 +79,15 @@ def world() -> MeshWorld:
 class FakeView:
     def __init__(self) -> None:
         self.revoked_keys: set[bytes] = set()
+        self.let_in: set[tuple[bytes, bytes]] = set()
         self.down: set[PeerId] = set()
         self.held: dict[PeerId, HealthVerdict] = {}
 
     def revoked(self, key: bytes) -> bool:
         return key in self.revoked_keys
+
+    def admitted(self, principal: bytes, invite_key: bytes) -> bool:
+        return (principal, invite_key) in self.let_in
 
     def alive(self, node: PeerId) -> bool:
         return node not in self.down
@@ -487,6 +491,24 @@ def test_whoever_a_start_rests_on_must_not_be_revoked() -> None:
     ):
         view.revoked_keys = {key}
         assert refused(_fresh(w, command, shown, view)) == "fresh.revoked"
+
+
+def test_an_approver_whom_only_an_invites_line_vouches_for_is_not_voted_for() -> None:
+    w = MeshWorld(TEAM).furnish()
+    invite = w.grant("invite", "deployer", "approver", invite_uses=1)
+    dev = w.grant("dev", "deployer", "approver", by=signer("invite"), parent=invite)
+    puppet = w.grant("puppet", "approver", by=signer("invite"), parent=invite)
+    release = w.release(1, author="dev")
+    change = w.change(release, author="dev")
+    approvals = (w.approval("puppet", change),)
+    shown = w.case_for(change, release, author="dev", grants=(dev, puppet), approvals=approvals)
+    action = Start(digest(encode(change)), tuple(sorted(node_id(name) for name in w.nodes)))
+    command = w.command(action, (signer("dev"),), shown, project="shop", environment="prod", expect=0)
+    view = FakeView()
+    view.let_in = {(signer("dev").public_key, signer("invite").public_key)}
+    assert refused(_fresh(w, command, shown, view)) == "fresh.not-admitted"
+    view.let_in.add((signer("puppet").public_key, signer("invite").public_key))
+    assert _fresh(w, command, shown, view) is None
 
 
 def test_a_start_that_leaves_out_living_nodes_is_not_voted_for() -> None:
