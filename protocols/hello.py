@@ -298,8 +298,9 @@ class HelloMachine:
         effects: list[Effect] = []
         problem = self._trust.learn_credentials(hello.credentials, now.wall_ms)
         standing = self._trust.standing(peer, now.wall_ms)
-        if standing is Standing.STRANGER and hello.papers is not None:
-            invited = self._invite(peer, hello.papers, now)
+        if hello.papers is not None and standing is not Standing.REVOKED:
+            # A newcomer that is known already has not heard its welcome: the connection broke, here or elsewhere.
+            invited = self._invite(peer, hello.papers, now) if standing is Standing.STRANGER else [self._welcome(peer)]
             if isinstance(invited, Refusal):
                 return self._refuse(peer, invited)
             effects += invited
@@ -352,11 +353,11 @@ class HelloMachine:
         certificate = certify(self._trust, self._signer, peer, now)
         if isinstance(certificate, Refusal):
             return certificate
+        return [Notify(Invited(peer, certificate, bundle)), self._welcome(peer)]
+
+    def _welcome(self, peer: PeerId) -> Send:
         mine, theirs = self._trust.credentials(self._self), self._trust.credentials(peer)
-        return [
-            Notify(Invited(peer, certificate, bundle)),
-            Send(peer, Welcome(self._trust.genesis_bytes, theirs, mine)),
-        ]
+        return Send(peer, Welcome(self._trust.genesis_bytes, theirs, mine))
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
 

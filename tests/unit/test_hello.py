@@ -183,8 +183,8 @@ def test_an_unfitting_hello_is_refused_by_name(changes: dict[str, object], expec
     here.handle(PeerConnected(node_id("a"), inbound=True), now())
     effects = here.handle(Received(node_id("a"), hello_of(**changes)), now())
     if expected is None:
-        assert isinstance(effects[-1], Send), "papers of somebody already known are not looked at"
-        assert isinstance(effects[-1].message, Echo)
+        sent = [type(effect.message) for effect in effects if isinstance(effect, Send)]
+        assert sent == [Welcome, Echo], "papers of somebody already known are not looked at, only answered"
     else:
         assert rules(effects) == [expected]
         assert here.deadline_ms() is None
@@ -388,6 +388,22 @@ def test_an_invited_node_joins_and_comes_back_as_a_member() -> None:
     there.handle(PeerDisconnected(FOUNDER), now())
     assert there.deadline_ms() is None
     assert there.handle(PeerConnected(FOUNDER, inbound=False), now()) == []
+
+
+def test_a_newcomer_whose_welcome_was_lost_is_welcomed_again_here_and_elsewhere() -> None:
+    other = WORLD.certificate("i")
+    trust, there = WORLD.trust(other), WORLD.trust(other)
+    here = machine("founder", trust)
+    pair(here, joiner())  # the founder let it in, and the line broke before it heard
+    here.handle(PeerDisconnected(node_id("a")), now())
+    again = joiner()
+    pipe = pair(here, again)
+    assert isinstance(again.joined, Joined)
+    assert [type(event) for event in notified(pipe.effects[FOUNDER])] == [Admitted], "no second use, no new certificate"
+    there.learn_credentials(trust.credentials(node_id("a")), WALL_MS)
+    late = joiner(pin=node_id("i"))
+    Pipe(node_id("i"), machine("i", there), node_id("a"), late).connect()
+    assert isinstance(late.joined, Joined), "a member that may not admit can still tell"
 
 
 def test_a_second_node_with_the_same_invite_is_told_that_it_is_spent() -> None:
