@@ -39,7 +39,7 @@ from protocols.machine import (
     Verifier,
 )
 from protocols.refusal import Refusal
-from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
+from protocols.trust import CREDENTIALS_MAX, Credentials, Standing, TrustChanged, TrustStore
 
 HELLO_TIMEOUT_MS = 5_000
 HELLO_BYTES_MAX = 64 * 1024
@@ -289,6 +289,10 @@ class HelloMachine:
     def _hello(self, peer: PeerId, state: _Peer, hello: Hello, now: Now) -> list[Effect]:
         if len(hello.boot_nonce) != BOOT_NONCE_BYTES or len(hello.challenge) != NONCE_BYTES:
             return self._refuse(peer, Refusal("hello.malformed", "a nonce has the wrong length"))
+        if max(len(hello.credentials.certificates), len(hello.credentials.bundles)) > CREDENTIALS_MAX:
+            # Each costs a signature, and each that is believed another look at those that are not.
+            detail = f"more than {CREDENTIALS_MAX} certificates or admissions"
+            return self._refuse(peer, Refusal("hello.malformed", detail))
         if hello.mesh != self._trust.mesh:
             return self._refuse(peer, Refusal("hello.wrong-mesh", "this node belongs to another mesh"))
         version = min(hello.version_max, VERSION_MAX)

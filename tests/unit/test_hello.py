@@ -57,7 +57,7 @@ from protocols.renewal import (
     RenewedCertificate,
     RenewMe,
 )
-from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
+from protocols.trust import CREDENTIALS_MAX, Credentials, Standing, TrustChanged, TrustStore
 from tests.unit.trust_world import DAY_MS, VERIFIER, WALL_MS, SeededEntropy, World, node_id, now, signer
 
 WORLD = World()
@@ -174,6 +174,7 @@ def hello_of(**changes: object) -> Hello:
         ({"version_min": 2, "version_max": 3}, "hello.version"),
         ({"version_min": 0, "version_max": 0}, "hello.version"),
         ({"boot_nonce": b"short"}, "hello.malformed"),
+        ({"credentials": Credentials((WORLD.certificate("a"),) * (CREDENTIALS_MAX + 1))}, "hello.malformed"),
         ({"credentials": Credentials((WORLD.certificate("a", by=signer("eve")),))}, "certificate.not-an-issuer"),
         ({"papers": JoinPapers(WORLD.certificate("a"), WORLD.certificate("a"))}, None),
     ],
