@@ -21,7 +21,7 @@ from protocols.refusal import Refusal
 GRANTS_SHOWN_MAX = 32
 """Chains in one set of exhibits: the author's, the signer's, and those of approvers and testers."""
 WAITING_MAX = 64
-"""Changes without a proven author; each costs a signature check whenever a grant arrives."""
+"""Changes without a proven author; each costs a signature check whenever a grant or an admission arrives."""
 
 VOID = ("grant.revoked", "grant.not-admitted", "grant.contested")
 """Rules by which a chain gives nothing whatever the moment; shown beside a good one it has voters refuse both."""
@@ -49,7 +49,7 @@ class Dossiers:
         self._approvals: dict[str, dict[str, bytes]] = {}
         self._evidence: dict[str, dict[str, bytes]] = {}
         self._waiting: dict[str, bytes] = {}
-        """Changes whose author's rights are not proven yet: a grant may arrive after what was done with it."""
+        """Changes whose author's rights are not proven yet: a grant or an admission may arrive after what rests on it."""
 
     def merged(self, entries: Iterable[Entry]) -> list[Proposed]:
         """Take in records; return the changes that are new, or newly entitled, and whose author may propose them."""
@@ -63,6 +63,8 @@ class Dossiers:
             match entry.parsed.rule.prefix:
                 case "grant":
                     self._chains.setdefault(bytes.fromhex(scope), {})[name] = decode(body, tuple[Signed, ...])
+                    tried = {**self._waiting, **tried}
+                case "admission":
                     tried = {**self._waiting, **tried}
                 case "approval":
                     self._approvals.setdefault(scope, {})[name] = body

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from protocols.certificates import issue
 from protocols.change import CHANGE_DOMAIN, Change
 from protocols.dossiers import WAITING_MAX, Dossiers
 from protocols.envelope import digest, encode, sign
 from protocols.grants import GrantChain, Rights
+from protocols.invites import Invite, JoinRequest, countersign, make_invite, make_join
 from protocols.key_table import make_key
 from protocols.machine import Signer
 from protocols.record import Entry, Record, read_record, sign_record
 from protocols.refusal import Refusal
 from protocols.trust import TrustStore
-from tests.unit.mesh_world import COMPONENT, MeshWorld, signer
-from tests.unit.trust_world import VERIFIER
+from tests.unit.mesh_world import COMPONENT, MeshWorld, node_id, signer
+from tests.unit.trust_world import DAY_MS, VERIFIER, WALL_MS
 
 WORLD = MeshWorld().furnish()
 TRUST = TrustStore(VERIFIER, encode(WORLD.genesis))
@@ -59,6 +61,30 @@ def test_a_change_that_arrives_before_its_authors_grant_waits_for_it() -> None:
     (proposed,) = held.merged([grant_to("bob", "proposer")])
     assert proposed.change == change
     assert held.merged([grant_to("bob", "deployer")]) == [], "it is known already"
+
+
+def test_a_change_that_arrives_before_its_authors_admission_waits_for_it_too() -> None:
+    mesh, host = WORLD.mesh, signer("n1")
+    trust = TrustStore(VERIFIER, encode(WORLD.genesis))
+    roles = ("issuer", "voter", "worker")
+    trust.learn_certificate(
+        issue(WORLD.admin, mesh, node_id("n1"), roles=roles, labels=(), serial=1, wall_ms=WALL_MS), WALL_MS
+    )
+    guest = signer("invite")
+    chain = WORLD.grant("bob", "proposer", by=guest, parent=WORLD.grant("invite", "proposer", invite_uses=1))
+    invite = make_invite(
+        WORLD.admin,
+        Invite(mesh, guest.public_key, "principal", (), (), 1, WALL_MS, WALL_MS + DAY_MS, chain[0]),
+    )
+    key = signer("bob").public_key
+    join = make_join(guest, mesh, JoinRequest(key, "bob", b"n" * 16, chain[1]))
+    bundle = countersign(host, mesh, invite, join, key=key, use_index=0, serial=2, wall_ms=WALL_MS)
+    held = Dossiers(VERIFIER, mesh, trust.rights)
+    change, entry = change_by("bob")
+    assert held.merged([record("grant", key.hex(), encode(chain)), entry]) == []
+    assert not isinstance(trust.learn_bundle(bundle), Refusal)
+    (proposed,) = held.merged([record("admission", digest(invite.payload).hex(), encode(bundle))])
+    assert proposed.change == change
 
 
 def test_a_grant_that_does_not_let_propose_helps_nothing() -> None:
