@@ -432,7 +432,7 @@ class SyncMachine:
             if leaf.leaf in session.asked:
                 held = dict(self._store.trie.leaf_items(leaf.leaf))
                 keys += [held[item_id] for item_id in _split(leaf.ids) if item_id in held]
-        entries = [self._store.entries[key] for key in keys]
+        entries = [self._store.entries[key] for key in dict.fromkeys(keys)]
         entries.sort(key=lambda entry: entry.parsed.rule.rank)
         effects: list[Effect] = []
         if session.resync:

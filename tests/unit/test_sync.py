@@ -29,6 +29,7 @@ from protocols.sync import (
     SyncNodes,
     SyncRecords,
     SyncRoot,
+    _Session,
 )
 from protocols.trie import EMPTY, HASH_BYTES, LEAVES, WIDTH, Trie, differing, id_of, leaf_of
 from tests.unit.record_world import Fleet, FleetConfig, fast_id, immutable, owned
@@ -343,6 +344,25 @@ def test_nonsense_is_rejected_by_name(message: object, rule: str) -> None:
     assert [effect.rule for effect in effects if isinstance(effect, Reject)] == [rule]
     stranger = machine.handle(Received(fast_id("n9"), message), Now(0, WALL_MS))
     assert [effect.rule for effect in stranger if isinstance(effect, Reject)] == ["sync.not-connected"]
+
+
+@pytest.mark.parametrize("resync", [False, True])
+def test_a_record_that_is_wanted_many_times_over_is_given_or_forgotten_once(resync: bool) -> None:
+    fleet, machine, peer = pair()
+    old = immutable("n0", at_ms=WALL_MS - 40 * DAY_MS)
+    before = fleet["n0"].held_keys()
+    fleet.take("n0", old)
+    (key,) = set(fleet["n0"].held_keys()) - set(before)
+    machine._session = _Session(peer, 0, asked=(leaf_of(key),), resync=resync)
+    held = id_of(key, fleet["n0"].records.store.entries[key].digest)
+    effects = machine.handle(Received(peer, SyncAnswer((), (LeafIds(leaf_of(key), held * 3),), False)), Now(0, WALL_MS))
+    given = [
+        effect.message.records
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, SyncRecords)
+    ]
+    assert given == ([] if resync else [(old,)])
+    assert fleet["n0"].held_keys() == sorted(before if resync else [*before, key])
 
 
 def test_nonsense_in_an_answer_is_rejected_and_the_session_times_out() -> None:
