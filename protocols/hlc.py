@@ -1,9 +1,9 @@
 """A hybrid logical clock: one 64-bit number, 48 bits of wall milliseconds and 16 bits of counter.
 
-It never runs backwards, stays close to the wall clock, and is later than everything this node has seen, except from
-peers whose clocks are more than 120 s ahead: those never move it. Nothing is decided by it that needs exclusivity.
-Source: Kulkarni et al., "Logical Physical Clocks", OPODIS 2014; one number in place of the pair, as the counter may
-carry into the milliseconds.
+It stays close to the wall clock, never runs backwards unless that was set back by more than 120 s, and is later than
+everything this node has seen, except from peers whose clocks are further ahead: those never move it. Nothing is decided
+by it that needs exclusivity. Source: Kulkarni et al., "Logical Physical Clocks", OPODIS 2014; one number in place of
+the pair, as the counter may carry into the milliseconds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ class HlcClock:
         self.last = last
 
     def tick(self, wall_ms: int) -> int:
-        """Return a number later than all before, for something that happens now."""
-        self.last = max(self.last + 1, wall_ms << COUNTER_BITS)
+        """Return a number later than all before, for something that happens now.
+
+        Unless this node's own clock was far ahead and was set back: then the count starts anew, since nobody, this node
+        included, takes a number from a future that is 120 s away or more.
+        """
+        now = wall_ms << COUNTER_BITS
+        self.last = now if ahead(self.last + 1, wall_ms) else max(self.last + 1, now)
         return self.last
 
     def observe(self, hlc: int, wall_ms: int) -> bool:

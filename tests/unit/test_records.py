@@ -117,6 +117,15 @@ def test_a_hybrid_clock_is_never_moved_by_a_peer_far_ahead() -> None:
 
 # --- keys -------------------------------------------------------------------------------------------------------------
 
+def test_a_node_whose_clock_was_far_ahead_writes_on_when_it_is_set_back() -> None:
+    here = machine()
+    here.handle(Publish(STATUS, b"from the future"), Now(0, WALL_MS + 30 * DAY_MS))
+    effects = here.handle(Publish(STATUS, b"now"), Now(1, WALL_MS))
+    assert not any(isinstance(event, PublishRefused) for event in events(effects))
+    held = here.store.entries[STATUS].record
+    assert (held.body, wall_ms_of(held.hlc)) == (b"now", WALL_MS)
+
+
 
 def test_every_row_of_the_table_makes_keys_that_parse_back() -> None:
     for rule in KEY_TABLE:
