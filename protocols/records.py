@@ -348,7 +348,7 @@ class RecordMachine:
         for item in offered:
             if item.refusal is not None:
                 rejected.setdefault(item.refusal.rule, item.refusal.detail)
-            if item.outcome is Outcome.PARKED:
+            if item.outcome is Outcome.PARKED and self._parked_check_ms is None:
                 self._parked_check_ms = now.mono_ms + self.config.sweep_every_ms
             if item.outcome is Outcome.MERGED and item.entry is not None:
                 merged.append(item.entry)

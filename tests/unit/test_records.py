@@ -750,6 +750,19 @@ def test_sweeping_erases_the_expired_and_restoring_ignores_damage() -> None:
     here = machine()
     key = make_key("prepared", fast_id("n0"), "c")
     persisted = next(
+def test_parked_records_are_looked_at_in_time_however_many_more_are_parked() -> None:
+    here = machine()
+    first, *more = [immutable("n1", body=b"%d" % n, at_ms=WALL_MS + 130_000 + 50_000 * n) for n in range(9)]
+    here.handle(Received(fast_id("n1"), Push(first)), NOW)
+    for at_ms, signed in enumerate(more, 1):
+        here.handle(Received(fast_id("n1"), Push(signed)), Now(50_000 * at_ms, WALL_MS + 50_000 * at_ms))
+        due_ms = here.deadline_ms()
+        assert due_ms is not None
+        if due_ms <= 50_000 * at_ms:
+            here.handle(Tick(), Now(50_000 * at_ms, WALL_MS + 50_000 * at_ms))
+    assert entry_of(first).record.key in here.store.entries
+
+
         effect for effect in here.handle(Publish(key, b"x", ttl_ms=1_000), NOW) if isinstance(effect, Persist)
     )
     row = (persisted.writes[0].key, persisted.writes[0].value or b"")
