@@ -28,6 +28,9 @@ from protocols.trust_records import absorb, well_formed_certificate
 TRUST_RANK = 1
 """Rows of the key table up to this rank are about trust and prove themselves."""
 
+URGENT_BYTES = 1_024
+"""What an urgent record takes: certificates and revocations less, admissions a little more."""
+
 Check = Callable[[Entry], Refusal | None]
 """Judges one record's body; given by the owner of the kind, by prefix."""
 
@@ -279,15 +282,15 @@ class RecordStore:
     def _space_problem(self, entry: Entry, holder: Entry | None) -> Refusal | None:
         limits, rule = self.limits, entry.parsed.rule
         table = self._table(entry)
-        most = limits.ephemeral_max if rule.kind == "ephemeral" else limits.records_max
-        if rule.urgent:
-            most += limits.urgent_extra
+        extra = limits.urgent_extra if rule.urgent else 0
+        most = extra + (limits.ephemeral_max if rule.kind == "ephemeral" else limits.records_max)
         if holder is None and len(table) >= most:
             return Refusal("records.full", f"this node holds {most} records, its limit")
         freed = holder.size_bytes if holder is not None and holder.author == entry.author else 0
         held = len(self._keys_of.get(entry.author, ()))
-        if self._bytes_of.get(entry.author, 0) + entry.size_bytes - freed > limits.author_bytes_max or (
-            not freed and held >= limits.author_records_max
+        used = self._bytes_of.get(entry.author, 0) + entry.size_bytes - freed
+        if used > limits.author_bytes_max + extra * URGENT_BYTES or (
+            not freed and held >= limits.author_records_max + extra
         ):
             return Refusal("records.author-full", "the author has used up its share of the store")
         return None

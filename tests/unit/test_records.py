@@ -527,10 +527,12 @@ def test_an_author_cannot_fill_the_store_with_many_or_long_records() -> None:
     assert held.offer(immutable("n1", body=b"more"), WALL_MS).outcome is Outcome.MERGED
     small = store(author_bytes_max=1_000)
     small.offer(owned("n0", 1, b"x" * 600), WALL_MS)
+    assert held.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED, "no share refuses a revocation"
     assert small.offer(owned("n0", 2, b"y" * 600), WALL_MS).outcome is Outcome.MERGED
     assert refused(small.offer(immutable("n0", body=b"z" * 600), WALL_MS)) == "records.author-full"
 
 
+    assert small.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED
 def test_a_tombstone_goes_only_when_it_is_old_and_known_to_all_and_does_not_come_back() -> None:
     held = store()
     signed = owned("n0", 2, body=b"", tombstone=True)
