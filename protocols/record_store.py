@@ -42,7 +42,7 @@ class RecordLimits:
     records_max: int = 100_000
     """The first release's size; the trie's leaves then hold 24 ids each."""
     urgent_extra: int = 10_000
-    """Room above that for certificates and revocations, which must never be refused for lack of space."""
+    """Room above that, and above an author's share, for certificates and revocations: space must never refuse them."""
     author_records_max: int = 50_000
     author_bytes_max: int = 64 * 1024 * 1024
     """One author can fill at most half of the store."""
@@ -136,12 +136,12 @@ class RecordStore:
         return Offered(Outcome.MERGED, entry, None, proof)
 
     def restore(self, signed: Signed, wall_ms: int) -> Entry | None:
-        """Take back a record this node had verified and stored; None if its form is no longer valid or it has expired.
+        """Take back a record this node had verified and stored, expired or not; None if its form is no longer valid.
 
         Signatures are not checked again, except those inside trust records, which the trust store learns from.
         """
         entry = read_record(signed)
-        if isinstance(entry, Refusal) or self._time_problem(entry, wall_ms, 0) is not None:
+        if isinstance(entry, Refusal):
             return None
         if entry.parsed.rule.rank <= TRUST_RANK:
             absorb(self.trust, entry, wall_ms)

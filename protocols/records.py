@@ -222,7 +222,7 @@ class RecordMachine:
                 self._last_seq = max(self._last_seq, entry.record.seq)
                 self._clock.observe(entry.record.hlc, now.wall_ms)
         self._trust_version = self._trust.version
-        return self._void(now)
+        return [*self._void(now), *self.forget(self.store.remove_expired(now.wall_ms))]
 
     def handle(self, event: RecordEvent, now: Now) -> Sequence[Effect]:
         """Consume one event; `PeerConnected` means admitted by hello."""

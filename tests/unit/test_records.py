@@ -24,6 +24,7 @@ from protocols.machine import (
     Reject,
     Send,
     Tick,
+    Write,
 )
 from protocols.record import Record, beats, read_record, sign_record
 from protocols.record_store import (
@@ -39,6 +40,7 @@ from protocols.records import (
     ANNOUNCED_MAX,
     AUTHORS_TRACKED_MAX,
     MESSAGE_RECORDS_BYTES,
+    RECORD_TABLE,
     SEQ_BITS,
     WANTED_MAX,
     Announce,
@@ -115,8 +117,6 @@ def test_a_hybrid_clock_is_never_moved_by_a_peer_far_ahead() -> None:
     assert ahead(hlc(200_000), 1)
 
 
-# --- keys -------------------------------------------------------------------------------------------------------------
-
 def test_a_node_whose_clock_was_far_ahead_writes_on_when_it_is_set_back() -> None:
     here = machine()
     here.handle(Publish(STATUS, b"from the future"), Now(0, WALL_MS + 30 * DAY_MS))
@@ -125,6 +125,8 @@ def test_a_node_whose_clock_was_far_ahead_writes_on_when_it_is_set_back() -> Non
     held = here.store.entries[STATUS].record
     assert (held.body, wall_ms_of(held.hlc)) == (b"now", WALL_MS)
 
+
+# --- keys -------------------------------------------------------------------------------------------------------------
 
 
 def test_every_row_of_the_table_makes_keys_that_parse_back() -> None:
@@ -525,14 +527,14 @@ def test_an_author_cannot_fill_the_store_with_many_or_long_records() -> None:
     assert refused(held.offer(immutable("n0", body=b"more"), WALL_MS)) == "records.author-full"
     assert held.offer(owned("n0", 2), WALL_MS).outcome is Outcome.MERGED
     assert held.offer(immutable("n1", body=b"more"), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED, "no share refuses a revocation"
     small = store(author_bytes_max=1_000)
     small.offer(owned("n0", 1, b"x" * 600), WALL_MS)
-    assert held.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED, "no share refuses a revocation"
     assert small.offer(owned("n0", 2, b"y" * 600), WALL_MS).outcome is Outcome.MERGED
     assert refused(small.offer(immutable("n0", body=b"z" * 600), WALL_MS)) == "records.author-full"
-
-
     assert small.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED
+
+
 def test_a_tombstone_goes_only_when_it_is_old_and_known_to_all_and_does_not_come_back() -> None:
     held = store()
     signed = owned("n0", 2, body=b"", tombstone=True)
@@ -748,10 +750,6 @@ def test_a_parked_record_is_merged_when_its_time_has_come() -> None:
     assert here._parked_check_ms is None
 
 
-def test_sweeping_erases_the_expired_and_restoring_ignores_damage() -> None:
-    here = machine()
-    key = make_key("prepared", fast_id("n0"), "c")
-    persisted = next(
 def test_parked_records_are_looked_at_in_time_however_many_more_are_parked() -> None:
     here = machine()
     first, *more = [immutable("n1", body=b"%d" % n, at_ms=WALL_MS + 130_000 + 50_000 * n) for n in range(9)]
@@ -765,14 +763,21 @@ def test_parked_records_are_looked_at_in_time_however_many_more_are_parked() -> 
     assert entry_of(first).record.key in here.store.entries
 
 
+def test_sweeping_erases_the_expired_and_restoring_ignores_damage() -> None:
+    here = machine()
+    key = make_key("prepared", fast_id("n0"), "c")
+    persisted = next(
         effect for effect in here.handle(Publish(key, b"x", ttl_ms=1_000), NOW) if isinstance(effect, Persist)
     )
     row = (persisted.writes[0].key, persisted.writes[0].value or b"")
     erased = here.handle(Tick(), Now(60_000, WALL_MS + 60_000))
     assert [write.value for effect in erased if isinstance(effect, Persist) for write in effect.writes] == [None]
     again = machine()
-    again.restore([row, (b"k", b"junk"), (b"k", encode(Signed(b"", b"", b"")))], Now(0, WALL_MS + 60_000))
+    rows = [row, (b"k", b"junk"), (b"k", encode(Signed(b"", b"", b"")))]
+    effects = again.restore(rows, Now(0, WALL_MS + 60_000))
     assert again.store.entries == {}
+    erased = [write for effect in effects if isinstance(effect, Persist) for write in effect.writes]
+    assert erased == [Write(RECORD_TABLE, row[0], None)], "what ran out while the node was down leaves its disk too"
     assert signed_records([(b"k", b"junk")]) == []
 
 
