@@ -216,8 +216,8 @@ class NodeCore:
         }
         self._judged_version = -1
         self._own_families = self._may_speak(now)
-        self._linked: dict[PeerId, None] = {}
-        """Peers that the machines behind hello were told of, in the order they were admitted."""
+        self._linked: dict[PeerId, bytes] = {}
+        """Peers that the machines behind hello were told of, with their boot nonces, in the order they were admitted."""
 
     # --- the face -----------------------------------------------------------------------------------------------------
 
@@ -394,9 +394,13 @@ class NodeCore:
             self._unlink(peer, PeerDisconnected(peer, admitted.standing.value), now, out)
             return
         self._set_issuers(now)
-        if peer in self._linked:
+        known = self._linked.get(peer)
+        if known == admitted.boot_nonce:
             return
-        self._linked[peer] = None
+        if known is not None:
+            # It restarted before its old connection was missed: what it was told before, it knows no more.
+            self._unlink(peer, PeerDisconnected(peer, "restarted"), now, out)
+        self._linked[peer] = admitted.boot_nonce
         if admitted.standing is Standing.JOINED:
             self._confirm(peer, now, out)
         connected = PeerConnected(peer, False, admitted.boot_nonce)

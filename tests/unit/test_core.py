@@ -9,13 +9,15 @@ import pytest
 from protocols.chain_messages import Head, Ready
 from protocols.conductor import RolloutStatement
 from protocols.core import FAMILY_OF, CoreMessage, decode_message
-from protocols.envelope import DecodeError, encode
-from protocols.hello import Refused
+from protocols.envelope import DecodeError, digest, encode
+from protocols.hello import Echo, Hello, Refused
+from protocols.hello import Head as HelloHead
 from protocols.liveness import LivePing
-from protocols.machine import Disconnect, PeerId, Received, Reject, Send, Tick
+from protocols.machine import Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.mesh_types import MeshState
 from protocols.statements import Prepared, state_it
 from protocols.trust import Standing
+from protocols.workloads import ChangeProposed, PreparationDone
 from simulation.fleet import Fleet
 
 
@@ -179,6 +181,24 @@ def test_a_restart_brings_back_records_chain_and_standing() -> None:
     assert core.trust.standing(core.node, 1_800_000_000_000) is Standing.MEMBER
     assert f"/status/{fleet.peers['n2']}" in core.records.store.entries
     assert isinstance(core.state, MeshState)
+
+
+def test_a_peer_that_restarts_before_its_old_connection_is_missed_hears_again_what_is_said_once() -> None:
+    fleet = grown()
+    core, there = fleet.core("n1"), fleet.core("n2")
+    change, now = digest(b"change"), fleet.hosts["n1"].clock.now(fleet.world.now_ms)
+    for event in (ChangeProposed("shop", "prod", change, b""), PreparationDone(change, True)):
+        core.agent.handle(event, now)
+    assert core.agent.conductor.prepared_nodes(change) == (core.node,)
+    (asked,) = [one.message for one in core.handle(PeerConnected(there.node, True), now) if isinstance(one, Send)]
+    papers = there.trust.credentials(there.node)
+    hello = Hello(core.trust.mesh, 1, 1, b"new life", b"c" * 16, HelloHead(), papers)
+    core.handle(Received(there.node, hello), now)
+    effects = core.handle(Received(there.node, Echo(asked.challenge, b"new life")), now)
+    said = [one.peer for one in effects if isinstance(one, Send) and isinstance(one.message, RolloutStatement)]
+    assert said == [there.node]
+    again = core.handle(Received(there.node, hello), now)
+    assert not any(isinstance(one.message, RolloutStatement) for one in again if isinstance(one, Send)), "once a life"
 
 
 def test_a_tick_reaches_the_machines_that_are_due_and_the_next_one_is_known() -> None:
