@@ -173,7 +173,7 @@ class RolloutAgent:
             case Received(peer, message):
                 return self._received(peer, message, now)
             case PeerConnected(peer):
-                return [Send(peer, message) for message in self._own_prepared()]
+                return [Send(peer, message) for message in (*self._own_prepared(), *self.conductor.own_votes())]
             case PeerDisconnected():
                 return []
             case Tick():

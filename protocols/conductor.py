@@ -137,6 +137,15 @@ class Conductor:
         own = self._prepared.get(change, {}).get(self._me)
         return (RolloutStatement(decode(own[1], Signed)),) if own else ()
 
+    def own_votes(self) -> tuple[RolloutStatement, ...]:
+        """Return what this voter said once of open stages, to repeat it to a peer that was away: timeouts, losses."""
+        votes = [
+            said
+            for stage in self._stages.values()
+            for said in (stage.timeouts, *(said for _, said in sorted(stage.vanished.items())))
+        ]
+        return tuple(RolloutStatement(decode(said[self._me], Signed)) for said in votes if self._me in said)
+
     def statements(self, rollout: bytes, opened: int) -> tuple[bytes, ...]:
         """Return the encoded Signed statements of a stage, for the exhibits of a promote or abort."""
         stage = self._stages.get((Digest(rollout), opened))

@@ -382,6 +382,20 @@ def test_a_canary_that_nobody_ever_reaches_ends_at_the_progress_deadline() -> No
     assert f.w.lane.rollout is None
 
 
+def test_voters_that_were_all_apart_at_the_progress_deadline_end_the_rollout_when_they_meet() -> None:
+    f = fleet(voters=3)
+    canary(f).up = False
+    f.run_for(590)
+    f.cut = set(f.w.nodes)
+    f.run_for(30)
+    f.cut = set()
+    one, other = others(f)
+    for here, there in ((one, other), (other, one)):
+        f.tell(here.name, PeerConnected(node_id(there.name), True))
+    f.run_for(5)
+    assert f.w.lane.rollout is None
+
+
 def test_a_node_that_took_the_candidate_and_vanished_counts_as_failed() -> None:
     f = fleet(Plan((Stage("1", pause_ms=3_600_000), Stage("100%"))), voters=3)
     f.run_for(13)
