@@ -395,7 +395,11 @@ class NodeCore:
             return
         self._set_issuers(now)
         known = self._linked.get(peer)
+        connected = PeerConnected(peer, False, admitted.boot_nonce)
         if known == admitted.boot_nonce:
+            if admitted.standing is Standing.MEMBER:
+                # Only now may it read what the agent says, some of which is said once.
+                self._take(self.agent.handle(connected, now), now, out)
             return
         if known is not None:
             # It restarted before its old connection was missed: what it was told before, it knows no more.
@@ -403,7 +407,6 @@ class NodeCore:
         self._linked[peer] = admitted.boot_nonce
         if admitted.standing is Standing.JOINED:
             self._confirm(peer, now, out)
-        connected = PeerConnected(peer, False, admitted.boot_nonce)
         for machine in (self.liveness, self.records, self.sync, self.chain, self.agent):
             self._take(machine.handle(connected, now), now, out)
 

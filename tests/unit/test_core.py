@@ -13,7 +13,7 @@ from protocols.envelope import DecodeError, digest, encode
 from protocols.hello import Echo, Hello, Refused
 from protocols.hello import Head as HelloHead
 from protocols.liveness import LivePing
-from protocols.machine import Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
+from protocols.machine import Broadcast, Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.mesh_types import MeshState
 from protocols.statements import Prepared, state_it
 from protocols.trust import Standing
@@ -220,3 +220,16 @@ def test_who_is_refused_stops_talking_and_does_not_time_out_later() -> None:
     assert any(isinstance(one, Disconnect) for one in effects)
     later = fleet.hosts["n1"].clock.now(fleet.world.now_ms + 60_000)
     assert not any(isinstance(one, Reject) for one in core.handle(Tick(), later))
+
+
+def test_who_is_confirmed_hears_what_was_said_once_while_it_was_only_invited() -> None:
+    fleet = grown(confirmed=2)
+    core, change = fleet.core("n1"), digest(b"change")
+    assert core.hello.standing(fleet.peers["n3"]) is Standing.JOINED
+    for event in (ChangeProposed("shop", "prod", change, b""), PreparationDone(change, True)):
+        said = core.agent.handle(event, fleet.hosts["n1"].clock.now(fleet.world.now_ms))
+    assert core._readers(next(one.message for one in said if isinstance(one, Broadcast))) == [fleet.peers["n2"]]
+    assert fleet.outcome(fleet.confirm("n3", "n1")) is not None
+    fleet.world.run_until(12_000)
+    assert core.hello.standing(fleet.peers["n3"]) is Standing.MEMBER
+    assert fleet.core("n3").agent.conductor.prepared_nodes(change) == (core.node,)
