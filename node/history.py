@@ -12,7 +12,7 @@ import msgspec
 
 from protocols.commands import Command, SignedCommand
 from protocols.decision import NOOP, Decided, Decision, Entry
-from protocols.envelope import DecodeError, Signed, decode
+from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode
 from protocols.keys import peer_id
 from protocols.statements import HealthVerdict, Statement
 
@@ -96,7 +96,7 @@ def _numbers(entry: Decided) -> tuple[Numbers, ...]:
             said: Statement = decode(signed.payload, Statement)
         except DecodeError:
             continue
-        if isinstance(said, HealthVerdict):
+        if isinstance(said, HealthVerdict) and len(signed.key) == PUBLIC_KEY_BYTES:
             node = peer_id(signed.key)
             counts = said.candidate
             found[node] = Numbers(

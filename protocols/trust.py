@@ -25,7 +25,7 @@ from functools import lru_cache
 import msgspec
 
 from protocols.certificates import WARN_BEFORE_MS, Certificate, NodeRole, open_certificate
-from protocols.envelope import Signed, digest
+from protocols.envelope import PUBLIC_KEY_BYTES, Signed, digest
 from protocols.genesis import decode_genesis, mesh_id
 from protocols.grants import BEFORE_EXPIRY_MS, GrantChain, Rights, rights_of, verify_grants
 from protocols.invites import Bundle, OpenedBundle, open_bundle
@@ -249,8 +249,10 @@ class TrustStore:
         return tuple(sorted(peer for peer, held in self._held.items() if held and peer not in self._nodes_revoked))
 
     def key_revoked(self, key: bytes) -> bool:
-        """Return whether this key was revoked, as a principal or as a node."""
-        return key in self._principals_revoked or peer_id(key) in self._nodes_revoked
+        """Return whether this key was revoked, as a principal or as a node; what is no key was not."""
+        if key in self._principals_revoked:
+            return True
+        return len(key) == PUBLIC_KEY_BYTES and peer_id(key) in self._nodes_revoked
 
     def grant_revoked(self, grant: bytes) -> bool:
         """Return whether the grant with this digest was revoked by itself; its holder's key may be good elsewhere."""

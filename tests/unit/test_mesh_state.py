@@ -60,14 +60,16 @@ from protocols.envelope import DecodeError, Signed, decode, digest, digest_of, e
 from protocols.exhibits import open_case
 from protocols.freshness import fresh_refusal
 from protocols.governance import conflicts
+from protocols.grants import Grant
 from protocols.invites import Bundle, Invite, JoinRequest, countersign, make_invite, make_join
 from protocols.machine import PeerId
 from protocols.mesh_state import MeshMachine, genesis_state, read_command
 from protocols.mesh_types import LANES_MAX, NODES_MAX, RECENT_IDS_MAX, ConfirmedNode, Lane, MeshState, Project
 from protocols.refusal import Refusal
 from protocols.statements import HealthVerdict
+from protocols.trust import TrustStore
 from tests.unit.mesh_world import MeshWorld, Shown, node_id, refused, signer
-from tests.unit.trust_world import DAY_MS, WALL_MS
+from tests.unit.trust_world import DAY_MS, VERIFIER, WALL_MS
 
 STRANGER = signer("stranger")
 
@@ -491,6 +493,19 @@ def test_whoever_a_start_rests_on_must_not_be_revoked() -> None:
     ):
         view.revoked_keys = {key}
         assert refused(_fresh(w, command, shown, view)) == "fresh.revoked"
+
+
+def test_a_shown_grant_whose_keys_are_none_ends_no_voter() -> None:
+    w = world().started()
+    bad = Signed(encode(Grant(b"no key", "person", "x", (), (), (), 1, b"")), b"short", b"")
+    shown = Shown().add("grants", encode(w.grant("dep", "deployer")), encode((bad,)))
+    made = w.command(
+        Pause(w.rollout.id), (signer("dep"),), shown, project="shop", environment="prod", expect=w.lane.sequence
+    )
+    trust = TrustStore(VERIFIER, encode(w.genesis))
+    view = FakeView()
+    view.revoked = trust.key_revoked  # type: ignore[method-assign]
+    assert _fresh(w, made, shown, view) is None
 
 
 def test_an_approver_whom_only_an_invites_line_vouches_for_is_not_voted_for() -> None:
