@@ -180,9 +180,12 @@ def _unwrap(mesh: bytes, secret: SealedSecret, box: Box, key: X25519PrivateKey) 
     try:
         shared = key.exchange(X25519PublicKey.from_public_bytes(box.ephemeral))
         wrapping = _wrapping_key(shared, box.ephemeral, mine)
-        return ChaCha20Poly1305(wrapping).decrypt(_NONCE, box.wrapped, _bound(mesh, secret))
+        data_key = ChaCha20Poly1305(wrapping).decrypt(_NONCE, box.wrapped, _bound(mesh, secret))
     except (ValueError, InvalidTag):
         raise SealError(f"secret {secret.name}: it is not sealed to this node") from None
+    if len(data_key) != KEY_BYTES:
+        raise SealError(f"secret {secret.name}: it is sealed with a key of the wrong length; set it anew")
+    return data_key
 
 
 def _wrapping_key(shared: bytes, ephemeral: bytes, public: bytes) -> bytes:

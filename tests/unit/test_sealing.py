@@ -18,6 +18,7 @@ from protocols.sealing import (
     SealedSecret,
     SealError,
     SecretRemoval,
+    _wrap,
     node_public_key,
     node_secret_key,
     open_paper,
@@ -137,6 +138,13 @@ def test_a_paper_counts_only_as_signed_and_within_bounds() -> None:
     ):
         with pytest.raises(DecodeError):
             open_paper(verifier, MESH, sign_paper(signer, MESH, bad))
+
+
+def test_a_data_key_of_the_wrong_length_is_no_crash() -> None:
+    box = _wrap(MESH, BLANK, b"short", A, ENTROPY)
+    secret = msgspec.structs.replace(BLANK, ciphertext=b"x" * 32, boxes=(box,))
+    with pytest.raises(SealError, match="wrong length"):
+        unseal(MESH, secret, box, KEY_A)
 
 
 def test_a_box_for_a_strange_key_is_no_crash() -> None:
