@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
-from protocols.envelope import DecodeError, Signed, decode, digest, sign, verify
+from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode, digest, sign, verify
 from protocols.key_table import DAY_MS, make_key
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId, Signer, Verifier
@@ -21,6 +22,9 @@ AUDIT_DOMAIN = "freehold/audit/1"
 ENTRY_MAX_BYTES = 4 * 1024
 KEPT_MS = 400 * DAY_MS
 """As the key table allows: over a year, so that a yearly review sees a whole year."""
+
+FAULTS_MAX = 1_000
+"""Of one node: a lying one may claim a number that leaves a gap of a billion, and nobody reads further than this."""
 
 TEXT_MAX = 300
 NUMBER_DIGITS = 12
@@ -90,12 +94,17 @@ def entry_digest(signed: Signed) -> Digest:
 
 
 def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link], wall_ms: int) -> tuple[Fault, ...]:
-    """Return every fault of the chains at `wall_ms`, by node and number. Only entries that have expired may be missing."""
+    """Return the first FAULTS_MAX faults of each chain at `wall_ms`, by node and number.
+
+    Only entries that have expired may be missing.
+    """
     by_node: dict[PeerId, dict[int, Signed]] = {}
     for link in links:
         by_node.setdefault(link.node, {})[link.number] = link.signed
     return tuple(
-        fault for node in sorted(by_node) for fault in _node_faults(verifier, mesh, node, by_node[node], wall_ms)
+        fault
+        for node in sorted(by_node)
+        for fault in islice(_node_faults(verifier, mesh, node, by_node[node], wall_ms), FAULTS_MAX)
     )
 
 
@@ -127,7 +136,7 @@ def _first_due(newest: Signed, first_held: int, wall_ms: int) -> int:
 
 
 def _fault(verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: Signed, before: Signed | None) -> str:
-    if peer_id(signed.key) != node:
+    if len(signed.key) != PUBLIC_KEY_BYTES or peer_id(signed.key) != node:
         return "foreign"
     try:
         entry = read_entry(signed)

@@ -17,7 +17,7 @@ from cli.mesh.delivery import DAY_MS, delivery_of
 from cli.mesh.diffing import Side, differences
 from cli.mesh.evidence import Ran, held_evidence, keep_evidence, sign_run
 from cli.mesh.principals import Held, Principal
-from protocols.audit import KEPT_MS, AuditEntry, Link, chain_faults, entry_digest, sign_entry
+from protocols.audit import FAULTS_MAX, KEPT_MS, AuditEntry, Link, chain_faults, entry_digest, sign_entry
 from protocols.chain_messages import Declined
 from protocols.change import Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.demands import FreezeWindow
@@ -156,6 +156,14 @@ def test_an_altered_an_exchanged_and_a_foreign_entry_are_named() -> None:
     assert faults([links[0], Link(links[1].node, 2, links[2].signed), *links[2:]]) == [(2, "reordered"), (3, "altered")]
     other = chain(2, Ed25519Signer(digest(b"other")))[1]
     assert faults([links[0], Link(links[1].node, 2, other.signed), *links[2:]])[0] == (2, "foreign")
+
+
+def test_a_number_far_off_and_a_key_that_is_none_are_named_without_end_or_crash() -> None:
+    (first,) = chain(1)
+    far = AuditEntry(10**12 - 1, 1, b"", "", (), (), "", "", b"", "", "", 1, NOW_MS)
+    found = faults([first, Link(first.node, far.number, sign_entry(SIGNER, MESH, far))])
+    assert (found[0], len(found)) == ((2, "removed"), FAULTS_MAX)
+    assert faults([Link(first.node, 1, Signed(first.signed.payload, b"short", b""))]) == [(1, "foreign")]
 
 
 def test_an_entry_rewritten_by_its_own_node_breaks_the_next_link() -> None:
