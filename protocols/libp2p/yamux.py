@@ -88,7 +88,12 @@ class Session:
         return bool(self._control or self._ready)
 
     def open_stream(self, now_ms: int) -> int:
-        """Return the id of a new stream; LocalProtocolError over a cap or after a go-away of either side."""
+        """Return the id of a new stream; LocalProtocolError over a cap or after a go-away of either side.
+
+        When the ids are used up we go away: the next connection counts from the beginning.
+        """
+        if self._next_id > frames.STREAM_ID_MAX:
+            self.go_away(frames.NORMAL)
         if self._leaving:
             raise LocalProtocolError("yamux.leaving", "the session takes no new streams")
         if len(self._streams) - self._inbound >= OUTBOUND_STREAMS_MAX:

@@ -21,6 +21,7 @@ from protocols.libp2p.yamux_frames import (
     INITIAL_WINDOW_BYTES,
     PING,
     RST,
+    STREAM_ID_MAX,
     SYN,
     WINDOW_UPDATE,
     DataReceived,
@@ -195,6 +196,16 @@ def test_a_go_away_ends_the_opening_of_streams_not_the_streams() -> None:
     assert listener.receive_data(drain(client), 0) == [DataReceived(1, b"y")]
     assert listener.receive_data(data(3, b"z", SYN), 0) == []
     assert kinds(drain(listener)) == [(WINDOW_UPDATE, RST, 3, 0)]
+
+
+def test_when_stream_ids_are_used_up_we_go_away() -> None:
+    client, listener = Session(client=True), Session(client=False)
+    client._next_id = STREAM_ID_MAX
+    assert client.open_stream(0) == STREAM_ID_MAX
+    exchange(client, listener)
+    with pytest.raises(LocalProtocolError, match=r"yamux\.leaving"):
+        client.open_stream(0)
+    assert listener.receive_data(drain(client), 0) == [GoneAway(0)]
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------
