@@ -1,7 +1,9 @@
 """The audit log of a node: every write through its API, done or refused, as a record that all nodes hold.
 
 One entry for one call, signed and chained (protocols/audit.py), with who called, who signed what was handed over, and
-how it ended. Entries are taken in order and wait here while the core's inbox is full. Not here: judging anything.
+how it ended. Entries are taken in order and wait here while the core's inbox is full, and on a node that lost its
+records until a peer has given them back: a chain begun anew would overwrite the one that the others hold. Not here:
+judging anything.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from node.api.models import CommandBody, RecordBody, SecretBody
 from node.api.operations import Upload
@@ -39,6 +42,7 @@ from protocols.records import Publish
 from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
 from protocols.sealing import SealedSecret, SecretPaper
+from protocols.sync import Synced
 
 SETTLE_TIMEOUT_S = 2.0
 SETTLE_LOOK_S = 0.01
@@ -60,27 +64,50 @@ class Paper(msgspec.Struct, frozen=True):
 class Audit:
     """Takes down the writes of one node."""
 
-    def __init__(self, core: NodeCore, signer: Signer, post: Callable[[Any], bool], clock: Callable[[], Now]) -> None:
-        """Take the core to read, the node's key, where records are published, and the clock."""
+    def __init__(
+        self,
+        core: NodeCore,
+        signer: Signer,
+        post: Callable[[Any], bool],
+        clock: Callable[[], Now],
+        *,
+        forgetful: bool = False,
+    ) -> None:
+        """Take the core to read, the node's key, where records are published, and the clock.
+
+        `forgetful` says that this node lost records which its peers hold, its own entries perhaps among them.
+        """
         self._core, self._signer, self._post, self._clock = core, signer, post, clock
+        self._forgetful = forgetful
+        self._noted: deque[AuditEntry] = deque()
         self._waiting: deque[Publish] = deque()
-        own = links_of(core, core.node)
+        self._oldest, self._looked_ms = (0, 0), 0
+        self._go_on()
+
+    def hear(self, event: Any) -> None:
+        """Take one of the core's notices: a peer may have given back what was lost, or the inbox have room."""
+        if self._forgetful and isinstance(event, Synced) and event.equal:
+            self._forgetful = False
+            self._go_on()
+        self.flush()
+
+    def _go_on(self) -> None:
+        """Go on behind the newest own entry that is here."""
+        own = links_of(self._core, self._core.node)
         self._number = own[-1].number if own else 0
         self._previous = entry_digest(own[-1].signed) if own else Digest(b"")
-        self._oldest, self._looked_ms = (0, 0), 0
 
-    def note(self, caller: str, paper: Paper, result: str, request: str) -> AuditEntry:
+    def note(self, caller: str, paper: Paper, result: str, request: str) -> None:
         """Take down one write."""
         now = self._clock()
-        oldest, oldest_at_ms = self._first_held(now.wall_ms)
         lineage: dict[str, None] = {}
         for key in paper.signers:
             rights = self._core.dossiers.rights(key, now.wall_ms)
             lineage.update(dict.fromkeys(one.hex() for one in rights.behind) if isinstance(rights, Rights) else {})
         entry = AuditEntry(
-            number=self._number + 1,
+            number=0,
             at_ms=now.wall_ms,
-            previous=bytes(self._previous),
+            previous=b"",
             caller=caller,
             signers=tuple(key.hex() for key in paper.signers),
             lineage=tuple(lineage),
@@ -89,19 +116,24 @@ class Audit:
             digest=paper.digest,
             result=result[:TEXT_MAX],
             request=request,
-            oldest=oldest,
-            oldest_at_ms=oldest_at_ms,
         )
-        signed = sign_entry(self._signer, self._core.trust.mesh, entry)
-        self._number, self._previous = entry.number, entry_digest(signed)
-        self._waiting.append(Publish(entry_key(self._core.node, entry.number), encode(signed), ttl_ms=KEPT_MS))
-        assert len(self._waiting) <= WAITING_MAX, "the core takes no more events"
+        self._noted.append(entry)
+        assert len(self._noted) + len(self._waiting) <= WAITING_MAX, "the core takes no more events"
         self.flush()
         _log.info(
             "%s %s", entry.verb, entry.result,
             extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
         )  # fmt: skip
-        return entry
+
+    def _chain(self, noted: AuditEntry) -> None:
+        """Give an entry its place behind the one before, and sign it."""
+        oldest, oldest_at_ms = self._first_held(noted.at_ms)
+        entry = replace(
+            noted, number=self._number + 1, previous=bytes(self._previous), oldest=oldest, oldest_at_ms=oldest_at_ms
+        )
+        signed = sign_entry(self._signer, self._core.trust.mesh, entry)
+        self._number, self._previous = entry.number, entry_digest(signed)
+        self._waiting.append(Publish(entry_key(self._core.node, entry.number), encode(signed), ttl_ms=KEPT_MS))
 
     def _first_held(self, wall_ms: int) -> tuple[int, int]:
         """Number and time of the oldest own entry here, looked up once a day; of the one to be written if it is first."""
@@ -120,7 +152,9 @@ class Audit:
                     await asyncio.sleep(SETTLE_LOOK_S)
 
     def flush(self) -> None:
-        """Hand over what waits, as far as the inbox takes it."""
+        """Chain what was noted, and hand over what waits as far as the inbox takes it."""
+        while self._noted and not self._forgetful:
+            self._chain(self._noted.popleft())
         while self._waiting and self._post(self._waiting[0]):
             self._waiting.popleft()
 

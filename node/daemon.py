@@ -139,8 +139,9 @@ class Daemon:
             on_logs=logs.take_batch,
         )
         stored = CoreStored(_stored(self.runtime, vote, fence), state or {}, read_identity(self._folder).credentials)
-        control = self._build(storage, logs, pool, stored)
-        control.rebuilt = _lost_state(vote, state, storage.state.damaged_rows)
+        lost = _lost_state(vote, state, storage.state.damaged_rows)
+        control = self._build(storage, logs, pool, stored, forgetful=bool(lost))
+        control.rebuilt = lost
         if control.rebuilt:
             _log.error("%s", control.rebuilt, extra={"event": "state.rebuilt"})
         self.control = control
@@ -176,7 +177,9 @@ class Daemon:
             for task in services:
                 task.cancel()
 
-    def _build(self, storage: Storage, logs: LogStore, pool: WorkerPool, stored: CoreStored) -> Control:
+    def _build(
+        self, storage: Storage, logs: LogStore, pool: WorkerPool, stored: CoreStored, *, forgetful: bool
+    ) -> Control:
         entropy, verifier = SystemEntropy(), Ed25519Verifier()
         signer = load_or_create_key(self._folder / "node.key", entropy)
         settings = TransportSettings(
@@ -237,7 +240,9 @@ class Daemon:
         control.enrolling = Enrolling(control, signer, verifier)
         control.secrets = secrets
         control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now)
-        control.audit = Audit(mesh.core, signer, mesh.post, system_now)
+        control.audit = Audit(
+            mesh.core, signer, mesh.post, system_now, forgetful=forgetful and not control.alone
+        )  # fmt: skip
         workloads.smoked = SmokeWitness(mesh.core, artifacts, signer, mesh.post, system_now).passed
         starter.ended, starter.outdated = control.audit_start, workloads.check_again
         mesh.listeners += [
@@ -248,7 +253,7 @@ class Daemon:
             secrets.hear,
             self._learn_addresses,
         ]
-        mesh.listeners.append(lambda _event: control.audit.flush())
+        mesh.listeners.append(control.audit.hear)
         self._addresses = read_addresses(self._folder)
         mesh.set_addresses(self._others(mesh))
         control.addresses = _texts(self._addresses)

@@ -79,3 +79,22 @@ async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_nam
     entries[own] = removed
     async with house.client(0) as client:
         assert await verify_chains(client) == (4, tuple(nodes), ())
+
+
+async def test_a_node_that_lost_its_records_goes_on_behind_what_the_others_hold_of_its_chain(house: House) -> None:
+    async with house.client(1) as client:
+        for name in ("site", "blog"):
+            await client.decide(house.admin, CreateProject(name))
+    await until(lambda: held(house, 0) == held(house, 1) == 2)
+    await house.stop(1)
+    for part in (house.folder / "n1").glob("state.db*"):
+        part.unlink()
+    await house.start(1)
+    async with house.client(1) as client:
+        await client.decide(house.admin, CreateProject("shop"))
+    await until(lambda: held(house, 0) == held(house, 1) == 3)
+    node = house.control(1).core.node
+    for index in (0, 1):
+        async with house.client(index) as client:
+            assert await verify_chains(client) == (3, (node,), ())
+            assert [row["target"] for row in await client.get("/v1/audit")] == ["mesh shop", "mesh blog", "mesh site"]
