@@ -38,6 +38,10 @@ WRITES_REMEMBERED_MAX = 4_096
 CALLS_MAX = 64
 """Calls under way at once; more are told to come back in a second."""
 
+CALLER_LEFT = "caller.left"
+FAILED = "node.failed"
+"""How a write ended in the audit log when its caller did not wait for the answer, and when there was none to give."""
+
 SEE_DOCUMENT = "see /v1/openapi.json"
 _KEY = re.compile("[A-Za-z0-9_-]{8,64}")
 _log = logging.getLogger("freehold.api")
@@ -205,6 +209,11 @@ class ApiServer:
             answered = await operation.handler(call)
         except ProblemError as error:
             self._audit(call, error.problem.rule, call.request[REQUEST_ID])
+            raise
+        except BaseException as error:  # what it asked for may happen all the same
+            self._audit(
+                call, CALLER_LEFT if isinstance(error, asyncio.CancelledError) else FAILED, call.request[REQUEST_ID]
+            )
             raise
         self._audit(call, _result(answered), call.request[REQUEST_ID])
         answer = _render(operation, answered, call.request)

@@ -197,6 +197,23 @@ async def test_readiness_follows_the_workers_and_health_the_process(house: House
         assert await status("/readyz") == 204
 
 
+async def test_who_does_not_wait_for_the_answer_is_in_the_audit_log_all_the_same(house: House) -> None:
+    body = json.dumps({"command": base64.b64encode(encode(command(house, "quiet"))).decode()}).encode()
+    head = f"POST /v1/commands HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\nIdempotency-Key: {KEY}\r\n"
+    _, writer = await asyncio.open_unix_connection(str(house.daemons[0].runtime / "api.sock"))
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    writer.transport.abort()
+    core = house.control(0).core
+    await until(lambda: any(one.name == "quiet" for one in core.state.environments))
+    await until(lambda: any(key.startswith("/audit/") for key in core.records.store.entries))
+    async with house.client() as client:
+        (entry,) = await client.get("/v1/audit")
+    assert (entry["verb"], entry["target"]) == ("create_environment", "mesh quiet")
+    assert entry["result"] in {"caller.left", "done"}
+    assert entry["signers"] == [house.admin.public_key.hex()]
+
+
 async def test_a_list_is_read_page_by_page_to_its_end(house: House) -> None:
     async with socket_of(house) as session, house.client() as client:
         for number in range(5):
