@@ -118,7 +118,7 @@ class Control:
     """Peers seen as two living processes, and when (wall ms) that was last proven to this node."""
     _watchers: dict[int, asyncio.Queue[bytes]] = field(default_factory=dict)
     _number: int = 0
-    _published: dict[str, asyncio.Future[str]] = field(default_factory=dict)
+    _published: dict[str, dict[asyncio.Future[str], None]] = field(default_factory=dict)
 
     @property
     def core(self) -> NodeCore:
@@ -366,15 +366,26 @@ class Control:
         return found
 
     def expect_record(self, key: str) -> asyncio.Future[str]:
-        """A future that ends when a record is durable here ("") or refused (why)."""
+        """A future that ends when a record is durable here ("") or refused (why); several may wait for one."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._published[key] = future
+        self._published.setdefault(key, {})[future] = None
+        future.add_done_callback(lambda done: self._forget_expected(key, done))
         return future
 
+    def holds_record(self, key: str) -> bool:
+        """Whether a record is here and durable, as far as anybody still waits for it to be."""
+        return key in self.core.records.store.entries and key not in self._published
+
+    def _forget_expected(self, key: str, future: asyncio.Future[str]) -> None:
+        waiting = self._published.get(key, {})
+        waiting.pop(future, None)
+        if not waiting:
+            self._published.pop(key, None)
+
     def _settle(self, key: str, problem: str) -> None:
-        future = self._published.pop(key, None)
-        if future is not None and not future.done():
-            future.set_result(problem)
+        for future in self._published.pop(key, {}):
+            if not future.done():
+                future.set_result(problem)
 
     def _tell(self, kind: str, fields: dict[str, Any]) -> None:
         if not self._watchers:

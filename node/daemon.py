@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from node.api.listening import listening
+from node.api.problems import ProblemError
 from node.api.server import VERSION
 from node.api.views import node_view
 from node.artifacts import ArtifactStore
@@ -34,6 +35,7 @@ from node.control import Control
 from node.enrolling import Enrolling
 from node.errors import BusyError, ConfigError
 from node.fetching import Fetcher
+from node.filing import BUSY, file_record
 from node.forwarding import Forwarding, candidates
 from node.founding import read_addresses, read_identity, write_addresses
 from node.keys import SystemEntropy, load_or_create_key, read_seed
@@ -289,11 +291,11 @@ class Daemon:
         pending = read_pending(self._folder)
         told = True
         for paper in pending.papers:
-            settled = control.expect_record(paper.key)
-            control.mesh.post(Publish(paper.key, paper.body))
-            problem = await settled
-            if problem:
-                _log.warning("not filed: %s", problem, extra={"event": "pending.refused"})
+            try:
+                await file_record(control, paper.key, paper.body)
+            except ProblemError as error:
+                told = told and error.problem.status != BUSY
+                _log.warning("not filed: %s", error, extra={"event": "pending.refused", "rule": error.problem.rule})
         for command in pending.commands:
             outcome = await control.requests.submit(command, ())
             told = told and outcome.outcome != "unknown"

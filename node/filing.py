@@ -13,19 +13,22 @@ from protocols.records import Publish
 from protocols.refusal import Refusal
 
 TIMEOUT_S = 10.0
+BUSY = 503
+"""The status of a problem that says to try again."""
 
 
 async def file_record(control: Control, key: str, body: bytes, *, tombstone: bool = False) -> None:
     """Write one record and wait for it; one that is here already is left alone. Raises ProblemError."""
-    if key in control.core.records.store.entries and not tombstone:
+    if control.holds_record(key) and not tombstone:
         return
     settled = control.expect_record(key)
     if not control.mesh.post(Publish(key, body, tombstone=tombstone)):
-        raise ProblemError(503, "node.busy", "the node is busy", "its inbox is full", "try again")
+        settled.cancel()
+        raise ProblemError(BUSY, "node.busy", "the node is busy", "its inbox is full", "try again")
     try:
         problem = await asyncio.wait_for(settled, TIMEOUT_S)
     except TimeoutError:
-        raise ProblemError(503, "node.busy", "the node is busy", "the record is not filed yet", "try again") from None
+        raise ProblemError(BUSY, "node.busy", "the node is busy", "the record is not filed yet", "try again") from None
     if problem:
         rule, _, detail = problem.partition(": ")
         raise refused(Refusal(rule, detail))

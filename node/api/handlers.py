@@ -48,6 +48,7 @@ from node.api.views import (
 from node.artifacts import ArtifactError, OtherBytesError
 from node.asking import Ask
 from node.control import WATCHERS_MAX, Control
+from node.filing import file_record
 from node.history import DecisionView
 from node.logs import FOLLOWERS_MAX, LogFilter
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -62,7 +63,6 @@ from protocols.dossiers import Proposed
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.key_table import make_key
 from protocols.machine import Digest, PeerId
-from protocols.records import Publish
 from protocols.refusal import Refusal
 
 PUBLISH_TIMEOUT_S = 10.0
@@ -258,22 +258,13 @@ async def publish(call: Call) -> RecordView:
         key = make_key(body.kind, body.scope, digest(body.body).hex())
     except ValueError as error:
         raise unreadable(str(error)) from None
-    if key in control.core.records.store.entries:
+    if control.holds_record(key):
         return RecordView(key)
     if body.kind == "change":
         refusal = change_refusal(control.core, body.body, control.clock().wall_ms)
         if refusal is not None:
             raise refused(refusal)
-    settled = control.expect_record(key)
-    if not control.mesh.post(Publish(key, body.body)):
-        raise ProblemError(503, "node.busy", "the node is busy", "its inbox is full", "try again")
-    try:
-        problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
-    except TimeoutError:
-        problem = ""
-    if problem:
-        rule, _, detail = problem.partition(": ")
-        raise refused(Refusal(rule, detail))
+    await file_record(control, key, body.body)
     return RecordView(key)
 
 

@@ -20,12 +20,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from node.api.server import CALLS_MAX
 from node.control import WATCHERS_MAX
+from node.filing import file_record
+from node.pending import Paper, Pending, write_pending
+from node.pump import system_now
 from protocols.commands import Command, CreateEnvironment, SignedCommand, sign_command
-from protocols.envelope import encode
+from protocols.envelope import encode, sign
+from protocols.grants import GRANT_DOMAIN, Grant
+from protocols.keys import Ed25519Signer
+from protocols.trust_records import grant_record
 from tests.e2e.in_process import ENTROPY, LANE, House, a_house, until
 
 Component = Callable[[str], Path]
 KEY = "0123456789abcdef"
+AGENT = Ed25519Signer(b"k" * 32).public_key
 
 
 @pytest.fixture
@@ -195,6 +202,29 @@ async def test_readiness_follows_the_workers_and_health_the_process(house: House
                 assert await status("/healthz") == 204
         await until(lambda: control.workloads.alive)
         assert await status("/readyz") == 204
+
+
+async def test_a_paper_that_several_file_at_once_is_durable_for_each_of_them_within_a_moment(house: House) -> None:
+    core, now_ms = house.control(0).core, system_now().wall_ms
+    grant = Grant(AGENT, "agent", "bot", ("viewer",), ("*",), ("*",), now_ms + 3_600_000, ENTROPY.random_bytes(16))
+    chain = encode((sign(house.admin, GRANT_DOMAIN, core.trust.mesh, grant),))
+    async with house.client() as client, asyncio.timeout(5):
+        await asyncio.gather(*(client.publish("grant", AGENT.hex(), chain) for _ in range(3)))
+    assert core.dossiers.chains(AGENT)
+
+
+async def test_what_was_signed_at_the_founding_is_told_again_though_a_part_of_it_was_filed(house: House) -> None:
+    """The daemon ended after the papers were durable and before the commands were decided."""
+    core, now_ms = house.control(0).core, system_now().wall_ms
+    grant = Grant(AGENT, "agent", "bot", ("viewer",), ("*",), ("*",), now_ms + 3_600_000, ENTROPY.random_bytes(16))
+    key, body = grant_record(AGENT, (sign(house.admin, GRANT_DOMAIN, core.trust.mesh, grant),))
+    await file_record(house.control(0), key, body)
+    signed = encode(command(house, "from-the-start"))
+    await house.stop(0)
+    write_pending(house.folder / "n0", Pending((Paper(key, body),), (signed,)))
+    await house.start(0)
+    await until(lambda: any(one.name == "from-the-start" for one in house.control(0).core.state.environments))
+    await until(lambda: not (house.folder / "n0" / "pending").exists())
 
 
 async def test_who_does_not_wait_for_the_answer_is_in_the_audit_log_all_the_same(house: House) -> None:
