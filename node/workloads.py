@@ -104,6 +104,8 @@ class Workloads:
         self._ingress = ingress
         self._post = post
         self._orders: asyncio.Queue[Run | Stop | None] = asyncio.Queue(ORDERS_MAX)
+        self._switch_due = False
+        """Whether a look at the routes is among the orders: one is enough, however much is decided meanwhile."""
         self._ordered: dict[Lane, Run] = {}
         """The last order to run, by lane: the agent gives one once, whatever becomes of it."""
         self._tasks: asyncio.TaskGroup | None = None
@@ -127,13 +129,17 @@ class Workloads:
         """Take one of the core's notices; those that are no orders are left alone."""
         assert self._tasks is not None, "orders before run"
         match event:
-            case Run() | Stop():
+            case Run(project, environment):
+                self._ordered[project, environment] = event
+                self._orders.put_nowait(event)
+            case Stop(project, environment):
+                self._ordered.pop((project, environment), None)
                 self._orders.put_nowait(event)
             case EntryStored():
-                self._orders.put_nowait(None)
+                self._switch_soon()
             case RecordsMerged() if self._routes is None and self._orders.empty():
                 # The first thing a node does is to announce itself: orders for what it ran before came ahead of that.
-                self._orders.put_nowait(None)
+                self._switch_soon()
             case Prepare(change):
                 self._tasks.create_task(self._prepare(change))
             case Observe():
@@ -144,6 +150,11 @@ class Workloads:
                 self._retained = changes
             case _:
                 pass
+
+    def _switch_soon(self) -> None:
+        if not self._switch_due:
+            self._switch_due = True
+            self._orders.put_nowait(None)
 
     async def run(self) -> None:
         """Obey and observe until cancelled; the pool must be running."""
@@ -285,15 +296,15 @@ class Workloads:
         while True:
             match await self._orders.get():
                 case Stop(project, environment):
-                    self._ordered.pop((project, environment), None)
                     if self.running.pop((project, environment), None) is not None:
                         self._serving.pop((project, environment), None)
                         await asyncio.sleep(SETTLE_S)
                     await self._switch()
                 case Run(project, environment) as order:
-                    self._ordered[project, environment] = order
-                    await self._start((project, environment), order)
+                    if self._ordered.get((project, environment)) is order:  # else another one is behind it
+                        await self._start((project, environment), order)
                 case None:
+                    self._switch_due = False
                     await self._switch()
 
     async def _start(self, lane: Lane, order: Run) -> None:

@@ -14,6 +14,7 @@ import pytest
 from node import workloads
 from node.releases import AbsentError, PreparationError
 from node.workloads import Workloads
+from protocols.chain_messages import EntryStored
 from protocols.machine import Digest
 from protocols.workloads import PreparationDone
 
@@ -38,6 +39,15 @@ class Releases:
 
     async def smoke(self, _prepared: Any) -> bool:
         return False
+
+
+async def test_however_much_is_decided_while_a_release_loads_one_look_at_the_routes_is_enough() -> None:
+    made = Workloads(None, None, None, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    async with asyncio.TaskGroup() as tasks:
+        made._tasks = tasks
+        for _ in range(2 * workloads.ORDERS_MAX):
+            made.order(EntryStored(1, None))  # type: ignore[arg-type]
+    assert made._orders.qsize() == 1
 
 
 async def outcome(releases: Releases) -> tuple[list[Any], Workloads]:
