@@ -311,7 +311,8 @@ class Worker:
         for app in hosted.values():
             await self._dispatcher.idle(app)
         for name, app in hosted.items():
-            del self._ingress.apps[key, name]
+            if self._ingress.apps.get((key, name)) is app:  # a new daemon may have loaded the same key meanwhile
+                del self._ingress.apps[key, name]
             await asyncio.to_thread(app.runner.close)
 
     async def _run_job(self, request: RunJob) -> FromWorker:

@@ -137,6 +137,31 @@ async def test_a_new_pool_adopts_workers_and_sockets_and_clients_notice_nothing(
         client.writer.transport.abort()
 
 
+async def test_a_release_that_a_new_pool_loads_while_the_one_before_lets_it_go_stays(tmp_path: Path) -> None:
+    async with running(tmp_path, leave=True) as first:
+        await first.serve(stub_release("r1", "wait"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", first.port)
+        writer.write(request("GET", "/wait?2000"))
+        async with asyncio.timeout(10):
+            while not any(app.in_flight for app in (await first.pool.status())[0].apps):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await first.serve(stub_release("r2", "hello"))
+        letting_go = asyncio.ensure_future(first.pool.unload("r1"))
+        await asyncio.sleep(0.1)
+        addresses = first.pool.addresses
+    async with running(tmp_path, listen=addresses) as second:
+        await letting_go
+        assert second.pool.slots()[0].starts == 0, "the worker was adopted"
+        await second.pool.load(stub_release("r1", "wait"))
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.close()
+        for _ in range(10):  # until the worker has let the old one go, which nobody announces
+            assert "r1" in {app.key for app in (await second.pool.status())[0].apps}
+            await asyncio.sleep(0.1)
+        await second.serve(stub_release("r1", "wait"))
+        assert (await second.get("/wait?1")).status == 200
+
+
 async def test_workers_of_another_build_are_replaced(tmp_path: Path) -> None:
     async with running(tmp_path, leave=True) as first:
         await first.serve(stub_release("r1", "hello"))
