@@ -368,7 +368,6 @@ class Workloads:
         used = {running.prepared.key for running in self.running.values()}
         for key in [key for key in self._loaded if key not in used]:
             del self._loaded[key]
-            self._meter.forget(key)
             assert self._tasks is not None
             self._unloading[key] = self._tasks.create_task(self._unload(key))
 
@@ -379,6 +378,8 @@ class Workloads:
         except PoolError as error:
             _log.error("not unloaded: %s", error, extra={"event": "unload.refused"})
         finally:
+            async with self._looking:  # its last requests are counted until it is gone, also by a look under way
+                self._meter.forget(key)
             del self._unloading[key]
 
     async def _collect(self) -> None:

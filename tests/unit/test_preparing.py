@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from node import workloads
+from node.meter import since
 from node.releases import AbsentError, PreparationError
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored
 from protocols.machine import Digest
 from protocols.workloads import PreparationDone
+from runtime.control import AppStatus, Status
 
 CHANGE = Digest(b"c" * 32)
 
@@ -48,6 +50,37 @@ async def test_however_much_is_decided_while_a_release_loads_one_look_at_the_rou
         for _ in range(2 * workloads.ORDERS_MAX):
             made.order(EntryStored(1, None))  # type: ignore[arg-type]
     assert made._orders.qsize() == 1
+
+
+def counted(requests: int) -> Status:
+    app = AppStatus("k", "web", requests, 0, 0, {}, {}, (requests, *[0] * 23), 0, 0)
+    return Status(1, 1, 0, 0, 0, 0, 0, 0, {}, (app,))
+
+
+async def test_a_release_that_is_let_go_is_counted_to_its_end_and_from_nothing_when_it_comes_back() -> None:
+    last_request = asyncio.Event()
+
+    async def unload(_key: str) -> None:
+        await last_request.wait()
+
+    async def activate(_routes: list[Any]) -> None:
+        return None
+
+    pool: Any = SimpleNamespace(unload=unload, activate=activate, slots=tuple)
+    core: Any = SimpleNamespace(state=SimpleNamespace(lanes=()))
+    made = Workloads(core, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    made._loaded["k"] = SimpleNamespace()  # type: ignore[assignment]
+    async with asyncio.TaskGroup() as tasks:
+        made._tasks = tasks
+        made._meter.add([counted(1_000)])
+        await made._switch()
+        made._meter.add([counted(1_000)])  # a look while its last request goes on
+        last_request.set()
+    opened = made._meter.tally("k").counts()  # loaded anew, as its next rollout opens
+    made._meter.add([counted(5)])
+    counts = since(made._meter.tally("k").counts(), opened)
+    assert counts.requests == 5
+    assert counts.sound()
 
 
 async def outcome(releases: Releases) -> tuple[list[Any], Workloads]:
