@@ -327,14 +327,20 @@ class RecordMachine:
         return [Send(peer, Fetch(tuple(asked)))] if asked else []
 
     def _fetched(self, peer: PeerId, records: tuple[Signed, ...], now: Now) -> list[Effect]:
+        asked: list[Signed] = []
         for signed in records:
             entry = read_record(signed)
             if isinstance(entry, Refusal):
                 return [Reject(peer, entry.rule, entry.detail)]
-            wanted = self._wanted.pop(entry.record.key, None)
-            if wanted is None or peer not in wanted.sources:
-                return [Reject(peer, "records.unasked", "a record that was not asked for")]
-        return self.take(peer, records, now)
+            wanted = self._wanted.get(entry.record.key)
+            # From whom it was asked in vain it may still come, and is what the next one is being asked for.
+            if wanted is not None and (peer in wanted.sources or entry.digest == wanted.digest):
+                del self._wanted[entry.record.key]
+                asked.append(signed)
+        taken = self.take(peer, asked, now)
+        if len(asked) < len(records):
+            return [Reject(peer, "records.unasked", "a record that was not asked for"), *taken]
+        return taken
 
     def take(self, peer: PeerId, records: Sequence[Signed], now: Now, not_before_ms: int = 0) -> list[Effect]:
         """Merge records from `peer`, make them durable, pass on what was new; also used by sync.

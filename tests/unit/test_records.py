@@ -682,6 +682,23 @@ def test_an_author_that_floods_pushes_is_slowed_down_and_urgent_records_are_not(
     assert len(here._buckets) == AUTHORS_TRACKED_MAX
 
 
+def test_a_late_answer_counts_and_calls_off_neither_the_next_source_nor_what_came_with_it() -> None:
+    here = machine()
+    one, two = fast_id("n1"), fast_id("n2")
+    large, other, unasked = (immutable("n1", body=body * 2_000) for body in (b"a", b"b", b"c"))
+    for peer in (one, two):
+        for signed in (large, other):
+            entry = entry_of(signed)
+            news = AnnouncedRecord(entry.record.key, entry.record.seq, entry.digest)
+            here.handle(Received(peer, Announce((news,))), NOW)
+    here.handle(Tick(), Now(2_000, WALL_MS))
+    late = here.handle(Received(one, Records((large,))), Now(2_100, WALL_MS))
+    assert rules(late) == []
+    mixed = here.handle(Received(two, Records((large, other, unasked))), Now(2_200, WALL_MS))
+    assert rules(mixed) == ["records.unasked"]
+    assert set(here.store.entries) == {entry_of(signed).record.key for signed in (large, other)}
+
+
 def test_bad_pushes_and_unasked_records_are_rejected() -> None:
     here = machine()
     peer = fast_id("n1")
