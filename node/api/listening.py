@@ -1,10 +1,12 @@
 """Where the API listens: a Unix socket of mode 0600 always, and HTTPS on the address that the node was given.
 
-Not here: what is answered (server.py, handlers.py).
+Whoever reaches the HTTPS address may connect, so connections on which no known key has signed anything yet are bounded:
+the oldest gives way, as half-open links do. Not here: what is answered (server.py, handlers.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import functools
@@ -12,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from node.api.access import authorize
 from node.api.callers import Callers
@@ -22,6 +25,13 @@ from node.errors import BusyError
 from node.presence import outgoing_address
 from node.tls import load_or_create_tls
 from protocols.keys import Ed25519Verifier
+
+STRANGERS_MAX = 256
+"""Connections over HTTPS without a known key, as many as half-open links of the mesh; each holds a descriptor."""
+
+HANDSHAKE_TIMEOUT_S = 10.0
+IDLE_S = 75.0
+"""A connection without a request for this long is closed; aiohttp's own patience is an hour."""
 
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  compared, not bound
 
@@ -39,30 +49,48 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
         lambda: control.core.chain.muted,
     )  # fmt: skip
     runner = web.AppRunner(
-        server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES
-    )
+        server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES,
+        keepalive_timeout=IDLE_S,
+    )  # fmt: skip
     await runner.setup()
     path = runtime / "api.sock"
     path.unlink(missing_ok=True)
+    secure: asyncio.Server | None = None
     try:
         await web.UnixSite(runner, str(path)).start()
         path.chmod(0o600)
         if control.config.api:
-            await _listen_on_https(runner, control)
+            secure = await _listen_on_https(runner, server, control)
         yield
     finally:
+        if secure is not None:
+            secure.close()
         await runner.cleanup()
         path.unlink(missing_ok=True)
 
 
-async def _listen_on_https(runner: web.AppRunner, control: Control) -> None:
+async def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control) -> asyncio.Server:
     tls = load_or_create_tls(control.folder, control.core.node, datetime.datetime.now(datetime.UTC))
     host, _, port = control.config.api.rpartition(":")
-    site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls.context)
+    host = host.strip("[]")
+    make, strangers = runner.server, server.strangers
+    assert make is not None, "the runner is set up"
+
+    def connection() -> RequestHandler:
+        while len(strangers) >= STRANGERS_MAX:
+            oldest = next(iter(strangers))
+            del strangers[oldest]
+            oldest.force_close()
+        made = make()
+        strangers[made] = None
+        return made
+
     try:
-        await site.start()
+        listener = await asyncio.get_running_loop().create_server(
+            connection, host, int(port), ssl=tls.context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+        )
     except OSError as error:
         raise BusyError(f"the API cannot listen on {control.config.api}: {error}", "freehold node run --api") from None
-    bound = next(address for address in runner.addresses if isinstance(address, tuple))
     shown = outgoing_address() if host in WILDCARDS else host
-    control.api, control.api_pin = f"{shown}:{bound[1]}", tls.pin
+    control.api, control.api_pin = f"{shown}:{listener.sockets[0].getsockname()[1]}", tls.pin
+    return listener

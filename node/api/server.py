@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from node.api.callers import Callers
 from node.api.models import OutcomeView, StartView
@@ -37,6 +38,9 @@ WRITES_REMEMBERED_MAX = 4_096
 
 CALLS_MAX = 64
 """Calls under way at once; more are told to come back in a second."""
+
+ADMISSIONS_MAX = 8
+"""Of these, calls that any key may make: strangers who dribble their papers must not use up everybody's."""
 
 CALLER_LEFT = "caller.left"
 FAILED = "node.failed"
@@ -76,6 +80,9 @@ class ApiServer:
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._under_way = 0
+        self._admissions = 0
+        self.strangers: dict[RequestHandler, None] = {}
+        """Connections over TCP on which no known key has signed anything yet, oldest first."""
         operations = (*operations, self._describing())
         self.document = document(operations, VERSION)
         self._operations = operations
@@ -134,15 +141,18 @@ class ApiServer:
         async def endpoint(request: web.Request) -> web.StreamResponse:
             if operation.stream:  # these last, and each has a limit of its own
                 return await self._answer(operation, request)
-            if self._under_way >= CALLS_MAX:
+            admission = operation.access == "signed"
+            if self._under_way >= CALLS_MAX or (admission and self._admissions >= ADMISSIONS_MAX):
                 raise ProblemError(
-                    503, "request.busy", "too many calls", f"{CALLS_MAX} calls are under way", "try again"
+                    503, "request.busy", "too many calls", f"{self._under_way} calls are under way", "try again"
                 )
             self._under_way += 1
+            self._admissions += admission
             try:
                 return await self._answer(operation, request)
             finally:
                 self._under_way -= 1
+                self._admissions -= admission
 
         return endpoint
 
@@ -161,6 +171,7 @@ class ApiServer:
                     denied = Call(operation, request, principal, path, query, None, self._node)
                     self._audit(denied, error.problem.rule, request[REQUEST_ID])
                 raise
+            self.strangers.pop(request.protocol, None)
         signed = local is None and operation.access != "open"
         if operation.body is bytes:
             upload = Upload(_pieces(operation, request), bytes.fromhex(path["digest"]))

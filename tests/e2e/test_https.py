@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import ssl
 import stat
@@ -16,15 +17,17 @@ from cli.errors import CommandError
 from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.enrolling import Offer, enrol, offer_of, papers_for, share_with_everyday_key
 from cli.mesh.home import Context
+from node.api import listening
 from node.api.callers import FAILURES_MAX
 from node.api.handlers import OPERATIONS
+from node.api.server import ADMISSIONS_MAX, CALLS_MAX
 from node.pump import system_now
 from protocols.envelope import encode, sign
 from protocols.grants import GRANT_DOMAIN, Grant, Role
 from protocols.http_signatures import sign_request
 from protocols.invites import Address, Invite, make_invite, read_line, write_line
 from protocols.keys import Ed25519Signer
-from tests.e2e.in_process import ENTROPY, House, a_house
+from tests.e2e.in_process import ENTROPY, House, a_house, until
 
 HOUR_MS = 3_600_000
 
@@ -108,6 +111,47 @@ async def test_nothing_older_than_tls_13_and_no_other_certificate_is_spoken_with
     await house.stop(0)
     await house.start(0)
     assert house.control(0).api_pin == pin, "a restart made every login worthless"
+
+
+async def test_strangers_who_only_connect_or_dribble_leave_room_for_those_who_are_known(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "STRANGERS_MAX", 16)
+    control = house.control(0)
+    host, _, port = control.api.rpartition(":")
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    offer, person = invite(house, "viewer"), new_signer()
+    await enrol(offer, person)
+    async with remote(house, person) as client:
+        assert (await client.get("/v1/node"))["node"] == control.core.node
+        silent = [await asyncio.open_connection(host, int(port), ssl=anybody) for _ in range(40)]
+        ended = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
+        await until(lambda: sum(one.done() for one in ended) >= 24)
+        assert sum(one.done() for one in ended) < 40, "the newest may stay"
+        assert (await client.get("/v1/node"))["node"] == control.core.node, "who is known stays connected"
+        for _, writer in silent:
+            writer.close()
+        await asyncio.gather(*ended, return_exceptions=True)
+        monkeypatch.setattr(listening, "STRANGERS_MAX", 256)
+        dribbling = [await asyncio.open_connection(host, int(port), ssl=anybody) for _ in range(CALLS_MAX)]
+        for _, writer in dribbling:
+            fields = sign_request(
+                new_signer(), "POST", f"https://{control.api}/v1/admissions", b"x" * 100, created_s=int(time.time()),
+                nonce=secrets.token_urlsafe(16),
+            )  # fmt: skip
+            lines = [f"{name}: {value}" for name, value in fields.items()]
+            head = [f"POST /v1/admissions HTTP/1.1\r\nHost: {control.api}", "Content-Type: application/json", *lines]
+            writer.write(("\r\n".join([*head, "Content-Length: 100"]) + "\r\n\r\n{").encode())
+            await writer.drain()
+        answers = [asyncio.ensure_future(reader.readline()) for reader, _ in dribbling]
+        await until(lambda: sum(one.done() for one in answers) >= CALLS_MAX - ADMISSIONS_MAX)
+        assert all(b"503" in one.result() for one in answers if one.done())
+        assert (await client.get("/v1/node"))["node"] == control.core.node
+        for one in answers:
+            one.cancel()
+        for _, writer in dribbling:
+            writer.transport.abort()
 
 
 async def test_an_invite_makes_a_key_known_once_and_its_grant_says_what_it_may(house: House) -> None:
