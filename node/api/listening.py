@@ -50,7 +50,7 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     )  # fmt: skip
     runner = web.AppRunner(
         server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES,
-        keepalive_timeout=IDLE_S,
+        keepalive_timeout=IDLE_S, auto_decompress=False,
     )  # fmt: skip
     await runner.setup()
     path = runtime / "api.sock"

@@ -257,6 +257,8 @@ async def _pieces(operation: Operation, request: web.Request) -> AsyncIterator[b
     wanted = "application/octet-stream" if operation.body is bytes else "application/json"
     if request.content_type != wanted:
         raise ProblemError(415, "request.type", "wrong content type", f"the body must be {wanted}")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise ProblemError(415, "request.encoding", "encoded body", "a body is sent as it is, without Content-Encoding")
     if (request.content_length or 0) > operation.body_max_bytes:
         raise _too_large(operation)
     size, loop = 0, asyncio.get_running_loop()

@@ -164,6 +164,15 @@ async def test_what_is_unknown_is_refused_by_name_with_what_is_known(house: Hous
             assert answer.headers["Allow"] == "GET"
 
 
+async def test_a_body_is_taken_as_it_is_sent_or_not_at_all(house: House) -> None:
+    fields = {"Content-Type": "application/json", "Idempotency-Key": KEY}
+    async with socket_of(house) as session:
+        for encoding in ("gzip", "deflate", "br", "colour"):
+            headers = {**fields, "Content-Encoding": encoding}
+            async with session.post("/v1/commands", data=b"0123456789", headers=headers) as answer:
+                assert (await problem(answer))[:2] == (415, "request.encoding"), encoding
+
+
 async def test_pages_of_browsers_are_refused_and_the_host_must_be_this_node(house: House) -> None:
     base, pin = f"https://{house.control(0).api}", aiohttp.Fingerprint(bytes.fromhex(house.control(0).api_pin))
     port = base.rpartition(":")[2]
