@@ -12,17 +12,16 @@ from collections.abc import Callable
 
 from node.api.problems import ProblemError, refused
 from node.control import Control
+from node.filing import file_record
 from protocols.commands import Command, DrainNode, sign_command
 from protocols.envelope import encode
 from protocols.machine import Entropy, Signer
-from protocols.records import Publish
 from protocols.refusal import Refusal
 from protocols.revocations import Revocation, revoke
 from protocols.trust_records import revocation_record
 
 DRAIN_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.2
-PUBLISH_TIMEOUT_S = 10.0
 STOP_AFTER_S = 1.0
 """The revocation is on its way to every peer, and the answer to whoever asked."""
 
@@ -86,9 +85,5 @@ class Leaving:
             at_ms=control.clock().wall_ms,
         )
         key, body = revocation_record(revocation, revoke(self._signer, core.trust.mesh, revocation))
-        settled = control.expect_record(key)
-        control.mesh.post(Publish(key, body))
-        problem = await asyncio.wait_for(settled, PUBLISH_TIMEOUT_S)
-        if problem:
-            raise refused(Refusal("leave.refused", problem))
+        await file_record(control, key, body)
         return key

@@ -130,7 +130,10 @@ async def leave(call: Call) -> RecordView:
     control: Control = call.node
     if not call.principal.startswith("socket:"):
         raise ProblemError(403, "leave.remote", "only from here", "a node is told to leave on its own machine")
-    return RecordView(await control.leaving.leave(call.body.reason))
+    try:
+        return RecordView(await control.leaving.leave(call.body.reason))
+    except BusyChainError as error:
+        raise _busy(error) from None
 
 
 async def enrol(call: Call) -> AdmissionView:
@@ -168,7 +171,10 @@ async def state(call: Call) -> bytes:
 
 async def read(call: Call) -> OutcomeView:
     """Wait until this node holds everything decided before the call."""
-    slot = await call.node.requests.read()
+    try:
+        slot = await call.node.requests.read()
+    except BusyChainError as error:
+        raise _busy(error) from None
     if slot < 0:
         raise ProblemError(
             503, "chain.no-majority", "no majority", "no majority of voters answers", "freehold mesh members"
@@ -184,7 +190,7 @@ async def submit(call: Call) -> OutcomeView:
     try:
         outcome = await control.requests.submit(body.command, body.material)
     except BusyChainError as error:
-        raise ProblemError(503, "chain.busy", "the node is busy", str(error), "try again") from None
+        raise _busy(error) from None
     if outcome.rule == DUPLICATE and (slot := control.slot_of(signed)):
         return OutcomeView("decided", slot, "", "")  # the retry of one whose answer was lost, with this node's memory
     return OutcomeView(outcome.outcome, outcome.slot, outcome.rule, outcome.detail)
@@ -205,6 +211,10 @@ async def reset(call: Call) -> MeshView:
         refusal = Refusal("chain.reset-refused", "the signatures are not those that the mesh asks for")
         raise refused(refusal, "sign with as many admin keys as the mesh's threshold says")
     return mesh_view(control.core)
+
+
+def _busy(error: BusyChainError) -> ProblemError:
+    return ProblemError(503, "chain.busy", "the node is busy", str(error), "try again")
 
 
 def _command(body: CommandBody) -> SignedCommand:

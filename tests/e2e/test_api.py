@@ -164,6 +164,18 @@ async def test_what_is_unknown_is_refused_by_name_with_what_is_known(house: Hous
             assert answer.headers["Allow"] == "GET"
 
 
+async def test_a_node_whose_core_takes_nothing_more_says_that_it_is_busy(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = house.control(0)
+    monkeypatch.setattr(control.requests, "_post", lambda _event: False)
+    async with socket_of(house) as session:
+        async with session.get("/v1/read") as answer:
+            assert (await problem(answer))[:2] == (503, "chain.busy")
+        status, answered = await decide(session, command(house, "late"))
+        assert (status, answered["rule"]) == (503, "chain.busy")
+
+
 async def test_a_body_is_taken_as_it_is_sent_or_not_at_all(house: House) -> None:
     fields = {"Content-Type": "application/json", "Idempotency-Key": KEY}
     async with socket_of(house) as session:
