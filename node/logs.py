@@ -139,12 +139,15 @@ class LogStore:
             self.dropped += 1
 
     def _turn(self) -> None:
+        following = self._folder / "next.jsonl"
+        fresh = following.open("ab", buffering=0)  # first: without a descriptor for it nothing moves, and it is tried again
         for number in range(FILES - 2, 0, -1):
             older = self._folder / f"{number}.jsonl"
             if older.exists():
                 older.replace(self._folder / f"{number + 1}.jsonl")
         self._path.replace(self._folder / "1.jsonl")
-        before, self._file = self._file, self._path.open("ab", buffering=0)
+        following.replace(self._path)
+        before, self._file = self._file, fresh
         before.close()
         self._size = 0
 
