@@ -139,8 +139,9 @@ class LogStore:
             self.dropped += 1
 
     def _turn(self) -> None:
+        # The successor first: without a descriptor for it nothing moves, and it is tried again.
         following = self._folder / "next.jsonl"
-        fresh = following.open("ab", buffering=0)  # first: without a descriptor for it nothing moves, and it is tried again
+        fresh = following.open("ab", buffering=0)
         for number in range(FILES - 2, 0, -1):
             older = self._folder / f"{number}.jsonl"
             if older.exists():

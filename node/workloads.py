@@ -115,7 +115,7 @@ class Workloads:
         self._unloading: dict[str, asyncio.Task[None]] = {}
         self._routes: list[Route] | None = None
         self._serving: dict[Lane, str] = {}
-        self._restarts = 0
+        self._starts: int | None = None
         self._meter = Meter()
         self._looking = asyncio.Lock()
         self.running: dict[Lane, Running] = {}
@@ -404,8 +404,8 @@ class Workloads:
             self._meter.add(await self._pool.status())
         alive = self._alive()
         starts = sum(slot.starts for slot in self._pool.slots())
-        crashes = max(0, starts - self._restarts) if self._restarts else 0
-        self._restarts = starts
+        crashes = max(0, starts - self._starts) if self._starts is not None else 0
+        self._starts = starts
         for lane, running in list(self.running.items()):
             self._look(lane, running, alive, crashes)
 

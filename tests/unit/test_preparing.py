@@ -19,6 +19,7 @@ from protocols.chain_messages import EntryStored
 from protocols.machine import Digest
 from protocols.workloads import PreparationDone
 from runtime.control import AppStatus, Status
+from runtime.supervisor import SlotStatus
 
 CHANGE = Digest(b"c" * 32)
 
@@ -81,6 +82,24 @@ async def test_a_release_that_is_let_go_is_counted_to_its_end_and_from_nothing_w
     counts = since(made._meter.tally("k").counts(), opened)
     assert counts.requests == 5
     assert counts.sound()
+
+
+async def test_the_first_crash_of_a_worker_that_another_daemon_started_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = [SlotStatus(0, 7, 0, "")]  # adopted: this daemon never started it
+
+    async def status() -> tuple[Status, ...]:
+        return ()
+
+    pool: Any = SimpleNamespace(status=status, slots=lambda: tuple(slots))
+    made = Workloads(None, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    crashes: list[int] = []
+    monkeypatch.setattr(made, "_look", lambda _lane, _running, _alive, count: crashes.append(count))
+    made.running["site", "production"] = SimpleNamespace()  # type: ignore[assignment]
+    await made._look_around()
+    slots[0] = SlotStatus(0, 8, 1, "exit status -9")
+    await made._look_around()
+    await made._look_around()
+    assert crashes == [0, 1, 0]
 
 
 async def outcome(releases: Releases) -> tuple[list[Any], Workloads]:
