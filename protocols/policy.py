@@ -101,6 +101,11 @@ def approval_problem(
         return Refusal("approval.other-environment", "the approval is for another project or environment")
     if at_ms >= approval.expires_ms:
         return Refusal("approval.expired", "the approval has expired; ask the approver to approve again")
+    if approval.approved_ms > at_ms + CLOCK_TOLERANCE_MS:
+        # Else it could outlive what policy lets one last, and the memory of its withdrawal.
+        return Refusal(
+            "approval.in-future", "the approval is dated later than now; set the approver's clock, and approve"
+        )
     if approval.expires_ms - approval.approved_ms > limit_ms:
         return Refusal("approval.too-long", f"policy lets an approval last {limit_ms // 3_600_000} hours at most")
     if approval.key in withdrawn:

@@ -70,6 +70,7 @@ def test_without_approval_the_refusal_says_what_is_missing_and_who_gives_it() ->
         ({"project": "blog"}, "approval.other-environment"),
         ({"expires_ms": WALL_MS}, "approval.expired"),
         ({"expires_ms": WALL_MS + 30 * DAY_MS}, "approval.too-long"),
+        ({"approved_ms": WALL_MS + 365 * DAY_MS, "expires_ms": WALL_MS + 366 * DAY_MS}, "approval.in-future"),
         ({"mesh": b"o" * 32}, "approval.other-mesh"),
         ({"comment": "x" * 3000}, "approval.malformed"),
     ],
