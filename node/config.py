@@ -6,8 +6,10 @@ line of `node run` overrides it. Not here: anything that is decided by the mesh.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 import tomllib
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import msgspec
 
 from node.errors import ConfigError
 
+SHARED_FOLDER = Path("/tmp")  # noqa: S108  what is made in it has mode 0700, and is refused if another owns it
 CONFIG_NAME = "node.toml"
 CONFIG_MAX_BYTES = 64 * 1024
 MESH_PORT_DEFAULT = 4100
@@ -84,6 +87,12 @@ def certificates_folder(config: NodeConfig, data: Path) -> Path:
 def runtime_folder(data: Path) -> Path:
     """The volatile folder of the node in `data`: sockets, and what must be forgotten at a reboot. Mode 0700."""
     folder = _runtime_path(data)
+    fallback = _fallback()
+    if folder.is_relative_to(fallback):
+        with contextlib.suppress(FileExistsError):
+            fallback.mkdir(mode=0o700)
+        _require_own(fallback)
+        fallback.chmod(0o700)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.getuid():
         raise ConfigError(f"{folder} belongs to another user", "set XDG_RUNTIME_DIR to a folder of your own")
@@ -93,7 +102,23 @@ def runtime_folder(data: Path) -> Path:
 
 def api_socket(data: Path) -> Path:
     """The Unix socket of the API of the node in `data`, which may belong to another user; nothing is made."""
-    return _runtime_path(data) / "api.sock"
+    path = _runtime_path(data) / "api.sock"
+    fallback = _fallback()
+    if path.is_relative_to(fallback) and os.path.lexists(fallback):
+        _require_own(fallback)
+    return path
+
+
+def _fallback() -> Path:
+    """Where the volatile folders of this user lie on a machine without a better place."""
+    return SHARED_FOLDER / f"freehold-{os.getuid()}"
+
+
+def _require_own(folder: Path) -> None:
+    """Raise ConfigError unless a folder that anybody could have made is this user's: who has it has all that is in it."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(f"{folder} was made by another user", "set XDG_RUNTIME_DIR to a folder of your own")
 
 
 def _runtime_path(data: Path) -> Path:
@@ -102,9 +127,9 @@ def _runtime_path(data: Path) -> Path:
     given = os.environ.get("RUNTIME_DIRECTORY")
     if given:
         return Path(given) / name
-    base = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     if os.getuid() == 0:
-        base = "/run"
+        base = Path("/run")
     if not os.access(base, os.W_OK):
-        base = f"/tmp/freehold-{os.getuid()}"  # noqa: S108  made with mode 0700, and refused if another owns it
-    return Path(base) / "freehold" / name
+        base = _fallback()
+    return base / "freehold" / name

@@ -1,0 +1,45 @@
+"""A node's sockets lie where no other user can put others in their place."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from node import config
+from node.config import api_socket, runtime_folder
+from node.errors import ConfigError
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that all users share, on a machine that gives this user no folder of its own."""
+    folder = tmp_path / "shared"
+    folder.mkdir(mode=0o777)
+    for name in ("XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(config, "SHARED_FOLDER", folder)
+    monkeypatch.setattr(config.os, "access", lambda *_: False)
+    return folder
+
+
+def test_every_folder_on_the_way_to_the_sockets_is_the_users_alone(shared: Path, tmp_path: Path) -> None:
+    waiting = shared / f"freehold-{os.getuid()}"
+    waiting.mkdir()
+    waiting.chmod(0o777)
+    folder = runtime_folder(tmp_path / "data")
+    assert folder.is_relative_to(waiting)
+    assert stat.S_IMODE(waiting.stat().st_mode) == 0o700
+    assert api_socket(tmp_path / "data") == folder / "api.sock"
+
+
+def test_a_way_that_another_user_laid_is_not_taken(shared: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (shared / f"freehold-{os.getuid()}").symlink_to(elsewhere)
+    for look in (runtime_folder, api_socket):
+        with pytest.raises(ConfigError, match="another user"):
+            look(tmp_path / "data")
+    assert list(elsewhere.iterdir()) == []
