@@ -119,7 +119,7 @@ class Daemon:
         self._stopping.set()
 
     async def _run(self, storage: Storage, logs: LogStore) -> None:
-        _require_free(self._config.listen)
+        _require_free((*self._config.listen, *filter(None, (self._config.api,))))
         vote, state, fence = await storage.open()
         pool = WorkerPool(
             PoolSettings(

@@ -268,7 +268,7 @@ def _kind(error: NodeError) -> str:
 
 
 def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
-    advice = "stop it, or choose another address with --listen or --ingress"
+    advice = "stop it, or choose another address with --listen, --ingress or --api"
     for address in (*config.listen, *config.ingress, *config.ingress_tls):
         port = int(address.rpartition(":")[2])
         owner = owner_of(port) if port else None

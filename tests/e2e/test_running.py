@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
+from node.config import read_config
+from node.daemon import Daemon
 from tests.e2e.in_process import House, a_house, until
 
 Component = Callable[[str], Path]
@@ -55,3 +59,16 @@ async def test_a_worker_comes_back_though_the_compiled_code_was_deleted_meanwhil
     os.kill(slot.pid, signal.SIGKILL)
     await until(lambda: pool.slots()[0].pid not in (None, slot.pid), 60)
     assert await visited(house) == 200
+
+
+async def test_a_start_whose_api_address_is_taken_leaves_no_worker_behind(house: House) -> None:
+    folder = house.folder / "n0"
+    await house.stop(0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        daemon = Daemon(folder, replace(read_config(folder), api=taken))
+        with pytest.raises(OSError, match=taken):
+            await daemon.run()
+    assert list(daemon.runtime.glob("workers/worker-*.sock")) == []
+    await house.start(0)
+    await until(lambda: house.runs(0))
