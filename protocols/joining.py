@@ -136,12 +136,18 @@ class JoinMachine:
         try:
             trust = TrustStore(self._verifier, welcome.genesis)
         except DecodeError as error:
-            return [Reject(peer, "join.genesis", str(error))]
+            return _told(Reject(peer, "join.genesis", str(error)))
         if trust.mesh != self._mesh:
-            return [Reject(peer, "join.genesis", "the genesis is not the one the invite names")]
-        trust.learn_credentials(welcome.admitted_by, now.wall_ms)
-        trust.learn_credentials(welcome.credentials, now.wall_ms)
+            return _told(Reject(peer, "join.genesis", "the genesis is not the one the invite names"))
+        problem = trust.learn_credentials(welcome.admitted_by, now.wall_ms)
+        problem = trust.learn_credentials(welcome.credentials, now.wall_ms) or problem
         if trust.standing(self._self, now.wall_ms) is Standing.STRANGER or trust.certificate(peer) is None:
-            return [Reject(peer, "join.unproven", "the welcome does not prove that an admin let us in")]
+            why = f": {problem.detail}" if problem is not None else ""
+            return _told(Reject(peer, "join.unproven", f"the welcome does not prove that an admin let us in{why}"))
         self.joined = Joined(welcome.genesis, welcome.credentials, peer, welcome.admitted_by)
         return [Notify(self.joined)]
+
+
+def _told(reject: Reject) -> list[Effect]:
+    """Say why the welcome is not believed also to who waits for it: nothing better will come."""
+    return [reject, Notify(RefusedBy(reject.peer, reject.rule, reject.detail))]

@@ -148,7 +148,10 @@ class TrustStore:
         if isinstance(certificate, Refusal):
             return certificate
         if certificate.issued_ms > wall_ms + CLOCK_SKEW_MS:
-            return Refusal("certificate.from-the-future", "the certificate was issued later than our clock shows")
+            return Refusal(
+                "certificate.from-the-future",
+                "the certificate was issued later than our clock shows; see which is wrong",
+            )
         problem = self._hold_certificate(certificate, signed)
         if problem is not None:
             return problem

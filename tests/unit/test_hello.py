@@ -478,6 +478,13 @@ def test_a_joiner_believes_no_welcome_that_does_not_fit_its_invite() -> None:
     other = World(admin=signer("other admin"))
     assert answer(Welcome(other.genesis_bytes, Credentials(), Credentials())) == ["join.genesis"]
     assert answer(Welcome(WORLD.genesis_bytes, Credentials(), Credentials())) == ["join.unproven"]
+    past = Now(0, WALL_MS - DAY_MS)
+    ours = WORLD.trust(WORLD.certificate("a"))
+    true = Welcome(WORLD.genesis_bytes, ours.credentials(node_id("a")), ours.credentials(FOUNDER))
+    (told,) = notified(there.handle(Received(FOUNDER, true), past))
+    assert isinstance(told, RefusedBy)
+    assert told.rule == "join.unproven"
+    assert "clock" in told.detail, "whoever waits hears what to do"
     assert answer(RenewMe()) == ["join.unknown-message"]
     trust = WORLD.trust(WORLD.certificate("a"))
     good = Welcome(WORLD.genesis_bytes, trust.credentials(node_id("a")), trust.credentials(FOUNDER))
