@@ -214,7 +214,7 @@ class Daemon:
             may_fetch=lambda peer: mesh.core.trust.standing(peer, system_now().wall_ms) in FETCHING,
             on_reject=mesh.reject,
         )  # fmt: skip
-        self._benches = SmokeBenches(throwaway, self.runtime, ahead=self._config.smoke_ahead)
+        self._benches = SmokeBenches(throwaway, self.runtime, logs.append, ahead=self._config.smoke_ahead)
         cache = CompileCache(Path(self._config.compiled) if self._config.compiled else self._folder / "compiled")
         releases = Releases(artifacts, self._fetcher, cache, self._benches, secrets.values)
         pool.restore = releases.restore
@@ -430,5 +430,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BusyError(f"another process runs the node in {folder}", "freehold node status") from None
+            raise BusyError(
+                f"another process runs the node in {folder}", f"freehold node status --data {folder}"
+            ) from None
         yield

@@ -1,19 +1,22 @@
 """Workers for smoke checks: each run gets a worker of its own with empty stores, which are thrown away afterwards.
 
-A node of a developer keeps one such worker started ahead, since every save waits for it. Not here: which checks are
-run, and what they say (releases.py).
+A node of a developer keeps one such worker started ahead, since every save waits for it. What apps write during a run is
+heard only if it fails: it says why, and of a run that passed it would be noise. Not here: which checks are run, and what
+they say (releases.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from runtime.control import ReleaseLoad
+from runtime.control import LogBatch, ReleaseLoad
 from runtime.supervisor import PoolError, PoolSettings, WorkerPool
 
 START_TIMEOUT_S = 30.0
@@ -24,6 +27,12 @@ ORPHAN_LIMIT_S = 5.0
 """Nobody adopts such a worker: without its daemon it has nothing to do."""
 
 DRAIN_GRACE_MS = 1_000
+LINES_MAX = 200
+"""Of a run, the newest: a long traceback or two."""
+
+END_TIMEOUT_S = 10.0
+"""For a worker to write its last lines and end."""
+
 BUILD = "smoke"
 
 
@@ -45,8 +54,9 @@ class Bench:
                 drain_grace_ms=DRAIN_GRACE_MS,
                 orphan_limit_s=ORPHAN_LIMIT_S,
             ),
-            on_logs=lambda batch: None,
+            on_logs=self._keep,
         )
+        self._said: deque[bytes] = deque(maxlen=LINES_MAX)
         self._problem = "its worker ended"
         self.life = tasks.create_task(self._live())
 
@@ -61,6 +71,15 @@ class Bench:
         finally:
             ready.cancel()
 
+    async def said(self) -> list[bytes]:
+        """End it, and return the lines that its apps wrote."""
+        await self.pool.stop()
+        await asyncio.wait({self.life}, timeout=END_TIMEOUT_S)
+        return [line for line in self._said if json.loads(line).get("stream") == "guest"]
+
+    def _keep(self, batch: LogBatch) -> None:
+        self._said.extend(batch.lines)
+
     async def _live(self) -> None:
         try:
             await self.pool.run()
@@ -74,9 +93,12 @@ class Bench:
 class SmokeBenches:
     """Hands out benches; `run` is its life."""
 
-    def __init__(self, folder: Path, sockets: Path, *, ahead: bool = False) -> None:
-        """Take where benches keep what they need; `ahead` keeps one started."""
-        self._folder, self._sockets, self._ahead = folder, sockets, ahead
+    def __init__(self, folder: Path, sockets: Path, on_said: Callable[[bytes], None], *, ahead: bool = False) -> None:
+        """Take where benches keep what they need, and who hears what apps wrote in a run that failed.
+
+        `ahead` keeps one started.
+        """
+        self._folder, self._sockets, self._on_said, self._ahead = folder, sockets, on_said, ahead
         self._tasks: asyncio.TaskGroup | None = None
         self._next: Bench | None = None
         self._last: ReleaseLoad | None = None
@@ -131,6 +153,10 @@ class SmokeBenches:
             await bench.pool.load(load)
             self._last = load
             yield bench
+        except Exception:
+            for line in await bench.said():
+                self._on_said(line)
+            raise
         finally:
             await bench.pool.stop()
 

@@ -7,13 +7,15 @@ demands, and smoke checks that nodes run again.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.dev.trial import load_of, run_checks, run_command, serving
+from cli.dev.logs import described
+from cli.dev.trial import Serving, load_of, run_checks, run_command, serving
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
@@ -106,7 +108,18 @@ async def _try(found: Found, bundle: Bundle, effective: Effective, timeout_s: fl
         if checked is not None:
             output.note(checked.log)
             runs.append(checked)
+    if not all(ran.passed for ran in runs):
+        _tell_what_apps_wrote(served, output)
     return runs
+
+
+def _tell_what_apps_wrote(served: Serving, output: Output) -> None:
+    """Show the apps' own lines, which say why they failed."""
+    words = [entry for line in served.lines if (entry := json.loads(line)).get("stream") == "guest"]
+    if words:
+        output.note("the last that the apps wrote:")
+    for entry in words:
+        output.line(described(entry))
 
 
 def _result(found: Found, bundle: Bundle, effective: Effective, context: Context | None, ran: Ran) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from runtime.supervisor import PoolError, PoolSettings, WorkerPool
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+LINES_MAX = 200
 OUTPUT_MAX_BYTES = 1 << 20
 """Of the test command's output; the end is kept, where failures are."""
 
@@ -49,6 +51,8 @@ class Serving:
     addresses: Mapping[str, str]
     socket: Path
     prepared: Prepared
+    lines: deque[bytes] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
+    """The newest log lines of its apps; complete when it has ended."""
 
 
 async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Output) -> Prepared:
@@ -78,6 +82,7 @@ async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Ou
 async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
     """Serve a release on a free loopback port until the block ends. Raises CommandError if it does not start."""
     folder = Path(tempfile.mkdtemp(prefix="freehold-test-"))
+    served = Serving({}, folder / "ingress.sock", prepared)
     pool = WorkerPool(
         PoolSettings(
             listen=("127.0.0.1:0", f"unix:{folder / 'ingress.sock'}"),
@@ -88,7 +93,7 @@ async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
             drain_grace_ms=1_000,
             orphan_limit_s=5.0,
         ),
-        on_logs=lambda batch: None,
+        on_logs=lambda batch: served.lines.extend(batch.lines),
     )
     running = asyncio.ensure_future(pool.run())
     try:
@@ -100,7 +105,7 @@ async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
             await pool.activate([*public, *smoke_routes(prepared)])
         base = f"http://{pool.addresses[0]}"
         where = {app: f"{base}{path.rstrip('/')}" for path, app in reversed(paths.items())}
-        yield Serving(where, folder / "ingress.sock", prepared)
+        yield replace(served, addresses=where)
     except (PoolError, TimeoutError) as error:
         raise CommandError(
             f"the release did not start: {error or 'no answer in time'}", next_step="freehold dev --exact", kind="pool"

@@ -27,6 +27,8 @@ LINES_DROPPED = "log.dropped"
 QUIET = ("start.new", "rollout.not-prepared")
 """What a start waits for at first anyway; the moving line says so."""
 APPROVAL_MISSING = "approval.missing"
+NOT_PREPARED = "not-prepared"
+ROLLED_BACK = "rolled-back"
 HELD_BY = {
     "approval.": "freehold approve {}",
     "evidence.": "freehold test, then freehold deploy",
@@ -84,6 +86,17 @@ async def watch_change(
 
     Raises AwaitingApprovalError, RefusedStartError or RolledBackError for the ends that are no success.
     """
+    try:
+        return await _watch(client, output, change, wait_s=wait_s, patience_s=patience_s, look_every_s=look_every_s)
+    except (RolledBackError, RefusedStartError) as failed:
+        if output is not None and failed.kind in (ROLLED_BACK, NOT_PREPARED):
+            await _tell_last_words(client, output, await client.get(f"/v1/changes/{change}"))
+        raise
+
+
+async def _watch(
+    client: NodeClient, output: Output | None, change: str, *, wait_s: float, patience_s: float, look_every_s: float
+) -> Watched:
     began_s = answered_s = time.monotonic()
     told: list[str] = []
     was_candidate = False
@@ -109,12 +122,10 @@ async def watch_change(
         if mine and rollout["paused"]:
             return Watched("paused", elapsed_s)
         if was_candidate and not mine:
-            if output is not None:
-                await _tell_last_words(client, output, view, names)
             raise RolledBackError(
                 f"rolled back: {lane['last_abort'] or 'the rollout was aborted'}",
                 next_step=f"freehold logs --project {view['project']}",
-                kind="rolled-back",
+                kind=ROLLED_BACK,
             )
         start = view["start"]
         if start is None or start["outcome"] != "waiting" or start["rule"] != UNKNOWN:
@@ -145,7 +156,7 @@ def _judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, pa
         raise RefusedStartError(
             f"the release cannot be prepared: {view['failure']}",
             next_step=f"freehold logs --project {view['project']}",
-            kind="not-prepared",
+            kind=NOT_PREPARED,
         )
     rule = str(start["rule"])
     if rule == APPROVAL_MISSING and elapsed_s > patience_s:
@@ -196,10 +207,10 @@ def _standing(view: dict[str, Any], lane: dict[str, Any]) -> str:
     return f"{stage}: {up} of {counted(len(rollout['cohort']), 'node')} up, {tally}"
 
 
-async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, Any], names: Mapping[str, str]) -> None:
+async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, Any]) -> None:
     """Show what the release that failed wrote last, so that nobody has to search for it. Silent nodes are left out."""
     found: list[dict[str, Any]] = []
-    for node in names:
+    for node in [one["node"] for one in await client.get("/v1/members")]:
         try:
             page = await client.get(
                 "/v1/logs", node=node, project=view["project"], release=view["release"], limit=LOG_LINES_ASKED

@@ -58,6 +58,16 @@ def test_a_save_is_served_and_a_broken_one_leaves_the_last_good_version(hello: t
         assert process.event()["release"] == good
 
 
+def test_a_failed_smoke_check_comes_with_what_the_app_wrote(hello: tuple[DevProcess, Path]) -> None:
+    process, folder = hello
+    app = folder / "web" / "app.py"
+    save(app, "def handle(request: Request) -> Response:\n", "def handle(request: Request) -> Response:\n    1 / 0\n")
+    event = process.event()
+    assert event["event"] == "failed"
+    assert "smoke check" in event["error"]["message"]
+    assert process.log_with("ZeroDivisionError")["stream"] == "guest"
+
+
 def test_freehold_toml_is_reloaded_too(hello: tuple[DevProcess, Path]) -> None:
     process, folder = hello
     file = folder / "freehold.toml"
