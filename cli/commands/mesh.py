@@ -9,6 +9,7 @@ import getpass
 import platform
 import re
 import secrets
+import shlex
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import click
 from cli.commands.backup import backup, restore
 from cli.commands.membership import leave, members, remove, reset, voters
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, default_data_folder, talk
@@ -145,8 +146,9 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
         label = Command(secrets.token_bytes(COMMAND_ID_BYTES), ConfirmNode(node, node_labels, NODE_ROLES))
         commands.append(encode(sign_command([admin], mesh, label)))
     local_node.write_pending(folder, [grant_record(me.public_key, (grant,))], commands)
-    home.write_context(context_name, Context(mesh.hex(), local_node.socket_of(folder), me_name, admin_name))
-    run = "freehold node run" + (f" --data {folder}" if data else "")
+    run = _run(data, folder)
+    socket = local_node.socket_of(folder)
+    home.write_context(context_name, Context(mesh.hex(), socket, me_name, admin_name, start=run))
     output.result(
         {"mesh": mesh.hex(), "name": name, "data": str(folder), "context": context_name, "policy": policy,
          "admin_key": admin_name, "key": me_name, "next_step": run},
@@ -256,9 +258,11 @@ def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...
     confirm(output, "Join?", yes)
     admitted_by = local_node.join(folder, settings, node_name or _host_name(), invited)
     node = local_node.node_id_of(folder)
+    run = _run(data, folder)
     context_name = _free_context(mesh)
-    home.write_context(context_name, Context(mesh, local_node.socket_of(folder), ""))
-    run = "freehold node run" + (f" --data {folder}" if data else "")
+    # Who can act in this mesh from here already goes on doing so: through this node alone nobody could deploy.
+    acts = any(one.mesh == mesh and one.key for one in home.read_contexts().contexts.values())
+    home.write_context(context_name, Context(mesh, local_node.socket_of(folder), "", start=run), current=not acts)
     output.result(
         {"node": node, "mesh": mesh, "admitted_by": admitted_by, "data": str(folder), "context": context_name,
          "next_step": run},
@@ -313,6 +317,11 @@ def _grant(admin: Ed25519Signer, mesh: bytes, key: bytes, kind: PrincipalKind, r
     return sign(admin, GRANT_DOMAIN, mesh, grant)
 
 
+def _run(data: Path | None, folder: Path) -> str:
+    """The command that runs the node of a folder."""
+    return f"freehold node run --data {shlex.quote(str(folder))}" if data else "freehold node run"
+
+
 def _refuse_existing(folder: Path, context: str, keys: tuple[str, ...]) -> None:
     home.require_free_name(context)
     if context in home.read_contexts().contexts:
@@ -344,7 +353,7 @@ def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", platform.node())[:63] or "node"
 
 
-@click.group("mesh")
+@click.group("mesh", cls=Group)
 def mesh() -> None:
     """Found a mesh, let nodes in and out, look after its voters."""
 

@@ -301,7 +301,11 @@ def _open(root: Path, settings: DevSettings, output: Output) -> MeshOfOne:
     except NodeFailedError as error:
         raise _unusable(error) from None
     if is_running(mesh.node):
-        raise CommandError("freehold dev runs for this project already", next_step="stop it first", kind="running")
+        raise CommandError(
+            "freehold dev runs for this project already",
+            next_step=f"stop it with Ctrl-C where it runs, or ask it: freehold status --context {DEV_CONTEXT}",
+            kind="running",
+        )
     return mesh
 
 

@@ -214,8 +214,9 @@ class NodeClient:
                 kind="wrong-pin",
             ) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, FileNotFoundError, TimeoutError) as error:
+            reason = error if self._context.url else "it does not run"
             raise CommandError(
-                f"no node answers at {self._context.where}: {error or 'no answer in time'}",
+                f"no node answers at {self._context.where}: {reason or 'no answer in time'}",
                 next_step=self._context.start,
                 kind="no-node",
             ) from None

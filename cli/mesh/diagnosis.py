@@ -203,7 +203,11 @@ def quorum(everyone: Sequence[Member]) -> list[Finding]:
     confirmed = [one for one in everyone if one.confirmed and one.standing == "member"]
     if len(voters) == 1 and len(confirmed) >= 3:
         return [
-            Finding(False, "one voter decides for the whole mesh", "it grows on its own within minutes; see voters")
+            Finding(
+                False,
+                "one voter decides for the whole mesh",
+                "it grows on its own within minutes: freehold mesh voters",
+            )
         ]
     if len(voters) == 1 and len(confirmed) == 2:
         return [

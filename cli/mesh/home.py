@@ -90,10 +90,10 @@ def read_contexts() -> Contexts:
         return Contexts()
 
 
-def write_context(name: str, context: Context) -> None:
-    """Store a context and make it the current one."""
+def write_context(name: str, context: Context, *, current: bool = True) -> None:
+    """Store a context and make it the current one, unless told to leave that as it is."""
     known = read_contexts()
-    write_contexts(Contexts(name, {**known.contexts, name: context}))
+    write_contexts(Contexts(name if current else known.current, {**known.contexts, name: context}))
 
 
 def write_contexts(contexts: Contexts) -> None:
@@ -114,6 +114,9 @@ def current_context(name: str | None = None) -> tuple[str, Context]:
     if wanted not in known.contexts:
         what = f"there is no context {wanted!r}" if wanted else "no mesh is known here"
         step = "freehold context list" if wanted else "freehold mesh create NAME; with an invite, freehold login LINE"
+        if not wanted and has_dev_context(Path.cwd()):
+            what += f", but {DEV_CONTEXT}, the mesh of one of this project"
+            step = f"add --context {DEV_CONTEXT}, or set FREEHOLD_CONTEXT={DEV_CONTEXT}; to deploy elsewhere, {step}"
         raise UsageError(what, next_step=step, kind="no-context")
     return wanted, known.contexts[wanted]
 
@@ -135,6 +138,11 @@ def read_dev_context(start: Path) -> Context:
     raise UsageError(
         f"no project in {start} or above it was run by freehold dev", next_step="freehold dev", kind="no-context"
     )
+
+
+def has_dev_context(start: Path) -> bool:
+    """Whether `freehold dev` ran for the project at `start` or in a folder above it."""
+    return any((folder / DEV_FOLDER / "context.json").is_file() for folder in (start, *start.parents))
 
 
 def default_environment() -> str:
@@ -212,6 +220,12 @@ def is_sealed(name: str) -> bool:
 
 
 def _read(name: str) -> StoredKey:
+    if not name:
+        raise UsageError(
+            "this context has no key to act with: it only looks at what its node sees",
+            next_step="freehold context use NAME, of one that has (freehold context list); or freehold login LINE",
+            kind="no-key",
+        )
     try:
         return msgspec.json.decode(key_path(name).read_bytes(), type=StoredKey)
     except FileNotFoundError:

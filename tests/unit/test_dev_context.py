@@ -55,6 +55,9 @@ def test_the_context_dev_is_the_project_here_or_above_and_never_the_users(
     monkeypatch.chdir(project / "web")
     assert home.current_context("dev")[1].start == "freehold dev"
     assert not user.exists()
+    with pytest.raises(UsageError) as unnamed:
+        home.current_context()
+    assert "--context dev" in unnamed.value.next_step
     monkeypatch.setenv("FREEHOLD_CONTEXT", "dev")
     assert home.current_context()[0] == "dev"
     listed = CliRunner().invoke(context, ["list", "--json"]).output
