@@ -40,6 +40,9 @@ class UsageError(CommandError):
 
     exit_code = ExitCode.USAGE
 
+    def __init__(self, message: str, *, next_step: str, kind: str = "usage") -> None:
+        super().__init__(message, next_step=next_step, kind=kind)
+
 
 class BuildError(CommandError):
     """An app could not be built; `app` is its name."""

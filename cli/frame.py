@@ -11,6 +11,7 @@ Not here: which commands there are (`main.py`).
 
 from __future__ import annotations
 
+import difflib
 import functools
 import sys
 import traceback
@@ -30,7 +31,8 @@ def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(as_json: bool, **parameters: Any) -> None:
-            output = Output(as_json=as_json)
+            context_name = parameters.get("context_name")
+            output = Output(as_json=as_json, next_step=functools.partial(in_context, name=context_name))
             try:
                 function(output, **parameters)
             except CommandError as error:
@@ -46,7 +48,52 @@ def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., 
     return decorate
 
 
-class LazyGroup(click.Group):
+def in_context(step: str, name: str | None) -> str:
+    """Return a next step for the context that this command was given as an option: it would be another's without it.
+
+    Only where the step is one command that takes a context; words for people stay as they are.
+    """
+    words = step.split(" ")
+    if not name or words[0] != "freehold" or "--context" in words or any(word[-1:] in ",:;" for word in words):
+        return step
+    context = click.get_current_context()
+    found: click.Command | None = context.find_root().command
+    for word in words[1:]:
+        if not isinstance(found, click.Group):
+            break
+        found = found.get_command(context, word)
+    takes = found is not None and any(option.name == "context_name" for option in found.params)
+    return f"{step} --context {name}" if takes else step
+
+
+class Group(click.Group):
+    """A group that answers a misspelt command with the one that was meant, wherever in the command line that is."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the next word names. Raises UsageError."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            meant = self._meant(ctx, args[0])
+            if not meant:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {meant!r}?", ctx) from error
+
+    def _meant(self, ctx: click.Context, word: str) -> str:
+        path = f"{ctx.command_path} "
+        close = difflib.get_close_matches(word, self.list_commands(ctx), 1)
+        if close:
+            return path + close[0]
+        for name in self.list_commands(ctx):
+            group = self.get_command(ctx, name)
+            if isinstance(group, click.Group) and word in group.list_commands(ctx):
+                return f"{path}{name} {word}"
+        return ""
+
+
+class LazyGroup(Group):
     """A group whose commands are imported when they are named: the command line starts in a tenth of a second."""
 
     def __init__(self, *args: Any, sections: Mapping[str, Mapping[str, tuple[str, str]]], **kwargs: Any) -> None:

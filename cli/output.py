@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -61,8 +61,10 @@ def _moving_line(console: Console) -> Progress:
 class Output:
     """One command's voice. It is also the `Progress` that builds report to."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, next_step: Callable[[str], str] = str) -> None:
+        """`next_step` makes what a command knows to be next right for how it was called."""
         self.as_json = as_json
+        self._next_step = next_step
         # Rich breaks lines at 80 columns where there is no terminal, which would cut paths and digests in two.
         width = None if sys.stderr.isatty() else 10_000
         self._err = Console(stderr=True, highlight=False, width=width, soft_wrap=True)
@@ -140,7 +142,7 @@ class Output:
 
     def hint(self, text: str) -> None:
         """Tell what to run next."""
-        self._err.print(Text.assemble(("next: ", "green"), text))
+        self._err.print(Text.assemble(("next: ", "green"), self._next_step(text)))
 
     def line(self, text: Text, *, answer: bool = False) -> None:
         """Print one styled line on standard error; on standard output if it is part of the answer."""
@@ -169,7 +171,7 @@ class Output:
     def error(self, error: CommandError) -> None:
         """Say why the command failed and what to do."""
         if self.as_json:
-            told = {"kind": error.kind, "message": str(error), "next_step": error.next_step}
+            told = {"kind": error.kind, "message": str(error), "next_step": self._next_step(error.next_step)}
             sys.stdout.write(json.dumps({"ok": False, "error": told}, indent=2, ensure_ascii=False) + "\n")
             sys.stdout.flush()
         self.failure(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from cli.errors import UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.table import table
 from cli.output import Output
@@ -50,7 +50,7 @@ def use(output: Output, name: str) -> None:
     output.result({"current": name}, f"commands now speak to {name}")
 
 
-@click.group("context")
+@click.group("context", cls=Group)
 def context() -> None:
     """See and choose the mesh that commands speak to."""
 

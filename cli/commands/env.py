@@ -8,11 +8,12 @@ from __future__ import annotations
 import click
 
 from cli.errors import UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import talk
 from cli.mesh.home import Context
+from cli.mesh.roster import members_of
 from cli.mesh.spans import labels_of
 from cli.mesh.table import short, table
 from cli.mesh.unlock import confirm
@@ -94,8 +95,10 @@ def show(output: Output, context_name: str | None) -> None:
 
 def _decide(output: Output, context: Context, state: MeshState, action: CreateEnvironment, yes: bool) -> None:
     nodes = _nodes(state, Environment(action.name, action.selector, action.policy, action.protected))
+    titles = {one.node: one.title for one in talk(context, members_of)}
+    named = ", ".join(titles.get(one, short(one)) for one in nodes) or "no node yet"
     output.note(f"The environment {action.name}:")
-    output.note(f"  selects    {_selector(action.selector)}: {', '.join(short(one) for one in nodes) or 'no node yet'}")
+    output.note(f"  selects    {_selector(action.selector)}: {named}")
     output.note(f"  protected  {'yes' if action.protected else 'no'}")
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"{'change' if action.replace else 'make'} the environment {action.name}")
@@ -106,6 +109,8 @@ def _decide(output: Output, context: Context, state: MeshState, action: CreateEn
     value = {"environment": action.name, "selector": dict(action.selector), "protected": action.protected,
              "nodes": nodes, "slot": slot}  # fmt: skip
     output.result(value, f"environment {action.name} (decision {slot})")
+    if not state.projects:
+        output.hint("freehold project create NAME")
     if not nodes:
         output.warn("no node has these labels; nothing can be deployed there yet")
 
@@ -118,7 +123,7 @@ def _selector(labels: Labels) -> str:
     return ", ".join(f"{key}={value}" for key, value in labels) or "every node"
 
 
-@click.group("env")
+@click.group("env", cls=Group)
 def env() -> None:
     """Make, change and list environments."""
 

@@ -16,7 +16,7 @@ import msgspec
 
 from cli.commands.changes import papers_text, without_bytes
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.evidence import payload_of, public_key_pem, sigstore_bundle
@@ -146,6 +146,12 @@ def verify(output: Output, folder: Path, change: str) -> None:
 
 def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     """Return what was verified. Raises CommandError naming the first file that is not as it should be."""
+    if not (folder / CHANGE_FILE).is_file():
+        raise UsageError(
+            f"{folder} is not what freehold evidence export wrote: it has no {CHANGE_FILE}",
+            next_step="freehold evidence export CHANGE, or name the folder that it made",
+            kind="no-export",
+        )
     named = hashlib.sha256((folder / CHANGE_FILE).read_bytes()).hexdigest()
     if change and change != named:
         raise _damaged(CHANGE_FILE, "it is another change than the one named")
@@ -157,8 +163,8 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     if encode(wanted) != (folder / CHANGE_FILE).read_bytes():
         raise _damaged(CHANGE_FILE, "it is not in its one encoding")
     for name, digest in ((RELEASE_FILE, wanted.release), (CONFIGURATION_FILE, wanted.configuration)):
-        if hashlib.sha256((folder / name).read_bytes()).digest() != digest:
-            raise _damaged(name, "its digest is not the change's")
+        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).digest() != digest:
+            raise _damaged(name, "it is missing, or its digest is not the change's")
     components = {bytes(one.digest) for one in release.components}
     paths = sorted((folder / "papers").glob("*.dsse.json"))[:PAPERS_MAX]
     return [_verify_paper(folder, path, named, wanted, components) for path in paths]
@@ -191,7 +197,7 @@ def _damaged(name: str, why: str) -> CommandError:
     return CommandError(f"{name}: {why}", next_step="freehold evidence export, again", kind="evidence.damaged")
 
 
-@click.group("evidence")
+@click.group("evidence", cls=Group)
 def evidence() -> None:
     """Show, export and check the signed papers of a change."""
 

@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import service
 from cli.mesh.client import default_data_folder, talk
 from cli.mesh.home import Context
@@ -297,7 +297,7 @@ def _switch_link(link: Path, target: Path) -> None:
     temporary.replace(link)
 
 
-@click.group("node")
+@click.group("node", cls=Group)
 def node() -> None:
     """Run the node of this machine, in the foreground or as a service."""
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from cli.errors import UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
@@ -202,7 +202,7 @@ def _window_words(one: FreezeWindow) -> str:
     return f"{one.effect} {start} for {in_words(one.length_ms)}{every} {one.reason}".rstrip()
 
 
-@click.group("policy")
+@click.group("policy", cls=Group)
 def policy() -> None:
     """Show and set what a change needs before it runs."""
 

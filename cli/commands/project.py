@@ -11,7 +11,7 @@ import click
 
 from cli.commands.rollout import find_lane
 from cli.errors import UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
@@ -106,7 +106,7 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
                   f"{name} in {environment}: its {what} {node.title} (decision {slot})")  # fmt: skip
 
 
-@click.group("project")
+@click.group("project", cls=Group)
 def project() -> None:
     """Make and list projects, and place what must be on one node."""
 

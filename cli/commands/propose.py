@@ -18,7 +18,10 @@ from cli.output import Output
 from cli.project.find import find_project
 
 
-@command("propose", examples=('freehold propose -m "greet by name"', "freehold propose --env staging --json"))
+@command(
+    "propose",
+    examples=('freehold propose -m "greet by name"', 'freehold propose --env staging -m "greet by name" --json'),
+)
 @click.option(
     "--env",
     "environment",

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import everyday_key
@@ -162,7 +162,7 @@ def _value(name: str) -> bytes:
     return value
 
 
-@click.group("secret")
+@click.group("secret", cls=Group)
 def secret() -> None:
     """Set, list and take away values that apps read by name."""
 

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Group, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.home import Contexts
@@ -216,7 +216,7 @@ async def _revoke(client: NodeClient, signer: Ed25519Signer, one: Principal, rea
     return filed
 
 
-@click.group("token")
+@click.group("token", cls=Group)
 def token() -> None:
     """Make, list and revoke keys for agents."""
 

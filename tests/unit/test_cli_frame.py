@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
 import pytest
 
 from cli.errors import CommandError, ExitCode, UsageError
-from cli.frame import command, run
+from cli.frame import command, in_context, run
 from cli.main import COMMANDS, freehold
 from cli.output import Output, fold
 
@@ -37,6 +38,37 @@ def test_every_command_takes_json_and_shows_examples() -> None:
         assert any(option.name == "as_json" for option in found.params), path
         assert f"  {path}" in (found.epilog or ""), path
         assert found.get_short_help_str(), path
+
+
+def test_every_example_is_a_command_line_that_is_accepted(outside: Path) -> None:
+    for folder in ("evidence-3f9a12", "freehold"):
+        (outside / folder).mkdir()
+    (outside / "node.tar.gz").touch()
+    for path, found in leaves(freehold, "freehold"):
+        for line in (found.epilog or "").splitlines():
+            _, named, rest = line.strip().rpartition(f"{path} ")
+            if named:
+                arguments = [one.replace("~/guestbook", "freehold") for one in shlex.split(rest)]
+                found.make_context(path, arguments)  # raises UsageError if an argument is missing or wrong
+
+
+def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, meant in (
+        (["deplyo"], "freehold deploy"),
+        (["mesh", "jion"], "freehold mesh join"),
+        (["members"], "freehold mesh members"),
+    ):
+        assert run(freehold, [*wrong, "--json"]) == ExitCode.USAGE
+        assert f"'{meant}'" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_a_next_step_stays_in_the_context_that_was_named() -> None:
+    with click.Context(freehold, info_name="freehold"):
+        assert in_context("freehold status", "dev") == "freehold status --context dev"
+        assert in_context("freehold mesh members", "dev") == "freehold mesh members --context dev"
+        assert in_context("freehold status", None) == "freehold status"
+        for other in ("freehold node run", "freehold diff, then deploy again", "correct the app and save"):
+            assert in_context(other, "dev") == other
 
 
 def test_an_error_is_one_json_object_with_kind_message_and_next_step(
