@@ -10,6 +10,7 @@ import msgspec
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
+from cli.mesh.deploying import require_known
 from cli.mesh.proposing import resolve_change
 from cli.mesh.review import review_change, review_text
 from cli.mesh.table import table
@@ -39,6 +40,8 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
 
     async def conversation(client: NodeClient) -> list[dict[str, Any]]:
         found = await client.get("/v1/changes", project=project, environment=environment, limit=limit)
+        if not found:
+            await require_known(client, project, environment)
         return [one | {"missing": await _missing(client, one)} for one in found]
 
     found = talk(context, conversation)
@@ -46,7 +49,8 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
         (one["id"][:12], one["project"], one["environment"], one["state"], _words(one), one["request"][:50])
         for one in found
     ]
-    output.result({"changes": found}, table(("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST"), rows))
+    header = ("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST")
+    output.result({"changes": found}, table(header, rows) if rows else "nothing was proposed yet")
     if not rows:
         output.hint('freehold propose -m "what it is for"')
 

@@ -18,6 +18,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
+from cli.mesh.deploying import require_known
 from cli.mesh.roster import find_member, members_of
 from cli.mesh.table import short
 from cli.output import Output
@@ -45,13 +46,16 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     What an app wrote is marked `|` and untrusted; what a node says is marked `·`.
     """
     _, context = home.current_context(context_name)
-    if not project and node == ALL:
+    here = not project and node == ALL
+    if here:
         project = _project_here()
     query = {"project": project, "app": app, "release": release, "contains": contains, "limit": limit}
     if follow:
         talk(context, lambda client: _follow(client, output, node, query))
         return
     lines, silent = talk(context, lambda client: _recent(client, node, query))
+    if not lines and not here:
+        talk(context, lambda client: require_known(client, project, ""))
     entries = [json.loads(line) for line in lines]
     entries.sort(key=lambda entry: str(entry.get("time", "")))
     if output.as_json:
@@ -59,6 +63,8 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     else:
         for entry in entries:
             show(output, json.dumps(entry).encode(), answer=True)
+    if not entries:
+        output.note("no node has such a line" + (f" of {project}" if project else ""))
     for name in silent:
         output.warn(f"{name} does not answer; its lines are missing")
 

@@ -15,6 +15,7 @@ from cli.errors import CommandError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
+from cli.mesh.deploying import require_known
 from cli.mesh.principals import principals_of
 from cli.mesh.spans import counted
 from cli.mesh.table import table
@@ -36,6 +37,8 @@ def _ask(context_name: str | None, path: str, **query: Any) -> tuple[Any, Any, N
 
     async def conversation(client: NodeClient) -> tuple[Any, Any, Names]:
         answer = await client.get(path, **query)
+        if not answer:
+            await require_known(client, query["project"], query["environment"])
         names = {one["node"]: one["name"] for one in await client.get("/v1/members") if one["name"]}
         try:
             names |= {one.key: one.name for one in await principals_of(client) if one.name}
@@ -139,7 +142,9 @@ def releases(output: Output, project: str, environment: str, context_name: str |
 @_PROJECT
 @_ENVIRONMENT
 @_CONTEXT
-@click.option("--limit", default=30, show_default=True, help="How many decisions to show.")
+@click.option(
+    "--limit", type=click.IntRange(1, 2000), default=30, show_default=True, help="How many decisions to show."
+)
 def rollouts(output: Output, project: str, environment: str, limit: int, context_name: str | None) -> None:
     """List what was decided about rollouts, newest first, with the numbers that decided it."""
     decisions, _, names = _ask(context_name, "/v1/decisions", project=project, environment=environment, limit=limit)

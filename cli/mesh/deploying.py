@@ -213,19 +213,43 @@ def propose(
 
 def lane_of(state: MeshState, project: str, environment: str) -> Lane:
     """Return the project's lane in an environment. Raises UsageError naming what an admin must create first."""
-    if not any(one.name == environment for one in state.environments):
+    _require_environment(state, environment)
+    _require_project(state, project)
+    lane = state.lane(project, environment)
+    assert lane is not None, "every project has a lane in every environment"
+    return lane
+
+
+async def require_known(client: NodeClient, project: str, environment: str) -> None:
+    """Raise UsageError for a project or an environment that the mesh does not have; "" stands for all of them.
+
+    An empty list would look like an answer to who has misspelt a name.
+    """
+    state = await client.state()
+    if environment:
+        _require_environment(state, environment)
+    if project:
+        _require_project(state, project)
+
+
+def _require_environment(state: MeshState, name: str) -> None:
+    if not any(one.name == name for one in state.environments):
         names = ", ".join(one.name for one in state.environments) or "none"
         raise UsageError(
-            f"the mesh has no environment {environment!r} (there are: {names})",
-            next_step=f"freehold env create {environment}",
+            f"the mesh has no environment {name!r} (there are: {names})",
+            next_step=f"freehold env create {name}",
             kind="no-environment",
         )
-    lane = state.lane(project, environment)
-    if lane is None:
+
+
+def _require_project(state: MeshState, name: str) -> None:
+    if not any(one.name == name for one in state.projects):
+        names = ", ".join(one.name for one in state.projects) or "none"
         raise UsageError(
-            f"the mesh has no project {project!r}", next_step=f"freehold project create {project}", kind="no-project"
+            f"the mesh has no project {name!r} (there are: {names})",
+            next_step=f"freehold project create {name}",
+            kind="no-project",
         )
-    return lane
 
 
 def pinned_nodes(state: MeshState, lane: Lane, change: Change, down: Sequence[str] = ()) -> tuple[PeerId, ...]:
