@@ -176,14 +176,19 @@ def store_plain(name: str, seed: bytes) -> Ed25519Signer:
     return signer
 
 
-def store_sealed(name: str, seed: bytes, passphrase: str, entropy: bytes) -> Ed25519Signer:
-    """Keep a key that opens only with its passphrase; `entropy` is 28 fresh random bytes."""
+def require_long(passphrase: str) -> None:
+    """Raise UsageError for a passphrase that is too short."""
     if len(passphrase) < PASSPHRASE_MIN_CHARACTERS:
         raise UsageError(
             f"a passphrase needs at least {PASSPHRASE_MIN_CHARACTERS} characters",
             next_step="run the command again",
             kind="passphrase",
         )
+
+
+def store_sealed(name: str, seed: bytes, passphrase: str, entropy: bytes) -> Ed25519Signer:
+    """Keep a key that opens only with its passphrase; `entropy` is 28 fresh random bytes."""
+    require_long(passphrase)
     signer = Ed25519Signer(seed)
     salt, nonce = entropy[:16], entropy[16:28]
     sealed = ChaCha20Poly1305(_stretch(passphrase, salt)).encrypt(nonce, seed, _AAD)
