@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from yarl import URL
 
 from cli.errors import CommandError, UsageError
 from cli.frame import command
@@ -119,12 +120,23 @@ def deploy(
         if not detach:
             watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
             answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
+            if watched.outcome == "succeeded":
+                answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")
         return answer
 
     answer = talk(context, conversation)
     human = f"change {answer['change'][:12]} in {answer['environment']}: {answer['outcome']}"
     output.result(answer, human)
+    for address in answer.get("addresses", ()):
+        output.note(f"  visitors reach it at {address}")
     output.hint("freehold promote, resume or abort" if answer["outcome"] == "paused" else "freehold status")
+
+
+async def _addresses(client: NodeClient, change: str, host: str) -> list[str]:
+    """Where visitors reach what a change made, through the asked node, which leads on those it does not serve."""
+    view, node = await client.get(f"/v1/changes/{change}"), await client.get("/v1/node")
+    lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
+    return deploying.visited_at(node["ingress"], lane["routes"], host)
 
 
 async def propose_and_start(

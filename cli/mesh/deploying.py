@@ -213,8 +213,8 @@ def propose(
 
 def lane_of(state: MeshState, project: str, environment: str) -> Lane:
     """Return the project's lane in an environment. Raises UsageError naming what an admin must create first."""
-    _require_environment(state, environment)
-    _require_project(state, project)
+    _require_environment(state, environment, f"freehold env create {environment}")
+    _require_project(state, project, f"freehold project create {project}")
     lane = state.lane(project, environment)
     assert lane is not None, "every project has a lane in every environment"
     return lane
@@ -227,27 +227,44 @@ async def require_known(client: NodeClient, project: str, environment: str) -> N
     """
     state = await client.state()
     if environment:
-        _require_environment(state, environment)
+        _require_environment(state, environment, "freehold env list")
     if project:
-        _require_project(state, project)
+        _require_project(state, project, "freehold project list")
 
 
-def _require_environment(state: MeshState, name: str) -> None:
+def visited_at(ingress: Sequence[str], routes: Sequence[str], host: str = "") -> list[str]:
+    """Return where visitors reach these routes through a node that serves at `ingress`; `host` is how it is reached.
+
+    A node that serves at every address of its machine does not know which of them others use.
+    """
+    found = []
+    for address in ingress:
+        bound, _, port = address.rpartition(":")
+        if bound in {"0.0.0.0", "[::]", ""}:  # noqa: S104 - read here, not bound
+            bound = host or "127.0.0.1"
+        shown = "" if port == "80" else f":{port}"
+        for route in routes:
+            name, slash, path = route.partition("/")
+            found.append(f"http://{name or bound}{shown}{slash}{path}")
+    return found
+
+
+def _require_environment(state: MeshState, name: str, step: str) -> None:
     if not any(one.name == name for one in state.environments):
         names = ", ".join(one.name for one in state.environments) or "none"
         raise UsageError(
             f"the mesh has no environment {name!r} (there are: {names})",
-            next_step=f"freehold env create {name}",
+            next_step=step,
             kind="no-environment",
         )
 
 
-def _require_project(state: MeshState, name: str) -> None:
+def _require_project(state: MeshState, name: str, step: str) -> None:
     if not any(one.name == name for one in state.projects):
         names = ", ".join(one.name for one in state.projects) or "none"
         raise UsageError(
             f"the mesh has no project {name!r} (there are: {names})",
-            next_step=f"freehold project create {name}",
+            next_step=step,
             kind="no-project",
         )
 

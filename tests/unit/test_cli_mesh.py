@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from cli.commands.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
 from cli.mesh import diagnosis, service
+from cli.mesh.deploying import visited_at
 from cli.mesh.roster import Member, find_member
 from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of, written_ms
 from cli.mesh.table import table
@@ -331,3 +332,12 @@ def test_the_last_words_of_a_release_are_each_told_once_however_often_they_were_
     assert [entry["message"] for entry, _ in last_words(many)] == [str(number) for number in range(40)][
         -LAST_WORDS_MAX:
     ]
+
+
+def test_visitors_are_told_addresses_they_can_open() -> None:
+    assert visited_at(["127.0.0.1:8080"], ["/", "/shop"]) == ["http://127.0.0.1:8080/", "http://127.0.0.1:8080/shop"]
+    assert visited_at(["0.0.0.0:80"], ["/"], "10.0.0.7") == ["http://10.0.0.7/"]
+    assert visited_at(["0.0.0.0:8080"], ["shop.example", "shop.example/cart"]) == [
+        "http://shop.example:8080", "http://shop.example:8080/cart",
+    ]  # fmt: skip
+    assert visited_at([], ["/"]) == []
