@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -434,11 +436,16 @@ class WorkerPool:
         found: list[tuple[WorkerLink, list[socket.socket]]] = []
         for path in _control_sockets(folder):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.setblocking(False)
             try:
                 connection.connect(str(path))
-                connection.setblocking(False)
                 greeting, listeners = await greeted(connection)
-            except (OSError, ControlError, TimeoutError):
+            except (BlockingIOError, TimeoutError):  # it listens, takes nobody, and keeps the addresses for itself
+                connection.close()
+                await _kill_hung(path)
+                path.unlink(missing_ok=True)
+                continue
+            except (OSError, ControlError):
                 connection.close()
                 path.unlink(missing_ok=True)  # its worker has ended
                 continue
@@ -517,6 +524,29 @@ def _disown(process: subprocess.Popen[bytes] | None) -> None:
     """Let a worker go on without us; it is nobody's child to wait for any more."""
     if process is not None:
         process.returncode = 0
+
+
+async def _kill_hung(path: Path) -> None:
+    """End a worker of an earlier pool that answers nothing; while it listens, the process in its socket's name exists."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(path.stem.rpartition("-")[2]), signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_MARGIN_S):
+            while _listens(path):  # noqa: ASYNC110  it is nobody's child any more, to be waited for
+                await asyncio.sleep(0.02)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket, even if nobody can connect for now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
 
 
 def _forget_control(folder: Path, slot: int, pid: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +162,32 @@ async def test_a_release_that_a_new_pool_loads_while_the_one_before_lets_it_go_s
             await asyncio.sleep(0.1)
         await second.serve(stub_release("r1", "wait"))
         assert (await second.get("/wait?1")).status == 200
+
+
+@pytest.mark.parametrize("knocks", [0, 8])
+async def test_a_worker_that_hangs_when_a_new_pool_comes_is_replaced_and_its_addresses_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knocks: int
+) -> None:
+    """After so many knocks of daemons that gave up, nobody can even connect to it."""
+    async with running(tmp_path, leave=True) as first:
+        await first.serve(stub_release("r1", "hello"))
+        addresses, pid = first.pool.addresses, first.pool.slots()[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        (control,) = (tmp_path / "run").glob("worker-*.sock")
+        for _ in range(knocks):
+            with socket.socket(socket.AF_UNIX) as knocking, contextlib.suppress(BlockingIOError):
+                knocking.setblocking(False)
+                knocking.connect(str(control))
+        monkeypatch.setattr("runtime.worker_link.GREETING_TIMEOUT_S", 5.0)
+        async with running(tmp_path, listen=addresses) as second:
+            await second.serve(stub_release("r1", "hello"))
+            assert second.pool.addresses == addresses
+            assert (await second.get("/hello")).body == b"hello"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_workers_of_another_build_are_replaced(tmp_path: Path) -> None:
