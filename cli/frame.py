@@ -12,6 +12,7 @@ Not here: which commands there are (`main.py`).
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import sys
 import traceback
@@ -23,6 +24,11 @@ import click
 
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.output import Output
+
+REFUSALS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR, errno.EEXIST}
+)
+"""Of the operating system: what a person can change. Any other that no command expected is a defect."""
 
 
 def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., None]], click.Command]:
@@ -140,9 +146,20 @@ def run(group: click.Group, arguments: list[str]) -> int:
         return int(ExitCode.USAGE)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(ExitCode.ERROR)
-    except Exception as error:
-        traceback.print_exc()
-        message = f"this is a defect in freehold ({type(error).__name__}: {error})"
-        output.error(CommandError(message, next_step="report it with the traceback above", kind="internal"))
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            return _defect(output, error)
+        where = f"{error.filename}: " if error.filename else ""
+        step = "look at the room, the rights and the disk there, then run it again"
+        output.error(CommandError(f"{where}{(error.strerror or str(error)).lower()}", next_step=step, kind="os"))
         return int(ExitCode.ERROR)
+    except Exception as error:
+        return _defect(output, error)
     return result if isinstance(result, int) else int(ExitCode.DONE)
+
+
+def _defect(output: Output, error: Exception) -> int:
+    traceback.print_exception(error)
+    message = f"this is a defect in freehold ({type(error).__name__}: {error})"
+    output.error(CommandError(message, next_step="report it with the traceback above", kind="internal"))
+    return int(ExitCode.ERROR)

@@ -155,11 +155,8 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     named = hashlib.sha256((folder / CHANGE_FILE).read_bytes()).hexdigest()
     if change and change != named:
         raise _damaged(CHANGE_FILE, "it is another change than the one named")
-    try:
-        wanted: Change = decode((folder / CHANGE_FILE).read_bytes(), Change, CHANGE_MAX_BYTES)
-        release: Release = decode((folder / RELEASE_FILE).read_bytes(), Release, RELEASE_MAX_BYTES)
-    except (DecodeError, OSError) as error:
-        raise _damaged(CHANGE_FILE, str(error)) from None
+    wanted: Change = _decoded(folder, CHANGE_FILE, Change, CHANGE_MAX_BYTES)
+    release: Release = _decoded(folder, RELEASE_FILE, Release, RELEASE_MAX_BYTES)
     if encode(wanted) != (folder / CHANGE_FILE).read_bytes():
         raise _damaged(CHANGE_FILE, "it is not in its one encoding")
     for name, digest in ((RELEASE_FILE, wanted.release), (CONFIGURATION_FILE, wanted.configuration)):
@@ -168,6 +165,13 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     components = {bytes(one.digest) for one in release.components}
     paths = sorted((folder / "papers").glob("*.dsse.json"))[:PAPERS_MAX]
     return [_verify_paper(folder, path, named, wanted, components) for path in paths]
+
+
+def _decoded(folder: Path, name: str, kind: type[Any], max_bytes: int) -> Any:
+    try:
+        return decode((folder / name).read_bytes(), kind, max_bytes)
+    except (DecodeError, OSError) as error:
+        raise _damaged(name, str(error)) from None
 
 
 def _verify_paper(folder: Path, path: Path, named: str, wanted: Change, components: set[bytes]) -> dict[str, str]:

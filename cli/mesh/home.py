@@ -84,10 +84,14 @@ def home_folder() -> Path:
 
 def read_contexts() -> Contexts:
     """Return all contexts; none if there is no file."""
+    path = home_folder() / "contexts.json"
     try:
-        return msgspec.json.decode((home_folder() / "contexts.json").read_bytes(), type=Contexts)
+        return msgspec.json.decode(path.read_bytes(), type=Contexts)
     except FileNotFoundError:
         return Contexts()
+    except msgspec.DecodeError as error:
+        step = f"correct {path}, or move it away and make its contexts anew (the keys beside it are kept)"
+        raise _damaged(path, error, step) from None
 
 
 def write_context(name: str, context: Context, *, current: bool = True) -> None:
@@ -235,6 +239,12 @@ def _read(name: str) -> StoredKey:
         return msgspec.json.decode(key_path(name).read_bytes(), type=StoredKey)
     except FileNotFoundError:
         raise UsageError(f"there is no key {name} here", next_step="freehold context list", kind="no-key") from None
+    except msgspec.DecodeError as error:
+        raise _damaged(key_path(name), error, "restore the file from a backup, or log in again") from None
+
+
+def _damaged(path: Path, error: Exception, step: str) -> CommandError:
+    return CommandError(f"{path} is damaged: {error}", next_step=step, kind="damaged")
 
 
 def _store(name: str, stored: StoredKey) -> None:

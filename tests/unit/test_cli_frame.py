@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.frame import command, in_context, run
 from cli.main import COMMANDS, freehold
+from cli.mesh import home
 from cli.output import Output, fold
 
 
@@ -164,6 +166,29 @@ def test_a_defect_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["kind"] == "internal"
     assert "ZeroDivisionError" in err
+
+
+def test_a_full_disk_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+    def go(output: Output) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
+
+    assert run(group_of(go), ["go", "--json"]) == ExitCode.ERROR
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["message"] == "/data/x: no space left on device"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("damaged", "named"), [("contexts.json", "context"), ("keys/home-me.json", "key")])
+def test_a_damaged_file_of_the_user_is_named_with_what_to_do(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damaged: str, named: str
+) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
+    home.write_context("home", home.Context("m" * 64, "/nowhere/api.sock", "home-me"))
+    home.store_plain("home-me", bytes(32))
+    (outside / "home" / damaged).write_text("{bad")
+    assert run(freehold, ["token", "create", "bot", "--json"]) == ExitCode.ERROR
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["kind"], str(outside / "home" / damaged) in error["message"]) == ("damaged", True), named
 
 
 def test_a_broken_project_file_is_usage_with_every_problem(outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
