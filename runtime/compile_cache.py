@@ -33,7 +33,8 @@ CACHE_MAX_BYTES: Final = 4 * 1024**3
 OUTPUT_MAX_BYTES: Final = 64 * 1024
 
 _CHUNK_BYTES: Final = 1024 * 1024
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("freehold.compiled")
+"""Below the name whose records a daemon keeps: that native code was changed on disk must not go unread."""
 
 
 class TamperedError(Exception):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from node.config import read_config
 from node.daemon import Daemon
+from node.logs import LogFilter
 from tests.e2e.in_process import House, a_house, until
 
 Component = Callable[[str], Path]
@@ -72,3 +73,13 @@ async def test_a_start_whose_api_address_is_taken_leaves_no_worker_behind(house:
     assert list(daemon.runtime.glob("workers/worker-*.sock")) == []
     await house.start(0)
     await until(lambda: house.runs(0))
+
+
+async def test_that_compiled_code_was_changed_on_disk_is_in_the_nodes_log(house: House) -> None:
+    await house.stop(0)
+    for path in (house.folder / "n0" / "compiled").glob("*.cwasm"):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    await house.start(0)
+    await until(lambda: house.runs(0), 60)
+    assert await visited(house) == 200
+    assert house.control(0).logs.recent(LogFilter(contains="compiled artifact removed"), 10)
