@@ -55,13 +55,18 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compiled: str = ""
 
 
+def no_node_step(folder: Path) -> str:
+    """What to run where a folder holds no node: make it there, or name the one that is meant."""
+    return f"freehold mesh create NAME --data {folder}, or mesh join LINE --data {folder}; or name its folder: --data DIRECTORY"
+
+
 def read_config(folder: Path) -> NodeConfig:
     """Read DATA/node.toml. Raises ConfigError naming the key that is wrong and what is allowed."""
     path = folder / CONFIG_NAME
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{folder} holds no node", "freehold mesh create NAME, or freehold mesh join LINE") from None
+        raise ConfigError(f"{folder} holds no node", no_node_step(folder)) from None
     if len(data) > CONFIG_MAX_BYTES:
         raise ConfigError(f"{path} has over {CONFIG_MAX_BYTES} bytes")
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from node.config import NodeConfig, write_config
+from node.config import NodeConfig, no_node_step, write_config
 from node.errors import ConfigError
 from node.keys import SystemEntropy, load_or_create_key, sync_folder, sync_tree, write_private
 from node.knocking import Knock
@@ -57,7 +57,7 @@ def read_identity(folder: Path) -> Identity:
         genesis = (folder / "genesis").read_bytes()
         data = (folder / "credentials").read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{folder} holds no node", "freehold mesh create NAME, or freehold mesh join LINE") from None
+        raise ConfigError(f"{folder} holds no node", no_node_step(folder)) from None
     if len(genesis) > GENESIS_MAX_BYTES:
         raise ConfigError(f"{folder / 'genesis'} is too large to be a genesis", "restore it from your backup")
     try:

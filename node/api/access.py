@@ -19,6 +19,10 @@ from protocols.refusal import Refusal
 OF_ONE_PROJECT = frozenset({"logs"})
 """Operations whose answers hold what guests wrote: who sees some projects only must name one of them."""
 
+MORE_RIGHTS = (
+    "freehold token list shows what each may; an operator gives more: freehold mesh invite --kind principal --role ROLE"
+)
+
 
 def authorize(control: Control, key: str, operation: Operation, named: Mapping[str, Any]) -> None:
     """Raise ProblemError 403 unless the key's grants allow the operation; `named` are its checked parameters."""
@@ -28,7 +32,7 @@ def authorize(control: Control, key: str, operation: Operation, named: Mapping[s
     problems = [_problem(one, operation, named) for one in rights.each]
     problem = problems[0]
     if all(problems):
-        raise ProblemError(403, "caller.not-allowed", "this key may not", problem, "freehold token list")
+        raise ProblemError(403, "caller.not-allowed", "this key may not", problem, MORE_RIGHTS)
 
 
 def _problem(rights: Rights, operation: Operation, named: Mapping[str, Any]) -> str:
