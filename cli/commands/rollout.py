@@ -78,6 +78,7 @@ def _run(
         lane = await find_lane(client, project, environment)
         return await step(client, context, lane), lane
 
+    output.live("the voters decide")
     slot, lane = talk(context, conversation)
     output.result(
         {"slot": slot, "project": lane.project, "environment": lane.environment},

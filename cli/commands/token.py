@@ -25,7 +25,7 @@ from cli.mesh.table import table
 from cli.output import Output
 from protocols.change import valid_name
 from protocols.envelope import Signed, decode, digest, encode, sign
-from protocols.grants import ALL_ROLES, GRANT_DOMAIN, ROLES_NEVER_FOR_AGENTS, VERBS_OF_ROLE, Grant, Role, Verb
+from protocols.grants import ALL_ROLES, ANY, GRANT_DOMAIN, ROLES_NEVER_FOR_AGENTS, VERBS_OF_ROLE, Grant, Role, Verb
 from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.revocations import NOTHING_VALID, Revocation
 from protocols.revocations import revoke as sign_revocation
@@ -69,15 +69,19 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     held, grant = _shared(mine, name, roles, projects, environments, duration_ms(expires))
     agent = home.store_plain(own, secrets.token_bytes(SEED_BYTES))
 
-    async def conversation(client: NodeClient) -> None:
+    async def conversation(client: NodeClient) -> list[str]:
+        state = await client.state()
         chain = mine.chain_of(held)
         parent = digest(chain[-1].payload)
         made = msgspec.structs.replace(grant, key=agent.public_key, parent=bytes(parent))
         link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
         await client.publish("grant", agent.public_key.hex(), encode((*chain, link)))
+        projects, environments = {one.name for one in state.projects}, {one.name for one in state.environments}
+        unknown = [f"project {one}" for one in grant.projects if one not in {ANY, *projects}]
+        return unknown + [f"environment {one}" for one in grant.environments if one not in {ANY, *environments}]
 
     try:
-        talk(context, conversation)
+        unknown = talk(context, conversation)
     except BaseException:
         home.key_path(own).unlink()
         raise
@@ -91,6 +95,8 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
         f"token {name}: {', '.join(grant.roles)} in {', '.join(grant.projects)} / {', '.join(grant.environments)}, "
         f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}\nkey file {home.key_path(own)}",
     )  # fmt: skip
+    for named in unknown:
+        output.warn(f"the mesh has no {named} yet: the token is for one of that name when it is made")
     output.hint(f"FREEHOLD_CONTEXT={own} freehold mcp")
 
 
