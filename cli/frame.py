@@ -25,6 +25,9 @@ import click
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.output import Output
 
+SENTENCE_MAX = 200
+"""Of a command's first sentence in its group's help; click would cut it at the line's end."""
+
 REFUSALS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR, errno.EEXIST}
 )
@@ -73,7 +76,7 @@ def in_context(step: str, name: str | None) -> str:
 
 
 class Group(click.Group):
-    """A group that answers a misspelt command with the one that was meant, wherever in the command line that is."""
+    """A group that shows examples, and answers a misspelt command with the one that was meant, wherever that is."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -86,6 +89,27 @@ class Group(click.Group):
             if not meant:
                 raise
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {meant!r}?", ctx) from error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order they are used in."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the whole first sentence of each."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(SENTENCE_MAX)) for name, one in found if one])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the group's own last words, or the first example of each of its commands."""
+        if self.epilog:
+            return super().format_epilog(ctx, formatter)
+        found = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
+        with formatter.section("Examples"):
+            for one in found:
+                if one is not None and one.epilog:
+                    formatter.write(f"    {one.epilog.splitlines()[2].strip()}\n")
+        return None
 
     def _meant(self, ctx: click.Context, word: str) -> str:
         path = f"{ctx.command_path} "

@@ -230,7 +230,7 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
 @_CONTEXT
 @_YES
 def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: str | None, yes: bool) -> None:
-    """Go on after a majority of the voters is lost for good: NODE... (1, 3, 5 or 7) vote from now on.
+    """Go on after a majority of the voters is lost for good: the 1, 3, 5 or 7 named nodes vote from now on.
 
     Unsafe, and shown as that for ever: whatever the lost voters decided among themselves is abandoned. Be sure that none
     of them runs any more. Run it on the machine that holds the most decisions (`freehold node status`). Needs the admin key.

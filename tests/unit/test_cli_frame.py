@@ -42,6 +42,17 @@ def test_every_command_takes_json_and_shows_examples() -> None:
         assert found.get_short_help_str(), path
 
 
+@pytest.mark.parametrize(
+    "group", ["context", "env", "evidence", "mesh", "node", "policy", "project", "secret", "token"]
+)
+def test_the_help_of_a_group_shows_each_of_its_commands_in_use(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(freehold, [group, "--help"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "..." not in shown.partition("Commands:")[2]
+    for path, _ in leaves(freehold, "freehold"):
+        assert not path.startswith(f"freehold {group} ") or f"    {path}" in shown
+
+
 def test_every_example_is_a_command_line_that_is_accepted(outside: Path) -> None:
     for folder in ("evidence-3f9a12", "freehold"):
         (outside / folder).mkdir()
