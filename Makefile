@@ -1,5 +1,7 @@
 # Every target makes its own environment in .venv from the hashed lock file. PYTHON chooses the interpreter.
 PYTHON ?= python3
+# Files of tests that run at once, each in a process of its own.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -26,7 +28,9 @@ check: $(STAMP)  ## Static checks: format, lint, types, import contracts, style 
 	$(BIN)/python -m pytest tests/test_tidy.py
 
 test: $(STAMP)  ## All that must pass before a change lands
-	$(BIN)/python -m pytest --durations=15
+	@base=$$(mktemp -d /tmp/fhXXXXXX) && \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --basetemp=$$base/t --durations=15 && rm -rf $$base || \
+	{ echo "what the tests left, logs among it: $$base"; exit 1; }
 
 test-long: $(STAMP)  ## Long hauls; results are committed
 	$(BIN)/python -m pytest -m long --timeout 7200
