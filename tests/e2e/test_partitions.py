@@ -75,6 +75,9 @@ def test_a_minority_serves_what_was_decided_and_decides_nothing_while_the_majori
     until(lambda: "two" in site.greetings(story.three), 60, "the first stage")
     canary = story.three[site.greetings(story.three).index("two")]
     rest = [machine for machine in story.three if machine is not canary]
+    until(
+        lambda: "pass" in {one["verdict"] for one in site.lane(canary)["rollout"]["verdicts"]}, 30, "the stage to pass"
+    )
     slot = canary.status()["slot"]
     story.wires.close_between({canary.name}, {machine.name for machine in rest})
     until(lambda: canary.connected() == 1, 10, "the cut to be seen")
