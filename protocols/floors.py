@@ -85,11 +85,10 @@ class Floors:
     def we_are_stale(self, peer: PeerId, theirs: Contact, members: Sequence[PeerId], wall_ms: int) -> bool | None:
         """Return True if we must resync wholesale from `peer`, False if it must from us, None if neither must."""
         mine = self.contact(members, wall_ms)
-        if mine.live == 0 or theirs.live == 0:
-            return None if mine.live == theirs.live else mine.live == 0
         at_their_side = {moment.peer: moment.wall_ms for moment in theirs.vector.moments}
-        apart_ms = wall_ms - max(self._known.get(peer, 0), at_their_side.get(self._me, 0))
-        if apart_ms <= self._silent_max_ms:
+        met_ms = max(self._known.get(peer, 0), at_their_side.get(self._me, 0))
+        # Who was never heard of was never left out either: it holds every tombstone back, and has all it holds to give.
+        if not met_ms or wall_ms - met_ms <= self._silent_max_ms:
             return None
         return (mine.live, peer) < (theirs.live, self._me)
 

@@ -146,12 +146,26 @@ def test_of_two_that_left_each_other_out_exactly_one_resyncs() -> None:
     assert one.we_are_stale(B, two.contact(ALL, late), ALL, late) is True, "the smaller part learns"
 
 
-def test_a_newcomer_learns_from_the_established_and_two_newcomers_from_each_other() -> None:
+def test_a_newcomer_forgets_nothing_and_one_that_lost_its_floors_only_what_it_was_left_out_for() -> None:
     new, old = Floors(A, SILENT_MS), Floors(B, SILENT_MS)
     assert new.we_are_stale(B, old.contact(ALL, WALL_MS), ALL, WALL_MS) is None
     old.restore(vector(b=WALL_MS, c=WALL_MS))
+    assert new.we_are_stale(B, old.contact(ALL, WALL_MS), ALL, WALL_MS) is None
+    assert old.we_are_stale(A, new.contact(ALL, WALL_MS), ALL, WALL_MS) is None
+    old.restore(vector(a=WALL_MS - SILENT_MS - 1, b=WALL_MS, c=WALL_MS))
     assert new.we_are_stale(B, old.contact(ALL, WALL_MS), ALL, WALL_MS) is True
     assert old.we_are_stale(A, new.contact(ALL, WALL_MS), ALL, WALL_MS) is False
+
+
+def test_a_founder_that_was_alone_for_long_loses_nothing_to_newcomers_that_met_first() -> None:
+    fleet = Fleet(["n0", "n1", "n2"])
+    fill(fleet, "n0", [immutable("n0", body=b"%d" % number, at_ms=WALL_MS - 40 * DAY_MS) for number in range(5)])
+    fleet.connect("n1", "n2")
+    fleet.run(40_000)
+    fleet.connect("n0", "n1")
+    fleet.run(120_000)
+    assert len(fleet["n0"].held_keys()) >= 5
+    assert len(fleet.roots()) == 1
 
 
 # --- two nodes --------------------------------------------------------------------------------------------------------
