@@ -86,6 +86,8 @@ class Floors:
         """Return True if we must resync wholesale from `peer`, False if it must from us, None if neither must."""
         mine = self.contact(members, wall_ms)
         at_their_side = {moment.peer: moment.wall_ms for moment in theirs.vector.moments}
+        if abs(at_their_side.get(peer, wall_ms) - wall_ms) > MARGIN_MS:
+            return None  # one of the two clocks is wrong: nobody forgets anything by it
         met_ms = max(self._known.get(peer, 0), at_their_side.get(self._me, 0))
         # Who was never heard of was never left out either: it holds every tombstone back, and has all it holds to give.
         if not met_ms or wall_ms - met_ms <= self._silent_max_ms:

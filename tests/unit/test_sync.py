@@ -157,6 +157,20 @@ def test_a_newcomer_forgets_nothing_and_one_that_lost_its_floors_only_what_it_wa
     assert old.we_are_stale(A, new.contact(ALL, WALL_MS), ALL, WALL_MS) is False
 
 
+@pytest.mark.parametrize("who", ["n0", "n1"])
+def test_a_node_whose_clock_is_far_ahead_forgets_nothing_that_its_peer_lacks(who: str) -> None:
+    fleet = Fleet(["n0", "n1"])
+    fleet.connect("n0", "n1")
+    fleet.run(100_000)
+    fleet.disconnect("n0", "n1")
+    fill(fleet, who, [immutable(who, body=b"made while apart")])
+    fleet.wall_offset_ms[fast_id(who)] = 365 * DAY_MS
+    before = fleet[who].held_keys()
+    fleet.connect("n0", "n1")
+    fleet.run(120_000)
+    assert set(before) <= set(fleet[who].held_keys())
+
+
 def test_a_founder_that_was_alone_for_long_loses_nothing_to_newcomers_that_met_first() -> None:
     fleet = Fleet(["n0", "n1", "n2"])
     fill(fleet, "n0", [immutable("n0", body=b"%d" % number, at_ms=WALL_MS - 40 * DAY_MS) for number in range(5)])
