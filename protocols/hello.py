@@ -51,6 +51,9 @@ NONCE_BYTES = 16
 BOOT_NONCE_BYTES = 8
 """New at every start of the process; the same value orders the node's ballots."""
 
+JUDGE_EVERY_MS = 3_600_000
+"""How long a certificate that ran out may go unnoticed on a connection that stays up; its last fortnight was for renewal."""
+
 CHALLENGES_MAX = 8
 """Challenges kept per peer, answered or not; a peer that reconnects faster than it answers loses the oldest."""
 
@@ -204,6 +207,7 @@ class HelloMachine:
         self._peers: dict[PeerId, _Peer] = {}
         self._quarantined_until_ms: dict[PeerId, int] = {}
         self._judged_version = trust.version
+        self._judged_ms = 0
         self._deadline_ms: int | None = None
         self._deadline_known = False
 
@@ -225,10 +229,13 @@ class HelloMachine:
                 return [*self._time_out(now), *self._judge_again(now)]
 
     def deadline_ms(self) -> int | None:
-        """When the slowest unfinished hello runs out."""
+        """When the slowest unfinished hello runs out, or the admitted peers' certificates are looked at again."""
         if not self._deadline_known:
             waiting = [state.since_ms for state in self._peers.values() if state.connected and state.standing is None]
-            self._deadline_ms = min(waiting) + HELLO_TIMEOUT_MS if waiting else None
+            due = [since_ms + HELLO_TIMEOUT_MS for since_ms in waiting]
+            if any(state.standing is not None for state in self._peers.values()):
+                due.append(self._judged_ms + JUDGE_EVERY_MS)
+            self._deadline_ms = min(due, default=None)
             self._deadline_known = True
         return self._deadline_ms
 
@@ -381,6 +388,7 @@ class HelloMachine:
         return effects
 
     def _judge_again(self, now: Now) -> list[Effect]:
+        self._judged_ms = now.mono_ms
         effects: list[Effect] = []
         for peer in sorted(self._peers):
             state = self._peers[peer]

@@ -15,6 +15,7 @@ from protocols.envelope import DecodeError, Signed, decode, encode
 from protocols.hello import (
     ALLOWED,
     HELLO_TIMEOUT_MS,
+    JUDGE_EVERY_MS,
     NONCE_BYTES,
     PEERS_MAX,
     QUARANTINE_MS,
@@ -116,7 +117,7 @@ def test_two_members_admit_each_other_in_one_round_trip() -> None:
     assert notified(pipe.effects[node_id("a")]) == [Admitted(FOUNDER, Standing.MEMBER, 1, b"1" * 8, here.head)]
     assert here.admitted() == (node_id("a"),)
     assert here.standing(node_id("a")) is Standing.JOINED
-    assert here.deadline_ms() is None
+    assert here.deadline_ms() == JUDGE_EVERY_MS
     sent = [effect for effect in pipe.effects[FOUNDER] if isinstance(effect, Send)]
     assert len(sent) == 2
 
@@ -317,6 +318,21 @@ def test_a_second_connection_of_the_same_process_changes_nothing() -> None:
     peer.hello(b"A")
     assert peer.echo(second, b"A") == []
     assert peer.here.standing(node_id("a")) is Standing.JOINED
+
+
+def test_a_certificate_that_runs_out_on_a_live_connection_is_noticed_within_the_hour() -> None:
+    peer = Faked()
+    question = asked(peer.connect())
+    peer.hello(b"A")
+    peer.echo(question, b"A")
+    due_ms = peer.here.deadline_ms()
+    assert due_ms is not None
+    assert due_ms <= now().mono_ms + JUDGE_EVERY_MS
+    told = notified(peer.here.handle(Tick(), Now(due_ms, WALL_MS + LIFETIME_MS + 1)))
+    assert [(type(one), one.standing) for one in told] == [(Admitted, Standing.EXPIRED)]
+    later_ms = peer.here.deadline_ms()
+    assert later_ms is not None
+    assert later_ms > due_ms
 
 
 def test_a_revocation_closes_a_live_connection_and_a_confirmation_raises_it() -> None:
