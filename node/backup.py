@@ -30,7 +30,7 @@ from node.keys import sync_folder, sync_tree
 
 MANIFEST = "backup.json"
 FORMAT = 1
-FIRST = ("node.key", "node.toml", "genesis", "credentials", "addresses", "pending", "fence")
+FIRST = ("node.key", "node.toml", "genesis", "credentials", "addresses", "pending", "fence", "api.pem")
 """In this order, before any database."""
 
 DATABASES = ("vote.db", "state.db")

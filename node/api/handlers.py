@@ -7,7 +7,7 @@ here: checking requests (server.py), and how state looks as JSON (views.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import msgspec
 from aiohttp import web
@@ -329,11 +329,13 @@ async def lanes(call: Call) -> tuple[LaneView, ...]:
     """List every project in every environment."""
     control: Control = call.node
     wanted = call.query.get("project", ""), call.query.get("environment", "")
-    return tuple(
-        lane_view(control, lane, _last_abort(control, lane.project, lane.environment))
+    shown = {
+        (lane.project, lane.environment): lane
         for lane in control.core.state.lanes
         if (not wanted[0] or lane.project == wanted[0]) and (not wanted[1] or lane.environment == wanted[1])
-    )
+    }
+    aborts = _last_aborts(control, shown)
+    return tuple(lane_view(control, lane, aborts[name]) for name, lane in shown.items())
 
 
 async def lane(call: Call) -> LaneView:
@@ -342,7 +344,8 @@ async def lane(call: Call) -> LaneView:
     found = control.core.state.lane(call.path["project"], call.path["environment"])
     if found is None:
         raise not_found("lane", f"{call.path['project']} in {call.path['environment']}", "freehold status")
-    return lane_view(control, found, _last_abort(control, found.project, found.environment))
+    name = (found.project, found.environment)
+    return lane_view(control, found, _last_aborts(control, [name])[name])
 
 
 async def statements(call: Call) -> web.Response:
@@ -455,17 +458,24 @@ async def _copy(frames: AsyncIterator[bytes], answer: web.StreamResponse) -> Non
         await answer.write(frame)
 
 
-def _last_abort(control: Control, project: str, environment: str) -> str:
-    for view in control.history(project, environment, 20):
+def _last_aborts(control: Control, lanes: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Why each lane's newest rollout was aborted, where it was, in one pass over the decisions, newest first."""
+    open_lanes, found = set(lanes), dict.fromkeys(lanes, "")
+    for slot in range(control.core.chain.position.slot, 0, -1):
+        if not open_lanes:
+            break
+        view = control.decision(slot)
+        lane = (view.project, view.environment)
+        if lane not in open_lanes or view.action not in {"abort", "start", "promote"}:
+            continue
+        open_lanes.discard(lane)
         if view.action == "abort":
             numbers = "; ".join(
                 f"{one.node[-6:]}: {one.errors} errors in {one.requests} requests {one.reason}".strip()
                 for one in view.numbers
             )
-            return f"{view.reason} ({numbers})" if numbers else view.reason
-        if view.action in {"start", "promote"}:
-            return ""
-    return ""
+            found[lane] = f"{view.reason} ({numbers})" if numbers else view.reason
+    return found
 
 
 def _path(name: str, schema: dict[str, str]) -> Parameter:

@@ -34,6 +34,7 @@ def made_folder(folder: Path) -> Path:
 
 def test_a_backup_holds_what_a_node_is_and_leaves_out_logs(tmp_path: Path) -> None:
     folder = made_folder(tmp_path / "node")
+    (folder / "api.pem").write_text("what logins have pinned")
     busy = sqlite3.connect(folder / "state.db")  # as the daemon has it open, with a write in its log
     busy.execute("INSERT INTO t VALUES ('while it runs')")
     busy.commit()
@@ -43,6 +44,7 @@ def test_a_backup_holds_what_a_node_is_and_leaves_out_logs(tmp_path: Path) -> No
     again = tmp_path / "again"
     assert (manifest.node, manifest.mesh) == ("n", "m")
     assert (again / "node.key").stat().st_mode & 0o777 == 0o600
+    assert (again / "api.pem").stat().st_mode & 0o777 == 0o600
     assert (again / "data" / "shop" / "visitors.txt").read_text() == "me"
     assert not (again / "logs").exists()
     assert not (again / "backup.json").exists()
