@@ -15,6 +15,7 @@ from cli.mesh import deploying, home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.evidence import held_evidence, publish_evidence
+from cli.mesh.principals import require_right
 from cli.mesh.proposing import claim_routes, resolve_change
 from cli.mesh.review import change_at
 from cli.mesh.sealing import versions_for
@@ -165,6 +166,8 @@ async def propose_and_start(
             next_step="freehold status, or deploy with --supersede",
             kind="rollout.under-way",
         )
+    await require_right(client, signer.public_key, "propose", lane.project, environment)
+    await require_right(client, starter.signer.public_key, "start", lane.project, environment)
     output.step("", "building")
     bundle = build_project(found.project, found.text, found.root, output)
     versions = await versions_for(client, deploying.effective_of(found, bundle, environment))
@@ -199,6 +202,7 @@ async def start_proposed(
             next_step=f"freehold changes {named[:12]}",
             kind="moved",
         )
+    await require_right(client, starter.signer.public_key, "start", change.project, change.environment)
     await claim_routes(client, change, signer)
     lane = deploying.lane_of(await client.state(), change.project, change.environment)
     down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]

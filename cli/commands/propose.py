@@ -11,7 +11,7 @@ import msgspec
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
-from cli.mesh.principals import everyday_key
+from cli.mesh.principals import everyday_key, require_right
 from cli.mesh.proposing import file_proposal, put_together
 from cli.mesh.review import review_change, review_text
 from cli.output import Output
@@ -43,6 +43,7 @@ def propose(output: Output, environment: str, message: str, context_name: str | 
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
+        await require_right(client, signer.public_key, "propose", found.project.name, environment)
         proposal, bundle = await put_together(client, output, found, environment, message, signer)
         filed = await file_proposal(client, output, found, proposal, bundle, signer)
         review = await review_change(client, proposal.id.hex())

@@ -23,6 +23,7 @@ from cli.errors import CommandError
 from cli.mcp.session import Session
 from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.explain import explain
+from cli.mesh.principals import require_right
 from cli.mesh.proposing import file_proposal, put_together, resolve_change
 from cli.mesh.review import Review, effective_at, review_proposal
 from cli.output import Output
@@ -424,6 +425,7 @@ async def propose(session: Session, given: Proposing) -> Proposed:
 
     async def ask(client: NodeClient) -> Proposed:
         output = _quiet()
+        await require_right(client, session.signer.public_key, "propose", session.project, given.environment)
         proposal, bundle = await put_together(client, output, found, given.environment, given.request, session.signer)
         filed = await file_proposal(client, output, found, proposal, bundle, session.signer)
         papers = await client.get(f"/v1/changes/{proposal.id.hex()}/papers")

@@ -14,10 +14,11 @@ import msgspec
 
 from cli.errors import CommandError
 from cli.mesh import home
-from cli.mesh.client import NodeClient
+from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.home import Context
 from cli.mesh.unlock import NeedsPersonError, unlock
 from protocols.envelope import Signed, decode, digest
+from protocols.grants import Verb, covers, holders_of
 from protocols.keys import Ed25519Signer
 
 T = TypeVar("T")
@@ -91,6 +92,38 @@ async def principals_of(client: NodeClient) -> tuple[Principal, ...]:
     """Return every key with a grant."""
     found: tuple[Principal, ...] = msgspec.convert(await client.get_all("/v1/principals"), tuple[Principal, ...])
     return found
+
+
+async def require_right(client: NodeClient, key: bytes, verb: Verb, project: str, environment: str) -> None:
+    """Raise RefusedError, naming who can give the right, for a key that may not do `verb` there.
+
+    The mesh refuses it too, but only what is built and uploaded.
+    """
+    one = await principal_of(client, key)
+    if _allows(one, verb, project, environment):
+        return
+    rule, _, detail = one.problem.partition(": ")
+    if not rule:
+        rule = "change.author" if verb == "propose" else "command.not-allowed"
+        detail = f"{one.name} may not {verb} {project} in {environment}; who may has the role {holders_of(verb)}"
+    raise RefusedError(rule, detail, await _how_to_get(client, one, verb, project, environment))
+
+
+def _allows(one: Principal, verb: Verb, project: str, environment: str) -> bool:
+    return not one.problem and any(
+        verb in held.verbs and covers(held.projects, project) and covers(held.environments, environment)
+        for held in one.each
+    )
+
+
+async def _how_to_get(client: NodeClient, one: Principal, verb: Verb, project: str, environment: str) -> str:
+    """Say who gives a key the right: for an agent the person behind it, where that one has it; else an admin."""
+    role = holders_of(verb).partition(" or ")[0]
+    givers = [await principal_of(client, bytes.fromhex(key)) for key in one.lineage if key != one.key]
+    giver = next((each for each in reversed(givers) if _allows(each, verb, project, environment)), None)
+    if one.kind == "agent" and giver is not None:
+        return f"ask {giver.name}: freehold token create NAME --role {role} --project {project} --env {environment}"
+    return f"ask an admin: freehold mesh invite --kind principal --role {role}, then freehold login LINE"
 
 
 def everyday_key(context: Context) -> Ed25519Signer:

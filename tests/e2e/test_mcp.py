@@ -24,6 +24,9 @@ from mcp import Client, StdioServerParameters
 
 from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.home import Contexts, StoredKey
+from cli.mesh.proposing import put_together
+from cli.output import Output
+from cli.project.find import open_project
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.grants import ANY, GRANT_DOMAIN, Grant
 from protocols.keys import Ed25519Signer
@@ -277,6 +280,29 @@ async def test_a_looking_agent_sees_no_tool_that_changes_and_the_api_refuses_its
             await client.put_artifact(b"anything", digest(b"anything"))
         assert error.value.rule == "caller.not-allowed"
     # On the socket without a signature, as any local user: what it brings is still signed by the watcher's key.
-    answer = await asyncio.to_thread(team.as_agent, "propose", "-m", "x", "--context", "home-watcher")
-    assert answer.returncode == 3, answer
-    assert "change.author" in answer.stderr
+    found = open_project(team.project)
+    async with NodeClient(context) as client:
+        proposal, _ = await put_together(client, Output(as_json=True), found, "production", "x", signer)
+        with pytest.raises(RefusedError) as error:
+            await client.publish("change", found.project.name, encode(proposal.signed))
+        assert error.value.rule == "change.author"
+
+
+def test_a_key_that_may_not_is_told_before_anything_is_built_and_who_gives_the_right(team: Team) -> None:
+    team.dev.ok("token", "create", "writer", "--role", "proposer", "--project", "hello")
+    me = next(
+        one["name"]
+        for one in team.dev.ok("token", "list")["principals"]
+        if "start" in one["verbs"] and one["kind"] == "person"
+    )
+    for context, words, rule, role in (
+        ("home-watcher", ("propose", "-m", "x"), "change.author", "proposer"),
+        ("home-watcher", ("deploy",), "change.author", "proposer"),
+        ("home-writer", ("deploy",), "command.not-allowed", "deployer"),
+    ):
+        answer = team.as_agent(*words, "--context", context, "--json")
+        told = json.loads(answer.stdout)["error"]
+        assert (answer.returncode, told["kind"]) == (3, rule), answer
+        step = f"ask {me}: freehold token create NAME --role {role} --project hello --env production"
+        assert told["next_step"] == step
+        assert "building" not in answer.stderr
