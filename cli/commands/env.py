@@ -10,7 +10,7 @@ import click
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.mesh import home
-from cli.mesh.administering import unlock_admin
+from cli.mesh.administering import require_admin, unlock_admin
 from cli.mesh.client import talk
 from cli.mesh.home import Context
 from cli.mesh.roster import members_of
@@ -44,6 +44,7 @@ def create(output: Output, *, name: str, selector: tuple[str, ...], protected: b
             "an environment's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold env create staging"
         )
     _, context = home.current_context(context_name)
+    require_admin(context, f"make the environment {name}")
     state = talk(context, lambda client: client.state())
     if any(one.name == name for one in state.environments):
         raise UsageError(f"there is an environment {name} already", next_step=f"freehold env set {name}", kind="exists")
@@ -62,6 +63,7 @@ def change(output: Output, *, name: str, selector: tuple[str, ...], every_node: 
            context_name: str | None, yes: bool) -> None:  # fmt: skip
     """Change an environment's nodes or protection; its policy stays. Needs the admin key."""
     _, context = home.current_context(context_name)
+    require_admin(context, f"change the environment {name}")
     state = talk(context, lambda client: client.state())
     before = next((one for one in state.environments if one.name == name), None)
     if before is None:

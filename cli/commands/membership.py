@@ -16,7 +16,7 @@ import msgspec
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
-from cli.mesh.administering import unlock_admin
+from cli.mesh.administering import require_admin, unlock_admin
 from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.roster import Member, find_member, members_of
 from cli.mesh.sealing import rows_of
@@ -76,6 +76,7 @@ def remove(output: Output, *, node: str, reason: str, compromised: bool, context
     Needs the admin key. The revocation works at once and for good; a node that comes back needs a new key.
     """
     _, context = home.current_context(context_name)
+    require_admin(context, f"remove {node}")
     target, voters, exposed, notes = talk(context, lambda client: _plan_removal(client, node, compromised))
     output.note(f"This removes {target.title} from the mesh:")
     for line in notes:
@@ -204,6 +205,7 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
     if pair is None:
         talk(context, lambda client: _show_voters(client, output))
         return
+    require_admin(context, "change the voters")
     old, new = pair
     plan = talk(context, lambda client: _plan_replacement(client, old, new))
     output.note("This changes who decides:")
@@ -236,6 +238,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
     of them runs any more. Run it on the machine that holds the most decisions (`freehold node status`). Needs the admin key.
     """
     _, context = home.current_context(context_name)
+    require_admin(context, "reset the mesh")
 
     async def plan(client: NodeClient) -> tuple[Reset, int]:
         state, stores = await client.state(), stores_of(await client.get("/v1/voters"))

@@ -20,7 +20,7 @@ from cli.commands.membership import leave, members, remove, reset, voters
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.mesh import home
-from cli.mesh.administering import unlock_admin
+from cli.mesh.administering import require_admin, unlock_admin
 from cli.mesh.client import NodeClient, default_data_folder, talk
 from cli.mesh.home import Context
 from cli.mesh.spans import (
@@ -192,6 +192,7 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
         raise UsageError("a machine is nobody's self", next_step="add --kind principal", kind="usage")
     chosen = roles or (allowed if kind == "node" else ("viewer",))
     node_labels = labels_of(labels)
+    require_admin(context, f"invite a {kind}")
     mesh, addresses = talk(context, _mesh_and_addresses if kind == "node" else _mesh_and_apis)
     admin = unlock_admin(context, f"invite a {kind}")
     seed = secrets.token_bytes(SEED_BYTES)

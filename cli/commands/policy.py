@@ -15,7 +15,7 @@ import msgspec
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.mesh import home
-from cli.mesh.administering import unlock_admin
+from cli.mesh.administering import require_admin, unlock_admin
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import talk_as
 from cli.mesh.spans import duration_ms, in_words
@@ -78,6 +78,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
            yes: bool) -> None:  # fmt: skip
     """Change a policy. Needs the admin key; every proposed change must be proposed again."""
     _, context = home.current_context(context_name)
+    require_admin(context, f"set the policy of {environment or 'the mesh'}")
     state = talk(context, lambda client: client.state())
     now, _ = policy_of(state, environment)
     if voters and environment:

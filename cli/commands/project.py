@@ -13,7 +13,7 @@ from cli.commands.rollout import find_lane
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.mesh import home
-from cli.mesh.administering import unlock_admin
+from cli.mesh.administering import require_admin, unlock_admin
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.roster import find_member, members_of
 from cli.mesh.table import short, table
@@ -35,6 +35,7 @@ def create(output: Output, name: str, owners: tuple[str, ...], context_name: str
     if not valid_name(name):
         raise UsageError("a project's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold project create shop")
     _, context = home.current_context(context_name)
+    require_admin(context, f"make the project {name}")
     state = talk(context, lambda client: client.state())
     if any(one.name == name for one in state.projects):
         raise UsageError(f"there is a project {name} already", next_step="freehold project list", kind="exists")
@@ -86,6 +87,7 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
     if (schedules is None) == (data is None):
         raise UsageError("name --schedules NODE or --data NODE", next_step="freehold project place --help")
     _, context = home.current_context(context_name)
+    require_admin(context, f"place {name} in {environment}")
     lane = talk(context, lambda client: find_lane(client, name, environment))
     node = find_member(talk(context, members_of), schedules or data or "")
     before = lane.schedule_node if schedules else lane.data_node

@@ -202,6 +202,25 @@ def test_a_damaged_file_of_the_user_is_named_with_what_to_do(
     assert (error["kind"], str(outside / "home" / damaged) in error["message"]) == ("damaged", True), named
 
 
+@pytest.mark.parametrize(
+    "line",
+    (
+        "env create staging", "env set staging --protected", "policy set --mode solo", "project create shop",
+        "project place shop --data attic", "mesh remove attic", "mesh voters --replace attic oslo",
+        "mesh reset oslo -m fire", "mesh invite",
+    ),
+)  # fmt: skip
+def test_who_has_no_admin_key_is_told_before_anything_is_looked_up_or_asked(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
+    # No node answers there and nobody can say yes: a command that came to either would say that instead.
+    for admin, kind, code in (("", "no-admin-key", ExitCode.REFUSED_BY_POLICY), ("lost", "no-key", ExitCode.USAGE)):
+        home.write_context("home", home.Context("m" * 64, "/nowhere/api.sock", "home-me", admin))
+        assert run(freehold, [*line.split(), "--json"]) == code
+        assert json.loads(capsys.readouterr().out)["error"]["kind"] == kind
+
+
 def test_a_broken_project_file_is_usage_with_every_problem(outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (outside / "freehold.toml").write_text('[project]\nname = "A"\n[app.web]\nlanguage = "wsgy"\nsource = "web"\n')
     assert run(freehold, ["build", "--json"]) == ExitCode.USAGE
