@@ -22,6 +22,7 @@ from cli.mesh.principals import approver_key_name, talk_as, unlock_approver
 from cli.mesh.proposing import resolve_change
 from cli.mesh.review import change_at, release_at, review_change, review_text
 from cli.mesh.spans import duration_ms, in_words
+from cli.mesh.watching import VOTERS_DECIDE
 from cli.output import Output
 from protocols.approvals import COMMENT_MAX_CHARACTERS, Approval
 from protocols.approvals import approve as sign_approval
@@ -120,6 +121,7 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
             project=view["project"], environment=view["environment"], next_step="freehold changes",
         )  # fmt: skip
 
+    output.live(VOTERS_DECIDE)
     slot = talk_as(context, signer, conversation)
     output.result(
         {"change": view["id"], "slot": slot, "reason": message},

@@ -17,6 +17,7 @@ from cli.mesh.roster import members_of
 from cli.mesh.spans import labels_of
 from cli.mesh.table import short, table
 from cli.mesh.unlock import confirm
+from cli.mesh.watching import VOTERS_DECIDE
 from cli.output import Output
 from protocols.certificates import Labels
 from protocols.change import valid_name
@@ -104,6 +105,7 @@ def _decide(output: Output, context: Context, state: MeshState, action: CreateEn
     output.note(f"  protected  {'yes' if action.protected else 'no'}")
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"{'change' if action.replace else 'make'} the environment {action.name}")
+    output.live(VOTERS_DECIDE)
     slot = talk(
         context,
         lambda client: client.decide(admin, action, expect=state.sequence, next_step="freehold env list"),

@@ -23,6 +23,7 @@ from cli.mesh.sealing import rows_of
 from cli.mesh.table import short, table
 from cli.mesh.unlock import confirm
 from cli.mesh.voting import NewVoters, replacing, stores_of, without
+from cli.mesh.watching import VOTERS_DECIDE
 from cli.output import Output
 from protocols.commands import DrainNode, RemoveNode
 from protocols.decision import RESET_DOMAIN, Reset, ResetTo
@@ -141,10 +142,12 @@ async def _remove(client: NodeClient, output: Output, admin: Ed25519Signer, targ
         await _revoke(client, admin, target, reason or "compromised", keep=False)
         output.note("revoked: nothing it wrote or signed is believed any more")
     elif target.confirmed and not target.draining:
+        output.live(VOTERS_DECIDE)
         await client.decide(admin, DrainNode(node), next_step="freehold mesh members")
         await _wait_until_idle(client, output, target)
     if voters is not None:
         expect = (await client.state()).sequence
+        output.live(VOTERS_DECIDE)
         await client.decide(admin, voters.action, expect=expect, exhibits=voters.exhibits,
                             material=voters.statements, next_step="freehold mesh voters")  # fmt: skip
         output.note(f"the voters are now {', '.join(short(one.node) for one in voters.voters)}")
@@ -154,6 +157,7 @@ async def _remove(client: NodeClient, output: Output, admin: Ed25519Signer, targ
     if not target.confirmed:
         return int((await client.get("/v1/mesh"))["slot"])
     expect = (await client.state()).sequence
+    output.live(VOTERS_DECIDE)
     return await client.decide(admin, RemoveNode(node), expect=expect, next_step="freehold mesh members")
 
 
@@ -221,6 +225,7 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
         return await client.decide(admin, plan.action, expect=expect, exhibits=plan.exhibits,
                                    material=plan.statements, next_step="freehold mesh voters")  # fmt: skip
 
+    output.live(VOTERS_DECIDE)
     slot = talk(context, change)
     names = [voter.node for voter in plan.voters]
     output.result({"slot": slot, "voters": names}, f"decision {slot}: {', '.join(short(one) for one in names)} vote")

@@ -20,6 +20,7 @@ from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import talk_as
 from cli.mesh.spans import duration_ms, in_words
 from cli.mesh.unlock import confirm
+from cli.mesh.watching import VOTERS_DECIDE
 from cli.output import Output
 from protocols.commands import SetPolicy
 from protocols.demands import Demands, EvidenceDemand, FreezeWindow, Policy, policy_problem
@@ -114,6 +115,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
         action = SetPolicy(policy, environment)
         return await client.decide(admin, action, expect=state.sequence, next_step="freehold policy show")
 
+    output.live(VOTERS_DECIDE)
     slot = talk_as(context, admin, conversation)
     value = {"environment": environment, "policy": policy_json(policy or state.policy), "slot": slot}
     output.result(value, f"the policy of {environment or 'the mesh'} is set (decision {slot})")

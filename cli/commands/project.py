@@ -18,6 +18,7 @@ from cli.mesh.client import NodeClient, talk
 from cli.mesh.roster import find_member, members_of
 from cli.mesh.table import short, table
 from cli.mesh.unlock import confirm
+from cli.mesh.watching import VOTERS_DECIDE
 from cli.output import Output
 from protocols.change import valid_name
 from protocols.commands import CreateProject, PlaceData
@@ -40,6 +41,7 @@ def create(output: Output, name: str, owners: tuple[str, ...], context_name: str
     if any(one.name == name for one in state.projects):
         raise UsageError(f"there is a project {name} already", next_step="freehold project list", kind="exists")
     admin = unlock_admin(context, f"make the project {name}")
+    output.live(VOTERS_DECIDE)
     slot = talk(
         context,
         lambda client: client.decide(admin, CreateProject(name, owners), next_step="freehold project list"),
@@ -98,6 +100,7 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"place {name} in {environment}")
     action = PlaceData(PeerId(node.node), schedule=schedules is not None)
+    output.live(VOTERS_DECIDE)
     slot = talk(
         context,
         lambda client: client.decide(

@@ -11,7 +11,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
-from cli.mesh.watching import short
+from cli.mesh.watching import VOTERS_DECIDE, short
 from cli.output import Output
 from protocols.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
 from protocols.envelope import decode, digest
@@ -78,7 +78,7 @@ def _run(
         lane = await find_lane(client, project, environment)
         return await step(client, context, lane), lane
 
-    output.live("the voters decide")
+    output.live(VOTERS_DECIDE)
     slot, lane = talk(context, conversation)
     output.result(
         {"slot": slot, "project": lane.project, "environment": lane.environment},

@@ -20,6 +20,8 @@ from cli.mesh.client import NodeClient
 from cli.mesh.spans import counted
 from cli.output import Output
 
+VOTERS_DECIDE = "the voters decide"
+"""What the moving line says while a command waits for a decision."""
 LOOK_EVERY_S = 0.5
 LOG_LINES_ASKED = 100
 LAST_WORDS_MAX = 12

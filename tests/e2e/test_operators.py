@@ -96,9 +96,11 @@ def test_an_admin_makes_projects_and_environments_and_everybody_reads_the_decisi
     assert len(made["nodes"]) == 2
     changed = one.typed_ok("env", "set", "production", "--protected", "-y")
     assert (changed["protected"], changed["selector"]) == (True, {"zone": "us"})
+    said = one.typed("env", "set", "production", "--not-protected", "-y").stderr
+    assert "the voters decide" in said, said
     until(lambda: two.ok("project", "list")["projects"] != [], 10, "the project to be known everywhere")
     decided = [one["action"] for one in two.ok("decisions")["decisions"]]
-    assert decided[:3] == ["create_environment", "create_environment", "create_project"]
+    assert decided[:4] == ["create_environment", "create_environment", "create_environment", "create_project"]
     assert "confirm_node" in decided
     assert "reconfigure" in decided
 
