@@ -65,7 +65,7 @@ async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int
     papers = await client.get(f"/v1/changes/{view['id']}/papers")
     gate = gate_of(await client.state(), change.environment, await release_at(client, change.release))
     if span_ms > gate.approval_max_ms:
-        limit = in_words(gate.approval_max_ms)
+        limit = in_words(gate.approval_max_ms, at_least=True)
         raise UsageError(
             f"policy lets an approval last {limit} at most", next_step=f"freehold approve {text} --expires 1h"
         )

@@ -133,7 +133,7 @@ def _narrowed(
             kind="grant.broader-than-parent",
         )
     if expires_ms > mine.expires_ms:
-        left = in_words(mine.expires_ms - expires_ms + span_ms)
+        left = in_words(mine.expires_ms - expires_ms + span_ms, at_least=True)
         raise UsageError(
             f"your own grant ends in {left}", next_step="choose a shorter --expires", kind="grant.broader-than-parent"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cli.errors import UsageError
 from protocols.certificates import Labels, valid_labels
@@ -22,15 +23,21 @@ def duration_ms(text: str) -> int:
     return int(found[1]) * _UNITS_MS[found[2]]
 
 
-def in_words(span_ms: int) -> str:
-    """Return a span as its two largest units, for people."""
-    left = max(0, span_ms) // 1000
+def in_words(span_ms: int, *, at_least: bool = False) -> str:
+    """Return a span to the nearest of its two largest units, for people: 7 days less a moment are "7d".
+
+    With `at_least` it is never told longer than it is, for a limit that somebody is to stay under.
+    """
+    left_ms = max(0, span_ms)
+    sizes = sorted(_UNITS_MS.values())
+    step_ms = max((below for below, size in pairwise(sizes) if left_ms >= size), default=sizes[0])
+    left_ms = (left_ms + (0 if at_least else step_ms // 2)) // step_ms * step_ms
     words: list[str] = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        if left >= size or (unit == "s" and not words):
-            words.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(words[:2])
+    for unit, size_ms in reversed(_UNITS_MS.items()):
+        if left_ms >= size_ms:
+            words.append(f"{left_ms // size_ms}{unit}")
+            left_ms %= size_ms
+    return " ".join(words) or "0s"
 
 
 def written_ms(span_ms: int) -> str:

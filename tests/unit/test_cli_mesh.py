@@ -62,6 +62,17 @@ def test_a_span_is_told_in_its_two_largest_units() -> None:
     assert [in_words(ms) for ms in (0, 59_000, 3_660_000, 90_061_000)] == ["0s", "59s", "1h 1m", "1d 1h"]
 
 
+def test_a_span_is_told_to_the_nearest_unit_unless_it_is_a_limit_to_stay_under() -> None:
+    moment_ms = 40
+    for text in ("60s", "24h", "7d", "1m", "1h"):
+        whole = in_words(duration_ms(text))
+        assert in_words(duration_ms(text) - moment_ms) == whole
+        assert in_words(duration_ms(text) + moment_ms) == whole
+    assert [in_words(7 * DAY_MS - ago_ms) for ago_ms in (1_740_000, 1_860_000)] == ["7d", "6d 23h"]
+    assert in_words(7 * DAY_MS - moment_ms, at_least=True) == "6d 23h"
+    assert in_words(3_600_000 - moment_ms, at_least=True) == "59m 59s"
+
+
 def test_an_exact_span_is_written_in_the_largest_unit_that_divides_it() -> None:
     spans_ms = (0, 1, 1_500, 10_000, 90_000, 120_000, 7_200_000, 172_800_000)
     assert [written_ms(one) for one in spans_ms] == ["0s", "1ms", "1500ms", "10s", "90s", "2m", "2h", "2d"]
