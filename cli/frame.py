@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.types import OptionHelpExtra
 
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.output import Output
@@ -73,6 +74,17 @@ def in_context(step: str, name: str | None) -> str:
         found = found.get_command(context, word)
     takes = found is not None and any(option.name == "context_name" for option in found.params)
     return f"{step} --context {name}" if takes else step
+
+
+class Option(click.Option):
+    """An option whose default is told in words: click would put them into brackets of their own."""
+
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        """Return what help says after the option's sentence."""
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default
+        return extra
 
 
 class Group(click.Group):

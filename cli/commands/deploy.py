@@ -10,7 +10,7 @@ import click
 from yarl import URL
 
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Option, command
 from cli.mesh import deploying, home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
@@ -60,6 +60,7 @@ class Starter:
     "environment",
     default=home.default_environment,
     show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
     help="Where to deploy.",
 )
 @click.option("-m", "--message", default="", help="The change request this fulfils; kept with the change.")

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from cli.errors import ExitCode
-from cli.frame import command
+from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import everyday_key
@@ -24,6 +24,7 @@ from cli.project.find import find_project
     "environment",
     default=home.default_environment,
     show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
     help="Against what runs there.",
 )
 @click.option("--exit-code", is_flag=True, help=f"End with {int(ExitCode.CHANGES)} if there are changes.")

@@ -11,7 +11,7 @@ import click
 
 from cli.commands.rollout import find_lane
 from cli.errors import UsageError
-from cli.frame import Group, command
+from cli.frame import Group, Option, command
 from cli.mesh import home
 from cli.mesh.administering import require_admin, unlock_admin
 from cli.mesh.client import NodeClient, talk
@@ -74,7 +74,9 @@ def show(output: Output, context_name: str | None) -> None:
 @command("place", examples=("freehold project place guestbook --schedules garage",
                             "freehold project place guestbook --env staging --data attic -y"))  # fmt: skip
 @click.argument("name")
-@click.option("--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT)
+@click.option(
+    "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
+)
 @click.option("--schedules", metavar="NODE", help="The node that runs the scheduled apps from now on.")
 @click.option("--data", metavar="NODE", help="The node that holds the key-value stores from now on.")
 @_CONTEXT

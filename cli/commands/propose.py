@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from cli.frame import command
+from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import everyday_key, require_right
@@ -27,6 +27,7 @@ from cli.project.find import find_project
     "environment",
     default=home.default_environment,
     show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
     help="Where it is meant to run.",
 )
 @click.option("-m", "--message", required=True, help="The change request this fulfils; kept with the change.")

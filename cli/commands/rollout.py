@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli.errors import CommandError, UsageError
-from cli.frame import command
+from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.watching import VOTERS_DECIDE, short
@@ -23,7 +23,9 @@ Step = Callable[[NodeClient, home.Context, Lane], Any]
 def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--project", help="The project; by default the only one."),
-        click.option("--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT),
+        click.option(
+            "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
+        ),
         click.option("--context", "context_name", help="The mesh to use, if not the current one."),
     )
     for option in reversed(options):

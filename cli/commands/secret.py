@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from cli.errors import CommandError, UsageError
-from cli.frame import Group, command
+from cli.frame import Group, Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import everyday_key
@@ -28,7 +28,12 @@ from protocols.sealing import VALUE_MAX_BYTES
 from runtime.dumps import forbid_dumps
 
 _ENVIRONMENT = click.option(
-    "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, help="Where it is."
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
+    help="Where it is.",
 )
 _PROJECT = click.option("--project", default="", help="The project, if not that of the folder.")
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")

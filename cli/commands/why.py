@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from cli.commands.audit import delivery_figures, delivery_text
-from cli.frame import command
+from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.delivery import Delivery
@@ -21,6 +21,7 @@ from cli.output import Output
     "environment",
     default=home.default_environment,
     show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
     help="Where it runs.",
 )
 @click.option("--context", "context_name", help="The mesh, if not the current context.")

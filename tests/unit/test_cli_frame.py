@@ -42,6 +42,23 @@ def test_every_command_takes_json_and_shows_examples() -> None:
         assert found.get_short_help_str(), path
 
 
+def test_a_default_is_shown_without_brackets_of_its_own() -> None:
+    for path, found in leaves(freehold, "freehold"):
+        shown = found.get_help(click.Context(found, info_name=path))
+        assert "[default: (" not in shown, path
+        assert ("[default: production]" in shown) == (path.split()[1:] in IN_PRODUCTION), path
+
+
+IN_PRODUCTION = [
+    path.split()
+    for path in (
+        "diff", "propose", "deploy", "promote", "pause", "resume", "abort", "rollback", "why", "secret set",
+        "secret rm", "project place",
+    )
+]  # fmt: skip
+"""The commands that act in production unless they are told."""
+
+
 @pytest.mark.parametrize(
     "group", ["context", "env", "evidence", "mesh", "node", "policy", "project", "secret", "token"]
 )
