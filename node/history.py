@@ -32,7 +32,10 @@ class Numbers(msgspec.Struct, frozen=True):
 
 
 class DecisionView(msgspec.Struct, frozen=True):
-    """One decision. `signers` are keys in hex; none means that health or an admission gave the authority."""
+    """One decision. `signers` are keys in hex; none means that health or an admission gave the authority.
+
+    `names` are theirs, as granted: no part of the chain, so whoever answers adds them.
+    """
 
     slot: int
     at_ms: int
@@ -44,6 +47,7 @@ class DecisionView(msgspec.Struct, frozen=True):
     subject: str
     reason: str
     numbers: tuple[Numbers, ...]
+    names: tuple[str, ...] = ()
 
 
 def view_of(slot: int, entry: Entry) -> DecisionView:

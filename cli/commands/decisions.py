@@ -42,7 +42,8 @@ def _described(one: dict[str, Any]) -> list[str]:
     where = "/".join(part for part in (one["project"], one["environment"]) if part)
     subject = one["subject"]
     about = short(subject) if subject.startswith("12D3Koo") else subject[:12]
-    signers = ", ".join(key[:8] for key in one["signers"]) or _authority(one)
+    signed = [name or key[:12] for name, key in zip(one["names"], one["signers"], strict=True)]
+    signers = ", ".join(signed) or _authority(one)
     lines = [f"{one['slot']:>5}  {when}  {one['action']:<18} {' '.join(part for part in (where, about) if part)}"]
     lines.append(
         f"       by {signers}; certified by {', '.join(short(node) for node in one['voters']) or 'the admins'}"

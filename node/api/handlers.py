@@ -363,10 +363,20 @@ async def decisions(call: Call) -> Page:
     before = query.get("cursor", "")
     if before and not before.isdecimal():
         raise invalid("the cursor is none of this list's")
-    found = call.node.history(
+    control: Control = call.node
+    found = control.history(
         query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None
     )
-    return Page(tuple(found[:limit]), str(found[limit - 1].slot) if len(found) > limit else "")
+    return Page(
+        tuple(_with_names(control, one) for one in found[:limit]),
+        str(found[limit - 1].slot) if len(found) > limit else "",
+    )
+
+
+def _with_names(control: Control, one: DecisionView) -> DecisionView:
+    dossiers, wall_ms = control.core.dossiers, control.clock().wall_ms
+    names = tuple(dossiers.name_of(bytes.fromhex(key), wall_ms) for key in one.signers)
+    return msgspec.structs.replace(one, names=names)
 
 
 async def logs(call: Call) -> LogLines | web.StreamResponse:

@@ -99,7 +99,9 @@ def test_an_admin_makes_projects_and_environments_and_everybody_reads_the_decisi
     said = one.typed("env", "set", "production", "--not-protected", "-y").stderr
     assert "the voters decide" in said, said
     until(lambda: two.ok("project", "list")["projects"] != [], 10, "the project to be known everywhere")
-    decided = [one["action"] for one in two.ok("decisions")["decisions"]]
+    decisions = two.ok("decisions")["decisions"]
+    assert [one["names"] for one in decisions[:4]] == [["admin"]] * 4
+    decided = [one["action"] for one in decisions]
     assert decided[:4] == ["create_environment", "create_environment", "create_environment", "create_project"]
     assert "confirm_node" in decided
     assert "reconfigure" in decided

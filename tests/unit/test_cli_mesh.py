@@ -251,13 +251,21 @@ def test_a_decision_is_told_with_its_voters_and_numbers() -> None:
     numbers = [{"node": "12D3KooWnodenode", "verdict": "fail", "requests": 40, "errors": 9, "healthy_ms": 1500,
                 "smoke_runs": 0, "reason": "error rate"}]  # fmt: skip
     lines = decision_lines(
-        {"slot": 7, "at_ms": NOW_MS, "action": "abort", "project": "shop", "environment": "eu", "signers": [],
+        {"slot": 7, "at_ms": NOW_MS, "action": "abort", "project": "shop", "environment": "eu", "signers": [], "names": [],
          "voters": ["12D3KooWnodenode"], "subject": "ab" * 32, "reason": "too many errors", "numbers": numbers}
     )  # fmt: skip
     assert "abort" in lines[0]
     assert "shop/eu" in lines[0]
     assert "by health; certified by nodenode" in lines[1]
     assert "40 requests, 9 errors" in lines[3]
+
+
+def test_who_signed_a_decision_is_told_by_name_and_by_key_where_no_grant_names_it() -> None:
+    lines = decision_lines(
+        {"slot": 7, "at_ms": NOW_MS, "action": "start", "project": "shop", "environment": "eu", "reason": "",
+         "signers": ["ab" * 32, "cd" * 32], "names": ["ann", ""], "voters": [], "subject": "", "numbers": []}
+    )  # fmt: skip
+    assert "by ann, cdcdcdcdcdcd; certified" in lines[1]
 
 
 def test_the_unit_keeps_only_what_a_node_needs() -> None:
