@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from node.api.naming import Names
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.audit import links_of, read_links
 from node.control import Control
@@ -58,11 +59,11 @@ async def audit(call: Call) -> Page:
         return f"{entry.at_ms:020d}-{link.node}-{link.number:010d}"
 
     cut = page(sorted(found, key=key, reverse=True), key, call.query)
-    return Page(tuple(_view(control, link, entry) for link, entry in cut.items), cut.cursor)
+    names = Names(control.core, control.clock().wall_ms)
+    return Page(tuple(_view(names, link, entry) for link, entry in cut.items), cut.cursor)
 
 
-def _view(control: Control, link: Link, entry: AuditEntry) -> AuditView:
-    dossiers, wall_ms = control.core.dossiers, control.clock().wall_ms
+def _view(names: Names, link: Link, entry: AuditEntry) -> AuditView:
     return AuditView(
         node=link.node,
         number=link.number,
@@ -70,7 +71,7 @@ def _view(control: Control, link: Link, entry: AuditEntry) -> AuditView:
         caller=entry.caller,
         signers=entry.signers,
         lineage=entry.lineage,
-        names=tuple(dossiers.name_of(bytes.fromhex(key), wall_ms) for key in entry.signers),
+        names=tuple(names.of(bytes.fromhex(key)) for key in entry.signers),
         verb=entry.verb,
         target=entry.target,
         digest=entry.digest.hex(),

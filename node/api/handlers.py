@@ -31,6 +31,7 @@ from node.api.models import (
     StartView,
     VoterView,
 )
+from node.api.naming import Names
 from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
 from node.api.papers import PAPER_OPERATIONS, change_refusal
 from node.api.problems import ProblemError, invalid, not_found, refused, unreadable
@@ -367,16 +368,15 @@ async def decisions(call: Call) -> Page:
     found = control.history(
         query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None
     )
+    names = Names(control.core, control.clock().wall_ms)
     return Page(
-        tuple(_with_names(control, one) for one in found[:limit]),
+        tuple(_with_names(names, one) for one in found[:limit]),
         str(found[limit - 1].slot) if len(found) > limit else "",
     )
 
 
-def _with_names(control: Control, one: DecisionView) -> DecisionView:
-    dossiers, wall_ms = control.core.dossiers, control.clock().wall_ms
-    names = tuple(dossiers.name_of(bytes.fromhex(key), wall_ms) for key in one.signers)
-    return msgspec.structs.replace(one, names=names)
+def _with_names(names: Names, one: DecisionView) -> DecisionView:
+    return msgspec.structs.replace(one, names=tuple(names.of(bytes.fromhex(key)) for key in one.signers))
 
 
 async def logs(call: Call) -> LogLines | web.StreamResponse:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from node.api.naming import Names
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
 from node.control import Control
@@ -51,7 +52,9 @@ class RightsView(msgspec.Struct, frozen=True):
 
 
 class PrincipalView(msgspec.Struct, frozen=True):
-    """A key and what it may do now; `problem` says why nothing. `lineage` are all keys that count as its own doing.
+    """A key and what it may do now; `problem` says why nothing, and name and kind are then those it had.
+
+    `lineage` are all keys that count as its own doing.
 
     `beside` are its further grants: each stands alone, as does the one shown here.
     """
@@ -254,13 +257,15 @@ def _evidence(core: NodeCore, one: Shown, data: bytes, authors: Sequence[bytes],
     )
 
 
-def principal_view(core: NodeCore, key: bytes, at_ms: int) -> PrincipalView:
+def principal_view(core: NodeCore, key: bytes, at_ms: int, names: Names | None = None) -> PrincipalView:
     """What a key may do at a moment, with the chains of grants held for it."""
     rights = core.dossiers.rights(key, at_ms)
     chains = tuple(encode(chain) for chain in core.dossiers.chains(key))
     if isinstance(rights, Refusal):
         problem = f"{rights.rule}: {rights.detail}"
-        return PrincipalView(key.hex(), "", "", (), (), (), (), 0, (), (), problem, chains)
+        past = (names or Names(core, at_ms)).past(key)
+        name, kind = (past.name, past.kind) if past is not None else ("", "")
+        return PrincipalView(key.hex(), name, kind, (), (), (), (), 0, (), (), problem, chains)
     return PrincipalView(
         key=key.hex(),
         name=rights.name,
@@ -289,7 +294,8 @@ async def principals(call: Call) -> Page:
     control: Control = call.node
     wall_ms = control.clock().wall_ms
     cut = page(sorted(control.core.dossiers.principals(), reverse=True), bytes.hex, call.query)
-    return Page(tuple(principal_view(control.core, key, wall_ms) for key in cut.items), cut.cursor)
+    names = Names(control.core, wall_ms)
+    return Page(tuple(principal_view(control.core, key, wall_ms, names) for key in cut.items), cut.cursor)
 
 
 async def principal(call: Call) -> PrincipalView:

@@ -30,7 +30,7 @@ from cli.project.find import open_project
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.grants import ANY, GRANT_DOMAIN, Grant
 from protocols.keys import Ed25519Signer
-from tests.e2e.nodes import PASSPHRASE, Fleet, Machine
+from tests.e2e.nodes import PASSPHRASE, Fleet, Machine, until
 
 import msgspec  # isort: skip
 
@@ -306,3 +306,21 @@ def test_a_key_that_may_not_is_told_before_anything_is_built_and_who_gives_the_r
         step = f"ask {me}: freehold token create NAME --role {role} --project hello --env production"
         assert told["next_step"] == step
         assert "building" not in answer.stderr
+
+
+def test_a_key_that_has_no_rights_any_more_is_still_called_what_its_grant_called_it(team: Team) -> None:
+    def listed(name: str) -> dict[str, Any]:
+        return next(one for one in team.dev.ok("token", "list")["principals"] if one["name"] == name)
+
+    team.dev.ok("token", "create", "brief", "--expires", "2s")
+    team.dev.ok("token", "create", "taken")
+    written = team.as_agent("propose", "-m", "y", "--context", "home-taken")
+    assert written.returncode == 0, written
+    team.dev.ok("token", "revoke", "taken")
+    until(lambda: listed("brief")["problem"] != "", 10, "the token to expire")
+    for name, rule in (("brief", "grant.expired"), ("taken", "grant.revoked")):
+        found = listed(name)
+        assert found["problem"].startswith(rule)
+        assert (found["kind"], found["roles"], found["verbs"]) == ("agent", [], [])
+    entries = team.dev.ok("audit", "--limit", "50")["entries"]
+    assert any(one["names"] == ["taken"] and one["verb"] == "publish change" for one in entries)
