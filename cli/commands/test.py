@@ -19,7 +19,8 @@ from cli.dev.trial import Serving, load_of, run_checks, run_command, serving
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
-from cli.mesh.deploying import effective_of
+from cli.mesh.client import NodeClient
+from cli.mesh.deploying import effective_of, require_known
 from cli.mesh.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_run
 from cli.mesh.home import Context
 from cli.mesh.principals import everyday_key
@@ -47,6 +48,7 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     found = find_project(folder)
     timeout_s = duration_ms(timeout) / 1000
     context = _context(context_name)
+    asyncio.run(require_environments(found, context, environments))
     release, results = asyncio.run(
         test_project(
             output, found, context, environments=environments or (home.default_environment(),), timeout_s=timeout_s
@@ -70,6 +72,31 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
         )
     output.result({"release": release, "self_attested": True, "results": results}, "\n".join(lines))
     output.hint("freehold diff")
+
+
+async def require_environments(found: Found, context: Context | None, names: tuple[str, ...]) -> None:
+    """Raise UsageError for a name of no environment: what is signed for one that was misspelt is evidence of nothing.
+
+    The mesh knows which there are; where none answers, the project file says which it is written for.
+    """
+    if context is not None:
+        try:
+            async with NodeClient(context) as client:
+                for name in names:
+                    await require_known(client, "", name)
+        except CommandError as error:
+            if error.kind != "no-node":
+                raise
+        else:
+            return
+    written = {home.default_environment(), *found.project.environments}
+    for name in names:
+        if name not in written:
+            raise UsageError(
+                f"no mesh answers, and freehold.toml has no [env.{name}] (it names: {', '.join(sorted(written))})",
+                next_step=f"add [env.{name}] to freehold.toml, or choose one that there is",
+                kind="no-environment",
+            )
 
 
 async def test_project(

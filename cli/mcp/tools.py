@@ -18,7 +18,7 @@ import msgspec
 
 from cli.commands.deploy import Starter, start_proposed
 from cli.commands.rollout import find_lane, target_of
-from cli.commands.test import test_project
+from cli.commands.test import require_environments, test_project
 from cli.errors import CommandError
 from cli.mcp.session import Session
 from cli.mesh.client import NodeClient, RefusedError
@@ -387,6 +387,7 @@ async def build(session: Session, given: Arguments) -> Built:
 async def test(session: Session, given: InEnvironment) -> Tested:
     """Run tests and smoke checks, and sign what came out."""
     found = session.folder()
+    await require_environments(found, session.context, (given.environment,))
     release, runs = await test_project(
         _quiet(), found, session.context, environments=(given.environment,), timeout_s=TEST_TIMEOUT_S
     )

@@ -165,6 +165,7 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
         assert (await agent.call("build"))["apps"]["web"]["size_bytes"] > 0
         tested = await agent.call("test")
         assert (tested["passed"], tested["self_attested"]) == (True, True)
+        assert (await agent.refused("test", environment="nope"))["kind"] == "no-environment"
         shown = await agent.call("diff")
         assert any(one["section"] == "capabilities" for one in shown["review"]["differences"])
         proposed = await agent.call("propose", request="say hello")
@@ -324,3 +325,13 @@ def test_a_key_that_has_no_rights_any_more_is_still_called_what_its_grant_called
         assert (found["kind"], found["roles"], found["verbs"]) == ("agent", [], [])
     entries = team.dev.ok("audit", "--limit", "50")["entries"]
     assert any(one["names"] == ["taken"] and one["verb"] == "publish change" for one in entries)
+
+
+def test_evidence_is_signed_only_for_environments_that_there_are(team: Team) -> None:
+    answer = team.as_agent("test", "--env", "production", "--env", "nope", "--context", "home-bot", "--json")
+    told = json.loads(answer.stdout)["error"]
+    assert (answer.returncode, told["kind"]) == (2, "no-environment"), answer
+    assert "there are: " in told["message"]
+    assert "production" in told["message"]
+    assert list(team.project.rglob("*-production.json"))
+    assert not list(team.project.rglob("*-nope.json"))

@@ -246,5 +246,23 @@ def test_a_broken_project_file_is_usage_with_every_problem(outside: Path, capsys
     assert "freehold.toml:4:1: app.web.language" in message
 
 
+@pytest.mark.parametrize("context", [None, home.Context("m" * 64, "/nowhere/api.sock", "home-me")])
+def test_where_no_mesh_answers_tests_run_for_the_environments_of_the_project_file(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], context: home.Context | None
+) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
+    if context is not None:
+        home.write_context("home", context)
+    text = '[project]\nname = "a"\n[app.web]\nlanguage = "component"\nsource = "web.wasm"\nroutes = ["/"]\n'
+    (outside / "freehold.toml").write_text(f'{text}[env.staging.app.web]\nconfig = {{ A = "b" }}\n')
+    assert run(freehold, ["test", "--env", "stagin", "--json"]) == ExitCode.USAGE
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "no-environment"
+    assert "(it names: production, staging)" in error["message"]
+    for known in ("staging", "production"):
+        run(freehold, ["test", "--env", known, "--json"])
+        assert "the project has no tests" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
 def test_usage_errors_have_the_usage_code() -> None:
     assert UsageError("x", next_step="y").exit_code == 2
