@@ -35,12 +35,17 @@ REFUSALS = frozenset(
 """Of the operating system: what a person can change. Any other that no command expected is a defect."""
 
 
-def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a click command of a function that takes an `Output` first; it also gets `--json`."""
+def command(
+    name: str, *, examples: tuple[str, ...], takes_json: bool = True
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a click command of a function that takes an `Output` first; it also gets `--json`.
+
+    `takes_json` is off where standard output belongs to a protocol, and there is no answer to give.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
-        def run(as_json: bool, **parameters: Any) -> None:
+        def run(as_json: bool = False, **parameters: Any) -> None:
             context_name = parameters.get("context_name")
             output = Output(as_json=as_json, next_step=functools.partial(in_context, name=context_name))
             try:
@@ -53,7 +58,7 @@ def command(name: str, *, examples: tuple[str, ...]) -> Callable[[Callable[..., 
 
         flag = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on standard output.")
         epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
-        return click.command(name, epilog=epilog)(flag(run))
+        return click.command(name, epilog=epilog)(flag(run) if takes_json else run)
 
     return decorate
 

@@ -14,7 +14,7 @@ from cli.output import Output
 from cli.project.find import Found, find_project
 
 
-@command("mcp", examples=("freehold mcp", "freehold mcp --context home-bot --folder ~/guestbook"))
+@command("mcp", examples=("freehold mcp", "freehold mcp --context home-bot --folder ~/guestbook"), takes_json=False)
 @click.option(
     "--context", "context_name", help="Act with this context's key; make one with: freehold token create NAME."
 )

@@ -35,9 +35,10 @@ def leaves(group: click.Group, path: str) -> list[tuple[str, click.Command]]:
     return found
 
 
-def test_every_command_takes_json_and_shows_examples() -> None:
+def test_every_command_that_answers_takes_json_and_all_show_examples() -> None:
     for path, found in leaves(freehold, "freehold"):
-        assert any(option.name == "as_json" for option in found.params), path
+        # mcp speaks a protocol on standard output: it has no answer of its own.
+        assert any(option.name == "as_json" for option in found.params) == (path != "freehold mcp"), path
         assert f"  {path}" in (found.epilog or ""), path
         assert found.get_short_help_str(), path
 
@@ -125,6 +126,12 @@ def test_without_json_nothing_but_results_goes_to_standard_output(
 def test_a_wrong_option_is_usage_and_names_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(freehold, ["build", "--bog", "--json"]) == ExitCode.USAGE
     assert json.loads(capsys.readouterr().out)["error"]["next_step"] == "freehold build --help"
+
+
+def test_json_is_refused_where_it_would_mean_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(freehold, ["mcp", "--json"]) == ExitCode.USAGE
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["kind"], error["next_step"], "--json" in error["message"]) == ("usage", "freehold mcp --help", True)
 
 
 def test_an_unknown_command_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
