@@ -42,7 +42,7 @@ from protocols.records import Publish
 from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
 from protocols.sealing import SealedSecret, SecretPaper
-from protocols.sync import Synced
+from protocols.sync import AnsweredEqual, Synced
 
 SETTLE_TIMEOUT_S = 2.0
 SETTLE_LOOK_S = 0.01
@@ -86,7 +86,8 @@ class Audit:
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: a peer may have given back what was lost, or the inbox have room."""
-        if self._forgetful and isinstance(event, Synced) and event.equal:
+        in_step = isinstance(event, AnsweredEqual) or (isinstance(event, Synced) and event.equal)
+        if self._forgetful and in_step:
             self._forgetful = False
             self._go_on()
         self.flush()

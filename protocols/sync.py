@@ -149,6 +149,13 @@ class Synced:
     sent: int
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredEqual:
+    """This node, asked by `peer`, found that both hold the same: the answerer's side of a session that ended equal."""
+
+    peer: PeerId
+
+
 @dataclass(slots=True)
 class _Session:
     """The asker's side of one conversation. Mutable: it lives for a few messages and nobody else sees it."""
@@ -314,7 +321,7 @@ class SyncMachine:
         mine = self._contact(now)
         if message.root == self._store.trie.root():
             self._equal_with(peer, message.contact, now)
-            return [Send(peer, SyncEqual(mine))]
+            return [Send(peer, SyncEqual(mine)), Notify(AnsweredEqual(peer))]
         stale = self._floors.we_are_stale(peer, message.contact, self._trust.nodes(), now.wall_ms)
         if stale:
             # We must not teach but learn: ask ourselves.

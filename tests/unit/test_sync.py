@@ -16,6 +16,7 @@ from protocols.record_store import RecordLimits
 from protocols.records import Publish, RecordsConfig
 from protocols.sync import (
     LEAVES_ASKED_MAX,
+    AnsweredEqual,
     LeafIds,
     NodeHashes,
     SyncAnswer,
@@ -275,6 +276,19 @@ def test_a_session_whose_answer_is_lost_times_out_and_the_next_one_works() -> No
     fleet.loss = 0.0
     fleet.run(60_000)
     assert len(fleet.roots()) == 1
+
+
+def test_both_sides_hear_that_they_hold_the_same_whoever_asked() -> None:
+    fleet = Fleet(["n0", "n1"])
+    fill(fleet, "n0", numbered("n0", 3))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    heard = {
+        node.name: {type(event) for event in node.events if isinstance(event, Synced | AnsweredEqual)}
+        for node in fleet.nodes.values()
+    }
+    assert sorted(map(len, heard.values())) == [1, 1]
+    assert set.union(*heard.values()) == {Synced, AnsweredEqual}
 
 
 def test_when_the_asked_peer_leaves_the_next_in_line_is_asked_at_once() -> None:
