@@ -19,6 +19,7 @@ from protocols.core import decode_message
 from protocols.demands import Policy
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from simulation.chain_plan import ChainPlan
+from simulation.chain_plan import plan as chain_plan
 from simulation.entropy import KeyRing
 from simulation.fleet import Fleet, FleetConfig
 from simulation.hunt import WHOLE_EVERY, collect_rarely
@@ -90,8 +91,8 @@ def virtual_time(quick: bool) -> Iterator[Row]:
     fleet.world.run_until(fleet.world.now_ms + IDLE_MS)
     speed = IDLE_MS / 1000 / (time.process_time() - start)
     yield Row("five idle nodes under virtual time", round(speed), "x real", ">= 200", speed >= 200)
-    whole = (plan for seed in count(0, WHOLE_EVERY) if (plan := mesh_plan(seed)).host_count == 5)
-    chains = (drawn for seed in count(1) if seed % WHOLE_EVERY and (drawn := plan(seed)).host_count == 5)
+    whole = (one for seed in count(0, WHOLE_EVERY) if (one := mesh_plan(seed)).host_count == 5)
+    chains = (drawn for seed in count(1) if seed % WHOLE_EVERY and (drawn := chain_plan(seed)).host_count == 5)
     yield under_faults("whole nodes", whole, mesh_run, 2 if quick else PLANS)
     yield under_faults("chains", chains, chain_run, 2 if quick else PLANS)
 

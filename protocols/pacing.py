@@ -58,6 +58,7 @@ class Pacer:
         self._times = times
         self._entropy = entropy
         self._samples: deque[int] = deque(maxlen=SAMPLES_MAX)
+        self._slowest_ms = 0
         self.attempts = 0
         self.next_ms = 0
         self._crowded_until_ms = 0
@@ -67,11 +68,12 @@ class Pacer:
     @property
     def base_ms(self) -> int:
         """max(retry_min, 4 x the slowest of the recent round trips); with 64 samples that is their p99."""
-        return max(self._times.retry_min_ms, 4 * max(self._samples, default=0), 4 * self.network_ms)
+        return max(self._times.retry_min_ms, 4 * self._slowest_ms, 4 * self.network_ms)
 
     def sample(self, rtt_ms: int) -> None:
         """Take one measured round trip, fsync included."""
         self._samples.append(rtt_ms)
+        self._slowest_ms = max(self._samples)
 
     def crowd(self, now_ms: int) -> None:
         """Another proposer is at work: stand back by rank for a while."""

@@ -26,7 +26,9 @@ def rendezvous(name: str, nodes: Sequence[PeerId]) -> tuple[PeerId, ...]:
 def selects(environment: Environment, node: ConfirmedNode) -> bool:
     """Return whether the environment may place work on the node: a worker that stays, with every selected label."""
     return (
-        not node.draining and WORKER_ROLE in node.roles and all(label in node.labels for label in environment.selector)
+        not node.draining
+        and WORKER_ROLE in node.roles
+        and (not environment.selector or all(label in node.labels for label in environment.selector))
     )
 
 

@@ -79,7 +79,8 @@ class Network:
         self.counts["sent"] += 1
         for watch in self.send_watchers:
             watch(near, far, message)
-        if link not in self._connected:
+        connected_ms = self._connected.get(link)
+        if connected_ms is None:
             self.counts["unconnected"] += 1
             return
         if self.measure_bytes or self.codec is not None:
@@ -110,7 +111,7 @@ class Network:
             else:
                 at_ms = max(at_ms, self._last_arrival_ms.get(link, 0))
                 self._last_arrival_ms[link] = at_ms
-            self._world.at(at_ms, self._arrive, near, far, message, self._connected[link])
+            self._world.at(at_ms, self._arrive, near, far, message, connected_ms)
 
     def disconnect(self, near: PeerId, far: PeerId, reason: str) -> None:
         """Close the connection between two hosts, after what `near` sent if `lingers`; each that is up hears of it."""
