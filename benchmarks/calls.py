@@ -78,6 +78,12 @@ def host_calls(quick: bool) -> Iterator[Row]:
 def worker_share(quick: bool) -> Iterator[Row]:
     """Processor time per request of the worker, of `App.handle` alone, and the difference."""
     bare = [float(_bare_loop(mode)) for mode in ("reuse", "fresh")]
+    yield from _shares(quick, bare, "")
+    with awake():
+        yield from _shares(quick, bare, ", cores kept awake")
+
+
+def _shares(quick: bool, bare: list[float], how: str) -> Iterator[Row]:
     for mode, handle_us in zip(("reuse", "fresh"), bare, strict=True):
         whole, loop = [], []
         with serve_ours(component("hello"), workers=1, instances=mode) as server:
@@ -89,11 +95,28 @@ def worker_share(quick: bool) -> Iterator[Row]:
                 whole.append((threads_cpu_s(worker) - before) * 1e6 / seen.requests)
                 loop.append((thread_cpu_s(worker) - before_loop) * 1e6 / seen.requests)
         worker_us = median(whole)
-        name = f"minimal C, {mode}"
+        name = f"minimal C, {mode}{how}"
         yield Row(f"{name}: the worker's CPU per request", round(worker_us, 1), "us")
         yield Row(f"{name}: the sandbox's part of it (App.handle in a bare loop)", round(handle_us, 1), "us")
         yield Row(f"{name}: the event loop's thread", round(median(loop), 1), "us")
         yield at_most(f"{name}: the worker's own share", round(worker_us - handle_us, 1), "us", SHARE_AIM_US)
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """Keep every core from halting with a process that yields to anything else (SCHED_IDLE, sched(7)).
+
+    A thread that wakes another on a core that sleeps pays for the wake-up, on a virtual core with an exit to the host:
+    an idle machine charges twice what a busy one does for the same work.
+    """
+    spin = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile os.getppid() != 1: pass"
+    spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 def _bare_loop(mode: str) -> str:
