@@ -62,7 +62,12 @@ class Meter:
 
 
 def since(now: Counts, then: Counts) -> Counts:
-    """The difference of two looks at one tally."""
+    """The difference of two looks at one tally; whatever they saw of a request that was under way, a sound one.
+
+    A worker counts a request when it begins and its latency when it ends: one that spans the first look would otherwise
+    have a latency and be no request, and every voter would reject the numbers.
+    """
     earlier = then.buckets or (0,) * len(now.buckets)
-    buckets = tuple(one - other for one, other in zip(now.buckets, earlier, strict=True))
-    return Counts(now.requests - then.requests, min(now.errors - then.errors, now.requests - then.requests), buckets)
+    buckets = tuple(max(0, one - other) for one, other in zip(now.buckets, earlier, strict=True))
+    requests = max(0, now.requests - then.requests, sum(buckets))
+    return Counts(requests, min(max(0, now.errors - then.errors), requests), buckets)
