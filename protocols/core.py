@@ -205,7 +205,6 @@ class NodeCore:
             revoked=lambda node: self.trust.key_revoked(public_key_of(node)),
             config=setup.agent,
         )
-        self._machines = (self.hello, self.liveness, self.renewal, self.records, self.sync, self.chain, self.agent)
         self._by_name: dict[str, Machine[Any, Effect]] = {
             "liveness": self.liveness,
             "renewal": self.renewal,
@@ -214,6 +213,7 @@ class NodeCore:
             "chain": self.chain,
             "agent": self.agent,
         }
+        self._machines: tuple[Machine[Any, Effect], ...] = (self.hello, *self._by_name.values())
         self._judged_version = -1
         self._own_families = self._may_speak(now)
         self._linked: dict[PeerId, bytes] = {}

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cli.errors import UsageError
+from cli.project.kinds import MILLISECONDS
 from protocols.certificates import Labels, valid_labels
 
 NOWHERE = "none"
 """What is said instead of an address for a node that nobody can dial."""
 
-_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNITS_MS = {unit: size_ms for unit, size_ms in MILLISECONDS.items() if unit != "ms"}
 
 
 def duration_ms(text: str) -> int:
@@ -42,7 +43,7 @@ def in_words(span_ms: int, *, at_least: bool = False) -> str:
 
 def written_ms(span_ms: int) -> str:
     """Return a span exactly, as a project file would write it: 10000 is "10s", 1500 is "1500ms"."""
-    unit, size = next((unit, size) for unit, size in reversed((("ms", 1), *_UNITS_MS.items())) if span_ms % size == 0)
+    unit, size = next((unit, size) for unit, size in reversed(MILLISECONDS.items()) if span_ms % size == 0)
     return f"{span_ms // size}{unit}" if span_ms else "0s"
 
 

@@ -131,8 +131,8 @@ class Allowance:
         self._filled_s = now_s
         self._lines = min(self._lines + elapsed_s * self._rates[0], self._bursts[0])
         self._bytes = min(self._bytes + elapsed_s * self._rates[1], self._bursts[1])
-        enough = (self._bursts[0] * REFILL, self._bursts[1] * REFILL) if self._dry else (0.0, 0.0)
-        self._dry = self._lines < max(enough[0], 1.0) or self._bytes <= enough[1]
+        share = REFILL if self._dry else 0.0
+        self._dry = self._lines < max(self._bursts[0] * share, 1.0) or self._bytes <= self._bursts[1] * share
         if self._dry:
             return False
         self._lines -= 1
