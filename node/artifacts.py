@@ -31,15 +31,11 @@ _CHUNK_BYTES = 1 << 20
 
 
 class ArtifactError(Exception):
-    """The bytes are not what they were said to be, or too many; nothing was kept."""
+    """The bytes are not to be had or not what they were said to be, too many, or there is no room; nothing was kept."""
 
 
 class OtherBytesError(ArtifactError):
     """The bytes have another digest than they were said to have."""
-
-
-class AbsentArtifactError(ArtifactError):
-    """Nobody who can be reached gives it now; somebody may later."""
 
 
 class ArtifactStore:

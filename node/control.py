@@ -210,7 +210,7 @@ class Control:
     def concerns(self) -> list[str]:
         """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
         core = self.core
-        found = []
+        found = self._unprepared()
         for lane in core.state.lanes:
             runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
             if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
@@ -224,6 +224,20 @@ class Control:
                 "compare what runs with what should: freehold status"
             )
         return found + self._ingress_warnings()
+
+    def _unprepared(self) -> list[str]:
+        """What of that the chain names this node could not make ready."""
+        found = []
+        for lane in self.core.state.lanes:
+            candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
+            for one in (lane.base, *candidate, *lane.retained):
+                why = self.workloads.failures.get(one.change) if one is not None else None
+                if one is not None and why is not None:
+                    found.append(
+                        f"release {one.release.hex()[:12]} of {lane.project} in {lane.environment} is not ready here:"
+                        f" {why.splitlines()[0]}; freehold logs --project {lane.project}"
+                    )
+        return found
 
     def _ingress_warnings(self) -> list[str]:
         if not self.config.ingress_tls:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from node.artifacts import AbsentArtifactError, ArtifactError, ArtifactStore
+from node.artifacts import ArtifactError, ArtifactStore
 from node.pump import Pump
 from node.transport import Stream, StreamError, Transport
 from node.transport.stream import BLOCK_TOO_LARGE
@@ -119,7 +119,7 @@ class Fetcher:
                 self._look()
 
     async def ensure(self, digest: bytes) -> None:
-        """Have the artifact here. Raises AbsentArtifactError if no peer gives it, ArtifactError if it cannot be stored."""
+        """Have the artifact here. Raises ArtifactError if no peer gives it or it cannot be stored."""
         name = Digest(digest)
         if self._store.has(name):
             return
@@ -205,7 +205,7 @@ class Fetcher:
                 self._end(name)
             case GivenUp(name, offered):
                 why = "those that have it send nothing" if offered else "no connected node has it"
-                self._end(name, AbsentArtifactError(f"artifact {name.hex()[:16]} cannot be fetched: {why}"))
+                self._end(name, ArtifactError(f"artifact {name.hex()[:16]} cannot be fetched: {why}"))
             case _:
                 if isinstance(event, WriteChunk):
                     self._unwritten += 1

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import aiohttp
 
-from node.artifacts import AbsentArtifactError, ArtifactError, ArtifactStore
+from node.artifacts import ArtifactError, ArtifactStore
 from node.fetching import Fetcher
-from node.secrets import SecretError
+from node.secrets import SealedAwayError, SecretError
 from node.smoking import SmokeBenches
 from protocols.change import (
     RELEASE_MAX_BYTES,
@@ -32,11 +32,12 @@ from protocols.effective import EFFECTIVE_MAX_BYTES, Effective, EffectiveApp, de
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import Digest
 from runtime.compile_cache import CompileCache
-from runtime.component import ComponentError
+from runtime.component import CompilerEndedError, ComponentError
 from runtime.control import AppLoad, ReleaseLoad, Route
 from runtime.cron import schedule_problem
 from runtime.spec import AppSpec
 from runtime.supervisor import PoolError
+from runtime.worker_link import RefusedError
 
 SMOKE_TIMEOUT_S = 30.0
 SMOKE_BODY_MAX_BYTES = 1 << 20
@@ -53,8 +54,8 @@ class PreparationError(Exception):
     """The release cannot be prepared here; the text says why, for a person."""
 
 
-class AbsentError(PreparationError):
-    """Its bytes are nowhere to be had now; they may be later."""
+class LaterError(PreparationError):
+    """What it takes is not to be had now: its bytes, room on the disk, a secret, a worker. It may be later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,8 @@ class Releases:
                 raise PreparationError(f"the schedule of {app.name}, {app.schedule!r}, cannot be run: {problem}")
             try:
                 values = await self._secrets(effective, app, secrets)
+            except SealedAwayError as error:
+                raise LaterError(str(error)) from None
             except SecretError as error:
                 raise PreparationError(str(error)) from None
             spec = await self._spec(release, effective, app, values)
@@ -177,7 +180,12 @@ class Releases:
                 await _ask_imports(bench.ingress, prepared)
                 await run_smoke(bench.ingress, prepared)
         except (PoolError, TimeoutError) as error:
-            raise PreparationError(f"the release did not start: {error or 'no answer in time'}") from None
+            refused = isinstance(
+                error.__cause__, RefusedError
+            )  # a worker looked at it; else there was no worker to look
+            raise (PreparationError if refused else LaterError)(
+                f"the release did not start: {str(error) or 'no answer in time'}"
+            ) from None
         return bool(prepared.effective.smoke)
 
     async def _spec(
@@ -187,6 +195,8 @@ class Releases:
         component = self._artifacts.path(app.component)
         try:
             artifact = await self._cache.ensure(component, app.component.hex())
+        except CompilerEndedError as error:
+            raise LaterError(f"app {app.name} is not compiled: {error}") from error
         except ComponentError as error:
             raise PreparationError(f"app {app.name} does not compile: {error}") from error
         return AppSpec(
@@ -218,16 +228,14 @@ class Releases:
         await self._fetch(digest)
         try:
             return self._artifacts.read(digest, max_bytes)
-        except (ArtifactError, FileNotFoundError) as error:
+        except ArtifactError as error:
             raise PreparationError(str(error)) from error
 
     async def _fetch(self, digest: bytes) -> None:
         try:
             await self._fetcher.ensure(digest)
-        except AbsentArtifactError as error:
-            raise AbsentError(str(error)) from error
-        except ArtifactError as error:
-            raise PreparationError(str(error)) from error
+        except ArtifactError as error:  # nobody has it now, or there is no room for it: who lied was asked no further
+            raise LaterError(str(error)) from error
 
 
 def smoke_routes(prepared: Prepared) -> list[Route]:

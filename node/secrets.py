@@ -46,6 +46,10 @@ class SecretError(Exception):
     """A value cannot be had here; the text names the secret and says why, never more."""
 
 
+class SealedAwayError(SecretError):
+    """No other node sealed it to this one yet, or it has not arrived; either may come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """One version as its author signed it; `key` is its record's key."""
@@ -151,7 +155,7 @@ class Secrets:
                 break
             if asyncio.get_running_loop().time() > deadline_s:
                 what = "is not sealed to this node" if held is not None else "has not arrived here"
-                raise SecretError(f"secret {version.name}, version {version.version}, {what}")
+                raise SealedAwayError(f"secret {version.name}, version {version.version}, {what}")
             await asyncio.sleep(WAIT_STEP_S)
         secret = held.secret
         if (secret.project, secret.environment, secret.name) != (

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from node.forwarding import routes_away
 from node.meter import Meter, since
-from node.releases import AbsentError, PreparationError, Prepared, Releases, run_smoke, smoke_routes
+from node.releases import LaterError, PreparationError, Prepared, Releases, run_smoke, smoke_routes
 from protocols.chain_messages import EntryStored
 from protocols.change import SecretVersion
 from protocols.core import NodeCore
@@ -47,8 +47,16 @@ SETTLE_S = 0.25
 """Between saying that a lane is gone and its routes going: a request that another node just sent still finds its app."""
 
 PREPARE_AGAIN_S = 5.0
-PREPARE_TRIES = 60
-"""A quarter of an hour with the fetch's own patience; a change that is not prepared by then is proposed again."""
+PREPARE_AGAIN_MAX_S = 60.0
+"""What a change needs and is not to be had (bytes, room, a worker) is asked for again, each time after twice as long.
+
+A candidate that can be prepared again has then most of its five minutes left.
+"""
+
+PREPARE_WAITING_MAX = 64
+"""Changes that wait to be prepared again: as many as the agent remembers."""
+
+AGAIN = "; this node tries again"
 
 START_AGAIN_S = 5.0
 """After a start that failed: what was decided stays ordered, and bytes or a worker that were away come back."""
@@ -122,8 +130,10 @@ class Workloads:
         self.smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None
         """Who hears that a change's smoke checks passed here."""
         self._checking: set[Digest] = set()
+        self._unready: set[Digest] = set()
+        """Changes that wait to be prepared again."""
         self.failures: dict[Digest, str] = {}
-        """Why a change could not be prepared here, for `status`."""
+        """Why a change could not be prepared or started here, for `status`."""
 
     def order(self, event: Any) -> None:
         """Take one of the core's notices; those that are no orders are left alone."""
@@ -176,11 +186,8 @@ class Workloads:
     def kept_artifacts(self) -> set[bytes]:
         """What no collection may take: all that any lane runs or can go back to, and what is prepared here."""
         kept: set[bytes] = set()
-        for lane in self._core.state.lanes:
-            candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
-            for one in (lane.base, *candidate, *lane.retained):
-                if one is not None:
-                    kept |= {one.configuration, *self._releases.named_by(one.release)}
+        for one in self._decided():
+            kept |= {one.configuration, *self._releases.named_by(one.release)}
         for prepared in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
             kept |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
         return kept
@@ -197,6 +204,7 @@ class Workloads:
         try:
             if await self._releases.smoke(prepared) and not prepared.from_source:
                 self.smoked(change, prepared)
+            self.failures.pop(change, None)
         except (PreparationError, OSError) as error:
             _log.warning("not attested again: %s", error, extra={"event": "smoke.failed", "change": change.hex()})
             self._fail(change, str(error))
@@ -204,48 +212,63 @@ class Workloads:
         self._checking.discard(change)
 
     async def _prepare(self, change: Digest) -> None:
-        parts = self._parts(change)
-        if parts is None:
-            self._post(PreparationDone(change, False, reason="nobody here knows the change"))
-            return
+        """Prepare a change and tell the agent how that ended."""
         try:
-            prepared, smoked = await self._prepare_parts(change, *parts)
-        except (PreparationError, OSError) as error:  # OSError: no room for what it needs, most of all
-            _log.warning("not prepared: %s", error, extra={"event": "prepare.failed", "change": change.hex()})
+            prepared, smoked = await self._prepare_patiently(change)
+        except PreparationError as error:
             self._fail(change, str(error))
             self._post(PreparationDone(change, False, reason=str(error)[:200]))
             return
+        finally:
+            self._unready.discard(change)
         self.failures.pop(change, None)
         self._keep(change, prepared)
         if smoked and not prepared.from_source:
             self.smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
 
+    async def _prepare_patiently(self, change: Digest) -> tuple[Prepared, bool]:
+        """Prepare, as often as it takes while what it takes is away; the agent takes it for being prepared meanwhile.
+
+        So a candidate that waits is judged by its rollout's deadlines. Raises PreparationError for what no other try
+        would mend.
+        """
+        again_s = PREPARE_AGAIN_S
+        while True:
+            parts = self._parts(change)
+            if parts is None:
+                raise PreparationError("nobody here knows the change")
+            try:
+                return await self._prepare_parts(change, *parts)
+            except PreparationError as error:
+                problem = error
+            except OSError as error:  # no room for what it needs, most of all
+                problem = LaterError(str(error))
+            _log.warning("not prepared: %s", problem, extra={"event": "prepare.failed", "change": change.hex()})
+            self._unready.add(change)
+            if not isinstance(problem, LaterError) or len(self._unready) > PREPARE_WAITING_MAX:
+                raise problem
+            self._fail(change, f"{problem}{AGAIN}")
+            await asyncio.sleep(again_s)
+            while not self._may_run(change):  # noqa: ASYNC110  decisions are few, and this is a long wait
+                await asyncio.sleep(again_s)
+            again_s = min(again_s * 2, PREPARE_AGAIN_MAX_S)
+
     async def _prepare_parts(
         self, change: Digest, release: bytes, configuration: bytes, secrets: tuple[SecretVersion, ...], base: bytes
     ) -> tuple[Prepared, bool]:
-        """Prepare, and run the smoke checks; wait for bytes that are nowhere, since whoever has them may return."""
-        tries = 0
-        while True:
-            try:
-                if self._was_decided(change):
-                    # It passed the checks before it started; a node that restarts does not put it to the test again.
-                    prepared, smoked = await self._releases.prepare(release, configuration, secrets), False
-                else:
-                    async with self._releases.expecting_smoke():
-                        prepared = await self._releases.prepare(release, configuration, secrets)
-                        smoked = await self._releases.smoke(prepared)
-                if base:
-                    # What a node returns to must be here before it leaves it.
-                    await self._releases.manifest(base)
-            except AbsentError as error:
-                tries += 1
-                if tries >= PREPARE_TRIES:
-                    raise
-                self.failures[change] = str(error)
-                await asyncio.sleep(PREPARE_AGAIN_S)
-            else:
-                return prepared, smoked
+        """Prepare, and run the smoke checks."""
+        if self._was_decided(change):
+            # It passed the checks before it started; a node that restarts does not put it to the test again.
+            prepared, smoked = await self._releases.prepare(release, configuration, secrets), False
+        else:
+            async with self._releases.expecting_smoke():
+                prepared = await self._releases.prepare(release, configuration, secrets)
+                smoked = await self._releases.smoke(prepared)
+        if base:
+            # What a node returns to must be here before it leaves it.
+            await self._releases.manifest(base)
+        return prepared, smoked
 
     def _parts(self, change: Digest) -> tuple[bytes, bytes, tuple[SecretVersion, ...], bytes] | None:
         """Release, configuration, secret versions and base of a change, from its dossier or from what was decided."""
@@ -253,12 +276,28 @@ class Workloads:
         if proposed is not None:
             named = proposed.change
             return named.release, named.configuration, named.secrets, named.base
+        for one in self._decided():
+            if one.change == change:
+                return one.release, one.configuration, one.secrets, b""
+        return None
+
+    def _decided(self) -> Iterator[Deployed]:
+        """What the chain names: every lane's base, candidate and releases kept for rollback."""
         for lane in self._core.state.lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
-            for one in (lane.base, *candidate, *lane.retained):
-                if one is not None and one.change == change:
-                    return one.release, one.configuration, one.secrets, b""
-        return None
+            yield from (one for one in (lane.base, *candidate, *lane.retained) if one is not None)
+
+    def _may_run(self, change: Digest) -> bool:
+        """Whether the chain names a change, or it was computed against what runs and so may still start.
+
+        True also of one that is known no more: the next try says so.
+        """
+        proposed = self._core.dossiers.changes.get(change)
+        if proposed is None or any(one.change == change for one in self._decided()):
+            return True
+        lane = self._core.state.lane(proposed.change.project, proposed.change.environment)
+        running = lane.base.release if lane is not None and lane.base is not None else b""
+        return proposed.change.base == running
 
     def _fail(self, change: Digest, why: str) -> None:
         self.failures[change] = why
@@ -323,12 +362,13 @@ class Workloads:
             running.ready = True
         except (PoolError, PreparationError, OSError) as error:
             _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
-            self._fail(deployed.change, str(error))
+            self._fail(deployed.change, f"{error}{AGAIN}")
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
             await self._switch()
             assert self._tasks is not None
             self._tasks.create_task(self._start_again(lane, order))
             return
+        self.failures.pop(deployed.change, None)
         self.running[lane] = running
         await self._switch()
         self._look(lane, running, self._alive(), 0)  # at once: what is ready need not wait to be found so

@@ -17,13 +17,14 @@ import logging
 import os
 import platform
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from runtime.component import ComponentError
+from runtime.component import CompilerEndedError, ComponentError
 from runtime.engine import CONFIGURATION
 
 COMPILE_TIMEOUT_S: Final = 600.0
@@ -31,6 +32,8 @@ COMPILE_TIMEOUT_S: Final = 600.0
 CACHE_MAX_BYTES: Final = 4 * 1024**3
 """Artifacts kept, about a hundred Python components; the least recently used go first."""
 OUTPUT_MAX_BYTES: Final = 64 * 1024
+CUT_SHORT: Final = (1, -signal.SIGKILL, -signal.SIGTERM)
+"""How a compiler ends that is not the component's doing: an error of the disk, no memory left on the machine, a person."""
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _log = logging.getLogger("freehold.compiled")
@@ -146,7 +149,7 @@ class CompileCache:
             async with asyncio.timeout(COMPILE_TIMEOUT_S):
                 output, errors = await process.communicate()
         except TimeoutError:
-            raise ComponentError(f"Compiling took longer than {COMPILE_TIMEOUT_S:.0f} s.") from None
+            raise CompilerEndedError(f"Compiling took longer than {COMPILE_TIMEOUT_S:.0f} s.") from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -156,7 +159,8 @@ class CompileCache:
         except ValueError:
             tail = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
             reason = tail[0] if tail else "no output"
-            raise ComponentError(
+            cut_short = process.returncode in CUT_SHORT
+            raise (CompilerEndedError if cut_short else ComponentError)(
                 f"The compiler ended without an answer (exit {process.returncode}): {reason}."
             ) from None
         if "error" in answer:

@@ -36,6 +36,10 @@ class ComponentError(Exception):
     """The file cannot run here; the text is a whole sentence for the developer."""
 
 
+class CompilerEndedError(ComponentError):
+    """The compiler was cut short before it could judge the file: another try may get an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class ComponentInfo:
     """What a file is. `problems` are sentences, each a reason this host refuses it; empty means it may be released."""

@@ -126,7 +126,7 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
     if not view["muted"]:
         found += disk(view["disk_free_bytes"], name)
     for concern in view["concerns"]:
-        what, _, advice = concern.partition("; ")
+        what, _, advice = concern.rpartition("; ")
         found.append(Finding(False, f"{name}: {what}", advice))
     return found + sandbox(view["wasmtime"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -47,9 +48,50 @@ async def test_a_base_whose_bytes_are_away_when_the_node_starts_is_served_once_t
     await house.start(0)
     await until(lambda: bool(house.control(0).workloads.failures), 60)
     assert not house.runs(0)
+    assert any("is not ready here" in one and "tries again" in one for one in house.control(0).warnings())
     (folder / "aside").rename(component)
     await until(lambda: house.runs(0), 60)
     assert await visited(house) == 200
+    await until(lambda: house.control(0).warnings() == [], 60)
+
+
+def compilers() -> list[int]:
+    """The compiler processes of the daemons in this process."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            with contextlib.suppress(OSError):
+                if b"runtime.compiler" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
+    return found
+
+
+async def test_a_change_whose_compiler_was_killed_is_prepared_again_and_starts(
+    house: House, component: Component
+) -> None:
+    shutil.rmtree(house.folder / "n0" / "compiled")
+    proposal, _ = await house.propose(component("probe"), app='config = { AGAIN = "1" }')
+    await until(lambda: bool(compilers()), 30)
+    for pid in compilers():
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: proposal.id in house.control(0).workloads.failures, 30)
+    async with house.client() as client:
+        failure = (await client.get(f"/v1/changes/{proposal.id.hex()}"))["failure"]
+    assert "is not compiled" in failure
+    assert "tries again" in failure
+    await until(lambda: house.based(proposal.id), 60)
+    assert house.control(0).workloads.failures == {}
+
+
+async def test_a_change_is_prepared_once_the_disk_of_compiled_code_is_back(house: House, component: Component) -> None:
+    folder = house.folder / "n0" / "compiled"
+    shutil.rmtree(folder)
+    folder.write_text("a disk that is away")
+    proposal, _ = await house.propose(component("probe"), app='config = { AGAIN = "2" }')
+    await until(lambda: proposal.id in house.control(0).workloads.failures, 30)
+    assert not house.based(proposal.id)
+    folder.unlink()
+    await until(lambda: house.based(proposal.id), 60)
 
 
 async def test_a_worker_comes_back_though_the_compiled_code_was_deleted_meanwhile(house: House) -> None:

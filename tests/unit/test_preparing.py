@@ -1,10 +1,10 @@
-"""A release whose bytes are nowhere for a moment is waited for; one that is broken is reported at once."""
+"""A release whose bytes are nowhere for a while is tried again; one that is broken is reported at once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 from node import workloads
 from node.meter import since
-from node.releases import AbsentError, PreparationError
+from node.releases import LaterError, PreparationError
 from node.workloads import Workloads
 from protocols.chain_messages import EntryStored
 from protocols.machine import Digest
@@ -102,30 +102,75 @@ async def test_the_first_crash_of_a_worker_that_another_daemon_started_counts(mo
     assert crashes == [0, 1, 0]
 
 
-async def outcome(releases: Releases) -> tuple[list[Any], Workloads]:
+async def outcome(
+    monkeypatch: pytest.MonkeyPatch,
+    releases: Releases,
+    *,
+    state: Any = SimpleNamespace(lanes=(), lane=lambda *_name: None),  # noqa: B008
+    on_sleep: Callable[[int, dict[Digest, Any]], None] = lambda _count, _changes: None,
+) -> tuple[list[Any], Workloads, list[float]]:
+    """Prepare a change and pass over every wait; return what was posted, the workloads, and how long each wait was."""
     posted: list[Any] = []
-    change = SimpleNamespace(release=b"r", configuration=b"e", secrets=(), base=b"")
-    core: Any = SimpleNamespace(
-        dossiers=SimpleNamespace(changes={CHANGE: SimpleNamespace(change=change)}), state=SimpleNamespace(lanes=())
+    change = SimpleNamespace(
+        project="site", environment="production", release=b"r", configuration=b"e", secrets=(), base=b""
     )
+    changes = {CHANGE: SimpleNamespace(change=change)}
+    core: Any = SimpleNamespace(dossiers=SimpleNamespace(changes=changes), state=state)
     post: Any = posted.append
     made = Workloads(core, releases, None, Path("unused"), post)  # type: ignore[arg-type]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            slept.append(seconds)
+            assert made.failures[CHANGE].endswith(workloads.AGAIN)
+            on_sleep(len(slept), changes)
+
+    monkeypatch.setattr("node.workloads.asyncio.sleep", sleep)
     await made._prepare(CHANGE)
-    return posted, made
+    assert made._unready == set()
+    return posted, made, slept
 
 
-async def test_bytes_that_nobody_has_now_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workloads, "PREPARE_AGAIN_S", 0)
-    posted, made = await outcome(Releases(AbsentError("nowhere"), AbsentError("nowhere")))
+async def test_what_is_away_is_asked_for_again_ever_more_seldom_and_never_reported_as_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = [LaterError("nowhere"), OSError(28, "No space left on device"), *[LaterError("nowhere")] * 98]
+    posted, made, slept = await outcome(monkeypatch, Releases(*errors))
     assert posted == [PreparationDone(CHANGE, True, "absent")]
     assert made.failures == {}
+    assert len(slept) == 100
+    assert slept[:6] == [5, 10, 20, 40, 60, 60]
+    assert slept[-1] == workloads.PREPARE_AGAIN_MAX_S
 
 
-async def test_what_stays_away_too_long_and_what_is_broken_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workloads, "PREPARE_AGAIN_S", 0)
-    monkeypatch.setattr(workloads, "PREPARE_TRIES", 3)
-    for releases, left in ((Releases(*[AbsentError("nowhere")] * 4), 1), (Releases(PreparationError("bad")), 0)):
-        posted, made = await outcome(releases)
-        assert [one.ok for one in posted] == [False]
-        assert made.failures[CHANGE] == posted[0].reason
-        assert len(releases.errors) == left
+async def test_what_is_broken_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    releases = Releases(PreparationError("bad"), PreparationError("unused"))
+    posted, made, slept = await outcome(monkeypatch, releases)
+    assert [one.ok for one in posted] == [False]
+    assert made.failures[CHANGE] == posted[0].reason
+    assert (len(releases.errors), slept) == (1, [])
+
+
+async def test_a_change_that_may_not_start_now_waits_without_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = SimpleNamespace(change=Digest(b"o" * 32), release=b"another")
+    lane = SimpleNamespace(rollout=None, base=base, retained=())
+    state = SimpleNamespace(lanes=(lane,), lane=lambda *_name: lane)
+    releases = Releases(LaterError("nowhere"))
+
+    def on_sleep(count: int, _changes: dict[Digest, Any]) -> None:
+        assert releases.errors == []
+        if count == 5:
+            base.release = b""
+
+    posted, _, slept = await outcome(monkeypatch, releases, state=state, on_sleep=on_sleep)
+    assert slept == [5] * 5
+    assert [one.ok for one in posted] == [True]
+
+
+async def test_a_change_that_nobody_knows_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    posted, _, slept = await outcome(
+        monkeypatch, Releases(*[LaterError("nowhere")] * 9), on_sleep=lambda _count, changes: changes.clear()
+    )
+    assert [one.ok for one in posted] == [False]
+    assert slept == [5]
