@@ -241,7 +241,7 @@ class Daemon:
         control.leaving = Leaving(control, signer, entropy, self.stop)
         control.enrolling = Enrolling(control, signer, verifier)
         control.secrets = secrets
-        control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now)
+        control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now, self._folder / "schedules")
         control.audit = Audit(
             mesh.core, signer, mesh.post, system_now, forgetful=forgetful and not control.alone
         )  # fmt: skip

@@ -1,9 +1,10 @@
 """Runs scheduled apps: once a minute, whatever is due of the lanes whose schedules the chain put on this node.
 
-A run that is due while the one before still goes is skipped and
-said; what came due while the node was away is not caught up, except after a pause of less than three hours of a running
-daemon (a suspended laptop), when it runs once. A job's end is a line in the log and a counter; its own output is in the
-log as the guest's. Not here: which node runs schedules (the chain, `place_data`), the sandbox (runtime/).
+A run that is due while the one before still goes is skipped and said; what came due while the node was away is not
+caught up, except after a pause of less than three hours of a running daemon (a suspended laptop), when it runs once. No
+minute is looked at twice, however the clock is set: which were is kept in a file, written before a job starts. A job's
+end is a line in the log and a counter; its own output is in the log as the guest's. Not here: which node runs schedules
+(the chain, `place_data`), the sandbox (runtime/).
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from node.keys import write_private
 from protocols.effective import EffectiveApp
+from protocols.envelope import DecodeError, decode, encode
 from protocols.machine import Now
 from runtime.control import JobDone
 from runtime.cron import comes_due, moment, next_due
@@ -23,7 +27,10 @@ from runtime.supervisor import PoolError
 
 MINUTE_MS = 60_000
 CORRECTION_MINUTES = 180
-"""Clock changes beyond it are corrections, not time that passed: nothing is caught up or held back (cron(8))."""
+"""A clock that is set forward by more was corrected, it is not time that passed: nothing is caught up (cron(8))."""
+
+SPANS_MAX = 64
+"""Spans of minutes remembered. Each comes of a clock that was set, or of a start; the one furthest from now goes first."""
 
 OUTCOMES = ("succeeded", "failed", "skipped", "lost")
 """`lost`: the worker ended before the job did, or had no room for it."""
@@ -74,16 +81,42 @@ class JobRun:
     duration_ms: int
 
 
+class Minutes:
+    """Which minutes of the Unix clock were looked at: disjoint spans, each (before its first, its last), ascending."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
+        """Take the spans of an earlier life."""
+        self.spans = sorted(spans)
+
+    def take(self, after: int, upto: int) -> list[tuple[int, int]]:
+        """Mark the minutes behind `after` up to `upto`; return the spans of those that were not marked before."""
+        fresh = [(after, upto)]
+        for first, last in self.spans:
+            fresh = [part for one in fresh for part in _less(one, first, last)]
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted([*self.spans, (after, upto)]):
+            if merged and first <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+            else:
+                merged.append((first, last))
+        if len(merged) > SPANS_MAX:
+            merged.remove(max(merged, key=lambda span: max(span[0] - upto, upto - span[1])))
+        self.spans = merged
+        return fresh
+
+
 class Schedules:
     """The node's clockwork for jobs."""
 
     def __init__(
-        self, running: Callable[[], Mapping[Lane, Scheduled]], run_job: RunJob, clock: Callable[[], Now]
+        self, running: Callable[[], Mapping[Lane, Scheduled]], run_job: RunJob, clock: Callable[[], Now], memory: Path
     ) -> None:
-        """Take what runs here now, how a job is run, and the clock."""
+        """Take what runs here now, how a job is run, the clock, and the file that remembers the minutes."""
         self._running = running
         self._run_job = run_job
         self._clock = clock
+        self._memory = memory
+        self._minutes = Minutes(_read(memory))
         self._busy: dict[tuple[str, str, str], None] = {}
         self.last: dict[tuple[str, str, str], JobRun] = {}
         """By project, environment and app; only of lanes that run here."""
@@ -98,10 +131,11 @@ class Schedules:
                 now = self._minute()
                 if not 0 <= now - seen <= CORRECTION_MINUTES:
                     seen = now - 1
-                for lane, running in self._due(seen, now):
-                    for app in running.jobs:
-                        if comes_due(app.schedule, seen, now):
-                            tasks.create_task(self._job(lane, running, app, now))
+                due = self._due(self._minutes.take(seen, now)) if now > seen else []
+                if due:
+                    await asyncio.to_thread(self._remember)
+                for lane, running, app in due:
+                    tasks.create_task(self._job(lane, running, app, now))
                 seen = now
 
     def next_ms(self, app: EffectiveApp) -> int:
@@ -112,10 +146,24 @@ class Schedules:
     def _minute(self) -> int:
         return self._clock().wall_ms // MINUTE_MS
 
-    def _due(self, seen: int, now: int) -> list[tuple[Lane, Scheduled]]:
+    def _due(self, spans: list[tuple[int, int]]) -> list[tuple[Lane, Scheduled, EffectiveApp]]:
+        """What is due in a minute of these spans."""
         running = dict(self._running())
         self.last = {name: run for name, run in self.last.items() if name[:2] in running}
-        return [(lane, one) for lane, one in running.items() if one.schedules] if now > seen else []
+        return [
+            (lane, one, app)
+            for lane, one in running.items()
+            if one.schedules
+            for app in one.jobs
+            if any(comes_due(app.schedule, after, upto) for after, upto in spans)
+        ]
+
+    def _remember(self) -> None:
+        """Write down the minutes before a job starts; without it, one more look back in time runs it again, no more."""
+        try:
+            write_private(self._memory, encode(tuple(self._minutes.spans)))
+        except OSError as error:
+            _log.error("schedules not remembered: %s", error, extra={"event": "schedules.not-remembered"})
 
     async def _job(self, lane: Lane, running: Scheduled, app: EffectiveApp, minute: int) -> None:
         name = (*lane, app.name)
@@ -154,3 +202,18 @@ class Schedules:
                 "detail": run.detail,
             },
         )
+
+
+def _less(span: tuple[int, int], first: int, last: int) -> list[tuple[int, int]]:
+    """What of a span lies outside another."""
+    parts = ((span[0], min(span[1], first)), (max(span[0], last), span[1]))
+    return [(after, upto) for after, upto in parts if after < upto]
+
+
+def _read(memory: Path) -> tuple[tuple[int, int], ...]:
+    """The minutes of an earlier life; none if there was none, or the file is damaged."""
+    try:
+        spans: tuple[tuple[int, int], ...] = decode(memory.read_bytes(), tuple[tuple[int, int], ...])
+    except (FileNotFoundError, DecodeError):
+        return ()
+    return spans

@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from node.schedules import MINUTE_MS, Schedules
+from node.schedules import MINUTE_MS, SPANS_MAX, Minutes, Schedules
 from protocols.effective import EffectiveApp
 from protocols.machine import Now
 from runtime.compile_cache import CompileCache, file_digest
@@ -48,7 +50,7 @@ def ended(code: int | None = 0, outcome: str = "exited", reason: str = "") -> Jo
 class Clockwork:
     """Schedules whose minutes pass when the test says so: `asyncio.sleep` inside them waits for `pass_minutes`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, lanes: dict[tuple[str, str], Here]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lanes: dict[tuple[str, str], Here], memory: Path) -> None:
         self.wall_ms = NOON
         self.lanes = lanes
         self.asked: list[tuple[str, str, str]] = []
@@ -57,7 +59,23 @@ class Clockwork:
         self._slept: asyncio.Queue[None] = asyncio.Queue()
         self._woken: asyncio.Queue[None] = asyncio.Queue()
         monkeypatch.setattr("node.schedules.asyncio.sleep", self._sleep)
-        self.schedules = Schedules(lambda: self.lanes, self._run_job, lambda: Now(0, self.wall_ms))
+        self.memory = memory
+        self.schedules = self._make()
+        self._task = asyncio.get_running_loop().create_task(self.schedules.run())
+
+    def _make(self) -> Schedules:
+        return Schedules(lambda: self.lanes, self._run_job, lambda: Now(0, self.wall_ms), self.memory)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def restart(self) -> None:
+        """End this life and begin another, which knows what is in the file."""
+        await self.stop()
+        self._slept, self._woken = asyncio.Queue(), asyncio.Queue()
+        self.schedules = self._make()
+        self._task = asyncio.get_running_loop().create_task(self.schedules.run())
 
     async def _sleep(self, seconds: float) -> None:
         assert 0 < seconds <= 60
@@ -80,12 +98,10 @@ class Clockwork:
 
 
 @pytest.fixture
-async def clockwork(monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = Clockwork(monkeypatch, {("shop", "production"): Here((job(),))})
-    task = asyncio.get_running_loop().create_task(made.schedules.run())
+async def clockwork(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    made = Clockwork(monkeypatch, {("shop", "production"): Here((job(),))}, tmp_path / "schedules")
     yield made
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await made.stop()
 
 
 def test_five_fields_are_read_as_cron_reads_them() -> None:
@@ -135,7 +151,64 @@ async def test_what_a_pause_missed_is_run_once_and_a_corrected_clock_catches_not
     clockwork.lanes["shop", "production"] = Here((job(schedule="30 * * * *"),))
     await clockwork.pass_minutes(60 * 24 * 40)
     await clockwork.pass_minutes(-60 * 24 * 40)
-    assert len(clockwork.asked) == 3, "13:30 is due after the first jump, and again after the second; nothing between"
+    assert len(clockwork.asked) == 2, "13:30 is due after the first jump; nothing between, and no minute a second time"
+    await clockwork.pass_minutes(60)
+    assert len(clockwork.asked) == 3, "a clock that was set back holds up nothing that was not run yet"
+
+
+@pytest.mark.parametrize("back", [1, 2, 30, 60 * 24])
+async def test_a_clock_that_is_set_back_runs_no_minute_a_second_time(clockwork: Clockwork, back: int) -> None:
+    clockwork.lanes["shop", "production"] = Here((job(), job("hourly", "0 * * * *")))
+    for _ in range(3):
+        await clockwork.pass_minutes(1)
+    await clockwork.pass_minutes(57)
+    await clockwork.pass_minutes(-back)
+    for _ in range(back + 1):
+        await clockwork.pass_minutes(1)
+    names = [name for _, _, name in clockwork.asked]
+    assert len(names) == len(set(names)), names
+    assert names[-1] == "sweep-20270115T1301Z", "the first minute that had not come before"
+    assert "hourly-20270115T1300Z" in names
+
+
+async def test_neither_does_one_that_is_set_back_while_the_node_restarts(clockwork: Clockwork) -> None:
+    for _ in range(3):
+        await clockwork.pass_minutes(1)
+    await clockwork.stop()
+    clockwork.wall_ms -= 3 * MINUTE_MS
+    await clockwork.restart()
+    for _ in range(4):
+        await clockwork.pass_minutes(1)
+    assert [name for _, _, name in clockwork.asked] == [f"sweep-20270115T120{minute}Z" for minute in (1, 2, 3, 4)]
+
+
+async def test_jobs_run_though_the_minutes_cannot_be_written_down_or_read(clockwork: Clockwork) -> None:
+    clockwork.memory.with_name("schedules.new").mkdir()
+    await clockwork.pass_minutes(1)
+    clockwork.memory.write_bytes(b"no minutes")
+    await clockwork.restart()
+    await clockwork.pass_minutes(1)
+    assert len(clockwork.asked) == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 30)), max_size=40))
+def test_every_minute_is_taken_once(looks: list[tuple[int, int]]) -> None:
+    minutes, seen = Minutes(), set[int]()
+    for after, count in looks:
+        fresh = [one for first, last in minutes.take(after, after + count) for one in range(first + 1, last + 1)]
+        wanted = set(range(after + 1, after + count + 1))
+        assert set(fresh) == wanted - seen
+        assert len(fresh) == len(set(fresh))
+        seen |= wanted
+    assert {one for first, last in minutes.spans for one in range(first + 1, last + 1)} == seen
+
+
+def test_of_too_many_spans_the_one_furthest_from_now_is_forgotten() -> None:
+    minutes = Minutes()
+    for number in range(10 * SPANS_MAX):
+        minutes.take(10 * number, 10 * number + 1)
+    assert minutes.spans[0] == (10 * 9 * SPANS_MAX, 10 * 9 * SPANS_MAX + 1)
+    assert len(minutes.spans) == SPANS_MAX
 
 
 async def test_every_end_is_told_apart(clockwork: Clockwork) -> None:
@@ -169,6 +242,7 @@ async def test_a_real_worker_runs_a_job_when_its_minute_comes(tmp_path: Path) ->
             lambda: {("shop", "production"): Here((job(),))},
             served.pool.run_job,
             lambda: Now(0, int(time.time() * 1000) + ahead_ms),
+            tmp_path / "schedules",
         )
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(schedules.run())
