@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from protocols.conductor import Conductor, ConductorConfig, RolloutStatement, nobody
+from protocols.conductor import Conductor, ConductorConfig, RolloutStatement, StatementsHeld, nobody
 from protocols.contact import PROBES_PER_TTL, Contact
 from protocols.decision import Voter
 from protocols.health import HealthLimits, Observation, observe, reopened, restarted
@@ -43,6 +43,7 @@ from protocols.workloads import (
     AgentEvent,
     ChangeProposed,
     Observe,
+    PeerCompared,
     PeersDown,
     PreparationDone,
     Prepare,
@@ -58,27 +59,6 @@ from protocols.workloads import (
     VoterProbe,
     WorkObserved,
 )
-
-__all__ = [
-    "LATCH_TABLE",
-    "AgentConfig",
-    "ChangeProposed",
-    "PeersDown",
-    "PreparationDone",
-    "Prepare",
-    "ReplaySmoke",
-    "Retain",
-    "Reverted",
-    "RolloutAgent",
-    "Run",
-    "SmokeReplayed",
-    "StateDecided",
-    "Stop",
-    "VoterHere",
-    "VoterProbe",
-    "WorkObserved",
-    "latch_key",
-]
 
 LATCH_TABLE = "latch"
 PREPARED_MAX = 64
@@ -173,8 +153,12 @@ class RolloutAgent:
             case Received(peer, message):
                 return self._received(peer, message, now)
             case PeerConnected(peer):
-                return [Send(peer, message) for message in (*self._own_prepared(), *self.conductor.own_votes())]
-            case PeerDisconnected():
+                self.conductor.connected(peer)
+                return [Send(peer, message) for message in self._own_words()]
+            case PeerCompared(peer):
+                return self._compare(peer)
+            case PeerDisconnected(peer):
+                self.conductor.disconnected(peer)
                 return []
             case Tick():
                 return self._beat(now)
@@ -356,7 +340,7 @@ class RolloutAgent:
 
     def _prepare_wanted(self) -> list[Effect]:
         """Order the preparation of what may start: after a restart the records tell of every change there ever was."""
-        return self._prepare([change for change, wanted in self._wanted.items() if self._may_start(wanted)])
+        return self._prepare(self._waiting())
 
     def _preparation_done(self, event: PreparationDone, now: Now) -> list[Effect]:
         self._preparing.discard(event.change)
@@ -394,8 +378,18 @@ class RolloutAgent:
         base = lane.base if lane is not None else None
         return base is not None and base.release == wanted.base and base.change in self._prepared
 
-    def _own_prepared(self) -> list[RolloutStatement]:
-        return [one for change in self._wanted for one in self.conductor.own_prepared(change)]
+    def _waiting(self) -> list[Digest]:
+        return [change for change, wanted in self._wanted.items() if self._may_start(wanted)]
+
+    def _own_words(self) -> list[RolloutStatement]:
+        """Return what this node says once, for a peer that was away."""
+        prepared = [one for change in self._wanted for one in self.conductor.own_prepared(change)]
+        return [*prepared, *self.conductor.own_votes()]
+
+    def _compare(self, peer: PeerId) -> list[Effect]:
+        """Ask a peer for what is said once and did not come here, while anything waits for it."""
+        waiting = self._waiting()
+        return [Send(peer, self.conductor.holding(waiting))] if waiting or self._open_stages() else []
 
     # --- watching
 
@@ -570,7 +564,9 @@ class RolloutAgent:
         match message:
             case RolloutStatement():
                 effects = self.conductor.hear(peer, message, now)
-                return [*effects, *self._follow(now)] if effects else []
+                return [*effects, *self._follow(now)] if self.conductor.has_news else effects
+            case StatementsHeld():
+                return [Send(peer, one) for one in self.conductor.lacking(message, self._waiting())]
             case VoterProbe(number):
                 mine = self._state is not None and self._voter in self._state.voters
                 return [Send(peer, VoterHere(number))] if mine else []

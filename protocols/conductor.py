@@ -3,12 +3,17 @@
 Every node keeps the newest statements of the stages now open; a voter also assesses them, proposes the promotion, pause
 or abort that they force, and says so when a stage makes no progress or a node that took the candidate vanished. Such
 commands need no principal: each voter judges the same exhibits again (rollout.py). Proposers take turns by rendezvous,
-the next one a step later. Not here: the node's own work and verdict (agent.py), and how a proposal is decided.
+the next one a step later.
+
+A node tells its word to everybody it is connected to and names the confirmed nodes that it is not; whoever is connected
+to one of those passes it on. So a full mesh carries each word once, and no overlay is assumed. Whoever passes words on
+can keep one back, but not for others: who was told counts for each node from what it sent and received itself. Not
+here: the node's own work and verdict (agent.py), and how a proposal is decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,7 +22,7 @@ from protocols.analysis import Assessment, Outcome, assess
 from protocols.commands import Abort, Command, Exhibits, LaneAction, Pause, Promote, SignedCommand
 from protocols.decision import Voter
 from protocols.envelope import Signed, decode, digest, encode
-from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Signer, Verifier
+from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Send, Signer, Verifier
 from protocols.mesh_types import NODES_MAX, Lane, MeshState, Rollout
 from protocols.placement import rendezvous
 from protocols.refusal import Refusal
@@ -36,14 +41,36 @@ from protocols.workloads import NodePrepared
 CHANGES_MAX = 64
 """Changes whose preparation is remembered: more are not waiting for a start at once."""
 
+ID_BYTES = 8
+REPEATED_MAX = 64
+"""Statements in one answer to StatementsHeld: what else is lacking follows when records are compared again."""
+HELD_MAX_BYTES = ID_BYTES * CHANGES_MAX * NODES_MAX
+
 OPENED_MAX = 512
 """Verified statements remembered, of at most 2 KiB each."""
 
 
 class RolloutStatement(msgspec.Struct, frozen=True, tag="rollout_statement"):
-    """A node's signed statement on its way to everybody."""
+    """A node's signed statement on its way to everybody; the sender could not tell it to the confirmed nodes `untold`."""
 
     signed: Signed
+    untold: tuple[PeerId, ...] = ()
+
+
+class StatementsHeld(msgspec.Struct, frozen=True, tag="statements_held"):
+    """Which statements that are said once the sender holds: the first ID_BYTES of the digest of each, joined.
+
+    The receiver sends the others that it holds.
+    """
+
+    ids: bytes
+
+
+class _Heard(msgspec.Struct):
+    """A statement that verified, and the peers that need not be told of it by this node. Mutable: `told` grows."""
+
+    said: Said
+    told: set[PeerId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +102,10 @@ class _Stage:
     forced_ms: int = 0
     proposed_ms: int | None = None
 
+    def votes(self) -> tuple[dict[PeerId, bytes], ...]:
+        """Return what voters said once of the stage, by kind: that it times out, that each node vanished."""
+        return (self.timeouts, *(said for _, said in sorted(self.vanished.items())))
+
 
 def nobody(_node: PeerId) -> bool:
     """Return that the node is not revoked, where nothing is known."""
@@ -102,14 +133,23 @@ class Conductor:
         self._stages: dict[tuple[Digest, int], _Stage] = {}
         self._prepared: dict[bytes, dict[PeerId, tuple[Prepared, bytes]]] = {}
         self._down_ms: dict[PeerId, int] = {}
-        self._opened: dict[Signed, Said] = {}
-        """What verified lately: every peer passes a statement on, and its signature is checked once."""
+        self._peers: dict[PeerId, None] = {}
+        self._opened: dict[Signed, _Heard] = {}
+        """What verified lately: a statement may come from several peers, and its signature is checked once."""
         self.has_news = False
         """Whether something was decided or said since the open stages were judged."""
 
     def believe_down(self, down: tuple[PeerId, ...], now: Now) -> None:
         """Take this node's belief who is down; remember since when."""
         self._down_ms = {node: self._down_ms.get(node, now.mono_ms) for node in down}
+
+    def connected(self, peer: PeerId) -> None:
+        """Count a peer among those that hear what this node says."""
+        self._peers[peer] = None
+
+    def disconnected(self, peer: PeerId) -> None:
+        """Count a peer among those that others must tell."""
+        self._peers.pop(peer, None)
 
     def decided(self, state: MeshState, now: Now) -> None:
         """Follow the chain: keep the stages that are open in `state`, forget the others."""
@@ -135,16 +175,29 @@ class Conductor:
     def own_prepared(self, change: bytes) -> tuple[RolloutStatement, ...]:
         """Return this node's own word on `change`, to repeat it to a peer that was away."""
         own = self._prepared.get(change, {}).get(self._me)
-        return (RolloutStatement(decode(own[1], Signed)),) if own else ()
+        return (self._addressed(decode(own[1], Signed)),) if own else ()
 
     def own_votes(self) -> tuple[RolloutStatement, ...]:
         """Return what this voter said once of open stages, to repeat it to a peer that was away: timeouts, losses."""
-        votes = [
-            said
-            for stage in self._stages.values()
-            for said in (stage.timeouts, *(said for _, said in sorted(stage.vanished.items())))
-        ]
-        return tuple(RolloutStatement(decode(said[self._me], Signed)) for said in votes if self._me in said)
+        votes = [said for stage in self._stages.values() for said in stage.votes()]
+        return tuple(self._addressed(decode(said[self._me], Signed)) for said in votes if self._me in said)
+
+    def holding(self, changes: Sequence[bytes]) -> StatementsHeld:
+        """Return what to ask a peer with for what this node lacks of what is said once, on these changes and all stages."""
+        ids = b"".join(digest(data)[:ID_BYTES] for data in self._said_once(changes))
+        return StatementsHeld(ids[:HELD_MAX_BYTES])
+
+    def lacking(self, held: StatementsHeld, changes: Sequence[bytes]) -> list[RolloutStatement]:
+        """Return what the sender of `held` lacks."""
+        ids = {held.ids[at : at + ID_BYTES] for at in range(0, min(len(held.ids), HELD_MAX_BYTES), ID_BYTES)}
+        lacks = [data for data in self._said_once(changes) if digest(data)[:ID_BYTES] not in ids]
+        return [RolloutStatement(decode(data, Signed)) for data in lacks[:REPEATED_MAX]]
+
+    def _said_once(self, changes: Sequence[bytes]) -> list[bytes]:
+        """Return every statement held that its author does not repeat by itself, newest changes first."""
+        said = [data for stage in self._stages.values() for votes in stage.votes() for _, data in sorted(votes.items())]
+        said += [data for change in reversed(changes) for data in self.prepared(change)]
+        return said
 
     def statements(self, rollout: bytes, opened: int) -> tuple[bytes, ...]:
         """Return the encoded Signed statements of a stage, for the exhibits of a promote or abort."""
@@ -152,7 +205,7 @@ class Conductor:
         if stage is None:
             return ()
         given = [data for node, (_, data) in sorted(stage.verdicts.items()) if not self._revoked(node)]
-        for votes in (stage.timeouts, *(votes for _, votes in sorted(stage.vanished.items()))):
+        for votes in stage.votes():
             given += [data for node, data in sorted(votes.items()) if not self._revoked(node)]
         return tuple(given)
 
@@ -169,29 +222,58 @@ class Conductor:
         """Sign this node's own statement, take it in, and tell everybody."""
         signed = state_it(self._signer, self._mesh, statement)
         news = self._take(self._me, statement, encode(signed), now)
-        return [Broadcast(RolloutStatement(signed)), *_told(statement, news)]
+        return [Broadcast(self._addressed(signed)), *_told(statement, news)]
+
+    def _addressed(self, signed: Signed) -> RolloutStatement:
+        """Return an own statement on its way to the peers, with whom they must tell."""
+        confirmed = self._state.nodes if self._state is not None else ()
+        untold = (one.node for one in confirmed if one.node != self._me and one.node not in self._peers)
+        return RolloutStatement(signed, tuple(untold))
 
     def hear(self, peer: PeerId, message: RolloutStatement, now: Now) -> list[Effect]:
-        """Take in a statement from the network; pass on what changes the picture."""
-        said = self._opened.get(message.signed)
-        if said is None:
+        """Take in a statement from the network; pass it on to those that its sender could not tell."""
+        heard = self._opened.get(message.signed)
+        if heard is None:
             opened = open_statement(self._verifier, self._mesh, message.signed)
             if isinstance(opened, Refusal):
                 return [Reject(peer, opened.rule, opened.detail)]
             if len(self._opened) >= OPENED_MAX:
                 del self._opened[next(iter(self._opened))]
-            said = self._opened[message.signed] = opened
-        match said.statement:
-            case Prepared(change) if peer != said.node and said.node in self._prepared.get(change, {}):
-                # Preparations carry no sequence: the author's own word stands, or two of them would chase each other.
-                return []
-        news = self._take(said.node, said.statement, encode(message.signed), now)
-        first_hand = peer == said.node or not isinstance(said.statement, Prepared)
-        spread: list[Effect] = [Broadcast(message, (peer,))] if news and first_hand else []
-        return [*spread, *_told(said.statement, news)]
+            heard = self._opened[message.signed] = _Heard(opened, {self._me, opened.node})
+        if len(message.untold) > NODES_MAX:
+            return [Reject(peer, "statement.untold", f"a mesh has at most {NODES_MAX} nodes")]
+        node, statement = heard.said.node, heard.said.statement
+        heard.told.add(peer)
+        data = encode(message.signed)
+        # Preparations carry no sequence: the author's own word stands, or two of them would chase each other.
+        settled = peer != node and isinstance(statement, Prepared) and self._held(node, statement) is not None
+        news = not settled and self._take(node, statement, data, now)
+        if self._held(node, statement) != data:
+            return []
+        targets = [one for one in message.untold if one in self._peers and one not in heard.told]
+        heard.told.update(targets)
+        onward = RolloutStatement(message.signed, tuple(one for one in message.untold if one not in heard.told))
+        return [*(Send(one, onward) for one in targets), *_told(statement, news)]
+
+    def _held(self, node: PeerId, said: Statement) -> bytes | None:
+        """Return what is held of a node in the place of that statement, encoded."""
+        if isinstance(said, Prepared):
+            prepared = self._prepared.get(said.change, {}).get(node)
+            return prepared[1] if prepared is not None else None
+        stage = self._stages.get((Digest(said.rollout), said.opened))
+        if stage is None:
+            return None
+        match said:
+            case HealthVerdict():
+                verdict = stage.verdicts.get(node)
+                return verdict[1] if verdict is not None else None
+            case TimeoutVote():
+                return stage.timeouts.get(node)
+            case Vanished():
+                return stage.vanished.get(said.node, {}).get(node)
 
     def _take(self, node: PeerId, said: Statement, data: bytes, now: Now) -> bool:
-        """Keep a statement if it is news; return whether others should hear of it too."""
+        """Keep a statement if it counts; return whether it is news."""
         match said:
             case Prepared(change):
                 return self._take_prepared(node, said, change, data)
@@ -239,7 +321,7 @@ class Conductor:
         turned = held is None or held[0].verdict != said.verdict or held[0].smoke_runs != said.smoke_runs
         if turned and said.verdict == "pass":
             stage.progress_ms = now.mono_ms
-        return turned
+        return True
 
     # --- judging
 

@@ -24,7 +24,7 @@ from protocols.chain import Chain
 from protocols.chain_context import ChainSetup, Stored
 from protocols.chain_messages import ChainMessage, EntryStored, Mute, Read, Start, Submit, SubmitReset
 from protocols.commands import Command, ConfirmNode, Exhibits, SignedCommand
-from protocols.conductor import Propose, RolloutStatement
+from protocols.conductor import Propose, RolloutStatement, StatementsHeld
 from protocols.decision import Voter
 from protocols.dossiers import Dossiers, Proposed
 from protocols.envelope import DecodeError, decode, digest, encode
@@ -71,11 +71,12 @@ from protocols.records import (
 )
 from protocols.renewal import RenewalMachine, RenewalMessage, Renewed
 from protocols.statements import HealthVerdict
-from protocols.sync import SyncConfig, SyncMachine, SyncMessage, SyncRecords
+from protocols.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
 from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
 from protocols.trust_records import admission_record, certificate_record
 from protocols.workloads import (
     ChangeProposed,
+    PeerCompared,
     PeersDown,
     PreparationDone,
     SmokeReplayed,
@@ -87,7 +88,7 @@ from protocols.workloads import (
 
 _CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
 
-AgentMessage = RolloutStatement | VoterProbe | VoterHere
+AgentMessage = RolloutStatement | StatementsHeld | VoterProbe | VoterHere
 
 CoreMessage = (
     HelloMessage | LivenessMessage | RenewalMessage | RecordMessage | SyncMessage | ChainMessage | AgentMessage
@@ -340,6 +341,8 @@ class NodeCore:
                 self._propose_to_agent(self.dossiers.merged(entries), now, out)
             case RecordsVoided(entries):
                 self.dossiers.voided(entries)
+            case Synced(peer, True) | AnsweredEqual(peer):
+                self._take(self.agent.handle(PeerCompared(peer), now), now, out)
             case BeliefChanged():
                 down = tuple(one.node for one in self.state.nodes if self.liveness.belief(one.node) is Belief.DOWN)
                 self._take(self.agent.handle(PeersDown(down), now), now, out)

@@ -97,6 +97,13 @@ class PeersDown:
     down: tuple[PeerId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PeerCompared:
+    """This node and `peer` found that their records are equal, as they do now and then: what is said once may lack too."""
+
+    peer: PeerId
+
+
 AgentEvent = (
     StateDecided
     | ChangeProposed
@@ -104,6 +111,7 @@ AgentEvent = (
     | WorkObserved
     | SmokeReplayed
     | PeersDown
+    | PeerCompared
     | Received
     | PeerConnected
     | PeerDisconnected

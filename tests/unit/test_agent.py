@@ -9,25 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from protocols.agent import (
-    LATCH_TABLE,
-    ChangeProposed,
-    PeersDown,
-    PreparationDone,
-    Prepare,
-    ReplaySmoke,
-    Retain,
-    Reverted,
-    RolloutAgent,
-    Run,
-    SmokeReplayed,
-    StateDecided,
-    Stop,
-    VoterHere,
-    VoterProbe,
-    WorkObserved,
-    latch_key,
-)
+from protocols.agent import LATCH_TABLE, RolloutAgent, latch_key
 from protocols.change import Plan, Stage
 from protocols.commands import Abort, DrainNode, Freeze, Pause, Resume, Rollback
 from protocols.conductor import CHANGES_MAX, Propose, RolloutStatement
@@ -48,10 +30,28 @@ from protocols.machine import (
     Tick,
 )
 from protocols.mesh_state import apply, read_command
-from protocols.mesh_types import MeshState
+from protocols.mesh_types import NODES_MAX, MeshState
 from protocols.refusal import Refusal
 from protocols.statements import Counts, Prepared, TimeoutVote, Vanished, open_statement, state_it
-from protocols.workloads import NodePrepared, Observe
+from protocols.workloads import (
+    ChangeProposed,
+    NodePrepared,
+    Observe,
+    PeerCompared,
+    PeersDown,
+    PreparationDone,
+    Prepare,
+    ReplaySmoke,
+    Retain,
+    Reverted,
+    Run,
+    SmokeReplayed,
+    StateDecided,
+    Stop,
+    VoterHere,
+    VoterProbe,
+    WorkObserved,
+)
 from tests.unit.mesh_world import PLAN, MeshWorld, node_id, signer
 from tests.unit.trust_world import VERIFIER, WALL_MS
 
@@ -706,8 +706,12 @@ def test_statements_that_do_not_belong_are_rejected_or_ignored() -> None:
     assert rejected.rule == "statement.signature"
     good = w.verdict("pass", sequence=10)
 
+    far = node_id("far")
+    agent.handle(PeerConnected(far, False), f.now)
+
     def hear(name: str, statement: Any) -> list[Effect]:
-        return agent.handle(Received(me, RolloutStatement(state_it(signer(name), w.mesh, statement))), f.now)
+        message = RolloutStatement(state_it(signer(name), w.mesh, statement), (far,))
+        return agent.handle(Received(me, message), f.now)
 
     name = canary(f).name
     founder = w.state.voters[0]
@@ -724,9 +728,10 @@ def test_statements_that_do_not_belong_are_rejected_or_ignored() -> None:
         (owner, Vanished(*stage, founder, node_id("stranger"))),
     ):
         assert hear(who, statement) == []
-    assert [type(one) for one in hear(name, good)] == [Broadcast]
-    assert hear(name, good) == [], "the same word again is no news"
-    assert hear(name, replace(good, sequence=11)) == [], "newer numbers are kept, not passed on"
+    assert [one.peer for one in hear(name, good) if isinstance(one, Send)] == [far]
+    assert hear(name, good) == [], "it was told the same word already"
+    assert hear(name, replace(good, sequence=11)) != []
+    assert hear(name, good) == [], "an older word is not passed on"
     assert hear(name, replace(good, sequence=12, verdict="fail")) != []
     assert hear(name, replace(good, sequence=13)) == [], "a fail is final"
     held = agent.conductor.verdicts(w.rollout.id, w.rollout.opened)
@@ -738,6 +743,93 @@ def test_statements_that_do_not_belong_are_rejected_or_ignored() -> None:
         assert hear(owner, vote) == []
     assert hear(name, Prepared(b"c" * 32, b"", "passed")) != []
     assert hear(name, Prepared(b"c" * 32, b"", "passed")) == []
+
+
+def test_a_word_is_passed_on_only_to_those_that_its_sender_could_not_tell() -> None:
+    f = fleet()
+    w, agent, author = f.w, others(f)[0].agent, node_id(canary(f).name)
+    near, far, away = (node_id(name) for name in ("near", "far", "away"))
+    for peer in (author, near, far):
+        agent.handle(PeerConnected(peer, False), f.now)
+
+    def hear(peer: Any, statement: Any, *untold: Any) -> list[tuple[Any, Any]]:
+        message = RolloutStatement(state_it(signer(canary(f).name), w.mesh, statement), untold)
+        effects = agent.handle(Received(peer, message), f.now)
+        return [(one.peer, one.message.untold) for one in effects if isinstance(one, Send)]
+
+    assert hear(author, w.verdict("pass", sequence=10)) == []
+    assert hear(author, w.verdict("pass", sequence=11), far, away) == [(far, (away,))]
+    assert hear(near, w.verdict("pass", sequence=11), far, away) == [], "it was told from here"
+    assert hear(author, w.verdict("pass", sequence=12), away) == [], "nobody here knows the way"
+    prepared = Prepared(b"c" * 32, b"", "passed")
+    assert hear(near, prepared) == [], "who passes a word on may hide who was not told"
+    assert hear(author, prepared, near, far) == [(far, ())], "it hides that from nobody else; near has it"
+    assert hear(near, replace(prepared, smoke="absent"), far) == [], "of two words the one held is passed on"
+    (rejected,) = agent.handle(
+        Received(near, RolloutStatement(state_it(signer("n1"), w.mesh, prepared), (far,) * (NODES_MAX + 1))), f.now
+    )
+    assert isinstance(rejected, Reject)
+    assert rejected.rule == "statement.untold"
+
+
+def test_a_node_names_those_that_it_is_not_connected_to() -> None:
+    f = fleet()
+    node = others(f)[0]
+    me, first, second = node_id(node.name), *(node_id(name) for name in f.w.nodes if name != node.name)
+    change = Digest(b"c" * 32)
+    node.agent.handle(PeerConnected(first, False), f.now)
+    node.agent.handle(ChangeProposed("shop", "prod", change, b""), f.now)
+    said = node.agent.handle(PreparationDone(change, True), f.now)
+    assert [one.message.untold for one in said if isinstance(one, Broadcast)] == [(second,)]
+    told = node.agent.handle(PeerConnected(second, False), f.now)
+    assert [(one.peer, one.message.untold) for one in told if isinstance(one, Send)] == [(second, ())]
+    node.agent.handle(PeerDisconnected(first), f.now)
+    told = node.agent.handle(PeerConnected(second, False), f.now)
+    assert [one.message.untold for one in told if isinstance(one, Send)] == [(first,)]
+    assert node.agent.conductor.prepared_nodes(change) == (me,)
+
+
+def test_what_is_said_once_and_was_lost_comes_when_records_are_compared() -> None:
+    f = fleet(voters=3)
+    w = f.w
+    near, there = (f.nodes[name] for name in w.names(w.rollout.order[1:3]))
+    change = Digest(b"c" * 32)
+    stage = (w.state.era, w.rollout.id, w.rollout.opened)
+    own = next(one for one in w.state.voters if one.node == node_id(there.name))
+    lost = [
+        state_it(signer(there.name), w.mesh, one)
+        for one in (
+            Prepared(change, b"", "passed"),
+            TimeoutVote(*stage, own),
+            Vanished(*stage, own, w.rollout.order[0]),
+        )
+    ]
+    lane = w.state.lanes[0]
+    for node in (near, there):
+        node.agent.handle(
+            ChangeProposed(lane.project, lane.environment, change, lane.base.release if lane.base else b""), f.now
+        )
+    for signed in lost:
+        there.agent.handle(Received(node_id(there.name), RolloutStatement(signed)), f.now)
+    (asked,) = near.agent.handle(PeerCompared(node_id(there.name)), f.now)
+    assert isinstance(asked, Send)
+    answer = there.agent.handle(Received(node_id(near.name), asked.message), f.now)
+    assert {one.message.signed for one in answer if isinstance(one, Send)} == set(lost)
+    for one in answer:
+        assert isinstance(one, Send)
+        near.agent.handle(Received(node_id(there.name), one.message), f.now)
+    assert near.agent.conductor.prepared_nodes(change) == (node_id(there.name),)
+    (asked,) = near.agent.handle(PeerCompared(node_id(there.name)), f.now)
+    assert isinstance(asked, Send)
+    assert there.agent.handle(Received(node_id(near.name), asked.message), f.now) == [], "nothing is lacking any more"
+
+
+def test_a_node_that_waits_for_nothing_asks_for_nothing() -> None:
+    f = fleet()
+    node = others(f)[0]
+    f.w.state = replace(f.w.state, lanes=())
+    f.decided()
+    assert node.agent.handle(PeerCompared(node_id("n9")), f.now) == []
 
 
 def test_what_a_revoked_node_says_is_shown_to_nobody() -> None:

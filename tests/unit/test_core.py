@@ -7,13 +7,14 @@ from typing import Any, get_args
 import pytest
 
 from protocols.chain_messages import Head, Ready
+from protocols.commands import CreateEnvironment, CreateProject
 from protocols.conductor import RolloutStatement
 from protocols.core import FAMILY_OF, CoreMessage, decode_message
 from protocols.envelope import DecodeError, digest, encode
 from protocols.hello import Echo, Hello, Refused
 from protocols.hello import Head as HelloHead
 from protocols.liveness import LivePing
-from protocols.machine import Broadcast, Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
+from protocols.machine import Broadcast, Digest, Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.mesh_types import MeshState
 from protocols.statements import Prepared, state_it
 from protocols.trust import Standing
@@ -233,3 +234,55 @@ def test_who_is_confirmed_hears_what_was_said_once_while_it_was_only_invited() -
     fleet.world.run_until(12_000)
     assert core.hello.standing(fleet.peers["n3"]) is Standing.MEMBER
     assert fleet.core("n3").agent.conductor.prepared_nodes(change) == (core.node,)
+
+
+def in_a_line() -> tuple[Fleet, Digest]:
+    """Four members of which each is connected to its neighbours only, and a change that all have prepared."""
+    fleet = grown(("n1", "n2", "n3", "n4"), confirmed=4)
+    line = list(fleet.peers.values())
+    fleet.world.may_connect = lambda near, far: abs(line.index(near.peer) - line.index(far.peer)) == 1
+    for place, near in enumerate(line):
+        for far in line[place + 2 :]:
+            fleet.world.network.disconnect(near, far, "no way there")
+    for action in (CreateProject("shop"), CreateEnvironment("prod")):
+        outcome = fleet.outcome(fleet.submit("n1", action, "admin"))
+        assert outcome is not None
+        assert outcome.outcome == "decided"
+    fleet.world.run_until(fleet.world.now_ms + 60_000)
+    return fleet, fleet.propose("one", "admin", "n1")
+
+
+def unaware(fleet: Fleet, change: Digest) -> list[str]:
+    every = tuple(sorted(fleet.peers.values()))
+    return [name for name, core in fleet.cores() if core.agent.conductor.prepared_nodes(change) != every]
+
+
+def test_what_a_node_says_reaches_nodes_that_it_is_not_connected_to_at_once_and_each_once() -> None:
+    fleet, change = in_a_line()
+    told = sent(fleet, RolloutStatement)
+    fleet.world.run_until(fleet.world.now_ms + 3_000)
+    assert unaware(fleet, change) == []
+    # Each of four words crosses each of three links.
+    assert len(told) == 4 * 3
+
+
+def test_what_a_node_said_once_reaches_everybody_though_messages_are_lost_and_nobody_says_it_again() -> None:
+    fleet, change = in_a_line()
+    lost = sent(fleet, RolloutStatement)
+    fleet.world.network.faults.loss = 0.5
+    fleet.world.run_until(fleet.world.now_ms + 10_000)
+    assert lost
+    assert unaware(fleet, change) != []
+    fleet.world.network.faults.loss = 0.1
+    assert fleet.world.run_while(lambda: bool(unaware(fleet, change)), fleet.world.now_ms + 400_000)
+
+
+def test_in_a_full_mesh_every_word_crosses_every_link_once() -> None:
+    fleet = grown()
+    for action in (CreateProject("shop"), CreateEnvironment("prod")):
+        fleet.outcome(fleet.submit("n1", action, "admin"))
+    told = sent(fleet, RolloutStatement)
+    change = fleet.propose("one", "admin", "n1")
+    fleet.world.run_until(fleet.world.now_ms + 3_000)
+    assert unaware(fleet, change) == []
+    assert sorted(told) == [(near, far) for near in sorted(fleet.peers) for far in sorted(fleet.peers) if near != far]

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from protocols.acceptor import AcceptorRecord
-from protocols.agent import WorkObserved
 from protocols.approvals import Approval, approve, read_approval
 from protocols.audit import AuditEntry
 from protocols.ballots import STORE_ID_BYTES
@@ -46,6 +45,7 @@ from protocols.revocations import RevocationStatement
 from protocols.sealing import SecretPaper
 from protocols.statements import Statement
 from protocols.trust import Standing
+from protocols.workloads import WorkObserved
 from simulation.fleet import Fleet
 from tests.unit.message_forge import SIGNABLE, Forge, damage
 
