@@ -1,7 +1,9 @@
 """Where the API listens: a Unix socket of mode 0600 always, and HTTPS on the address that the node was given.
 
-Whoever reaches the HTTPS address may connect, so connections on which no known key has signed anything yet are bounded:
-the oldest gives way, as half-open links do. Not here: what is answered (server.py, handlers.py).
+Whoever reaches the HTTPS address may connect, so connections whose TLS handshake goes on are bounded, in all and per
+address, and so are those on which no known key has signed anything yet: the oldest gives way, as half-open links do.
+asyncio's own server begins every handshake it is asked for; so connections are accepted here and handed to it one by one.
+Not here: what is answered (server.py, handlers.py).
 """
 
 from __future__ import annotations
@@ -10,7 +12,11 @@ import asyncio
 import contextlib
 import datetime
 import functools
-from collections.abc import AsyncIterator
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -22,6 +28,7 @@ from node.api.handlers import OPERATIONS
 from node.api.server import HEADER_MAX_BYTES, ApiServer
 from node.control import Control
 from node.errors import BusyError
+from node.half_open import HalfOpen
 from node.presence import outgoing_address
 from node.tls import load_or_create_tls
 from protocols.keys import Ed25519Verifier
@@ -29,9 +36,24 @@ from protocols.keys import Ed25519Verifier
 STRANGERS_MAX = 256
 """Connections over HTTPS without a known key, as many as half-open links of the mesh; each holds a descriptor."""
 
+HANDSHAKES_MAX = 128
+"""TLS handshakes that go on, in all. Each holds up to 300 KiB, most of it a buffer that is touched by data only."""
+
+HANDSHAKES_PER_ADDRESS_MAX = 32
+"""The same per IPv4 address or IPv6 /64: everybody of an office at once, who each need milliseconds."""
+
 HANDSHAKE_TIMEOUT_S = 10.0
+GOODBYE_TIMEOUT_S = 2.0
+"""A connection that is closed has this long to say that it is; asyncio's own patience is half a minute."""
+
+BACKLOG = 128
+ACCEPT_AGAIN_S = 0.5
+"""After an accept that failed: there are no descriptors left, most of all."""
+
 IDLE_S = 75.0
 """A connection without a request for this long is closed; aiohttp's own patience is an hour."""
+
+_log = logging.getLogger("freehold.api")
 
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  compared, not bound
 
@@ -55,42 +77,100 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     await runner.setup()
     path = runtime / "api.sock"
     path.unlink(missing_ok=True)
-    secure: asyncio.Server | None = None
     try:
         await web.UnixSite(runner, str(path)).start()
         path.chmod(0o600)
-        if control.config.api:
-            secure = await _listen_on_https(runner, server, control)
-        yield
+        async with asyncio.TaskGroup() as group:
+            secure = group.create_task(_listen_on_https(runner, server, control).run()) if control.config.api else None
+            yield
+            if secure is not None:
+                secure.cancel()
     finally:
-        if secure is not None:
-            secure.close()
         await runner.cleanup()
         path.unlink(missing_ok=True)
 
 
-async def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control) -> asyncio.Server:
+def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control) -> HttpsListener:
     tls = load_or_create_tls(control.folder, control.core.node, datetime.datetime.now(datetime.UTC))
     host, _, port = control.config.api.rpartition(":")
     host = host.strip("[]")
-    make, strangers = runner.server, server.strangers
-    assert make is not None, "the runner is set up"
-
-    def connection() -> RequestHandler:
-        while len(strangers) >= STRANGERS_MAX:
-            oldest = next(iter(strangers))
-            del strangers[oldest]
-            oldest.force_close()
-        made = make()
-        strangers[made] = None
-        return made
-
+    assert runner.server is not None, "the runner is set up"
     try:
-        listener = await asyncio.get_running_loop().create_server(
-            connection, host, int(port), ssl=tls.context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+        listener = socket.create_server(
+            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
         )
     except OSError as error:
         raise BusyError(f"the API cannot listen on {control.config.api}: {error}", "freehold node run --api") from None
     shown = outgoing_address() if host in WILDCARDS else host
-    control.api, control.api_pin = f"{shown}:{listener.sockets[0].getsockname()[1]}", tls.pin
-    return listener
+    control.api, control.api_pin = f"{shown}:{listener.getsockname()[1]}", tls.pin
+    return HttpsListener(listener, tls.context, runner.server, server.strangers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """An accepted connection, whoever drives it by now."""
+
+    number: int
+    host: str
+    end: socket.socket
+    places: HalfOpen
+
+    def close(self, _reason: str = "") -> None:
+        """End it, in its handshake or later: what drives it finds that the other side has gone."""
+        self.places.remove(self)
+        with contextlib.suppress(OSError):  # it has ended
+            self.end.shutdown(socket.SHUT_RDWR)
+
+
+class HttpsListener:
+    """Accepts connections on one socket for as long as `run` runs."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        make: Callable[[], RequestHandler],
+        strangers: dict[RequestHandler, Callable[[], None]],
+    ) -> None:
+        """Take a bound socket, the certificate, what makes aiohttp's handlers, and where those of strangers are kept."""
+        listener.setblocking(False)
+        self._listener, self._context, self._make, self._strangers = listener, context, make, strangers
+        self._places = HalfOpen(HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX)
+        self._number = 0
+
+    async def run(self) -> None:
+        """Accept until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await asyncio.sleep(0)  # accepting does not wait while connections are queued; the others must not
+                    try:
+                        end, address = await loop.sock_accept(self._listener)
+                    except ConnectionError:
+                        continue
+                    except OSError as error:
+                        _log.error("a connection was not accepted: %s", error, extra={"event": "api.not-accepted"})
+                        await asyncio.sleep(ACCEPT_AGAIN_S)
+                        continue
+                    self._number += 1
+                    connection = _Connection(self._number, str(address[0]), end, self._places)
+                    self._places.add(connection)
+                    group.create_task(self._shake_hands(connection))
+        finally:
+            self._listener.close()
+
+    async def _shake_hands(self, connection: _Connection) -> None:
+        while len(self._strangers) >= STRANGERS_MAX:
+            self._strangers.pop(next(iter(self._strangers)))()
+        handler = self._make()
+        self._strangers[handler] = connection.close
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: handler, connection.end, ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S, ssl_shutdown_timeout=GOODBYE_TIMEOUT_S,
+            )  # fmt: skip
+        except OSError:  # it said something else, nothing in time, or gave way
+            self._strangers.pop(handler, None)
+        finally:
+            self._places.remove(connection)

@@ -81,8 +81,8 @@ class ApiServer:
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._under_way = 0
         self._admissions = 0
-        self.strangers: dict[RequestHandler, None] = {}
-        """Connections over TCP on which no known key has signed anything yet, oldest first."""
+        self.strangers: dict[RequestHandler, Callable[[], None]] = {}
+        """Connections over TCP on which no known key has signed anything yet, oldest first, and what closes each."""
         operations = (*operations, self._describing())
         self.document = document(operations, VERSION)
         self._operations = operations

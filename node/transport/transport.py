@@ -11,16 +11,18 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from node.half_open import HalfOpen
 from node.transport.builtin import IdentifySink, PingSink
 from node.transport.channel import Channel
 from node.transport.dialler import Backoff, race
 from node.transport.events import ChannelName, FramesReceived, LinkDown, LinkReady, LinkUp, TransportEvent
-from node.transport.half_open import HalfOpen
 from node.transport.link import Link, Sink
 from node.transport.settings import (
     ADDRESSES_MAX,
     CONTROL_PROTOCOL,
     DIAL_TIMEOUT_S,
+    HALF_OPEN_MAX,
+    HALF_OPEN_PER_ADDRESS_MAX,
     HELLO_PROTOCOL,
     PROTOCOL_VERSION,
     STABLE_S,
@@ -78,7 +80,7 @@ class Transport:
         self._handlers: dict[str, StreamHandler] = {}
         self._peerings: dict[int, _Peering] = {}
         self._admitted: dict[PeerId, Link] = {}
-        self._half_open = HalfOpen()
+        self._half_open = HalfOpen(HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX)
         self._members: dict[PeerId, _Member] = {}
         self._events: asyncio.Queue[tuple[TransportEvent, Channel | None]] = asyncio.Queue()
         self._group: asyncio.TaskGroup | None = None

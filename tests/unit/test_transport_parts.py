@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libp2p_pair import SeededEntropy
 
+from node.half_open import HalfOpen
 from node.transport.channel import Assembler
 from node.transport.dialler import Backoff
-from node.transport.half_open import HalfOpen
 from node.transport.settings import BACKOFF_FIRST_S, BACKOFF_MAX_S, HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX
 from protocols.libp2p.errors import RemoteProtocolError
 
@@ -50,18 +50,18 @@ class FakeLink:
 
     def close(self, reason: str) -> None:
         self.closed = reason
-        self._places.remove(self)  # type: ignore[arg-type]
+        self._places.remove(self)
 
 
 def fill(places: HalfOpen, hosts: list[str]) -> list[FakeLink]:
     links = [FakeLink(number, host, places) for number, host in enumerate(hosts)]
     for link in links:
-        places.add(link)  # type: ignore[arg-type]
+        places.add(link)
     return links
 
 
 def test_the_oldest_of_an_address_gives_way_to_its_newest() -> None:
-    places = HalfOpen()
+    places = HalfOpen(HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX)
     links = fill(places, ["10.0.0.1"] * (HALF_OPEN_PER_ADDRESS_MAX + 2) + ["10.0.0.2"])
     assert [link.number for link in links if link.closed] == [0, 1]
     assert links[0].closed == "transport.half-open-address"
@@ -69,12 +69,12 @@ def test_the_oldest_of_an_address_gives_way_to_its_newest() -> None:
 
 
 def test_the_oldest_of_all_gives_way_when_there_are_too_many() -> None:
-    places = HalfOpen()
+    places = HalfOpen(HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX)
     links = fill(places, [f"10.0.{n // 250}.{n % 250}" for n in range(HALF_OPEN_MAX + 3)])
     assert [link.number for link in links if link.closed] == [0, 1, 2]
     assert links[0].closed == "transport.half-open"
     for link in links:
-        places.remove(link)  # type: ignore[arg-type]
+        places.remove(link)
     assert len(places) == 0
     assert not places._by_source
 
@@ -90,7 +90,7 @@ def test_the_oldest_of_all_gives_way_when_there_are_too_many() -> None:
     ],
 )
 def test_one_customer_is_one_address(one: str, other: str, same: bool) -> None:
-    places = HalfOpen()
+    places = HalfOpen(HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX)
     links = fill(places, [one] * HALF_OPEN_PER_ADDRESS_MAX + [other])
     assert bool(links[0].closed) is same
 
