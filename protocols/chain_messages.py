@@ -14,6 +14,7 @@ import msgspec
 from protocols.ballots import Ballot, Grounds, Promise, Proposal, Statement, Vote
 from protocols.decision import Entry
 from protocols.envelope import Signed
+from protocols.machine import PeerId
 
 BATCH_ENTRIES_MAX = 64
 BATCH_BYTES_MAX = 512 << 10
@@ -120,11 +121,12 @@ class Declined(msgspec.Struct, frozen=True, tag="chain.declined"):
 
 
 class Commit(msgspec.Struct, frozen=True, tag="chain.commit"):
-    """The entry at `slot` is decided."""
+    """The entry at `slot` is decided; the sender says so to the peers `told` as well, who need not hear it again."""
 
     slot: int
     entry: Entry
     head: Position
+    told: tuple[PeerId, ...] = ()
 
 
 class Forward(msgspec.Struct, frozen=True, tag="chain.forward"):

@@ -1,7 +1,7 @@
 """Following the chain: catch-up in both directions, heads told to peers, entries checked and stored, resets obeyed.
 
 Whoever is behind is sent what follows, in bounded batches; whoever is ahead is asked. A node tells a new head to a few
-random peers, the node that decided it tells everybody; every so often one random peer is told anyway, so that nobody
+random peers that were not told by its source, the node that decided it tells everybody; every so often one random peer is told anyway, so that nobody
 stays behind for want of news. Nothing here assumes a connection to everyone. Not here: deciding.
 """
 
@@ -101,7 +101,7 @@ class Follower:
         """One entry was decided."""
         self._note(peer, message.head)
         if message.slot <= self._at.open_slot:
-            self._take(peer, message.slot, message.entry)
+            self._take(peer, message.slot, message.entry, message.told)
         elif self._ahead(message.head):
             self.fetch(peer)
 
@@ -152,8 +152,8 @@ class Follower:
         first = max(at.ledger.era_slot + 1, slot - BATCH_ENTRIES_MAX)
         at.send(peer, Fetch(at.ledger.position_at(first - 1)))
 
-    def _take(self, peer: PeerId, slot: int, entry: Entry) -> bool:
-        """Store one entry if it extends our chain; return whether the next one may be tried."""
+    def _take(self, peer: PeerId, slot: int, entry: Entry, told: tuple[PeerId, ...] = ()) -> bool:
+        """Store one entry if it extends our chain, and tell who was not told; return whether the next one may be tried."""
         at = self._at
         match entry:
             case ResetTo():
@@ -176,7 +176,7 @@ class Follower:
                 at.store(entry, judged)
                 if proof is not None:
                     at.accuse(proof)
-                self._spread(peer)
+                self._spread(peer, told)
                 return True
 
     def take_reset(self, peer: PeerId | None, entry: ResetTo) -> bool:
@@ -214,16 +214,19 @@ class Follower:
         told += [voter.node for voter in at.ledger.voters if voter.node not in told]
         for node in told:
             if node != at.setup.node:
-                at.send(node, Commit(head.slot, entry, head))
+                at.send(node, Commit(head.slot, entry, head, tuple(at.peers)))
         at.out.append(Broadcast(Head(head), tuple(told)))
 
-    def _spread(self, source: PeerId | None) -> None:
+    def _spread(self, source: PeerId | None, told: tuple[PeerId, ...] = ()) -> None:
         at = self._at
         head = at.ledger.position
         behind = [
             peer
             for peer in at.peers
-            if peer != source and (known := self._heads.get(peer)) is not None and known.slot < head.slot
+            if peer != source
+            and peer not in told
+            and (known := self._heads.get(peer)) is not None
+            and known.slot < head.slot
         ]
         for _ in range(min(FANOUT, len(behind))):
             at.send(behind.pop(int(at.setup.entropy.uniform(0, len(behind)))), Head(head))

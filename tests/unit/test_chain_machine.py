@@ -58,7 +58,8 @@ from protocols.decision import (
 )
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.fence import BOOT_LEAP
-from protocols.machine import PeerConnected, PeerDisconnected, Persist, Received, Send, Store
+from protocols.machine import PeerConnected, PeerDisconnected, PeerId, Persist, Received, Send, Store
+from protocols.pacing import ChainTimes
 from protocols.refusal import Refusal
 from simulation.chain_state import Add, SetRules, SetVoters, counter
 
@@ -524,6 +525,30 @@ def test_entries_that_leave_a_gap_are_not_taken() -> None:
     net.give("n3", Received(net.nodes["n0"].peer, Commit(2, net["n0"].ledger.entry(2), head)))
     net.run(2_000)
     assert net["n3"].position.slot == 2
+
+
+def test_an_entry_is_passed_on_to_those_that_its_sender_could_not_tell_and_to_nobody_else() -> None:
+    net = ChainNet(5, 5, times=ChainTimes(gossip_ms=1_000_000))
+    net.add("n0")
+    net.run(100)
+    decider, far = net.nodes["n0"].peer, net.nodes["n4"].peer
+
+    def told() -> set[PeerId]:
+        return {there for here, there, message in net.sent if isinstance(message, Head) and here != decider}
+
+    net.sent.clear()
+    net.add("n0")
+    net.run(100)
+    assert len(net.heads()) == 1
+    assert told() == set()
+    for name, peer in (("n0", far), ("n4", decider)):
+        net.give(name, PeerDisconnected(peer))
+    net.keep = lambda here, there, message: {here, there} != {decider, far}
+    net.sent.clear()
+    net.add("n0")
+    net.run(100)
+    assert told() == {far}
+    assert len(net.heads()) == 1
 
 
 def test_another_entry_at_our_head_is_named_a_fork() -> None:
