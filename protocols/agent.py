@@ -267,11 +267,13 @@ class RolloutAgent:
 
     def _wanted_run(self, lane: Lane, now: Now) -> tuple[Deployed, Role, bool] | None:
         assert self._state is not None
+        rollout = lane.rollout
+        if rollout is None and lane.base is None:
+            return None
         nodes = eligible(self._state, lane.environment)
         if self._me not in nodes:
             return None
         scheduled = lane.schedule_node == self._me
-        rollout = lane.rollout
         if rollout is not None and self._takes_candidate(lane, rollout, now):
             return rollout.candidate, "candidate", scheduled and bool(rollout.candidate.schedules)
         if lane.base is None or self._me not in placed(lane, lane.base, nodes, self._down):
@@ -340,7 +342,8 @@ class RolloutAgent:
 
     def _prepare_wanted(self) -> list[Effect]:
         """Order the preparation of what may start: after a restart the records tell of every change there ever was."""
-        return self._prepare(self._waiting())
+        fresh = [one for one in self._wanted if one not in self._prepared and one not in self._preparing]
+        return self._prepare([change for change in fresh if self._may_start(self._wanted[change])])
 
     def _preparation_done(self, event: PreparationDone, now: Now) -> list[Effect]:
         self._preparing.discard(event.change)

@@ -133,6 +133,8 @@ class Clients:
     @property
     def waiting(self) -> bool:
         """Whether anything here wants the open slot decided: a command to propose, or one whose slot must close."""
+        if not self._pending:
+            return False
         open_slot = self._at.open_slot
         return any(
             not pending.decided_slot and (pending.declined is None or pending.proposed_slot == open_slot)

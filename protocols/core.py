@@ -215,6 +215,10 @@ class NodeCore:
             "agent": self.agent,
         }
         self._machines: tuple[Machine[Any, Effect], ...] = (self.hello, *self._by_name.values())
+        self._moved: dict[Machine[Any, Effect], None] = dict.fromkeys(self._machines)
+        """Machines that did something since their deadlines were asked for."""
+        self._dues_ms: dict[Machine[Any, Effect], int | None] = {}
+        self._due_ms: int | None = None
         self._judged_version = -1
         self._own_families = self._may_speak(now)
         self._linked: dict[PeerId, bytes] = {}
@@ -231,32 +235,32 @@ class NodeCore:
             case Tick():
                 self._tick(now, out)
             case PeerConnected():
-                self._take(self.hello.handle(event, now), now, out)
+                self._give(self.hello, event, now, out)
             case PeerDisconnected(peer, _):
-                self._take(self.hello.handle(event, now), now, out)
+                self._give(self.hello, event, now, out)
                 self._unlink(peer, event, now, out)
             case RedialFailed():
-                self._take(self.liveness.handle(event, now), now, out)
+                self._give(self.liveness, event, now, out)
             case Start():
                 self._start(event, now, out)
             case Mute() | Submit() | Read() | SubmitReset():
-                self._take(self.chain.handle(event, now), now, out)
+                self._give(self.chain, event, now, out)
             case Publish():
-                self._take(self.records.handle(event, now), now, out)
+                self._give(self.records, event, now, out)
             case PreparationDone() | WorkObserved() | SmokeReplayed():
-                self._take(self.agent.handle(event, now), now, out)
+                self._give(self.agent, event, now, out)
         if self.trust.version != self._judged_version:
             self._trust_changed(now, out)
         return out
 
     def deadline_ms(self) -> int | None:
         """When `Tick` is next due (monotonic ms), or None for never."""
-        earliest: int | None = None
-        for machine in self._machines:
-            due_ms = machine.deadline_ms()
-            if due_ms is not None and (earliest is None or due_ms < earliest):
-                earliest = due_ms
-        return earliest
+        if self._moved:
+            for machine in self._moved:
+                self._dues_ms[machine] = machine.deadline_ms()
+            self._moved.clear()
+            self._due_ms = min((due_ms for due_ms in self._dues_ms.values() if due_ms is not None), default=None)
+        return self._due_ms
 
     @property
     def state(self) -> MeshState:
@@ -271,7 +275,7 @@ class NodeCore:
         self._restored = []
         self._publish_credentials(now, out)
         proposed = self.dossiers.merged(self.records.store.entries.values())
-        self._take(self.chain.handle(event, now), now, out)
+        self._give(self.chain, event, now, out)
         self._decided(now, out)
         self._propose_to_agent(proposed, now, out)
 
@@ -282,14 +286,15 @@ class NodeCore:
         if family is None:
             out.append(Reject(peer, "core.unknown-message"))
         elif family == "hello" or standing is None:
-            self._take(self.hello.handle(event, now), now, out)
+            self._give(self.hello, event, now, out)
         elif family not in ALLOWED[standing]:
             out.append(Reject(peer, "core.not-allowed", f"{family} messages at standing {standing.value}"))
         else:
             machine = self._by_name[MACHINE_OF[type(message)]]
-            self._take(machine.handle(event, now), now, out)
+            self._give(machine, event, now, out)
             if machine is self.liveness:
                 self.chain.expect_rtt(self.liveness.rtt_high_ms())
+                self._moved[self.chain] = None
 
     def _tick(self, now: Now, out: list[Effect]) -> None:
         if self._untimely:
@@ -297,18 +302,25 @@ class NodeCore:
         for machine in self._machines:
             due_ms = machine.deadline_ms()
             if due_ms is not None and due_ms <= now.mono_ms:
-                self._take(machine.handle(Tick(), now), now, out)
+                self._give(machine, Tick(), now, out)
+
+    def _give(self, machine: Machine[Any, Effect], event: Any, now: Now, out: list[Effect]) -> None:
+        """Let a machine consume an event, and pass its effects on."""
+        self._moved[machine] = None
+        if machine is self.sync:
+            self._moved[self.records] = None  # whose records it merges
+        self._take(machine.handle(event, now), now, out)
 
     def _take(self, effects: Sequence[Effect], now: Now, out: list[Effect]) -> None:
         """Pass effects on, in order; act on what one machine says that others must hear."""
         decided = False
         for effect in effects:
             match effect:
-                case Broadcast(message, exclude):
-                    out.extend(Send(peer, message) for peer in self._readers(message) if peer not in exclude)
                 case Send(peer, message):
                     if self._may_send(peer, FAMILY_OF[type(message)]):
                         out.append(effect)
+                case Broadcast(message, exclude):
+                    out.extend(Send(peer, message) for peer in self._readers(message) if peer not in exclude)
                 case Notify(Admitted() as admitted):
                     out.append(effect)
                     self._link(admitted, now, out)
@@ -332,7 +344,7 @@ class NodeCore:
                 self._publish(certificate_record(node, certificate), now, out)
             case Propose(command, material, _):
                 request_id = b"health/" + digest(command)[:16]
-                self._take(self.chain.handle(Submit(request_id, command, material), now), now, out)
+                self._give(self.chain, Submit(request_id, command, material), now, out)
             case _:
                 pass
         out.append(effect)
@@ -342,15 +354,15 @@ class NodeCore:
             case RecordsVoided(entries):
                 self.dossiers.voided(entries)
             case Synced(peer, True) | AnsweredEqual(peer):
-                self._take(self.agent.handle(PeerCompared(peer), now), now, out)
+                self._give(self.agent, PeerCompared(peer), now, out)
             case BeliefChanged():
                 down = tuple(one.node for one in self.state.nodes if self.liveness.belief(one.node) is Belief.DOWN)
-                self._take(self.agent.handle(PeersDown(down), now), now, out)
+                self._give(self.agent, PeersDown(down), now, out)
             case _:
                 pass
 
     def _publish(self, record: tuple[str, bytes], now: Now, out: list[Effect]) -> None:
-        self._take(self.records.handle(Publish(*record), now), now, out)
+        self._give(self.records, Publish(*record), now, out)
 
     def _publish_credentials(self, now: Now, out: list[Effect]) -> None:
         """Let everybody have what this node was let in with: a founder and a joiner bring it as files."""
@@ -367,7 +379,7 @@ class NodeCore:
         for one in proposed:
             change = one.change
             event = ChangeProposed(change.project, change.environment, one.id, change.base)
-            self._take(self.agent.handle(event, now), now, out)
+            self._give(self.agent, event, now, out)
 
     # --- what machines must hear of each other ------------------------------------------------------------------------
 
@@ -402,7 +414,7 @@ class NodeCore:
         if known == admitted.boot_nonce:
             if admitted.standing is Standing.MEMBER:
                 # Only now may it read what the agent says, some of which is said once.
-                self._take(self.agent.handle(connected, now), now, out)
+                self._give(self.agent, connected, now, out)
             return
         if known is not None:
             # It restarted before its old connection was missed: what it was told before, it knows no more.
@@ -411,7 +423,7 @@ class NodeCore:
         if admitted.standing is Standing.JOINED:
             self._confirm(peer, now, out)
         for machine in (self.liveness, self.records, self.sync, self.chain, self.agent):
-            self._take(machine.handle(connected, now), now, out)
+            self._give(machine, connected, now, out)
 
     def _confirm(self, node: PeerId, now: Now, out: list[Effect]) -> None:
         """Ask the chain to confirm a node that an invite let in; its admission is all the authority that takes."""
@@ -423,7 +435,7 @@ class NodeCore:
         command = Command(digest(admission)[:16], ConfirmNode(node, certificate.labels, certificate.roles))
         signed = SignedCommand(encode(command), (), Exhibits(admission=(bytes(digest(admission)),)))
         submit = Submit(b"confirm/" + command.id, encode(signed), (admission,))
-        self._take(self.chain.handle(submit, now), now, out)
+        self._give(self.chain, submit, now, out)
 
     def _unlink(self, peer: PeerId, event: PeerDisconnected, now: Now, out: list[Effect]) -> None:
         if peer not in self._linked:
@@ -431,7 +443,7 @@ class NodeCore:
         del self._linked[peer]
         self._set_issuers(now)
         for machine in (self.liveness, self.records, self.sync, self.chain, self.agent):
-            self._take(machine.handle(event, now), now, out)
+            self._give(machine, event, now, out)
 
     def _decided(self, now: Now, out: list[Effect]) -> None:
         state = self.state
@@ -440,7 +452,7 @@ class NodeCore:
         self.hello.head = Head(state.resets, position.slot, position.digest)
         mine = Voter(self.node, self.chain.store_id)
         decided = StateDecided(state, mine if mine in self.chain.voters else None)
-        self._take(self.agent.handle(decided, now), now, out)
+        self._give(self.agent, decided, now, out)
 
     def _trust_changed(self, now: Now, out: list[Effect]) -> None:
         self._judged_version = self.trust.version
@@ -452,9 +464,9 @@ class NodeCore:
                 if self.trust.standing(peer, now.wall_ms) not in {Standing.REVOKED, Standing.STRANGER}
             )
         )
-        self._take(self.liveness.handle(MembersChanged(members), now), now, out)
-        self._take(self.hello.handle(TrustChanged(), now), now, out)
-        self._take(self.records.handle(TrustChanged(), now), now, out)
+        self._give(self.liveness, MembersChanged(members), now, out)
+        self._give(self.hello, TrustChanged(), now, out)
+        self._give(self.records, TrustChanged(), now, out)
         self._set_issuers(now)
 
     def _set_issuers(self, now: Now) -> None:

@@ -108,6 +108,8 @@ class Store(Enum):
     STATE = "state"
     FENCE = "fence"
 
+    __hash__ = object.__hash__  # each is one object; Enum hashes its name, in Python, at every look-up
+
 
 class Write(msgspec.Struct, frozen=True):
     """One key-value write; `value` None deletes. `table` is a lower-case word, keys sort as bytes."""

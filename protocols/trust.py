@@ -73,6 +73,8 @@ class Standing(Enum):
     """Admitted by invite, not yet confirmed by the chain: no vote, workload or secret."""
     MEMBER = "member"
 
+    __hash__ = object.__hash__  # as for machine.Store: looked up for every message
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

@@ -101,9 +101,8 @@ class Network:
             copies = 2
         for _ in range(copies):
             fixed_ms = self.link_delay_ms.get(link)
-            delay_ms = (
-                self._source.randrange(faults.delay_min_ms, faults.delay_max_ms + 1) if fixed_ms is None else fixed_ms
-            )
+            span_ms = faults.delay_max_ms + 1 - faults.delay_min_ms
+            delay_ms = faults.delay_min_ms + int(draw() * span_ms) if fixed_ms is None else fixed_ms
             at_ms = self._world.now_ms + delay_ms
             at_ms = max(at_ms, self.clogged_until_ms.get(link, 0))
             if faults.reordering and draw() < faults.reordering:

@@ -16,6 +16,7 @@ from protocols.hello import Head as HelloHead
 from protocols.liveness import LivePing
 from protocols.machine import Broadcast, Digest, Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.mesh_types import MeshState
+from protocols.records import Publish
 from protocols.statements import Prepared, state_it
 from protocols.trust import Standing
 from protocols.workloads import ChangeProposed, PreparationDone
@@ -286,3 +287,14 @@ def test_in_a_full_mesh_every_word_crosses_every_link_once() -> None:
     fleet.world.run_until(fleet.world.now_ms + 3_000)
     assert unaware(fleet, change) == []
     assert sorted(told) == [(near, far) for near in sorted(fleet.peers) for far in sorted(fleet.peers) if near != far]
+
+
+def test_the_next_deadline_is_the_earliest_of_all_machines_whatever_moved_them() -> None:
+    fleet, _ = in_a_line()
+    for host, core in ((fleet.hosts[name], core) for name, core in fleet.cores()):
+        fleet.world.after(500, host.receive, Publish("/status/" + core.node, encode({"up": True})))
+    for _ in range(400):
+        fleet.world.run_until(fleet.world.now_ms + 97)
+        for _, core in fleet.cores():
+            dues_ms = [due_ms for machine in core._machines if (due_ms := machine.deadline_ms()) is not None]
+            assert core.deadline_ms() == min(dues_ms)
