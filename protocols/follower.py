@@ -1,8 +1,9 @@
 """Following the chain: catch-up in both directions, heads told to peers, entries checked and stored, resets obeyed.
 
-Whoever is behind is sent what follows, in bounded batches; whoever is ahead is asked. The node that
-decided an entry tells everybody it is connected to, whoever hears of it a few random peers that were not told; every so
-often one random peer is told anyway, so that nobody stays behind for want of news. Nothing here assumes a connection to everyone. Not here: deciding.
+Whoever is behind is sent what follows, in bounded batches; whoever is ahead is asked. The node that decided an entry
+tells everybody it is connected to, whoever hears of it a few random peers that were not told; every so often one random
+peer is told anyway, so that nobody stays behind for want of news. Nothing here assumes a connection to everyone. Not
+here: deciding.
 """
 
 from __future__ import annotations
