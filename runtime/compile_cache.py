@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from runtime import adapter
 from runtime.component import CompilerEndedError, ComponentError
 from runtime.engine import CONFIGURATION
 
@@ -46,7 +47,7 @@ class TamperedError(Exception):
 
 def artifact_name(digest: str) -> str:
     """Return the file name for a component's hex digest under this release, configuration and machine."""
-    identity = f"{version('wasmtime')};{CONFIGURATION};{platform.machine()}"
+    identity = f"{version('wasmtime')};{CONFIGURATION};adapter={adapter.VERSION};{platform.machine()}"
     return f"{digest}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.cwasm"
 
 
@@ -173,6 +174,7 @@ class CompileCache:
             "component": digest,
             "wasmtime": version("wasmtime"),
             "configuration": CONFIGURATION,
+            "adapter": adapter.VERSION,
         }
         with self._locked():
             record_temporary = temporary.with_suffix(".record")

@@ -17,11 +17,13 @@ from typing import Final
 import wasmtime
 from wasmtime import component as wc
 
-from runtime.component import ComponentError, check
+from runtime.adapter import wrapped
+from runtime.component import ComponentError, ComponentInfo, check
 from runtime.engine import engine
+from runtime.interface import split_import
 from runtime.linking import LinkError, link
 from runtime.sandbox import ENTRIES
-from runtime.wasi import INTERFACES
+from runtime.wasi import WITH_ADAPTER
 
 MEMORY_MAX_BYTES: Final = 8 * 1024**3
 """Address space; an 18 MB Python component takes about 1.5 GiB of it."""
@@ -40,8 +42,8 @@ def compile_file(source: Path, target: Path) -> str:
         if info.kind == "module":
             artifact = bytes(wasmtime.Module(engine(), data).serialize())
         else:
-            component = wc.Component(engine(), data)
-            link(engine(), component, INTERFACES, ENTRIES[info.kind])
+            component = _with_adapter(data, info) or wc.Component(engine(), data)
+            link(engine(), component, WITH_ADAPTER, ENTRIES[info.kind])
             artifact = bytes(component.serialize())
     except wasmtime.WasmtimeError as error:
         raise ComponentError(f"The WebAssembly file is invalid: {_first_line(str(error))}.") from None
@@ -56,6 +58,16 @@ def compile_file(source: Path, target: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     return info.kind
+
+
+def _with_adapter(data: bytes, info: ComponentInfo) -> wc.Component | None:
+    """Compile a component with the adapter around it; None where there can be none, for whatever reason."""
+    entry = next(name for name in info.exports if split_import(name)[0] == ENTRIES[info.kind][0])
+    try:
+        around = wrapped(data, entry)
+        return wc.Component(engine(), around) if around is not None else None
+    except wasmtime.WasmtimeError:
+        return None  # if it is wrong in itself, compiling it alone says how
 
 
 def _first_line(text: str) -> str:

@@ -7,7 +7,6 @@ model Binary.md. Not here: validation of code, which wasmtime does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -15,6 +14,7 @@ from typing import Final, Literal
 from runtime.interface import split_import
 from runtime.linking import LinkError, find_interface
 from runtime.wasi import INTERFACES
+from runtime.wasm_binary import Reader, component_name, sections
 
 Kind = Literal["http", "command", "module"]
 
@@ -23,10 +23,6 @@ HTTP_EXPORT: Final = "wasi:http/incoming-handler"
 COMMAND_EXPORT: Final = "wasi:cli/run"
 LATER: Final = ("wasi:blobstore", "wasi:messaging")
 """Packages the design names and this version does not serve yet."""
-
-ITEMS_MAX: Final = 10_000
-"""Imports or exports of one file; real components have under a hundred."""
-NAME_MAX_BYTES: Final = 4_096
 
 _CORE_VERSION: Final = b"\x01\x00\x00\x00"
 _COMPONENT_VERSION: Final = b"\x0d\x00\x01\x00"
@@ -91,7 +87,7 @@ _WRONG_KIND: Final[dict[Kind, str]] = {
 def _component(data: bytes) -> ComponentInfo:
     imports: list[str] = []
     exports: list[str] = []
-    for section, reader in _sections(data):
+    for section, reader in sections(data):
         if section == 10:
             imports += [_component_import(reader) for _ in range(reader.count())]
         elif section == 11:
@@ -124,7 +120,7 @@ def _import_problem(name: str) -> str | None:
 def _module(data: bytes) -> ComponentInfo:
     imports: list[str] = []
     exports: list[str] = []
-    for section, reader in _sections(data):
+    for section, reader in sections(data):
         if section == 2:
             for _ in range(reader.count()):
                 module = reader.name()
@@ -146,81 +142,7 @@ def _module(data: bytes) -> ComponentInfo:
     return ComponentInfo("module", tuple(imports), tuple(exports), tuple(problems))
 
 
-class _Reader:
-    """A cursor over bytes; raises IndexError past the end."""
-
-    __slots__ = ("_at", "_data", "_end")
-
-    def __init__(self, data: bytes, at: int, end: int) -> None:
-        self._data = data
-        self._at = at
-        self._end = end
-
-    @property
-    def more(self) -> bool:
-        return self._at < self._end
-
-    def byte(self) -> int:
-        if self._at >= self._end:
-            raise IndexError("it ends in the middle of a section")
-        self._at += 1
-        return self._data[self._at - 1]
-
-    def number(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if not byte & 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise IndexError("a number is too long")
-
-    def count(self) -> int:
-        count = self.number()
-        if count > ITEMS_MAX:
-            raise IndexError(f"a section claims {count} entries")
-        return count
-
-    def name(self) -> str:
-        size = self.number()
-        if size > NAME_MAX_BYTES:
-            raise IndexError(f"a name claims {size} bytes")
-        return self.take(size).decode()
-
-    def take(self, size: int) -> bytes:
-        if self._at + size > self._end:
-            raise IndexError("it ends in the middle of a section")
-        self._at += size
-        return self._data[self._at - size : self._at]
-
-    def part(self, size: int) -> _Reader:
-        if self._at + size > self._end:
-            raise IndexError(f"a section claims {size} bytes, {self._end - self._at} are left")
-        part = _Reader(self._data, self._at, self._at + size)
-        self._at += size
-        return part
-
-
-def _sections(data: bytes) -> Iterator[tuple[int, _Reader]]:
-    reader = _Reader(data, 8, len(data))
-    while reader.more:
-        section = reader.byte()
-        yield section, reader.part(reader.number())
-
-
-def _component_name(reader: _Reader) -> str:
-    form = reader.byte()
-    if form > 2:
-        raise IndexError(f"an import or export name has the unknown form {form}")
-    name = reader.name()
-    if form == 2:
-        reader.name()
-    return name
-
-
-def _skip_type_reference(reader: _Reader) -> None:
+def _skip_type_reference(reader: Reader) -> None:
     sort = reader.byte()
     if sort == 0:
         reader.byte()
@@ -234,14 +156,14 @@ def _skip_type_reference(reader: _Reader) -> None:
         raise IndexError(f"an import or export of the unknown sort {sort}")
 
 
-def _component_import(reader: _Reader) -> str:
-    name = _component_name(reader)
+def _component_import(reader: Reader) -> str:
+    name = component_name(reader)
     _skip_type_reference(reader)
     return name
 
 
-def _component_export(reader: _Reader) -> str:
-    name = _component_name(reader)
+def _component_export(reader: Reader) -> str:
+    name = component_name(reader)
     if reader.byte() == 0:
         reader.byte()
     reader.number()
@@ -250,7 +172,7 @@ def _component_export(reader: _Reader) -> str:
     return name
 
 
-def _skip_core_import(reader: _Reader) -> None:
+def _skip_core_import(reader: Reader) -> None:
     match reader.byte():
         case 0:
             reader.number()
@@ -268,7 +190,7 @@ def _skip_core_import(reader: _Reader) -> None:
             raise IndexError(f"an import of the unknown kind {kind}")
 
 
-def _skip_limits(reader: _Reader) -> None:
+def _skip_limits(reader: Reader) -> None:
     flags = reader.byte()
     reader.number()
     if flags & 1:

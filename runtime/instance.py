@@ -23,8 +23,8 @@ from runtime.spec import AppSpec
 INSTANCES_MAX: Final = 200
 """Core instances in one store; a componentize-py component has about 60."""
 TABLES_MAX: Final = 100
-MEMORIES_MAX: Final = 8
-"""Linear memories in one store; each may grow to the app's cap, and toolchains use one or two."""
+MEMORIES_MAX: Final = 9
+"""Linear memories in one store, one of them the adapter's; each may grow to the app's cap, toolchains use one or two."""
 
 _counting_memories: Final = threading.Lock()
 

@@ -47,7 +47,7 @@ from runtime.preview1 import Preview1
 from runtime.providers import KeyValueProvider, LogSink
 from runtime.public_api import PublicComponent
 from runtime.spec import AppSpec
-from runtime.wasi import INTERFACES
+from runtime.wasi import WITH_ADAPTER
 from runtime.wasi.http_types import IncomingRequest, ResponseOutparam
 
 ENTRIES: Final = {"http": ("wasi:http/incoming-handler", "handle"), "command": ("wasi:cli/run", "run")}
@@ -323,14 +323,15 @@ class Sandbox:
                 module = wasmtime.Module.deserialize_file(engine(), str(spec.artifact))
                 return ModuleApp(spec, module, self._services(spec, log))
             component = wc.Component.deserialize_file(engine(), str(spec.artifact))
-            linked = self._linked[spec.artifact, spec.kind] = link(engine(), component, INTERFACES, ENTRIES[spec.kind])
+            linked = link(engine(), component, WITH_ADAPTER, ENTRIES[spec.kind])
+            self._linked[spec.artifact, spec.kind] = linked
             return App(spec, linked, self._services(spec, log))
         except (LinkError, TamperedError, wasmtime.WasmtimeError) as error:
             raise LoadError(str(error)) from error
 
     def load_component(self, spec: AppSpec, log: LogSink, component: wc.Component) -> App:
         """Link a component of this process's engine; raises `LinkError`."""
-        linked = link(engine(), component, INTERFACES, ENTRIES[spec.kind])
+        linked = link(engine(), component, WITH_ADAPTER, ENTRIES[spec.kind])
         return App(spec, linked, self._services(spec, log))
 
     def _services(self, spec: AppSpec, log: LogSink) -> Services:

@@ -22,3 +22,7 @@ INTERFACES: Final[tuple[Interface, ...]] = (
     http_outgoing.outgoing_handler,
     *services.INTERFACES,
 )
+"""What a guest may import."""
+
+WITH_ADAPTER: Final = (*INTERFACES, streams.hex_streams)
+"""What a compiled component may import: the adapter around a guest has an interface of its own."""

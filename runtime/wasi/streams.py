@@ -7,6 +7,8 @@ wasi:io 0.2 says, with wasmtime's limits where the text leaves them open. Not he
 
 from __future__ import annotations
 
+import re
+from binascii import unhexlify
 from typing import Any, Final
 
 from runtime.codecs import Err
@@ -15,7 +17,7 @@ from runtime.interface import Interface
 from runtime.wasi.poll import IoError, Pollable, Ready, wait_for
 
 READ_MAX_BYTES: Final = 256 * 1024
-"""Bytes given by one read; a value per byte costs 32 times that while it crosses."""
+"""Bytes given by one read; as a list they take 32 times that while they cross."""
 
 BLOCKING_WRITE_MAX_BYTES: Final = 4096
 """What wasi:io allows in `blocking-write-and-flush` and `blocking-write-zeroes-and-flush`."""
@@ -221,6 +223,32 @@ def _await_permit(guest: Guest, stream: OutputStream) -> int | Err:
         guest.call.sleep()
 
 
+hex_streams: Final = Interface("freehold:io/hex", re.compile(""))
+"""Those that move bytes, with two hexadecimal digits for each: the adapter's (`adapter.py`), no guest may import it."""
+
+
+@hex_streams.function("input-stream-read")
+def _read_hex(guest: Guest, this: InputStream, length: int) -> str | Err:
+    got = _read(guest, this, length)
+    return got if isinstance(got, Err) else got.hex()
+
+
+@hex_streams.function("input-stream-blocking-read")
+def _blocking_read_hex(guest: Guest, this: InputStream, length: int) -> str | Err:
+    got = _blocking_read(guest, this, length)
+    return got if isinstance(got, Err) else got.hex()
+
+
+@hex_streams.function("output-stream-write")
+def _write_hex(guest: Guest, this: OutputStream, digits: str) -> Err | None:
+    return _write(guest, this, unhexlify(digits))
+
+
+@hex_streams.function("output-stream-blocking-write-and-flush")
+def _blocking_write_hex(guest: Guest, this: OutputStream, digits: str) -> Err | None:
+    return _blocking_write(guest, this, unhexlify(digits))
+
+
 __all__ = [
     "CLOSED",
     "EmptyInput",
@@ -228,6 +256,7 @@ __all__ = [
     "OutputStream",
     "Ready",
     "failed",
+    "hex_streams",
     "streams",
     "wait_for",
 ]
