@@ -188,6 +188,11 @@ class ApiServer:
         return await self._write(operation, call, body)
 
     async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:
+        if muted := self._muted():
+            raise ProblemError(
+                507, "node.muted", "this node can write nothing", muted,
+                "free some space there, or ask another node: --context",
+            )  # fmt: skip
         key = call.request.headers.get("Idempotency-Key", "")
         if not _KEY.fullmatch(key):
             raise invalid("a write needs an Idempotency-Key of 8 to 64 letters, digits, dashes or underscores")

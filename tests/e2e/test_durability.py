@@ -133,8 +133,14 @@ def test_a_node_with_a_full_disk_serves_and_follows_and_votes_again_when_there_i
         code, faults = doctor(machine)
         assert code == 1
         assert any("three serves and does not vote: its disk is full" in fault for fault in faults), faults
-    refused = three.run("mesh", "voters", "--json")
-    assert refused.code == 0, "reading goes on"
+    for write in (
+        lambda client: site.write_project(client, "asked-of-a-full-disk"),
+        lambda client: client.put_artifact(b"bytes", digest(b"bytes")),
+    ):
+        with pytest.raises(CommandError, match="its disk is full") as refused:
+            site.ask(three, write)
+        assert refused.value.kind == "node.muted"
+    assert three.run("mesh", "voters", "--json").code == 0, "reading goes on"
     until(lambda: three.status()["slot"] == one.status()["slot"], 10, "the node to follow with its reserve")
     assert site.missing(three) == []
     assert call(ingress_of(three), "site.test")[0] == 200
