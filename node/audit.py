@@ -2,14 +2,13 @@
 
 One entry for one call, signed and chained (protocols/audit.py), with who called, who signed what was handed over, and
 how it ended. Entries are taken in order and wait here while the core's inbox is full, and on a node that lost its
-records until a peer has given them back: a chain begun anew would overwrite the one that the others hold. Not here:
-judging anything.
+records until a peer has given them back: a chain begun anew would overwrite the one that the others hold. Those wait on
+disk (backlog.py); no caller is answered before the entry of its call is durable. Not here: judging anything.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 
 from node.api.models import CommandBody, RecordBody, SecretBody
 from node.api.operations import Upload
+from node.backlog import Backlog
 from protocols.audit import (
     KEPT_MS,
     NUMBER_DIGITS,
@@ -38,16 +38,20 @@ from protocols.evidence import open_envelope
 from protocols.grants import Grant, Rights
 from protocols.key_table import DAY_MS
 from protocols.machine import Digest, Now, PeerId, Signer
-from protocols.records import Publish
+from protocols.records import Publish, PublishRefused, RecordsMerged
 from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
 from protocols.sealing import SealedSecret, SecretPaper
 from protocols.sync import AnsweredEqual, Synced
 
-SETTLE_TIMEOUT_S = 2.0
-SETTLE_LOOK_S = 0.01
+SETTLE_TIMEOUT_S = 10.0
 WAITING_MAX = 4_096
 """Entries that wait for the core's inbox, which holds as many; a node that is this far behind has stopped."""
+
+BACKLOG_MAX = 2_048
+"""Entries that wait for lost records, 8 MiB at most; beyond it the node takes no writes."""
+
+BACKLOG_FULL = "too many audit entries wait for the records that this node lost; connect it to another node of the mesh"
 
 _log = logging.getLogger("freehold.audit")
 
@@ -70,33 +74,69 @@ class Audit:
         signer: Signer,
         post: Callable[[Any], bool],
         clock: Callable[[], Now],
+        backlog: Backlog,
         *,
-        forgetful: bool = False,
+        forgetful: bool,
     ) -> None:
-        """Take the core to read, the node's key, where records are published, and the clock.
+        """Take the core to read, the node's key, where records are published, the clock, and where entries wait.
 
-        `forgetful` says that this node lost records which its peers hold, its own entries perhaps among them.
+        `forgetful` says that this node may lack records which its peers hold, its own entries perhaps among them.
+        Raises OSError.
         """
         self._core, self._signer, self._post, self._clock = core, signer, post, clock
-        self._forgetful = forgetful
-        self._noted: deque[AuditEntry] = deque()
+        self._backlog, self._forgetful = backlog, forgetful
+        if forgetful:
+            backlog.begin()
+        self._noted = deque(backlog.load())
+        self._kept = backlog.open
+        """Whether there is a backlog, which ends when all that is in it is durable as records."""
         self._waiting: deque[Publish] = deque()
         self._oldest, self._looked_ms = (0, 0), 0
+        self._settling: dict[asyncio.Future[bool], int] = {}
+        self._unkept = False
+        """Whether the last entry could not be written to the backlog."""
+        self._prefix = entry_key(core.node, 0).rpartition("/")[0]
         self._go_on()
+        self._durable = self._number
+        """The newest own entry that is durable as a record; one that was refused counts, for it never will be."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether entries wait for records that this node lost."""
+        return self._forgetful
+
+    @property
+    def full(self) -> str:
+        """Why no more writes can be taken down, or ""."""
+        return BACKLOG_FULL if self._forgetful and len(self._noted) >= BACKLOG_MAX else ""
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: a peer may have given back what was lost, or the inbox have room."""
-        in_step = isinstance(event, AnsweredEqual) or (isinstance(event, Synced) and event.equal)
-        if self._forgetful and in_step:
-            self._forgetful = False
-            self._go_on()
+        match event:
+            case AnsweredEqual() | Synced(equal=True) if self._forgetful:
+                self._forgetful = False
+                self._go_on()
+            case RecordsMerged(entries):
+                self._settle(max([self._durable, *(self._number_of(entry.record.key) for entry in entries)]))
+            case PublishRefused(key) if self._number_of(key):
+                self._settle(max(self._durable, self._number_of(key)), refused=self._number_of(key))
+            case _:
+                pass
         self.flush()
 
+    def _number_of(self, key: str) -> int:
+        """The number of an own entry's record, 0 if it is none."""
+        prefix, _, number = key.rpartition("/")
+        return int(number) if prefix == self._prefix else 0
+
     def _go_on(self) -> None:
-        """Go on behind the newest own entry that is here."""
+        """Go on behind the newest own entry that is here, without the entries of the backlog that are."""
         own = links_of(self._core, self._core.node)
         self._number = own[-1].number if own else 0
         self._previous = entry_digest(own[-1].signed) if own else Digest(b"")
+        if self._noted:
+            held = {_unplaced(entry) for _, entry in read_links(own)}
+            self._noted = deque(entry for entry in self._noted if entry not in held)
 
     def note(self, caller: str, paper: Paper, result: str, request: str) -> None:
         """Take down one write."""
@@ -120,11 +160,22 @@ class Audit:
         )
         self._noted.append(entry)
         assert len(self._noted) + len(self._waiting) <= WAITING_MAX, "the core takes no more events"
+        if self._forgetful:
+            self._keep(entry)
         self.flush()
         _log.info(
             "%s %s", entry.verb, entry.result,
             extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
         )  # fmt: skip
+
+    def _keep(self, entry: AuditEntry) -> None:
+        """Have an entry that waits survive this process."""
+        try:
+            self._backlog.append(entry)
+            self._unkept = False
+        except OSError as error:
+            self._unkept = True
+            _log.error("an audit entry is held in memory only: %s", error, extra={"event": "audit.not-kept"})
 
     def _chain(self, noted: AuditEntry) -> None:
         """Give an entry its place behind the one before, and sign it."""
@@ -144,13 +195,27 @@ class Audit:
             self._looked_ms = wall_ms
         return self._oldest
 
-    async def settled(self) -> None:
-        """Wait until what was noted so far can be read here: a caller who asks right after a write must find it."""
-        key = entry_key(self._core.node, self._number)
-        with contextlib.suppress(TimeoutError):
+    async def settled(self) -> bool:
+        """Wait until what was noted so far is durable, as records or in the backlog; False if that took too long or failed."""
+        if self._forgetful:
+            return not self._unkept
+        if self._durable >= self._number:
+            return True
+        future = asyncio.get_running_loop().create_future()
+        self._settling[future] = self._number
+        try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                while self._number and key not in self._core.records.store.entries:  # noqa: ASYNC110
-                    await asyncio.sleep(SETTLE_LOOK_S)
+                return bool(await future)
+        except TimeoutError:
+            return False
+        finally:
+            self._settling.pop(future, None)
+
+    def _settle(self, durable: int, *, refused: int = 0) -> None:
+        self._durable = durable
+        for future, number in self._settling.items():
+            if not future.done() and number <= durable:
+                future.set_result(number != refused)
 
     def flush(self) -> None:
         """Chain what was noted, and hand over what waits as far as the inbox takes it."""
@@ -158,6 +223,14 @@ class Audit:
             self._chain(self._noted.popleft())
         while self._waiting and self._post(self._waiting[0]):
             self._waiting.popleft()
+        if self._kept and not self._forgetful and not self._waiting and self._durable >= self._number:
+            self._backlog.end()
+            self._kept = False
+
+
+def _unplaced(entry: AuditEntry) -> AuditEntry:
+    """An entry as it was noted, before it had its place in the chain."""
+    return replace(entry, number=0, previous=b"", oldest=1, oldest_at_ms=0)
 
 
 def links_of(core: NodeCore, node: str = "") -> list[Link]:

@@ -25,12 +25,14 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from node.backlog import FILE_NAME as BACKLOG
+from node.backlog import Backlog
 from node.errors import ConfigError
 from node.keys import sync_folder, sync_tree
 
 MANIFEST = "backup.json"
 FORMAT = 1
-FIRST = ("node.key", "node.toml", "genesis", "credentials", "addresses", "pending", "fence", "api.pem")
+FIRST = ("node.key", "node.toml", "genesis", "credentials", "addresses", "pending", "fence", "api.pem", BACKLOG)
 """In this order, before any database."""
 
 DATABASES = ("vote.db", "state.db")
@@ -89,6 +91,7 @@ def read_backup(source: Path, folder: Path) -> Manifest:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    Backlog(temporary).begin()  # the others may hold audit entries that this node wrote since
     sync_tree(temporary)
     if folder.exists():
         folder.rmdir()

@@ -182,6 +182,11 @@ class Control:
             for peer, at_ms in sorted(self.doubles.items())
             if now.wall_ms - at_ms < QUARANTINE_MS
         ]
+        if self.audit.behind:
+            found.append(
+                "what is written through this node waits for its place in the audit log: a peer must give back the"
+                " records that were lost; freehold mesh members"
+            )
         if core.chain.muted:
             found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self.folder}")
         if core.chain.stalled:

@@ -30,6 +30,7 @@ from node.artifacts import ArtifactStore
 from node.asking import Asking
 from node.attesting import SmokeWitness
 from node.audit import Audit
+from node.backlog import Backlog
 from node.config import NodeConfig, certificates_folder, runtime_folder
 from node.control import Control
 from node.enrolling import Enrolling
@@ -242,8 +243,10 @@ class Daemon:
         control.enrolling = Enrolling(control, signer, verifier)
         control.secrets = secrets
         control.schedules = Schedules(lambda: workloads.running, pool.run_job, system_now, self._folder / "schedules")
+        backlog = Backlog(self._folder)
         control.audit = Audit(
-            mesh.core, signer, mesh.post, system_now, forgetful=forgetful and not control.alone
+            mesh.core, signer, mesh.post, system_now, backlog,
+            forgetful=(forgetful or backlog.open) and not control.alone,
         )  # fmt: skip
         workloads.smoked = SmokeWitness(mesh.core, artifacts, signer, mesh.post, system_now).passed
         starter.ended, starter.outdated = control.audit_start, workloads.check_again

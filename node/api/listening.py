@@ -67,8 +67,8 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     callers = Callers(Ed25519Verifier(), lambda: control.clock().wall_ms / 1000)
     names = ("localhost", control.config.name, control.config.api.rpartition(":")[0].strip("[]"))
     server = ApiServer(
-        OPERATIONS, control, callers, lambda: names, control.audit_call, functools.partial(authorize, control),
-        lambda: control.core.chain.muted,
+        OPERATIONS, control, callers, lambda: names, control.audit_call, control.audit.settled,
+        functools.partial(authorize, control), lambda: control.core.chain.muted or control.audit.full,
     )  # fmt: skip
     runner = web.AppRunner(
         server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES,

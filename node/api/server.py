@@ -65,16 +65,19 @@ class ApiServer:
         callers: Callers,
         hosts: Callable[[], Sequence[str]],
         audit: Callable[[Call, str, str], None],
+        settled: Callable[[], Awaitable[bool]],
         authorize: Callable[[str, Operation, Mapping[str, Any]], None],
         muted: Callable[[], str],
     ) -> None:
-        """Take the table, the control surface, who calls, the host names it answers to, where writes are noted, what
-        raises ProblemError unless a key may do an operation with these parameters, and why nothing can be written now.
+        """Take the table, the control surface, who calls, the host names it answers to, where writes are noted and what
+        waits until the notes are durable, what raises ProblemError unless a key may do an operation with these
+        parameters, and why nothing can be written now.
         """
         self._node = node
         self._callers = callers
         self._hosts = hosts
         self._audit = audit
+        self._settled = settled
         self._authorize = authorize
         self._muted = muted
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
@@ -169,7 +172,7 @@ class ApiServer:
             except ProblemError as error:
                 if operation.access == "write":
                     denied = Call(operation, request, principal, path, query, None, self._node)
-                    self._audit(denied, error.problem.rule, request[REQUEST_ID])
+                    await self._note(denied, error.problem.rule)
                 raise
             self.strangers.pop(request.protocol, None)
         signed = local is None and operation.access != "open"
@@ -224,17 +227,26 @@ class ApiServer:
         try:
             answered = await operation.handler(call)
         except ProblemError as error:
-            self._audit(call, error.problem.rule, call.request[REQUEST_ID])
+            await self._note(call, error.problem.rule)
             raise
         except BaseException as error:  # what it asked for may happen all the same
             self._audit(
                 call, CALLER_LEFT if isinstance(error, asyncio.CancelledError) else FAILED, call.request[REQUEST_ID]
             )
             raise
-        self._audit(call, _result(answered), call.request[REQUEST_ID])
+        await self._note(call, _result(answered))
         answer = _render(operation, answered, call.request)
         assert isinstance(answer, web.Response), "a write answers at once"
         return answer
+
+    async def _note(self, call: Call, result: str) -> None:
+        """Have a write in the audit log before its caller is answered. Raises ProblemError if it is not durable there."""
+        self._audit(call, result, call.request[REQUEST_ID])
+        if not await self._settled():
+            raise ProblemError(
+                503, "audit.unsettled", "not in the audit log", f"it ended ({result}), but the log does not hold it yet",
+                "freehold doctor; then the same again, which does nothing twice",
+            )  # fmt: skip
 
 
 def _host_of(field: str) -> str:
