@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from tests.conformance import peer
 from tests.conformance.cases import BY_FIXTURE, COMMANDS
-from tests.conformance.compare import ask
+from tests.conformance.compare import ask, differences
 from tests.conformance.upstream import upstream
 from tests.conformance.wire import Answer
 from tests.fixtures.build import component
 
 GOLDEN: Final = Path(__file__).resolve().parent / "golden"
 COMMAND_TIMEOUT_S: Final = 60
+CUT_ASKS: Final = 10
+"""How often a case is asked whose recorded answer is cut off. How much of it the peer had sent by then is chance: of 200
+answers to "declared length, body short" 189 had two bytes of the body, ten had three and one not even a head."""
 
 
-def peer_answers(binary: Path, fixture: str) -> dict[str, Answer]:
-    """Ask `wasmtime serve` every case of `fixture`."""
+def peer_answers(binary: Path, fixture: str, recorded: Mapping[str, Any] | None = None) -> dict[str, Answer]:
+    """Ask `wasmtime serve` every case of `fixture`; one that it cuts off until it says what is `recorded`, within bounds."""
     with upstream() as authority, peer.wasmtime_serve(binary, component(fixture)) as server:
-        return {case.name: ask(server.port, case, authority) for case in BY_FIXTURE[fixture]}
+        said = {}
+        for case in BY_FIXTURE[fixture]:
+            before = Answer.from_json(recorded[case.name]) if recorded is not None else None
+            for _ in range(CUT_ASKS if before is not None and before.ending == "cut" else 1):
+                said[case.name] = ask(server.port, case, authority)
+                if before is None or not differences(said[case.name], before, replace(case, ours=None)):
+                    break
+        return said
 
 
 def peer_command(binary: Path, fixture: str, arguments: tuple[str, ...]) -> dict[str, Any]:

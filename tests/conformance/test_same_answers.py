@@ -104,7 +104,7 @@ def test_the_recorded_answers_are_what_the_peer_says(fixture: str) -> None:
     if binary is None:
         pytest.skip(peer.NOTHING_TO_ASK)
     recorded = golden(fixture)["answers"]
-    said = peer_answers(binary, fixture)
+    said = peer_answers(binary, fixture, recorded)
     assert list(recorded) == [case.name for case in BY_FIXTURE[fixture]]
     for case in BY_FIXTURE[fixture]:
         unmeant = replace(case, ours=None)
