@@ -106,6 +106,8 @@ class Reset(msgspec.Struct, frozen=True):
 
 
 RESET_DOMAIN = "freehold/reset/1"
+RESET_SIGNATURES_MAX = 16
+"""As many as a mesh may have admins (genesis.ADMINS_MAX)."""
 
 
 class Decided(msgspec.Struct, frozen=True, tag="decided"):
@@ -125,6 +127,13 @@ class ResetTo(msgspec.Struct, frozen=True, tag="reset"):
 
 
 Entry = Decided | ResetTo
+
+
+class Admins(msgspec.Struct, frozen=True, array_like=True):
+    """Who may reset a chain: so many of these keys must sign."""
+
+    keys: tuple[bytes, ...]
+    threshold: int
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -176,8 +185,16 @@ class StateMachine(Protocol[StateT]):
         """Return why this voter, by its own clock and view, will not be the first to accept the command."""
         ...
 
-    def apply_reset(self, state: StateT, entry: ResetTo, reset: Reset, era: Digest) -> StateT | Refusal:
-        """Check the admins' threshold on a reset; return `state` with its voters, its era, and marked unsafe."""
+    def admins(self, state: StateT) -> Admins:
+        """Return who may reset a chain that ends in this state."""
+        ...
+
+    def admins_named(self, command: bytes) -> Admins | None:
+        """Return who may do so since a command was decided, None if it changed nothing about that."""
+        ...
+
+    def apply_reset(self, state: StateT, reset: Reset, era: Digest) -> StateT:
+        """Return `state` with the voters of a reset that the admins signed, its era, and marked unsafe."""
         ...
 
     def voters(self, state: StateT) -> tuple[Voter, ...]:

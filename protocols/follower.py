@@ -184,14 +184,12 @@ class Follower:
         """Obey a reset that is signed as its mesh demands; return whether it is (now) in force."""
         at = self._at
         reset = at.ledger.check_reset(entry)
-        writes = reset if isinstance(reset, Refusal) else at.ledger.reset(entry, reset)
-        if isinstance(writes, Refusal) or isinstance(reset, Refusal):
-            refusal = writes if isinstance(writes, Refusal) else reset
-            beaten = isinstance(refusal, Refusal) and refusal.rule == "chain.reset-beaten"
-            if peer is not None and not beaten and isinstance(refusal, Refusal):
-                at.reject(peer, refusal.rule, refusal.detail)
+        if isinstance(reset, Refusal):
+            beaten = reset.rule == "chain.reset-beaten"
+            if peer is not None and not beaten:
+                at.reject(peer, reset.rule, reset.detail)
             return beaten
-        at.begin_era(writes, EraChanged(at.ledger.position.era, reset.slot - 1))
+        at.begin_era(at.ledger.reset(entry, reset), EraChanged(at.ledger.position.era, reset.slot - 1))
         self._spread(peer)
         return True
 

@@ -14,6 +14,9 @@ from protocols.chain_messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Entries
 from protocols.decision import (
     COMMAND_MAX_BYTES,
     NOOP,
+    RESET_DOMAIN,
+    RESET_SIGNATURES_MAX,
+    Admins,
     AnyStateMachine,
     Decided,
     Decision,
@@ -25,7 +28,7 @@ from protocols.decision import (
     material_fits,
     material_of,
 )
-from protocols.envelope import DecodeError, decode, digest, digest_of, encode
+from protocols.envelope import DecodeError, decode, digest, digest_of, encode, verify
 from protocols.grounds import grounds_problem
 from protocols.machine import Digest, Verifier, Write
 from protocols.quorum import certificate_problem, valid_voters
@@ -219,9 +222,10 @@ class Ledger:
         return tuple(writes)
 
     def check_reset(self, entry: ResetTo) -> Reset | Refusal:
-        """Return the reset of an entry if it names an entry we hold and beats what we hold after it.
+        """Return the reset of an entry if it names an entry we hold, beats what we hold after it, and admins signed it.
 
-        A later reset beats an earlier one; of two with one number the higher digest wins, on every node alike.
+        Nothing is applied for that: who was an admin at that entry is found without its state. A later reset beats an
+        earlier one; of two with one number the higher digest wins, on every node alike.
         """
         try:
             reset: Reset = decode(entry.reset, Reset, COMMAND_MAX_BYTES)
@@ -238,18 +242,42 @@ class Ledger:
             held = self.digest_at(self._resets[before])
             if held >= digest(entry.reset):
                 return Refusal("chain.reset-beaten", "another reset is in force")
-        return reset
+        return self._unsigned(entry, self._admins_at(reset.slot - 1)) or reset
 
-    def reset(self, entry: ResetTo, reset: Reset) -> tuple[Write, ...] | Refusal:
-        """Cut the chain behind the head the reset keeps and begin its era; return the writes, or why not."""
+    def _unsigned(self, entry: ResetTo, admins: Admins) -> Refusal | None:
+        if len(entry.approvals) > RESET_SIGNATURES_MAX:
+            return Refusal("reset.admin-threshold", f"a reset has at most {RESET_SIGNATURES_MAX} signatures")
+        signers = {
+            approval.key
+            for approval in entry.approvals
+            if approval.payload == entry.reset
+            and approval.key in admins.keys
+            and verify(self._verifier, RESET_DOMAIN, self.mesh, approval)
+        }
+        if len(signers) < max(1, admins.threshold):
+            return Refusal("reset.admin-threshold", f"{len(signers)} of {admins.threshold} admin signatures")
+        return None
+
+    def _admins_at(self, slot: int) -> Admins:
+        """Return who were the admins once the entry at a slot was decided."""
+        if slot == self.position.slot:
+            return self._machine.admins(self.state)
+        for entry in reversed(self._entries[:slot]):
+            if isinstance(entry, Decided):
+                decision: Decision = decode(entry.decision, Decision)
+                named = self._machine.admins_named(decision.command)
+                if named is not None:
+                    return named
+        return self._machine.admins(self._machine.genesis())
+
+    def reset(self, entry: ResetTo, reset: Reset) -> tuple[Write, ...]:
+        """Cut the chain behind the head that a checked reset keeps and begin its era; return the writes."""
         kept = self._entries[: reset.slot - 1]
         base = Ledger(self.mesh, self._machine, self._verifier)
         for held in kept:
             base.replay(held)
         era = digest(entry.reset)
-        state = self._machine.apply_reset(base.state, entry, reset, era)
-        if isinstance(state, Refusal):
-            return state
+        state = self._machine.apply_reset(base.state, reset, era)
         cut = tuple(Write(TABLE, slot_key(slot), None) for slot in range(reset.slot, self.position.slot + 1))
         base._begin_era(entry, reset, era, state)
         self.__dict__.update(base.__dict__)
@@ -291,14 +319,10 @@ class Ledger:
                 self.append(entry, judged)
             case ResetTo():
                 reset = self.check_reset(entry)
-                state = (
-                    reset
-                    if isinstance(reset, Refusal)
-                    else self._machine.apply_reset(self.state, entry, reset, digest(entry.reset))
-                )
-                if isinstance(reset, Refusal) or isinstance(state, Refusal):
+                if isinstance(reset, Refusal):
                     raise DecodeError(f"slot {self.position.slot + 1}: the reset does not follow")
-                self._begin_era(entry, reset, digest(entry.reset), state)
+                era = digest(entry.reset)
+                self._begin_era(entry, reset, era, self._machine.apply_reset(self.state, reset, era))
 
     def restore(self, tables: Mapping[str, Mapping[bytes, bytes]]) -> str:
         """Load the stored chain; return what was wrong with it, after keeping the prefix that is good."""

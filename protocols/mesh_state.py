@@ -17,22 +17,22 @@ from protocols.commands import (
     LaneAction,
     MeshAction,
     Reconfigure,
+    SetAdmins,
     SignedCommand,
     WithdrawApproval,
 )
 from protocols.decision import (
     COMMAND_MAX_BYTES,
     NOOP,
-    RESET_DOMAIN,
+    Admins,
     Growth,
     Material,
     Reset,
-    ResetTo,
     StateMachine,
     Voter,
 )
 from protocols.demands import Policy, policy_problem
-from protocols.envelope import DecodeError, Signed, decode, digest, encode, verify
+from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.exhibits import Case, Rules, open_case
 from protocols.freshness import View, fresh_refusal
 from protocols.genesis import Genesis
@@ -48,6 +48,8 @@ from protocols.mesh_types import (
 )
 from protocols.refusal import Refusal
 from protocols.rollout import step
+
+_SETS_ADMINS = str(SetAdmins.__struct_config__.tag).encode()
 
 __all__ = [
     "Material",
@@ -224,19 +226,23 @@ class MeshMachine(StateMachine[MeshState]):
         case = open_case(signed, material, at_ms, self._rules, state.admins)
         return case if isinstance(case, Refusal) else fresh_refusal(state, case, self._view)
 
-    def apply_reset(self, state: MeshState, entry: ResetTo, reset: Reset, era: Digest) -> MeshState | Refusal:
-        """Check the admins' threshold on a reset; return `state` with its voters, its era, and marked unsafe."""
-        signers = {
-            approval.key
-            for approval in entry.approvals
-            if approval.payload == entry.reset
-            and approval.key in state.admins
-            and verify(self._rules.verifier, RESET_DOMAIN, self._rules.mesh, approval)
-        }
-        if len(signers) < state.threshold:
-            return Refusal("reset.admin-threshold", f"{len(signers)} of {state.threshold} admin signatures")
-        if reset.number != state.resets + 1:
-            return Refusal("reset.number", f"the next reset is number {state.resets + 1}")
+    def admins(self, state: MeshState) -> Admins:
+        """Return who may reset a chain that ends in this state."""
+        return Admins(state.admins, state.threshold)
+
+    def admins_named(self, command: bytes) -> Admins | None:
+        """Return who may do so since a command was decided, None if it changed nothing about that."""
+        if _SETS_ADMINS not in command:
+            return None  # most are about something else, and a long chain is looked through
+        signed = read_command(command)
+        if isinstance(signed, Refusal):
+            return None
+        said: Command = decode(signed.payload, Command)
+        return Admins(said.action.admins, said.action.threshold) if isinstance(said.action, SetAdmins) else None
+
+    def apply_reset(self, state: MeshState, reset: Reset, era: Digest) -> MeshState:
+        """Return `state` with the voters of a reset that the admins signed, its era, and marked unsafe."""
+        assert reset.number == state.resets + 1, "a reset is judged before it is applied"
         return replace(
             state,
             era=era,

@@ -10,17 +10,16 @@ from collections.abc import Mapping
 import msgspec
 
 from protocols.decision import (
-    RESET_DOMAIN,
     VOTER_COUNTS,
     VOTER_READY_DOMAIN,
+    Admins,
     Growth,
     Material,
     Reset,
-    ResetTo,
     Voter,
     VoterReady,
 )
-from protocols.envelope import DecodeError, Signed, decode, encode, open_signed, verify
+from protocols.envelope import DecodeError, Signed, decode, encode, open_signed
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.quorum import majority
@@ -156,15 +155,18 @@ class CounterMachine:
         decoded: CounterCommand = decode(command, CounterCommand)
         return self.fresh_refusals.get(decoded.name) if isinstance(decoded, Add) else None
 
-    def apply_reset(self, state: CounterState, entry: ResetTo, reset: Reset, era: Digest) -> CounterState | Refusal:
-        """Obey a reset that every admin signed."""
-        signers = {
-            signed.key
-            for signed in entry.approvals
-            if signed.payload == entry.reset and verify(self._verifier, RESET_DOMAIN, self._mesh, signed)
-        }
-        if not self._admins or not signers.issuperset(self._admins):
-            return Refusal("counter.reset-unsigned")
+    def admins(self, state: CounterState) -> Admins:
+        """Every admin must sign a reset."""
+        del state
+        return Admins(self._admins, len(self._admins))
+
+    def admins_named(self, command: bytes) -> Admins | None:
+        """No command changes the admins."""
+        del command
+        return None
+
+    def apply_reset(self, state: CounterState, reset: Reset, era: Digest) -> CounterState:
+        """Begin the era of a reset."""
         return msgspec.structs.replace(state, era=era, voters=reset.voters, resets=state.resets + 1)
 
     def voters(self, state: CounterState) -> tuple[Voter, ...]:

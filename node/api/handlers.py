@@ -207,10 +207,12 @@ async def reset(call: Call) -> MeshView:
         raise unreadable(str(error)) from None
     found = control.core.chain.ledger.check_reset(entry)
     if isinstance(found, Refusal):
-        raise refused(found, "freehold mesh reset NODE, computed anew")
+        unsigned = found.rule == "reset.admin-threshold"
+        more = "sign with as many admin keys as the mesh's threshold says"
+        raise refused(found, more if unsigned else "freehold mesh reset NODE, computed anew")
     if not await control.reset(body.entry, found.number):
-        refusal = Refusal("chain.reset-refused", "the signatures are not those that the mesh asks for")
-        raise refused(refusal, "sign with as many admin keys as the mesh's threshold says")
+        refusal = Refusal("chain.reset-refused", "the chain went on meanwhile")
+        raise refused(refusal, "freehold mesh reset NODE, computed anew")
     return mesh_view(control.core)
 
 

@@ -46,6 +46,7 @@ from protocols.chain_messages import (
 from protocols.decision import (
     COMMAND_MAX_BYTES,
     RESET_DOMAIN,
+    Admins,
     Certificate,
     Decided,
     Decision,
@@ -1365,6 +1366,54 @@ def test_a_reset_that_is_unsigned_out_of_turn_or_elsewhere_changes_nothing() -> 
     net.give("n0", SubmitReset(b"junk"))
     assert net["n0"].position == before
     assert len(rules(net, "n0")) == len(bad) + 1
+
+
+def test_a_reset_is_signed_by_whoever_were_the_admins_at_the_head_it_keeps() -> None:
+    net = ChainNet(1)
+    net.add("n0")
+    net.add("n0", counter="handover")
+    net.add("n0")
+    net.add("n0")
+    own = net.signers["n0"]
+    after = Admins((own.public_key,), 1)
+    net.nodes["n0"].machine.admins_named = (  # type: ignore[method-assign]
+        lambda command: after if b"handover" in command else None
+    )
+    ledger = net["n0"].ledger
+    for slot, by, rule in ((4, net.admin, "reset.admin-threshold"), (2, own, "reset.admin-threshold"), (4, own, "")):
+        found = ledger.check_reset(reset_entry(net, "n0", slot=slot, by=by))
+        assert (found.rule if isinstance(found, Refusal) else "") == rule
+    assert isinstance(ledger.check_reset(reset_entry(net, "n0", slot=2)), Reset)
+
+
+def test_a_reset_that_the_admins_did_not_sign_costs_no_replay() -> None:
+    net = ChainNet(1)
+    for _ in range(6):
+        net.add("n0")
+    before = net["n0"].position
+    good = reset_entry(net, "n0", slot=3)
+    applied: list[bytes] = []
+    machine = net.nodes["n0"].machine
+    apply = machine.apply
+
+    def counted(state: Any, command: bytes, *rest: Any) -> Any:
+        applied.append(command)
+        return apply(state, command, *rest)
+
+    machine.apply = counted  # type: ignore[method-assign]
+    unsigned = (
+        ResetTo(good.reset, ()),
+        ResetTo(good.reset, (msgspec.structs.replace(good.approvals[0], signature=bytes(64)),)),
+        ResetTo(good.reset, good.approvals * 17),
+        reset_entry(net, "n0", slot=3, by=net.signers["n0"]),
+    )
+    for entry in unsigned:
+        net.give("n0", Received(net.nodes["n0"].peer, Entries(7, (entry,), before)))
+    assert rules(net, "n0") == ["reset.admin-threshold"] * len(unsigned)
+    assert (applied, net["n0"].position) == ([], before)
+    net.give("n0", SubmitReset(encode(good)))
+    assert len(applied) == 2
+    assert net["n0"].position.resets == 1
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from protocols.commands import (
     CreateEnvironment,
     CreateProject,
     DrainNode,
+    Exhibits,
     Freeze,
     Pause,
     Promote,
@@ -47,10 +48,9 @@ from protocols.commands import (
 )
 from protocols.decision import (
     NOOP,
-    RESET_DOMAIN,
     VOTER_READY_DOMAIN,
+    Admins,
     Reset,
-    ResetTo,
     Voter,
     VoterReady,
     material_of,
@@ -444,20 +444,27 @@ def test_replacing_a_voter_takes_an_admin() -> None:
     assert isinstance(w.govern(replaced, w.admin, shown=_ready(w, "n2")), MeshState)
 
 
-def test_a_reset_takes_the_threshold_of_admins_and_is_remembered_forever() -> None:
+def test_a_reset_begins_an_era_with_its_voters_and_is_remembered_forever() -> None:
     w = world()
     machine = MeshMachine(w.genesis, w.rules, FakeView())
     reset = Reset(w.mesh, 1, 9, b"p" * 32, WALL_MS + 5, (Voter(node_id("n2"), b"n2" * 8),), "majority lost")
-    data = encode(reset)
-    era = digest(data)
-    signed = sign(w.admin, RESET_DOMAIN, w.mesh, reset)
-    answer = machine.apply_reset(w.state, ResetTo(data, (signed,)), reset, era)
-    assert isinstance(answer, MeshState)
+    era = digest(encode(reset))
+    answer = machine.apply_reset(w.state, reset, era)
     assert (answer.era, answer.voters, answer.resets) == (era, reset.voters, 1)
     assert answer.at_ms == WALL_MS + 5
-    for approvals in ((), (replace(signed, signature=bytes(64)),), (sign(STRANGER, RESET_DOMAIN, w.mesh, reset),)):
-        assert refused(machine.apply_reset(w.state, ResetTo(data, approvals), reset, era)) == "reset.admin-threshold"
-    assert refused(machine.apply_reset(answer, ResetTo(data, (signed,)), reset, era)) == "reset.number"
+
+
+def test_the_admins_who_may_reset_are_those_of_the_state_and_are_found_in_the_command_that_named_them() -> None:
+    w = world()
+    machine = MeshMachine(w.genesis, w.rules, FakeView())
+    assert machine.admins(w.state) == Admins(w.state.admins, w.state.threshold)
+    keys = tuple(sorted((w.admin.public_key, STRANGER.public_key)))
+    named = sign_command([w.admin], w.mesh, Command(b"i" * 16, SetAdmins(keys, 2)), Exhibits())
+    assert machine.admins_named(encode(named)) == Admins(keys, 2)
+    for action in (CreateProject("shop"), CreateProject("set_admins")):
+        other = sign_command([w.admin], w.mesh, Command(b"i" * 16, action), Exhibits())
+        assert machine.admins_named(encode(other)) is None
+    assert machine.admins_named(b"set_admins") is None
 
 
 # --- fresh refusals ---------------------------------------------------------------------------------------------------
