@@ -21,6 +21,7 @@ from protocols.key_table import BODY_MAX_BYTES, DAY_MS, make_key
 from protocols.machine import PeerId
 from protocols.record import RECORD_DOMAIN, RECORD_MAX_BYTES, Entry, beats, equivocates, read_record
 from protocols.refusal import Refusal
+from protocols.revocations import BY_REVOKED
 from protocols.trie import Trie
 from protocols.trust import TrustStore
 from protocols.trust_records import absorb, well_formed_certificate
@@ -229,7 +230,9 @@ class RecordStore:
             problem = absorb(self.trust, entry, wall_ms)
             if problem is None:
                 return None
-            if rule.prefix != "certificate" or not well_formed_certificate(self.trust, entry):
+            # A void revocation is held as others are: who heard of it before what voids it holds it too.
+            waits = rule.prefix == "certificate" and well_formed_certificate(self.trust, entry)
+            if not waits and problem.rule != BY_REVOKED:
                 return problem
         cutoff = self.trust.cutoff(author)
         if cutoff is not None and entry.record.seq > cutoff.last_seq:

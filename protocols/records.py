@@ -39,6 +39,7 @@ from protocols.record import Entry, Record, read_record, sign_record
 from protocols.record_store import Check, Offered, Outcome, RecordLimits, RecordStore, proof_record, signed_records
 from protocols.refusal import Refusal
 from protocols.trust import TrustChanged, TrustStore
+from protocols.trust_records import void_revocation
 
 RECORD_TABLE = "record"
 SEQ_BITS = 8
@@ -260,6 +261,9 @@ class RecordMachine:
         held = (self.store.ephemeral if parsed.rule.kind == "ephemeral" else self.store.entries).get(event.key)
         if held is not None and parsed.rule.kind == "immutable" and held.record.tombstone == event.tombstone:
             return []  # the same content is there already
+        void = void_revocation(self._trust, event.body) if parsed.rule.prefix == "revocation" else None
+        if void is not None:
+            return [Notify(PublishRefused(event.key, void))]
         self._last_seq = max(self._last_seq + 1, now.wall_ms << SEQ_BITS)
         record = Record(
             key=event.key,

@@ -7,7 +7,7 @@ that is passed in. It holds no file: node and simulator rebuild it from the stor
 (`chain_decided` brings its news), hello, replication.
 
 Rules, in the order they are applied:
-  - revoked beats everything, and revocations only grow;
+  - revoked beats everything, and revocations only grow; what a revoked principal revokes does not count;
   - a node may pass on only roles that an admin gave: through an earlier certificate, or the invite of an admission;
   - an issuer signs for others while its own certificate runs; for itself also after that;
   - two keys admitted for one use of one invite are both limited until an admin revokes one of them;
@@ -33,7 +33,15 @@ from protocols.keys import peer_id as encode_peer_id
 from protocols.keys import public_key_of
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.refusal import Refusal
-from protocols.revocations import Revocation, RevocationStatement, open_revocation
+from protocols.revocations import (
+    BY_REVOKED,
+    Resting,
+    Revocation,
+    RevocationStatement,
+    open_revocation,
+    statement_id,
+    void_among,
+)
 
 CLOCK_SKEW_MS = 120_000
 """How far another honest clock may be ahead of ours, as for records."""
@@ -48,6 +56,10 @@ CERTIFICATES_PER_NODE_MAX = 16
 CREDENTIALS_MAX = 12
 """Certificates one hello may carry: an issuer's issuer's issuer, each with a renewal, in about 4 KiB."""
 
+
+_BY_REVOKED = Refusal(
+    BY_REVOKED, "a key or grant that the revocation rests on was revoked; somebody who still may makes it again"
+)
 
 peer_id = lru_cache(1_024)(encode_peer_id)
 """Standing is asked for on every record; base58 is slow."""
@@ -124,6 +136,9 @@ class TrustStore:
         self._bundles: dict[Digest, tuple[Bundle, OpenedBundle]] = {}
         self._bundle_of: dict[bytes, Digest] = {}
         self._uses: dict[tuple[Digest, int], list[bytes]] = {}
+        self._said: dict[Digest, Resting] = {}
+        """Every revocation whose signer was entitled, by statement_id; the three below are what counts of them."""
+        self._void: frozenset[Digest] = frozenset()
         self._nodes_revoked: dict[PeerId, Cutoff] = {}
         self._principals_revoked: set[bytes] = set()
         self._grants_revoked: set[bytes] = set()
@@ -197,28 +212,27 @@ class TrustStore:
         return next((problems[paper] for paper in reversed(problems) if paper not in learnt), None)
 
     def learn_revocation(self, statement: RevocationStatement) -> Revocation | Refusal:
-        """Believe a revocation whose signer may make it; the lowest cutoffs win, nothing is ever given back."""
-        revocation = open_revocation(self.verifier, self.mesh, statement)
-        if isinstance(revocation, Refusal):
-            return revocation
-        problem = self._revoke_problem(revocation, statement)
-        if problem is not None:
-            return problem
-        match revocation.kind:
-            case "node":
-                peer = peer_id(revocation.subject)
-                old = self._nodes_revoked.get(peer)
-                new = Cutoff(revocation.last_seq, revocation.last_serial)
-                if old is not None:
-                    new = Cutoff(min(old.last_seq, new.last_seq), min(old.last_serial, new.last_serial))
-                self._nodes_revoked[peer] = new
-                self._judge_again()
-            case "principal":
-                self._principals_revoked.add(revocation.subject)
-            case "grant":
-                self._grants_revoked.add(revocation.subject)
-        self.version += 1
-        return revocation
+        """Believe a revocation whose signer may make it; the lowest cutoffs win, only a void one gives back.
+
+        One that is void is remembered as well (BY_REVOKED): what voids it may turn out to be void itself.
+        """
+        resting = self._resting(statement)
+        if isinstance(resting, Refusal):
+            return resting
+        one = statement_id(statement.signed)
+        if one not in self._said:
+            self._said[one] = resting
+            self._weigh()
+            self.version += 1
+        return _BY_REVOKED if one in self._void else resting.revocation
+
+    def void_revocation(self, statement: RevocationStatement) -> Refusal | None:
+        """Return why a revocation would not count if it were made now; learns nothing."""
+        resting = self._resting(statement)
+        if isinstance(resting, Refusal):
+            return resting
+        one = statement_id(statement.signed)
+        return _BY_REVOKED if one in void_among({**self._said, one: resting}) else None
 
     # --- questions about nodes ----------------------------------------------------------------------------------------
 
@@ -442,23 +456,51 @@ class TrustStore:
         self.version += 1
         return None
 
-    def _revoke_problem(self, revocation: Revocation, statement: RevocationStatement) -> Refusal | None:
+    def _weigh(self) -> None:
+        """Work out again what counts of all that was said."""
+        self._void = void_among(self._said)
+        cutoffs: dict[PeerId, Cutoff] = {}
+        subjects: dict[str, set[bytes]] = {"principal": set(), "grant": set()}
+        for one, resting in self._said.items():
+            said = resting.revocation
+            if one in self._void:
+                continue
+            if said.kind != "node":
+                subjects[said.kind].add(said.subject)
+                continue
+            peer = peer_id(said.subject)
+            old = cutoffs.get(peer) or Cutoff(said.last_seq, said.last_serial)
+            cutoffs[peer] = Cutoff(min(old.last_seq, said.last_seq), min(old.last_serial, said.last_serial))
+        self._principals_revoked, self._grants_revoked = subjects["principal"], subjects["grant"]
+        if cutoffs != self._nodes_revoked:
+            self._nodes_revoked = cutoffs
+            self._judge_again()
+
+    def _resting(self, statement: RevocationStatement) -> Resting | Refusal:
+        """Check a revocation and its signer; return it with what entitles that, whether or not this was revoked."""
+        revocation = open_revocation(self.verifier, self.mesh, statement)
+        if isinstance(revocation, Refusal):
+            return revocation
         key = statement.signed.key
         if revocation.kind == "principal" and revocation.subject in self.admins:
             return Refusal("revocation.admin-key", "an admin key is removed by a decision, not by a revocation")
         if key in self.admins or key in self._former_admins:
-            return None
+            return Resting(revocation)
         if revocation.kind == "node" and key == revocation.subject and peer_id(key) in self._held:
-            return None
+            return Resting(revocation)
         if not statement.chain:
             return Refusal("revocation.not-entitled", "the signer is no admin and shows no grant")
         rights = verify_grants(self.verifier, self.mesh, self._every_admin(), statement.chain, revocation.at_ms)
         if isinstance(rights, Refusal):
             return rights
+        problem = self.admission_problem(rights.principal, rights.invite_key) if rights.invite_key else None
+        if problem is not None:
+            return problem
+        rests_on = (rights.invite_key, *rights.lineage, *rights.grants)
         if revocation.kind == "grant" and rights.grants[-1] == revocation.subject and key in rights.lineage:
-            return None
+            return Resting(revocation, rests_on)
         if rights.key == key and rights.allows("admin", "*", "*"):
-            return None
+            return Resting(revocation, rests_on)
         return Refusal("revocation.not-entitled", "the signer's grant does not cover revocations")
 
     def _judge_again(self) -> None:

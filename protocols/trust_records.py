@@ -61,6 +61,14 @@ def absorb(trust: TrustStore, entry: Entry, wall_ms: int) -> Refusal | None:
         return Refusal("records.body", str(error))
 
 
+def void_revocation(trust: TrustStore, body: bytes) -> Refusal | None:
+    """Return why a revocation that is about to be published would not count, or None."""
+    try:
+        return trust.void_revocation(decode(body, RevocationStatement, BODY_MAX_BYTES))
+    except DecodeError as error:
+        return Refusal("records.body", str(error))
+
+
 def well_formed_certificate(trust: TrustStore, entry: Entry) -> bool:
     """Return whether a certificate record may be kept although its issuer is not known yet."""
     try:

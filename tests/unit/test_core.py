@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, get_args
 
 import pytest
@@ -16,10 +17,13 @@ from protocols.hello import Head as HelloHead
 from protocols.liveness import LivePing
 from protocols.machine import Broadcast, Digest, Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.mesh_types import MeshState
-from protocols.records import Publish
+from protocols.records import Publish, PublishRefused
+from protocols.revocations import Revocation, revoke
 from protocols.statements import Prepared, state_it
 from protocols.trust import Standing
+from protocols.trust_records import revocation_record
 from protocols.workloads import ChangeProposed, PreparationDone
+from simulation.clock import WALL_START_MS
 from simulation.fleet import Fleet
 
 
@@ -298,3 +302,38 @@ def test_the_next_deadline_is_the_earliest_of_all_machines_whatever_moved_them()
         for _, core in fleet.cores():
             dues_ms = [due_ms for machine in core._machines if (due_ms := machine.deadline_ms()) is not None]
             assert core.deadline_ms() == min(dues_ms)
+
+
+def test_whoever_hears_first_of_a_revoked_administrators_revocation_all_end_alike_and_no_node_publishes_another() -> (
+    None
+):
+    fleet = grown(("n1", "n2", "n3", "n4"), confirmed=4)
+    world = fleet.world
+    fleet.grant("ops", ("admin",), "n1")
+    world.run_until(world.now_ms + 2_000)
+    refused: list[str] = []
+    world.observers.append(
+        lambda _, said: refused.append(said.refusal.rule) if isinstance(said, PublishRefused) else None
+    )
+    ops, chain = fleet.principal("ops"), fleet.grants["ops"]
+
+    def revoke_as_ops(name: str, via: str) -> None:
+        made = Revocation("node", fleet.signers[name].public_key, -1, -1, "spite", WALL_START_MS + world.now_ms)
+        fleet.publish(via, *revocation_record(made, revoke(ops, fleet.mesh, made, chain)))
+
+    here, there = ([fleet.peers[name] for name in side] for side in (("n1", "n2"), ("n3", "n4")))
+    for near, far in itertools.product(here, there):
+        world.network.cut[near, far] = world.network.cut[far, near] = world.now_ms
+    fleet.revoke("principal", ops.public_key, "n1")
+    revoke_as_ops("n2", "n4")
+    world.run_until(world.now_ms + 5_000)
+    assert fleet.core("n3").trust.standing(fleet.peers["n2"], WALL_START_MS + world.now_ms) is Standing.REVOKED
+    world.network.cut.clear()
+    world.run_until(world.now_ms + 120_000)
+    for _, core in fleet.cores():
+        assert core.trust.standing(fleet.peers["n2"], WALL_START_MS + world.now_ms) is Standing.MEMBER
+        assert core.hello.admitted() == tuple(sorted(set(fleet.peers.values()) - {core.node}))
+    assert len({core.records.store.trie.root() for _, core in fleet.cores()}) == 1
+    assert refused == []
+    revoke_as_ops("n3", "n2")
+    assert refused == ["revocation.by-revoked"]

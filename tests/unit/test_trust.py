@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,8 +34,8 @@ from protocols.invites import (
 )
 from protocols.keys import peer_id
 from protocols.refusal import Refusal
-from protocols.revocations import REVOCATION_DOMAIN, Revocation, RevocationStatement, open_revocation
-from protocols.trust import CERTIFICATES_PER_NODE_MAX, UNPROVEN_MAX, Credentials, Standing, TrustStore
+from protocols.revocations import KEPT_MAX, REVOCATION_DOMAIN, Revocation, RevocationStatement, open_revocation
+from protocols.trust import CERTIFICATES_PER_NODE_MAX, UNPROVEN_MAX, Credentials, Cutoff, Standing, TrustStore
 from tests.unit.trust_world import DAY_MS, VERIFIER, WALL_MS, World, node_id, now, signer
 
 WORLD = World()
@@ -363,6 +365,95 @@ def test_an_admin_key_is_removed_by_decision_not_by_revocation_and_its_revocatio
     trust.chain_decided((signer("new admin").public_key,), 1, [node_id("a")])
     statement = WORLD.revocation("node", signer("a").public_key)
     assert isinstance(trust.learn_revocation(statement), Revocation)
+
+
+def entitled(*names: str) -> dict[str, tuple[Signed, ...]]:
+    """A grant to administer for each."""
+    return {name: (WORLD.grant(name, roles=("admin",)),) for name in names}
+
+
+def believed_of(statements: Iterable[RevocationStatement]) -> tuple[Any, ...]:
+    """What a node that hears these in this order believes at the end."""
+    trust = WORLD.trust(WORLD.certificate("a"))
+    for statement in statements:
+        trust.learn_revocation(statement)
+    keys = [signer(name).public_key for name in ("ops", "ann", "eve", "dev")]
+    return (trust.standing(node_id("a"), WALL_MS), trust.cutoff(node_id("a")), *map(trust.key_revoked, keys))
+
+
+def test_what_a_revoked_principal_revokes_is_refused_by_its_own_rule() -> None:
+    chain = entitled("ops")["ops"]
+    for subject in (signer("ops").public_key, digest(chain[0].payload)):
+        trust = WORLD.trust(WORLD.certificate("a"))
+        kind = "principal" if subject == signer("ops").public_key else "grant"
+        trust.learn_revocation(WORLD.revocation(kind, subject))
+        made = WORLD.revocation("node", signer("a").public_key, by="ops", chain=chain)
+        assert rule(trust.void_revocation(made)) == "revocation.by-revoked"
+        assert rule(trust.learn_revocation(made)) == "revocation.by-revoked"
+        assert trust.standing(node_id("a"), WALL_MS) is Standing.JOINED
+        above = WORLD.revocation("node", signer("a").public_key)
+        assert trust.void_revocation(above) is None
+        assert isinstance(trust.learn_revocation(above), Revocation)
+        assert trust.standing(node_id("a"), WALL_MS) is Standing.REVOKED
+
+
+def test_what_rests_on_a_revoked_principal_further_up_is_void_as_well() -> None:
+    parent = WORLD.grant("ops", roles=("admin",))
+    chain = (parent, WORLD.grant("ann", by="ops", roles=("admin",), parent=parent))
+    trust = WORLD.trust(WORLD.certificate("a"))
+    made = WORLD.revocation("node", signer("a").public_key, by="ann", chain=chain)
+    assert isinstance(trust.learn_revocation(made), Revocation)
+    trust.learn_revocation(WORLD.revocation("principal", signer("ops").public_key))
+    assert trust.standing(node_id("a"), WALL_MS) is Standing.JOINED
+    assert rule(trust.learn_revocation(made)) == "revocation.by-revoked"
+
+
+def test_whatever_the_order_a_revoked_principals_revocations_end_alike_and_kept_ones_stand() -> None:
+    by = entitled("ops")
+    before = WORLD.revocation("principal", signer("eve").public_key, by="ops", chain=by["ops"])
+    after = WORLD.revocation("node", signer("a").public_key, by="ops", chain=by["ops"])
+    ends = WORLD.revocation("principal", signer("ops").public_key, kept=(before,))
+    found = {believed_of(order) for order in itertools.permutations((before, after, ends))}
+    assert found == {(Standing.JOINED, None, True, False, True, False)}
+
+
+def test_a_revocation_that_is_void_voids_nothing() -> None:
+    by = entitled("ops", "ann")
+    statements = (
+        WORLD.revocation("principal", signer("ops").public_key),
+        WORLD.revocation("principal", signer("ann").public_key, by="ops", chain=by["ops"]),
+        WORLD.revocation("node", signer("a").public_key, last_seq=5, by="ann", chain=by["ann"]),
+    )
+    found = {believed_of(order) for order in itertools.permutations(statements)}
+    assert found == {(Standing.REVOKED, Cutoff(5, 0), True, False, False, False)}
+
+
+def test_principals_that_revoke_each_other_are_both_revoked() -> None:
+    by = entitled("ops", "ann")
+    statements = (
+        WORLD.revocation("principal", signer("ops").public_key, by="ann", chain=by["ann"]),
+        WORLD.revocation("principal", signer("ann").public_key, by="ops", chain=by["ops"]),
+        WORLD.revocation("principal", signer("dev").public_key, by="ops", chain=by["ops"]),
+    )
+    found = {believed_of(order) for order in itertools.permutations(statements)}
+    assert found == {(Standing.JOINED, None, True, True, False, True)}
+
+
+def test_a_revocation_does_not_void_itself_and_keeps_few_others() -> None:
+    chain = entitled("ops")["ops"]
+    trust = WORLD.trust()
+    leaving = WORLD.revocation("grant", digest(chain[0].payload), by="ops", chain=chain)
+    assert isinstance(trust.learn_revocation(leaving), Revocation)
+    assert rule(trust.rights(signer("ops").public_key, chain, WALL_MS)) == "grant.revoked"
+    greedy = WORLD.revocation("principal", signer("ann").public_key, kept=(leaving,) * (KEPT_MAX + 1))
+    assert rule(trust.learn_revocation(greedy)) == "revocation.malformed"
+
+
+def test_who_holds_an_invites_line_and_was_not_admitted_revokes_nobody() -> None:
+    line = WORLD.grant("line", roles=("admin",), invite_uses=1)
+    chain = (line, WORLD.grant("eve", by="line", roles=("admin",), parent=line))
+    made = WORLD.revocation("principal", signer("ann").public_key, by="eve", chain=chain)
+    assert rule(WORLD.trust().learn_revocation(made)) == "grant.not-admitted"
 
 
 def test_a_malformed_revocation_is_refused() -> None:

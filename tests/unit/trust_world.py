@@ -14,7 +14,7 @@ from protocols.grants import ALL_ROLES, GRANT_DOMAIN, Grant, PrincipalKind, Role
 from protocols.invites import Invite, JoinRequest, make_invite, make_join
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from protocols.machine import Now, PeerId
-from protocols.revocations import Revocation, RevocationStatement, revoke
+from protocols.revocations import Revocation, RevocationStatement, revoke, statement_id
 from protocols.trust import TrustStore
 
 VERIFIER = Ed25519Verifier()
@@ -150,6 +150,8 @@ class World:
         last_serial: int = 0,
         by: str = "admin",
         chain: tuple[Signed, ...] = (),
+        kept: tuple[RevocationStatement, ...] = (),
     ) -> RevocationStatement:
-        body = Revocation(kind, subject, last_seq, last_serial, "lost", WALL_MS)  # type: ignore[arg-type]
+        names = tuple(bytes(statement_id(one.signed)) for one in kept)
+        body = Revocation(kind, subject, last_seq, last_serial, "lost", WALL_MS, names)  # type: ignore[arg-type]
         return revoke(signer(by), self.mesh, body, chain)
