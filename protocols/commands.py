@@ -194,7 +194,7 @@ class Command(msgspec.Struct, frozen=True, tag="command"):
     """What was signed. `id` is 16 random bytes; mesh commands leave `project` and `environment` empty.
 
     `expect` is the sequence of the lane (or of the mesh) it was computed against; None only where order cannot matter
-    (confirm_node, drain_node, withdraw_approval).
+    (confirm_node, drain_node, create_project, a new environment, withdraw_approval).
     """
 
     id: bytes

@@ -58,7 +58,7 @@ VOTER_ROLE = "voter"
 SIGNED_MAX_BYTES = 2048
 
 ORDERED = (SetAdmins, SetPolicy, SetRules, Reconfigure, CreateEnvironment, RemoveNode)
-"""Commands whose order matters: they must carry `expect`, and raise the mesh's sequence."""
+"""Commands whose order matters: they carry `expect` (a new environment need not), and raise the mesh's sequence."""
 
 
 def govern(state: MeshState, case: Case, action: MeshAction) -> MeshState | Refusal:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from protocols.commands import (
     ClaimRoutes,
     Command,
+    CreateEnvironment,
     Exhibits,
     LaneAction,
     MeshAction,
@@ -126,7 +127,9 @@ def _apply_mesh(state: MeshState, case: Case, action: MeshAction) -> MeshState |
     if done is not None:
         return done
     ordered = isinstance(action, ORDERED)
-    if (ordered or command.expect is not None) and command.expect != state.sequence:
+    # A new environment depends on nothing that was decided: a mesh whose voters grow meanwhile makes it all the same.
+    anywhen = not ordered or (isinstance(action, CreateEnvironment) and not action.replace)
+    if not (anywhen and command.expect is None) and command.expect != state.sequence:
         return _unexpected(state.sequence)
     after = govern(state, case, action)
     if isinstance(after, Refusal):

@@ -106,9 +106,10 @@ def _decide(output: Output, context: Context, state: MeshState, action: CreateEn
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"{'change' if action.replace else 'make'} the environment {action.name}")
     output.live(VOTERS_DECIDE)
+    expect = state.sequence if action.replace else None  # a new one depends on nothing that may be decided meanwhile
     slot = talk(
         context,
-        lambda client: client.decide(admin, action, expect=state.sequence, next_step="freehold env list"),
+        lambda client: client.decide(admin, action, expect=expect, next_step="freehold env list"),
     )
     value = {"environment": action.name, "selector": dict(action.selector), "protected": action.protected,
              "nodes": nodes, "slot": slot}  # fmt: skip

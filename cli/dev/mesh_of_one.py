@@ -87,10 +87,9 @@ async def furnish(mesh: MeshOfOne, client: NodeClient, project: Project) -> None
     state = await client.state()
     _refuse_other_project(state, project.name)
     if not any(one.name == DEV_ENVIRONMENT for one in state.environments):
-        await client.decide(mesh.admin, CreateEnvironment(DEV_ENVIRONMENT), expect=state.sequence)
-        state = await client.state()
+        await client.decide(mesh.admin, CreateEnvironment(DEV_ENVIRONMENT))
     if not state.projects:
-        await client.decide(mesh.admin, CreateProject(project.name, project.owners), expect=state.sequence)
+        await client.decide(mesh.admin, CreateProject(project.name, project.owners))
 
 
 def _refuse_other_project(state: MeshState, name: str) -> None:

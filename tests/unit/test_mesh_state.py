@@ -194,6 +194,13 @@ def test_a_mesh_command_names_no_project_and_keeps_its_order() -> None:
     assert refused(w.govern(SetPolicy(TEAM), w.admin, expect=None)) == "command.expect"
     assert refused(w.govern(SetPolicy(TEAM), w.admin, expect=99)) == "command.expect"
     assert refused(w.govern(CreateProject("b"), w.admin, expect=99)) == "command.expect"
+    new = CreateEnvironment("b")
+    assert refused(w.govern(new, w.admin, expect=99)) == "command.expect"
+    assert refused(w.govern(replace(new, name="prod", replace=True), w.admin, expect=None)) == "command.expect"
+    before = w.state.sequence
+    assert isinstance(w.govern(new, w.admin, expect=None), MeshState), "voters may have grown meanwhile"
+    assert refused(w.govern(new, w.admin, expect=None)) == "environment.exists"
+    assert w.state.sequence == before + 1, "what was computed before it is told"
     command = w.command(CreateProject("b"), (w.admin,))
     assert isinstance(w.judge(command), MeshState)
     assert refused(w.judge(command)) == "command.duplicate"
