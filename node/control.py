@@ -75,7 +75,7 @@ def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed
     elif down and up == majority(count):
         found.append(
             f"voter {down[0]} is down: one more loss, or the reboot of another voter's machine, and nothing can be "
-            "decided; put another node in its place: freehold mesh voters --replace"
+            f"decided; put another node in its place: freehold mesh voters --replace {down[0][-8:]} NODE"
         )
     if boot_answers_needed > up - 1:
         found.append(

@@ -106,6 +106,7 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     everyone = await members_of(client)
     findings += diagnosis.boot_read(mine, everyone)
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
+    findings += diagnosis.unserved(await client.state(), everyone)
     findings += diagnosis.stores(stores_of(await client.get("/v1/voters")))
     names = [f"the node {mine['name']}"]
     for one in everyone:

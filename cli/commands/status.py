@@ -1,11 +1,13 @@
 """`freehold status|releases|rollouts`: what runs where, what is under way, and what it can go back to.
 
-Nodes and people stand by their names. Not here: anything that moves a rollout.
+Nodes and people stand by their names. Not here: the words for where a lane stands (standing.py), and anything that moves
+a rollout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +15,11 @@ import click
 
 from cli.errors import CommandError
 from cli.frame import command
-from cli.mesh import home
+from cli.mesh import home, standing
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.deploying import require_known
 from cli.mesh.principals import principals_of
-from cli.mesh.spans import counted
+from cli.mesh.roster import members_of
 from cli.mesh.table import table
 from cli.mesh.watching import short
 from cli.output import Output
@@ -26,6 +28,10 @@ _PROJECT = click.option("--project", default="", help="Only this project.")
 _ENVIRONMENT = click.option("--env", "environment", default="", help="Only this environment.")
 _CONTEXT = click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 
+
+CHANGES_ASKED = 100
+DECISIONS_ASKED = 100
+"""Of each lane, newest first: enough to find when what runs began."""
 
 Names = Mapping[str, str]
 """What people call nodes (by id) and keys (by their hex)."""
@@ -39,19 +45,19 @@ def _ask(context_name: str | None, path: str, **query: Any) -> tuple[Any, Any, N
         answer = await client.get(path, **query)
         if not answer:
             await require_known(client, query["project"], query["environment"])
-        names = {one["node"]: one["name"] for one in await client.get("/v1/members") if one["name"]}
-        try:
-            names |= {one.key: one.name for one in await principals_of(client) if one.name}
-            names |= {admin.hex(): "admin" for admin in (await client.state()).admins}
-        except CommandError:  # a key that may not look at principals still sees what runs
-            return answer, await client.get("/v1/node"), names
-        return answer, await client.get("/v1/node"), names
+        return answer, await client.get("/v1/node"), await _names(client)
 
     return talk(context, conversation)
 
 
-def _node(names: Names, node: str) -> str:
-    return names.get(node) or short(node)
+async def _names(client: NodeClient) -> Names:
+    names = {one["node"]: one["name"] for one in await client.get("/v1/members") if one["name"]}
+    try:
+        names |= {one.key: one.name for one in await principals_of(client) if one.name}
+        names |= {admin.hex(): "admin" for admin in (await client.state()).admins}
+    except CommandError:
+        return names  # a key that may not look at principals still sees what runs
+    return names
 
 
 def _key(names: Names, key: str) -> str:
@@ -70,11 +76,7 @@ def _numbers(names: Names, one: Mapping[str, Any]) -> str:
     """One node's verdict with the numbers behind it."""
     word = {"pass": "is up", "fail": "failed", "pending": "is not up yet"}[one["verdict"]]
     reason = f" ({one['reason']})" if one["reason"] else ""
-    return f"{_node(names, one['node'])} {word}{reason}, {_tally(one['errors'], one['requests'])}"
-
-
-def _tally(errors: int, requests: int) -> str:
-    return f"{counted(errors, 'error')} in {counted(requests, 'request')}"
+    return f"{standing.named(one['node'], names)} {word}{reason}, {standing.tally(one['errors'], one['requests'])}"
 
 
 @command("status", examples=("freehold status", "freehold status --project guestbook --json"))
@@ -82,37 +84,108 @@ def _tally(errors: int, requests: int) -> str:
 @_ENVIRONMENT
 @_CONTEXT
 def status(output: Output, project: str, environment: str, context_name: str | None) -> None:
-    """Show what runs in each environment, what is under way, and what worries this node."""
-    lanes, node, names = _ask(context_name, "/v1/lanes", project=project, environment=environment)
-    rows, details = [], []
-    for lane in lanes:
-        rollout, base = lane["rollout"], lane["base"]
-        moving = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}" if rollout is not None else "-"
-        where = f"data on {_node(names, lane['data_node'])}" if lane["data_node"] else "every node selected"
-        runs = short(base["release"]) if base is not None else "nothing yet"
-        rows.append((_lane(lane), runs, moving, where, " ".join(lane["routes"])))
-        details += [f"{_lane(lane)}: {line}" for line in _details(names, lane)]
-    for warning in node["warnings"]:
+    """Show what runs where, since when and for which request, what is under way or waits, and what is wrong."""
+    _, context = home.current_context(context_name)
+    seen = talk(context, lambda client: _look(client, project, environment))
+    rows = [_row(seen, lane) for lane in seen.lanes]
+    details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, lane)]
+    for warning in seen.warnings:
         output.warn(warning)
-    human = "\n".join([table(("WHAT", "RUNS", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
-    empty = f"nothing is deployed in {node['mesh_name']} yet"
-    output.result({"lanes": lanes, "warnings": node["warnings"], "slot": node["slot"]}, human if lanes else empty)
-    if not lanes:
+    human = "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
+    empty = f"nothing is deployed in {seen.node['mesh_name']} yet"
+    value = {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node["slot"]}
+    output.result(value, human if rows else empty)
+    if not rows:
         output.hint("freehold deploy")
 
 
-def _details(names: Names, lane: dict[str, Any]) -> list[str]:
-    """What is under way or went wrong in a lane, one sentence each."""
-    rollout, found = lane["rollout"], []
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One look: each of `lanes` is the node's view and, beside it, `nodes`, `down`, `since_ms`, `request`, `waiting`."""
+
+    node: Mapping[str, Any]
+    lanes: Sequence[dict[str, Any]]
+    warnings: Sequence[str]
+    names: Names
+
+
+async def _look(client: NodeClient, project: str, environment: str) -> _Seen:
+    lanes = await client.get("/v1/lanes", project=project, environment=environment)
+    if not lanes:
+        await require_known(client, project, environment)
+    node, state, members = await client.get("/v1/node"), await client.state(), await members_of(client)
+    found = []
+    for lane in lanes:
+        where = {"project": lane["project"], "environment": lane["environment"]}
+        changes = await client.get("/v1/changes", **where, limit=CHANGES_ASKED)
+        decisions = await client.get("/v1/decisions", **where, limit=DECISIONS_ASKED)
+        nodes = standing.nodes_of(state, lane["project"], lane["environment"])
+        running = lane["base"]["change"] if lane["base"] is not None else ""
+        found.append(
+            lane
+            | {
+                "nodes": list(nodes),
+                "down": list(standing.down_of((*nodes, *_cohort(lane)), members)),
+                "since_ms": standing.began_ms(running, decisions),
+                "stage_ms": standing.opened_ms(decisions) if lane["rollout"] is not None else 0,
+                "requests": {one["id"]: one["request"] for one in changes if one["id"] in _shown_changes(lane)},
+                "waiting": [
+                    {"change": one["id"], "words": words} for one in changes if (words := standing.waiting_words(one))
+                ],
+            }
+        )
+    warnings = [standing.with_names(one, members) for one in node["warnings"]]
+    return _Seen(node, found, warnings, await _names(client))
+
+
+def _cohort(lane: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(lane["rollout"]["cohort"]) if lane["rollout"] is not None else ()
+
+
+def _shown_changes(lane: Mapping[str, Any]) -> set[str]:
+    return {one["change"] for one in (lane["base"], lane["rollout"]) if one is not None}
+
+
+def _asked_for(requests: Mapping[str, str], change: str) -> str:
+    request = requests.get(change)
+    if request is None:
+        return f"change {change[:12]}"  # this node no longer holds the words
+    return f'"{standing.in_short(request)}"' if request else "without a request"
+
+
+def _row(seen: _Seen, lane: Mapping[str, Any]) -> tuple[str, ...]:
+    rollout, base = lane["rollout"], lane["base"]
+    moving = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}" if rollout is not None else "-"
+    if base is None:
+        return _lane(lane), "nothing yet", "-", moving, "-", " ".join(lane["routes"])
+    down = [node for node in lane["down"] if node in lane["nodes"]]
+    where = standing.where_words(lane["nodes"], down, seen.names, data=bool(lane["data_node"]))
+    since = standing.ago(lane["since_ms"], seen.node["wall_ms"])
+    return _lane(lane), short(base["release"]), since, moving, where, " ".join(lane["routes"])
+
+
+def _details(seen: _Seen, lane: Mapping[str, Any]) -> list[str]:
+    """What runs for which request, and what is under way, waits or went wrong in a lane; one sentence each."""
+    rollout, base, names, found = lane["rollout"], lane["base"], seen.names, []
+    requests = lane["requests"]
+    if base is not None:
+        down = [node for node in lane["down"] if node in lane["nodes"]]
+        found.append(f"runs {_asked_for(requests, base['change'])}, by {_key(names, base['author'])}")
+        unserved = standing.unserved_words(lane["nodes"], down, names, data=bool(lane["data_node"]))
+        found += [unserved] if unserved else []
     if rollout is not None:
         state = f"paused, {rollout['paused']}" if rollout["paused"] else rollout["reason"]
-        found.append(f"release {short(rollout['release'])} is coming, {state}")
+        opened = f", this stage began {standing.ago(lane['stage_ms'], seen.node['wall_ms'])}"
+        what = f"release {short(rollout['release'])}, {_asked_for(requests, rollout['change'])},"
+        found.append(f"{what} is coming, {state}{opened}")
+        heard = [one["node"] for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
         found += [_numbers(names, one) for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
+        found += standing.silent_words(rollout["cohort"], heard, lane["down"], names)
     elif lane["last_abort"]:
         found.append(f"the last rollout went back: {lane['last_abort']}")
     if lane["frozen"]:
         found.append(f"frozen: {lane['frozen']}")
-    return found
+    return [*found, *(one["words"] for one in lane["waiting"])]
 
 
 @command("releases", examples=("freehold releases", "freehold releases --env staging --json"))

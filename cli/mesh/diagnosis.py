@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cli.mesh import standing
 from cli.mesh.roster import Member
 from cli.mesh.spans import in_words
 from cli.mesh.table import short
 from cli.mesh.voting import Store
+from protocols.mesh_types import MeshState
 
 CLOCK_SKEW_WARN_MS = 5_000
 CLOCK_SKEW_FAULT_MS = 60_000
@@ -181,6 +183,21 @@ def members(everyone: Sequence[Member], wall_ms: int) -> list[Finding]:
                     True, f"{one.title} shares its invite's use with another key", "an admin removes one of the two"
                 )
             )
+    return found
+
+
+def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
+    """Judge whether somebody serves what is to run: data is on one node, and goes to no other by itself."""
+    names = {one.node: one.title for one in everyone}
+    found = []
+    for lane in state.lanes:
+        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        data = lane.base is not None and lane.base.data
+        words = standing.unserved_words(nodes, standing.down_of(nodes, everyone), names, data=data)
+        if words:
+            command = f"freehold project place {lane.project} --env {lane.environment} --data NODE"
+            lost = f"; if it is lost for good, put its backup in its place, or: {command}" if data else ""
+            found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", f"start it{lost}"))
     return found
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cli.commands.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
-from cli.mesh import diagnosis, service
+from cli.mesh import diagnosis, service, standing
 from cli.mesh.deploying import visited_at
 from cli.mesh.roster import Member, find_member
 from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of, written_ms
@@ -360,3 +360,58 @@ def test_visitors_are_told_addresses_they_can_open() -> None:
         "http://shop.example:8080", "http://shop.example:8080/cart",
     ]  # fmt: skip
     assert visited_at([], ["/"]) == []
+
+
+# --- where a lane stands ----------------------------------------------------------------------------------------------
+
+
+def test_where_a_lane_runs_names_the_nodes_that_are_down() -> None:
+    names = {"a": "oslo", "b": "berlin", "c": "rome"}
+    assert standing.where_words(("a", "b"), (), names, data=False) == "oslo, berlin"
+    assert standing.where_words(("a", "b"), ("b",), names, data=False) == "oslo, berlin; berlin is down"
+    assert standing.where_words(("b",), ("b",), names, data=True) == "data on berlin, which is down"
+    many = tuple("abcdef")
+    assert standing.where_words(many, ("a", "b"), names, data=False) == "6 nodes; oslo, berlin are down"
+
+
+def test_a_lane_that_nobody_serves_says_so_and_one_that_somebody_serves_does_not() -> None:
+    names = {"a": "oslo", "b": "berlin"}
+    assert "its data is on berlin, which is down" in standing.unserved_words(("b",), ("b",), names, data=True)
+    assert "oslo, berlin are down" in standing.unserved_words(("a", "b"), ("a", "b"), names, data=False)
+    assert standing.unserved_words(("a", "b"), ("b",), names, data=False) == ""
+    assert standing.unserved_words((), (), names, data=False) == ""
+
+
+def decided(action: str, at_ms: int, subject: str = "") -> dict[str, Any]:
+    return {"action": action, "at_ms": at_ms, "subject": subject}
+
+
+def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollback_to_it() -> None:
+    first = [decided("promote", 4), decided("promote", 3), decided("start", 2, "one"), decided("claim_routes", 1)]
+    assert standing.began_ms("one", first) == 4
+    later = [decided("promote", 6), decided("start", 5, "two"), *first]
+    assert standing.began_ms("two", later) == 6
+    assert standing.began_ms("one", [decided("abort", 7), *later[1:]]) == 4
+    assert standing.began_ms("one", [decided("rollback", 8, "one"), *later]) == 8
+    assert standing.began_ms("one", []) == 0
+
+
+def test_a_stage_says_of_which_of_its_nodes_it_knows_nothing() -> None:
+    names = {"a": "oslo", "b": "berlin", "c": "rome"}
+    said = standing.silent_words(("a", "b", "c"), ["a", "b"], ("b",), names)
+    assert said == ["berlin is down: the stage waits for it", "rome has not reported yet"]
+
+
+def test_a_change_that_waits_is_told_with_what_it_waits_for_and_its_words_on_one_line() -> None:
+    change = {"id": "ab" * 32, "request": "greet\n\x1b[2Jall " + "x" * 80, "start": None}
+    assert standing.waiting_words(change) == ""
+    waits = {"outcome": "waiting", "rule": "approval.missing", "detail": "0 of 1 approvals"}
+    said = standing.waiting_words({**change, "start": waits})
+    assert said.startswith('change abababababab "greet [2Jall xxx')
+    assert said.endswith('…" waits: 0 of 1 approvals')
+    assert "\x1b" not in said
+
+
+def test_a_warning_calls_nodes_by_their_names() -> None:
+    one = member("oslo")
+    assert standing.with_names(f"voter {one.node} is down", [one]) == f"voter {one.title} is down"
