@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.dev.logs import show
-from cli.errors import CommandError, UsageError
+from cli.errors import CommandError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
@@ -22,7 +21,7 @@ from cli.mesh.deploying import require_known
 from cli.mesh.roster import find_member, members_of
 from cli.mesh.table import short
 from cli.output import Output
-from cli.project.find import find_project
+from cli.project.find import project_here
 
 ALL = "all"
 
@@ -48,7 +47,7 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     _, context = home.current_context(context_name)
     here = not project and node == ALL
     if here:
-        project = _project_here()
+        project = project_here()
     query = {"project": project, "app": app, "release": release, "contains": contains, "limit": limit}
     if follow:
         talk(context, lambda client: _follow(client, output, node, query))
@@ -67,14 +66,6 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
         output.note("no node has such a line" + (f" of {project}" if project else ""))
     for name in silent:
         output.warn(f"{name} does not answer; its lines are missing")
-
-
-def _project_here() -> str:
-    """The project of this folder; empty where there is none."""
-    try:
-        return find_project(Path()).project.name
-    except UsageError:
-        return ""
 
 
 async def _asked(client: NodeClient, node: str) -> Sequence[tuple[str, str]]:

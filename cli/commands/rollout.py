@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.watching import VOTERS_DECIDE, short
 from cli.output import Output
+from cli.project.find import project_here
 from protocols.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
 from protocols.envelope import decode, digest
 from protocols.mesh_types import Deployed, Lane, Rollout
@@ -22,7 +23,7 @@ Step = Callable[[NodeClient, home.Context, Lane], Any]
 
 def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
-        click.option("--project", help="The project; by default the only one."),
+        click.option("--project", help="The project; by default that of this folder, or the only one."),
         click.option(
             "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
         ),
@@ -35,13 +36,20 @@ def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
 
 async def find_lane(client: NodeClient, project: str | None, environment: str) -> Lane:
     """Return one lane. Raises UsageError naming what there is."""
-    state = await client.state()
-    known = [one for one in state.lanes if one.environment == environment]
+    return choose_lane((await client.state()).lanes, project, environment)
+
+
+def choose_lane(lanes: Sequence[Lane], project: str | None, environment: str) -> Lane:
+    """Return the lane of a project, or the only one there is: of several none is guessed. Raises UsageError."""
+    known = [one for one in lanes if one.environment == environment]
     found = [one for one in known if project is None or one.project == project]
     if len(found) == 1:
         return found[0]
     names = ", ".join(one.project for one in known) or "none"
-    what = "name the project" if found else f"nothing was ever deployed as {project or 'a project'}"
+    if found:
+        step = f"add --project {found[0].project}, or run it in the project's folder"
+        raise UsageError(f"which project? (in {environment}: {names})", next_step=step, kind="no-lane")
+    what = f"there is no project {project}" if project else "there is no project"
     raise UsageError(f"{what} (in {environment}: {names})", next_step="freehold status", kind="no-lane")
 
 
@@ -77,7 +85,7 @@ def _run(
     _, context = home.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[int, Lane]:
-        lane = await find_lane(client, project, environment)
+        lane = await find_lane(client, project or project_here() or None, environment)
         return await step(client, context, lane), lane
 
     output.live(VOTERS_DECIDE)

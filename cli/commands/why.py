@@ -6,16 +6,18 @@ import click
 import msgspec
 
 from cli.commands.audit import delivery_figures, delivery_text
+from cli.errors import UsageError
 from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.delivery import Delivery
 from cli.mesh.explain import Answer, explain, explain_text
 from cli.output import Output
+from cli.project.find import project_here
 
 
 @command("why", examples=("freehold why guestbook", "freehold why guestbook --env staging --json"))
-@click.argument("project")
+@click.argument("project", default="")
 @click.option(
     "--env",
     "environment",
@@ -27,7 +29,10 @@ from cli.output import Output
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 def why(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """Say who approved what runs, what was tested, where configuration and secrets are, what happens when it fails,
-    how it is observed, how it rolls back and what it depends on."""
+    how it is observed, how it rolls back and what it depends on. PROJECT is by default that of this folder."""
+    project = project or project_here()
+    if not project:
+        raise UsageError("which project?", next_step="freehold why PROJECT; freehold project list names them")
     _, context = home.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[tuple[Answer, ...], dict[str, Delivery]]:

@@ -32,6 +32,17 @@ def find_project(start: Path) -> Found:
     )
 
 
+def project_here() -> str:
+    """Return the name of the project of this folder, for commands that need not have one; empty where there is none.
+
+    A project file that cannot be read is none: a release must be put back while somebody edits.
+    """
+    try:
+        return find_project(Path()).project.name
+    except UsageError:
+        return ""
+
+
 def open_project(root: Path) -> Found:
     """Read the project in `root`. Raises `UsageError`."""
     try:

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from cli.commands.decisions import _described as decision_lines
+from cli.commands.rollout import choose_lane
 from cli.errors import CommandError, UsageError
 from cli.mesh import diagnosis, service, standing
 from cli.mesh.deploying import visited_at
@@ -19,9 +20,12 @@ from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of, 
 from cli.mesh.table import table
 from cli.mesh.voting import Store, replacing, without
 from cli.mesh.watching import LAST_WORDS_MAX, last_words
+from cli.project.find import project_here
+from cli.project.scaffold import CHOICES, create
 from protocols.certificates import DAY_MS
 from protocols.decision import Voter
 from protocols.machine import PeerId
+from protocols.mesh_types import Lane
 
 NOW_MS = 1_700_000_000_000
 
@@ -415,3 +419,26 @@ def test_a_change_that_waits_is_told_with_what_it_waits_for_and_its_words_on_one
 def test_a_warning_calls_nodes_by_their_names() -> None:
     one = member("oslo")
     assert standing.with_names(f"voter {one.node} is down", [one]) == f"voter {one.title} is down"
+
+
+def test_a_step_in_a_rollout_is_taken_in_the_project_that_was_named_or_in_the_only_one_and_none_is_guessed() -> None:
+    lanes = [Lane("blog", "production"), Lane("shop", "production"), Lane("blog", "staging")]
+    assert choose_lane(lanes, "shop", "production").project == "shop"
+    assert choose_lane(lanes, None, "staging").project == "blog"
+    with pytest.raises(UsageError) as several:
+        choose_lane(lanes, None, "production")
+    assert "--project blog" in several.value.next_step
+    with pytest.raises(UsageError, match="there is no project shop"):
+        choose_lane(lanes, "shop", "staging")
+
+
+def test_the_project_of_a_folder_is_found_from_inside_it_and_a_broken_file_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = create("shop", CHOICES["python"], tmp_path)
+    monkeypatch.chdir(root / "web")
+    assert project_here() == "shop"
+    (root / "freehold.toml").write_text("[[")
+    assert project_here() == ""
+    monkeypatch.chdir(tmp_path)
+    assert project_here() == ""
