@@ -9,6 +9,8 @@ started is told and left out; the one before, the base of the chain, goes on ser
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -33,9 +35,11 @@ from cli.mesh.local_node import HeldNode, NodeFailedError, NodeSettings, is_runn
 from cli.mesh.sealing import versions_for
 from cli.mesh.watching import watch_change
 from cli.output import Output
+from cli.project import python_packages
 from cli.project.build import STATE_FOLDER
 from cli.project.bundle import Bundle
 from cli.project.find import Found, open_project
+from cli.project.model import App
 from cli.project.parse import FILE_NAME
 from cli.project.source import LEFT_OUT
 from protocols.change import Plan, Stage
@@ -138,23 +142,35 @@ class DevServer:
             helpers = [tasks.create_task(self._watch()), tasks.create_task(self._reload_on_save())]
             lines = tasks.create_task(self._show_logs())
 
-            def stop() -> None:
-                self._output.note("stopping: requests under way are finished first")
+            def end_helpers() -> None:
                 self._ending.set()
                 for helper in helpers:
                     helper.cancel()
+
+            def stop() -> None:
+                self._output.note("stopping: requests under way are finished first")
+                end_helpers()
                 self._node.stop()
 
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop)
             await asyncio.wait({node})
+            end_helpers()  # a Ctrl-C before this handler was the node's alone
             lines.cancel()
 
     async def _show_logs(self) -> None:
         async for line in self._node.lines(self._found.project.name):
             if not logs.is_of_rollout(line):
-                logs.show(self._output, line)
+                logs.show(self._output, self._in_project(line))
+
+    def _in_project(self, line: bytes) -> bytes:
+        """Call the files in a traceback what they are called in the project."""
+        entry = json.loads(line)
+        app = self._found.project.base.apps.get(entry.get("app", ""))
+        if app is None or entry.get("stream") != "guest":
+            return line
+        return json.dumps(entry | {"message": _own_names(str(entry.get("message", "")), app)}).encode()
 
     async def _watch(self) -> None:
         changes = watchfiles.awatch(
@@ -178,7 +194,13 @@ class DevServer:
         """Give the vote back to a store that lost its memory: here nobody else could tell it what it said."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
         told = False
-        while not self._node.speaks and time.monotonic() < deadline_s:
+        while not self._node.speaks and (self._node.muted or time.monotonic() < deadline_s):
+            if self._node.muted and not told:
+                told = True
+                where = self._found.root / STATE_FOLDER
+                self._output.warn(
+                    f"its node does not vote, so nothing starts: {self._node.muted}; free some space on {where}"
+                )
             reason = self._node.lost_vote
             if reason and not told:
                 told = True
@@ -192,7 +214,8 @@ class DevServer:
             self._found = open_project(self._found.root)
             version = await self._deploy(self._found)
         except CommandError as error:
-            self._tell_failure(error)
+            if error.kind != "no-node":  # it was told to stop, or it failed and says so itself
+                self._tell_failure(error)
             return
         if version != self._serving or self._last_failed:
             self._serving, self._last_failed = version, False
@@ -236,10 +259,8 @@ class DevServer:
         deadline_s = time.monotonic() + PREPARE_TIMEOUT_S
         while not (view := await self._client.get(f"/v1/changes/{change}"))["prepared"]:
             if view["failure"] or time.monotonic() > deadline_s:
-                why = _own_frames(view["failure"] or f"it took over {PREPARE_TIMEOUT_S:.0f} s")
-                raise CommandError(
-                    f"this version cannot run: {why}", next_step="correct the app and save", kind="not-prepared"
-                )
+                why = view["failure"] or f"it took over {PREPARE_TIMEOUT_S:.0f} s"
+                raise _not_prepared(why, self._found.project.base.apps)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _served(self, found: Found, bundle: Bundle, proposal: Proposal, change: bytes) -> Version:
@@ -320,8 +341,23 @@ def _is_same(base: Deployed, proposal: Proposal) -> bool:
     return (base.release, base.configuration, base.secrets) == (change.release, change.configuration, change.secrets)
 
 
+def _not_prepared(why: str, apps: Mapping[str, App]) -> CommandError:
+    """Say why a version cannot run, with the app's own frames alone; a missing package is named with what to do."""
+    failed = re.match(r"app ([a-z0-9-]+) cannot be imported", why)
+    app = apps.get(failed[1]) if failed else None
+    step = "correct the app and save"
+    if app is not None:
+        why = _own_names(_own_frames(why), app)
+        step = python_packages.step_for_missing(why, app.source) or step
+    return CommandError(f"this version cannot run: {why}", next_step=step, kind="not-prepared")
+
+
+def _own_names(text: str, app: App) -> str:
+    return text.replace('File "/1/', f'File "{app.source.rstrip("/")}/').replace('File "/2/', 'File "packages/')
+
+
 def _own_frames(text: str) -> str:
-    """Show the app's files by their names in the project, and leave out the frames of the interpreter."""
+    """Leave out the frames of the interpreter."""
     lines: list[str] = []
     skip = False
     for line in text.strip().splitlines():
@@ -330,7 +366,7 @@ def _own_frames(text: str) -> str:
         elif not line.startswith("    "):
             skip = False
         if not skip:
-            lines.append(line.replace('"/1/', '"').replace('"/2/', '"packages/'))
+            lines.append(line)
     return "\n".join(lines[-40:])
 
 

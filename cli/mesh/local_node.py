@@ -169,6 +169,11 @@ class HeldNode:
         return self._control.core.chain.speaking and not self.lost_vote
 
     @property
+    def muted(self) -> str:
+        """Why it does not vote though it could, empty if it does: its disk is full."""
+        return self._control.core.chain.muted
+
+    @property
     def lost_vote(self) -> str:
         """Why its store has no vote, empty if it votes: what a sole voter forgot, nobody can tell it."""
         core = self._control.core

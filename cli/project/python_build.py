@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cli.errors import BuildError
+from cli.project import python_packages
 from cli.project.model import App, Project
 from cli.project.source import SourceTree
 from cli.project.world import CONFIG, KEYVALUE, WORLD, world_of, write_world
@@ -137,9 +138,9 @@ def _failure(app: App, said: str) -> BuildError:
         skip = bool(frame) or (skip and line.startswith("    "))
         if not skip:
             kept.append(line)
-    missing = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", text)
+    missing = python_packages.step_for_missing(text, app.source)
     if missing:
-        step = f"add {missing[1].partition('.')[0]} to {app.source}/requirements.txt, if it is pure Python"
+        step = missing
     elif "SyntaxError" in text:
         step = f"correct the syntax; apps run on Python 3.14: freehold build --app {app.name}"
     else:

@@ -29,6 +29,9 @@ NATIVE_PLATFORMS: Final = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "man
 NATIVE_PART_OPTIONAL: Final = frozenset({"markupsafe", "pyyaml", "simplejson", "wrapt", "msgpack", "sqlalchemy"})
 """Packages that work without their compiled modules, only slower."""
 
+UNREACHABLE: Final = "Retry(total=0,"
+"""What pip says of its last attempt to reach an index, before it reports that there is no such package."""
+
 FETCH: Final = "call out with freehold.fetch"
 STORE: Final = "keep data in freehold.store"
 UNUSABLE: Final[Mapping[str, str]] = {
@@ -83,6 +86,18 @@ def versions(folder: Path) -> dict[str, str]:
 def normal_name(name: str) -> str:
     """Return a package name as registries compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def step_for_missing(said: str, source: str) -> str:
+    """Return what to do about a package that an import did not find; empty if `said` tells of none."""
+    missing = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", said)
+    if missing is None:
+        return ""
+    name = missing[1].partition(".")[0]
+    why = UNUSABLE.get(normal_name(name))
+    if why is not None:
+        return f"{name} cannot run in the sandbox: {why}"
+    return f"add {name} to {source.rstrip('/')}/requirements.txt, if it is a package of pure Python"
 
 
 def _fetch(app: str, requirements: bytes, target: Path) -> None:
@@ -172,6 +187,13 @@ def _run_pip(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 def _pip(app: str, arguments: list[str]) -> None:
     done = _run_pip(arguments)
     if done.returncode != 0:
+        if UNREACHABLE in done.stderr:
+            raise BuildError(
+                app,
+                "its packages could not be fetched: the package index cannot be reached",
+                next_step="connect this machine to the network, or tell pip where packages are (pip config)",
+                kind="packages-failed",
+            )
         said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
         if "No module named pip" in done.stderr:
             raise BuildError(app, "pip is not installed", next_step=f"run: {sys.executable} -m ensurepip")

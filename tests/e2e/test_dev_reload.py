@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -52,10 +53,27 @@ def test_a_save_is_served_and_a_broken_one_leaves_the_last_good_version(hello: t
         event = process.event()
         assert (event["event"], event["still_serving"]) == ("failed", good)
         assert said in event["error"]["message"]
-        assert 'File "app.py", line 1' in event["error"]["message"]
+        assert 'File "web/app.py", line 1' in event["error"]["message"]
         assert process.call("/api/visits").headers["freehold-release"] == good
         app.write_text(text)
         assert process.event()["release"] == good
+
+
+def test_ctrl_c_is_heard_at_whatever_moment_of_the_start_it_comes(tmp_path: Path) -> None:
+    folder, _ = create("hello", CHOICES["python"], tmp_path)
+    context = folder / ".freehold" / "dev" / "context.json"  # written when the node is about to run
+    for step in range(6):
+        context.unlink(missing_ok=True)
+        process = DevProcess(folder)
+        limit_s = time.monotonic() + 30
+        while not context.exists() and time.monotonic() < limit_s:
+            time.sleep(0.01)
+        time.sleep(step * 0.07)
+        process.process.send_signal(signal.SIGINT)
+        try:
+            assert process.process.wait(timeout=30) in {0, 130}
+        finally:
+            process.stop()
 
 
 def test_a_failed_smoke_check_comes_with_what_the_app_wrote(hello: tuple[DevProcess, Path]) -> None:

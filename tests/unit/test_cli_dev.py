@@ -12,8 +12,10 @@ import watchfiles
 from cli.dev.logs import described
 from cli.dev.ports import owner_of
 from cli.dev.secrets import read_secrets
-from cli.dev.server import _is_source, _own_frames
+from cli.dev.server import _is_source, _not_prepared
 from cli.errors import UsageError
+from cli.project.find import open_project
+from cli.project.scaffold import CHOICES, create
 
 
 def test_secrets_are_lines_of_name_and_value(tmp_path: Path) -> None:
@@ -70,12 +72,18 @@ def test_only_source_files_cause_a_reload(path: str, counts: bool) -> None:
     assert _is_source(watchfiles.Change.modified, path) is counts
 
 
-def test_a_failed_import_shows_the_apps_frames_alone() -> None:
-    text = (
-        'Traceback (most recent call last):\n  File "/0/freehold_dev.py", line 59, in _load\n    module = importlib\n'
-        "  File \"/1/app.py\", line 3, in <module>\n    import nothing\nModuleNotFoundError: No module named 'nothing'\n"
+def test_a_failed_import_shows_the_apps_frames_alone_and_what_to_do_about_a_missing_package(tmp_path: Path) -> None:
+    apps = open_project(create("hello", CHOICES["python"], tmp_path)[0]).project.base.apps
+    why = (
+        "app web cannot be imported:\nTraceback (most recent call last):\n"
+        '  File "/0/freehold_dev.py", line 59, in _load\n    module = importlib\n'
+        "  File \"/1/app.py\", line 3, in <module>\n    import {0}\nModuleNotFoundError: No module named '{0}'\n"
     )
-    assert _own_frames(text) == (
-        'Traceback (most recent call last):\n  File "app.py", line 3, in <module>\n    import nothing\n'
-        "ModuleNotFoundError: No module named 'nothing'"
+    error = _not_prepared(why.format("jinja"), apps)
+    assert str(error) == (
+        "this version cannot run: app web cannot be imported:\nTraceback (most recent call last):\n"
+        "  File \"web/app.py\", line 3, in <module>\n    import jinja\nModuleNotFoundError: No module named 'jinja'"
     )
+    assert error.next_step.startswith("add jinja to web/requirements.txt")
+    assert "freehold.fetch" in _not_prepared(why.format("requests"), apps).next_step
+    assert _not_prepared("smoke check / of web answered 500, not 200", apps).next_step == "correct the app and save"

@@ -213,6 +213,16 @@ def test_a_package_that_cannot_work_is_refused_with_the_alternative(name: str, a
         python_packages._refuse_unusable("web", chosen)
 
 
+def test_an_index_that_cannot_be_reached_is_not_told_as_a_misspelt_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1", "PIP_NO_INDEX": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BuildError, match="index cannot be reached") as caught:
+        python_packages._fetch("web", b"no-such-package-anywhere==1\n", tmp_path / "packages")
+    assert "network" in caught.value.next_step
+
+
 def test_packages_are_named_by_their_requirements() -> None:
     assert python_packages.packages_digest(b"a") != python_packages.packages_digest(b"b")
     assert python_packages.normal_name("Typing_Extensions") == "typing-extensions"
@@ -250,7 +260,7 @@ def test_the_tools_failure_becomes_the_apps_own_traceback(tmp_path: Path) -> Non
     assert 'File "web/app.py", line 2' in str(error)
     assert "freehold_main" not in str(error)
     assert "backtrace" not in str(error)
-    assert "requirements.txt" in error.next_step
+    assert "native code" in error.next_step
 
 
 def test_a_cache_entry_is_made_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:
