@@ -9,7 +9,9 @@ Not here: how an error is printed (`output.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -25,14 +27,20 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """A command cannot go on. `kind` is a stable word for programs, `next_step` what to run or change."""
+    """A command cannot go on. `kind` is a stable word for programs, `next_step` what to run or change.
+
+    `answer` is what a program is told beside the error: the results of tests of which one failed.
+    """
 
     exit_code = ExitCode.ERROR
 
-    def __init__(self, message: str, *, next_step: str, kind: str = "error") -> None:
+    def __init__(
+        self, message: str, *, next_step: str, kind: str = "error", answer: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.next_step = next_step
+        self.answer = answer or {}
 
 
 class UsageError(CommandError):

@@ -36,18 +36,20 @@ REFUSALS = frozenset(
 
 
 def command(
-    name: str, *, examples: tuple[str, ...], takes_json: bool = True
+    name: str, *, examples: tuple[str, ...], takes_json: bool = True, line_by_line: bool = False
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a click command of a function that takes an `Output` first; it also gets `--json`.
 
-    `takes_json` is off where standard output belongs to a protocol, and there is no answer to give.
+    `takes_json` is off where standard output belongs to a protocol, and there is no answer to give; `line_by_line` is
+    on where the command keeps running, and even its error is one line.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(as_json: bool = False, **parameters: Any) -> None:
             context_name = parameters.get("context_name")
-            output = Output(as_json=as_json, next_step=functools.partial(in_context, name=context_name))
+            step = functools.partial(in_context, name=context_name)
+            output = Output(as_json=as_json, next_step=step, line_by_line=line_by_line)
             try:
                 function(output, **parameters)
             except CommandError as error:
@@ -58,7 +60,7 @@ def command(
 
         flag = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on standard output.")
         epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
-        return click.command(name, epilog=epilog)(flag(run) if takes_json else run)
+        return click.command(name, epilog=epilog, cls=Command)(flag(run) if takes_json else run)
 
     return decorate
 
@@ -79,6 +81,18 @@ def in_context(step: str, name: str | None) -> str:
         found = found.get_command(context, word)
     takes = found is not None and any(option.name == "context_name" for option in found.params)
     return f"{step} --context {name}" if takes else step
+
+
+class Command(click.Command):
+    """A command whose every usage error knows whose it is: click's parser forgets it, and its help could not be named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line. Raises UsageError."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
 
 class Option(click.Option):
@@ -190,7 +204,8 @@ def run(group: click.Group, arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in REFUSALS:
             return _defect(output, error)
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a copy, the one that is written
+        where = f"{name}: " if name else ""
         step = "look at the room, the rights and the disk there, then run it again"
         output.error(CommandError(f"{where}{(error.strerror or str(error)).lower()}", next_step=step, kind="os"))
         return int(ExitCode.ERROR)

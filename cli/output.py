@@ -1,7 +1,7 @@
 """What a command says, and where: results on standard output, everything else on standard error.
 
 With `--json` the one object on standard output is the whole answer, with a stable shape: `{"ok": true, ...}` or
-`{"ok": false, "error": {"kind", "message", "next_step"}}`. Without a terminal there is no colour and no moving
+`{"ok": false, "error": {"kind", "message", "next_step"}, ...}`. Without a terminal there is no colour and no moving
 progress. Not here: what commands do.
 """
 
@@ -61,9 +61,13 @@ def _moving_line(console: Console) -> Progress:
 class Output:
     """One command's voice. It is also the `Progress` that builds report to."""
 
-    def __init__(self, *, as_json: bool, next_step: Callable[[str], str] = str) -> None:
-        """`next_step` makes what a command knows to be next right for how it was called."""
+    def __init__(self, *, as_json: bool, next_step: Callable[[str], str] = str, line_by_line: bool = False) -> None:
+        """`next_step` makes what a command knows to be next right for how it was called.
+
+        `line_by_line` is of a command that keeps running, and answers with one JSON object a line.
+        """
         self.as_json = as_json
+        self._line_by_line = line_by_line
         self._next_step = next_step
         # Rich breaks lines at 80 columns where there is no terminal, which would cut paths and digests in two.
         width = None if sys.stderr.isatty() else 10_000
@@ -165,6 +169,7 @@ class Output:
     def event(self, value: Mapping[str, Any]) -> None:
         """Give one of many answers of a command that keeps running: one JSON object a line, only with `--json`."""
         if self.as_json:
+            self._line_by_line = True
             sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
@@ -172,7 +177,9 @@ class Output:
         """Say why the command failed and what to do."""
         if self.as_json:
             told = {"kind": error.kind, "message": str(error), "next_step": self._next_step(error.next_step)}
-            sys.stdout.write(json.dumps({"ok": False, "error": told}, indent=2, ensure_ascii=False) + "\n")
+            indent = None if self._line_by_line else 2
+            value = {"ok": False, "error": told, **error.answer}
+            sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
             sys.stdout.flush()
         self.failure(error)
 

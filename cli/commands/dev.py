@@ -13,7 +13,7 @@ from cli.output import Output
 from cli.project.find import find_project
 
 
-@command("dev", examples=("freehold dev", "freehold dev --port 8081", "freehold dev --exact"))
+@command("dev", examples=("freehold dev", "freehold dev --port 8081", "freehold dev --exact"), line_by_line=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
               help="Port on 127.0.0.1; 0 picks a free one.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")

@@ -62,6 +62,7 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     lines += sorted({f"signed    {Path(one['file']).parent}" for one in results if one["file"]})
     if context is None:
         output.warn("no mesh is known here: the results are not signed, so they are no evidence")
+    answer = {"release": release, "self_attested": True, "results": results}
     if failed:
         for line in lines:
             output.note(line)
@@ -69,9 +70,10 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
             f"{len(failed)} of {len(results)} runs failed",
             next_step="correct the app, then freehold test",
             kind="failed",
+            answer=answer,
         )
-    output.result({"release": release, "self_attested": True, "results": results}, "\n".join(lines))
-    output.hint("freehold diff")
+    output.result(answer, "\n".join(lines))
+    output.hint("freehold diff" if context is not None else "freehold dev; to deploy, freehold mesh create NAME")
 
 
 async def require_environments(found: Found, context: Context | None, names: tuple[str, ...]) -> None:

@@ -50,6 +50,9 @@ def open_project(root: Path) -> Found:
     except ProjectFileError as error:
         step = f"correct {root / FILE_NAME}"
         raise UsageError(f"{FILE_NAME} is not usable:\n{error}", next_step=step, kind="project-file") from None
+    except FileNotFoundError:
+        step = f"put {FILE_NAME} back"
+        raise UsageError(f"{root / FILE_NAME} is gone", next_step=step, kind="project-file") from None
     except OSError as error:
         step = f"make {root / FILE_NAME} readable"
         raise UsageError(f"{FILE_NAME} cannot be read: {error}", next_step=step, kind="project-file") from None

@@ -59,7 +59,7 @@ CHOICES: Final = {
 
 
 def create(name: str, template: Template, parent: Path) -> tuple[Path, list[str]]:
-    """Write the project into `parent`/`name` and return the folder and its files. Raises `UsageError`."""
+    """Write the project into `parent`/`name`, whole or not at all; return the folder and its files. Raises `UsageError`."""
     if not NAME.fullmatch(name):
         step = "choose a name of a-z, 0-9 and dashes that starts with a letter, such as: freehold new hello"
         raise UsageError(f"{name!r} cannot be a project's name", next_step=step, kind="name")
@@ -74,17 +74,18 @@ def create(name: str, template: Template, parent: Path) -> tuple[Path, list[str]
         (SHARED / "gitignore", ".gitignore"),
         (SHARED / "AGENTS.md", "AGENTS.md"),
     ]  # fmt: skip
-    written = []
-    for source, relative in pairs:
-        if "__pycache__" in relative:
-            continue
-        path = target / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
-        if source not in [shared for shared, _ in template.shared]:
-            path.write_text(_filled(path.read_text(), name, template))
-        written.append(relative)
-    return target, sorted(written)
+    pairs = [(source, relative) for source, relative in pairs if "__pycache__" not in relative]
+    try:
+        for source, relative in pairs:
+            path = target / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, path)
+            if source not in [shared for shared, _ in template.shared]:
+                path.write_text(_filled(path.read_text(), name, template))
+    except OSError:
+        shutil.rmtree(target, ignore_errors=True)  # half a project would only be in the way of the next attempt
+        raise
+    return target, sorted(relative for _, relative in pairs)
 
 
 def _filled(text: str, name: str, template: Template) -> str:

@@ -128,6 +128,19 @@ def test_a_wrong_option_is_usage_and_names_the_help(capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["error"]["next_step"] == "freehold build --help"
 
 
+def test_an_option_without_its_value_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(freehold, ["mesh", "voters", "--replace", "--json"]) == ExitCode.USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["next_step"] == "freehold mesh voters --help"
+
+
+def test_a_command_that_answers_line_by_line_fails_in_one_line(
+    outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(freehold, ["dev", "--json"]) == ExitCode.USAGE
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["error"]["kind"] == "no-project"
+
+
 def test_json_is_refused_where_it_would_mean_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(freehold, ["mcp", "--json"]) == ExitCode.USAGE
     error = json.loads(capsys.readouterr().out)["error"]
@@ -201,6 +214,25 @@ def test_a_defect_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["kind"] == "internal"
     assert "ZeroDivisionError" in err
+
+
+def test_an_error_may_bring_an_answer_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    def go(output: Output) -> None:
+        raise CommandError("1 of 2 failed", next_step="correct it", kind="failed", answer={"results": [1, 2]})
+
+    assert run(group_of(go), ["go", "--json"]) == ExitCode.ERROR
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["error"]["kind"], told["results"]) == (False, "failed", [1, 2])
+
+
+def test_a_copy_for_which_there_is_no_room_names_the_file_that_was_to_be_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def go(output: Output) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/x", None, "/project/x")
+
+    assert run(group_of(go), ["go", "--json"]) == ExitCode.ERROR
+    assert json.loads(capsys.readouterr().out)["error"]["message"] == "/project/x: no space left on device"
 
 
 def test_a_full_disk_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:

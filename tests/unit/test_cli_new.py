@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,26 @@ def found_test_command(folder: Path) -> str:
     command = open_project(folder).project.test_command
     assert command is not None
     return command
+
+
+def test_a_project_that_cannot_be_written_whole_leaves_nothing_in_the_way_of_the_next_attempt(
+    tmp_path: Path,
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes of a file: AGENTS.md has more
+    try:
+        with pytest.raises(OSError, match="too large"):
+            create("hello", CHOICES["python"], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "hello").exists()
+    create("hello", CHOICES["python"], tmp_path)
+
+
+def test_the_javascript_templates_test_with_npm_too(tmp_path: Path) -> None:
+    for name in ("javascript", "typescript"):
+        folder, _ = create(name, CHOICES[name], tmp_path)
+        assert json.loads((folder / "package.json").read_text())["scripts"]["test"].startswith("node ")
 
 
 def test_it_never_overwrites(tmp_path: Path) -> None:
