@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -52,7 +52,7 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     if follow:
         talk(context, lambda client: _follow(client, output, node, query))
         return
-    lines, silent = talk(context, lambda client: _recent(client, node, query))
+    lines, silent = talk(context, lambda client: recent_lines(client, node, query))
     if not lines and not here:
         talk(context, lambda client: require_known(client, project, ""))
     entries = [json.loads(line) for line in lines]
@@ -75,7 +75,8 @@ async def _asked(client: NodeClient, node: str) -> Sequence[tuple[str, str]]:
     return [(one.node, one.title) for one in chosen]
 
 
-async def _recent(client: NodeClient, node: str, query: dict[str, Any]) -> tuple[list[str], list[str]]:
+async def recent_lines(client: NodeClient, node: str, query: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the newest lines of one node or of `ALL`, node by node, and the titles of those that did not answer."""
     lines: list[str] = []
     silent: list[str] = []
     for peer, title in await _asked(client, node):

@@ -1,13 +1,12 @@
 """`freehold status|releases|rollouts`: what runs where, what is under way, and what it can go back to.
 
-Nodes and people stand by their names. Not here: the words for where a lane stands (standing.py), and anything that moves
-a rollout.
+Nodes and people stand by their names. Not here: asking the node (looking.py), the words for where a lane stands (standing.py),
+and anything that moves a rollout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +17,8 @@ from cli.frame import command
 from cli.mesh import home, standing
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.deploying import require_known
+from cli.mesh.looking import Seen, look
 from cli.mesh.principals import principals_of
-from cli.mesh.roster import members_of
 from cli.mesh.table import table
 from cli.mesh.watching import short
 from cli.output import Output
@@ -28,10 +27,6 @@ _PROJECT = click.option("--project", default="", help="Only this project.")
 _ENVIRONMENT = click.option("--env", "environment", default="", help="Only this environment.")
 _CONTEXT = click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 
-
-CHANGES_ASKED = 100
-DECISIONS_ASKED = 100
-"""Of each lane, newest first: enough to find when what runs began."""
 
 Names = Mapping[str, str]
 """What people call nodes (by id) and keys (by their hex)."""
@@ -86,9 +81,13 @@ def _numbers(names: Names, one: Mapping[str, Any]) -> str:
 def status(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """Show what runs where, since when and for which request, what is under way or waits, and what is wrong."""
     _, context = home.current_context(context_name)
-    seen = talk(context, lambda client: _look(client, project, environment))
-    rows = [_row(seen, lane) for lane in seen.lanes]
-    details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, lane)]
+
+    async def conversation(client: NodeClient) -> tuple[Seen, Names]:
+        return await look(client, project, environment), await _names(client)
+
+    seen, names = talk(context, conversation)
+    rows = [_row(seen, names, lane) for lane in seen.lanes]
+    details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
     for warning in seen.warnings:
         output.warn(warning)
     human = "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
@@ -99,53 +98,6 @@ def status(output: Output, project: str, environment: str, context_name: str | N
         output.hint("freehold deploy")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One look: each of `lanes` is the node's view and, beside it, `nodes`, `down`, `since_ms`, `request`, `waiting`."""
-
-    node: Mapping[str, Any]
-    lanes: Sequence[dict[str, Any]]
-    warnings: Sequence[str]
-    names: Names
-
-
-async def _look(client: NodeClient, project: str, environment: str) -> _Seen:
-    lanes = await client.get("/v1/lanes", project=project, environment=environment)
-    if not lanes:
-        await require_known(client, project, environment)
-    node, state, members = await client.get("/v1/node"), await client.state(), await members_of(client)
-    found = []
-    for lane in lanes:
-        where = {"project": lane["project"], "environment": lane["environment"]}
-        changes = await client.get("/v1/changes", **where, limit=CHANGES_ASKED)
-        decisions = await client.get("/v1/decisions", **where, limit=DECISIONS_ASKED)
-        nodes = standing.nodes_of(state, lane["project"], lane["environment"])
-        running = lane["base"]["change"] if lane["base"] is not None else ""
-        found.append(
-            lane
-            | {
-                "nodes": list(nodes),
-                "down": list(standing.down_of((*nodes, *_cohort(lane)), members)),
-                "since_ms": standing.began_ms(running, decisions),
-                "stage_ms": standing.opened_ms(decisions) if lane["rollout"] is not None else 0,
-                "requests": {one["id"]: one["request"] for one in changes if one["id"] in _shown_changes(lane)},
-                "waiting": [
-                    {"change": one["id"], "words": words} for one in changes if (words := standing.waiting_words(one))
-                ],
-            }
-        )
-    warnings = [standing.with_names(one, members) for one in node["warnings"]]
-    return _Seen(node, found, warnings, await _names(client))
-
-
-def _cohort(lane: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(lane["rollout"]["cohort"]) if lane["rollout"] is not None else ()
-
-
-def _shown_changes(lane: Mapping[str, Any]) -> set[str]:
-    return {one["change"] for one in (lane["base"], lane["rollout"]) if one is not None}
-
-
 def _asked_for(requests: Mapping[str, str], change: str) -> str:
     request = requests.get(change)
     if request is None:
@@ -153,20 +105,20 @@ def _asked_for(requests: Mapping[str, str], change: str) -> str:
     return f'"{standing.in_short(request)}"' if request else "without a request"
 
 
-def _row(seen: _Seen, lane: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(seen: Seen, names: Names, lane: Mapping[str, Any]) -> tuple[str, ...]:
     rollout, base = lane["rollout"], lane["base"]
     moving = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}" if rollout is not None else "-"
     if base is None:
         return _lane(lane), "nothing yet", "-", moving, "-", " ".join(lane["routes"])
     down = [node for node in lane["down"] if node in lane["nodes"]]
-    where = standing.where_words(lane["nodes"], down, seen.names, data=bool(lane["data_node"]))
+    where = standing.where_words(lane["nodes"], down, names, data=bool(lane["data_node"]))
     since = standing.ago(lane["since_ms"], seen.node["wall_ms"])
     return _lane(lane), short(base["release"]), since, moving, where, " ".join(lane["routes"])
 
 
-def _details(seen: _Seen, lane: Mapping[str, Any]) -> list[str]:
+def _details(seen: Seen, names: Names, lane: Mapping[str, Any]) -> list[str]:
     """What runs for which request, and what is under way, waits or went wrong in a lane; one sentence each."""
-    rollout, base, names, found = lane["rollout"], lane["base"], seen.names, []
+    rollout, base, found = lane["rollout"], lane["base"], []
     requests = lane["requests"]
     if base is not None:
         down = [node for node in lane["down"] if node in lane["nodes"]]

@@ -8,6 +8,7 @@ types that are decoded, and unknown arguments are refused. Source: the MCP speci
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -78,8 +79,25 @@ def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return {**root, "$defs": components} if components else root
 
 
+STEPS = {"changes": "status", "releases": "status", "env": "list_projects", "project": "list_projects"}
+"""The tool that answers what a command does, where it has another name."""
+
+
+def step_for_agent(step: str, tools: Collection[str]) -> str:
+    """Return a next step as an agent can take it: with a tool that it has, or as a command for a terminal."""
+    words = step.split()
+    if words[:1] != ["freehold"] or len(words) < 2:
+        return step
+    name = words[1].strip(",;:")
+    if name in {"env", "project"} and words[2:3] != ["list"]:
+        return f"at a terminal: {step}"
+    name = STEPS.get(name, name)
+    return name if name in tools else f"at a terminal: {step}"
+
+
 async def answer(session: Session, tool: Tool, given: dict[str, Any]) -> types.CallToolResult:
     """Call a tool. Whatever is wrong comes back as an error with the next step, for the model to read."""
+    tools = {one.name for one in offered(session)}
     try:
         arguments: Arguments = msgspec.convert(given, tool.arguments)
     except msgspec.ValidationError as error:
@@ -88,7 +106,7 @@ async def answer(session: Session, tool: Tool, given: dict[str, Any]) -> types.C
     try:
         made = await tool.run(session, arguments)
     except CommandError as error:
-        return failure(error.kind, str(error), error.next_step)
+        return failure(error.kind, str(error), step_for_agent(error.next_step, tools))
     data = msgspec.json.encode(made)
     if len(data) > ANSWER_MAX_BYTES:
         return failure(
