@@ -259,7 +259,10 @@ class NodeCore:
             for machine in self._moved:
                 self._dues_ms[machine] = machine.deadline_ms()
             self._moved.clear()
-            self._due_ms = min((due_ms for due_ms in self._dues_ms.values() if due_ms is not None), default=None)
+            self._due_ms = None
+            for due_ms in self._dues_ms.values():
+                if due_ms is not None and (self._due_ms is None or due_ms < self._due_ms):
+                    self._due_ms = due_ms
         return self._due_ms
 
     @property

@@ -102,22 +102,23 @@ class Witness:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[object, ...], Statement] = {}
+        self._by_signer: dict[object, dict[tuple[object, ...], Statement]] = {}
 
     def see(self, statement: Statement) -> Contradiction | None:
         """Remember one verified statement; return a proof if it contradicts what its signer said before."""
         key = _key(statement)
         if self._seen.get(key) == statement:
             return None
-        who = key[0]
-        for other_key, other in self._seen.items():
-            if other_key[0] == who:
-                rule = contradiction(other, statement)
-                if rule:
-                    return proof(rule, other, statement)
+        own = self._by_signer.setdefault(key[0], {})
+        for other in own.values():
+            rule = contradiction(other, statement)
+            if rule:
+                return proof(rule, other, statement)
         if key not in self._seen:
             if len(self._seen) >= STATEMENTS_MAX:
-                del self._seen[next(iter(self._seen))]
-            self._seen[key] = statement
+                oldest = next(iter(self._seen))
+                del self._seen[oldest], self._by_signer[oldest[0]][oldest]
+            self._seen[key] = own[key] = statement
         return None
 
     def see_all(self, statements: Iterable[Statement]) -> Contradiction | None:
@@ -130,6 +131,9 @@ class Witness:
     def forget_before(self, slot: int) -> None:
         """Drop what is about slots before `slot`."""
         self._seen = {key: statement for key, statement in self._seen.items() if statement.slot >= slot}
+        self._by_signer = {}
+        for key, statement in self._seen.items():
+            self._by_signer.setdefault(key[0], {})[key] = statement
 
 
 def _who(statement: Statement) -> tuple[PeerId, bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from protocols import acceptor as acceptors
@@ -36,8 +37,28 @@ from simulation.clock import WALL_START_MS
 from simulation.linearizability import Read, Write, problem
 from simulation.world import Host, World
 
+REMEMBERED = 256
+"""Rows decoded lately: every host stores the same ones, and each is looked at again by what follows it."""
 JUDGED = {Promised, Voted, Propose, Commit}
 """The messages that claim something of the sender's disk."""
+
+
+@lru_cache(REMEMBERED)
+def _entry(data: bytes) -> Entry:
+    entry: Entry = decode(data, Entry)
+    return entry
+
+
+@lru_cache(REMEMBERED)
+def _decision(data: bytes) -> Decision:
+    decision: Decision = decode(data, Decision)
+    return decision
+
+
+@lru_cache(REMEMBERED)
+def _record(data: bytes) -> AcceptorRecord:
+    record: AcceptorRecord = decode(data, AcceptorRecord)
+    return record
 
 
 class Violation(AssertionError):  # noqa: N818
@@ -98,9 +119,9 @@ class ChainChecker:
             return
         for write in effect.writes:
             if write.table == ledgers.TABLE and write.value is not None:
-                self._entry_stored(host, int.from_bytes(write.key, "big"), decode(write.value, Entry))
+                self._entry_stored(host, int.from_bytes(write.key, "big"), _entry(write.value))
             elif write.table == acceptors.TABLE and write.key == acceptors.RECORD_KEY and write.value is not None:
-                self._record_stored(host, decode(write.value, AcceptorRecord))
+                self._record_stored(host, _record(write.value))
 
     def _record_stored(self, host: Host, record: AcceptorRecord) -> None:
         """Compare with the last record that reached the fence: what did not was never said and may be forgotten."""
@@ -127,7 +148,7 @@ class ChainChecker:
         self._check_prefix(host, slot)
 
     def _decided(self, host: Host, slot: int, entry: Decided) -> None:
-        decision: Decision = decode(entry.decision, Decision)
+        decision = _decision(entry.decision)
         whole = digest(entry.decision)
         known = self._known(decision.era, slot)
         if known is not None and known != whole and self.fork_excused:
@@ -147,7 +168,7 @@ class ChainChecker:
         teller = self._untold.get((era, slot))
         if teller is not None:
             data = teller.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {}).get(ledgers.slot_key(slot))
-            entry: Entry | None = None if data is None else decode(data, Entry)
+            entry: Entry | None = None if data is None else _entry(data)
             held = digest(entry.decision) if isinstance(entry, Decided) else None
             if held != self.decided[era, slot]:
                 del self._untold[era, slot], self.decided[era, slot]
@@ -204,10 +225,10 @@ class ChainChecker:
         rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
         if slot == 1:
             return self._machine.voters(self._machine.genesis())
-        entry: Entry = decode(rows[ledgers.slot_key(slot - 1)], Entry)
+        entry = _entry(rows[ledgers.slot_key(slot - 1)])
         match entry:
             case Decided():
-                decision: Decision = decode(entry.decision, Decision)
+                decision = _decision(entry.decision)
                 return decision.voters
             case ResetTo():
                 reset: Reset = decode(entry.reset, Reset)
@@ -217,10 +238,10 @@ class ChainChecker:
         rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
         if slot > 1 and ledgers.slot_key(slot - 1) not in rows:
             raise Violation("ChainPrefix", f"{host.name} stored slot {slot} without slot {slot - 1}")
-        entry: Entry = decode(rows[ledgers.slot_key(slot)], Entry)
+        entry = _entry(rows[ledgers.slot_key(slot)])
         if isinstance(entry, Decided) and slot > 1:
-            decision: Decision = decode(entry.decision, Decision)
-            before: Entry = decode(rows[ledgers.slot_key(slot - 1)], Entry)
+            decision = _decision(entry.decision)
+            before = _entry(rows[ledgers.slot_key(slot - 1)])
             expected = digest(before.decision if isinstance(before, Decided) else before.reset)
             if decision.prev != expected:
                 raise Violation("ChainPrefix", f"{host.name} stored slot {slot} behind another entry than its own")
@@ -261,7 +282,7 @@ class ChainChecker:
     def _durable(self, near: PeerId, ballot: Ballot, slot: int, accepted: Ballot, counter: int) -> None:
         host = self._world.host_of(near)
         data = host.disk.stores[Store.VOTE].tables.get(acceptors.TABLE, {}).get(acceptors.RECORD_KEY)
-        record: AcceptorRecord | None = None if data is None else decode(data, AcceptorRecord)
+        record: AcceptorRecord | None = None if data is None else _record(data)
         if record is None or record.slot < slot:
             raise Violation("DurableBeforeSpeak", f"{host.name} spoke in slot {slot} without a record of it")
         if record.slot > slot:
@@ -296,10 +317,10 @@ class ChainChecker:
                 if row in after:
                     state = after[row]
                     continue
-                entry: Entry = decode(row, Entry)
+                entry = _entry(row)
                 if isinstance(entry, ResetTo):
                     break
-                decision: Decision = decode(entry.decision, Decision)
+                decision = _decision(entry.decision)
                 if decision.command != NOOP:
                     state = self._machine.apply(state, decision.command, material_of(entry.material), decision.at_ms)
                 if isinstance(state, Refusal) or digest_of(state) != decision.state_hash:
