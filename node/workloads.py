@@ -194,6 +194,10 @@ class Workloads:
 
     # --- preparing ---------------------------------------------------------------------------------------------------
 
+    def tries_again(self, change: Digest) -> bool:
+        """Whether a change waits to be prepared again."""
+        return change in self._unready
+
     def check_again(self, change: Digest) -> None:
         """Run the smoke checks of a prepared change again, now, and tell `smoked`; seldom, however often it is asked."""
         if self._tasks is not None and change in self._prepared and change not in self._checking:

@@ -258,7 +258,7 @@ class DevServer:
         """Wait until the node has prepared a change. Raises CommandError saying why it cannot; then nothing is started."""
         deadline_s = time.monotonic() + PREPARE_TIMEOUT_S
         while not (view := await self._client.get(f"/v1/changes/{change}"))["prepared"]:
-            if view["failure"] or time.monotonic() > deadline_s:
+            if (view["failure"] and not view["tries_again"]) or time.monotonic() > deadline_s:
                 why = view["failure"] or f"it took over {PREPARE_TIMEOUT_S:.0f} s"
                 raise _not_prepared(why, self._found.project.base.apps)
             await asyncio.sleep(LOOK_EVERY_S)

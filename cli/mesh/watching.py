@@ -37,6 +37,9 @@ HELD_BY = {
     "window.": "freehold policy show, then freehold deploy --change {}",
 }
 """What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
+UNREADY_PATIENCE_S = 60.0
+"""While a node tries again to prepare a change: it does so after 5, 15 and 35 seconds."""
+
 UNKNOWN = "start.unknown"
 """The rule of a start that no majority has answered."""
 
@@ -140,13 +143,14 @@ async def _watch(
             )
         if not view["prepared"]:
             unprepared_s = elapsed_s
-        _judge_start(view, elapsed_s, unprepared_s, patience_s)
+        judge_start(view, elapsed_s, unprepared_s, patience_s)
         if elapsed_s > wait_s:
             return Watched("waiting", elapsed_s)
         await asyncio.sleep(look_every_s)
 
 
-def _judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, patience_s: float) -> None:
+def judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, patience_s: float) -> None:
+    """Raise CommandError if a start is refused, or waits for what the command does not wait for."""
     start = view["start"]
     if start is None or start["outcome"] == "started":
         return
@@ -154,7 +158,7 @@ def _judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, pa
         raise RefusedStartError(
             f"{start['rule']}: {start['detail']}", next_step="freehold diff, then deploy again", kind=start["rule"]
         )
-    if view["failure"]:
+    if view["failure"] and not (view["tries_again"] and elapsed_s <= max(patience_s, UNREADY_PATIENCE_S)):
         raise RefusedStartError(
             f"the release cannot be prepared: {view['failure']}",
             next_step=f"freehold logs --project {view['project']}",
@@ -177,6 +181,8 @@ def _lines(view: dict[str, Any], lane: dict[str, Any], names: Mapping[str, str])
     start = view["start"]
     if start is not None and start["outcome"] == "waiting" and start["rule"] not in QUIET:
         found.append(f"waiting: {start['detail']}")
+    if view["failure"] and view["tries_again"]:
+        found.append(f"waiting: {view['failure']}")
     found += [f"{names.get(node, short(node))} has fetched, compiled and tried it" for node in view["prepared"]]
     rollout = lane["rollout"]
     if rollout is not None and rollout["change"] == view["id"]:

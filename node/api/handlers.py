@@ -444,8 +444,11 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 def _change_view(control: Control, proposed: Proposed) -> ChangeView:
-    failure = control.workloads.failures.get(proposed.id, "")
-    return change_view(control.core, proposed, control.starter.starts.get(proposed.id), failure)
+    workloads = control.workloads
+    return change_view(
+        control.core, proposed, control.starter.starts.get(proposed.id), workloads.failures.get(proposed.id, ""),
+        tries_again=workloads.tries_again(proposed.id),
+    )  # fmt: skip
 
 
 async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamResponse:

@@ -288,7 +288,10 @@ class StartView(msgspec.Struct, frozen=True):
 
 
 class ChangeView(msgspec.Struct, frozen=True):
-    """A proposed change and the papers this node holds for it; `failure` is why it could not be prepared here."""
+    """A proposed change and the papers this node holds for it.
+
+    `failure` is why it could not be prepared here; `tries_again` says that the node goes on trying.
+    """
 
     id: Hex64
     project: str
@@ -304,6 +307,7 @@ class ChangeView(msgspec.Struct, frozen=True):
     failure: str
     state: str
     start: StartView | None
+    tries_again: bool = False
 
 
 class LogLines(msgspec.Struct, frozen=True):

@@ -241,7 +241,9 @@ def start_view(change: Digest, waiting: Waiting) -> StartView:
     )
 
 
-def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None, failure: str) -> ChangeView:
+def change_view(
+    core: NodeCore, proposed: Proposed, waiting: Waiting | None, failure: str, *, tries_again: bool
+) -> ChangeView:
     """A proposed change and its papers."""
     change = proposed.change
     lane = core.state.lane(change.project, change.environment)
@@ -260,6 +262,7 @@ def change_view(core: NodeCore, proposed: Proposed, waiting: Waiting | None, fai
         failure=failure,
         state=_state_of(proposed.id, lane),
         start=start_view(proposed.id, waiting) if waiting is not None else None,
+        tries_again=tries_again,
     )
 
 

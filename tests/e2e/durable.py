@@ -214,8 +214,8 @@ class Site:
         release = bytes(proposal.change.release).hex()
 
         def live() -> bool:
-            failure = self.ask(machine, lambda client: client.get(f"/v1/changes/{proposal.id.hex()}"))["failure"]
-            assert not failure, failure
+            change = self.ask(machine, lambda client: client.get(f"/v1/changes/{proposal.id.hex()}"))
+            assert not change["failure"] or change["tries_again"], change
             return self.base(machine, name) == release
 
         try:

@@ -76,9 +76,10 @@ async def test_a_change_whose_compiler_was_killed_is_prepared_again_and_starts(
         os.kill(pid, signal.SIGKILL)
     await until(lambda: proposal.id in house.control(0).workloads.failures, 30)
     async with house.client() as client:
-        failure = (await client.get(f"/v1/changes/{proposal.id.hex()}"))["failure"]
-    assert "is not compiled" in failure
-    assert "tries again" in failure
+        view = await client.get(f"/v1/changes/{proposal.id.hex()}")
+    assert "is not compiled" in view["failure"]
+    assert "tries again" in view["failure"]
+    assert view["tries_again"]
     await until(lambda: house.based(proposal.id), 60)
     assert house.control(0).workloads.failures == {}
 

@@ -19,7 +19,7 @@ from cli.mesh.roster import Member, find_member
 from cli.mesh.spans import checked_addresses, duration_ms, in_words, labels_of, written_ms
 from cli.mesh.table import table
 from cli.mesh.voting import Store, replacing, without
-from cli.mesh.watching import LAST_WORDS_MAX, last_words
+from cli.mesh.watching import LAST_WORDS_MAX, RefusedStartError, judge_start, last_words
 from cli.project.find import project_here
 from cli.project.scaffold import CHOICES, create
 from protocols.certificates import DAY_MS
@@ -442,3 +442,19 @@ def test_the_project_of_a_folder_is_found_from_inside_it_and_a_broken_file_is_no
     assert project_here() == ""
     monkeypatch.chdir(tmp_path)
     assert project_here() == ""
+
+
+@pytest.mark.parametrize(
+    ("tries_again", "elapsed_s", "given_up"),
+    [(False, 0.0, True), (True, 0.0, False), (True, 59.0, False), (True, 61.0, True)],
+)
+def test_a_deploy_waits_for_a_release_that_its_node_tries_again_to_prepare_and_not_for_a_broken_one(
+    tries_again: bool, elapsed_s: float, given_up: bool
+) -> None:
+    start = {"outcome": "waiting", "rule": "rollout.not-prepared", "detail": "one node has not"}
+    view = {"id": "c" * 64, "project": "site", "failure": "no room", "tries_again": tries_again, "start": start}
+    if given_up:
+        with pytest.raises(RefusedStartError, match="no room"):
+            judge_start(view, elapsed_s, elapsed_s, 5.0)
+    else:
+        judge_start(view, elapsed_s, elapsed_s, 5.0)
