@@ -65,6 +65,10 @@ class Mesh:
         """Hand one of the core's events to it; False if it is too busy and the event was dropped."""
         return self._pump.post(event)
 
+    async def performed(self) -> None:
+        """Return when what the core believes is durable and told; it may be read until the next await."""
+        await self._pump.performed()
+
     def set_addresses(self, addresses: Mapping[PeerId, Sequence[Multiaddr]]) -> None:
         """Keep these peers dialled, for ever."""
         self.transport.set_members(addresses)

@@ -86,6 +86,9 @@ class Pump:
         self._on_notify = on_notify
         self._clock = clock
         self._inbox: asyncio.Queue[Any] = asyncio.Queue(INBOX_MAX)
+        self._ahead = False
+        """Whether the machine is ahead of what was performed: it believes what the disk may not hold yet."""
+        self._readers: list[asyncio.Future[None]] = []
         self.event_count = 0
 
     def post(self, event: Any) -> bool:
@@ -100,10 +103,33 @@ class Pump:
         """Queue one event, waiting while the inbox is full."""
         await self._inbox.put(event)
 
+    async def performed(self) -> None:
+        """Return when everything that the machine has done is performed: what is read of it at once is durable."""
+        while self._ahead:
+            reader = asyncio.get_running_loop().create_future()
+            self._readers.append(reader)
+            await reader
+
     async def run(self) -> None:
         """Run until cancelled. Raises StorageError if a durable write fails."""
-        while True:
-            await self._perform(await self._next_effects())
+        try:
+            while True:
+                await self._perform(await self._next_effects())
+                self._ahead = False
+                if self._readers:
+                    self._release_readers()
+                    await asyncio.sleep(0)  # they read before the machine goes on
+        finally:
+            self._release_readers()
+
+    def _release_readers(self) -> None:
+        """Let them look again; those who left are done. What is ahead for good, since the disk failed, none must read."""
+        for reader in self._readers:
+            if self._ahead:
+                reader.cancel()
+            elif not reader.done():
+                reader.set_result(None)
+        self._readers.clear()
 
     async def _next_effects(self) -> list[Effect]:
         effects: list[Effect] = []
@@ -116,6 +142,7 @@ class Pump:
 
     def _handle(self, event: Any) -> list[Effect]:
         self.event_count += 1
+        self._ahead = True
         return list(self._machine.handle(event, self._clock()))
 
     async def _next_event(self) -> Any:

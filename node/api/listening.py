@@ -55,6 +55,9 @@ IDLE_S = 75.0
 
 _log = logging.getLogger("freehold.api")
 
+SHUTDOWN_TIMEOUT_S = 5.0
+"""Calls under way when the node ends have so long; aiohttp's own patience is a minute."""
+
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  compared, not bound
 
 
@@ -69,10 +72,11 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     server = ApiServer(
         OPERATIONS, control, callers, lambda: names, control.audit_call, control.audit.settled,
         functools.partial(authorize, control), lambda: control.core.chain.muted or control.audit.full,
+        control.mesh.performed,
     )  # fmt: skip
     runner = web.AppRunner(
         server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES,
-        keepalive_timeout=IDLE_S, auto_decompress=False,
+        keepalive_timeout=IDLE_S, auto_decompress=False, shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )  # fmt: skip
     await runner.setup()
     path = runtime / "api.sock"

@@ -68,10 +68,11 @@ class ApiServer:
         settled: Callable[[], Awaitable[bool]],
         authorize: Callable[[str, Operation, Mapping[str, Any]], None],
         muted: Callable[[], str],
+        performed: Callable[[], Awaitable[None]],
     ) -> None:
         """Take the table, the control surface, who calls, the host names it answers to, where writes are noted and what
         waits until the notes are durable, what raises ProblemError unless a key may do an operation with these
-        parameters, and why nothing can be written now.
+        parameters, why nothing can be written now, and what waits until all that the node believes is durable.
         """
         self._node = node
         self._callers = callers
@@ -80,6 +81,7 @@ class ApiServer:
         self._settled = settled
         self._authorize = authorize
         self._muted = muted
+        self._performed = performed
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._under_way = 0
@@ -187,6 +189,8 @@ class ApiServer:
             self._callers.check_digest(request, hashlib.sha256(body).digest())
         call = Call(operation, request, principal, path, query, _decode(operation, body), self._node)
         if operation.access != "write":
+            if operation.access != "open":
+                await self._performed()  # nobody is told of a decision that a crash could still undo
             return _render(operation, await operation.handler(call), request)
         return await self._write(operation, call, body)
 

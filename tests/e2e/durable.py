@@ -203,7 +203,10 @@ class Site:
         supersede: bool = False,
         **options: Any,
     ) -> str:
-        """Deploy and wait until it is the base everywhere; return the release."""
+        """Deploy and wait until it is the base; return the release.
+
+        A rollout that goes on may end before this one is prepared: its ground has moved then, and it is proposed anew.
+        """
 
         async def conversation(client: NodeClient) -> deploying.Proposal:
             proposal = await self.propose(client, name, component, text, **options)
@@ -211,12 +214,15 @@ class Site:
             return proposal
 
         proposal = self.ask(machine, conversation)
-        release = bytes(proposal.change.release).hex()
 
         def live() -> bool:
+            nonlocal proposal
             change = self.ask(machine, lambda client: client.get(f"/v1/changes/{proposal.id.hex()}"))
             assert not change["failure"] or change["tries_again"], change
-            return self.base(machine, name) == release
+            start = change["start"]
+            if supersede and start is not None and (start["outcome"], start["rule"]) == ("refused", "command.expect"):
+                proposal = self.ask(machine, conversation)
+            return self.base(machine, name) == bytes(proposal.change.release).hex()
 
         try:
             until(live, timeout_s, f"{text} to be the base of {name}")
@@ -224,7 +230,7 @@ class Site:
             lanes = self.ask(machine, lambda client: client.get("/v1/lanes"))
             change = self.ask(machine, lambda client: client.get(f"/v1/changes/{proposal.id.hex()}"))
             raise AssertionError(f"{error}: {lanes} {change}") from None
-        return release
+        return bytes(proposal.change.release).hex()
 
     def base(self, machine: Machine, name: str) -> str:
         """The release that a node's chain has as the base of a project, or ""."""

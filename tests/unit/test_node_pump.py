@@ -133,3 +133,70 @@ def test_state_writes_share_one_commit_at_the_first_place_and_votes_keep_their_b
         Send(PEER, 2),
         vote,
     ]
+
+
+class Counting:
+    """A machine that counts what it handled, which a reader may read, and the writes that made that durable."""
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self.durable = 0
+        self.disk = asyncio.Event()
+        self.broken = False
+
+    def handle(self, _event: Any, _now: Now) -> list[Effect]:
+        self.handled += 1
+        return [Persist(Store.VOTE, (Write("t", b"k", self.handled.to_bytes(2, "big")),)), Notify(self.handled)]
+
+    def deadline_ms(self) -> int | None:
+        return None
+
+    async def persist(self, *effects: Persist) -> None:
+        await self.disk.wait()
+        if self.broken:
+            raise StorageError("the disk failed")
+        self.durable = max(self.durable, *(int.from_bytes(effect.writes[0].value or b"", "big") for effect in effects))
+
+
+async def test_who_waits_for_the_pump_reads_nothing_that_is_not_durable_however_much_there_is_to_do() -> None:
+    machine = Counting()
+    pump = Pump(machine, Recorder(), machine.persist, lambda _event: None)
+    await pump.performed()  # nothing was done yet
+    seen: list[tuple[int, int]] = []
+
+    async def read() -> None:
+        await pump.performed()
+        seen.append((machine.handled, machine.durable))
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pump.run())
+        for number in range(400):
+            assert pump.post(number)
+        while not machine.handled:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        readers = [group.create_task(read()) for _ in range(5)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert seen == []
+        assert machine.durable == 0
+        machine.disk.set()
+        await asyncio.gather(*readers)
+        assert len(seen) == 5
+        assert all(handled == durable for handled, durable in seen), seen
+        assert seen[0][0] < 400, "they waited for all there was to do"
+        task.cancel()
+
+
+async def test_who_waits_for_a_pump_whose_disk_fails_reads_nothing() -> None:
+    machine = Counting()
+    machine.broken = True
+    pump = Pump(machine, Recorder(), machine.persist, lambda _event: None)
+    pump.post("go")
+    running = asyncio.ensure_future(pump.run())
+    while not machine.handled:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    reader = asyncio.ensure_future(pump.performed())
+    await asyncio.sleep(0)
+    machine.disk.set()
+    ended = await asyncio.gather(running, reader, return_exceptions=True)
+    assert [type(one) for one in ended] == [StorageError, asyncio.CancelledError]
