@@ -509,7 +509,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("metrics", "GET", "/metrics", "Metrics in the Prometheus text format", metrics, media="text/plain"),
     Operation("leave", "POST", "/v1/leave", "Take this node out of the mesh for good", leave, "write", LeaveBody,
-              answer=RecordView),
+              answer=RecordView, final=True),
     Operation(
         "enrol", "POST", "/v1/admissions", "Let a person in with an invite", enrol, "signed", AdmissionBody,
         body_max_bytes=64 * 1024, answer=AdmissionView,

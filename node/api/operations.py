@@ -52,7 +52,8 @@ class Operation:
     A body of octets is handed over as an Upload, while it arrives; it must have the digest in the path. `stream` says that
     the answer is server-sent events: always, or `asked` by a parameter `follow`. `paged` adds `limit` and `cursor`, and the
     handler answers with a Page. `media` is the content type of an answer that is made elsewhere. `statuses` are the problems
-    it may answer beside the common ones.
+    it may answer beside the common ones. After one that is `final` the node's word counts nowhere: its audit entry is
+    there before it begins.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Operation:
     paged: bool = False
     media: str = ""
     statuses: Sequence[int] = field(default_factory=tuple)
+    final: bool = False
 
 
 @dataclass(frozen=True)

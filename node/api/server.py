@@ -44,7 +44,9 @@ ADMISSIONS_MAX = 8
 
 CALLER_LEFT = "caller.left"
 FAILED = "node.failed"
-"""How a write ended in the audit log when its caller did not wait for the answer, and when there was none to give."""
+BEGUN = "begun"
+"""How a write ended in the audit log when its caller did not wait for the answer, when there was none to give, and when
+what is written behind it could not count."""
 
 SEE_DOCUMENT = "see /v1/openapi.json"
 _KEY = re.compile("[A-Za-z0-9_-]{8,64}")
@@ -228,6 +230,8 @@ class ApiServer:
         return answer
 
     async def _perform(self, operation: Operation, call: Call) -> web.Response:
+        if operation.final:
+            await self._note(call, BEGUN)
         try:
             answered = await operation.handler(call)
         except ProblemError as error:
@@ -238,7 +242,8 @@ class ApiServer:
                 call, CALLER_LEFT if isinstance(error, asyncio.CancelledError) else FAILED, call.request[REQUEST_ID]
             )
             raise
-        await self._note(call, _result(answered))
+        if not operation.final:
+            await self._note(call, _result(answered))
         answer = _render(operation, answered, call.request)
         assert isinstance(answer, web.Response), "a write answers at once"
         return answer

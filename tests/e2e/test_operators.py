@@ -359,6 +359,8 @@ def test_a_node_leaves_by_itself_and_takes_its_folder_along(
     left = guest.ok("mesh", "leave", "--data", str(guest.data), "--purge", "-y")
     assert (left["stopped"], left["purged"], guest.data.exists()) == (True, True, False)
     assert one.members()[node]["standing"] == "revoked"
+    (told,) = [entry for entry in one.ok("audit")["entries"] if (entry["node"], entry["verb"]) == (node, "leave")]
+    assert told["result"] == "begun", "what a node says after it revoked itself counts nowhere"
     one.typed_ok("mesh", "remove", "guest", "-y")
     assert node not in one.members()
 
