@@ -37,6 +37,10 @@ from protocols.workloads import NodePrepared
 LOOK_EVERY_S = 1.0
 """While a start waits: for what nothing announces, such as a window that opens."""
 
+AGAIN_MS = 1_000
+AGAIN_MAX_MS = 60_000
+"""Between two submissions of one start, doubling up to this: voters refuse on what they see, which no record announces."""
+
 STARTS_MAX = 256
 KEEP_MS = 24 * 3_600_000
 WAITED_FOR = (
@@ -70,6 +74,10 @@ class Waiting:
     outcome: str = "waiting"
     slot: int = 0
     refusal: Refusal = NOT_JUDGED
+    refused: int = 0
+    """How often voters refused it on what they see, though it was judged right here."""
+    again_ms: int = 0
+    """Not before this moment (monotonic) is it submitted again: what is refused takes a slot of the chain all the same."""
 
 
 class Starter:
@@ -170,6 +178,8 @@ class Starter:
             elif judged.rule == "evidence.stale" and A_NODE_RUNS_IT in judged.detail:
                 self.outdated(change)
             return
+        if self._clock().mono_ms < waiting.again_ms:
+            return
         try:
             outcome = await self._requests.submit(encode(signed), material)
         except BusyChainError:
@@ -178,6 +188,9 @@ class Starter:
             waiting.outcome, waiting.slot = "started", outcome.slot
         elif outcome.outcome != "unknown" and not outcome.rule.startswith((*WAITED_FOR, "fresh.")):
             waiting.outcome = "refused"
+        if outcome.outcome not in {"decided", "unknown"}:
+            waiting.again_ms = self._clock().mono_ms + min(AGAIN_MS << min(waiting.refused, 10), AGAIN_MAX_MS)
+            waiting.refused += 1
         waiting.refusal = Refusal(outcome.rule or UNKNOWN, outcome.detail or "no answer yet")
         _log.info("start %s", outcome.outcome, extra={"event": "start", "change": change.hex(), "rule": outcome.rule})
 

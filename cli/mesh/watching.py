@@ -35,6 +35,7 @@ HELD_BY = {
     "approval.": "freehold approve {}",
     "evidence.": "freehold test, then freehold deploy",
     "window.": "freehold policy show, then freehold deploy --change {}",
+    "fresh.nodes-missed": "freehold deploy --change {}, which starts it on those nodes too",
 }
 """What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
 UNREADY_PATIENCE_S = 60.0

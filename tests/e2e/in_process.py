@@ -156,9 +156,9 @@ class House:
         return decided is not None and decided.base is not None and decided.base.change == change
 
     async def propose(
-        self, component: Path, *, app: str = "", smoke: str = "/", healthy: str = "0s"
+        self, component: Path, *, app: str = "", smoke: str = "/", healthy: str = "0s", down: tuple[str, ...] = ()
     ) -> tuple[Proposal, SignedCommand]:
-        """File a change of `site` and hand over its start, which waits for what policy asks for."""
+        """File a change of `site` and hand over its start, which waits for what policy asks for; it leaves out `down`."""
         folder = self.folder / "project"
         folder.mkdir(exist_ok=True)
         shutil.copyfile(component, folder / "web.wasm")
@@ -179,7 +179,7 @@ class House:
             await client.publish("change", LANE[0], encode(proposal.signed))
             state = await client.state()
             lane = deploying.lane_of(state, *LANE)
-            nodes = deploying.pinned_nodes(state, lane, proposal.change)
+            nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
             mesh = self.control(0).core.trust.mesh
             start = deploying.start_of(mesh, lane, proposal.id, nodes, self.admin)
             await client.start(start)

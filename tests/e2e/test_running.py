@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -126,3 +127,19 @@ async def test_that_compiled_code_was_changed_on_disk_is_in_the_nodes_log(house:
     await until(lambda: house.runs(0), 60)
     assert await visited(house) == 200
     assert house.control(0).logs.recent(LogFilter(contains="compiled artifact removed"), 10)
+
+
+async def test_a_start_that_voters_refuse_on_what_they_see_takes_few_slots_while_it_waits(component: Component) -> None:
+    async with a_house(2) as house:
+        await house.prepare_lane()
+        control = house.control(0)
+        await until(lambda: len(control.core.state.nodes) == 2, 60)
+        proposal, _ = await house.propose(component("probe"), down=(house.control(1).core.node,))
+        waiting = control.starter.starts[proposal.id]
+        await until(lambda: waiting.refused > 0, 60)
+        assert waiting.refusal.rule == "fresh.nodes-missed"
+        began_s, slot = time.monotonic(), control.core.chain.position.slot
+        await until(lambda: waiting.refused >= 3)
+        assert time.monotonic() - began_s > 2.5  # after one second, then after two
+        assert control.core.chain.position.slot - slot <= 4
+        assert waiting.outcome == "waiting"
