@@ -166,6 +166,15 @@ class Output:
             sys.stdout.write((fold(human, width) if width else human) + "\n")
         sys.stdout.flush()
 
+    def anew(self, text: str) -> None:
+        """Show a text for people again, changed: on a terminal in place of what was there."""
+        if self.as_json:
+            return
+        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+        width = shutil.get_terminal_size().columns if clear else None
+        sys.stdout.write(f"{clear}{fold(text, width) if width else text}\n")
+        sys.stdout.flush()
+
     def event(self, value: Mapping[str, Any]) -> None:
         """Give one of many answers of a command that keeps running: one JSON object a line, only with `--json`."""
         if self.as_json:

@@ -13,7 +13,7 @@ import click
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
-from cli.mesh.client import default_data_folder
+from cli.mesh.client import default_data_folder, node_folder
 from cli.mesh.spans import in_words
 from cli.mesh.unlock import confirm
 from cli.output import Output
@@ -45,7 +45,7 @@ def backup(output: Output, file: Path, data: Path | None) -> None:
 
     if file.exists():
         raise UsageError(f"{file} exists", next_step="choose another name", kind="exists")
-    folder = (data or default_data_folder()).absolute()
+    folder = node_folder(data)
     try:
         size_bytes = local_node.backup(folder, file.absolute())
     except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ from cli.output import Output
 from cli.project.find import project_here
 
 ALL = "all"
+ASK_AGAIN_S = 2.0
+"""Between two questions to a node that does not answer."""
+
+LINES_REMEMBERED = 10_000
+"""Of those that were shown: a node that is asked again tells its newest once more."""
 
 
 @command("logs", examples=("freehold logs --app web", "freehold logs -f --project guestbook --app web",
@@ -42,7 +48,8 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
          context_name: str | None) -> None:  # fmt: skip
     """Show log lines; in a project's folder, that project's, unless a node is named.
 
-    What an app wrote is marked `|` and untrusted; what a node says is marked `·`.
+    What an app wrote is marked `|` and untrusted; what a node says is marked `·`. Of several nodes, each line names its
+    own.
     """
     _, context = home.current_context(context_name)
     here = not project and node == ALL
@@ -60,8 +67,9 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     if output.as_json:
         output.result({"lines": entries, "silent": silent}, "")
     else:
+        several = len({entry.get("node") for entry in entries}) > 1
         for entry in entries:
-            show(output, json.dumps(entry).encode(), answer=True)
+            show(output, json.dumps(entry).encode(), answer=True, node=several)
     if not entries:
         output.note("no node has such a line" + (f" of {project}" if project else ""))
     for name in silent:
@@ -92,18 +100,45 @@ async def recent_lines(client: NodeClient, node: str, query: Mapping[str, Any]) 
 
 
 async def _follow(client: NodeClient, output: Output, node: str, query: dict[str, Any]) -> None:
-    """Follow every asked node at once; a node that goes is told, and the others go on."""
+    """Follow every asked node at once: what there is in the order it was written, then what comes.
+
+    A node that goes is told and asked again until it is back; when the node that this command speaks to goes, that is
+    its end. Raises CommandError.
+    """
+    asked = await _asked(client, node)
+    lines, _ = await recent_lines(client, node, query)
+    entries = sorted((json.loads(line) for line in lines), key=lambda entry: str(entry.get("time", "")))
+    for entry in entries:
+        show(output, json.dumps(entry).encode(), answer=True, node=len(asked) > 1)
+    shown = deque((json.dumps(entry) for entry in entries), maxlen=LINES_REMEMBERED)
 
     async def one(peer: str, title: str) -> None:
-        try:
-            async for _, entry in client.follow("/v1/logs", node=peer, follow=True, **query):
-                show(output, json.dumps(entry).encode(), answer=True)
-        except CommandError as error:
-            output.warn(f"{title}: {error}")
-        else:
-            output.warn(f"{title} does not answer any more")
+        missed = False
+        while True:
+            try:
+                async for _, entry in client.follow("/v1/logs", node=peer, follow=True, **query):
+                    if missed:
+                        output.note(f"{title} answers again")
+                    missed = False
+                    text = json.dumps(entry)
+                    if text not in shown:  # it begins with its newest, which were shown before
+                        shown.append(text)
+                        show(output, text.encode(), answer=True, node=len(asked) > 1)
+            except CommandError as error:
+                if error.kind == "no-node":
+                    raise
+                if error.kind != "node.unreachable":
+                    output.warn(f"{title}: {error}")
+                    return
+            await client.get("/v1/node")
+            if not missed:
+                output.warn(f"{title} does not answer; its lines are missing until it does")
+            missed = True
+            await asyncio.sleep(ASK_AGAIN_S)
 
-    asked = await _asked(client, node)
-    async with asyncio.TaskGroup() as group:
-        for peer, title in asked:
-            group.create_task(one(peer, title), name=short(peer))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for peer, title in asked:
+                group.create_task(one(peer, title), name=short(peer))
+    except* CommandError as errors:
+        raise errors.exceptions[0] from None

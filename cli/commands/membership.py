@@ -17,7 +17,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.administering import require_admin, unlock_admin
-from cli.mesh.client import NodeClient, default_data_folder, talk
+from cli.mesh.client import NodeClient, node_folder, talk
 from cli.mesh.roster import Member, find_member, members_of
 from cli.mesh.sealing import rows_of
 from cli.mesh.table import short, table
@@ -332,7 +332,7 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
     """
     from cli.mesh import local_node
 
-    folder = (data or default_data_folder()).absolute()
+    folder = node_folder(data)
     context = home.Context(local_node.mesh_id_of(folder).hex(), local_node.socket_of(folder), "")
     output.note(f"The node in {folder} leaves its mesh:")
     for line in ("its apps move to other nodes", "its key is revoked and never valid again", "it stops"):

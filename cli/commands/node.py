@@ -24,7 +24,7 @@ import click
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.mesh import service
-from cli.mesh.client import default_data_folder, talk
+from cli.mesh.client import node_folder, talk
 from cli.mesh.home import Context
 from cli.mesh.service import Step
 from cli.mesh.spans import checked_addresses, checked_api, checked_listen
@@ -66,7 +66,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
     """
     from cli.mesh import local_node
 
-    folder = (data or default_data_folder()).absolute()
+    folder = node_folder(data)
     settings = local_node.NodeSettings(
         None, checked_listen(listen), checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
@@ -103,7 +103,7 @@ def status(output: Output, data: Path | None) -> None:
     """Show the node on this machine: who it is, what it sees, what worries it. Exit code 1 if it does not run."""
     from cli.mesh import local_node
 
-    folder = (data or default_data_folder()).absolute()
+    folder = node_folder(data)
     mesh = local_node.mesh_id_of(folder)
     if not local_node.is_running(folder):
         raise CommandError(

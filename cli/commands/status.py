@@ -6,6 +6,7 @@ and anything that moves a rollout.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,8 @@ _PROJECT = click.option("--project", default="", help="Only this project.")
 _ENVIRONMENT = click.option("--env", "environment", default="", help="Only this environment.")
 _CONTEXT = click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 
+
+LOOK_EVERY_S = 1.0
 
 Names = Mapping[str, str]
 """What people call nodes (by id) and keys (by their hex)."""
@@ -74,28 +77,50 @@ def _numbers(names: Names, one: Mapping[str, Any]) -> str:
     return f"{standing.named(one['node'], names)} {word}{reason}, {standing.tally(one['errors'], one['requests'])}"
 
 
-@command("status", examples=("freehold status", "freehold status --project guestbook --json"))
+@command("status", examples=("freehold status", "freehold status -f", "freehold status --project guestbook --json"))
+@click.option("-f", "--follow", is_flag=True, help="Show it anew whenever something has changed, until Ctrl-C.")
 @_PROJECT
 @_ENVIRONMENT
 @_CONTEXT
-def status(output: Output, project: str, environment: str, context_name: str | None) -> None:
+def status(output: Output, *, follow: bool, project: str, environment: str, context_name: str | None) -> None:
     """Show what runs where, since when and for which request, what is under way or waits, and what is wrong."""
     _, context = home.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[Seen, Names]:
         return await look(client, project, environment), await _names(client)
 
+    async def watch(client: NodeClient) -> None:
+        before: dict[str, Any] = {}
+        while True:
+            seen, names = await conversation(client)
+            value = _value(seen)
+            if {**value, "slot": 0} != {**before, "slot": 0}:  # a decision about something else changes nothing here
+                before = value
+                output.event(value)
+                output.anew("\n".join([*(f"warning: {one}" for one in seen.warnings), _text(seen, names)]))
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    if follow:
+        talk(context, watch)
+        return
     seen, names = talk(context, conversation)
-    rows = [_row(seen, names, lane) for lane in seen.lanes]
-    details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
     for warning in seen.warnings:
         output.warn(warning)
-    human = "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
-    empty = f"nothing is deployed in {seen.node['mesh_name']} yet"
-    value = {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node["slot"]}
-    output.result(value, human if rows else empty)
-    if not rows:
+    output.result(_value(seen), _text(seen, names))
+    if not seen.lanes:
         output.hint("freehold deploy")
+
+
+def _value(seen: Seen) -> dict[str, Any]:
+    return {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node["slot"]}
+
+
+def _text(seen: Seen, names: Names) -> str:
+    if not seen.lanes:
+        return f"nothing is deployed in {seen.node['mesh_name']} yet"
+    rows = [_row(seen, names, lane) for lane in seen.lanes]
+    details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
+    return "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
 
 
 def _asked_for(requests: Mapping[str, str], change: str) -> str:
@@ -133,8 +158,10 @@ def _details(seen: Seen, names: Names, lane: Mapping[str, Any]) -> list[str]:
         heard = [one["node"] for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
         found += [_numbers(names, one) for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
         found += standing.silent_words(rollout["cohort"], heard, lane["down"], names)
-    elif lane["last_abort"]:
-        found.append(f"the last rollout went back: {lane['last_abort']}")
+    elif lane["aborted"] is not None:
+        when, by = standing.ago(lane["aborted"]["at_ms"], seen.node["wall_ms"]), lane["aborted"]["by"]
+        reason = f": {lane['last_abort']}" if lane["last_abort"] else ""
+        found.append(f"the last rollout went back {when}, by {by}{reason}")
     if lane["frozen"]:
         found.append(f"frozen: {lane['frozen']}")
     return [*found, *(one["words"] for one in lane["waiting"])]

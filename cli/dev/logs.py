@@ -21,31 +21,43 @@ def is_of_rollout(line: bytes) -> bool:
     return "stream" not in entry and "app" not in entry
 
 
-def show(output: Output, line: bytes, *, answer: bool = False) -> None:
-    """Show one log line: as it is with --json, else for a person, on standard output if it is the command's answer."""
+def show(output: Output, line: bytes, *, answer: bool = False, node: bool = False) -> None:
+    """Show one log line: as it is with --json, else for a person, on standard output if it is the command's answer.
+
+    With `node`, for a person too, it says which node wrote it.
+    """
     entry: dict[str, Any] = json.loads(line)
     if output.as_json:
         output.event({"event": "log", "log": entry})
         return
-    output.line(described(entry), answer=answer)
+    output.line(described(entry, node=node), answer=answer)
 
 
-def described(entry: dict[str, Any]) -> Text:
-    """Return one log entry as a line: time, app, who speaks, and what was said."""
+def described(entry: dict[str, Any], *, node: bool = False) -> Text:
+    """Return one log entry as a line: time, node if that is asked for, app, who speaks, and what was said."""
     guest = entry.get("stream") == "guest"
     level = str(entry.get("level", "info"))
     if entry.get("event") == "request" and "path" in entry:
         said, rest = _request(entry), ""
+    elif entry.get("event") == "run" and not guest:
+        said, rest = _run(entry), ""
     else:
         said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
         rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
     return Text.assemble(
         (str(entry.get("time", ""))[11:19] + " ", "dim"),
-        (f"{entry.get('app', '')} ", "cyan"),
+        (f"{_plain(entry.get('node', ''))} " if node else "", "blue"),
+        (f"{entry['app']} " if entry.get("app") else "", "cyan"),
         ("| " if guest else "· ", "magenta" if guest else "dim"),
         (said, LEVEL_STYLES.get(level, "")),
         (f"  {rest}" if rest and not guest else "", "dim"),
     )
+
+
+def _run(entry: dict[str, Any]) -> str:
+    """A release that a node serves from now on: the one that runs, or the one that is on trial."""
+    role = {"base": "as what runs", "candidate": "as the candidate"}.get(str(entry.get("role")), "")
+    return _plain(f"{entry.get('message', '')} {str(entry.get('release', ''))[:12]} {role}".rstrip())
 
 
 def _request(entry: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import base64
 import io
 import os
 import secrets
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from cli.errors import CommandError, ExitCode
+from cli.errors import CommandError, ExitCode, UsageError
 from cli.mesh import home
 from cli.mesh.home import Context
 from protocols.commands import Action, Command, Exhibits, SignedCommand, sign_command
@@ -45,6 +46,10 @@ class RefusedError(CommandError):
     def __init__(self, rule: str, detail: str, next_step: str) -> None:
         super().__init__(f"{rule}: {detail}", next_step=next_step, kind=rule)
         self.rule = rule
+
+
+UNREACHED = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, FileNotFoundError, TimeoutError)
+"""What says that the asked node is not there, or went while it answered."""
 
 
 class NodeClient:
@@ -108,16 +113,19 @@ class NodeClient:
         params = {key: _text(value) for key, value in query.items() if value not in (None, "")}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
         url = self._url(path, params)
-        async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
-            if answer.status != 200:
-                raise _problem(answer.status, await answer.read())
-            name = ""
-            async for raw in answer.content:
-                line = raw.rstrip(b"\n")
-                if line.startswith(b"event: "):
-                    name = line[7:].decode()
-                elif line.startswith(b"data: "):
-                    yield name, msgspec.json.decode(line[6:])
+        try:
+            async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
+                if answer.status != 200:
+                    raise _problem(answer.status, await answer.read())
+                name = ""
+                async for raw in answer.content:
+                    line = raw.rstrip(b"\n")
+                    if line.startswith(b"event: "):
+                        name = line[7:].decode()
+                    elif line.startswith(b"data: "):
+                        yield name, msgspec.json.decode(line[6:])
+        except UNREACHED as error:
+            raise self._unreached(error) from None
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -213,16 +221,19 @@ class NodeClient:
                 next_step="ask an operator: freehold mesh invite --kind principal, then freehold login LINE",
                 kind="wrong-pin",
             ) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, FileNotFoundError, TimeoutError) as error:
-            reason = error if self._context.url else "it does not run"
-            raise CommandError(
-                f"no node answers at {self._context.where}: {reason or 'no answer in time'}",
-                next_step=self._context.start,
-                kind="no-node",
-            ) from None
+        except UNREACHED as error:
+            raise self._unreached(error) from None
         if answer.status >= 300:
             raise _problem(answer.status, data)
         return data, answer.headers
+
+    def _unreached(self, error: Exception) -> CommandError:
+        reason = error if self._context.url else "it does not run"
+        return CommandError(
+            f"no node answers at {self._context.where}: {reason or 'no answer in time'}",
+            next_step=self._context.start,
+            kind="no-node",
+        )
 
     def _url(self, path: str, params: dict[str, str]) -> URL:
         return URL((self._context.url or "http://node") + path, encoded=False).with_query(params or None)
@@ -269,6 +280,23 @@ def talk(context: Context, conversation: Callable[[NodeClient], Awaitable[T]]) -
             return await conversation(client)
 
     return asyncio.run(run())
+
+
+def node_folder(data: Path | None) -> Path:
+    """Return the folder of this machine's node: the named one, or where it is by default.
+
+    Raises UsageError where a context knows it to be elsewhere, with the option that names it: nothing is done to a node
+    that was not meant.
+    """
+    folder = (data or default_data_folder()).absolute()
+    if data is not None or (folder / "genesis").exists():
+        return folder
+    for name, context in home.read_contexts().contexts.items():
+        words = shlex.split(context.start)
+        if "--data" in words[:-1] and Path(elsewhere := words[words.index("--data") + 1], "genesis").exists():
+            step = f"add --data {shlex.quote(elsewhere)}, the node of {name}"
+            raise UsageError(f"{folder} holds no node", next_step=step, kind="no-node")
+    return folder
 
 
 def default_data_folder() -> Path:

@@ -27,7 +27,8 @@ class Seen:
 
     `nodes` that are to serve it and those of them, or of its cohort, that are `down`; `since_ms` when what runs began and
     `stage_ms` when the open stage did, 0 where that is not known; `requests` by change; `waiting`, the starts that were
-    handed over and wait for somebody, in words; `open`, the newest changes that are proposed and not started.
+    handed over and wait for somebody, in words; `aborted`, when the newest rollout ended so and by whom, if it did; `open`,
+    the newest changes that are proposed and not started.
     """
 
     node: Mapping[str, Any]
@@ -63,6 +64,7 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
                 "waiting": [
                     {"change": one["id"], "words": words} for one in proposed if (words := standing.waiting_words(one))
                 ],
+                "aborted": standing.aborted(decisions),
                 "open": [one for one in proposed if one["id"] not in started][:OPEN_MAX],
             }
         )

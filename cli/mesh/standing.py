@@ -79,6 +79,15 @@ def opened_ms(decisions: Sequence[Mapping[str, Any]]) -> int:
     return int(next(moves, 0))
 
 
+def aborted(decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return when the lane's newest rollout was aborted and by whom, from its decisions, newest first; None if it was not."""
+    newest = next((one for one in decisions if one["action"] in {"start", "promote", "abort", "rollback"}), None)
+    if newest is None or newest["action"] != "abort":
+        return None
+    signers = [name or key[:12] for name, key in zip(newest["names"], newest["signers"], strict=True)]
+    return {"at_ms": newest["at_ms"], "by": ", ".join(signers) or "health"}
+
+
 def silent_words(
     cohort: Sequence[str], heard: Iterable[str], down: Sequence[str], names: Mapping[str, str]
 ) -> list[str]:

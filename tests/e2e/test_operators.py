@@ -235,14 +235,20 @@ def test_forged_papers_are_refused_by_the_rule_that_each_of_them_breaks(
 def test_a_killed_node_comes_back_with_what_it_had(three: tuple[Machine, Machine, Machine]) -> None:
     one, _, third = three
     before = third.status()
-    third.kill()
-    until(lambda: connected(one) == 2, 10, "the loss to be seen")
-    sick = one.run("doctor", "--data", str(one.data), "--json")
-    assert sick.code == 1
-    assert any("one more lost voter" in found["what"] for found in sick.json["findings"])
-    one.typed_ok("project", "create", "meanwhile")
-    third.start()
-    until(lambda: connected(third) == 3, 20, "it to be connected again")
+    with one.follow("logs", "-f", "--contains", "node.started") as followed:
+        until(lambda: followed.read_text().count("three · node.started") == 1, 20, "the lines that there are")
+        third.kill()
+        until(lambda: connected(one) == 2, 10, "the loss to be seen")
+        until(lambda: "does not answer; its lines are missing" in followed.read_text(), 20, "the loss to be told")
+        sick = one.run("doctor", "--data", str(one.data), "--json")
+        assert sick.code == 1
+        assert any("one more lost voter" in found["what"] for found in sick.json["findings"])
+        one.typed_ok("project", "create", "meanwhile")
+        third.start()
+        until(lambda: connected(third) == 3, 20, "it to be connected again")
+        until(
+            lambda: followed.read_text().count("three · node.started") == 2, 20, "its new lines, and no old one again"
+        )
     until(lambda: third.status()["slot"] > before["slot"], 10, "it to catch up")
     assert third.status()["node"] == before["node"]
     assert third.status()["speaking"]

@@ -285,6 +285,26 @@ def test_a_broken_project_file_is_usage_with_every_problem(outside: Path, capsys
     assert "freehold.toml:4:1: app.web.language" in message
 
 
+def test_a_node_that_is_not_where_it_is_by_default_is_named_and_never_guessed(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
+    monkeypatch.setattr("cli.mesh.client.default_data_folder", lambda: outside / "default")
+    elsewhere = outside / "my node"
+    start = f"freehold node run --data {shlex.quote(str(elsewhere))}"
+    home.write_context("home", home.Context("m" * 64, "/nowhere/api.sock", "", start=start))
+    commands = (["node", "run"], ["node", "status"], ["mesh", "backup", "new.tar.gz"], ["mesh", "leave", "-y"])
+    for words in commands:
+        assert run(freehold, [*words, "--json"]) != ExitCode.DONE
+        assert "--data DIRECTORY" in json.loads(capsys.readouterr().out)["error"]["next_step"] or words[1] == "backup"
+    elsewhere.mkdir()
+    (elsewhere / "genesis").touch()
+    for words in commands:
+        assert run(freehold, [*words, "--json"]) == ExitCode.USAGE
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["next_step"] == f"add --data {shlex.quote(str(elsewhere))}, the node of home"
+
+
 @pytest.mark.parametrize("context", [None, home.Context("m" * 64, "/nowhere/api.sock", "home-me")])
 def test_where_no_mesh_answers_tests_run_for_the_environments_of_the_project_file(
     outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], context: home.Context | None

@@ -400,6 +400,15 @@ def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollba
     assert standing.began_ms("one", []) == 0
 
 
+def test_a_rollout_that_somebody_aborted_is_told_with_who_did_until_another_begins() -> None:
+    by_hand = {**decided("abort", 9), "names": ["ann", ""], "signers": ["aa" * 32, "bb" * 32]}
+    assert standing.aborted([by_hand, decided("start", 8)]) == {"at_ms": 9, "by": "ann, bbbbbbbbbbbb"}
+    alone = {**decided("abort", 9), "names": [], "signers": []}
+    assert standing.aborted([decided("claim_routes", 10), alone]) == {"at_ms": 9, "by": "health"}
+    assert standing.aborted([decided("start", 10), by_hand]) is None
+    assert standing.aborted([]) is None
+
+
 def test_a_stage_says_of_which_of_its_nodes_it_knows_nothing() -> None:
     names = {"a": "oslo", "b": "berlin", "c": "rome"}
     said = standing.silent_words(("a", "b", "c"), ["a", "b"], ("b",), names)
