@@ -96,6 +96,10 @@ def problem() -> str:
         return "no version 2 cgroups are mounted"
     if "overlay" not in Path("/proc/filesystems").read_text():
         return "the kernel has no overlay file system"
+    if subprocess.run(
+        ("unshare", "--pid", "--mount", "--cgroup", "--fork", "true"), capture_output=True, check=False
+    ).returncode:
+        return "no namespaces may be made here"
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not PYTHON.exists() or _answer(str(PYTHON), "-c", "import sys; print('%d.%d' % sys.version_info[:2])") != mine:
         return f"{PYTHON} is not the Python {mine} that the packages here are for"
