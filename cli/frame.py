@@ -26,6 +26,9 @@ from click.types import OptionHelpExtra
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.output import Output
 
+MEANT_MIN = 0.7
+"""How alike a command must be to what was typed: a guess that is far off sends people the wrong way."""
+
 SENTENCE_MAX = 200
 """Of a command's first sentence in its group's help; click would cut it at the line's end."""
 
@@ -144,7 +147,7 @@ class Group(click.Group):
 
     def _meant(self, ctx: click.Context, word: str) -> str:
         path = f"{ctx.command_path} "
-        close = difflib.get_close_matches(word, self.list_commands(ctx), 1)
+        close = difflib.get_close_matches(word, self.list_commands(ctx), 1, MEANT_MIN)
         if close:
             return path + close[0]
         for name in self.list_commands(ctx):

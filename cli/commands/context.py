@@ -36,7 +36,7 @@ def show(output: Output) -> None:
     output.result({"contexts": values}, table(("", "NAME", "MESH", "API", "KEY", "ADMIN KEY"), rows))
     if not rows:
         output.note("no mesh is known here")
-        output.hint("freehold mesh create NAME, or freehold mesh join LINE")
+        output.hint(home.FIRST_STEP)
 
 
 @command("use", examples=("freehold context use home",))

@@ -34,7 +34,8 @@ def decisions(output: Output, project: str, environment: str, limit: int, contex
         context,
         lambda client: client.get("/v1/decisions", project=project, environment=environment, limit=limit),
     )
-    output.result({"decisions": found}, "\n".join(line for one in found for line in _described(one)))
+    lines = [line for one in found for line in _described(one)]
+    output.result({"decisions": found}, "\n".join(lines) or "nothing was decided yet")
 
 
 def _described(one: dict[str, Any]) -> list[str]:

@@ -93,6 +93,7 @@ def show(output: Output, context_name: str | None) -> None:
                      f"{approvals} ({'its own' if one.policy else 'the mesh’s'} policy)"))  # fmt: skip
     output.result({"environments": values}, table(("ENVIRONMENT", "SELECTS", "NODES", "PROTECTED", "APPROVALS"), rows))
     if not rows:
+        output.note("there is no environment yet")
         output.hint("freehold env create NAME")
 
 

@@ -68,6 +68,7 @@ def show(output: Output, context_name: str | None) -> None:
     rows = [(one["name"], ", ".join(one["owners"]) or "-", ", ".join(one["environments"]) or "-") for one in found]
     output.result({"projects": found}, table(("PROJECT", "OWNERS", "RUNS IN"), rows))
     if not rows:
+        output.note("there is no project yet")
         output.hint("freehold project create NAME")
 
 

@@ -108,7 +108,17 @@ def status(output: Output, *, follow: bool, project: str, environment: str, cont
         output.warn(warning)
     output.result(_value(seen), _text(seen, names))
     if not seen.lanes:
-        output.hint("freehold deploy")
+        output.hint(_first_step(context_name))
+
+
+def _first_step(context_name: str | None) -> str:
+    """What to do where nothing runs: in the mesh of one, freehold dev is about to do it."""
+    name, _ = home.current_context(context_name)
+    return (
+        "look where freehold dev runs: it is building, or says why it cannot"
+        if name == home.DEV_CONTEXT
+        else "freehold deploy"
+    )
 
 
 def _value(seen: Seen) -> dict[str, Any]:
@@ -187,7 +197,10 @@ def releases(output: Output, project: str, environment: str, context_name: str |
             rows.append((_lane(lane), short(one["release"]), short(one["change"]), state, author, approvers))
     header = ("WHAT", "RELEASE", "CHANGE", "STATE", "AUTHOR", "APPROVED BY")
     output.result({"releases": found}, table(header, rows) if found else "no release runs yet")
-    output.hint("freehold rollback RELEASE -m REASON" if found else "freehold deploy")
+    if any(one["state"] == "kept" for one in found):
+        output.hint("freehold rollback RELEASE -m REASON")
+    elif not found:
+        output.hint(_first_step(context_name))
 
 
 @command("rollouts", examples=("freehold rollouts", "freehold rollouts --project guestbook --json"))

@@ -27,6 +27,9 @@ from protocols.keys import SEED_BYTES, Ed25519Signer
 SCRYPT_N = 1 << 17
 PASSPHRASE_MIN_CHARACTERS = 8
 ENVIRONMENT_DEFAULT = "production"
+FIRST_STEP = "freehold mesh create NAME; with an invite, freehold login LINE"
+"""For who has no mesh yet."""
+
 DEV_CONTEXT = "dev"
 """What the context of the project's own mesh of one is called, everywhere; no other can be."""
 DEV_ENVIRONMENT = "dev"
@@ -117,7 +120,7 @@ def current_context(name: str | None = None) -> tuple[str, Context]:
     wanted = named or known.current
     if wanted not in known.contexts:
         what = f"there is no context {wanted!r}" if wanted else "no mesh is known here"
-        step = "freehold context list" if wanted else "freehold mesh create NAME; with an invite, freehold login LINE"
+        step = "freehold context list" if wanted else FIRST_STEP
         if not wanted and has_dev_context(Path.cwd()):
             what += f", but {DEV_CONTEXT}, the mesh of one of this project"
             step = f"add --context {DEV_CONTEXT}, or set FREEHOLD_CONTEXT={DEV_CONTEXT}; to deploy elsewhere, {step}"

@@ -39,7 +39,7 @@ def ask_passphrase(prompt: str) -> str:
 
 def ask_new_passphrase(what: str) -> str:
     """Ask twice for a new passphrase."""
-    first = ask_passphrase(f"A passphrase for {what}: ")
+    first = ask_passphrase(f"A passphrase for {what}, {home.PASSPHRASE_MIN_CHARACTERS} characters or more: ")
     home.require_long(first)
     if ask_passphrase("The same again: ") != first:
         raise CommandError("the two passphrases differ", next_step="run the command again", kind="passphrase")

@@ -91,6 +91,8 @@ def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(capsys: pyte
     ):
         assert run(freehold, [*wrong, "--json"]) == ExitCode.USAGE
         assert f"'{meant}'" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert run(freehold, ["version", "--json"]) == ExitCode.USAGE
+    assert "Did you mean" not in json.loads(capsys.readouterr().out)["error"]["message"]  # not decisions
 
 
 def test_a_next_step_stays_in_the_context_that_was_named() -> None:
