@@ -45,7 +45,7 @@ def login(output: Output, *, line: str, name: str | None) -> None:
                         for key in (everyday, sealed) if key)):  # fmt: skip
         if taken:
             raise UsageError(f"a {kind} of {chosen} is here already", next_step="choose another --name", kind="exists")
-    passphrase = ask_new_passphrase(f"the key {sealed}, which approves") if sealed else ""
+    passphrase = ask_new_passphrase(f"the key {sealed}") if sealed else ""
     context = _enrolled(offer, mesh, everyday, sealed, passphrase)
     home.write_context(chosen, context)
     output.result(
