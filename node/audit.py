@@ -37,7 +37,6 @@ from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.evidence import open_envelope
 from protocols.grants import Grant, Rights
 from protocols.key_table import DAY_MS
-from protocols.keys import public_key_of
 from protocols.machine import Digest, Now, PeerId, Signer
 from protocols.records import Publish, PublishRefused, RecordsMerged
 from protocols.refusal import Refusal
@@ -96,8 +95,6 @@ class Audit:
         self._settling: dict[asyncio.Future[bool], int] = {}
         self._unkept = False
         """Whether the last entry could not be written to the backlog."""
-        self.ended = False
-        """Whether this node leaves and has said so: nobody takes another record of it."""
         self._prefix = entry_key(core.node, 0).rpartition("/")[0]
         self._go_on()
         self._durable = self._number
@@ -121,10 +118,8 @@ class Audit:
                 self._go_on()
             case RecordsMerged(entries):
                 self._settle(max([self._durable, *(self._number_of(entry.record.key) for entry in entries)]))
-            case PublishRefused(key) if number := self._number_of(key):
-                # Nobody takes a revoked node's records: its log has ended, and its callers need not wait for it.
-                revoked = self._core.trust.key_revoked(public_key_of(self._core.node))
-                self._settle(max(self._durable, number), refused=0 if revoked else number)
+            case PublishRefused(key) if self._number_of(key):
+                self._settle(max(self._durable, self._number_of(key)), refused=self._number_of(key))
             case _:
                 pass
         self.flush()
@@ -145,8 +140,6 @@ class Audit:
 
     def note(self, caller: str, paper: Paper, result: str, request: str) -> None:
         """Take down one write."""
-        if self.ended:
-            return
         now = self._clock()
         lineage: dict[str, None] = {}
         for key in paper.signers:

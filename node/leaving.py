@@ -1,7 +1,6 @@
 """Leaving a mesh: the node drains itself, waits until nothing runs here, and revokes itself.
 
-A node may do both with its own key; its last audit entry is durable before, for nobody takes a revoked node's records.
-That it is gone from the chain's list of nodes is an admin's command afterwards.
+A node may do both with its own key; that it is gone from the chain's list of nodes is an admin's command afterwards.
 A voter is refused: to change who decides is an admin's, and a revoked voter would count as one lost for good. Not here:
 removing a node that cannot or will not leave (an admin's `freehold mesh remove`).
 """
@@ -37,21 +36,11 @@ class Leaving:
         self._entropy = entropy
         self._stop = stop
 
-    async def leave(self, reason: str, note: Callable[[], None]) -> str:
-        """Drain, revoke and stop this node; return the revocation's key. `note` has the audit log say that it leaves.
-
-        Raises ProblemError if it is a voter.
-        """
+    async def leave(self, reason: str) -> str:
+        """Drain, revoke and stop this node; return the revocation's key. Raises ProblemError if it is a voter."""
         self._refuse_voter()
         await self._drain()
-        audit = self._control.audit
-        note()
-        audit.ended = await audit.settled()
-        try:
-            key = await self._revoke(reason)
-        except BaseException:
-            audit.ended = False
-            raise
+        key = await self._revoke(reason)
         asyncio.get_running_loop().call_later(STOP_AFTER_S, self._stop)
         return key
 

@@ -7,7 +7,6 @@ here: checking requests (server.py), and how state looks as JSON (views.py).
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Collection
 
 import msgspec
@@ -37,7 +36,7 @@ from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Up
 from node.api.papers import PAPER_OPERATIONS, change_refusal
 from node.api.problems import ProblemError, invalid, not_found, refused, unreadable
 from node.api.secrets import SECRET_OPERATIONS
-from node.api.server import REQUEST_ID, VERSION
+from node.api.server import VERSION
 from node.api.views import (
     change_view,
     lane_view,
@@ -133,8 +132,7 @@ async def leave(call: Call) -> RecordView:
     if not call.principal.startswith("socket:"):
         raise ProblemError(403, "leave.remote", "only from here", "a node is told to leave on its own machine")
     try:
-        note = functools.partial(control.audit_call, call, "done", call.request[REQUEST_ID])
-        return RecordView(await control.leaving.leave(call.body.reason, note))
+        return RecordView(await control.leaving.leave(call.body.reason))
     except BusyChainError as error:
         raise _busy(error) from None
 
