@@ -37,6 +37,7 @@ from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.evidence import open_envelope
 from protocols.grants import Grant, Rights
 from protocols.key_table import DAY_MS
+from protocols.keys import public_key_of
 from protocols.machine import Digest, Now, PeerId, Signer
 from protocols.records import Publish, PublishRefused, RecordsMerged
 from protocols.refusal import Refusal
@@ -118,8 +119,10 @@ class Audit:
                 self._go_on()
             case RecordsMerged(entries):
                 self._settle(max([self._durable, *(self._number_of(entry.record.key) for entry in entries)]))
-            case PublishRefused(key) if self._number_of(key):
-                self._settle(max(self._durable, self._number_of(key)), refused=self._number_of(key))
+            case PublishRefused(key) if number := self._number_of(key):
+                # Nobody takes a revoked node's records: its log has ended, and its callers need not wait for it.
+                revoked = self._core.trust.key_revoked(public_key_of(self._core.node))
+                self._settle(max(self._durable, number), refused=0 if revoked else number)
             case _:
                 pass
         self.flush()
