@@ -57,9 +57,13 @@ ORPHAN_S: Final = 5
 """Workers of a dev that was killed serve on for the next one to adopt, and do not hold the port for long."""
 
 LOOK_EVERY_S: Final = 0.02
+CHANGES_ASKED: Final = 500
 START_TIMEOUT_S: Final = 60.0
 PREPARE_TIMEOUT_S: Final = 300.0
 """The first version of an app may have its interpreter compiled, on a machine that does other things."""
+
+TELL_AFTER_S: Final = 2.0
+"""A save that takes longer says what it waits for."""
 
 ROLLOUT_TIMEOUT_S: Final = 120.0
 PATIENCE_S: Final = 5.0
@@ -112,6 +116,8 @@ class DevServer:
         self._mesh = _open(found.root, settings, output)
         self._node = HeldNode(self._mesh.node, NODE_NAME, settings.node)
         self._serving: Version | None = None
+        self._given_up: set[str] = set()
+        self._told_wait = False
         self._last_failed = False
         self._ending = asyncio.Event()
         self._saved = asyncio.Event()
@@ -140,6 +146,7 @@ class DevServer:
         async with NodeClient(self._mesh.context) as self._client:
             # The watch begins before the first build, or a save during it would be missed.
             helpers = [tasks.create_task(self._watch()), tasks.create_task(self._reload_on_save())]
+            self._given_up = await self._proposed_releases()
             lines = tasks.create_task(self._show_logs())
 
             def end_helpers() -> None:
@@ -161,8 +168,20 @@ class DevServer:
 
     async def _show_logs(self) -> None:
         async for line in self._node.lines(self._found.project.name):
-            if not logs.is_of_rollout(line):
+            if not logs.is_of_rollout(line) and json.loads(line).get("release") not in self._given_up:
                 logs.show(self._output, self._in_project(line))
+
+    async def _proposed_releases(self) -> set[str]:
+        """Return the releases of versions that never came to run: the node tries them anew, and the files are others now."""
+        query = {"project": self._found.project.name, "environment": DEV_ENVIRONMENT, "limit": CHANGES_ASKED}
+        try:
+            changes = await self._client.get("/v1/changes", **query)
+        except CommandError as error:
+            if error.kind != "no-node":
+                raise
+            return set()  # it was told to stop already
+        ran = {one["release"] for one in changes if one["state"] != "proposed"}
+        return {one["release"] for one in changes} - ran
 
     def _in_project(self, line: bytes) -> bytes:
         """Call the files in a traceback what they are called in the project."""
@@ -210,6 +229,7 @@ class DevServer:
 
     async def _next_version(self, since_s: float) -> None:
         """Have what is on disk decided and served; a failure is told and changes nothing."""
+        self._told_wait = False
         try:
             self._found = open_project(self._found.root)
             version = await self._deploy(self._found)
@@ -235,6 +255,7 @@ class DevServer:
             await client.state(), await client.mesh(), found, bundle, environment=DEV_ENVIRONMENT, request=REQUEST,
             signer=mesh.me, versions=versions, plan=PLAN,
         )  # fmt: skip
+        self._given_up.discard(proposal.change.release.hex())
         lane = deploying.lane_of(await client.state(), found.project.name, DEV_ENVIRONMENT)
         if lane.rollout is None and lane.base is not None and _is_same(lane.base, proposal):
             return await self._served(found, bundle, proposal, lane.base.change)
@@ -256,16 +277,19 @@ class DevServer:
 
     async def _prepared(self, change: str) -> None:
         """Wait until the node has prepared a change. Raises CommandError saying why it cannot; then nothing is started."""
-        deadline_s = time.monotonic() + PREPARE_TIMEOUT_S
+        began_s = time.monotonic()
+        deadline_s = began_s + PREPARE_TIMEOUT_S
         while not (view := await self._client.get(f"/v1/changes/{change}"))["prepared"]:
             if (view["failure"] and not view["tries_again"]) or time.monotonic() > deadline_s:
                 why = view["failure"] or f"it took over {PREPARE_TIMEOUT_S:.0f} s"
                 raise _not_prepared(why, self._found.project.base.apps)
+            self._tell_wait(time.monotonic() - began_s)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _served(self, found: Found, bundle: Bundle, proposal: Proposal, change: bytes) -> Version:
         """Wait until the workers answer for the base, and for no route of the one before."""
-        deadline_s = time.monotonic() + START_TIMEOUT_S
+        began_s = time.monotonic()
+        deadline_s = began_s + START_TIMEOUT_S
         while not self._node.serves(found.project.name, DEV_ENVIRONMENT, change):
             if time.monotonic() > deadline_s:
                 raise CommandError(
@@ -273,6 +297,7 @@ class DevServer:
                     next_step=f"freehold logs --context {DEV_CONTEXT}",
                     kind="not-started",
                 )
+            self._tell_wait(time.monotonic() - began_s)
             await asyncio.sleep(LOOK_EVERY_S)
         apps = found.project.settings(DEV_ENVIRONMENT).apps.values()
         shown = {
@@ -281,6 +306,11 @@ class DevServer:
             for route in deploying.routes_of(app)
         }
         return Version(proposal.change.release.hex(), change.hex(), shown, tuple(from_source_of(bundle)))
+
+    def _tell_wait(self, waited_s: float) -> None:
+        if not self._told_wait and waited_s > TELL_AFTER_S:
+            self._told_wait = True
+            self._output.step("", "compiling to machine code (once), and smoke checks")
 
     def _tell_failure(self, error: CommandError) -> None:
         self._last_failed = True

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,26 @@ def test_a_dev_that_was_killed_is_started_again_at_once_with_its_data_and_its_ch
         assert len(actions(hello)) == before  # what did not change is not decided again
     code, answer, _ = run_freehold("status", "--context", "dev", folder=hello)
     assert (code, answer["error"]["next_step"]) == (1, "freehold dev")
+
+
+def test_what_a_version_of_another_day_writes_when_it_is_tried_anew_is_not_shown(hello: Path) -> None:
+    app = hello / "web" / "app.py"
+    good = app.read_text()
+    said = "nobody mends this any more"
+    with serving(hello) as process:
+        app.write_text(good.replace("    visits = store", f"    raise ValueError('{said}')\n    visits = store"))
+        assert process.event()["event"] == "failed"
+        assert process.log_with(said)
+        before = len(ask(hello, "logs", "--contains", said)["lines"])
+    app.write_text(good)
+    with serving(hello) as process:
+        limit_s = time.monotonic() + 60
+        while len(ask(hello, "logs", "--contains", said)["lines"]) == before and time.monotonic() < limit_s:
+            time.sleep(0.2)
+        assert len(ask(hello, "logs", "--contains", said)["lines"]) > before  # the node did try it again
+        assert process.call("/").status == 200
+        assert process.log_with("GET")["status"] == 200
+        assert not [entry for entry in process.logs if said in str(entry)]
 
 
 def test_a_damaged_vote_is_reset_visibly_and_the_apps_keep_their_data(hello: Path) -> None:
