@@ -79,6 +79,9 @@ def test_two_saves_are_two_decided_starts_and_commands_answer_for_them(running: 
     assert ask(hello, "status")
 
     ask(hello, "rollback", "-m", "the first one was better")
+    limit_s = time.monotonic() + 20  # it is decided, and obeyed a moment later
+    while running.call("/api/visits").headers["freehold-release"] == second["release"] and time.monotonic() < limit_s:
+        time.sleep(0.05)
     assert running.call("/").text == "hello from hello, visit 3\n"
 
     keys = sorted((hello / ".freehold" / "dev" / "keys").iterdir())
