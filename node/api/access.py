@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from node.api.operations import Operation
-from node.api.problems import ProblemError
+from node.api.problems import NOT_ALLOWED, ProblemError
 from node.control import Control
 from protocols.grants import Rights, covers
 from protocols.refusal import Refusal
@@ -32,7 +32,7 @@ def authorize(control: Control, key: str, operation: Operation, named: Mapping[s
     problems = [_problem(one, operation, named) for one in rights.each]
     problem = problems[0]
     if all(problems):
-        raise ProblemError(403, "caller.not-allowed", "this key may not", problem, MORE_RIGHTS)
+        raise ProblemError(403, NOT_ALLOWED, "this key may not", problem, MORE_RIGHTS)
 
 
 def _problem(rights: Rights, operation: Operation, named: Mapping[str, Any]) -> str:

@@ -15,6 +15,9 @@ from protocols.refusal import Refusal
 PROBLEM_TYPE_PREFIX = "urn:freehold:problem:"
 CONTENT_TYPE = "application/problem+json"
 
+NOT_ALLOWED = "caller.not-allowed"
+"""The rule of a call by a key that has grants, none of which allows it."""
+
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of every error. `rule` repeats the last part of `type`; `next` is what to do now."""

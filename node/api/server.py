@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 from node.api.callers import Callers
 from node.api.models import OutcomeView, StartView
 from node.api.operations import Call, Operation, Page, Parameter, Upload, document, parameters_of
-from node.api.problems import PROBLEM_TYPE_PREFIX, Problem, ProblemError, invalid, not_found, response
+from node.api.problems import NOT_ALLOWED, PROBLEM_TYPE_PREFIX, Problem, ProblemError, invalid, not_found, response
 
 VERSION = "0.1.0"
 HEADER_MAX_BYTES = 16 * 1024
@@ -41,6 +41,12 @@ CALLS_MAX = 64
 
 ADMISSIONS_MAX = 8
 """Of these, calls that any key may make: strangers who dribble their papers must not use up everybody's."""
+
+REFUSALS_NOTED_MAX = 20
+REFUSALS_NOTED_WITHIN_S = 3600.0
+"""So many of one key's writes that its grants do not allow are entries of the audit log in an hour. Entries stay for over
+a year and a node's share of the mesh's records is finite: what is refused must not use up the room of what is done.
+"""
 
 CALLER_LEFT = "caller.left"
 FAILED = "node.failed"
@@ -86,6 +92,8 @@ class ApiServer:
         self._performed = performed
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._refusals: dict[str, tuple[int, float]] = {}
+        """By key: how many of its refused writes were noted, since when. Only of keys with grants, so it is bounded."""
         self._under_way = 0
         self._admissions = 0
         self.strangers: dict[RequestHandler, Callable[[], None]] = {}
@@ -175,8 +183,7 @@ class ApiServer:
                 self._authorize(principal, operation, query)
             except ProblemError as error:
                 if operation.access == "write":
-                    denied = Call(operation, request, principal, path, query, None, self._node)
-                    await self._note(denied, error.problem.rule)
+                    await self._note_denied(Call(operation, request, principal, path, query, None, self._node), error)
                 raise
             self.strangers.pop(request.protocol, None)
         signed = local is None and operation.access != "open"
@@ -196,12 +203,35 @@ class ApiServer:
             return _render(operation, await operation.handler(call), request)
         return await self._write(operation, call, body)
 
-    async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:
+    async def _note_denied(self, call: Call, error: ProblemError) -> None:
+        """Have a write that its caller's grants do not allow in the audit log; in the node's own log if that is no place.
+
+        Anybody can make a key, so what keys without a grant ask for is never an entry that all nodes must keep.
+        """
+        now_s = asyncio.get_running_loop().time()
+        count, since_s = self._refusals.get(call.principal, (0, now_s))
+        if now_s - since_s > REFUSALS_NOTED_WITHIN_S:
+            count, since_s = 0, now_s
+        if error.problem.rule != NOT_ALLOWED or count >= REFUSALS_NOTED_MAX:
+            _log.warning(
+                "%s %s", call.operation.name, error.problem.rule,
+                extra={"event": "api.denied", "principal": call.principal, "request_id": call.request[REQUEST_ID]},
+            )  # fmt: skip
+            return
+        self._require_room()
+        self._refusals[call.principal] = (count + 1, since_s)
+        await self._note(call, error.problem.rule)
+
+    def _require_room(self) -> None:
+        """Raise ProblemError if this node can take down nothing more."""
         if muted := self._muted():
             raise ProblemError(
                 507, "node.muted", "this node can write nothing", muted,
                 "free some space there, or ask another node: --context",
             )  # fmt: skip
+
+    async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:
+        self._require_room()
         key = call.request.headers.get("Idempotency-Key", "")
         if not _KEY.fullmatch(key):
             raise invalid("a write needs an Idempotency-Key of 8 to 64 letters, digits, dashes or underscores")

@@ -17,12 +17,13 @@ from cli.errors import CommandError
 from cli.mesh.client import NodeClient, RefusedError
 from cli.mesh.enrolling import Offer, enrol, offer_of, papers_for, share_with_everyday_key
 from cli.mesh.home import Context
+from node import audit
 from node.api import listening
 from node.api.callers import FAILURES_MAX
 from node.api.handlers import OPERATIONS
-from node.api.server import ADMISSIONS_MAX, CALLS_MAX
+from node.api.server import ADMISSIONS_MAX, CALLS_MAX, REFUSALS_NOTED_MAX
 from node.pump import system_now
-from protocols.envelope import encode, sign
+from protocols.envelope import digest, encode, sign
 from protocols.grants import GRANT_DOMAIN, Grant, Role
 from protocols.http_signatures import sign_request
 from protocols.invites import Address, Invite, make_invite, read_line, write_line
@@ -218,3 +219,45 @@ async def test_a_signature_is_good_once_for_one_body_and_guessing_is_stopped(hou
         for _ in range(FAILURES_MAX):
             status, rule = await post(body, {**signed("p" * 20, now_s), "Signature": "fh=:AAAA:"})
         assert (status, rule) == (429, "caller.too-many-failures")
+
+
+def entries(house: House) -> int:
+    return sum(key.startswith("/audit/") for key in house.control(0).core.records.store.entries)
+
+
+async def refused_writes(client: NodeClient, count: int) -> set[str]:
+    """Upload so often; return the rules that refused it."""
+    rules = set()
+    for number in range(count):
+        body = f"bytes {number}".encode()
+        with pytest.raises(CommandError) as refused:
+            await client.put_artifact(body, digest(body))
+        rules.add(refused.value.kind)
+    return rules
+
+
+async def test_refused_writes_do_not_use_up_the_audit_log_whoever_asks_for_them(house: House) -> None:
+    offer, person = invite(house, "viewer"), new_signer()
+    await enrol(offer, person)
+    before = entries(house)
+    async with remote(house, new_signer()) as stranger:
+        assert await refused_writes(stranger, 3) == {"grant.none"}
+    assert entries(house) == before, "anybody can make a key: the node's share of the records would be anybody's"
+    async with remote(house, person) as viewer:
+        assert await refused_writes(viewer, REFUSALS_NOTED_MAX + 3) == {"caller.not-allowed"}
+    assert entries(house) == before + REFUSALS_NOTED_MAX
+
+
+async def test_a_node_that_can_take_nothing_down_takes_down_no_refusal_either(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer, person = invite(house, "viewer"), new_signer()
+    await enrol(offer, person)
+    log = house.control(0).audit
+    monkeypatch.setattr(audit, "BACKLOG_MAX", 2)
+    log._backlog.begin()
+    log._forgetful = True  # as if it had lost its records, and no peer were there
+    async with remote(house, person) as viewer:
+        assert await refused_writes(viewer, 2) == {"caller.not-allowed"}
+        assert await refused_writes(viewer, 3) == {"node.muted"}
+    assert len(log._backlog.load()) == 2
