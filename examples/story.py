@@ -102,12 +102,12 @@ def _test(scene: Scene, bot: Agent) -> None:
     reaches = [name for name in web["capabilities"] if "keyvalue" in name or "outgoing" in name]
     teller.check("what it was not granted, its component does not even import", reaches == [], reaches)
     tested = bot.call("test")
-    folder = scene.projects["greeter"] / ".freehold" / "releases" / tested["release"] / "artifacts"
+    folder = scene.projects["greeter"] / ".freehold" / "builds" / tested["build"] / "artifacts"
     held = tested["release"] == built["release"] and [one.name for one in folder.iterdir()] == [web["component"]]
     teller.check("built again, it is the same release, and holds exactly that component", held, (built, tested))
     teller.check(f"test: {len(tested['runs'])} runs passed on these digests, signed, self-attested",
                  tested["passed"] and tested["self_attested"] and len(tested["runs"]) == 2, tested)  # fmt: skip
-    papers = sorted((scene.projects["greeter"] / ".freehold" / "evidence" / tested["release"]).rglob("*.json"))
+    papers = sorted((scene.projects["greeter"] / ".freehold" / "evidence" / tested["build"]).rglob("*.json"))
     teller.check(f"the evidence is {len(papers)} DSSE envelopes in .freehold/evidence", len(papers) == 2, papers)
 
 

@@ -1,4 +1,4 @@
-"""`freehold build`: a project folder becomes a release bundle."""
+"""`freehold build`: a project folder becomes a build on this disk, and is called by the release it makes in the mesh here."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from pathlib import Path
 
 import click
 
-from cli.errors import UsageError
+from cli.errors import CommandError, UsageError
 from cli.frame import command
+from cli.mesh import home
+from cli.mesh.deploying import release_id
+from cli.mesh.principals import everyday_key
 from cli.output import Output
 from cli.project.build import build_app, build_project
 from cli.project.find import find_project
 
 
 @command("build", examples=("freehold build", "freehold build --app web", "freehold build --json"))
-@click.option("--app", "only", metavar="NAME", help="Build this app alone, without writing a bundle.")
+@click.option("--app", "only", metavar="NAME", help="Build this app alone, without making a release.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
               help="The project's folder; by default the current one.")  # fmt: skip
 def build(output: Output, only: str | None, folder: Path) -> None:
-    """Build every app and write the release bundle.
+    """Build every app, and name the release that it makes.
 
-    The bundle is a folder under .freehold/releases named by the release's id: the SHA-256 of its manifest, which
-    names every component by digest. An app whose inputs have not changed comes from the cache.
+    A build is a folder under .freehold/builds, named by the SHA-256 of its manifest, which names every component by digest.
+    The release's id, as in `diff`, `status` and `rollback`, also covers its author: without a key of yours it has none yet.
+    An app whose inputs have not changed comes from the cache.
     """
     found = find_project(folder)
     began_s = time.monotonic()
@@ -40,14 +44,26 @@ def build(output: Output, only: str | None, folder: Path) -> None:
     source = bundle.manifest["source"]
     seconds = time.monotonic() - began_s
     lines = [f"{name}  {app['component'][:12]}  {_size(app['size_bytes'])}" for name, app in apps.items()]
-    lines += [f"release {bundle.release[:12]} in {seconds:.1f} s", str(bundle.folder)]
+    author = _author()
+    release = None if author is None else release_id(found, bundle, author)
+    name = f"build {bundle.id[:12]}" if release is None else f"release {release[:12]}, build {bundle.id[:12]},"
+    lines += [f"{name} in {seconds:.1f} s", str(bundle.folder)]
     if source["commit"] is None:
-        output.warn("this is not a git repository; the release names no commit")
+        output.warn("this is not a git repository; it names no commit")
     elif source["dirty"]:
-        output.warn("the files differ from the last commit; the release says so")
-    output.result({"release": bundle.release, "folder": str(bundle.folder), "apps": apps, "source": source,
+        output.warn("the files differ from the last commit; the build says so")
+    output.result({"build": bundle.id, "release": release, "folder": str(bundle.folder), "apps": apps, "source": source,
                    "elapsed_ms": int(seconds * 1000)}, "\n".join(lines))  # fmt: skip
     output.hint("freehold test")
+
+
+def _author() -> bytes | None:
+    """The key that would propose this from here; building needs none."""
+    try:
+        context = home.known_context()
+        return everyday_key(context).public_key if context is not None else None
+    except CommandError:
+        return None
 
 
 def _size(size_bytes: int) -> str:

@@ -181,7 +181,7 @@ async def propose_and_start(
     sent = await deploying.upload(client, proposal)
     output.step("", f"uploaded {sent / (1 << 20):.1f} MiB, proposing change {proposal.id.hex()[:12]}")
     await client.publish("change", found.project.name, encode(proposal.signed))
-    for envelope in held_evidence(found.root, bundle.release, proposal.change.configuration):
+    for envelope in held_evidence(found.root, bundle.id, proposal.change.configuration):
         await publish_evidence(client, proposal.release, envelope)
     state = await client.state()
     lane = deploying.lane_of(state, found.project.name, environment)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient
-from cli.mesh.deploying import effective_of, require_known
+from cli.mesh.deploying import effective_of, release_id, require_known
 from cli.mesh.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_run
 from cli.mesh.home import Context
 from cli.mesh.principals import everyday_key
@@ -47,9 +46,9 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     """
     found = find_project(folder)
     timeout_s = duration_ms(timeout) / 1000
-    context = _context(context_name)
+    context = home.known_context(context_name)
     asyncio.run(require_environments(found, context, environments))
-    release, results = asyncio.run(
+    bundle, results = asyncio.run(
         test_project(
             output, found, context, environments=environments or (home.default_environment(),), timeout_s=timeout_s
         )
@@ -62,7 +61,9 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     lines += sorted({f"signed    {Path(one['file']).parent}" for one in results if one["file"]})
     if context is None:
         output.warn("no mesh is known here: the results are not signed, so they are no evidence")
-    answer = {"release": release, "self_attested": True, "results": results}
+    author = None if context is None else everyday_key(context).public_key
+    release = None if author is None else release_id(found, bundle, author)
+    answer = {"build": bundle.id, "release": release, "self_attested": True, "results": results}
     if failed:
         for line in lines:
             output.note(line)
@@ -103,8 +104,8 @@ async def require_environments(found: Found, context: Context | None, names: tup
 
 async def test_project(
     output: Output, found: Found, context: Context | None, *, environments: tuple[str, ...], timeout_s: float
-) -> tuple[str, list[dict[str, Any]]]:
-    """Build and try a project in each environment's configuration; return the release and what each run came to.
+) -> tuple[Bundle, list[dict[str, Any]]]:
+    """Build and try a project in each environment's configuration; return the build and what each run came to.
 
     Signs the evidence if a context is given. Raises CommandError if it cannot be built or served.
     """
@@ -116,13 +117,7 @@ async def test_project(
         effective = effective_of(found, bundle, environment)
         runs = await _try(found, bundle, effective, timeout_s, output)
         results += [_result(found, bundle, effective, context, ran) for ran in runs]
-    return bundle.release, results
-
-
-def _context(name: str | None) -> Context | None:
-    if name is None and not os.environ.get("FREEHOLD_CONTEXT") and not home.read_contexts().contexts:
-        return None
-    return home.current_context(name)[1]
+    return bundle, results
 
 
 async def _try(found: Found, bundle: Bundle, effective: Effective, timeout_s: float, output: Output) -> list[Ran]:
@@ -163,7 +158,7 @@ def _result(found: Found, bundle: Bundle, effective: Effective, context: Context
             signer, bytes.fromhex(context.mesh), ran, subjects=tuple(subjects),
             configuration=digest(encode(effective)),
         )  # fmt: skip
-        path = str(keep_evidence(found.root, bundle.release, effective.environment, ran.kind, envelope))
+        path = str(keep_evidence(found.root, bundle.id, effective.environment, ran.kind, envelope))
     return {
         "kind": ran.kind, "covers": ran.covers, "environment": effective.environment, "passed": ran.passed,
         "log": ran.log[-LOG_MAX_CHARACTERS:], "passed_tests": list(ran.names[0]), "failed_tests": list(ran.names[1]),

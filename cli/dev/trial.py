@@ -73,8 +73,8 @@ async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Ou
             raise BuildError(app.name, str(error), next_step=step, kind="component-refused") from None
         given = {name: secrets[name] for name in app.secrets if name in secrets}
         code = Compiled(artifact, app.component.hex(), app.kind)
-        loads.append(app_load(found.project, settings.apps[app.name], bundle.release, code, given))
-    key = bundle.release
+        loads.append(app_load(found.project, settings.apps[app.name], bundle.id, code, given))
+    key = bundle.id
     return Prepared(key, Digest(bytes.fromhex(key)), effective, ReleaseLoad(key, key, effective.project, tuple(loads)))
 
 

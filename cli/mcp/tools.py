@@ -24,6 +24,7 @@ from cli.commands.test import require_environments, test_project
 from cli.errors import CommandError
 from cli.mcp.session import Session
 from cli.mesh.client import NodeClient, RefusedError
+from cli.mesh.deploying import release_id
 from cli.mesh.explain import explain
 from cli.mesh.looking import look
 from cli.mesh.principals import require_right
@@ -137,8 +138,9 @@ class Diff(Answer, frozen=True, kw_only=True):
 
 
 class Built(Answer, frozen=True, kw_only=True):
-    """A release bundle: apps by name with digest, size and the interfaces they import."""
+    """A build and the release it makes once you propose it: apps by name with digest, size, imported interfaces."""
 
+    build: str
     release: str
     apps: dict[str, dict[str, Any]]
 
@@ -146,6 +148,7 @@ class Built(Answer, frozen=True, kw_only=True):
 class Tested(Answer, frozen=True, kw_only=True):
     """What the tests and smoke checks came to, on these digests; signed as self-attested evidence."""
 
+    build: str
     release: str
     passed: bool
     self_attested: bool
@@ -408,25 +411,27 @@ async def why(session: Session, given: InEnvironment) -> Why:
 
 
 async def build(session: Session, given: Arguments) -> Built:
-    """Make the release bundle here."""
+    """Build the project here."""
     found = session.folder()
     bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, _quiet())
     keys = ("component", "size_bytes", "kind", "capabilities")
     apps: Mapping[str, Any] = bundle.manifest["apps"]
     shown = {name: {key: app[key] for key in keys} for name, app in apps.items()}
-    return Built(release=bundle.release, apps=shown, next_step="test, then diff")
+    release = release_id(found, bundle, session.signer.public_key)
+    return Built(build=bundle.id, release=release, apps=shown, next_step="test, then diff")
 
 
 async def test(session: Session, given: InEnvironment) -> Tested:
     """Run tests and smoke checks, and sign what came out."""
     found = session.folder()
     await require_environments(found, session.context, (given.environment,))
-    release, runs = await test_project(
+    bundle, runs = await test_project(
         _quiet(), found, session.context, environments=(given.environment,), timeout_s=TEST_TIMEOUT_S
     )
     passed = all(one["passed"] for one in runs)
     return Tested(
-        release=release,
+        build=bundle.id,
+        release=release_id(found, bundle, session.signer.public_key),
         passed=passed,
         self_attested=True,
         runs=tuple({key: value for key, value in one.items() if key not in {"log", "file"}} for one in runs),

@@ -124,6 +124,11 @@ def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
     )
 
 
+def release_id(found: Found, bundle: Bundle, author: bytes) -> str:
+    """What a build is called in every mesh once this author proposes it, in hex."""
+    return digest(encode(release_of(found, bundle, author))).hex()
+
+
 def demands_of(project: Project) -> tuple[tuple[str, Demands], ...]:
     """What the project file demands beyond the mesh's policy: everywhere, and where an environment says otherwise."""
     base = project.base.demands

@@ -1,6 +1,6 @@
 """Evidence on the client: statements about a run, kept with the project, published with a proposal, exported.
 
-    .freehold/evidence/RELEASE/KIND-ENVIRONMENT.json      one DSSE envelope each, signed by the everyday key
+    .freehold/evidence/BUILD/KIND-ENVIRONMENT.json      one DSSE envelope each, signed by the everyday key
 
 What is signed here is self-attested: it says that the author's machine ran something. A policy may ask a node to run it
 again. Not here: running anything (cli/dev/trial.py), and what a policy demands (protocols/policy.py).
@@ -54,9 +54,9 @@ class Ran:
     tools: Mapping[str, str]
 
 
-def evidence_folder(root: Path, release: str) -> Path:
-    """Where the evidence of a built release is kept; `release` is the bundle's id."""
-    return root / ".freehold" / FOLDER / release
+def evidence_folder(root: Path, build: str) -> Path:
+    """Where the evidence of a build is kept, by its id."""
+    return root / ".freehold" / FOLDER / build
 
 
 def sign_run(
@@ -81,9 +81,9 @@ def printable(text: str) -> str:
     return "".join(letter if letter in "\n\t" or letter.isprintable() else "?" for letter in text)
 
 
-def keep_evidence(root: Path, release: str, environment: str, kind: str, envelope: bytes) -> Path:
+def keep_evidence(root: Path, build: str, environment: str, kind: str, envelope: bytes) -> Path:
     """Store an envelope; the last run of a kind for an environment replaces the one before."""
-    folder = evidence_folder(root, release)
+    folder = evidence_folder(root, build)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}-{environment}.json"
     temporary = path.with_suffix(".new")
@@ -92,10 +92,10 @@ def keep_evidence(root: Path, release: str, environment: str, kind: str, envelop
     return path
 
 
-def held_evidence(root: Path, release: str, configuration: bytes) -> tuple[bytes, ...]:
-    """Return the kept envelopes of a release that name this configuration, by file name."""
+def held_evidence(root: Path, build: str, configuration: bytes) -> tuple[bytes, ...]:
+    """Return the kept envelopes of a build that name this configuration, by file name."""
     found = []
-    for path in sorted(evidence_folder(root, release).glob("*.json")):
+    for path in sorted(evidence_folder(root, build).glob("*.json")):
         data = path.read_bytes()
         if len(data) <= BODY_MAX_BYTES and configuration in _configurations(data):
             found.append(data)

@@ -128,6 +128,13 @@ def current_context(name: str | None = None) -> tuple[str, Context]:
     return wanted, known.contexts[wanted]
 
 
+def known_context(name: str | None = None) -> Context | None:
+    """Return the named or the current context; None where none is named and no mesh is known here."""
+    if name is None and not os.environ.get("FREEHOLD_CONTEXT") and not read_contexts().contexts:
+        return None
+    return current_context(name)[1]
+
+
 def write_dev_context(folder: Path, context: Context) -> None:
     """Leave the context of a project's mesh of one in its folder, for `--context dev`."""
     temporary = folder / "context.new"

@@ -64,7 +64,7 @@ async def file_proposal(
     output.step("", "uploading")
     sent = await deploying.upload(client, proposal)
     await client.publish("change", proposal.change.project, encode(proposal.signed))
-    held = held_evidence(found.root, bundle.release, proposal.change.configuration)
+    held = held_evidence(found.root, bundle.id, proposal.change.configuration)
     for envelope in held:
         await publish_evidence(client, proposal.release, envelope)
     return Filed(proposal, bundle, sent, len(held), unclaimed)

@@ -1,4 +1,4 @@
-"""From a project folder to a release bundle: each app's component, built or found in the cache, and the manifest.
+"""From a project folder to a build on disk: each app's component, built or found in the cache, and the manifest.
 
 A build is named by the digest of everything that decides it (files, packages, guest modules, world, entry, tools), so
 building again costs nothing and gives the same bytes. Not here: the languages (`python_build.py`,
@@ -31,7 +31,7 @@ from runtime import component
 STATE_FOLDER: Final = ".freehold"
 """What Freehold keeps beside a project; git-ignored by every template."""
 
-RELEASES: Final = "releases"
+BUILDS: Final = "builds"
 
 
 class Progress(Protocol):
@@ -53,10 +53,10 @@ class Recipe:
 
 
 def build_project(project: Project, text: str, root: Path, progress: Progress) -> Bundle:
-    """Build every app and write the bundle below `root`/.freehold/releases. Raises `BuildError`."""
+    """Build every app and write them below `root`/.freehold/builds. Raises `BuildError`."""
     apps = {name: build_app(project, app, root, progress) for name, app in project.base.apps.items()}
     manifest = bundle.manifest_of(project, text, apps, source_of(root))
-    return bundle.write(root / STATE_FOLDER / RELEASES, manifest, apps)
+    return bundle.write(root / STATE_FOLDER / BUILDS, manifest, apps)
 
 
 def build_app(project: Project, app: App, root: Path, progress: Progress) -> BuiltApp:

@@ -1,7 +1,8 @@
-"""A release bundle on disk: a folder with `manifest` and `artifacts/`, each artifact named by its SHA-256.
+"""A build on disk: a folder with `manifest` and `artifacts/`, each artifact named by its SHA-256.
 
-The manifest is canonical JSON (sorted keys, no spaces, UTF-8, integers and strings only); the release's id is the
-SHA-256 of exactly those bytes, so anyone can check it without this code. Not here: making components (`build.py`).
+The manifest is canonical JSON (sorted keys, no spaces, UTF-8, integers and strings only); the build's id is the
+SHA-256 of exactly those bytes, so anyone can check it without this code. Not here: making components (`build.py`), and
+the release, which a mesh knows by another id: it names these components and its author (cli/mesh/deploying.py).
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A written release. `folder` holds `manifest` and `artifacts/`."""
+    """A written build. `folder` holds `manifest` and `artifacts/`, and is called by the id."""
 
-    release: str
+    id: str
     folder: Path
     manifest: Mapping[str, Any]
 
@@ -68,7 +69,7 @@ def canonical(value: object) -> bytes:
 
 
 def manifest_of(project: Project, text: str, apps: Mapping[str, BuiltApp], source: Source) -> dict[str, Any]:
-    """Return the manifest as a value: everything that makes this release what it is, nothing about who runs it."""
+    """Return the manifest as a value: everything that makes this build what it is, nothing about who runs it."""
     return {
         "format": FORMAT,
         "project": {"name": project.name, "description": project.description, "owners": list(project.owners)},
@@ -102,10 +103,10 @@ def _settings_entry(settings: Settings) -> dict[str, Any]:
 
 
 def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp]) -> Bundle:
-    """Write the release below `folder`, in a folder named by its id; a release that is there already is left alone."""
+    """Write the build below `folder`, in a folder named by its id; one that is there already is left alone."""
     content = canonical(manifest)
-    release = hashlib.sha256(content).hexdigest()
-    target = folder / release
+    named = hashlib.sha256(content).hexdigest()
+    target = folder / named
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=folder, prefix="writing-"))
@@ -117,7 +118,7 @@ def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp
             work.rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return Bundle(release, target, manifest)
+    return Bundle(named, target, manifest)
 
 
 def _place(component: Path, artifact: Path) -> None:
@@ -135,17 +136,17 @@ class BundleError(Exception):
 
 
 def read(folder: Path) -> Bundle:
-    """Read a release and check every digest in it. Raises `BundleError`."""
+    """Read a build and check every digest in it. Raises `BundleError`."""
     content = (folder / MANIFEST).read_bytes()
-    release = hashlib.sha256(content).hexdigest()
-    if release != folder.name:
-        raise BundleError(f"the manifest in {folder} is not that of release {folder.name[:12]}")
+    named = hashlib.sha256(content).hexdigest()
+    if named != folder.name:
+        raise BundleError(f"the manifest in {folder} is not that of build {folder.name[:12]}")
     manifest: dict[str, Any] = json.loads(content)
     for name, app in manifest["apps"].items():
         path = folder / ARTIFACTS / app["component"]
         if not path.is_file() or file_digest(path) != app["component"]:
             raise BundleError(f"the component of app {name} is missing or damaged")
-    return Bundle(release, folder, manifest)
+    return Bundle(named, folder, manifest)
 
 
 def file_digest(path: Path) -> str:

@@ -24,13 +24,12 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
     folder, _ = create("hello", CHOICES[name], tmp_path)
     code, answer, _ = run_freehold("build", "--folder", str(folder))
     assert code == 0, answer
-    release = bundle.read(Path(answer["folder"]))
-    assert release.release == answer["release"]
+    assert bundle.read(Path(answer["folder"])).id == answer["build"]
     capabilities = {item.partition("@")[0] for item in answer["apps"]["web"]["capabilities"]}
     assert "wasi:keyvalue/store" in capabilities
     assert "wasi:http/outgoing-handler" not in capabilities
     code, again, _ = run_freehold("build", "--folder", str(folder))
-    assert again["release"] == answer["release"]
+    assert again["build"] == answer["build"]
     if name != "typescript":  # its tests need npm install first, as `freehold new` says
         code, tested, said = run_freehold("test", "--folder", str(folder))
         assert code == 0, (tested, said)

@@ -147,10 +147,10 @@ async def with_agent(client: Client, conversation: Callable[[Agent], Awaitable[N
 
 
 async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(team: Team) -> None:
-    change = ""
+    change = release = ""
 
     async def propose(agent: Agent) -> None:
-        nonlocal change
+        nonlocal change, release
         assert set(agent.tools) == LOOKING | CHANGING
         assert len(agent.tools) <= 12
         for tool in agent.tools.values():
@@ -162,11 +162,15 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
         assert (await agent.call("list_projects"))["projects"] == ["hello"]
         assert (await agent.refused("status", read_only=True))["kind"] == "arguments"
         assert (await agent.refused("approve", change="0000"))["kind"] == "no-such-tool"
-        assert (await agent.call("build"))["apps"]["web"]["size_bytes"] > 0
+        built = await agent.call("build")
+        assert built["apps"]["web"]["size_bytes"] > 0
         tested = await agent.call("test")
         assert (tested["passed"], tested["self_attested"]) == (True, True)
         assert (await agent.refused("test", environment="nope"))["kind"] == "no-environment"
         shown = await agent.call("diff")
+        release = built["release"]
+        assert release == tested["release"] == shown["review"]["release"], "one word has one meaning"
+        assert built["build"] == tested["build"] != release
         assert any(one["section"] == "capabilities" for one in shown["review"]["differences"])
         proposed = await agent.call("propose", request="say hello")
         assert proposed["evidence"] == 2
@@ -187,7 +191,9 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
         while (state := await agent.call("rollout_status", change=change))["state"] != "base":
             assert time.monotonic() < deadline_s, state
             await asyncio.sleep(0.5)
-        assert (await agent.call("get_config"))["apps"][0]["config"] == {"GREETING": "hi"}
+        config = await agent.call("get_config")
+        assert config["apps"][0]["config"] == {"GREETING": "hi"}
+        assert config["release"] == release
         assert len((await agent.call("why"))["untrusted_answers"]) == 8
         assert (await agent.call("logs", max_bytes=1_000))["notice"]
         assert (await agent.refused("rollback", reason="no reason"))["kind"] == "no-release"

@@ -59,24 +59,24 @@ JOB = 'language = "component"\nsource = "job.wasm"\nschedule = "* * * * *"'
 WSGI = 'language = "wsgi"\nsource = "web"\nroutes = ["/", "a.example/shop/", "/shop/new"]\n'
 
 
-def test_a_prebuilt_module_becomes_a_release_named_by_its_manifest(tmp_path: Path) -> None:
+def test_a_prebuilt_module_becomes_a_build_named_by_its_manifest(tmp_path: Path) -> None:
     found = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
     made = build_project(found.project, found.text, found.root, Quiet())
-    assert made.folder.name == made.release
+    assert made.folder.name == made.id
     assert sorted(path.name for path in made.folder.iterdir()) == ["artifacts", "manifest"]
     manifest = json.loads((made.folder / "manifest").read_bytes())
     assert manifest["project_file"] == found.text
     assert manifest["apps"]["web"]["kind"] == "module"
     assert (made.folder / "artifacts" / manifest["apps"]["web"]["component"]).read_bytes() == PREVIEW1_COMMAND
-    assert bundle.read(made.folder).release == made.release
-    assert build_project(found.project, found.text, found.root, Quiet()).release == made.release
+    assert bundle.read(made.folder).id == made.id
+    assert build_project(found.project, found.text, found.root, Quiet()).id == made.id
 
 
-def test_a_changed_file_makes_another_release(tmp_path: Path) -> None:
+def test_a_changed_file_makes_another_build(tmp_path: Path) -> None:
     found = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
-    before = build_project(found.project, found.text, found.root, Quiet()).release
+    before = build_project(found.project, found.text, found.root, Quiet()).id
     changed = project(tmp_path, JOB + '\ntimeout = "11s"', {"job.wasm": PREVIEW1_COMMAND})
-    assert build_project(changed.project, changed.text, changed.root, Quiet()).release != before
+    assert build_project(changed.project, changed.text, changed.root, Quiet()).id != before
 
 
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="damaged"):
         bundle.read(made.folder)
     (made.folder / "manifest").write_bytes(b"{}")
-    with pytest.raises(BundleError, match="not that of release"):
+    with pytest.raises(BundleError, match="not that of build"):
         bundle.read(made.folder)
 
 
