@@ -1,6 +1,6 @@
 """Runs scheduled apps: once a minute, whatever is due of the lanes whose schedules the chain put on this node.
 
-A run that is due while the one before still goes is skipped and said; what came due while the node was away is not
+A run that is due while the one before still goes is skipped and said, as one in a minute that was here before; what came due while the node was away is not
 caught up, except after a pause of less than three hours of a running daemon (a suspended laptop), when it runs once. No
 minute is looked at twice, however the clock is set: which were is kept in a file, written before a job starts. A job's
 end is a line in the log and a counter; its own output is in the log as the guest's. Not here: which node runs schedules
@@ -34,6 +34,8 @@ SPANS_MAX = 64
 
 OUTCOMES = ("succeeded", "failed", "skipped", "lost")
 """`lost`: the worker ended before the job did, or had no room for it."""
+
+BEFORE = "this minute was here before: the clock was set back"
 
 Lane = tuple[str, str]
 _log = logging.getLogger("freehold.schedules")
@@ -131,7 +133,10 @@ class Schedules:
                 now = self._minute()
                 if not 0 <= now - seen <= CORRECTION_MINUTES:
                     seen = now - 1
-                due = self._due(self._minutes.take(seen, now)) if now > seen else []
+                fresh = self._minutes.take(seen, now) if now > seen else []
+                due = self._due(fresh)
+                if now > seen and fresh != [(seen, now)]:
+                    self._say_skipped([one for one in self._due([(seen, now)]) if one not in due], now)
                 if due:
                     await asyncio.to_thread(self._remember)
                 for lane, running, app in due:
@@ -157,6 +162,11 @@ class Schedules:
             for app in one.jobs
             if any(comes_due(app.schedule, after, upto) for after, upto in spans)
         ]
+
+    def _say_skipped(self, due: Iterable[tuple[Lane, Scheduled, EffectiveApp]], minute: int) -> None:
+        """Say of what was due in minutes that come again that it does not run, which may be so for hours."""
+        for lane, running, app in due:
+            self._end((*lane, app.name), running, JobRun(minute * MINUTE_MS, "skipped", BEFORE, 0))
 
     def _remember(self) -> None:
         """Write down the minutes before a job starts; without it, one more look back in time runs it again, no more."""
@@ -211,9 +221,12 @@ def _less(span: tuple[int, int], first: int, last: int) -> list[tuple[int, int]]
 
 
 def _read(memory: Path) -> tuple[tuple[int, int], ...]:
-    """The minutes of an earlier life; none if there was none, or the file is damaged."""
+    """The minutes of an earlier life; none if there was none, or the file is damaged or cannot be read."""
     try:
         spans: tuple[tuple[int, int], ...] = decode(memory.read_bytes(), tuple[tuple[int, int], ...])
-    except (FileNotFoundError, DecodeError):
+    except FileNotFoundError:
+        return ()
+    except (OSError, DecodeError) as error:  # it is no reason to run no app at all
+        _log.error("schedules not remembered: %s", error, extra={"event": "schedules.not-remembered"})
         return ()
     return spans

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.schedules import MINUTE_MS, SPANS_MAX, Minutes, Schedules
+from node.schedules import BEFORE, MINUTE_MS, SPANS_MAX, JobRun, Minutes, Schedules
 from protocols.effective import EffectiveApp
 from protocols.machine import Now
 from runtime.compile_cache import CompileCache, file_digest
@@ -189,6 +189,27 @@ async def test_jobs_run_though_the_minutes_cannot_be_written_down_or_read(clockw
     await clockwork.restart()
     await clockwork.pass_minutes(1)
     assert len(clockwork.asked) == 2
+    clockwork.memory.unlink()
+    clockwork.memory.mkdir()
+    await clockwork.restart()
+    await clockwork.pass_minutes(1)
+    assert len(clockwork.asked) == 3
+
+
+async def test_what_does_not_run_since_its_minute_was_here_before_is_said(clockwork: Clockwork) -> None:
+    clockwork.lanes["shop", "production"] = Here((job(), job("hourly", "0 * * * *")))
+    for minutes in (60, -60):  # an hour ahead, then corrected
+        await clockwork.pass_minutes(minutes)
+    counts = clockwork.schedules.counts
+    assert (counts["succeeded"], counts["skipped"]) == (4, 0), "12:00 was not looked at before"
+    await clockwork.pass_minutes(1)
+    assert (counts["succeeded"], counts["skipped"]) == (4, 1)
+    assert clockwork.schedules.last["shop", "production", "sweep"] == JobRun(NOON + MINUTE_MS, "skipped", BEFORE, 0)
+    await clockwork.pass_minutes(61)  # half of this pause came before, half did not
+    assert (counts["succeeded"], counts["skipped"]) == (5, 2)
+    assert clockwork.schedules.last["shop", "production", "hourly"].detail == BEFORE, (
+        "13:00 was in the half that came before"
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 30)), max_size=40))
