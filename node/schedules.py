@@ -1,10 +1,10 @@
 """Runs scheduled apps: once a minute, whatever is due of the lanes whose schedules the chain put on this node.
 
-A run that is due while the one before still goes is skipped and said, as one in a minute that was here before; what came due while the node was away is not
-caught up, except after a pause of less than three hours of a running daemon (a suspended laptop), when it runs once. No
-minute is looked at twice, however the clock is set: which were is kept in a file, written before a job starts. A job's
-end is a line in the log and a counter; its own output is in the log as the guest's. Not here: which node runs schedules
-(the chain, `place_data`), the sandbox (runtime/).
+A run that is due while the one before still goes is skipped and said, as is one in a minute that was here before: no
+minute is looked at twice, however the clock is set. Which were is kept in a file, written before a job starts. What came
+due while the node was away is not caught up, except after a pause of less than three hours of a running daemon (a
+suspended laptop), when it runs once. A job's end is a line in the log and a counter; its own output is in the log as the
+guest's. Not here: which node runs schedules (the chain, `place_data`), the sandbox (runtime/).
 """
 
 from __future__ import annotations
