@@ -78,7 +78,8 @@ def main(arguments: list[str]) -> int:
     """Run once; the exit code is 0 whenever the JSON line was printed."""
     source, target = arguments
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX_BYTES, MEMORY_MAX_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_MAX_S, CPU_MAX_S))
+    # Ended by SIGXCPU, which tells a component that takes too long from a compiler that somebody killed.
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_MAX_S, CPU_MAX_S + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(NICENESS)
     try:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from runtime import compile_cache
 from runtime.compile_cache import CompileCache, TamperedError, artifact_name, check_artifact
-from runtime.component import ComponentError
+from runtime.component import CompilerEndedError, ComponentError
 from runtime.sandbox import LoadError, Sandbox
 from tests.unit.wasm_parts import SilentLog, a_spec
-from tests.unit.wasm_text import command, importing
+from tests.unit.wasm_text import command, importing, module
 
 
 def a_component(folder: Path, data: bytes) -> tuple[Path, str]:
@@ -116,3 +117,18 @@ async def test_the_least_recently_used_artifacts_go_when_the_folder_is_full(tmp_
     assert not first.with_suffix(".json").exists()
     check_artifact(second)
     assert json.loads(second.with_suffix(".json").read_text())["component"] == components[1][1]
+
+
+async def test_a_component_that_takes_too_long_to_compile_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    path, digest = a_component(
+        source, module("(i32.store (i32.load (i32.const 0)) (i32.load (i32.load (i32.const 4))))" * 100_000)
+    )
+    shorter = "import sys; from runtime import compiler; compiler.CPU_MAX_S = 1; sys.exit(compiler.main(sys.argv[1:]))"
+    monkeypatch.setattr(compile_cache, "_command", lambda *paths: [sys.executable, "-c", shorter, *map(str, paths)])
+    with pytest.raises(ComponentError, match="without an answer") as ended:
+        await CompileCache(tmp_path / "cache").ensure(path, digest)
+    assert not isinstance(ended.value, CompilerEndedError), "each try would take five minutes of the processor"
