@@ -20,6 +20,7 @@ from node.artifacts import ArtifactStore
 from node.asking import Asking
 from node.audit import Audit, Paper, paper_of, start_paper
 from node.config import NodeConfig, certificates_folder
+from node.fates import Fates
 from node.history import DecisionView, payload_of, view_of
 from node.logs import LogStore
 from node.mesh import Mesh
@@ -105,6 +106,7 @@ class Control:
     secrets: Secrets = field(init=False)
     schedules: Schedules = field(init=False)
     audit: Audit = field(init=False)
+    fates: Fates = field(init=False)
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
     api: str = ""
@@ -120,6 +122,9 @@ class Control:
     _number: int = 0
     _published: dict[str, dict[asyncio.Future[str], None]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.fates = Fates(self.decision, self._digest_at)
+
     @property
     def core(self) -> NodeCore:
         """The composed machine, to read."""
@@ -133,6 +138,9 @@ class Control:
     def decision(self, slot: int) -> DecisionView:
         """What the chain decided at a slot this node holds."""
         return view_of(slot, self.core.chain.ledger.entry(slot))
+
+    def _digest_at(self, slot: int) -> bytes:
+        return self.core.chain.ledger.digest_at(slot)
 
     def slot_of(self, signed: SignedCommand) -> int:
         """Where this very command was decided, of the newest slots; 0 if nowhere."""

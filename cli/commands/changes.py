@@ -1,4 +1,4 @@
-"""`freehold changes [CHANGE]`: what is proposed and what each change still needs; one change with all its papers."""
+"""`freehold changes [CHANGE]`: what is proposed, what each change needs or what became of it; one change with its papers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,11 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
         (one["id"][:12], one["project"], one["environment"], one["state"], _words(one), one["request"][:50])
         for one in found
     ]
-    header = ("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST")
-    output.result({"changes": found}, table(header, rows) if rows else "nothing was proposed yet")
+    header, *lines = table(("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST"), rows).split("\n")
+    shown = [header]
+    for line, one in zip(lines, found, strict=True):
+        shown += [line, *([f"  {one['ended']}"] if one["ended"] else [])]
+    output.result({"changes": found}, "\n".join(shown) if rows else "nothing was proposed yet")
     if not rows:
         output.hint('freehold propose -m "what it is for"')
 
@@ -79,6 +82,7 @@ async def _one(client: NodeClient, text: str) -> dict[str, Any]:
         lines.append(review_text(review))
     else:
         lines.append(f"{view['project']} in {view['environment']}: {view['state']}, {view['request']}")
+        lines += [f"{view['state']} because: {view['ended']}"] if view["ended"] else []
     lines += ["", "papers", *papers_text(papers)]
     return answer | {"text": "\n".join(lines)}
 

@@ -180,7 +180,7 @@ class DevServer:
             if error.kind != "no-node":
                 raise
             return set()  # it was told to stop already
-        ran = {one["release"] for one in changes if one["state"] != "proposed"}
+        ran = {one["release"] for one in changes if one["state"] in {"base", "candidate", "retained"}}
         return {one["release"] for one in changes} - ran
 
     def _in_project(self, line: bytes) -> bytes:

@@ -49,6 +49,7 @@ from node.api.views import (
 from node.artifacts import ArtifactError, OtherBytesError
 from node.asking import Ask
 from node.control import WATCHERS_MAX, Control
+from node.fates import abort_words
 from node.filing import file_record
 from node.history import DecisionView
 from node.logs import FOLLOWERS_MAX, LogFilter
@@ -444,10 +445,11 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 def _change_view(control: Control, proposed: Proposed) -> ChangeView:
-    workloads = control.workloads
+    workloads, core = control.workloads, control.core
     return change_view(
-        control.core, proposed, control.starter.starts.get(proposed.id), workloads.failures.get(proposed.id, ""),
+        core, proposed, control.starter.starts.get(proposed.id), workloads.failures.get(proposed.id, ""),
         tries_again=workloads.tries_again(proposed.id),
+        fate=control.fates.of(proposed.id.hex(), core.chain.position.slot),
     )  # fmt: skip
 
 
@@ -485,11 +487,7 @@ def _last_aborts(control: Control, lanes: Collection[tuple[str, str]]) -> dict[t
             continue
         open_lanes.discard(lane)
         if view.action == "abort":
-            numbers = "; ".join(
-                f"{one.node[-6:]}: {one.errors} errors in {one.requests} requests {one.reason}".strip()
-                for one in view.numbers
-            )
-            found[lane] = f"{view.reason} ({numbers})" if numbers else view.reason
+            found[lane] = abort_words(view)
     return found
 
 

@@ -290,7 +290,9 @@ class StartView(msgspec.Struct, frozen=True):
 class ChangeView(msgspec.Struct, frozen=True):
     """A proposed change and the papers this node holds for it.
 
-    `failure` is why it could not be prepared here; `tries_again` says that the node goes on trying.
+    `state`: base (it runs), candidate (it is coming), retained (it ran, and can again); else how it ended, rolled-back,
+    aborted or superseded, with `ended` why and when; proposed if it was never started. `failure` is why it could not be
+    prepared here; `tries_again` says that the node goes on trying.
     """
 
     id: Hex64
@@ -308,6 +310,8 @@ class ChangeView(msgspec.Struct, frozen=True):
     state: str
     start: StartView | None
     tries_again: bool = False
+    ended: str = ""
+    ended_ms: int = 0
 
 
 class LogLines(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from node.api.models import (
     VoterView,
 )
 from node.control import Control
+from node.fates import Fate
 from node.presence import status_of
 from node.starter import Waiting
 from protocols.analysis import assess
@@ -242,11 +243,12 @@ def start_view(change: Digest, waiting: Waiting) -> StartView:
 
 
 def change_view(
-    core: NodeCore, proposed: Proposed, waiting: Waiting | None, failure: str, *, tries_again: bool
+    core: NodeCore, proposed: Proposed, waiting: Waiting | None, failure: str, *, tries_again: bool, fate: Fate | None
 ) -> ChangeView:
     """A proposed change and its papers."""
     change = proposed.change
-    lane = core.state.lane(change.project, change.environment)
+    state = _state_of(proposed.id, core.state.lane(change.project, change.environment))
+    ended = fate if not state else None
     return ChangeView(
         id=proposed.id.hex(),
         project=change.project,
@@ -260,20 +262,23 @@ def change_view(
         approvals=len(core.dossiers.approvals(proposed.id)),
         prepared=_prepared_on(core, proposed.id),
         failure=failure,
-        state=_state_of(proposed.id, lane),
+        state=state or (ended.ending if ended is not None else "proposed"),
         start=start_view(proposed.id, waiting) if waiting is not None else None,
         tries_again=tries_again,
+        ended=ended.why if ended is not None else "",
+        ended_ms=ended.at_ms if ended is not None else 0,
     )
 
 
 def _state_of(change: Digest, lane: Lane | None) -> str:
+    """What a change is to its lane; empty for nothing."""
     if lane is None:
-        return "proposed"
+        return ""
     if lane.base is not None and lane.base.change == change:
         return "base"
     if lane.rollout is not None and lane.rollout.candidate.change == change:
         return "candidate"
-    return "retained" if any(one.change == change for one in lane.retained) else "proposed"
+    return "retained" if any(one.change == change for one in lane.retained) else ""
 
 
 def _prepared_on(core: NodeCore, change: Digest) -> tuple[str, ...]:

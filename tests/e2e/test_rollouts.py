@@ -144,6 +144,10 @@ def test_a_release_that_fails_its_visitors_goes_back_by_itself_with_the_numbers(
     assert newest["action"] == "abort"
     assert newest["signers"] == []
     assert any(one["errors"] > 0 for one in newest["numbers"])
+    ended = story.first.ok("changes", "--project", "greeter")["changes"][0]
+    assert (ended["state"], ended["missing"]) == ("rolled-back", [])
+    assert "errors in" in ended["ended"]
+    assert ended["ended"] in story.first.run("changes", "--project", "greeter").stdout
 
 
 @pytest.mark.timeout(200)
@@ -165,6 +169,8 @@ def test_a_stage_that_pauses_is_promoted_or_aborted_by_hand_and_another_deploy_i
     assert story.first.run("resume", "--project", "greeter").code == 0
     assert story.first.run("abort", "--project", "greeter", "-m", "not today").code == 0
     until(lambda: story.greetings() == {(200, "good day")}, 20, "the base, everywhere")
+    ended = story.first.ok("changes", "--project", "greeter")["changes"][0]
+    assert (ended["state"], ended["ended"]) == ("aborted", "not today")
 
 
 @pytest.mark.timeout(200)
