@@ -30,23 +30,22 @@ class Fates:
     def __init__(self, read: Callable[[int], DecisionView], digest_at: Callable[[int], bytes]) -> None:
         self._read = read
         self._digest_at = digest_at
-        self._forget()
+        self._slot = 0
+        self._seen = b""
+        self._newest: dict[tuple[str, str], str] = {}
+        self._fates: dict[str, Fate] = {}
 
     def of(self, change: str, newest: int) -> Fate | None:
         """Return how a change ended by slot `newest`; None if it was not started since, or nothing took its place."""
-        if newest < self._slot or self._digest_at(self._slot) != self._seen:
-            self._forget()  # admins began a new era before what was read
+        if self._slot and (newest < self._slot or self._digest_at(self._slot) != self._seen):
+            self._slot = 0  # admins began a new era before what was read
+            self._newest.clear()
+            self._fates.clear()
         while self._slot < newest:
             self._slot += 1
             self._take(self._read(self._slot))
         self._seen = self._digest_at(self._slot)
         return self._fates.get(change)
-
-    def _forget(self) -> None:
-        self._slot = 0
-        self._seen = self._digest_at(0)
-        self._newest: dict[tuple[str, str], str] = {}
-        self._fates: dict[str, Fate] = {}
 
     def _take(self, one: DecisionView) -> None:
         lane = (one.project, one.environment)
