@@ -101,11 +101,13 @@ def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control)
     assert runner.server is not None, "the runner is set up"
     try:
         listener = socket.create_server(
-            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
-        )
+            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),  # what is shown for it may be an IPv4 address
+        )  # fmt: skip
     except OSError as error:
         raise BusyError(f"the API cannot listen on {control.config.api}: {error}", "freehold node run --api") from None
     shown = outgoing_address() if host in WILDCARDS else host
+    shown = f"[{shown}]" if ":" in shown else shown
     control.api, control.api_pin = f"{shown}:{listener.getsockname()[1]}", tls.pin
     return HttpsListener(listener, tls.context, runner.server, server.strangers)
 

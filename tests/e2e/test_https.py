@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import socket
 import ssl
 import stat
 import time
@@ -22,6 +24,7 @@ from node.api import listening
 from node.api.callers import FAILURES_MAX
 from node.api.handlers import OPERATIONS
 from node.api.server import ADMISSIONS_MAX, CALLS_MAX, REFUSALS_NOTED_MAX
+from node.config import NodeConfig
 from node.pump import system_now
 from protocols.envelope import digest, encode, sign
 from protocols.grants import GRANT_DOMAIN, Grant, Role
@@ -261,3 +264,23 @@ async def test_a_node_that_can_take_nothing_down_takes_down_no_refusal_either(
         assert await refused_writes(viewer, 2) == {"caller.not-allowed"}
         assert await refused_writes(viewer, 3) == {"node.muted"}
     assert len(log._backlog.load()) == 2
+
+
+def ipv6_is_here() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not ipv6_is_here(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["[::1]", "[::]"])
+async def test_a_login_finds_its_node_where_it_listens_on_ipv6(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(_house: House, name: str) -> NodeConfig:
+        return NodeConfig(name, listen=("127.0.0.1:0",), api=f"{host}:0", ingress=("127.0.0.1:0",), workers=1)
+
+    monkeypatch.setattr(House, "config", config)
+    async with a_house(1) as house:
+        offer, person = invite(house, "viewer"), new_signer()
+        await enrol(offer, person)
+        async with remote(house, person) as client:
+            assert (await client.get("/v1/node"))["node"] == house.control(0).core.node
