@@ -19,6 +19,7 @@ from cli.mesh.delivery import Delivery, delivery_of
 from cli.mesh.roster import find_member, members_of
 from cli.mesh.spans import in_words
 from cli.mesh.table import short, table
+from cli.moments import moment
 from cli.output import Output
 from node.api.auditing import LINKS_MAX, AuditLink
 from protocols.audit import Fault, Link, chain_faults
@@ -64,11 +65,11 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
 
     rows, figures = talk(context, conversation)
     lines = [
-        (time.strftime("%m-%d %H:%M:%S", time.gmtime(one["at_ms"] / 1000)), _who(one), one["verb"], one["target"][:60],
+        (moment(one["at_ms"]), _who(one), one["verb"], one["target"][:60],
          one["result"], f"{short(one['node'])}#{one['number']}")
         for one in rows
     ]  # fmt: skip
-    text = table(("TIME (UTC)", "WHO", "DID", "TO", "RESULT", "ENTRY"), lines)
+    text = table(("WHEN", "WHO", "DID", "TO", "RESULT", "ENTRY"), lines)
     shown = "\n".join(f"{lane}: {delivery_text(one)}" for lane, one in sorted(figures.items()))
     value = {"entries": rows, "delivery": {lane: msgspec.to_builtins(one) for lane, one in figures.items()}}
     output.result(value, f"{text}\n\n{shown}".strip())

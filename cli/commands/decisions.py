@@ -5,7 +5,6 @@ Not here: the signed records behind one project's state (`freehold why`), and wr
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import talk
 from cli.mesh.table import short
+from cli.moments import moment
 from cli.output import Output
 
 
@@ -39,13 +39,13 @@ def decisions(output: Output, project: str, environment: str, limit: int, contex
 
 
 def _described(one: dict[str, Any]) -> list[str]:
-    when = datetime.fromtimestamp(one["at_ms"] / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     where = "/".join(part for part in (one["project"], one["environment"]) if part)
     subject = one["subject"]
     about = short(subject) if subject.startswith("12D3Koo") else subject[:12]
     signed = [name or key[:12] for name, key in zip(one["names"], one["signers"], strict=True)]
     signers = ", ".join(signed) or _authority(one)
-    lines = [f"{one['slot']:>5}  {when}  {one['action']:<18} {' '.join(part for part in (where, about) if part)}"]
+    what = " ".join(part for part in (where, about) if part)
+    lines = [f"{one['slot']:>5}  {moment(one['at_ms'])}  {one['action']:<18} {what}"]
     lines.append(
         f"       by {signers}; certified by {', '.join(short(node) for node in one['voters']) or 'the admins'}"
     )

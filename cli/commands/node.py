@@ -14,7 +14,6 @@ import sys
 import time
 import venv
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from cli.mesh.home import Context
 from cli.mesh.service import Step
 from cli.mesh.spans import checked_addresses, checked_api, checked_listen
 from cli.mesh.unlock import confirm
+from cli.moments import time_of_day
 from cli.output import Output, fold
 
 START_TIMEOUT_S = 30.0
@@ -85,12 +85,11 @@ class _HumanHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line: time, level if it matters, message, fields."""
-        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         names = ("peer", "rule", "change", "detail")
         found = [(name, value) for name in names if (value := getattr(record, name, None)) is not None]
         fields = " ".join(str(value) if name == "detail" else f"{name}={value}" for name, value in found)
-        line = f"{time} {level}{record.getMessage()}{'  ' + fields if fields else ''}"
+        line = f"{time_of_day(record.created * 1000)} {level}{record.getMessage()}{'  ' + fields if fields else ''}"
         sys.stdout.write(fold(line, shutil.get_terminal_size().columns) + "\n")
         if record.exc_info:
             sys.stdout.write(logging.Formatter().formatException(record.exc_info) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -22,6 +21,7 @@ from cli.mesh.looking import Seen, look
 from cli.mesh.principals import principals_of
 from cli.mesh.table import table
 from cli.mesh.watching import short
+from cli.moments import moment
 from cli.output import Output
 
 _PROJECT = click.option("--project", default="", help="Only this project.")
@@ -60,10 +60,6 @@ async def _names(client: NodeClient) -> Names:
 
 def _key(names: Names, key: str) -> str:
     return names.get(key) or key[:8]
-
-
-def _at(wall_ms: int) -> str:
-    return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _lane(one: Mapping[str, Any]) -> str:
@@ -215,7 +211,7 @@ def rollouts(output: Output, project: str, environment: str, limit: int, context
     decisions, _, names = _ask(context_name, "/v1/decisions", project=project, environment=environment, limit=limit)
     found = [one for one in decisions if one["project"]]
     rows = [
-        (_at(one["at_ms"]), _lane(one), one["action"], ", ".join(_key(names, key) for key in one["signers"]) or "health",
+        (moment(one["at_ms"]), _lane(one), one["action"], ", ".join(_key(names, key) for key in one["signers"]) or "health",
          short(one["subject"]))
         for one in found
     ]  # fmt: skip

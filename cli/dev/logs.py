@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from cli.moments import time_of_day
 from cli.output import Output
 
 LEVEL_STYLES = {"error": "red", "critical": "bold red", "warn": "yellow", "debug": "dim", "trace": "dim"}
@@ -45,7 +46,7 @@ def described(entry: dict[str, Any], *, node: bool = False) -> Text:
         said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
         rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
     return Text.assemble(
-        (str(entry.get("time", ""))[11:19] + " ", "dim"),
+        (time_of_day(str(entry.get("time", ""))) + " ", "dim"),
         (f"{_plain(entry.get('node', ''))} " if node else "", "blue"),
         (f"{entry['app']} " if entry.get("app") else "", "cyan"),
         ("| " if guest else "· ", "magenta" if guest else "dim"),

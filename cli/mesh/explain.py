@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from cli.mesh.review import change_at, effective_at, holders_of, release_at
 from cli.mesh.roster import Member, members_of
 from cli.mesh.spans import counted, in_words
 from cli.mesh.table import short
+from cli.moments import moment
 from protocols.change import Change, Release
 from protocols.effective import Effective
 from protocols.gatekeeping import gate_of
@@ -197,7 +197,7 @@ def _what_was_tested(facts: _Facts) -> Answer:
         return Answer("Which tests ran, on which digests, when?", ("this node no longer holds the papers",), ())
     said, sources = [], []
     for one in facts.papers["evidence"]:
-        when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(one["finished_ms"] / 1000))
+        when = moment(one["finished_ms"])
         by = "self-attested by the author" if one["self_attested"] else f"by a {one['by']}"
         digests = ", ".join(digest[:12] for digest in one["components"][:8])
         said.append(

@@ -44,22 +44,22 @@ def test_a_busy_port_names_its_owner() -> None:
 def test_a_guests_words_are_marked_and_cannot_move_the_cursor() -> None:
     entry = {"time": "2026-11-23T04:49:34Z", "app": "web", "level": "info", "stream": "guest", "event": "stdout",
              "message": "\x1b[2Jhello\r\n"}  # fmt: skip
-    assert described(entry).plain == "04:49:34 web | �[2Jhello"
+    assert described(entry).plain == "04:49:34Z web | �[2Jhello"
 
 
 def test_a_line_names_its_node_where_several_write_and_a_run_its_release() -> None:
     entry = {"time": "2026-11-23T04:49:34Z", "event": "run", "message": "serving", "release": "ab" * 32, "node": "oslo",
              "role": "candidate"}  # fmt: skip
-    assert described(entry).plain == "04:49:34 · serving abababababab as the candidate"
-    assert described(entry, node=True).plain == "04:49:34 oslo · serving abababababab as the candidate"
+    assert described(entry).plain == "04:49:34Z · serving abababababab as the candidate"
+    assert described(entry, node=True).plain == "04:49:34Z oslo · serving abababababab as the candidate"
 
 
 def test_the_hosts_words_show_what_happened() -> None:
     entry = {"time": "2026-11-23T04:49:34Z", "app": "web", "stream": "host", "event": "request", "status": 504,
              "outcome": "deadline_exceeded", "request_id": "r-1"}  # fmt: skip
-    assert described(entry).plain == "04:49:34 web · request  status=504 outcome=deadline_exceeded"
+    assert described(entry).plain == "04:49:34Z web · request  status=504 outcome=deadline_exceeded"
     request = {"method": "GET", "path": "/a\x1b", "duration_ms": 1000.4, "client": "127.0.0.1", "bytes_out": 12}
-    assert described(entry | request).plain == "04:49:34 web · GET /a� 504 1000 ms deadline exceeded"
+    assert described(entry | request).plain == "04:49:34Z web · GET /a� 504 1000 ms deadline exceeded"
 
 
 @pytest.mark.parametrize(
