@@ -54,7 +54,7 @@ A candidate that can be prepared again has then most of its five minutes left.
 """
 
 PREPARE_WAITING_MAX = 64
-"""Changes that wait to be prepared again: as many as the agent remembers."""
+"""Changes that wait to be prepared again: as many as the agent remembers. Those that may not start now go first."""
 
 AGAIN = "; this node tries again"
 
@@ -250,11 +250,13 @@ class Workloads:
                 problem = LaterError(str(error))
             _log.warning("not prepared: %s", problem, extra={"event": "prepare.failed", "change": change.hex()})
             self._unready.add(change)
-            if not isinstance(problem, LaterError) or len(self._unready) > PREPARE_WAITING_MAX:
+            if not isinstance(problem, LaterError) or sum(map(self._may_run, self._unready)) > PREPARE_WAITING_MAX:
                 raise problem
             self._fail(change, f"{problem}{AGAIN}")
             await asyncio.sleep(again_s)
-            while not self._may_run(change):  # noqa: ASYNC110  decisions are few, and this is a long wait
+            while not self._may_run(change):  # decisions are few, and this is a long wait
+                if len(self._unready) > PREPARE_WAITING_MAX:
+                    raise problem  # it gives way to one that may run
                 await asyncio.sleep(again_s)
             again_s = min(again_s * 2, PREPARE_AGAIN_MAX_S)
 

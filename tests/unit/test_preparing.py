@@ -20,6 +20,7 @@ from protocols.machine import Digest
 from protocols.workloads import PreparationDone
 from runtime.control import AppStatus, Status
 from runtime.supervisor import SlotStatus
+from tests.fault.served import until
 
 CHANGE = Digest(b"c" * 32)
 
@@ -35,6 +36,9 @@ class Releases:
         if self.errors:
             raise self.errors.pop(0)
         return SimpleNamespace(from_source=False)
+
+    async def manifest(self, _release: bytes) -> None:
+        await asyncio.sleep(0)
 
     @contextlib.asynccontextmanager
     async def expecting_smoke(self) -> AsyncIterator[None]:
@@ -174,3 +178,36 @@ async def test_a_change_that_nobody_knows_any_more_is_given_up(monkeypatch: pyte
     )
     assert [one.ok for one in posted] == [False]
     assert slept == [5]
+
+
+async def test_what_may_not_start_now_gives_way_to_what_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [Digest(bytes([n]) * 32) for n in range(workloads.PREPARE_WAITING_MAX)]
+    changes = {}
+    for change, against in (*((one, b"old") for one in old), (CHANGE, b"new")):
+        proposed = SimpleNamespace(
+            project="site", environment="production", release=b"r", configuration=b"e", secrets=(), base=against
+        )
+        changes[change] = SimpleNamespace(change=proposed)
+    base = SimpleNamespace(change=Digest(b"o" * 32), release=b"old")
+    lane = SimpleNamespace(rollout=None, base=base, retained=())
+    core: Any = SimpleNamespace(
+        dossiers=SimpleNamespace(changes=changes), state=SimpleNamespace(lanes=(lane,), lane=lambda *_name: lane)
+    )
+    releases, posted = Releases(*[LaterError("nowhere")] * 10_000), list[Any]()
+    made = Workloads(core, releases, None, Path("unused"), posted.append)  # type: ignore[arg-type]
+    monkeypatch.setattr(workloads, "PREPARE_AGAIN_S", 0.01)
+    monkeypatch.setattr(workloads, "PREPARE_AGAIN_MAX_S", 0.01)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(made._prepare(one)) for one in old]
+        await until(lambda: len(made._unready) == len(old))
+        base.release = b"new"  # another release was decided: what was proposed against the old one may not start
+        waiting.append(tasks.create_task(made._prepare(CHANGE)))
+        await until(lambda: bool(posted))
+        assert CHANGE in made._unready, "it waits, though as many others wait as may"
+        assert CHANGE not in [one.change for one in posted]
+        assert len(made._unready) == len(old)
+        releases.errors.clear()
+        await until(lambda: posted[-1] == PreparationDone(CHANGE, True, "absent"))
+        assert len(posted) == 2, "the others wait for their base to come back"
+        for task in waiting:
+            task.cancel()
