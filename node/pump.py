@@ -89,6 +89,7 @@ class Pump:
         self._ahead = False
         """Whether the machine is ahead of what was performed: it believes what the disk may not hold yet."""
         self._readers: list[asyncio.Future[None]] = []
+        self._ended = False
         self.event_count = 0
 
     def post(self, event: Any) -> bool:
@@ -108,6 +109,8 @@ class Pump:
         while self._ahead:
             reader = asyncio.get_running_loop().create_future()
             self._readers.append(reader)
+            if self._ended:
+                self._release_readers()
             await reader
 
     async def run(self) -> None:
@@ -120,6 +123,7 @@ class Pump:
                     self._release_readers()
                     await asyncio.sleep(0)  # they read before the machine goes on
         finally:
+            self._ended = True
             self._release_readers()
 
     def _release_readers(self) -> None:

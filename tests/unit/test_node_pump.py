@@ -200,3 +200,6 @@ async def test_who_waits_for_a_pump_whose_disk_fails_reads_nothing() -> None:
     machine.disk.set()
     ended = await asyncio.gather(running, reader, return_exceptions=True)
     assert [type(one) for one in ended] == [StorageError, asyncio.CancelledError]
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):  # whoever comes now is not left waiting for what nobody performs any more
+            await pump.performed()
