@@ -6,6 +6,7 @@ signed is the change's digest, shown as the diff it is. Not here: whose approval
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -22,7 +23,8 @@ from cli.mesh.principals import approver_key_name, talk_as, unlock_approver
 from cli.mesh.proposing import resolve_change
 from cli.mesh.review import change_at, release_at, review_change, review_text
 from cli.mesh.spans import duration_ms, in_words
-from cli.mesh.watching import VOTERS_DECIDE
+from cli.mesh.standing import held_by, step_for
+from cli.mesh.watching import LOOK_EVERY_S, VOTERS_DECIDE
 from cli.output import Output
 from protocols.approvals import COMMENT_MAX_CHARACTERS, Approval
 from protocols.approvals import approve as sign_approval
@@ -32,6 +34,10 @@ from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 
 EXPIRES_DEFAULT = "24h"
+ANSWER_WAIT_S = 5.0
+"""How long an approval that completes a change waits to tell what the voters said to its start."""
+
+BEFORE_AN_ANSWER = ("approval.", "start.new")
 _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
 
 
@@ -55,7 +61,12 @@ def approve(output: Output, change: str, expires: str, message: str, context_nam
     output.result(answer, f"change {shown['id'][:12]} is approved for {in_words(span_ms)}")
     for one in missing:
         output.note(f"still missing: {one['rule']}: {one['detail']}")
-    output.hint("freehold status" if answer["start"] else f"freehold deploy --change {shown['id'][:12]}")
+    start = answer["start"]
+    held = bool(held_by(answer)) and not missing
+    if held:
+        output.note(f"the start waits: {start['rule']}: {start['detail']}")
+    step = (step_for(start["rule"], shown["id"]) if held else "") or "freehold status"
+    output.hint(step if start is not None else f"freehold deploy --change {shown['id'][:12]}")
 
 
 async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int) -> dict[str, Any]:
@@ -95,9 +106,20 @@ async def _give(
     if mine is not None and mine["problem"]:
         rule, _, detail = str(mine["problem"]).partition(": ")
         raise RefusedError(rule, detail, "freehold changes")
-    start = (await client.get(f"/v1/changes/{shown['id']}"))["start"]
+    start = await _start_after(client, shown["id"], complete=not papers["missing"])
     return {"change": shown["id"], "approver": signer.public_key.hex(), "expires_ms": now_ms + span_ms,
             "missing": papers["missing"], "start": start, "diff": shown["diff"]}  # fmt: skip
+
+
+async def _start_after(client: NodeClient, change: str, *, complete: bool) -> dict[str, Any] | None:
+    """Return the start that the node holds; of a change that is complete now, once the voters have answered it, or soon."""
+    give_up_s = time.monotonic() + (ANSWER_WAIT_S if complete else 0)
+    while True:
+        start: dict[str, Any] | None = (await client.get(f"/v1/changes/{change}"))["start"]
+        unanswered = start is not None and start["outcome"] == "waiting" and start["rule"].startswith(BEFORE_AN_ANSWER)
+        if not unanswered or time.monotonic() > give_up_s:
+            return start
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 @command("reject", examples=('freehold reject 3f9a12 -m "it opens the network"',))

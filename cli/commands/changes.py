@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from cli.mesh.client import NodeClient, talk
 from cli.mesh.deploying import require_known
 from cli.mesh.proposing import resolve_change
 from cli.mesh.review import review_change, review_text
+from cli.mesh.standing import held_by, step_for
 from cli.mesh.table import table
 from cli.output import Output
 
@@ -34,8 +36,7 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
         answer = talk(context, lambda client: _one(client, change))
         text = answer.pop("text")
         output.result(answer, text)
-        if any(one["rule"].startswith("approval.") for one in answer["missing"]):
-            output.hint(f"freehold approve {answer['change'][:12]}")
+        _hint(output, [answer["view"] | {"missing": answer["missing"]}])
         return
 
     async def conversation(client: NodeClient) -> list[dict[str, Any]]:
@@ -54,21 +55,37 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
     for line, one in zip(lines, found, strict=True):
         shown += [line, *([f"  {one['ended']}"] if one["ended"] else [])]
     output.result({"changes": found}, "\n".join(shown) if rows else "nothing was proposed yet")
+    _hint(output, found)
     if not rows:
         output.hint('freehold propose -m "what it is for"')
 
 
+def _hint(output: Output, views: Sequence[dict[str, Any]]) -> None:
+    """Name the command that moves the newest change which waits for somebody."""
+    for view in filter(_is_open, views):
+        for rule in (*(one["rule"] for one in view["missing"]), held_by(view)):
+            if step := step_for(rule, view["id"]):
+                output.hint(step)
+                return
+
+
+def _is_open(view: dict[str, Any]) -> bool:
+    """Whether a change may yet start: it was never started, or is to be started anew."""
+    return view["state"] == "proposed" or bool(held_by(view))
+
+
 async def _missing(client: NodeClient, view: dict[str, Any]) -> list[dict[str, str]]:
-    if view["state"] != "proposed":
+    if not _is_open(view):
         return []
     papers = await client.get(f"/v1/changes/{view['id']}/papers")
     return list(papers["missing"])
 
 
 def _words(view: dict[str, Any]) -> str:
-    if view["state"] != "proposed":
+    if not _is_open(view):
         return "-"
-    return ", ".join(one["rule"] for one in view["missing"]) or ("a start" if view["start"] is None else "-")
+    rules = dict.fromkeys(one for one in (*(one["rule"] for one in view["missing"]), held_by(view)) if one)
+    return ", ".join(rules) or ("a start" if view["start"] is None else "-")
 
 
 async def _one(client: NodeClient, text: str) -> dict[str, Any]:
@@ -84,6 +101,8 @@ async def _one(client: NodeClient, text: str) -> dict[str, Any]:
         lines.append(f"{view['project']} in {view['environment']}: {view['state']}, {view['request']}")
         lines += [f"{view['state']} because: {view['ended']}"] if view["ended"] else []
     lines += ["", "papers", *papers_text(papers)]
+    if held_by(view):
+        lines.append(f"  start     waits: {view['start']['rule']}: {view['start']['detail']}")
     return answer | {"text": "\n".join(lines)}
 
 

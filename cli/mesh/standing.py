@@ -20,6 +20,16 @@ NAMED_MAX = 4
 
 REQUEST_MAX = 60
 DOWN = "down"
+QUIET = ("start.new", "rollout.not-prepared")
+"""What a start waits for at first anyway."""
+
+STEPS = {
+    "approval.": "freehold approve {}",
+    "evidence.": "freehold test, then freehold deploy",
+    "window.": "freehold policy show, then freehold deploy --change {}",
+    "fresh.nodes-missed": "freehold deploy --change {}, which starts it on those nodes too",
+}
+"""What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
 
 
 def nodes_of(state: MeshState, project: str, environment: str) -> tuple[str, ...]:
@@ -100,12 +110,26 @@ def silent_words(
     ]
 
 
+def step_for(rule: str, change: str) -> str:
+    """Return what somebody runs where this rule holds the start of a change; nothing where only time helps."""
+    return next((step.format(change[:12]) for prefix, step in STEPS.items() if rule.startswith(prefix)), "")
+
+
+def held_by(change: Mapping[str, Any]) -> str:
+    """Return the rule that holds a start which was handed over; nothing if it waits for nobody."""
+    start = change["start"]
+    held = start is not None and start["outcome"] == "waiting" and start["rule"] not in QUIET
+    return str(start["rule"]) if held else ""
+
+
 def waiting_words(change: Mapping[str, Any]) -> str:
-    """Say what a start that was handed over waits for; nothing if it waits for nobody."""
+    """Say what a start that was handed over waits for, and what to run; nothing if it waits for nobody."""
     start = change["start"]
     if start is None or start["outcome"] != "waiting" or not start["detail"]:
         return ""
-    return f'change {change["id"][:12]} "{in_short(change["request"])}" waits: {start["detail"]}'
+    step = step_for(start["rule"], change["id"])
+    said = f'change {change["id"][:12]} "{in_short(change["request"])}" waits: {start["detail"]}'
+    return f"{said}; {step}" if step else said
 
 
 def in_short(request: str) -> str:

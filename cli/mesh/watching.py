@@ -16,6 +16,7 @@ from typing import Any
 
 from cli.dev.logs import described
 from cli.errors import CommandError, ExitCode
+from cli.mesh import standing
 from cli.mesh.client import NodeClient
 from cli.mesh.spans import counted
 from cli.output import Output
@@ -26,18 +27,9 @@ LOOK_EVERY_S = 0.5
 LOG_LINES_ASKED = 100
 LAST_WORDS_MAX = 12
 LINES_DROPPED = "log.dropped"
-QUIET = ("start.new", "rollout.not-prepared")
-"""What a start waits for at first anyway; the moving line says so."""
 APPROVAL_MISSING = "approval.missing"
 NOT_PREPARED = "not-prepared"
 ROLLED_BACK = "rolled-back"
-HELD_BY = {
-    "approval.": "freehold approve {}",
-    "evidence.": "freehold test, then freehold deploy",
-    "window.": "freehold policy show, then freehold deploy --change {}",
-    "fresh.nodes-missed": "freehold deploy --change {}, which starts it on those nodes too",
-}
-"""What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
 UNREADY_PATIENCE_S = 60.0
 """While a node tries again to prepare a change: it does so after 5, 15 and 35 seconds."""
 
@@ -170,17 +162,17 @@ def judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, pat
         raise AwaitingApprovalError(
             f"{rule}: {start['detail']}", next_step=f"freehold approve {view['id'][:12]}", kind="awaiting-approval"
         )
-    step = next((step for prefix, step in HELD_BY.items() if rule.startswith(prefix)), "")
+    step = standing.step_for(rule, view["id"])
     waited_s = elapsed_s - (unprepared_s if rule.startswith("evidence.") else 0)
     if step and waited_s > patience_s:
-        raise RefusedStartError(f"{rule}: {start['detail']}", next_step=step.format(view["id"][:12]), kind=rule)
+        raise RefusedStartError(f"{rule}: {start['detail']}", next_step=step, kind=rule)
 
 
 def _lines(view: dict[str, Any], lane: dict[str, Any], names: Mapping[str, str]) -> list[str]:
     """What a person should know, one sentence each; the same sentence while nothing of it has changed."""
     found = []
     start = view["start"]
-    if start is not None and start["outcome"] == "waiting" and start["rule"] not in QUIET:
+    if start is not None and start["outcome"] == "waiting" and start["rule"] not in standing.QUIET:
         found.append(f"waiting: {start['detail']}")
     if view["failure"] and view["tries_again"]:
         found.append(f"waiting: {view['failure']}")

@@ -15,6 +15,8 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from cli.commands.deploy import Starter, start_proposed
+from cli.mesh.looking import look
 from node.config import read_config
 from node.daemon import Daemon
 from node.logs import LogFilter
@@ -143,3 +145,8 @@ async def test_a_start_that_voters_refuse_on_what_they_see_takes_few_slots_while
         assert time.monotonic() - began_s > 2.5  # after one second, then after two
         assert control.core.chain.position.slot - slot <= 4
         assert waiting.outcome == "waiting"
+        async with house.client() as client:
+            lane, *_ = (await look(client, "", "")).lanes
+            assert f"freehold deploy --change {proposal.id.hex()[:12]}," in lane["waiting"][0]["words"]
+            await start_proposed(client, proposal.id.hex(), house.admin, Starter(house.admin))
+        await until(lambda: house.based(proposal.id), 60)

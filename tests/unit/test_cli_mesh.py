@@ -441,8 +441,24 @@ def test_a_change_that_waits_is_told_with_what_it_waits_for_and_its_words_on_one
     waits = {"outcome": "waiting", "rule": "approval.missing", "detail": "0 of 1 approvals"}
     said = standing.waiting_words({**change, "start": waits})
     assert said.startswith('change abababababab "greet [2Jall xxx')
-    assert said.endswith('…" waits: 0 of 1 approvals')
+    assert said.endswith('…" waits: 0 of 1 approvals; freehold approve abababababab')
     assert "\x1b" not in said
+
+
+def test_a_start_that_leaves_out_a_node_that_is_back_names_the_command_that_takes_it_in() -> None:
+    start = {
+        "outcome": "waiting",
+        "rule": "fresh.nodes-missed",
+        "detail": "the start leaves out 1 of 3 nodes that are up",
+    }
+    view = {"id": "ab" * 32, "project": "site", "request": "greet", "failure": "", "tries_again": False, "start": start}
+    step = "freehold deploy --change abababababab, which starts it on those nodes too"
+    assert standing.waiting_words(view).endswith(f"waits: {start['detail']}; {step}")
+    assert standing.held_by(view) == start["rule"]
+    with pytest.raises(RefusedStartError, match="leaves out") as caught:
+        judge_start(view, 6.0, 0.0, 5.0)
+    assert caught.value.next_step == step
+    assert standing.held_by({**view, "start": {**start, "rule": "rollout.not-prepared"}}) == ""
 
 
 def test_a_warning_calls_nodes_by_their_names() -> None:
