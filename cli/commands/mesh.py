@@ -229,16 +229,25 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
 @_WORKERS
 @_API
 @_NODE_NAME
+@click.option("--label", "labels", multiple=True, hidden=True)
 @_YES
-def join(output: Output, *, line: str, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
-         ingress: tuple[str, ...], workers: int | None, api: str | None, node_name: str | None,
-         yes: bool) -> None:  # fmt: skip
+def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | None, listen: tuple[str, ...],
+         advertise: tuple[str, ...], ingress: tuple[str, ...], workers: int | None, api: str | None,
+         node_name: str | None, yes: bool) -> None:  # fmt: skip
     """Make this machine a node of the mesh that an invite line names.
 
-    Dials a member, which checks the invite and certifies this node's new key. Nothing runs yet.
+    Dials a member, which checks the invite and certifies this node's new key. Nothing runs yet. Its roles and labels come
+    with the invite.
     """
     from cli.mesh import local_node
 
+    if labels:
+        wanted = " ".join(f"--label {shlex.quote(one)}" for one in labels)
+        raise UsageError(
+            "a node does not label itself: its labels come with the invite, signed by an admin",
+            next_step=f"ask whoever invites for another line: freehold mesh invite {wanted}",
+            kind="usage",
+        )
     invited = _read(line)
     folder = (data or default_data_folder()).absolute()
     settings = local_node.NodeSettings(

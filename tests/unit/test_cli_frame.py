@@ -130,6 +130,22 @@ def test_a_wrong_option_is_usage_and_names_the_help(capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["error"]["next_step"] == "freehold build --help"
 
 
+def test_a_node_that_would_label_itself_is_told_that_labels_come_with_the_invite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        run(freehold, ["mesh", "join", "fh1.x", "--label", "zone=eu", "--label", "disk=a b", "--json"])
+        == ExitCode.USAGE
+    )
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "labels come with the invite" in error["message"]
+    assert error["next_step"].endswith("freehold mesh invite --label zone=eu --label 'disk=a b'")
+    assert run(freehold, ["mesh", "join", "--help"]) == ExitCode.DONE
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Its roles and labels come with the invite." in said
+    assert "--label" not in said
+
+
 def test_an_option_without_its_value_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(freehold, ["mesh", "voters", "--replace", "--json"]) == ExitCode.USAGE
     assert json.loads(capsys.readouterr().out)["error"]["next_step"] == "freehold mesh voters --help"
