@@ -24,7 +24,7 @@ or not; `read`: any principal; `write`: a principal, with an idempotency key."""
 
 PAGE_ITEMS = 100
 PAGE_ITEMS_MAX = 2_000
-CURSOR_MAX_CHARS = 160
+CURSOR_MAX_CHARS = 640
 COMMON_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 503)
 EVENT = {
     "type": "object",
@@ -82,13 +82,13 @@ class Page:
     cursor: str = ""
 
 
-def page(items: Sequence[Any], key: Callable[[Any], str], query: Mapping[str, Any]) -> Page:
-    """Cut a page from `items`, which are in descending order of `key`: a text that names one item and sorts as they do.
+def page(items: Sequence[Any], key: Callable[[Any], str], query: Mapping[str, Any], *, ascending: bool = False) -> Page:
+    """Cut a page from `items`, in descending order of `key` unless `ascending`: a text of one item alone, never its place.
 
     What is added while somebody pages comes before the cursor or after it, so nothing is shown twice or left out.
     """
     after, limit = query.get("cursor", ""), query.get("limit", PAGE_ITEMS)
-    left = [one for one in items if not after or key(one) < after]
+    left = [one for one in items if not after or (key(one) > after if ascending else key(one) < after)]
     return Page(tuple(left[:limit]), key(left[limit - 1]) if len(left) > limit else "")
 
 

@@ -32,9 +32,16 @@ async def list_secrets(call: Call) -> Page:
         for one in control.secrets.versions()
         if (not wanted[0] or one.secret.project == wanted[0]) and (not wanted[1] or one.secret.environment == wanted[1])
     ]
-    order = {one.id: f"{len(found) - number:08d}-{one.id.hex()}" for number, one in enumerate(found)}
-    cut = page(found, lambda one: order[one.id], call.query)
+    cut = page(found, listed_at, call.query, ascending=True)
     return Page(tuple(_view(control, one, one.id in used) for one in cut.items), cut.cursor)
+
+
+def listed_at(held: Held) -> str:
+    """Return a text that sorts as versions are listed; it is hexadecimal, for a name may have what a cursor may not."""
+    one = held.secret
+    return (
+        f"{one.project}\0{one.environment}\0{one.name}\0".encode().hex() + f"{~one.version % 2**64:016x}{held.id.hex()}"
+    )
 
 
 async def file_secret(call: Call) -> None:
