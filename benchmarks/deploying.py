@@ -143,7 +143,9 @@ async def release(clients: list[NodeClient], signer: Ed25519Signer, folder: Path
     proposal = deploying.propose(
         state, mesh, project, bundle, environment=ENVIRONMENT, request="a measurement", signer=signer
     )
-    await deploying.claim_missing_routes(first, deploying.lane_of(state, PROJECT, ENVIRONMENT), proposal, signer)
+    await deploying.claim_missing_routes(
+        first, deploying.lane_of(state, PROJECT, ENVIRONMENT), proposal.change.routes, signer
+    )
     await deploying.upload(first, proposal)
     state = await first.state()
     lane = deploying.lane_of(state, PROJECT, ENVIRONMENT)

@@ -75,7 +75,11 @@ def runners(state: MeshState, lane: Lane, role: str, down: Collection[PeerId] = 
 
 
 def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]]]) -> list[Route]:
-    """Return a route to other nodes for everything that is served but not here; `here` are (host, path) per lane."""
+    """Return a route to other nodes for everything that is served but not here; `here` are (host, path) per lane.
+
+    What a lane has claimed before its first release leads away, too: visitors hear that no node runs it yet, and when to
+    try again.
+    """
     taken = {address for addresses in here.values() for address in addresses}
     routes = []
     for lane in state.lanes:
@@ -83,6 +87,9 @@ def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]
         candidate = (
             {(one.host, one.path) for one in lane.rollout.candidate.routes} if lane.rollout is not None else set()
         )
+        if lane.base is None and lane.rollout is None:
+            mine = (one for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment))
+            base = {(one.route.host, one.route.path) for one in mine}
         for address in sorted((base | candidate) - taken):
             role = "any" if address in base and address in candidate else "base" if address in base else "candidate"
             if lane.rollout is None:

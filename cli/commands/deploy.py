@@ -175,7 +175,7 @@ async def propose_and_start(
     proposal = deploying.propose(
         state, mesh, found, bundle, environment=environment, request=request, signer=signer, versions=versions
     )
-    if await deploying.claim_missing_routes(client, lane, proposal, signer):
+    if await deploying.claim_missing_routes(client, lane, proposal.change.routes, signer):
         output.step("", f"claimed {', '.join(f'{one.host}{one.path}' for one in proposal.change.routes)}")
     output.step("", "uploading")
     sent = await deploying.upload(client, proposal)

@@ -247,8 +247,9 @@ class DevServer:
         values = read_secrets(found.root / STATE_FOLDER / "secrets")
         found = with_secrets(found, values, self._output)
         exact = self._settings.exact
-        bundle = await asyncio.to_thread(put_together, found, mesh.folder / "version", self._output, exact=exact)
         await furnish(mesh, client, found.project)
+        await self._claim_first(found)
+        bundle = await asyncio.to_thread(put_together, found, mesh.folder / "version", self._output, exact=exact)
         await set_changed(client, mesh.me, found, values, mesh.folder / "secrets-set")
         versions = await versions_for(client, deploying.effective_of(found, bundle, DEV_ENVIRONMENT))
         proposal = deploying.propose(
@@ -259,7 +260,7 @@ class DevServer:
         lane = deploying.lane_of(await client.state(), found.project.name, DEV_ENVIRONMENT)
         if lane.rollout is None and lane.base is not None and _is_same(lane.base, proposal):
             return await self._served(found, bundle, proposal, lane.base.change)
-        await deploying.claim_missing_routes(client, lane, proposal, mesh.me)
+        await deploying.claim_missing_routes(client, lane, proposal.change.routes, mesh.me)
         await deploying.upload(client, proposal)
         await client.publish("change", found.project.name, encode(proposal.signed))
         await self._prepared(proposal.id.hex())
@@ -274,6 +275,14 @@ class DevServer:
             step = f"freehold resume --context {DEV_CONTEXT}, or save again"
             raise CommandError(f"the rollout is {watched.outcome}", next_step=step, kind=watched.outcome)
         return await self._served(found, bundle, proposal, proposal.id)
+
+    async def _claim_first(self, found: Found) -> None:
+        """Claim the routes before the first version is built: a visitor who comes meanwhile is told to try again."""
+        lane = deploying.lane_of(await self._client.state(), found.project.name, DEV_ENVIRONMENT)
+        if lane.base is None:
+            apps = found.project.settings(DEV_ENVIRONMENT).apps.values()
+            wanted = [route for app in apps for route in deploying.routes_of(app)]
+            await deploying.claim_missing_routes(self._client, lane, wanted, self._mesh.me)
 
     async def _prepared(self, change: str) -> None:
         """Wait until the node has prepared a change. Raises CommandError saying why it cannot; then nothing is started."""

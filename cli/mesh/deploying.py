@@ -319,11 +319,11 @@ async def upload(client: NodeClient, proposal: Proposal) -> int:
     return sent
 
 
-async def claim_missing_routes(client: NodeClient, lane: Lane, proposal: Proposal, signer: Ed25519Signer) -> bool:
-    """Claim the change's routes for its lane, if it does not hold them all; return whether a decision was needed."""
+async def claim_missing_routes(client: NodeClient, lane: Lane, routes: Sequence[Route], signer: Ed25519Signer) -> bool:
+    """Claim routes for a lane, if it does not hold them all; return whether a decision was needed."""
     state = await client.state()
     mine = [one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)]
-    wanted = tuple(sorted({*mine, *proposal.change.routes}))
+    wanted = tuple(sorted({*mine, *routes}))
     if set(wanted) == set(mine):
         return False
     await client.decide(

@@ -185,7 +185,7 @@ class Site:
         """Hand over the start of a proposed change; the node submits it once its papers are there."""
         change = proposal.change
         lane = deploying.lane_of(await client.state(), change.project, change.environment)
-        await deploying.claim_missing_routes(client, lane, proposal, self.admin)
+        await deploying.claim_missing_routes(client, lane, proposal.change.routes, self.admin)
         state = await client.state()
         lane = deploying.lane_of(state, change.project, change.environment)
         nodes = deploying.pinned_nodes(state, lane, change)

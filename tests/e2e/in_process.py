@@ -174,7 +174,7 @@ class House:
                 versions=await versions_for(client, deploying.effective_of(project, bundle, LANE[1])),
             )  # fmt: skip
             lane = deploying.lane_of(state, *LANE)
-            await deploying.claim_missing_routes(client, lane, proposal, self.admin)
+            await deploying.claim_missing_routes(client, lane, proposal.change.routes, self.admin)
             await deploying.upload(client, proposal)
             await client.publish("change", LANE[0], encode(proposal.signed))
             state = await client.state()

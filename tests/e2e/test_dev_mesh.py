@@ -60,6 +60,25 @@ def actions(folder: Path) -> list[str]:
     return [one["action"] for one in ask(folder, "decisions", "--limit", "100")["decisions"]]
 
 
+def test_before_the_first_version_serves_visitors_are_told_to_try_again(hello: Path) -> None:
+    app = hello / "web" / "app.py"
+    good = app.read_text()
+    app.write_text("def handle(:\n")
+    port = free_port()
+    process = DevProcess(hello, "--port", port)
+    try:
+        assert process.event(FIRST_BUILD_TIMEOUT_S)["event"] == "failed"
+        process.address = f"127.0.0.1:{port}"
+        early = process.call("/")
+        assert (early.status, early.headers["retry-after"]) == (503, "2"), early.text
+        assert "Try again" in early.text
+        app.write_text(good)
+        assert process.event(FIRST_BUILD_TIMEOUT_S)["event"] == "serving"
+        assert process.call("/").status == 200
+    finally:
+        process.stop()
+
+
 def test_two_saves_are_two_decided_starts_and_commands_answer_for_them(running: DevProcess, hello: Path) -> None:
     assert running.call("/").text == "hello from hello, visit 1\n"
     greet(hello, "says hello")
@@ -157,7 +176,7 @@ async def test_a_real_mesh_refuses_what_dev_runs() -> None:
                     signer=house.admin,
                 )  # fmt: skip
                 lane = deploying.lane_of(await client.state(), *LANE)
-                await deploying.claim_missing_routes(client, lane, proposal, house.admin)
+                await deploying.claim_missing_routes(client, lane, proposal.change.routes, house.admin)
                 await deploying.upload(client, proposal)
                 await client.publish("change", LANE[0], encode(proposal.signed))
                 lane = deploying.lane_of(await client.state(), *LANE)

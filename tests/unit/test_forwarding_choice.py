@@ -9,7 +9,17 @@ from protocols.change import Plan, Route
 from protocols.demands import SOLO
 from protocols.keys import Ed25519Signer, peer_id
 from protocols.machine import Digest
-from protocols.mesh_types import ConfirmedNode, Deployed, Environment, Lane, MeshState, OpenStage, Project, Rollout
+from protocols.mesh_types import (
+    ConfirmedNode,
+    Deployed,
+    Environment,
+    Lane,
+    MeshState,
+    OpenStage,
+    Project,
+    Rollout,
+    RouteClaim,
+)
 from runtime.control import Route as WorkerRoute
 
 NODES = tuple(sorted(peer_id(Ed25519Signer(bytes([number]) * 32).public_key) for number in range(1, 5)))
@@ -70,6 +80,14 @@ def test_a_first_deploy_is_reached_through_its_cohort_alone() -> None:
     lane = Lane(*LANE, rollout=rollout(deployed(NEW), 1))
     assert forwards(routes_away(state(lane), {})) == {"shop.test/": "shop live candidate"}
     assert runners(state(lane), LANE, "any") == (A,)
+
+
+def test_what_is_claimed_before_the_first_release_leads_to_nobody_yet() -> None:
+    mesh = msgspec.structs.replace(
+        state(Lane(*LANE)), routes=(RouteClaim(NEW, *LANE), RouteClaim(OLD, "other", LANE[1]))
+    )
+    assert forwards(routes_away(mesh, {})) == {"shop.test/": "shop live any"}
+    assert runners(mesh, LANE, "any") == ()
 
 
 def test_an_app_with_data_is_only_on_its_node_down_or_not() -> None:
