@@ -2,8 +2,9 @@
 
 One entry for one call, signed and chained (protocols/audit.py), with who called, who signed what was handed over, and
 how it ended. Entries are taken in order and wait here while the core's inbox is full, and on a node that lost its
-records until a peer has given them back: a chain begun anew would overwrite the one that the others hold. Those wait on
-disk (backlog.py); no caller is answered before the entry of its call is durable. Not here: judging anything.
+records until every other node has given back what it holds: a chain begun anew would overwrite the one that they hold, and
+an entry may be on a single one of them. Those wait on disk (backlog.py); no caller is answered before the entry of its
+call is durable. Not here: judging anything.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from protocols.refusal import Refusal
 from protocols.revocations import RevocationStatement
 from protocols.sealing import SealedSecret, SecretPaper
 from protocols.sync import AnsweredEqual, Synced
+from protocols.trust import Standing
 
 SETTLE_TIMEOUT_S = 10.0
 WAITING_MAX = 4_096
@@ -52,7 +54,9 @@ WAITING_MAX = 4_096
 BACKLOG_MAX = 2_048
 """Entries that wait for lost records, 8 MiB at most; beyond it the node takes no writes."""
 
-BACKLOG_FULL = "too many audit entries wait for the records that this node lost; connect it to another node of the mesh"
+BACKLOG_FULL = (
+    "too many audit entries wait for the records that this node lost; connect it to the other nodes of the mesh"
+)
 
 _log = logging.getLogger("freehold.audit")
 
@@ -88,6 +92,8 @@ class Audit:
         self._backlog, self._forgetful = backlog, forgetful
         if forgetful:
             backlog.begin()
+        self._met: set[PeerId] = set()
+        """Nodes that gave back all they hold since this one lost its records."""
         self._noted = deque(backlog.load())
         self._kept = backlog.open
         """Whether there is a backlog, which ends when all that is in it is durable as records."""
@@ -107,16 +113,24 @@ class Audit:
         return self._forgetful
 
     @property
+    def awaited(self) -> tuple[PeerId, ...]:
+        """The nodes that may hold records which this one lost."""
+        if not self._forgetful:
+            return ()
+        trust, wall_ms = self._core.trust, self._clock().wall_ms
+        others = (peer for peer in trust.nodes() if peer != self._core.node and peer not in self._met)
+        return tuple(peer for peer in others if trust.standing(peer, wall_ms) is not Standing.STRANGER)
+
+    @property
     def full(self) -> str:
         """Why no more writes can be taken down, or ""."""
         return BACKLOG_FULL if self._forgetful and len(self._noted) >= BACKLOG_MAX else ""
 
     def hear(self, event: Any) -> None:
-        """Take one of the core's notices: a peer may have given back what was lost, or the inbox have room."""
+        """Take one of the core's notices: the others may have given back what was lost, or the inbox have room."""
         match event:
-            case AnsweredEqual() | Synced(equal=True) if self._forgetful:
-                self._forgetful = False
-                self._go_on()
+            case AnsweredEqual(peer) | Synced(peer, equal=True) if self._forgetful:
+                self._met.add(peer)
             case RecordsMerged(entries):
                 self._settle(max([self._durable, *(self._number_of(entry.record.key) for entry in entries)]))
             case PublishRefused(key) if number := self._number_of(key):
@@ -125,6 +139,10 @@ class Audit:
                 self._settle(max(self._durable, number), refused=0 if revoked else number)
             case _:
                 pass
+        if self._met and not self.awaited:  # all were met, or the last one was revoked
+            self._met.clear()
+            self._forgetful = False
+            self._go_on()
         self.flush()
 
     def _number_of(self, key: str) -> int:

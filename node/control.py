@@ -191,9 +191,10 @@ class Control:
             if now.wall_ms - at_ms < QUARANTINE_MS
         ]
         if self.audit.behind:
+            awaited = ", ".join(self.audit.awaited) or "any other node"
             found.append(
-                "what is written through this node waits for its place in the audit log: a peer must give back the"
-                " records that were lost; freehold mesh members"
+                "what is written through this node waits for its place in the audit log: it lost records, and"
+                f" {awaited} may hold some of them; start it, or for good: freehold mesh remove NODE"
             )
         if core.chain.muted:
             found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self.folder}")

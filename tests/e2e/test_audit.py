@@ -12,10 +12,12 @@ import pytest
 
 from cli.commands.audit import verify_chains
 from cli.errors import CommandError
+from node.config import NodeConfig
 from protocols.audit import Fault, entry_key, read_entry
 from protocols.commands import CreateEnvironment, CreateProject
-from protocols.envelope import Signed, decode, encode
-from tests.e2e.in_process import House, until
+from protocols.envelope import Signed, decode, digest, encode
+from tests.e2e.in_process import House, a_house, until
+from tests.e2e.nodes import free_port
 
 
 @pytest.fixture
@@ -79,6 +81,43 @@ async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_nam
     entries[own] = removed
     async with house.client(0) as client:
         assert await verify_chains(client) == (4, tuple(nodes), ())
+
+
+async def upload(house: House, index: int, text: str) -> str:
+    """A write that needs no other node; return the digest, which its audit entry names."""
+    async with house.client(index) as client:
+        await client.put_artifact(text.encode(), digest(text.encode()))
+    return digest(text.encode()).hex()
+
+
+async def test_a_node_that_lost_its_records_waits_for_the_one_that_alone_holds_its_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = {name: f"127.0.0.1:{free_port()}" for name in ("n0", "n1", "n2")}  # who was away is found again
+    monkeypatch.setattr(
+        House, "config", lambda _self, name: NodeConfig(name, listen=(at[name],), ingress=("127.0.0.1:0",), workers=1)
+    )
+    async with a_house(3) as house:
+        await house.stop(1)
+        written = [await upload(house, 2, f"old {number}") for number in range(3)]
+        await until(lambda: held(house, 0) == 3)
+        await house.stop(2)
+        await house.stop(0)
+        for part in (house.folder / "n2").glob("state.db*"):
+            part.unlink()
+        await house.start(1)
+        await house.start(2)
+        log = house.control(2).audit
+        await until(lambda: len(log.awaited) == 1 and house.control(1).core.node not in log.awaited)
+        written.append(await upload(house, 2, "new"))
+        assert held(house, 2) == 0, "it would overwrite what the node that is away holds"
+        await house.start(0)
+        await until(lambda: [held(house, index) for index in range(3)] == [4, 4, 4])
+        async with house.client(1) as client:
+            assert (await verify_chains(client))[2] == ()
+            rows = await client.get("/v1/audit")
+            assert [row["digest"] for row in sorted(rows, key=lambda row: int(row["number"]))] == written
+        assert not house.control(2).audit.behind
 
 
 async def test_a_node_that_lost_its_records_goes_on_behind_what_the_others_hold_of_its_chain(house: House) -> None:
