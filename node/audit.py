@@ -58,6 +58,12 @@ BACKLOG_FULL = (
     "too many audit entries wait for the records that this node lost; connect it to the other nodes of the mesh"
 )
 
+SHARE_USED_UP = 0.99
+"""Of the records that this node may write: what else it must say still finds room, and so do the writes under way."""
+
+COUNT_EVERY_MS = 60_000
+SHARE_FULL = "its share of the mesh's records is used up by its audit log, until old entries expire"
+
 _log = logging.getLogger("freehold.audit")
 
 
@@ -92,6 +98,8 @@ class Audit:
         self._backlog, self._forgetful = backlog, forgetful
         if forgetful:
             backlog.begin()
+        self._others, self._count_ms = 0, 0
+        """Own records less the newest entry's number, and when they are counted again: there may be tens of thousands."""
         self._met: set[PeerId] = set()
         """Nodes that gave back all they hold since this one lost its records."""
         self._noted = deque(backlog.load())
@@ -124,7 +132,21 @@ class Audit:
     @property
     def full(self) -> str:
         """Why no more writes can be taken down, or ""."""
-        return BACKLOG_FULL if self._forgetful and len(self._noted) >= BACKLOG_MAX else ""
+        if self._forgetful and len(self._noted) >= BACKLOG_MAX:
+            return BACKLOG_FULL
+        return SHARE_FULL if self.fullness >= SHARE_USED_UP else ""
+
+    @property
+    def fullness(self) -> float:
+        """How much of what this node may write as records is used up, or of the whole store if that is more; 1 is all."""
+        store, now_ms = self._core.records.store, self._clock().mono_ms
+        if now_ms >= self._count_ms:
+            own = sum(entry.author == self._core.node for entry in store.entries.values())
+            self._others, self._count_ms = own - self._number, now_ms + COUNT_EVERY_MS
+        return max(
+            (self._others + self._number) / store.limits.author_records_max,
+            len(store.entries) / store.limits.records_max,
+        )
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: the others may have given back what was lost, or the inbox have room."""

@@ -58,6 +58,7 @@ WATCHER_EVENTS_MAX = 1_000
 PROGRESS_LOOK_S = 1.0
 DISK_FREE_WARN_BYTES = 1 << 30
 CERTIFICATE_WARN_DAYS = 14
+RECORDS_WARN = 0.8
 RECORDS_HOLD = "grants, revocations, the papers of changes, secrets and the audit log"
 RESET_TIMEOUT_S = 3.0
 REFUSALS_MAX = 32
@@ -232,6 +233,12 @@ class Control:
                     f"the schedules of {lane.project} in {lane.environment} stand still: {runs} is down; "
                     f"freehold project place {lane.project} --env {lane.environment} --schedules NODE"
                 )
+        used = self.audit.fullness
+        if used >= RECORDS_WARN:
+            found.append(
+                f"{100 * used:.0f} % of the records that this node may write are used up, most of them entries of its audit"
+                " log, which expire after 400 days; write through another node: --context"
+            )
         if core.state.resets:
             found.append(
                 f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned; "

@@ -12,10 +12,12 @@ import pytest
 
 from cli.commands.audit import verify_chains
 from cli.errors import CommandError
+from node import audit
 from node.config import NodeConfig
 from protocols.audit import Fault, entry_key, read_entry
 from protocols.commands import CreateEnvironment, CreateProject
 from protocols.envelope import Signed, decode, digest, encode
+from protocols.record_store import RecordLimits
 from tests.e2e.in_process import House, a_house, until
 from tests.e2e.nodes import free_port
 
@@ -137,3 +139,28 @@ async def test_a_node_that_lost_its_records_goes_on_behind_what_the_others_hold_
         async with house.client(index) as client:
             assert await verify_chains(client) == (3, (node,), ())
             assert [row["target"] for row in await client.get("/v1/audit")] == ["mesh shop", "mesh blog", "mesh site"]
+
+
+async def test_a_node_whose_share_of_the_records_is_used_up_says_so_early_and_then_takes_no_writes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, log = house.control(1).core, house.control(1).audit
+    monkeypatch.setattr(audit, "COUNT_EVERY_MS", 0)
+    monkeypatch.setattr(log, "_count_ms", 0)
+    assert log.fullness < 0.01
+    core.records.store.limits = RecordLimits(author_records_max=20)
+    while log.fullness < 0.8:
+        await upload(house, 1, f"bytes {held(house, 1)}")
+    async with house.client(1) as client:
+        assert any(
+            "of the records that this node may write" in one for one in (await client.get("/v1/node"))["warnings"]
+        )
+    while log.fullness < 1:
+        await upload(house, 1, f"bytes {held(house, 1)}")
+    own = [entry for entry in core.records.store.entries.values() if entry.author == core.node]
+    assert len(own) == 20
+    with pytest.raises(CommandError, match="share of the mesh's records is used up") as told:
+        await upload(house, 1, "no more")
+    assert told.value.kind == "node.muted"
+    async with house.client(1) as client:
+        assert not await client.has_artifact(digest(b"no more")), "it was done, and its caller told that it was not"
