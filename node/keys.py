@@ -71,12 +71,10 @@ def _create(path: Path, entropy: SystemEntropy) -> Ed25519Signer:
 def write_private(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash leaves the old file or the new one, mode 0600, durable on return."""
     temporary = path.with_name(path.name + ".new")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, KEY_MODE)
-    try:
-        os.write(handle, data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, KEY_MODE), "wb") as file:
+        file.write(data)  # all of it, or an error: a full disk may take the beginning
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
 
