@@ -140,9 +140,8 @@ async def release(clients: list[NodeClient], signer: Ed25519Signer, folder: Path
     bundle = build_project(project.project, text, folder, Quiet())
     first, mesh = clients[0], await clients[0].mesh()
     state = await first.state()
-    proposal = deploying.propose(
-        state, mesh, project, bundle, environment=ENVIRONMENT, request="a measurement", signer=signer
-    )
+    offered = deploying.built_here(project, bundle, signer.public_key)
+    proposal = deploying.propose(state, mesh, offered, environment=ENVIRONMENT, request="a measurement", signer=signer)
     await deploying.claim_missing_routes(
         first, deploying.lane_of(state, PROJECT, ENVIRONMENT), proposal.change.routes, signer
     )

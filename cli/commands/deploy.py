@@ -14,18 +14,15 @@ from cli.frame import Option, command
 from cli.mesh import deploying, home
 from cli.mesh.administering import unlock_admin
 from cli.mesh.client import NodeClient, talk
-from cli.mesh.evidence import held_evidence, publish_evidence
+from cli.mesh.deploying import Offered
 from cli.mesh.principals import require_right
-from cli.mesh.proposing import claim_routes, resolve_change
+from cli.mesh.proposing import claim_routes, file_papers, put_together, resolve_change, to_offer
 from cli.mesh.review import change_at
-from cli.mesh.sealing import versions_for
 from cli.mesh.spans import duration_ms
 from cli.mesh.watching import watch_change
 from cli.output import Output
-from cli.project.build import build_project
-from cli.project.find import Found, find_project
+from cli.project.find import Found, find_project, project_at
 from protocols.commands import REASON_MAX, SignedCommand
-from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
 from protocols.mesh_types import Lane
@@ -52,6 +49,7 @@ class Starter:
 @command("deploy", examples=(
     'freehold deploy -m "greet by name"',
     "freehold deploy --env staging --wait 30m",
+    "freehold deploy --release 5c1d09 --env production -m \"to production\"",
     "freehold deploy --detach --json",
     'freehold deploy --change 3f9a12 --break-glass "the site is down"',
 ))  # fmt: skip
@@ -67,6 +65,12 @@ class Starter:
 @click.option("--detach", is_flag=True, help="Hand over the start and return; `freehold status` tells the rest.")
 @click.option("--wait", "wait", default="", metavar="DURATION", help="How long to wait for approvals, such as 30m.")
 @click.option("--expect", type=int, help="Refuse if the environment has moved past this sequence (see freehold diff).")
+@click.option(
+    "--release",
+    default="",
+    metavar="DIGEST",
+    help="Deploy this release (see freehold releases), as it is; build nothing.",
+)
 @click.option(
     "--change", "proposed", default="", help="Start this proposed change (see freehold changes); build nothing."
 )
@@ -88,6 +92,7 @@ def deploy(
     detach: bool,
     wait: str,
     expect: int | None,
+    release: str,
     proposed: str,
     supersede: bool,
     reason: str,
@@ -98,25 +103,32 @@ def deploy(
 
     Each stage is judged by the nodes themselves; a stage that fails goes back everywhere, by itself. Approvals and
     evidence that the environment's policy asks for are waited for; without them nothing starts.
+
+    With --release nothing is built: what ran in one environment goes to another by its digest, with what its own project
+    file says of that one. No project folder is needed; in one, evidence that was made there goes along.
     """
+    if release and proposed:
+        raise UsageError(
+            "a proposed change has its release already", next_step=f"freehold deploy --change {proposed}", kind="usage"
+        )
     _, context = home.current_context(context_name)
     signer = home.open_plain(context.key)
-    found = None if proposed else find_project(folder)
+    found = project_at(folder) if release else None if proposed else find_project(folder)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
     if len(reason) > REASON_MAX:
         raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
     starter = Starter(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
-        if found is None:
+        if proposed:
             view = await resolve_change(client, proposed)
             change, where = view["id"], view["environment"]
             await start_proposed(client, change, signer, starter, expect=expect)
         else:
-            request, where = message or f"deploy of {found.project.name}", environment
+            what, where = await to_offer(client, found, release), environment
             change = await propose_and_start(
-                client, output, found, environment=environment, request=request, signer=signer,
-                starter=starter, expect=expect,
+                client, output, what, environment=environment, request=message or f"deploy of {what.project.name}",
+                signer=signer, starter=starter, expect=expect,
             )  # fmt: skip
         answer: dict[str, Any] = {"change": change, "environment": where, "outcome": "started"}
         if not detach:
@@ -144,7 +156,7 @@ async def _addresses(client: NodeClient, change: str, host: str) -> list[str]:
 async def propose_and_start(
     client: NodeClient,
     output: Output,
-    found: Found,
+    what: Found | Offered,
     *,
     environment: str,
     request: str,
@@ -152,9 +164,9 @@ async def propose_and_start(
     starter: Starter,
     expect: int | None = None,
 ) -> str:
-    """Build, upload, propose and hand over the signed start; return the change's id in hex."""
+    """Build what is not built, upload, propose and hand over the signed start; return the change's id in hex."""
     mesh, state = await client.mesh(), await client.state()
-    lane = deploying.lane_of(state, found.project.name, environment)
+    lane = deploying.lane_of(state, what.project.name, environment)
     if expect is not None and lane.sequence != expect:
         raise CommandError(
             f"{environment} has moved: its sequence is {lane.sequence}, not {expect}",
@@ -169,22 +181,12 @@ async def propose_and_start(
         )
     await require_right(client, signer.public_key, "propose", lane.project, environment)
     await require_right(client, starter.signer.public_key, "start", lane.project, environment)
-    output.step("", "building")
-    bundle = build_project(found.project, found.text, found.root, output)
-    versions = await versions_for(client, deploying.effective_of(found, bundle, environment))
-    proposal = deploying.propose(
-        state, mesh, found, bundle, environment=environment, request=request, signer=signer, versions=versions
-    )
+    proposal, offered = await put_together(client, output, what, environment, request, signer)
     if await deploying.claim_missing_routes(client, lane, proposal.change.routes, signer):
         output.step("", f"claimed {', '.join(f'{one.host}{one.path}' for one in proposal.change.routes)}")
-    output.step("", "uploading")
-    sent = await deploying.upload(client, proposal)
-    output.step("", f"uploaded {sent / (1 << 20):.1f} MiB, proposing change {proposal.id.hex()[:12]}")
-    await client.publish("change", found.project.name, encode(proposal.signed))
-    for envelope in held_evidence(found.root, bundle.id, proposal.change.configuration):
-        await publish_evidence(client, proposal.release, envelope)
+    await file_papers(client, output, offered, proposal)
     state = await client.state()
-    lane = deploying.lane_of(state, found.project.name, environment)
+    lane = deploying.lane_of(state, what.project.name, environment)
     down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
     nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
     await client.start(starter.start(mesh, lane, proposal.id, nodes))

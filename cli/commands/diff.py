@@ -12,13 +12,14 @@ from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import everyday_key
-from cli.mesh.proposing import put_together
+from cli.mesh.proposing import put_together, to_offer
 from cli.mesh.review import Review, review_proposal, review_text
 from cli.output import Output
-from cli.project.find import find_project
+from cli.project.find import find_project, project_at
 
 
-@command("diff", examples=("freehold diff", "freehold diff --env staging --json", "freehold diff --exit-code"))
+@command("diff", examples=("freehold diff", "freehold diff --env staging --json", "freehold diff --exit-code",
+                           "freehold diff --release 5c1d09 --env production"))  # fmt: skip
 @click.option(
     "--env",
     "environment",
@@ -28,20 +29,25 @@ from cli.project.find import find_project
     help="Against what runs there.",
 )
 @click.option("--exit-code", is_flag=True, help=f"End with {int(ExitCode.CHANGES)} if there are changes.")
+@click.option("--release", default="", metavar="DIGEST",
+              help="Compare this release (see freehold releases), as it is; build nothing.")  # fmt: skip
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
               help="The project's folder; by default the current one.")  # fmt: skip
-def diff(output: Output, environment: str, exit_code: bool, context_name: str | None, folder: Path) -> None:
+def diff(
+    output: Output, *, environment: str, exit_code: bool, release: str, context_name: str | None, folder: Path
+) -> None:
     """Show what would change, what new things the app could reach, where it would run, and the way back.
 
     Prints the command that deploys exactly this: it is refused if anything has moved since.
     """
-    found = find_project(folder)
+    found = project_at(folder) if release else find_project(folder)
     _, context = home.current_context(context_name)
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> Review:
-        proposal, _ = await put_together(client, output, found, environment, "", signer)
+        what = await to_offer(client, found, release)
+        proposal, _ = await put_together(client, output, what, environment, "", signer)
         return await review_proposal(client, proposal)
 
     review = talk(context, conversation)

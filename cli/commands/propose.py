@@ -12,10 +12,10 @@ from cli.frame import Option, command
 from cli.mesh import home
 from cli.mesh.client import NodeClient, talk
 from cli.mesh.principals import everyday_key, require_right
-from cli.mesh.proposing import file_proposal, put_together
+from cli.mesh.proposing import file_proposal, put_together, to_offer
 from cli.mesh.review import review_change, review_text
 from cli.output import Output
-from cli.project.find import find_project
+from cli.project.find import find_project, project_at
 
 
 @command(
@@ -31,22 +31,27 @@ from cli.project.find import find_project
     help="Where it is meant to run.",
 )
 @click.option("-m", "--message", required=True, help="The change request this fulfils; kept with the change.")
+@click.option("--release", default="", metavar="DIGEST",
+              help="Propose this release (see freehold releases), as it is; build nothing.")  # fmt: skip
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
               help="The project's folder; by default the current one.")  # fmt: skip
-def propose(output: Output, environment: str, message: str, context_name: str | None, folder: Path) -> None:
+def propose(
+    output: Output, *, environment: str, message: str, release: str, context_name: str | None, folder: Path
+) -> None:
     """Build the project and file it as a change; the nodes fetch and compile it, and nothing starts.
 
     The evidence that `freehold test` left for this release goes along.
     """
-    found = find_project(folder)
+    found = project_at(folder) if release else find_project(folder)
     _, context = home.current_context(context_name)
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
-        await require_right(client, signer.public_key, "propose", found.project.name, environment)
-        proposal, bundle = await put_together(client, output, found, environment, message, signer)
-        filed = await file_proposal(client, output, found, proposal, bundle, signer)
+        what = await to_offer(client, found, release)
+        await require_right(client, signer.public_key, "propose", what.project.name, environment)
+        proposal, offered = await put_together(client, output, what, environment, message, signer)
+        filed = await file_proposal(client, output, offered, proposal, signer)
         review = await review_change(client, proposal.id.hex())
         return {
             "change": proposal.id.hex(),

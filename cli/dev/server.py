@@ -251,9 +251,10 @@ class DevServer:
         await self._claim_first(found)
         bundle = await asyncio.to_thread(put_together, found, mesh.folder / "version", self._output, exact=exact)
         await set_changed(client, mesh.me, found, values, mesh.folder / "secrets-set")
-        versions = await versions_for(client, deploying.effective_of(found, bundle, DEV_ENVIRONMENT))
+        offered = deploying.built_here(found, bundle, mesh.me.public_key)
+        versions = await versions_for(client, offered.effective(DEV_ENVIRONMENT))
         proposal = deploying.propose(
-            await client.state(), await client.mesh(), found, bundle, environment=DEV_ENVIRONMENT, request=REQUEST,
+            await client.state(), await client.mesh(), offered, environment=DEV_ENVIRONMENT, request=REQUEST,
             signer=mesh.me, versions=versions, plan=PLAN,
         )  # fmt: skip
         self._given_up.discard(proposal.change.release.hex())

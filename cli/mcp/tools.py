@@ -465,8 +465,8 @@ async def propose(session: Session, given: Proposing) -> Proposed:
     async def ask(client: NodeClient) -> Proposed:
         output = _quiet()
         await require_right(client, session.signer.public_key, "propose", session.project, given.environment)
-        proposal, bundle = await put_together(client, output, found, given.environment, given.request, session.signer)
-        filed = await file_proposal(client, output, found, proposal, bundle, session.signer)
+        proposal, offered = await put_together(client, output, found, given.environment, given.request, session.signer)
+        filed = await file_proposal(client, output, offered, proposal, session.signer)
         papers = await client.get(f"/v1/changes/{proposal.id.hex()}/papers")
         return Proposed(
             change=proposal.id.hex(),

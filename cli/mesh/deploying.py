@@ -1,4 +1,4 @@
-"""A deploy put together on the client: from a built project to a signed change, its artifacts, and a signed start.
+"""A deploy put together on the client: from a release to a signed change, its artifacts, and a signed start.
 
 Everything a mesh judges is made here as bytes with a digest: the release (manifest), the effective configuration of
 one environment, the change that binds them, and the start that names the change. Signing needs the proposer's
@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import msgspec
 
@@ -44,11 +44,39 @@ from protocols.mesh_types import Lane, MeshState
 from protocols.placement import eligible, pinned_size, rendezvous
 
 APPROVE = "approve"
+Kind = Literal["http", "command", "module"]
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A release on its way to an environment, with the project it was built from.
+
+    `kinds` says how each app is entered. `files` maps digests to files; what the mesh holds already need not lie here.
+    Evidence for it lies in the project's folder `root`, under its `build`, or under any where that is not known.
+    """
+
+    project: Project
+    release: Release
+    kinds: Mapping[str, Kind]
+    files: Mapping[bytes, Path]
+    root: Path | None = None
+    build: str = ""
+
+    def effective(self, environment: str) -> Effective:
+        """Return what the release runs with in `environment`."""
+        built = {one.app: one.digest for one in self.release.components}
+        apps = sorted(self.project.settings(environment).apps.items())
+        return Effective(
+            project=self.project.name,
+            environment=environment,
+            apps=tuple(_effective_app(app, built[name], self.kinds[name]) for name, app in apps),
+            smoke=tuple(SmokeCheck(one.app, one.path, one.status, one.contains or "") for one in self.project.smoke),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A signed change and everything it names. `components` maps each component's, or source's, digest to its file."""
+    """A signed change and everything it names. `components` maps the digests of components and sources to files here."""
 
     change: Change
     signed: Signed
@@ -72,23 +100,11 @@ def routes_of(app: App) -> tuple[Route, ...]:
     return tuple(sorted(found))
 
 
-def effective_of(found: Found, bundle: Bundle, environment: str) -> Effective:
-    """What the release runs with in `environment`."""
-    settings = found.project.settings(environment)
-    built: Mapping[str, Any] = bundle.manifest["apps"]
-    return Effective(
-        project=found.project.name,
-        environment=environment,
-        apps=tuple(_effective_app(app, built[name]) for name, app in sorted(settings.apps.items())),
-        smoke=tuple(SmokeCheck(one.app, one.path, one.status, one.contains or "") for one in found.project.smoke),
-    )
-
-
-def _effective_app(app: App, built: Mapping[str, Any]) -> EffectiveApp:
+def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
     return EffectiveApp(
         name=app.name,
-        component=bytes.fromhex(built["component"]),
-        kind=cast("Any", built["kind"]),
+        component=component,
+        kind=kind,
         timeout_ms=app.timeout_ms,
         memory_max_bytes=app.memory_max_bytes,
         instances=app.instances,
@@ -122,6 +138,23 @@ def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
         author=author,
         demands=demands_of(found.project),
     )
+
+
+def built_here(found: Found, bundle: Bundle, author: bytes) -> Offered:
+    """Return the release that a build is, once this author proposes it."""
+    built: Mapping[str, Any] = bundle.manifest["apps"]
+    release = release_of(found, bundle, author)
+    digests = [one.digest for one in release.components]
+    digests += [one.source for one in release.components if isinstance(one.source, bytes)]
+    files = {one: bundle.folder / ARTIFACTS / one.hex() for one in digests}
+    return Offered(
+        found.project, release, {name: app["kind"] for name, app in built.items()}, files, found.root, bundle.id
+    )
+
+
+def effective_of(found: Found, bundle: Bundle, environment: str) -> Effective:
+    """What a build runs with in `environment`, whoever proposes it."""
+    return built_here(found, bundle, b"").effective(environment)
 
 
 def release_id(found: Found, bundle: Bundle, author: bytes) -> str:
@@ -173,8 +206,7 @@ def plan_of(settings: Settings) -> Plan:
 def propose(
     state: MeshState,
     mesh: Digest,
-    found: Found,
-    bundle: Bundle,
+    offered: Offered,
     *,
     environment: str,
     request: str,
@@ -182,18 +214,18 @@ def propose(
     versions: tuple[SecretVersion, ...] = (),
     plan: Plan | None = None,
 ) -> Proposal:
-    """Return a signed change of the built project for an environment, computed against `state`.
+    """Return a signed change of a release for an environment, computed against `state`.
 
     `versions` are those of its secrets (sealing.versions_for), `plan` is the project file's unless another is given.
 
     Raises CommandError naming who must do what first, if the project or the environment is not there.
     """
-    lane = lane_of(state, found.project.name, environment)
-    effective = effective_of(found, bundle, environment)
-    release = release_of(found, bundle, signer.public_key)
+    project, release = offered.project, offered.release
+    lane = lane_of(state, project.name, environment)
+    effective = offered.effective(environment)
     release_bytes = encode(release)
     change = Change(
-        project=found.project.name,
+        project=project.name,
         environment=environment,
         request=request,
         release=digest(release_bytes),
@@ -202,18 +234,15 @@ def propose(
         policy=gate_of(state, environment, release).digest,
         author=signer.public_key,
         created_ms=int(time.time() * 1000),
-        plan=plan or plan_of(found.project.settings(environment)),
+        plan=plan or plan_of(project.settings(environment)),
         routes=effective.routes,
         schedules=tuple(app.name for app in effective.apps if app.schedule),
         secrets=versions,
-        replicas=found.project.settings(environment).rollout.replicas if not effective.keeps_data else 0,
+        replicas=project.settings(environment).rollout.replicas if not effective.keeps_data else 0,
         data=effective.keeps_data,
     )
-    folder = bundle.folder / ARTIFACTS
-    named = [app.component for app in effective.apps]
-    named += [one.source for one in release.components if isinstance(one.source, bytes)]
-    components = {one: folder / one.hex() for one in named}
-    return Proposal(change, sign(signer, CHANGE_DOMAIN, mesh, change), release, release_bytes, effective, components)
+    signed = sign(signer, CHANGE_DOMAIN, mesh, change)
+    return Proposal(change, signed, release, release_bytes, effective, offered.files)
 
 
 def lane_of(state: MeshState, project: str, environment: str) -> Lane:

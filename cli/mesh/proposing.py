@@ -13,21 +13,18 @@ from typing import Any
 from cli.errors import UsageError
 from cli.mesh import deploying
 from cli.mesh.client import NodeClient, RefusedError
-from cli.mesh.deploying import Proposal
+from cli.mesh.deploying import Offered, Proposal
 from cli.mesh.diffing import route_words
 from cli.mesh.evidence import held_evidence, publish_evidence
+from cli.mesh.released import CHANGES_ASKED, PREFIX_MIN, held_release
 from cli.mesh.sealing import versions_for
 from cli.output import Output
 from cli.project.build import build_project
-from cli.project.bundle import Bundle
 from cli.project.find import Found
 from protocols.change import Change
 from protocols.commands import ClaimRoutes
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
-
-PREFIX_MIN = 4
-CHANGES_ASKED = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +32,55 @@ class Filed:
     """A filed proposal: how many bytes went, how many pieces of evidence, and routes that a deployer must claim."""
 
     proposal: Proposal
-    bundle: Bundle
     sent_bytes: int
     evidence: int
     unclaimed: tuple[str, ...]
 
 
+async def to_offer(client: NodeClient, found: Found | None, release: str) -> Found | Offered:
+    """Return what a command is about: the release that is named, or the project that is there, which is not built yet."""
+    if release:
+        return await held_release(client, release, found)
+    assert found is not None, "a command without a project names a release"
+    return found
+
+
 async def put_together(
-    client: NodeClient, output: Output, found: Found, environment: str, request: str, signer: Ed25519Signer
-) -> tuple[Proposal, Bundle]:
-    """Build the project and make the signed change, computed against the state now."""
+    client: NodeClient, output: Output, what: Found | Offered, environment: str, request: str, signer: Ed25519Signer
+) -> tuple[Proposal, Offered]:
+    """Build what is not built, and make the signed change, computed against the state now."""
     mesh, state = await client.mesh(), await client.state()
-    deploying.lane_of(state, found.project.name, environment)
-    output.step("", "building")
-    bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, output)
-    versions = await versions_for(client, deploying.effective_of(found, bundle, environment))
+    deploying.lane_of(state, what.project.name, environment)
+    if isinstance(what, Found):
+        output.step("", "building")
+        bundle = await asyncio.to_thread(build_project, what.project, what.text, what.root, output)
+        what = deploying.built_here(what, bundle, signer.public_key)
+    versions = await versions_for(client, what.effective(environment))
     proposal = deploying.propose(
-        state, mesh, found, bundle, environment=environment, request=request, signer=signer, versions=versions
+        state, mesh, what, environment=environment, request=request, signer=signer, versions=versions
     )
-    return proposal, bundle
+    return proposal, what
+
+
+async def file_papers(client: NodeClient, output: Output, offered: Offered, proposal: Proposal) -> tuple[int, int]:
+    """Upload what the change names, file it and the evidence kept here; return how many bytes and papers went."""
+    output.step("", "uploading")
+    sent = await deploying.upload(client, proposal)
+    output.step("", f"uploaded {sent / (1 << 20):.1f} MiB, proposing change {proposal.id.hex()[:12]}")
+    await client.publish("change", proposal.change.project, encode(proposal.signed))
+    held = () if offered.root is None else held_evidence(offered.root, offered.build, proposal.change.configuration)
+    for envelope in held:
+        await publish_evidence(client, proposal.release, envelope)
+    return sent, len(held)
 
 
 async def file_proposal(
-    client: NodeClient, output: Output, found: Found, proposal: Proposal, bundle: Bundle, signer: Ed25519Signer
+    client: NodeClient, output: Output, offered: Offered, proposal: Proposal, signer: Ed25519Signer
 ) -> Filed:
     """Upload what the change names, file it and its evidence. Nothing starts."""
     unclaimed = await claim_routes(client, proposal.change, signer)
-    output.step("", "uploading")
-    sent = await deploying.upload(client, proposal)
-    await client.publish("change", proposal.change.project, encode(proposal.signed))
-    held = held_evidence(found.root, bundle.id, proposal.change.configuration)
-    for envelope in held:
-        await publish_evidence(client, proposal.release, envelope)
-    return Filed(proposal, bundle, sent, len(held), unclaimed)
+    sent, evidence = await file_papers(client, output, offered, proposal)
+    return Filed(proposal, sent, evidence, unclaimed)
 
 
 async def claim_routes(client: NodeClient, change: Change, signer: Ed25519Signer) -> tuple[str, ...]:

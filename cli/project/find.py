@@ -32,15 +32,21 @@ def find_project(start: Path) -> Found:
     )
 
 
-def project_here() -> str:
-    """Return the name of the project of this folder, for commands that need not have one; empty where there is none.
+def project_at(start: Path) -> Found | None:
+    """Return the project at `start` or above it, for commands that need not have one; None where there is none.
 
     A project file that cannot be read is none: a release must be put back while somebody edits.
     """
     try:
-        return find_project(Path()).project.name
+        return find_project(start)
     except UsageError:
-        return ""
+        return None
+
+
+def project_here() -> str:
+    """Return the name of the project of this folder, as `project_at`; empty where there is none."""
+    found = project_at(Path())
+    return found.project.name if found is not None else ""
 
 
 def open_project(root: Path) -> Found:

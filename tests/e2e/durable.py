@@ -170,9 +170,10 @@ class Site:
         (folder / "freehold.toml").write_text(toml)
         project = open_project(folder)
         bundle = build_project(project.project, toml, folder, Quiet())
+        offered = deploying.built_here(project, bundle, self.admin.public_key)
         proposal = deploying.propose(
-            await client.state(), await client.mesh(), project, bundle, environment=ENVIRONMENT, request=text,
-            signer=self.admin, versions=await versions_for(client, deploying.effective_of(project, bundle, ENVIRONMENT)),
+            await client.state(), await client.mesh(), offered, environment=ENVIRONMENT, request=text,
+            signer=self.admin, versions=await versions_for(client, offered.effective(ENVIRONMENT)),
         )  # fmt: skip
         await deploying.upload(client, proposal)
         await client.publish("change", name, encode(proposal.signed))

@@ -168,10 +168,10 @@ class House:
         bundle = build_project(project.project, text, folder, Quiet())
         async with self.client() as client:
             state = await client.state()
+            offered = deploying.built_here(project, bundle, self.admin.public_key)
             proposal = deploying.propose(
-                state, self.control(0).core.trust.mesh, project, bundle, environment=LANE[1], request="a test",
-                signer=self.admin,
-                versions=await versions_for(client, deploying.effective_of(project, bundle, LANE[1])),
+                state, self.control(0).core.trust.mesh, offered, environment=LANE[1], request="a test",
+                signer=self.admin, versions=await versions_for(client, offered.effective(LANE[1])),
             )  # fmt: skip
             lane = deploying.lane_of(state, *LANE)
             await deploying.claim_missing_routes(client, lane, proposal.change.routes, self.admin)

@@ -172,8 +172,8 @@ async def test_a_real_mesh_refuses_what_dev_runs() -> None:
             async with house.client() as client:
                 mesh = await client.mesh()
                 proposal = deploying.propose(
-                    await client.state(), mesh, found, bundle, environment=LANE[1], request="smuggled",
-                    signer=house.admin,
+                    await client.state(), mesh, deploying.built_here(found, bundle, house.admin.public_key),
+                    environment=LANE[1], request="smuggled", signer=house.admin,
                 )  # fmt: skip
                 lane = deploying.lane_of(await client.state(), *LANE)
                 await deploying.claim_missing_routes(client, lane, proposal.change.routes, house.admin)
