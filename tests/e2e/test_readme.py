@@ -133,7 +133,7 @@ class Story:
         self.ann = Reader(folder / "ann")
         self.address = ""
         self.lines: list[str] = []
-        self.change = ""
+        self.change = self.release = ""
         self.steps = self._steps()
 
     def leave(self) -> None:
@@ -191,6 +191,10 @@ class Story:
             ),
         )
         yield "freehold doctor", lambda: shows(one.do("freehold doctor"), "no fault")
+        yield "freehold env create staging", lambda: shows(one.do("freehold env create staging", YES, PASS), "decision")
+        yield 'freehold deploy --env staging -m "greet testers"', self.stage
+        yield "freehold releases --env staging", self.find_release
+        yield 'freehold deploy --release 5c1d09 --env production -m "greet everybody as the testers were"', self.go_on
         yield "freehold mesh invite", lambda: self.invite("freehold mesh invite")
         yield "freehold mesh join fh1.k8Qgb4RY...", self.join
         yield "freehold node run", self.second_node
@@ -266,6 +270,23 @@ class Story:
 
     def roll_back(self) -> None:
         shows(self.one.do('freehold rollback -m "it was better before"'), "rolled back")
+        self.serves("hello from hello")
+
+    def stage(self) -> None:
+        self.greet("hello")
+        file = self.one.here / "freehold.toml"
+        file.write_text(file.read_text() + '\n[env.staging]\napp.web.routes = ["staging.example.org"]\n')
+        shows(self.one.do('freehold deploy --env staging -m "greet testers"', timeout_s=BUILD_TIMEOUT_S), "succeeded")
+
+    def find_release(self) -> None:
+        said = self.one.do("freehold releases --env staging")
+        self.release = re.search(r"hello/staging +([0-9a-f]{12}) ", said)[1]  # type: ignore[index]
+
+    def go_on(self) -> None:
+        more = '--env production -m "greet everybody as the testers were"'
+        said = self.one.do(f"freehold deploy --release {self.release} {more}")
+        assert "building" not in said
+        shows(said, "succeeded")
         self.serves("hello from hello")
 
     def invite(self, command: str) -> None:
