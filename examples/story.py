@@ -108,7 +108,7 @@ def _test(scene: Scene, bot: Agent) -> None:
     teller.check(f"test: {len(tested['runs'])} runs passed on these digests, signed, self-attested",
                  tested["passed"] and tested["self_attested"] and len(tested["runs"]) == 2, tested)  # fmt: skip
     papers = sorted((scene.projects["greeter"] / ".freehold" / "evidence" / tested["build"]).rglob("*.json"))
-    teller.check(f"the evidence is {len(papers)} DSSE envelopes in .freehold/evidence", len(papers) == 2, papers)
+    teller.check(f"the evidence is {len(papers)} DSSE envelopes in .freehold/evidence", len(papers) == 3, papers)
 
 
 def _diff(scene: Scene, bot: Agent) -> None:
@@ -133,7 +133,7 @@ def _deploy(scene: Scene, bot: Agent) -> None:
     change = proposed["change"]
     missing = [one["rule"] for one in proposed["missing"]]
     teller.check(f"propose: change {change[:12]} with {proposed['evidence']} pieces of evidence; nothing runs yet",
-                 proposed["evidence"] == 2 and missing == ["approval.missing"], proposed)  # fmt: skip
+                 proposed["evidence"] == 3 and missing == ["approval.missing"], proposed)  # fmt: skip
     asked = bot.call("request_approval", change=change)
     teller.say(f"request_approval: {asked['start']}; a person runs:")
     teller.quote(asked["for_a_person"])

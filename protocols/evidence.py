@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -148,6 +149,13 @@ def attest(
     described = Described({"sha256": configuration.hex()}, "configuration")
     result = Result(run, "PASSED" if passed else "FAILED", (described,), tests[0], (), tests[1])
     return seal(signer, statement_json(components, TEST_RESULT, result))
+
+
+def attest_build(
+    signer: Signer, run: Run, *, components: tuple[tuple[str, bytes], ...], provenance: Mapping[str, Any]
+) -> bytes:
+    """Return signed provenance of a build: `components` are (app, digest), `provenance` a predicate of SLSA v1."""
+    return seal(signer, statement_json(components, PROVENANCE, {**provenance, "freehold_run": run}))
 
 
 def open_envelope(verifier: Verifier, data: bytes) -> Opened | Refusal:

@@ -20,7 +20,7 @@ from cli.frame import command
 from cli.mesh import home
 from cli.mesh.client import NodeClient
 from cli.mesh.deploying import effective_of, release_id, require_known
-from cli.mesh.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_run
+from cli.mesh.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_build, sign_run
 from cli.mesh.home import Context
 from cli.mesh.principals import everyday_key
 from cli.mesh.spans import duration_ms
@@ -41,8 +41,8 @@ from protocols.envelope import digest, encode
 def test(output: Output, environments: tuple[str, ...], timeout: str, context_name: str | None, folder: Path) -> None:
     """Build the project, serve it in the sandbox with throwaway data, run its tests and smoke checks against it.
 
-    Leaves signed evidence under .freehold/evidence, bound to the digests of components and configuration; `freehold
-    propose` and `deploy` send it along. The test command gets FREEHOLD_URL.
+    Leaves signed evidence under .freehold/evidence, of the build and of each run, bound to the digests of components and
+    configuration; `freehold propose` and `deploy` send it along. The test command gets FREEHOLD_URL.
     """
     found = find_project(folder)
     timeout_s = duration_ms(timeout) / 1000
@@ -112,6 +112,9 @@ async def test_project(
     if found.project.test_command is None and not found.project.smoke:
         raise UsageError("the project has no tests", next_step="add [test] command or [[test.smoke]] to freehold.toml")
     bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, output)
+    if context is not None:
+        built = sign_build(everyday_key(context), bytes.fromhex(context.mesh), bundle)
+        keep_evidence(found.root, bundle.id, "build", built)
     results: list[dict[str, Any]] = []
     for environment in environments:
         effective = effective_of(found, bundle, environment)
@@ -158,7 +161,7 @@ def _result(found: Found, bundle: Bundle, effective: Effective, context: Context
             signer, bytes.fromhex(context.mesh), ran, subjects=tuple(subjects),
             configuration=digest(encode(effective)),
         )  # fmt: skip
-        path = str(keep_evidence(found.root, bundle.id, effective.environment, ran.kind, envelope))
+        path = str(keep_evidence(found.root, bundle.id, f"{ran.kind}-{effective.environment}", envelope))
     return {
         "kind": ran.kind, "covers": ran.covers, "environment": effective.environment, "passed": ran.passed,
         "log": ran.log[-LOG_MAX_CHARACTERS:], "passed_tests": list(ran.names[0]), "failed_tests": list(ran.names[1]),

@@ -1,6 +1,7 @@
 """Evidence on the client: statements about a run, kept with the project, published with a proposal, exported.
 
     .freehold/evidence/BUILD/KIND-ENVIRONMENT.json      one DSSE envelope each, signed by the everyday key
+    .freehold/evidence/BUILD/build.json                 where the build came from
 
 What is signed here is self-attested: it says that the author's machine ran something. A policy may ask a node to run it
 again. Not here: running anything (cli/dev/trial.py), and what a policy demands (protocols/policy.py).
@@ -9,9 +10,11 @@ again. Not here: running anything (cli/dev/trial.py), and what a policy demands 
 from __future__ import annotations
 
 import base64
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,6 +23,7 @@ import msgspec
 
 from cli.errors import CommandError
 from cli.mesh.client import NodeClient
+from cli.project.bundle import Bundle
 from protocols.change import Release
 from protocols.evidence import (
     ENVELOPE_MAX_BYTES,
@@ -27,6 +31,7 @@ from protocols.evidence import (
     Envelope,
     Run,
     attest,
+    attest_build,
     open_envelope,
     parse_json,
     read_evidence,
@@ -38,6 +43,9 @@ from protocols.refusal import Refusal
 FOLDER = "evidence"
 LOG_MAX_CHARACTERS = 5_000
 """A log's end; with base64 and the rest it fits a record's body (key_table.BODY_MAX_BYTES)."""
+
+BUILD_TYPE = "urn:freehold:build:1"
+"""Of a provenance: `freehold build` of a project folder, whose file is a parameter and whose sources are dependencies."""
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
@@ -81,26 +89,57 @@ def printable(text: str) -> str:
     return "".join(letter if letter in "\n\t" or letter.isprintable() else "?" for letter in text)
 
 
-def keep_evidence(root: Path, build: str, environment: str, kind: str, envelope: bytes) -> Path:
-    """Store an envelope; the last run of a kind for an environment replaces the one before."""
+def sign_build(signer: Ed25519Signer, mesh: bytes, bundle: Bundle) -> bytes:
+    """Return the signed provenance of a build: from which sources, by which tools, into which components (SLSA v1)."""
+    apps, source = bundle.manifest["apps"], bundle.manifest["source"]
+    finished = datetime.now(UTC)
+    sources = [{"name": f"{name} source", "digest": {"sha256": app["source_digest"]}} for name, app in apps.items()]
+    if source["commit"]:
+        sources.append({"name": "repository", "digest": {"gitCommit": source["commit"]}})
+    provenance = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "project": bundle.manifest["project"]["name"],
+                "project_file": {"sha256": hashlib.sha256(bundle.manifest["project_file"].encode()).hexdigest()},
+                "uncommitted_changes": source["dirty"],
+            },
+            "resolvedDependencies": sources,
+        },
+        "runDetails": {
+            "builder": {"id": f"urn:freehold:key:{signer.public_key.hex()}"},
+            "metadata": {"invocationId": bundle.id, "finishedOn": finished.isoformat(timespec="seconds")},
+        },
+    }
+    tools = {tool: str(number) for app in apps.values() for tool, number in app["toolchain"].items()}
+    run = Run(mesh.hex(), "build", "host", int(finished.timestamp() * 1000), {"freehold": version("freehold"), **tools})
+    subjects = tuple((name, bytes.fromhex(app["component"])) for name, app in apps.items())
+    return attest_build(signer, run, components=subjects, provenance=provenance)
+
+
+def keep_evidence(root: Path, build: str, name: str, envelope: bytes) -> Path:
+    """Store an envelope; the last one of a name, such as a kind and an environment, replaces the one before."""
     folder = evidence_folder(root, build)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{kind}-{environment}.json"
+    path = folder / f"{name}.json"
     temporary = path.with_suffix(".new")
     temporary.write_bytes(envelope)
     temporary.replace(path)
     return path
 
 
-def held_evidence(root: Path, build: str, configuration: bytes) -> tuple[bytes, ...]:
-    """Return the kept envelopes of a build, or of any if it is "", that name this configuration, by file name.
+def held_evidence(root: Path, build: str, release: Release, configuration: bytes) -> tuple[bytes, ...]:
+    """Return the kept envelopes about a release with a configuration, by file name: of a build, or of any if it is "".
 
-    A configuration names the components, so it is enough to tell what an envelope is about.
+    A configuration names the components, so a run that names it is about them; a build's provenance names them itself.
     """
-    found = []
+    components, found = {one.digest for one in release.components}, []
     for path in sorted(evidence_folder(root, "").glob(f"{build or '*'}/*.json")):
         data = path.read_bytes()
-        if len(data) <= BODY_MAX_BYTES and configuration in _configurations(data):
+        read = read_evidence(Ed25519Verifier(), _mesh_of(data), data) if len(data) <= BODY_MAX_BYTES else None
+        if not isinstance(read, Attested):
+            continue
+        if configuration in read.configurations or (read.kind == "build" and components <= set(read.components)):
             found.append(data)
     return tuple(found)
 
@@ -114,12 +153,6 @@ async def publish_evidence(client: NodeClient, release: Release, envelope: bytes
     for component in dict.fromkeys(one.digest for one in release.components):
         if component in named:
             await client.publish("evidence", component.hex(), envelope)
-
-
-def _configurations(data: bytes) -> tuple[bytes, ...]:
-    mesh = _mesh_of(data)
-    read = read_evidence(Ed25519Verifier(), mesh, data)
-    return tuple(bytes(one) for one in read.configurations) if isinstance(read, Attested) else ()
 
 
 def _mesh_of(data: bytes) -> bytes:

@@ -68,7 +68,9 @@ async def file_papers(client: NodeClient, output: Output, offered: Offered, prop
     sent = await deploying.upload(client, proposal)
     output.step("", f"uploaded {sent / (1 << 20):.1f} MiB, proposing change {proposal.id.hex()[:12]}")
     await client.publish("change", proposal.change.project, encode(proposal.signed))
-    held = () if offered.root is None else held_evidence(offered.root, offered.build, proposal.change.configuration)
+    held: tuple[bytes, ...] = ()
+    if offered.root is not None:
+        held = held_evidence(offered.root, offered.build, proposal.release, proposal.change.configuration)
     for envelope in held:
         await publish_evidence(client, proposal.release, envelope)
     return sent, len(held)

@@ -173,7 +173,7 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
         assert built["build"] == tested["build"] != release
         assert any(one["section"] == "capabilities" for one in shown["review"]["differences"])
         proposed = await agent.call("propose", request="say hello")
-        assert proposed["evidence"] == 2
+        assert proposed["evidence"] == 3
         assert [one["rule"] for one in proposed["missing"]] == ["approval.missing"]
         change = proposed["change"]
         asked = await agent.call("request_approval", change=change)

@@ -3,6 +3,7 @@ was taken out."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from cli.commands.token import _narrowed, _shared
 from cli.errors import UsageError
 from cli.mesh.delivery import DAY_MS, delivery_of
 from cli.mesh.diffing import Side, differences
-from cli.mesh.evidence import Ran, held_evidence, keep_evidence, sign_run
+from cli.mesh.evidence import Ran, held_evidence, keep_evidence, sign_build, sign_run
 from cli.mesh.principals import Held, Principal
+from cli.project.bundle import Bundle
 from protocols.audit import FAULTS_MAX, KEPT_MS, AuditEntry, Link, chain_faults, entry_digest, sign_entry
 from protocols.chain_messages import Declined
 from protocols.change import Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.demands import FreezeWindow
 from protocols.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.envelope import Signed, decode, digest, encode
-from protocols.evidence import Attested, read_evidence
+from protocols.evidence import Attested, Opened, open_envelope, read_evidence
 from protocols.key_table import BODY_MAX_BYTES
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from simulation.chain_state import Add, CounterCommand, counter
@@ -183,10 +185,44 @@ def test_a_run_is_signed_over_its_digests_and_fits_a_record_however_long_its_log
     assert isinstance(read, Attested)
     assert (read.key, read.passed, read.components, read.configurations) == (SIGNER.public_key, False, (ONE,), (TWO,))
     assert b"\x1b" not in envelope
-    keep_evidence(tmp_path, "release", "production", "test", envelope)
-    assert held_evidence(tmp_path, "release", TWO) == (envelope,)
-    assert held_evidence(tmp_path, "release", ONE) == ()
-    assert held_evidence(tmp_path, "another", TWO) == ()
+    release = Release("site", (Component("web", ONE, 1),), b"", "", SIGNER.public_key)
+    keep_evidence(tmp_path, "build", "test-production", envelope)
+    assert held_evidence(tmp_path, "build", release, TWO) == (envelope,)
+    assert held_evidence(tmp_path, "build", release, ONE) == ()
+    assert held_evidence(tmp_path, "another", release, TWO) == ()
+    assert held_evidence(tmp_path, "", release, TWO) == (envelope,), "under whichever build"
+
+
+def bundle_of(component: bytes) -> Bundle:
+    app = {"component": component.hex(), "source_digest": TWO.hex(), "toolchain": {"componentize-py": "0.25"}}
+    manifest = {
+        "project": {"name": "site"}, "project_file": "[project]", "apps": {"web": app},
+        "source": {"commit": "ab" * 20, "dirty": True},
+    }  # fmt: skip
+    return Bundle("b" * 64, Path(), manifest)
+
+
+def test_a_build_is_signed_as_slsa_provenance_and_goes_with_every_release_of_its_components(tmp_path: Path) -> None:
+    envelope = sign_build(SIGNER, MESH, bundle_of(ONE))
+    read = read_evidence(Ed25519Verifier(), MESH, envelope)
+    assert isinstance(read, Attested)
+    assert (read.kind, read.passed, read.components, read.configurations) == ("build", True, (ONE,), ())
+    opened = open_envelope(Ed25519Verifier(), envelope)
+    assert isinstance(opened, Opened)
+    said = json.loads(bytes(opened.statement.predicate))
+    assert opened.statement.predicate_type == "https://slsa.dev/provenance/v1"
+    assert said["buildDefinition"]["resolvedDependencies"] == [
+        {"name": "web source", "digest": {"sha256": TWO.hex()}},
+        {"name": "repository", "digest": {"gitCommit": "ab" * 20}},
+    ]
+    assert said["buildDefinition"]["externalParameters"]["uncommitted_changes"]
+    assert said["runDetails"]["builder"]["id"].endswith(SIGNER.public_key.hex())
+
+    keep_evidence(tmp_path, "build", "build", envelope)
+    mine, other = (Release("site", (Component("web", one, 1),), b"", "", SIGNER.public_key) for one in (ONE, TWO))
+    for configuration in (ONE, TWO):
+        assert held_evidence(tmp_path, "build", mine, configuration) == (envelope,)
+    assert held_evidence(tmp_path, "", other, ONE) == ()
 
 
 # --- what people type -------------------------------------------------------------------------------------------------
