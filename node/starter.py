@@ -228,8 +228,13 @@ class Starter:
     def _envelopes(
         self, proposed: Proposed, release: Release
     ) -> tuple[tuple[bytes, ...], tuple[bytes, ...], tuple[bytes, ...]]:
-        """The approvals and evidence that can be read as such, and the keys that signed them."""
-        approvals, evidence, speakers = [], [], []
+        """The approvals and evidence that can be read as such, and the keys that signed them.
+
+        Of what one key says of a kind, and with one result, only the newest: what a command may show has a limit, and the
+        same components are built and run again with every change of configuration.
+        """
+        approvals, speakers = [], []
+        newest: dict[tuple[str, bytes, bool], tuple[int, bytes]] = {}
         for data in self._core.dossiers.approvals(proposed.id):
             approval = read_approval(self._rules.verifier, self._rules.mesh, data)
             if not isinstance(approval, Refusal) and not self._void(approval.key):
@@ -239,10 +244,11 @@ class Starter:
             attested = read_evidence(self._rules.verifier, self._rules.mesh, data)
             if isinstance(attested, Refusal) or self._void(attested.key):
                 continue
-            if proposed.change.configuration in attested.configurations:
-                evidence.append(data)
+            if attested.kind == "build" or proposed.change.configuration in attested.configurations:
+                said = (attested.kind, attested.key, attested.passed)
+                newest[said] = max(newest.get(said, (0, b"")), (attested.finished_ms, data))
                 speakers.append(attested.key)
-        return tuple(approvals), tuple(evidence), tuple(speakers)
+        return tuple(approvals), tuple(data for _, data in newest.values()), tuple(speakers)
 
     def _void(self, key: bytes) -> bool:
         """Whether a key was revoked, or not let in: what it signed proves nothing, and voters refuse the rest with it."""
