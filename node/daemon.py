@@ -221,7 +221,7 @@ class Daemon:
         pool.restore = releases.restore
         workloads = Workloads(mesh.core, releases, pool, self.runtime / "ingress.sock", mesh.post)
         requests = ChainRequests(mesh.post, entropy)
-        starter = Starter(mesh.core, artifacts, requests, verifier, system_now)
+        starter = Starter(mesh.core, artifacts, requests, verifier, system_now, self._folder)
 
         def is_member(peer: PeerId) -> bool:
             return mesh.core.hello.standing(peer) is Standing.MEMBER
@@ -250,6 +250,7 @@ class Daemon:
         )  # fmt: skip
         workloads.smoked = SmokeWitness(mesh.core, artifacts, signer, mesh.post, system_now).passed
         starter.ended, starter.outdated = control.audit_start, workloads.check_again
+        starter.slot_of = control.slot_of
         mesh.listeners += [
             requests.hear,
             starter.hear,

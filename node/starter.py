@@ -2,8 +2,9 @@
 
 What is missing (approvals, evidence, prepared nodes) is found by judging the start here exactly as voters will, on
 the papers this node holds; the refusal is what `status` shows. A start whose ground has moved (another release runs,
-the policy changed) is final and forgotten. The order survives nothing but this process: signing it again is harmless,
-the chain refuses duplicates. Not here: any right to start; the signature and the exhibits carry it all.
+the policy changed) is final and forgotten. What waits is in a file before its giver is answered (starts.py), and is
+taken up again by the next process; signing it again is harmless, the chain refuses duplicates. Not here: any right to
+start; the signature and the exhibits carry it all.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from node.artifacts import ArtifactError, ArtifactStore
 from node.requests import BusyChainError, ChainRequests
+from node.starts import Kept, read_starts, write_starts
 from protocols.approvals import read_approval
 from protocols.chain_messages import EntryStored
 from protocols.change import RELEASE_MAX_BYTES, Release
@@ -58,6 +61,9 @@ WAITED_FOR = (
 UNKNOWN = "start.unknown"
 """The rule of a start that no majority has answered: it is tried again, and may be decided yet."""
 
+DUPLICATE = "command.duplicate"
+"""The rule of a command that was decided before."""
+
 _log = logging.getLogger("freehold.starter")
 
 
@@ -90,14 +96,18 @@ class Starter:
         requests: ChainRequests,
         verifier: Verifier,
         clock: Callable[[], Now],
+        folder: Path,
     ) -> None:
-        """Take what is read and where starts are submitted."""
+        """Take what is read, where starts are submitted, and the data folder, in which those of an earlier life wait."""
         self._core = core
         self._artifacts = artifacts
         self._requests = requests
         self._rules = Rules(verifier, core.trust.mesh)
         self._clock = clock
-        self.starts: dict[Digest, Waiting] = {}
+        self._folder = folder
+        self.starts: dict[Digest, Waiting] = dict(_taken_up(folder))
+        self.slot_of: Callable[[SignedCommand], int] = lambda _signed: 0
+        """Where a start was decided; 0 if nowhere."""
         self.ended: Callable[[Waiting], None] = lambda _waiting: None
         """Who hears that a start started or was refused for good."""
         self.outdated: Callable[[Digest], None] = lambda _change: None
@@ -110,7 +120,7 @@ class Starter:
             self._woken.set()
 
     def add(self, signed: SignedCommand) -> Digest | Refusal:
-        """Take a start; return the change it names, or why it never can be.
+        """Take a start, durably; return the change it names, or why it never can be. Raises OSError; it is not held then.
 
         A start that only time or people can help waits; one its signer may not give is refused at once, so that it
         cannot take the place of one that waits.
@@ -128,6 +138,7 @@ class Starter:
         if len(self.starts) >= STARTS_MAX:
             return Refusal("start.limit", f"at most {STARTS_MAX} starts wait on one node")
         change = Digest(command.action.change)
+        signed = SignedCommand(signed.payload, signed.signatures)  # its exhibits are found here
         waiting = Waiting(signed, command.action.nodes, self._clock().wall_ms)
         shown = self.complete(change, signed, command.action.nodes)
         judged = shown if isinstance(shown, Refusal) else self._judge(*shown)
@@ -135,9 +146,18 @@ class Starter:
             if not judged.rule.startswith(WAITED_FOR):
                 return judged
             waiting.refusal = judged
+        if not write_starts(self._folder, _kept({**self.starts, change: waiting})):
+            return Refusal("start.limit", "the starts that wait on this node are too large together")
         self.starts[change] = waiting
         self._woken.set()
         return change
+
+    def _forget_ended(self) -> None:
+        """Take what ended out of the file; what stays in it is judged once more by the next process, no more."""
+        try:
+            write_starts(self._folder, _kept(self.starts))
+        except OSError as error:
+            _log.error("the file of starts is as it was: %s", error, extra={"event": "starts.not-written"})
 
     def _judge(self, signed: SignedCommand, material: tuple[bytes, ...]) -> Refusal | None:
         """What voters would say now."""
@@ -157,6 +177,7 @@ class Starter:
                     await self._look(change, waiting)
                     if waiting.outcome != "waiting":
                         self.ended(waiting)
+                        self._forget_ended()
                 elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:
                     del self.starts[change]
 
@@ -173,7 +194,9 @@ class Starter:
         judged = self._judge(signed, material)
         if judged is not None:
             waiting.refusal = judged
-            if not judged.rule.startswith(WAITED_FOR):
+            if judged.rule == DUPLICATE and (slot := self.slot_of(waiting.signed)):  # by the process before this one
+                waiting.outcome, waiting.slot = "started", slot
+            elif not judged.rule.startswith(WAITED_FOR):
                 waiting.outcome = "refused"
             elif judged.rule == "evidence.stale" and A_NODE_RUNS_IT in judged.detail:
                 self.outdated(change)
@@ -254,3 +277,16 @@ class Starter:
         """Whether a key was revoked, or not let in: what it signed proves nothing, and voters refuse the rest with it."""
         rights = self._core.dossiers.rights(key, self._clock().wall_ms)
         return self._core.trust.key_revoked(key) or void(rights)
+
+
+def _kept(starts: dict[Digest, Waiting]) -> list[Kept]:
+    return [Kept(one.signed, one.since_ms) for one in starts.values() if one.outcome == "waiting"]
+
+
+def _taken_up(folder: Path) -> Iterator[tuple[Digest, Waiting]]:
+    """The starts that waited when the process before this one ended."""
+    for kept in read_starts(folder)[:STARTS_MAX]:
+        with contextlib.suppress(DecodeError):
+            command: Command = decode(kept.signed.payload, Command)
+            if isinstance(command.action, Start):
+                yield Digest(command.action.change), Waiting(kept.signed, command.action.nodes, kept.since_ms)

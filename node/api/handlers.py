@@ -56,6 +56,7 @@ from node.logs import FOLLOWERS_MAX, LogFilter
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.metrics import render
 from node.requests import BusyChainError
+from node.starter import DUPLICATE
 from node.transport import StreamError
 from protocols.admission import JoinPapers
 from protocols.artifacts import ARTIFACT_MAX_BYTES
@@ -71,7 +72,6 @@ PUBLISH_TIMEOUT_S = 10.0
 PAPERS_MAX_BYTES = 4 << 20
 LINES_MAX = 2_000
 HEARTBEAT_S = 15.0
-DUPLICATE = "command.duplicate"
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
@@ -321,7 +321,10 @@ async def start(call: Call) -> StartView:
     """Take a signed start; it is submitted once approvals, evidence and prepared nodes are there."""
     control: Control = call.node
     signed = _command(call.body)
-    added = control.starter.add(signed)
+    try:
+        added = control.starter.add(signed)
+    except OSError as error:
+        raise ProblemError(507, "start.full", "the start is not held", str(error), "freehold doctor") from None
     if isinstance(added, Refusal):
         if added.rule == DUPLICATE and (slot := control.slot_of(signed)):
             return StartView(control.decision(slot).subject, "started", slot, "", "")
