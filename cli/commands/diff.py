@@ -48,7 +48,7 @@ def diff(
     async def conversation(client: NodeClient) -> Review:
         what = await to_offer(client, found, release)
         proposal, _ = await put_together(client, output, what, environment, "", signer)
-        return await review_proposal(client, proposal)
+        return await review_proposal(client, proposal, held=bool(release))
 
     review = talk(context, conversation)
     output.result({"diff": msgspec.to_builtins(review), "changes": review.changes}, review_text(review))

@@ -197,13 +197,15 @@ async def imports_of(
     return found
 
 
-async def review_proposal(client: NodeClient, proposal: Proposal) -> Review:
-    """Review what was just put together here, before anybody has seen it."""
+async def review_proposal(client: NodeClient, proposal: Proposal, *, held: bool = False) -> Review:
+    """Review what was just put together here, before anybody has seen it; `held` says that the mesh has its release."""
     change = proposal.change
     ground = await ground_of(client, change.project, change.environment)
     after = Side.of(proposal.release, proposal.effective, change)
     imports = await imports_of(client, _components(ground.base, after), dict(proposal.components))
-    return _review(ground, change, after, differences(ground.base, after, imports), "")
+    what = f"--release {change.release.hex()[:12]} " if held else ""
+    found = differences(ground.base, after, imports)
+    return _review(ground, change, after, found, "", f"{what}--env {change.environment}")
 
 
 async def review_change(client: NodeClient, named: str) -> Review:
@@ -212,10 +214,13 @@ async def review_change(client: NodeClient, named: str) -> Review:
     ground = await ground_of(client, change.project, change.environment)
     after = Side.of(await release_at(client, change.release), await effective_at(client, change.configuration), change)
     imports = await imports_of(client, _components(ground.base, after), {})
-    return _review(ground, change, after, differences(ground.base, after, imports), named)
+    found = differences(ground.base, after, imports)
+    return _review(ground, change, after, found, named, f"--change {named[:12]}")
 
 
-def _review(ground: Ground, change: Change, after: Side, found: tuple[Difference, ...], named: str) -> Review:
+def _review(
+    ground: Ground, change: Change, after: Side, found: tuple[Difference, ...], named: str, what: str
+) -> Review:
     state, lane = ground.state, ground.lane
     down = [member.node for member in ground.members if member.belief == "down"]
     nodes = pinned_nodes(state, lane, change, down)
@@ -227,7 +232,6 @@ def _review(ground: Ground, change: Change, after: Side, found: tuple[Difference
         for one in demands.evidence
     )
     base = lane.base
-    words = f"freehold deploy --env {change.environment} --expect {lane.sequence}"
     return Review(
         project=change.project,
         environment=change.environment,
@@ -249,7 +253,7 @@ def _review(ground: Ground, change: Change, after: Side, found: tuple[Difference
         rollback=Return(base.change.hex(), base.release.hex(), ground.holders) if base is not None else None,
         approvals=gate.approvals,
         evidence=evidence,
-        command=f"freehold deploy --change {named[:12]} --expect {lane.sequence}" if named else words,
+        command=f"freehold deploy {what} --expect {lane.sequence}",
     )
 
 

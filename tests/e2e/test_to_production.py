@@ -42,6 +42,7 @@ def test_what_ran_in_staging_goes_to_production_by_its_digest_and_is_built_by_no
         named = ("--release", release[:12], "--env", "production")
         difference = one.ok("diff", *named, "--folder", str(site.folder))["diff"]
         assert (difference["release"], difference["first"]) == (release, True)
+        assert difference["command"].startswith(f"freehold deploy --release {release[:12]} --env production --expect ")
         proposed = one.ok("propose", *named, "-m", "to production", "--folder", str(site.folder))
         assert proposed["evidence"] == len(tried["results"]) + 1, "what was built and tested here goes along"
 
