@@ -246,7 +246,7 @@ async def cannot_widen(team: Team) -> None:
 def test_a_refusal_ends_a_command_with_its_rule_what_is_missing_and_code_three(team: Team) -> None:
     asked: dict[str, tuple[tuple[str, ...], int, str, str]] = {
         "staging": (("--mode", "team"), 5, "awaiting-approval", "0 of 1 approvals; a person with the role approver"),
-        "tested": (("--mode", "solo", "--evidence", "build:1h"), 3, "evidence.missing", "freehold test makes it"),
+        "tested": (("--mode", "solo", "--evidence", "test:1h"), 3, "evidence.missing", "freehold test makes it"),
         "frozen": (("--mode", "solo", "--window", "deny 2020-01-01T00:00Z 999999h audit"), 3, "window.frozen", "audit"),
     }
     folder = Path(shutil.copytree(team.project, team.project.with_name("elsewhere")))
