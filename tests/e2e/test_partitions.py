@@ -133,6 +133,9 @@ def test_two_nodes_that_hear_each_other_one_way_only_decide_through_the_third(st
     answer = story.site.deploy(one)
     assert answer.code == 0, answer
     assert story.site.greetings([one]) == ["five"]
+    # What the first decided last does not reach the second from it: it hears of that from the third, a moment later.
+    slot = one.status()["slot"]
+    until(lambda: two.status()["slot"] >= slot, 30, "the second to hear what was decided")
     story.site.configure("six")
     answer = story.site.deploy(two)
     assert answer.code == 0, answer
