@@ -89,7 +89,7 @@ class Route(msgspec.Struct, frozen=True):
     forward: str = ""
 
 
-class Greeting(msgspec.Struct, frozen=True, tag=True):
+class Greeting(msgspec.Struct, frozen=True, tag="Greeting"):
     """The worker's first words. `build` must equal the daemon's own for the worker to be adopted."""
 
     version: int
@@ -101,40 +101,40 @@ class Greeting(msgspec.Struct, frozen=True, tag=True):
     draining: bool
 
 
-class Load(msgspec.Struct, frozen=True, tag=True):
+class Load(msgspec.Struct, frozen=True, tag="Load"):
     """Make a release ready beside those already loaded; loading a key again does nothing."""
 
     number: int
     release: ReleaseLoad
 
 
-class Activate(msgspec.Struct, frozen=True, tag=True):
+class Activate(msgspec.Struct, frozen=True, tag="Activate"):
     """Replace the whole routing table at once; requests under way finish where they began."""
 
     number: int
     routes: tuple[Route, ...]
 
 
-class Unload(msgspec.Struct, frozen=True, tag=True):
+class Unload(msgspec.Struct, frozen=True, tag="Unload"):
     """Let a release go once its last request has ended; refused while a route names it."""
 
     number: int
     key: str
 
 
-class Ping(msgspec.Struct, frozen=True, tag=True):
+class Ping(msgspec.Struct, frozen=True, tag="Ping"):
     """Are you alive?"""
 
     number: int
 
 
-class AskStatus(msgspec.Struct, frozen=True, tag=True):
+class AskStatus(msgspec.Struct, frozen=True, tag="AskStatus"):
     """Ask for the counters."""
 
     number: int
 
 
-class RunJob(msgspec.Struct, frozen=True, tag=True):
+class RunJob(msgspec.Struct, frozen=True, tag="RunJob"):
     """Run a command app of a loaded release to its end."""
 
     number: int
@@ -144,27 +144,27 @@ class RunJob(msgspec.Struct, frozen=True, tag=True):
     request_id: str = ""
 
 
-class Drain(msgspec.Struct, frozen=True, tag=True):
+class Drain(msgspec.Struct, frozen=True, tag="Drain"):
     """Accept nothing more, finish what is under way for at most `grace_ms`, then exit 0."""
 
     number: int
     grace_ms: int
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
+class Done(msgspec.Struct, frozen=True, tag="Done"):
     """The numbered request was carried out."""
 
     number: int
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class Refused(msgspec.Struct, frozen=True, tag="Refused"):
     """The numbered request was not carried out, and changed nothing."""
 
     number: int
     reason: str
 
 
-class Pong(msgspec.Struct, frozen=True, tag=True):
+class Pong(msgspec.Struct, frozen=True, tag="Pong"):
     """Alive. `stuck` counts guest threads that ignore their deadline: the daemon replaces such a worker."""
 
     number: int
@@ -192,7 +192,7 @@ class AppStatus(msgspec.Struct, frozen=True):
     log_lines_dropped: int
 
 
-class Status(msgspec.Struct, frozen=True, tag=True):
+class Status(msgspec.Struct, frozen=True, tag="Status"):
     """One worker's counters; `refused` counts requests that reached no app, by the problem's name."""
 
     number: int
@@ -207,7 +207,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     apps: tuple[AppStatus, ...]
 
 
-class JobDone(msgspec.Struct, frozen=True, tag=True):
+class JobDone(msgspec.Struct, frozen=True, tag="JobDone"):
     """How a job ended. `exit_code` is None unless `outcome` is "exited"; output is cut at the caps, and says so."""
 
     number: int
@@ -221,7 +221,7 @@ class JobDone(msgspec.Struct, frozen=True, tag=True):
     duration_ms: int
 
 
-class LogBatch(msgspec.Struct, frozen=True, tag=True):
+class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
     """Log lines, each one JSON object without its newline, and how many were dropped before them for want of room."""
 
     lines: tuple[bytes, ...]
