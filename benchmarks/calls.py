@@ -27,11 +27,11 @@ from typing import Final
 from benchmarks.load import load
 from benchmarks.processes import thread_cpu_s, threads_cpu_s
 from benchmarks.rows import Row, at_most
-from runtime.compile_cache import CompileCache, file_digest
 from runtime.exchange import Exchange, RequestHead
-from runtime.outbound import Outbound
+from runtime.outbound.client import Outbound
 from runtime.outcome import Completed
-from runtime.sandbox import Sandbox
+from runtime.sandbox.compile_cache import CompileCache, file_digest
+from runtime.sandbox.sandbox import Sandbox
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
 from runtime.spec import AppSpec
 from tests.conformance import peer

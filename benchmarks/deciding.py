@@ -21,11 +21,11 @@ import aiohttp
 from benchmarks import etcd, fleet
 from benchmarks.processes import cpu_s
 from benchmarks.rows import Row
-from cli.mesh.client import NodeClient
-from protocols.commands import Command, CreateEnvironment, SignedCommand, sign_command
+from cli.access.client import NodeClient
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
+from protocols.state.commands import Command, CreateEnvironment, SignedCommand, sign_command
 
 ROUNDS: Final = 5
 PER_ROUND: Final = 60

@@ -25,13 +25,13 @@ import aiohttp
 
 from benchmarks import fleet
 from benchmarks.rows import Row, at_most
-from cli.mesh import deploying
-from cli.mesh.client import NodeClient
+from cli.access.client import NodeClient
+from cli.change import deploy as deploying
 from cli.project.build import build_project
 from cli.project.find import open_project
-from protocols.commands import CreateEnvironment, CreateProject
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
+from protocols.state.commands import CreateEnvironment, CreateProject
 from tests.fixtures.build import component
 
 NODES: Final = {1: ["100%"], 3: ["1", "2", "100%"], 5: ["1", "2", "100%"]}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.nodes import until
+from tests.support.mesh.nodes import until
 
 NODES: Final = 3
 READY_TIMEOUT_S: Final = 30

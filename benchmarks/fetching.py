@@ -24,10 +24,10 @@ from aiohttp import web
 
 from benchmarks.processes import reset_high_water, resident_mib
 from benchmarks.rows import Row, at_most, beside
-from node.artifacts import ArtifactStore
-from node.fetching import Fetcher
+from node.mesh.artifact_fetcher import Fetcher
+from node.store.artifacts import ArtifactStore
 from protocols.libp2p import multiaddr
-from tests.e2e.libp2p_peers import LOOPBACK, TestNode, make_transport
+from tests.support.mesh.libp2p_peers import LOOPBACK, TestNode, make_transport
 
 NODES = 4
 SIZE_BYTES = 20_000_000

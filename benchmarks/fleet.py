@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
-from cli.mesh import home
-from cli.mesh.client import NodeClient
-from cli.mesh.home import Context
+from cli.access import contexts as home
+from cli.access.client import NodeClient
+from cli.access.contexts import Context
 from protocols.keys import Ed25519Signer
-from tests.e2e.nodes import PASSPHRASE, Fleet, Machine, until
+from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, until
 
 VOTERS_TIMEOUT_S: Final = 60
 VOTERS: Final = 3

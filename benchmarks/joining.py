@@ -19,7 +19,7 @@ from typing import Final
 
 from benchmarks import fleet
 from benchmarks.rows import Row
-from tests.e2e.nodes import Fleet, until
+from tests.support.mesh.nodes import Fleet, until
 
 NEWCOMERS: Final = 4
 TIMEOUT_S: Final = 60

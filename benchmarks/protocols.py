@@ -14,18 +14,18 @@ from itertools import count, islice
 from typing import Any, TypeVar
 
 from benchmarks.rows import Row
-from protocols.commands import CreateProject
+from protocols.changes.demands import Policy
 from protocols.core import decode_message
-from protocols.demands import Policy
 from protocols.keys import Ed25519Signer, Ed25519Verifier
-from simulation.chain_plan import ChainPlan
-from simulation.chain_plan import plan as chain_plan
-from simulation.entropy import KeyRing
-from simulation.fleet import Fleet, FleetConfig
-from simulation.hunt import WHOLE_EVERY, collect_rarely
-from simulation.mesh_run import MeshPlan, mesh_plan, mesh_run
-from simulation.run import Result, Verdict
-from simulation.run import run as chain_run
+from protocols.state.commands import CreateProject
+from simulation.chain.plan import ChainPlan
+from simulation.chain.plan import plan as chain_plan
+from simulation.chain.run import Result, Verdict
+from simulation.chain.run import run as chain_run
+from simulation.hunt.hunt import WHOLE_EVERY, collect_rarely
+from simulation.mesh.fleet import Fleet, FleetConfig
+from simulation.mesh.run import MeshPlan, mesh_plan, mesh_run
+from simulation.world.entropy import KeyRing
 
 DECISIONS = 150
 GROWTH_MAX_MS = 600_000

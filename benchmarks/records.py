@@ -11,17 +11,17 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from protocols.certificates import issue
 from protocols.envelope import digest, encode, verify
-from protocols.genesis import Genesis
-from protocols.key_table import make_key
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from protocols.machine import Effect, Notify, Now, PeerConnected, PeerId, Received, Send, Verifier
-from protocols.record import RECORD_DOMAIN, Record, sign_record
-from protocols.record_store import Outcome, RecordLimits, RecordStore
-from protocols.records import RecordMachine, RecordsConfig
-from protocols.sync import Synced, SyncMachine
-from protocols.trust import TrustStore
+from protocols.records.gossip import RecordMachine, RecordsConfig
+from protocols.records.key_table import make_key
+from protocols.records.record import RECORD_DOMAIN, Record, sign_record
+from protocols.records.store import Outcome, RecordLimits, RecordStore
+from protocols.records.sync import Synced, SyncMachine
+from protocols.trust.certificates import issue
+from protocols.trust.genesis import Genesis
+from protocols.trust.store import TrustStore
 
 WALL_MS = 1_700_000_000_000
 BODY_BYTES = 256

@@ -4,7 +4,7 @@ Real processes on loopback, which share the machine's cores. The two releases di
 a secret and their routes; a node counts as back when a visitor sees all four as they were. The clock starts before the
 command's process does, and visitors ask each node every 10 ms. Once with all three nodes, once with one of them killed,
 which is not waited for. Medians. The last row of each leaves out the command: from the node's own note that the rollback
-is decided. Not here: that nothing is left behind (tests/e2e/test_losses.py).
+is decided. Not here: that nothing is left behind (tests/e2e/durability/test_losses.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.rows import Row, at_most
-from tests.e2e.losses import FIRST, SECOND, Losses, Seen
-from tests.e2e.nodes import Machine, until
 from tests.fixtures.build import component
+from tests.support.mesh.losses import FIRST, SECOND, Losses, Seen
+from tests.support.mesh.nodes import Machine, until
 
 ROUNDS = 9
 ASK_EVERY_S = 0.01

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from benchmarks.rows import Row, beside
 from cli.project.scaffold import CHOICES, create
-from tests.e2e.dev_process import serving
+from tests.support.mesh.dev_process import serving
 
 SAVES: Final = 8
 PAUSE_S: Final = 1.5

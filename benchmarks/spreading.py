@@ -16,8 +16,8 @@ from typing import Final
 
 from benchmarks import fleet
 from benchmarks.rows import Row
-from cli.mesh.client import NodeClient
-from protocols.evidence import Run, attest
+from cli.access.client import NodeClient
+from protocols.changes.evidence import Run, attest
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 

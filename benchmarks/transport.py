@@ -20,8 +20,8 @@ from pathlib import Path
 from benchmarks.rows import Row, beside
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
-from tests.e2e import libp2p_peers
-from tests.e2e.libp2p_peers import ECHO, SINK, MissingToolError, running
+from tests.support.mesh import libp2p_peers
+from tests.support.mesh.libp2p_peers import ECHO, SINK, MissingToolError, running
 
 NODE = Path(libp2p_peers.__file__).with_name("garbage_node.py")
 MESSAGE = bytes(100)

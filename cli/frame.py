@@ -24,7 +24,7 @@ import click
 from click.types import OptionHelpExtra
 
 from cli.errors import CommandError, ExitCode, UsageError
-from cli.output import Output
+from cli.text.output import Output
 
 MEANT_MIN = 0.7
 """How alike a command must be to what was typed: a guess that is far off sends people the wrong way."""

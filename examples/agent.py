@@ -19,14 +19,14 @@ import msgspec
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from cli.mesh.client import NodeClient, RefusedError
-from cli.mesh.home import Contexts, StoredKey
-from protocols.approvals import Approval, approve
+from cli.access.client import NodeClient, RefusedError
+from cli.access.contexts import Contexts, StoredKey
+from protocols.changes.approvals import Approval, approve
 from protocols.envelope import Signed, decode, digest, encode, sign
-from protocols.grants import ANY, GRANT_DOMAIN, Grant
+from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
-from tests.e2e.nodes import PASSPHRASE, Answer, Machine
+from tests.support.mesh.nodes import PASSPHRASE, Answer, Machine
 
 CALL_TIMEOUT_S = 300.0
 

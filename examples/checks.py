@@ -14,7 +14,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from tests.e2e.nodes import Machine
+from tests.support.mesh.nodes import Machine
 
 WIDTH = 78
 

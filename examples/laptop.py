@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.checks import Teller, Visitors, call
-from tests.e2e.nodes import Machine
+from tests.support.mesh.nodes import Machine
 
 START_TIMEOUT_S = 900.0
 RELOAD_TIMEOUT_S = 60.0

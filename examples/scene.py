@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.checks import Teller, address_of, answers, call
-from tests.e2e.nodes import PASSPHRASE, Fleet, Machine, until
+from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, until
 
 EXAMPLES = Path(__file__).resolve().parent
 BOT = "home-bot"

@@ -19,7 +19,7 @@ from examples import agent, laptop
 from examples.agent import Agent, AgentRefused
 from examples.checks import Teller, Visitors, address_of, answers, call
 from examples.scene import BOT, EXAMPLES, Scene, copy, first_releases, found
-from tests.e2e.nodes import Fleet, Machine, until
+from tests.support.mesh.nodes import Fleet, Machine, until
 
 REQUEST = "Sign each greeting, so that visitors can tell that it is ours."
 SIGNING_KEY = "a key that stands in no file of the project"

@@ -16,37 +16,37 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from node.artifacts import ArtifactStore
-from node.asking import Asking
-from node.audit import Audit, Paper, paper_of, start_paper
 from node.config import NodeConfig, certificates_folder
-from node.fates import Fates
-from node.history import DecisionView, payload_of, view_of
-from node.logs import LogStore
-from node.mesh import Mesh
-from node.requests import ChainRequests
-from node.starter import Starter, Waiting
-from node.storage import Storage
-from node.workloads import Workloads
-from protocols.chain_messages import EntryStored, EraChanged, Lied, Quarantined, Stalled, SubmitReset
-from protocols.commands import SignedCommand
+from node.decisions.history import DecisionView, payload_of, view_of
+from node.decisions.outcomes import Fates
+from node.decisions.start_queue import Starter, Waiting
+from node.journal.audit import Audit, Paper, paper_of, start_paper
+from node.journal.logs import LogStore
+from node.mesh.chain_requests import ChainRequests
+from node.mesh.mesh import Mesh
+from node.mesh.peer_questions import Asking
+from node.serving.workloads import Workloads
+from node.store.artifacts import ArtifactStore
+from node.store.storage import Storage
+from protocols.chain.decision import Voter
+from protocols.chain.messages import EntryStored, EraChanged, Lied, Quarantined, Stalled, SubmitReset
+from protocols.chain.quorum import majority
 from protocols.core import NodeCore
-from protocols.decision import Voter
-from protocols.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
 from protocols.keys import public_key_of
 from protocols.liveness import Belief, BeliefChanged
 from protocols.machine import Now, PeerId
-from protocols.quorum import majority
-from protocols.records import PublishRefused, RecordsMerged
-from protocols.workloads import Reverted, Run, Stop
-from runtime import certificates
+from protocols.records.gossip import PublishRefused, RecordsMerged
+from protocols.rollout.orders import Reverted, Run, Stop
+from protocols.state.commands import SignedCommand
+from protocols.trust.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
+from runtime.ingress import certificates
 
 if TYPE_CHECKING:
     from node.api.operations import Call
-    from node.enrolling import Enrolling
-    from node.leaving import Leaving
-    from node.schedules import Schedules
-    from node.secrets import Secrets
+    from node.membership.admit import Enrolling
+    from node.membership.leave import Leaving
+    from node.serving.schedules import Schedules
+    from node.serving.secrets import Secrets
 
 _log = logging.getLogger("freehold.control")
 

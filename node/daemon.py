@@ -26,58 +26,58 @@ from node.api.listening import listening
 from node.api.problems import ProblemError
 from node.api.server import VERSION
 from node.api.views import node_view
-from node.artifacts import ArtifactStore
-from node.asking import Asking
-from node.attesting import SmokeWitness
-from node.audit import Audit
-from node.backlog import Backlog
 from node.config import NodeConfig, certificates_folder, runtime_folder
 from node.control import Control
-from node.enrolling import Enrolling
+from node.decisions.start_queue import Starter
 from node.errors import BusyError, ConfigError
-from node.fetching import Fetcher
-from node.filing import BUSY, file_record
-from node.forwarding import Forwarding, candidates
-from node.founding import read_addresses, read_identity, write_addresses
+from node.journal.audit import Audit
+from node.journal.audit_backlog import Backlog
+from node.journal.logs import JsonHandler, LogStore
 from node.keys import SystemEntropy, load_or_create_key, read_seed
-from node.leaving import Leaving
-from node.logs import JsonHandler, LogStore
-from node.mesh import Mesh
-from node.pending import forget_pending, read_pending
-from node.presence import NodeStatus, outgoing_address
-from node.pump import system_now
-from node.releases import Releases
-from node.requests import ChainRequests
-from node.room import RoomWatch
-from node.schedules import Schedules
-from node.secrets import Secrets
-from node.smoking import SmokeBenches
-from node.starter import Starter
-from node.storage import Storage, Tables
+from node.membership.admit import Enrolling
+from node.membership.found import read_addresses, read_identity, write_addresses
+from node.membership.leave import Leaving
+from node.membership.pending_papers import forget_pending, read_pending
+from node.mesh.artifact_fetcher import Fetcher
+from node.mesh.chain_requests import ChainRequests
+from node.mesh.filing import BUSY, file_record
+from node.mesh.mesh import Mesh
+from node.mesh.peer_questions import Asking
+from node.mesh.presence import NodeStatus, outgoing_address
+from node.mesh.pump import system_now
+from node.mesh.request_relay import Forwarding, candidates
+from node.serving.releases import Releases
+from node.serving.schedules import Schedules
+from node.serving.secrets import Secrets
+from node.serving.smoke_bench import SmokeBenches
+from node.serving.smoke_evidence import SmokeWitness
+from node.serving.workloads import Workloads
+from node.store.artifacts import ArtifactStore
+from node.store.disk_room import RoomWatch
+from node.store.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
-from node.workloads import Workloads
-from protocols.ballots import BOOT_NONCE_BYTES
-from protocols.chain_context import Stored
-from protocols.chain_messages import Mute
+from protocols.chain.ballots import BOOT_NONCE_BYTES
+from protocols.chain.context import Stored
+from protocols.chain.fence import TABLE as FENCE_TABLE
+from protocols.chain.fence import newest
+from protocols.chain.ledger import TABLE as CHAIN_TABLE
+from protocols.chain.messages import Mute
+from protocols.chain.pacing import ChainTimes
+from protocols.changes.secrets import node_secret_key
 from protocols.core import CoreSetup, CoreStored
 from protocols.envelope import DecodeError, decode, encode
-from protocols.fence import TABLE as FENCE_TABLE
-from protocols.fence import newest
-from protocols.key_table import make_key
 from protocols.keys import Ed25519Verifier
-from protocols.ledger import TABLE as CHAIN_TABLE
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.machine import PeerId
-from protocols.pacing import ChainTimes
-from protocols.record import Entry
-from protocols.records import Publish, RecordsMerged
-from protocols.sealing import node_secret_key
-from protocols.trust import Standing
-from runtime import certificates
-from runtime.compile_cache import CompileCache
-from runtime.listeners import TLS_PREFIX
-from runtime.supervisor import PoolSettings, WorkerPool
+from protocols.records.gossip import Publish, RecordsMerged
+from protocols.records.key_table import make_key
+from protocols.records.record import Entry
+from protocols.trust.store import Standing
+from runtime.ingress import certificates
+from runtime.ingress.listeners import TLS_PREFIX
+from runtime.sandbox.compile_cache import CompileCache
+from runtime.workers.pool import PoolSettings, WorkerPool
 
 ADDRESSES_PER_NODE_MAX = 8
 FOLDER_MODE = 0o700

@@ -5,8 +5,8 @@ chunk that does not match the sender's own list is that peer's lie, and so is a 
 artifact. So chunks from several peers that offer one list can be mixed, and nothing is used before the whole verified.
 Bytes never rest here: the node writes each verified chunk to a file, hashes the whole, and after a restart says which
 chunks it still has. Not here: files, which artifacts a release needs, and serving, which remembers nothing between two
-asks: what a holder answers is a function of its files (node/fetching.py). Compare BitTorrent v2's per-file hashes (BEP
-52), with a flat list in place of a tree, since an artifact has at most 2048 chunks.
+asks: what a holder answers is a function of its files (node/mesh/artifact_fetcher.py). Compare BitTorrent v2's per-file
+hashes (BEP 52), with a flat list in place of a tree, since an artifact has at most 2048 chunks.
 """
 
 from __future__ import annotations

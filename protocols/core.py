@@ -16,21 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from protocols import agent as agents
-from protocols import chain_messages
-from protocols.agent import AgentConfig, RolloutAgent
-from protocols.certificates import Certificate, open_certificate
-from protocols.chain import Chain
-from protocols.chain_context import ChainSetup, Stored
-from protocols.chain_messages import ChainMessage, EntryStored, Mute, Read, Start, Submit, SubmitReset
-from protocols.commands import Command, ConfirmNode, Exhibits, SignedCommand
-from protocols.conductor import Propose, RolloutStatement, StatementsHeld
-from protocols.decision import Voter
-from protocols.dossiers import Dossiers, Proposed
+from protocols.chain import messages as chain_messages
+from protocols.chain.chain import Chain
+from protocols.chain.context import ChainSetup, Stored
+from protocols.chain.decision import Voter
+from protocols.chain.messages import ChainMessage, EntryStored, Mute, Read, Start, Submit, SubmitReset
+from protocols.chain.pacing import ChainTimes
+from protocols.changes.statements import HealthVerdict
 from protocols.envelope import DecodeError, decode, digest, encode
-from protocols.exhibits import Rules
-from protocols.freshness import View
-from protocols.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, Invited
 from protocols.keys import peer_id, public_key_of
 from protocols.liveness import (
     Belief,
@@ -58,9 +51,8 @@ from protocols.machine import (
     Tick,
     Verifier,
 )
-from protocols.mesh_state import MeshMachine, MeshState
-from protocols.pacing import ChainTimes
-from protocols.records import (
+from protocols.records.credentials import admission_record, certificate_record
+from protocols.records.gossip import (
     RECORD_TABLE,
     Publish,
     RecordMachine,
@@ -69,12 +61,12 @@ from protocols.records import (
     RecordsMerged,
     RecordsVoided,
 )
-from protocols.renewal import RenewalMachine, RenewalMessage, Renewed
-from protocols.statements import HealthVerdict
-from protocols.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
-from protocols.trust import Credentials, Standing, TrustChanged, TrustStore
-from protocols.trust_records import admission_record, certificate_record
-from protocols.workloads import (
+from protocols.records.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
+from protocols.rollout import agent as agents
+from protocols.rollout.agent import AgentConfig, RolloutAgent
+from protocols.rollout.conductor import Propose, RolloutStatement, StatementsHeld
+from protocols.rollout.dossiers import Dossiers, Proposed
+from protocols.rollout.orders import (
     ChangeProposed,
     PeerCompared,
     PeersDown,
@@ -85,6 +77,14 @@ from protocols.workloads import (
     VoterProbe,
     WorkObserved,
 )
+from protocols.state.apply import MeshMachine, MeshState
+from protocols.state.commands import Command, ConfirmNode, Exhibits, SignedCommand
+from protocols.state.exhibits import Rules
+from protocols.state.freshness import View
+from protocols.trust.certificates import Certificate, open_certificate
+from protocols.trust.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, Invited
+from protocols.trust.renewal import RenewalMachine, RenewalMessage, Renewed
+from protocols.trust.store import Credentials, Standing, TrustChanged, TrustStore
 
 _CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
 

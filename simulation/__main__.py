@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from simulation import scale
-from simulation.hunt import BY_NAME, Tally, collect_rarely, kills, minimised, run_seed, runs
-from simulation.hunt_report import mutant_rows, mutants_page, seeds_page
-from simulation.mutants import Mutant
-from simulation.run import Result, Verdict
-from simulation.scale_plot import plot as draw
+from simulation.chain.mutants import Mutant
+from simulation.chain.run import Result, Verdict
+from simulation.hunt.hunt import BY_NAME, Tally, collect_rarely, kills, minimised, run_seed, runs
+from simulation.hunt.report import mutant_rows, mutants_page, seeds_page
+from simulation.mesh import scale
+from simulation.mesh.scale_plot import plot as draw
 
 PROGRESS_EVERY = 100
 MUTANT_SEEDS_MAX = 3_000

@@ -13,25 +13,25 @@ from typing import Any
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, RefusedError, talk
+from cli.access.contexts import Context
+from cli.access.principals import approver_key_name, talk_as, unlock_approver
+from cli.change.propose import resolve_change
+from cli.change.review import change_at, release_at, review_change, review_text
 from cli.commands.changes import papers_text
 from cli.errors import UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, RefusedError, talk
-from cli.mesh.home import Context
-from cli.mesh.principals import approver_key_name, talk_as, unlock_approver
-from cli.mesh.proposing import resolve_change
-from cli.mesh.review import change_at, release_at, review_change, review_text
-from cli.mesh.spans import duration_ms, in_words
-from cli.mesh.standing import held_by, step_for
-from cli.mesh.watching import LOOK_EVERY_S, VOTERS_DECIDE
-from cli.output import Output
-from protocols.approvals import COMMENT_MAX_CHARACTERS, Approval
-from protocols.approvals import approve as sign_approval
-from protocols.commands import REASON_MAX, WithdrawApproval
-from protocols.gatekeeping import gate_of
+from cli.text.output import Output
+from cli.text.units import duration_ms, in_words
+from cli.views.lane_status import held_by, step_for
+from cli.views.watch import LOOK_EVERY_S, VOTERS_DECIDE
+from protocols.changes.approvals import COMMENT_MAX_CHARACTERS, Approval
+from protocols.changes.approvals import approve as sign_approval
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
+from protocols.state.commands import REASON_MAX, WithdrawApproval
+from protocols.state.gate import gate_of
 
 EXPIRES_DEFAULT = "24h"
 ANSWER_WAIT_S = 5.0

@@ -11,21 +11,21 @@ from typing import Any
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.members import find_member, members_of
 from cli.errors import CommandError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.delivery import Delivery, delivery_of
-from cli.mesh.roster import find_member, members_of
-from cli.mesh.spans import in_words
-from cli.mesh.table import short, table
-from cli.moments import moment
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.table import short, table
+from cli.text.times import moment
+from cli.text.units import in_words
+from cli.views.dora import Delivery, delivery_of
 from node.api.auditing import LINKS_MAX, AuditLink
-from protocols.audit import Fault, Link, chain_faults
 from protocols.envelope import decode
 from protocols.keys import Ed25519Verifier
 from protocols.machine import PeerId
+from protocols.records.audit import Fault, Link, chain_faults
 
 PAGE_MAX_BYTES = 16 << 20
 DECISIONS_ASKED = 2_000

@@ -1,6 +1,6 @@
 """`freehold mesh backup|restore`: one node's data folder as a file, and back.
 
-Not here: what goes in (node/backup.py), and the mesh's own redundancy, which needs no backup while a majority lives.
+Not here: what goes in (node/membership/backup.py), and the mesh's own redundancy, which needs no backup while a majority lives.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
+from cli.access.client import default_data_folder, node_folder
+from cli.access.prompts import confirm
 from cli.errors import CommandError, UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import default_data_folder, node_folder
-from cli.mesh.spans import in_words
-from cli.mesh.unlock import confirm
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.units import in_words
 
 _DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
                      help="The node's data folder; by default in your home, /var/lib/freehold/node for root.")  # fmt: skip
@@ -41,7 +41,7 @@ def backup(output: Output, file: Path, data: Path | None) -> None:
 
     Works while the node runs. The file holds the node's private key: whoever has it can be this node.
     """
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     if file.exists():
         raise UsageError(f"{file} exists", next_step="choose another name", kind="exists")
@@ -67,7 +67,7 @@ def restore(output: Output, file: Path, data: Path | None, yes: bool) -> None:
 
     A restore goes back in time: read what it means before you confirm.
     """
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     folder = (data or default_data_folder()).absolute()
     output.note(f"This puts the node of {file} into {folder}:")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
+from cli.access.principals import everyday_key
+from cli.change.deploy import release_id
 from cli.errors import CommandError, UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.deploying import release_id
-from cli.mesh.principals import everyday_key
-from cli.output import Output
 from cli.project.build import build_app, build_project
 from cli.project.find import find_project
+from cli.text.output import Output
 
 
 @command("build", examples=("freehold build", "freehold build --app web", "freehold build --json"))

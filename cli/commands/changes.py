@@ -8,15 +8,15 @@ from typing import Any
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.change.deploy import require_known
+from cli.change.propose import resolve_change
+from cli.change.review import review_change, review_text
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.deploying import require_known
-from cli.mesh.proposing import resolve_change
-from cli.mesh.review import review_change, review_text
-from cli.mesh.standing import held_by, step_for
-from cli.mesh.table import table
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.table import table
+from cli.views.lane_status import held_by, step_for
 
 ENVELOPE = "envelope"
 BYTES = (ENVELOPE, "signed", "release", "chains")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
 from cli.errors import UsageError
 from cli.frame import Group, command
-from cli.mesh import home
-from cli.mesh.table import table
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.table import table
 
 
 @command("list", examples=("freehold context list", "freehold context list --json"))

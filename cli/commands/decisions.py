@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
+from cli.access import contexts as home
+from cli.access.client import talk
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import talk
-from cli.mesh.table import short
-from cli.moments import moment
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.table import short
+from cli.text.times import moment
 
 
 @command("decisions", examples=("freehold decisions", "freehold decisions --project guestbook --env production",

@@ -9,23 +9,24 @@ from typing import Any
 import click
 from yarl import URL
 
+from cli.access import contexts as home
+from cli.access.administering import unlock_admin
+from cli.access.client import NodeClient, talk
+from cli.access.principals import require_right
+from cli.change import deploy as deploying
+from cli.change.deploy import Offered
+from cli.change.propose import claim_routes, file_papers, put_together, resolve_change, to_offer
+from cli.change.review import change_at
 from cli.errors import CommandError, UsageError
 from cli.frame import Option, command
-from cli.mesh import deploying, home
-from cli.mesh.administering import unlock_admin
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.deploying import Offered
-from cli.mesh.principals import require_right
-from cli.mesh.proposing import claim_routes, file_papers, put_together, resolve_change, to_offer
-from cli.mesh.review import change_at
-from cli.mesh.spans import duration_ms
-from cli.mesh.watching import watch_change
-from cli.output import Output
 from cli.project.find import Found, find_project, project_at
-from protocols.commands import REASON_MAX, SignedCommand
+from cli.text.output import Output
+from cli.text.units import duration_ms
+from cli.views.watch import watch_change
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
-from protocols.mesh_types import Lane
+from protocols.state.commands import REASON_MAX, SignedCommand
+from protocols.state.model import Lane
 
 PATIENCE_S = 5.0
 """How long a deploy waits for people before it says so and ends; `--wait` changes it."""

@@ -9,8 +9,8 @@ import uvloop
 
 from cli.dev.server import DevServer, DevSettings
 from cli.frame import command
-from cli.output import Output
 from cli.project.find import find_project
+from cli.text.output import Output
 
 
 @command("dev", examples=("freehold dev", "freehold dev --port 8081", "freehold dev --exact"), line_by_line=True)

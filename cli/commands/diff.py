@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.principals import everyday_key
+from cli.change.propose import put_together, to_offer
+from cli.change.review import Review, review_proposal, review_text
 from cli.errors import ExitCode
 from cli.frame import Option, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.principals import everyday_key
-from cli.mesh.proposing import put_together, to_offer
-from cli.mesh.review import Review, review_proposal, review_text
-from cli.output import Output
 from cli.project.find import find_project, project_at
+from cli.text.output import Output
 
 
 @command("diff", examples=("freehold diff", "freehold diff --env staging --json", "freehold diff --exit-code",

@@ -1,6 +1,6 @@
 """`freehold doctor`: looks for everything that is or will soon be wrong, and says what to do about each.
 
-Not here: the judgements (cli/mesh/diagnosis.py). It changes nothing.
+Not here: the judgements (cli/views/doctor.py). It changes nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, default_data_folder, talk
+from cli.access.contexts import Context
+from cli.access.members import Member, members_of
+from cli.access.voters import stores_of
 from cli.errors import CommandError, UsageError
 from cli.frame import command
-from cli.mesh import diagnosis, home
-from cli.mesh.client import NodeClient, default_data_folder, talk
-from cli.mesh.diagnosis import Finding
-from cli.mesh.home import Context
-from cli.mesh.roster import Member, members_of
-from cli.mesh.spans import counted
-from cli.mesh.voting import stores_of
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.units import counted
+from cli.views import doctor as diagnosis
+from cli.views.doctor import Finding
 
 
 @command("doctor", examples=("freehold doctor", "freehold doctor --data /srv/freehold --json"))

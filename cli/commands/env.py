@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import click
 
+from cli.access import contexts as home
+from cli.access.administering import require_admin, unlock_admin
+from cli.access.client import talk
+from cli.access.contexts import Context
+from cli.access.members import members_of
+from cli.access.prompts import confirm
 from cli.errors import UsageError
 from cli.frame import Group, command
-from cli.mesh import home
-from cli.mesh.administering import require_admin, unlock_admin
-from cli.mesh.client import talk
-from cli.mesh.home import Context
-from cli.mesh.roster import members_of
-from cli.mesh.spans import labels_of
-from cli.mesh.table import short, table
-from cli.mesh.unlock import confirm
-from cli.mesh.watching import VOTERS_DECIDE
-from cli.output import Output
-from protocols.certificates import Labels
-from protocols.change import valid_name
-from protocols.commands import CreateEnvironment
-from protocols.mesh_types import Environment, MeshState
-from protocols.placement import selects
+from cli.text.output import Output
+from cli.text.table import short, table
+from cli.text.units import labels_of
+from cli.views.watch import VOTERS_DECIDE
+from protocols.changes.change import valid_name
+from protocols.state.commands import CreateEnvironment
+from protocols.state.model import Environment, MeshState
+from protocols.state.placement import selects
+from protocols.trust.certificates import Labels
 
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")

@@ -14,19 +14,19 @@ from typing import Any
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.change.evidence import payload_of, public_key_pem, sigstore_bundle
+from cli.change.propose import resolve_change
+from cli.change.review import change_at
 from cli.commands.changes import papers_text, without_bytes
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.evidence import payload_of, public_key_pem, sigstore_bundle
-from cli.mesh.proposing import resolve_change
-from cli.mesh.review import change_at
-from cli.output import Output
-from protocols.approvals import APPROVAL
-from protocols.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from cli.text.output import Output
+from protocols.changes.approvals import APPROVAL
+from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from protocols.changes.evidence import Opened, Statement, open_envelope
 from protocols.envelope import DecodeError, decode, encode
-from protocols.evidence import Opened, Statement, open_envelope
 from protocols.keys import Ed25519Verifier
 from protocols.refusal import Refusal
 

@@ -10,16 +10,16 @@ import secrets
 
 import click
 
+from cli.access import contexts as home
+from cli.access.contexts import Context
+from cli.access.login import Offer, enrol, offer_of, share_with_everyday_key
+from cli.access.prompts import ask_new_passphrase
 from cli.errors import UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.enrolling import Offer, enrol, offer_of, share_with_everyday_key
-from cli.mesh.home import Context
-from cli.mesh.unlock import ask_new_passphrase
-from cli.output import Output
+from cli.text.output import Output
 from protocols.envelope import DecodeError
-from protocols.invites import read_line
 from protocols.keys import SEED_BYTES
+from protocols.trust.invites import read_line
 
 SEAL_ENTROPY_BYTES = 28
 

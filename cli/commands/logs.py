@@ -13,16 +13,16 @@ from typing import Any
 
 import click
 
-from cli.dev.logs import show
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.members import find_member, members_of
+from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.deploying import require_known
-from cli.mesh.roster import find_member, members_of
-from cli.mesh.table import short
-from cli.output import Output
 from cli.project.find import project_here
+from cli.text.output import Output
+from cli.text.table import short
+from cli.views.log_lines import show
 
 ALL = "all"
 ASK_AGAIN_S = 2.0

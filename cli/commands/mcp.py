@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
 from cli.errors import UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.output import Output
 from cli.project.find import Found, find_project
+from cli.text.output import Output
 
 
 @command("mcp", examples=("freehold mcp", "freehold mcp --context home-bot --folder ~/guestbook"), takes_json=False)

@@ -1,6 +1,6 @@
 """`freehold mesh members|remove|voters|leave`: who is in the mesh, who goes, and who decides.
 
-Not here: how anybody comes in (mesh.py), and the choice of the next voters (cli/mesh/voting.py).
+Not here: how anybody comes in (mesh.py), and the choice of the next voters (cli/access/voters.py).
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pathlib import Path
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.administering import require_admin, unlock_admin
+from cli.access.client import NodeClient, node_folder, talk
+from cli.access.members import Member, find_member, members_of
+from cli.access.prompts import confirm
+from cli.access.secrets import rows_of
+from cli.access.voters import NewVoters, replacing, stores_of, without
 from cli.errors import CommandError, UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.administering import require_admin, unlock_admin
-from cli.mesh.client import NodeClient, node_folder, talk
-from cli.mesh.roster import Member, find_member, members_of
-from cli.mesh.sealing import rows_of
-from cli.mesh.table import short, table
-from cli.mesh.unlock import confirm
-from cli.mesh.voting import NewVoters, replacing, stores_of, without
-from cli.mesh.watching import VOTERS_DECIDE
-from cli.output import Output
-from protocols.commands import DrainNode, RemoveNode
-from protocols.decision import RESET_DOMAIN, Reset, ResetTo
+from cli.text.output import Output
+from cli.text.table import short, table
+from cli.views.watch import VOTERS_DECIDE
+from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer, public_key_of
 from protocols.machine import PeerId
-from protocols.revocations import NOTHING_VALID, Revocation, revoke
+from protocols.state.commands import DrainNode, RemoveNode
+from protocols.trust.revocations import NOTHING_VALID, Revocation, revoke
 
 DRAIN_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.5
@@ -330,7 +330,7 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
 
     It drains itself and revokes its own key, so no admin is needed, unless it votes.
     """
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     folder = node_folder(data)
     context = home.Context(local_node.mesh_id_of(folder).hex(), local_node.socket_of(folder), "")

@@ -15,15 +15,17 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
+from cli.access.administering import require_admin, unlock_admin
+from cli.access.client import NodeClient, default_data_folder, talk
+from cli.access.contexts import Context
+from cli.access.prompts import ask_new_passphrase, confirm
 from cli.commands.backup import backup, restore
 from cli.commands.membership import leave, members, remove, reset, voters
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
-from cli.mesh import home
-from cli.mesh.administering import require_admin, unlock_admin
-from cli.mesh.client import NodeClient, default_data_folder, talk
-from cli.mesh.home import Context
-from cli.mesh.spans import (
+from cli.text.output import Output
+from cli.text.units import (
     checked_addresses,
     checked_api,
     checked_listen,
@@ -32,16 +34,16 @@ from cli.mesh.spans import (
     labels_of,
     listen_words,
 )
-from cli.mesh.unlock import ask_new_passphrase, confirm
-from cli.output import Output
-from protocols.certificates import DAY_MS, NODE_ROLES
-from protocols.change import valid_name
-from protocols.commands import COMMAND_ID_BYTES, Command, ConfirmNode, sign_command
-from protocols.demands import SOLO, TEAM
+from protocols.changes.change import valid_name
+from protocols.changes.demands import SOLO, TEAM
 from protocols.envelope import DecodeError, Signed, encode, sign
-from protocols.genesis import mesh_id
-from protocols.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
-from protocols.invites import (
+from protocols.keys import SEED_BYTES, Ed25519Signer
+from protocols.records.credentials import grant_record
+from protocols.state.commands import COMMAND_ID_BYTES, Command, ConfirmNode, sign_command
+from protocols.trust.certificates import DAY_MS, NODE_ROLES
+from protocols.trust.genesis import mesh_id
+from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
+from protocols.trust.invites import (
     ADDRESSES_MAX,
     INVITE_LIFETIME_MAX_MS,
     USES_MAX,
@@ -52,8 +54,6 @@ from protocols.invites import (
     read_line,
     write_line,
 )
-from protocols.keys import SEED_BYTES, Ed25519Signer
-from protocols.trust_records import grant_record
 
 GRANT_LIFETIME_MS = 365 * DAY_MS
 """How long the founder's everyday key is good for; the admin key makes a new grant."""
@@ -103,7 +103,7 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
     Makes an admin key that opens only with a passphrase typed on the terminal, and an everyday key `me` that may
     propose and deploy but not approve or administer. Nothing runs yet.
     """
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     if not valid_name(name):
         raise UsageError("a mesh's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold mesh create home")
@@ -239,7 +239,7 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     Dials a member, which checks the invite and certifies this node's new key. Nothing runs yet. Its roles and labels come
     with the invite.
     """
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     if labels:
         wanted = " ".join(f"--label {shlex.quote(one)}" for one in labels)

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from cli.frame import command
-from cli.output import Output
 from cli.project.scaffold import CHOICES, create
+from cli.text.output import Output
 
 
 @command("new", examples=("freehold new hello --template wsgi", "freehold new api --template typescript"))

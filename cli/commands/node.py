@@ -1,6 +1,6 @@
 """`freehold node run|install|uninstall|status`: the daemon on this machine.
 
-Not here: the daemon itself (node/), the unit's text and the steps (cli/mesh/service.py).
+Not here: the daemon itself (node/), the unit's text and the steps (cli/host/systemd.py).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 
 import click
 
+from cli.access.client import node_folder, talk
+from cli.access.contexts import Context
+from cli.access.prompts import confirm
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
-from cli.mesh import service
-from cli.mesh.client import node_folder, talk
-from cli.mesh.home import Context
-from cli.mesh.service import Step
-from cli.mesh.spans import checked_addresses, checked_api, checked_listen
-from cli.mesh.unlock import confirm
-from cli.moments import time_of_day
-from cli.output import Output, fold
+from cli.host import systemd as service
+from cli.host.systemd import Step
+from cli.text.output import Output, fold
+from cli.text.times import time_of_day
+from cli.text.units import checked_addresses, checked_api, checked_listen
 
 START_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.5
@@ -64,7 +64,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
     64 the configuration cannot be used, 65 a store is damaged, 74 a durable write failed, 75 an address or the folder
     is in use.
     """
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     folder = node_folder(data)
     settings = local_node.NodeSettings(
@@ -100,7 +100,7 @@ class _HumanHandler(logging.Handler):
 @_DATA
 def status(output: Output, data: Path | None) -> None:
     """Show the node on this machine: who it is, what it sees, what worries it. Exit code 1 if it does not run."""
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     folder = node_folder(data)
     mesh = local_node.mesh_id_of(folder)
@@ -200,7 +200,7 @@ def uninstall(output: Output, data: Path | None, purge: bool, yes: bool) -> None
 
 
 def _ports(folder: Path) -> list[int]:
-    from cli.mesh import local_node
+    from cli.host import local_node
 
     return local_node.ports_of(folder) if (folder / "node.toml").exists() else []
 

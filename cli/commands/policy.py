@@ -12,20 +12,20 @@ from typing import Any, cast
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.administering import require_admin, unlock_admin
+from cli.access.client import NodeClient, talk
+from cli.access.principals import talk_as
+from cli.access.prompts import confirm
 from cli.errors import UsageError
 from cli.frame import Group, command
-from cli.mesh import home
-from cli.mesh.administering import require_admin, unlock_admin
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.principals import talk_as
-from cli.mesh.spans import duration_ms, in_words
-from cli.mesh.unlock import confirm
-from cli.mesh.watching import VOTERS_DECIDE
-from cli.output import Output
-from protocols.commands import SetPolicy
-from protocols.demands import Demands, EvidenceDemand, FreezeWindow, Policy, policy_problem
-from protocols.mesh_types import MeshState
-from protocols.policy import PROTECTED
+from cli.text.output import Output
+from cli.text.units import duration_ms, in_words
+from cli.views.watch import VOTERS_DECIDE
+from protocols.changes.demands import Demands, EvidenceDemand, FreezeWindow, Policy, policy_problem
+from protocols.state.commands import SetPolicy
+from protocols.state.model import MeshState
+from protocols.state.policy import PROTECTED
 
 _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
 _ENVIRONMENT = click.option("--env", "environment", default="", help="Of this environment; by default the mesh's.")

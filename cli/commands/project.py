@@ -9,20 +9,20 @@ from typing import Any
 
 import click
 
+from cli.access import contexts as home
+from cli.access.administering import require_admin, unlock_admin
+from cli.access.client import NodeClient, talk
+from cli.access.members import find_member, members_of
+from cli.access.prompts import confirm
 from cli.commands.rollout import find_lane
 from cli.errors import UsageError
 from cli.frame import Group, Option, command
-from cli.mesh import home
-from cli.mesh.administering import require_admin, unlock_admin
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.roster import find_member, members_of
-from cli.mesh.table import short, table
-from cli.mesh.unlock import confirm
-from cli.mesh.watching import VOTERS_DECIDE
-from cli.output import Output
-from protocols.change import valid_name
-from protocols.commands import CreateProject, PlaceData
+from cli.text.output import Output
+from cli.text.table import short, table
+from cli.views.watch import VOTERS_DECIDE
+from protocols.changes.change import valid_name
 from protocols.machine import PeerId
+from protocols.state.commands import CreateProject, PlaceData
 
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 

@@ -8,14 +8,14 @@ from typing import Any
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.principals import everyday_key, require_right
+from cli.change.propose import file_proposal, put_together, to_offer
+from cli.change.review import review_change, review_text
 from cli.frame import Option, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.principals import everyday_key, require_right
-from cli.mesh.proposing import file_proposal, put_together, to_offer
-from cli.mesh.review import review_change, review_text
-from cli.output import Output
 from cli.project.find import find_project, project_at
+from cli.text.output import Output
 
 
 @command(

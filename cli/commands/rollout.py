@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
 from cli.errors import CommandError, UsageError
 from cli.frame import Option, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.watching import VOTERS_DECIDE, short
-from cli.output import Output
 from cli.project.find import project_here
-from protocols.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
+from cli.text.output import Output
+from cli.views.watch import VOTERS_DECIDE, short
 from protocols.envelope import decode, digest
-from protocols.mesh_types import Deployed, Lane, Rollout
+from protocols.state.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
+from protocols.state.model import Deployed, Lane, Rollout
 
 Step = Callable[[NodeClient, home.Context, Lane], Any]
 

@@ -1,7 +1,7 @@
 """`freehold secret set|list|rm`: values that apps read by name, sealed to the nodes that run them.
 
 The value comes from a prompt without echo or from standard input, never from an argument. Not here: sealing
-(cli/mesh/sealing.py), and development values, which stand in `.freehold/secrets`.
+(cli/access/secrets.py), and development values, which stand in `.freehold/secrets`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 
 import click
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.principals import everyday_key
+from cli.access.prompts import confirm
+from cli.access.secrets import SecretRow, remove_versions, rows_of, set_secret
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, Option, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.principals import everyday_key
-from cli.mesh.sealing import SecretRow, remove_versions, rows_of, set_secret
-from cli.mesh.table import table
-from cli.mesh.unlock import confirm
-from cli.output import Output
 from cli.project.find import find_project
 from cli.project.schema import SECRET_NAME
-from protocols.sealing import VALUE_MAX_BYTES
-from runtime.dumps import forbid_dumps
+from cli.text.output import Output
+from cli.text.table import table
+from protocols.changes.secrets import VALUE_MAX_BYTES
+from runtime.core_dumps import forbid_dumps
 
 _ENVIRONMENT = click.option(
     "--env",

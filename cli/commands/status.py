@@ -12,17 +12,18 @@ from typing import Any
 
 import click
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.principals import principals_of
+from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.frame import command
-from cli.mesh import home, standing
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.deploying import require_known
-from cli.mesh.looking import Seen, look
-from cli.mesh.principals import principals_of
-from cli.mesh.table import table
-from cli.mesh.watching import short
-from cli.moments import moment
-from cli.output import Output
+from cli.text.output import Output
+from cli.text.table import table
+from cli.text.times import moment
+from cli.views import lane_status as standing
+from cli.views.overview import Seen, look
+from cli.views.watch import short
 
 _PROJECT = click.option("--project", default="", help="Only this project.")
 _ENVIRONMENT = click.option("--env", "environment", default="", help="Only this environment.")

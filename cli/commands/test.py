@@ -13,22 +13,22 @@ from typing import Any
 
 import click
 
-from cli.dev.logs import described
+from cli.access import contexts as home
+from cli.access.client import NodeClient
+from cli.access.contexts import Context
+from cli.access.principals import everyday_key
+from cli.change.deploy import effective_of, release_id, require_known
+from cli.change.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_build, sign_run
 from cli.dev.trial import Serving, load_of, run_checks, run_command, serving
 from cli.errors import CommandError, UsageError
 from cli.frame import command
-from cli.mesh import home
-from cli.mesh.client import NodeClient
-from cli.mesh.deploying import effective_of, release_id, require_known
-from cli.mesh.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_build, sign_run
-from cli.mesh.home import Context
-from cli.mesh.principals import everyday_key
-from cli.mesh.spans import duration_ms
-from cli.output import Output
 from cli.project.build import build_project
 from cli.project.bundle import Bundle
 from cli.project.find import Found, find_project
-from protocols.effective import Effective
+from cli.text.output import Output
+from cli.text.units import duration_ms
+from cli.views.log_lines import described
+from protocols.changes.effective import Effective
 from protocols.envelope import digest, encode
 
 

@@ -14,22 +14,31 @@ from typing import Any, cast
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.contexts import Contexts
+from cli.access.principals import Held, Principal, everyday_key, principal_of, principals_of
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.home import Contexts
-from cli.mesh.principals import Held, Principal, everyday_key, principal_of, principals_of
-from cli.mesh.spans import duration_ms, in_words
-from cli.mesh.table import table
-from cli.output import Output
-from protocols.change import valid_name
+from cli.text.output import Output
+from cli.text.table import table
+from cli.text.units import duration_ms, in_words
+from protocols.changes.change import valid_name
 from protocols.envelope import Signed, decode, digest, encode, sign
-from protocols.grants import ALL_ROLES, ANY, GRANT_DOMAIN, ROLES_NEVER_FOR_AGENTS, VERBS_OF_ROLE, Grant, Role, Verb
 from protocols.keys import SEED_BYTES, Ed25519Signer
-from protocols.revocations import NOTHING_VALID, Revocation
-from protocols.revocations import revoke as sign_revocation
-from protocols.trust_records import revocation_record
+from protocols.records.credentials import revocation_record
+from protocols.trust.grants import (
+    ALL_ROLES,
+    ANY,
+    GRANT_DOMAIN,
+    ROLES_NEVER_FOR_AGENTS,
+    VERBS_OF_ROLE,
+    Grant,
+    Role,
+    Verb,
+)
+from protocols.trust.revocations import NOTHING_VALID, Revocation
+from protocols.trust.revocations import revoke as sign_revocation
 
 NONCE_BYTES = 16
 AGENT_ROLES: tuple[Role, ...] = tuple(role for role in ALL_ROLES if role not in ROLES_NEVER_FOR_AGENTS)

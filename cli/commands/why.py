@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 import msgspec
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
 from cli.commands.audit import delivery_figures, delivery_text
 from cli.errors import UsageError
 from cli.frame import Option, command
-from cli.mesh import home
-from cli.mesh.client import NodeClient, talk
-from cli.mesh.delivery import Delivery
-from cli.mesh.explain import Answer, explain, explain_text
-from cli.output import Output
 from cli.project.find import project_here
+from cli.text.output import Output
+from cli.views.dora import Delivery
+from cli.views.why import Answer, explain, explain_text
 
 
 @command("why", examples=("freehold why guestbook", "freehold why guestbook --env staging --json"))

@@ -9,8 +9,8 @@ from typing import Literal, cast
 
 from cli.cache import cache_folder
 from cli.project.model import App, Project
-from runtime.compile_cache import CompileCache
-from runtime.control import AppLoad
+from runtime.messages import AppLoad
+from runtime.sandbox.compile_cache import CompileCache
 from runtime.spec import AppSpec
 
 

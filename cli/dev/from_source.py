@@ -10,7 +10,7 @@ from cli.project.build import Progress
 from cli.project.find import Found
 from cli.project.model import App
 from cli.project.source import read_tree
-from protocols.change import SOURCE_MAX_BYTES
+from protocols.changes.change import SOURCE_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)

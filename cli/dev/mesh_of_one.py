@@ -18,21 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cli.access import contexts as home
+from cli.access.client import NodeClient
+from cli.access.contexts import DEV_CONTEXT, DEV_ENVIRONMENT, Context
 from cli.errors import CommandError
-from cli.mesh import home, local_node
-from cli.mesh.client import NodeClient
-from cli.mesh.home import DEV_CONTEXT, DEV_ENVIRONMENT, Context
-from cli.mesh.local_node import NodeSettings
-from cli.output import Output
+from cli.host import local_node
+from cli.host.local_node import NodeSettings
 from cli.project.build import STATE_FOLDER
 from cli.project.model import Project
-from protocols.certificates import DAY_MS
-from protocols.commands import CreateEnvironment, CreateProject
-from protocols.demands import DEV
+from cli.text.output import Output
+from protocols.changes.demands import DEV
 from protocols.envelope import Signed, encode, sign
-from protocols.grants import ANY, GRANT_DOMAIN, Grant
 from protocols.keys import SEED_BYTES, Ed25519Signer
-from protocols.mesh_types import MeshState
+from protocols.state.commands import CreateEnvironment, CreateProject
+from protocols.state.model import MeshState
+from protocols.trust.certificates import DAY_MS
+from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant
 
 GRANT_LIFETIME_MS: Final = 365 * DAY_MS
 GRANT_NONCE_BYTES: Final = 16

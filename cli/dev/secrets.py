@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from cli.access.client import NodeClient
+from cli.access.contexts import DEV_ENVIRONMENT
+from cli.access.secrets import rows_of, set_secret
 from cli.errors import UsageError
-from cli.mesh.client import NodeClient
-from cli.mesh.home import DEV_ENVIRONMENT
-from cli.mesh.sealing import rows_of, set_secret
-from cli.output import Output
 from cli.project.find import Found
+from cli.text.output import Output
 from protocols.keys import Ed25519Signer
 
 FILE_MAX_BYTES = 64 * 1024

@@ -20,21 +20,18 @@ from typing import Final
 
 import watchfiles
 
+from cli.access.client import NodeClient
+from cli.access.contexts import DEV_CONTEXT, DEV_ENVIRONMENT
+from cli.access.secrets import versions_for
 from cli.cache import cache_folder
-from cli.dev import logs
+from cli.change import deploy as deploying
+from cli.change.deploy import Proposal
 from cli.dev.candidate import from_source_of, put_together
 from cli.dev.mesh_of_one import NODE_NAME, MeshOfOne, furnish, open_mesh
-from cli.dev.ports import owner_of
 from cli.dev.secrets import read_secrets, set_changed, with_secrets
 from cli.errors import CommandError
-from cli.mesh import deploying
-from cli.mesh.client import NodeClient
-from cli.mesh.deploying import Proposal
-from cli.mesh.home import DEV_CONTEXT, DEV_ENVIRONMENT
-from cli.mesh.local_node import HeldNode, NodeFailedError, NodeSettings, is_running
-from cli.mesh.sealing import versions_for
-from cli.mesh.watching import watch_change
-from cli.output import Output
+from cli.host.local_node import HeldNode, NodeFailedError, NodeSettings, is_running
+from cli.host.ports import owner_of
 from cli.project import python_packages
 from cli.project.build import STATE_FOLDER
 from cli.project.bundle import Bundle
@@ -42,9 +39,12 @@ from cli.project.find import Found, open_project
 from cli.project.model import App
 from cli.project.parse import FILE_NAME
 from cli.project.source import LEFT_OUT
-from protocols.change import Plan, Stage
+from cli.text.output import Output
+from cli.views import log_lines as logs
+from cli.views.watch import watch_change
+from protocols.changes.change import Plan, Stage
 from protocols.envelope import encode
-from protocols.mesh_types import Deployed
+from protocols.state.model import Deployed
 
 WATCH_STEP_MS: Final = 30
 WATCH_DEBOUNCE_MS: Final = 200

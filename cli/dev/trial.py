@@ -1,7 +1,7 @@
 """A trial of a built release: served in the sandbox exactly as built, on data that is thrown away, then tested.
 
 First the project's own test command on this machine, with FREEHOLD_URL pointing at the app; then the smoke checks, as
-nodes run them. Not here: building, and signing what came out (cli/mesh/evidence.py).
+nodes run them. Not here: building, and signing what came out (cli/change/evidence.py).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from cli.change.evidence import Ran
 from cli.dev.compiled import Compiled, app_load, compile_cache
 from cli.dev.secrets import read_secrets
 from cli.errors import BuildError, CommandError
-from cli.mesh.evidence import Ran
-from cli.output import Output
 from cli.project import python_packages
 from cli.project.build import STATE_FOLDER
 from cli.project.bundle import ARTIFACTS, Bundle
 from cli.project.find import Found
-from node.releases import PreparationError, Prepared, run_smoke, smoke_routes
-from protocols.effective import Effective
+from cli.text.output import Output
+from node.serving.releases import PreparationError, Prepared, run_smoke, smoke_routes
+from protocols.changes.effective import Effective
 from protocols.machine import Digest
-from runtime.component import ComponentError
-from runtime.control import ReleaseLoad, Route
+from runtime.messages import ReleaseLoad, Route
+from runtime.sandbox.component import ComponentError
 from runtime.services.log_sink import Blotter
-from runtime.supervisor import PoolError, PoolSettings, WorkerPool
+from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cli.access.client import NodeClient
+from cli.access.contexts import Context
+from cli.access.principals import Principal, everyday_key, principal_of
 from cli.errors import UsageError
-from cli.mesh.client import NodeClient
-from cli.mesh.home import Context
-from cli.mesh.principals import Principal, everyday_key, principal_of
 from cli.project.find import Found, open_project
 from protocols.keys import Ed25519Signer
 

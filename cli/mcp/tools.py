@@ -17,23 +17,23 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from cli.access.client import NodeClient, RefusedError
+from cli.access.principals import require_right
+from cli.change.deploy import release_id
+from cli.change.propose import file_proposal, put_together, resolve_change
+from cli.change.review import Review, effective_at, review_proposal
 from cli.commands.deploy import Starter, start_proposed
 from cli.commands.logs import ALL, recent_lines
 from cli.commands.rollout import find_lane, target_of
 from cli.commands.test import require_environments, test_project
 from cli.errors import CommandError
 from cli.mcp.session import Session
-from cli.mesh.client import NodeClient, RefusedError
-from cli.mesh.deploying import release_id
-from cli.mesh.explain import explain
-from cli.mesh.looking import look
-from cli.mesh.principals import require_right
-from cli.mesh.proposing import file_proposal, put_together, resolve_change
-from cli.mesh.review import Review, effective_at, review_proposal
-from cli.mesh.standing import in_short
-from cli.output import Output
 from cli.project.build import build_project
-from protocols.commands import REASON_MAX, Rollback
+from cli.text.output import Output
+from cli.views.lane_status import in_short
+from cli.views.overview import look
+from cli.views.why import explain
+from protocols.state.commands import REASON_MAX, Rollback
 
 LOG_BYTES_MAX = 16_000
 LOG_BYTES_DEFAULT = 8_000

@@ -26,7 +26,7 @@ from cli.project.bundle import BuiltApp, Bundle, Source
 from cli.project.model import App, Project
 from cli.project.source import SourceTree, read_tree
 from cli.project.world import world_of
-from runtime import component
+from runtime.sandbox import component
 
 STATE_FOLDER: Final = ".freehold"
 """What Freehold keeps beside a project; git-ignored by every template."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from protocols.demands import Demands
+from protocols.changes.demands import Demands
 
 Language = Literal["python", "wsgi", "javascript", "typescript", "component"]
 

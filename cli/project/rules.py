@@ -13,8 +13,8 @@ from cli.project.kinds import MILLISECONDS
 from cli.project.locate import Path
 from cli.project.model import ENTRY_DEFAULTS, Analysis, App, Project, Rollout, Settings, Smoke, Stage
 from cli.project.schema import APP, POLICY, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
-from protocols.change import ENVIRONMENTS_NAMED_MAX
-from protocols.demands import DEMANDS_MAX, Demands, EvidenceDemand
+from protocols.changes.change import ENVIRONMENTS_NAMED_MAX
+from protocols.changes.demands import DEMANDS_MAX, Demands, EvidenceDemand
 from runtime.cron import schedule_problem
 
 Values = Mapping[str, Any]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cli.project.kinds import LIST_ITEMS_MAX, Choice, Count, Flag, Kind, Share, Text, duration, size
-from protocols.demands import APPROVALS_MAX
+from protocols.changes.demands import APPROVALS_MAX
 
 NAME: Final = Text(
     "a name of a-z, 0-9 and dashes, starting with a letter, at most 40 characters", r"[a-z][a-z0-9-]{0,39}"

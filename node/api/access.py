@@ -13,8 +13,8 @@ from typing import Any
 from node.api.operations import Operation
 from node.api.problems import NOT_ALLOWED, ProblemError
 from node.control import Control
-from protocols.grants import Rights, covers
 from protocols.refusal import Refusal
+from protocols.trust.grants import Rights, covers
 
 OF_ONE_PROJECT = frozenset({"logs"})
 """Operations whose answers hold what guests wrote: who sees some projects only must name one of them."""

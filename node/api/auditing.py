@@ -1,4 +1,4 @@
-"""Operations on the audit log: entries to read, and the signed chains to verify. Not: writing them (node/audit.py)."""
+"""Operations on the audit log: entries to read, and the signed chains to verify. Not: writing them (node/journal/audit.py)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from aiohttp import web
 
 from node.api.naming import Names
 from node.api.operations import Call, Operation, Page, Parameter, page
-from node.audit import links_of, read_links
 from node.control import Control
-from protocols.audit import AuditEntry, Link
+from node.journal.audit import links_of, read_links
 from protocols.envelope import Signed, encode
+from protocols.records.audit import AuditEntry, Link
 
 LINKS_MAX = 1_000
 """A page of at most 4 MiB; a client asks on from the last one."""

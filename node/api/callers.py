@@ -19,8 +19,8 @@ from collections.abc import Callable
 from aiohttp import web
 
 from node.api.problems import ProblemError
-from protocols.http_signatures import COVERED, digest_field, signature_base
 from protocols.machine import Verifier
+from protocols.trust.request_signatures import COVERED, digest_field, signature_base
 
 CREATED_TOLERANCE_S = 120
 NONCES_MAX = 65_536

@@ -13,7 +13,34 @@ import msgspec
 from aiohttp import web
 
 from node.api.auditing import AUDIT_OPERATIONS
-from node.api.models import (
+from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
+from node.api.metrics import render
+from node.api.naming import Names
+from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
+from node.api.papers import PAPER_OPERATIONS, change_refusal
+from node.api.problems import ProblemError, invalid, not_found, refused, unreadable
+from node.api.secrets import SECRET_OPERATIONS
+from node.api.server import VERSION
+from node.api.views import (
+    change_view,
+    lane_view,
+    member_views,
+    mesh_view,
+    node_view,
+    start_view,
+    voter_views,
+)
+from node.control import WATCHERS_MAX, Control
+from node.decisions.history import DecisionView
+from node.decisions.outcomes import abort_words
+from node.decisions.start_queue import DUPLICATE
+from node.journal.logs import FOLLOWERS_MAX, LogFilter
+from node.mesh.chain_requests import BusyChainError
+from node.mesh.filing import file_record
+from node.mesh.peer_questions import Ask
+from node.store.artifacts import ArtifactError, OtherBytesError
+from node.transport import StreamError
+from protocols.api_models import (
     AdmissionBody,
     AdmissionView,
     ChangeView,
@@ -31,42 +58,15 @@ from node.api.models import (
     StartView,
     VoterView,
 )
-from node.api.naming import Names
-from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
-from node.api.papers import PAPER_OPERATIONS, change_refusal
-from node.api.problems import ProblemError, invalid, not_found, refused, unreadable
-from node.api.secrets import SECRET_OPERATIONS
-from node.api.server import VERSION
-from node.api.views import (
-    change_view,
-    lane_view,
-    member_views,
-    mesh_view,
-    node_view,
-    start_view,
-    voter_views,
-)
-from node.artifacts import ArtifactError, OtherBytesError
-from node.asking import Ask
-from node.control import WATCHERS_MAX, Control
-from node.fates import abort_words
-from node.filing import file_record
-from node.history import DecisionView
-from node.logs import FOLLOWERS_MAX, LogFilter
-from node.metrics import CONTENT_TYPE as METRICS_TYPE
-from node.metrics import render
-from node.requests import BusyChainError
-from node.starter import DUPLICATE
-from node.transport import StreamError
-from protocols.admission import JoinPapers
 from protocols.artifacts import ARTIFACT_MAX_BYTES
-from protocols.commands import COMMAND_MAX_BYTES, SignedCommand
-from protocols.decision import ResetTo
-from protocols.dossiers import Proposed
+from protocols.chain.decision import ResetTo
 from protocols.envelope import DecodeError, decode, digest, encode
-from protocols.key_table import make_key
 from protocols.machine import Digest, PeerId
+from protocols.records.key_table import make_key
 from protocols.refusal import Refusal
+from protocols.rollout.dossiers import Proposed
+from protocols.state.commands import COMMAND_MAX_BYTES, SignedCommand
+from protocols.trust.admission import JoinPapers
 
 PUBLISH_TIMEOUT_S = 10.0
 PAPERS_MAX_BYTES = 4 << 20

@@ -26,11 +26,11 @@ from node.api.access import authorize
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
 from node.api.server import HEADER_MAX_BYTES, ApiServer
+from node.api.tls import load_or_create_tls
 from node.control import Control
 from node.errors import BusyError
-from node.half_open import HalfOpen
-from node.presence import outgoing_address
-from node.tls import load_or_create_tls
+from node.mesh.presence import outgoing_address
+from node.transport.half_open import HalfOpen
 from protocols.keys import Ed25519Verifier
 
 STRANGERS_MAX = 256

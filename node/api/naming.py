@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from protocols.core import NodeCore
 from protocols.envelope import DecodeError, Signed, decode
-from protocols.grants import BEFORE_EXPIRY_MS, Rights
+from protocols.trust.grants import BEFORE_EXPIRY_MS, Rights
 
 GONE = ("grant.expired", "grant.revoked")
 """Rules by which a key had rights once. One that was never let in has no name: it would have chosen it itself."""

@@ -15,17 +15,17 @@ from node.api.naming import Names
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
 from node.control import Control
-from protocols.approvals import read_approval
-from protocols.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from protocols.changes.approvals import read_approval
+from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from protocols.changes.evidence import Attested, read_evidence
 from protocols.core import NodeCore
-from protocols.dossiers import Proposed
 from protocols.envelope import DecodeError, Signed, decode, encode
-from protocols.evidence import Attested, read_evidence
-from protocols.gatekeeping import gate_of
-from protocols.grants import Rights
 from protocols.keys import peer_id
 from protocols.machine import Digest
-from protocols.policy import (
+from protocols.refusal import Refusal
+from protocols.rollout.dossiers import Proposed
+from protocols.state.gate import gate_of
+from protocols.state.policy import (
     Gate,
     Shown,
     Subject,
@@ -35,7 +35,7 @@ from protocols.policy import (
     evidence_refusal,
     window_refusal,
 )
-from protocols.refusal import Refusal
+from protocols.trust.grants import Rights
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 

@@ -1,23 +1,23 @@
 """Operations on secrets: file a sealed version, take versions away, list what there is. A value never passes here.
 
 What comes in is sealed and signed on the principal's machine; what goes out are names, versions and who can open them.
-Not here: sealing (protocols/sealing.py), and giving values to apps (node/secrets.py).
+Not here: sealing (protocols/changes/secrets.py), and giving values to apps (node/serving/secrets.py).
 """
 
 from __future__ import annotations
 
-from node.api.models import SecretBody, SecretView
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import ProblemError, refused, unreadable
 from node.control import Control
-from node.filing import file_record
-from node.secrets import Held
+from node.mesh.filing import file_record
+from node.serving.secrets import Held
+from protocols.api_models import SecretBody, SecretView
+from protocols.changes.secrets import SealedSecret, SecretPaper, SecretRemoval, open_paper
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
-from protocols.grants import Rights
-from protocols.key_table import BODY_MAX_BYTES, make_key
-from protocols.placement import eligible
+from protocols.records.key_table import BODY_MAX_BYTES, make_key
 from protocols.refusal import Refusal
-from protocols.sealing import SealedSecret, SecretPaper, SecretRemoval, open_paper
+from protocols.state.placement import eligible
+from protocols.trust.grants import Rights
 
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
 

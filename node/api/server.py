@@ -21,9 +21,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from node.api.callers import Callers
-from node.api.models import OutcomeView, StartView
 from node.api.operations import Call, Operation, Page, Parameter, Upload, document, parameters_of
 from node.api.problems import NOT_ALLOWED, PROBLEM_TYPE_PREFIX, Problem, ProblemError, invalid, not_found, response
+from protocols.api_models import OutcomeView, StartView
 
 VERSION = "0.1.0"
 HEADER_MAX_BYTES = 16 * 1024

@@ -7,7 +7,11 @@ from importlib.metadata import version
 
 from msgspec.structs import replace
 
-from node.api.models import (
+from node.control import Control
+from node.decisions.outcomes import Fate
+from node.decisions.start_queue import Waiting
+from node.mesh.presence import status_of
+from protocols.api_models import (
     ChangeView,
     DeployedView,
     EnvironmentView,
@@ -21,20 +25,16 @@ from node.api.models import (
     VerdictView,
     VoterView,
 )
-from node.control import Control
-from node.fates import Fate
-from node.presence import status_of
-from node.starter import Waiting
-from protocols.analysis import assess
-from protocols.change import Route
+from protocols.changes.change import Route
 from protocols.core import NodeCore
-from protocols.dossiers import Proposed
 from protocols.envelope import Signed, decode, encode
-from protocols.hello import QUARANTINE_MS
 from protocols.keys import peer_id, public_key_of
 from protocols.machine import Digest, Now, PeerId
-from protocols.mesh_types import Deployed, Environment, Lane, MeshState, Rollout
-from protocols.placement import eligible
+from protocols.rollout.dossiers import Proposed
+from protocols.state.analysis import assess
+from protocols.state.model import Deployed, Environment, Lane, MeshState, Rollout
+from protocols.state.placement import eligible
+from protocols.trust.hello import QUARANTINE_MS
 
 
 def node_view(control: Control, build: str) -> NodeView:

@@ -11,11 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from node.half_open import HalfOpen
 from node.transport.builtin import IdentifySink, PingSink
 from node.transport.channel import Channel
 from node.transport.dialler import Backoff, race
 from node.transport.events import ChannelName, FramesReceived, LinkDown, LinkReady, LinkUp, TransportEvent
+from node.transport.half_open import HalfOpen
 from node.transport.link import Link, Sink
 from node.transport.settings import (
     ADDRESSES_MAX,

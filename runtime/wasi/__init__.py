@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from runtime.interface import Interface
+from runtime.engine.interface import Interface
 from runtime.wasi import cli, clocks, http_outgoing, http_types, poll, random, refused, services, streams
 
 INTERFACES: Final[tuple[Interface, ...]] = (

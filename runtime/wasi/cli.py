@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from runtime.codecs import Err, Ok
-from runtime.guest import ExitCalled, Guest, GuestLog, Resource
-from runtime.interface import Interface
+from runtime.engine.codecs import Err, Ok
+from runtime.engine.guest import ExitCalled, Guest, GuestLog, Resource
+from runtime.engine.interface import Interface
 from runtime.wasi.streams import EmptyInput, InputStream, OutputStream
 
 OUTPUT_PERMIT_BYTES: Final = 64 * 1024

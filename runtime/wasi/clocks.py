@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from runtime.guest import Guest
-from runtime.interface import Interface
+from runtime.engine.guest import Guest
+from runtime.engine.interface import Interface
 from runtime.wasi.poll import Pollable
 
 NS_PER_S: Final = 1_000_000_000

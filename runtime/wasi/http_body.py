@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from runtime.codecs import Err, Ok
+from runtime.engine.codecs import Err, Ok
+from runtime.engine.guest import Guest, Resource
+from runtime.engine.interface import Interface
 from runtime.exchange import BodyFailure, ErrorCode, Headers, RequestBody, ResponseWriter
-from runtime.guest import Guest, Resource
-from runtime.interface import Interface
 from runtime.wasi.http_fields import Fields, incoming
 from runtime.wasi.poll import Pollable
 from runtime.wasi.streams import CLOSED, InputStream, OutputStream, failed

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from runtime.codecs import Err
+from runtime.engine.codecs import Err
+from runtime.engine.guest import Guest, Resource
+from runtime.engine.interface import Interface
 from runtime.exchange import Headers
-from runtime.guest import Guest, Resource
-from runtime.interface import Interface
 
 FORBIDDEN: Final = frozenset(
     {

@@ -1,6 +1,6 @@
 """wasi:http/outgoing-handler: requests to the hosts an app lists, and to nothing else.
 
-The request is checked here, on the guest's thread; the connection is made and served by `runtime/outbound.py` on the
+The request is checked here, on the guest's thread; the connection is made and served by `runtime/outbound/client.py` on the
 worker's loop. Source: wasi:http 0.2 WIT. Not here: sockets.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from runtime.codecs import Err, Ok
+from runtime.engine.codecs import Err, Ok
+from runtime.engine.guest import Guest, Resource
+from runtime.engine.interface import Interface
 from runtime.exchange import ErrorCode
-from runtime.guest import Guest, Resource
-from runtime.interface import Interface
-from runtime.outbound import OutboundCall, OutboundRequest, Timeouts
+from runtime.outbound.client import OutboundCall, OutboundRequest, Timeouts
 from runtime.wasi.http_types import IncomingResponse, OutgoingRequest, RequestOptions, types
 from runtime.wasi.poll import Pollable
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from runtime.codecs import Err, Ok
+from runtime.engine.codecs import Err, Ok
+from runtime.engine.guest import Guest, GuestTrap, Resource
+from runtime.engine.interface import Interface
 from runtime.exchange import ErrorCode, Exchange, Headers, RequestBody, ResponseHead
-from runtime.guest import Guest, GuestTrap, Resource
-from runtime.interface import Interface
 from runtime.wasi import http_body, http_fields
 from runtime.wasi.http_body import IncomingBody, OutgoingBody
 from runtime.wasi.http_fields import Fields, content_length, incoming

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runtime.guest import Guest, GuestTrap, Resource
-from runtime.interface import Interface
+from runtime.engine.guest import Guest, GuestTrap, Resource
+from runtime.engine.interface import Interface
 
 POLL_MAX: Final = 4_096
 """Pollables in one poll; looking at each costs about a microsecond."""

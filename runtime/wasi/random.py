@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from runtime.guest import Guest, GuestTrap
-from runtime.interface import Interface
+from runtime.engine.guest import Guest, GuestTrap
+from runtime.engine.interface import Interface
 
 RANDOM_MAX_BYTES: Final = 1024 * 1024
 """Bytes in one request; they cross as one value each."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from runtime.codecs import Err
-from runtime.guest import Guest, GuestTrap, Resource
-from runtime.interface import Interface
+from runtime.engine.codecs import Err
+from runtime.engine.guest import Guest, GuestTrap, Resource
+from runtime.engine.interface import Interface
 from runtime.wasi.poll import IoError
 
 

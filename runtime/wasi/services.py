@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from runtime.codecs import Err
-from runtime.guest import Guest, Resource
-from runtime.interface import Interface
+from runtime.engine.codecs import Err
+from runtime.engine.guest import Guest, Resource
+from runtime.engine.interface import Interface
 from runtime.providers import Bucket, ProviderError
 
 KEY_MAX_BYTES: Final = 1024

@@ -11,9 +11,9 @@ import re
 from binascii import unhexlify
 from typing import Any, Final
 
-from runtime.codecs import Err
-from runtime.guest import Guest, GuestTrap, Resource
-from runtime.interface import Interface
+from runtime.engine.codecs import Err
+from runtime.engine.guest import Guest, GuestTrap, Resource
+from runtime.engine.interface import Interface
 from runtime.wasi.poll import IoError, Pollable, Ready, wait_for
 
 READ_MAX_BYTES: Final = 256 * 1024

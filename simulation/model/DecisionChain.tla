@@ -1,6 +1,6 @@
 --------------------------- MODULE DecisionChain ---------------------------
 (***************************************************************************)
-(* The decision chain of protocols/chain.py: two slots, each one           *)
+(* The decision chain of protocols/chain/chain.py: two slots, each one           *)
 (* single-decree Paxos; the value decided at slot 1 names the voters of    *)
 (* slot 2; slot 2 opens only with a quorum certificate for slot 1.         *)
 (*                                                                         *)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.compile_cache import CompileCache, file_digest
-from runtime.control import AppLimits, AppLoad, LogBatch, ReleaseLoad, Route
+from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, Route
+from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
-from runtime.supervisor import PoolSettings, WorkerPool
+from runtime.workers.pool import PoolSettings, WorkerPool
 from tests.fixtures.build import CACHE
 
 STOP_TIMEOUT_S: Final = 10.0

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.compile_cache import CompileCache, file_digest
-from runtime.control import AppLoad, JobDone, ReleaseLoad
+from runtime.messages import AppLoad, JobDone, ReleaseLoad
+from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
-from runtime.supervisor import PoolSettings, WorkerPool
+from runtime.workers.pool import PoolSettings, WorkerPool
 from tests.conformance import peer
 from tests.conformance.cases import BY_FIXTURE, COMMANDS, Case, CommandCase
 from tests.conformance.compare import ask, differences

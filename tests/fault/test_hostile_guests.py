@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from runtime.control import Route
-from runtime.supervisor import PoolError
-from tests.fault.guests import guest, moved, release
-from tests.fault.served import REAL, Served, request, running
+from runtime.messages import Route
+from runtime.workers.pool import PoolError
+from tests.support.runtime.guests import guest, moved, release
+from tests.support.runtime.served import REAL, Served, request, running
 
 MEMORY = 32 * 1024 * 1024
 TIMEOUT_MS = 700

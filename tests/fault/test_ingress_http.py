@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.fault.served import Served, request, running, stub_release
+from tests.support.runtime.served import Served, request, running, stub_release
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

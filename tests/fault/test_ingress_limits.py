@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.control import AppLimits
-from runtime.ingress import IngressSettings
-from tests.fault.served import Served, request, running, stub_release
+from runtime.ingress.front import IngressSettings
+from runtime.messages import AppLimits
+from tests.support.runtime.served import Served, request, running, stub_release
 
 QUICK = IngressSettings(
     connections_max=8,

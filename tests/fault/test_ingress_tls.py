@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runtime.certificates import CertificateError, Certificates, days_left, read
-from runtime.control import Route
-from runtime.ingress import IngressSettings
-from runtime.listeners import TLS_PREFIX
-from runtime.supervisor import PoolError, PoolSettings, WorkerPool
-from tests.fault.guests import guest, release
-from tests.fault.served import REAL
+from runtime.ingress.certificates import CertificateError, Certificates, days_left, read
+from runtime.ingress.front import IngressSettings
+from runtime.ingress.listeners import TLS_PREFIX
+from runtime.messages import Route
+from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
+from tests.support.runtime.guests import guest, release
+from tests.support.runtime.served import REAL
 
 START_TIMEOUT_S = 60.0
 

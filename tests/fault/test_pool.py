@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.control import Route
-from runtime.supervisor import PoolError, PoolSettings, WorkerPool
-from tests.fault.served import STUB, Client, request, running, stub_release, until
-from tests.fault.stream import Stream
+from runtime.messages import Route
+from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
+from tests.support.runtime import daemon as daemon_program
+from tests.support.runtime.served import STUB, Client, request, running, stub_release, until
+from tests.support.runtime.stream import Stream
 
 
 async def test_a_killed_worker_comes_back_while_the_others_serve_on(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ async def test_a_worker_that_hangs_when_a_new_pool_comes_is_replaced_and_its_add
             with socket.socket(socket.AF_UNIX) as knocking, contextlib.suppress(BlockingIOError):
                 knocking.setblocking(False)
                 knocking.connect(str(control))
-        monkeypatch.setattr("runtime.worker_link.GREETING_TIMEOUT_S", 5.0)
+        monkeypatch.setattr("runtime.workers.link.GREETING_TIMEOUT_S", 5.0)
         async with running(tmp_path, listen=addresses) as second:
             await second.serve(stub_release("r1", "hello"))
             assert second.pool.addresses == addresses
@@ -216,8 +217,8 @@ async def test_workers_that_nobody_comes_back_for_end_by_themselves(tmp_path: Pa
 
 
 async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.supervisor.PING_EVERY_S", 0.1)
-    monkeypatch.setattr("runtime.supervisor.PING_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("runtime.workers.pool.PING_EVERY_S", 0.1)
+    monkeypatch.setattr("runtime.workers.pool.PING_TIMEOUT_S", 1.0)
     async with running(tmp_path) as served:
         await served.serve(stub_release("r1", "hello"))
         (pid,) = [slot.pid for slot in served.pool.slots()]
@@ -272,7 +273,7 @@ async def test_the_runtime_folder_is_for_its_user_alone(tmp_path: Path) -> None:
 
 
 async def test_workers_outlive_a_daemon_that_is_killed_and_the_next_one_takes_them_over(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("daemon.py")
+    script = Path(daemon_program.__file__)
     daemon = subprocess.Popen([sys.executable, "-P", script, tmp_path, *STUB], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     assert daemon.stdout is not None
     with daemon.stdout as lines:

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runtime.control import AppLoad, Route
-from tests.fault.guests import guest, release
-from tests.fault.served import REAL, running, until
-from tests.fault.stream import Stream
+from runtime.messages import AppLoad, Route
+from tests.support.runtime.guests import guest, release
+from tests.support.runtime.served import REAL, running, until
+from tests.support.runtime.stream import Stream
 
 
 def named(load: AppLoad, key: str) -> AppLoad:

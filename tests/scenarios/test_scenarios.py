@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.scenarios import duration_ms, replay
+from simulation.mesh.scenarios import duration_ms, replay
 
 TRANSCRIPTS = sorted(Path(__file__).parent.glob("*.txt"))
 EXPECTED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from simulation.scale import aims, measure, report
-from simulation.scale_plot import plot
+from simulation.mesh.scale import aims, measure, report
+from simulation.mesh.scale_plot import plot
 
 
 def test_a_small_fleet_meets_every_aim_and_is_written_up() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from simulation.__main__ import main
-from simulation.chain_plan import plan
-from simulation.hunt import Tally, kill, minimised, run_seed
-from simulation.mesh_mutants import MESH_MUTANTS
-from simulation.mesh_run import mesh_plan, mesh_run
-from simulation.mutants import MUTANTS
-from simulation.run import Result, Verdict, run
+from simulation.chain.mutants import MUTANTS
+from simulation.chain.plan import plan
+from simulation.chain.run import Result, Verdict, run
+from simulation.hunt.hunt import Tally, kill, minimised, run_seed
+from simulation.mesh.mutants import MESH_MUTANTS
+from simulation.mesh.run import mesh_plan, mesh_run
 
 HERE = Path(__file__).parent
 QUICK_SECONDS = 60
@@ -53,7 +53,7 @@ def test_fresh_seeds_are_clean_for_as_long_as_a_quick_test_may_take() -> None:
 
 @pytest.mark.parametrize("seed", [11, 40])
 def test_one_seed_gives_one_trace_in_any_process(seed: int) -> None:
-    script = f"from simulation.hunt import run_seed; print(run_seed({seed}).digest)"
+    script = f"from simulation.hunt.hunt import run_seed; print(run_seed({seed}).digest)"
     digests = {
         subprocess.run(
             [sys.executable, "-c", script],

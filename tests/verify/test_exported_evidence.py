@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.change.evidence import Ran, sign_run
 from cli.commands.evidence import CHANGE_FILE, CONFIGURATION_FILE, RELEASE_FILE, verify_export, write_export
 from cli.errors import CommandError
-from cli.mesh.evidence import Ran, sign_run
-from protocols.approvals import Approval, approve
-from protocols.change import Change, Component, Plan, Release, Stage
-from protocols.effective import Effective, EffectiveApp
+from protocols.changes.approvals import Approval, approve
+from protocols.changes.change import Change, Component, Plan, Release, Stage
+from protocols.changes.effective import Effective, EffectiveApp
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest

@@ -1,0 +1,307 @@
+"""The API's client: what commands ask of a node. Problems become CommandErrors with the next step.
+
+On the node's own machine over its Unix socket; elsewhere over HTTPS, believing the pinned certificate alone, each request
+signed with the everyday key of the context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import secrets
+import shlex
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from cli.access import contexts as home
+from cli.access.contexts import Context
+from cli.errors import CommandError, ExitCode, UsageError
+from protocols.envelope import decode as decode_message
+from protocols.envelope import digest, encode
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
+from protocols.state.commands import Action, Command, Exhibits, SignedCommand, sign_command
+from protocols.state.model import MeshState
+from protocols.trust.genesis import mesh_id
+from protocols.trust.request_signatures import sign_request
+
+PAGE_ITEMS = 1_000
+TIMEOUT_S = 120.0
+T = TypeVar("T")
+
+
+class RefusedError(CommandError):
+    """A rule of the mesh says no; `rule` is stable."""
+
+    exit_code = ExitCode.REFUSED_BY_POLICY
+
+    def __init__(self, rule: str, detail: str, next_step: str) -> None:
+        super().__init__(f"{rule}: {detail}", next_step=next_step, kind=rule)
+        self.rule = rule
+
+
+UNREACHED = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, FileNotFoundError, TimeoutError)
+"""What says that the asked node is not there, or went while it answered."""
+
+
+class NodeClient:
+    """One session with a node. Use as an async context manager."""
+
+    def __init__(self, context: Context, signer: Ed25519Signer | None = None) -> None:
+        """Take where the node is; `signer` signs requests, on the socket too, instead of the context's key."""
+        self._context = context
+        self._signer = signer
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the session; no request is made yet."""
+        if self._context.url and self._signer is None:
+            self._signer = home.open_plain(self._context.key)
+        self._session = aiohttp.ClientSession(
+            connector=_connector(self._context),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=TIMEOUT_S),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """Return a JSON answer."""
+        return msgspec.json.decode(await self._call("GET", path, query=query))
+
+    async def get_all(self, path: str, **query: Any) -> list[Any]:
+        """Return a whole list, page by page."""
+        items: list[Any] = []
+        while True:
+            data, fields = await self._exchange("GET", path, query={**query, "limit": PAGE_ITEMS})
+            items += msgspec.json.decode(data)
+            following = fields.get("Link", "").partition(">")[0].removeprefix("<")
+            if not following:
+                return items
+            query["cursor"] = URL(following).query["cursor"]
+
+    async def get_bytes(self, path: str, **query: Any) -> bytes:
+        """Return a binary answer."""
+        return await self._call("GET", path, query=query)
+
+    async def state(self) -> MeshState:
+        """Return the mesh state at the node's head."""
+        state: MeshState = decode_message(await self.get_bytes("/v1/state"), MeshState, 8 << 20)
+        return state
+
+    async def mesh(self) -> Digest:
+        """Return the mesh id."""
+        return mesh_id(await self.get_bytes("/v1/genesis"))
+
+    async def follow(self, path: str, **query: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Yield (event, fields) of a server-sent event stream until it ends."""
+        assert self._session is not None
+        params = {key: _text(value) for key, value in query.items() if value not in (None, "")}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        url = self._url(path, params)
+        try:
+            async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
+                if answer.status != 200:
+                    raise _problem(answer.status, await answer.read())
+                name = ""
+                async for raw in answer.content:
+                    line = raw.rstrip(b"\n")
+                    if line.startswith(b"event: "):
+                        name = line[7:].decode()
+                    elif line.startswith(b"data: "):
+                        yield name, msgspec.json.decode(line[6:])
+        except UNREACHED as error:
+            raise self._unreached(error) from None
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def post(self, path: str, body: Any) -> Any:
+        """Send JSON; return the JSON answer."""
+        return msgspec.json.decode(await self._call("POST", path, msgspec.json.encode(body), "application/json"))
+
+    async def post_nothing(self, path: str, body: Any) -> None:
+        """Send JSON where the answer is empty."""
+        await self._call("POST", path, msgspec.json.encode(body), "application/json")
+
+    async def put_artifact(self, data: bytes, digest: bytes) -> bool:
+        """Upload an artifact unless the node has it; return whether it was sent."""
+        if await self.has_artifact(digest):
+            return False
+        await self._call("PUT", f"/v1/artifacts/{digest.hex()}", data, "application/octet-stream")
+        return True
+
+    async def has_artifact(self, digest: bytes) -> bool:
+        """Whether the node has an artifact."""
+        try:
+            await self._call("GET", f"/v1/artifacts/{digest.hex()}/here")
+        except CommandError:
+            return False
+        return True
+
+    async def publish(self, kind: str, scope: str, body: bytes) -> str:
+        """File a signed paper; return its key."""
+        answer = await self.post("/v1/records", {"kind": kind, "scope": scope, "body": body})
+        return str(answer["key"])
+
+    async def decide(
+        self,
+        signer: Ed25519Signer,
+        action: Action,
+        *,
+        project: str = "",
+        environment: str = "",
+        expect: int | None = None,
+        exhibits: Exhibits | None = None,
+        material: tuple[bytes, ...] = (),
+        next_step: str = "freehold status",
+    ) -> int:
+        """Sign a command, show the signer's grants, have it decided, return its slot. Raises RefusedError naming the rule."""
+        chains = await self.chains(signer.public_key)
+        exhibits = msgspec.structs.replace(exhibits or Exhibits(), grants=tuple(bytes(digest(one)) for one in chains))
+        material = (*chains, *material)
+        command = Command(secrets.token_bytes(16), action, project, environment, expect)
+        signed = sign_command([signer], await self.mesh(), command, exhibits)
+        answer = await self.post("/v1/commands", {"command": encode(signed), "material": material})
+        if answer["outcome"] != "decided":
+            if answer["outcome"] == "unknown":
+                raise CommandError(
+                    "no majority of voters answered in time; it may still be decided",
+                    next_step="freehold mesh members",
+                    kind="unknown-outcome",
+                )
+            raise RefusedError(answer["rule"] or answer["outcome"], answer["detail"], next_step)
+        return int(answer["slot"])
+
+    async def chains(self, key: bytes) -> tuple[bytes, ...]:
+        """Return the encoded chains of grants that the node holds for a key: what proves its rights."""
+        answer = await self.get(f"/v1/principals/{key.hex()}")
+        return tuple(base64.b64decode(one) for one in answer["chains"])
+
+    async def start(self, signed: SignedCommand) -> dict[str, Any]:
+        """Hand over a signed start."""
+        answer: dict[str, Any] = await self.post("/v1/starts", {"command": encode(signed)})
+        return answer
+
+    async def _call(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
+    ) -> bytes:
+        return (await self._exchange(method, path, body, kind, query))[0]
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
+    ) -> tuple[bytes, Mapping[str, str]]:
+        assert self._session is not None
+        headers = {"Idempotency-Key": secrets.token_urlsafe(16)} if method != "GET" else {}
+        if body is not None:
+            headers["Content-Type"] = kind
+        params = {key: _text(value) for key, value in (query or {}).items() if value not in (None, "")}
+        url = self._url(path, params)
+        headers |= self._signed(method, url, body or b"")
+        content = io.BytesIO(body) if body is not None else None
+        try:
+            async with self._session.request(method, url, data=content, headers=headers) as answer:
+                data = await answer.read()
+        except aiohttp.ServerFingerprintMismatch:
+            raise CommandError(
+                f"what answers at {self._context.where} is not the node of this login",
+                next_step="ask an operator: freehold mesh invite --kind principal, then freehold login LINE",
+                kind="wrong-pin",
+            ) from None
+        except UNREACHED as error:
+            raise self._unreached(error) from None
+        if answer.status >= 300:
+            raise _problem(answer.status, data)
+        return data, answer.headers
+
+    def _unreached(self, error: Exception) -> CommandError:
+        reason = error if self._context.url else "it does not run"
+        return CommandError(
+            f"no node answers at {self._context.where}: {reason or 'no answer in time'}",
+            next_step=self._context.start,
+            kind="no-node",
+        )
+
+    def _url(self, path: str, params: dict[str, str]) -> URL:
+        return URL((self._context.url or "http://node") + path, encoded=False).with_query(params or None)
+
+    def _signed(self, method: str, url: URL, body: bytes) -> dict[str, str]:
+        """The fields that sign a request. On the Unix socket, which says itself who calls, only a named signer signs."""
+        if self._signer is None:
+            return {}
+        target = f"https://{url.host_port_subcomponent}{url.raw_path_qs}"
+        return sign_request(
+            self._signer, method, target, body, created_s=int(time.time()), nonce=secrets.token_urlsafe(18)
+        )
+
+
+def _connector(context: Context) -> aiohttp.BaseConnector:
+    if context.url:
+        return aiohttp.TCPConnector(ssl=aiohttp.Fingerprint(bytes.fromhex(context.pin)))
+    return aiohttp.UnixConnector(context.socket)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _problem(status: int, data: bytes) -> CommandError:
+    try:
+        problem: dict[str, Any] = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return CommandError(f"the node answered {status}", next_step="freehold node status", kind="bad-answer")
+    rule = str(problem.get("rule") or f"http-{status}")
+    next_step = str(problem.get("next") or "freehold status")
+    if status in {403, 409, 422}:
+        return RefusedError(rule, str(problem.get("detail", "")), next_step)
+    return CommandError(str(problem.get("detail", "")), next_step=next_step, kind=rule)
+
+
+def talk(context: Context, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:
+    """Run one conversation with a node to its end."""
+
+    async def run() -> T:
+        async with NodeClient(context) as client:
+            return await conversation(client)
+
+    return asyncio.run(run())
+
+
+def node_folder(data: Path | None) -> Path:
+    """Return the folder of this machine's node: the named one, or where it is by default.
+
+    Raises UsageError where a context knows it to be elsewhere, with the option that names it: nothing is done to a node
+    that was not meant.
+    """
+    folder = (data or default_data_folder()).absolute()
+    if data is not None or (folder / "genesis").exists():
+        return folder
+    for name, context in home.read_contexts().contexts.items():
+        words = shlex.split(context.start)
+        if "--data" in words[:-1] and Path(elsewhere := words[words.index("--data") + 1], "genesis").exists():
+            step = f"add --data {shlex.quote(elsewhere)}, the node of {name}"
+            raise UsageError(f"{folder} holds no node", next_step=step, kind="no-node")
+    return folder
+
+
+def default_data_folder() -> Path:
+    """Where this user's node keeps its data unless told otherwise: /var/lib/freehold for root."""
+    if os.getuid() == 0:
+        return Path("/var/lib/freehold/node")
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "freehold" / "node"

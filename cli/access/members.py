@@ -1,0 +1,66 @@
+"""The members as a command sees them: found by the name, the id or the end of the id that a person types.
+
+Not here: what is done to a member.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cli.access.client import NodeClient
+from cli.errors import UsageError
+from cli.text.table import short
+from cli.text.units import in_words
+from protocols.trust.certificates import WARN_BEFORE_MS
+
+SUFFIX_MIN = 4
+"""Letters of an id's end that name a node; ids all begin alike."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One row of /v1/members."""
+
+    node: str
+    name: str
+    version: str
+    standing: str
+    belief: str
+    connected: bool
+    confirmed: bool
+    voter: bool
+    draining: bool
+    roles: tuple[str, ...]
+    labels: dict[str, str]
+    addresses: tuple[str, ...]
+    rtt_ms: float | None
+    expires_ms: int
+    last_seq: int
+    last_serial: int
+
+    @property
+    def title(self) -> str:
+        """The name and the end of the id."""
+        return f"{self.name} ({short(self.node)})" if self.name else short(self.node)
+
+    def expiry(self, wall_ms: int) -> str:
+        """A warning when the certificate runs out within 14 days, or has; else nothing."""
+        left_ms = self.expires_ms - wall_ms
+        if not self.expires_ms or left_ms > WARN_BEFORE_MS:
+            return ""
+        return f"expires in {in_words(left_ms)}" if left_ms > 0 else "has expired"
+
+
+async def members_of(client: NodeClient) -> tuple[Member, ...]:
+    """Return every node the asked one knows."""
+    found: tuple[Member, ...] = msgspec.convert(await client.get("/v1/members"), tuple[Member, ...])
+    return found
+
+
+def find_member(members: tuple[Member, ...], text: str) -> Member:
+    """Return the member that `text` names. Raises UsageError if it names none, or several."""
+    exact = [one for one in members if text in {one.node, one.name}]
+    found = exact or [one for one in members if len(text) >= SUFFIX_MIN and one.node.endswith(text)]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} nodes are called {text!r}" if found else f"no node is called {text!r}"
+    raise UsageError(what, next_step="freehold mesh members", kind="no-such-node")

@@ -1,0 +1,155 @@
+"""Who acts from here: the keys of a context, the grants behind them, and which of them may say yes.
+
+Approving and rejecting need a sealed key, opened at the terminal; the everyday key proposes and deploys. Not here: how
+a key is kept (home.py) or asked for (unlock.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from cli.access import contexts as home
+from cli.access.client import NodeClient, RefusedError
+from cli.access.contexts import Context
+from cli.access.prompts import NeedsPersonError, unlock
+from cli.errors import CommandError
+from protocols.envelope import Signed, decode, digest
+from protocols.keys import Ed25519Signer
+from protocols.trust.grants import Verb, covers, holders_of
+
+T = TypeVar("T")
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What one grant of a key allows by itself; `grants` are the digests of its chain's links."""
+
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    grants: tuple[str, ...]
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """One key as /v1/principals shows it; `problem` says why it may do nothing. `chains` are encoded grant chains."""
+
+    key: str
+    name: str
+    kind: str
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    lineage: tuple[str, ...]
+    grants: tuple[str, ...]
+    problem: str
+    chains: tuple[bytes, ...]
+    beside: tuple[Held, ...] = ()
+
+    @property
+    def each(self) -> tuple[Held, ...]:
+        """What each grant allows, one by one."""
+        first = Held(self.roles, self.verbs, self.projects, self.environments, self.expires_ms, self.grants)
+        return (first, *self.beside)
+
+    @property
+    def every_verb(self) -> tuple[str, ...]:
+        """Every verb that some grant allows somewhere."""
+        return tuple(dict.fromkeys(verb for held in self.each for verb in held.verbs))
+
+    def chain_of(self, held: Held) -> tuple[Signed, ...]:
+        """Return the chain that one of the grants ends. Raises LookupError if the node did not show it."""
+        for data in self.chains:
+            chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
+            if digest(chain[-1].payload).hex() == held.grants[-1]:
+                return chain
+        raise LookupError(f"no chain of {self.name} was shown")
+
+
+def talk_as(context: Context, signer: Ed25519Signer, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:
+    """Run one conversation with a node whose requests another key than the everyday one signs."""
+
+    async def run() -> T:
+        async with NodeClient(context, signer) as client:
+            return await conversation(client)
+
+    return asyncio.run(run())
+
+
+async def principal_of(client: NodeClient, key: bytes) -> Principal:
+    """Return what a key may do now."""
+    found: Principal = msgspec.convert(await client.get(f"/v1/principals/{key.hex()}"), Principal)
+    return found
+
+
+async def principals_of(client: NodeClient) -> tuple[Principal, ...]:
+    """Return every key with a grant."""
+    found: tuple[Principal, ...] = msgspec.convert(await client.get_all("/v1/principals"), tuple[Principal, ...])
+    return found
+
+
+async def require_right(client: NodeClient, key: bytes, verb: Verb, project: str, environment: str) -> None:
+    """Raise RefusedError, naming who can give the right, for a key that may not do `verb` there.
+
+    The mesh refuses it too, but only what is built and uploaded.
+    """
+    one = await principal_of(client, key)
+    if _allows(one, verb, project, environment):
+        return
+    rule, _, detail = one.problem.partition(": ")
+    if not rule:
+        rule = "change.author" if verb == "propose" else "command.not-allowed"
+        detail = f"{one.name} may not {verb} {project} in {environment}; who may has the role {holders_of(verb)}"
+    raise RefusedError(rule, detail, await _how_to_get(client, one, verb, project, environment))
+
+
+def _allows(one: Principal, verb: Verb, project: str, environment: str) -> bool:
+    return not one.problem and any(
+        verb in held.verbs and covers(held.projects, project) and covers(held.environments, environment)
+        for held in one.each
+    )
+
+
+async def _how_to_get(client: NodeClient, one: Principal, verb: Verb, project: str, environment: str) -> str:
+    """Say who gives a key the right: for an agent the person behind it, where that one has it; else an admin."""
+    role = holders_of(verb).partition(" or ")[0]
+    givers = [await principal_of(client, bytes.fromhex(key)) for key in one.lineage if key != one.key]
+    giver = next((each for each in reversed(givers) if _allows(each, verb, project, environment)), None)
+    if one.kind == "agent" and giver is not None:
+        return f"ask {giver.name}: freehold token create NAME --role {role} --project {project} --env {environment}"
+    return f"ask an admin: freehold mesh invite --kind principal --role {role}, then freehold login LINE"
+
+
+def everyday_key(context: Context) -> Ed25519Signer:
+    """Open the everyday key of a context. Raises CommandError where there is none."""
+    if not context.key:
+        raise CommandError(
+            "there is no key of yours in this context",
+            next_step="freehold context list, or ask an operator for a login: freehold mesh invite --kind principal",
+            kind="no-key",
+        )
+    return home.open_plain(context.key)
+
+
+def approver_key_name(context: Context) -> str:
+    """Return the name of the sealed key that approves from here. Raises NeedsPersonError where there is none."""
+    if context.admin:
+        return context.admin
+    if context.key and home.is_sealed(context.key):
+        return context.key
+    raise NeedsPersonError(
+        "an approval needs a person's sealed key, and there is none in this context",
+        next_step="run it where the approver's key is; an agent asks a person to",
+        kind="needs-person",
+    )
+
+
+def unlock_approver(context: Context, purpose: str) -> Ed25519Signer:
+    """Open the approver's sealed key at the terminal."""
+    return unlock(approver_key_name(context), purpose)

@@ -1,0 +1,109 @@
+"""The next set of voters, worked out before anybody is asked: who goes, who comes, and the readiness that proves it.
+
+A set has 1, 3, 5 or 7 voters, and more than half of a new one must have said that they are ready. Not here: whether
+the chain allows it (the voters judge again), and growth, which needs nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+from cli.errors import CommandError
+from cli.text.table import short
+from protocols.chain.decision import VOTER_COUNTS, Voter
+from protocols.envelope import digest
+from protocols.machine import PeerId
+from protocols.state.commands import Exhibits, Reconfigure
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One row of /v1/voters: a store that votes, or whose node says it could. `ready` is its signed statement."""
+
+    voter: Voter
+    votes: bool
+    ready: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewVoters:
+    """A reconfiguration and the statements it rests on; `added` and `removed` are for the plan."""
+
+    voters: tuple[Voter, ...]
+    statements: tuple[bytes, ...]
+    added: tuple[PeerId, ...]
+    removed: tuple[PeerId, ...]
+
+    @property
+    def action(self) -> Reconfigure:
+        """The command."""
+        return Reconfigure(self.voters)
+
+    @property
+    def exhibits(self) -> Exhibits:
+        """What the command shows."""
+        return Exhibits(statements=tuple(bytes(digest(one)) for one in self.statements))
+
+
+def stores_of(rows: list[dict[str, Any]]) -> tuple[Store, ...]:
+    """Return the rows of /v1/voters, the readiness as bytes."""
+    return tuple(
+        Store(
+            Voter(PeerId(row["node"]), bytes.fromhex(row["store"])), row["voter"], base64.b64decode(row["ready"] or "")
+        )
+        for row in rows
+    )
+
+
+def without(stores: tuple[Store, ...], node: PeerId) -> NewVoters:
+    """Return the voters once `node` is none: a ready node takes its place, else the set shrinks. Raises CommandError."""
+    kept = [one for one in stores if one.votes and one.voter.node != node]
+    names = {one.voter.node for one in kept}
+    spare = [one for one in stores if not one.votes and one.ready and one.voter.node not in {*names, node}]
+    if spare:
+        return _proven(stores, [*kept, spare[0]])
+    ready_first = sorted(kept, key=lambda one: not one.ready)
+    size = max((count for count in VOTER_COUNTS if count <= len(kept)), default=0)
+    if not size:
+        raise CommandError(
+            "it is the only voter, and no other node is ready to be one",
+            next_step="let another node join and run for a minute: freehold mesh invite",
+            kind="last-voter",
+        )
+    return _proven(stores, ready_first[:size])
+
+
+def replacing(stores: tuple[Store, ...], old: PeerId, new: PeerId) -> NewVoters:
+    """Return the voters with `new` in the place of `old`, or with the new store of the same node. Raises CommandError."""
+    kept = [one for one in stores if one.votes and one.voter.node != old]
+    if len(kept) == sum(one.votes for one in stores):
+        raise CommandError(f"{short(old)} is no voter", next_step="freehold mesh voters", kind="no-voter")
+    coming = [one for one in stores if not one.votes and one.ready and one.voter.node == new]
+    if not coming:
+        raise CommandError(
+            f"{short(new)} has not said to the asked node that it is ready to vote",
+            next_step="wait ten seconds and try again, or ask another voter's node",
+            kind="not-ready",
+        )
+    return _proven(stores, [*kept, coming[0]])
+
+
+def _proven(before: tuple[Store, ...], chosen: list[Store]) -> NewVoters:
+    ready = [one for one in chosen if one.ready]
+    if len(ready) <= len(chosen) // 2:
+        raise CommandError(
+            f"{len(ready)} of the {len(chosen)} new voters have said to the asked node that they are ready; "
+            "more than half must",
+            next_step="wait ten seconds and try again, or ask another voter's node",
+            kind="not-ready",
+        )
+    old = [one.voter for one in before if one.votes]
+    new = sorted(one.voter for one in chosen)
+    return NewVoters(
+        tuple(new),
+        tuple(one.ready for one in ready),
+        tuple(voter.node for voter in new if voter not in old),
+        tuple(voter.node for voter in old if voter not in new),
+    )

@@ -1,0 +1,1 @@
+"""This machine: its node's folder, its service manager, its ports. Not: the daemon."""

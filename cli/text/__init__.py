@@ -1,0 +1,1 @@
+"""What people read: output, tables, times, units. Not: what is said."""

@@ -1,0 +1,258 @@
+"""What is wrong, as far as this machine can see, each with what to do: pure judgements on what was found.
+
+Not here: finding it out (cli/commands/doctor.py), and curing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cli.access.members import Member
+from cli.access.voters import Store
+from cli.text.table import short
+from cli.text.units import in_words
+from cli.views import lane_status as standing
+from protocols.state.model import MeshState
+
+CLOCK_SKEW_WARN_MS = 5_000
+CLOCK_SKEW_FAULT_MS = 60_000
+"""Records and decisions from a clock over 120 s ahead are refused; half of that is time to act."""
+
+DISK_FREE_FAULT_BYTES = 256 << 20
+DISK_FREE_WARN_BYTES = 1 << 30
+WASMTIME_MIN_MAJOR = 50
+"""The sandbox this version was built and tested with; older ones lack fixes."""
+
+PRIVATE_FILES = ("node.key", "credentials", "fence")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found. A `fault` makes `doctor` exit with 1; a warning does not."""
+
+    fault: bool
+    what: str
+    advice: str
+
+
+def permissions(folder_mode: int, file_modes: Mapping[str, int]) -> list[Finding]:
+    """Judge the modes of a data folder and its private files."""
+    found = []
+    if folder_mode & 0o077:
+        found.append(Finding(True, "other users can look into the data folder", "chmod 700 on it"))
+    found += [
+        Finding(True, f"{name} can be read by other users (mode {mode & 0o777:04o})", f"chmod 600 {name}")
+        for name, mode in sorted(file_modes.items())
+        if mode & 0o077
+    ]
+    return found
+
+
+def disk(free_bytes: int, where: str) -> list[Finding]:
+    """Judge what is left on the data folder's disk."""
+    if free_bytes >= DISK_FREE_WARN_BYTES:
+        return []
+    return [
+        Finding(
+            free_bytes < DISK_FREE_FAULT_BYTES,
+            f"{free_bytes >> 20} MiB are left on the disk of {where}; a full disk stops voting",
+            "free some space; caches may be deleted: DATA/compiled, DATA/throwaway",
+        )
+    ]
+
+
+def sandbox(version: str) -> list[Finding]:
+    """Judge the version of wasmtime."""
+    major = version.partition(".")[0]
+    if major.isdigit() and int(major) >= WASMTIME_MIN_MAJOR:
+        return []
+    return [Finding(True, f"wasmtime {version} is older than {WASMTIME_MIN_MAJOR}", "install this freehold again")]
+
+
+def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
+    """Judge what a node says of itself."""
+    found = []
+    name = view["name"]
+    if view["standing"] == "revoked":
+        found.append(Finding(True, f"{name} was revoked", "join again with a new folder: freehold mesh invite"))
+    elif view["standing"] == "limited":
+        found.append(
+            Finding(True, f"{name} shares its invite's use with another key", "an admin removes one of the two")
+        )
+    elif view["standing"] == "joined":
+        found.append(Finding(False, f"{name} is not confirmed by the chain yet", "is a majority of voters up?"))
+    refusals = sorted(set(view["refused_by"].values()))
+    if any(why.startswith("hello.cloned") for why in refusals):
+        found.append(
+            Finding(True, f"another machine uses the key of {name}; its peers turn both away for a while",
+                    "stop the copy for good, and never restore a backup beside its original"),
+        )  # fmt: skip
+    found += [
+        Finding(True, f"two machines use the key of {short(peer)}",
+                "stop the copy for good, and never restore a backup beside its original")
+        for peer in view["doubles"]
+    ]  # fmt: skip
+    found += [
+        Finding(True, f"peers turn {name} away: {why}", "look there: freehold mesh members")
+        for why in refusals
+        if not why.startswith("hello.cloned")
+    ]
+    restore = "restore its newest backup into an empty folder: freehold mesh restore FILE"
+    if view["quarantined"]:
+        found.append(
+            Finding(
+                True,
+                f"{name} gave up its vote: {view['quarantined']}",
+                restore if view["alone"] else
+                "if it runs twice, stop the copy for good; then: freehold mesh voters --replace NODE NODE",
+            )
+        )  # fmt: skip
+    if view["rebuilt"]:
+        lost = "; nobody else holds its records: grants, revocations, papers of changes, secrets and audit are lost"
+        found.append(
+            Finding(view["alone"], f"{name}: {view['rebuilt']}" + (lost if view["alone"] else ""),
+                    restore if view["alone"] else "its records come back from its peers; check its disk"),
+        )  # fmt: skip
+    if view["muted"]:
+        found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}",
+                             "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"))  # fmt: skip
+    if view["stalled"]:
+        found.append(Finding(True, f"{name} cannot follow the chain: {view['stalled']}", "update freehold there"))
+    left_ms = view["expires_ms"] - wall_ms
+    if view["expires_ms"] and left_ms <= 0:
+        found.append(
+            Finding(True, f"the certificate of {name} has expired", "let it reach a node with the issuer role")
+        )
+    if not view["muted"]:
+        found += disk(view["disk_free_bytes"], name)
+    for concern in view["concerns"]:
+        what, _, advice = concern.rpartition("; ")
+        found.append(Finding(False, f"{name}: {what}", advice))
+    return found + sandbox(view["wasmtime"])
+
+
+def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Finding]:
+    """Judge whether a voter that rebooted, and may have forgotten what it said, can hear it from the others."""
+    needed = view["boot_answers_needed"]
+    if not needed:
+        return []
+    others = [one for one in everyone if one.voter and one.node != view["node"]]
+    up = [one for one in others if one.belief == "self" or (one.connected and one.belief != "down")]
+    what = f"{view['name']} rebooted and does not vote before {needed} other voters have answered"
+    if len(up) >= needed:
+        return [Finding(False, what, "they are up, so this takes a moment: freehold doctor")]
+    lost = ", ".join(one.title for one in others if one not in up)
+    return [
+        Finding(True, f"{what}; {len(up)} can be reached",
+                f"start {lost}; if one is lost for good: freehold mesh reset NODE -m REASON"),
+    ]  # fmt: skip
+
+
+def members(everyone: Sequence[Member], wall_ms: int) -> list[Finding]:
+    """Judge certificates, connections and what is believed of the others."""
+    found = []
+    for one in everyone:
+        left_ms = one.expires_ms - wall_ms
+        if one.standing == "expired" or (one.expires_ms and left_ms <= 0):
+            found.append(
+                Finding(True, f"the certificate of {one.title} has expired", "start it where an issuer can be reached")
+            )
+        elif warning := one.expiry(wall_ms):
+            found.append(
+                Finding(False, f"the certificate of {one.title} {warning}", "is a node with the issuer role connected?")
+            )
+        if one.confirmed and one.standing == "revoked":
+            found.append(
+                Finding(False, f"{one.title} is revoked and still listed", f"freehold mesh remove {one.node[-8:]}")
+            )
+        elif one.confirmed and one.belief == "down":
+            found.append(
+                Finding(
+                    one.voter, f"{one.title} is down", "start it, or for good: freehold mesh remove " + one.node[-8:]
+                )
+            )
+        elif one.confirmed and not one.connected and one.belief != "self":
+            found.append(
+                Finding(False, f"{one.title} is not connected to the asked node", "check the network between the two")
+            )
+        if one.standing == "limited":
+            found.append(
+                Finding(
+                    True, f"{one.title} shares its invite's use with another key", "an admin removes one of the two"
+                )
+            )
+    return found
+
+
+def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
+    """Judge whether somebody serves what is to run: data is on one node, and goes to no other by itself."""
+    names = {one.node: one.title for one in everyone}
+    found = []
+    for lane in state.lanes:
+        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        data = lane.base is not None and lane.base.data
+        words = standing.unserved_words(nodes, standing.down_of(nodes, everyone), names, data=data)
+        if words:
+            command = f"freehold project place {lane.project} --env {lane.environment} --data NODE"
+            lost = f"; if it is lost for good, put its backup in its place, or: {command}" if data else ""
+            found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", f"start it{lost}"))
+    return found
+
+
+def quorum(everyone: Sequence[Member]) -> list[Finding]:
+    """Judge how far the mesh is from being unable to decide."""
+    voters = [one for one in everyone if one.voter]
+    lost = [one for one in voters if one.belief == "down" or (one.belief != "self" and not one.connected)]
+    majority, up = len(voters) // 2 + 1, len(voters) - len(lost)
+    names = ", ".join(one.title for one in lost)
+    if up < majority:
+        return [
+            Finding(True, f"{up} of {len(voters)} voters can be reached, {majority} must be: nothing can be decided",
+                    f"start {names}; what runs goes on running meanwhile"),
+        ]  # fmt: skip
+    if lost and up == majority:
+        return [
+            Finding(True, f"one more lost voter and nothing can be decided ({names} cannot be reached)",
+                    "start it, or: freehold mesh voters --replace OLD NEW"),
+        ]  # fmt: skip
+    confirmed = [one for one in everyone if one.confirmed and one.standing == "member"]
+    if len(voters) == 1 and len(confirmed) >= 3:
+        return [
+            Finding(
+                False,
+                "one voter decides for the whole mesh",
+                "it grows on its own within minutes: freehold mesh voters",
+            )
+        ]
+    if len(voters) == 1 and len(confirmed) == 2:
+        return [
+            Finding(False, "one voter decides alone; two nodes cannot do better", "add a third: freehold mesh invite")
+        ]
+    return []
+
+
+def stores(known: Sequence[Store]) -> list[Finding]:
+    """Judge whether a voter still has the store that the chain counts on: a lost disk is a lost vote."""
+    voting = {one.voter.node for one in known if one.votes}
+    return [
+        Finding(True, f"the voter {short(one.voter.node)} has another store than the one that votes: its disk was lost",
+                f"freehold mesh voters --replace {short(one.voter.node)} {short(one.voter.node)}")
+        for one in known
+        if not one.votes and one.voter.node in voting
+    ]  # fmt: skip
+
+
+def clock(name: str, skew_ms: int) -> list[Finding]:
+    """Judge how far another node's clock is from the asked node's."""
+    if abs(skew_ms) < CLOCK_SKEW_WARN_MS:
+        return []
+    word = "ahead of" if skew_ms > 0 else "behind"
+    return [
+        Finding(
+            abs(skew_ms) >= CLOCK_SKEW_FAULT_MS,
+            f"the clock of {name} is {in_words(abs(skew_ms))} {word} the asked node's",
+            "set both by NTP: timedatectl set-ntp true",
+        )
+    ]

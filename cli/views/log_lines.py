@@ -1,0 +1,82 @@
+"""The workers' log lines on a developer's terminal. The guest's words are marked as the guest's: they are untrusted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.text import Text
+
+from cli.text.output import Output
+from cli.text.times import time_of_day
+
+LEVEL_STYLES = {"error": "red", "critical": "bold red", "warn": "yellow", "debug": "dim", "trace": "dim"}
+SHOWN_APART = frozenset(
+    {"time", "level", "event", "node", "project", "app", "release", "stream", "message", "request_id", "trace_id"}
+)
+
+
+def is_of_rollout(line: bytes) -> bool:
+    """Whether a line is the node's word on a rollout, which `freehold dev` tells in its own."""
+    entry: dict[str, Any] = json.loads(line)
+    return "stream" not in entry and "app" not in entry
+
+
+def show(output: Output, line: bytes, *, answer: bool = False, node: bool = False) -> None:
+    """Show one log line: as it is with --json, else for a person, on standard output if it is the command's answer.
+
+    With `node`, for a person too, it says which node wrote it.
+    """
+    entry: dict[str, Any] = json.loads(line)
+    if output.as_json:
+        output.event({"event": "log", "log": entry})
+        return
+    output.line(described(entry, node=node), answer=answer)
+
+
+def described(entry: dict[str, Any], *, node: bool = False) -> Text:
+    """Return one log entry as a line: time, node if that is asked for, app, who speaks, and what was said."""
+    guest = entry.get("stream") == "guest"
+    level = str(entry.get("level", "info"))
+    if entry.get("event") == "request" and "path" in entry:
+        said, rest = _request(entry), ""
+    elif entry.get("event") == "run" and not guest:
+        said, rest = _run(entry), ""
+    else:
+        said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
+        rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
+    return Text.assemble(
+        (time_of_day(str(entry.get("time", ""))) + " ", "dim"),
+        (f"{_plain(entry.get('node', ''))} " if node else "", "blue"),
+        (f"{entry['app']} " if entry.get("app") else "", "cyan"),
+        ("| " if guest else "· ", "magenta" if guest else "dim"),
+        (said, LEVEL_STYLES.get(level, "")),
+        (f"  {rest}" if rest and not guest else "", "dim"),
+    )
+
+
+def _run(entry: dict[str, Any]) -> str:
+    """A release that a node serves from now on: the one that runs, or the one that is on trial."""
+    role = {"base": "as what runs", "candidate": "as the candidate"}.get(str(entry.get("role")), "")
+    return _plain(f"{entry.get('message', '')} {str(entry.get('release', ''))[:12]} {role}".rstrip())
+
+
+def _request(entry: dict[str, Any]) -> str:
+    """One answered request, short enough for a terminal; `--json` has the rest."""
+    outcome = str(entry.get("outcome", "completed"))
+    words = [
+        entry.get("method"),
+        entry.get("path"),
+        entry.get("status"),
+        f"{float(entry.get('duration_ms', 0)):.0f} ms",
+    ]
+    if outcome != "completed":
+        words.append(outcome.replace("_", " "))
+    if entry.get("forwarded"):
+        words.append(f"through {str(entry['forwarded'])[-6:]}")
+    return " ".join(_plain(word) for word in words)
+
+
+def _plain(value: object) -> str:
+    """Return text without control characters, so that a guest cannot move the cursor or clear the screen."""
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in str(value).rstrip("\r\n"))

@@ -1,0 +1,71 @@
+"""One look at every lane: the node's own view, and beside it where it runs, since when, for what, and what is open.
+
+People get it from `freehold status`, agents from the tool of that name. Not here: the judgements (standing.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cli.access.client import NodeClient
+from cli.access.members import Member, members_of
+from cli.change.deploy import require_known
+from cli.views import lane_status as standing
+
+CHANGES_ASKED = 100
+DECISIONS_ASKED = 100
+"""Of each lane, newest first: enough to find when what runs began."""
+
+OPEN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look. Each of `lanes` is the node's view and beside it:
+
+    `nodes` that are to serve it and those of them, or of its cohort, that are `down`; `since_ms` when what runs began and
+    `stage_ms` when the open stage did, 0 where that is not known; `requests` by change; `waiting`, the starts that were
+    handed over and wait for somebody, in words; `aborted`, when the newest rollout ended so and by whom, if it did; `open`,
+    the newest changes that are proposed and not started.
+    """
+
+    node: Mapping[str, Any]
+    lanes: Sequence[dict[str, Any]]
+    warnings: Sequence[str]
+    members: tuple[Member, ...]
+
+
+async def look(client: NodeClient, project: str, environment: str) -> Seen:
+    """Ask a node about every lane, or those of one project or environment. Raises UsageError for one that is not there."""
+    lanes = await client.get("/v1/lanes", project=project, environment=environment)
+    if not lanes:
+        await require_known(client, project, environment)
+    node, state, members = await client.get("/v1/node"), await client.state(), await members_of(client)
+    found = []
+    for lane in lanes:
+        where = {"project": lane["project"], "environment": lane["environment"]}
+        changes = await client.get("/v1/changes", **where, limit=CHANGES_ASKED)
+        decisions = await client.get("/v1/decisions", **where, limit=DECISIONS_ASKED)
+        nodes = standing.nodes_of(state, lane["project"], lane["environment"])
+        cohort = lane["rollout"]["cohort"] if lane["rollout"] is not None else ()
+        shown = {one["change"] for one in (lane["base"], lane["rollout"]) if one is not None}
+        started = {one["subject"] for one in decisions if one["action"] == "start"}
+        proposed = [one for one in changes if one["state"] == "proposed"]
+        found.append(
+            lane
+            | {
+                "nodes": list(nodes),
+                "down": list(standing.down_of(dict.fromkeys((*nodes, *cohort)), members)),
+                "since_ms": standing.began_ms(lane["base"]["change"] if lane["base"] is not None else "", decisions),
+                "stage_ms": standing.opened_ms(decisions) if lane["rollout"] is not None else 0,
+                "requests": {one["id"]: one["request"] for one in changes if one["id"] in shown},
+                "waiting": [
+                    {"change": one["id"], "words": words} for one in changes if (words := standing.waiting_words(one))
+                ],
+                "aborted": standing.aborted(decisions),
+                "open": [one for one in proposed if one["id"] not in started][:OPEN_MAX],
+            }
+        )
+    return Seen(node, found, [standing.with_names(one, members) for one in node["warnings"]], members)

@@ -1,0 +1,1 @@
+"""Decisions as a node's operators see them: history, outcomes, waiting starts. Not: how they are reached."""

@@ -1,0 +1,109 @@
+"""History: each decision of the chain as one line a person can read, with the numbers that decided it.
+
+Everything is read from the stored entries: the command, who signed it, and the health verdicts in its material.
+Nothing is kept beside the chain. Not here: judging any of it again (the ledger did), and how it is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from protocols.chain.decision import NOOP, Decided, Decision, Entry
+from protocols.changes.statements import HealthVerdict, Statement
+from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode
+from protocols.keys import peer_id
+from protocols.state.commands import Command, SignedCommand
+
+REASON_MAX = 500
+
+
+class Numbers(msgspec.Struct, frozen=True):
+    """What one node measured, as it stood in the material of a decision."""
+
+    node: str
+    verdict: str
+    requests: int
+    errors: int
+    healthy_ms: int
+    smoke_runs: int
+    reason: str
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """One decision. `signers` are keys in hex; none means that health or an admission gave the authority.
+
+    `names` are theirs, as granted: no part of the chain, so whoever answers adds them.
+    """
+
+    slot: int
+    at_ms: int
+    action: str
+    project: str
+    environment: str
+    signers: tuple[str, ...]
+    voters: tuple[str, ...]
+    subject: str
+    reason: str
+    numbers: tuple[Numbers, ...]
+    names: tuple[str, ...] = ()
+
+
+def view_of(slot: int, entry: Entry) -> DecisionView:
+    """Return what an entry of the chain decided."""
+    if not isinstance(entry, Decided):
+        return DecisionView(slot, 0, "reset", "", "", (), (), "", "admins began a new era", ())
+    decision: Decision = decode(entry.decision, Decision)
+    voters = tuple(vote.node for vote in entry.certificate.votes)
+    if decision.command == NOOP:
+        return DecisionView(slot, decision.at_ms, "noop", "", "", (), voters, "", "", ())
+    signed: SignedCommand = decode(decision.command, SignedCommand)
+    command: Command = decode(signed.payload, Command)
+    action = command.action
+    return DecisionView(
+        slot=slot,
+        at_ms=decision.at_ms,
+        action=str(type(action).__struct_config__.tag),
+        project=command.project,
+        environment=command.environment,
+        signers=tuple(one.key.hex() for one in signed.signatures),
+        voters=voters,
+        subject=_subject(action),
+        reason=str(getattr(action, "reason", "") or getattr(action, "break_glass", ""))[:REASON_MAX],
+        numbers=_numbers(entry),
+    )
+
+
+def payload_of(entry: Entry) -> bytes:
+    """The signed bytes of what an entry decided; empty for a no-op and a reset."""
+    if not isinstance(entry, Decided):
+        return b""
+    decision: Decision = decode(entry.decision, Decision)
+    return b"" if decision.command == NOOP else bytes(decode(decision.command, SignedCommand).payload)
+
+
+def _subject(action: Any) -> str:
+    """What the action is about: a digest in hex, a name or a node."""
+    for name in ("change", "rollout", "name", "node"):
+        value = getattr(action, name, None)
+        if value:
+            return value.hex() if isinstance(value, bytes) else str(value)
+    return ""
+
+
+def _numbers(entry: Decided) -> tuple[Numbers, ...]:
+    found: dict[str, Numbers] = {}
+    for data in entry.material:
+        try:
+            signed: Signed = decode(data, Signed)
+            said: Statement = decode(signed.payload, Statement)
+        except DecodeError:
+            continue
+        if isinstance(said, HealthVerdict) and len(signed.key) == PUBLIC_KEY_BYTES:
+            node = peer_id(signed.key)
+            counts = said.candidate
+            found[node] = Numbers(
+                node, said.verdict, counts.requests, counts.errors, said.healthy_ms, said.smoke_runs, said.reason
+            )
+    return tuple(found[node] for node in sorted(found))

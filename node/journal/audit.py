@@ -1,0 +1,382 @@
+"""The audit log of a node: every write through its API, done or refused, as a record that all nodes hold.
+
+One entry for one call, signed and chained (protocols/records/audit.py), with who called, who signed what was handed over, and
+how it ended. Entries are taken in order and wait here while the core's inbox is full, and on a node that lost its
+records until every other node has given back what it holds: a chain begun anew would overwrite the one that they hold, and
+an entry may be on a single one of them. Those wait on disk (backlog.py); no caller is answered before the entry of its
+call is durable. Not here: judging anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from node.api.operations import Upload
+from node.journal.audit_backlog import Backlog
+from protocols.api_models import CommandBody, RecordBody, SecretBody
+from protocols.changes.evidence import open_envelope
+from protocols.changes.secrets import SealedSecret, SecretPaper
+from protocols.core import NodeCore
+from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.keys import public_key_of
+from protocols.machine import Digest, Now, PeerId, Signer
+from protocols.records.audit import (
+    KEPT_MS,
+    NUMBER_DIGITS,
+    TEXT_MAX,
+    AuditEntry,
+    Link,
+    entry_digest,
+    entry_key,
+    read_entry,
+    sign_entry,
+)
+from protocols.records.gossip import Publish, PublishRefused, RecordsMerged
+from protocols.records.key_table import DAY_MS
+from protocols.records.sync import AnsweredEqual, Synced
+from protocols.refusal import Refusal
+from protocols.state.commands import Command, SignedCommand
+from protocols.trust.grants import Grant, Rights
+from protocols.trust.revocations import RevocationStatement
+from protocols.trust.store import Standing
+
+SETTLE_TIMEOUT_S = 10.0
+WAITING_MAX = 4_096
+"""Entries that wait for the core's inbox, which holds as many; a node that is this far behind has stopped."""
+
+BACKLOG_MAX = 2_048
+"""Entries that wait for lost records, 8 MiB at most; beyond it the node takes no writes."""
+
+BACKLOG_FULL = (
+    "too many audit entries wait for the records that this node lost; connect it to the other nodes of the mesh"
+)
+
+SHARE_USED_UP = 0.99
+"""Of the records that this node may write: what else it must say still finds room, and so do the writes under way."""
+
+COUNT_EVERY_MS = 60_000
+SHARE_FULL = "its share of the mesh's records is used up by its audit log, until old entries expire"
+
+_log = logging.getLogger("freehold.audit")
+
+
+class Paper(msgspec.Struct, frozen=True):
+    """What a write hands over, as the log shows it."""
+
+    verb: str
+    target: str
+    digest: bytes
+    signers: tuple[bytes, ...] = ()
+
+
+class Audit:
+    """Takes down the writes of one node."""
+
+    def __init__(
+        self,
+        core: NodeCore,
+        signer: Signer,
+        post: Callable[[Any], bool],
+        clock: Callable[[], Now],
+        backlog: Backlog,
+        *,
+        forgetful: bool,
+    ) -> None:
+        """Take the core to read, the node's key, where records are published, the clock, and where entries wait.
+
+        `forgetful` says that this node may lack records which its peers hold, its own entries perhaps among them.
+        Raises OSError.
+        """
+        self._core, self._signer, self._post, self._clock = core, signer, post, clock
+        self._backlog, self._forgetful = backlog, forgetful
+        if forgetful:
+            backlog.begin()
+        self._others, self._count_ms = 0, 0
+        """Own records less the newest entry's number, and when they are counted again: there may be tens of thousands."""
+        self._met: set[PeerId] = set()
+        """Nodes that gave back all they hold since this one lost its records."""
+        self._noted = deque(backlog.load())
+        self._kept = backlog.open
+        """Whether there is a backlog, which ends when all that is in it is durable as records."""
+        self._waiting: deque[Publish] = deque()
+        self._oldest, self._looked_ms = (0, 0), 0
+        self._settling: dict[asyncio.Future[bool], int] = {}
+        self._unkept = False
+        """Whether the last entry could not be written to the backlog."""
+        self._prefix = entry_key(core.node, 0).rpartition("/")[0]
+        self._go_on()
+        self._durable = self._number
+        """The newest own entry that is durable as a record; one that was refused counts, for it never will be."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether entries wait for records that this node lost."""
+        return self._forgetful
+
+    @property
+    def awaited(self) -> tuple[PeerId, ...]:
+        """The nodes that may hold records which this one lost."""
+        if not self._forgetful:
+            return ()
+        trust, wall_ms = self._core.trust, self._clock().wall_ms
+        others = (peer for peer in trust.nodes() if peer != self._core.node and peer not in self._met)
+        return tuple(peer for peer in others if trust.standing(peer, wall_ms) is not Standing.STRANGER)
+
+    @property
+    def full(self) -> str:
+        """Why no more writes can be taken down, or ""."""
+        if self._forgetful and len(self._noted) >= BACKLOG_MAX:
+            return BACKLOG_FULL
+        return SHARE_FULL if self.fullness >= SHARE_USED_UP else ""
+
+    @property
+    def fullness(self) -> float:
+        """How much of what this node may write as records is used up, or of the whole store if that is more; 1 is all."""
+        store, now_ms = self._core.records.store, self._clock().mono_ms
+        if now_ms >= self._count_ms:
+            own = sum(entry.author == self._core.node for entry in store.entries.values())
+            self._others, self._count_ms = own - self._number, now_ms + COUNT_EVERY_MS
+        return max(
+            (self._others + self._number) / store.limits.author_records_max,
+            len(store.entries) / store.limits.records_max,
+        )
+
+    def hear(self, event: Any) -> None:
+        """Take one of the core's notices: the others may have given back what was lost, or the inbox have room."""
+        match event:
+            case AnsweredEqual(peer) | Synced(peer, equal=True) if self._forgetful:
+                self._met.add(peer)
+            case RecordsMerged(entries):
+                self._settle(max([self._durable, *(self._number_of(entry.record.key) for entry in entries)]))
+            case PublishRefused(key) if number := self._number_of(key):
+                # Nobody takes a revoked node's records: its log has ended, and its callers need not wait for it.
+                revoked = self._core.trust.key_revoked(public_key_of(self._core.node))
+                self._settle(max(self._durable, number), refused=0 if revoked else number)
+            case _:
+                pass
+        if self._met and not self.awaited:  # all were met, or the last one was revoked
+            self._met.clear()
+            self._forgetful = False
+            self._go_on()
+        self.flush()
+
+    def _number_of(self, key: str) -> int:
+        """The number of an own entry's record, 0 if it is none."""
+        prefix, _, number = key.rpartition("/")
+        return int(number) if prefix == self._prefix else 0
+
+    def _go_on(self) -> None:
+        """Go on behind the newest own entry that is here, without the entries of the backlog that are."""
+        own = links_of(self._core, self._core.node)
+        self._number = own[-1].number if own else 0
+        self._previous = entry_digest(own[-1].signed) if own else Digest(b"")
+        if self._noted:
+            held = {_unplaced(entry) for _, entry in read_links(own)}
+            self._noted = deque(entry for entry in self._noted if entry not in held)
+
+    def note(self, caller: str, paper: Paper, result: str, request: str) -> None:
+        """Take down one write."""
+        now = self._clock()
+        lineage: dict[str, None] = {}
+        for key in paper.signers:
+            rights = self._core.dossiers.rights(key, now.wall_ms)
+            lineage.update(dict.fromkeys(one.hex() for one in rights.behind) if isinstance(rights, Rights) else {})
+        entry = AuditEntry(
+            number=0,
+            at_ms=now.wall_ms,
+            previous=b"",
+            caller=caller,
+            signers=tuple(key.hex() for key in paper.signers),
+            lineage=tuple(lineage),
+            verb=paper.verb,
+            target=paper.target[:TEXT_MAX],
+            digest=paper.digest,
+            result=result[:TEXT_MAX],
+            request=request,
+        )
+        self._noted.append(entry)
+        assert len(self._noted) + len(self._waiting) <= WAITING_MAX, "the core takes no more events"
+        if self._forgetful:
+            self._keep(entry)
+        self.flush()
+        _log.info(
+            "%s %s", entry.verb, entry.result,
+            extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
+        )  # fmt: skip
+
+    def _keep(self, entry: AuditEntry) -> None:
+        """Have an entry that waits survive this process."""
+        try:
+            self._backlog.append(entry)
+            self._unkept = False
+        except OSError as error:
+            self._unkept = True
+            _log.error("an audit entry is held in memory only: %s", error, extra={"event": "audit.not-kept"})
+
+    def _chain(self, noted: AuditEntry) -> None:
+        """Give an entry its place behind the one before, and sign it."""
+        oldest, oldest_at_ms = self._first_held(noted.at_ms)
+        entry = replace(
+            noted, number=self._number + 1, previous=bytes(self._previous), oldest=oldest, oldest_at_ms=oldest_at_ms
+        )
+        signed = sign_entry(self._signer, self._core.trust.mesh, entry)
+        self._number, self._previous = entry.number, entry_digest(signed)
+        self._waiting.append(Publish(entry_key(self._core.node, entry.number), encode(signed), ttl_ms=KEPT_MS))
+
+    def _first_held(self, wall_ms: int) -> tuple[int, int]:
+        """Number and time of the oldest own entry here, looked up once a day; of the one to be written if it is first."""
+        if not self._oldest[0] or wall_ms - self._looked_ms > DAY_MS:
+            own = read_links(links_of(self._core, self._core.node)[:1])
+            self._oldest = (own[0][1].number, own[0][1].at_ms) if own else (self._number + 1, wall_ms)
+            self._looked_ms = wall_ms
+        return self._oldest
+
+    async def settled(self) -> bool:
+        """Wait until what was noted so far is durable, as records or in the backlog; False if that took too long or failed."""
+        if self._forgetful:
+            return not self._unkept
+        if self._durable >= self._number:
+            return True
+        future = asyncio.get_running_loop().create_future()
+        self._settling[future] = self._number
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                return bool(await future)
+        except TimeoutError:
+            return False
+        finally:
+            self._settling.pop(future, None)
+
+    def _settle(self, durable: int, *, refused: int = 0) -> None:
+        self._durable = durable
+        for future, number in self._settling.items():
+            if not future.done() and number <= durable:
+                future.set_result(number != refused)
+
+    def flush(self) -> None:
+        """Chain what was noted, and hand over what waits as far as the inbox takes it."""
+        while self._noted and not self._forgetful:
+            self._chain(self._noted.popleft())
+        while self._waiting and self._post(self._waiting[0]):
+            self._waiting.popleft()
+        if self._kept and not self._forgetful and not self._waiting and self._durable >= self._number:
+            self._backlog.end()
+            self._kept = False
+
+
+def _unplaced(entry: AuditEntry) -> AuditEntry:
+    """An entry as it was noted, before it had its place in the chain."""
+    return replace(entry, number=0, previous=b"", oldest=1, oldest_at_ms=0)
+
+
+def links_of(core: NodeCore, node: str = "") -> list[Link]:
+    """Return the audit entries this node holds, of one node or of all, in ascending order of node and number."""
+    found = []
+    for key, entry in core.records.store.entries.items():
+        if not key.startswith("/audit/") or entry.record.tombstone:
+            continue
+        author, number = entry.parsed.parts
+        if node and author != node:
+            continue
+        try:
+            signed: Signed = decode(entry.record.body, Signed)
+            found.append(Link(PeerId(author), int(number[:NUMBER_DIGITS]), signed))
+        except (DecodeError, ValueError):
+            continue
+    return sorted(found, key=lambda link: (link.node, link.number))
+
+
+def read_links(links: list[Link]) -> list[tuple[Link, AuditEntry]]:
+    """Return the entries that can be read, with their links."""
+    found = []
+    for link in links:
+        try:
+            found.append((link, read_entry(link.signed)))
+        except DecodeError:
+            continue
+    return found
+
+
+def paper_of(operation: str, path: str, body: Any) -> Paper:
+    """What a call hands over: a command, a paper or plain bytes. Reads it only to name it; nothing is believed."""
+    match body:
+        case CommandBody(command=data):
+            return _command_paper(operation, data)
+        case RecordBody(kind=kind, scope=scope, body=data):
+            return Paper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
+        case SecretBody(paper=data):
+            return _secret_paper(operation, data)
+        case Upload(digest=named):
+            return Paper(operation, path, named)
+        case _:  # no digest of what may be short and secret: it could be guessed
+            return Paper(operation, path, b"")
+
+
+def start_paper(signed: SignedCommand) -> Paper:
+    """What a waiting start handed over."""
+    return _command_paper("start", encode(signed))
+
+
+def _command_paper(operation: str, data: bytes) -> Paper:
+    try:
+        signed: SignedCommand = decode(data, SignedCommand)
+        command: Command = decode(signed.payload, Command)
+    except DecodeError:
+        return Paper(operation, "unreadable", digest(data))
+    verb = str(type(command.action).__struct_config__.tag)
+    where = f"{command.project}/{command.environment}".strip("/") or "mesh"
+    for name in ("change", "rollout", "name", "node"):
+        value = getattr(command.action, name, None)
+        if value:
+            where += f" {value.hex() if isinstance(value, bytes) else value}"
+            break
+    reason = getattr(command.action, "break_glass", "") or getattr(command.action, "reason", "")
+    if reason:
+        where += f": {reason}"
+    return Paper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
+
+
+def _secret_paper(operation: str, data: bytes) -> Paper:
+    """A secret's name and version; the digest is of what is sealed, which nobody can guess."""
+    try:
+        signed: Signed = decode(data, Signed)
+        paper: SecretPaper = decode(signed.payload, SecretPaper)
+    except DecodeError:
+        return Paper(operation, "unreadable", b"")
+    where = f"{paper.project}/{paper.environment}/{paper.name}"
+    if isinstance(paper, SealedSecret):
+        return Paper("set secret", f"{where} version {paper.version}", digest(data), (signed.key,))
+    return Paper("remove secret", f"{where}, {len(paper.versions)} versions", digest(data), (signed.key,))
+
+
+def _paper_signers(kind: str, data: bytes) -> tuple[bytes, ...]:
+    try:
+        match kind:
+            case "change":
+                return (decode(data, Signed).key,)
+            case "grant":
+                chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
+                granted: Grant = decode(chain[-1].payload, Grant)
+                return (chain[-1].key, granted.key)
+            case "revocation":
+                return (decode(data, RevocationStatement).signed.key,)
+            case _:
+                opened = open_envelope(_NoCheck(), data)
+                return () if isinstance(opened, Refusal) else (opened.key,)
+    except (DecodeError, IndexError):
+        return ()
+
+
+class _NoCheck:
+    """A verifier for reading a name only: the log says who a paper says signed it, and its digest."""
+
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        """Accept."""
+        return True

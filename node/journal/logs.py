@@ -1,0 +1,183 @@
+"""Logs of one node: one JSON object per line, its own and its guests', in a bounded ring of files, and followed live.
+
+Fields: time, level, event, node, project, app, release, rollout, request_id, trace_id, principal; guests' lines carry
+`stream` and are marked as theirs by the workers. Nothing here looks inside a guest's message. Not here: redaction
+(the worker's log sink), and how lines look to a person (cli/).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.messages import LogBatch
+
+LINE_MAX_BYTES = 32 * 1024
+FILES = 8
+"""The ring: with the default cap each file has 32 MiB, so a full ring forgets an eighth at a time."""
+
+FOLLOWERS_MAX = 64
+FOLLOWER_LINES_MAX = 2_000
+"""Lines a slow follower may lag; beyond it the oldest are dropped, and it is told how many."""
+
+RECENT_LINES = 5_000
+_FIELDS = ("project", "app", "release", "rollout", "request_id", "trace_id", "principal", "peer", "rule", "detail",
+           "change", "role", "count")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which lines: empty fields match everything; `after` is an ISO time, exclusive."""
+
+    project: str = ""
+    app: str = ""
+    release: str = ""
+    contains: str = ""
+    after: str = ""
+
+    def matches(self, line: bytes) -> bool:
+        """Whether a line (one JSON object) is wanted; a line that is none never is."""
+        try:
+            fields = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            return False
+        return (
+            (not self.project or fields.get("project") == self.project)
+            and (not self.app or fields.get("app") == self.app)
+            and (not self.release or str(fields.get("release", "")).startswith(self.release))
+            and (not self.after or str(fields.get("time", "")) > self.after)
+            and (not self.contains or self.contains.encode() in line)
+        )
+
+
+class LogStore:
+    """The ring of files and those who follow it."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Take the folder; lines of earlier runs stay readable."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._file_max_bytes = max_bytes // FILES
+        self._followers: dict[int, tuple[LogFilter, deque[bytes], asyncio.Event]] = {}
+        self._number = 0
+        self._recent: deque[bytes] = deque(maxlen=RECENT_LINES)
+        self._path = folder / "current.jsonl"
+        self._recent.extend(self._tail())
+        self._file = self._path.open("ab", buffering=0)
+        self._size = self._path.stat().st_size
+        self.in_memory_only = False
+        """While the disk has no room: what is left of it is for votes."""
+        self.dropped = 0
+
+    def append(self, line: bytes) -> None:
+        """Keep one line; a full disk loses it and says so in `dropped`, never more."""
+        line = line[:LINE_MAX_BYTES]
+        self._recent.append(line)
+        if self.in_memory_only:
+            self.dropped += 1
+        else:
+            self._write(line)
+        for wanted, queue, event in self._followers.values():
+            if wanted.matches(line):
+                queue.append(line)
+                event.set()
+
+    def take_batch(self, batch: LogBatch) -> None:
+        """Keep what a worker sent."""
+        for line in batch.lines:
+            self.append(line)
+
+    def recent(self, wanted: LogFilter, limit: int) -> list[bytes]:
+        """Return the newest matching lines, oldest first."""
+        found: deque[bytes] = deque(maxlen=limit)
+        found.extend(line for line in self._recent if wanted.matches(line))
+        return list(found)
+
+    @property
+    def followers(self) -> int:
+        """How many follow now."""
+        return len(self._followers)
+
+    async def follow(self, wanted: LogFilter) -> AsyncIterator[bytes]:
+        """Yield matching lines as they come, for ever. Raises RuntimeError when too many follow."""
+        if len(self._followers) >= FOLLOWERS_MAX:
+            raise RuntimeError(f"at most {FOLLOWERS_MAX} follow the logs of one node at once")
+        self._number += 1
+        number = self._number
+        queue: deque[bytes] = deque(maxlen=FOLLOWER_LINES_MAX)
+        event = asyncio.Event()
+        self._followers[number] = (wanted, queue, event)
+        try:
+            while True:
+                await event.wait()
+                event.clear()
+                while queue:
+                    yield queue.popleft()
+        finally:
+            del self._followers[number]
+
+    def close(self) -> None:
+        """Close the current file."""
+        self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._file.write(line + b"\n")
+            self._size += len(line) + 1
+            if self._size > self._file_max_bytes:
+                self._turn()
+        except OSError:
+            self.dropped += 1
+
+    def _turn(self) -> None:
+        # The successor first: without a descriptor for it nothing moves, and it is tried again.
+        following = self._folder / "next.jsonl"
+        fresh = following.open("ab", buffering=0)
+        for number in range(FILES - 2, 0, -1):
+            older = self._folder / f"{number}.jsonl"
+            if older.exists():
+                older.replace(self._folder / f"{number + 1}.jsonl")
+        self._path.replace(self._folder / "1.jsonl")
+        following.replace(self._path)
+        before, self._file = self._file, fresh
+        before.close()
+        self._size = 0
+
+    def _tail(self) -> Iterator[bytes]:
+        for path in (self._folder / "1.jsonl", self._path):
+            if path.exists():
+                yield from path.read_bytes().splitlines()[-RECENT_LINES:]
+
+
+class JsonHandler(logging.Handler):
+    """Turns the daemon's own log records into lines of the store."""
+
+    def __init__(self, write: Callable[[bytes], None], node: str) -> None:
+        """Take where lines go, and this node's name."""
+        super().__init__()
+        self._write = write
+        self._node = node
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; never raises into the code that logged."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", record.name),
+            "node": self._node,
+            "message": record.getMessage(),
+        }
+        line |= {name: str(value) for name in _FIELDS if (value := getattr(record, name, None)) is not None}
+        if record.exc_info:
+            line["traceback"] = logging.Formatter().formatException(record.exc_info)[-8_000:]
+        with contextlib.suppress(OSError):  # a file that takes no more must not end the node
+            self._write(msgspec.json.encode(line))

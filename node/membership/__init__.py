@@ -1,0 +1,1 @@
+"""How a node founds, joins, admits, leaves and is restored. Not: the certificates' rules."""

@@ -1,0 +1,55 @@
+"""What a node says of itself to everybody: its name and version, as its `status` record, and where it can be dialled.
+
+Both are news, not authority: nothing is decided by them. Not here: standing and labels, which are certified.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import msgspec
+
+from protocols.envelope import DecodeError, decode
+from protocols.machine import PeerId
+from protocols.records.gossip import RecordMachine
+from protocols.records.key_table import make_key
+
+STATUS_MAX_BYTES = 4 * 1024
+NAME_SHOWN_MAX = 64
+_FAR_AWAY = ("192.0.2.1", 9)
+"""An address of the documentation range (RFC 5737): connecting a UDP socket to it picks a route and sends nothing."""
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """The body of a `status` record; `api` is where the HTTPS API is, "HOST:PORT", and `api_pin` its certificate's."""
+
+    name: str
+    version: str
+    api: str = ""
+    api_pin: str = ""
+
+
+def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
+    """Return what `node` last said of itself; empty fields if it said nothing that can be read."""
+    entry = records.store.entries.get(make_key("status", node))
+    if entry is None:
+        return NodeStatus("", "")
+    try:
+        said: NodeStatus = decode(entry.record.body, NodeStatus, STATUS_MAX_BYTES)
+    except DecodeError:
+        return NodeStatus("", "")
+    return NodeStatus(_printable(said.name), _printable(said.version), _printable(said.api), _printable(said.api_pin))
+
+
+def outgoing_address() -> str:
+    """Return this machine's IPv4 address on the route to others, 127.0.0.1 if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_FAR_AWAY)
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _printable(text: str) -> str:
+    return "".join(char for char in text[:NAME_SHOWN_MAX] if char.isprintable())

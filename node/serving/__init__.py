@@ -1,0 +1,1 @@
+"""What a node runs for visitors: releases, workloads, schedules, secrets. Not: the sandbox itself."""

@@ -1,0 +1,285 @@
+"""Preparing a release on this node: fetch its parts, check them against what was approved, compile, run smoke checks.
+
+A change names its release (the manifest) and its effective configuration by digest; the manifest names the
+components. All of it is fetched by digest, so what is loaded is what was signed. Smoke checks run in a worker of
+their own, on data that is thrown away. Not here: when to prepare and what to run (protocols/rollout/agent.py orders it,
+workloads.py obeys).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+
+from node.mesh.artifact_fetcher import Fetcher
+from node.serving.secrets import SealedAwayError, SecretError
+from node.serving.smoke_bench import SmokeBenches
+from node.store.artifacts import ArtifactError, ArtifactStore
+from protocols.changes.change import (
+    RELEASE_MAX_BYTES,
+    SOURCE_KEY,
+    SOURCE_MAX_BYTES,
+    Release,
+    SecretVersion,
+    release_problem,
+)
+from protocols.changes.effective import EFFECTIVE_MAX_BYTES, Effective, EffectiveApp, decode_effective
+from protocols.envelope import DecodeError, decode, digest, encode
+from protocols.machine import Digest
+from runtime.cron import schedule_problem
+from runtime.messages import AppLoad, ReleaseLoad, Route
+from runtime.sandbox.compile_cache import CompileCache
+from runtime.sandbox.component import CompilerEndedError, ComponentError
+from runtime.spec import AppSpec
+from runtime.workers.link import RefusedError
+from runtime.workers.pool import PoolError
+
+SMOKE_TIMEOUT_S = 30.0
+SMOKE_BODY_MAX_BYTES = 1 << 20
+IMPORT_HOST = "candidate.freehold.invalid"
+"""A request to this host makes an app that runs from source import it, and answer with the traceback if that failed."""
+
+_log = logging.getLogger("freehold.releases")
+
+Secrets = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable[Mapping[str, str]]]
+"""The values of an app's secrets, in these versions; raises SecretError."""
+
+
+class PreparationError(Exception):
+    """The release cannot be prepared here; the text says why, for a person."""
+
+
+class LaterError(PreparationError):
+    """What it takes is not to be had now: its bytes, room on the disk, a secret, a worker. It may be later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A release that can be loaded: `key` names release, configuration and secret versions together.
+
+    `from_source` names the apps whose component is told at run time what source to run.
+    """
+
+    key: str
+    release: Digest
+    effective: Effective
+    load: ReleaseLoad
+    from_source: tuple[str, ...] = ()
+
+
+def load_key(release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> str:
+    """The key under which workers hold a release with one configuration and these versions of its secrets."""
+    return f"{release.hex()}.{digest(encode((configuration, tuple(secrets)))).hex()[:32]}"
+
+
+def candidate_host(key: str, app: str) -> str:
+    """The host name under which this node's own smoke checks reach one app of one loaded release."""
+    return f"{app}.{digest(key.encode()).hex()[:32]}.freehold.internal"
+
+
+class Releases:
+    """Prepares releases in one node's folders."""
+
+    def __init__(
+        self, artifacts: ArtifactStore, fetcher: Fetcher, cache: CompileCache, benches: SmokeBenches, secrets: Secrets
+    ) -> None:
+        """Take the stores, the workers for smoke checks, and what unseals an app's secrets."""
+        self._artifacts = artifacts
+        self._fetcher = fetcher
+        self._cache = cache
+        self._benches = benches
+        self._secrets = secrets
+
+    async def manifest(self, release: bytes) -> Release:
+        """Fetch and read a manifest. Raises PreparationError."""
+        data = await self._small(release, RELEASE_MAX_BYTES)
+        try:
+            manifest: Release = decode(data, Release, RELEASE_MAX_BYTES)
+        except DecodeError as error:
+            raise PreparationError(f"the manifest is malformed: {error}") from error
+        problem = release_problem(manifest)
+        if problem:
+            raise PreparationError(f"the manifest is malformed: {problem}")
+        return manifest
+
+    def expecting_smoke(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Start what smoke checks need beside preparing a release."""
+        return self._benches.expecting()
+
+    def named_by(self, release: bytes) -> list[bytes]:
+        """A manifest that is here and every component it names; the manifest alone if it is not here."""
+        try:
+            manifest: Release = decode(self._artifacts.read(release, RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
+        except (ArtifactError, FileNotFoundError, DecodeError):
+            return [release]
+        return [release, *(one.digest for one in manifest.components)]
+
+    def collect(self, keep: Collection[bytes]) -> list[str]:
+        """Remove the artifacts used least recently while there are too many bytes; blocks. Return their names."""
+        return self._artifacts.collect(keep)
+
+    async def prepare(self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> Prepared:
+        """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""
+        manifest = await self.manifest(release)
+        try:
+            effective = decode_effective(await self._small(configuration, EFFECTIVE_MAX_BYTES))
+        except DecodeError as error:
+            raise PreparationError(str(error)) from error
+        if effective.project != manifest.project:
+            raise PreparationError("the configuration is of another project than the release")
+        components = {one.app: bytes(one.digest) for one in manifest.components}
+        sources = {one.app: one.source for one in manifest.components if isinstance(one.source, bytes)}
+        loads = []
+        key = load_key(release, configuration, secrets)
+        for app in effective.apps:
+            if components.get(app.name) != app.component:
+                raise PreparationError(f"the configuration names a component for {app.name} that the release does not")
+            problem = schedule_problem(app.schedule) if app.schedule else ""
+            if problem:
+                raise PreparationError(f"the schedule of {app.name}, {app.schedule!r}, cannot be run: {problem}")
+            try:
+                values = await self._secrets(effective, app, secrets)
+            except SealedAwayError as error:
+                raise LaterError(str(error)) from None
+            except SecretError as error:
+                raise PreparationError(str(error)) from None
+            spec = await self._spec(release, effective, app, values)
+            if app.name in sources:
+                spec = await self._with_source(spec, sources[app.name])
+            loads.append(AppLoad(spec))
+        load = ReleaseLoad(key, release.hex(), effective.project, tuple(loads))
+        return Prepared(
+            key, Digest(release), effective, load, tuple(app.name for app in effective.apps if app.name in sources)
+        )
+
+    async def restore(self, load: ReleaseLoad) -> None:
+        """Have the compiled code of a prepared release again, which the cache may have lost; never raises."""
+        for app in load.apps:
+            component = bytes.fromhex(app.spec.artifact_digest)
+            try:
+                await self._fetch(component)
+                await self._cache.ensure(self._artifacts.path(component), component.hex())
+            except (PreparationError, ComponentError, OSError) as error:
+                _log.error("not compiled again: %s", error, extra={"event": "restore.failed", "app": app.spec.app})
+
+    async def smoke(self, prepared: Prepared) -> bool:
+        """Run the smoke checks on throwaway data; False if the release has none. Raises PreparationError naming one.
+
+        Apps that run from source are asked to import it first: a build would have failed there.
+        """
+        if not prepared.effective.smoke and not prepared.from_source:
+            return False
+        try:
+            async with self._benches.take(prepared.load) as bench:
+                await bench.pool.activate([*smoke_routes(prepared), *_import_routes(prepared)])
+                await _ask_imports(bench.ingress, prepared)
+                await run_smoke(bench.ingress, prepared)
+        except (PoolError, TimeoutError) as error:
+            refused = isinstance(
+                error.__cause__, RefusedError
+            )  # a worker looked at it; else there was no worker to look
+            raise (PreparationError if refused else LaterError)(
+                f"the release did not start: {str(error) or 'no answer in time'}"
+            ) from None
+        return bool(prepared.effective.smoke)
+
+    async def _spec(
+        self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str]
+    ) -> AppSpec:
+        await self._fetch(app.component)
+        component = self._artifacts.path(app.component)
+        try:
+            artifact = await self._cache.ensure(component, app.component.hex())
+        except CompilerEndedError as error:
+            raise LaterError(f"app {app.name} is not compiled: {error}") from error
+        except ComponentError as error:
+            raise PreparationError(f"app {app.name} does not compile: {error}") from error
+        return AppSpec(
+            project=effective.project,
+            app=app.name,
+            release=release.hex(),
+            artifact=artifact,
+            artifact_digest=app.component.hex(),
+            kind=app.kind,
+            timeout_ms=app.timeout_ms,
+            memory_max_bytes=app.memory_max_bytes,
+            instances=app.instances,
+            allow_hosts=app.allow_hosts,
+            keyvalue=app.keyvalue,
+            stores=f"{effective.project}/{effective.environment}",
+            config={**dict(app.config), **secrets},
+            redacted=secrets,
+        )
+
+    async def _with_source(self, spec: AppSpec, source: bytes) -> AppSpec:
+        """Tell an interpreter what to run: the source travels like any artifact, and the guest reads it as configuration."""
+        data = await self._small(source, SOURCE_MAX_BYTES)
+        try:
+            return replace(spec, config={**spec.config, SOURCE_KEY: data.decode()})
+        except UnicodeDecodeError:
+            raise PreparationError(f"the source of app {spec.app} is not text") from None
+
+    async def _small(self, digest: bytes, max_bytes: int) -> bytes:
+        await self._fetch(digest)
+        try:
+            return self._artifacts.read(digest, max_bytes)
+        except ArtifactError as error:
+            raise PreparationError(str(error)) from error
+
+    async def _fetch(self, digest: bytes) -> None:
+        try:
+            await self._fetcher.ensure(digest)
+        except ArtifactError as error:  # nobody has it now, or there is no room for it: who lied was asked no further
+            raise LaterError(str(error)) from error
+
+
+def smoke_routes(prepared: Prepared) -> list[Route]:
+    """The routes that lead this node's own checks to each app, mounted where its public routes mount it."""
+    routes = []
+    for app in prepared.effective.apps:
+        if app.kind == "http":
+            paths = sorted({route.path for route in app.routes} or {"/"})
+            routes += [Route(candidate_host(prepared.key, app.name), path, prepared.key, app.name) for path in paths]
+    return routes
+
+
+def _import_routes(prepared: Prepared) -> list[Route]:
+    return [Route(IMPORT_HOST, f"/{app}", prepared.key, app) for app in prepared.from_source]
+
+
+async def _ask_imports(ingress: Path, prepared: Prepared) -> None:
+    """Have each app that runs from source import it; raises PreparationError with the app's traceback."""
+    timeout = aiohttp.ClientTimeout(total=SMOKE_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(ingress)), timeout=timeout) as session:
+        for app in prepared.from_source:
+            try:
+                async with session.get(f"http://{IMPORT_HOST}/{app}") as answer:
+                    text = (await answer.content.read(SMOKE_BODY_MAX_BYTES)).decode(errors="replace")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise PreparationError(f"app {app} gave no answer when it was to be imported: {error}") from error
+            if answer.status != 200:
+                raise PreparationError(f"app {app} cannot be imported:\n{text}")
+
+
+async def run_smoke(ingress: Path, prepared: Prepared) -> None:
+    """Send every smoke check through a Unix socket; raises PreparationError at the first that is not as said."""
+    timeout = aiohttp.ClientTimeout(total=SMOKE_TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(ingress)), timeout=timeout) as session:
+        for check in prepared.effective.smoke:
+            url = f"http://{candidate_host(prepared.key, check.app)}{check.path}"
+            try:
+                async with session.get(url, allow_redirects=False) as answer:
+                    body = await answer.content.read(SMOKE_BODY_MAX_BYTES)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise PreparationError(f"smoke check {check.path} of {check.app} got no answer: {error}") from error
+            if answer.status != check.status:
+                raise PreparationError(
+                    f"smoke check {check.path} of {check.app} answered {answer.status}, not {check.status}"
+                )
+            if check.contains and check.contains.encode() not in body:
+                raise PreparationError(f"smoke check {check.path} of {check.app} lacks {check.contains!r}")

@@ -1,0 +1,478 @@
+"""What this node runs: obeys the rollout agent's orders with the worker pool, and reports what it sees.
+
+Orders come from the core's notices, in order; preparing goes on beside them, running and stopping one after the
+other. Every second, when something began to run and when the agent asks, each lane that runs here is looked at and
+its counters are handed to the agent. Not here: what should run, which is decided (protocols/rollout/agent.py), and how a
+release is made ready (releases.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from node.mesh.request_relay import routes_away
+from node.serving.meter import Meter, since
+from node.serving.releases import LaterError, PreparationError, Prepared, Releases, run_smoke, smoke_routes
+from protocols.chain.messages import EntryStored
+from protocols.changes.change import SecretVersion
+from protocols.changes.effective import EffectiveApp
+from protocols.changes.statements import Counts
+from protocols.core import NodeCore
+from protocols.envelope import digest, encode
+from protocols.machine import Digest
+from protocols.records.gossip import RecordsMerged
+from protocols.rollout.orders import (
+    Observe,
+    PreparationDone,
+    Prepare,
+    ReplaySmoke,
+    Retain,
+    Run,
+    SmokeReplayed,
+    Stop,
+    WorkObserved,
+)
+from protocols.state.model import Deployed
+from runtime.messages import Route
+from runtime.workers.pool import PoolError, WorkerPool
+
+COLLECT_EVERY_S = 600.0
+LOOK_EVERY_S = 1.0
+SETTLE_S = 0.25
+"""Between saying that a lane is gone and its routes going: a request that another node just sent still finds its app."""
+
+PREPARE_AGAIN_S = 5.0
+PREPARE_AGAIN_MAX_S = 60.0
+"""What a change needs and is not to be had (bytes, room, a worker) is asked for again, each time after twice as long.
+
+A candidate that can be prepared again has then most of its five minutes left.
+"""
+
+PREPARE_WAITING_MAX = 64
+"""Changes that wait to be prepared again: as many as the agent remembers. Those that may not start now go first."""
+
+AGAIN = "; this node tries again"
+
+START_AGAIN_S = 5.0
+"""After a start that failed: what was decided stays ordered, and bytes or a worker that were away come back."""
+
+PREPARED_KEPT_MAX = 128
+FAILURES_MAX = 256
+ORDERS_MAX = 1_024
+CHECKED_AGAIN_AFTER_S = 30.0
+"""Between two runs of a waiting change's smoke checks: each leaves a record, and demands may be shorter than this."""
+
+Lane = tuple[str, str]
+_log = logging.getLogger("freehold.workloads")
+
+
+@dataclass(slots=True)
+class Running:
+    """What one lane runs here. `opened` is the stage at whose opening `counted` was taken."""
+
+    deployed: Deployed
+    role: str
+    prepared: Prepared
+    schedules: bool
+    ready: bool = False
+    opened: int = -1
+    counted: Counts = field(default_factory=Counts)
+
+    @property
+    def key(self) -> str:
+        """What the workers know the release by."""
+        return self.prepared.key
+
+    @property
+    def release(self) -> bytes:
+        """The release's digest."""
+        return self.prepared.release
+
+    @property
+    def jobs(self) -> tuple[EffectiveApp, ...]:
+        """The apps with a schedule."""
+        return tuple(app for app in self.prepared.effective.apps if app.schedule)
+
+
+class Workloads:
+    """The node's apps."""
+
+    def __init__(
+        self, core: NodeCore, releases: Releases, pool: WorkerPool, ingress: Path, post: Callable[[Any], bool]
+    ) -> None:
+        """Take the core to read, what prepares, the pool with its Unix ingress, and where observations go."""
+        self._core = core
+        self._releases = releases
+        self._pool = pool
+        self._ingress = ingress
+        self._post = post
+        self._orders: asyncio.Queue[Run | Stop | None] = asyncio.Queue(ORDERS_MAX)
+        self._switch_due = False
+        """Whether a look at the routes is among the orders: one is enough, however much is decided meanwhile."""
+        self._ordered: dict[Lane, Run] = {}
+        """The last order to run, by lane: the agent gives one once, whatever becomes of it."""
+        self._tasks: asyncio.TaskGroup | None = None
+        self._prepared: dict[Digest, Prepared] = {}
+        self._retained: tuple[Digest, ...] = ()
+        self._loaded: dict[str, Prepared] = {}
+        self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._routes: list[Route] | None = None
+        self._serving: dict[Lane, str] = {}
+        self._starts: int | None = None
+        self._meter = Meter()
+        self._looking = asyncio.Lock()
+        self.running: dict[Lane, Running] = {}
+        self.smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None
+        """Who hears that a change's smoke checks passed here."""
+        self._checking: set[Digest] = set()
+        self._unready: set[Digest] = set()
+        """Changes that wait to be prepared again."""
+        self.failures: dict[Digest, str] = {}
+        """Why a change could not be prepared or started here, for `status`."""
+
+    def order(self, event: Any) -> None:
+        """Take one of the core's notices; those that are no orders are left alone."""
+        assert self._tasks is not None, "orders before run"
+        match event:
+            case Run(project, environment):
+                self._ordered[project, environment] = event
+                self._orders.put_nowait(event)
+            case Stop(project, environment):
+                self._ordered.pop((project, environment), None)
+                self._orders.put_nowait(event)
+            case EntryStored():
+                self._switch_soon()
+            case RecordsMerged() if self._routes is None and self._orders.empty():
+                # The first thing a node does is to announce itself: orders for what it ran before came ahead of that.
+                self._switch_soon()
+            case Prepare(change):
+                self._tasks.create_task(self._prepare(change))
+            case Observe():
+                self._tasks.create_task(self._look_around())
+            case ReplaySmoke(project, environment, change):
+                self._tasks.create_task(self._replay((project, environment), change))
+            case Retain(changes):
+                self._retained = changes
+            case _:
+                pass
+
+    def _switch_soon(self) -> None:
+        if not self._switch_due:
+            self._switch_due = True
+            self._orders.put_nowait(None)
+
+    async def run(self) -> None:
+        """Obey and observe until cancelled; the pool must be running."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._obey())
+            tasks.create_task(self._observe())
+            tasks.create_task(self._collect())
+
+    @property
+    def alive(self) -> bool:
+        """Whether a worker is up."""
+        return any(slot.pid is not None for slot in self._pool.slots())
+
+    def serves(self, lane: Lane, role: str) -> bool:
+        """Whether the workers here answer for the lane, in this role or, if it is `any`, in either."""
+        return self._serving.get(lane) == role if role != "any" else lane in self._serving
+
+    def kept_artifacts(self) -> set[bytes]:
+        """What no collection may take: all that any lane runs or can go back to, and what is prepared here."""
+        kept: set[bytes] = set()
+        for one in self._decided():
+            kept |= {one.configuration, *self._releases.named_by(one.release)}
+        for prepared in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
+            kept |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
+        return kept
+
+    # --- preparing ---------------------------------------------------------------------------------------------------
+
+    def tries_again(self, change: Digest) -> bool:
+        """Whether a change waits to be prepared again."""
+        return change in self._unready
+
+    def check_again(self, change: Digest) -> None:
+        """Run the smoke checks of a prepared change again, now, and tell `smoked`; seldom, however often it is asked."""
+        if self._tasks is not None and change in self._prepared and change not in self._checking:
+            self._checking.add(change)
+            self._tasks.create_task(self._check_again(change, self._prepared[change]))
+
+    async def _check_again(self, change: Digest, prepared: Prepared) -> None:
+        try:
+            if await self._releases.smoke(prepared) and not prepared.from_source:
+                self.smoked(change, prepared)
+            self.failures.pop(change, None)
+        except (PreparationError, OSError) as error:
+            _log.warning("not attested again: %s", error, extra={"event": "smoke.failed", "change": change.hex()})
+            self._fail(change, str(error))
+        await asyncio.sleep(CHECKED_AGAIN_AFTER_S)
+        self._checking.discard(change)
+
+    async def _prepare(self, change: Digest) -> None:
+        """Prepare a change and tell the agent how that ended."""
+        try:
+            prepared, smoked = await self._prepare_patiently(change)
+        except PreparationError as error:
+            self._fail(change, str(error))
+            self._post(PreparationDone(change, False, reason=str(error)[:200]))
+            return
+        finally:
+            self._unready.discard(change)
+        self.failures.pop(change, None)
+        self._keep(change, prepared)
+        if smoked and not prepared.from_source:
+            self.smoked(change, prepared)
+        self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
+
+    async def _prepare_patiently(self, change: Digest) -> tuple[Prepared, bool]:
+        """Prepare, as often as it takes while what it takes is away; the agent takes it for being prepared meanwhile.
+
+        So a candidate that waits is judged by its rollout's deadlines. Raises PreparationError for what no other try
+        would mend.
+        """
+        again_s = PREPARE_AGAIN_S
+        while True:
+            parts = self._parts(change)
+            if parts is None:
+                raise PreparationError("nobody here knows the change")
+            try:
+                return await self._prepare_parts(change, *parts)
+            except PreparationError as error:
+                problem = error
+            except OSError as error:  # no room for what it needs, most of all
+                problem = LaterError(str(error))
+            _log.warning("not prepared: %s", problem, extra={"event": "prepare.failed", "change": change.hex()})
+            self._unready.add(change)
+            if not isinstance(problem, LaterError) or sum(map(self._may_run, self._unready)) > PREPARE_WAITING_MAX:
+                raise problem
+            self._fail(change, f"{problem}{AGAIN}")
+            await asyncio.sleep(again_s)
+            while not self._may_run(change):  # decisions are few, and this is a long wait
+                if len(self._unready) > PREPARE_WAITING_MAX:
+                    raise problem  # it gives way to one that may run
+                await asyncio.sleep(again_s)
+            again_s = min(again_s * 2, PREPARE_AGAIN_MAX_S)
+
+    async def _prepare_parts(
+        self, change: Digest, release: bytes, configuration: bytes, secrets: tuple[SecretVersion, ...], base: bytes
+    ) -> tuple[Prepared, bool]:
+        """Prepare, and run the smoke checks."""
+        if self._was_decided(change):
+            # It passed the checks before it started; a node that restarts does not put it to the test again.
+            prepared, smoked = await self._releases.prepare(release, configuration, secrets), False
+        else:
+            async with self._releases.expecting_smoke():
+                prepared = await self._releases.prepare(release, configuration, secrets)
+                smoked = await self._releases.smoke(prepared)
+        if base:
+            # What a node returns to must be here before it leaves it.
+            await self._releases.manifest(base)
+        return prepared, smoked
+
+    def _parts(self, change: Digest) -> tuple[bytes, bytes, tuple[SecretVersion, ...], bytes] | None:
+        """Release, configuration, secret versions and base of a change, from its dossier or from what was decided."""
+        proposed = self._core.dossiers.changes.get(change)
+        if proposed is not None:
+            named = proposed.change
+            return named.release, named.configuration, named.secrets, named.base
+        for one in self._decided():
+            if one.change == change:
+                return one.release, one.configuration, one.secrets, b""
+        return None
+
+    def _decided(self) -> Iterator[Deployed]:
+        """What the chain names: every lane's base, candidate and releases kept for rollback."""
+        for lane in self._core.state.lanes:
+            candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
+            yield from (one for one in (lane.base, *candidate, *lane.retained) if one is not None)
+
+    def _may_run(self, change: Digest) -> bool:
+        """Whether the chain names a change, or it was computed against what runs and so may still start.
+
+        True also of one that is known no more: the next try says so.
+        """
+        proposed = self._core.dossiers.changes.get(change)
+        if proposed is None or any(one.change == change for one in self._decided()):
+            return True
+        lane = self._core.state.lane(proposed.change.project, proposed.change.environment)
+        running = lane.base.release if lane is not None and lane.base is not None else b""
+        return proposed.change.base == running
+
+    def _fail(self, change: Digest, why: str) -> None:
+        self.failures[change] = why
+        if len(self.failures) > FAILURES_MAX:
+            del self.failures[next(iter(self.failures))]
+
+    def _was_decided(self, change: Digest) -> bool:
+        """Whether a lane's base or a release kept for rollback is this change."""
+        bases = [one for lane in self._core.state.lanes for one in (lane.base, *lane.retained) if one is not None]
+        return any(one.change == change for one in bases)
+
+    def _keep(self, change: Digest, prepared: Prepared) -> None:
+        self._prepared[change] = prepared
+        for other in list(self._prepared):
+            if len(self._prepared) <= PREPARED_KEPT_MAX:
+                break
+            if other not in self._retained and other != change:
+                del self._prepared[other]
+
+    async def _replay(self, lane: Lane, change: Digest) -> None:
+        running = self.running.get(lane)
+        result = "absent"
+        if running is not None and running.deployed.change == change and running.prepared.effective.smoke:
+            try:
+                await run_smoke(self._ingress, running.prepared)
+                result = "passed"
+            except PreparationError as error:
+                _log.warning("smoke failed: %s", error, extra={"event": "smoke.failed", "project": lane[0]})
+                result = "failed"
+        self._post(SmokeReplayed(*lane, change, result))  # type: ignore[arg-type]
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def _obey(self) -> None:
+        while True:
+            match await self._orders.get():
+                case Stop(project, environment):
+                    if self.running.pop((project, environment), None) is not None:
+                        self._serving.pop((project, environment), None)
+                        await asyncio.sleep(SETTLE_S)
+                    await self._switch()
+                case Run(project, environment) as order:
+                    if self._ordered.get((project, environment)) is order:  # else another one is behind it
+                        await self._start((project, environment), order)
+                case None:
+                    self._switch_due = False
+                    await self._switch()
+
+    async def _start(self, lane: Lane, order: Run) -> None:
+        deployed = order.deployed
+        prepared = self._prepared.get(deployed.change)
+        try:
+            if prepared is None:
+                prepared = await self._releases.prepare(deployed.release, deployed.configuration, deployed.secrets)
+                self._keep(deployed.change, prepared)
+            running = Running(deployed, order.role, prepared, order.schedules)
+            if prepared.key in self._unloading:
+                await self._unloading[prepared.key]
+            if prepared.key not in self._loaded:
+                await self._pool.load(prepared.load)
+                self._loaded[prepared.key] = prepared
+            running.ready = True
+        except (PoolError, PreparationError, OSError) as error:
+            _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
+            self._fail(deployed.change, f"{error}{AGAIN}")
+            self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
+            await self._switch()
+            assert self._tasks is not None
+            self._tasks.create_task(self._start_again(lane, order))
+            return
+        self.failures.pop(deployed.change, None)
+        self.running[lane] = running
+        await self._switch()
+        self._look(lane, running, self._alive(), 0)  # at once: what is ready need not wait to be found so
+        _log.info(
+            "serving", extra={"event": "run", "project": lane[0], "release": deployed.release.hex(), "role": order.role}
+        )
+
+    async def _start_again(self, lane: Lane, order: Run) -> None:
+        await asyncio.sleep(START_AGAIN_S)
+        if self._ordered.get(lane) is order:
+            self._orders.put_nowait(order)
+
+    def _adopted(self) -> bool:
+        """Whether workers serve here that another daemon started."""
+        return any(slot.pid is not None and slot.starts == 0 for slot in self._pool.slots())
+
+    async def _switch(self) -> None:
+        """Make the routing table say what runs here and elsewhere now, then let go of what nothing names any more."""
+        if self._routes is None and not self._orders.empty() and self._adopted():
+            return  # they serve by the table of the daemon before, which must not be cut down to what is loaded so far
+        routes: list[Route] = []
+        here: dict[Lane, list[tuple[str, str]]] = {}
+        for lane, running in self.running.items():
+            routes += smoke_routes(running.prepared)
+            here[lane] = [(one.host, one.path) for one in running.prepared.effective.routes]
+            for app in running.prepared.effective.apps:
+                routes += [Route(one.host or None, one.path, running.prepared.key, app.name) for one in app.routes]
+        routes += routes_away(self._core.state, here)
+        if routes != self._routes:
+            try:
+                await self._pool.activate(routes)
+            except PoolError as error:
+                _log.error("routes refused: %s", error, extra={"event": "routes.refused"})
+                return
+            self._routes = routes
+        self._serving = {lane: running.role for lane, running in self.running.items()}
+        used = {running.prepared.key for running in self.running.values()}
+        for key in [key for key in self._loaded if key not in used]:
+            del self._loaded[key]
+            assert self._tasks is not None
+            self._unloading[key] = self._tasks.create_task(self._unload(key))
+
+    async def _unload(self, key: str) -> None:
+        """Let a release go once its last request has ended, which may be long after the routes changed."""
+        try:
+            await self._pool.unload(key)
+        except PoolError as error:
+            _log.error("not unloaded: %s", error, extra={"event": "unload.refused"})
+        finally:
+            async with self._looking:  # its last requests are counted until it is gone, also by a look under way
+                self._meter.forget(key)
+            del self._unloading[key]
+
+    async def _collect(self) -> None:
+        """Keep the artifacts within their cap; what any lane runs or can go back to is never taken."""
+        while True:
+            await asyncio.sleep(COLLECT_EVERY_S)
+            removed = await asyncio.to_thread(self._releases.collect, self.kept_artifacts())
+            if removed:
+                extra = {"event": "artifact.collected", "count": len(removed)}
+                _log.info("removed artifacts that nothing needs", extra=extra)
+
+    # --- observing ---------------------------------------------------------------------------------------------------
+
+    async def _observe(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self._look_around()
+
+    async def _look_around(self) -> None:
+        """Hand the agent what every lane does now."""
+        async with self._looking:  # an older look must not be counted behind a newer one
+            self._meter.add(await self._pool.status())
+        alive = self._alive()
+        starts = sum(slot.starts for slot in self._pool.slots())
+        crashes = max(0, starts - self._starts) if self._starts is not None else 0
+        self._starts = starts
+        for lane, running in list(self.running.items()):
+            self._look(lane, running, alive, crashes)
+
+    def _alive(self) -> bool:
+        return any(slot.pid is not None for slot in self._pool.slots())
+
+    def _look(self, lane: Lane, running: Running, alive: bool, crashes: int) -> None:
+        decided = self._core.state.lane(*lane)
+        rollout = decided.rollout if decided is not None else None
+        total = self._meter.tally(running.prepared.key).counts()
+        if rollout is not None and running.opened != rollout.opened:
+            running.opened, running.counted = rollout.opened, total
+        counts = since(total, running.counted) if rollout is not None else Counts()
+        candidate, base = (counts, Counts()) if running.role == "candidate" else (Counts(), counts)
+        self._post(
+            WorkObserved(
+                *lane,
+                running.deployed.change,
+                ready=running.ready and alive,
+                crashes=crashes,
+                candidate=candidate,
+                base=base,
+            )
+        )

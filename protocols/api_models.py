@@ -1,0 +1,320 @@
+"""The API's own types: what JSON bodies look like. Never the wire types, so that either can change alone.
+
+Digests and keys are lower-case hex, times are wall milliseconds, binary values are base64 (msgspec's own encoding of
+bytes).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_BASE64 = {"pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}
+# Lengths are multiples of three, so that as many characters of base64 always are as many bytes.
+Blob = Annotated[bytes, msgspec.Meta(max_length=3 * 175_000, extra_json_schema=_BASE64)]
+Papers = Annotated[bytes, msgspec.Meta(max_length=3 * 15_000, extra_json_schema=_BASE64)]
+Paper = Annotated[bytes, msgspec.Meta(max_length=3 * 5_462, extra_json_schema=_BASE64)]
+"""What fits a record, whose own limit of 16 KiB is a byte or two lower."""
+
+PaperKind = Literal["grant", "revocation", "change", "approval", "evidence"]
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """A node as it describes itself: who it is, what it sees, what worries it; `wall_ms` is its clock's reading.
+
+    `boot_answers_needed`: other voters that must answer before this one, which rebooted, votes again; 0: none. `concerns`
+    are those of its warnings that only it can judge, each as "what; what to do".
+    """
+
+    node: str
+    name: str
+    version: str
+    mesh: Hex64
+    mesh_name: str
+    standing: str
+    voter: bool
+    speaking: bool
+    stalled: str
+    slot: int
+    peers: tuple[str, ...]
+    mesh_addresses: tuple[str, ...]
+    api: str
+    api_pin: str
+    ingress: tuple[str, ...]
+    workers: int
+    records: int
+    wall_ms: int
+    expires_ms: int
+    quarantined: str
+    refused_by: dict[str, str]
+    doubles: tuple[str, ...]
+    running: tuple[str, ...]
+    disk_free_bytes: int
+    wasmtime: str
+    warnings: tuple[str, ...]
+    muted: str = ""
+    rebuilt: str = ""
+    alone: bool = False
+    boot_answers_needed: int = 0
+    concerns: tuple[str, ...] = ()
+
+
+class MemberView(msgspec.Struct, frozen=True):
+    """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link.
+
+    `name`, `version`, `api` (where its HTTPS API is, empty for nowhere) and `api_pin` (the SHA-256 of its certificate)
+    are what the member says of itself. `last_seq` and `last_serial` are the cutoffs that a
+    revocation carries to keep what the member wrote and signed so far.
+    """
+
+    node: str
+    name: str
+    version: str
+    standing: str
+    belief: str
+    connected: bool
+    confirmed: bool
+    voter: bool
+    draining: bool
+    roles: tuple[str, ...]
+    labels: dict[str, str]
+    addresses: tuple[str, ...]
+    api: str
+    api_pin: str
+    rtt_ms: float | None
+    expires_ms: int
+    last_seq: int
+    last_serial: int
+
+
+class AdmissionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A person's papers: an encoded admission.JoinPapers, its invite and the join request made with it."""
+
+    papers: Papers
+
+
+class AdmissionView(msgspec.Struct, frozen=True):
+    """What the person is called here; `genesis` is the mesh's document, whose digest the invite names."""
+
+    name: str
+    genesis: bytes
+
+
+class SecretBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed paper: an encoded SealedSecret or SecretRemoval of protocols/changes/secrets.py."""
+
+    paper: Paper
+
+
+class SecretView(msgspec.Struct, frozen=True):
+    """One version of a secret; never its value.
+
+    `sealed_to` are the nodes that can open it, `lacking` those that may run its apps and cannot yet, `exposed` those that
+    can and may not any more: set it anew. `problem` says why no new change may name it.
+    """
+
+    id: Hex64
+    project: str
+    environment: str
+    name: str
+    version: int
+    author: str
+    author_name: str
+    created_ms: int
+    sealed_to: tuple[str, ...]
+    lacking: tuple[str, ...]
+    exposed: tuple[str, ...]
+    in_use: bool
+    problem: str
+
+
+class VoterView(msgspec.Struct, frozen=True):
+    """A store that votes, or could: `ready` is its node's signed readiness (encoded), empty if this node has none."""
+
+    node: str
+    store: str
+    voter: bool
+    ready: bytes
+
+
+class EnvironmentView(msgspec.Struct, frozen=True):
+    """A named target and the nodes it selects now."""
+
+    name: str
+    selector: dict[str, str]
+    protected: bool
+    nodes: tuple[str, ...]
+    approvals: int
+
+
+class VerdictView(msgspec.Struct, frozen=True):
+    """One node's word on the open stage."""
+
+    node: str
+    verdict: str
+    healthy_ms: int
+    requests: int
+    errors: int
+    reason: str
+
+
+class RolloutView(msgspec.Struct, frozen=True):
+    """A rollout under way: stages are counts of nodes, `cohort` serves the candidate now."""
+
+    id: Hex64
+    change: Hex64
+    release: Hex64
+    stage: int
+    stages: tuple[int, ...]
+    cohort: tuple[str, ...]
+    paused: str
+    assessment: str
+    reason: str
+    verdicts: tuple[VerdictView, ...]
+
+
+class DeployedView(msgspec.Struct, frozen=True):
+    """A release that was started in an environment."""
+
+    change: Hex64
+    release: Hex64
+    configuration: Hex64
+    author: Hex64
+    approvers: tuple[str, ...]
+    break_glass: str
+    applied: int
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """A scheduled app on the node that runs it: when it is due next, and how its last run here ended ("" for none)."""
+
+    app: str
+    schedule: str
+    next_ms: int
+    last_ms: int = 0
+    last_outcome: str = ""
+    last_detail: str = ""
+    last_duration_ms: int = 0
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """One project in one environment, with what this node runs of it.
+
+    `schedule_node` runs its schedules; on that node `jobs` are its scheduled apps.
+    """
+
+    project: str
+    environment: str
+    sequence: int
+    frozen: str
+    base: DeployedView | None
+    rollout: RolloutView | None
+    retained: tuple[DeployedView, ...]
+    data_node: str
+    schedule_node: str
+    routes: tuple[str, ...]
+    here: str
+    last_abort: str
+    jobs: tuple[JobView, ...] = ()
+
+
+class MeshView(msgspec.Struct, frozen=True):
+    """What the chain decided, summed up; `head` is the digest of the entry at `slot`, the newest held here."""
+
+    mesh: Hex64
+    name: str
+    slot: int
+    head: str
+    sequence: int
+    unsafe_resets: int
+    admins: tuple[str, ...]
+    voters: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[EnvironmentView, ...]
+
+
+class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed command (encoded SignedCommand) and the material behind its exhibits."""
+
+    command: Blob
+    material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A reset that as many admins signed as the mesh asks for (encoded ResetTo)."""
+
+    entry: Blob
+
+
+class LeaveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a node leaves, for the record."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class OutcomeView(msgspec.Struct, frozen=True):
+    """What became of a command: decided (at `slot`), refused, superseded or unknown."""
+
+    outcome: str
+    slot: int
+    rule: str
+    detail: str
+
+
+class RecordBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One signed paper for every node: `kind` grant, revocation, change, approval or evidence; `scope` as in the key table."""
+
+    kind: PaperKind
+    scope: Annotated[str, msgspec.Meta(max_length=128)]
+    body: Paper
+
+
+class RecordView(msgspec.Struct, frozen=True):
+    """Where a paper was filed."""
+
+    key: str
+
+
+class StartView(msgspec.Struct, frozen=True):
+    """A start that waits, started, or was refused; `rule` and `detail` say what it waits for, or why not."""
+
+    change: Hex64
+    outcome: str
+    slot: int
+    rule: str
+    detail: str
+
+
+class ChangeView(msgspec.Struct, frozen=True):
+    """A proposed change and the papers this node holds for it.
+
+    `state`: base (it runs), candidate (it is coming), retained (it ran, and can again); else how it ended, rolled-back,
+    aborted or superseded, with `ended` why and when; proposed if it was never started. `failure` is why it could not be
+    prepared here; `tries_again` says that the node goes on trying.
+    """
+
+    id: Hex64
+    project: str
+    environment: str
+    request: str
+    release: Hex64
+    configuration: Hex64
+    base: str
+    author: Hex64
+    created_ms: int
+    approvals: int
+    prepared: tuple[str, ...]
+    failure: str
+    state: str
+    start: StartView | None
+    tries_again: bool = False
+    ended: str = ""
+    ended_ms: int = 0
+
+
+class LogLines(msgspec.Struct, frozen=True):
+    """Log lines, oldest first."""
+
+    lines: tuple[str, ...]

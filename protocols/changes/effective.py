@@ -1,0 +1,103 @@
+"""The effective configuration: what one release runs with in one environment, whole, as one value with one digest.
+
+It is made from `freehold.toml` and its overlay by whoever proposes a change; the change, its approvals and its
+evidence name its digest, so nothing a node runs with can differ from what was approved. Secrets stand here by name
+only. Not here: the file itself (the CLI reads it), and what a sandbox makes of it (node/serving/workloads.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from protocols.changes.change import NAME_MAX, Route, valid_name
+from protocols.envelope import DIGEST_BYTES, DecodeError, decode
+
+EFFECTIVE_MAX_BYTES = 256 * 1024
+APPS_MAX = 64
+VALUES_MAX = 512
+MEMORY_MAX_BYTES = 4 << 30
+TIMEOUT_MAX_MS = 3_600_000
+
+
+class EffectiveApp(msgspec.Struct, frozen=True):
+    """One app: its component (32-byte digest), trigger, limits and grants.
+
+    `kind` "http" has routes; "command" and "module" run by `schedule` (cron, five fields) or by hand. `config` pairs
+    are in ascending order of key; `secrets` are names.
+    """
+
+    name: str
+    component: bytes
+    kind: Literal["http", "command", "module"]
+    timeout_ms: int
+    memory_max_bytes: int
+    instances: Literal["fresh", "reuse"]
+    routes: tuple[Route, ...] = ()
+    schedule: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    keyvalue: tuple[str, ...] = ()
+    config: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+
+
+class SmokeCheck(msgspec.Struct, frozen=True):
+    """One request that must be answered with `status` and, if it is not empty, a body that contains `contains`."""
+
+    app: str
+    path: str
+    status: int = 200
+    contains: str = ""
+
+
+class Effective(msgspec.Struct, frozen=True, tag="effective"):
+    """Everything a node needs to run a release in an environment, beside the components' bytes and secrets."""
+
+    project: str
+    environment: str
+    apps: tuple[EffectiveApp, ...]
+    smoke: tuple[SmokeCheck, ...] = ()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Every route of every app, ascending, each once."""
+        return tuple(sorted({route for app in self.apps for route in app.routes}))
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether an app opens a store of the embedded provider, which lives on one node."""
+        return any(app.keyvalue for app in self.apps)
+
+
+def decode_effective(data: bytes) -> Effective:
+    """Decode and check an effective configuration. Raises DecodeError naming the first bound that is broken."""
+    effective: Effective = decode(data, Effective, EFFECTIVE_MAX_BYTES)
+    problem = effective_problem(effective)
+    if problem:
+        raise DecodeError(f"effective configuration: {problem}")
+    return effective
+
+
+def effective_problem(effective: Effective) -> str | None:
+    """Return which bound a configuration breaks, or None."""
+    if not valid_name(effective.project) or not valid_name(effective.environment):
+        return f"a name is not 1 to {NAME_MAX} of a-z, 0-9 and dash"
+    names = [app.name for app in effective.apps]
+    if not 0 < len(names) <= APPS_MAX or len(set(names)) != len(names):
+        return f"there must be 1 to {APPS_MAX} apps with distinct names"
+    if any(check.app not in names or not check.path.startswith("/") for check in effective.smoke):
+        return "a smoke check names an unknown app, or a path that does not start with /"
+    return next((problem for app in effective.apps if (problem := _app_problem(app))), None)
+
+
+def _app_problem(app: EffectiveApp) -> str | None:
+    if not valid_name(app.name) or len(app.component) != DIGEST_BYTES:
+        return f"app {app.name[:NAME_MAX]!r} has a malformed name or component digest"
+    if not 0 < app.timeout_ms <= TIMEOUT_MAX_MS or not 0 < app.memory_max_bytes <= MEMORY_MAX_BYTES:
+        return f"app {app.name!r} has a timeout or a memory limit out of bounds"
+    if any(":" in key for key, _ in app.config):
+        return f"app {app.name!r} has a configuration key with a colon; those are the node's"
+    if len(app.config) + len(app.secrets) + len(app.allow_hosts) + len(app.keyvalue) + len(app.routes) > VALUES_MAX:
+        return f"app {app.name!r} has over {VALUES_MAX} values"
+    return None

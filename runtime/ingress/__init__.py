@@ -1,0 +1,1 @@
+"""Visitors' HTTP: listeners, connections, routing, forwarding, dispatch. Not: the guest's side of a request."""

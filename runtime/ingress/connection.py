@@ -1,0 +1,577 @@
+"""One client connection: HTTP/1.1 in and out (RFC 9112), streaming both ways between the socket and guests.
+
+llhttp parses; this adds the caps and the time limits that keep one client from costing more than its share, and carries
+body bytes without ever holding a whole body. One task per connection answers its requests in order. A client that
+closes, or half closes, is gone: its guest is cancelled. Not here: accepting, or sweeping for overdue connections
+(`ingress.py`); which guest runs (`dispatch.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead
+from runtime.ingress.answer import Answer, Incoming
+from runtime.ingress.dispatch import HostedApp, Ticket
+from runtime.ingress.forwarding import Elsewhere, Forwarded, forward
+from runtime.ingress.request_head import Client, GuestRequest, client_of, field_name, guest_request
+from runtime.ingress.response_head import (
+    BAD_METHOD,
+    BODY_TOO_LARGE,
+    BUSY,
+    FIELDS_TOO_LARGE,
+    MALFORMED,
+    NO_HOST,
+    NO_ROUTE,
+    TARGET_TOO_LONG,
+    TIMED_OUT,
+    Problem,
+    frame_chunks,
+    frame_head,
+    problem_response,
+)
+from runtime.outcome import Cancelled, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from runtime.ingress.front import Ingress
+
+BODY_HELD_MAX_BYTES: Final = 128 * 1024
+"""Parsed body bytes waiting for the exchange; above it the socket is not read, and the client's window closes."""
+
+TOLD_AFTER_S: Final = 1.0
+"""The epoch ends a guest within a tick of its deadline; this much later something else holds it."""
+
+ABANDONED_AFTER_S: Final = 3.0
+"""A guest that holds its thread this far past its deadline is answered for; the daemon replaces the worker."""
+
+FRAMING_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{0,5})?")
+"""RFC 3986, 3.2, without user information, which no request line or Host field may have."""
+
+
+class Phase(Enum):
+    """What the connection waits for; the ingress holds each against its own limit."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    LINGER = "linger"
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not an error
+    """Raised inside parser callbacks: stop parsing and answer `problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.slug)
+        self.problem = problem
+
+
+class Connection(asyncio.Protocol):
+    """See the module. The ingress makes one per accepted socket and runs `serve` as its task."""
+
+    __slots__ = (
+        "_began", "_broken", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head", "_next",
+        "_parser", "_parsing", "_pending", "_resuming", "_target", "_ticket", "_upgrading", "blocked_since_s",
+        "client", "closing", "drained", "forwarded", "ingress", "phase", "phase_since_s", "reading", "transport",
+    )  # fmt: skip
+
+    def __init__(self, ingress: Ingress) -> None:
+        self.ingress = ingress
+        self._parser = httptools.HttpRequestParser(self)
+        self._pending: deque[Incoming | Problem] = deque()
+        self._parsing: Incoming | None = None
+        self._current: Incoming | None = None
+        self._exchange: Exchange | None = None
+        self._ticket: Ticket | None = None
+        self.forwarded: Forwarded | None = None
+        self._next: asyncio.Future[None] | None = None
+        self.drained: asyncio.Future[None] | None = None
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._target = b""
+        self._fields_bytes = 0
+        self._head_fed = 0
+        self._began = self._in_head = self._broken = self._upgrading = self._resuming = False
+        self.reading = True
+        self.closing = False
+        self.client = Client("", False)
+        self.blocked_since_s = 0.0
+        self.phase = Phase.IDLE
+        self.phase_since_s = time.monotonic()
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember who it is; the ingress starts `serve`."""
+        self.transport = cast(asyncio.Transport, transport)
+        secure = transport.get_extra_info("sslcontext") is not None
+        self.client = client_of(transport.get_extra_info("peername"), self.ingress.proxies, secure=secure)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; stop at the first fault and answer it."""
+        if self.closing or self._broken or self.phase is Phase.LINGER:
+            return
+        if self.phase is Phase.IDLE:
+            self._enter(Phase.HEAD)
+        elif self.phase is Phase.BODY:  # the idle limit begins anew; the limit on a head does not
+            self._enter(Phase.BODY)
+        self._began = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.problem if isinstance(cause, Refusal) else MALFORMED)
+        else:
+            if self._in_head:
+                self._head_fed += 0 if self._began else len(data)
+                if self._head_fed > self.ingress.settings.fields_max_bytes:
+                    self._refuse(FIELDS_TOO_LARGE)
+            if len(self._pending) > 1 or (self._parsing is not None and self._parsing.held > BODY_HELD_MAX_BYTES):
+                self._stop_reading()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # A wish to switch protocols is ignored (RFC 9110, 7.8), but the parser believes it and gives up after the
+            # head. A fresh one takes over, told only how the body is framed.
+            rest = data[upgrade.args[0] :]
+            assert self._parsing is not None
+            framing = [b"%b: %b\r\n" % field for field in self._parsing.headers if field[0].lower() in FRAMING_FIELDS]
+            self._parser = httptools.HttpRequestParser(self)
+            self._upgrading, self._resuming = False, True
+            self._parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
+            if rest:
+                self._parse(rest)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone: its guest stops, and `serve` comes to its end."""
+        self.closing = True
+        self._cancel_current()
+        parsing = self._parsing
+        if parsing is not None and not parsing.complete:
+            parsing.failure = BodyFailure.CONNECTION_LOST
+            parsing.wake()
+        for waiter in (self._next, self.drained):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        self.drained = self.ingress.loop.create_future()
+        self.blocked_since_s = time.monotonic()
+
+    def resume_writing(self) -> None:
+        """The socket takes more."""
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+        self.drained = None
+
+    # --- httptools callbacks ------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request line begins."""
+        if self._resuming:
+            return
+        self._headers = []
+        self._target = b""
+        self._fields_bytes = self._head_fed = 0
+        self._began = self._in_head = True
+
+    def on_url(self, data: bytes) -> None:
+        """A piece of the request target."""
+        if self._resuming:
+            return
+        self._target += data
+        if len(self._target) > self.ingress.settings.target_max_bytes:
+            raise Refusal(TARGET_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One field, or one trailer field."""
+        if self._resuming:
+            return
+        self._fields_bytes += len(name) + len(value)
+        target = self._headers
+        if not self._in_head:
+            assert self._parsing is not None
+            target = self._parsing.trailers
+        target.append((name, value))
+        settings = self.ingress.settings
+        if self._fields_bytes > settings.fields_max_bytes or len(target) > settings.fields_max:
+            raise Refusal(FIELDS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: queue the request."""
+        if self._resuming:
+            self._resuming = False
+            return
+        parser = self._parser
+        self._in_head = False
+        self._upgrading = parser.should_upgrade()
+        incoming = Incoming(parser.get_method().decode("ascii"), self._target, self._headers)
+        incoming.keep_alive = parser.should_keep_alive()
+        incoming.http_1_0 = parser.get_http_version() == "1.0"
+        for name, value in self._headers:
+            size = len(name)
+            if size == 14 and name.lower() == b"content-length":
+                incoming.length = int(value)
+            elif size == 6 and name.lower() == b"expect":
+                if value.lower() != b"100-continue":
+                    raise Refusal(Problem(417, "expectation-failed", "This node knows only Expect: 100-continue."))
+                incoming.expects = True
+        self._parsing = incoming
+        self._pending.append(incoming)
+        if self.phase is Phase.HEAD:
+            self._enter(Phase.ANSWER)
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        incoming = self._parsing
+        assert incoming is not None
+        incoming.bytes_in += len(data)
+        if not incoming.discard:
+            incoming.chunks.append(data)
+            incoming.held += len(data)
+            incoming.wake()
+
+    def on_message_complete(self) -> None:
+        """The body ended."""
+        incoming = self._parsing
+        if incoming is not None and not self._upgrading:
+            incoming.complete = True
+            incoming.wake()
+            self._parsing = None
+            if self.phase is Phase.BODY:
+                self._enter(Phase.ANSWER)
+
+    # --- what the ingress calls ---------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Answer requests one after another until the connection ends; never raises but on cancellation."""
+        try:
+            while await self._serve_next():
+                pass
+        except Exception:  # a defect of ours must not end the worker, which serves others
+            self.ingress.log_defect("connection")
+            self.transport.abort()
+        finally:
+            if not self.transport.is_closing():
+                self.transport.close()
+
+    async def _serve_next(self) -> bool:
+        incoming = await self._take()
+        if incoming is None:
+            return False
+        if isinstance(incoming, Problem):
+            self.ingress.count_refused(incoming)
+            self.send_problem(incoming, "-", keep_alive=False, method="GET", http_1_0=False)
+            await self._linger()
+            return False
+        self._current = incoming
+        keep_alive = await self._answer(incoming)
+        self._current = None
+        if not incoming.complete:
+            incoming.discard = True
+            incoming.wake()
+            keep_alive = False
+        if not keep_alive:
+            await self._linger()
+            return False
+        if not self._pending:
+            if self.ingress.draining:
+                return False
+            self._enter(Phase.HEAD if self._in_head else Phase.IDLE)
+        self._start_reading()
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._current is not None or bool(self._pending)
+
+    def expire(self) -> None:
+        """The current phase took too long: answer if an answer is still possible, else break the connection."""
+        match self.phase:
+            case Phase.IDLE:
+                self.closing = True
+                self.transport.close()
+            case Phase.HEAD:
+                self._refuse(TIMED_OUT)
+            case Phase.BODY:
+                incoming = self._parsing
+                self._enter(Phase.ANSWER)
+                if incoming is not None and not incoming.discard:
+                    incoming.failure = BodyFailure.TIMED_OUT
+                    incoming.problem = TIMED_OUT
+                    incoming.wake()
+                    self._cancel_current()
+            case Phase.ANSWER | Phase.LINGER:
+                self.closing = True
+                self.transport.abort()
+
+    def check_overdue(self, now_s: float) -> None:
+        """End a guest that outlives its deadline: it is told once more, then answered without it."""
+        exchange = self._exchange
+        if exchange is None or now_s < exchange.call.deadline_s + TOLD_AFTER_S:
+            return
+        exchange.cancel()
+        if now_s > exchange.call.deadline_s + ABANDONED_AFTER_S and self._ticket is not None:
+            exchange.close(DeadlineExceeded(self._ticket.app.spec.timeout_ms))
+
+    def close_idle(self) -> None:
+        """Draining: close if nothing is under way; else the connection closes after its answer."""
+        if not self.busy and self.phase in {Phase.IDLE, Phase.LINGER}:
+            self.closing = True
+            self.transport.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def _take(self) -> Incoming | Problem | None:
+        while not self._pending:
+            if self.closing:
+                return None
+            self._next = self.ingress.loop.create_future()
+            await self._next
+            self._next = None
+        return self._pending.popleft()
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.phase_since_s = self.ingress.loop.time()
+
+    def _refuse(self, problem: Problem) -> None:
+        """A fault in the bytes: no more is parsed, and the answer comes after those of earlier requests."""
+        self._in_head = False
+        self._broken = True
+        self._stop_parsing(problem)
+        self._stop_reading()
+
+    def _stop_parsing(self, problem: Problem) -> None:
+        parsing = self._parsing
+        if parsing is not None and not parsing.complete:
+            parsing.keep_alive = False
+            parsing.problem = parsing.problem or problem
+            parsing.failure = BodyFailure.MALFORMED
+            parsing.wake()
+            if parsing is self._current:
+                self._cancel_current()
+        else:
+            self._pending.append(problem)
+            if self._next is not None and not self._next.done():
+                self._next.set_result(None)
+        self._parsing = None
+        self._enter(Phase.ANSWER)
+
+    def _stop_reading(self) -> None:
+        if self.reading and not self.transport.is_closing():
+            self.reading = False
+            self.transport.pause_reading()
+
+    def _start_reading(self) -> None:
+        if not self.reading and not self.transport.is_closing():
+            self.reading = True
+            self.transport.resume_reading()
+
+    async def _linger(self) -> None:
+        """Half close, then read and drop what still comes, so that a reset does not overtake the answer."""
+        self._enter(Phase.LINGER)
+        if self._parsing is None and not self._pending and self.reading:
+            return
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._start_reading()
+        self._next = self.ingress.loop.create_future()
+        await self._next  # until connection_lost; the ingress expires the phase
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    async def _answer(self, incoming: Incoming) -> bool:
+        """Answer one request; return whether the connection may go on."""
+        ingress = self.ingress
+        self._enter(Phase.BODY if not incoming.complete else Phase.ANSWER)
+        incoming.since_s = time.monotonic()  # a request sent ahead does not pay for those before it
+        request = guest_request(incoming.headers, self.client, ingress.identifiers)
+        authority, path, problem = _address(incoming)
+        found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
+        problem = incoming.problem or problem
+        app = found if isinstance(found, HostedApp) else None
+        if isinstance(found, Elsewhere):
+            ended = problem or await forward(self, incoming, request, found, (authority, path))
+            if isinstance(ended, bool):
+                return ended
+            if isinstance(ended, Problem):
+                return self._refuse_request(incoming, request, None, ended, path)
+            app = ended
+        if app is not None and problem is None and _too_large(incoming, app):
+            problem = BODY_TOO_LARGE
+        if app is None or problem is not None:
+            return self._refuse_request(incoming, request, app, problem or NO_ROUTE, path)
+        head = RequestHead(incoming.method, request.scheme, authority, path, request.headers)
+        exchange = Exchange(head, deadline_s=incoming.since_s + app.timeout_s, loop=ingress.loop)
+        ticket = Ticket(app, exchange, incoming.since_s, request.request_id, request.trace_id)
+        self._exchange, self._ticket = exchange, ticket
+        feeding = await self._feed_first(incoming, exchange)
+        if not ingress.dispatcher.submit(ticket):
+            self._exchange = self._ticket = None
+            exchange.body.close()
+            return self._refuse_request(incoming, request, app, BUSY, path)
+        if feeding:
+            self.tell_continue(incoming)
+            ingress.tasks.create_task(self.feed(incoming, exchange.body, app.limits.request_body_max_bytes))
+        answer = Answer(self, incoming, request, app)
+        try:
+            keep_alive = await answer.relay(exchange)
+        finally:
+            self._exchange = self._ticket = None
+        ingress.access(
+            incoming, request, app, path, status=answer.status, bytes_out=answer.bytes_out, outcome=answer.outcome
+        )
+        return keep_alive
+
+    async def _feed_first(self, incoming: Incoming, exchange: Exchange) -> bool:
+        """Give the guest what is already here, before it starts; return whether more is to come."""
+        if incoming.complete and incoming.held <= BODY_HELD_MAX_BYTES:
+            for chunk in incoming.chunks:
+                await exchange.body.feed(chunk)
+            incoming.chunks.clear()
+            exchange.body.feed_end(_trailers(incoming))
+            return False
+        return True
+
+    def tell_continue(self, incoming: Incoming) -> None:
+        """Have a client that asked first send its body (RFC 9110, 10.1.1)."""
+        if incoming.expects and not incoming.http_1_0 and not incoming.bytes_in:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def feed(self, incoming: Incoming, body: BodyTaker, max_bytes: int) -> None:
+        """Carry the body to whoever answers, as it comes."""
+        try:
+            await self._carry(incoming, body, max_bytes)
+        except Exception:  # a defect of ours must not end the worker, which serves others
+            self.ingress.log_defect("body")
+            self.transport.abort()
+
+    async def _carry(self, incoming: Incoming, body: BodyTaker, max_bytes: int) -> None:
+        """Carry the body to the guest until it ends, fails, or the guest wants no more."""
+        while True:
+            while incoming.chunks:
+                chunk = incoming.chunks.popleft()
+                incoming.held -= len(chunk)
+                if incoming.held <= BODY_HELD_MAX_BYTES // 2 and len(self._pending) <= 1 and not incoming.problem:
+                    self._start_reading()
+                if not await body.feed(chunk):
+                    incoming.discard = True
+                    incoming.chunks.clear()
+                    return
+                if incoming.bytes_in > max_bytes:
+                    incoming.problem = BODY_TOO_LARGE
+                    body.feed_failure(BodyFailure.TOO_LARGE)
+                    self._cancel_current()
+                    return
+            if incoming.failure is not None:
+                body.feed_failure(incoming.failure)
+                return
+            if incoming.complete:
+                body.feed_end(_trailers(incoming))
+                return
+            if incoming.discard:
+                return
+            incoming.waiter = self.ingress.loop.create_future()
+            await incoming.waiter
+            incoming.waiter = None
+
+    def _cancel_current(self) -> None:
+        """Stop the guest, or close the exchange for it if it never began; give up what another node answers."""
+        if self.forwarded is not None:
+            self.forwarded.cancel()
+        exchange = self._exchange
+        if exchange is None:
+            return
+        exchange.cancel()
+        if self._ticket is not None and self.ingress.dispatcher.withdraw(self._ticket, "cancelled"):
+            exchange.close(Cancelled())
+
+    def _refuse_request(
+        self, incoming: Incoming, request: GuestRequest, app: HostedApp | None, problem: Problem, path: str
+    ) -> bool:
+        keep_alive = incoming.keep_alive and incoming.complete and not self.ingress.draining
+        size = self.send_problem(
+            problem,
+            request.request_id,
+            keep_alive=keep_alive,
+            method=incoming.method,
+            http_1_0=incoming.http_1_0,
+            release=app.digest if app is not None else None,
+        )
+        self.ingress.access(incoming, request, app, path, status=problem.status, bytes_out=size, outcome=None)
+        return keep_alive
+
+    def send_problem(
+        self,
+        problem: Problem,
+        request_id: str,
+        *,
+        keep_alive: bool,
+        method: str,
+        http_1_0: bool,
+        release: str | None = None,
+    ) -> int:
+        """Write one of the node's own answers; return its body's size."""
+        head, body = problem_response(problem, request_id)
+        data, framing = frame_head(
+            head,
+            self.ingress.own_fields(request_id, release),
+            method=method,
+            http_1_0=http_1_0,
+            keep_alive=keep_alive,
+            whole_bytes=len(body),
+            trailers=False,
+        )
+        if not self.transport.is_closing():
+            self.transport.write(data + frame_chunks(framing, (body,)))
+        return len(body)
+
+
+def _trailers(incoming: Incoming) -> Headers:
+    if not incoming.trailers:
+        return ()
+    return tuple((field_name(name), value) for name, value in incoming.trailers)
+
+
+def _too_large(incoming: Incoming, app: HostedApp) -> bool:
+    return max(incoming.length or 0, incoming.bytes_in) > app.limits.request_body_max_bytes
+
+
+def _address(incoming: Incoming) -> tuple[str, str, Problem | None]:
+    """Return authority and path with query of a request (RFC 9112, 3.2 and 3.3), or what is wrong with them."""
+    if incoming.method == "CONNECT":
+        return "", "", BAD_METHOD
+    hosts = [value for name, value in incoming.headers if len(name) == 4 and name.lower() == b"host"]
+    if len(hosts) > 1 or (not hosts and not incoming.http_1_0):
+        return "", "", NO_HOST
+    authority = hosts[0].decode("latin-1") if hosts else "localhost"
+    target = incoming.target.decode("latin-1")
+    if not target.startswith("/"):
+        if target == "*" and incoming.method == "OPTIONS":
+            return authority, "/", None
+        scheme, separator, rest = target.partition("://")
+        if not separator or scheme.lower() not in {"http", "https"}:
+            return "", "", MALFORMED
+        cut = min((rest.find(mark) for mark in "/?" if mark in rest), default=len(rest))
+        authority, target = rest[:cut], rest[cut:] if rest[cut : cut + 1] == "/" else "/" + rest[cut:]
+    if not AUTHORITY.fullmatch(authority):
+        return "", "", NO_HOST
+    return authority, target, None

@@ -1,0 +1,1 @@
+"""HTTP that guests send: destinations, the client, the reader of responses. Not: what a project was granted."""

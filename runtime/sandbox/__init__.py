@@ -1,0 +1,1 @@
+"""A component made ready to run: adapter, compiler, cache, instances with limits. Not: which one runs when."""

@@ -1,0 +1,1 @@
+"""Worker processes and the pool that keeps them. Not: what a worker does with a request."""

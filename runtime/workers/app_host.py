@@ -1,0 +1,102 @@
+"""The worker's view of the sandbox: apps loaded from their artifacts, with this node's services behind them.
+
+Not here: how guests run (`sandbox.py`), who runs when (`dispatch.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from runtime.engine.guest import CAPTURE_MAX_BYTES
+from runtime.exchange import Exchange
+from runtime.ingress.dispatch import LoadError, outcome_kind
+from runtime.messages import AppLoad, JobDone, RunJob
+from runtime.outbound.client import Outbound
+from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
+from runtime.sandbox import sandbox
+from runtime.services.log_sink import AppLog
+from runtime.services.sqlite_keyvalue import SqliteKeyValue
+from runtime.workers.worker import WorkerSettings
+
+
+class ThreadLog:
+    """A `LogSink` for one app that adds the ids of the request its thread is serving."""
+
+    def __init__(self, log: AppLog) -> None:
+        self._log = log
+        self._ids = threading.local()
+
+    def serving(self, request_id: str, trace_id: str) -> None:
+        """From now on this thread logs for that request."""
+        self._ids.fields = {"request_id": request_id, "trace_id": trace_id}
+
+    def emit(self, level: str, context: str, message: str) -> None:
+        """Keep one entry of the guest; never blocks, never raises."""
+        fields = getattr(self._ids, "fields", {})
+        self._log.write(level, "guest", "guest", {"context": context[:256], "message": message, **fields})
+
+
+class SandboxApp:
+    """A `Runner` over one loaded app."""
+
+    def __init__(self, app: sandbox.App, log: ThreadLog) -> None:
+        self._app = app
+        self._log = log
+
+    def handle(self, exchange: Exchange, request_id: str, trace_id: str) -> Outcome:
+        """Serve one request on this thread."""
+        self._log.serving(request_id, trace_id)
+        return self._app.handle(exchange)
+
+    def run_job(self, job: RunJob) -> JobDone:
+        """Run a command to its end on this thread."""
+        self._log.serving(job.request_id, "")
+        began_s = time.monotonic()
+        result = self._app.run(job.arguments)
+        outcome = result.outcome
+        return JobDone(
+            number=job.number,
+            outcome=outcome_kind(outcome),
+            exit_code=outcome.code if isinstance(outcome, Exited) else None,
+            reason=outcome.reason if isinstance(outcome, Trapped | MemoryRefused | HostFailed) else "",
+            stdout=result.stdout,
+            stderr=result.stderr,
+            stdout_truncated=len(result.stdout) >= CAPTURE_MAX_BYTES,
+            stderr_truncated=len(result.stderr) >= CAPTURE_MAX_BYTES,
+            duration_ms=int((time.monotonic() - began_s) * 1000),
+        )
+
+    def close(self) -> None:
+        """Free the waiting instances."""
+        self._app.close()
+
+
+class SandboxHost:
+    """An `AppHost` over the sandbox."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._data_folder = Path(settings.data_folder)
+        self._outbound = Outbound()
+        self._sandboxes: dict[str, sandbox.Sandbox] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self, load: AppLoad, log: AppLog) -> SandboxApp:
+        """Load one app and make its first instances; blocking. Raises `LoadError`."""
+        thread_log = ThreadLog(log)
+        try:
+            app = self._sandbox(load.spec.stores or load.spec.project).load(load.spec, thread_log)
+        except sandbox.LoadError as error:
+            raise LoadError(f"{load.spec.app}: {error}") from error
+        if load.spec.kind == "http":
+            app.prepare()  # a failure shows again, with its outcome, in the first request
+        return SandboxApp(app, thread_log)
+
+    def _sandbox(self, stores: str) -> sandbox.Sandbox:
+        with self._lock:
+            found = self._sandboxes.get(stores)
+            if found is None:
+                keyvalue = SqliteKeyValue(self._data_folder, stores)
+                found = self._sandboxes[stores] = sandbox.Sandbox(keyvalue, self._outbound)
+            return found

@@ -1,0 +1,432 @@
+"""A worker process: accepts app traffic, runs guests, obeys the daemon's control connection.
+
+Started by `runtime.workers.pool` as `python -m runtime.workers.worker SETTINGS` with its listening sockets inherited; it
+goes on serving while no daemon is connected, so that the daemon can be restarted, and ends by itself only if none comes
+back for too long. Not here: the HTTP side (`front.py`), guests (`sandbox.py`), what to run (the daemon says).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import secrets
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final, Protocol, assert_never
+
+import msgspec
+
+from runtime.core_dumps import forbid_dumps
+from runtime.ingress.certificates import Certificates
+from runtime.ingress.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError, Runner
+from runtime.ingress.forwarding import Elsewhere
+from runtime.ingress.front import Ingress, IngressSettings
+from runtime.ingress.listeners import TLS_PREFIX
+from runtime.ingress.load_table import LoadTable
+from runtime.ingress.request_head import Identifiers
+from runtime.ingress.routing import RouteError, RouteTable
+from runtime.messages import (
+    KEY_MAX_CHARS,
+    PROTOCOL_VERSION,
+    RELEASES_MAX,
+    Activate,
+    AppLoad,
+    AskStatus,
+    ControlError,
+    Done,
+    Drain,
+    FromWorker,
+    Greeting,
+    Load,
+    LogBatch,
+    Ping,
+    Pong,
+    Refused,
+    ReleaseLoad,
+    Request,
+    RunJob,
+    Status,
+    Unload,
+    frame,
+    read_request,
+    send_greeting,
+)
+from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
+
+LOG_FLUSH_S: Final = 0.1
+"""How long a log line may wait to travel with others."""
+
+LOG_BATCH_MAX_BYTES: Final = 256 * 1024
+"""Lines per message; small enough that an answer never waits long behind them."""
+
+JOBS_MAX: Final = 4
+"""Commands run at once per worker, apart from the threads that answer requests."""
+
+DESCRIPTORS: Final = 8192
+"""Open files a worker asks for: its connections, outbound ones, and a few per project's store."""
+
+COLLECTOR_THRESHOLDS: Final = (20_000, 20, 50)
+"""Objects between looks at the youngest, and looks between looks at the older ones; about a megabyte of garbage."""
+
+CONTROL_BACKLOG: Final = 4
+"""Daemons that may be waiting to connect; there is one, or two for a moment during a restart."""
+
+
+LOAD_TABLE: Final = "load"
+"""Name of the load table in the runtime folder."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """Everything a worker is told at its start; no secrets, since other users may read a command line."""
+
+    slot: int
+    build: str
+    node: str
+    runtime_folder: str
+    data_folder: str
+    control_fd: int
+    listener_fds: tuple[int, ...]
+    listeners: tuple[str, ...]
+    certificates: str = ""
+    proxies: tuple[str, ...] = ()
+    ingress: IngressSettings = IngressSettings()
+    guest_threads_max: int = GUEST_THREADS_MAX
+    orphan_limit_s: float = 600.0
+    drain_grace_s: float = 30.0
+
+
+class AppHost(Protocol):
+    """What the worker needs from the sandbox; `runtime.app_host` provides it, tests may bring another."""
+
+    def prepare(self, load: AppLoad, log: AppLog) -> Runner:
+        """Make one app ready to answer requests or run jobs; blocking. Raises `LoadError`."""
+        ...
+
+
+class Worker:
+    """See the module. `run` returns when the worker has drained."""
+
+    def __init__(self, settings: WorkerSettings, make_host: Callable[[WorkerSettings], AppHost]) -> None:
+        self._settings = settings
+        self._host = make_host(settings)
+        self._dispatcher = Dispatcher(settings.guest_threads_max)
+        self._listeners = [_listening_socket(fd) for fd in settings.listener_fds]
+        self._logs = LogBuffer()
+        self._releases: dict[str, dict[str, HostedApp]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._connected = 0
+        self._jobs = 0
+        self._routed: frozenset[str] = frozenset()
+        self._service: dict[asyncio.Task[None], None] = {}
+        self._started_s = time.monotonic()
+        self._stop = asyncio.Event()
+        self._grace_s = settings.drain_grace_s
+        self._orphaned_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Serve until told to drain, or orphaned for too long; then finish what is under way."""
+        settings = self._settings
+        path = control_path(Path(settings.runtime_folder), settings.slot, os.getpid())
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        control.bind(str(path))
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        control.listen(CONTROL_BACKLOG)
+        control.setblocking(False)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._ingress = Ingress(
+                    settings=settings.ingress,
+                    dispatcher=self._dispatcher,
+                    listeners=self._listeners,
+                    secure=tuple(address.startswith(TLS_PREFIX) for address in settings.listeners),
+                    certificates=Certificates(Path(settings.certificates)) if settings.certificates else None,
+                    proxies=tuple(ip_network(proxy) for proxy in settings.proxies),
+                    identifiers=Identifiers(secrets.randbits(128)),
+                    logs=self._logs,
+                    node=settings.node,
+                    tasks=tasks,
+                    load_table=LoadTable(Path(settings.runtime_folder) / LOAD_TABLE),
+                    runtime_folder=Path(settings.runtime_folder),
+                    slot=settings.slot,
+                )
+                self._tasks = tasks
+                inherited = socket.socket(fileno=settings.control_fd)
+                for service in (
+                    self._ingress.sweep(),
+                    self._flush_logs(),
+                    self._watch_daemon(),
+                    self._accept_daemons(control),
+                    self._converse(inherited),
+                ):
+                    self._serve(service)
+                await self._stop.wait()
+                path.unlink(missing_ok=True)
+                await self._ingress.drain(self._grace_s)
+                await self._send_logs()
+                for task in tuple(self._service):
+                    task.cancel()
+        finally:
+            path.unlink(missing_ok=True)
+            control.close()
+            self._dispatcher.stop()
+
+    # --- the daemon's side --------------------------------------------------------------------------------------------
+
+    async def _accept_daemons(self, control: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(control)
+            self._serve(self._converse(connection))
+
+    def _serve(self, service: Coroutine[None, None, None]) -> None:
+        """Run something that ends with the worker, not before."""
+        task = self._tasks.create_task(service)
+        self._service[task] = None
+        task.add_done_callback(self._service.pop)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        """Greet one daemon and serve its requests until it leaves; the newest daemon gets the logs."""
+        connection.setblocking(False)
+        settings = self._settings
+        greeting = Greeting(
+            version=PROTOCOL_VERSION,
+            build=settings.build,
+            slot=settings.slot,
+            pid=os.getpid(),
+            listeners=settings.listeners,
+            keys=tuple(self._releases),
+            draining=self._stop.is_set(),
+        )
+        try:
+            send_greeting(connection, greeting, self._listeners)
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+        except (OSError, ControlError):
+            connection.close()
+            return
+        self._writer = writer
+        self._connected += 1
+        try:
+            while True:
+                request = await read_request(reader)
+                if isinstance(request, Ping):
+                    self._write(writer, Pong(request.number, self._dispatcher.stuck(time.monotonic())))
+                else:
+                    self._tasks.create_task(self._obey(request, writer))
+        except ControlError:
+            return  # the daemon left or is damaged; the worker serves on
+        finally:
+            self._connected -= 1
+            self._orphaned_s = time.monotonic()
+            if self._writer is writer:
+                self._writer = None
+            writer.close()
+
+    def _write(self, writer: asyncio.StreamWriter, message: FromWorker) -> None:
+        if not writer.is_closing():
+            writer.write(frame(message))
+
+    async def _obey(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        answer: FromWorker
+        try:
+            match request:
+                case Load():
+                    await self._load(request.release)
+                    answer = Done(request.number)
+                case Activate():
+                    self._activate(request)
+                    answer = Done(request.number)
+                case Unload():
+                    await self._unload(request.key)
+                    answer = Done(request.number)
+                case AskStatus():
+                    answer = self._status(request.number)
+                case RunJob():
+                    answer = await self._run_job(request)
+                case Drain():
+                    self._grace_s = request.grace_ms / 1000
+                    self._stop.set()
+                    answer = Done(request.number)
+                case Ping():
+                    answer = Pong(request.number, 0)
+                case _:
+                    assert_never(request)
+        except (LoadError, RouteError) as error:
+            answer = Refused(request.number, str(error))
+        self._write(writer, answer)
+
+    async def _load(self, release: ReleaseLoad) -> None:
+        if release.key in self._releases:
+            return
+        if len(self._releases) >= RELEASES_MAX or len(release.key) > KEY_MAX_CHARS:
+            raise LoadError(f"more than {RELEASES_MAX} releases, or a key of more than {KEY_MAX_CHARS} characters")
+        apps: dict[str, HostedApp] = {}
+        for load in release.apps:
+            spec = load.spec
+            origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest)
+            log = AppLog(self._logs, origin, redacted=spec.redacted)
+            try:
+                runner = await asyncio.to_thread(self._host.prepare, load, log)
+            except LoadError:
+                raise
+            except Exception as error:  # a defect of the host must not end a worker that serves other releases
+                self._ingress.log_defect("load")
+                raise LoadError(f"{spec.app}: {error!r}") from error
+            apps[spec.app] = HostedApp(release.key, release.digest, load, log, runner)
+        self._releases[release.key] = apps
+        for name, app in apps.items():
+            self._ingress.apps[release.key, name] = app
+        _set_aside_lasting_objects()
+
+    def _activate(self, request: Activate) -> None:
+        routes: list[tuple[str | None, str, HostedApp | Elsewhere]] = []
+        for route in request.routes:
+            if route.forward:
+                routes.append((route.host, route.prefix, Elsewhere(route.forward)))
+                continue
+            app = self._ingress.apps.get((route.key, route.app))
+            if app is None or app.spec.kind != "http":
+                raise LoadError(f"{route.app} of {route.key} is not loaded, or does not answer requests")
+            routes.append((route.host, route.prefix, app))
+        table = RouteTable(routes)
+        self._ingress.activate(table)
+        self._routed = frozenset(route.key for route in request.routes if route.key)
+
+    async def _unload(self, key: str) -> None:
+        hosted = self._releases.get(key)
+        if hosted is None:
+            return
+        if key in self._routed:
+            raise LoadError(f"routes still name {key}")
+        del self._releases[key]
+        for app in hosted.values():
+            await self._dispatcher.idle(app)
+        for name, app in hosted.items():
+            if self._ingress.apps.get((key, name)) is app:  # a new daemon may have loaded the same key meanwhile
+                del self._ingress.apps[key, name]
+            await asyncio.to_thread(app.runner.close)
+
+    async def _run_job(self, request: RunJob) -> FromWorker:
+        hosted = self._releases.get(request.key)
+        app = hosted.get(request.app) if hosted is not None else None
+        if app is None or app.spec.kind == "http":
+            raise LoadError(f"{request.app} of {request.key} is not loaded as a command")
+        if self._jobs >= JOBS_MAX:
+            raise LoadError(f"{JOBS_MAX} jobs are running in this worker")
+        self._jobs += 1
+        try:
+            return await asyncio.to_thread(app.runner.run_job, request)
+        finally:
+            self._jobs -= 1
+
+    def _status(self, number: int) -> Status:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return Status(
+            number=number,
+            pid=os.getpid(),
+            slot=self._settings.slot,
+            resident_bytes=_resident_bytes(usage),
+            cpu_ms=int((usage.ru_utime + usage.ru_stime) * 1000),
+            uptime_ms=int((time.monotonic() - self._started_s) * 1000),
+            connections=self._ingress.connections,
+            logs_dropped=self._logs.dropped_total,
+            refused=dict(self._ingress.refused),
+            apps=tuple(app.status() for app in self._ingress.apps.values()),
+        )
+
+    # --- what goes on by itself ---------------------------------------------------------------------------------------
+
+    async def _flush_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_FLUSH_S)
+            await self._send_logs()
+
+    async def _send_logs(self) -> None:
+        """Send what is buffered while a daemon takes it; without one the buffer keeps it, up to its limit."""
+        while (writer := self._writer) is not None and not writer.is_closing():
+            lines, dropped = self._logs.take(LOG_BATCH_MAX_BYTES)
+            if not lines and not dropped:
+                return
+            self._write(writer, LogBatch(lines, dropped))
+            try:
+                await writer.drain()
+            except OSError:
+                return
+
+    async def _watch_daemon(self) -> None:
+        """End the worker when no daemon has been connected for too long: nobody would ever stop it."""
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.orphan_limit_s / 4))
+            if not self._connected and time.monotonic() - self._orphaned_s > self._settings.orphan_limit_s:
+                self._stop.set()
+
+
+def control_path(folder: Path, slot: int, pid: int) -> Path:
+    """Return where the worker with `pid` in `slot` listens for daemons."""
+    return folder / f"worker-{slot}-{pid}.sock"
+
+
+def _listening_socket(fd: int) -> socket.socket:
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(False)
+    return listener
+
+
+def _resident_bytes(usage: resource.struct_rusage) -> int:
+    """Return the resident set now; where /proc is missing, its maximum so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _set_aside_lasting_objects() -> None:
+    """Take what lives as long as a release (modules, codecs) out of the collector's sight, and let it look less often.
+
+    With the defaults, collections took 15 % of a fresh compiled guest's processor time and half of an event loop's that
+    serves fresh Python guests; cycles are rare here, since instances and exchanges are closed by hand. What an earlier
+    release left behind is collected first.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+def _allow_descriptors() -> None:
+    """Raise the soft limit on open files to what the connections and stores of one worker may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main(make_host: Callable[[WorkerSettings], AppHost]) -> None:
+    """Run one worker with the settings on the command line."""
+    import uvloop
+
+    settings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)
+    forbid_dumps()
+    _allow_descriptors()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the daemon's to handle
+
+    async def run() -> None:
+        await Worker(settings, make_host).run()
+
+    uvloop.run(run())
+
+
+if __name__ == "__main__":
+    from runtime.workers.app_host import SandboxHost
+
+    main(SandboxHost)

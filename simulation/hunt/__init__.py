@@ -1,0 +1,1 @@
+"""Many seeds and mutants on all cores, and the reports. Not: one run."""

@@ -1,0 +1,150 @@
+"""Named ways to break admission and rollouts, which only runs of whole nodes can notice; see mutants.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from protocols.rollout import conductor
+from protocols.rollout.agent import RolloutAgent
+from protocols.state import analysis, freshness
+from protocols.state import gate as gatekeeping
+from protocols.state import lanes as rollout
+from protocols.trust.store import Standing, TrustStore
+from simulation.chain.mutants import Mutant, Patch
+from simulation.mesh.run import KINDS
+
+_CUTS = ("partition", "isolate", "isolate", "one_way", "crash")
+
+
+def _health_over_live_nodes() -> Sequence[Patch]:
+    """Stages are judged over the nodes that were heard, not over the pinned cohort."""
+    assess = analysis.assess
+
+    def lenient(judged: Any, verdicts: Any, at_ms: int, **rest: Any) -> Any:
+        heard = tuple(node for node in judged.order if node in verdicts)
+        stages = tuple(
+            msgspec.structs.replace(stage, size=sum(node in verdicts for node in judged.order[: stage.size]))
+            for stage in judged.stages
+        )
+        return assess(msgspec.structs.replace(judged, order=heard, stages=stages), verdicts, at_ms, **rest)
+
+    return [(module, "assess", lenient) for module in (rollout, freshness, conductor) if "assess" in module.__dict__]
+
+
+def _skipped_approval() -> Sequence[Patch]:
+    return [(gatekeeping, "approvals_refusal", lambda *rest: ())]
+
+
+def _unbound_evidence() -> Sequence[Patch]:
+    """Verdicts of any stage and rollout are counted."""
+    read = rollout.read_said
+
+    def unbound(state: Any, judged: Any, case: Any) -> Any:
+        class Relabelled:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(case, name)
+
+            def statements(self) -> Any:
+                found = case.statements()
+                if not isinstance(found, tuple):
+                    return found
+                latest = {}
+                for node, said in found:
+                    if hasattr(said, "opened") and node in judged.order:
+                        latest[node] = msgspec.structs.replace(
+                            said, era=state.era, rollout=judged.id, opened=judged.opened
+                        )
+                return tuple(latest.items())
+
+        return read(state, judged, Relabelled())  # type: ignore[arg-type]
+
+    return [(module, "read_said", unbound) for module in (rollout, freshness)]
+
+
+def _stale_verdict() -> Sequence[Patch]:
+    return [(freshness, "_stale_health", lambda *rest: None)]
+
+
+def _cohort_ignored() -> Sequence[Patch]:
+    """Every pinned node takes the candidate at once."""
+
+    def takes(self: RolloutAgent, lane: Any, judged: Any, now: Any) -> bool:
+        return self._me in judged.order and judged.candidate.change in self._prepared
+
+    return [(RolloutAgent, "_takes_candidate", takes), (RolloutAgent, "_assert_authorized", lambda *rest: None)]
+
+
+def _candidate_kept() -> Sequence[Patch]:
+    """A node goes on with a candidate that failed on it, until the mesh decides."""
+    takes = RolloutAgent._takes_candidate
+
+    def kept(self: RolloutAgent, lane: Any, judged: Any, now: Any) -> bool:
+        latched, self._latched = self._latched, {}
+        try:
+            return takes(self, lane, judged, now)
+        finally:
+            self._latched = latched
+
+    return [(RolloutAgent, "_takes_candidate", kept)]
+
+
+def _zombie() -> Sequence[Patch]:
+    """A node that once took a candidate never notices that its rollout was aborted."""
+    wanted = RolloutAgent._wanted_run
+
+    def undead(self: RolloutAgent, lane: Any, now: Any) -> Any:
+        found = wanted(self, lane, now)
+        memory = self.__dict__.setdefault("_undead", {})
+        name = (lane.project, lane.environment)
+        if found is not None and found[1] == "candidate":
+            memory[name] = found
+        return memory.get(name, found)
+
+    return [
+        (RolloutAgent, "_wanted_run", undead),
+        (RolloutAgent, "_assert_authorized", lambda *rest: None),
+    ]
+
+
+def _stranger_admitted() -> Sequence[Patch]:
+    standing = TrustStore.standing
+
+    def open_door(self: TrustStore, node: Any, wall_ms: int) -> Any:
+        found = standing(self, node, wall_ms)
+        return Standing.MEMBER if found is Standing.STRANGER else found
+
+    return [(TrustStore, "standing", open_door)]
+
+
+def _revocation_ignored() -> Sequence[Patch]:
+    standing = TrustStore.standing
+
+    def forgiving(self: TrustStore, node: Any, wall_ms: int) -> Any:
+        found = standing(self, node, wall_ms)
+        return Standing.MEMBER if found is Standing.REVOKED else found
+
+    return [(TrustStore, "standing", forgiving), (TrustStore, "key_revoked", lambda self, key: False)]
+
+
+MESH_MUTANTS = (
+    Mutant(
+        "health-over-live-nodes", "silent nodes are left out of a stage", _health_over_live_nodes, _CUTS, whole=True
+    ),
+    Mutant("skipped-approval", "a start needs no approval", _skipped_approval, KINDS, whole=True),
+    Mutant("unbound-evidence", "verdicts of another stage count", _unbound_evidence, _CUTS, whole=True),
+    Mutant("stale-verdict", "voters ignore newer verdicts they hold", _stale_verdict, _CUTS, whole=True),
+    Mutant("cohort-ignored", "every pinned node takes the candidate", _cohort_ignored, KINDS, whole=True),
+    Mutant("candidate-kept", "a failing candidate is kept until the mesh decides", _candidate_kept, _CUTS, whole=True),
+    Mutant("zombie", "an aborted candidate goes on", _zombie, KINDS, whole=True),
+    Mutant("stranger-admitted", "unknown certificates are good", _stranger_admitted, KINDS, whole=True),
+    Mutant(
+        "revocation-ignored",
+        "revocations change nothing",
+        _revocation_ignored,
+        ("revoke", "crash", "reboot"),
+        whole=True,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Virtual time, disks, networks, entropy and faults. Not: what runs in them."""

@@ -1,0 +1,50 @@
+"""The ring of log files forgets its oldest lines, and no others, whatever the machine lacks at the moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from node.journal.logs import FILES, LogFilter, LogStore
+
+FILE_BYTES = 1_000
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def write(store: LogStore, first: int, count: int) -> None:
+    for number in range(first, first + count):
+        store.append(b'{"number":%d,"text":"%s"}' % (number, b"x" * 60))
+
+
+def kept(folder: Path) -> list[int]:
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
+    return sorted(int(line.partition(b":")[2].partition(b",")[0]) for line in lines)
+
+
+def test_a_moment_without_descriptors_costs_no_line_of_the_ring(tmp_path: Path) -> None:
+    store = LogStore(tmp_path, FILES * FILE_BYTES)
+    with contextlib.closing(store):
+        write(store, 0, 200)
+        before = kept(tmp_path)
+        with no_descriptor_left():
+            write(store, 200, 30)
+        assert kept(tmp_path) == [*before, *range(200, 230)]
+        write(store, 230, 200)
+        assert len(list(tmp_path.glob("*.jsonl"))) == FILES
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) < (FILES + 1) * FILE_BYTES
+        assert kept(tmp_path)[-1] == 429
+        assert len(store.recent(LogFilter(), 1_000)) == 430

@@ -1,0 +1,205 @@
+"""A pump performs a machine's effects in order, and its ticks come when the machine asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from node.errors import StorageError
+from node.mesh.pump import Pump, share_commits
+from protocols.machine import Disconnect, Effect, Notify, Now, PeerId, Persist, Reject, Send, Store, Tick, Write
+
+PEER = PeerId("peer")
+
+
+class Script:
+    """A machine that answers each event with the effects written for it."""
+
+    def __init__(self, answers: dict[Any, list[Effect]], due_ms: int | None = None) -> None:
+        self.answers = answers
+        self.due_ms = due_ms
+        self.seen: list[Any] = []
+
+    def handle(self, event: Any, now: Now) -> list[Effect]:
+        self.seen.append(event)
+        if isinstance(event, Tick):
+            self.due_ms = None
+        return self.answers.get(event, [])
+
+    def deadline_ms(self) -> int | None:
+        return self.due_ms
+
+
+class Recorder:
+    """An outlet and a disk that write down what they are asked to do, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+        self.broken = False
+
+    def send(self, peer: PeerId, message: Any) -> None:
+        self.done.append(("send", peer, message))
+
+    def broadcast(self, message: Any, exclude: tuple[PeerId, ...]) -> None:
+        self.done.append(("broadcast", message, exclude))
+
+    def disconnect(self, peer: PeerId, reason: str) -> None:
+        self.done.append(("disconnect", peer, reason))
+
+    def reject(self, peer: PeerId, rule: str, detail: str) -> None:
+        self.done.append(("reject", peer, rule))
+
+    async def persist(self, effect: Persist) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StorageError("the disk is full")
+        self.done.append(("persist", effect.store, len(effect.writes)))
+
+    def notify(self, event: Any) -> None:
+        self.done.append(("notify", event))
+
+
+async def drive(machine: Script, recorder: Recorder, *events: Any) -> None:
+    pump = Pump(machine, recorder, recorder.persist, recorder.notify)
+    for event in events:
+        assert pump.post(event)
+    finished = asyncio.Event()
+    original = machine.handle
+
+    def handle(event: Any, now: Now) -> list[Effect]:
+        if event == "end":
+            return [Notify("end")]
+        return original(event, now)
+
+    machine.handle = handle  # type: ignore[method-assign]
+    notify = recorder.notify
+    pump._on_notify = lambda event: finished.set() if event == "end" else notify(event)
+    pump.post("end")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pump.run())
+        await finished.wait()
+        task.cancel()
+
+
+async def test_effects_are_performed_in_order_and_a_write_before_what_follows_it() -> None:
+    write = Persist(Store.VOTE, (Write("t", b"k", b"v"),))
+    machine = Script({"go": [write, Send(PEER, "hello"), Reject(PEER, "rule"), Disconnect(PEER, "bye"), Notify("x")]})
+    recorder = Recorder()
+    await drive(machine, recorder, "go")
+    assert recorder.done == [
+        ("persist", Store.VOTE, 1),
+        ("send", PEER, "hello"),
+        ("reject", PEER, "rule"),
+        ("disconnect", PEER, "bye"),
+        ("notify", "x"),
+    ]
+
+
+async def test_nothing_behind_a_failed_write_is_performed() -> None:
+    machine = Script({"go": [Persist(Store.VOTE, ()), Send(PEER, "hello")]})
+    recorder = Recorder()
+    recorder.broken = True
+    pump = Pump(machine, recorder, recorder.persist, recorder.notify)
+    pump.post("go")
+    with pytest.raises(StorageError):
+        await pump.run()
+    assert recorder.done == []
+
+
+async def test_a_due_tick_comes_without_any_event() -> None:
+    machine = Script({Tick(): [Notify("ticked")]}, due_ms=5)
+    recorder = Recorder()
+    ticked = asyncio.Event()
+    pump = Pump(machine, recorder, recorder.persist, lambda event: ticked.set(), lambda: Now(6, 0))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pump.run())
+        await ticked.wait()
+        task.cancel()
+    assert machine.seen == [Tick()]
+
+
+def test_state_writes_share_one_commit_at_the_first_place_and_votes_keep_their_barriers() -> None:
+    first = Persist(Store.STATE, (Write("a", b"1", b""),))
+    second = Persist(Store.STATE, (Write("a", b"2", b""),))
+    vote = Persist(Store.VOTE, (Write("v", b"1", b""),))
+    shared = share_commits([Notify(1), first, Send(PEER, 1), vote, second, Send(PEER, 2), vote])
+    assert shared == [
+        Notify(1),
+        Persist(Store.STATE, first.writes + second.writes),
+        Send(PEER, 1),
+        vote,
+        Send(PEER, 2),
+        vote,
+    ]
+
+
+class Counting:
+    """A machine that counts what it handled, which a reader may read, and the writes that made that durable."""
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self.durable = 0
+        self.disk = asyncio.Event()
+        self.broken = False
+
+    def handle(self, _event: Any, _now: Now) -> list[Effect]:
+        self.handled += 1
+        return [Persist(Store.VOTE, (Write("t", b"k", self.handled.to_bytes(2, "big")),)), Notify(self.handled)]
+
+    def deadline_ms(self) -> int | None:
+        return None
+
+    async def persist(self, *effects: Persist) -> None:
+        await self.disk.wait()
+        if self.broken:
+            raise StorageError("the disk failed")
+        self.durable = max(self.durable, *(int.from_bytes(effect.writes[0].value or b"", "big") for effect in effects))
+
+
+async def test_who_waits_for_the_pump_reads_nothing_that_is_not_durable_however_much_there_is_to_do() -> None:
+    machine = Counting()
+    pump = Pump(machine, Recorder(), machine.persist, lambda _event: None)
+    await pump.performed()  # nothing was done yet
+    seen: list[tuple[int, int]] = []
+
+    async def read() -> None:
+        await pump.performed()
+        seen.append((machine.handled, machine.durable))
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pump.run())
+        for number in range(400):
+            assert pump.post(number)
+        while not machine.handled:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        readers = [group.create_task(read()) for _ in range(5)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert seen == []
+        assert machine.durable == 0
+        machine.disk.set()
+        await asyncio.gather(*readers)
+        assert len(seen) == 5
+        assert all(handled == durable for handled, durable in seen), seen
+        assert seen[0][0] < 400, "they waited for all there was to do"
+        task.cancel()
+
+
+async def test_who_waits_for_a_pump_whose_disk_fails_reads_nothing() -> None:
+    machine = Counting()
+    machine.broken = True
+    pump = Pump(machine, Recorder(), machine.persist, lambda _event: None)
+    pump.post("go")
+    running = asyncio.ensure_future(pump.run())
+    while not machine.handled:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    reader = asyncio.ensure_future(pump.performed())
+    await asyncio.sleep(0)
+    machine.disk.set()
+    ended = await asyncio.gather(running, reader, return_exceptions=True)
+    assert [type(one) for one in ended] == [StorageError, asyncio.CancelledError]
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):  # whoever comes now is not left waiting for what nobody performs any more
+            await pump.performed()

@@ -1,0 +1,593 @@
+"""The trie, floors and anti-entropy: two nodes or a few, with hashes in place of signatures (record_world.py)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.machine import Now, PeerConnected, PeerDisconnected, PeerId, Persist, Received, Reject, Send, Tick
+from protocols.records.floors import MARGIN_MS, Contact, Floors, FloorVector, Moment
+from protocols.records.gossip import Publish, RecordsConfig
+from protocols.records.key_table import make_key
+from protocols.records.store import RecordLimits
+from protocols.records.sync import (
+    LEAVES_ASKED_MAX,
+    AnsweredEqual,
+    LeafIds,
+    NodeHashes,
+    SyncAnswer,
+    SyncBusy,
+    SyncConfig,
+    Synced,
+    SyncEqual,
+    SyncLeaves,
+    SyncMachine,
+    SyncMessage,
+    SyncNodes,
+    SyncRecords,
+    SyncRoot,
+    _Session,
+)
+from protocols.records.trie import EMPTY, HASH_BYTES, LEAVES, WIDTH, Trie, differing, id_of, leaf_of
+from tests.support.protocols.record_world import Fleet, FleetConfig, fast_id, immutable, owned
+from tests.support.protocols.trust_world import DAY_MS, WALL_MS
+
+# --- the trie ---------------------------------------------------------------------------------------------------------
+
+
+def trie_of(items: dict[str, bytes]) -> Trie:
+    trie = Trie()
+    for key, value in items.items():
+        trie.put(key, value)
+    return trie
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=4), st.binary(max_size=4), max_size=30), st.randoms(use_true_random=False))
+def test_equal_contents_have_equal_roots_whatever_the_history(items, shuffler) -> None:  # type: ignore[no-untyped-def]
+    order = list(items.items())
+    shuffler.shuffle(order)
+    other = Trie()
+    for key, value in order:
+        other.put(key, b"older")
+        other.root()
+        other.put(key, value)
+        other.put("extra", value)
+    other.remove("extra") if "extra" not in items else other.put("extra", items["extra"])
+    other.remove("never there")
+    assert other.root() == trie_of(items).root()
+    assert len(other) == len(items)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=4), st.binary(max_size=4), max_size=30), st.text(max_size=4))
+def test_one_more_record_or_another_version_changes_the_root(items: dict[str, bytes], key: str) -> None:
+    trie = trie_of(items)
+    before = trie.root()
+    trie.put(key, items.get(key, b"") + b"!")
+    assert trie.root() != before
+
+
+def test_an_empty_trie_is_all_zeros_and_so_is_an_emptied_one() -> None:
+    trie = Trie()
+    assert trie.root() == EMPTY
+    trie.put("k", b"v")
+    assert trie.root() != EMPTY
+    trie.remove("k")
+    assert trie.root() == EMPTY
+    assert trie.children(2, leaf_of("k") // WIDTH) == EMPTY * WIDTH
+
+
+def test_the_differing_children_lead_to_the_leaf() -> None:
+    here, there = trie_of({"a": b"1", "b": b"2"}), trie_of({"a": b"1"})
+    index = 0
+    for level in range(3):
+        (child,) = differing(here.children(level, index), there.children(level, index))
+        index = index * WIDTH + child
+    assert index == leaf_of("b")
+    assert here.leaf_items(index) == [(id_of("b", b"2"), "b")]
+    assert here.leaf_ids(index) == [id_of("b", b"2")]
+
+
+# --- floors -----------------------------------------------------------------------------------------------------------
+
+A, B, C = (fast_id(name) for name in ("a", "b", "c"))
+ALL = (A, B, C)
+SILENT_MS = 60 * DAY_MS
+
+
+def vector(**moments: int) -> FloorVector:
+    ids = {"a": A, "b": B, "c": C}
+    return FloorVector(tuple(Moment(ids[name], at_ms) for name, at_ms in moments.items()))
+
+
+def test_knowledge_travels_over_a_node_in_between() -> None:
+    here = Floors(A, SILENT_MS)
+    assert not here.established
+    here.equal_with(vector(b=1_000_000, c=900_000), 1_000_100)
+    assert here.established
+    assert set(here.vector(1_000_200).moments) == set(vector(a=1_000_200, b=1_000_000, c=900_000).moments)
+    theirs = {B: vector(a=950_000, b=1_000_000, c=990_000), C: vector(a=970_000, b=960_000, c=1_000_000)}
+    assert here.common(theirs, ALL, 1_000_200) == 900_000 - MARGIN_MS
+    assert here.common({B: theirs[B]}, ALL, 1_000_200) == 0, "nothing is known of what C has seen"
+
+
+def test_a_clock_far_ahead_vouches_for_no_future() -> None:
+    here = Floors(A, SILENT_MS)
+    here.equal_with(vector(b=10**15), 1_000_000)
+    assert here.common({B: vector(a=10**15, b=10**15)}, (A, B), 1_000_000) <= 1_000_000
+
+
+def test_a_member_silent_too_long_no_longer_holds_the_floor_back() -> None:
+    here = Floors(A, SILENT_MS)
+    here.equal_with(vector(b=WALL_MS, c=WALL_MS), WALL_MS)
+    late = WALL_MS + SILENT_MS + 1
+    here.equal_with(vector(b=late), late)
+    theirs = {B: vector(a=late, b=late, c=WALL_MS), C: vector(a=WALL_MS, b=WALL_MS, c=WALL_MS)}
+    assert here.common(theirs, ALL, late) == late - MARGIN_MS
+    assert here.contact(ALL, late).live == 2
+
+
+def test_of_two_that_left_each_other_out_exactly_one_resyncs() -> None:
+    one, two = Floors(A, SILENT_MS), Floors(B, SILENT_MS)
+    one.equal_with(vector(b=WALL_MS), WALL_MS)
+    two.equal_with(vector(a=WALL_MS), WALL_MS)
+    soon, late = WALL_MS + SILENT_MS, WALL_MS + SILENT_MS + 1
+    assert one.we_are_stale(B, two.contact(ALL, soon), ALL, soon) is None
+    answers = {
+        one.we_are_stale(B, two.contact((A, B), late), (A, B), late),
+        two.we_are_stale(A, one.contact((A, B), late), (A, B), late),
+    }
+    assert answers == {True, False}
+    two.equal_with(vector(c=late), late)
+    assert one.we_are_stale(B, two.contact(ALL, late), ALL, late) is True, "the smaller part learns"
+
+
+def test_a_newcomer_forgets_nothing_and_one_that_lost_its_floors_only_what_it_was_left_out_for() -> None:
+    new, old = Floors(A, SILENT_MS), Floors(B, SILENT_MS)
+    assert new.we_are_stale(B, old.contact(ALL, WALL_MS), ALL, WALL_MS) is None
+    old.restore(vector(b=WALL_MS, c=WALL_MS))
+    assert new.we_are_stale(B, old.contact(ALL, WALL_MS), ALL, WALL_MS) is None
+    assert old.we_are_stale(A, new.contact(ALL, WALL_MS), ALL, WALL_MS) is None
+    old.restore(vector(a=WALL_MS - SILENT_MS - 1, b=WALL_MS, c=WALL_MS))
+    assert new.we_are_stale(B, old.contact(ALL, WALL_MS), ALL, WALL_MS) is True
+    assert old.we_are_stale(A, new.contact(ALL, WALL_MS), ALL, WALL_MS) is False
+
+
+@pytest.mark.parametrize("who", ["n0", "n1"])
+def test_a_node_whose_clock_is_far_ahead_forgets_nothing_that_its_peer_lacks(who: str) -> None:
+    fleet = Fleet(["n0", "n1"])
+    fleet.connect("n0", "n1")
+    fleet.run(100_000)
+    fleet.disconnect("n0", "n1")
+    fill(fleet, who, [immutable(who, body=b"made while apart")])
+    fleet.wall_offset_ms[fast_id(who)] = 365 * DAY_MS
+    before = fleet[who].held_keys()
+    fleet.connect("n0", "n1")
+    fleet.run(120_000)
+    assert set(before) <= set(fleet[who].held_keys())
+
+
+def test_a_founder_that_was_alone_for_long_loses_nothing_to_newcomers_that_met_first() -> None:
+    fleet = Fleet(["n0", "n1", "n2"])
+    fill(fleet, "n0", [immutable("n0", body=b"%d" % number, at_ms=WALL_MS - 40 * DAY_MS) for number in range(5)])
+    fleet.connect("n1", "n2")
+    fleet.run(40_000)
+    fleet.connect("n0", "n1")
+    fleet.run(120_000)
+    assert len(fleet["n0"].held_keys()) >= 5
+    assert len(fleet.roots()) == 1
+
+
+# --- two nodes --------------------------------------------------------------------------------------------------------
+
+
+def fill(fleet: Fleet, name: str, records: list[Signed]) -> None:
+    fleet.take(name, *records)
+
+
+def numbered(author: str, count: int, first: int = 0) -> list[Signed]:
+    return [
+        immutable(author, body=b"%d of %s" % (number, author.encode()), seq=number)
+        for number in range(first, first + count)
+    ]
+
+
+def sessions(fleet: Fleet) -> list[Synced]:
+    return [event for node in fleet.nodes.values() for event in node.events if isinstance(event, Synced)]
+
+
+def test_equal_sets_cost_one_round() -> None:
+    fleet = Fleet(["n0", "n1"])
+    for name in ("n0", "n1"):
+        fill(fleet, name, numbered("n0", 50))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    (session,) = sessions(fleet)
+    assert (session.equal, session.rounds) == (True, 1)
+    assert sum(len(node.sent_messages) for node in fleet.nodes.values()) == 2
+    assert sum(node.sent_bytes for node in fleet.nodes.values()) < 400
+
+
+def test_differences_are_found_and_exchanged_both_ways() -> None:
+    fleet = Fleet(["n0", "n1"])
+    shared = numbered("n0", 300)
+    fill(fleet, "n0", [*shared, *numbered("n0", 5, 1000), owned("n1", 1)])
+    fill(fleet, "n1", [*shared, *numbered("n1", 7), owned("n1", 2)])
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    (session,) = sessions(fleet)
+    assert session.equal
+    assert session.rounds == 4
+    assert (session.received, session.sent) == (8, 5)
+    assert not [rule for node in fleet.nodes.values() for rule in node.rejects]
+    assert fleet["n0"].disk.keys() == {key.encode() for key in fleet["n0"].held_keys()}
+
+
+def test_a_newcomer_gets_everything_in_bounded_messages() -> None:
+    config = FleetConfig(sync=SyncConfig(answer_max_bytes=8_000))
+    fleet = Fleet(["n0", "n1"], config)
+    fill(fleet, "n1", numbered("n1", 2_000))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    (session,) = sessions(fleet)
+    assert session.received == 2_000
+    assert max(len(encode(message)) for message in fleet["n1"].sent_messages) < 70_000
+
+
+def test_a_large_difference_the_other_way_is_sent_too() -> None:
+    fleet = Fleet(["n0", "n1"])
+    fill(fleet, "n0", numbered("n0", 2_000))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    assert sessions(fleet)[0].sent == 2_000
+
+
+def test_nodes_that_lost_every_push_agree_after_some_rounds_of_the_timer() -> None:
+    names = ["n0", "n1", "n2", "n3"]
+    fleet = Fleet(names, loss=0.0, seed=3)
+    fleet.connect_all()
+    fleet.settle()
+    fleet.loss = 1.0
+    for name in names:
+        fleet.publish(name, make_key("status", fast_id(name)), b"alone")
+    fleet.settle()
+    fleet.loss = 0.05
+    fleet.run(240_000)
+    assert len(fleet.roots()) == 1
+    assert len(fleet["n0"].held_keys()) >= 4
+
+
+def test_a_session_whose_answer_is_lost_times_out_and_the_next_one_works() -> None:
+    fleet = Fleet(["n0", "n1"], loss=1.0)
+    fill(fleet, "n0", numbered("n0", 3))
+    fleet.connect("n0", "n1")
+    fleet.run(9_000)
+    assert sessions(fleet) == []
+    fleet.run(2_000)
+    assert [session.equal for session in sessions(fleet)] == [False, False], "each side had asked once"
+    fleet.loss = 0.0
+    fleet.run(60_000)
+    assert len(fleet.roots()) == 1
+
+
+def test_both_sides_hear_that_they_hold_the_same_whoever_asked() -> None:
+    fleet = Fleet(["n0", "n1"])
+    fill(fleet, "n0", numbered("n0", 3))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    heard = {
+        node.name: {type(event) for event in node.events if isinstance(event, Synced | AnsweredEqual)}
+        for node in fleet.nodes.values()
+    }
+    assert sorted(map(len, heard.values())) == [1, 1]
+    assert set.union(*heard.values()) == {Synced, AnsweredEqual}
+
+
+def test_when_the_asked_peer_leaves_the_next_in_line_is_asked_at_once() -> None:
+    fleet = Fleet(["n0", "n1", "n2"], loss=1.0)
+    fill(fleet, "n0", numbered("n0", 3))
+    fleet.connect_all()
+    asker = next(node for node in fleet.nodes.values() if node.sync._eager)
+    asked, waits = asker.sync._session, asker.sync._eager[0]
+    assert asked is not None
+    fleet.loss = 0.0
+    fleet.disconnect(asker.name, fleet.nodes[asked.peer].name)
+    assert asker.sync._session is not None
+    assert asker.sync._session.peer == waits
+    assert not asker.sync._eager
+
+
+def test_a_peer_that_leaves_in_the_middle_is_forgotten() -> None:
+    fleet = Fleet(["n0", "n1", "n2"])
+    fill(fleet, "n0", numbered("n0", 3))
+    fleet.connect_all()
+    fleet.disconnect("n0", "n1")
+    fleet.disconnect("n0", "n2")
+    fleet.disconnect("n1", "n2")
+    fleet.settle()
+    assert all(node.sync._session is None and not node.sync._eager for node in fleet.nodes.values())
+    fleet.run(100_000)
+    fleet.connect_all()
+    fleet.run(60_000)
+    assert len(fleet.roots()) == 1
+
+
+def test_a_peer_out_of_tokens_is_told_so_and_served_later() -> None:
+    config = FleetConfig(sync=SyncConfig(serve_burst_bytes=3_000, serve_bytes_per_s=100))
+    fleet = Fleet(["n0", "n1"], config)
+    fill(fleet, "n1", numbered("n1", 30))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    assert 0 < len(fleet["n0"].held_keys()) < 30
+    assert not sessions(fleet)[0].equal
+    fleet.run(600_000)
+    assert len(fleet.roots()) == 1
+
+
+def test_records_that_must_be_refused_do_not_make_a_session_endless() -> None:
+    fleet = Fleet(["n0", "n1"], FleetConfig(sync=SyncConfig(answer_max_bytes=1_000)))
+    fleet["n0"].records.store.limits = RecordLimits(records_max=5)
+    fleet["n0"].records.store.trie.put("/ghost", b"x" * 32)
+    fleet["n0"].records.store.trie.remove("/ghost")
+    fill(fleet, "n1", numbered("n1", 40))
+    fleet.connect("n0", "n1")
+    fleet.settle()
+    assert len(fleet["n0"].held_keys()) == 5
+    assert [session.equal for session in sessions(fleet)] == [False]
+    full = Fleet(["n0", "n1"])
+    full["n0"].records.store.limits = RecordLimits(records_max=0)
+    fill(full, "n1", numbered("n1", 3))
+    full.connect("n0", "n1")
+    full.settle()
+    assert [session.equal for session in sessions(full)] == [False]
+
+
+# --- one machine facing nonsense --------------------------------------------------------------------------------------
+
+
+def pair() -> tuple[Fleet, SyncMachine, PeerId]:
+    fleet = Fleet(["n0", "n1"])
+    fill(fleet, "n0", numbered("n0", 3))
+    machine, peer = fleet["n0"].sync, fast_id("n1")
+    machine.handle(PeerConnected(peer, inbound=True), Now(0, WALL_MS))
+    return fleet, machine, peer
+
+
+NOBODY = Contact(FloorVector(()), 0)
+HASHES = b"h" * (WIDTH * HASH_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("message", "rule"),
+    [
+        (SyncNodes(1, (NodeHashes(16, HASHES),)), "sync.nodes"),
+        (SyncNodes(1, (NodeHashes(0, b"short"),)), "sync.nodes"),
+        (SyncLeaves((LeafIds(LEAVES, b""),)), "sync.leaves"),
+        (SyncLeaves((LeafIds(0, b"x"),)), "sync.leaves"),
+        (SyncLeaves((LeafIds(0, b""),) * (LEAVES_ASKED_MAX + 1)), "sync.leaves"),
+        (SyncRecords((owned("n1", 1),)), "sync.unasked"),
+        (SyncEqual(NOBODY), "sync.unasked"),
+        (SyncAnswer((), (), False), "sync.unasked"),
+        (Publish("/x"), "sync.unknown-message"),
+    ],
+)
+def test_nonsense_is_rejected_by_name(message: object, rule: str) -> None:
+    _, machine, peer = pair()
+    machine._session = None
+    effects = machine.handle(Received(peer, message), Now(0, WALL_MS))
+    assert [effect.rule for effect in effects if isinstance(effect, Reject)] == [rule]
+    stranger = machine.handle(Received(fast_id("n9"), message), Now(0, WALL_MS))
+    assert [effect.rule for effect in stranger if isinstance(effect, Reject)] == ["sync.not-connected"]
+
+
+@pytest.mark.parametrize("resync", [False, True])
+def test_a_record_that_is_wanted_many_times_over_is_given_or_forgotten_once(resync: bool) -> None:
+    fleet, machine, peer = pair()
+    old = immutable("n0", at_ms=WALL_MS - 40 * DAY_MS)
+    before = fleet["n0"].held_keys()
+    fleet.take("n0", old)
+    (key,) = set(fleet["n0"].held_keys()) - set(before)
+    machine._session = _Session(peer, 0, asked=(leaf_of(key),), resync=resync)
+    held = id_of(key, fleet["n0"].records.store.entries[key].digest)
+    effects = machine.handle(Received(peer, SyncAnswer((), (LeafIds(leaf_of(key), held * 3),), False)), Now(0, WALL_MS))
+    given = [
+        effect.message.records
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, SyncRecords)
+    ]
+    assert given == ([] if resync else [(old,)])
+    assert fleet["n0"].held_keys() == sorted(before if resync else [*before, key])
+
+
+def test_nonsense_in_an_answer_is_rejected_and_the_session_times_out() -> None:
+    fleet, machine, peer = pair()
+    if machine._session is None:
+        machine.handle(Tick(), Now(0, WALL_MS))
+    for message in (
+        SyncNodes(1, ()), SyncNodes(3, ()), SyncNodes(0, (NodeHashes(0, b""),)), SyncNodes(0, (NodeHashes(1, HASHES),)),
+        SyncNodes(0, (NodeHashes(0, HASHES),) * 2), SyncAnswer((), (), False),
+    ):  # fmt: skip
+        effects = machine.handle(Received(peer, message), Now(0, WALL_MS))
+        assert not any(isinstance(effect, Send) and isinstance(effect.message, SyncLeaves) for effect in effects)
+    assert machine._session is not None
+    machine.handle(Tick(), Now(20_000, WALL_MS))
+    assert machine._session is None
+    machine.handle(Tick(), Now(100_000, WALL_MS))
+    assert machine._session is not None
+    effects = machine.handle(Received(peer, SyncBusy()), Now(100_000, WALL_MS))
+    assert machine._session is None
+    assert fleet["n0"].rejects == []
+
+
+def test_a_peer_that_asks_too_often_is_put_off() -> None:
+    fleet = Fleet(["n0", "n1"], FleetConfig(sync=SyncConfig(requests_burst=2, requests_per_s=1)))
+    machine, peer = fleet["n0"].sync, fast_id("n1")
+    machine.handle(PeerConnected(peer, inbound=True), Now(0, WALL_MS))
+    answers = [machine.handle(Received(peer, SyncRoot(EMPTY, NOBODY)), Now(0, WALL_MS)) for _ in range(3)]
+    assert isinstance(answers[1][0], Send)
+    assert isinstance(answers[1][0].message, SyncEqual)
+    assert isinstance(answers[2][0], Send)
+    assert isinstance(answers[2][0].message, SyncBusy)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_random_bytes_are_a_decode_error_or_a_clear_answer(data: bytes) -> None:
+    try:
+        message = decode(data, SyncMessage)
+    except DecodeError:
+        return
+    _, machine, peer = pair()
+    for effect in machine.handle(Received(peer, message), Now(0, WALL_MS)):
+        assert isinstance(effect, Reject | Send)
+
+
+# --- tombstones and long absences -------------------------------------------------------------------------------------
+
+
+def test_tombstones_are_forgotten_when_all_have_seen_them_and_a_long_lost_node_revives_nothing() -> None:
+    names = ["n0", "n1", "n2"]
+    config = FleetConfig(records=RecordsConfig(), sync=SyncConfig(floor_every_ms=60_000))
+    fleet = Fleet(names, config, seed=8)
+    fleet.connect_all()
+    body = b"password"
+    secret = make_key("secret", "shop", "prod", "db", digest(body).hex())
+    fleet.publish("n0", secret, body)
+    fleet.publish("n2", make_key("status", fast_id("n2")), b"fine")
+    fleet.run(300_000)
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    assert secret in fleet["n2"].held_keys()
+    for name in ("n0", "n1"):
+        fleet.disconnect("n2", name)
+    fleet.publish("n0", secret, tombstone=True)
+    fleet.run(300_000)
+    fleet.settle()
+    assert fleet["n1"].records.store.entries[secret].record.tombstone
+    fleet.base_wall_ms += 40 * DAY_MS
+    fleet.run(300_000)
+    fleet.settle()
+    assert secret in fleet["n0"].held_keys(), "n2 has not seen it yet, and has not been silent for too long"
+    fleet.base_wall_ms += 30 * DAY_MS
+    fleet.run(900_000)
+    fleet.settle()
+    assert secret not in fleet["n0"].held_keys()
+    assert secret not in fleet["n1"].held_keys()
+    assert secret in fleet["n2"].held_keys()
+    for name in ("n0", "n1"):
+        fleet.connect("n2", name)
+    fleet.run(300_000)
+    fleet.settle()
+    assert [name for name in names if secret in fleet[name].held_keys()] == []
+    assert secret.encode() not in fleet["n2"].disk
+    fleet.publish("n2", make_key("status", fast_id("n2")), b"back")
+    fleet.run(300_000)
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    assert fleet["n0"].records.store.entries[make_key("status", fast_id("n2"))].record.body == b"back"
+
+
+def test_a_node_that_was_away_for_a_month_still_brings_what_it_wrote_and_learns_the_removal() -> None:
+    fleet = Fleet(["n0", "n1"], FleetConfig(sync=SyncConfig(floor_every_ms=60_000)))
+    fleet.connect_all()
+    body = b"password"
+    secret = make_key("secret", "shop", "prod", "db", digest(body).hex())
+    fleet.publish("n0", secret, body)
+    fleet.run(300_000)
+    fleet.disconnect("n0", "n1")
+    fleet.publish("n0", secret, tombstone=True)
+    fleet.publish("n1", make_key("status", fast_id("n1")), b"offline work")
+    fleet.base_wall_ms += 35 * DAY_MS
+    fleet.run(120_000)
+    fleet.connect("n0", "n1")
+    fleet.run(10_000)
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    assert fleet["n1"].records.store.entries[secret].record.tombstone
+    assert make_key("status", fast_id("n1")) in fleet["n0"].held_keys()
+    fleet.run(300_000)
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    assert [name for name in ("n0", "n1") if secret in fleet[name].held_keys()] == [], "all have seen it: it may go"
+
+
+def test_a_restarted_node_continues_from_its_own_floor_record() -> None:
+    fleet = Fleet(["n0", "n1"], FleetConfig(sync=SyncConfig(floor_every_ms=10_000)))
+    fleet.connect_all()
+    fleet.run(100_000)
+    node = fleet["n0"]
+    assert make_key("floor", fast_id("n0")) in node.held_keys()
+    node.boot(fleet.now(node.peer))
+    assert node.sync._floors.established
+    assert not Fleet(["n0"])["n0"].sync._floors.established
+
+
+def test_a_damaged_floor_record_only_keeps_tombstones_longer() -> None:
+    fleet = Fleet(["n0", "n1"])
+    fill(fleet, "n0", [owned("n1", 1, key=make_key("floor", fast_id("n1")), body=b"junk")])
+    fleet["n0"].sync.handle(PeerConnected(fast_id("n1"), inbound=True), Now(0, WALL_MS))
+    fleet["n0"].sync._floors.equal_with(FloorVector((Moment(fast_id("n1"), WALL_MS),)), WALL_MS)
+    effects = fleet["n0"].sync.handle(Tick(), Now(0, WALL_MS))
+    assert any(isinstance(effect, Persist) for effect in effects), "its own floor is published"
+    assert fleet["n0"].records.store.floor_ms == 0
+    many = FloorVector(tuple(Moment(PeerId(f"{random.Random(n).random()}"), WALL_MS) for n in range(1_000)))
+    fleet["n0"].sync._floors.equal_with(many, WALL_MS)
+    effects = fleet["n0"].sync.handle(Tick(), Now(3_600_000, WALL_MS))
+    assert not any(isinstance(effect, Persist) for effect in effects)
+    fleet["n0"].sync.handle(PeerDisconnected(fast_id("n1")), Now(0, WALL_MS))
+
+
+# --- convergence ------------------------------------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["write", "cut", "mend", "restart", "wait"]), st.integers(0, 3), st.integers(0, 3)),
+    max_size=20,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.integers(0, 1_000))
+def test_whatever_happened_all_nodes_agree_soon_after_the_network_heals(steps, seed: int) -> None:  # type: ignore[no-untyped-def]
+    names = ["n0", "n1", "n2", "n3"]
+    fleet = Fleet(names, loss=0.2, seed=seed)
+    fleet.reorder = True
+    for index, name in enumerate(names):
+        fleet.wall_offset_ms[fast_id(name)] = (index - 2) * 50_000
+    fleet.connect_all()
+    for number, (what, first, second) in enumerate(steps):
+        one, two = names[first], names[second]
+        match what:
+            case "write":
+                fleet.publish(one, make_key("status", fast_id(one)), b"%d" % number)
+                body = b"x" * (second * 700) + b"%d" % number
+                fleet.publish(one, make_key("evidence", "s", digest(body).hex()), body)
+            case "cut" if one != two:
+                fleet.disconnect(one, two)
+            case "mend" if one != two:
+                fleet.connect(one, two)
+            case "restart":
+                node = fleet.nodes[fast_id(one)]
+                for other in fleet.neighbours(node.peer):
+                    fleet.disconnect(one, fleet.nodes[other].name)
+                fleet.perform(node.peer, node.boot(fleet.now(node.peer)))
+            case _:
+                fleet.run(3_000)
+    fleet.loss = 0.0
+    for one in names:
+        for two in names:
+            if one < two:
+                fleet.disconnect(one, two)
+                fleet.connect(one, two)
+    fleet.run(130_000)
+    fleet.settle()
+    assert len(fleet.roots()) == 1
+    for node in fleet.nodes.values():
+        assert node.disk.keys() == {key.encode() for key in node.held_keys()}
