@@ -1,7 +1,8 @@
-"""`freehold token create|list|revoke`: keys for agents, with narrower rights than yours and an end.
+"""`freehold token create|list|revoke`: keys and bearer tokens for agents, with narrower rights than yours and an end.
 
 A token is a key of its own and a grant signed by your everyday key: never broader than yours, never with `approve` or
-`admin`. It gets a context of its own, so `FREEHOLD_CONTEXT=NAME freehold mcp` acts as the agent. Not here: people
+`admin`. It gets a context of its own, so `FREEHOLD_CONTEXT=NAME freehold mcp` acts as the agent. With `--bearer` it is
+one text for clients that cannot sign, shown once and kept nowhere: it looks and proposes. Not here: people
 (`freehold mesh invite --kind principal`).
 """
 
@@ -27,6 +28,7 @@ from protocols.changes.change import valid_name
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.records.credentials import revocation_record
+from protocols.trust.bearer import BEARER_VERBS, SECRET_BYTES, make_token, signer_of
 from protocols.trust.grants import (
     ALL_ROLES,
     ANY,
@@ -41,12 +43,15 @@ from protocols.trust.revocations import NOTHING_VALID, Revocation
 from protocols.trust.revocations import revoke as sign_revocation
 
 NONCE_BYTES = 16
+KEY_EXPIRES, BEARER_EXPIRES = "7d", "24h"
+BEARER_ROLES: tuple[Role, ...] = ("viewer", "proposer")
 AGENT_ROLES: tuple[Role, ...] = tuple(role for role in ALL_ROLES if role not in ROLES_NEVER_FOR_AGENTS)
 _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
 
 
 @command("create", examples=("freehold token create bot", "freehold token create watcher --role viewer --expires 12h",
-                             "freehold token create bot --project guestbook --env staging"))  # fmt: skip
+                             "freehold token create bot --project guestbook --env staging",
+                             "freehold token create ci --bearer --expires 1h"))  # fmt: skip
 @click.argument("name")
 @click.option("--role", "roles", multiple=True, type=click.Choice(AGENT_ROLES),
               help="What it may do; by default propose, if you may. May repeat.")  # fmt: skip
@@ -55,12 +60,20 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
     "--env", "environments", multiple=True, help="Only this environment; by default all of yours. May repeat."
 )
 @click.option(
-    "--expires", default="7d", show_default=True, metavar="DURATION", help="Until when; at most your own end."
-)
+    "--expires", default="", metavar="DURATION",
+    help=f"Until when; at most your own end. By default {KEY_EXPIRES}, with --bearer {BEARER_EXPIRES}.",
+)  # fmt: skip
+@click.option("--bearer", is_flag=True, help="A text to send as 'Authorization: Bearer': it looks and proposes.")
 @_CONTEXT
 def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tuple[str, ...],
-           environments: tuple[str, ...], expires: str, context_name: str | None) -> None:  # fmt: skip
+           environments: tuple[str, ...], expires: str, bearer: bool, context_name: str | None) -> None:  # fmt: skip
     """Make a key for an agent, with a part of your own rights."""
+    if bearer and not set(roles) <= set(BEARER_ROLES):
+        raise UsageError(
+            f"a bearer token may be {' or '.join(BEARER_ROLES)}; to start or roll back takes a key that signs",
+            next_step=f"freehold token create {name} --role {roles[0]}", kind="bearer-role",
+        )  # fmt: skip
+    expires = expires or (BEARER_EXPIRES if bearer else KEY_EXPIRES)
     if not valid_name(name):
         raise UsageError("a token's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold token create bot")
     where, context = home.current_context(context_name)
@@ -75,16 +88,16 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
             next_step="freehold token list",
             kind="grant.none",
         )
-    held, grant = _shared(mine, name, roles, projects, environments, duration_ms(expires))
+    held, grant = _shared(mine, name, () if bearer else roles, projects, environments, duration_ms(expires))
+    if bearer:
+        _create_bearer(output, context, signer, mine.chain_of(held), _for_bearer(held, grant, roles))
+        return
     agent = home.store_plain(own, secrets.token_bytes(SEED_BYTES))
 
     async def conversation(client: NodeClient) -> list[str]:
         state = await client.state()
         chain = mine.chain_of(held)
-        parent = digest(chain[-1].payload)
-        made = msgspec.structs.replace(grant, key=agent.public_key, parent=bytes(parent))
-        link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
-        await client.publish("grant", agent.public_key.hex(), encode((*chain, link)))
+        await _give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
         projects, environments = {one.name for one in state.projects}, {one.name for one in state.environments}
         unknown = [f"project {one}" for one in grant.projects if one not in {ANY, *projects}]
         return unknown + [f"environment {one}" for one in grant.environments if one not in {ANY, *environments}]
@@ -107,6 +120,55 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     for named in unknown:
         output.warn(f"the mesh has no {named} yet: the token is for one of that name when it is made")
     output.hint(f"FREEHOLD_CONTEXT={own} freehold mcp")
+
+
+async def _give(client: NodeClient, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant) -> None:
+    """File a grant as the next link of the signer's chain."""
+    made = msgspec.structs.replace(grant, parent=bytes(digest(chain[-1].payload)))
+    link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
+    await client.publish("grant", grant.key.hex(), encode((*chain, link)))
+
+
+def _for_bearer(held: Held, grant: Grant, roles: tuple[Role, ...]) -> Grant:
+    """Return the grant with nothing but what a bearer may hold; it keeps a role of its parent, narrowed to the verbs."""
+    asked = {verb for role in (roles or BEARER_ROLES) for verb in VERBS_OF_ROLE[role]}
+    verbs = tuple(verb for verb in BEARER_VERBS if verb in asked and verb in held.verbs)
+    kept = tuple(role for role in AGENT_ROLES if role in held.roles and set(verbs) <= set(VERBS_OF_ROLE[role]))[:1]
+    if not kept or ("proposer" in roles and "propose" not in verbs):
+        raise UsageError(
+            "you do not hold 'propose' yourself, so you cannot give it away",
+            next_step="freehold token list: what you hold",
+            kind="grant.broader-than-parent",
+        )
+    return msgspec.structs.replace(grant, roles=kept, verbs=verbs)
+
+
+def _create_bearer(
+    output: Output, context: home.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
+) -> None:
+    async def conversation(client: NodeClient) -> tuple[str, str, dict[str, Any]]:
+        mesh = await client.mesh()
+        token = make_token(mesh, secrets.token_bytes(SECRET_BYTES))
+        agent = signer_of(token, mesh)
+        assert agent is not None, "it was made for this mesh"
+        await _give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
+        return token, agent.public_key.hex(), await client.get("/v1/node")
+
+    token, key, node = talk(context, conversation)
+    output.result(
+        {"name": grant.name, "token": token, "key": key, "roles": list(grant.roles), "verbs": list(grant.verbs),
+         "projects": list(grant.projects), "environments": list(grant.environments), "expires_ms": grant.expires_ms,
+         "api": node["api"]},
+        token,
+    )  # fmt: skip
+    output.note(
+        f"{grant.name} may {' and '.join(grant.verbs)} in {', '.join(grant.projects)} / {', '.join(grant.environments)} "
+        f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}; this text is shown once and kept nowhere"
+    )
+    if node["api"]:
+        output.hint(
+            f"freehold context ca > ca.pem; curl --cacert ca.pem -H 'Authorization: Bearer TOKEN' https://{node['api']}/v1/lanes"
+        )
 
 
 def _shared(mine: Principal, *wanted: Any) -> tuple[Held, Grant]:

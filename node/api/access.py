@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from node.api.operations import Operation
-from node.api.problems import NOT_ALLOWED, ProblemError
+from node.api.problems import NOT_ALLOWED, ProblemError, token_refused
 from node.control import Control
 from protocols.refusal import Refusal
+from protocols.trust.bearer import BEARER_VERBS
 from protocols.trust.grants import Rights, covers
 
 OF_ONE_PROJECT = frozenset({"logs"})
@@ -24,11 +25,16 @@ MORE_RIGHTS = (
 )
 
 
-def authorize(control: Control, key: str, operation: Operation, named: Mapping[str, Any]) -> None:
-    """Raise ProblemError 403 unless the key's grants allow the operation; `named` are its checked parameters."""
+def authorize(control: Control, key: str, operation: Operation, named: Mapping[str, Any], bearer: bool = False) -> None:
+    """Raise ProblemError 403 unless the key's grants allow the operation; `named` are its checked parameters.
+
+    A token whose grant holds more than any token may is good for nothing.
+    """
     rights = control.core.dossiers.rights(bytes.fromhex(key), control.clock().wall_ms)
     if isinstance(rights, Refusal):
         raise ProblemError(403, rights.rule, "this key may not", rights.detail, "freehold login LINE")
+    if bearer and any(not set(one.verbs) <= set(BEARER_VERBS) for one in rights.each):
+        raise token_refused("its grant holds more than view and propose, so it is good for nothing")
     problems = [_problem(one, operation, named) for one in rights.each]
     problem = problems[0]
     if all(problems):

@@ -1,26 +1,27 @@
-"""Who calls the API: a local user on the Unix socket, or a key that signs its requests over TCP (RFC 9421, RFC 9530).
+"""Who calls the API: a local user on the Unix socket, a key that signs (RFC 9421), or who shows a token (RFC 6750).
 
 The socket proves a uid and nothing more: it lets a local user see, and hand over commands that are signed elsewhere;
 it never stands for an approval or an admin. A signed request covers method, target and the body's digest, names its
-key, and is good once within two minutes, so a leaked log line is useless. Not here: what a key may do (its grants,
-judged by the chain and by `control`).
+key, and is good once within two minutes, so a leaked log line is useless. A token is good until its grant ends, so it
+lets little be done (protocols/trust/bearer.py). Not here: what a key may do (access.py, and the voters).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
+from node.api.http_signatures import Target, UnreadableError, key_named, read_signature
 from node.api.problems import ProblemError
+from protocols.keys import Ed25519Signer
 from protocols.machine import Verifier
-from protocols.trust.request_signatures import COVERED, digest_field, signature_base
+from protocols.trust.bearer import signer_of
+from protocols.trust.request_signatures import digest_field
 
 CREATED_TOLERANCE_S = 120
 NONCES_MAX = 65_536
@@ -33,20 +34,30 @@ FAILURES_WITHIN_S = 60.0
 ADDRESSES_MAX = 4_096
 """Addresses whose failures are remembered; an attacker with more of them still meets the nonce and the signature."""
 
-_INPUT = re.compile(
-    r'fh=\("@method" "@target-uri" "content-digest"\);created=(\d{1,12});'
-    r'nonce="([A-Za-z0-9_-]{16,64})";keyid="([0-9a-f]{64})";alg="ed25519"\Z'
-)
-_SIGNATURE = re.compile(r"fh=:([A-Za-z0-9+/=]{86,90}):\Z")
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A key (hex) and how it was proven: by signing, or by a token, whose signer is then here for what the node files."""
+
+    key: str
+    bearer: Ed25519Signer | None = None
 
 
 class Callers:
     """Finds out who calls, once per request."""
 
-    def __init__(self, verifier: Verifier, wall_s: Callable[[], float]) -> None:
-        """Take a verifier and the wall clock in seconds."""
+    def __init__(
+        self,
+        verifier: Verifier,
+        wall_s: Callable[[], float],
+        mesh: bytes = b"",
+        named: Callable[[str], bytes | None] = lambda _name: None,
+    ) -> None:
+        """Take a verifier, the wall clock in seconds, the mesh of tokens, and what finds the one key of a name."""
         self._verifier = verifier
         self._wall_s = wall_s
+        self._mesh = mesh
+        self._named = named
         self._nonces: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -60,10 +71,14 @@ class Callers:
         _, uid, _ = struct.unpack("3i", credentials)
         return f"socket:{uid}"
 
-    def signed(self, request: web.Request) -> str:
-        """The key (hex) that signed a request over TCP; its body is checked by `check_digest` once it was read.
+    def shows_key(self, request: web.Request) -> bool:
+        """Whether a request claims to be a key's, by a signature or a token: it is judged as that key's everywhere."""
+        return "Signature-Input" in request.headers or "Authorization" in request.headers
 
-        Raises ProblemError 401, naming what is wrong with the signature, or 429 when this address was wrong too often.
+    def proven(self, request: web.Request) -> Proof:
+        """The key behind a request; the body of a signed one is checked by `check_digest` once it was read.
+
+        Raises ProblemError 401, naming what is wrong with the proof, or 429 when this address was wrong too often.
         """
         address = request.remote or ""
         now_s = self._wall_s()
@@ -76,7 +91,7 @@ class Callers:
                 f"{FAILURES_MAX} requests from this address had no good signature; wait a minute", "freehold login LINE",
             )  # fmt: skip
         try:
-            return self._signer_of(request)
+            return self._bearer_of(request) if "Authorization" in request.headers else Proof(self._signer_of(request))
         except ProblemError:
             self._failures[address] = (count + 1, since_s)
             self._failures.move_to_end(address)
@@ -86,34 +101,58 @@ class Callers:
 
     def check_digest(self, request: web.Request, digest: bytes) -> None:
         """Hold a body's SHA-256 against the one that its caller signed. Raises ProblemError 401."""
-        if request.headers.get("Content-Digest") != digest_field(digest):
+        field = request.headers.get("Content-Digest")
+        if field is None and not request.body_exists:
+            return  # there is no body, and none was signed for
+        if field != digest_field(digest):
             raise _unauthorized("Content-Digest is not the SHA-256 of the body")
 
+    def _bearer_of(self, request: web.Request) -> Proof:
+        if "Signature-Input" in request.headers:
+            raise _unauthorized("a request is signed, or shows a token; not both")
+        scheme, _, token = request.headers["Authorization"].partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unauthorized("Authorization takes the scheme Bearer alone")
+        signer = signer_of(token.strip(), self._mesh)
+        if signer is None:
+            raise _unauthorized("this is no token of this mesh (fht1.…)", "freehold token create NAME --bearer")
+        return Proof(signer.public_key.hex(), signer)
+
     def _signer_of(self, request: web.Request) -> str:
-        given = request.headers.get("Signature-Input", "")
-        found = _INPUT.match(given)
-        signature = _SIGNATURE.match(request.headers.get("Signature", ""))
-        if found is None or signature is None:
-            raise _unauthorized(f"a signature over {COVERED} is missing or has another form")
-        created_s, nonce, key = int(found[1]), found[2], found[3]
-        if abs(self._wall_s() - created_s) > CREATED_TOLERANCE_S:
-            raise _unauthorized("the signature is older or newer than two minutes; check this machine's clock")
         try:
-            raw = base64.b64decode(signature[1], validate=True)
-        except binascii.Error:
-            raise _unauthorized("the signature is not base64") from None
-        target = f"https://{request.host}{request.raw_path}"
-        covered = request.headers.get("Content-Digest", "")
-        base = signature_base(request.method, target, covered, given.removeprefix("fh="))
-        if not self._verifier.verify(bytes.fromhex(key), base, raw):
+            said = read_signature(_target(request, "https"), has_body=request.body_exists)
+        except UnreadableError as error:
+            raise _unauthorized(str(error)) from None
+        now_s = self._wall_s()
+        if abs(now_s - said.created_s) > CREATED_TOLERANCE_S or (said.expires_s and now_s > said.expires_s):
+            raise _unauthorized("the signature is older or newer than two minutes; check this machine's clock")
+        key = key_named(said.keyid) or self._named(said.keyid)
+        if key is None:
+            raise _unauthorized("keyid is no public key in hex or base64, and no principal's name")
+        if not self._verifies(request, key, said.base, said.signature):
             raise _unauthorized("the signature does not verify under the key it names")
-        if (key, nonce) in self._nonces:
+        name = key.hex()
+        once = said.nonce or said.signature.hex()  # without a nonce the very signature is good once
+        if (name, once) in self._nonces:
             raise _unauthorized("this very request was made before; sign it again with a new nonce")
-        self._nonces[key, nonce] = None
+        self._nonces[name, once] = None
         while len(self._nonces) > NONCES_MAX:
             self._nonces.popitem(last=False)
-        return key
+        return name
+
+    def _verifies(self, request: web.Request, key: bytes, base: bytes, signature: bytes) -> bool:
+        """Whether a signature is good; on the socket, which has no TLS, a client may have written the URL with http."""
+        if self._verifier.verify(key, base, signature):
+            return True
+        if self.local(request) is None:
+            return False
+        plain = read_signature(_target(request, "http"), has_body=request.body_exists)
+        return self._verifier.verify(key, plain.base, signature)
 
 
-def _unauthorized(detail: str) -> ProblemError:
-    return ProblemError(401, "caller.unsigned", "the caller is not known", detail, "freehold login LINE")
+def _target(request: web.Request, scheme: str) -> Target:
+    return Target(request.method, scheme, request.host, request.raw_path, request.headers)
+
+
+def _unauthorized(detail: str, next_step: str = "freehold login LINE") -> ProblemError:
+    return ProblemError(401, "caller.unsigned", "the caller is not known", detail, next_step)

@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 from node.api.access import authorize
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
+from node.api.naming import PrincipalNames
 from node.api.server import HEADER_MAX_BYTES, ApiServer
 from node.api.tls import load_or_create_tls
 from node.control import Control
@@ -67,7 +68,9 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
 
     Raises BusyError if the address cannot be had.
     """
-    callers = Callers(Ed25519Verifier(), lambda: control.clock().wall_ms / 1000)
+    callers = Callers(
+        Ed25519Verifier(), lambda: control.clock().wall_ms / 1000, control.core.trust.mesh, PrincipalNames(control).key_of
+    )  # fmt: skip
     names = ("localhost", control.config.name, control.config.api.rpartition(":")[0].strip("[]"))
     server = ApiServer(
         OPERATIONS, control, callers, lambda: names, control.audit_call, control.audit.settled,

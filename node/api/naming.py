@@ -5,12 +5,19 @@ Of use to people who read what such a key did. Not here: any right; a name from 
 
 from __future__ import annotations
 
+from collections import Counter
+
+from node.control import Control
 from protocols.core import NodeCore
 from protocols.envelope import DecodeError, Signed, decode
 from protocols.trust.grants import BEFORE_EXPIRY_MS, Rights
 
 GONE = ("grant.expired", "grant.revoked")
 """Rules by which a key had rights once. One that was never let in has no name: it would have chosen it itself."""
+
+
+NAMES_READ_AGAIN_MS = 5_000
+"""Anybody may ask for a name, and reading them all costs a signature check for each grant."""
 
 
 class Names:
@@ -56,3 +63,23 @@ class Names:
                 if name.startswith("/grant/") and not entry.record.tombstone:
                     self._filed.setdefault(entry.parsed.parts[0], []).append(entry.record.body)
         return self._filed
+
+
+class PrincipalNames:
+    """Finds the one key that a name means now, for signers that name themselves so; read again after a few seconds."""
+
+    def __init__(self, control: Control) -> None:
+        """Take the node."""
+        self._control = control
+        self._keys: dict[str, bytes | None] = {}
+        self._read_ms = -NAMES_READ_AGAIN_MS
+
+    def key_of(self, name: str) -> bytes | None:
+        """Return the key that has this name; None if no key has it, or several."""
+        now = self._control.clock()
+        if now.mono_ms - self._read_ms >= NAMES_READ_AGAIN_MS:
+            dossiers, self._read_ms = self._control.core.dossiers, now.mono_ms
+            named = [(dossiers.name_of(key, now.wall_ms), key) for key in dossiers.principals()]
+            count = Counter(one for one, _ in named)
+            self._keys = {one: key if count[one] == 1 else None for one, key in named if one}
+        return self._keys.get(name)

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from node.api.problems import CONTENT_TYPE, Problem
+from protocols.keys import Ed25519Signer
 
 Handler = Callable[["Call"], Awaitable[Any]]
 Access = Literal["open", "known", "signed", "read", "write"]
@@ -53,7 +54,7 @@ class Operation:
     the answer is server-sent events: always, or `asked` by a parameter `follow`. `paged` adds `limit` and `cursor`, and the
     handler answers with a Page. `media` is the content type of an answer that is made elsewhere. `statuses` are the problems
     it may answer beside the common ones. After one that is `final` the node's word counts nowhere: its audit entry is
-    there before it begins.
+    there before it begins. `bearer` says that a token may write this; what only reads, it may read anyway.
     """
 
     name: str
@@ -72,6 +73,12 @@ class Operation:
     media: str = ""
     statuses: Sequence[int] = field(default_factory=tuple)
     final: bool = False
+    bearer: bool = False
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a bearer token may be shown for it: nothing that needs a signature is among these."""
+        return self.bearer if self.access == "write" else self.access != "signed"
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,8 @@ class Call:
     body: Any
     node: Any
     """The daemon's control surface (control.Control)."""
+    bearer: Ed25519Signer | None = None
+    """The signer of the caller's token, if it showed one: for what the node files in its name."""
 
 
 PAGING = (
@@ -157,7 +166,12 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "signature",
                     "description": "HTTP message signatures, RFC 9421; on the Unix socket the system says who calls",
-                }
+                },
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "a token of `freehold token create --bearer`: it reads and proposes, nothing else",
+                },
             },
         },
     }
@@ -202,7 +216,8 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
         schema = {"type": "string", "format": "binary"} if octets else by_type[repr(one.body)]
         made["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     if one.access != "open":
-        made["security"] = [{"signature": []}] if one.access == "signed" else [{"signature": []}, {}]
+        bearer: list[dict[str, list[str]]] = [{"bearer": []}] if one.takes_tokens else []
+        made["security"] = [{"signature": []}] if one.access == "signed" else [{"signature": []}, *bearer, {}]
     return made
 
 

@@ -15,6 +15,13 @@ from protocols.refusal import Refusal
 PROBLEM_TYPE_PREFIX = "urn:freehold:problem:"
 CONTENT_TYPE = "application/problem+json"
 
+FIELDS_OF_STATUS = {
+    401: {"WWW-Authenticate": 'Bearer realm="freehold", Signature realm="freehold"'},
+    429: {"Retry-After": "60"},
+    503: {"Retry-After": "1"},
+}
+"""What clients that know HTTP alone do next."""
+
 NOT_ALLOWED = "caller.not-allowed"
 """The rule of a call by a key that has grants, none of which allows it."""
 
@@ -70,8 +77,15 @@ def refused(refusal: Refusal, next_step: str = "") -> ProblemError:
     return ProblemError(status, rule, "refused by the rules of the mesh", refusal.detail, next_step)
 
 
+def token_refused(detail: str) -> ProblemError:
+    """Something that no token may do, whatever its grant says."""
+    step = "sign the request with a key (RFC 9421): freehold token create NAME"
+    return ProblemError(403, "caller.bearer", "a token may not", detail, step)
+
+
 def response(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
     """The HTTP answer of a problem."""
+    fields = FIELDS_OF_STATUS.get(problem.status, {}) | (headers or {})
     return web.Response(
-        status=problem.status, body=msgspec.json.encode(problem), content_type=CONTENT_TYPE, headers=headers
+        status=problem.status, body=msgspec.json.encode(problem), content_type=CONTENT_TYPE, headers=fields
     )

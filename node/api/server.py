@@ -17,12 +17,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import ETag, web
 from aiohttp.web_protocol import RequestHandler
 
 from node.api.callers import Callers
 from node.api.operations import Call, Operation, Page, Parameter, Upload, document, parameters_of
-from node.api.problems import NOT_ALLOWED, PROBLEM_TYPE_PREFIX, Problem, ProblemError, invalid, not_found, response
+from node.api.problems import (
+    NOT_ALLOWED,
+    PROBLEM_TYPE_PREFIX,
+    Problem,
+    ProblemError,
+    invalid,
+    not_found,
+    response,
+    token_refused,
+)
 from protocols.api_models import OutcomeView, StartView
 
 VERSION = "0.1.0"
@@ -54,6 +63,7 @@ BEGUN = "begun"
 """How a write ended in the audit log when its caller did not wait for the answer, when there was none to give, and when
 what is written behind it could not count."""
 
+ETAG_CHARS = 32
 SEE_DOCUMENT = "see /v1/openapi.json"
 _KEY = re.compile("[A-Za-z0-9_-]{8,64}")
 _log = logging.getLogger("freehold.api")
@@ -74,13 +84,14 @@ class ApiServer:
         hosts: Callable[[], Sequence[str]],
         audit: Callable[[Call, str, str], None],
         settled: Callable[[], Awaitable[bool]],
-        authorize: Callable[[str, Operation, Mapping[str, Any]], None],
+        authorize: Callable[[str, Operation, Mapping[str, Any], bool], None],
         muted: Callable[[], str],
         performed: Callable[[], Awaitable[None]],
     ) -> None:
         """Take the table, the control surface, who calls, the host names it answers to, where writes are noted and what
         waits until the notes are durable, what raises ProblemError unless a key may do an operation with these
-        parameters, why nothing can be written now, and what waits until all that the node believes is durable.
+        parameters (and whether a token stands for it), why nothing can be written now, and what waits until all that the
+        node believes is durable.
         """
         self._node = node
         self._callers = callers
@@ -106,16 +117,17 @@ class ApiServer:
         """Return a new application with every operation routed; serve it on as many sockets as needed."""
         application = web.Application(client_max_size=1 << 31, middlewares=[self._guard])
         for operation in self._operations:
-            application.router.add_route(operation.method, operation.path, self._endpoint(operation))
+            endpoint = self._endpoint(operation)
+            application.router.add_route(operation.method, operation.path, endpoint)
+            if operation.method == "GET" and operation.stream != "always":
+                application.router.add_route("HEAD", operation.path, endpoint)
         return application
 
     def _describing(self) -> Operation:
         async def describe(_call: Call) -> web.Response:
             return web.Response(body=msgspec.json.encode(self.document), content_type="application/json")
 
-        return Operation(
-            "openapi", "GET", "/v1/openapi.json", "This document", describe, "known", answer=dict[str, Any]
-        )
+        return Operation("openapi", "GET", "/v1/openapi.json", "This document", describe, "open", answer=dict[str, Any])
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:
@@ -139,7 +151,8 @@ class ApiServer:
             )
         if not answer.prepared:
             answer.headers["Freehold-Request-Id"] = request_id
-            answer.headers["Cache-Control"] = "no-store"
+            _validate(request, answer)
+            answer.headers.setdefault("Cache-Control", "no-store")
             answer.headers["Server"] = "freehold"
             answer.headers["X-Content-Type-Options"] = "nosniff"
         return answer
@@ -173,30 +186,34 @@ class ApiServer:
 
     async def _answer(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         # A key that signs is judged as that key on the socket, too: an agent's grant holds there like anywhere.
-        must_sign = operation.access == "signed" or "Signature-Input" in request.headers
-        local = None if must_sign else self._callers.local(request)
-        principal = local or ("anybody" if operation.access == "open" else self._callers.signed(request))
+        must_sign = operation.access == "signed" or self._callers.shows_key(request)
+        local = None if must_sign or operation.access == "open" else self._callers.local(request)
+        proof = None if local or operation.access == "open" else self._callers.proven(request)
+        principal = local or (proof.key if proof is not None else "anybody")
+        bearer = proof.bearer if proof is not None else None
+        if bearer is not None and not operation.takes_tokens:
+            raise token_refused(f"a token reads and proposes; {operation.name} takes a key's signature")
         path = dict(request.match_info)
         query = _query(parameters_of(operation), request, path)
         if local is None and operation.access in {"read", "write"}:
             try:
-                self._authorize(principal, operation, query)
+                self._authorize(principal, operation, query, bearer is not None)
             except ProblemError as error:
                 if operation.access == "write":
                     await self._note_denied(Call(operation, request, principal, path, query, None, self._node), error)
                 raise
             self.strangers.pop(request.protocol, None)
-        signed = local is None and operation.access != "open"
+        signed = proof is not None and bearer is None
         if operation.body is bytes:
             upload = Upload(_pieces(operation, request), bytes.fromhex(path["digest"]))
             if signed:
                 self._callers.check_digest(request, upload.digest)
-            call = Call(operation, request, principal, path, query, upload, self._node)
+            call = Call(operation, request, principal, path, query, upload, self._node, bearer)
             return await self._write(operation, call, b"")
         body = b"".join([piece async for piece in _pieces(operation, request)])
         if signed:
             self._callers.check_digest(request, hashlib.sha256(body).digest())
-        call = Call(operation, request, principal, path, query, _decode(operation, body), self._node)
+        call = Call(operation, request, principal, path, query, _decode(operation, body), self._node, bearer)
         if operation.access != "write":
             if operation.access != "open":
                 await self._performed()  # nobody is told of a decision that a crash could still undo
@@ -286,6 +303,21 @@ class ApiServer:
                 503, "audit.unsettled", "not in the audit log", f"it ended ({result}), but the log does not hold it yet",
                 "freehold doctor; then the same again, which does nothing twice",
             )  # fmt: skip
+
+
+def _validate(request: web.Request, answer: web.StreamResponse) -> None:
+    """Name the content of what was read by its digest, and leave it out for who has it (RFC 9110, sections 8.8 and 13)."""
+    if request.method not in {"GET", "HEAD"} or answer.status != 200 or not isinstance(answer, web.Response):
+        return
+    if not isinstance(answer.body, bytes):
+        return
+    tag = ETag(hashlib.sha256(answer.body).hexdigest()[:ETAG_CHARS])
+    answer.etag = tag
+    answer.headers["Cache-Control"] = "private, no-cache"
+    known = request.if_none_match or ()
+    if any(one.value in {tag.value, "*"} for one in known):
+        answer.set_status(304)
+        answer.body = None
 
 
 def _host_of(field: str) -> str:

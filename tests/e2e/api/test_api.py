@@ -161,7 +161,7 @@ async def test_what_is_unknown_is_refused_by_name_with_what_is_known(house: Hous
             assert "allowed: reason" in detail
         async with session.delete("/v1/node") as answer:
             assert answer.status == 405
-            assert answer.headers["Allow"] == "GET"
+            assert answer.headers["Allow"] == "GET,HEAD"
 
 
 async def test_a_node_whose_core_takes_nothing_more_says_that_it_is_busy(

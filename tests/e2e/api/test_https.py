@@ -70,7 +70,7 @@ async def test_a_stranger_sees_only_that_the_process_is_up(house: House) -> None
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=pin)) as session:
         async with session.get(f"{base}/healthz") as answer:
             assert answer.status == 204
-        for path in ("/v1/node", "/v1/state", "/metrics", "/readyz", "/v1/openapi.json", "/v1/logs"):
+        for path in ("/v1/node", "/v1/state", "/metrics", "/readyz", "/v1/logs"):
             async with session.get(f"{base}{path}") as answer:
                 assert answer.status == 401, path
                 assert (await answer.json())["rule"] == "caller.unsigned"
@@ -93,7 +93,7 @@ async def test_no_operation_answers_a_request_that_nobody_signed(house: House) -
             path = one.path.replace("{", "").replace("}", "")
             async with session.request(one.method, path, headers={"Idempotency-Key": "a-key-of-nobody"}) as answer:
                 if one.access == "open":
-                    assert answer.status == 204
+                    assert answer.status in {200, 204}
                     continue
                 assert answer.status in {401, 429}, one.name
                 rules.add((await answer.json(content_type=None))["rule"])
