@@ -24,6 +24,9 @@ CAPTURE_MAX_BYTES: Final = 1024 * 1024
 TAIL_MAX_CHARS: Final = 2_000
 """Of a call's last lines, kept to tell why a guest trapped."""
 
+LAST_LINES_MAX_BYTES: Final = 8 * 1024
+"""Of a call's output beyond its share of log: the end of it, logged all the same."""
+
 
 class GuestTrap(Exception):  # noqa: N818 - the guest's end, not an error of ours
     """The guest broke a rule of an interface; its call ends with a trap that says which."""
@@ -72,9 +75,14 @@ class Resource:
 
 
 class GuestLog:
-    """One of the guest's output streams as log lines: bounded per line and per call, kept whole for a command."""
+    """One of the guest's output streams as log lines: bounded per line and per call, kept whole for a command.
 
-    __slots__ = ("_context", "_level", "_line", "_line_max_bytes", "_room", "_sink", "captured", "tail")
+    A call that says more than its share loses the middle: the last lines say how it ended, and are kept.
+    """
+
+    __slots__ = (
+        "_context", "_dropped", "_kept", "_level", "_line", "_line_max_bytes", "_room", "_sink", "captured", "tail",
+    )  # fmt: skip
 
     def __init__(self, sink: LogSink, level: str, context: str, line_max_bytes: int, call_max_bytes: int) -> None:
         self._sink = sink
@@ -83,32 +91,43 @@ class GuestLog:
         self._line_max_bytes = line_max_bytes
         self._room = call_max_bytes
         self._line = bytearray()
+        self._kept = bytearray()
+        self._dropped = 0
         self.captured: bytearray | None = None
         self.tail = ""
 
     def begin_call(self, call_max_bytes: int) -> None:
         """Give a new call its share of log."""
         self._room = call_max_bytes
+        self._kept.clear()
+        self._dropped = 0
         self.tail = ""
 
     def write(self, data: bytes) -> None:
-        """Add output; whole lines go to the sink, up to the call's share, then one line says so."""
+        """Add output; whole lines go to the sink, up to the call's share; of what follows the end is kept."""
         if self.captured is not None and len(self.captured) < CAPTURE_MAX_BYTES:
             self.captured += data[: CAPTURE_MAX_BYTES - len(self.captured)]
-        if self._room <= 0:
-            return
-        kept = data[: self._room]
-        self._room -= len(data)
-        *lines, rest = kept.split(b"\n")
+        within, beyond = data[: max(self._room, 0)], data[max(self._room, 0) :]
+        self._room -= len(within)
+        self._lines(within)
+        if beyond:
+            self._keep(beyond)
+
+    def _lines(self, data: bytes) -> None:
+        *lines, rest = data.split(b"\n")
         for line in lines:
             self._line += line
-            self.flush()
+            self._emit()
         self._line += rest
         if len(self._line) >= self._line_max_bytes:
-            self.flush()
-        if self._room <= 0:
-            self.flush()
-            self._sink.emit("warn", self._context, "output of this call beyond its log limit is dropped")
+            self._emit()
+
+    def _keep(self, data: bytes) -> None:
+        self._kept += data[-LAST_LINES_MAX_BYTES:]
+        surplus = len(self._kept) - LAST_LINES_MAX_BYTES
+        self._dropped += len(data[:-LAST_LINES_MAX_BYTES]) + max(surplus, 0)
+        if surplus > 0:
+            del self._kept[:surplus]
 
     def entry(self, level: str, context: str, message: str) -> None:
         """Emit one structured entry, cut to the line limit, within the call's share."""
@@ -117,7 +136,20 @@ class GuestLog:
             self._sink.emit(level, context[: self._line_max_bytes], message[: self._line_max_bytes])
 
     def flush(self) -> None:
-        """Emit what stands in the line so far."""
+        """Emit what stands in the line so far, and what was kept of output beyond the call's share."""
+        if self._dropped:
+            self._emit()
+            cut, end = self._kept.find(b"\n") + 1, self._dropped
+            del self._kept[:cut]  # the line the cut fell into
+            text = f"{end + cut} bytes of this call's output are dropped: it said more than its log limit"
+            self._sink.emit("warn", self._context, text)
+            self._dropped = 0
+        kept = bytes(self._kept)
+        self._kept.clear()
+        self._lines(kept)
+        self._emit()
+
+    def _emit(self) -> None:
         if self._line:
             text = bytes(self._line[: self._line_max_bytes]).decode("utf-8", "replace")
             self._line.clear()

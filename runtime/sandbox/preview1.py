@@ -30,7 +30,8 @@ IO_VECTORS_MAX: Final = 1_024
 SUBSCRIPTIONS_MAX: Final = 1_024
 RANDOM_MAX_BYTES: Final = 1024 * 1024
 
-_CHARACTER_DEVICE: Final = 2
+_UNKNOWN: Final = 0
+"""The file type of the standard streams: a character device would be a terminal to every C library."""
 _NS_PER_S: Final = 1_000_000_000
 _MODULE: Final = "wasi_snapshot_preview1"
 
@@ -84,15 +85,20 @@ class Preview1:
         else:
             self._store.set_epoch_deadline(spec.timeout_ms // int(TICK_S * 1000) + 1)
         try:
-            linker = wasmtime.Linker(engine())
-            for item in module.imports:
-                if isinstance(item.type, wasmtime.FuncType) and item.module == _MODULE:
-                    function = self._wrap(self._find(str(item.name)), bool(item.type.results))
-                    linker.define_func(_MODULE, str(item.name), item.type, function, access_caller=True)
-            self._instance = linker.instantiate(self._store, module)
+            self._instance = self._linker(module).instantiate(self._store, module)
         except BaseException:
             self.close()
             raise
+
+    def _linker(self, module: wasmtime.Module) -> wasmtime.Linker:
+        """Define what the module imports; toolchains import one function several times, and the last definition holds."""
+        linker = wasmtime.Linker(engine())
+        linker.allow_shadowing = True
+        for item in module.imports:
+            if isinstance(item.type, wasmtime.FuncType) and item.module == _MODULE:
+                function = self._wrap(self._find(str(item.name)), bool(item.type.results))
+                linker.define_func(_MODULE, str(item.name), item.type, function, access_caller=True)
+        return linker
 
     def run(self) -> None:
         """Run `_start`; raises what stopped it (the guest's own end is on the guest)."""
@@ -191,7 +197,7 @@ class Preview1:
         if not 0 <= descriptor <= 2:
             return BADF
         rights = 1 << 1 if descriptor == 0 else 1 << 6
-        memory.write(at, struct.pack("<BxHxxxxQQ", _CHARACTER_DEVICE, 0, rights, 0))
+        memory.write(at, struct.pack("<BxHxxxxQQ", _UNKNOWN, 0, rights, 0))
         return 0
 
     def _fd_fdstat_set_flags(self, memory: Memory, descriptor: int, flags: int) -> int:
@@ -200,7 +206,7 @@ class Preview1:
     def _fd_filestat_get(self, memory: Memory, descriptor: int, at: int) -> int:
         if not 0 <= descriptor <= 2:
             return BADF
-        memory.write(at, struct.pack("<QQB7xQQQQQ", 0, 0, _CHARACTER_DEVICE, 1, 0, 0, 0, 0))
+        memory.write(at, struct.pack("<QQB7xQQQQQ", 0, 0, _UNKNOWN, 1, 0, 0, 0, 0))
         return 0
 
     def _poll_oneoff(self, memory: Memory, subscriptions: int, events: int, count: int, happened: int) -> int:

@@ -99,3 +99,32 @@ def test_spinning_trapping_and_growing_end_as_values() -> None:
     assert isinstance(run(module("nop", memory="100"), memory_max_bytes=65536).outcome, MemoryRefused)
     greedy = module("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) unreachable")
     assert isinstance(run(greedy, memory_max_bytes=1024 * 1024).outcome, MemoryRefused)
+
+
+def test_a_function_imported_twice_is_one_function() -> None:
+    twice = imported("fd_write", "i32 i32 i32 i32").replace("$fd_write", "$again")
+    text = module(
+        """(i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 2))
+           (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+           (drop (call $again (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))""",
+        imports=WRITE + twice,
+        data='(data (i32.const 16) "a\\n")',
+    )
+    assert run(text).stdout == b"a\na\n"
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_a_standard_stream_is_no_terminal(descriptor: int) -> None:
+    """C libraries call a character device a terminal, and print colours to it."""
+    text = module(
+        f"""(drop (call $fd_fdstat_get (i32.const {descriptor}) (i32.const 0)))
+            (call $proc_exit (i32.load8_u (i32.const 0)))""",
+        imports=imported("fd_fdstat_get", "i32 i32") + EXIT,
+    )
+    assert run(text).outcome == Exited(0)
+
+
+def test_an_exit_code_is_the_one_the_program_gave() -> None:
+    assert [run(module(f"(call $proc_exit (i32.const {code}))", imports=EXIT)).outcome for code in (0, 3, 255)] == [
+        Exited(0), Exited(3), Exited(255),
+    ]  # fmt: skip
