@@ -23,6 +23,7 @@ from cli import cache
 from cli.errors import BuildError
 from cli.project import bundle, javascript_build, node, python_build, python_packages
 from cli.project.bundle import BuiltApp, Bundle, Source
+from cli.project.instantiate import instantiate_once
 from cli.project.model import App, Project
 from cli.project.source import SourceTree, read_tree
 from cli.project.world import world_of
@@ -164,13 +165,15 @@ def _prebuilt(app: App, path: Path, progress: Progress) -> BuiltApp:
         step = f"build it with your toolchain, or correct source of [app.{app.name}] in freehold.toml"
         raise BuildError(app.name, f"there is no file {app.source}", next_step=step)
     digest = bundle.file_digest(path)
-    return _inspected(app, path, digest)
+    return _inspected(app, path, digest, tried=True)
 
 
-def _inspected(app: App, path: Path, digest: str) -> BuiltApp:
-    """Check that the node can run the component, and read what it asks for."""
+def _inspected(app: App, path: Path, digest: str, *, tried: bool = False) -> BuiltApp:
+    """Check that the node can run the component, and read what it asks for; `tried`: make an instance of it, too."""
     try:
         info = component.check(path, "command" if app.schedule else "http")
+        if tried:
+            instantiate_once(app, path, digest, info.kind)
     except component.ComponentError as error:
         raise BuildError(
             app.name,

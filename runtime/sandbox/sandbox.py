@@ -220,7 +220,17 @@ class ModuleApp(App):
         self._module = module
 
     def prepare(self) -> Outcome:
-        """Nothing is kept ready."""
+        """Make one instance and throw it away: `Completed`, or why none can be made. Nothing is kept ready."""
+        guest = Guest(self._services)
+        guest.begin(Call(time.monotonic() + self.spec.timeout_ms / 1000), None)
+        ticker().enter()
+        try:
+            Preview1(self._module, self._services, guest).close()
+        except Exception as error:
+            return self._failure(WasmError(str(error)), guest)
+        finally:
+            ticker().leave()
+            guest.end()
         return Completed()
 
     def run(self, arguments: tuple[str, ...] = (), call: Call | None = None) -> CommandResult:

@@ -282,3 +282,25 @@ def test_a_cache_forgets_its_oldest_entries(tmp_path: Path) -> None:
     for name in "abcd":
         cache.entry("things", name, lambda folder: None, entries_max=2)
     assert len([path for path in (cache.cache_folder() / "things").iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(func $start unreachable) (start $start)", "unreachable"),
+        ("(memory 8192)", "more than its 256 MiB"),
+    ],
+)
+def test_a_module_of_which_no_instance_can_be_made_is_refused_at_build(text: str, said: str, tmp_path: Path) -> None:
+    content = bytes(wasmtime.wat2wasm(f'(module {text} (func (export "_start")))'))
+    found = project(tmp_path, JOB, {"job.wasm": content})
+    with pytest.raises(BuildError, match=said) as caught:
+        build_app(found.project, app_of(found), found.root, Quiet())
+    assert caught.value.kind == "component-refused"
+
+
+def test_a_module_that_imports_a_function_twice_is_accepted(tmp_path: Path) -> None:
+    line = '(import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
+    content = bytes(wasmtime.wat2wasm(f'(module {line} {line} (memory (export "memory") 1) (func (export "_start")))'))
+    found = project(tmp_path, JOB, {"job.wasm": content})
+    assert build_app(found.project, app_of(found), found.root, Quiet()).kind == "module"
