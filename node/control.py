@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from node.config import NodeConfig, certificates_folder
+from node.decisions.drafts import Drafts
 from node.decisions.history import DecisionView, payload_of, view_of
 from node.decisions.outcomes import Fates
 from node.decisions.start_queue import Starter, Waiting
@@ -108,6 +109,7 @@ class Control:
     schedules: Schedules = field(init=False)
     audit: Audit = field(init=False)
     fates: Fates = field(init=False)
+    drafts: Drafts = field(default_factory=Drafts)
     addresses: dict[PeerId, tuple[str, ...]] = field(default_factory=dict)
     ingress: tuple[str, ...] = ()
     api: str = ""

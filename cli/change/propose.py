@@ -14,7 +14,6 @@ from cli.access.client import NodeClient, RefusedError
 from cli.access.secrets import versions_for
 from cli.change import deploy as deploying
 from cli.change.deploy import Offered, Proposal
-from cli.change.diff import route_words
 from cli.change.evidence import held_evidence, publish_evidence
 from cli.change.released import CHANGES_ASKED, PREFIX_MIN, held_release
 from cli.errors import UsageError
@@ -22,6 +21,7 @@ from cli.project.build import build_project
 from cli.project.find import Found
 from cli.text.output import Output
 from protocols.changes.change import Change
+from protocols.changes.differences import route_words
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.state.commands import ClaimRoutes

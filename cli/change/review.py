@@ -16,11 +16,11 @@ from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.cache import entry
 from cli.change.deploy import Proposal, lane_of, pinned_nodes
-from cli.change.diff import SECTIONS, Difference, Side, differences, size_words, stage_words
 from cli.errors import CommandError
 from cli.text.table import short
 from cli.text.units import counted
 from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from protocols.changes.differences import SECTIONS, Difference, Side, differences, size_words, stage_words
 from protocols.changes.effective import EFFECTIVE_MAX_BYTES, Effective, decode_effective
 from protocols.envelope import Signed, decode, digest
 from protocols.machine import PeerId

@@ -41,12 +41,6 @@ def in_words(span_ms: int, *, at_least: bool = False) -> str:
     return " ".join(words) or "0s"
 
 
-def written_ms(span_ms: int) -> str:
-    """Return a span exactly, as a project file would write it: 10000 is "10s", 1500 is "1500ms"."""
-    unit, size = next((unit, size) for unit, size in reversed(MILLISECONDS.items()) if span_ms % size == 0)
-    return f"{span_ms // size}{unit}" if span_ms else "0s"
-
-
 def counted(number: int, noun: str) -> str:
     """Return "1 request", "2 requests", for people."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

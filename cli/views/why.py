@@ -17,13 +17,13 @@ import msgspec
 from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.access.principals import Principal, principals_of
-from cli.change.diff import route_words, stage_words
 from cli.change.review import change_at, effective_at, holders_of, release_at
 from cli.errors import CommandError, UsageError
 from cli.text.table import short
 from cli.text.times import moment
 from cli.text.units import counted, in_words
 from protocols.changes.change import Change, Release
+from protocols.changes.differences import route_words, stage_words
 from protocols.changes.effective import Effective
 from protocols.state.gate import gate_of
 from protocols.state.model import Deployed, Lane, MeshState

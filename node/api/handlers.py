@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from node.api.auditing import AUDIT_OPERATIONS
+from node.api.drafts import DRAFT_OPERATIONS
 from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.api.metrics import render
 from node.api.naming import Names
@@ -565,7 +566,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "put_artifact", "PUT", "/v1/artifacts/{digest}", "Keep an artifact", put_artifact, "write", bytes,
-        body_max_bytes=ARTIFACT_MAX_BYTES, status=204, parameters=(_path("digest", _DIGEST),),
+        body_max_bytes=ARTIFACT_MAX_BYTES, status=204, parameters=(_path("digest", _DIGEST),), bearer=True,
     ),
     Operation(
         "get_artifact", "GET", "/v1/artifacts/{digest}", "An artifact's bytes", get_artifact, answer=bytes,
@@ -589,6 +590,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("events", "GET", "/v1/events", "Follow what happens", events, stream="always"),
     *PAPER_OPERATIONS,
+    *DRAFT_OPERATIONS,
     *SECRET_OPERATIONS,
     *AUDIT_OPERATIONS,
 )  # fmt: skip

@@ -164,6 +164,11 @@ def papers_of(control: Control, proposed: Proposed) -> PapersView:
     )
 
 
+def missing_of(control: Control, proposed: Proposed) -> tuple[MissingView, ...]:
+    """What the gate would still ask for; the change need not be filed yet, nor signed."""
+    return papers_of(control, proposed).missing
+
+
 def _missing(
     core: NodeCore,
     subject: Subject,

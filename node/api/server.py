@@ -379,8 +379,14 @@ def _decode(operation: Operation, body: bytes) -> Any:
     try:
         return msgspec.json.decode(body, type=operation.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        allowed = f"; allowed: {', '.join(operation.body.__struct_fields__)}" if "unknown field" in str(error) else ""
+        allowed = f"; allowed: {_fields_of(operation.body)}" if "unknown field" in str(error) else ""
         raise invalid(f"the body does not fit the schema of {operation.name}: {error}{allowed}", SEE_DOCUMENT) from None
+
+
+def _fields_of(body: Any) -> str:
+    """The fields of a body's type, of each of its kinds where it has several."""
+    kinds = getattr(body, "__args__", (body,))
+    return ", ".join(dict.fromkeys(name for one in kinds for name in one.__struct_fields__))
 
 
 def _query(parameters: Sequence[Parameter], request: web.Request, path: dict[str, str]) -> dict[str, Any]:
@@ -428,7 +434,7 @@ def _result(answered: Any) -> str:
     """How a write ended, for the audit log: a command may be refused in an answer that says so."""
     match answered:
         case OutcomeView(outcome, _, rule, _):
-            return "done" if outcome == "decided" else rule or outcome
+            return "done" if outcome in {"decided", "started"} else rule or outcome
         case StartView(outcome=outcome, rule=rule):
             return f"{outcome} {rule}".strip() if outcome != "started" else "done"
         case _:

@@ -65,7 +65,12 @@ async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes
     async with session(house, token) as asking:
         for one in OPERATIONS:
             path = one.path.replace("{project}", "site").replace("{environment}", "production")
-            path = path.replace("{digest}", "0" * 64).replace("{change}", "0" * 64).replace("{key}", "0" * 64)
+            path = (
+                path.replace("{digest}", "0" * 64)
+                .replace("{change}", "0" * 64)
+                .replace("{key}", "0" * 64)
+                .replace("{draft}", "0" * 64)
+            )
             path = path.replace("{node}", house.control(0).core.node)
             if one.stream == "always":
                 continue
@@ -75,7 +80,7 @@ async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes
                 headers={"Idempotency-Key": secrets.token_urlsafe(12)},
                 params={"project": "site"} if one.name == "logs" else None,
             ) as answer:
-                rule = (await answer.json(content_type=None))["rule"] if answer.status >= 400 else ""
+                rule = (await answer.json(content_type=None)).get("rule", one.name) if answer.status >= 400 else ""
                 if one.takes_tokens:
                     assert answer.status not in {401, 429}, one.name
                     assert rule != "caller.bearer", one.name

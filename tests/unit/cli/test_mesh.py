@@ -23,11 +23,12 @@ from cli.project.find import project_here
 from cli.project.scaffold import CHOICES, create
 from cli.text.table import table
 from cli.text.times import moment, time_of_day
-from cli.text.units import checked_addresses, duration_ms, in_words, labels_of, written_ms
+from cli.text.units import checked_addresses, duration_ms, in_words, labels_of
 from cli.views import doctor as diagnosis
 from cli.views import lane_status as standing
 from cli.views.watch import LAST_WORDS_MAX, RefusedStartError, judge_start, last_words
 from protocols.chain.decision import Voter
+from protocols.changes.differences import written_ms
 from protocols.machine import PeerId
 from protocols.state.model import Lane
 from protocols.trust.certificates import DAY_MS

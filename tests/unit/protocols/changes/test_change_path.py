@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from cli.access.principals import Held, Principal
-from cli.change.diff import Side, differences
 from cli.change.evidence import Ran, held_evidence, keep_evidence, sign_build, sign_run
 from cli.commands.policy import evidence_of, window_of
 from cli.commands.token import _narrowed, _shared
@@ -21,6 +20,7 @@ from cli.views.dora import DAY_MS, delivery_of
 from protocols.chain.messages import Declined
 from protocols.changes.change import Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.changes.demands import FreezeWindow
+from protocols.changes.differences import Side, differences
 from protocols.changes.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.changes.evidence import Attested, Opened, open_envelope, read_evidence
 from protocols.envelope import Signed, decode, digest, encode

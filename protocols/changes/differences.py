@@ -1,7 +1,8 @@
 """What a change alters, item by item: two releases with their configurations compared as values.
 
 Capabilities are what the components themselves import, plus the hosts and stores their grants name; secrets are names
-and versions, never values. Pure. Not here: asking a node (review.py), and where a change would run.
+and versions, never values. Pure. Not here: fetching what is compared, and where a
+change would run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Literal
 
 import msgspec
 
-from cli.text.units import written_ms
 from protocols.changes.change import Analysis, Change, Plan, Release, Route, SecretVersion
 from protocols.changes.demands import Demands
 from protocols.changes.effective import Effective, EffectiveApp
@@ -23,6 +23,8 @@ Section = Literal[
 SECTIONS: tuple[Section, ...] = (
     "components", "capabilities", "limits", "configuration", "secrets", "routes", "smoke", "rollout", "policy",
 )  # fmt: skip
+
+_UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 Imports = Mapping[bytes, tuple[str, ...]]
 """The interfaces each component asks its host for, by the component's digest."""
@@ -72,6 +74,12 @@ def differences(before: Side | None, after: Side, imports: Imports) -> tuple[Dif
         if old.get(key) != new.get(key)
     ]
     return tuple(found)
+
+
+def written_ms(span_ms: int) -> str:
+    """Return a span exactly, as a project file would write it: 10000 is "10s", 1500 is "1500ms"."""
+    unit, size = next((unit, size) for unit, size in _UNITS_MS if span_ms % size == 0)
+    return f"{span_ms // size}{unit}" if span_ms else "0s"
 
 
 def size_words(size_bytes: int) -> str:
