@@ -6,11 +6,15 @@
       │     └── DiskFullError          there was no room for it: it may be tried again once there is
       ├── CorruptStoreError  exit 65   a database is damaged; it was set aside or must be
       └── BusyError          exit 75   an address or a data folder is in use by another process
+    NotDoneError                    what a caller asked of the running node is not done, by a rule that it names
+      └── NotNowError                   by nobody's rule: the same may be done a moment later
 
 Not here: a peer's misbehaviour (`Reject` effects) and a guest's failure (`runtime.outcome`), which are values.
 """
 
 from __future__ import annotations
+
+from protocols.refusal import Refusal
 
 
 class NodeError(Exception):
@@ -50,3 +54,17 @@ class BusyError(NodeError):
     """Somebody else holds what the daemon needs."""
 
     exit_code = 75
+
+
+class NotDoneError(Exception):
+    """What a caller asked of the running node is not done; the refusal names the rule, `advice` is the next step."""
+
+    def __init__(self, refusal: Refusal, advice: str = "") -> None:
+        """Take the rule and its sentence, and what to do next."""
+        super().__init__(refusal.detail)
+        self.refusal = refusal
+        self.advice = advice
+
+
+class NotNowError(NotDoneError):
+    """The node is too busy, or what must end first goes on."""

@@ -179,7 +179,7 @@ class HeldNode:
         """Why its store has no vote, empty if it votes: what a sole voter forgot, nobody can tell it."""
         core = self._control.core
         mine = Voter(core.node, core.chain.store_id)
-        return "" if mine in core.state.voters else self._control.quarantined or "its store is another one"
+        return "" if mine in core.state.voters else self._control.concerns.quarantined or "its store is another one"
 
     def reset(self, admin: Signer, reason: str) -> None:
         """Begin a new era with this store as the one voter, on the admin's signature: what cannot be told is abandoned."""

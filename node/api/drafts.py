@@ -33,7 +33,6 @@ from node.control import Control
 from node.decisions import drafts as kept
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.chain_requests import BusyChainError
-from node.mesh.filing import file_record
 from node.store.artifacts import ArtifactError
 from protocols.api_models import OutcomeView
 from protocols.changes.change import (
@@ -444,11 +443,11 @@ async def propose(call: Call) -> ProposedView:
     proposed = Proposed(made.digest, change, signed)
     encoded = encode(signed)
     key = make_key("change", change.project, digest(encoded).hex())
-    if not control.holds_record(key):
+    if not control.filing.holds(key):
         rights = control.core.dossiers.rights(signed.key, control.clock().wall_ms)
         if not isinstance(rights, Rights):
             raise refused(rights)
-        await file_record(control, key, encoded)
+        await control.filing.file(key, encoded)
     missing = tuple(LackView(one.rule, one.detail) for one in missing_of(control, proposed))
     through = control.core.node if call.bearer is not None else ""
     step = "a person approves it: freehold approve" if any(one.rule.startswith("approval") for one in missing) else (
@@ -492,7 +491,7 @@ async def sign_draft(call: Call) -> OutcomeView:
         outcome = await control.requests.submit(encode(signed), tuple(chains))
     except BusyChainError as error:
         raise ProblemError(503, "chain.busy", "the node is busy", str(error), "try again") from None
-    if outcome.rule == DUPLICATE and (slot := control.slot_of(signed)):
+    if outcome.rule == DUPLICATE and (slot := control.history.slot_of(signed)):
         return OutcomeView("decided", slot, "", "")
     return OutcomeView(outcome.outcome, outcome.slot, outcome.rule, outcome.detail)
 
@@ -503,7 +502,7 @@ def _started(control: Control, signed: SignedCommand) -> OutcomeView:
     except OSError as error:
         raise ProblemError(507, "start.full", "the start is not held", str(error), "freehold doctor") from None
     if isinstance(added, Refusal):
-        if added.rule == DUPLICATE and (slot := control.slot_of(signed)):
+        if added.rule == DUPLICATE and (slot := control.history.slot_of(signed)):
             return OutcomeView("started", slot, "", "")
         raise refused(added)
     waiting = control.starter.starts[added]

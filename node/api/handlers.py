@@ -31,13 +31,13 @@ from node.api.views import (
     start_view,
     voter_views,
 )
-from node.control import WATCHERS_MAX, Control
+from node.control import Control
 from node.decisions.history import DecisionView
 from node.decisions.outcomes import abort_words
 from node.decisions.start_queue import DUPLICATE
+from node.feed import WATCHERS_MAX
 from node.journal.logs import FOLLOWERS_MAX, LogFilter
-from node.mesh.chain_requests import BusyChainError
-from node.mesh.filing import file_record
+from node.mesh.chain_requests import BusyChainError, begin_era
 from node.mesh.peer_questions import Ask
 from node.store.artifacts import ArtifactError, OtherBytesError
 from node.transport import StreamError
@@ -158,7 +158,7 @@ async def mesh(call: Call) -> MeshView:
 async def members(call: Call) -> tuple[MemberView, ...]:
     """List every node this one knows of."""
     control: Control = call.node
-    return member_views(control.core, control.addresses, control.clock())
+    return member_views(control.core, control.addresses.texts(), control.clock())
 
 
 async def genesis(call: Call) -> bytes:
@@ -194,7 +194,7 @@ async def submit(call: Call) -> OutcomeView:
         outcome = await control.requests.submit(body.command, body.material)
     except BusyChainError as error:
         raise _busy(error) from None
-    if outcome.rule == DUPLICATE and (slot := control.slot_of(signed)):
+    if outcome.rule == DUPLICATE and (slot := control.history.slot_of(signed)):
         return OutcomeView("decided", slot, "", "")  # the retry of one whose answer was lost, with this node's memory
     return OutcomeView(outcome.outcome, outcome.slot, outcome.rule, outcome.detail)
 
@@ -212,7 +212,7 @@ async def reset(call: Call) -> MeshView:
         unsigned = found.rule == "reset.admin-threshold"
         more = "sign with as many admin keys as the mesh's threshold says"
         raise refused(found, more if unsigned else "freehold mesh reset NODE, computed anew")
-    if not await control.reset(body.entry, found.number):
+    if not await begin_era(control.mesh, body.entry, found.number):
         refusal = Refusal("chain.reset-refused", "the chain went on meanwhile")
         raise refused(refusal, "freehold mesh reset NODE, computed anew")
     return mesh_view(control.core)
@@ -273,13 +273,13 @@ async def publish(call: Call) -> RecordView:
         key = make_key(body.kind, body.scope, digest(body.body).hex())
     except ValueError as error:
         raise unreadable(str(error)) from None
-    if control.holds_record(key):
+    if control.filing.holds(key):
         return RecordView(key)
     if body.kind == "change":
         refusal = change_refusal(control.core, body.body, control.clock().wall_ms)
         if refusal is not None:
             raise refused(refusal)
-    await file_record(control, key, body.body)
+    await control.filing.file(key, body.body)
     return RecordView(key)
 
 
@@ -327,8 +327,8 @@ async def start(call: Call) -> StartView:
     except OSError as error:
         raise ProblemError(507, "start.full", "the start is not held", str(error), "freehold doctor") from None
     if isinstance(added, Refusal):
-        if added.rule == DUPLICATE and (slot := control.slot_of(signed)):
-            return StartView(control.decision(slot).subject, "started", slot, "", "")
+        if added.rule == DUPLICATE and (slot := control.history.slot_of(signed)):
+            return StartView(control.history.decision(slot).subject, "started", slot, "", "")
         raise refused(added)
     return start_view(added, control.starter.starts[added])
 
@@ -372,7 +372,7 @@ async def decisions(call: Call) -> Page:
     if before and not before.isdecimal():
         raise invalid("the cursor is none of this list's")
     control: Control = call.node
-    found = control.history(
+    found = control.history.recent(
         query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None
     )
     names = Names(control.core, control.clock().wall_ms)
@@ -443,9 +443,9 @@ def _unreachable(named: str, error: Exception) -> ProblemError:
 async def events(call: Call) -> web.StreamResponse:
     """Follow records, decisions, members and rollouts."""
     control: Control = call.node
-    if control.watchers >= WATCHERS_MAX:
+    if control.feed.watchers >= WATCHERS_MAX:
         raise ProblemError(503, "request.busy", "too many watch", f"{WATCHERS_MAX} watch this node", "try again")
-    return await _stream(call, control.watch())
+    return await _stream(call, control.feed.watch())
 
 
 def _change_view(control: Control, proposed: Proposed) -> ChangeView:
@@ -485,7 +485,7 @@ def _last_aborts(control: Control, lanes: Collection[tuple[str, str]]) -> dict[t
     for slot in range(control.core.chain.position.slot, 0, -1):
         if not open_lanes:
             break
-        view = control.decision(slot)
+        view = control.history.decision(slot)
         lane = (view.project, view.environment)
         if lane not in open_lanes or view.action not in {"abort", "start", "promote"}:
             continue

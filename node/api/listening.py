@@ -23,6 +23,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from node.api.access import authorize
+from node.api.audit_papers import audit_call
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
 from node.api.naming import PrincipalNames
@@ -64,7 +65,7 @@ WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  compared, not bo
 
 @contextlib.asynccontextmanager
 async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
-    """Serve the API on api.sock in the `runtime` folder and on the settings' address, which `control` is then told.
+    """Serve the API on api.sock in the `runtime` folder and on the settings' address, which is noted in `control`.
 
     Raises BusyError if the address cannot be had.
     """
@@ -73,7 +74,7 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     )  # fmt: skip
     names = ("localhost", control.config.name, control.config.api.rpartition(":")[0].strip("[]"))
     server = ApiServer(
-        OPERATIONS, control, callers, lambda: names, control.audit_call, control.audit.settled,
+        OPERATIONS, control, callers, lambda: names, functools.partial(audit_call, control.audit), control.audit.settled,
         functools.partial(authorize, control), lambda: control.core.chain.muted or control.audit.full,
         control.mesh.performed,
     )  # fmt: skip
@@ -111,7 +112,7 @@ def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control)
         raise BusyError(f"the API cannot listen on {control.config.api}: {error}", "freehold node run --api") from None
     shown = outgoing_address() if host in WILDCARDS else host
     shown = f"[{shown}]" if ":" in shown else shown
-    control.api, control.api_pin = f"{shown}:{listener.getsockname()[1]}", tls.pin
+    control.api_place.take(f"{shown}:{listener.getsockname()[1]}", tls.pin)
     return HttpsListener(listener, tls.context, runner.server, server.strangers)
 
 

@@ -44,7 +44,7 @@ class _Node(Collector):
         yield _gauge("chain_speaking", "1 if this node's store may promise and vote.", core.chain.speaking)
         yield _gauge("chain_stalled", "1 if this node cannot follow the chain.", bool(core.chain.stalled))
         yield _gauge("chain_muted", "1 if this node does not vote because its disk is full.", bool(core.chain.muted))
-        yield _gauge("quarantined", "1 if this node gave up its vote.", bool(control.quarantined))
+        yield _gauge("quarantined", "1 if this node gave up its vote.", bool(control.concerns.quarantined))
         yield _gauge("voters", "Voters the chain names.", len(core.state.voters))
         yield _gauge("mesh_resets", "Times the mesh was reset by its admins.", core.state.resets)
         yield _gauge("records", "Records this node holds.", len(core.records.store.entries))

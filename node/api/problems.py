@@ -10,6 +10,8 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from node.errors import NotDoneError, NotNowError
+from node.membership.leave import NOT_DRAINED, VOTES
 from protocols.refusal import Refusal
 
 PROBLEM_TYPE_PREFIX = "urn:freehold:problem:"
@@ -24,6 +26,9 @@ FIELDS_OF_STATUS = {
 
 NOT_ALLOWED = "caller.not-allowed"
 """The rule of a call by a key that has grants, none of which allows it."""
+
+TITLES = {"node.busy": "the node is busy", VOTES: "this node votes", NOT_DRAINED: "still serving"}
+"""Of what this node refuses by a rule of its own."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +86,15 @@ def token_refused(detail: str) -> ProblemError:
     """Something that no token may do, whatever its grant says."""
     step = "sign the request with a key (RFC 9421): freehold token create NAME"
     return ProblemError(403, "caller.bearer", "a token may not", detail, step)
+
+
+def problem_of(error: NotDoneError) -> ProblemError:
+    """What the API answers when a part of the node refused what a handler asked of it."""
+    title = TITLES.get(error.refusal.rule)
+    if title is None:
+        return refused(error.refusal, error.advice)
+    status = 503 if isinstance(error, NotNowError) else 409
+    return ProblemError(status, error.refusal.rule, title, error.refusal.detail, error.advice)
 
 
 def response(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:

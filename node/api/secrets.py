@@ -9,7 +9,6 @@ from __future__ import annotations
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import ProblemError, refused, unreadable
 from node.control import Control
-from node.mesh.filing import file_record
 from node.serving.secrets import Held
 from protocols.api_models import SecretBody, SecretView
 from protocols.changes.secrets import SealedSecret, SecretPaper, SecretRemoval, open_paper
@@ -77,7 +76,7 @@ async def _add(control: Control, paper: SealedSecret, body: bytes) -> None:
         key = make_key("secret", paper.project, paper.environment, paper.name, digest(body).hex())
     except ValueError as error:
         raise unreadable(str(error)) from None
-    await file_record(control, key, body)
+    await control.filing.file(key, body)
 
 
 async def _remove(control: Control, paper: SecretRemoval) -> None:
@@ -96,7 +95,7 @@ async def _remove(control: Control, paper: SecretRemoval) -> None:
         )  # fmt: skip
     for version in paper.versions:
         if version in mine:
-            await file_record(control, mine[version].key, b"", tombstone=True)
+            await control.filing.file(mine[version].key, b"", tombstone=True)
 
 
 def _view(control: Control, held: Held, in_use: bool) -> SecretView:

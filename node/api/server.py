@@ -29,9 +29,11 @@ from node.api.problems import (
     ProblemError,
     invalid,
     not_found,
+    problem_of,
     response,
     token_refused,
 )
+from node.errors import NotDoneError
 from protocols.api_models import OutcomeView, StartView
 
 VERSION = "0.1.0"
@@ -217,7 +219,7 @@ class ApiServer:
         if operation.access != "write":
             if operation.access != "open":
                 await self._performed()  # nobody is told of a decision that a crash could still undo
-            return _render(operation, await operation.handler(call), request)
+            return _render(operation, await _handled(operation, call), request)
         return await self._write(operation, call, body)
 
     async def _note_denied(self, call: Call, error: ProblemError) -> None:
@@ -280,7 +282,7 @@ class ApiServer:
         if operation.final:
             await self._note(call, BEGUN)
         try:
-            answered = await operation.handler(call)
+            answered = await _handled(operation, call)
         except ProblemError as error:
             await self._note(call, error.problem.rule)
             raise
@@ -318,6 +320,14 @@ def _validate(request: web.Request, answer: web.StreamResponse) -> None:
     if any(one.value in {tag.value, "*"} for one in known):
         answer.set_status(304)
         answer.body = None
+
+
+async def _handled(operation: Operation, call: Call) -> Any:
+    """Have a handler do its work. Raises ProblemError, also for what another part of the node refused."""
+    try:
+        return await operation.handler(call)
+    except NotDoneError as error:
+        raise problem_of(error) from error
 
 
 def _host_of(field: str) -> str:

@@ -34,7 +34,6 @@ from protocols.rollout.dossiers import Proposed
 from protocols.state.analysis import assess
 from protocols.state.model import Deployed, Environment, Lane, MeshState, Rollout
 from protocols.state.placement import eligible
-from protocols.trust.hello import QUARANTINE_MS
 
 
 def node_view(control: Control, build: str) -> NodeView:
@@ -61,18 +60,18 @@ def node_view(control: Control, build: str) -> NodeView:
         records=len(core.records.store.entries),
         wall_ms=now.wall_ms,
         expires_ms=certificate.expires_ms if certificate is not None else 0,
-        quarantined=control.quarantined,
-        doubles=tuple(sorted(peer for peer, at_ms in control.doubles.items() if now.wall_ms - at_ms < QUARANTINE_MS)),
-        refused_by={str(peer): why for peer, why in sorted(control.refused_by.items())},
+        quarantined=control.concerns.quarantined,
+        doubles=tuple(control.concerns.doubles()),
+        refused_by={str(peer): why for peer, why in sorted(control.concerns.refused_by.items())},
         running=tuple(f"{project}/{environment}" for project, environment in sorted(control.workloads.running)),
         disk_free_bytes=shutil.disk_usage(control.folder).free,
         wasmtime=version("wasmtime"),
-        warnings=tuple(control.warnings()),
+        warnings=tuple(control.concerns.warnings()),
         muted=core.chain.muted,
-        rebuilt=control.rebuilt,
+        rebuilt=control.concerns.rebuilt,
         alone=control.alone,
         boot_answers_needed=core.chain.boot_answers_needed,
-        concerns=tuple(control.concerns()),
+        concerns=tuple(control.concerns.own()),
     )
 
 

@@ -12,11 +12,14 @@ import msgspec
 
 from protocols.chain.decision import NOOP, Decided, Decision, Entry
 from protocols.changes.statements import HealthVerdict, Statement
+from protocols.core import NodeCore
 from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode
 from protocols.keys import peer_id
 from protocols.state.commands import Command, SignedCommand
 
 REASON_MAX = 500
+SLOTS_SEARCHED_MAX = 1_000
+"""How far back a retried command is looked for: a retry comes within minutes, and a few decisions are made a day."""
 
 
 class Numbers(msgspec.Struct, frozen=True):
@@ -73,6 +76,43 @@ def view_of(slot: int, entry: Entry) -> DecisionView:
         reason=str(getattr(action, "reason", "") or getattr(action, "break_glass", ""))[:REASON_MAX],
         numbers=_numbers(entry),
     )
+
+
+class History:
+    """The decisions that this node holds."""
+
+    def __init__(self, core: NodeCore) -> None:
+        """Take the core to read."""
+        self._core = core
+
+    def decision(self, slot: int) -> DecisionView:
+        """What the chain decided at a slot this node holds."""
+        return view_of(slot, self._core.chain.ledger.entry(slot))
+
+    def digest_at(self, slot: int) -> bytes:
+        """What names the chain up to a slot."""
+        return self._core.chain.ledger.digest_at(slot)
+
+    def slot_of(self, signed: SignedCommand) -> int:
+        """Where this very command was decided, of the newest slots; 0 if nowhere."""
+        newest = self._core.chain.position.slot
+        for slot in range(newest, max(0, newest - SLOTS_SEARCHED_MAX), -1):
+            if payload_of(self._core.chain.ledger.entry(slot)) == signed.payload:
+                return slot
+        return 0
+
+    def recent(self, project: str, environment: str, limit: int, *, before: int | None = None) -> list[DecisionView]:
+        """The newest decisions, newest first, or the newest `before` a slot; empty names match everything."""
+        found: list[DecisionView] = []
+        newest = self._core.chain.position.slot
+        for slot in range(newest if before is None else min(newest, before - 1), 0, -1):
+            view = self.decision(slot)
+            here = (not project or view.project == project) and (not environment or view.environment == environment)
+            if here and view.action != "noop":
+                found.append(view)
+            if len(found) >= limit:
+                break
+        return found
 
 
 def payload_of(entry: Entry) -> bytes:

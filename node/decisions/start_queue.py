@@ -2,7 +2,7 @@
 
 What is missing (approvals, evidence, prepared nodes) is found by judging the start here exactly as voters will, on
 the papers this node holds; the refusal is what `status` shows. A start whose ground has moved (another release runs,
-the policy changed) is final and forgotten. What waits is in a file before its giver is answered (starts.py), and is
+the policy changed) is final and forgotten. What waits is in a file before its giver is answered (start_file.py), and is
 taken up again by the next process; signing it again is harmless, the chain refuses duplicates. Not here: any right to
 start; the signature and the exhibits carry it all.
 """
@@ -97,8 +97,16 @@ class Starter:
         verifier: Verifier,
         clock: Callable[[], Now],
         folder: Path,
+        *,
+        slot_of: Callable[[SignedCommand], int],
+        ended: Callable[[Waiting], None],
+        outdated: Callable[[Digest], None],
     ) -> None:
-        """Take what is read, where starts are submitted, and the data folder, in which those of an earlier life wait."""
+        """Take what is read, where starts are submitted, and the data folder, in which those of an earlier life wait.
+
+        `slot_of` says where a start was decided (0 if nowhere), `ended` hears that one started or was refused for good,
+        `outdated` that a node's word on a change has grown too old while its start waited for people.
+        """
         self._core = core
         self._artifacts = artifacts
         self._requests = requests
@@ -106,12 +114,7 @@ class Starter:
         self._clock = clock
         self._folder = folder
         self.starts: dict[Digest, Waiting] = dict(_taken_up(folder))
-        self.slot_of: Callable[[SignedCommand], int] = lambda _signed: 0
-        """Where a start was decided; 0 if nowhere."""
-        self.ended: Callable[[Waiting], None] = lambda _waiting: None
-        """Who hears that a start started or was refused for good."""
-        self.outdated: Callable[[Digest], None] = lambda _change: None
-        """Who hears that a node's word on a change has grown too old while the start waited for people."""
+        self._slot_of, self._ended, self._outdated = slot_of, ended, outdated
         self._woken = asyncio.Event()
 
     def hear(self, event: Any) -> None:
@@ -176,7 +179,7 @@ class Starter:
                 if waiting.outcome == "waiting":
                     await self._look(change, waiting)
                     if waiting.outcome != "waiting":
-                        self.ended(waiting)
+                        self._ended(waiting)
                         self._forget_ended()
                 elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:
                     del self.starts[change]
@@ -194,12 +197,12 @@ class Starter:
         judged = self._judge(signed, material)
         if judged is not None:
             waiting.refusal = judged
-            if judged.rule == DUPLICATE and (slot := self.slot_of(waiting.signed)):  # by the process before this one
+            if judged.rule == DUPLICATE and (slot := self._slot_of(waiting.signed)):  # by the process before this one
                 waiting.outcome, waiting.slot = "started", slot
             elif not judged.rule.startswith(WAITED_FOR):
                 waiting.outcome = "refused"
             elif judged.rule == "evidence.stale" and A_NODE_RUNS_IT in judged.detail:
-                self.outdated(change)
+                self._outdated(change)
             return
         if self._clock().mono_ms < waiting.again_ms:
             return

@@ -3,8 +3,8 @@
 One entry for one call, signed and chained (protocols/records/audit.py), with who called, who signed what was handed over, and
 how it ended. Entries are taken in order and wait here while the core's inbox is full, and on a node that lost its
 records until every other node has given back what it holds: a chain begun anew would overwrite the one that they hold, and
-an entry may be on a single one of them. Those wait on disk (backlog.py); no caller is answered before the entry of its
-call is durable. Not here: judging anything.
+an entry may be on a single one of them. Those wait on disk (audit_backlog.py); no caller is answered before the entry of its
+call is durable. Not here: judging anything, and what an API call handed over (api/audit_papers.py).
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from node.api.operations import Upload
 from node.journal.audit_backlog import Backlog
-from protocols.api_models import CommandBody, RecordBody, SecretBody
-from protocols.changes.evidence import open_envelope
-from protocols.changes.secrets import SealedSecret, SecretPaper
 from protocols.core import NodeCore
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.keys import public_key_of
@@ -41,10 +37,8 @@ from protocols.records.audit import (
 from protocols.records.gossip import Publish, PublishRefused, RecordsMerged
 from protocols.records.key_table import DAY_MS
 from protocols.records.sync import AnsweredEqual, Synced
-from protocols.refusal import Refusal
 from protocols.state.commands import Command, SignedCommand
-from protocols.trust.grants import Grant, Rights
-from protocols.trust.revocations import RevocationStatement
+from protocols.trust.grants import Rights
 from protocols.trust.store import Standing
 
 SETTLE_TIMEOUT_S = 10.0
@@ -211,6 +205,10 @@ class Audit:
             extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
         )  # fmt: skip
 
+    def note_own(self, paper: Paper) -> None:
+        """Take down what this node did of itself."""
+        self.note("node", paper, "done", "")
+
     def _keep(self, entry: AuditEntry) -> None:
         """Have an entry that waits survive this process."""
         try:
@@ -304,27 +302,13 @@ def read_links(links: list[Link]) -> list[tuple[Link, AuditEntry]]:
     return found
 
 
-def paper_of(operation: str, path: str, body: Any) -> Paper:
-    """What a call hands over: a command, a paper or plain bytes. Reads it only to name it; nothing is believed."""
-    match body:
-        case CommandBody(command=data):
-            return _command_paper(operation, data)
-        case RecordBody(kind=kind, scope=scope, body=data):
-            return Paper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
-        case SecretBody(paper=data):
-            return _secret_paper(operation, data)
-        case Upload(digest=named):
-            return Paper(operation, path, named)
-        case _:  # no digest of what may be short and secret: it could be guessed
-            return Paper(operation, path, b"")
-
-
 def start_paper(signed: SignedCommand) -> Paper:
     """What a waiting start handed over."""
-    return _command_paper("start", encode(signed))
+    return command_paper("start", encode(signed))
 
 
-def _command_paper(operation: str, data: bytes) -> Paper:
+def command_paper(operation: str, data: bytes) -> Paper:
+    """What a call with a command hands over; `operation` names a command that cannot be read."""
     try:
         signed: SignedCommand = decode(data, SignedCommand)
         command: Command = decode(signed.payload, Command)
@@ -341,42 +325,3 @@ def _command_paper(operation: str, data: bytes) -> Paper:
     if reason:
         where += f": {reason}"
     return Paper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
-
-
-def _secret_paper(operation: str, data: bytes) -> Paper:
-    """A secret's name and version; the digest is of what is sealed, which nobody can guess."""
-    try:
-        signed: Signed = decode(data, Signed)
-        paper: SecretPaper = decode(signed.payload, SecretPaper)
-    except DecodeError:
-        return Paper(operation, "unreadable", b"")
-    where = f"{paper.project}/{paper.environment}/{paper.name}"
-    if isinstance(paper, SealedSecret):
-        return Paper("set secret", f"{where} version {paper.version}", digest(data), (signed.key,))
-    return Paper("remove secret", f"{where}, {len(paper.versions)} versions", digest(data), (signed.key,))
-
-
-def _paper_signers(kind: str, data: bytes) -> tuple[bytes, ...]:
-    try:
-        match kind:
-            case "change":
-                return (decode(data, Signed).key,)
-            case "grant":
-                chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
-                granted: Grant = decode(chain[-1].payload, Grant)
-                return (chain[-1].key, granted.key)
-            case "revocation":
-                return (decode(data, RevocationStatement).signed.key,)
-            case _:
-                opened = open_envelope(_NoCheck(), data)
-                return () if isinstance(opened, Refusal) else (opened.key,)
-    except (DecodeError, IndexError):
-        return ()
-
-
-class _NoCheck:
-    """A verifier for reading a name only: the log says who a paper says signed it, and its digest."""
-
-    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
-        """Accept."""
-        return True

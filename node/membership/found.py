@@ -20,6 +20,7 @@ from node.config import NodeConfig, no_node_step, write_config
 from node.errors import ConfigError
 from node.keys import SystemEntropy, load_or_create_key, sync_folder, sync_tree, write_private
 from node.membership.join import Knock
+from node.mesh.peer_addresses import write_addresses
 from node.mesh.pump import system_now
 from node.store.storage import Storage
 from protocols.chain.acceptor import founding_effects
@@ -35,7 +36,6 @@ from protocols.trust.invites import InviteLine
 from protocols.trust.store import Credentials
 
 CREDENTIALS_MAX_BYTES = 64 * 1024
-ADDRESSES_MAX_BYTES = 256 * 1024
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -43,12 +43,6 @@ class Identity(msgspec.Struct, frozen=True):
 
     genesis: bytes
     credentials: tuple[Credentials, ...]
-
-
-class AddressBook(msgspec.Struct, frozen=True):
-    """Where peers were last known to listen, as multiaddr texts."""
-
-    peers: dict[str, tuple[str, ...]] = {}
 
 
 def read_identity(folder: Path) -> Identity:
@@ -65,21 +59,6 @@ def read_identity(folder: Path) -> Identity:
     except DecodeError as error:
         raise ConfigError(f"{folder / 'credentials'}: {error}", "restore it from your backup") from None
     return Identity(genesis, credentials)
-
-
-def read_addresses(folder: Path) -> dict[PeerId, tuple[Multiaddr, ...]]:
-    """Read where peers were last known to be; an unreadable book is an empty one, the mesh tells again."""
-    try:
-        book: AddressBook = decode((folder / "addresses").read_bytes(), AddressBook, ADDRESSES_MAX_BYTES)
-        return {PeerId(peer): tuple(multiaddr.parse(text) for text in texts) for peer, texts in book.peers.items()}
-    except (OSError, DecodeError, ValueError):
-        return {}
-
-
-def write_addresses(folder: Path, addresses: Mapping[PeerId, tuple[Multiaddr, ...]]) -> None:
-    """Remember where peers are, for the next start."""
-    book = AddressBook({peer: tuple(str(one) for one in where) for peer, where in sorted(addresses.items())})
-    write_private(folder / "addresses", encode(book))
 
 
 async def found(

@@ -7,15 +7,20 @@ both are durable. Telling twice is harmless: records are named by their content,
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
 
-from node.errors import ConfigError
+from node.errors import ConfigError, NotDoneError, NotNowError
 from node.keys import sync_folder, write_private
+from node.mesh.chain_requests import ChainRequests
+from node.mesh.filing import Filing
 from protocols.envelope import DecodeError, decode, encode
 
 PENDING_MAX_BYTES = 256 * 1024
+
+_log = logging.getLogger("freehold.daemon")
 
 
 class Paper(msgspec.Struct, frozen=True, array_like=True):
@@ -53,3 +58,23 @@ def forget_pending(folder: Path) -> None:
     """Remove the file once everything in it is durable."""
     (folder / "pending").unlink(missing_ok=True)
     sync_folder(folder)
+
+
+async def tell_pending(folder: Path, filing: Filing, requests: ChainRequests) -> None:
+    """Publish and submit what was signed when this node was founded; what stays undecided is told again next time."""
+    pending = read_pending(folder)
+    told = True
+    for paper in pending.papers:
+        try:
+            await filing.file(paper.key, paper.body)
+        except NotDoneError as error:
+            told = told and not isinstance(error, NotNowError)
+            _log.warning("not filed: %s", error, extra={"event": "pending.refused", "rule": error.refusal.rule})
+    for command in pending.commands:
+        outcome = await requests.submit(command, ())
+        told = told and outcome.outcome != "unknown"
+        if outcome.outcome != "decided":
+            detail = outcome.rule or outcome.outcome
+            _log.warning("not decided: %s", outcome.detail, extra={"event": "pending.refused", "detail": detail})
+    if told and (pending.papers or pending.commands):
+        forget_pending(folder)

@@ -6,15 +6,19 @@ Not here: what is asked, and who may ask it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from protocols.chain.messages import Outcome, Read, ReadDone, Submit
+from node.mesh.mesh import Mesh
+from protocols.chain.messages import Outcome, Read, ReadDone, Submit, SubmitReset
 from protocols.machine import Entropy
 
 REQUESTS_MAX = 1_024
 ANSWER_TIMEOUT_S = 45.0
 """Longer than the chain itself waits before it says "unknown"."""
+
+RESET_TIMEOUT_S = 3.0
 
 
 class BusyChainError(Exception):
@@ -64,3 +68,13 @@ class ChainRequests:
                 return Outcome(request_id, "unknown") if isinstance(event(b""), Submit) else ReadDone(request_id, -1)
         finally:
             del self._waiting[request_id]
+
+
+async def begin_era(mesh: Mesh, entry: bytes, number: int) -> bool:
+    """Hand a signed reset to the chain; whether it is in force."""
+    mesh.post(SubmitReset(entry))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RESET_TIMEOUT_S):
+            while mesh.core.chain.position.resets < number:  # noqa: ASYNC110  a refusal is only counted
+                await asyncio.sleep(0.05)
+    return mesh.core.chain.position.resets >= number

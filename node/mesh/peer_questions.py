@@ -44,18 +44,11 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
 
 
 class Asking:
-    """Asks members, and answers them."""
+    """Asks members."""
 
-    def __init__(
-        self, transport: Transport, may_ask: Callable[[PeerId], bool], describe: Callable[[], bytes], logs: LogStore
-    ) -> None:
-        """Take who is answered, what describes this node, and its logs; call before the transport runs."""
+    def __init__(self, transport: Transport) -> None:
+        """Take what opens streams."""
         self._transport = transport
-        self._may_ask = may_ask
-        self._describe = describe
-        self._logs = logs
-        self._answering = 0
-        transport.serve(PROTOCOL, self._serve)
 
     async def description(self, peer: PeerId) -> bytes:
         """Return a member's description of itself (JSON). Raises StreamError or TimeoutError."""
@@ -70,6 +63,20 @@ class Asking:
             await stream.write_block(encode(ask))
             while (block := await stream.read_block(BLOCK_MAX_BYTES)) is not None:
                 yield block
+
+
+class Answering:
+    """Answers members."""
+
+    def __init__(
+        self, transport: Transport, may_ask: Callable[[PeerId], bool], describe: Callable[[], bytes], logs: LogStore
+    ) -> None:
+        """Take who is answered, what describes this node, and its logs; call before the transport runs."""
+        self._may_ask = may_ask
+        self._describe = describe
+        self._logs = logs
+        self._answering = 0
+        transport.serve(PROTOCOL, self._serve)
 
     async def _serve(self, stream: Stream) -> None:
         if not self._may_ask(stream.peer) or self._answering >= ANSWERS_MAX:

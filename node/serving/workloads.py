@@ -103,9 +103,18 @@ class Workloads:
     """The node's apps."""
 
     def __init__(
-        self, core: NodeCore, releases: Releases, pool: WorkerPool, ingress: Path, post: Callable[[Any], bool]
+        self,
+        core: NodeCore,
+        releases: Releases,
+        pool: WorkerPool,
+        ingress: Path,
+        post: Callable[[Any], bool],
+        smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None,
     ) -> None:
-        """Take the core to read, what prepares, the pool with its Unix ingress, and where observations go."""
+        """Take the core to read, what prepares, the pool with its Unix ingress, and where observations go.
+
+        `smoked` hears that a change's smoke checks passed here.
+        """
         self._core = core
         self._releases = releases
         self._pool = pool
@@ -127,8 +136,7 @@ class Workloads:
         self._meter = Meter()
         self._looking = asyncio.Lock()
         self.running: dict[Lane, Running] = {}
-        self.smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None
-        """Who hears that a change's smoke checks passed here."""
+        self._smoked = smoked
         self._checking: set[Digest] = set()
         self._unready: set[Digest] = set()
         """Changes that wait to be prepared again."""
@@ -207,7 +215,7 @@ class Workloads:
     async def _check_again(self, change: Digest, prepared: Prepared) -> None:
         try:
             if await self._releases.smoke(prepared) and not prepared.from_source:
-                self.smoked(change, prepared)
+                self._smoked(change, prepared)
             self.failures.pop(change, None)
         except (PreparationError, OSError) as error:
             _log.warning("not attested again: %s", error, extra={"event": "smoke.failed", "change": change.hex()})
@@ -228,7 +236,7 @@ class Workloads:
         self.failures.pop(change, None)
         self._keep(change, prepared)
         if smoked and not prepared.from_source:
-            self.smoked(change, prepared)
+            self._smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
 
     async def _prepare_patiently(self, change: Digest) -> tuple[Prepared, bool]:

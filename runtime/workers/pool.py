@@ -137,8 +137,12 @@ class WorkerPool:
         *,
         on_logs: Callable[[LogBatch], None],
         jitter: Callable[[], float] | None = None,
+        restore: Callable[[ReleaseLoad], Awaitable[None]] | None = None,
     ) -> None:
-        """Take settings, where log lines go, and a source of floats in [0, 1) for the back-off."""
+        """Take settings, where log lines go, and a source of floats in [0, 1) for the back-off.
+
+        `restore` brings back the files that a release is loaded from, when a worker refuses it; it must not raise.
+        """
         if not 1 <= settings.workers <= WORKERS_MAX or not 1 <= len(settings.listen) <= LISTENERS_MAX:
             raise PoolError(f"1 to {WORKERS_MAX} workers and 1 to {LISTENERS_MAX} addresses")
         if settings.certificates is None and any(address.startswith(TLS_PREFIX) for address in settings.listen):
@@ -157,8 +161,7 @@ class WorkerPool:
         self._leave_workers = False
         self._next_job_slot = 0
         self.addresses: tuple[str, ...] = ()
-        self.restore: Callable[[ReleaseLoad], Awaitable[None]] = _restore_nothing
-        """What brings back the files a release is loaded from, asked when a worker refuses it; must not raise."""
+        self._restore = restore or _restore_nothing
 
     async def run(self) -> None:
         """Keep the workers alive until `stop` or `detach`. Raises `PoolError` if the pool cannot start."""
@@ -200,7 +203,7 @@ class WorkerPool:
                 try:
                     await self._tell(lambda link: Load(link.next_number(), release))
                 except RefusedError:
-                    await self.restore(release)
+                    await self._restore(release)
                     await self._tell(lambda link: Load(link.next_number(), release))
             except (RefusedError, ControlError, TimeoutError) as error:
                 with contextlib.suppress(RefusedError, ControlError, TimeoutError):
@@ -403,7 +406,7 @@ class WorkerPool:
                     try:
                         await link.command(Load(link.next_number(), release))
                     except RefusedError:
-                        await self.restore(release)
+                        await self._restore(release)
                         await link.command(Load(link.next_number(), release))
             if self._routes is not None:
                 await link.command(Activate(link.next_number(), self._routes))

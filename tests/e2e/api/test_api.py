@@ -19,9 +19,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.api.server import CALLS_MAX
-from node.control import WATCHERS_MAX
+from node.feed import WATCHERS_MAX
 from node.membership.pending_papers import Paper, Pending, write_pending
-from node.mesh.filing import file_record
 from node.mesh.pump import system_now
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
@@ -239,7 +238,7 @@ async def test_what_was_signed_at_the_founding_is_told_again_though_a_part_of_it
     core, now_ms = house.control(0).core, system_now().wall_ms
     grant = Grant(AGENT, "agent", "bot", ("viewer",), ("*",), ("*",), now_ms + 3_600_000, ENTROPY.random_bytes(16))
     key, body = grant_record(AGENT, (sign(house.admin, GRANT_DOMAIN, core.trust.mesh, grant),))
-    await file_record(house.control(0), key, body)
+    await house.control(0).filing.file(key, body)
     signed = encode(command(house, "from-the-start"))
     await house.stop(0)
     write_pending(house.folder / "n0", Pending((Paper(key, body),), (signed,)))
@@ -301,7 +300,7 @@ async def test_streams_tell_logs_changes_of_the_mesh_and_how_a_rollout_goes(hous
             group.create_task(hear("/v1/events", lambda name, fields: heard.append((name, fields)))),
             group.create_task(hear("/v1/logs", lambda _, line: logged.append(line["event"]), follow=True)),
         ]
-        await until(lambda: house.control(0).watchers == 1 and bool(logged))
+        await until(lambda: house.control(0).feed.watchers == 1 and bool(logged))
         await house.deploy(component("probe"), healthy="3s")
         await until(
             lambda: "run" in logged and [one["action"] for name, one in heard if name == "decision"][-1:] == ["promote"]
@@ -312,7 +311,7 @@ async def test_streams_tell_logs_changes_of_the_mesh_and_how_a_rollout_goes(hous
     progress = [fields for name, fields in heard if name == "rollout"]
     assert {(one["project"], one["environment"]) for one in progress} == {LANE}
     assert any("pass" in one["verdicts"].values() or "pending" in one["verdicts"].values() for one in progress)
-    await until(lambda: house.control(0).watchers == 0 and house.control(0).logs.followers == 0)
+    await until(lambda: house.control(0).feed.watchers == 0 and house.control(0).logs.followers == 0)
 
 
 async def test_those_who_follow_take_no_calls_from_others_and_are_bounded_themselves(house: House) -> None:
@@ -328,4 +327,4 @@ async def test_those_who_follow_take_no_calls_from_others_and_are_bounded_themse
             assert (await problem(answer))[:2] == (503, "request.busy")
         for one in streams:
             one.close()
-        await until(lambda: house.control(0).watchers == 0)
+        await until(lambda: house.control(0).feed.watchers == 0)

@@ -51,11 +51,11 @@ async def test_a_base_whose_bytes_are_away_when_the_node_starts_is_served_once_t
     await house.start(0)
     await until(lambda: bool(house.control(0).workloads.failures), 60)
     assert not house.runs(0)
-    assert any("is not ready here" in one and "tries again" in one for one in house.control(0).warnings())
+    assert any("is not ready here" in one and "tries again" in one for one in house.control(0).concerns.warnings())
     (folder / "aside").rename(component)
     await until(lambda: house.runs(0), 60)
     assert await visited(house) == 200
-    await until(lambda: house.control(0).warnings() == [], 60)
+    await until(lambda: house.control(0).concerns.warnings() == [], 60)
 
 
 def compilers() -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.control import voter_warnings
+from node.concerns import voter_warnings
 from protocols.machine import PeerId
 
 VOTERS = [PeerId(name) for name in ("a", "b", "c")]

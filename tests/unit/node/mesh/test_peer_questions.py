@@ -11,7 +11,7 @@ from typing import Any, Self
 import pytest
 
 from node.journal.logs import LogStore
-from node.mesh.peer_questions import ANSWERS_MAX, ASK_MAX_BYTES, Ask, Asking
+from node.mesh.peer_questions import ANSWERS_MAX, ASK_MAX_BYTES, Answering, Ask, Asking
 from node.transport import Stream, StreamError
 from protocols.machine import PeerId
 
@@ -87,7 +87,8 @@ def logs(tmp_path: Path) -> Any:
 def asking(logs: LogStore, *, member: bool = True) -> tuple[Asking, Wire]:
     wire = Wire()
     made: Any = wire
-    return Asking(made, lambda peer: member and peer == ASKER, lambda: b'{"name":"oslo"}', logs), wire
+    Answering(made, lambda peer: member and peer == ASKER, lambda: b'{"name":"oslo"}', logs)
+    return Asking(made), wire
 
 
 def line(number: int, app: str = "web") -> bytes:

@@ -1,0 +1,220 @@
+"""What an operator is warned of, each warning with what to do about it; and what this node saw that leads to one.
+
+Not here: how warnings are shown (the CLI), and the numbers for a monitoring system (api/metrics.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from node.config import NodeConfig, certificates_folder
+from node.journal.audit import Audit
+from node.serving.workloads import Workloads
+from protocols.chain.decision import Voter
+from protocols.chain.messages import EntryStored, EraChanged, Quarantined
+from protocols.chain.quorum import majority
+from protocols.core import NodeCore
+from protocols.keys import public_key_of
+from protocols.liveness import Belief
+from protocols.machine import Now, PeerId
+from protocols.trust.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
+from runtime.ingress import certificates
+
+DISK_FREE_WARN_BYTES = 1 << 30
+CERTIFICATE_WARN_DAYS = 14
+RECORDS_WARN = 0.8
+RECORDS_HOLD = "grants, revocations, the papers of changes, secrets and the audit log"
+REFUSALS_MAX = 32
+"""As many as the mesh has nodes: only peers that this node dialled can turn it away."""
+
+_log = logging.getLogger("freehold.control")
+
+
+def is_alone(core: NodeCore) -> bool:
+    """Whether no other node holds what this one holds."""
+    return not any(other.node != core.node for other in core.state.nodes)
+
+
+def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed: int) -> list[str]:
+    """Say what the voters that are `down` mean; `boot_answers_needed` by this node, if it is a voter that rebooted."""
+    count, up = len(voters), len(voters) - len(down)
+    found = []
+    if down and up < majority(count):
+        found.append(
+            f"{len(down)} of {count} voters are down: nothing can be decided until one returns; "
+            "if none ever will: freehold mesh reset NODE -m REASON"
+        )
+    elif down and up == majority(count):
+        found.append(
+            f"voter {down[0]} is down: one more loss, or the reboot of another voter's machine, and nothing can be "
+            f"decided; put another node in its place: freehold mesh voters --replace {down[0][-8:]} NODE"
+        )
+    if boot_answers_needed > up - 1:
+        found.append(
+            f"this voter's machine rebooted: it votes again once {boot_answers_needed} other voters have answered, and "
+            f"{up - 1} are up; start the others (if one is lost for good: freehold mesh reset NODE -m REASON)"
+        )
+    return found
+
+
+class Concerns:
+    """Remembers how peers and the chain treat this node, and finds what is wrong now."""
+
+    def __init__(
+        self,
+        core: NodeCore,
+        config: NodeConfig,
+        folder: Path,
+        workloads: Workloads,
+        audit: Audit,
+        clock: Callable[[], Now],
+        rebuilt: str,
+    ) -> None:
+        """Take what is read, and why this process began without the records that the node had ("" if it has them)."""
+        self._core, self._config, self._folder, self._clock = core, config, folder, clock
+        self._workloads, self._audit = workloads, audit
+        self.rebuilt = rebuilt
+        self.quarantined = ""
+        """Why this node gave up its vote, until a store made since has one."""
+        self.refused_by: dict[PeerId, str] = {}
+        """Why peers turned this node away at hello, until they admit it."""
+        self._doubles: dict[PeerId, int] = {}
+
+    def hear(self, event: Any) -> None:
+        """Take one of the core's notices."""
+        match event:
+            case RefusedBy(peer, rule, detail):
+                if len(self.refused_by) < REFUSALS_MAX:
+                    self.refused_by[peer] = f"{rule}: {detail}"
+            case Admitted(peer):
+                self.refused_by.pop(peer, None)
+            case Cloned(peer):
+                self._doubles[peer] = self._clock().wall_ms
+            case Quarantined(reason, _):
+                self.quarantined = reason
+                _log.error("this node gave up its vote: %s", reason, extra={"event": "vote.quarantined"})
+            case EntryStored() | EraChanged():
+                if self.quarantined and Voter(self._core.node, self._core.chain.store_id) in self._core.state.voters:
+                    self.quarantined = ""
+            case _:
+                pass
+
+    def doubles(self) -> list[PeerId]:
+        """Peers that were proven to this node to be two living processes, not long ago."""
+        wall_ms = self._clock().wall_ms
+        return sorted(peer for peer, at_ms in self._doubles.items() if wall_ms - at_ms < QUARANTINE_MS)
+
+    def warnings(self) -> list[str]:
+        """What an operator should look at now, each with what to do."""
+        core = self._core
+        found = self._of_membership()
+        if self._audit.behind:
+            awaited = ", ".join(self._audit.awaited) or "any other node"
+            found.append(
+                "what is written through this node waits for its place in the audit log: it lost records, and"
+                f" {awaited} may hold some of them; start it, or for good: freehold mesh remove NODE"
+            )
+        if core.chain.muted:
+            found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self._folder}")
+        if core.chain.stalled:
+            found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
+        voters = [voter.node for voter in core.state.voters]
+        connected = core.hello.admitted()
+        down = [node for node in voters if node != core.node and self._lost(node, connected)]
+        found += voter_warnings(voters, down, core.chain.boot_answers_needed)
+        for expiring in core.trust.expiring(self._clock().wall_ms):
+            word = "has expired" if expiring.expired else "expires soon"
+            found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
+        found += self.own()
+        free = shutil.disk_usage(self._folder).free
+        if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
+            found.append(f"{free >> 20} MiB are left on the disk of {self._folder}; free some space")
+        return found
+
+    def _of_membership(self) -> list[str]:
+        """What is wrong with this node's place in the mesh."""
+        core, alone = self._core, is_alone(self._core)
+        found = []
+        if core.trust.key_revoked(public_key_of(core.node)):
+            found.append(
+                "this node was revoked: the mesh sends it nothing and takes nothing from it, for good; stop it,"
+                " and join with a new invite if it is to come back"
+            )
+        if self.quarantined:
+            cure = "freehold mesh restore FILE, or freehold mesh reset" if alone else "freehold mesh voters --replace"
+            found.append(f"this node's vote is quarantined ({self.quarantined}); {cure}")
+        if self.rebuilt and alone:
+            found.append(f"{self.rebuilt}: {RECORDS_HOLD} are lost; restore a backup: freehold mesh restore FILE")
+        elif self.rebuilt:
+            found.append(f"{self.rebuilt}; its records come back from the peers. Check the disk: freehold doctor")
+        found += [
+            f"{peer} turns this node away: {why}; freehold mesh members on that side"
+            for peer, why in sorted(self.refused_by.items())
+        ]
+        found += [f"two machines use the key of {peer}; stop the copy for good" for peer in self.doubles()]
+        return found
+
+    def _lost(self, node: PeerId, connected: Sequence[PeerId]) -> bool:
+        """Whether a voter counts as gone: believed down, or suspected and out of reach.
+
+        Where most of those who could agree that it is down are gone too, a suspicion is all there will ever be.
+        """
+        belief = self._core.liveness.belief(node)
+        return belief is Belief.DOWN or (belief is Belief.SUSPECT and node not in connected)
+
+    def own(self) -> list[str]:
+        """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
+        core = self._core
+        found = self._unprepared()
+        for lane in core.state.lanes:
+            runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
+            if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
+                found.append(
+                    f"the schedules of {lane.project} in {lane.environment} stand still: {runs} is down; "
+                    f"freehold project place {lane.project} --env {lane.environment} --schedules NODE"
+                )
+        used = self._audit.fullness
+        if used >= RECORDS_WARN:
+            found.append(
+                f"{100 * used:.0f} % of the records that this node may write are used up, most of them entries of its audit"
+                " log, which expire after 400 days; write through another node: --context"
+            )
+        if core.state.resets:
+            found.append(
+                f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned; "
+                "compare what runs with what should: freehold status"
+            )
+        return found + self._of_certificates()
+
+    def _unprepared(self) -> list[str]:
+        """What of that the chain names this node could not make ready."""
+        found = []
+        for lane in self._core.state.lanes:
+            candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
+            for deployed in (lane.base, *candidate, *lane.retained):
+                why = self._workloads.failures.get(deployed.change) if deployed is not None else None
+                if deployed is not None and why is not None:
+                    found.append(
+                        f"release {deployed.release.hex()[:12]} of {lane.project} in {lane.environment} is not ready here:"
+                        f" {why.splitlines()[0]}; freehold logs --project {lane.project}"
+                    )
+        return found
+
+    def _of_certificates(self) -> list[str]:
+        """What is wrong with the certificates that visitors get."""
+        if not self._config.ingress_tls:
+            return []
+        folder = certificates_folder(self._config, self._folder)
+        try:
+            held = certificates.read(folder)
+        except certificates.CertificateError as error:
+            return [f"visitors get the certificates from before: {error}; mend what is in {folder}"]
+        return [
+            f"{certificate.path} ends in {left} days; put its successor in its place"
+            for certificate in held
+            if (left := certificates.days_left(certificate)) <= CERTIFICATE_WARN_DAYS
+        ]

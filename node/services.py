@@ -1,0 +1,292 @@
+"""The parts of a running node, each made with what it needs and nothing set on it afterwards, in one frozen value.
+
+Not here: running them (daemon.py), and what any of them does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from node.api.server import VERSION
+from node.api.views import node_view
+from node.concerns import Concerns, is_alone
+from node.config import NodeConfig, certificates_folder
+from node.control import Control
+from node.decisions.history import History
+from node.decisions.outcomes import Fates
+from node.decisions.start_queue import Starter, Waiting
+from node.errors import ConfigError
+from node.feed import Feed
+from node.journal.audit import Audit, start_paper
+from node.journal.audit_backlog import Backlog
+from node.journal.logs import LogStore
+from node.keys import SystemEntropy, load_or_create_key, read_seed
+from node.membership.admit import Enrolling
+from node.membership.found import read_identity
+from node.membership.leave import Leaving
+from node.mesh.artifact_fetcher import Fetcher
+from node.mesh.chain_requests import ChainRequests
+from node.mesh.filing import Filing
+from node.mesh.mesh import Mesh
+from node.mesh.peer_addresses import PeerAddresses
+from node.mesh.peer_questions import Answering, Asking
+from node.mesh.pump import system_now
+from node.mesh.request_relay import Forwarding, candidates
+from node.serving.releases import Releases
+from node.serving.schedules import Schedules
+from node.serving.secrets import Secrets
+from node.serving.smoke_bench import SmokeBenches
+from node.serving.smoke_evidence import SmokeWitness
+from node.serving.workloads import Workloads
+from node.store.artifacts import ArtifactStore
+from node.store.disk_room import RoomWatch
+from node.store.storage import Storage, Tables
+from node.transport import Transport, TransportSettings
+from protocols.chain.ballots import BOOT_NONCE_BYTES
+from protocols.chain.context import Stored
+from protocols.chain.fence import TABLE as FENCE_TABLE
+from protocols.chain.fence import newest
+from protocols.chain.ledger import TABLE as CHAIN_TABLE
+from protocols.chain.messages import Mute
+from protocols.chain.pacing import ChainTimes
+from protocols.changes.secrets import node_secret_key
+from protocols.core import CoreSetup, CoreStored
+from protocols.keys import Ed25519Verifier
+from protocols.libp2p import multiaddr
+from protocols.libp2p.multiaddr import Multiaddr
+from protocols.machine import PeerId, Signer
+from protocols.trust.store import Standing
+from runtime.ingress import certificates
+from runtime.ingress.listeners import TLS_PREFIX
+from runtime.sandbox.compile_cache import CompileCache
+from runtime.workers.pool import PoolSettings, WorkerPool
+
+FETCHING = frozenset({Standing.MEMBER, Standing.EXPIRED})
+"""Who may have artifacts: an expired node keeps its certified release, one that is not confirmed has no workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node lives: its data folder, its volatile folder and its settings."""
+
+    folder: Path
+    runtime: Path
+    config: NodeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the daemon runs."""
+
+    control: Control
+    fetcher: Fetcher
+    benches: SmokeBenches
+    relay: Forwarding
+    answering: Answering
+    room: RoomWatch
+
+
+def make_services(
+    place: Place,
+    storage: Storage,
+    logs: LogStore,
+    stored: CoreStored,
+    *,
+    lost: str,
+    stop: Callable[[], None],
+) -> Services:
+    """Make every part of a node from what was stored; nothing runs, listens or dials yet.
+
+    `lost` says why records that this node once had are not there ("" if they are); `stop` ends the daemon.
+    """
+    folder, runtime, config = place.folder, place.runtime, place.config
+    entropy, verifier = SystemEntropy(), Ed25519Verifier()
+    signer = load_or_create_key(folder / "node.key", entropy)
+    mesh = _mesh(place, storage, stored, signer)
+    core, transport = mesh.core, mesh.transport
+    artifacts = ArtifactStore(folder / "artifacts")
+    _empty_folders(place)
+    secrets = Secrets(core, node_secret_key(read_seed(folder / "node.key")), entropy, mesh.post, system_now)
+    fetcher = Fetcher(
+        artifacts, transport, core.hello.admitted,
+        may_fetch=lambda peer: core.trust.standing(peer, system_now().wall_ms) in FETCHING,
+        on_reject=mesh.reject,
+    )  # fmt: skip
+    benches = SmokeBenches(folder / "throwaway", runtime, logs.append, ahead=config.smoke_ahead)
+    cache = CompileCache(Path(config.compiled) if config.compiled else folder / "compiled")
+    releases = Releases(artifacts, fetcher, cache, benches, secrets.values)
+    pool = WorkerPool(_pool_settings(place), on_logs=logs.take_batch, restore=releases.restore)
+    smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
+    workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
+    requests = ChainRequests(mesh.post, entropy)
+    history = History(core)
+    backlog = Backlog(folder)
+    audit = Audit(
+        core, signer, mesh.post, system_now, backlog, forgetful=bool(lost or backlog.open) and not is_alone(core)
+    )
+    starter = Starter(
+        core, artifacts, requests, verifier, system_now, folder,
+        slot_of=history.slot_of, ended=functools.partial(_note_start, audit), outdated=workloads.check_again,
+    )  # fmt: skip
+
+    def is_member(peer: PeerId) -> bool:
+        return core.hello.standing(peer) is Standing.MEMBER
+
+    relay = Forwarding(
+        transport, workloads, functools.partial(candidates, mesh), is_member,
+        folder=runtime / "workers", ingress=runtime / "ingress.sock",
+    )  # fmt: skip
+    filing = Filing(core.records.store, mesh.post)
+    control = Control(
+        config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
+        requests=requests, starter=starter, logs=logs, asking=Asking(transport), clock=system_now,
+        leaving=Leaving(
+            core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=stop
+        ),
+        enrolling=Enrolling(core, filing, signer, verifier, system_now),
+        secrets=secrets,
+        schedules=Schedules(lambda: workloads.running, pool.run_job, system_now, folder / "schedules"),
+        audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
+        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost),
+        feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder),
+    )  # fmt: skip
+    answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
+    _subscribe(control)
+    return Services(control, fetcher, benches, relay, answering, _room(control))
+
+
+def _subscribe(control: Control) -> None:
+    """Have each part hear what the core notices, in this order."""
+    control.mesh.listeners.extend(
+        (
+            control.requests.hear,
+            control.starter.hear,
+            control.filing.hear,
+            control.concerns.hear,
+            control.feed.hear,
+            control.workloads.order,
+            control.secrets.hear,
+            control.addresses.hear,
+            control.audit.hear,
+        )
+    )
+
+
+def _mesh(place: Place, storage: Storage, stored: CoreStored, signer: Signer) -> Mesh:
+    """The node's core, over a transport that does not listen yet."""
+    config, entropy, verifier = place.config, SystemEntropy(), Ed25519Verifier()
+    settings = TransportSettings(
+        listen=tuple(parse_address(address) for address in config.listen),
+        advertise=tuple(parse_address(address) for address in config.advertise),
+    )
+    transport = Transport(settings, signer=signer, verifier=verifier, entropy=entropy)
+    setup = CoreSetup(
+        read_identity(place.folder).genesis, signer, verifier, entropy, entropy.random_bytes(BOOT_NONCE_BYTES),
+        chain=_chain_times(config),
+    )  # fmt: skip
+    return Mesh(setup, stored, transport, storage.apply)
+
+
+def _empty_folders(place: Place) -> None:
+    """Make the folders that a process begins with empty, and those that must be there."""
+    throwaway = place.folder / "throwaway"
+    shutil.rmtree(throwaway, ignore_errors=True)
+    throwaway.mkdir()
+    for left in place.runtime.glob("smoke-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    (place.folder / "data").mkdir(exist_ok=True)
+
+
+def _pool_settings(place: Place) -> PoolSettings:
+    config, runtime = place.config, place.runtime
+    return PoolSettings(
+        listen=(
+            *config.ingress,
+            *(f"{TLS_PREFIX}{address}" for address in config.ingress_tls),
+            f"unix:{runtime / 'ingress.sock'}",
+        ),
+        certificates=_certificates(config, place.folder),
+        runtime_folder=runtime / "workers",
+        data_folder=place.folder / "data",
+        build=VERSION,
+        workers=config.workers,
+        node=config.name,
+        proxies=config.proxies,
+        drain_grace_ms=config.drain_s * 1000,
+        orphan_limit_s=config.orphan_s,
+    )
+
+
+def _note_start(audit: Audit, waiting: Waiting) -> None:
+    """Take down how a start that waited here has ended."""
+    result = "done" if waiting.outcome == "started" else waiting.refusal.rule
+    audit.note("starter", start_paper(waiting.signed), result, "")
+
+
+def _room(control: Control) -> RoomWatch:
+    """The watch over the disk: without room the chain falls silent, and nothing more is taken in or logged to it."""
+
+    def tell(reason: str) -> bool:
+        if not control.mesh.post(Mute(reason)):
+            return False
+        control.logs.in_memory_only = bool(reason)
+        control.artifacts.closed = reason
+        return True
+
+    return RoomWatch(control.folder, control.storage.reserve, tell)
+
+
+def _certificates(config: NodeConfig, folder: Path) -> Path | None:
+    """Return the folder of the ingress's certificates, if it serves TLS. Raises ConfigError if it cannot."""
+    if not config.ingress_tls:
+        return None
+    where = certificates_folder(config, folder)
+    try:
+        certificates.read(where)
+    except certificates.CertificateError as error:
+        raise ConfigError(str(error), f"put one there, or leave --ingress-tls out ({where})") from None
+    return where
+
+
+def read_stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -> Stored:
+    """Compare the fence with its copy in the volatile folder: without one that is as new, something may be forgotten."""
+    same_boot = False
+    with contextlib.suppress(FileNotFoundError):
+        token = (runtime / "fence").read_bytes()
+        held = newest(fence)
+        copied = newest({b"0": token, b"1": b""})
+        same_boot = (
+            held is not None
+            and copied is not None
+            and held.store_id == copied.store_id
+            and held.counter >= copied.counter
+        )
+    return Stored(vote, {FENCE_TABLE: fence} if fence else {}, same_boot)
+
+
+def lost_state(vote: Tables | None, state: Tables | None, damaged_rows: int) -> str:
+    """Why records that this node once had were not there at the start, or ""; a first start has none to lose."""
+    if damaged_rows:
+        return f"{damaged_rows} rows of state.db were damaged and left out"
+    if state is None:
+        return "state.db was damaged and is set aside"
+    return "state.db was gone" if not state and vote and vote.get(CHAIN_TABLE) else ""
+
+
+def _chain_times(config: NodeConfig) -> ChainTimes:
+    """How soon nodes become voters; a shorter wait also asks more often whether one is due."""
+    growth_ms = config.voter_after_s * 1000
+    return ChainTimes(growth_ms=growth_ms, ready_ms=max(500, min(ChainTimes().ready_ms, growth_ms // 4)))
+
+
+def parse_address(address: str) -> Multiaddr:
+    """What a "HOST:PORT" of the settings is to the transport."""
+    host, _, port = address.rpartition(":")
+    return multiaddr.from_tcp(host.strip("[]"), int(port))
