@@ -35,6 +35,11 @@ from protocols.trust.request_signatures import sign_request
 
 PAGE_ITEMS = 1_000
 TIMEOUT_S = 120.0
+STARTING, BEFORE_START = 503, b"caller.before-start"
+SIGN_AGAIN_MAX = 5
+SIGN_AGAIN_S = 1.0
+"""A node refuses what was signed before it started; right after its start that is this moment's signature, too."""
+
 T = TypeVar("T")
 
 
@@ -210,11 +215,15 @@ class NodeClient:
             headers["Content-Type"] = kind
         params = {key: _text(value) for key, value in (query or {}).items() if value not in (None, "")}
         url = self._url(path, params)
-        headers |= self._signed(method, url, body or b"")
-        content = io.BytesIO(body) if body is not None else None
         try:
-            async with self._session.request(method, url, data=content, headers=headers) as answer:
-                data = await answer.read()
+            for left in reversed(range(SIGN_AGAIN_MAX)):
+                signed = headers | self._signed(method, url, body or b"")
+                content = io.BytesIO(body) if body is not None else None
+                async with self._session.request(method, url, data=content, headers=signed) as answer:
+                    data = await answer.read()
+                if answer.status != STARTING or not left or BEFORE_START not in data:
+                    break
+                await asyncio.sleep(SIGN_AGAIN_S)
         except aiohttp.ServerFingerprintMismatch:
             raise CommandError(
                 f"what answers at {self._context.where} is not the node of this login",
@@ -244,8 +253,9 @@ class NodeClient:
             return {}
         target = f"https://{url.host_port_subcomponent}{url.raw_path_qs}"
         return sign_request(
-            self._signer, method, target, body, created_s=int(time.time()), nonce=secrets.token_urlsafe(18)
-        )
+            self._signer, method, target, body,
+            created_s=int(time.time()), nonce=secrets.token_urlsafe(18), node=self._context.pin,
+        )  # fmt: skip
 
 
 def _connector(context: Context) -> aiohttp.BaseConnector:

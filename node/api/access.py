@@ -41,6 +41,11 @@ def authorize(control: Control, key: str, operation: Operation, named: Mapping[s
         raise ProblemError(403, NOT_ALLOWED, "this key may not", problem, MORE_RIGHTS)
 
 
+def has_grant(control: Control, key: bytes) -> bool:
+    """Whether a key may do anything here now."""
+    return isinstance(control.core.dossiers.rights(key, control.clock().wall_ms), Rights)
+
+
 def _problem(rights: Rights, operation: Operation, named: Mapping[str, Any]) -> str:
     if operation.access == "write" and not any(verb != "view" for verb in rights.verbs):
         return f"the grant of {rights.name} only lets it look"

@@ -22,7 +22,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from node.api.access import authorize
+from node.api.access import authorize, has_grant
 from node.api.audit_papers import audit_call
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
@@ -70,7 +70,9 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     Raises BusyError if the address cannot be had.
     """
     callers = Callers(
-        Ed25519Verifier(), lambda: control.clock().wall_ms / 1000, control.core.trust.mesh, PrincipalNames(control).key_of
+        Ed25519Verifier(), lambda: control.clock().wall_ms / 1000, control.core.trust.mesh, PrincipalNames(control).key_of,
+        node_names=lambda: (control.core.node, control.api_pin), granted=functools.partial(has_grant, control),
+        started_s=control.clock().wall_ms / 1000,
     )  # fmt: skip
     names = ("localhost", control.config.name, control.config.api.rpartition(":")[0].strip("[]"))
     server = ApiServer(

@@ -45,9 +45,15 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 class ProblemError(Exception):
     """Ends a request with a problem; nothing was changed unless the detail says so."""
 
-    def __init__(self, status: int, rule: str, title: str, detail: str, next_step: str = "") -> None:
-        """Take the HTTP status, a stable dotted rule, a title that is the same every time, and this time's detail."""
+    def __init__(
+        self, status: int, rule: str, title: str, detail: str, next_step: str = "", *, retry_after_s: int = 0
+    ) -> None:
+        """Take the HTTP status, a stable dotted rule, a title that is the same every time, and this time's detail.
+
+        `retry_after_s` says when to come again, where the status alone says too little.
+        """
         super().__init__(detail)
+        self.fields = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
         self.problem = Problem(PROBLEM_TYPE_PREFIX + rule, title, status, detail, next_step, rule)
 
 

@@ -140,7 +140,7 @@ class ApiServer:
             self._check_browser(request)
             answer = await handler(request)
         except ProblemError as error:
-            answer = response(error.problem)
+            answer = response(error.problem, error.fields)
         except web.HTTPException as error:
             problem = Problem(f"{PROBLEM_TYPE_PREFIX}http", error.reason, error.status, error.reason, SEE_DOCUMENT)
             answer = response(problem, {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None)

@@ -39,7 +39,7 @@ class HalfOpen:
 
     def add(self, link: HalfOpenLink) -> None:
         """Give `link` a place; closes the oldest of its address, or of all, if there is none free."""
-        source = _source(link.host)
+        source = source_of(link.host)
         same = self._by_source.get(source, {})
         if len(same) >= self._per_address_max:
             next(iter(same.values())).close("transport.half-open-address")
@@ -52,13 +52,13 @@ class HalfOpen:
         """Free the place, if the link has one."""
         if self._all.pop(link.number, None) is None:
             return
-        source = _source(link.host)
+        source = source_of(link.host)
         del self._by_source[source][link.number]
         if not self._by_source[source]:
             del self._by_source[source]
 
 
-def _source(host: str) -> str:
+def source_of(host: str) -> str:
     """Return what counts as one address: an IPv4 address, or an IPv6 /64, which one customer commonly holds whole."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -1,7 +1,8 @@
 """HTTP requests signed with a principal's key: what is covered, and how it is written (RFC 9421, RFC 9530).
 
-Method, target and the body's digest are covered, with the time, a nonce and the key, so that a request is good once, for
-a moment, and nowhere else. Client and server share this. Not here: checking time and nonce (node/api/callers.py).
+Method, target, the body's digest and the node it is for are covered, with the time, a nonce and the key, so that a request
+is good once, for a moment, at one node, and nowhere else. Not here: what else a node accepts (node/api/http_signatures.py),
+and checking node, time and nonce (node/api/callers.py).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 
 from protocols.machine import Signer
 
-COVERED = '("@method" "@target-uri" "content-digest")'
-"""The only set of covered components that is accepted; anything less could be replayed elsewhere."""
+NODE_FIELD = "Freehold-Node"
+"""The field that names the node a request is for: its id, or the hex SHA-256 of the certificate it answers with."""
 
 
 def content_digest(body: bytes) -> str:
@@ -25,26 +26,19 @@ def digest_field(digest: bytes) -> str:
     return f"sha-256=:{base64.b64encode(digest).decode()}:"
 
 
-def signature_base(method: str, target: str, covered: str, parameters: str) -> bytes:
-    """What a request's signature covers (RFC 9421, section 2.5)."""
-    lines = (
-        f'"@method": {method}',
-        f'"@target-uri": {target}',
-        f'"content-digest": {covered}',
-        f'"@signature-params": {parameters}',
-    )
-    return "\n".join(lines).encode()
-
-
 def sign_request(
-    signer: Signer, method: str, target: str, body: bytes, *, created_s: int, nonce: str
+    signer: Signer, method: str, target: str, body: bytes, *, created_s: int, nonce: str, node: str = ""
 ) -> dict[str, str]:
-    """Return the header fields that sign one request; `target` is the absolute URI, `nonce` 16 to 64 of [A-Za-z0-9_-]."""
-    parameters = f'{COVERED};created={created_s};nonce="{nonce}";keyid="{signer.public_key.hex()}";alg="ed25519"'
-    covered = content_digest(body)
-    signature = signer.sign(signature_base(method, target, covered, parameters))
-    return {
-        "Content-Digest": covered,
-        "Signature-Input": f"fh={parameters}",
-        "Signature": f"fh=:{base64.b64encode(signature).decode()}:",
-    }
+    """Return the header fields that sign one request; `target` is the absolute URI, `nonce` 16 to 64 of [A-Za-z0-9_-].
+
+    `node` names the node it is for (NODE_FIELD); only on a Unix socket, which leads to one node, may it be left out.
+    """
+    covered = {"@method": method, "@target-uri": target, "content-digest": content_digest(body)}
+    fields = {"Content-Digest": covered["content-digest"]}
+    if node:
+        covered[NODE_FIELD.lower()] = fields[NODE_FIELD] = node
+    names = " ".join(f'"{name}"' for name in covered)
+    parameters = f'({names});created={created_s};nonce="{nonce}";keyid="{signer.public_key.hex()}";alg="ed25519"'
+    lines = [f'"{name}": {value}' for name, value in covered.items()]
+    signature = signer.sign("\n".join((*lines, f'"@signature-params": {parameters}')).encode())
+    return fields | {"Signature-Input": f"fh={parameters}", "Signature": f"fh=:{base64.b64encode(signature).decode()}:"}

@@ -142,7 +142,7 @@ async def test_strangers_who_only_connect_or_dribble_leave_room_for_those_who_ar
         for _, writer in dribbling:
             fields = sign_request(
                 new_signer(), "POST", f"https://{control.api}/v1/admissions", b"x" * 100, created_s=int(time.time()),
-                nonce=secrets.token_urlsafe(16),
+                nonce=secrets.token_urlsafe(16), node=control.api_pin,
             )  # fmt: skip
             lines = [f"{name}: {value}" for name, value in fields.items()]
             head = [f"POST /v1/admissions HTTP/1.1\r\nHost: {control.api}", "Content-Type: application/json", *lines]
@@ -203,7 +203,7 @@ async def test_a_signature_is_good_once_for_one_body_and_guessing_is_stopped(hou
     body = msgspec.json.encode({"kind": "grant", "scope": "00", "body": b""})
 
     def signed(nonce: str, created_s: int) -> dict[str, str]:
-        fields = sign_request(person, "POST", url, body, created_s=created_s, nonce=nonce)
+        fields = sign_request(person, "POST", url, body, created_s=created_s, nonce=nonce, node=control.api_pin)
         return {**fields, "Content-Type": "application/json", "Idempotency-Key": secrets.token_urlsafe(16)}
 
     pin = aiohttp.Fingerprint(bytes.fromhex(control.api_pin))
