@@ -1,7 +1,7 @@
 """Who acts from here: the keys of a context, the grants behind them, and which of them may say yes.
 
-Approving and rejecting need a sealed key, opened at the terminal; the everyday key proposes and deploys. Not here: how
-a key is kept (home.py) or asked for (unlock.py).
+Approving, rejecting and administering need a sealed key, opened at the terminal; the everyday key proposes and deploys.
+Not here: how a key is kept (contexts.py) or asked for (prompts.py).
 """
 
 from __future__ import annotations
@@ -153,3 +153,20 @@ def approver_key_name(context: Context) -> str:
 def unlock_approver(context: Context, purpose: str) -> Ed25519Signer:
     """Open the approver's sealed key at the terminal."""
     return unlock(approver_key_name(context), purpose)
+
+
+def require_admin(context: Context, purpose: str) -> None:
+    """Find the admin key of a context, before anybody is asked anything. Raises NeedsPersonError where there is none."""
+    if not context.admin:
+        raise NeedsPersonError(
+            f"there is no admin key of this mesh here, to {purpose}",
+            next_step="run the same command where the mesh was created",
+            kind="no-admin-key",
+        )
+    home.public_key(context.admin)  # raises UsageError if its file is gone
+
+
+def unlock_admin(context: Context, purpose: str) -> Ed25519Signer:
+    """Open the admin key of a context at the terminal. Raises NeedsPersonError where there is none."""
+    require_admin(context, purpose)
+    return unlock(context.admin, purpose)

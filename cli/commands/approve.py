@@ -19,12 +19,12 @@ from cli.access.contexts import Context
 from cli.access.principals import approver_key_name, talk_as, unlock_approver
 from cli.change.propose import resolve_change
 from cli.change.review import change_at, release_at, review_change, review_text
-from cli.commands.changes import papers_text
 from cli.errors import UsageError
 from cli.frame import command
 from cli.text.output import Output
 from cli.text.units import duration_ms, in_words
 from cli.views.lane_status import held_by, step_for
+from cli.views.papers import papers_text
 from cli.views.watch import LOOK_EVERY_S, VOTERS_DECIDE
 from protocols.changes.approvals import COMMENT_MAX_CHARACTERS, Approval
 from protocols.changes.approvals import approve as sign_approval

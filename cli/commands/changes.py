@@ -17,9 +17,8 @@ from cli.frame import command
 from cli.text.output import Output
 from cli.text.table import table
 from cli.views.lane_status import held_by, step_for
+from cli.views.papers import papers_text, without_bytes
 
-ENVELOPE = "envelope"
-BYTES = (ENVELOPE, "signed", "release", "chains")
 SHOWN_DEFAULT = 20
 
 
@@ -104,28 +103,3 @@ async def _one(client: NodeClient, text: str) -> dict[str, Any]:
     if held_by(view):
         lines.append(f"  start     waits: {view['start']['rule']}: {view['start']['detail']}")
     return answer | {"text": "\n".join(lines)}
-
-
-def without_bytes(papers: dict[str, Any]) -> dict[str, Any]:
-    """The papers without their signed bytes; `freehold evidence export` hands those out."""
-    kept = {key: value for key, value in papers.items() if key not in BYTES}
-    kept["author"] = {key: value for key, value in papers["author"].items() if key not in BYTES}
-    for kind in ("approvals", "evidence"):
-        kept[kind] = [{key: value for key, value in one.items() if key not in BYTES} for one in papers[kind]]
-    return kept
-
-
-def papers_text(papers: dict[str, Any]) -> list[str]:
-    """One line for each paper, and for what is missing."""
-    author = papers["author"]
-    lines = [f"  author    {author['name'] or author['key'][:12]} ({author['kind'] or author['problem']})"]
-    for one in papers["approvals"]:
-        verdict = f"does not count: {one['problem']}" if one["problem"] else "counts"
-        lines.append(f"  approval  {one['name'] or one['key'][:12]}, {verdict}")
-    for one in papers["evidence"]:
-        by = "self-attested" if one["self_attested"] else f"by a {one['by']}"
-        lines.append(
-            f"  evidence  {one['kind']} {'PASSED' if one['passed'] else 'FAILED'}, {by} {one['name']}".rstrip()
-        )
-    lines += [f"  missing   {one['rule']}: {one['detail']}" for one in papers["missing"]]
-    return lines

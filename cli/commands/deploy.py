@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +9,22 @@ import click
 from yarl import URL
 
 from cli.access import contexts as home
-from cli.access.administering import unlock_admin
 from cli.access.client import NodeClient, talk
-from cli.access.principals import require_right
+from cli.access.principals import unlock_admin
 from cli.change import deploy as deploying
-from cli.change.deploy import Offered
-from cli.change.propose import claim_routes, file_papers, put_together, resolve_change, to_offer
-from cli.change.review import change_at
-from cli.errors import CommandError, UsageError
+from cli.change.propose import resolve_change, to_offer
+from cli.change.start import NewChange, StartSigner, start_change
+from cli.errors import UsageError
 from cli.frame import Option, command
-from cli.project.find import Found, find_project, project_at
+from cli.project.find import find_project, project_at
 from cli.text.output import Output
 from cli.text.units import duration_ms
 from cli.views.watch import watch_change
-from protocols.keys import Ed25519Signer
-from protocols.machine import Digest, PeerId
-from protocols.state.commands import REASON_MAX, SignedCommand
-from protocols.state.model import Lane
+from protocols.machine import Digest
+from protocols.state.commands import REASON_MAX
 
 PATIENCE_S = 5.0
 """How long a deploy waits for people before it says so and ends; `--wait` changes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Starter:
-    """Who signs the start, and how: an admin who breaks glass says why."""
-
-    signer: Ed25519Signer
-    supersede: bool = False
-    break_glass: str = ""
-
-    def start(self, mesh: Digest, lane: Lane, change: Digest, nodes: tuple[PeerId, ...]) -> SignedCommand:
-        """Return the signed start of a change on these nodes."""
-        return deploying.start_of(
-            mesh, lane, change, nodes, self.signer, supersede=self.supersede, break_glass=self.break_glass
-        )
 
 
 @command("deploy", examples=(
@@ -118,19 +98,17 @@ def deploy(
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
     if len(reason) > REASON_MAX:
         raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
-    starter = Starter(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
+    starter = StartSigner(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
         if proposed:
             view = await resolve_change(client, proposed)
-            change, where = view["id"], view["environment"]
-            await start_proposed(client, change, signer, starter, expect=expect)
+            where = view["environment"]
+            wanted: NewChange | Digest = Digest(bytes.fromhex(view["id"]))
         else:
             what, where = await to_offer(client, found, release), environment
-            change = await propose_and_start(
-                client, output, what, environment=environment, request=message or f"deploy of {what.project.name}",
-                signer=signer, starter=starter, expect=expect,
-            )  # fmt: skip
+            wanted = NewChange(what, environment, message or f"deploy of {what.project.name}")
+        change = (await start_change(client, output, wanted, signer=signer, starter=starter, expect=expect)).hex()
         answer: dict[str, Any] = {"change": change, "environment": where, "outcome": "started"}
         if not detach:
             watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
@@ -152,63 +130,3 @@ async def _addresses(client: NodeClient, change: str, host: str) -> list[str]:
     view, node = await client.get(f"/v1/changes/{change}"), await client.get("/v1/node")
     lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
     return deploying.visited_at(node["ingress"], lane["routes"], host)
-
-
-async def propose_and_start(
-    client: NodeClient,
-    output: Output,
-    what: Found | Offered,
-    *,
-    environment: str,
-    request: str,
-    signer: Ed25519Signer,
-    starter: Starter,
-    expect: int | None = None,
-) -> str:
-    """Build what is not built, upload, propose and hand over the signed start; return the change's id in hex."""
-    mesh, state = await client.mesh(), await client.state()
-    lane = deploying.lane_of(state, what.project.name, environment)
-    if expect is not None and lane.sequence != expect:
-        raise CommandError(
-            f"{environment} has moved: its sequence is {lane.sequence}, not {expect}",
-            next_step=f"freehold diff --env {environment}",
-            kind="moved",
-        )
-    if lane.rollout is not None and not starter.supersede:
-        raise UsageError(
-            f"a rollout is under way in {environment}",
-            next_step="freehold status, or deploy with --supersede",
-            kind="rollout.under-way",
-        )
-    await require_right(client, signer.public_key, "propose", lane.project, environment)
-    await require_right(client, starter.signer.public_key, "start", lane.project, environment)
-    proposal, offered = await put_together(client, output, what, environment, request, signer)
-    if await deploying.claim_missing_routes(client, lane, proposal.change.routes, signer):
-        output.step("", f"claimed {', '.join(f'{one.host}{one.path}' for one in proposal.change.routes)}")
-    await file_papers(client, output, offered, proposal)
-    state = await client.state()
-    lane = deploying.lane_of(state, what.project.name, environment)
-    down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
-    nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
-    await client.start(starter.start(mesh, lane, proposal.id, nodes))
-    return proposal.id.hex()
-
-
-async def start_proposed(
-    client: NodeClient, named: str, signer: Ed25519Signer, starter: Starter, *, expect: int | None = None
-) -> None:
-    """Hand over the signed start of a change that was proposed before, claiming its routes first."""
-    change, _ = await change_at(client, named)
-    lane = deploying.lane_of(await client.state(), change.project, change.environment)
-    if expect is not None and lane.sequence != expect:
-        raise CommandError(
-            f"{change.environment} has moved: its sequence is {lane.sequence}, not {expect}",
-            next_step=f"freehold changes {named[:12]}",
-            kind="moved",
-        )
-    await require_right(client, starter.signer.public_key, "start", change.project, change.environment)
-    await claim_routes(client, change, signer)
-    lane = deploying.lane_of(await client.state(), change.project, change.environment)
-    down = [one["node"] for one in await client.get("/v1/members") if one["belief"] == "down"]
-    nodes = deploying.pinned_nodes(await client.state(), lane, change, down)
-    await client.start(starter.start(await client.mesh(), lane, Digest(bytes.fromhex(named)), nodes))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import click
 
 from cli.access import contexts as home
-from cli.access.administering import require_admin, unlock_admin
 from cli.access.client import talk
 from cli.access.contexts import Context
 from cli.access.members import members_of
+from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.errors import UsageError
 from cli.frame import Group, command

@@ -19,10 +19,10 @@ from cli.access.client import NodeClient, talk
 from cli.change.evidence import payload_of, public_key_pem, sigstore_bundle
 from cli.change.propose import resolve_change
 from cli.change.review import change_at
-from cli.commands.changes import papers_text, without_bytes
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
+from cli.views.papers import papers_text, without_bytes
 from protocols.changes.approvals import APPROVAL
 from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
 from protocols.changes.evidence import Opened, Statement, open_envelope

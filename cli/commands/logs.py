@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.access.members import find_member, members_of
 from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.frame import command
@@ -23,8 +21,8 @@ from cli.project.find import project_here
 from cli.text.output import Output
 from cli.text.table import short
 from cli.views.log_lines import show
+from cli.views.recent_lines import ALL, asked_nodes, recent_lines
 
-ALL = "all"
 ASK_AGAIN_S = 2.0
 """Between two questions to a node that does not answer."""
 
@@ -76,36 +74,13 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
         output.warn(f"{name} does not answer; its lines are missing")
 
 
-async def _asked(client: NodeClient, node: str) -> Sequence[tuple[str, str]]:
-    """Return (id, title) of the nodes to ask; unconnected ones are among them, and will be silent."""
-    everyone = await members_of(client)
-    chosen = [one for one in everyone if one.confirmed] if node == ALL else [find_member(everyone, node)]
-    return [(one.node, one.title) for one in chosen]
-
-
-async def recent_lines(client: NodeClient, node: str, query: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the newest lines of one node or of `ALL`, node by node, and the titles of those that did not answer."""
-    lines: list[str] = []
-    silent: list[str] = []
-    for peer, title in await _asked(client, node):
-        try:
-            lines += (await client.get("/v1/logs", node=peer, **query))["lines"]
-        except CommandError as error:
-            if node != ALL:
-                raise
-            if error.kind != "node.unreachable":
-                raise
-            silent.append(title)
-    return lines, silent
-
-
 async def _follow(client: NodeClient, output: Output, node: str, query: dict[str, Any]) -> None:
     """Follow every asked node at once: what there is in the order it was written, then what comes.
 
     A node that goes is told and asked again until it is back; when the node that this command speaks to goes, that is
     its end. Raises CommandError.
     """
-    asked = await _asked(client, node)
+    asked = await asked_nodes(client, node)
     lines, _ = await recent_lines(client, node, query)
     entries = sorted((json.loads(line) for line in lines), key=lambda entry: str(entry.get("time", "")))
     for entry in entries:

@@ -14,9 +14,9 @@ import click
 import msgspec
 
 from cli.access import contexts as home
-from cli.access.administering import require_admin, unlock_admin
 from cli.access.client import NodeClient, node_folder, talk
 from cli.access.members import Member, find_member, members_of
+from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.access.secrets import rows_of
 from cli.access.voters import NewVoters, replacing, stores_of, without

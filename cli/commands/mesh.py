@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 
 from cli.access import contexts as home
-from cli.access.administering import require_admin, unlock_admin
 from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
+from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
 from cli.commands.backup import backup, restore
 from cli.commands.membership import leave, members, remove, reset, voters

@@ -13,9 +13,8 @@ import click
 import msgspec
 
 from cli.access import contexts as home
-from cli.access.administering import require_admin, unlock_admin
 from cli.access.client import NodeClient, talk
-from cli.access.principals import talk_as
+from cli.access.principals import require_admin, talk_as, unlock_admin
 from cli.access.prompts import confirm
 from cli.errors import UsageError
 from cli.frame import Group, command

@@ -10,15 +10,15 @@ from typing import Any
 import click
 
 from cli.access import contexts as home
-from cli.access.administering import require_admin, unlock_admin
 from cli.access.client import NodeClient, talk
 from cli.access.members import find_member, members_of
+from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
-from cli.commands.rollout import find_lane
 from cli.errors import UsageError
 from cli.frame import Group, Option, command
 from cli.text.output import Output
 from cli.text.table import short, table
+from cli.views.lanes import find_lane
 from cli.views.watch import VOTERS_DECIDE
 from protocols.changes.change import valid_name
 from protocols.machine import PeerId

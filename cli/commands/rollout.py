@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.errors import CommandError, UsageError
+from cli.errors import CommandError
 from cli.frame import Option, command
 from cli.project.find import project_here
 from cli.text.output import Output
-from cli.views.watch import VOTERS_DECIDE, short
+from cli.views.lanes import find_lane, target_of
+from cli.views.watch import VOTERS_DECIDE
 from protocols.envelope import decode, digest
 from protocols.state.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
-from protocols.state.model import Deployed, Lane, Rollout
+from protocols.state.model import Lane, Rollout
 
 Step = Callable[[NodeClient, home.Context, Lane], Any]
 
@@ -32,25 +33,6 @@ def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-async def find_lane(client: NodeClient, project: str | None, environment: str) -> Lane:
-    """Return one lane. Raises UsageError naming what there is."""
-    return choose_lane((await client.state()).lanes, project, environment)
-
-
-def choose_lane(lanes: Sequence[Lane], project: str | None, environment: str) -> Lane:
-    """Return the lane of a project, or the only one there is: of several none is guessed. Raises UsageError."""
-    known = [one for one in lanes if one.environment == environment]
-    found = [one for one in known if project is None or one.project == project]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(one.project for one in known) or "none"
-    if found:
-        step = f"add --project {found[0].project}, or run it in the project's folder"
-        raise UsageError(f"which project? (in {environment}: {names})", next_step=step, kind="no-lane")
-    what = f"there is no project {project}" if project else "there is no project"
-    raise UsageError(f"{what} (in {environment}: {names})", next_step="freehold status", kind="no-lane")
 
 
 def _rollout_of(lane: Lane) -> Rollout:
@@ -162,16 +144,3 @@ def rollback(
         return await decide(client, context, lane, Rollback(target_of(lane, release).change, message))
 
     _run(output, context_name, project, environment, step, f"rolled back to {release or 'the release before'}")
-
-
-def target_of(lane: Lane, prefix: str) -> Deployed:
-    """Return the deployed release a rollback goes to. Raises UsageError naming those there are."""
-    known = [*lane.retained]
-    if lane.rollout is not None and lane.base is not None:
-        known.insert(0, lane.base)
-    matching = [one for one in known if one.release.hex().startswith(prefix) or one.change.hex().startswith(prefix)]
-    if matching and (not prefix or len(matching) == 1):
-        return matching[0]
-    names = ", ".join(short(one.release.hex()) for one in known) or "none"
-    what = "several releases match" if matching else "there is no such release to return to"
-    raise UsageError(f"{what} (kept: {names})", next_step="freehold releases", kind="no-release")

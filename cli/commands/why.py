@@ -7,11 +7,11 @@ import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.commands.audit import delivery_figures, delivery_text
 from cli.errors import UsageError
 from cli.frame import Option, command
 from cli.project.find import project_here
 from cli.text.output import Output
+from cli.views.audit import delivery_figures, delivery_text
 from cli.views.dora import Delivery
 from cli.views.why import Answer, explain, explain_text
 

@@ -22,17 +22,18 @@ from cli.access.principals import require_right
 from cli.change.deploy import release_id
 from cli.change.propose import file_proposal, put_together, resolve_change
 from cli.change.review import Review, effective_at, review_proposal
-from cli.commands.deploy import Starter, start_proposed
-from cli.commands.logs import ALL, recent_lines
-from cli.commands.rollout import find_lane, target_of
-from cli.commands.test import require_environments, test_project
+from cli.change.start import StartSigner, start_change
+from cli.dev.testing import require_environments, test_project
 from cli.errors import CommandError
 from cli.mcp.session import Session
 from cli.project.build import build_project
 from cli.text.output import Output
 from cli.views.lane_status import in_short
+from cli.views.lanes import find_lane, target_of
 from cli.views.overview import look
+from cli.views.recent_lines import ALL, recent_lines
 from cli.views.why import explain
+from protocols.machine import Digest
 from protocols.state.commands import REASON_MAX, Rollback
 
 LOG_BYTES_MAX = 16_000
@@ -489,7 +490,13 @@ async def request_approval(session: Session, given: OfChange) -> Asked:
             "not handed over: the grant may not start; a deployer does: " + f"freehold deploy --change {named[:12]}"
         )
         if session.may("start"):
-            await start_proposed(client, named, session.signer, Starter(session.signer))
+            await start_change(
+                client,
+                _quiet(),
+                Digest(bytes.fromhex(named)),
+                signer=session.signer,
+                starter=StartSigner(session.signer),
+            )
             view = await client.get(f"/v1/changes/{named}")
             start = view["start"]
             started = f"{start['outcome']}: {start['rule']}" if start is not None else "handed over"

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.commands.audit import verify_chains
 from cli.errors import CommandError
+from cli.views.audit import verify_chains
 from node.config import NodeConfig
 from node.journal import audit
 from protocols.envelope import Signed, decode, digest, encode

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cli.commands.audit import verify_chains
 from cli.errors import CommandError
+from cli.views.audit import verify_chains
 from node.journal.audit_backlog import FILE_NAME
 from protocols.envelope import digest
 from tests.support.mesh.durable import client_of, ports

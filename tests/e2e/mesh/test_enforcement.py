@@ -19,7 +19,7 @@ import msgspec
 
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
-from cli.commands.audit import verify_chains
+from cli.views.audit import verify_chains
 from cli.views.why import explain
 from node.config import NodeConfig, read_config
 from node.daemon import Daemon

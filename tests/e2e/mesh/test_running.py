@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from cli.commands.deploy import Starter, start_proposed
+from cli.change.start import StartSigner, start_change
+from cli.text.output import Output
 from cli.views.overview import look
 from node.config import read_config
 from node.daemon import Daemon
@@ -148,5 +149,7 @@ async def test_a_start_that_voters_refuse_on_what_they_see_takes_few_slots_while
         async with house.client() as client:
             lane, *_ = (await look(client, "", "")).lanes
             assert f"freehold deploy --change {proposal.id.hex()[:12]}," in lane["waiting"][0]["words"]
-            await start_proposed(client, proposal.id.hex(), house.admin, Starter(house.admin))
+            await start_change(
+                client, Output(as_json=True), proposal.id, signer=house.admin, starter=StartSigner(house.admin)
+            )
         await until(lambda: house.based(proposal.id), 60)

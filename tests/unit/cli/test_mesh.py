@@ -16,7 +16,6 @@ from cli.access.members import Member, find_member
 from cli.access.voters import Store, replacing, without
 from cli.change.deploy import visited_at
 from cli.commands.decisions import _described as decision_lines
-from cli.commands.rollout import choose_lane
 from cli.errors import CommandError, UsageError
 from cli.host import systemd as service
 from cli.project.find import project_here
@@ -26,6 +25,7 @@ from cli.text.times import moment, time_of_day
 from cli.text.units import checked_addresses, duration_ms, in_words, labels_of
 from cli.views import doctor as diagnosis
 from cli.views import lane_status as standing
+from cli.views.lanes import choose_lane
 from cli.views.watch import LAST_WORDS_MAX, RefusedStartError, judge_start, last_words
 from protocols.chain.decision import Voter
 from protocols.changes.differences import written_ms

@@ -1,0 +1,58 @@
+"""What the audit log proves and what decisions add up to: its chains verified, and the delivery figures of each lane.
+
+Not here: the entries themselves (`freehold audit`), and how a figure is computed (dora.py).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cli.access.client import NodeClient
+from cli.text.units import in_words
+from cli.views.dora import Delivery, delivery_of
+from node.api.auditing import LINKS_MAX, AuditLink
+from protocols.envelope import decode
+from protocols.keys import Ed25519Verifier
+from protocols.machine import PeerId
+from protocols.records.audit import Fault, Link, chain_faults
+
+PAGE_MAX_BYTES = 16 << 20
+DECISIONS_ASKED = 2_000
+
+
+async def verify_chains(client: NodeClient) -> tuple[int, tuple[str, ...], tuple[Fault, ...]]:
+    """Return how many entries of which nodes the asked node holds, and what is wrong with them."""
+    links: list[Link] = []
+    while True:
+        data = await client.get_bytes("/v1/audit/links", after=len(links))
+        page: tuple[AuditLink, ...] = decode(data, tuple[AuditLink, ...], PAGE_MAX_BYTES)
+        links += [Link(PeerId(one.node), one.number, one.signed) for one in page]
+        if len(page) < LINKS_MAX:
+            break
+    faults = chain_faults(Ed25519Verifier(), await client.mesh(), links, time.time_ns() // 1_000_000)
+    return len(links), tuple(sorted({link.node for link in links})), faults
+
+
+async def delivery_figures(client: NodeClient, project: str = "") -> dict[str, Delivery]:
+    """Return the delivery figures by "project/environment"."""
+    decisions = await client.get("/v1/decisions", project=project, limit=DECISIONS_ASKED)
+    changes = await client.get("/v1/changes", project=project, limit=DECISIONS_ASKED)
+    created = {one["id"]: int(one["created_ms"]) for one in changes}
+    lanes: dict[str, list[dict[str, Any]]] = {}
+    for row in decisions:
+        if row["project"]:
+            lanes.setdefault(f"{row['project']}/{row['environment']}", []).append(row)
+    return {lane: delivery_of(rows, created) for lane, rows in lanes.items()}
+
+
+def delivery_text(one: Delivery) -> str:
+    """The figures for people."""
+    lead = in_words(one.lead_time_ms) if one.lead_time_ms is not None else "-"
+    rate = f"{one.change_fail_rate:.0%}" if one.change_fail_rate is not None else "-"
+    plural = "" if one.deployments == 1 else "s"
+    recovery = f", recovered in {in_words(one.recovery_time_ms)}" if one.recovery_time_ms is not None else ""
+    return (
+        f"{one.deployments} deployment{plural} ({one.per_day:g} a day), lead time {lead}, {rate} of changes failed"
+        f"{recovery}"
+    )

@@ -1,0 +1,42 @@
+"""Which lane, and which of its releases, a command is about. Not here: what a lane shows (lane_status.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cli.access.client import NodeClient
+from cli.errors import UsageError
+from cli.views.watch import short
+from protocols.state.model import Deployed, Lane
+
+
+async def find_lane(client: NodeClient, project: str | None, environment: str) -> Lane:
+    """Return one lane. Raises UsageError naming what there is."""
+    return choose_lane((await client.state()).lanes, project, environment)
+
+
+def choose_lane(lanes: Sequence[Lane], project: str | None, environment: str) -> Lane:
+    """Return the lane of a project, or the only one there is: of several none is guessed. Raises UsageError."""
+    known = [one for one in lanes if one.environment == environment]
+    found = [one for one in known if project is None or one.project == project]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(one.project for one in known) or "none"
+    if found:
+        step = f"add --project {found[0].project}, or run it in the project's folder"
+        raise UsageError(f"which project? (in {environment}: {names})", next_step=step, kind="no-lane")
+    what = f"there is no project {project}" if project else "there is no project"
+    raise UsageError(f"{what} (in {environment}: {names})", next_step="freehold status", kind="no-lane")
+
+
+def target_of(lane: Lane, prefix: str) -> Deployed:
+    """Return the deployed release a rollback goes to. Raises UsageError naming those there are."""
+    known = [*lane.retained]
+    if lane.rollout is not None and lane.base is not None:
+        known.insert(0, lane.base)
+    matching = [one for one in known if one.release.hex().startswith(prefix) or one.change.hex().startswith(prefix)]
+    if matching and (not prefix or len(matching) == 1):
+        return matching[0]
+    names = ", ".join(short(one.release.hex()) for one in known) or "none"
+    what = "several releases match" if matching else "there is no such release to return to"
+    raise UsageError(f"{what} (kept: {names})", next_step="freehold releases", kind="no-release")
