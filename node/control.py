@@ -37,14 +37,17 @@ from runtime.workers.pool import WorkerPool
 
 @dataclass(slots=True)
 class ApiPlace:
-    """Where people reach the API over HTTPS, "HOST:PORT", and its certificate's digest; empty until it listens."""
+    """Where people reach the API over HTTPS, "HOST:PORT", what logins pin, and its authority; empty until it listens."""
 
     address: str = ""
     pin: str = ""
+    authority: bytes = b""
+    announce: Callable[[], None] = lambda: None
+    """Tells the others again where this node is."""
 
-    def take(self, address: str, pin: str) -> None:
-        """Note where the API listens now."""
-        self.address, self.pin = address, pin
+    def take(self, address: str, pin: str, authority: bytes) -> None:
+        """Note where the API listens now, and the certificate (DER) of what vouches for it."""
+        self.address, self.pin, self.authority = address, pin, authority
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import signal
 import socket
@@ -108,6 +109,7 @@ class Daemon:
             tasks.append(group.create_task(control.mesh.run()))
             await _first_of(tasks[-1], control.mesh.transport.started.wait())
             async with listening(control, self.runtime):
+                control.api_place.announce = functools.partial(self._announce, control)
                 self._announce(control)
                 tasks.append(group.create_task(tell_pending(self._folder, control.filing, control.requests)))
                 self.started.set()
@@ -126,7 +128,7 @@ class Daemon:
         ]
         texts = tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
         control.mesh.post(Publish(make_key("address", control.core.node), encode(texts)))
-        status = NodeStatus(self._config.name, VERSION, control.api, control.api_pin)
+        status = NodeStatus(self._config.name, VERSION, control.api, control.api_pin, control.api_place.authority)
         control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         control.addresses.take(list(control.core.records.store.entries.values()))
 

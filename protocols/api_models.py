@@ -64,7 +64,7 @@ class NodeView(msgspec.Struct, frozen=True):
 class MemberView(msgspec.Struct, frozen=True):
     """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link.
 
-    `name`, `version`, `api` (where its HTTPS API is, empty for nowhere) and `api_pin` (the SHA-256 of its certificate)
+    `name`, `version`, `api` (where its HTTPS API is, empty for nowhere) and `api_pin` (the SHA-256 of its public key)
     are what the member says of itself. `last_seq` and `last_serial` are the cutoffs that a
     revocation carries to keep what the member wrote and signed so far.
     """
@@ -87,6 +87,19 @@ class MemberView(msgspec.Struct, frozen=True):
     expires_ms: int
     last_seq: int
     last_serial: int
+
+
+class AuthorityView(msgspec.Struct, frozen=True):
+    """The authority behind one member's API: a CA certificate (PEM) that is good for that node's names alone.
+
+    `api_pin` is the hex SHA-256 of the public key that the API is served with.
+    """
+
+    node: str
+    name: str
+    api: str
+    api_pin: str
+    certificate: str
 
 
 class AdmissionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,6 +1,6 @@
 """The API's client: what commands ask of a node. Problems become CommandErrors with the next step.
 
-On the node's own machine over its Unix socket; elsewhere over HTTPS, believing the pinned certificate alone, each request
+On the node's own machine over its Unix socket; elsewhere over HTTPS, believing the pinned key alone, each request
 signed with the everyday key of the context.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
 import os
 import secrets
@@ -19,6 +20,9 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from yarl import URL
 
 from cli.access import contexts as home
@@ -55,6 +59,29 @@ class RefusedError(CommandError):
 
 UNREACHED = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, FileNotFoundError, TimeoutError)
 """What says that the asked node is not there, or went while it answered."""
+
+
+class PinnedKey(aiohttp.Fingerprint):
+    """Believes a server by the SHA-256 of its public key, or of its whole certificate as earlier nodes' logins have it."""
+
+    def check(self, transport: asyncio.Transport) -> None:
+        """Raise aiohttp.ServerFingerprintMismatch for another server. Same contract as aiohttp's own."""
+        handshake = transport.get_extra_info("ssl_object")
+        if handshake is None:
+            return
+        data = handshake.getpeercert(binary_form=True)
+        if spki_pin(data) != self.fingerprint:
+            super().check(transport)
+
+
+def spki_pin(certificate: bytes) -> bytes:
+    """The SHA-256 of the public key in a certificate (DER); of nothing if it cannot be read."""
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return b""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).digest()
 
 
 class NodeClient:
@@ -260,7 +287,7 @@ class NodeClient:
 
 def _connector(context: Context) -> aiohttp.BaseConnector:
     if context.url:
-        return aiohttp.TCPConnector(ssl=aiohttp.Fingerprint(bytes.fromhex(context.pin)))
+        return aiohttp.TCPConnector(ssl=PinnedKey(bytes.fromhex(context.pin)))
     return aiohttp.UnixConnector(context.socket)
 
 

@@ -1,20 +1,26 @@
-"""`freehold context list|use`: which meshes are known here, and which one commands speak to.
+"""`freehold context list|use|ca`: which meshes are known here, and which one commands speak to.
 
 Not here: how one becomes known (mesh create, mesh join, login).
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import ssl
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.access import contexts as home
-from cli.errors import UsageError
+from cli.access.client import NodeClient, talk
+from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import table
+from node.api.authority import is_of_node
+from protocols.keys import Ed25519Verifier
 
 
 @command("list", examples=("freehold context list", "freehold context list --json"))
@@ -50,10 +56,39 @@ def use(output: Output, name: str) -> None:
     output.result({"current": name}, f"commands now speak to {name}")
 
 
+@command("ca", examples=("freehold context ca",
+                        "freehold context ca --json"))  # fmt: skip
+@click.option("--context", "context_name", help="The mesh, if not the current context.")
+def ca(output: Output, context_name: str | None) -> None:
+    """Print the certificate authorities of the mesh's APIs, for clients that verify TLS, such as curl --cacert.
+
+    Each is a node's own and good for that node's names alone; take them anew when a node is reached at a new address.
+    """
+    _, context = home.current_context(context_name)
+
+    async def conversation(client: NodeClient) -> list[dict[str, Any]]:
+        mesh, found = await client.mesh(), await client.get("/v1/authorities")
+        return [
+            {**one, "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(one['api_pin'])).decode()}"}
+            for one in found
+            if is_of_node(Ed25519Verifier(), one["node"], mesh, ssl.PEM_cert_to_DER_cert(one["certificate"]))
+        ]
+
+    found = talk(context, conversation)
+    if not found:
+        raise CommandError(
+            "no node of this mesh serves its API with a certificate of its own authority",
+            next_step="freehold node run --api 0.0.0.0:4180; beside an api.pem of an earlier version: remove it, log in again",
+            kind="no-authority",
+        )
+    text = "".join(f"# {one['name']} at https://{one['api']}\n{one['certificate']}" for one in found).rstrip("\n")
+    output.result({"authorities": found}, text)
+
+
 @click.group("context", cls=Group)
 def context() -> None:
     """See and choose the mesh that commands speak to."""
 
 
-for _one in (show, use):
+for _one in (show, use, ca):
     context.add_command(_one)

@@ -6,14 +6,14 @@ here: checking requests (server.py), and how state looks as JSON (views.py).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 
 import msgspec
 from aiohttp import web
 
 from node.api.auditing import AUDIT_OPERATIONS
 from node.api.drafts import DRAFT_OPERATIONS
+from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
 from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.api.metrics import render
 from node.api.naming import Names
@@ -23,6 +23,7 @@ from node.api.problems import ProblemError, invalid, not_found, refused, unreada
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
 from node.api.views import (
+    authority_views,
     change_view,
     lane_view,
     member_views,
@@ -35,20 +36,17 @@ from node.control import Control
 from node.decisions.history import DecisionView
 from node.decisions.outcomes import abort_words
 from node.decisions.start_queue import DUPLICATE
-from node.feed import WATCHERS_MAX
-from node.journal.logs import FOLLOWERS_MAX, LogFilter
 from node.mesh.chain_requests import BusyChainError, begin_era
-from node.mesh.peer_questions import Ask
 from node.store.artifacts import ArtifactError, OtherBytesError
 from node.transport import StreamError
 from protocols.api_models import (
     AdmissionBody,
     AdmissionView,
+    AuthorityView,
     ChangeView,
     CommandBody,
     LaneView,
     LeaveBody,
-    LogLines,
     MemberView,
     MeshView,
     NodeView,
@@ -71,15 +69,12 @@ from protocols.trust.admission import JoinPapers
 
 PUBLISH_TIMEOUT_S = 10.0
 PAPERS_MAX_BYTES = 4 << 20
-LINES_MAX = 2_000
-HEARTBEAT_S = 15.0
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
 _PEER = {"type": "string", "pattern": "^[1-9A-HJ-NP-Za-km-z]{46,60}$"}
 _OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": LINES_MAX, "default": 100}, "how many")
 _PROJECT = Parameter("project", _OPTIONAL_NAME, "only this project")
 _ENVIRONMENT = Parameter("environment", _OPTIONAL_NAME, "only this environment")
 
@@ -110,11 +105,11 @@ async def peer(call: Call) -> NodeView:
     named = call.path["node"]
     if named == control.core.node:
         return node_view(control, VERSION)
-    _require_known(control, named)
+    require_known(control, named)
     try:
         view: NodeView = msgspec.json.decode(await control.asking.description(PeerId(named)), type=NodeView)
     except (StreamError, TimeoutError, msgspec.MsgspecError) as error:
-        raise _unreachable(named, error) from None
+        raise unreachable(named, error) from None
     return view
 
 
@@ -159,6 +154,11 @@ async def members(call: Call) -> tuple[MemberView, ...]:
     """List every node this one knows of."""
     control: Control = call.node
     return member_views(control.core, control.addresses.texts(), control.clock())
+
+
+async def authorities(call: Call) -> tuple[AuthorityView, ...]:
+    """List the certificate authorities of members whose API is served over HTTPS."""
+    return authority_views(call.node)
 
 
 async def genesis(call: Call) -> bytes:
@@ -386,68 +386,6 @@ def _with_names(names: Names, one: DecisionView) -> DecisionView:
     return msgspec.structs.replace(one, names=tuple(names.of(bytes.fromhex(key)) for key in one.signers))
 
 
-async def logs(call: Call) -> LogLines | web.StreamResponse:
-    """Return log lines of this node or of another, or follow them."""
-    control: Control = call.node
-    query = call.query
-    if query.get("follow", False) and control.logs.followers >= FOLLOWERS_MAX:
-        raise ProblemError(503, "request.busy", "too many follow", f"{FOLLOWERS_MAX} follow the logs", "try again")
-    wanted = LogFilter(
-        query.get("project", ""), query.get("app", ""), query.get("release", ""), query.get("contains", "")
-    )
-    named, limit = query.get("node", ""), query.get("limit", 100)
-    if named and named != control.core.node:
-        _require_known(control, named)
-        return await _peer_logs(call, PeerId(named), wanted, limit)
-    recent = control.logs.recent(wanted, limit)
-    if not query.get("follow", False):
-        return LogLines(tuple(line.decode(errors="replace") for line in recent))
-
-    async def lines() -> AsyncIterator[bytes]:
-        for line in recent:
-            yield line
-        async for line in control.logs.follow(wanted):
-            yield line
-
-    return await _stream(call, _log_frames(lines()))
-
-
-async def _peer_logs(call: Call, named: PeerId, wanted: LogFilter, limit: int) -> LogLines | web.StreamResponse:
-    control: Control = call.node
-    follow = call.query.get("follow", False)
-    ask = Ask("logs", wanted.project, wanted.app, wanted.release, wanted.contains, limit, follow)
-    if follow:
-        return await _stream(call, _log_frames(control.asking.lines(named, ask)))
-    try:
-        async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-            return LogLines(tuple([line.decode(errors="replace") async for line in control.asking.lines(named, ask)]))
-    except (StreamError, TimeoutError) as error:
-        raise _unreachable(named, error) from None
-
-
-async def _log_frames(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for line in lines:
-        yield b"event: log\ndata: " + line + b"\n\n"
-
-
-def _require_known(control: Control, named: str) -> None:
-    if named not in control.core.trust.nodes():
-        raise not_found("node", named, "freehold mesh members")
-
-
-def _unreachable(named: str, error: Exception) -> ProblemError:
-    why = str(error) or "no answer in time"
-    return ProblemError(503, "node.unreachable", "the node does not answer", f"{named}: {why}", "freehold mesh members")
-
-
-async def events(call: Call) -> web.StreamResponse:
-    """Follow records, decisions, members and rollouts."""
-    control: Control = call.node
-    if control.feed.watchers >= WATCHERS_MAX:
-        raise ProblemError(503, "request.busy", "too many watch", f"{WATCHERS_MAX} watch this node", "try again")
-    return await _stream(call, control.feed.watch())
-
-
 def _change_view(control: Control, proposed: Proposed) -> ChangeView:
     workloads, core = control.workloads, control.core
     return change_view(
@@ -455,28 +393,6 @@ def _change_view(control: Control, proposed: Proposed) -> ChangeView:
         tries_again=workloads.tries_again(proposed.id),
         fate=control.fates.of(proposed.id.hex(), core.chain.position.slot),
     )  # fmt: skip
-
-
-async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamResponse:
-    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    await answer.prepare(call.request)
-    await answer.write(b": following\n\n")
-    following = asyncio.ensure_future(_copy(frames, answer))
-    try:
-        while not (await asyncio.wait({following}, timeout=HEARTBEAT_S))[0]:
-            await answer.write(b": still here\n\n")  # a quiet stream would never notice that the reader is gone
-        following.result()
-    except (ConnectionError, RuntimeError):
-        pass
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-    return answer
-
-
-async def _copy(frames: AsyncIterator[bytes], answer: web.StreamResponse) -> None:
-    async for frame in frames:
-        await answer.write(frame)
 
 
 def _last_aborts(control: Control, lanes: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -521,6 +437,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("genesis", "GET", "/v1/genesis", "The genesis document", genesis, answer=bytes),
     Operation("state", "GET", "/v1/state", "The encoded mesh state", state, answer=bytes),
     Operation("read", "GET", "/v1/read", "A linearizable read", read, answer=OutcomeView),
+    Operation(
+        "authorities", "GET", "/v1/authorities", "Certificate authorities of the members' APIs", authorities,
+        answer=tuple[AuthorityView, ...],
+    ),
     Operation("members", "GET", "/v1/members", "Every known node", members, answer=tuple[MemberView, ...]),
     Operation(
         "decisions", "GET", "/v1/decisions", "Decisions, newest first", decisions, answer=tuple[DecisionView, ...],
@@ -576,19 +496,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "has_artifact", "GET", "/v1/artifacts/{digest}/here", "Is an artifact here?", has_artifact,
         answer=RecordView, parameters=(_path("digest", _DIGEST),),
     ),
-    Operation(
-        "logs", "GET", "/v1/logs", "Log lines of a node", logs, answer=LogLines, stream="asked",
-        parameters=(
-            Parameter("node", _OPTIONAL_PEER, "of this node; by default the one that is asked"),
-            _PROJECT,
-            Parameter("app", _OPTIONAL_NAME, "only this app"),
-            Parameter("release", {"type": "string", "pattern": "^[0-9a-f]{0,64}$"}, "only this release, by prefix"),
-            Parameter("contains", {"type": "string", "maxLength": 200}, "only lines with this text"),
-            Parameter("follow", {"type": "boolean"}, "stream lines as they come"),
-            _LIMIT,
-        ),
-    ),
-    Operation("events", "GET", "/v1/events", "Follow what happens", events, stream="always"),
+    *FOLLOWING_OPERATIONS,
     *PAPER_OPERATIONS,
     *DRAFT_OPERATIONS,
     *SECRET_OPERATIONS,

@@ -24,16 +24,18 @@ from aiohttp.web_protocol import RequestHandler
 
 from node.api.access import authorize, has_grant
 from node.api.audit_papers import audit_call
+from node.api.authority import Names
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
 from node.api.naming import PrincipalNames
 from node.api.server import HEADER_MAX_BYTES, ApiServer
-from node.api.tls import load_or_create_tls
+from node.api.tls import ApiCertificate, Tls
 from node.control import Control
-from node.errors import BusyError
+from node.errors import BusyError, ConfigError
+from node.keys import read_seed
 from node.mesh.presence import outgoing_address
 from node.transport.half_open import HalfOpen
-from protocols.keys import Ed25519Verifier
+from protocols.keys import Ed25519Signer, Ed25519Verifier
 
 STRANGERS_MAX = 256
 """Connections over HTTPS without a known key, as many as half-open links of the mesh; each holds a descriptor."""
@@ -60,6 +62,8 @@ _log = logging.getLogger("freehold.api")
 SHUTDOWN_TIMEOUT_S = 5.0
 """Calls under way when the node ends have so long; aiohttp's own patience is a minute."""
 
+NAMES_LOOK_S = 60.0
+
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  compared, not bound
 
 
@@ -74,9 +78,9 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
         node_names=lambda: (control.core.node, control.api_pin), granted=functools.partial(has_grant, control),
         started_s=control.clock().wall_ms / 1000,
     )  # fmt: skip
-    names = ("localhost", control.config.name, control.config.api.rpartition(":")[0].strip("[]"))
     server = ApiServer(
-        OPERATIONS, control, callers, lambda: names, functools.partial(audit_call, control.audit), control.audit.settled,
+        OPERATIONS, control, callers, lambda: reached_by(control), functools.partial(audit_call, control.audit),
+        control.audit.settled,
         functools.partial(authorize, control), lambda: control.core.chain.muted or control.audit.full,
         control.mesh.performed,
     )  # fmt: skip
@@ -91,17 +95,65 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
         await web.UnixSite(runner, str(path)).start()
         path.chmod(0o600)
         async with asyncio.TaskGroup() as group:
-            secure = group.create_task(_listen_on_https(runner, server, control).run()) if control.config.api else None
+            tasks = []
+            if control.config.api:
+                certificate = ApiCertificate(
+                    control.folder, control.core.node, control.core.trust.mesh,
+                    Ed25519Signer(read_seed(control.folder / "node.key")),
+                )  # fmt: skip
+                listener = _listen_on_https(runner, server, control, certificate)
+                tasks = [group.create_task(listener.run()), group.create_task(_follow_names(control, certificate))]
             yield
-            if secure is not None:
-                secure.cancel()
+            for task in tasks:
+                task.cancel()
     finally:
         await runner.cleanup()
         path.unlink(missing_ok=True)
 
 
-def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control) -> HttpsListener:
-    tls = load_or_create_tls(control.folder, control.core.node, datetime.datetime.now(datetime.UTC))
+def reached_by(control: Control) -> tuple[str, ...]:
+    """Every name and address under which this node's API may be asked for."""
+    config = control.config
+    host = _host(config.api)
+    found = [config.name, socket.gethostname(), host, *(_host(one) for one in config.advertise)]
+    local = host in {*WILDCARDS, "localhost"} or host.startswith("127.") or host == "::1" or not host
+    found += ["localhost", "127.0.0.1", "::1"] if local else []
+    if host in WILDCARDS:
+        found.append(outgoing_address())
+    return tuple(found)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
+
+
+def _certificate_now(control: Control, certificate: ApiCertificate) -> Tls:
+    return certificate.refresh(Names.of(reached_by(control)), datetime.datetime.now(datetime.UTC))
+
+
+async def _follow_names(control: Control, certificate: ApiCertificate) -> None:
+    """Serve under the names of the moment, and tell the others where they have changed."""
+    place = control.api_place
+    while True:
+        await asyncio.sleep(NAMES_LOOK_S)
+        before = place.address, place.authority
+        host, _, port = place.address.rpartition(":")
+        if _host(control.config.api) in WILDCARDS:
+            host = outgoing_address()
+        try:
+            tls = _certificate_now(control, certificate)
+        except (ConfigError, OSError) as error:
+            _log.warning("the certificate is not made anew: %s", error, extra={"event": "api.certificate"})
+            continue
+        place.take(f"{host}:{port}", tls.pin, tls.authority)
+        if (place.address, place.authority) != before:
+            place.announce()
+
+
+def _listen_on_https(
+    runner: web.AppRunner, server: ApiServer, control: Control, certificate: ApiCertificate
+) -> HttpsListener:
+    tls = _certificate_now(control, certificate)
     host, _, port = control.config.api.rpartition(":")
     host = host.strip("[]")
     assert runner.server is not None, "the runner is set up"
@@ -114,7 +166,7 @@ def _listen_on_https(runner: web.AppRunner, server: ApiServer, control: Control)
         raise BusyError(f"the API cannot listen on {control.config.api}: {error}", "freehold node run --api") from None
     shown = outgoing_address() if host in WILDCARDS else host
     shown = f"[{shown}]" if ":" in shown else shown
-    control.api_place.take(f"{shown}:{listener.getsockname()[1]}", tls.pin)
+    control.api_place.take(f"{shown}:{listener.getsockname()[1]}", tls.pin, tls.authority)
     return HttpsListener(listener, tls.context, runner.server, server.strangers)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 from importlib.metadata import version
 
 from msgspec.structs import replace
 
+from node.api.authority import is_of_node
 from node.control import Control
 from node.decisions.outcomes import Fate
 from node.decisions.start_queue import Waiting
 from node.mesh.presence import status_of
 from protocols.api_models import (
+    AuthorityView,
     ChangeView,
     DeployedView,
     EnvironmentView,
@@ -147,6 +150,19 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
             )
         )
     return tuple(views)
+
+
+def authority_views(control: Control) -> tuple[AuthorityView, ...]:
+    """The authorities of certified members that serve the API, each proven to be its node's."""
+    core, now = control.core, control.clock()
+    found = []
+    for node in sorted(core.trust.nodes()):
+        said = status_of(core.records, node)
+        good = core.trust.standing(node, now.wall_ms).value == "member" and said.api
+        if good and is_of_node(core.trust.verifier, node, core.trust.mesh, said.api_ca):
+            pem = ssl.DER_cert_to_PEM_cert(said.api_ca)
+            found.append(AuthorityView(node, said.name, said.api, said.api_pin, pem))
+    return tuple(found)
 
 
 def lane_view(control: Control, lane: Lane, last_abort: str) -> LaneView:

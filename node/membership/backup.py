@@ -32,7 +32,19 @@ from node.keys import sync_folder, sync_tree
 
 MANIFEST = "backup.json"
 FORMAT = 1
-FIRST = ("node.key", "node.toml", "genesis", "credentials", "addresses", "pending", "fence", "api.pem", BACKLOG)
+FIRST = (
+    "node.key",
+    "node.toml",
+    "genesis",
+    "credentials",
+    "addresses",
+    "pending",
+    "fence",
+    "api.pem",
+    "api-ca.pem",
+    "api-tls.pem",
+    BACKLOG,
+)
 """In this order, before any database."""
 
 DATABASES = ("vote.db", "state.db")

@@ -21,12 +21,16 @@ _FAR_AWAY = ("192.0.2.1", 9)
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """The body of a `status` record; `api` is where the HTTPS API is, "HOST:PORT", and `api_pin` its certificate's."""
+    """The body of a `status` record. `api` is where the HTTPS API is, "HOST:PORT", `api_pin` what its logins pin.
+
+    `api_ca` is the certificate (DER) of the node's own authority, for clients that verify TLS as usual.
+    """
 
     name: str
     version: str
     api: str = ""
     api_pin: str = ""
+    api_ca: bytes = b""
 
 
 def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
@@ -38,7 +42,8 @@ def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
         said: NodeStatus = decode(entry.record.body, NodeStatus, STATUS_MAX_BYTES)
     except DecodeError:
         return NodeStatus("", "")
-    return NodeStatus(_printable(said.name), _printable(said.version), _printable(said.api), _printable(said.api_pin))
+    name, version, api, pin = map(_printable, (said.name, said.version, said.api, said.api_pin))
+    return NodeStatus(name, version, api, pin, said.api_ca)
 
 
 def outgoing_address() -> str:

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cli.access.client import PinnedKey
 from node.api.server import CALLS_MAX
 from node.feed import WATCHERS_MAX
 from node.membership.pending_papers import Paper, Pending, write_pending
@@ -185,7 +186,7 @@ async def test_a_body_is_taken_as_it_is_sent_or_not_at_all(house: House) -> None
 
 
 async def test_pages_of_browsers_are_refused_and_the_host_must_be_this_node(house: House) -> None:
-    base, pin = f"https://{house.control(0).api}", aiohttp.Fingerprint(bytes.fromhex(house.control(0).api_pin))
+    base, pin = f"https://{house.control(0).api}", PinnedKey(bytes.fromhex(house.control(0).api_pin))
     port = base.rpartition(":")[2]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=pin)) as session:
         for host, status in (

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from cli.access.client import PinnedKey
 from node.api.handlers import OPERATIONS
 from node.mesh.pump import system_now
 from protocols.envelope import digest, encode, sign
@@ -51,7 +52,7 @@ def made(house: House, mesh: bytes = b"") -> tuple[str, bytes]:
 
 def session(house: House, token: str) -> aiohttp.ClientSession:
     control = house.control(0)
-    pin = aiohttp.Fingerprint(bytes.fromhex(control.api_pin))
+    pin = PinnedKey(bytes.fromhex(control.api_pin))
     return aiohttp.ClientSession(
         f"https://{control.api}", connector=aiohttp.TCPConnector(ssl=pin),
         headers={"Authorization": f"Bearer {token}"},

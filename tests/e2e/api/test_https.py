@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from cli.access.client import NodeClient, RefusedError
+from cli.access.client import NodeClient, PinnedKey, RefusedError
 from cli.access.contexts import Context
 from cli.access.login import Offer, enrol, offer_of, papers_for, share_with_everyday_key
 from cli.errors import CommandError
@@ -66,7 +66,7 @@ def remote(house: House, signer: Ed25519Signer) -> NodeClient:
 
 async def test_a_stranger_sees_only_that_the_process_is_up(house: House) -> None:
     control = house.control(0)
-    base, pin = f"https://{control.api}", aiohttp.Fingerprint(bytes.fromhex(control.api_pin))
+    base, pin = f"https://{control.api}", PinnedKey(bytes.fromhex(control.api_pin))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=pin)) as session:
         async with session.get(f"{base}/healthz") as answer:
             assert answer.status == 204
@@ -80,13 +80,13 @@ async def test_a_stranger_sees_only_that_the_process_is_up(house: House) -> None
         with pytest.raises(RefusedError) as refused:
             await client.get("/v1/node")
         assert refused.value.rule == "grant.none"
-    file = control.folder / "api.pem"
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    for name in ("api-ca.pem", "api-tls.pem"):
+        assert stat.S_IMODE((control.folder / name).stat().st_mode) == 0o600
 
 
 async def test_no_operation_answers_a_request_that_nobody_signed(house: House) -> None:
     control = house.control(0)
-    pin = aiohttp.Fingerprint(bytes.fromhex(control.api_pin))
+    pin = PinnedKey(bytes.fromhex(control.api_pin))
     rules: set[str] = set()
     async with aiohttp.ClientSession(f"https://{control.api}", connector=aiohttp.TCPConnector(ssl=pin)) as session:
         for one in OPERATIONS:
@@ -206,7 +206,7 @@ async def test_a_signature_is_good_once_for_one_body_and_guessing_is_stopped(hou
         fields = sign_request(person, "POST", url, body, created_s=created_s, nonce=nonce, node=control.api_pin)
         return {**fields, "Content-Type": "application/json", "Idempotency-Key": secrets.token_urlsafe(16)}
 
-    pin = aiohttp.Fingerprint(bytes.fromhex(control.api_pin))
+    pin = PinnedKey(bytes.fromhex(control.api_pin))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=pin)) as session:
 
         async def post(data: bytes, headers: dict[str, str]) -> tuple[int, str]:
