@@ -1,18 +1,15 @@
 """The response to one request: from the batches the guest's exchange hands over to bytes on the client's socket.
 
 Whatever the guest does, the client gets a whole response, a plain 5xx that says nothing about the inside, or a broken
-connection, never a cut response that looks whole. Not here: framing (`http_response.py`), the rest of the connection.
+connection, never a cut response that looks whole. Not here: framing (`response_head.py`), the rest of the connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections import deque
-from typing import TYPE_CHECKING
-
-from runtime.exchange import Batch, BodyFailure, Exchange, ResponseHead
+from runtime.exchange import Batch, Exchange, ResponseHead
 from runtime.ingress.dispatch import HostedApp
+from runtime.ingress.faces import Line
+from runtime.ingress.incoming import CLIENT_GONE, Incoming
 from runtime.ingress.request_head import GuestRequest
 from runtime.ingress.response_head import (
     BODY_TOO_LARGE,
@@ -27,52 +24,13 @@ from runtime.ingress.response_head import (
 )
 from runtime.outcome import Completed, DeadlineExceeded, ErrorResponse, HostFailed, Outcome
 
-if TYPE_CHECKING:
-    from runtime.ingress.connection import Connection
-
-CLIENT_GONE = 499
-"""Status in the log for a client that left before the answer; no such status is ever sent."""
-
-
-class Incoming:
-    """One request as it comes off the wire: the head is whole, the body may still be on its way."""
-
-    __slots__ = (
-        "bytes_in", "chunks", "complete", "discard", "expects", "failure", "headers", "held", "http_1_0", "keep_alive",
-        "length", "method", "problem", "since_s", "target", "trailers", "waiter",
-    )  # fmt: skip
-
-    def __init__(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.http_1_0 = False
-        self.keep_alive = True
-        self.expects = False
-        self.length: int | None = None
-        self.chunks: deque[bytes] = deque()
-        self.held = 0
-        self.bytes_in = 0
-        self.complete = False
-        self.discard = False
-        self.failure: BodyFailure | None = None
-        self.trailers: list[tuple[bytes, bytes]] = []
-        self.problem: Problem | None = None
-        self.waiter: asyncio.Future[None] | None = None
-        self.since_s = time.monotonic()
-
-    def wake(self) -> None:
-        """Tell the feeder that something changed."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
 
 class Answer:
     """The response to one request, from the exchange's batches to the socket."""
 
     __slots__ = ("_app", "_begun", "_connection", "_framing", "_incoming", "_request", "bytes_out", "outcome", "status")
 
-    def __init__(self, connection: Connection, incoming: Incoming, request: GuestRequest, app: HostedApp) -> None:
+    def __init__(self, connection: Line, incoming: Incoming, request: GuestRequest, app: HostedApp) -> None:
         self._connection = connection
         self._incoming = incoming
         self._request = request

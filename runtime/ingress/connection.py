@@ -3,7 +3,7 @@
 llhttp parses; this adds the caps and the time limits that keep one client from costing more than its share, and carries
 body bytes without ever holding a whole body. One task per connection answers its requests in order. A client that
 closes, or half closes, is gone: its guest is cancelled. Not here: accepting, or sweeping for overdue connections
-(`ingress.py`); which guest runs (`dispatch.py`).
+(`front.py`); which guest runs (`dispatch.py`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import re
 import time
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, assert_never, cast
 
 import httptools
 
 from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead
-from runtime.ingress.answer import Answer, Incoming
+from runtime.ingress.answer import Answer
 from runtime.ingress.dispatch import HostedApp, Ticket
-from runtime.ingress.forwarding import Elsewhere, Forwarded, forward
+from runtime.ingress.faces import Carried, Front
+from runtime.ingress.forwarding import Relayed, forward
+from runtime.ingress.incoming import Incoming
 from runtime.ingress.request_head import Client, GuestRequest, client_of, field_name, guest_request
 from runtime.ingress.response_head import (
     BAD_METHOD,
@@ -37,10 +39,8 @@ from runtime.ingress.response_head import (
     frame_head,
     problem_response,
 )
+from runtime.ingress.routing import Elsewhere
 from runtime.outcome import Cancelled, DeadlineExceeded
-
-if TYPE_CHECKING:
-    from runtime.ingress.front import Ingress
 
 BODY_HELD_MAX_BYTES: Final = 128 * 1024
 """Parsed body bytes waiting for the exchange; above it the socket is not read, and the client's window closes."""
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         "client", "closing", "drained", "forwarded", "ingress", "phase", "phase_since_s", "reading", "transport",
     )  # fmt: skip
 
-    def __init__(self, ingress: Ingress) -> None:
+    def __init__(self, ingress: Front) -> None:
         self.ingress = ingress
         self._parser = httptools.HttpRequestParser(self)
         self._pending: deque[Incoming | Problem] = deque()
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._current: Incoming | None = None
         self._exchange: Exchange | None = None
         self._ticket: Ticket | None = None
-        self.forwarded: Forwarded | None = None
+        self.forwarded: Carried | None = None
         self._next: asyncio.Future[None] | None = None
         self.drained: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -410,11 +410,15 @@ class Connection(asyncio.Protocol):
         app = found if isinstance(found, HostedApp) else None
         if isinstance(found, Elsewhere):
             ended = problem or await forward(self, incoming, request, found, (authority, path))
-            if isinstance(ended, bool):
-                return ended
-            if isinstance(ended, Problem):
-                return self._refuse_request(incoming, request, None, ended, path)
-            app = ended
+            match ended:
+                case Relayed(keep_alive):
+                    return keep_alive
+                case Problem():
+                    return self._refuse_request(incoming, request, None, ended, path)
+                case HostedApp():
+                    app = ended
+                case _:
+                    assert_never(ended)
         if app is not None and problem is None and _too_large(incoming, app):
             problem = BODY_TOO_LARGE
         if app is None or problem is not None:

@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from runtime.exchange import BodyFailure, Headers
-from runtime.ingress.answer import CLIENT_GONE, Incoming
 from runtime.ingress.dispatch import HostedApp
+from runtime.ingress.faces import Line
+from runtime.ingress.incoming import CLIENT_GONE, Incoming
 from runtime.ingress.request_head import UNIX, GuestRequest, field_name
 from runtime.ingress.response_head import (
     BadResponseError,
@@ -27,11 +28,9 @@ from runtime.ingress.response_head import (
     frame_end,
     frame_head,
 )
+from runtime.ingress.routing import Elsewhere
 from runtime.messages import FORWARD_SOCKET
 from runtime.outbound.response_reader import ResponseFailed, ResponseReader
-
-if TYPE_CHECKING:
-    from runtime.ingress.connection import Connection
 
 MARK: Final = "freehold-forwarded"
 
@@ -69,10 +68,10 @@ BROKEN_OFF = Problem(502, "node-lost", "The node that runs this app was lost bef
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A route's target on another node; `lane` is "PROJECT ENVIRONMENT ROLE", which the daemon understands."""
+class Relayed:
+    """Another node answered; `keep_alive` says whether the client's connection may go on."""
 
-    lane: str
+    keep_alive: bool
 
 
 def has_been_forwarded(incoming: Incoming, client: str) -> bool:
@@ -81,9 +80,9 @@ def has_been_forwarded(incoming: Incoming, client: str) -> bool:
 
 
 async def forward(
-    connection: Connection, incoming: Incoming, request: GuestRequest, target: Elsewhere, address: tuple[str, str]
-) -> HostedApp | Problem | bool:
-    """Have another node answer: whether the connection may go on; else what to tell, or the app if it came here."""
+    connection: Line, incoming: Incoming, request: GuestRequest, target: Elsewhere, address: tuple[str, str]
+) -> Relayed | HostedApp | Problem:
+    """Have another node answer. Else return what to tell the client, or the app if it has come to this node."""
     ingress = connection.ingress
     authority, path = address
     if has_been_forwarded(incoming, connection.client.address):
@@ -108,13 +107,13 @@ async def forward(
         incoming, request, None, path, status=forwarded.status, bytes_out=forwarded.bytes_out, outcome=None,
         forwarded=target.lane,
     )  # fmt: skip
-    return keep_alive
+    return Relayed(keep_alive)
 
 
 class Forwarded:
     """The request's way to another node and back: `open`, then `relay`, with `body` fed meanwhile."""
 
-    def __init__(self, connection: Connection, incoming: Incoming, request: GuestRequest, lane: str) -> None:
+    def __init__(self, connection: Line, incoming: Incoming, request: GuestRequest, lane: str) -> None:
         self._connection = connection
         self._incoming = incoming
         self._request = request

@@ -12,19 +12,18 @@ import socket
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.ingress.answer import Incoming
 from runtime.ingress.certificates import CertificateError, Certificates
 from runtime.ingress.connection import Connection, Phase
 from runtime.ingress.dispatch import Dispatcher, HostedApp, outcome_kind
-from runtime.ingress.forwarding import Elsewhere
+from runtime.ingress.incoming import Incoming
 from runtime.ingress.load_table import CLOSED, LoadTable
 from runtime.ingress.request_head import GuestRequest, Identifiers, Network
 from runtime.ingress.response_head import DateField, Problem
-from runtime.ingress.routing import RouteTable
+from runtime.ingress.routing import Elsewhere, RouteTable
+from runtime.ingress.settings import IngressSettings
 from runtime.outcome import DeadlineExceeded, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.services.log_sink import Allowance, AppLog, LogBuffer, LogOrigin
 
@@ -47,21 +46,6 @@ ACCESS_BYTES_PER_S: Final = 512 * 1024.0
 """Access lines per worker; the counters stay exact beyond it, and what was left out is counted."""
 
 PATH_LOGGED_MAX_CHARS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class IngressSettings:
-    """Limits of one worker's ingress. Times in seconds, sizes in bytes."""
-
-    connections_max: int = 2048
-    head_timeout_s: float = 10.0
-    body_idle_timeout_s: float = 20.0
-    keep_alive_s: float = 60.0
-    write_idle_timeout_s: float = 30.0
-    linger_s: float = 2.0
-    fields_max: int = 100
-    fields_max_bytes: int = 64 * 1024
-    target_max_bytes: int = 8 * 1024
 
 
 class Ingress:

@@ -7,6 +7,7 @@ The path is passed to the app as it came. Not here: who may claim a route (the c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 RESERVED_PREFIX: Final = "/.freehold"
@@ -19,6 +20,13 @@ SEGMENTS_MAX: Final = 64
 """Path segments looked at; a route deeper than this is refused, so nothing behind them can match."""
 
 TargetT = TypeVar("TargetT")
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A route's target on another node; `lane` is "PROJECT ENVIRONMENT ROLE", which the daemon understands."""
+
+    lane: str
 
 
 class RouteError(ValueError):

@@ -18,7 +18,7 @@ from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.sandbox import sandbox
 from runtime.services.log_sink import AppLog
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
-from runtime.workers.worker import WorkerSettings
+from runtime.workers.settings import WorkerSettings
 
 
 class ThreadLog:

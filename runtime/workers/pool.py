@@ -24,9 +24,9 @@ from typing import Final
 
 import msgspec
 
-from runtime.ingress.front import IngressSettings
 from runtime.ingress.listeners import TLS_PREFIX, address_of, bind, forget
 from runtime.ingress.load_table import CLOSED, SLOTS_MAX, LoadTable
+from runtime.ingress.settings import IngressSettings
 from runtime.messages import (
     LISTENERS_MAX,
     PROTOCOL_VERSION,
@@ -44,7 +44,7 @@ from runtime.messages import (
     Unload,
 )
 from runtime.workers.link import RefusedError, WorkerLink, greeted
-from runtime.workers.worker import LOAD_TABLE, WorkerSettings, control_path
+from runtime.workers.settings import LOAD_TABLE, WorkerSettings, control_path
 
 PING_EVERY_S: Final = 2.0
 PING_TIMEOUT_S: Final = 15.0

@@ -20,25 +20,23 @@ import time
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
 import msgspec
 
 from runtime.core_dumps import forbid_dumps
 from runtime.ingress.certificates import Certificates
-from runtime.ingress.dispatch import GUEST_THREADS_MAX, Dispatcher, HostedApp, LoadError, Runner
-from runtime.ingress.forwarding import Elsewhere
-from runtime.ingress.front import Ingress, IngressSettings
+from runtime.ingress.dispatch import Dispatcher, HostedApp, LoadError
+from runtime.ingress.front import Ingress
 from runtime.ingress.listeners import TLS_PREFIX
 from runtime.ingress.load_table import LoadTable
 from runtime.ingress.request_head import Identifiers
-from runtime.ingress.routing import RouteError, RouteTable
+from runtime.ingress.routing import Elsewhere, RouteError, RouteTable
 from runtime.messages import (
     KEY_MAX_CHARS,
     PROTOCOL_VERSION,
     RELEASES_MAX,
     Activate,
-    AppLoad,
     AskStatus,
     ControlError,
     Done,
@@ -60,6 +58,7 @@ from runtime.messages import (
     send_greeting,
 )
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
+from runtime.workers.settings import LOAD_TABLE, AppHost, WorkerSettings, control_path
 
 LOG_FLUSH_S: Final = 0.1
 """How long a log line may wait to travel with others."""
@@ -78,37 +77,6 @@ COLLECTOR_THRESHOLDS: Final = (20_000, 20, 50)
 
 CONTROL_BACKLOG: Final = 4
 """Daemons that may be waiting to connect; there is one, or two for a moment during a restart."""
-
-
-LOAD_TABLE: Final = "load"
-"""Name of the load table in the runtime folder."""
-
-
-class WorkerSettings(msgspec.Struct, frozen=True):
-    """Everything a worker is told at its start; no secrets, since other users may read a command line."""
-
-    slot: int
-    build: str
-    node: str
-    runtime_folder: str
-    data_folder: str
-    control_fd: int
-    listener_fds: tuple[int, ...]
-    listeners: tuple[str, ...]
-    certificates: str = ""
-    proxies: tuple[str, ...] = ()
-    ingress: IngressSettings = IngressSettings()
-    guest_threads_max: int = GUEST_THREADS_MAX
-    orphan_limit_s: float = 600.0
-    drain_grace_s: float = 30.0
-
-
-class AppHost(Protocol):
-    """What the worker needs from the sandbox; `runtime.app_host` provides it, tests may bring another."""
-
-    def prepare(self, load: AppLoad, log: AppLog) -> Runner:
-        """Make one app ready to answer requests or run jobs; blocking. Raises `LoadError`."""
-        ...
 
 
 class Worker:
@@ -368,11 +336,6 @@ class Worker:
             await asyncio.sleep(min(1.0, self._settings.orphan_limit_s / 4))
             if not self._connected and time.monotonic() - self._orphaned_s > self._settings.orphan_limit_s:
                 self._stop.set()
-
-
-def control_path(folder: Path, slot: int, pid: int) -> Path:
-    """Return where the worker with `pid` in `slot` listens for daemons."""
-    return folder / f"worker-{slot}-{pid}.sock"
 
 
 def _listening_socket(fd: int) -> socket.socket:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.ingress.front import IngressSettings
+from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppLimits
 from tests.support.runtime.served import Served, request, running, stub_release
 

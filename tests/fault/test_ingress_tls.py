@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from runtime.ingress.certificates import CertificateError, Certificates, days_left, read
-from runtime.ingress.front import IngressSettings
 from runtime.ingress.listeners import TLS_PREFIX
+from runtime.ingress.settings import IngressSettings
 from runtime.messages import Route
 from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
 from tests.support.runtime.guests import guest, release

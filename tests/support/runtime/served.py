@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.ingress.front import IngressSettings
+from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, Route
 from runtime.spec import AppSpec
 from runtime.workers.pool import PoolSettings, WorkerPool

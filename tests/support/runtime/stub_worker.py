@@ -14,7 +14,8 @@ from runtime.ingress.dispatch import LoadError
 from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.outcome import BodyAborted, Cancelled, Completed, DeadlineExceeded, NoResponse, Outcome
 from runtime.services.log_sink import AppLog
-from runtime.workers.worker import WorkerSettings, main
+from runtime.workers.settings import WorkerSettings
+from runtime.workers.worker import main
 
 TEXT = (("content-type", b"text/plain"),)
 

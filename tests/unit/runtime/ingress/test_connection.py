@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from runtime.ingress.connection import Connection
 from runtime.ingress.dispatch import Dispatcher, HostedApp
-from runtime.ingress.front import Ingress, IngressSettings
+from runtime.ingress.front import Ingress
 from runtime.ingress.request_head import Identifiers
 from runtime.ingress.routing import RouteTable
+from runtime.ingress.settings import IngressSettings
 from runtime.services.log_sink import LogBuffer
 
 PIECES = [

@@ -1,0 +1,106 @@
+"""What the parts of the ingress see of each other: a connection of its front, and an answer of its connection.
+
+The parts are one mechanism in several files; these faces keep the files from importing in a circle. Not here: any of
+what they do (front.py, connection.py, answer.py, forwarding.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+from runtime.exchange import BodyTaker
+from runtime.ingress.dispatch import Dispatcher, HostedApp
+from runtime.ingress.incoming import Incoming
+from runtime.ingress.request_head import Client, GuestRequest, Identifiers, Network
+from runtime.ingress.response_head import Problem
+from runtime.ingress.routing import Elsewhere, RouteTable
+from runtime.ingress.settings import IngressSettings
+from runtime.outcome import Outcome
+
+
+class Front(Protocol):
+    """The worker's front door, as its connections see it."""
+
+    settings: IngressSettings
+    dispatcher: Dispatcher
+    proxies: tuple[Network, ...]
+    identifiers: Identifiers
+    tasks: asyncio.TaskGroup
+    loop: asyncio.AbstractEventLoop
+    routes: RouteTable[HostedApp | Elsewhere]
+    runtime_folder: Path
+    draining: bool
+
+    def own_fields(self, request_id: str, release: str | None) -> bytes:
+        """Return the fields this node adds to every response, with their line ends."""
+        ...
+
+    def count_refused(self, problem: Problem) -> None:
+        """Count a request that was refused before it could be understood."""
+        ...
+
+    def access(
+        self,
+        incoming: Incoming,
+        request: GuestRequest,
+        app: HostedApp | None,
+        path: str,
+        *,
+        status: int,
+        bytes_out: int,
+        outcome: Outcome | None,
+        forwarded: str = "",
+    ) -> None:
+        """Log one answered request."""
+        ...
+
+    def log_defect(self, where: str) -> None:
+        """Log the exception being handled."""
+        ...
+
+
+class Carried(Protocol):
+    """A request that another node answers."""
+
+    def cancel(self) -> None:
+        """Give it up."""
+        ...
+
+
+class Line(Protocol):
+    """A client's connection, as what answers one of its requests sees it."""
+
+    transport: asyncio.Transport
+    drained: asyncio.Future[None] | None
+    """Ends when the socket takes more; None if it does."""
+    closing: bool
+    client: Client
+    forwarded: Carried | None
+
+    @property
+    def ingress(self) -> Front:
+        """The front door it came through."""
+        ...
+
+    def tell_continue(self, incoming: Incoming) -> None:
+        """Have a client that asked first send its body."""
+        ...
+
+    async def feed(self, incoming: Incoming, body: BodyTaker, max_bytes: int) -> None:
+        """Carry the body to whoever answers, as it comes."""
+        ...
+
+    def send_problem(
+        self,
+        problem: Problem,
+        request_id: str,
+        *,
+        keep_alive: bool,
+        method: str,
+        http_1_0: bool,
+        release: str | None = None,
+    ) -> int:
+        """Write one of the node's own answers; return its body's size."""
+        ...

@@ -1,0 +1,51 @@
+"""What a worker is told at its start, what it needs from the sandbox, and where both sides find each other.
+
+Not here: the worker itself (worker.py), and what starts it (pool.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from runtime.ingress.dispatch import GUEST_THREADS_MAX, Runner
+from runtime.ingress.settings import IngressSettings
+from runtime.messages import AppLoad
+from runtime.services.log_sink import AppLog
+
+LOAD_TABLE: Final = "load"
+"""Name of the load table in the runtime folder."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """Everything a worker is told at its start; no secrets, since other users may read a command line."""
+
+    slot: int
+    build: str
+    node: str
+    runtime_folder: str
+    data_folder: str
+    control_fd: int
+    listener_fds: tuple[int, ...]
+    listeners: tuple[str, ...]
+    certificates: str = ""
+    proxies: tuple[str, ...] = ()
+    ingress: IngressSettings = IngressSettings()
+    guest_threads_max: int = GUEST_THREADS_MAX
+    orphan_limit_s: float = 600.0
+    drain_grace_s: float = 30.0
+
+
+class AppHost(Protocol):
+    """What the worker needs from the sandbox; `app_host.py` provides it, tests may bring another."""
+
+    def prepare(self, load: AppLoad, log: AppLog) -> Runner:
+        """Make one app ready to answer requests or run jobs; blocking. Raises `LoadError`."""
+        ...
+
+
+def control_path(folder: Path, slot: int, pid: int) -> Path:
+    """Return where the worker with `pid` in `slot` listens for daemons."""
+    return folder / f"worker-{slot}-{pid}.sock"
