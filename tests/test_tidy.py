@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,47 @@ def test_a_module_says_what_it_is_and_stays_readable(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= FUNCTION_LINES_MAX, f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The files of ours that a file imports, wherever in it and whether or not only for the type checker."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules.keys()
+            if not names <= modules.keys():
+                found.add(node.module)
+    return {name for name in found if name in modules and modules[name] != path}
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of the graph, as the names on it; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {}
+    for path in source_files():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        modules[name.removesuffix(".__init__")] = path
+    assert not circle_in({name: imports_of(path, modules) for name, path in modules.items()})
+
+
+def test_a_circle_behind_type_checking_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.b import B\n")
+    (tmp_path / "b.py").write_text("def late() -> None:\n    from pack import a\n")
+    (tmp_path / "c.py").write_text("import pack.a\n")
+    modules = {f"pack.{name}": tmp_path / f"{name}.py" for name in "abc"}
+    graph = {name: imports_of(path, modules) for name, path in modules.items()}
+    assert set(circle_in(graph)) == {"pack.a", "pack.b"}
+    assert not circle_in({name: graph[name] for name in ("pack.a", "pack.c")} | {"pack.b": set()})
 
 
 def test_no_lock_file_names_a_registry() -> None:

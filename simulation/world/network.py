@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from protocols.envelope import encode
 from protocols.machine import PeerConnected, PeerDisconnected, PeerId, Received
-
-if TYPE_CHECKING:
-    from simulation.world.world import Host, World
 
 SWEEP_MS = 500
 """How often links are made and lost: a dialler's pace, scaled."""
@@ -26,6 +23,50 @@ CUT_NOTICED_MS = 3_000
 """A path cut for longer than this loses its connection, as keep-alive pings would notice."""
 
 Link = tuple[PeerId, PeerId]
+
+
+class End(Protocol):
+    """A host, as the network sees it."""
+
+    peer: PeerId
+    up: bool
+    boot_count: int
+    boot_nonce: bytes
+
+    def receive(self, event: Any, boot_count: int) -> None:
+        """Take an event, if the process is still the one that it was meant for."""
+        ...
+
+
+class Surroundings(Protocol):
+    """The world, as the network sees it: its time, and its hosts."""
+
+    @property
+    def now_ms(self) -> int:
+        """The true time."""
+        ...
+
+    @property
+    def hosts(self) -> Sequence[End]:
+        """Every host."""
+        ...
+
+    @property
+    def may_connect(self) -> Callable[[Any, Any], bool]:
+        """Whether two hosts may have a connection."""
+        ...
+
+    def host_of(self, peer: PeerId) -> End:
+        """The host of a peer."""
+        ...
+
+    def at(self, at_ms: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen at a moment."""
+        ...
+
+    def after(self, delay_ms: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Have something happen in a while."""
+        ...
 
 
 @dataclass
@@ -42,7 +83,7 @@ class LinkFaults:
 class Network:
     """Carries messages between the hosts of one world."""
 
-    def __init__(self, world: World, source: random.Random, faults: LinkFaults) -> None:
+    def __init__(self, world: Surroundings, source: random.Random, faults: LinkFaults) -> None:
         self._world = world
         self._source = source
         self.faults = faults
@@ -146,7 +187,7 @@ class Network:
             for far in hosts[index + 1 :]:
                 self._sweep_pair(now_ms, near, far)
 
-    def _sweep_pair(self, now_ms: int, near: Host, far: Host) -> None:
+    def _sweep_pair(self, now_ms: int, near: End, far: End) -> None:
         link, back = (near.peer, far.peer), (far.peer, near.peer)
         if link in self._connected:
             cut_since_ms = min(self.cut.get(link, now_ms), self.cut.get(back, now_ms))

@@ -170,7 +170,7 @@ class Site:
         toml = PROJECT.format(name=name, text=text, more=more, stages=stages, healthy=healthy, smoke=smoke)
         (folder / "freehold.toml").write_text(toml)
         project = open_project(folder)
-        bundle = build_project(project.project, toml, folder, Quiet())
+        bundle = await asyncio.to_thread(build_project, project.project, toml, folder, Quiet())
         offered = deploying.built_here(project, bundle, self.admin.public_key)
         proposal = deploying.propose(
             await client.state(), await client.mesh(), offered, environment=ENVIRONMENT, request=text,

@@ -165,7 +165,7 @@ class House:
         text = PROJECT.format(app=app, smoke=smoke, healthy=healthy)
         (folder / "freehold.toml").write_text(text)
         project = open_project(folder)
-        bundle = build_project(project.project, text, folder, Quiet())
+        bundle = await asyncio.to_thread(build_project, project.project, text, folder, Quiet())
         async with self.client() as client:
             state = await client.state()
             offered = deploying.built_here(project, bundle, self.admin.public_key)
