@@ -178,6 +178,7 @@ class Outbound:
             self._tasks.discard(task)
             with self._lock:
                 self._in_flight[spec.project, spec.app] -= 1
+                self._in_flight += Counter()  # drops what is at zero: apps come and go
             if task.cancelled():
                 call.fail(("connection-terminated", None))
 

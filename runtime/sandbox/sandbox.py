@@ -93,6 +93,8 @@ class App:
                 self._ready.append(self._instantiate(call))
             except _StartFailed as failed:
                 return failed.outcome
+        if self._closed:
+            self.close()  # it was closed while an instance was made
         return Completed()
 
     def handle(self, exchange: Exchange) -> Outcome:

@@ -45,6 +45,9 @@ INTEGER_MAX: Final = 2**63 - 1
 
 ResultT = TypeVar("ResultT")
 
+FileIdentity = tuple[int, int]
+"""Device and inode of an open database: another file of the same name is other data."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreCaps:
@@ -71,7 +74,7 @@ class SqliteKeyValue:
         self._path = folder.joinpath(*names, "keyvalue.db")
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[tuple[FileIdentity, sqlite3.Connection]] = []
         self._ready = False
         self._closed = False
 
@@ -91,11 +94,11 @@ class SqliteKeyValue:
         return SqliteBucket(self, found[0], self._caps)
 
     def close(self) -> None:
-        """Close idle connections; those in use close when they come back."""
+        """Close idle connections, for good; those in use close when they come back, and every later call is refused."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for _, connection in idle:
             connection.close()
 
     def read(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
@@ -125,26 +128,37 @@ class SqliteKeyValue:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                connection = self._connect()
+            identity, connection = self._take()
             try:
                 yield connection
             finally:
                 with self._lock:
                     keep = not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
                     if keep:
-                        self._idle.append(connection)
+                        self._idle.append((identity, connection))
                 if not keep:
                     connection.close()
         except sqlite3.Error as error:
             raise ProviderError("other", _reason(error)) from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _take(self) -> tuple[FileIdentity, sqlite3.Connection]:
+        """A connection to the file that bears the name now: a copy put in its place is other data than an open one."""
         if not self._ready:
             self._prepare()
-        return self._open_file()
+        try:
+            found = self._path.stat()
+        except OSError:
+            raise ProviderError("other", "the store's file is gone") from None
+        identity = (found.st_dev, found.st_ino)
+        with self._lock:
+            if self._closed:
+                raise ProviderError("other", "the store is closed")
+            if self._idle and self._idle[-1][0] == identity:
+                return self._idle.pop()
+            stale, self._idle = self._idle, []
+        for _, connection in stale:
+            connection.close()
+        return identity, self._open_file()
 
     def _open_file(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)

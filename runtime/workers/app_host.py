@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.engine.guest import CAPTURE_MAX_BYTES
@@ -39,11 +42,12 @@ class ThreadLog:
 
 
 class SandboxApp:
-    """A `Runner` over one loaded app."""
+    """A `Runner` over one loaded app; `let_go` gives its lane's stores back."""
 
-    def __init__(self, app: sandbox.App, log: ThreadLog) -> None:
+    def __init__(self, app: sandbox.App, log: ThreadLog, let_go: Callable[[], None]) -> None:
         self._app = app
         self._log = log
+        self._let_go = let_go
 
     def handle(self, exchange: Exchange, request_id: str, trace_id: str) -> Outcome:
         """Serve one request on this thread."""
@@ -69,8 +73,18 @@ class SandboxApp:
         )
 
     def close(self) -> None:
-        """Free the waiting instances."""
+        """Free the waiting instances, then whatever of the node's services nobody else uses; once."""
         self._app.close()
+        self._let_go()
+
+
+@dataclass(slots=True)
+class LaneServices:
+    """What the apps of one project and environment share in this process, and how many of them hold it."""
+
+    keyvalue: SqliteKeyValue
+    sandbox: sandbox.Sandbox
+    holders: int = 0
 
 
 class SandboxHost:
@@ -79,24 +93,41 @@ class SandboxHost:
     def __init__(self, settings: WorkerSettings) -> None:
         self._data_folder = Path(settings.data_folder)
         self._outbound = Outbound()
-        self._sandboxes: dict[str, sandbox.Sandbox] = {}
+        self._lanes: dict[str, LaneServices] = {}
+        """Only of lanes that are loaded: a store that stayed open outlives the decision that put it on this node."""
         self._lock = threading.Lock()
 
     def prepare(self, load: AppLoad, log: AppLog) -> SandboxApp:
         """Load one app and make its first instances; blocking. Raises `LoadError`."""
         thread_log = ThreadLog(log)
+        stores = load.spec.stores or load.spec.project
+        services = self._hold(stores)
         try:
-            app = self._sandbox(load.spec.stores or load.spec.project).load(load.spec, thread_log)
+            app = services.sandbox.load(load.spec, thread_log)
         except sandbox.LoadError as error:
+            self._let_go(stores)
             raise LoadError(f"{load.spec.app}: {error}") from error
+        except BaseException:
+            self._let_go(stores)
+            raise
         if load.spec.kind == "http":
             app.prepare()  # a failure shows again, with its outcome, in the first request
-        return SandboxApp(app, thread_log)
+        return SandboxApp(app, thread_log, partial(self._let_go, stores))
 
-    def _sandbox(self, stores: str) -> sandbox.Sandbox:
+    def _hold(self, stores: str) -> LaneServices:
         with self._lock:
-            found = self._sandboxes.get(stores)
+            found = self._lanes.get(stores)
             if found is None:
                 keyvalue = SqliteKeyValue(self._data_folder, stores)
-                found = self._sandboxes[stores] = sandbox.Sandbox(keyvalue, self._outbound)
+                found = self._lanes[stores] = LaneServices(keyvalue, sandbox.Sandbox(keyvalue, self._outbound))
+            found.holders += 1
             return found
+
+    def _let_go(self, stores: str) -> None:
+        with self._lock:
+            held = self._lanes[stores]
+            held.holders -= 1
+            if held.holders:
+                return
+            del self._lanes[stores]
+        held.keyvalue.close()

@@ -17,7 +17,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, assert_never
@@ -37,12 +38,14 @@ from runtime.messages import (
     PROTOCOL_VERSION,
     RELEASES_MAX,
     Activate,
+    AppLoad,
     AskStatus,
     ControlError,
     Done,
     Drain,
     FromWorker,
     Greeting,
+    JobDone,
     Load,
     LogBatch,
     Ping,
@@ -91,7 +94,8 @@ class Worker:
         self._releases: dict[str, dict[str, HostedApp]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._connected = 0
-        self._jobs = 0
+        self._jobs: dict[str, set[asyncio.Future[JobDone]]] = {}
+        """By the key of their release, which is not let go of while one runs: it may be writing."""
         self._routed: frozenset[str] = frozenset()
         self._service: dict[asyncio.Task[None], None] = {}
         self._started_s = time.monotonic()
@@ -215,6 +219,7 @@ class Worker:
                     answer = Done(request.number)
                 case Unload():
                     await self._unload(request.key)
+                    _set_aside_lasting_objects()
                     answer = Done(request.number)
                 case AskStatus():
                     answer = self._status(request.number)
@@ -238,22 +243,32 @@ class Worker:
         if len(self._releases) >= RELEASES_MAX or len(release.key) > KEY_MAX_CHARS:
             raise LoadError(f"more than {RELEASES_MAX} releases, or a key of more than {KEY_MAX_CHARS} characters")
         apps: dict[str, HostedApp] = {}
-        for load in release.apps:
-            spec = load.spec
-            origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest)
-            log = AppLog(self._logs, origin, redacted=spec.redacted)
-            try:
-                runner = await asyncio.to_thread(self._host.prepare, load, log)
-            except LoadError:
-                raise
-            except Exception as error:  # a defect of the host must not end a worker that serves other releases
-                self._ingress.log_defect("load")
-                raise LoadError(f"{spec.app}: {error!r}") from error
-            apps[spec.app] = HostedApp(release.key, release.digest, load, log, runner)
+        try:
+            for load in release.apps:
+                apps[load.spec.app] = await self._prepare(release, load)
+        except LoadError:
+            await _close(apps)
+            raise
+        if release.key in self._releases:  # two daemons may ask for the same at once, while one takes over
+            await _close(apps)
+            return
         self._releases[release.key] = apps
         for name, app in apps.items():
             self._ingress.apps[release.key, name] = app
         _set_aside_lasting_objects()
+
+    async def _prepare(self, release: ReleaseLoad, load: AppLoad) -> HostedApp:
+        spec = load.spec
+        origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest)
+        log = AppLog(self._logs, origin, redacted=spec.redacted)
+        try:
+            runner = await asyncio.to_thread(self._host.prepare, load, log)
+        except LoadError:
+            raise
+        except Exception as error:  # a defect of the host must not end a worker that serves other releases
+            self._ingress.log_defect("load")
+            raise LoadError(f"{spec.app}: {error!r}") from error
+        return HostedApp(release.key, release.digest, load, log, runner)
 
     def _activate(self, request: Activate) -> None:
         routes: list[tuple[str | None, str, HostedApp | Elsewhere]] = []
@@ -278,23 +293,29 @@ class Worker:
         del self._releases[key]
         for app in hosted.values():
             await self._dispatcher.idle(app)
+        if jobs := self._jobs.get(key):
+            await asyncio.wait(jobs)  # no new ones begin: the release is not loaded any more
         for name, app in hosted.items():
             if self._ingress.apps.get((key, name)) is app:  # a new daemon may have loaded the same key meanwhile
                 del self._ingress.apps[key, name]
-            await asyncio.to_thread(app.runner.close)
+        await _close(hosted)
 
     async def _run_job(self, request: RunJob) -> FromWorker:
         hosted = self._releases.get(request.key)
         app = hosted.get(request.app) if hosted is not None else None
         if app is None or app.spec.kind == "http":
             raise LoadError(f"{request.app} of {request.key} is not loaded as a command")
-        if self._jobs >= JOBS_MAX:
+        if sum(map(len, self._jobs.values())) >= JOBS_MAX:
             raise LoadError(f"{JOBS_MAX} jobs are running in this worker")
-        self._jobs += 1
-        try:
-            return await asyncio.to_thread(app.runner.run_job, request)
-        finally:
-            self._jobs -= 1
+        job = asyncio.ensure_future(asyncio.to_thread(app.runner.run_job, request))
+        self._jobs.setdefault(request.key, set()).add(job)
+        job.add_done_callback(partial(self._job_ended, request.key))
+        return await job
+
+    def _job_ended(self, key: str, job: asyncio.Future[JobDone]) -> None:
+        self._jobs[key].discard(job)
+        if not self._jobs[key]:
+            del self._jobs[key]
 
     def _status(self, number: int) -> Status:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -353,12 +374,18 @@ def _resident_bytes(usage: resource.struct_rusage) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+async def _close(apps: Mapping[str, HostedApp]) -> None:
+    """Give back what a release holds of this process."""
+    for app in apps.values():
+        await asyncio.to_thread(app.runner.close)
+
+
 def _set_aside_lasting_objects() -> None:
     """Take what lives as long as a release (modules, codecs) out of the collector's sight, and let it look less often.
 
     With the defaults, collections took 15 % of a fresh compiled guest's processor time and half of an event loop's that
-    serves fresh Python guests; cycles are rare here, since instances and exchanges are closed by hand. What an earlier
-    release left behind is collected first.
+    serves fresh Python guests; cycles are rare here, since instances and exchanges are closed by hand. What a release
+    that is gone left behind is collected first, or its mapped code would stay until the worker's end.
     """
     gc.unfreeze()
     gc.collect()
