@@ -321,7 +321,7 @@ class Exchange:
     `deadline_s` is on the `time.monotonic` scale and covers queueing too. `loop` is None only in synchronous tests.
     """
 
-    __slots__ = ("body", "call", "request", "response")
+    __slots__ = ("body", "call", "request", "response", "retry_after_s")
 
     def __init__(self, request: RequestHead, *, deadline_s: float, loop: asyncio.AbstractEventLoop | None) -> None:
         self.request = request
@@ -329,6 +329,8 @@ class Exchange:
         self.body = RequestBody(self.call.waker.wake, loop)
         self.response = ResponseWriter(self.call.waker.wake, loop)
         self.call.before_sleep(self.response.publish)
+        self.retry_after_s: int | None = None
+        """Set once a service that the guest needed was away: what fails then is answered with 503, and when to try."""
 
     def cancel(self) -> None:
         """The client is gone: stop the guest (any thread). `take` still ends with an outcome."""

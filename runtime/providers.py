@@ -15,10 +15,12 @@ ProviderErrorKind = Literal["no-such-store", "access-denied", "other"]
 class ProviderError(Exception):
     """A provider refused or failed; becomes the `error` variant of `wasi:keyvalue/store`."""
 
-    def __init__(self, kind: ProviderErrorKind, text: str = "") -> None:
+    def __init__(self, kind: ProviderErrorKind, text: str = "", *, retry_after_s: int | None = None) -> None:
+        """`retry_after_s`: it is away for now, and a visitor may try again after so many seconds."""
         super().__init__(text or kind)
         self.kind: ProviderErrorKind = kind
         self.text = text
+        self.retry_after_s = retry_after_s
 
 
 class Bucket(Protocol):

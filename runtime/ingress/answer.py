@@ -6,6 +6,8 @@ connection, never a cut response that looks whole. Not here: framing (`response_
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runtime.exchange import Batch, Exchange, ResponseHead
 from runtime.ingress.dispatch import HostedApp
 from runtime.ingress.faces import Line
@@ -15,6 +17,7 @@ from runtime.ingress.response_head import (
     BODY_TOO_LARGE,
     DEADLINE,
     FAILED,
+    UNAVAILABLE,
     BadResponseError,
     Framing,
     Problem,
@@ -61,7 +64,7 @@ class Answer:
                 await self._connection.drained
         if whole and self._framing is not None:
             return self._framing.keep_alive
-        return self._fail(self._problem(batch.outcome))
+        return self._fail(self._problem(batch.outcome, exchange.retry_after_s))
 
     def _write(self, batch: Batch) -> bool:
         """Write one batch; return whether the response is whole now. Raises `BadResponseError`."""
@@ -96,7 +99,7 @@ class Answer:
         self.status = head.status
         return data
 
-    def _problem(self, outcome: Outcome | None) -> Problem:
+    def _problem(self, outcome: Outcome | None, away_s: int | None) -> Problem:
         if self._incoming.problem is not None:
             return self._incoming.problem
         match outcome:
@@ -104,6 +107,8 @@ class Answer:
                 return DEADLINE
             case ErrorResponse(code="HTTP-request-body-size"):
                 return BODY_TOO_LARGE
+            case _ if away_s is not None:
+                return replace(UNAVAILABLE, retry_after_s=away_s)
             case _:
                 return FAILED
 

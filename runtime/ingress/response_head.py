@@ -198,5 +198,6 @@ FIELDS_TOO_LARGE = Problem(431, "fields-too-large", "The request has too many or
 BAD_METHOD = Problem(501, "method-not-supported", "This node does not open tunnels.")
 NO_ROUTE = Problem(404, "no-route", "No app answers at this address.")
 BUSY = Problem(503, "app-busy", "The app has more requests waiting than it may.", "Try again later.", 1)
+UNAVAILABLE = Problem(503, "service-away", "What the app needs is away for now.", "Try again later.", 2)
 FAILED = Problem(500, "app-failed", "The app failed to answer.", "The app's log has the reason under the request id.")
 DEADLINE = Problem(504, "app-timeout", "The app did not answer in time.")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from runtime.providers import ProviderError
+from runtime.services import freeze
 
 SCHEMA_VERSION: Final = 1
 
@@ -103,11 +104,20 @@ class SqliteKeyValue:
 
     def read(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Run `action` outside a transaction; raises `ProviderError`."""
+        return freeze.patiently(lambda: self._read(action))  # the first use of all may have to make the file
+
+    def _read(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         with self._connection() as connection:
             return action(connection)
 
     def write(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Run `action` in one immediate transaction, durable on return; raises `ProviderError` and changes nothing."""
+        """Run `action` in one immediate transaction, durable on return; raises `ProviderError` and changes nothing.
+
+        While the data is frozen it waits; see freeze.py.
+        """
+        return freeze.patiently(lambda: self._write(action))
+
+    def _write(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         # One writer per process at a time: threads queue here in order instead of in SQLite's sleeping retries.
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_S):
             raise ProviderError("other", "the store is busy")
@@ -115,6 +125,7 @@ class SqliteKeyValue:
             with self._connection() as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
+                    freeze.check(self._path.parent)
                     result = action(connection)
                     connection.execute("COMMIT")
                 except BaseException:
@@ -171,6 +182,8 @@ class SqliteKeyValue:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self._path.parent / "keyvalue.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                if not self._path.exists():
+                    freeze.check(self._path.parent)
                 connection = self._open_file()
                 try:
                     _migrate(connection)

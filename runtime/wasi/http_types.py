@@ -45,6 +45,11 @@ class IncomingRequest(Resource, wit="incoming-request"):
         self.consumed = False
 
 
+FAILED: Final = 500
+UNAVAILABLE: Final = 503
+"""What an app's failure becomes if a service that it needed was away: a visitor and a proxy know then to try again."""
+
+
 class ResponseOutparam(Resource, wit="response-outparam"):
     """The one way to answer."""
 
@@ -170,7 +175,11 @@ def _set(guest: Guest, param: ResponseOutparam, response: Ok | Err) -> None:
     if len(fields) > limits.response_fields_max or answer.fields.size > limits.response_fields_max_bytes:
         writer.refusal = ("HTTP-response-header-section-size", answer.fields.size)
         return
-    writer.start(ResponseHead(answer.status, fields))
+    status, away_s = answer.status, param.exchange.retry_after_s
+    if status == FAILED and away_s is not None:
+        status = UNAVAILABLE
+        fields = (*(one for one in fields if one[0] != "retry-after"), ("retry-after", b"%d" % away_s))
+    writer.start(ResponseHead(status, fields))
     if answer.body is None:
         writer.finish()
     else:

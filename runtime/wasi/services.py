@@ -97,9 +97,16 @@ def _served(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(guest, *arguments)
         except ProviderError as error:
+            note_away(guest, error)
             return _error(error)
 
     return serve
+
+
+def note_away(guest: Guest, error: ProviderError) -> None:
+    """Remember for the answer that a service was away."""
+    if error.retry_after_s is not None and guest.exchange is not None:
+        guest.exchange.retry_after_s = error.retry_after_s
 
 
 def _check_key(key: str) -> None:
@@ -218,6 +225,7 @@ def _swap(guest: Guest, cas: Cas, value: bytes) -> Err | None:
             return None
         return Err(("cas-failed", Cas(cas.bucket, cas.key, cas.bucket.get(cas.key))))
     except ProviderError as error:
+        note_away(guest, error)
         return Err(("store-error", _error(error).value))
 
 

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from runtime.messages import AppLoad, Route
+from runtime.services import freeze
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
 from runtime.workers.app_host import SandboxHost
 from runtime.workers.pool import PoolError
@@ -152,3 +153,15 @@ def _keeps(one: Any, spec: Any) -> bool:
     """Whether an object of ours refers to the spec (the test's own `AppLoad` apart)."""
     ours = str(type(one).__module__).startswith("runtime.") and not isinstance(one, AppLoad)
     return ours and any(found is spec for found in gc.get_referents(one))
+
+
+async def test_an_app_that_fails_for_want_of_frozen_data_says_when_to_try_again(tmp_path: Path) -> None:
+    load = await guest("services", **GRANTS, timeout_ms=20_000)
+    async with running(tmp_path, command=REAL) as served:
+        await visit(served, load, "r1")
+        freeze.freeze(tmp_path / "data" / "project", b"")
+        answer = await served.get("/kv/increment?store=visits&key=n")
+        assert (answer.status, answer.header("retry-after")) == (503, "2")
+        assert (await served.get("/kv/get?store=visits&key=n")).body == b"1"
+        denied = await served.get("/kv/increment?store=other&key=n")
+        assert (denied.status, denied.header("retry-after")) == (500, None), "a failure of another kind stays one"
