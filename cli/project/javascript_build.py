@@ -17,7 +17,7 @@ from cli.errors import BuildError
 from cli.project import node
 from cli.project.model import App
 from cli.project.source import SourceTree
-from cli.project.world import CONFIG, KEYVALUE, LOGGING, WORLD, world_of, write_world
+from cli.project.world import CONFIG, KEYVALUE, LOGGING, WASI, WORLD, world_of, write_world
 
 GUEST: Final = Path(__file__).parent / "guest" / "javascript"
 BUILD_TIMEOUT_S: Final = 600
@@ -25,7 +25,7 @@ BUILD_TIMEOUT_S: Final = 600
 
 def guest_files() -> list[Path]:
     """Return the guest modules that go into every JavaScript component."""
-    return sorted(GUEST.glob("*.js"))
+    return sorted(path for path in GUEST.rglob("*") if path.suffix in {".js", ".cjs"})
 
 
 def bindings_module(app: App) -> str:
@@ -35,11 +35,15 @@ def bindings_module(app: App) -> str:
         "atomics": KEYVALUE[1] if app.keyvalue else None,
         "configuration": CONFIG if app.config or app.secrets else None,
         "logging": LOGGING,
+        "clock": f"wasi:clocks/monotonic-clock@{WASI}",
+        "http": f"wasi:http/types@{WASI}",
+        "outgoing": f"wasi:http/outgoing-handler@{WASI}" if app.allow_hosts else None,
+        "exit": f"wasi:cli/exit@{WASI}" if app.schedule else None,
     }
-    lines = []
+    lines = [f'import {{ poll }} from "wasi:io/poll@{WASI}";']
     for name, interface in interfaces.items():
         lines.append(f"import * as {name} from {json.dumps(interface)};" if interface else f"const {name} = null;")
-    return "\n".join([*lines, f"export {{ {', '.join(interfaces)} }};"]) + "\n"
+    return "\n".join([*lines, f"export {{ poll, {', '.join(interfaces)} }};"]) + "\n"
 
 
 def build(app: App, tree: SourceTree, toolchain: Path, packages: Path | None, work: Path) -> Path:
@@ -67,7 +71,9 @@ def componentize(app: App, kind: str, toolchain: Path, packages: Path | None, wo
     guest.mkdir()
     (work / "app").mkdir(exist_ok=True)
     for path in guest_files():
-        shutil.copy(path, guest / path.name)
+        target = guest / path.relative_to(GUEST)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     (guest / "bindings.js").write_text(bindings_module(app))
     write_world(world_of(app), work / "wit")
     request = {
@@ -78,7 +84,7 @@ def componentize(app: App, kind: str, toolchain: Path, packages: Path | None, wo
         "wit": str(work / "wit"),
         "world": WORLD,
         "kind": kind,
-        "disable": _unused_features(app),
+        "fetches": bool(app.allow_hosts),
         "work": str(work),
         "output": str(output),
     }
@@ -96,11 +102,6 @@ def bundle_source(app: App, folder: Path, toolchain: Path, packages: Path | None
         "output": str(output),
     }
     _run(app, toolchain, request)
-
-
-def _unused_features(app: App) -> list[str]:
-    """Name the engine's features whose imports the app was not granted."""
-    return [*([] if app.allow_hosts else ["http"]), *(["fetch-event"] if app.schedule else [])]
 
 
 def _run(app: App, toolchain: Path, request: Mapping[str, object]) -> None:

@@ -22,6 +22,7 @@ from cli.errors import BuildError
 from cli.project.source import SourceTree
 
 TOOLCHAIN: Final = Path(__file__).parent.parent / "toolchain"
+FILES: Final = ("package.json", "package-lock.json", "build.mjs", "bundle.mjs", "regexps.mjs")
 NODE_MAJOR_MIN: Final = 20
 NPM_TIMEOUT_S: Final = 900
 NPM_FLAGS: Final = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--loglevel=error")
@@ -52,7 +53,7 @@ def toolchain_versions() -> dict[str, str]:
 def toolchain_digest() -> str:
     """Return the digest of the lock file and of the script that drives the tools."""
     whole = hashlib.sha256()
-    for name in ("package-lock.json", "build.mjs"):
+    for name in FILES[1:]:
         whole.update((TOOLCHAIN / name).read_bytes())
     return whole.hexdigest()
 
@@ -63,7 +64,7 @@ def install_toolchain(app: str, on_install: Callable[[], None]) -> Path:
 
     def make(work: Path) -> None:
         on_install()
-        for name in ("package.json", "package-lock.json", "build.mjs"):
+        for name in FILES:
             shutil.copy(TOOLCHAIN / name, work / name)
         npm(app, ["ci", *NPM_FLAGS], work)
 

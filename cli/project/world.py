@@ -30,6 +30,7 @@ def world_of(app: App) -> str:
         f"wasi:random/random@{WASI}",
         f"wasi:cli/stdout@{WASI}",
         f"wasi:cli/stderr@{WASI}",
+        f"wasi:io/poll@{WASI}",
         f"wasi:http/types@{WASI}",
         LOGGING,
     ]
@@ -39,6 +40,8 @@ def world_of(app: App) -> str:
         imports += KEYVALUE
     if app.allow_hosts:
         imports.append(f"wasi:http/outgoing-handler@{WASI}")
+    if app.schedule:
+        imports.append(f"wasi:cli/exit@{WASI}")
     export = f"wasi:cli/run@{WASI}" if app.schedule else f"wasi:http/incoming-handler@{WASI}"
     lines = [*(f"  import {name};" for name in imports), f"  export {export};"]
     return "\n".join(["package freehold:guest;", f"world {WORLD} {{", *lines, "}"]) + "\n"

@@ -1,74 +1,67 @@
 // Bundles one JavaScript or TypeScript app and turns it into a component. Reads a request as JSON on standard input:
-//   { source, entry, guest, modules, wit, world, kind, disable, work, output }
+//   { source, entry, guest, modules, wit, world, kind, fetches, work, output }
 // and writes the component to `output`. `kind` is "http", "command", "dev" (the engine that runs an app from source) or
 // "bundle" (the source for that engine; no component). Errors go to standard error as one JSON object { message }.
 import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { build } from "esbuild";
+import { SourceMap } from "node:module";
+import { join, relative } from "node:path";
+import { bundled } from "./bundle.mjs";
 
-const ENTRIES = { http: "handler.js", command: "command.js", dev: "dev.js" };
 const request = JSON.parse(readFileSync(0, "utf8"));
-const forDev = request.kind === "bundle";
 
 function fail(message) {
   process.stderr.write(JSON.stringify({ message }) + "\n");
   process.exit(1);
 }
 
-// The app's own copy of freehold.js is for tests outside the sandbox; the bundle gets the sandbox's, which the
-// development engine holds already.
-const guestModules = {
-  name: "freehold",
-  setup(plugin) {
-    plugin.onResolve({ filter: /^(freehold|(\.{1,2}\/)+freehold(\.js)?)$/ }, () =>
-      forDev ? { path: "freehold", namespace: "engine" } : { path: join(request.guest, "freehold.js") },
-    );
-    plugin.onLoad({ filter: /.*/, namespace: "engine" }, () => ({ contents: "module.exports = globalThis.freeholdModule;" }));
-    plugin.onResolve({ filter: /^freehold:app$/ }, () => ({ path: join(request.source, request.entry) }));
-    plugin.onResolve({ filter: /^freehold:bindings$/ }, () => ({ path: join(request.guest, "bindings.js") }));
-    plugin.onResolve({ filter: /^node:/ }, (found) => ({
-      errors: [{ text: `${found.path} is Node's own; the sandbox has only web-standard APIs and the freehold module` }],
-    }));
-  },
-};
-
-const bundle = forDev ? request.output : join(request.work, "bundle.js");
+let script;
 try {
-  await build({
-    entryPoints: [forDev ? join(request.source, request.entry) : join(request.guest, ENTRIES[request.kind])],
-    outfile: bundle,
-    bundle: true,
-    format: forDev ? "iife" : "esm",
-    globalName: forDev ? "app" : undefined,
-    target: "es2022",
-    platform: "neutral",
-    mainFields: ["module", "main"],
-    conditions: ["worker", "browser", "import"],
-    external: ["wasi:*"],
-    nodePaths: request.modules ? [request.modules] : [],
-    absWorkingDir: request.source,
-    legalComments: "none",
-    logLevel: "silent",
-    plugins: [guestModules],
-    tsconfigRaw: "{}",
-  });
+  script = await bundled(request);
 } catch (error) {
   const lines = (error.errors ?? []).map(({ text, location }) =>
     location ? `${location.file}:${location.line}:${location.column + 1}: ${text}` : text,
   );
   fail(lines.join("\n") || String(error));
 }
-if (forDev) process.exit(0);
+if (request.kind === "bundle") {
+  writeFileSync(request.output, script.code);
+  process.exit(0);
+}
 
+// Says where a place in the bundle stands in the app.
+function placed(text) {
+  const map = new SourceMap(JSON.parse(script.map));
+  return text.replace(/bundle\.js:(\d+):(\d+)/g, (whole, line, column) => {
+    const found = map.findEntry(Number(line) - 1, Number(column) - 1);
+    if (!found.originalSource) return whole;
+    const path = relative(request.source, join(request.work, found.originalSource));
+    return `${path}:${found.originalLine + 1}:${found.originalColumn + 1}`;
+  });
+}
+
+// The lines that are about the app: what it threw, and its own frames.
+function reason(text) {
+  const lines = placed(text).split("\n").map((line) => line.trimEnd());
+  const kept = lines.filter((line) => line && !/^(Failed to initialize|Error: the `componentize|Caused by|\s*\d+: |Exception while|Stack:$|Internal error|Warning: )/.test(line.trim()) && !line.includes("../guest/"));
+  return (kept.length ? kept : lines).slice(0, 40).join("\n");
+}
+
+const bundle = join(request.work, "bundle.js");
+writeFileSync(bundle, script.code);
 try {
+  const { splicer } = await import("./node_modules/@bytecodealliance/componentize-js/lib/spidermonkey-embedding-splicer.js");
+  const stub = splicer.stubWasi;
+  // The guest's own handler uses wasi:http/types, which the tool takes away together with the right to call out.
+  splicer.stubWasi = (binary, features, ...rest) =>
+    stub(binary, request.fetches ? features : [...features.filter((one) => one !== "http"), "fetch-event"], ...rest);
   const { componentize } = await import("@bytecodealliance/componentize-js");
   const { component } = await componentize({
     sourcePath: bundle,
     witPath: request.wit,
     worldName: request.world,
-    disableFeatures: request.disable,
+    disableFeatures: ["fetch-event"],
   });
   writeFileSync(request.output, component);
 } catch (error) {
-  fail(String(error?.message ?? error));
+  fail(reason(String(error?.message ?? error)));
 }

@@ -95,7 +95,7 @@ def test_a_script_that_cannot_be_built_says_why(tmp_path: Path) -> None:
         '[project]\nname = "bad"\n[app.web]\nlanguage = "typescript"\nsource = "web"\nroutes = ["/"]\n'
     )
     for text, said in (
-        ('import fs from "node:fs";\nexport default { fetch() { return fs; } };\n', "only web-standard APIs"),
+        ('import fs from "node:fs";\nexport default { fetch() { return fs; } };\n', "node:fs"),
         ("const x: number = ;\n", "app.ts:1:"),
         ('import { x } from "hono-not-installed";\nexport default { fetch: x };\n', "hono-not-installed"),
         ("export const nothing = 1;\n", "no default export"),

@@ -21,7 +21,8 @@ class Store {
     this.bucket = bucket;
   }
   get(key) {
-    return asked("key-value store", () => this.bucket.get(key)) ?? null;
+    const value = asked("key-value store", () => this.bucket.get(key));
+    return value ? new Uint8Array(value) : null; // one of the app's own realm
   }
   getText(key) {
     const value = this.get(key);
@@ -72,7 +73,4 @@ export const config = {
 const entry = (level) => (message, context = "") => logging.log(level, context, String(message));
 export const log = { debug: entry("debug"), info: entry("info"), warn: entry("warn"), error: entry("error") };
 
-const webFetch = globalThis.fetch;
-export function fetch(...request) {
-  return webFetch(...request);
-}
+export { fetch } from "./web/fetch.js";

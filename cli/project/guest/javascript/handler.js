@@ -1,21 +1,17 @@
 // The component's entry for an app with routes: hands each request to the app's fetch handler.
-import { listening } from "./listen.js";
+import "./web/platform.js";
+import { NO_HANDLER, handlerOf, startOnce } from "./app.js";
+import { settle } from "./web/loop.js";
+import { serve } from "./web/serve.js";
 import * as app from "freehold:app";
 
-const target = app.default;
-const fetchHandler = typeof target === "function" ? target : target?.fetch?.bind(target);
+await settle();
+const handler = handlerOf(app);
+if (!handler) throw new Error(NO_HANDLER);
 
-if (fetchHandler) {
-  addEventListener("fetch", (event) => event.respondWith(answer(event)));
-} else if (!listening()) {
-  throw new Error("the app has no default export with a fetch(request) method and listens to no fetch event");
-}
-
-async function answer(event) {
-  try {
-    return await fetchHandler(event.request, {}, event);
-  } catch (error) {
-    console.error(error?.stack ? `${error}\n${error.stack}` : String(error));
-    return new Response("Internal Server Error\n", { status: 500 });
-  }
-}
+export const incomingHandler = {
+  async handle(incoming, outparam) {
+    startOnce();
+    await serve(handler, incoming, outparam);
+  },
+};
