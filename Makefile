@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help check test test-long coverage bench demo fix lock clean
+.PHONY: help check test test-long coverage bench demo docs release fix lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,17 @@ bench: $(STAMP)  ## Measure, beside a peer where there is one; writes benchmarks
 demo: $(STAMP)  ## Show the whole thing working; exits 0 only if all was as said
 	$(BIN)/python -m examples.demo
 
+$(VENV)/.publishing: $(STAMP) docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r docs/requirements.txt
+	@touch $@
+
+docs: $(VENV)/.publishing  ## Build the site into docs/_build; a link that leads nowhere is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo "open docs/_build/index.html"
+
+release: $(VENV)/.publishing  ## Make dist/: wheel, sdist, bill of materials, checksums; each is tried in a clean environment
+	PYTHON=$(BIN)/python bash .ci/release
+
 fix: $(STAMP)  ## Format and apply safe lint fixes
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -51,6 +62,8 @@ lock: $(STAMP)  ## Pin every dependency, with hashes and without an index addres
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --no-strip-extras --quiet -o requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --extra publish -c requirements.txt --universal --generate-hashes \
+	  --python-version 3.11 --no-emit-index-url --no-header --no-strip-extras --no-annotate --quiet -o docs/requirements.txt
 
 clean:  ## Remove the environment and the caches
-	rm -rf $(VENV) .cache build dist *.egg-info
+	rm -rf $(VENV) .cache build dist docs/_build *.egg-info

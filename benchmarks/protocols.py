@@ -2,7 +2,7 @@
 
 All nodes share one core and one process; signatures are Ed25519, messages are encoded and decoded on the way, stores are
 in memory (fsync is `node`'s). Commands are signed by an admin and submitted one at a time through different nodes. Not
-here: records (`records`), the wire (`wire`), latency on real links (docs/scale.md).
+here: records (`records`), the wire (`wire`), latency on real links (docs/reports/scale.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Signed evidence of about a kilobyte is filed through the API of one node after the other, one at a time; the time runs
 from the request until the last of the other nodes tells so on its event stream. Not here: what merging costs (`records`)
-and what a node that was away catches up with (`records`, docs/scale.md).
+and what a node that was away catches up with (`records`, docs/reports/scale.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes docs/freehold.schema.json and docs/freehold-toml.md from the schema: `python -m cli.project.publish`."""
+"""Writes docs/reference/freehold.schema.json and docs/reference/freehold-toml.md from the schema: `python -m cli.project.publish`."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ def publish(docs: Path) -> None:
 
 
 if __name__ == "__main__":
-    publish(Path(__file__).resolve().parents[2] / "docs")
+    publish(Path(__file__).resolve().parents[2] / "docs" / "reference")

@@ -1,7 +1,7 @@
 """What a freehold.toml may hold: every table, key, kind and default, once.
 
-The validator (`parse.py`) walks these tables; `published_schema()` turns them into docs/freehold.schema.json and
-`reference_page()` into docs/freehold-toml.md, so editor, page and command cannot disagree. Not here: rules that span
+The validator (`parse.py`) walks these tables; `published_schema()` turns them into docs/reference/freehold.schema.json and
+`reference_page()` into docs/reference/freehold-toml.md, so editor, page and command cannot disagree. Not here: rules that span
 several keys (`rules.py`) and the values' own rules (`kinds.py`).
 """
 
@@ -273,7 +273,7 @@ def allowed(shape: Shape) -> str:
 
 
 def reference_page() -> str:
-    """Return docs/freehold-toml.md: one table of keys for each table of the file."""
+    """Return docs/reference/freehold-toml.md: one table of keys for each table of the file."""
     sections = (
         ("[project]", PROJECT, ""),
         ("[app.NAME]", APP, "An app has `routes` or a `schedule`, not both."),

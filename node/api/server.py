@@ -14,6 +14,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -36,7 +37,9 @@ from node.api.problems import (
 from node.errors import NotDoneError
 from protocols.api_models import OutcomeView, StartView
 
-VERSION = "0.1.0"
+VERSION = version("freehold")
+"""One source: `pyproject.toml`, as the installation recorded it."""
+
 HEADER_MAX_BYTES = 16 * 1024
 BODY_TIMEOUT_S = 30.0
 """Without a byte of a body; in all it has this long and what UPLOAD_MIN_BYTES_PER_S adds."""

@@ -1,7 +1,7 @@
 """The transition table of one project in one environment: state x command, frozen included, as data.
 
 A lane (one project in one environment) is idle, running or paused. The table says where each command leads or which
-rule refuses it; it is total, `docs/transitions.md` is printed from it, and rollout.py asks it before anything else.
+rule refuses it; it is total, `docs/reference/transitions.md` is printed from it, and rollout.py asks it before anything else.
 What a command must also prove (rights, approvals, health) is not here.
 """
 
@@ -141,7 +141,7 @@ def assert_led(before: Lane, action: LaneAction, after: Lane) -> None:
 
 
 def markdown() -> str:
-    """Return the table as the Markdown page `docs/transitions.md`."""
+    """Return the table as the Markdown page `docs/reference/transitions.md`."""
     lines = [
         "# Transitions of one project in one environment",
         "",

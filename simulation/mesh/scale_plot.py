@@ -1,4 +1,4 @@
-"""The plot of docs/scale.md, drawn as SVG by hand: time and bytes per node over the size of the fleet.
+"""The plot of docs/reports/scale.md, drawn as SVG by hand: time and bytes per node over the size of the fleet.
 
 Both axes are logarithmic, so that a straight line is a power of the size. Not here: the measures (scale.py).
 """

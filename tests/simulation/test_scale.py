@@ -1,4 +1,4 @@
-"""The measures of scale, on a fleet small enough for every run; the large ones are in docs/scale.md."""
+"""The measures of scale, on a fleet small enough for every run; the large ones are in docs/reports/scale.md."""
 
 from __future__ import annotations
 

@@ -130,11 +130,11 @@ CORES = str(os.cpu_count() or 1)
 
 @pytest.mark.long
 def test_ten_thousand_seeds_are_clean() -> None:
-    """Writes docs/seeds.md, which is committed with the code that it is about."""
+    """Writes docs/reports/seeds.md, which is committed with the code that it is about."""
     assert main(["--seeds", str(LONG_SEEDS), "--jobs", CORES, "--write"]) == 0
 
 
 @pytest.mark.long
 def test_every_mutant_is_noticed() -> None:
-    """Writes docs/mutants.md."""
+    """Writes docs/reports/mutants.md."""
     assert main(["--mutants", "--jobs", CORES, "--write"]) == 0

@@ -15,7 +15,7 @@ from cli.project.parse import parse
 from cli.project.schema import FILE, Either, Listed, Named, Shape, Table, published_schema, reference_page
 from tests.unit.cli.project.test_parse import GOOD
 
-DOCS = Path(__file__).resolve().parents[4] / "docs"
+DOCS = Path(__file__).resolve().parents[4] / "docs" / "reference"
 
 
 def test_the_committed_schema_and_page_are_what_the_code_generates() -> None:

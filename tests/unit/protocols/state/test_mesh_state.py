@@ -666,9 +666,9 @@ def test_manifests_and_routes_out_of_bounds_are_named() -> None:
 
 
 def test_the_printed_table_is_the_one_in_the_code() -> None:
-    page = Path(__file__).resolve().parents[4] / "docs" / "transitions.md"
+    page = Path(__file__).resolve().parents[4] / "docs" / "reference" / "transitions.md"
     assert page.read_text() == transitions.markdown(), (
-        "run: python -m protocols.state.transitions > docs/transitions.md"
+        "run: python -m protocols.state.transitions > docs/reference/transitions.md"
     )
 
 

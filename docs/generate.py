@@ -1,0 +1,99 @@
+"""Writes the reference pages that come from the code: the commands, the API, the limits.
+
+The pages are made at each build of the site and are not committed, so they cannot go stale. Not here: pages that people
+write, and the project file's reference (`python -m cli.project.publish`, held by a test).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("protocols", "runtime", "node", "cli")
+LIMIT = re.compile(r"^[A-Z][A-Z0-9_]*_MAX(_[A-Z_]+)?$|^MAX_[A-Z_]+$")
+
+
+def write_all(folder: Path) -> None:
+    """Write `commands.md`, `http-api.md` and `constants.md` into `folder`."""
+    (folder / "commands.md").write_text(commands_page())
+    (folder / "http-api.md").write_text(api_page())
+    (folder / "constants.md").write_text(constants_page())
+
+
+def _command_sections(command: click.Command, path: str) -> Iterator[str]:
+    context = click.Context(command, info_name=path)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None and not below.hidden:
+                yield from _command_sections(below, f"{path} {name}")
+        return
+    text = re.sub("\x1b\\[[0-9;]*m", "", command.get_help(context))
+    yield f"## {path}\n\n```text\n{text}\n```\n"
+
+
+def commands_page() -> str:
+    """Return every command's help, as `--help` prints it."""
+    from cli.main import main as entry  # noqa: F401 (the import makes the groups)
+    from cli import main
+
+    root = next(value for value in vars(main).values() if isinstance(value, click.Group))
+    return "# Commands\n\nGenerated from the command line itself.\n\n" + "\n".join(_command_sections(root, "freehold"))
+
+
+def api_page() -> str:
+    """Return the operations of the API's own OpenAPI document, one table row each."""
+    from node.api.server import VERSION
+
+    rows = ["| operation | who | what |", "|---|---|---|"]
+    rows.extend(
+        f"| `{operation.method} {operation.path}` | {operation.access} | {operation.summary.replace('|', '/')} |"
+        for operation in sorted(_operations(), key=lambda each: (each.path, each.method))
+    )
+    head = f"# HTTP API\n\nVersion {VERSION}. A node serves the whole document at `/v1/openapi.json`.\n"
+    who = "\n`open`: anybody. `known`: the socket or any key. `read`: any principal. `write`: a principal, idempotent.\n"
+    return head + who + "\n" + "\n".join(rows) + "\n"
+
+
+def _operations() -> list[Any]:
+    from node.api.handlers import OPERATIONS
+
+    return list(OPERATIONS)
+
+
+def _limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
+    body = ast.parse(path.read_text()).body
+    for statement, after in zip(body, [*body[1:], None], strict=True):
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                pass
+            case _:
+                continue
+        if LIMIT.match(name):
+            reason = ""
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+                reason = " ".join(after.value.value.split())
+            yield name, ast.unparse(value), reason
+
+
+def constants_page() -> str:
+    """Return every named limit of the code, with the reason that stands beside it."""
+    parts = ["# Named limits in the code\n", "Every queue, table and body has a limit. Who pays for which stands in the trust model."]
+    for package in PACKAGES:
+        parts.append(f"\n## {package}\n\n| limit | value | where | why |\n|---|---|---|---|")
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "templates" in path.parts or "guest" in path.parts:
+                continue
+            place = path.relative_to(ROOT)
+            parts.extend(
+                f"| `{name}` | `{value}` | {place} | {reason.replace('|', '/')} |" for name, value, reason in _limits_of(path)
+            )
+    return "\n".join(parts) + "\n"
