@@ -40,8 +40,8 @@ def _command_sections(command: click.Command, path: str) -> Iterator[str]:
 
 def commands_page() -> str:
     """Return every command's help, as `--help` prints it."""
-    from cli.main import main as entry  # noqa: F401 (the import makes the groups)
     from cli import main
+    from cli.main import main as entry  # noqa: F401 (the import makes the groups)
 
     root = next(value for value in vars(main).values() if isinstance(value, click.Group))
     return "# Commands\n\nGenerated from the command line itself.\n\n" + "\n".join(_command_sections(root, "freehold"))
@@ -57,7 +57,9 @@ def api_page() -> str:
         for operation in sorted(_operations(), key=lambda each: (each.path, each.method))
     )
     head = f"# HTTP API\n\nVersion {VERSION}. A node serves the whole document at `/v1/openapi.json`.\n"
-    who = "\n`open`: anybody. `known`: the socket or any key. `read`: any principal. `write`: a principal, idempotent.\n"
+    who = (
+        "\n`open`: anybody. `known`: the socket or any key. `read`: any principal. `write`: a principal, idempotent.\n"
+    )
     return head + who + "\n" + "\n".join(rows) + "\n"
 
 
@@ -79,14 +81,21 @@ def _limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
                 continue
         if LIMIT.match(name):
             reason = ""
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            if (
+                isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            ):
                 reason = " ".join(after.value.value.split())
             yield name, ast.unparse(value), reason
 
 
 def constants_page() -> str:
     """Return every named limit of the code, with the reason that stands beside it."""
-    parts = ["# Named limits in the code\n", "Every queue, table and body has a limit. Who pays for which stands in the trust model."]
+    parts = [
+        "# Named limits in the code\n",
+        "Every queue, table and body has a limit. Who pays for which stands in the trust model.",
+    ]
     for package in PACKAGES:
         parts.append(f"\n## {package}\n\n| limit | value | where | why |\n|---|---|---|---|")
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -94,6 +103,7 @@ def constants_page() -> str:
                 continue
             place = path.relative_to(ROOT)
             parts.extend(
-                f"| `{name}` | `{value}` | {place} | {reason.replace('|', '/')} |" for name, value, reason in _limits_of(path)
+                f"| `{name}` | `{value}` | {place} | {reason.replace('|', '/')} |"
+                for name, value, reason in _limits_of(path)
             )
     return "\n".join(parts) + "\n"

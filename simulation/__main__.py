@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", help="measure fleets of these sizes, as in 3,10,32; write a table and a plot")
     parser.add_argument("--jobs", type=int, default=1, help="run seeds or mutants in so many processes")
     parser.add_argument("--write", action="store_true", help="write seeds.md or mutants.md, to commit")
-    parser.add_argument("--out", type=Path, default=Path("docs/reports"), help="the folder that --scale and --write write to")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/reports"), help="the folder that --scale and --write write to"
+    )
     options = parser.parse_args(arguments)
     collect_rarely()
     if options.scale:

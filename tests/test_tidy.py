@@ -97,7 +97,8 @@ def test_no_lock_file_names_a_registry() -> None:
 
 def test_the_top_level_is_fixed() -> None:
     allowed = {
-        *PACKAGES, "tests", "examples", "docs", "benchmarks", ".ci", "pyproject.toml", "README.md", "Makefile",
+        *PACKAGES, "tests", "examples", "docs", "benchmarks", ".ci", ".github", ".pre-commit-config.yaml",
+        "pyproject.toml", "README.md", "Makefile",
         "LICENSE", "ARCHITECTURE.md", "CHANGELOG.md", "requirements.txt", ".gitignore",
     }  # fmt: skip
     assert {path.relative_to(ROOT).parts[0] for path in tracked("")} <= allowed

@@ -1,7 +1,7 @@
 """A change as a reviewer needs it: what it alters, where it would run, what is missing, and the way back.
 
 Everything is computed against one head of the mesh state, whose sequence goes into the command that deploys. Bytes come
-from the node by digest and are checked. Not here: the comparison itself (diffing.py), signing, deploying.
+from the node by digest and are checked. Not here: the comparison itself (protocols/changes/differences.py), signing, deploying.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes docs/reference/freehold.schema.json and docs/reference/freehold-toml.md from the schema: `python -m cli.project.publish`."""
+"""Writes the project file's JSON Schema and its page into docs/reference/: `python -m cli.project.publish`. No checks here."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Holds the store's identity, its statement counter, and the floors under other st
 comes back with its barriers in order: the vote database, then the fence; the caller sends the statement behind them.
 Not here: whether a proposal may be accepted (chain.py, ledger.py), and comparing database and fence at start.
 
-Source: L. Lamport, "Paxos Made Simple" (2001), section 2.2; 03-mesh section 4, "Fence".
+Source: L. Lamport, "Paxos Made Simple" (2001), section 2.2; docs/concepts/protocol.md section 4, "Fence".
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ MATERIAL_MAX_BYTES = 384 << 10
 """All evidence of one decision travels in one message with it, so it stays well under the message limit."""
 VOTER_COUNTS = (1, 3, 5, 7)
 CLOCK_TOLERANCE_MS = 120_000
-"""A fresh decision's `at_ms` may differ this much from a voter's wall clock (03, section 4, step 4)."""
+"""A fresh decision's `at_ms` may differ this much from a voter's wall clock (docs/concepts/protocol.md, section 4, step 4)."""
 
 Material = Mapping[Digest, bytes]
 """Evidence a command refers to, by content: digest -> bytes."""

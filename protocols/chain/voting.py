@@ -5,7 +5,7 @@ only then in a message; a decision is durable before anybody hears of it. A prop
 what all nodes must agree on always, what depends on this voter's clock and view only when the decision is fresh, so
 that an adopted one can always be finished. Not here: catch-up (follower.py), clients (clients.py), boot reads.
 
-Source: L. Lamport, "Paxos Made Simple" (2001), section 2.2; 03-mesh section 4, steps 1 to 6.
+Source: L. Lamport, "Paxos Made Simple" (2001), section 2.2; docs/concepts/protocol.md section 4, steps 1 to 6.
 """
 
 from __future__ import annotations

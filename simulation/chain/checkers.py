@@ -1,8 +1,8 @@
 """Judges outside the nodes: the invariants of the decision chain, checked against disks, messages and client histories.
 
 They see what hosts make durable, what they send and what they tell their clients, never the inside of a machine. Each
-violation names its invariant (03-mesh, section 6). Not here: liveness (run.py), and the order of reads and writes as a
-whole (linearizability.py).
+violation names its invariant (docs/concepts/protocol.md, section 6). Not here: liveness (run.py), and the order of
+reads and writes as a whole (linearizability.py).
 """
 
 from __future__ import annotations

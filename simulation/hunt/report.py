@@ -1,4 +1,4 @@
-"""What hunts showed, as pages to commit: docs/reports/seeds.md and docs/reports/mutants.md. Not here: running them (hunt.py)."""
+"""What hunts showed, as pages to commit: seeds.md and mutants.md in docs/reports/. Not here: running them (hunt.py)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,54 @@
+"""What the documentation says of itself: its links lead somewhere, its pictures are the ones their source draws.
+
+Not here: the README's commands (e2e/install/test_readme.py), and the site's own build (`make docs`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_tidy import ROOT, tracked
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+MADE_AT_BUILD = {"commands.md", "http-api.md", "constants.md"}
+
+
+@pytest.mark.parametrize("page", tracked(".md"), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    if "templates" in page.parts or "fixtures" in page.parts:
+        return
+    for target in LINK.findall(re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)):
+        if re.match(r"[a-z]+:", target) or target.startswith("#"):
+            continue
+        path = target.partition("#")[0]
+        assert (page.parent / path).exists() or Path(path).name in MADE_AT_BUILD, f"{page}: {target} leads nowhere"
+
+
+def test_the_sequence_diagrams_are_drawn_from_their_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "docs"), *sys.path])
+    import diagrams
+
+    for name, walk in diagrams.WALKS.items():
+        assert (diagrams.FOLDER / f"{name}.svg").read_text() == diagrams.draw(walk), "run: python docs/diagrams.py"
+
+
+def test_each_actor_of_a_diagram_names_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "docs"), *sys.path])
+    import diagrams
+
+    for walk in diagrams.WALKS.values():
+        for actor in walk.actors:
+            assert "/" not in actor.file or (ROOT / actor.file).exists(), f"{walk.title}: {actor.file} is gone"
+
+
+def test_each_decision_says_why_and_is_numbered_once() -> None:
+    records = sorted((ROOT / "docs" / "project" / "decisions").glob("[0-9]*.md"))
+    assert [int(record.name[:3]) for record in records] == list(range(1, len(records) + 1))
+    for record in records:
+        text = record.read_text()
+        assert text.startswith(f"# {record.name[:3]}: "), record
+        assert "\n## Decision, and why\n" in text, record
