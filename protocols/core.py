@@ -61,6 +61,7 @@ from protocols.records.gossip import (
     RecordsMerged,
     RecordsVoided,
 )
+from protocols.records.papers import pins_of
 from protocols.records.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
 from protocols.rollout import agent as agents
 from protocols.rollout.agent import AgentConfig, RolloutAgent
@@ -194,6 +195,7 @@ class NodeCore:
         state = self.state
         self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
         self.records = RecordMachine(self.trust, setup.signer, setup.entropy, setup.records)
+        self.records.store.court.pins = pins_of(state)
         self._restored = self.records.restore(sorted(stored.state.get(RECORD_TABLE, {}).items()), now)
         self.sync = SyncMachine(self.records, self.trust, setup.signer, setup.entropy, setup.sync)
         self.dossiers = Dossiers(setup.verifier, self.trust.mesh, self.trust.rights)
@@ -456,6 +458,8 @@ class NodeCore:
         mine = Voter(self.node, self.chain.store_id)
         decided = StateDecided(state, mine if mine in self.chain.voters else None)
         self._give(self.agent, decided, now, out)
+        self._moved[self.records] = None
+        self._take(self.records.pin(pins_of(state), now), now, out)
 
     def _trust_changed(self, now: Now, out: list[Effect]) -> None:
         self._judged_version = self.trust.version

@@ -14,6 +14,7 @@ from protocols.api_models import SecretBody, SecretView
 from protocols.changes.secrets import SealedSecret, SecretPaper, SecretRemoval, open_paper
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.records.key_table import BODY_MAX_BYTES, make_key
+from protocols.records.papers import Ended
 from protocols.refusal import Refusal
 from protocols.state.placement import eligible
 from protocols.trust.grants import Rights
@@ -66,7 +67,7 @@ async def file_secret(call: Call) -> None:
             "freehold env list",
         )  # fmt: skip
     if isinstance(paper, SecretRemoval):
-        await _remove(control, paper)
+        await _remove(control, paper, signed)
     else:
         await _add(control, paper, encode(signed))
 
@@ -79,7 +80,7 @@ async def _add(control: Control, paper: SealedSecret, body: bytes) -> None:
     await control.filing.file(key, body)
 
 
-async def _remove(control: Control, paper: SecretRemoval) -> None:
+async def _remove(control: Control, paper: SecretRemoval, signed: Signed) -> None:
     used = control.secrets.in_use()
     place = (paper.project, paper.environment, paper.name)
     mine = {
@@ -93,9 +94,16 @@ async def _remove(control: Control, paper: SecretRemoval) -> None:
             f"a release that runs or is kept for rollback needs {paper.name}; deploy without it first",
             "freehold secret list",
         )  # fmt: skip
-    for version in paper.versions:
-        if version in mine:
-            await control.filing.file(mine[version].key, b"", tombstone=True)
+    ending = [mine[version] for version in paper.versions if version in mine]
+    if any(held.signed.key != signed.key for held in ending):
+        raise ProblemError(
+            403, "secret.not-author", "somebody else set this version",
+            f"only the key that set a version of {paper.name} removes it; a version that nothing uses also ends when its "
+            "author's grant is revoked",
+            "freehold secret list",
+        )  # fmt: skip
+    for held in ending:
+        await control.filing.file(held.key, encode(Ended(encode(held.signed), signed)), tombstone=True)
 
 
 def _view(control: Control, held: Held, in_use: bool) -> SecretView:

@@ -36,6 +36,7 @@ from protocols.machine import (
 from protocols.records.credentials import void_revocation
 from protocols.records.hlc import HlcClock
 from protocols.records.key_table import parse_key
+from protocols.records.papers import PaperCourt
 from protocols.records.record import Entry, Record, read_record, sign_record
 from protocols.records.store import Check, Offered, Outcome, RecordLimits, RecordStore, proof_record, signed_records
 from protocols.refusal import Refusal
@@ -198,10 +199,11 @@ class RecordMachine:
         config: RecordsConfig | None = None,
         *,
         checks: Mapping[str, Check] | None = None,
+        court: PaperCourt | None = None,
     ) -> None:
         """Take the node's trust store and key; `checks` judge the bodies of other modules' kinds, by prefix."""
         self.config = config or RecordsConfig()
-        self.store = RecordStore(trust, self.config.limits, checks)
+        self.store = RecordStore(trust, self.config.limits, checks, court)
         self._trust = trust
         self._signer = signer
         self._entropy = entropy
@@ -223,7 +225,8 @@ class RecordMachine:
                 self._last_seq = max(self._last_seq, entry.record.seq)
                 self._clock.observe(entry.record.hlc, now.wall_ms)
         self._trust_version = self._trust.version
-        return [*self._void(now), *self.forget(self.store.remove_expired(now.wall_ms))]
+        gone = [*self.store.remove_expired(now.wall_ms), *self.store.remove_ended(now.wall_ms)]
+        return [*self._void(now), *self.forget(gone)]
 
     def handle(self, event: RecordEvent, now: Now) -> Sequence[Effect]:
         """Consume one event; `PeerConnected` means admitted by hello."""
@@ -438,8 +441,15 @@ class RecordMachine:
 
     def _void(self, now: Now) -> list[Effect]:
         self._trust_version = self._trust.version
-        voided = self.store.void_revoked(now.wall_ms)
+        voided = [*self.store.void_revoked(now.wall_ms), *self.store.remove_ended(now.wall_ms)]
         return [*_erase(voided), Notify(RecordsVoided(tuple(voided)))] if voided else []
+
+    def pin(self, pins: frozenset[bytes], now: Now) -> list[Effect]:
+        """Take what the chain pins now; papers that nothing pins any more go when their life is over."""
+        if pins == self.store.court.pins:
+            return []
+        self.store.court.pins = pins
+        return self.forget(self.store.remove_ended(now.wall_ms))
 
     def forget(self, entries: Sequence[Entry]) -> list[Effect]:
         """Return the effects that make it known and durable that the store no longer holds these."""
@@ -453,7 +463,7 @@ class RecordMachine:
             effects += self.take(self._self, due, now) if due else []
         if now.mono_ms >= self._sweep_ms:
             self._sweep_ms = now.mono_ms + self.config.sweep_every_ms
-            effects += self.forget(self.store.remove_expired(now.wall_ms))
+            effects += self.forget([*self.store.remove_expired(now.wall_ms), *self.store.remove_ended(now.wall_ms)])
             effects += self.forget(self.store.remove_tombstones(now.wall_ms))
         return effects
 

@@ -20,9 +20,23 @@ KEY_CHARACTERS_MAX = 256
 BODY_MAX_BYTES = 16 * 1024
 """Larger content is an artifact, and the record holds its digest."""
 
+TOMBSTONE_MAX_BYTES = BODY_MAX_BYTES + 4 * 1024
+"""The body of a tombstone holds the paper that it ends and the author's statement."""
+
+PAPER_MS = 90 * DAY_MS
+"""How long a paper that nothing pins is kept: as long as the longest approval holds."""
+
 RecordKind = Literal["immutable", "owned", "ephemeral"]
 """`immutable`: the key ends in the content's digest. `owned`: one writer, the highest sequence wins. `ephemeral`: as
 owned, ordered by clock, with a lifetime, neither stored nor synced."""
+
+Ends = Literal["never", "author", "owner"]
+"""Who may take a record away before its life is over. `never`: nobody. `author`: whoever signed the paper inside the body,
+by a signed statement inside the tombstone (papers.py); the node that carries it has no say. `owner`: the node named in
+the key, which wrote it."""
+
+Pin = Literal["", "change", "configuration", "version"]
+"""By what a decision that counts names a paper: its change, the configuration it speaks of, its own digest."""
 
 Writer = Literal["joined", "member", "owner"]
 """`joined`: any node with an unrevoked certificate. `member`: confirmed by the chain as well. `owner`: the node named
@@ -33,10 +47,12 @@ in the key, once joined."""
 class KeyRule:
     """One row: `parts` names what follows the prefix; `node` is the owner, `digest` is 64 hex digits.
 
-    `ttl_max_ms` 0 means the record may live for ever. `removable` rows accept tombstones (by the same writers; a check
-    may ask for more). `urgent` records are pushed to every neighbour and are merged even when the store is full. Lower
-    `rank` is merged first, because the rest depends on it. `timeless` records are merged however far ahead their date is:
-    what they say holds from when it is heard, and a wrong clock on the node that passed it on must not delay it.
+    `ttl_max_ms` 0 means that the record itself sets no end. `ends` says who may take it away. `pinned_by` names what keeps
+    a paper while the base, a rollout or a retained release names it; otherwise a paper lives for `life_ms` (0: for ever)
+    from the moment its author signed, and no longer than its author's rights are unrevoked. `urgent` records are pushed
+    to every neighbour and are merged even when the store is full. Lower `rank` is merged first, because the rest depends
+    on it. `timeless` records are merged however far ahead their date is: what they say holds from when it is heard, and
+    a wrong clock on the node that passed it on must not delay it.
     """
 
     prefix: str
@@ -44,7 +60,9 @@ class KeyRule:
     parts: tuple[str, ...]
     writer: Writer
     ttl_max_ms: int = 0
-    removable: bool = False
+    ends: Ends = "never"
+    pinned_by: Pin = ""
+    life_ms: int = 0
     urgent: bool = False
     rank: int = 2
     timeless: bool = False
@@ -56,27 +74,34 @@ KEY_TABLE: tuple[KeyRule, ...] = (
     KeyRule("admission", "immutable", ("invite", "digest"), "joined", urgent=True, rank=0),
     KeyRule("revocation", "immutable", ("subject", "digest"), "joined", urgent=True, rank=1, timeless=True),
     KeyRule("grant", "immutable", ("key", "digest"), "joined", urgent=True, rank=1),
-    # The change path.
-    KeyRule("release", "immutable", ("project", "digest"), "member", removable=True),
-    KeyRule("change", "immutable", ("project", "digest"), "member", removable=True),
-    KeyRule("evidence", "immutable", ("subject", "digest"), "member", removable=True),
-    KeyRule("approval", "immutable", ("change", "digest"), "member", removable=True),
-    KeyRule("secret", "immutable", ("project", "environment", "name", "digest"), "member", removable=True),
-    KeyRule("resealed", "immutable", ("secret", "node", "digest"), "member", removable=True),
+    # The change path: each is signed by a principal (evidence also by a node), who alone may end it.
+    KeyRule("release", "immutable", ("project", "digest"), "member"),
+    KeyRule("change", "immutable", ("project", "digest"), "member", ends="author", pinned_by="change", life_ms=PAPER_MS),
+    KeyRule(
+        "evidence", "immutable", ("subject", "digest"), "member", ends="author", pinned_by="configuration",
+        life_ms=PAPER_MS,
+    ),
+    # An approval ends by a withdrawal, which the chain decides, or when it expires.
+    KeyRule("approval", "immutable", ("change", "digest"), "member", pinned_by="change", life_ms=PAPER_MS),
+    KeyRule(
+        "secret", "immutable", ("project", "environment", "name", "digest"), "member", ends="author",
+        pinned_by="version",
+    ),
+    KeyRule("resealed", "immutable", ("secret", "node", "digest"), "member"),
     KeyRule("decision", "immutable", ("era", "slot", "digest"), "member"),
     # What a node says about itself and its part of a rollout.
-    KeyRule("status", "owned", ("node",), "owner", removable=True),
-    KeyRule("address", "owned", ("node",), "owner", removable=True),
+    KeyRule("status", "owned", ("node",), "owner", ends="owner"),
+    KeyRule("address", "owned", ("node",), "owner", ends="owner"),
     KeyRule("floor", "owned", ("node",), "owner"),
-    KeyRule("prepared", "owned", ("node", "change"), "owner", ttl_max_ms=30 * DAY_MS, removable=True),
-    KeyRule("verdict", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, removable=True),
-    KeyRule("timeout", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, removable=True),
+    KeyRule("prepared", "owned", ("node", "change"), "owner", ttl_max_ms=30 * DAY_MS, ends="owner"),
+    KeyRule("verdict", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, ends="owner"),
+    KeyRule("timeout", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, ends="owner"),
     KeyRule("audit", "owned", ("node", "number"), "owner", ttl_max_ms=400 * DAY_MS),
     KeyRule("equivocation", "immutable", ("node", "digest"), "member"),
     # Of the moment.
     KeyRule("health", "ephemeral", ("node", "app"), "owner", ttl_max_ms=300_000),
     KeyRule("load", "ephemeral", ("node",), "owner", ttl_max_ms=300_000),
-)
+)  # fmt: skip
 
 RULE_OF_PREFIX = {rule.prefix: rule for rule in KEY_TABLE}
 _LETTERS = frozenset(string.ascii_letters + string.digits + "._~-*@:")

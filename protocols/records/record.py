@@ -15,11 +15,18 @@ from protocols.envelope import DIGEST_BYTES, DecodeError, Signed, decode, digest
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId, Signer
 from protocols.records.hlc import HLC_MAX
-from protocols.records.key_table import BODY_MAX_BYTES, KEY_CHARACTERS_MAX, ParsedKey, RecordKind, parse_key
+from protocols.records.key_table import (
+    BODY_MAX_BYTES,
+    KEY_CHARACTERS_MAX,
+    TOMBSTONE_MAX_BYTES,
+    ParsedKey,
+    RecordKind,
+    parse_key,
+)
 from protocols.refusal import Refusal
 
 RECORD_DOMAIN = "freehold/record/1"
-RECORD_MAX_BYTES = BODY_MAX_BYTES + KEY_CHARACTERS_MAX + 256
+RECORD_MAX_BYTES = TOMBSTONE_MAX_BYTES + KEY_CHARACTERS_MAX + 256
 """The body, the key, and the fixed fields with room to grow."""
 
 CACHED_KEYS = 65_536
@@ -33,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
     `seq` rises with every record of one author; `hlc` is the author's clock; `prev` is the digest of the version it
     replaces, or empty; `ttl_ms` counts from `hlc`, 0 for ever. `body` holds up to 16 KiB, or is empty and `artifact` is
-    the digest of the bytes; a `tombstone` has neither, or a body that entitles to the removal.
+    the digest of the bytes; a `tombstone` has neither, or as body what entitles to the removal (papers.Ended).
     """
 
     key: str
@@ -80,7 +87,11 @@ def read_record(signed: Signed) -> Entry | Refusal:
         return Refusal("records.kind", f"a {parsed.rule.prefix} record is {parsed.rule.kind}")
     if not (0 <= record.seq <= HLC_MAX and 0 <= record.hlc <= HLC_MAX and record.ttl_ms >= 0):
         return Refusal("records.malformed", "a number is out of range")
-    if len(record.body) > BODY_MAX_BYTES or len(record.artifact) not in (0, DIGEST_BYTES):
+    longest = TOMBSTONE_MAX_BYTES if record.tombstone else BODY_MAX_BYTES
+    if len(record.body) > longest or len(record.artifact) not in (
+        0,
+        DIGEST_BYTES,
+    ):
         return Refusal("records.malformed", "the body is over 16 KiB, or the artifact's digest is not 32 bytes")
     problem = _content_problem(record, parsed)
     if problem is not None:
@@ -95,8 +106,11 @@ def _content_problem(record: Record, parsed: ParsedKey) -> Refusal | None:
     if longest and not 0 < record.ttl_ms <= longest:
         return Refusal("records.ttl", f"a {rule.prefix} record lives for at most {longest} ms")
     if record.tombstone:
-        if record.artifact or not rule.removable:
-            return Refusal("records.tombstone", f"a {rule.prefix} record cannot be removed, or not like this")
+        if rule.ends == "never":
+            return Refusal("records.tombstone", f"a {rule.prefix} record cannot be removed")
+        if record.artifact or bool(record.body) != (rule.ends == "author"):
+            what = "that holds the paper and its author's statement" if rule.ends == "author" else "that is empty"
+            return Refusal("records.tombstone", f"a {rule.prefix} record ends by a tombstone {what}")
         return None
     if bool(record.body) == bool(record.artifact):
         return Refusal("records.malformed", "a record has either a body or an artifact's digest")

@@ -20,6 +20,7 @@ from protocols.machine import PeerId
 from protocols.records.credentials import absorb, well_formed_certificate
 from protocols.records.hlc import ahead, wall_ms_of
 from protocols.records.key_table import BODY_MAX_BYTES, DAY_MS, make_key
+from protocols.records.papers import CHECKED, PAPERS, Paper, PaperCourt
 from protocols.records.record import RECORD_DOMAIN, RECORD_MAX_BYTES, Entry, beats, equivocates, read_record
 from protocols.records.trie import Trie
 from protocols.refusal import Refusal
@@ -89,9 +90,11 @@ class RecordStore:
         trust: TrustStore,
         limits: RecordLimits | None = None,
         checks: Mapping[str, Check] | None = None,
+        court: PaperCourt | None = None,
     ) -> None:
-        """Start empty; `checks` maps prefixes to what their bodies must satisfy."""
+        """Start empty; `checks` maps prefixes to what their bodies must satisfy, beside what the court judges."""
         self.trust = trust
+        self.court = court or PaperCourt(trust)
         self.limits = limits or RecordLimits()
         self.entries: dict[str, Entry] = {}
         self.ephemeral: dict[str, Entry] = {}
@@ -105,6 +108,8 @@ class RecordStore:
         self._bytes_of: dict[PeerId, int] = {}
         self._expiries: list[tuple[int, str, bytes]] = []
         self._tombstones: dict[str, None] = {}
+        self._papers: dict[str, Paper] = {}
+        """What is known of each held paper: its author, its life, and what pins it."""
 
     # --- offering -----------------------------------------------------------------------------------------------------
 
@@ -114,7 +119,7 @@ class RecordStore:
         if isinstance(entry, Refusal):
             return Offered(Outcome.REFUSED, None, entry)
         holder = self.holder(entry)
-        stands = holder is not None and (entry.digest == holder.digest or not beats(entry, holder))
+        stands = holder is not None and (entry.digest == holder.digest or not self._replaces(entry, holder))
         same_seq = holder is not None and equivocates(entry, holder)
         if stands and not same_seq:
             assert holder is not None
@@ -124,7 +129,7 @@ class RecordStore:
             problem = Refusal("records.signature", "the record's signature does not verify in this mesh")
         if problem is None and ahead(entry.record.hlc, wall_ms) and not entry.parsed.rule.timeless:
             return self._park(entry)
-        problem = problem or self._author_problem(entry, wall_ms) or self._body_problem(entry)
+        problem = problem or self._author_problem(entry, wall_ms) or self._body_problem(entry, wall_ms)
         if problem is not None:
             return Offered(Outcome.REFUSED, entry, problem)
         proof = self._prove(entry, holder) if same_seq and holder is not None else None
@@ -189,6 +194,16 @@ class RecordStore:
                 removed.append(entry)
         return removed
 
+    def remove_ended(self, wall_ms: int) -> list[Entry]:
+        """Remove and return the papers whose life is over or whose author was revoked, and what ends a pinned one."""
+        removed: list[Entry] = []
+        for key, paper in list(self._papers.items()):
+            entry = self.entries[key]
+            if self._ended(entry, paper, wall_ms) is not None:
+                self.remove(entry)
+                removed.append(entry)
+        return removed
+
     def remove_tombstones(self, wall_ms: int) -> list[Entry]:
         """Remove and return the tombstones that are 30 days old and known to every member."""
         removed = [entry for key in self._tombstones if self._collectable(entry := self.entries[key], wall_ms)]
@@ -202,6 +217,9 @@ class RecordStore:
         del self._table(entry)[key]
         self.trie.remove(key)
         self._tombstones.pop(key, None)
+        self._papers.pop(key, None)
+        if entry.parsed.rule.prefix == "grant":
+            self.court.forget_grant(entry)
         del self._keys_of[entry.author][key]
         self._bytes_of[entry.author] -= entry.size_bytes
 
@@ -256,14 +274,30 @@ class RecordStore:
                     return None
                 return Refusal("records.not-owner", "only the node named in the key may write it")
 
-    def _body_problem(self, entry: Entry) -> Refusal | None:
-        if entry.parsed.rule.prefix == "equivocation":
+    def _replaces(self, entry: Entry, holder: Entry) -> bool:
+        """Whether a version of the same key stands instead of the one held: as `beats`, but nothing ends what is pinned."""
+        paper = self._papers.get(holder.record.key)
+        if paper is not None and holder.record.tombstone and not entry.record.tombstone and self.court.pinned(paper):
+            return True
+        return beats(entry, holder)
+
+    def _ended(self, entry: Entry, paper: Paper, wall_ms: int) -> Refusal | None:
+        """Return why a paper, or its tombstone, is not kept (any more), or None."""
+        if entry.record.tombstone:
+            pinned = self.court.pinned(paper)
+            return Refusal("records.pinned", "a release that is kept names the paper") if pinned else None
+        return self.court.standing(paper) or self.court.over(paper, wall_ms)
+
+    def _body_problem(self, entry: Entry, wall_ms: int) -> Refusal | None:
+        prefix = entry.parsed.rule.prefix
+        if prefix == "equivocation":
             return self._proof_problem(entry)
-        check = self._checks.get(entry.parsed.rule.prefix)
-        if check is None:
-            return None
+        check = self._checks.get(prefix)
         try:
-            return check(entry)
+            problem = check(entry) if check is not None else None
+            if problem is None and prefix in CHECKED:
+                problem = self.court.check(entry, wall_ms)
+            return problem
         except Exception as error:
             # One record must never stop the fleet: every node would meet it again at every start.
             return Refusal("records.check-failed", f"the check of the body failed: {type(error).__name__}")
@@ -319,6 +353,10 @@ class RecordStore:
             self._tombstones[key] = None
         if record.ttl_ms:
             heapq.heappush(self._expiries, (wall_ms_of(record.hlc) + record.ttl_ms, key, entry.digest))
+        if entry.parsed.rule.prefix == "grant":
+            self.court.learn_grant(entry)
+        if entry.parsed.rule.prefix in PAPERS and (paper := self.court.paper_of(entry)) is not None:
+            self._papers[key] = paper
         self._keys_of.setdefault(entry.author, {})[key] = None
         self._bytes_of[entry.author] = self._bytes_of.get(entry.author, 0) + entry.size_bytes
 

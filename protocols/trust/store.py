@@ -177,12 +177,12 @@ class TrustStore:
 
     def learn_bundle(self, bundle: Bundle) -> OpenedBundle | Refusal:
         """Believe an admission that a member of ours countersigned; otherwise remember it for later, bounded."""
-        opened = open_bundle(self.verifier, self.mesh, self._every_admin(), bundle)
+        opened = open_bundle(self.verifier, self.mesh, self.every_admin(), bundle)
         if isinstance(opened, Refusal):
             return opened
         if opened.invite.kind == "principal":
             chain, at_ms = bundle_grants(opened), opened.admission.at_ms
-            rights = verify_grants(self.verifier, self.mesh, self._every_admin(), chain, at_ms)
+            rights = verify_grants(self.verifier, self.mesh, self.every_admin(), chain, at_ms)
             if isinstance(rights, Refusal):
                 return rights
         problem = self._hold_bundle(bundle, opened)
@@ -350,7 +350,7 @@ class TrustStore:
 
     def check_grants(self, chain: GrantChain) -> Rights | Refusal:
         """Return the rights a chain would give before its expiry, also if a former admin signed it."""
-        return verify_grants(self.verifier, self.mesh, self._every_admin(), chain, BEFORE_EXPIRY_MS)
+        return verify_grants(self.verifier, self.mesh, self.every_admin(), chain, BEFORE_EXPIRY_MS)
 
     def rights(self, key: bytes, chain: GrantChain, at_ms: int) -> Rights | Refusal:
         """Return what `key` may do at `at_ms`, with revocations and admissions as this node knows them.
@@ -381,7 +381,8 @@ class TrustStore:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _every_admin(self) -> tuple[bytes, ...]:
+    def every_admin(self) -> tuple[bytes, ...]:
+        """Return the admin keys of now and before: what they signed then still stands."""
         return (*self.admins, *self._former_admins)
 
     def _hold_certificate(self, certificate: Certificate, signed: Signed) -> Refusal | None:
@@ -393,7 +394,7 @@ class TrustStore:
             if problem.rule != "certificate.issuer-revoked":
                 self._remember(_paper_id(signed), signed)
             return problem
-        ordered = sorted([*held, Held(certificate, signed, signed.key in self._every_admin())], key=_by_issue)
+        ordered = sorted([*held, Held(certificate, signed, signed.key in self.every_admin())], key=_by_issue)
         if len(ordered) > CERTIFICATES_PER_NODE_MAX:
             # The first one, and what admins signed, prove where the roles came from; the last one is in use.
             del ordered[next((at for at, item in enumerate(ordered[1:-1], 1) if not item.by_admin), 1)]
@@ -490,7 +491,7 @@ class TrustStore:
             return Resting(revocation)
         if not statement.chain:
             return Refusal("revocation.not-entitled", "the signer is no admin and shows no grant")
-        rights = verify_grants(self.verifier, self.mesh, self._every_admin(), statement.chain, revocation.at_ms)
+        rights = verify_grants(self.verifier, self.mesh, self.every_admin(), statement.chain, revocation.at_ms)
         if isinstance(rights, Refusal):
             return rights
         problem = self.admission_problem(rights.principal, rights.invite_key) if rights.invite_key else None
@@ -528,7 +529,7 @@ class TrustStore:
             for item_id in sorted(waiting):
                 item = waiting[item_id]
                 if isinstance(item, Bundle):
-                    opened = open_bundle(_Trusting(), self.mesh, self._every_admin(), item)
+                    opened = open_bundle(_Trusting(), self.mesh, self.every_admin(), item)
                     problem = opened if isinstance(opened, Refusal) else self._hold_bundle(item, opened)
                 else:
                     certificate = open_certificate(_Trusting(), self.mesh, item)

@@ -19,6 +19,7 @@ from protocols.chain.pacing import ChainTimes
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Stage
 from protocols.changes.demands import SOLO, Policy
+from protocols.changes.evidence import Run, attest
 from protocols.core import CoreSetup, CoreStored, NodeCore
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import peer_id
@@ -27,6 +28,7 @@ from protocols.machine import Digest, PeerId, Persist
 from protocols.records.credentials import grant_record, revocation_record
 from protocols.records.gossip import Publish
 from protocols.records.key_table import make_key
+from protocols.records.papers import Ending, end_paper
 from protocols.state.commands import Action, Command, ConfirmNode, Exhibits, Reconfigure, SignedCommand, sign_command
 from protocols.state.commands import Start as StartRollout
 from protocols.state.gate import gate_of
@@ -243,6 +245,19 @@ class Fleet:
     def publish(self, via: str, key: str, body: bytes = b"", *, tombstone: bool = False) -> None:
         """Write one record through a host."""
         self.hosts[via].receive(Publish(key, body, tombstone=tombstone))
+
+    def note(self, text: str) -> tuple[str, bytes]:
+        """Return key and body of a paper that only says `text`: the admin's evidence that a component passed its tests."""
+        component = digest(text.encode())
+        run = Run(self.mesh.hex(), "test", "host", WALL_START_MS)
+        body = attest(self.admin, run, passed=True, components=((text, component),), configuration=component)
+        return make_key("evidence", component.hex(), digest(body).hex()), body
+
+    def end_note(self, text: str, via: str) -> None:
+        """Publish, through a host, that the admin takes a note back."""
+        key, body = self.note(text)
+        ending = Ending(key, WALL_START_MS + self.world.now_ms)
+        self.publish(via, key, end_paper(self.admin, self.mesh, ending, body), tombstone=True)
 
     def revoke(self, kind: Literal["node", "principal"], key: bytes, via: str) -> None:
         """Publish the admin's revocation of a key through a host."""

@@ -17,9 +17,7 @@ from typing import Any
 
 from protocols.changes.change import Plan, Route, Stage
 from protocols.changes.demands import SOLO, TEAM
-from protocols.envelope import digest
 from protocols.machine import Digest, Store
-from protocols.records.key_table import make_key
 from protocols.state.commands import (
     Abort,
     Action,
@@ -273,18 +271,18 @@ class Play:
     def do_write(self, arguments: Arguments, options: dict[str, str]) -> None:
         """`write n2 TEXT`: a node writes evidence, a record that may be removed."""
         name, text = arguments
-        self.fleet.publish(name, _note(text), text.encode())
+        self.fleet.publish(name, *self.fleet.note(text))
 
     def do_remove(self, arguments: Arguments, options: dict[str, str]) -> None:
         """`remove n2 TEXT`: a node writes the tombstone of that record."""
         name, text = arguments
-        self.fleet.publish(name, _note(text), tombstone=True)
+        self.fleet.end_note(text, name)
 
     def do_records(self, texts: Arguments, options: dict[str, str]) -> None:
         """Which nodes hold these records, and whether all nodes hold the same."""
         cores = self.fleet.cores()
         for text in texts:
-            held = {name: core.records.store.entries.get(_note(text)) for name, core in cores}
+            held = {name: core.records.store.entries.get(self.fleet.note(text)[0]) for name, core in cores}
             says = [f"{name} {'a tombstone' if e.record.tombstone else 'yes'}" if e else f"{name} no"
                     for name, e in held.items()]  # fmt: skip
             self._extra.append(f"{'':10}  {text}: {', '.join(says)}")
@@ -384,10 +382,6 @@ def duration_ms(text: str) -> int:
     if unit not in UNITS_MS:
         raise ValueError(f"not a duration: {text}")
     return int(number) * UNITS_MS[unit]
-
-
-def _note(text: str) -> str:
-    return make_key("evidence", "note", digest(text.encode()).hex())
 
 
 def _host_and_path(route: str) -> tuple[str, str]:

@@ -28,9 +28,11 @@ from protocols.machine import (
 )
 from protocols.records.gossip import Publish, RecordMachine, RecordMessage, RecordsConfig
 from protocols.records.key_table import make_key
-from protocols.records.record import Record, sign_record
+from protocols.records.papers import Paper, PaperCourt
+from protocols.records.record import Entry, Record, sign_record
 from protocols.records.store import Check
 from protocols.records.sync import SyncConfig, SyncMachine, SyncMessage
+from protocols.refusal import Refusal
 from protocols.trust.certificates import issue
 from protocols.trust.genesis import Genesis
 from protocols.trust.store import TrustStore
@@ -94,6 +96,16 @@ def owned(author: str, seq: int, body: bytes = b"body", at_ms: int = WALL_MS, **
     return sign_record(FastSigner(author), MESH, Record(**(values | fields)))
 
 
+class AnyBody(PaperCourt):
+    """Takes every body: for tests of merging and spreading, to which a record is bytes. Papers have tests of their own."""
+
+    def check(self, entry: Entry, wall_ms: int) -> Refusal | None:
+        return None
+
+    def paper_of(self, entry: Entry) -> Paper | None:
+        return None
+
+
 class Node:
     """One node's record and sync machine with its disk."""
 
@@ -109,7 +121,9 @@ class Node:
     def boot(self, now: Now) -> list[Effect]:
         entropy = SeededEntropy(self.seed)
         signer = FastSigner(self.name)
-        self.records = RecordMachine(self.trust, signer, entropy, self.config.records, checks=self.config.checks)
+        self.records = RecordMachine(
+            self.trust, signer, entropy, self.config.records, checks=self.config.checks, court=AnyBody(self.trust)
+        )
         effects = self.records.restore(self.disk.items(), now)
         self.sync = SyncMachine(self.records, self.trust, signer, entropy, self.config.sync)
         return effects

@@ -29,7 +29,7 @@ from protocols.changes.change import Release
 from protocols.changes.demands import Policy
 from protocols.changes.effective import Effective
 from protocols.changes.evidence import open_envelope, read_evidence
-from protocols.changes.secrets import SecretPaper
+from protocols.changes.secrets import Resealed, SecretPaper, SecretRemoval
 from protocols.changes.statements import Statement
 from protocols.core import CoreMessage, decode_message
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
@@ -37,6 +37,7 @@ from protocols.machine import PeerId, Received, Reject, Send, Tick
 from protocols.records.audit import AuditEntry
 from protocols.records.floors import FloorVector
 from protocols.records.key_table import ParsedKey, make_key, parse_key
+from protocols.records.papers import Ended, Ending
 from protocols.records.store import EquivocationProof
 from protocols.refusal import Refusal
 from protocols.rollout.orders import WorkObserved
@@ -57,7 +58,8 @@ UNIONS: dict[str, Any] = {
     "tuple[Signed, ...]": tuple[Signed, ...], "tuple[int, bytes]": tuple[int, bytes],
 }  # fmt: skip
 STORED: tuple[Any, ...] = (
-    Accepted, AcceptorRecord, AuditEntry, Bundle, Command, Contradiction, Decision, Effective, EquivocationProof,
+    Accepted, AcceptorRecord, AuditEntry, Bundle, Command, Contradiction, Decision, Effective, Ended, Ending,
+    EquivocationProof, Resealed, SecretRemoval,
     FloorVector, Genesis, MeshState, Policy, Release, ResetTo, RevocationStatement, Signed, SignedCommand,
     *UNIONS.values(),
 )  # fmt: skip

@@ -65,6 +65,7 @@ from protocols.trust.store import TrustChanged
 from tests.support.protocols.record_world import (
     ADMIN,
     MESH,
+    AnyBody,
     FastSigner,
     Fleet,
     FleetConfig,
@@ -82,7 +83,8 @@ NOW = Now(0, WALL_MS)
 
 
 def store(**limits: int) -> RecordStore:
-    return RecordStore(trust_of(NAMES), RecordLimits(**limits))
+    trust = trust_of(NAMES)
+    return RecordStore(trust, RecordLimits(**limits), court=AnyBody(trust))
 
 
 def refused(offered: Offered) -> str:
@@ -225,7 +227,7 @@ def test_only_the_node_in_the_key_writes_an_owned_record() -> None:
 
 def test_a_stranger_an_unconfirmed_and_an_expired_author_are_refused_by_name() -> None:
     trust = trust_of(("n0", "n1"), confirmed=("n0",))
-    held = RecordStore(trust)
+    held = RecordStore(trust, court=AnyBody(trust))
     assert refused(held.offer(owned("eve", 1), WALL_MS)) == "records.unknown-author"
     assert refused(held.offer(immutable("n1"), WALL_MS)) == "records.unconfirmed"
     assert held.offer(owned("n1", 1), WALL_MS).outcome is Outcome.MERGED, "its own status it may write"
@@ -347,7 +349,7 @@ def test_a_check_of_another_module_refuses_bodies_and_its_crash_is_only_a_refusa
             raise RuntimeError("bug")
         return Refusal("evidence.bad", "bad") if entry.record.body == b"bad" else None
 
-    held = RecordStore(trust_of(NAMES), None, {"evidence": check})
+    held = RecordStore(trust := trust_of(NAMES), None, {"evidence": check}, AnyBody(trust))
     assert held.offer(immutable("n0", body=b"good"), WALL_MS).outcome is Outcome.MERGED
     assert refused(held.offer(immutable("n0", body=b"bad"), WALL_MS)) == "evidence.bad"
     assert refused(held.offer(immutable("n0", body=b"crash"), WALL_MS)) == "records.check-failed"
@@ -403,7 +405,7 @@ def test_a_proof_is_a_record_that_anybody_can_check() -> None:
 
 def test_of_two_authors_of_the_same_content_all_keep_the_same_one_and_a_tombstone_beats_both() -> None:
     first, second = immutable("n0"), immutable("n1", seq=9)
-    removal = immutable("n1", seq=10, key=decode(first.payload, Record).key, body=b"", tombstone=True)
+    removal = immutable("n1", seq=10, key=decode(first.payload, Record).key, body=b"ended", tombstone=True)
     kept = set()
     for order in itertools.permutations((first, second, removal)):
         held = store()
@@ -428,7 +430,7 @@ def test_the_later_clock_wins_among_ephemeral_records_which_are_not_in_the_trie(
 POOL = [
     owned("n0", 1), owned("n0", 2), owned("n0", 2, b"fork"), owned("n0", 3, body=b"", tombstone=True),
     owned("n1", 1), owned("n1", 5), immutable("n0"), immutable("n1", seq=3), immutable("n2", body=b"else"),
-    immutable("n2", seq=8, key=decode(immutable("n0").payload, Record).key, body=b"", tombstone=True),
+    immutable("n2", seq=8, key=decode(immutable("n0").payload, Record).key, body=b"ended", tombstone=True),
     owned("n0", 1, key=make_key("load", fast_id("n0")), kind="ephemeral", ttl_ms=900, at_ms=WALL_MS),
     owned("n0", 2, key=make_key("load", fast_id("n0")), kind="ephemeral", ttl_ms=900, at_ms=WALL_MS + 1),
 ]  # fmt: skip
@@ -552,7 +554,8 @@ def test_a_tombstone_goes_only_when_it_is_old_and_known_to_all_and_does_not_come
 
 
 def machine(config: RecordsConfig | None = None, name: str = "n0") -> RecordMachine:
-    return RecordMachine(trust_of(NAMES), FastSigner(name), SeededEntropy(), config)
+    trust = trust_of(NAMES)
+    return RecordMachine(trust, FastSigner(name), SeededEntropy(), config, court=AnyBody(trust))
 
 
 def rules(effects) -> list[str]:  # type: ignore[no-untyped-def]
@@ -821,7 +824,8 @@ def test_connections_decide_whom_news_is_passed_to() -> None:
 
 
 def test_a_batch_brings_certificates_before_what_their_subjects_wrote() -> None:
-    here = RecordMachine(trust_of(("n0",)), FastSigner("n0"), SeededEntropy())
+    trust = trust_of(("n0",))
+    here = RecordMachine(trust, FastSigner("n0"), SeededEntropy(), court=AnyBody(trust))
     key, body = certificate_record(fast_id("n1"), certificate("n1"))
     batch = [owned("n1", 1), Signed(b"", b"", b""), immutable("n0", "certificate", body, key=key)]
     effects = here.take(fast_id("n2"), batch, NOW)

@@ -468,7 +468,7 @@ def test_tombstones_are_forgotten_when_all_have_seen_them_and_a_long_lost_node_r
     assert secret in fleet["n2"].held_keys()
     for name in ("n0", "n1"):
         fleet.disconnect("n2", name)
-    fleet.publish("n0", secret, tombstone=True)
+    fleet.publish("n0", secret, b"ended", tombstone=True)
     fleet.run(300_000)
     fleet.settle()
     assert fleet["n1"].records.store.entries[secret].record.tombstone
@@ -503,7 +503,7 @@ def test_a_node_that_was_away_for_a_month_still_brings_what_it_wrote_and_learns_
     fleet.publish("n0", secret, body)
     fleet.run(300_000)
     fleet.disconnect("n0", "n1")
-    fleet.publish("n0", secret, tombstone=True)
+    fleet.publish("n0", secret, b"ended", tombstone=True)
     fleet.publish("n1", make_key("status", fast_id("n1")), b"offline work")
     fleet.base_wall_ms += 35 * DAY_MS
     fleet.run(120_000)

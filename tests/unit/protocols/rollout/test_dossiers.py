@@ -28,7 +28,7 @@ def dossiers() -> Dossiers:
 
 def record(prefix: str, scope: str, body: bytes, *, tombstone: bool = False, name: bytes | None = None) -> Entry:
     key = make_key(prefix, scope, (name or digest(body)).hex())
-    made = Record(key, "immutable", 1, 1, body=b"" if tombstone else body, tombstone=tombstone)
+    made = Record(key, "immutable", 1, 1, body=b"ended" if tombstone else body, tombstone=tombstone)
     entry = read_record(sign_record(signer("n1"), WORLD.mesh, made))
     assert isinstance(entry, Entry), entry
     return entry
