@@ -61,7 +61,6 @@ from protocols.records.gossip import (
     RecordsMerged,
     RecordsVoided,
 )
-from protocols.records.papers import pins_of
 from protocols.records.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
 from protocols.rollout import agent as agents
 from protocols.rollout.agent import AgentConfig, RolloutAgent
@@ -82,6 +81,7 @@ from protocols.state.apply import MeshMachine, MeshState
 from protocols.state.commands import Command, ConfirmNode, Exhibits, SignedCommand
 from protocols.state.exhibits import Rules
 from protocols.state.freshness import View
+from protocols.state.pins import pins_of
 from protocols.trust.certificates import Certificate, open_certificate
 from protocols.trust.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, Invited
 from protocols.trust.renewal import RenewalMachine, RenewalMessage, Renewed

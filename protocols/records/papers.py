@@ -23,7 +23,6 @@ from protocols.records.hlc import AHEAD_MAX_MS
 from protocols.records.key_table import BODY_MAX_BYTES, RULE_OF_PREFIX, TOMBSTONE_MAX_BYTES
 from protocols.records.record import Entry
 from protocols.refusal import Refusal
-from protocols.state.model import MeshState
 from protocols.trust.grants import Rights, Verb
 from protocols.trust.store import TrustStore
 
@@ -156,26 +155,11 @@ def _misplaced(prefix: str) -> Refusal:
     return Refusal("records.key", f"the key names another subject than the {prefix}")
 
 
-def pins_of(state: MeshState) -> frozenset[bytes]:
-    """Return what the chain's decisions within retention keep: changes, configurations, versions of secrets."""
-    deployed = [
-        one
-        for lane in state.lanes
-        for one in (lane.base, lane.rollout.candidate if lane.rollout is not None else None, *lane.retained)
-        if one is not None
-    ]
-    return frozenset(
-        bytes(name)
-        for one in deployed
-        for name in (one.change, one.configuration, *(secret.digest for secret in one.secrets))
-    )
-
-
 class PaperCourt:
     """What one node knows that judging papers takes: whose grants it holds, and what the chain pins."""
 
     def __init__(self, trust: TrustStore) -> None:
-        """Take the node's beliefs; `pins` follows the chain (`pins_of`)."""
+        """Take the node's beliefs; `pins` follows the chain (state/pins.py)."""
         self._trust = trust
         self._chains: dict[bytes, dict[str, Rights]] = {}
         self.pins: frozenset[bytes] = frozenset()

@@ -16,10 +16,11 @@ from protocols.keys import peer_id
 from protocols.machine import Signer
 from protocols.records.credentials import grant_record
 from protocols.records.key_table import BODY_MAX_BYTES, KEY_TABLE, PAPER_MS, make_key
-from protocols.records.papers import PAPERS, Ended, Ending, Paper, end_paper, pins_of
+from protocols.records.papers import PAPERS, Ended, Ending, Paper, end_paper
 from protocols.records.record import Record, sign_record
 from protocols.records.store import Offered, Outcome, RecordStore
 from protocols.refusal import Refusal
+from protocols.state.pins import pins_of
 from protocols.trust.certificates import issue
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
 from protocols.trust.revocations import Revocation, revoke
