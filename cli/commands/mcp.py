@@ -24,18 +24,22 @@ from cli.text.output import Output
 def mcp(output: Output, context_name: str | None, project: str, folder: Path) -> None:
     """Serve an MCP client, such as a coding agent, with the rights of a context's key.
 
-    At most twelve tools; those the grant does not allow are not offered, and the node refuses them too. There is no
-    tool that approves.
+    Tools that the grant does not allow are not offered, and the node refuses them too. There is no tool that approves.
+    The server starts whatever is wrong, and every tool then says what is wrong and what to do.
     """
     from cli.mcp.server import run
-    from cli.mcp.session import open_session
+    from cli.mcp.session import Opening, Session, open_session
 
-    _, context = home.current_context(context_name)
-    session = asyncio.run(open_session(context, project, _found(folder)))
-    output.note(
-        f"serving {session.project} to an agent as {session.principal.name} ({', '.join(session.principal.roles)})"
-    )
-    run(session)
+    async def opened() -> Session:
+        found = await asyncio.to_thread(_found, folder)
+        _, context = home.current_context(context_name)
+        session = await open_session(context, project, found)
+        output.note(
+            f"serving {session.project} to an agent as {session.principal.name} ({', '.join(session.principal.roles)})"
+        )
+        return session
+
+    run(Opening(opened))
 
 
 def _found(folder: Path) -> Found | None:

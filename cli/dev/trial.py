@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from cli.change.evidence import Ran
 from cli.dev.compiled import Compiled, app_load, compile_cache
+from cli.dev.guarded import guarded
 from cli.dev.secrets import read_secrets
 from cli.errors import BuildError, CommandError
 from cli.project import python_packages
@@ -148,28 +148,20 @@ async def run_command(command: str, found: Found, serving: Serving, timeout_s: f
     """
     blot = Blotter(read_secrets(found.root / STATE_FOLDER / "secrets"))
     environment = await asyncio.to_thread(command_environment, found, serving.addresses)
-    process = await asyncio.create_subprocess_shell(
-        command, cwd=found.root, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
     kept = bytearray()
-    unfinished = b""
-    try:
-        async with asyncio.timeout(timeout_s):
-            while data := await process.stdout.read(65536):
-                *lines, unfinished = (unfinished + data).split(b"\n")
-                unfinished = unfinished[-OUTPUT_MAX_BYTES:]
-                for line in lines:
-                    output.note(blot(line.decode(errors="replace")))
-                kept += data
-                del kept[:-OUTPUT_MAX_BYTES]
-            code = await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        code = None
+    unfinished, code = b"", None
+    async with guarded(command, found.root, environment) as process:
+        assert process.stdout is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while data := await process.stdout.read(65536):
+                    *lines, unfinished = (unfinished + data).split(b"\n")
+                    unfinished = unfinished[-OUTPUT_MAX_BYTES:]
+                    for line in lines:
+                        output.note(blot(line.decode(errors="replace")))
+                    kept += data
+                    del kept[:-OUTPUT_MAX_BYTES]
+                code = await process.wait()
     if unfinished:
         output.note(blot(unfinished.decode(errors="replace")))
     log = blot(kept.decode(errors="replace"))

@@ -1,5 +1,8 @@
 """What one MCP server acts as: a context, the agent's own key, its grant, and the project it may touch.
 
+It may be that none of this can be had now, because the node is down or the project file is broken: a server starts all the
+same, tells each call why, and looks again at the next one.
+
 The project is fixed when the server starts, by the grant, the folder or `--project`; no tool takes one as an argument,
 so text that an agent reads cannot lead it to another. Every call to the node is signed with the agent's key, on the
 Unix socket too, so the node judges the agent's grant and not the user who started it. Not here: the tools.
@@ -7,6 +10,7 @@ Unix socket too, so the node judges the agent's grant and not the user who start
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,6 +60,23 @@ class Session:
     def may(self, verb: str) -> bool:
         """Whether some grant holds a verb somewhere."""
         return verb in self.principal.every_verb
+
+
+class Opening:
+    """A session that is opened when it is first needed, and tried again until it could be."""
+
+    def __init__(self, open_it: Callable[[], Awaitable[Session]]) -> None:
+        """Take what opens the session. It may raise CommandError."""
+        self._open_it = open_it
+        self._opened: Session | None = None
+        self._lock = asyncio.Lock()
+
+    async def session(self) -> Session:
+        """Return the session. Raises CommandError with why there is none yet."""
+        async with self._lock:
+            if self._opened is None:
+                self._opened = await self._open_it()
+            return self._opened
 
 
 async def open_session(context: Context, project: str, found: Found | None) -> Session:

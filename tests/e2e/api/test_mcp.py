@@ -34,8 +34,8 @@ from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, until
 
 import msgspec  # isort: skip
 
-LOOKING = {"status", "list_projects", "get_config", "rollout_status", "logs", "why"}
-CHANGING = {"build", "test", "diff", "propose", "request_approval", "rollback"}
+LOOKING = {"status", "list_projects", "get_config", "rollout_status", "logs", "why", "watch"}
+CHANGING = {"build", "test", "diff", "propose", "request_approval", "rollback", "request_rollback"}
 PROJECT = """\
 [project]
 name = "hello"
@@ -152,7 +152,7 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
     async def propose(agent: Agent) -> None:
         nonlocal change, release
         assert set(agent.tools) == LOOKING | CHANGING
-        assert len(agent.tools) <= 12
+        assert len(agent.tools) <= 14
         for tool in agent.tools.values():
             assert tool.annotations is not None
             assert tool.annotations.read_only_hint == (tool.name in LOOKING)
@@ -189,7 +189,7 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
     async def watch(agent: Agent) -> None:
         deadline_s = time.monotonic() + 60
         while (state := await agent.call("rollout_status", change=change))["state"] != "base":
-            assert time.monotonic() < deadline_s, state
+            assert time.monotonic() < deadline_s, state["start"]
             await asyncio.sleep(0.5)
         config = await agent.call("get_config")
         assert config["apps"][0]["config"] == {"GREETING": "hi"}

@@ -16,7 +16,8 @@ from cli.access.principals import Principal
 from cli.errors import CommandError
 from cli.mcp.server import ANSWER_MAX_BYTES, answer, described, schema_of, step_for_agent
 from cli.mcp.session import Session
-from cli.mcp.tools import LOG_BYTES_MAX, TOOLS, Reading, Tool, logs, offered
+from cli.mcp.shapes import LOG_BYTES_MAX, Reading
+from cli.mcp.tools import TOOLS, Tool, logs, offered
 from cli.project.find import Found
 from protocols.changes.demands import Policy
 from protocols.keys import Ed25519Signer
@@ -95,8 +96,8 @@ def text_of(result: mcp_types.CallToolResult) -> str:
     return content.text
 
 
-def test_there_are_at_most_twelve_tools_and_none_approves_or_takes_a_project_or_a_key() -> None:
-    assert len(TOOLS) <= 12
+def test_there_are_at_most_fourteen_tools_and_none_approves_or_takes_a_project_or_a_key() -> None:
+    assert len(TOOLS) <= 14
     for one in TOOLS:
         assert one.name != "approve"
         assert one.verb not in {"approve", "admin", "secret"}
@@ -117,7 +118,7 @@ def test_annotations_follow_from_the_table_that_gates() -> None:
         assert not (hints.read_only_hint and hints.destructive_hint)
 
 
-@pytest.mark.parametrize(("role", "count"), [("viewer", 6), ("proposer", 11), ("deployer", 12)])
+@pytest.mark.parametrize(("role", "count"), [("viewer", 7), ("proposer", 13), ("deployer", 14)])
 def test_a_grant_is_offered_what_its_verbs_allow(role: str, count: int) -> None:
     found = offered(session(role=role))
     assert len(found) == count

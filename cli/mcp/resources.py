@@ -1,0 +1,81 @@
+"""What an MCP client may read beside the tools: the project file's schema, the project's AGENTS.md, the last failure.
+
+Nothing here is decided or changed; text of the project and of apps is data. Not here: the tools (tools.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mcp_types as types
+import msgspec
+
+from cli.access.client import NodeClient
+from cli.errors import CommandError
+from cli.mcp.session import Opening, Session
+from cli.project.schema import published_schema
+
+SCHEMA, AGENTS, FAILURE = (
+    "freehold://schema/freehold.toml",
+    "freehold://project/AGENTS.md",
+    "freehold://rollout/last-failure",
+)
+TEXT_MAX_CHARACTERS = 32_000
+
+_LISTED = (
+    (SCHEMA, "freehold.toml schema", "What freehold.toml may say, as JSON Schema.", "application/schema+json"),
+    (AGENTS, "AGENTS.md", "What the project's people tell agents.", "text/markdown"),
+    (FAILURE, "Last failing rollout", "Which change was aborted or rolled back last, and why.", "application/json"),
+)
+
+
+async def listed(_context: Any, _params: Any) -> types.ListResourcesResult:
+    """List what can be read."""
+    return types.ListResourcesResult(
+        resources=[
+            types.Resource(uri=uri, name=name, description=text, mime_type=kind) for uri, name, text, kind in _LISTED
+        ]
+    )
+
+
+async def read(opening: Opening, _context: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+    """Read one of them; what is wrong is its text, with the next step."""
+    uri = str(params.uri)
+    kind = next((kind for known, _, _, kind in _LISTED if known == uri), None)
+    if kind is None:
+        raise ValueError(f"there is no resource {uri[:80]!r}; one of {', '.join(one[0] for one in _LISTED)}")
+    try:
+        text = await _text(opening, uri)
+    except CommandError as error:
+        text, kind = f"{error}; next: {error.next_step}", "text/plain"
+    contents = types.TextResourceContents(uri=uri, mime_type=kind, text=text[:TEXT_MAX_CHARACTERS])
+    return types.ReadResourceResult(contents=[contents])
+
+
+async def _text(opening: Opening, uri: str) -> str:
+    if uri == SCHEMA:
+        return msgspec.json.encode(published_schema()).decode()
+    session = await opening.session()
+    if uri == AGENTS:
+        path = session.folder().root / "AGENTS.md"
+        if not path.is_file():
+            return "the project has no AGENTS.md"
+        return path.read_text(errors="replace")
+    return await session.talk(lambda client: _last_failure(client, session))
+
+
+async def _last_failure(client: NodeClient, session: Session) -> str:
+    changes: list[dict[str, Any]] = await client.get("/v1/changes", project=session.project)
+    failed = [one for one in changes if one["state"] in {"aborted", "rolled-back"} or one["failure"]]
+    if not failed:
+        return msgspec.json.encode({"change": None, "next_step": "nothing failed"}).decode()
+    one = max(failed, key=lambda each: each["ended_ms"] or each["created_ms"])
+    told = {key: one[key] for key in ("id", "environment", "release", "state", "ended_ms")}
+    return msgspec.json.encode(
+        {
+            **told,
+            "untrusted_why": one["ended"] or one["failure"],
+            "untrusted_request": one["request"],
+            "next_step": "logs",
+        }
+    ).decode()
