@@ -21,8 +21,12 @@ from protocols.core import NodeCore
 from protocols.keys import public_key_of
 from protocols.liveness import Belief
 from protocols.machine import Now, PeerId
+from protocols.state.model import Lane
 from protocols.trust.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
 from runtime.ingress import certificates
+
+Sees = Callable[[str, str], bool]
+"""Whether somebody may hear of a project in an environment."""
 
 DISK_FREE_WARN_BYTES = 1 << 30
 CERTIFICATE_WARN_DAYS = 14
@@ -108,7 +112,7 @@ class Concerns:
         wall_ms = self._clock().wall_ms
         return sorted(peer for peer, at_ms in self._doubles.items() if wall_ms - at_ms < QUARANTINE_MS)
 
-    def warnings(self) -> list[str]:
+    def warnings(self, sees: Sees = lambda _project, _environment: True) -> list[str]:
         """What an operator should look at now, each with what to do."""
         core = self._core
         found = self._of_membership()
@@ -129,7 +133,7 @@ class Concerns:
         for expiring in core.trust.expiring(self._clock().wall_ms):
             word = "has expired" if expiring.expired else "expires soon"
             found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
-        found += self.own()
+        found += self.own(sees)
         free = shutil.disk_usage(self._folder).free
         if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
             found.append(f"{free >> 20} MiB are left on the disk of {self._folder}; free some space")
@@ -166,11 +170,12 @@ class Concerns:
         belief = self._core.liveness.belief(node)
         return belief is Belief.DOWN or (belief is Belief.SUSPECT and node not in connected)
 
-    def own(self) -> list[str]:
+    def own(self, sees: Sees = lambda _project, _environment: True) -> list[str]:
         """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
         core = self._core
-        found = self._unprepared()
-        for lane in core.state.lanes:
+        lanes = [lane for lane in core.state.lanes if sees(lane.project, lane.environment)]
+        found = self._unprepared(lanes)
+        for lane in lanes:
             runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
             if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
                 found.append(
@@ -190,10 +195,10 @@ class Concerns:
             )
         return found + self._of_certificates()
 
-    def _unprepared(self) -> list[str]:
+    def _unprepared(self, lanes: Sequence[Lane]) -> list[str]:
         """What of that the chain names this node could not make ready."""
         found = []
-        for lane in self._core.state.lanes:
+        for lane in lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
             for deployed in (lane.base, *candidate, *lane.retained):
                 why = self._workloads.failures.get(deployed.change) if deployed is not None else None

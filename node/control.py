@@ -29,6 +29,7 @@ from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
 from node.serving.workloads import Workloads
 from node.store.artifacts import ArtifactStore
+from node.store.belongings import Belongings
 from node.store.storage import Storage
 from protocols.core import NodeCore
 from protocols.machine import Now
@@ -77,6 +78,7 @@ class Control:
     feed: Feed
     filing: Filing
     addresses: PeerAddresses
+    belongings: Belongings
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +20,9 @@ from protocols.records.gossip import RecordsMerged
 from protocols.rollout.orders import Reverted, Run, Stop
 from protocols.trust.hello import Cloned
 
+Wanted = Callable[[str, dict[str, Any]], bool]
+"""Whether a watcher is told of an event, by its kind and fields."""
+
 WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
 PROGRESS_LOOK_S = 1.0
@@ -31,7 +34,7 @@ class Feed:
     def __init__(self, core: NodeCore) -> None:
         """Take the core, to read how far rollouts are."""
         self._core = core
-        self._watchers: dict[int, asyncio.Queue[bytes]] = {}
+        self._watchers: dict[int, tuple[asyncio.Queue[bytes], Wanted]] = {}
         self._number = 0
 
     @property
@@ -68,13 +71,14 @@ class Feed:
             case _:
                 pass
 
-    async def watch(self) -> AsyncIterator[bytes]:
-        """Yield events as server-sent event frames, for ever. Raises RuntimeError when too many watch."""
+    async def watch(self, wanted: Wanted) -> AsyncIterator[bytes]:
+        """Yield wanted events as server-sent event frames, for ever. Raises RuntimeError when too many watch."""
         if len(self._watchers) >= WATCHERS_MAX:
             raise RuntimeError(f"at most {WATCHERS_MAX} watch one node at once")
         self._number += 1
         number = self._number
-        queue = self._watchers[number] = asyncio.Queue(WATCHER_EVENTS_MAX)
+        queue: asyncio.Queue[bytes] = asyncio.Queue(WATCHER_EVENTS_MAX)
+        self._watchers[number] = queue, wanted
         told: dict[tuple[str, str], dict[str, Any]] = {}
         loop = asyncio.get_running_loop()
         look_s = loop.time()
@@ -83,7 +87,9 @@ class Feed:
                 if loop.time() >= look_s:
                     look_s = loop.time() + PROGRESS_LOOK_S
                     seen = self._progress()
-                    for lane in [lane for lane in seen if told.get(lane) != seen[lane]]:
+                    for lane in [
+                        lane for lane in seen if told.get(lane) != seen[lane] and wanted("rollout", seen[lane])
+                    ]:
                         yield _frame("rollout", seen[lane])
                     told = seen
                 with contextlib.suppress(TimeoutError):
@@ -113,8 +119,8 @@ class Feed:
 
     def _tell(self, kind: str, fields: dict[str, Any]) -> None:
         frame = _frame(kind, fields)
-        for queue in self._watchers.values():
-            if not queue.full():
+        for queue, wanted in self._watchers.values():
+            if not queue.full() and wanted(kind, fields):
                 queue.put_nowait(frame)
 
 

@@ -46,6 +46,7 @@ from node.serving.smoke_bench import SmokeBenches
 from node.serving.smoke_evidence import SmokeWitness
 from node.serving.workloads import Workloads
 from node.store.artifacts import ArtifactStore
+from node.store.belongings import Belongings
 from node.store.disk_room import RoomWatch
 from node.store.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
@@ -156,6 +157,7 @@ def make_services(
         audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost),
         feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder),
+        belongings=Belongings(core, releases.named_by),
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)

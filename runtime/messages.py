@@ -67,13 +67,15 @@ class ReleaseLoad(msgspec.Struct, frozen=True):
     """One release made ready to run.
 
     `key` names it among loaded releases: the caller lets it cover the release's digest and the effective configuration,
-    so that the same code with new configuration is another key. `digest` is what the `freehold-release` field shows.
+    so that the same code with new configuration is another key. `digest` is what the `freehold-release` field shows,
+    `environment` where it runs, for log lines.
     """
 
     key: str
     digest: str
     project: str
     apps: tuple[AppLoad, ...]
+    environment: str = ""
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -146,16 +146,16 @@ class NodeClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
         url = self._url(path, params)
         try:
-            async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
-                if answer.status != 200:
-                    raise _problem(answer.status, await answer.read())
-                name = ""
-                async for raw in answer.content:
-                    line = raw.rstrip(b"\n")
-                    if line.startswith(b"event: "):
-                        name = line[7:].decode()
-                    elif line.startswith(b"data: "):
-                        yield name, msgspec.json.decode(line[6:])
+            for left in reversed(range(SIGN_AGAIN_MAX)):
+                async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
+                    if answer.status == 200:
+                        async for event in _events(answer.content):
+                            yield event
+                        return
+                    data = await answer.read()
+                if answer.status != STARTING or not left or BEFORE_START not in data:
+                    raise _problem(answer.status, data)
+                await asyncio.sleep(SIGN_AGAIN_S)
         except UNREACHED as error:
             raise self._unreached(error) from None
 
@@ -283,6 +283,16 @@ class NodeClient:
             self._signer, method, target, body,
             created_s=int(time.time()), nonce=secrets.token_urlsafe(18), node=self._context.pin,
         )  # fmt: skip
+
+
+async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    name = ""
+    async for raw in lines:
+        line = raw.rstrip(b"\n")
+        if line.startswith(b"event: "):
+            name = line[7:].decode(errors="replace")
+        elif line.startswith(b"data: "):
+            yield name, msgspec.json.decode(line[6:])
 
 
 def _connector(context: Context) -> aiohttp.BaseConnector:

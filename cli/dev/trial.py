@@ -75,7 +75,8 @@ async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Ou
         code = Compiled(artifact, app.component.hex(), app.kind)
         loads.append(app_load(found.project, settings.apps[app.name], bundle.id, code, given))
     key = bundle.id
-    return Prepared(key, Digest(bytes.fromhex(key)), effective, ReleaseLoad(key, key, effective.project, tuple(loads)))
+    load = ReleaseLoad(key, key, effective.project, tuple(loads), effective.environment)
+    return Prepared(key, Digest(bytes.fromhex(key)), effective, load)
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,8 @@
 
 Reading needs `view`, writing any right beyond it; a call that names a project or an environment needs the right there.
 This keeps strangers and viewers out of what they have no business with. What a write brings (commands, papers) is signed
-by itself and judged again by those who decide. Not here: who the caller is (callers.py).
+by itself and judged again by those who decide. Not here: who the caller is (callers.py), and which objects of an answer the
+caller sees (scope.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from node.api.operations import Operation
 from node.api.problems import NOT_ALLOWED, ProblemError, token_refused
+from node.api.scope import Scope
 from node.control import Control
 from protocols.refusal import Refusal
 from protocols.trust.bearer import BEARER_VERBS
@@ -25,8 +27,10 @@ MORE_RIGHTS = (
 )
 
 
-def authorize(control: Control, key: str, operation: Operation, named: Mapping[str, Any], bearer: bool = False) -> None:
-    """Raise ProblemError 403 unless the key's grants allow the operation; `named` are its checked parameters.
+def authorize(
+    control: Control, key: str, operation: Operation, named: Mapping[str, Any], bearer: bool = False
+) -> Scope:
+    """Return how far a key sees. Raises ProblemError 403 unless its grants allow the operation with these parameters.
 
     A token whose grant holds more than any token may is good for nothing.
     """
@@ -39,6 +43,7 @@ def authorize(control: Control, key: str, operation: Operation, named: Mapping[s
     problem = problems[0]
     if all(problems):
         raise ProblemError(403, NOT_ALLOWED, "this key may not", problem, MORE_RIGHTS)
+    return Scope(key, rights.each)
 
 
 def has_grant(control: Control, key: bytes) -> bool:

@@ -6,11 +6,13 @@ import msgspec
 from aiohttp import web
 
 from node.api.naming import Names
+from node.api.objects import AuditObjects
 from node.api.operations import Call, Operation, Page, Parameter, page
+from node.api.scope import Scope, covered
 from node.control import Control
 from node.journal.audit import links_of, read_links
-from protocols.envelope import Signed, encode
-from protocols.records.audit import AuditEntry, Link
+from protocols.envelope import DecodeError, Signed, encode
+from protocols.records.audit import AuditEntry, Link, read_entry
 
 LINKS_MAX = 1_000
 """A page of at most 4 MiB; a client asks on from the last one."""
@@ -36,11 +38,15 @@ class AuditView(msgspec.Struct, frozen=True):
 
 
 class AuditLink(msgspec.Struct, frozen=True, array_like=True):
-    """One entry as signed, under the node and number of its record's key."""
+    """One entry as signed, under the node and number of its record's key.
+
+    One that the caller's grants do not cover has `withheld`, the digest of what was signed, and no payload.
+    """
 
     node: str
     number: int
     signed: Signed
+    withheld: bytes = b""
 
 
 async def audit(call: Call) -> Page:
@@ -48,10 +54,12 @@ async def audit(call: Call) -> Page:
     control: Control = call.node
     await control.audit.settled()
     text = call.query.get("contains", "")
+    objects = AuditObjects(control, call.scope)
     found = [
         (link, entry)
         for link, entry in read_links(links_of(control.core, call.query.get("node", "")))
-        if not text or text in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}"
+        if (not text or text in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}")
+        and covered(call.scope, objects.of(entry))
     ]
 
     def key(one: tuple[Link, AuditEntry]) -> str:
@@ -85,8 +93,20 @@ async def audit_links(call: Call) -> web.Response:
     control: Control = call.node
     await control.audit.settled()
     links = links_of(control.core)[call.query.get("after", 0) :][:LINKS_MAX]
-    items = tuple(AuditLink(link.node, link.number, link.signed) for link in links)
+    objects = AuditObjects(control, call.scope)
+    items = tuple(_link(call.scope, objects, link) for link in links)
     return web.Response(body=encode(items), content_type="application/octet-stream")
+
+
+def _link(scope: Scope, objects: AuditObjects, link: Link) -> AuditLink:
+    try:
+        readable = covered(scope, objects.of(read_entry(link.signed)))
+    except DecodeError:
+        readable = scope.whole
+    if readable:
+        return AuditLink(link.node, link.number, link.signed)
+    signed = Signed(b"", link.signed.key, link.signed.signature)
+    return AuditLink(link.node, link.number, signed, bytes(link.digest))
 
 
 AUDIT_OPERATIONS: tuple[Operation, ...] = (

@@ -26,9 +26,11 @@ from node.api.draft_models import (
     SignedDraft,
     StartDraft,
 )
+from node.api.objects import of_artifact, of_change
 from node.api.operations import Call, Operation, Parameter
 from node.api.papers import missing_of
-from node.api.problems import ProblemError, not_found, refused, unreadable
+from node.api.problems import NOT_ALLOWED, ProblemError, not_found, refused, unreadable
+from node.api.scope import Owned, covered, place_of
 from node.control import Control
 from node.decisions import drafts as kept
 from node.decisions.start_queue import DUPLICATE
@@ -96,6 +98,8 @@ async def draft(call: Call) -> DraftView:
     """Make the bytes of a change or a command."""
     control: Control = call.node
     body: Draft = call.body
+    if not covered(call.scope, _drafted(control, body)):
+        raise ProblemError(403, NOT_ALLOWED, "this key may not", "your grants do not cover it", "freehold token list")
     match body:
         case ChangeDraft():
             made, view = await _draft_change(control, call, body)
@@ -112,6 +116,11 @@ async def draft(call: Call) -> DraftView:
     return view
 
 
+def _drafted(control: Control, body: Draft) -> Owned:
+    """What a draft is about."""
+    return of_change(control, bytes.fromhex(body.change)) if isinstance(body, StartDraft) else place_of(body)
+
+
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +134,7 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
     if not rights.allows("propose", body.project, body.environment):
         may_not = f"{rights.name} may not propose {body.project} in {body.environment}"
         raise refused(Refusal("change.author", may_not), "freehold token list")
-    release, effective = _new_release(control, body, author) if body.apps else _held_release(control, body)
+    release, effective = _new_release(call, body, author) if body.apps else _held_release(call, body)
     release_bytes, effective_bytes = encode(release), encode(effective)
     change = Change(
         project=body.project,
@@ -153,9 +162,10 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         raise unreadable(problem, "correct the draft")
     for data in (release_bytes, effective_bytes):
         await _store(control, data)
+        control.belongings.uploaded(call.principal, digest(data))
     named = digest(payload)
     after = Side.of(release, effective, change)
-    before = _before(control, lane)
+    before = _before(call, lane)
     imports = await _imports(control, before, after)
     proposed = Proposed(named, change, Signed(payload, author, b""))
     missing = (
@@ -194,10 +204,15 @@ def _author(call: Call, named: str) -> bytes:
     return bytes.fromhex(named or call.principal)
 
 
-def _new_release(control: Control, body: ChangeDraft, author: bytes) -> tuple[Release, Effective]:
+def _new_release(call: Call, body: ChangeDraft, author: bytes) -> tuple[Release, Effective]:
+    control: Control = call.node
     if body.release or body.configuration:
         raise unreadable("apps make a new release: leave release and configuration out")
-    absent = [one.component for one in body.apps if not control.artifacts.has(bytes.fromhex(one.component))]
+    digests = {one.component: bytes.fromhex(one.component) for one in body.apps}
+    absent = [
+        named for named, raw in digests.items()
+        if not control.artifacts.has(raw) or not covered(call.scope, of_artifact(control, raw))
+    ]  # fmt: skip
     if absent:
         raise unreadable(f"component {absent[0][:12]} is not here", f"PUT /v1/artifacts/{absent[0]}, then draft again")
     components = tuple(
@@ -235,7 +250,8 @@ def _route(text: str) -> Route:
     return Route(host.lower(), f"/{path.rstrip('/')}" if slash and path else "/")
 
 
-def _held_release(control: Control, body: ChangeDraft) -> tuple[Release, Effective]:
+def _held_release(call: Call, body: ChangeDraft) -> tuple[Release, Effective]:
+    control: Control = call.node
     if not body.release:
         raise unreadable("a change needs apps, or the digest of a release", "GET /v1/changes lists releases")
     configuration = body.configuration or _configuration_of(control, body)
@@ -245,8 +261,8 @@ def _held_release(control: Control, body: ChangeDraft) -> tuple[Release, Effecti
             "GET /v1/changes",
         )  # fmt: skip
     try:
-        release: Release = decode(_read(control, body.release, RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
-        effective = decode_effective(_read(control, configuration, EFFECTIVE_MAX_BYTES))
+        release: Release = decode(_read(call, body.release, RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
+        effective = decode_effective(_read(call, configuration, EFFECTIVE_MAX_BYTES))
     except DecodeError as error:
         raise unreadable(f"no release with its configuration: {error}") from None
     if release.project != body.project or (effective.project, effective.environment) != (
@@ -267,9 +283,10 @@ def _configuration_of(control: Control, body: ChangeDraft) -> str:
     return max(found, key=lambda one: one.created_ms).configuration.hex() if found else ""
 
 
-def _read(control: Control, named: str, max_bytes: int) -> bytes:
+def _read(call: Call, named: str, max_bytes: int) -> bytes:
+    control: Control = call.node
     wanted = bytes.fromhex(named)
-    if not control.artifacts.has(wanted):
+    if not control.artifacts.has(wanted) or not covered(call.scope, of_artifact(control, wanted)):
         raise not_found("artifact", named, f"PUT /v1/artifacts/{named}")
     return control.artifacts.read(wanted, max_bytes)
 
@@ -314,18 +331,16 @@ async def _store(control: Control, data: bytes) -> None:
         raise ProblemError(507, "artifact.full", "cannot be stored", str(error), "freehold doctor") from None
 
 
-def _before(control: Control, lane: Lane) -> Side | None:
+def _before(call: Call, lane: Lane) -> Side | None:
     """What runs now, as far as this node holds it."""
     if lane.base is None:
         return None
     try:
-        release: Release = decode(
-            _read(control, lane.base.release.hex(), RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES
-        )
-        effective = decode_effective(_read(control, lane.base.configuration.hex(), EFFECTIVE_MAX_BYTES))
+        release: Release = decode(_read(call, lane.base.release.hex(), RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
+        effective = decode_effective(_read(call, lane.base.configuration.hex(), EFFECTIVE_MAX_BYTES))
     except DecodeError as error:
         raise unreadable(f"what runs cannot be compared: {error}") from None
-    known = control.core.dossiers.changes.get(Digest(lane.base.change))
+    known = call.node.core.dossiers.changes.get(Digest(lane.base.change))
     plan = known.change.plan if known is not None else None
     return Side(release, effective, lane.base.secrets, lane.base.routes, plan, lane.base.replicas)
 

@@ -1,18 +1,22 @@
 """Operations that follow what goes on: log lines, of this node or of another, and the feed of events.
 
 Answers are server-sent events (WHATWG HTML, section 9.2) with a comment now and then, so that a reader that has gone is
-noticed. Not here: what is told (node/feed.py, node/journal/logs.py).
+noticed. Not here: what is told (node/feed.py, node/journal/logs.py), and which of it a caller sees (scope.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from node.api.objects import of_event, of_line
 from node.api.operations import Call, Operation, Parameter
 from node.api.problems import ProblemError, not_found
+from node.api.scope import covered
 from node.control import Control
 from node.feed import WATCHERS_MAX
 from node.journal.logs import FOLLOWERS_MAX, LogFilter
@@ -24,6 +28,7 @@ from protocols.machine import PeerId
 PEER_TIMEOUT_S = 10.0
 LINES_MAX = 2_000
 HEARTBEAT_S = 15.0
+ODD_MAX_BYTES = 2_000
 
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
 _OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
@@ -44,15 +49,16 @@ async def logs(call: Call) -> LogLines | web.StreamResponse:
     if named and named != control.core.node:
         require_known(control, named)
         return await _peer_logs(call, PeerId(named), wanted, limit)
-    recent = control.logs.recent(wanted, limit)
+    recent = control.logs.recent(wanted, limit, lambda line: covered(call.scope, of_line(line)))
     if not query.get("follow", False):
-        return LogLines(tuple(line.decode(errors="replace") for line in recent))
+        return LogLines(tuple(one_line(line).decode() for line in recent))
 
     async def lines() -> AsyncIterator[bytes]:
         for line in recent:
             yield line
         async for line in control.logs.follow(wanted):
-            yield line
+            if covered(call.scope, of_line(line)):
+                yield line
 
     return await _stream(call, _log_frames(lines()))
 
@@ -61,18 +67,28 @@ async def _peer_logs(call: Call, named: PeerId, wanted: LogFilter, limit: int) -
     control: Control = call.node
     follow = call.query.get("follow", False)
     ask = Ask("logs", wanted.project, wanted.app, wanted.release, wanted.contains, limit, follow)
+    lines = (line async for line in control.asking.lines(named, ask) if covered(call.scope, of_line(line)))
     if follow:
-        return await _stream(call, _log_frames(control.asking.lines(named, ask)))
+        return await _stream(call, _log_frames(lines))
     try:
         async with asyncio.timeout(PEER_TIMEOUT_S):
-            return LogLines(tuple([line.decode(errors="replace") async for line in control.asking.lines(named, ask)]))
+            return LogLines(tuple([one_line(line).decode() async for line in lines]))
     except (StreamError, TimeoutError) as error:
         raise unreachable(named, error) from None
 
 
 async def _log_frames(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for line in lines:
-        yield b"event: log\ndata: " + line + b"\n\n"
+        yield b"event: log\ndata: " + one_line(line) + b"\n\n"
+
+
+def one_line(line: bytes) -> bytes:
+    """Return a log line as one object of JSON on one line, whatever was there: a frame within a frame would be believed."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(line, type=dict[str, Any]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        text = line[:ODD_MAX_BYTES].decode(errors="backslashreplace")
+        return msgspec.json.encode({"level": "warn", "event": "log.odd", "message": text})
 
 
 def require_known(control: Control, named: str) -> None:
@@ -92,7 +108,9 @@ async def events(call: Call) -> web.StreamResponse:
     control: Control = call.node
     if control.feed.watchers >= WATCHERS_MAX:
         raise ProblemError(503, "request.busy", "too many watch", f"{WATCHERS_MAX} watch this node", "try again")
-    return await _stream(call, control.feed.watch())
+    return await _stream(
+        call, control.feed.watch(lambda kind, fields: covered(call.scope, of_event(control, kind, fields)))
+    )
 
 
 async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamResponse:

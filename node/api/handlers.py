@@ -17,9 +17,16 @@ from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
 from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.api.metrics import render
 from node.api.naming import Names
+from node.api.objects import (
+    of_artifact,
+    of_decision,
+    within,
+)
 from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
-from node.api.papers import PAPER_OPERATIONS, change_refusal
-from node.api.problems import ProblemError, invalid, not_found, refused, unreadable
+from node.api.paper_checks import paper_refusal
+from node.api.papers import PAPER_OPERATIONS, change_named
+from node.api.problems import NOT_ALLOWED, ProblemError, invalid, not_found, refused, unreadable
+from node.api.scope import Owned, Place, covered, place_of
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
 from node.api.views import (
@@ -29,6 +36,7 @@ from node.api.views import (
     member_views,
     mesh_view,
     node_view,
+    peers_view,
     start_view,
     voter_views,
 )
@@ -60,20 +68,18 @@ from protocols.api_models import (
 from protocols.artifacts import ARTIFACT_MAX_BYTES
 from protocols.chain.decision import ResetTo
 from protocols.envelope import DecodeError, decode, digest, encode
-from protocols.machine import Digest, PeerId
+from protocols.machine import PeerId
 from protocols.records.key_table import make_key
 from protocols.refusal import Refusal
 from protocols.rollout.dossiers import Proposed
-from protocols.state.commands import COMMAND_MAX_BYTES, SignedCommand
+from protocols.state.commands import COMMAND_MAX_BYTES, Command, SignedCommand
 from protocols.trust.admission import JoinPapers
 
-PUBLISH_TIMEOUT_S = 10.0
 PAPERS_MAX_BYTES = 4 << 20
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
 _PEER = {"type": "string", "pattern": "^[1-9A-HJ-NP-Za-km-z]{46,60}$"}
-_OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _PROJECT = Parameter("project", _OPTIONAL_NAME, "only this project")
 _ENVIRONMENT = Parameter("environment", _OPTIONAL_NAME, "only this environment")
@@ -96,7 +102,7 @@ async def ready(call: Call) -> None:
 
 async def node(call: Call) -> NodeView:
     """Describe this node."""
-    return node_view(call.node, VERSION)
+    return node_view(call.node, VERSION, call.scope)
 
 
 async def peer(call: Call) -> NodeView:
@@ -104,18 +110,18 @@ async def peer(call: Call) -> NodeView:
     control: Control = call.node
     named = call.path["node"]
     if named == control.core.node:
-        return node_view(control, VERSION)
+        return node_view(control, VERSION, call.scope)
     require_known(control, named)
     try:
         view: NodeView = msgspec.json.decode(await control.asking.description(PeerId(named)), type=NodeView)
     except (StreamError, TimeoutError, msgspec.MsgspecError) as error:
         raise unreachable(named, error) from None
-    return view
+    return peers_view(view, call.scope)
 
 
 async def metrics(call: Call) -> web.Response:
     """Hand out this node's metrics."""
-    return web.Response(body=render(call.node, VERSION), headers={"Content-Type": METRICS_TYPE})
+    return web.Response(body=render(call.node, VERSION, call.scope), headers={"Content-Type": METRICS_TYPE})
 
 
 async def voters(call: Call) -> tuple[VoterView, ...]:
@@ -147,7 +153,7 @@ async def enrol(call: Call) -> AdmissionView:
 
 async def mesh(call: Call) -> MeshView:
     """Sum up what the chain decided."""
-    return mesh_view(call.node.core)
+    return mesh_view(within(call.scope, call.node.core.state), call.node.core)
 
 
 async def members(call: Call) -> tuple[MemberView, ...]:
@@ -169,7 +175,7 @@ async def genesis(call: Call) -> bytes:
 
 async def state(call: Call) -> bytes:
     """Hand out the encoded mesh state at this node's head, as clients compute commands against it."""
-    return encode(call.node.core.state)
+    return encode(within(call.scope, call.node.core.state))
 
 
 async def read(call: Call) -> OutcomeView:
@@ -189,7 +195,7 @@ async def submit(call: Call) -> OutcomeView:
     """Have a signed command decided."""
     control: Control = call.node
     body: CommandBody = call.body
-    signed = _command(body)
+    signed = _command(call, body)
     try:
         outcome = await control.requests.submit(body.command, body.material)
     except BusyChainError as error:
@@ -215,20 +221,35 @@ async def reset(call: Call) -> MeshView:
     if not await begin_era(control.mesh, body.entry, found.number):
         refusal = Refusal("chain.reset-refused", "the chain went on meanwhile")
         raise refused(refusal, "freehold mesh reset NODE, computed anew")
-    return mesh_view(control.core)
+    return mesh_view(control.core.state, control.core)
 
 
 def _busy(error: BusyChainError) -> ProblemError:
     return ProblemError(503, "chain.busy", "the node is busy", str(error), "try again")
 
 
-def _command(body: CommandBody) -> SignedCommand:
+def _command(call: Call, body: CommandBody) -> SignedCommand:
     """The signed command in a body; an empty one would be the chain's own no-op, which nobody signs."""
     try:
         signed: SignedCommand = decode(body.command, SignedCommand)
+        command: Command = decode(signed.payload, Command, COMMAND_MAX_BYTES)
     except DecodeError as error:
         raise unreadable(str(error)) from None
+    if command.project or command.environment:
+        require_covered(call, command.project, command.environment)
     return signed
+
+
+def require_covered(call: Call, project: str, environment: str) -> None:
+    """Raise ProblemError 403 unless a grant of the caller lets it write there; whether there is such a place is not said."""
+    if not covered(call.scope, Owned((Place(project, environment),)), writing=True):
+        raise ProblemError(
+            403,
+            NOT_ALLOWED,
+            "this key may not",
+            f"your grants do not cover {project} in {environment}",
+            "freehold token list",
+        )
 
 
 async def put_artifact(call: Call) -> None:
@@ -247,22 +268,27 @@ async def put_artifact(call: Call) -> None:
         ) from None
     except ArtifactError as error:
         raise ProblemError(507, "artifact.full", "cannot be stored", str(error), "freehold doctor") from None
+    control.belongings.uploaded(call.principal, upload.digest)
 
 
 async def get_artifact(call: Call) -> web.StreamResponse:
     """Hand out an artifact."""
     control: Control = call.node
-    named = bytes.fromhex(call.path["digest"])
-    if not control.artifacts.has(named):
-        raise not_found("artifact", call.path["digest"])
+    named = _artifact(call)
     return web.FileResponse(control.artifacts.path(named))
 
 
 async def has_artifact(call: Call) -> RecordView:
     """Say whether an artifact is here, without its bytes."""
-    if not call.node.artifacts.has(bytes.fromhex(call.path["digest"])):
+    return RecordView(_artifact(call).hex())
+
+
+def _artifact(call: Call) -> bytes:
+    """The digest of an artifact that is here and that the caller's grants cover."""
+    named = bytes.fromhex(call.path["digest"])
+    if not call.node.artifacts.has(named) or not covered(call.scope, of_artifact(call.node, named)):
         raise not_found("artifact", call.path["digest"])
-    return RecordView(call.path["digest"])
+    return named
 
 
 async def publish(call: Call) -> RecordView:
@@ -273,12 +299,11 @@ async def publish(call: Call) -> RecordView:
         key = make_key(body.kind, body.scope, digest(body.body).hex())
     except ValueError as error:
         raise unreadable(str(error)) from None
+    refusal = paper_refusal(control, call.scope, body)
+    if refusal is not None:
+        raise refused(refusal)
     if control.filing.holds(key):
         return RecordView(key)
-    if body.kind == "change":
-        refusal = change_refusal(control.core, body.body, control.clock().wall_ms)
-        if refusal is not None:
-            raise refused(refusal)
     await control.filing.file(key, body.body)
     return RecordView(key)
 
@@ -290,7 +315,9 @@ async def changes(call: Call) -> Page:
     found = [
         one
         for one in control.core.dossiers.changes.values()
-        if (not wanted[0] or one.change.project == wanted[0]) and (not wanted[1] or one.change.environment == wanted[1])
+        if (not wanted[0] or one.change.project == wanted[0])
+        and (not wanted[1] or one.change.environment == wanted[1])
+        and covered(call.scope, place_of(one.change))
     ]
 
     def key(one: Proposed) -> str:
@@ -302,26 +329,18 @@ async def changes(call: Call) -> Page:
 
 async def change(call: Call) -> ChangeView:
     """Show one proposed change and the papers held for it."""
-    control: Control = call.node
-    named = Digest(bytes.fromhex(call.path["change"]))
-    proposed = control.core.dossiers.changes.get(named)
-    if proposed is None:
-        raise not_found("change", call.path["change"], "freehold changes")
-    return _change_view(control, proposed)
+    return _change_view(call.node, change_named(call, call.path["change"]))
 
 
 async def change_bytes(call: Call) -> bytes:
     """Hand out a change as its author signed it."""
-    proposed = call.node.core.dossiers.changes.get(Digest(bytes.fromhex(call.path["change"])))
-    if proposed is None:
-        raise not_found("change", call.path["change"], "freehold changes")
-    return encode(proposed.signed)
+    return encode(change_named(call, call.path["change"]).signed)
 
 
 async def start(call: Call) -> StartView:
     """Take a signed start; it is submitted once approvals, evidence and prepared nodes are there."""
     control: Control = call.node
-    signed = _command(call.body)
+    signed = _command(call, call.body)
     try:
         added = control.starter.add(signed)
     except OSError as error:
@@ -340,7 +359,9 @@ async def lanes(call: Call) -> tuple[LaneView, ...]:
     shown = {
         (lane.project, lane.environment): lane
         for lane in control.core.state.lanes
-        if (not wanted[0] or lane.project == wanted[0]) and (not wanted[1] or lane.environment == wanted[1])
+        if (not wanted[0] or lane.project == wanted[0])
+        and (not wanted[1] or lane.environment == wanted[1])
+        and covered(call.scope, place_of(lane))
     }
     aborts = _last_aborts(control, shown)
     return tuple(lane_view(control, lane, aborts[name]) for name, lane in shown.items())
@@ -373,8 +394,9 @@ async def decisions(call: Call) -> Page:
         raise invalid("the cursor is none of this list's")
     control: Control = call.node
     found = control.history.recent(
-        query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None
-    )
+        query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None,
+        wanted=lambda view: covered(call.scope, of_decision(view)),
+    )  # fmt: skip
     names = Names(control.core, control.clock().wall_ms)
     return Page(
         tuple(_with_names(names, one) for one in found[:limit]),

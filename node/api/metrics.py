@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from node.api.scope import Scope
 from node.control import Control
 from node.serving.schedules import OUTCOMES
 from protocols.liveness import Belief
@@ -22,15 +23,16 @@ RULES_MAX = 64
 """Kinds of rejected messages shown; there are about that many rules, and a peer cannot invent one."""
 
 
-def render(control: Control, build: str) -> bytes:
-    """Return all metrics of this node as text."""
+def render(control: Control, build: str, scope: Scope) -> bytes:
+    """Return the metrics of this node as text; what counts projects counts those the caller sees."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Node(control, build))
+    registry.register(_Node(control, build, scope))
     return generate_latest(registry)
 
 
 class _Node(Collector):
-    def __init__(self, control: Control, build: str) -> None:
+    def __init__(self, control: Control, build: str, scope: Scope) -> None:
+        self._scope = scope
         self._control = control
         self._build = build
 
@@ -58,8 +60,13 @@ class _Node(Collector):
         yield _gauge("links", "Connections to peers.", counts["links"])
         yield _gauge("links_admitted", "Connections to admitted peers.", counts["admitted"])
         yield _gauge("links_half_open", "Inbound connections that are not admitted.", counts["half_open"])
-        yield _gauge("lanes_running", "Project environments that run here.", len(control.workloads.running))
-        yield self._job_runs()
+        yield _gauge(
+            "lanes_running",
+            "Project environments that run here.",
+            sum(self._scope.sees(*lane) for lane in control.workloads.running),
+        )
+        if self._scope.whole:
+            yield self._job_runs()
         yield _counter("storage_syncs", "Durable writes this node waited for.", control.storage.sync_count)
         yield _counter("log_lines_lost", "Log lines that a full disk lost.", control.logs.dropped)
         yield self._rejects()

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from node.api.problems import CONTENT_TYPE, Problem
+from node.api.scope import NOTHING, Scope
 from protocols.keys import Ed25519Signer
 
 Handler = Callable[["Call"], Awaitable[Any]]
@@ -121,6 +122,8 @@ class Call:
     body: Any
     node: Any
     """The daemon's control surface (control.Control)."""
+    scope: Scope = NOTHING
+    """Which objects the caller's grants cover."""
     bearer: Ed25519Signer | None = None
     """The signer of the caller's token, if it showed one: for what the node files in its name."""
 

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 import msgspec
 
 from node.api.naming import Names
+from node.api.objects import of_principal
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
+from node.api.scope import covered, place_of
 from node.control import Control
 from protocols.changes.approvals import read_approval
-from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
+from protocols.changes.change import RELEASE_MAX_BYTES, Release
 from protocols.changes.evidence import Attested, read_evidence
 from protocols.core import NodeCore
-from protocols.envelope import DecodeError, Signed, decode, encode
+from protocols.envelope import decode, encode
 from protocols.keys import peer_id
 from protocols.machine import Digest
 from protocols.refusal import Refusal
@@ -35,7 +37,7 @@ from protocols.state.policy import (
     evidence_refusal,
     window_refusal,
 )
-from protocols.trust.grants import Rights
+from protocols.trust.grants import NO_GRANT, Rights
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
@@ -124,10 +126,15 @@ class PapersView(msgspec.Struct, frozen=True):
 async def papers(call: Call) -> PapersView:
     """Hand out what is held for one change."""
     control: Control = call.node
-    proposed = control.core.dossiers.changes.get(Digest(bytes.fromhex(call.path["change"])))
-    if proposed is None:
-        raise not_found("change", call.path["change"], "freehold changes")
-    return papers_of(control, proposed)
+    return papers_of(control, change_named(call, call.path["change"]))
+
+
+def change_named(call: Call, named: str) -> Proposed:
+    """Return a proposed change by its digest in hex. Raises ProblemError 404 if the caller's grants cover none such."""
+    proposed: Proposed | None = call.node.core.dossiers.changes.get(Digest(bytes.fromhex(named)))
+    if proposed is None or not covered(call.scope, place_of(proposed.change)):
+        raise not_found("change", named, "freehold changes")
+    return proposed
 
 
 def papers_of(control: Control, proposed: Proposed) -> PapersView:
@@ -298,7 +305,11 @@ async def principals(call: Call) -> Page:
     """List every key that holds a grant."""
     control: Control = call.node
     wall_ms = control.clock().wall_ms
-    cut = page(sorted(control.core.dossiers.principals(), reverse=True), bytes.hex, call.query)
+    held = [
+        key for key in control.core.dossiers.principals()
+        if covered(call.scope, of_principal(call.scope, control.core, key))
+    ]  # fmt: skip
+    cut = page(sorted(held, reverse=True), bytes.hex, call.query)
     names = Names(control.core, wall_ms)
     return Page(tuple(principal_view(control.core, key, wall_ms, names) for key in cut.items), cut.cursor)
 
@@ -306,22 +317,10 @@ async def principals(call: Call) -> Page:
 async def principal(call: Call) -> PrincipalView:
     """Show what one key may do now."""
     control: Control = call.node
-    return principal_view(control.core, bytes.fromhex(call.path["key"]), control.clock().wall_ms)
-
-
-def change_refusal(core: NodeCore, body: bytes, wall_ms: int) -> Refusal | None:
-    """Return why nobody would take a proposed change, or None; a record of it would lie about and do nothing."""
-    try:
-        signed: Signed = decode(body, Signed)
-        change: Change = decode(signed.payload, Change, CHANGE_MAX_BYTES)
-    except DecodeError as error:
-        return Refusal("change.malformed", str(error))
-    rights = core.dossiers.rights(signed.key, wall_ms)
-    if isinstance(rights, Refusal):
-        return rights
-    if change.author != signed.key or not rights.allows("propose", change.project, change.environment):
-        return Refusal("change.author", f"{rights.name} may not propose {change.project} in {change.environment}")
-    return None
+    key = bytes.fromhex(call.path["key"])
+    if not covered(call.scope, of_principal(call.scope, control.core, key)):
+        return PrincipalView(key.hex(), "", "", (), (), (), (), 0, (), (), f"{NO_GRANT.rule}: {NO_GRANT.detail}", ())
+    return principal_view(control.core, key, control.clock().wall_ms)
 
 
 PAPER_OPERATIONS: tuple[Operation, ...] = (

@@ -77,7 +77,9 @@ def unreadable(detail: str, next_step: str = "") -> ProblemError:
 def refused(refusal: Refusal, next_step: str = "") -> ProblemError:
     """A rule of the mesh says no: 403 where rights are missing, 409 where the world has moved on, else 422."""
     rule = refusal.rule
-    if rule.startswith(
+    if rule.endswith(".malformed"):
+        status = 422
+    elif rule.startswith(
         ("command.not-allowed", "command.unsigned", "grant", "approval", "evidence", "window", "change.a")
     ):
         status = 403

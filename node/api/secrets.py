@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import ProblemError, refused, unreadable
+from node.api.scope import covered, place_of
 from node.control import Control
 from node.serving.secrets import Held
 from protocols.api_models import SecretBody, SecretView
@@ -30,7 +31,9 @@ async def list_secrets(call: Call) -> Page:
     found = [
         one
         for one in control.secrets.versions()
-        if (not wanted[0] or one.secret.project == wanted[0]) and (not wanted[1] or one.secret.environment == wanted[1])
+        if (not wanted[0] or one.secret.project == wanted[0])
+        and (not wanted[1] or one.secret.environment == wanted[1])
+        and covered(call.scope, place_of(one.secret))
     ]
     cut = page(found, listed_at, call.query, ascending=True)
     return Page(tuple(_view(control, one, one.id in used) for one in cut.items), cut.cursor)
@@ -56,7 +59,9 @@ async def file_secret(call: Call) -> None:
     rights = core.dossiers.rights(signed.key, control.clock().wall_ms)
     if isinstance(rights, Refusal):
         raise refused(rights, "freehold token list")
-    if not isinstance(rights, Rights) or not rights.allows("secret", paper.project, paper.environment):
+    if not covered(call.scope, place_of(paper), writing=True) or not rights.allows(
+        "secret", paper.project, paper.environment
+    ):
         raise ProblemError(
             403, "secret.not-allowed", "this key may not",
             f"{rights.name} may not set secrets of {paper.project} in {paper.environment}", "freehold token list",

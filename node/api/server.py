@@ -34,6 +34,7 @@ from node.api.problems import (
     response,
     token_refused,
 )
+from node.api.scope import EVERYTHING, NOTHING, Scope
 from node.errors import NotDoneError
 from protocols.api_models import OutcomeView, StartView
 
@@ -89,7 +90,7 @@ class ApiServer:
         hosts: Callable[[], Sequence[str]],
         audit: Callable[[Call, str, str], None],
         settled: Callable[[], Awaitable[bool]],
-        authorize: Callable[[str, Operation, Mapping[str, Any], bool], None],
+        authorize: Callable[[str, Operation, Mapping[str, Any], bool], Scope],
         muted: Callable[[], str],
         performed: Callable[[], Awaitable[None]],
     ) -> None:
@@ -200,9 +201,10 @@ class ApiServer:
             raise token_refused(f"a token reads and proposes; {operation.name} takes a key's signature")
         path = dict(request.match_info)
         query = _query(parameters_of(operation), request, path)
+        scope = EVERYTHING if local else NOTHING
         if local is None and operation.access in {"read", "write"}:
             try:
-                self._authorize(principal, operation, query, bearer is not None)
+                scope = self._authorize(principal, operation, query, bearer is not None)
             except ProblemError as error:
                 if operation.access == "write":
                     await self._note_denied(Call(operation, request, principal, path, query, None, self._node), error)
@@ -213,12 +215,12 @@ class ApiServer:
             upload = Upload(_pieces(operation, request), bytes.fromhex(path["digest"]))
             if signed:
                 self._callers.check_digest(request, upload.digest)
-            call = Call(operation, request, principal, path, query, upload, self._node, bearer)
+            call = Call(operation, request, principal, path, query, upload, self._node, scope, bearer)
             return await self._write(operation, call, b"")
         body = b"".join([piece async for piece in _pieces(operation, request)])
         if signed:
             self._callers.check_digest(request, hashlib.sha256(body).digest())
-        call = Call(operation, request, principal, path, query, _decode(operation, body), self._node, bearer)
+        call = Call(operation, request, principal, path, query, _decode(operation, body), self._node, scope, bearer)
         if operation.access != "write":
             if operation.access != "open":
                 await self._performed()  # nobody is told of a decision that a crash could still undo

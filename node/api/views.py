@@ -9,6 +9,7 @@ from importlib.metadata import version
 from msgspec.structs import replace
 
 from node.api.authority import is_of_node
+from node.api.scope import EVERYTHING, Scope
 from node.control import Control
 from node.decisions.outcomes import Fate
 from node.decisions.start_queue import Waiting
@@ -39,8 +40,8 @@ from protocols.state.model import Deployed, Environment, Lane, MeshState, Rollou
 from protocols.state.placement import eligible
 
 
-def node_view(control: Control, build: str) -> NodeView:
-    """This node."""
+def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeView:
+    """This node, as far as a caller sees it."""
     core, now = control.core, control.clock()
     certificate = core.trust.certificate(core.node)
     return NodeView(
@@ -66,16 +67,28 @@ def node_view(control: Control, build: str) -> NodeView:
         quarantined=control.concerns.quarantined,
         doubles=tuple(control.concerns.doubles()),
         refused_by={str(peer): why for peer, why in sorted(control.concerns.refused_by.items())},
-        running=tuple(f"{project}/{environment}" for project, environment in sorted(control.workloads.running)),
+        running=tuple(
+            f"{project}/{environment}"
+            for project, environment in sorted(control.workloads.running)
+            if scope.sees(project, environment)
+        ),
         disk_free_bytes=shutil.disk_usage(control.folder).free,
         wasmtime=version("wasmtime"),
-        warnings=tuple(control.concerns.warnings()),
+        warnings=tuple(control.concerns.warnings(scope.sees)),
         muted=core.chain.muted,
         rebuilt=control.concerns.rebuilt,
         alone=control.alone,
         boot_answers_needed=core.chain.boot_answers_needed,
-        concerns=tuple(control.concerns.own()),
+        concerns=tuple(control.concerns.own(scope.sees)),
     )
+
+
+def peers_view(view: NodeView, scope: Scope) -> NodeView:
+    """Another node's words about itself, as far as a caller sees them: which project a warning names cannot be told."""
+    if scope.whole:
+        return view
+    running = tuple(one for one in view.running if scope.sees(*one.partition("/")[::2]))
+    return replace(view, running=running, warnings=(), concerns=())
 
 
 def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
@@ -92,9 +105,8 @@ def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
     return tuple(views)
 
 
-def mesh_view(core: NodeCore) -> MeshView:
-    """The decided state, summed up."""
-    state = core.state
+def mesh_view(state: MeshState, core: NodeCore) -> MeshView:
+    """A decided state, or what a caller sees of it, summed up."""
     return MeshView(
         mesh=core.trust.mesh.hex(),
         name=state.name,

@@ -6,6 +6,7 @@ Nothing is kept beside the chain. Not here: judging any of it again (the ledger 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -101,14 +102,22 @@ class History:
                 return slot
         return 0
 
-    def recent(self, project: str, environment: str, limit: int, *, before: int | None = None) -> list[DecisionView]:
-        """The newest decisions, newest first, or the newest `before` a slot; empty names match everything."""
+    def recent(
+        self,
+        project: str,
+        environment: str,
+        limit: int,
+        *,
+        before: int | None = None,
+        wanted: Callable[[DecisionView], bool] = lambda _view: True,
+    ) -> list[DecisionView]:
+        """The newest wanted decisions, newest first, or the newest `before` a slot; empty names match everything."""
         found: list[DecisionView] = []
         newest = self._core.chain.position.slot
         for slot in range(newest if before is None else min(newest, before - 1), 0, -1):
             view = self.decision(slot)
             here = (not project or view.project == project) and (not environment or view.environment == environment)
-            if here and view.action != "noop":
+            if here and view.action != "noop" and wanted(view):
                 found.append(view)
             if len(found) >= limit:
                 break

@@ -30,8 +30,8 @@ FOLLOWER_LINES_MAX = 2_000
 """Lines a slow follower may lag; beyond it the oldest are dropped, and it is told how many."""
 
 RECENT_LINES = 5_000
-_FIELDS = ("project", "app", "release", "rollout", "request_id", "trace_id", "principal", "peer", "rule", "detail",
-           "change", "role", "count")  # fmt: skip
+_FIELDS = ("project", "environment", "app", "release", "rollout", "request_id", "trace_id", "principal", "peer", "rule",
+           "detail", "change", "role", "count")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,10 @@ class LogStore:
         for line in batch.lines:
             self.append(line)
 
-    def recent(self, wanted: LogFilter, limit: int) -> list[bytes]:
-        """Return the newest matching lines, oldest first."""
+    def recent(self, wanted: LogFilter, limit: int, seen: Callable[[bytes], bool] = lambda _line: True) -> list[bytes]:
+        """Return the newest matching lines that `seen` lets pass, oldest first."""
         found: deque[bytes] = deque(maxlen=limit)
-        found.extend(line for line in self._recent if wanted.matches(line))
+        found.extend(line for line in self._recent if wanted.matches(line) and seen(line))
         return list(found)
 
     @property

@@ -27,6 +27,9 @@ LINES_MAX = 2_000
 ANSWERS_MAX = 32
 """Questions answered at once: a follower on every node of the largest mesh."""
 
+ANSWER_MAX_BYTES = 16 << 20
+"""Of one answer that ends: 2,000 lines of 8 KiB. The asking node pays, so it is what it asked for."""
+
 ANSWER_TIMEOUT_S = 10.0
 assert LINE_MAX_BYTES <= BLOCK_MAX_BYTES
 
@@ -58,10 +61,19 @@ class Asking:
         raise StreamError("asking.no-answer")
 
     async def lines(self, peer: PeerId, ask: Ask) -> AsyncIterator[bytes]:
-        """Yield the blocks of an answer. Raises StreamError if the peer is not connected, or goes."""
+        """Yield the blocks of an answer. Raises StreamError if the peer is not connected, goes, or says more than was asked.
+
+        A peer that follows may go on for ever; else it has as many blocks as lines were asked for, of ANSWER_MAX_BYTES.
+        """
+        left, room = max(1, ask.limit), ANSWER_MAX_BYTES
         async with await self._transport.open_stream(peer, PROTOCOL) as stream:
             await stream.write_block(encode(ask))
-            while (block := await stream.read_block(BLOCK_MAX_BYTES)) is not None:
+            while (
+                block := await stream.read_block(BLOCK_MAX_BYTES if ask.about == "node" else LINE_MAX_BYTES)
+            ) is not None:
+                left, room = left - 1, room - len(block)
+                if not ask.follow and (left < 0 or room < 0):
+                    raise StreamError("asking.more-than-asked")
                 yield block
 
 

@@ -152,7 +152,7 @@ class Releases:
             if app.name in sources:
                 spec = await self._with_source(spec, sources[app.name])
             loads.append(AppLoad(spec))
-        load = ReleaseLoad(key, release.hex(), effective.project, tuple(loads))
+        load = ReleaseLoad(key, release.hex(), effective.project, tuple(loads), effective.environment)
         return Prepared(
             key, Digest(release), effective, load, tuple(app.name for app in effective.apps if app.name in sources)
         )

@@ -339,7 +339,7 @@ class Workloads:
                 await run_smoke(self._ingress, running.prepared)
                 result = "passed"
             except PreparationError as error:
-                _log.warning("smoke failed: %s", error, extra={"event": "smoke.failed", "project": lane[0]})
+                _log.warning("smoke failed: %s", error, extra=_about(lane, "smoke.failed"))
                 result = "failed"
         self._post(SmokeReplayed(*lane, change, result))  # type: ignore[arg-type]
 
@@ -375,7 +375,7 @@ class Workloads:
                 self._loaded[prepared.key] = prepared
             running.ready = True
         except (PoolError, PreparationError, OSError) as error:
-            _log.error("not started: %s", error, extra={"event": "run.failed", "project": lane[0]})
+            _log.error("not started: %s", error, extra=_about(lane, "run.failed"))
             self._fail(deployed.change, f"{error}{AGAIN}")
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
             await self._switch()
@@ -386,9 +386,7 @@ class Workloads:
         self.running[lane] = running
         await self._switch()
         self._look(lane, running, self._alive(), 0)  # at once: what is ready need not wait to be found so
-        _log.info(
-            "serving", extra={"event": "run", "project": lane[0], "release": deployed.release.hex(), "role": order.role}
-        )
+        _log.info("serving", extra={**_about(lane, "run"), "release": deployed.release.hex(), "role": order.role})
 
     async def _start_again(self, lane: Lane, order: Run) -> None:
         await asyncio.sleep(START_AGAIN_S)
@@ -484,3 +482,8 @@ class Workloads:
                 base=base,
             )
         )
+
+
+def _about(lane: tuple[str, str], event: str) -> dict[str, str]:
+    """The fields of a log line about a project in an environment."""
+    return {"event": event, "project": lane[0], "environment": lane[1]}

@@ -56,11 +56,21 @@ class AuditEntry(msgspec.Struct, frozen=True, tag="audit_entry"):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An entry as held: by whom, where in the chain its key says it is, and its signed bytes."""
+    """An entry as held: by whom, where in the chain its key says it is, and its signed bytes.
+
+    An entry that may not be read here has `withheld`, the digest of what was signed, in place of the payload: that it stands
+    where it should still shows by the entry behind it.
+    """
 
     node: PeerId
     number: int
     signed: Signed
+    withheld: bytes = b""
+
+    @property
+    def digest(self) -> Digest:
+        """What the next entry names as `previous`."""
+        return Digest(self.withheld) if self.withheld else entry_digest(self.signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +108,9 @@ def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link], wall_ms
 
     Only entries that have expired may be missing.
     """
-    by_node: dict[PeerId, dict[int, Signed]] = {}
+    by_node: dict[PeerId, dict[int, Link]] = {}
     for link in links:
-        by_node.setdefault(link.node, {})[link.number] = link.signed
+        by_node.setdefault(link.node, {})[link.number] = link
     return tuple(
         fault
         for node in sorted(by_node)
@@ -108,34 +118,32 @@ def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link], wall_ms
     )
 
 
-def _node_faults(
-    verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, Signed], wall_ms: int
-) -> Iterable[Fault]:
+def _node_faults(verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, Link], wall_ms: int) -> Iterable[Fault]:
     last = max(held)
     first = _first_due(held[last], min(held), wall_ms)
-    before: Signed | None = None
+    before: Link | None = None
     for number in range(first, last + 1):
-        signed = held.get(number)
-        if signed is None:
+        link = held.get(number)
+        if link is None:
             yield Fault(node, number, "removed")
             before = None
             continue
-        fault = _fault(verifier, mesh, node, number, signed, before)
+        fault = "" if link.withheld else _fault(verifier, mesh, node, number, link.signed, before)
         if fault:
             yield Fault(node, number, fault)
-        before = signed
+        before = link
 
 
-def _first_due(newest: Signed, first_held: int, wall_ms: int) -> int:
+def _first_due(newest: Link, first_held: int, wall_ms: int) -> int:
     """Return the first entry that must still be there, by the word of the newest one."""
     try:
-        said = read_entry(newest)
+        said = read_entry(newest.signed)
     except DecodeError:
         return first_held
     return min(said.oldest, first_held) if wall_ms < said.oldest_at_ms + KEPT_MS else first_held
 
 
-def _fault(verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: Signed, before: Signed | None) -> str:
+def _fault(verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: Signed, before: Link | None) -> str:
     if len(signed.key) != PUBLIC_KEY_BYTES or peer_id(signed.key) != node:
         return "foreign"
     try:
@@ -148,6 +156,6 @@ def _fault(verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: S
         return "reordered"
     if number == 1 and entry.previous:
         return "altered"
-    if before is not None and entry.previous != entry_digest(before):
+    if before is not None and entry.previous != before.digest:
         return "altered"
     return ""

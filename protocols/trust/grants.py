@@ -155,6 +155,7 @@ class Rights:
         )
 
 
+NO_GRANT = Refusal("grant.none", "the key is not an admin of this mesh and shows no grant")
 NEVER_EXPIRES_MS = 1 << 62
 BEFORE_EXPIRY_MS = 0
 """A moment at which no grant has expired: for asking whose a key is, or what a grant once gave."""
@@ -230,7 +231,7 @@ def rights_of(
     if not chain:
         if key in admins:
             return admin_rights(key)
-        return Refusal("grant.none", "the key is not an admin of this mesh and shows no grant")
+        return NO_GRANT
     rights = verify_grants(verifier, mesh, admins, chain, at_ms)
     if isinstance(rights, Rights) and rights.key != key:
         return Refusal("grant.other-key", "the grant is for another key than the one that signed")

@@ -151,6 +151,7 @@ class LogOrigin:
     project: str
     app: str
     release: str
+    environment: str = ""
 
 
 class AppLog:
@@ -213,6 +214,7 @@ class AppLog:
             "event": event,
             "node": origin.node,
             "project": origin.project,
+            **({"environment": origin.environment} if origin.environment else {}),
             "app": origin.app,
             "release": origin.release,
             **fields,

@@ -259,7 +259,7 @@ class Worker:
 
     async def _prepare(self, release: ReleaseLoad, load: AppLoad) -> HostedApp:
         spec = load.spec
-        origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest)
+        origin = LogOrigin(self._settings.node, release.project, spec.app, release.digest, release.environment)
         log = AppLog(self._logs, origin, redacted=spec.redacted)
         try:
             runner = await asyncio.to_thread(self._host.prepare, load, log)

@@ -126,7 +126,7 @@ async def test_drafts_are_their_callers_own_and_what_is_missing_is_named(house: 
         _, view = await ask(asking, "POST", "/v1/drafts", change(named))
         assert (await ask(others, "POST", "/v1/changes", {"digest": view["digest"]}))[0] == 404
         for wrong, code in (
-            ({"project": "other"}, 404), ({"environment": "staging"}, 404), ({"author": "00" * 32}, 422),
+            ({"project": "other"}, 403), ({"environment": "staging"}, 404), ({"author": "00" * 32}, 422),
             ({"apps": []}, 422), ({"release": "0" * 64, "apps": []}, 422), ({"colour": "red"}, 400),
         ):  # fmt: skip
             status, refused = await ask(asking, "POST", "/v1/drafts", change(named, **wrong))
