@@ -56,6 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "context": ("cli.commands.context:context", "choose the mesh that commands speak to"),
         "token": ("cli.commands.token:token", "make and revoke keys for agents"),
         "mcp": ("cli.commands.mcp:mcp", "serve the change path to a coding agent"),
+        "ci": ("cli.commands.ci:ci", "write the workflow of a CI platform"),
     },
 }
 """Commands in the order a project uses them: where each is found, and what it does, short enough for one line of help."""

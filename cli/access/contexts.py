@@ -3,6 +3,8 @@
     ~/.config/freehold/contexts.json         contexts, and the current one
     ~/.config/freehold/keys/NAME.json        one principal's key; a person's admin or approver key is sealed by a passphrase
 
+On a runner neither is there: one variable, FREEHOLD_TOKEN, holds address, pin and key.
+
 The context `dev` is none of these: it is the mesh of one of the project here, as `freehold dev` left it beside the project.
 A sealed key opens only with its passphrase, typed on the terminal: whoever merely runs as this user (an agent, a
 script with --yes) cannot approve or administer. Sealing: scrypt (RFC 7914, n = 2**17, r = 8, p = 1) and
@@ -11,6 +13,7 @@ ChaCha20-Poly1305 (RFC 8439).
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Literal
@@ -35,6 +38,10 @@ DEV_CONTEXT = "dev"
 DEV_ENVIRONMENT = "dev"
 DEV_FOLDER = ".freehold/dev"
 _AAD = b"freehold/key/1"
+
+TOKEN_VARIABLE, TOKEN_PREFIX = "FREEHOLD_TOKEN", "fhk1."
+"""A runner's context and key in one environment variable; --context and FREEHOLD_CONTEXT go before it."""
+TOKEN_MAX_CHARACTERS = 2_048
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -74,6 +81,44 @@ class StoredKey(msgspec.Struct, frozen=True):
     seed: bytes
     salt: bytes = b""
     nonce: bytes = b""
+
+
+class RunnerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a runner needs to act in a mesh: its id (hex), an HTTPS address, what that is believed by, and a key."""
+
+    mesh: str
+    url: str
+    pin: str
+    seed: bytes
+
+    @property
+    def context(self) -> Context:
+        """The context it stands for; its key is read from the variable each time."""
+        return Context(
+            self.mesh, "", TOKEN_VARIABLE, url=self.url, pin=self.pin, start="check that the runner reaches it"
+        )
+
+    def text(self) -> str:
+        """The one string, for one variable."""
+        return f"{TOKEN_PREFIX}{base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip('=')}"
+
+
+def token_of(text: str) -> RunnerToken:
+    """Read the string of a runner. Raises UsageError without showing any of it."""
+    body = text.strip().removeprefix(TOKEN_PREFIX)
+    step = "freehold token create ci --role deployer --runner, then put its text into the secret FREEHOLD_TOKEN"
+    if body == text.strip() or len(body) > TOKEN_MAX_CHARACTERS:
+        what = (
+            "a bearer token, which cannot sign" if text.startswith("fht1.") else f"no text that begins {TOKEN_PREFIX}"
+        )
+        raise UsageError(f"{TOKEN_VARIABLE} holds {what}", next_step=step, kind="token")
+    try:
+        found = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=RunnerToken)
+    except (ValueError, msgspec.DecodeError):
+        raise UsageError(f"{TOKEN_VARIABLE} is damaged or cut off", next_step=step, kind="token") from None
+    if len(found.seed) != SEED_BYTES or len(found.pin) != 64 or not found.url.startswith("https://"):
+        raise UsageError(f"{TOKEN_VARIABLE} is damaged", next_step=step, kind="token")
+    return found
 
 
 def home_folder() -> Path:
@@ -116,6 +161,8 @@ def current_context(name: str | None = None) -> tuple[str, Context]:
     named = name or os.environ.get("FREEHOLD_CONTEXT")
     if named == DEV_CONTEXT:
         return DEV_CONTEXT, read_dev_context(Path.cwd())
+    if named is None and os.environ.get(TOKEN_VARIABLE):
+        return TOKEN_VARIABLE, token_of(os.environ[TOKEN_VARIABLE]).context
     known = read_contexts()
     wanted = named or known.current
     if wanted not in known.contexts:
@@ -130,7 +177,8 @@ def current_context(name: str | None = None) -> tuple[str, Context]:
 
 def known_context(name: str | None = None) -> Context | None:
     """Return the named or the current context; None where none is named and no mesh is known here."""
-    if name is None and not os.environ.get("FREEHOLD_CONTEXT") and not read_contexts().contexts:
+    named = name or os.environ.get("FREEHOLD_CONTEXT") or os.environ.get(TOKEN_VARIABLE)
+    if not named and not read_contexts().contexts:
         return None
     return current_context(name)[1]
 
@@ -245,6 +293,9 @@ def _read(name: str) -> StoredKey:
             next_step="freehold context use NAME, of one that has (freehold context list); or freehold login LINE",
             kind="no-key",
         )
+    if name == TOKEN_VARIABLE:
+        seed = token_of(os.environ.get(TOKEN_VARIABLE, "")).seed
+        return StoredKey("plain", Ed25519Signer(seed).public_key.hex(), seed)
     try:
         return msgspec.json.decode(key_path(name).read_bytes(), type=StoredKey)
     except FileNotFoundError:

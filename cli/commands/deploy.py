@@ -14,11 +14,12 @@ from cli.access.principals import unlock_admin
 from cli.change import deploy as deploying
 from cli.change.propose import resolve_change, to_offer
 from cli.change.start import NewChange, StartSigner, start_change
-from cli.errors import UsageError
+from cli.errors import CommandError, UsageError
 from cli.frame import Option, command
 from cli.project.find import find_project, project_at
 from cli.text.output import Output
 from cli.text.units import duration_ms
+from cli.views.handed_over import awaiting, handed_over, outcome_of
 from cli.views.watch import watch_change
 from protocols.machine import Digest
 from protocols.state.commands import REASON_MAX
@@ -109,15 +110,22 @@ def deploy(
             what, where = await to_offer(client, found, release), environment
             wanted = NewChange(what, environment, message or f"deploy of {what.project.name}")
         change = (await start_change(client, output, wanted, signer=signer, starter=starter, expect=expect)).hex()
-        answer: dict[str, Any] = {"change": change, "environment": where, "outcome": "started"}
-        if not detach:
+        answer: dict[str, Any] = {"change": change, "environment": where}
+        if detach:
+            return answer | await handed_over(client, change)
+        try:
             watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
-            answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
-            if watched.outcome == "succeeded":
-                answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")
+        except CommandError as error:  # whoever reads the exit code needs to know of which change it speaks
+            error.answer = {**answer, "outcome": outcome_of(error), **error.answer}
+            raise
+        answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
+        if watched.outcome == "succeeded":
+            answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")
         return answer
 
     answer = talk(context, conversation)
+    if answer.get("missing"):
+        raise awaiting(answer)
     human = f"change {answer['change'][:12]} in {answer['environment']}: {answer['outcome']}"
     output.result(answer, human)
     for address in answer.get("addresses", ()):

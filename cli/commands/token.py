@@ -51,7 +51,8 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 
 @command("create", examples=("freehold token create bot", "freehold token create watcher --role viewer --expires 12h",
                              "freehold token create bot --project guestbook --env staging",
-                             "freehold token create ci --bearer --expires 1h"))  # fmt: skip
+                             "freehold token create reader --bearer --expires 1h",
+                             "freehold token create ci --role deployer --runner --expires 90d"))  # fmt: skip
 @click.argument("name")
 @click.option("--role", "roles", multiple=True, type=click.Choice(AGENT_ROLES),
               help="What it may do; by default propose, if you may. May repeat.")  # fmt: skip
@@ -64,10 +65,18 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
     help=f"Until when; at most your own end. By default {KEY_EXPIRES}, with --bearer {BEARER_EXPIRES}.",
 )  # fmt: skip
 @click.option("--bearer", is_flag=True, help="A text to send as 'Authorization: Bearer': it looks and proposes.")
+@click.option(
+    "--runner", is_flag=True, help="A text for the variable FREEHOLD_TOKEN of a CI runner; it signs as this key."
+)
 @_CONTEXT
 def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tuple[str, ...],
-           environments: tuple[str, ...], expires: str, bearer: bool, context_name: str | None) -> None:  # fmt: skip
+           environments: tuple[str, ...], expires: str, bearer: bool, runner: bool,
+           context_name: str | None) -> None:  # fmt: skip
     """Make a key for an agent, with a part of your own rights."""
+    if bearer and runner:
+        raise UsageError(
+            "a runner signs, and a bearer token cannot", next_step=f"freehold token create {name} --runner"
+        )
     if bearer and not set(roles) <= set(BEARER_ROLES):
         raise UsageError(
             f"a bearer token may be {' or '.join(BEARER_ROLES)}; to start or roll back takes a key that signs",
@@ -91,6 +100,9 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     held, grant = _shared(mine, name, () if bearer else roles, projects, environments, duration_ms(expires))
     if bearer:
         _create_bearer(output, context, signer, mine.chain_of(held), _for_bearer(held, grant, roles))
+        return
+    if runner:
+        _create_runner(output, context, signer, mine.chain_of(held), grant)
         return
     agent = home.store_plain(own, secrets.token_bytes(SEED_BYTES))
 
@@ -169,6 +181,39 @@ def _create_bearer(
         output.hint(
             f"freehold context ca > ca.pem; curl --cacert ca.pem -H 'Authorization: Bearer TOKEN' https://{node['api']}/v1/lanes"
         )
+
+
+def _create_runner(
+    output: Output, context: home.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
+) -> None:
+    seed = secrets.token_bytes(SEED_BYTES)
+    key = Ed25519Signer(seed).public_key
+
+    async def conversation(client: NodeClient) -> home.RunnerToken:
+        members = await client.get("/v1/members")
+        served = [one for one in members if one["api"] and one["standing"] == "member"]
+        served.sort(key=lambda one: one["belief"] != "self")
+        if not served:
+            raise CommandError(
+                "no node serves its API over HTTPS, so no runner could reach it",
+                next_step="freehold node run --api 0.0.0.0:4180",
+                kind="no-address",
+            )
+        await _give(client, signer, chain, msgspec.structs.replace(grant, key=key))
+        mesh = (await client.mesh()).hex()
+        return home.RunnerToken(mesh, f"https://{served[0]['api']}", served[0]["api_pin"], seed)
+
+    made = talk(context, conversation)
+    output.result(
+        {"name": grant.name, "token": made.text(), "key": key.hex(), "url": made.url, "roles": list(grant.roles),
+         "projects": list(grant.projects), "environments": list(grant.environments), "expires_ms": grant.expires_ms},
+        made.text(),
+    )  # fmt: skip
+    output.note(
+        f"{grant.name} may {', '.join(grant.roles)} in {', '.join(grant.projects)} / {', '.join(grant.environments)} for "
+        f"{in_words(grant.expires_ms - time.time_ns() // 1_000_000)}; it reaches {made.url}; shown once and kept nowhere"
+    )
+    output.hint("put it into the CI's secret FREEHOLD_TOKEN, then: freehold ci init github")
 
 
 def _shared(mine: Principal, *wanted: Any) -> tuple[Held, Grant]:

@@ -8,6 +8,7 @@ progress. Not here: what commands do.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -24,6 +25,9 @@ from cli.errors import CommandError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+ANNOTATIONS_MAX = 10
+PLACE = re.compile(r"(?P<file>[^\s:]{1,200}):(?P<line>[0-9]{1,7}):(?P<column>[0-9]{1,7}): (?P<said>.*)")
+
 FIRST_COLUMN = re.compile(r"\s*\S+(?: \S+)*?\s{2,}(?=\S)")
 """A line's label, up to the gap before what is said of it."""
 
@@ -34,6 +38,29 @@ def fold(text: str, width: int) -> str:
     Words are never broken: a path or a digest that is longer than a line stays whole, to be copied.
     """
     return "\n".join(_fold_line(line, width) for line in text.split("\n"))
+
+
+def workflow_commands(message: str, environment: Mapping[str, str]) -> list[str]:
+    """Return an error as workflow commands, which GitHub's and Forgejo's runners show at the line of the file they name."""
+    if environment.get("GITHUB_ACTIONS") != "true":
+        return []
+    found: list[str] = []
+    for line in message.splitlines()[:ANNOTATIONS_MAX]:
+        place = PLACE.fullmatch(line.strip())
+        where = f" file={_property(place['file'])},line={place['line']},col={place['column']}" if place else ""
+        said = place["said"] if place else line
+        if place or len(found) == 0:
+            found.append(f"::error{where}::{_data(said)}")
+    return found
+
+
+def _data(text: str) -> str:
+    """Text as the data of a workflow command: a line break would begin another command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _fold_line(line: str, width: int) -> str:
@@ -195,5 +222,7 @@ class Output:
     def failure(self, error: CommandError) -> None:
         """Say what went wrong without ending the command."""
         self._settle()
+        for line in workflow_commands(str(error), os.environ):
+            sys.stderr.write(f"{line}\n")
         self._err.print(Text.assemble(("error: ", "bold red"), self._folded(f"error: {error}")[7:]))
         self.hint(error.next_step)
