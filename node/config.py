@@ -31,6 +31,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `advertise` are the mesh addresses that others are told, by default those it listens on. `api` is the HTTPS address
     of the API, empty for none: the Unix socket is always there. `ingress_tls` are addresses where apps are served over
     TLS, with the certificates (NAME.pem: chain and key) of the folder `certificates`, by default DATA/certificates.
+    `metrics` is a loopback address where a scraper on this machine reads metrics without a credential, empty for none.
     `workers` is how many worker processes serve apps. `proxies` are the networks whose `Forwarded` field is believed.
     `voter_after_s` is how long another node must have been connected before this one proposes it as a voter.
     `drain_s` is how long requests under way may take when it stops, `orphan_s` how long workers serve on without it.
@@ -42,6 +43,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: tuple[str, ...] = (f"0.0.0.0:{MESH_PORT_DEFAULT}",)
     advertise: tuple[str, ...] = ()
     api: str = ""
+    metrics: str = ""
     ingress: tuple[str, ...] = (f"127.0.0.1:{INGRESS_PORT_DEFAULT}",)
     ingress_tls: tuple[str, ...] = ()
     certificates: str = ""

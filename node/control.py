@@ -25,6 +25,7 @@ from node.mesh.filing import Filing
 from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Asking
+from node.serving.app_counts import AppCounts
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
 from node.serving.workloads import Workloads
@@ -79,6 +80,7 @@ class Control:
     filing: Filing
     addresses: PeerAddresses
     belongings: Belongings
+    app_counts: AppCounts = field(default_factory=AppCounts)
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)
 

@@ -1,12 +1,15 @@
 """The feed: what happens on this node and in its mesh, as server-sent events for whoever watches.
 
-A watcher that does not read loses events, for it never makes the node wait. Not here: HTTP (api/), and any history.
+A watcher that does not read loses events, for it never makes the node wait; one that comes
+back with the id of its last event hears what it missed, of the newest thousand. Not here: HTTP (api/).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -25,6 +28,7 @@ Wanted = Callable[[str, dict[str, Any]], bool]
 
 WATCHERS_MAX = 128
 WATCHER_EVENTS_MAX = 1_000
+RECENT_MAX = 1_000
 PROGRESS_LOOK_S = 1.0
 
 
@@ -36,6 +40,10 @@ class Feed:
         self._core = core
         self._watchers: dict[int, tuple[asyncio.Queue[bytes], Wanted]] = {}
         self._number = 0
+        self._boot = secrets.token_hex(4)
+        self._events = 0
+        self._recent: deque[tuple[int, str, dict[str, Any]]] = deque(maxlen=RECENT_MAX)
+        """The newest events, for watchers who come back: their ids begin with this process's own name."""
 
     @property
     def watchers(self) -> int:
@@ -44,8 +52,6 @@ class Feed:
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices."""
-        if not self._watchers:
-            return
         match event:
             case RecordsMerged(entries):
                 for entry in entries:
@@ -71,18 +77,36 @@ class Feed:
             case _:
                 pass
 
-    async def watch(self, wanted: Wanted) -> AsyncIterator[bytes]:
-        """Yield wanted events as server-sent event frames, for ever. Raises RuntimeError when too many watch."""
+    def _missed(self, after: str, wanted: Wanted) -> list[bytes]:
+        """What came after an event id, or one event `gap` where that is not known any more: look at everything anew."""
+        boot, _, number = after.partition("-")
+        oldest = self._recent[0][0] if self._recent else self._events + 1
+        if boot != self._boot or not number.isdecimal() or not oldest - 1 <= int(number) <= self._events:
+            return [_frame("gap", {"after": after})]
+        return [
+            _frame(kind, fields, f"{self._boot}-{count}")
+            for count, kind, fields in self._recent
+            if count > int(number) and wanted(kind, fields)
+        ]
+
+    async def watch(self, wanted: Wanted, after: str = "") -> AsyncIterator[bytes]:
+        """Yield wanted events as server-sent event frames, for ever; first those after the event whose id is `after`.
+
+        Raises RuntimeError when too many watch.
+        """
         if len(self._watchers) >= WATCHERS_MAX:
             raise RuntimeError(f"at most {WATCHERS_MAX} watch one node at once")
         self._number += 1
         number = self._number
         queue: asyncio.Queue[bytes] = asyncio.Queue(WATCHER_EVENTS_MAX)
+        missed = self._missed(after, wanted) if after else []
         self._watchers[number] = queue, wanted
         told: dict[tuple[str, str], dict[str, Any]] = {}
         loop = asyncio.get_running_loop()
         look_s = loop.time()
         try:
+            for frame in missed:
+                yield frame
             while True:
                 if loop.time() >= look_s:
                     look_s = loop.time() + PROGRESS_LOOK_S
@@ -118,11 +142,14 @@ class Feed:
         return found
 
     def _tell(self, kind: str, fields: dict[str, Any]) -> None:
-        frame = _frame(kind, fields)
+        self._events += 1
+        self._recent.append((self._events, kind, fields))
+        frame = _frame(kind, fields, f"{self._boot}-{self._events}")
         for queue, wanted in self._watchers.values():
             if not queue.full() and wanted(kind, fields):
                 queue.put_nowait(frame)
 
 
-def _frame(kind: str, fields: dict[str, Any]) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(fields) + b"\n\n"
+def _frame(kind: str, fields: dict[str, Any], number: str = "") -> bytes:
+    head = b"id: " + number.encode() + b"\n" if number else b""
+    return head + b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(fields) + b"\n\n"

@@ -29,7 +29,7 @@ from cli.host import systemd as service
 from cli.host.systemd import Step
 from cli.text.output import Output, fold
 from cli.text.times import time_of_day
-from cli.text.units import checked_addresses, checked_api, checked_listen
+from cli.text.units import checked_addresses, checked_api, checked_listen, checked_loopback
 
 START_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.5
@@ -53,11 +53,17 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
               help="Its NAME.pem files, each a chain and its key; by default DATA/certificates.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
 @click.option("--api", default=None, metavar="HOST:PORT", help="Where people log in over HTTPS, such as 0.0.0.0:4180.")
+@click.option(
+    "--metrics",
+    default=None,
+    metavar="HOST:PORT",
+    help="Where a scraper on this machine reads metrics without a credential, such as 127.0.0.1:4190.",
+)
 @click.option("--voter-after", type=click.IntRange(1, 86_400), metavar="SECONDS",
               help="How long a node must be connected before it is proposed as a voter (60).")  # fmt: skip
 def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
         ingress: tuple[str, ...], ingress_tls: tuple[str, ...], certificates: Path | None, workers: int | None, api: str | None,
-        voter_after: int | None) -> None:  # fmt: skip
+        metrics: str | None, voter_after: int | None) -> None:  # fmt: skip
     """Run the node in the foreground until Ctrl-C or SIGTERM.
 
     Options override node.toml in the data folder. Log lines are for people on a terminal, JSON elsewhere. Exit codes:
@@ -71,6 +77,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
         None, checked_listen(listen), checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
         checked_addresses(ingress_tls) or None, str(certificates.absolute()) if certificates else None,
+        metrics=checked_loopback(metrics),
     )  # fmt: skip
     handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else None
     try:

@@ -64,6 +64,7 @@ class NodeSettings:
     orphan_s: int | None = None
     smoke_ahead: bool | None = None
     compiled: str | None = None
+    metrics: str | None = None
 
     def config(self, base: NodeConfig) -> NodeConfig:
         """Return `base` with what was said."""

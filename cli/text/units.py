@@ -92,3 +92,17 @@ def listen_words(listen: tuple[str, ...] | None, default: str) -> str:
 def checked_api(text: str | None) -> str | None:
     """Return the API's "host:port" as it is, None if nothing was said. Raises UsageError for anything else."""
     return checked_addresses((text,))[0] if text is not None else None
+
+
+def checked_loopback(text: str | None) -> str | None:
+    """Return "host:port" of this machine alone as it is, None if nothing was said. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    host = checked_addresses((text,))[0].rpartition(":")[0]
+    if host not in {"127.0.0.1", "localhost", "[::1]"}:
+        raise UsageError(
+            f"{host} is not this machine: metrics go there without a credential",
+            next_step="127.0.0.1:4190; from elsewhere scrape the API: freehold token create scraper --bearer --role viewer",
+            kind="usage",
+        )
+    return text

@@ -28,11 +28,13 @@ from protocols.machine import PeerId
 PEER_TIMEOUT_S = 10.0
 LINES_MAX = 2_000
 HEARTBEAT_S = 15.0
+EVENT_ID_MAX = 24
 ODD_MAX_BYTES = 2_000
 
 _OPTIONAL_NAME = {"type": "string", "pattern": "^[a-z0-9-]{0,63}$"}
 _OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
 _PROJECT = Parameter("project", _OPTIONAL_NAME, "only this project")
+_ENVIRONMENT = Parameter("environment", _OPTIONAL_NAME, "only this environment")
 _LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": LINES_MAX, "default": 100}, "how many")
 
 
@@ -108,9 +110,15 @@ async def events(call: Call) -> web.StreamResponse:
     control: Control = call.node
     if control.feed.watchers >= WATCHERS_MAX:
         raise ProblemError(503, "request.busy", "too many watch", f"{WATCHERS_MAX} watch this node", "try again")
-    return await _stream(
-        call, control.feed.watch(lambda kind, fields: covered(call.scope, of_event(control, kind, fields)))
-    )
+    kinds = frozenset(filter(None, call.query.get("kind", "").split(",")))
+    places = {name: call.query[name] for name in ("project", "environment") if call.query.get(name)}
+
+    def wanted(kind: str, fields: dict[str, Any]) -> bool:
+        asked = (not kinds or kind in kinds) and all(fields.get(name) == place for name, place in places.items())
+        return asked and covered(call.scope, of_event(control, kind, fields))
+
+    after = call.request.headers.get("Last-Event-ID", "")[:EVENT_ID_MAX] or call.query.get("after", "")
+    return await _stream(call, control.feed.watch(wanted, after))
 
 
 async def _stream(call: Call, frames: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -148,5 +156,14 @@ FOLLOWING_OPERATIONS: tuple[Operation, ...] = (
             _LIMIT,
         ),
     ),
-    Operation("events", "GET", "/v1/events", "Follow what happens", events, stream="always"),
+    Operation(
+        "events", "GET", "/v1/events", "Follow what happens", events, stream="always",
+        parameters=(
+            _PROJECT,
+            _ENVIRONMENT,
+            Parameter("kind", {"type": "string", "pattern": "^[a-z,]{0,200}$"}, "only these kinds, as decision,rollout"),
+            Parameter("after", {"type": "string", "pattern": "^([0-9a-f]{8}-[0-9]{1,12})?$"},
+                      "what came after this event's id; a client that resumes sends Last-Event-ID"),
+        ),
+    ),
 )  # fmt: skip

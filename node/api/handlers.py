@@ -11,6 +11,7 @@ from collections.abc import Collection
 import msgspec
 from aiohttp import web
 
+from node.api.app_metrics import look
 from node.api.auditing import AUDIT_OPERATIONS
 from node.api.drafts import DRAFT_OPERATIONS
 from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
@@ -121,6 +122,7 @@ async def peer(call: Call) -> NodeView:
 
 async def metrics(call: Call) -> web.Response:
     """Hand out this node's metrics."""
+    await look(call.node)
     return web.Response(body=render(call.node, VERSION, call.scope), headers={"Content-Type": METRICS_TYPE})
 
 

@@ -23,12 +23,15 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from node.api.access import authorize, has_grant
+from node.api.app_metrics import look
 from node.api.audit_papers import audit_call
 from node.api.authority import Names
 from node.api.callers import Callers
 from node.api.handlers import OPERATIONS
+from node.api.metrics import CONTENT_TYPE, render
 from node.api.naming import PrincipalNames
-from node.api.server import HEADER_MAX_BYTES, ApiServer
+from node.api.scope import EVERYTHING
+from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
 from node.api.tls import ApiCertificate, Tls
 from node.control import Control
 from node.errors import BusyError, ConfigError
@@ -94,7 +97,7 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     try:
         await web.UnixSite(runner, str(path)).start()
         path.chmod(0o600)
-        async with asyncio.TaskGroup() as group:
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             tasks = []
             if control.config.api:
                 certificate = ApiCertificate(
@@ -103,12 +106,37 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
                 )  # fmt: skip
                 listener = _listen_on_https(runner, server, control, certificate)
                 tasks = [group.create_task(listener.run()), group.create_task(_follow_names(control, certificate))]
+            if control.config.metrics:
+                await _serve_metrics(control, stack)
             yield
             for task in tasks:
                 task.cancel()
     finally:
         await runner.cleanup()
         path.unlink(missing_ok=True)
+
+
+async def _serve_metrics(control: Control, stack: contextlib.AsyncExitStack) -> None:
+    """Serve the metrics, and nothing else, to scrapers on this machine. Raises BusyError if the address is taken."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        if not request.host.startswith(("127.0.0.1", "localhost", "[::1]")) or "Origin" in request.headers:
+            return web.Response(status=403, text="this address is for scrapers on this machine\n")
+        await look(control)
+        return web.Response(body=render(control, VERSION, EVERYTHING), headers={"Content-Type": CONTENT_TYPE})
+
+    application = web.Application()
+    application.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, _, port = control.config.metrics.rpartition(":")
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    except OSError as error:
+        raise BusyError(
+            f"metrics cannot be served at {control.config.metrics}: {error}", "--metrics 127.0.0.1:0"
+        ) from None
 
 
 def reached_by(control: Control) -> tuple[str, ...]:

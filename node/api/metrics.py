@@ -1,7 +1,7 @@
 """Metrics of one node in the Prometheus text format, prefix `freehold_`, base units, no label without a small bound.
 
-Read when asked: nothing is counted here that is not counted anyway. Not here: what to alert on (the documentation),
-and the apps' own numbers.
+Read when asked: nothing is counted here that is not counted anyway. Not here: what to alert on (docs/monitoring),
+and the series of apps and rollouts (app_metrics.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from node.api.app_metrics import app_metrics, expiry_metrics, lane_metrics
 from node.api.scope import Scope
 from node.control import Control
 from node.serving.schedules import OUTCOMES
@@ -70,6 +71,9 @@ class _Node(Collector):
         yield _counter("storage_syncs", "Durable writes this node waited for.", control.storage.sync_count)
         yield _counter("log_lines_lost", "Log lines that a full disk lost.", control.logs.dropped)
         yield self._rejects()
+        yield from app_metrics(control, self._scope)
+        yield from lane_metrics(control, self._scope)
+        yield from expiry_metrics(control, self._scope)
 
     def _members(self) -> Metric:
         core = self._control.core

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ min_healthy_time = "1s"
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Machine, str]]:
-    fleet = Fleet(tmp_path_factory.mktemp("c"))
+def team() -> Iterator[tuple[Fleet, Machine, str]]:
+    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # Unix sockets have short names
+    fleet = Fleet(folder)
     try:
         dev = fleet.found("d", "--api", "127.0.0.1:0", "--policy", "team")
         dev.typed_ok("env", "create", "production", "-y")
@@ -41,6 +43,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Mach
         yield fleet, dev, answer.json["token"]
     finally:
         fleet.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Runner(Machine):

@@ -1,0 +1,111 @@
+"""Metrics of apps, rollouts, certificates and grants: one series for each thing that is deployed or held, and no more.
+
+A caller sees those of its own projects. Not here: counting (node/serving/app_counts.py), and metrics of the node itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from node.api.scope import Scope
+from node.control import Control
+from node.serving.app_counts import FIRST_BUCKET_S
+from protocols.refusal import Refusal
+
+GRANTS_MAX = 256
+_APP = ["project", "environment", "app", "release"]
+_LANE = ["project", "environment"]
+
+
+async def look(control: Control) -> None:
+    """Count what the workers say now."""
+    loaded = {one.key: (*lane, one.release.hex()[:16]) for lane, one in control.workloads.running.items()}
+    control.app_counts.add(await control.pool.status(), loaded)
+
+
+def app_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
+    """Yield the metrics of apps that this node serves."""
+    requests = CounterMetricFamily(
+        "freehold_app_answers", "Answers of an app by class of status.", labels=[*_APP, "class"]
+    )
+    ended = CounterMetricFamily(
+        "freehold_app_outcomes", "Requests of an app by how they ended.", labels=[*_APP, "outcome"]
+    )
+    spent = HistogramMetricFamily("freehold_app_duration_seconds", "How long an app took to answer.", labels=_APP)
+    lost = CounterMetricFamily("freehold_app_log_lines_dropped", "Log lines over an app's allowance.", labels=_APP)
+    waiting = GaugeMetricFamily("freehold_app_queued", "Requests that wait for an instance.", labels=_APP)
+    running = GaugeMetricFamily("freehold_app_in_flight", "Requests that an app works on.", labels=_APP)
+    for name, total in sorted(control.app_counts.totals.items()):
+        if not scope.sees(name.project, name.environment):
+            continue
+        labels = [name.project, name.environment, name.app, name.release]
+        for status, count in sorted(total.statuses.items()):
+            requests.add_metric([*labels, status], count)
+        for outcome, count in sorted(total.outcomes.items()):
+            ended.add_metric([*labels, outcome], count)
+        buckets, sofar = [], 0
+        for index, count in enumerate(total.buckets):
+            sofar += count
+            last = index + 1 == len(total.buckets)
+            buckets.append(("+Inf" if last else f"{FIRST_BUCKET_S * 2**index:.6g}", sofar))
+        if buckets:
+            spent.add_metric(labels, buckets, sum_value=total.latency_sum_us / 1e6)
+        lost.add_metric(labels, total.lines_dropped)
+        waiting.add_metric(labels, total.queued)
+        running.add_metric(labels, total.in_flight)
+    yield from (requests, ended, spent, lost, waiting, running)
+
+
+def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
+    """Yield where rollouts stand, and which starts wait for people."""
+    stage = GaugeMetricFamily("freehold_rollout_stage", "The open stage of a rollout, from 1.", labels=_LANE)
+    opened = GaugeMetricFamily("freehold_rollout_stage_opened_slot", "The decision that opened it.", labels=_LANE)
+    paused = GaugeMetricFamily("freehold_rollout_paused", "1 if a rollout is paused.", labels=_LANE)
+    frozen = GaugeMetricFamily("freehold_lane_frozen", "1 if nothing may start there.", labels=_LANE)
+    held = GaugeMetricFamily("freehold_starts_waiting", "Starts that wait on this node.", labels=_LANE)
+    for lane in control.core.state.lanes:
+        labels = [lane.project, lane.environment]
+        if not scope.sees(*labels):
+            continue
+        frozen.add_metric(labels, bool(lane.frozen))
+        if lane.rollout is not None:
+            stage.add_metric(labels, lane.rollout.stage + 1)
+            opened.add_metric(labels, lane.rollout.opened)
+            paused.add_metric(labels, bool(lane.rollout.paused))
+    changes = control.core.dossiers.changes
+    known = [
+        changes[one] for one, waits in control.starter.starts.items() if one in changes and waits.outcome == "waiting"
+    ]
+    places = [(one.change.project, one.change.environment) for one in known]
+    for place in sorted(set(places)):
+        if scope.sees(*place):
+            held.add_metric(list(place), places.count(place))
+    yield from (stage, opened, paused, frozen, held)
+
+
+def expiry_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
+    """Yield when each member's certificate and each principal's grant ends, as Unix times."""
+    core, wall_ms = control.core, control.clock().wall_ms
+    members = GaugeMetricFamily(
+        "freehold_member_certificate_expiry_timestamp_seconds", "When it ends.", labels=["node"]
+    )
+    for one in core.state.nodes:
+        certificate = core.trust.certificate(one.node)
+        if certificate is not None:
+            members.add_metric([one.node], certificate.expires_ms / 1000)
+    yield members
+    if not scope.whole:
+        return
+    grants = GaugeMetricFamily("freehold_grant_expiry_timestamp_seconds", "When a grant ends.", labels=["name", "key"])
+    for key in core.dossiers.principals()[:GRANTS_MAX]:
+        rights = core.dossiers.rights(key, wall_ms)
+        if not isinstance(rights, Refusal):
+            grants.add_metric([rights.name, key.hex()[:16]], max(one.expires_ms for one in rights.each) / 1000)
+    yield grants
+    yield GaugeMetricFamily(
+        "freehold_records_used_ratio",
+        "Of the records this node may write, how many it has.",
+        value=control.audit.fullness,
+    )

@@ -1,0 +1,79 @@
+"""Counts of what apps answered, for monitoring: totals that only grow, whichever worker counted and however often it died.
+
+By app, environment, release and class of status, so there are as many as is deployed. Workers count from zero when they
+start; the differences are added up. Not here: health verdicts (meter.py), and how counts are shown (api/metrics.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from runtime.messages import AppStatus, Status
+
+FIRST_BUCKET_S = 64e-6
+"""A worker's first latency bucket ends here, and each ends at twice the one before; the last has no end."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AppName:
+    """One app of one release in one environment; `release` is its digest in hex."""
+
+    project: str
+    environment: str
+    app: str
+    release: str
+
+
+@dataclass(slots=True)
+class AppTotals:
+    """What one app came to. Mutable: it grows with every look."""
+
+    statuses: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    buckets: list[int] = field(default_factory=list)
+    latency_sum_us: int = 0
+    lines_dropped: int = 0
+    queued: int = 0
+    in_flight: int = 0
+
+
+class AppCounts:
+    """The totals of everything that is loaded now."""
+
+    def __init__(self) -> None:
+        """Begin with nothing counted."""
+        self.totals: dict[AppName, AppTotals] = {}
+        self._seen: dict[tuple[int, str, str], AppStatus] = {}
+
+    def add(self, statuses: Iterable[Status], loaded: Mapping[str, tuple[str, str, str]]) -> None:
+        """Take one look at all workers; `loaded` says which project, environment and release each key is."""
+        looks = [(status.pid, app) for status in statuses for app in status.apps if app.key in loaded]
+        names = {AppName(*loaded[app.key][:2], app.app, loaded[app.key][2]) for _, app in looks}
+        self.totals = {name: total for name, total in self.totals.items() if name in names}
+        self._seen = {name: seen for name, seen in self._seen.items() if name[1] in loaded}
+        for name in names:
+            total = self.totals.setdefault(name, AppTotals())
+            total.queued = total.in_flight = 0
+        for pid, app in looks:
+            project, environment, release = loaded[app.key]
+            total = self.totals[AppName(project, environment, app.app, release)]
+            _grow(total, app, self._seen.get((pid, app.key, app.app)))
+            self._seen[pid, app.key, app.app] = app
+
+
+def _grow(total: AppTotals, now: AppStatus, before: AppStatus | None) -> None:
+    for counted, new, old in (
+        (total.statuses, now.statuses, before.statuses if before else {}),
+        (total.outcomes, now.outcomes, before.outcomes if before else {}),
+    ):
+        for name, count in new.items():
+            counted[name] = counted.get(name, 0) + max(0, count - old.get(name, 0))
+    total.buckets = total.buckets or [0] * len(now.latency_buckets)
+    earlier = before.latency_buckets if before else (0,) * len(now.latency_buckets)
+    for index, (count, was) in enumerate(zip(now.latency_buckets, earlier, strict=True)):
+        total.buckets[index] += max(0, count - was)
+    total.latency_sum_us += max(0, now.latency_sum_us - (before.latency_sum_us if before else 0))
+    total.lines_dropped += max(0, now.log_lines_dropped - (before.log_lines_dropped if before else 0))
+    total.queued += now.queued
+    total.in_flight += now.in_flight

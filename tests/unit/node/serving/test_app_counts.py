@@ -1,0 +1,44 @@
+"""Counts of apps: they grow whichever worker counted, never shrink, and end with what is deployed."""
+
+from __future__ import annotations
+
+from node.serving.app_counts import AppCounts, AppName
+from runtime.messages import AppStatus, Status
+
+LOADED = {"k": ("site", "production", "aa"), "other": ("site", "staging", "bb")}
+NAME = AppName("site", "production", "web", "aa")
+
+
+def app(count: int, errors: int = 0, key: str = "k") -> AppStatus:
+    statuses = {"2xx": count, "5xx": errors}
+    return AppStatus(key, "web", count + errors, 1, 2, {"ok": count}, statuses, (count, errors), 10 * count, 0)
+
+
+def look(*apps: tuple[int, AppStatus]) -> list[Status]:
+    by_pid: dict[int, list[AppStatus]] = {}
+    for pid, one in apps:
+        by_pid.setdefault(pid, []).append(one)
+    return [Status(1, pid, 0, 0, 0, 0, 0, 0, {}, tuple(found)) for pid, found in by_pid.items()]
+
+
+def test_totals_add_workers_up_and_survive_their_deaths() -> None:
+    counts = AppCounts()
+    counts.add(look((1, app(5, 1)), (2, app(3))), LOADED)
+    counts.add(look((1, app(7, 1)), (3, app(2))), LOADED)  # worker 2 died, 3 took its place
+    total = counts.totals[NAME]
+    assert total.statuses == {"2xx": 5 + 3 + 2 + 2, "5xx": 1}
+    assert total.buckets == [12, 1]
+    assert total.latency_sum_us == 120
+    assert (total.in_flight, total.queued) == (2, 4), "what goes on now is no total"
+
+
+def test_what_is_not_deployed_any_more_has_no_series_and_other_environments_are_other_ones() -> None:
+    counts = AppCounts()
+    counts.add(look((1, app(5)), (1, app(4, key="other")), (1, app(9, key="stranger"))), LOADED)
+    assert {one.environment: total.statuses["2xx"] for one, total in counts.totals.items()} == {
+        "production": 5,
+        "staging": 4,
+    }
+    counts.add(look((1, app(6))), {"k": LOADED["k"]})
+    assert list(counts.totals) == [NAME]
+    assert counts.totals[NAME].statuses["2xx"] == 6
