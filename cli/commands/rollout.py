@@ -13,7 +13,7 @@ from cli.errors import CommandError
 from cli.frame import Option, command
 from cli.project.find import project_here
 from cli.text.output import Output
-from cli.views.lanes import find_lane, target_of
+from cli.views.lanes import find_lane, rollback_target
 from cli.views.watch import VOTERS_DECIDE
 from protocols.envelope import decode, digest
 from protocols.state.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
@@ -72,9 +72,10 @@ def _run(
 
     output.live(VOTERS_DECIDE)
     slot, lane = talk(context, conversation)
+    text = f"{done} (decision {slot})" if slot else "nothing to do, it is there already"
     output.result(
         {"slot": slot, "project": lane.project, "environment": lane.environment},
-        f"{lane.project} in {lane.environment}: {done} (decision {slot})",
+        f"{lane.project} in {lane.environment}: {text}",
     )
     output.hint("freehold status")
 
@@ -137,10 +138,12 @@ def rollback(
 ) -> None:
     """Return to an earlier release at once: code, configuration and secret versions together.
 
-    RELEASE is a prefix of a release's or change's digest from `freehold releases`; by default the one before.
+    RELEASE is a prefix of a release's or change's digest from `freehold releases`; by default the one before. Asked for
+    twice it is one rollback: the second finds the lane there already, decides nothing and says so (`slot` 0).
     """
 
     async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
-        return await decide(client, context, lane, Rollback(target_of(lane, release).change, message))
+        target = await rollback_target(client, lane, release)
+        return await decide(client, context, lane, Rollback(target.change, message)) if target is not None else 0
 
     _run(output, context_name, project, environment, step, f"rolled back to {release or 'the release before'}")

@@ -204,7 +204,7 @@ class Logs(Answer, frozen=True, kw_only=True):
 
 
 class RolledBack(Answer, frozen=True, kw_only=True):
-    """The decision that went back."""
+    """The decision that went back; 0 when the environment was at that release already."""
 
     decision: int
     release: str

@@ -52,7 +52,7 @@ from cli.mcp.shapes import (
 from cli.project.build import build_project
 from cli.text.output import Output
 from cli.views.lane_status import in_short
-from cli.views.lanes import find_lane, target_of
+from cli.views.lanes import find_lane, rollback_target, target_of
 from cli.views.overview import look
 from cli.views.recent_lines import ALL, recent_lines
 from cli.views.why import explain
@@ -398,7 +398,13 @@ async def rollback(session: Session, given: Rolling) -> RolledBack:
 
     async def ask(client: NodeClient) -> RolledBack:
         lane = await find_lane(client, session.project, given.environment)
-        target = target_of(lane, given.release)
+        target = await rollback_target(client, lane, given.release)
+        if target is None:
+            assert lane.base is not None, "without a base there is no release that it could be at already"
+            return RolledBack(
+                decision=0, release=lane.base.release.hex(), change=lane.base.change.hex(),
+                next_step="nothing: it is there already",
+            )  # fmt: skip
         slot = await client.decide(
             session.signer,
             Rollback(target.change, given.reason),

@@ -29,6 +29,36 @@ def choose_lane(lanes: Sequence[Lane], project: str | None, environment: str) ->
     raise UsageError(f"{what} (in {environment}: {names})", next_step="freehold status", kind="no-lane")
 
 
+LEADS_AWAY = frozenset({"start", "promote", "abort"})
+"""Decisions on a lane after which a rollback has something to return from."""
+HISTORY_ASKED = 50
+
+
+async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deployed | None:
+    """Return the release a rollback goes to, None if the lane is there already: a rollback asked for twice is one.
+
+    Without a prefix it is the release before, unless a rollback is the last thing that changed what runs. Raises
+    UsageError naming the releases there are.
+    """
+    if lane.rollout is None and lane.base is not None:
+        base = lane.base
+        if prefix and (base.release.hex().startswith(prefix) or base.change.hex().startswith(prefix)):
+            return None
+        if not prefix and await _rolled_back(client, lane):
+            return None
+    return target_of(lane, prefix)
+
+
+async def _rolled_back(client: NodeClient, lane: Lane) -> bool:
+    where = {"project": lane.project, "environment": lane.environment}
+    for one in await client.get("/v1/decisions", **where, limit=HISTORY_ASKED):
+        if one["action"] == "rollback":
+            return True
+        if one["action"] in LEADS_AWAY:
+            return False
+    return False
+
+
 def target_of(lane: Lane, prefix: str) -> Deployed:
     """Return the deployed release a rollback goes to. Raises UsageError naming those there are."""
     known = [*lane.retained]

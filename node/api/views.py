@@ -240,7 +240,7 @@ def _deployed(one: Deployed) -> DeployedView:
 
 def _rollout(core: NodeCore, rollout: Rollout, now: Now) -> RolloutView:
     verdicts = core.agent.conductor.verdicts(rollout.id, rollout.opened)
-    assessed = assess(rollout, verdicts, now.wall_ms)
+    assessed = assess(rollout, verdicts, now.wall_ms, rules=core.state.rules_version)
     return RolloutView(
         id=rollout.id.hex(),
         change=rollout.candidate.change.hex(),

@@ -27,6 +27,13 @@ from protocols.trust.hello import Admitted, Challenge, HelloMessage
 ALIVE_TIMEOUT_S = 2.0
 """An admitted link that does not answer a ping for this long gives way to a new link of the same peer."""
 
+MALFORMED_MAX = 8
+"""Frames of one connection that are no message: a newer release may send a few that this one does not know."""
+
+REJECTS_SAID_EVERY_MS = 60_000
+REJECTS_SAID_MAX = 1_024
+"""Kinds of misbehaviour remembered, by peer and rule; each is one line a minute, however often it happens."""
+
 _log = logging.getLogger("freehold.mesh")
 
 Listener = Callable[[Any], None]
@@ -48,6 +55,10 @@ class Mesh:
         self.transport = transport
         self.listeners: list[Listener] = []
         self.rejects: Counter[str] = Counter()
+        self._malformed: Counter[PeerId] = Counter()
+        self._said: dict[tuple[PeerId, str], tuple[int, int]] = {}
+        """When a line of that peer and rule is due again (mono ms), and how many were not said since the last."""
+        self._clock = clock
         self._pump = Pump(self.core, self, persist, self._notified, clock)
         self._links: dict[PeerId, list[int]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -97,9 +108,18 @@ class Mesh:
             self.transport.close(link, reason)
 
     def reject(self, peer: PeerId, rule: str, detail: str) -> None:
-        """Count and log a peer's misbehaviour."""
+        """Count a peer's misbehaviour, and log it once a minute for each rule: a peer must not wash away this node's log."""
         self.rejects[rule] += 1
-        _log.warning("rejected a message", extra={"event": "reject", "peer": peer, "rule": rule, "detail": detail})
+        now_ms = self._clock().mono_ms
+        due_ms, unsaid = self._said.get((peer, rule), (now_ms, 0))
+        if now_ms < due_ms:
+            self._said[peer, rule] = (due_ms, unsaid + 1)
+            return
+        if len(self._said) >= REJECTS_SAID_MAX:
+            del self._said[next(iter(self._said))]
+        self._said[peer, rule] = (now_ms + REJECTS_SAID_EVERY_MS, 0)
+        what = {"event": "reject", "peer": peer, "rule": rule, "detail": detail, "count": unsaid + 1}
+        _log.warning("rejected a message", extra=what)
 
     def _notified(self, event: Any) -> None:
         if isinstance(event, Admitted):
@@ -119,12 +139,14 @@ class Mesh:
                     await self._pump.put(PeerConnected(peer, inbound))
                 case FramesReceived(_, peer, channel, frames):
                     for frame in frames:
-                        await self._take_frame(peer, channel, frame)
+                        if self._malformed[peer] < MALFORMED_MAX:
+                            await self._take_frame(peer, channel, frame)
                 case LinkDown(link, peer, reason):
                     links = self._links.get(peer, [])
                     if link in links:
                         links.remove(link)
                     if not links and self._links.pop(peer, None) is not None:
+                        self._malformed.pop(peer, None)
                         await self._pump.put(PeerDisconnected(peer, reason))
                 case LinkReady():
                     pass
@@ -133,12 +155,21 @@ class Mesh:
         try:
             message = decode_message(frame)
         except DecodeError as error:
-            self.reject(peer, "core.malformed", str(error))
+            self._count_malformed(peer, str(error))
             return
         if channel is ChannelName.HELLO and not isinstance(message, HelloMessage):
             self.reject(peer, "core.wrong-channel", f"a {type(message).__name__} on the hello channel")
             return
         await self._pump.put(Received(peer, message))
+
+    def _count_malformed(self, peer: PeerId, detail: str) -> None:
+        """Count a frame that is no message; a peer that goes on loses its connection, and that is one line."""
+        self.rejects["core.malformed"] += 1
+        self._malformed[peer] += 1
+        if self._malformed[peer] == MALFORMED_MAX:
+            what = {"event": "malformed", "peer": peer, "count": MALFORMED_MAX, "detail": detail}
+            _log.warning("a peer sends what is no message; its connection ends", extra=what)
+            self.disconnect(peer, "core.malformed")
 
     def _question_rivals(self, peer: PeerId) -> None:
         """A new link of a peer that has one: the peer restarted, or both dialled. A dead one must give way."""

@@ -40,8 +40,9 @@ from protocols.records.floors import Contact, Floors, FloorVector
 from protocols.records.gossip import Bucket, Publish, RecordMachine, RecordsMerged, batches
 from protocols.records.hlc import wall_ms_of
 from protocols.records.key_table import BODY_MAX_BYTES, make_key
-from protocols.records.record import Entry
-from protocols.records.trie import DEPTH, HASH_BYTES, LEAVES, WIDTH, differing
+from protocols.records.record import Entry, read_record
+from protocols.records.trie import DEPTH, HASH_BYTES, LEAVES, WIDTH, differing, id_of, leaf_of
+from protocols.refusal import Refusal
 from protocols.trust.store import TrustStore
 
 LEAVES_ASKED_MAX = 256
@@ -205,7 +206,8 @@ class SyncMachine:
         self._floor_ms = 0
         self._serving: dict[PeerId, Bucket] = {}
         self._requests: dict[PeerId, Bucket] = {}
-        self._expected: dict[PeerId, int] = {}
+        self._expected: dict[PeerId, set[bytes]] = {}
+        """Ids of the records that each peer was asked for, and no others are taken."""
         self._not_before: dict[PeerId, int] = {}
 
     def handle(self, event: SyncEvent, now: Now) -> Sequence[Effect]:
@@ -365,7 +367,7 @@ class SyncMachine:
             ):
                 break
             sending.append(entry.signed)
-        self._expected[peer] = sum(len(leaf.ids) for leaf in wanted) // HASH_BYTES
+        self._expected[peer] = {item_id for leaf in wanted for item_id in _split(leaf.ids)}
         return [Send(peer, SyncAnswer(tuple(sending), tuple(wanted), len(sending) < len(lacking)))]
 
     # --- the asker ----------------------------------------------------------------------------------------------------
@@ -417,6 +419,13 @@ class SyncMachine:
     def _leaves_answered(self, session: _Session, message: SyncAnswer, now: Now) -> list[Effect]:
         if not session.asked:
             return [Reject(session.peer, "sync.unasked", "an answer without a question")]
+        for signed in message.records:
+            entry = read_record(signed)
+            if not isinstance(entry, Refusal) and leaf_of(entry.record.key) not in session.asked:
+                return [
+                    Reject(session.peer, "sync.unasked", "a record of another leaf than was asked for"),
+                    *self._end(session, equal=False, now=now),
+                ]
         effects = self._records.take(session.peer, message.records, now, session.not_before_ms)
         received = _merged(effects)
         session.received += received
@@ -455,10 +464,13 @@ class SyncMachine:
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _take(self, peer: PeerId, message: SyncRecords, now: Now) -> list[Effect]:
-        count = len(message.records)
-        if count > self._expected.get(peer, 0):
-            return [Reject(peer, "sync.unasked", "records that were not asked for")]
-        self._expected[peer] -= count
+        expected = self._expected.get(peer, set())
+        for signed in message.records:
+            entry = read_record(signed)
+            item_id = id_of(entry.record.key, entry.digest) if not isinstance(entry, Refusal) else b""
+            if item_id not in expected:
+                return [Reject(peer, "sync.unasked", "a record that was not asked for")]
+            expected.discard(item_id)
         return self._records.take(peer, message.records, now, self._not_before.get(peer, 0))
 
     def _contact(self, now: Now) -> Contact:

@@ -569,7 +569,7 @@ class RolloutAgent:
                 effects = self.conductor.hear(peer, message, now)
                 return [*effects, *self._follow(now)] if self.conductor.has_news else effects
             case StatementsHeld():
-                return [Send(peer, one) for one in self.conductor.lacking(message, self._waiting())]
+                return self.conductor.answer(peer, message, self._waiting(), now)
             case VoterProbe(number):
                 mine = self._state is not None and self._voter in self._state.voters
                 return [Send(peer, VoterHere(number))] if mine else []

@@ -31,6 +31,7 @@ from protocols.changes.statements import (
 )
 from protocols.envelope import Signed, decode, digest, encode
 from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Send, Signer, Verifier
+from protocols.records.gossip import Bucket
 from protocols.refusal import Refusal
 from protocols.rollout.orders import NodePrepared
 from protocols.state.analysis import Assessment, Outcome, assess
@@ -45,6 +46,10 @@ ID_BYTES = 8
 REPEATED_MAX = 64
 """Statements in one answer to StatementsHeld: what else is lacking follows when records are compared again."""
 HELD_MAX_BYTES = ID_BYTES * CHANGES_MAX * NODES_MAX
+
+ANSWERS_PER_S = 0.5
+ANSWERS_BURST = 4
+"""Of a peer's StatementsHeld: it asks when it connects and when records were compared, which is every half minute."""
 
 OPENED_MAX = 512
 """Verified statements remembered, of at most 2 KiB each."""
@@ -134,6 +139,8 @@ class Conductor:
         self._prepared: dict[bytes, dict[PeerId, tuple[Prepared, bytes]]] = {}
         self._down_ms: dict[PeerId, int] = {}
         self._peers: dict[PeerId, None] = {}
+        self._answers: dict[PeerId, Bucket] = {}
+        """What each peer may still ask: a question of 28 bytes draws 16 KB."""
         self._opened: dict[Signed, _Heard] = {}
         """What verified lately: a statement may come from several peers, and its signature is checked once."""
         self.has_news = False
@@ -150,6 +157,7 @@ class Conductor:
     def disconnected(self, peer: PeerId) -> None:
         """Count a peer among those that others must tell."""
         self._peers.pop(peer, None)
+        self._answers.pop(peer, None)
 
     def decided(self, state: MeshState, now: Now) -> None:
         """Follow the chain: keep the stages that are open in `state`, forget the others."""
@@ -186,6 +194,14 @@ class Conductor:
         """Return what to ask a peer with for what this node lacks of what is said once, on these changes and all stages."""
         ids = b"".join(digest(data)[:ID_BYTES] for data in self._said_once(changes))
         return StatementsHeld(ids[:HELD_MAX_BYTES])
+
+    def answer(self, peer: PeerId, held: StatementsHeld, changes: Sequence[bytes], now: Now) -> list[Effect]:
+        """Send a peer what it lacks, as often as an honest one asks."""
+        if peer not in self._answers:
+            self._answers[peer] = Bucket(ANSWERS_PER_S, ANSWERS_BURST, ANSWERS_BURST, now.mono_ms)
+        if not self._answers[peer].take(1, now.mono_ms):
+            return [Reject(peer, "statement.rate", "asked for statements more often than records are compared")]
+        return [Send(peer, one) for one in self.lacking(held, changes)]
 
     def lacking(self, held: StatementsHeld, changes: Sequence[bytes]) -> list[RolloutStatement]:
         """Return what the sender of `held` lacks."""
@@ -343,7 +359,9 @@ class Conductor:
         timed_out = self._count(stage.timeouts) >= majority
         vanished = [node for node, votes in sorted(stage.vanished.items()) if self._count(votes) >= majority]
         verdicts = self.verdicts(rollout.id, rollout.opened)
-        assessed = assess(rollout, verdicts, now.wall_ms, timed_out=timed_out, vanished=vanished)
+        assessed = assess(
+            rollout, verdicts, now.wall_ms, timed_out=timed_out, vanished=vanished, rules=state.rules_version
+        )
         effects = self._timeout(rollout, stage, assessed, now, voter)
         effects += self._vanish(rollout, stage, now, voter)
         action = forced_action(rollout, assessed, now.wall_ms)

@@ -1,9 +1,11 @@
 """What the statements of a stage add up to: pass, fail, inconclusive, or not yet.
 
-Counted over the pinned cohort, never over live nodes. Integers throughout, so that every voter reaches the same answer
-bit for bit. Error rates are compared by Wilson score bounds (E. B. Wilson, 1927), one-sided 99 percent, in parts per
-million rounded outwards; latencies by log2 buckets. The shape (candidate beside base over the same windows, missing
-data explicit) follows Kayenta. Not here: one node's verdict (health.py).
+Counted over the pinned cohort and its base group, never over live nodes. From rules 2 on (SetRules) no single node's
+numbers decide for others: each node of the cohort is compared with its own past first, and may stop the rollout under its
+name; pooled numbers come second, with a node's weight capped and a base group's extremes left out. Integers throughout,
+so that every voter reaches the same answer bit for bit. Error rates are compared by Wilson score bounds (E. B. Wilson,
+1927), one-sided 99 percent, in parts per million rounded outwards; latencies by log2 buckets. The shape (candidate beside
+base over the same windows, missing data explicit) follows Kayenta. Not here: one node's verdict (health.py).
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ P99_MIN_REQUESTS = 500
 SETTLE_PERIODS = 3
 """After this many times `min_healthy_ms`, who has not spoken counts as unreached and no traffic as none to come."""
 LARGE_COHORT = 3
-"""Smaller cohorts cannot spare a node."""
+"""Smaller cohorts cannot spare a node, and in smaller groups one liar is half of what is said."""
+ROBUST_RULES = 2
+"""The feature level from which one node's numbers decide for nobody else."""
+WEIGHT_MAX = 2
+"""Times the median of its group: what a node's requests count at most in pooled numbers."""
 
 _Z = 23_263
 _Z_SCALE = 10_000
@@ -96,6 +102,25 @@ def pooled(counts: Sequence[Counts]) -> Counts:
     return Counts(sum(one.requests for one in counts), sum(one.errors for one in counts), tuple(buckets))
 
 
+def capped(counts: Sequence[Counts]) -> list[Counts]:
+    """Return counts of which none has over WEIGHT_MAX times the median requests of those that had any; rates stay."""
+    measured = sorted(one.requests for one in counts if one.requests)
+    if not measured:
+        return [Counts() for _ in counts]
+    most = WEIGHT_MAX * measured[(len(measured) - 1) // 2]
+    return [_scaled(one, most) for one in counts]
+
+
+def _scaled(counts: Counts, most: int) -> Counts:
+    """Return counts of at most `most` requests and as many latencies, in the proportions they had."""
+    requests, timed = counts.requests, sum(counts.buckets)
+    if max(requests, timed) <= most:
+        return counts
+    buckets = tuple(count * min(most, timed) // timed for count in counts.buckets) if timed else counts.buckets
+    kept = min(most, requests)
+    return Counts(kept, counts.errors * kept // requests if requests else 0, buckets)
+
+
 def percent(ppm: int) -> str:
     """Return parts per million for people, to two decimals, rounded down; integers only, so that all voters agree."""
     hundredths = ppm // 100
@@ -105,6 +130,10 @@ def percent(ppm: int) -> str:
 
 def comparison_failure(candidate: Counts, base: Counts, limits: Analysis) -> str:
     """Return why the candidate is worse than its limits or than the base allow; "" when it is not shown to be."""
+    return _errs_more(candidate, base, limits) or _slower(candidate, base, limits)
+
+
+def _errs_more(candidate: Counts, base: Counts, limits: Analysis) -> str:
     lower, _ = wilson_ppm(candidate.errors, candidate.requests)
     if limits.max_error_ppm and candidate.requests >= limits.min_requests and lower > limits.max_error_ppm:
         return f"error rate at least {percent(lower)}, the limit is {percent(limits.max_error_ppm)}"
@@ -112,6 +141,10 @@ def comparison_failure(candidate: Counts, base: Counts, limits: Analysis) -> str
         _, upper = wilson_ppm(base.errors, base.requests)
         if lower > upper + MARGIN_PPM:
             return f"error rate at least {percent(lower)}, the base's is at most {percent(upper)}"
+    return ""
+
+
+def _slower(candidate: Counts, base: Counts, limits: Analysis) -> str:
     mine, its = p99_bucket(candidate), p99_bucket(base)
     if sum(candidate.buckets) >= P99_MIN_REQUESTS:
         if limits.max_latency_p99_ms and mine > 0 and (1 << (mine - 1)) >= limits.max_latency_p99_ms:
@@ -133,39 +166,45 @@ def assess(
     *,
     timed_out: bool = False,
     vanished: Collection[PeerId] = (),
+    rules: int = ROBUST_RULES,
 ) -> Assessment:
     """Return what `verdicts`, all of this stage, amount to at `at_ms` (wall, the decision's).
 
     `timed_out` says that a majority of voters gave up waiting: who took the candidate and never passed has failed.
     `vanished` are the nodes that a majority of voters lost sight of: whatever they said before, the candidate may have
-    killed them.
+    killed them. `rules` is the mesh's feature level.
     """
-    cohort, first = rollout.cohort, rollout.stage == 0
+    cohort, first, robust = rollout.cohort, rollout.stage == 0, rules >= ROBUST_RULES
+    limits = rollout.plan.analysis
     said = [verdicts[node] for node in cohort if node in verdicts]
     words = [_word(verdicts.get(node), timed_out=timed_out, lost=node in vanished) for node in cohort]
+    worse_alone = _worse_alone(cohort, verdicts, limits) if robust else {}
+    words = ["fail" if node in worse_alone else word for node, word in zip(cohort, words, strict=True)]
     passed, failed, pending, unreached = (words.count(word) for word in ("pass", "fail", "pending", ""))
-    candidate = pooled([one.candidate for one in said])
     outside = [one.base for node, one in sorted(verdicts.items()) if node not in cohort and node in rollout.order]
-    base = pooled(outside or [one.base for one in said])
+    mine, its = [one.candidate for one in said], outside or [one.base for one in said]
+    candidate = pooled(capped(mine) if robust else mine)
+    base = pooled(capped(its) if robust else its)
 
     def result(outcome: Outcome, reason: str) -> Assessment:
         return Assessment(outcome, reason, passed, failed, pending, unreached, candidate, base)
 
-    limits = rollout.plan.analysis
     budget = 0 if first else limits.failure_limit
     allowed = unreached_allowed(len(cohort), first)
     stage = rollout.stages[rollout.stage]
     settled = timed_out or at_ms >= rollout.stage_at_ms + SETTLE_PERIODS * stage.min_healthy_ms
     if failed > budget:
-        return result(Outcome.FAIL, f"{failed} of {len(cohort)} nodes failed, {budget} may")
-    worse = comparison_failure(candidate, base, limits)
+        named = "".join(f"; {node}: {why}" for node, why in list(worse_alone.items())[:1])
+        return result(Outcome.FAIL, f"{failed} of {len(cohort)} nodes failed, {budget} may{named}")
+    worse = _worse_together(said, outside, limits) if robust else comparison_failure(candidate, base, limits)
     if worse:
         return result(Outcome.FAIL, worse)
     if timed_out and unreached > allowed:
         return result(Outcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
     if pending or unreached > (allowed if settled else 0):
         return result(Outcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
-    doubted = candidate.requests < limits.min_requests and _doubtful(candidate, base, limits)
+    compared = _compared(said, outside)[0] if robust else base
+    doubted = candidate.requests < limits.min_requests and _doubtful(candidate, compared, limits)
     if _measured(rollout, said, candidate) and not doubted:
         return result(Outcome.PASS, f"{passed} of {len(cohort)} nodes passed")
     if settled and doubted:
@@ -174,6 +213,44 @@ def assess(
     if settled:
         return result(Outcome.INCONCLUSIVE, "ready, but neither traffic nor a smoke check says that it works")
     return result(Outcome.PENDING, "ready; waiting for traffic")
+
+
+def _worse_alone(
+    cohort: Sequence[PeerId], verdicts: Mapping[PeerId, HealthVerdict], limits: Analysis
+) -> dict[PeerId, str]:
+    """Return which nodes of the cohort say of themselves that the candidate is worse than their own past, and why."""
+    found = ((node, verdicts[node]) for node in cohort if node in verdicts)
+    return {node: why for node, one in found if (why := comparison_failure(one.candidate, one.base, limits))}
+
+
+def _worse_together(said: Sequence[HealthVerdict], outside: Sequence[Counts], limits: Analysis) -> str:
+    """Return why the cohort's numbers together are worse than the base group's, whatever one node of that group says.
+
+    Of three and more in the group the best and the worst are left out; of two both must say so; one alone says nothing
+    of others, and the cohort's own past stands in, where there are enough of the cohort.
+    """
+    candidate = pooled(capped([one.candidate for one in said]))
+    rates, latencies = _compared(said, outside)
+    worse = _errs_more(candidate, rates, limits) or _slower(candidate, latencies, limits)
+    group = [one for one in outside if one.requests]
+    if worse or len(group) != LARGE_COHORT - 1:
+        return worse
+    against = [comparison_failure(candidate, one, limits) for one in group]
+    return against[0] if all(against) else ""
+
+
+def _compared(said: Sequence[HealthVerdict], outside: Sequence[Counts]) -> tuple[Counts, Counts]:
+    """Return what a cohort is compared with, for error rates and for latencies.
+
+    That is the base group without its extremes, or what the cohort's nodes say of their own past.
+    """
+    group = [one for one in outside if one.requests]
+    if len(group) < LARGE_COHORT:
+        past = pooled(capped([one.base for one in said]))
+        return past, past
+    by_rate = sorted(group, key=lambda one: (one.errors * _PPM // one.requests, one.requests))
+    by_p99 = sorted(group, key=lambda one: (p99_bucket(one), one.requests))
+    return pooled(capped(by_rate[1:-1])), pooled(capped(by_p99[1:-1]))
 
 
 def _word(said: HealthVerdict | None, *, timed_out: bool, lost: bool) -> str:

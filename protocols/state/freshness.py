@@ -114,7 +114,9 @@ def _stale_health(state: MeshState, case: Case, view: View) -> Refusal | None:
     if isinstance(said, Refusal):
         return said
     newest = _newest(rollout, said, view)
-    assessed = assess(rollout, newest, case.at_ms, timed_out=said.timed_out, vanished=said.vanished)
+    assessed = assess(
+        rollout, newest, case.at_ms, timed_out=said.timed_out, vanished=said.vanished, rules=state.rules_version
+    )
     if assessed.outcome in (Outcome.FAIL, Outcome.PENDING):
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
     counted = (node for node in rollout.cohort if node in newest and node not in said.vanished)
@@ -131,7 +133,12 @@ def _stale_pause(state: MeshState, case: Case, view: View) -> Refusal | None:
     if isinstance(said, Refusal):
         return said
     assessed = assess(
-        rollout, _newest(rollout, said, view), case.at_ms, timed_out=said.timed_out, vanished=said.vanished
+        rollout,
+        _newest(rollout, said, view),
+        case.at_ms,
+        timed_out=said.timed_out,
+        vanished=said.vanished,
+        rules=state.rules_version,
     )
     if assessed.outcome is Outcome.PASS and not rollout.stages[rollout.stage].approve:
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")

@@ -51,8 +51,8 @@ from protocols.trust.genesis import ADMINS_MAX, STORE_ID_BYTES
 from protocols.trust.grants import ANY
 from protocols.trust.invites import BUNDLE_MAX_BYTES, Bundle, open_bundle
 
-RULES_VERSION = 1
-"""The highest feature level this build can apply."""
+RULES_VERSION = 2
+"""The highest feature level this build can apply: 2 is an analysis that no single node turns (analysis.py)."""
 OWNER_MAX = 64
 VOTER_ROLE = "voter"
 SIGNED_MAX_BYTES = 2048
@@ -222,7 +222,7 @@ def _policy_refusal(policy: Policy | None) -> Refusal | None:
 def _set_rules(state: MeshState, rules_version: int) -> MeshState | Refusal:
     if not state.rules_version < rules_version <= RULES_VERSION:
         return Refusal("rules.version", f"this build applies rules up to {RULES_VERSION}; versions only rise")
-    return replace(state, rules_version=rules_version)  # pragma: no cover (there is no second version yet)
+    return replace(state, rules_version=rules_version)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

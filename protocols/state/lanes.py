@@ -401,7 +401,9 @@ def _assess(state: MeshState, rollout: Rollout, case: Case) -> Assessment | Refu
     said = read_said(state, rollout, case)
     if isinstance(said, Refusal):
         return said
-    return assess(rollout, said.verdicts, case.at_ms, timed_out=said.timed_out, vanished=said.vanished)
+    return assess(
+        rollout, said.verdicts, case.at_ms, timed_out=said.timed_out, vanished=said.vanished, rules=state.rules_version
+    )
 
 
 def _reverts(rollout: Rollout) -> bool:

@@ -13,6 +13,7 @@ from protocols.machine import Now, PeerConnected, PeerDisconnected, PeerId, Pers
 from protocols.records.floors import MARGIN_MS, Contact, Floors, FloorVector, Moment
 from protocols.records.gossip import Publish, RecordsConfig
 from protocols.records.key_table import make_key
+from protocols.records.record import read_record
 from protocols.records.store import RecordLimits
 from protocols.records.sync import (
     LEAVES_ASKED_MAX,
@@ -33,6 +34,7 @@ from protocols.records.sync import (
     _Session,
 )
 from protocols.records.trie import EMPTY, HASH_BYTES, LEAVES, WIDTH, Trie, differing, id_of, leaf_of
+from protocols.refusal import Refusal
 from tests.support.protocols.record_world import Fleet, FleetConfig, fast_id, immutable, owned
 from tests.support.protocols.trust_world import DAY_MS, WALL_MS
 
@@ -591,3 +593,36 @@ def test_whatever_happened_all_nodes_agree_soon_after_the_network_heals(steps, s
     assert len(fleet.roots()) == 1
     for node in fleet.nodes.values():
         assert node.disk.keys() == {key.encode() for key in node.held_keys()}
+
+
+# --- nobody sends what was not asked for ------------------------------------------------------------------------------
+
+
+def test_a_peer_gives_just_the_records_that_it_was_asked_for() -> None:
+    """Right in number, right in kind, and not what was named: still unasked."""
+    _, machine, peer = pair()
+    asked, other = owned("n1", 1), owned("n1", 1, key=make_key("address", fast_id("n1")))
+    entry = read_record(asked)
+    assert not isinstance(entry, Refusal)
+    machine._expected[peer] = {id_of(entry.record.key, entry.digest)}
+    effects = machine.handle(Received(peer, SyncRecords((other,))), Now(0, WALL_MS))
+    assert [effect.rule for effect in effects if isinstance(effect, Reject)] == ["sync.unasked"]
+    newer = owned("n1", 2)
+    effects = machine.handle(Received(peer, SyncRecords((newer,))), Now(0, WALL_MS))
+    assert [effect.rule for effect in effects if isinstance(effect, Reject)] == ["sync.unasked"]
+    effects = machine.handle(Received(peer, SyncRecords((asked,))), Now(0, WALL_MS))
+    assert not [effect for effect in effects if isinstance(effect, Reject)]
+    effects = machine.handle(Received(peer, SyncRecords((asked,))), Now(0, WALL_MS))
+    assert [effect.rule for effect in effects if isinstance(effect, Reject)] == ["sync.unasked"], "only once"
+
+
+def test_an_answer_with_records_of_other_leaves_ends_the_session() -> None:
+    _, machine, peer = pair()
+    signed = owned("n1", 1)
+    entry = read_record(signed)
+    assert not isinstance(entry, Refusal)
+    mine = leaf_of(entry.record.key)
+    for asked, rules in (((mine,), []), (((mine + 1) % LEAVES,), ["sync.unasked"])):
+        machine._session = _Session(peer, 0, asked=asked, open_leaves=list(asked))
+        effects = machine.handle(Received(peer, SyncAnswer((signed,), (), False)), Now(0, WALL_MS))
+        assert [effect.rule for effect in effects if isinstance(effect, Reject)] == rules

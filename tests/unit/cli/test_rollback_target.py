@@ -1,0 +1,62 @@
+"""Where `freehold rollback` goes: it names its target, and asked for twice it is one rollback."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from cli.errors import UsageError
+from cli.views.lanes import rollback_target
+from protocols.envelope import digest
+from protocols.state.model import Deployed, Lane
+
+
+def deployed(name: str, applied: int) -> Deployed:
+    return Deployed(
+        digest(b"change " + name.encode()), digest(name.encode()), digest(b"c"), (), (), (), False, 0, 0, (), "", b"k" * 32,
+        applied,
+    )  # fmt: skip
+
+
+class Decisions:
+    """What a node says was decided on a lane, newest first."""
+
+    def __init__(self, *actions: str) -> None:
+        self.actions = actions
+
+    async def get(self, path: str, **query: Any) -> list[dict[str, str]]:
+        assert (path, query["project"], query["environment"]) == ("/v1/decisions", "shop", "prod")
+        return [{"action": action} for action in self.actions]
+
+
+GOOD, BAD, OLD = deployed("good", 2), deployed("bad", 3), deployed("old", 1)
+BEFORE = Lane("shop", "prod", 9, base=BAD, retained=(GOOD, OLD))
+AFTER = Lane("shop", "prod", 10, base=GOOD, retained=(BAD, OLD))
+
+
+def goes_to(lane: Lane, prefix: str, *actions: str) -> Deployed | None:
+    return asyncio.run(rollback_target(Decisions(*actions), lane, prefix))  # type: ignore[arg-type]
+
+
+def test_a_rollback_goes_to_the_release_before_and_the_second_stays_there() -> None:
+    assert goes_to(BEFORE, "", "promote", "start") == GOOD
+    assert goes_to(AFTER, "", "rollback", "promote", "start") is None
+    assert goes_to(AFTER, "", "freeze", "claim_routes", "rollback", "promote") is None
+
+
+def test_what_came_after_a_rollback_is_rolled_back_again() -> None:
+    again = replace(AFTER, base=deployed("new", 5), retained=(GOOD, BAD, OLD))
+    assert goes_to(again, "", "promote", "start", "rollback") == GOOD
+
+
+def test_a_named_release_is_where_it_goes_however_often() -> None:
+    named = GOOD.release.hex()[:12]
+    assert goes_to(BEFORE, named) == GOOD
+    assert goes_to(AFTER, named) is None
+    assert goes_to(AFTER, GOOD.change.hex()) is None
+    assert goes_to(AFTER, BAD.release.hex()[:12], "rollback") == BAD, "on purpose it may be named"
+    with pytest.raises(UsageError, match="no such release"):
+        goes_to(AFTER, "ffffffffffff")
