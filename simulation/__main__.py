@@ -13,7 +13,7 @@ from time import perf_counter
 
 from simulation.chain.mutants import Mutant
 from simulation.chain.run import Result, Verdict
-from simulation.hunt.hunt import BY_NAME, Tally, collect_rarely, kills, minimised, run_seed, runs
+from simulation.hunt.hunt import BY_NAME, Tally, collect_rarely, hostile_runs, kills, minimised, run_seed, runs
 from simulation.hunt.report import mutant_rows, mutants_page, seeds_page
 from simulation.mesh import scale
 from simulation.mesh.scale_plot import plot as draw
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--mutants", action="store_true", help="break the protocol in every named way; all must be noticed"
     )
+    parser.add_argument("--hostile", type=int, help="run so many seeds of a hostile member among honest stores")
     parser.add_argument("--mutant", help="only this mutant")
     parser.add_argument("--scale", help="measure fleets of these sizes, as in 3,10,32; write a table and a plot")
     parser.add_argument("--jobs", type=int, default=1, help="run seeds or mutants in so many processes")
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collect_rarely()
     if options.scale:
         return scales([int(size) for size in options.scale.split(",")], options.out)
+    if options.hostile:
+        return hostile(options.first_seed, options.hostile, options.jobs)
     if options.seed is not None:
         return one_seed(options.seed, options.trace)
     if options.mutants or options.mutant:
@@ -77,6 +80,19 @@ def many_seeds(first_seed: int, count: int, jobs: int, page: Path | None) -> int
     if page is not None:
         page.write_text(seeds_page(first_seed, tally))
     return int(tally.verdict)
+
+
+def hostile(first_seed: int, count: int, jobs: int) -> int:
+    """Run seeds of a hostile member; say how often it tried, and each cell that did not hold."""
+    attempts, failed = 0, 0
+    for number, result in enumerate(hostile_runs(first_seed, count, jobs), 1):
+        attempts += result.events
+        if result.verdict is not Verdict.CLEAN:
+            failed += 1
+            say(f"seed {result.seed}: {result.invariant}: {result.detail}")
+        if number % (10 * PROGRESS_EVERY) == 0 or number == count:
+            say(f"{number:6} seeds of a hostile member, {attempts:,} attempts, {failed} failed")
+    return int(Verdict.SAFETY) if failed else 0
 
 
 def one_seed(seed: int, trace: bool) -> int:

@@ -61,6 +61,8 @@ class Mutant:
     """It breaks whole nodes, not chains alone."""
     liar: bool = False
     """Hunt in fleets of which one voter lies."""
+    hostile: bool = False
+    """Hunt among the stores of a hostile member's neighbours."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:

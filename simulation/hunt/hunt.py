@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 from simulation.chain.mutants import MUTANTS, Mutant
 from simulation.chain.plan import ChainPlan, plan
 from simulation.chain.run import Result, Verdict, run
+from simulation.mesh.hostile import hostile_run
+from simulation.mesh.hostile_mutants import HOSTILE_MUTANTS
 from simulation.mesh.mutants import MESH_MUTANTS
 from simulation.mesh.run import MeshPlan, mesh_plan, mesh_run
 from simulation.world.faults import Fault
 
 PlanT = TypeVar("PlanT")
-BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *MESH_MUTANTS)}
+BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *MESH_MUTANTS, *HOSTILE_MUTANTS)}
 
 WHOLE_EVERY = 10
 """A run of whole nodes costs several times one of chains."""
@@ -87,7 +89,15 @@ def runs(first_seed: int, count: int, jobs: int = 1) -> Iterator[Result]:
         yield from mapped(run_seed, range(first_seed, first_seed + count))
 
 
+def hostile_runs(first_seed: int, count: int, jobs: int = 1) -> Iterator[Result]:
+    """Run seeds of a hostile member among honest stores."""
+    with _mapped(jobs) as mapped:
+        yield from mapped(hostile_run, range(first_seed, first_seed + count))
+
+
 def _hunted(mutant: Mutant, seed: int) -> Result:
+    if mutant.hostile:
+        return hostile_run(seed)
     if mutant.whole:
         return mesh_run(mesh_plan(seed, mutant.kinds))
     return run(plan(seed, mutant.kinds, mutant.delay_max_ms, mutant.voters, mutant.liar))

@@ -1,0 +1,218 @@
+"""Named ways to break trust, records, sync, placement, secrets and analysis; the hostile member must notice each.
+
+Hunted by hostile runs (hostile.py), not by fleets. Not here: mutants of the chain and of rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from protocols.envelope import decode
+from protocols.machine import Reject
+from protocols.records import papers, sync
+from protocols.records import record as records
+from protocols.records.papers import PaperCourt
+from protocols.records.store import RecordStore
+from protocols.refusal import Refusal
+from protocols.rollout import conductor
+from protocols.state import analysis, placement
+from protocols.trust import grants, invites
+from protocols.trust.revocations import Resting, open_revocation
+from protocols.trust.store import TrustStore
+from simulation.chain.mutants import Mutant, Patch
+
+
+class _Trusting:
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        return True
+
+
+def _forgives(owner: Any, name: str, *rules: str) -> Callable[[], Sequence[Patch]]:
+    """The check goes on, but these rules refuse nothing any more."""
+
+    def patches() -> Sequence[Patch]:
+        check = getattr(owner, name)
+
+        def forgiving(*args: Any, **rest: Any) -> Any:
+            found = check(*args, **rest)
+            return None if isinstance(found, Refusal) and found.rule in rules else found
+
+        return [(owner, name, forgiving)]
+
+    return patches
+
+
+def _sets(owner: Any, name: str, value: Any) -> Callable[[], Sequence[Patch]]:
+    return lambda: [(owner, name, value)]
+
+
+def _unverified() -> Sequence[Patch]:
+    read = papers.read_paper
+    return [(papers, "read_paper", lambda verifier, *rest: read(_Trusting(), *rest))]
+
+
+def _anywhere() -> Sequence[Patch]:
+    """A paper is kept under whatever key of its kind."""
+    read = papers._read_change
+    return [(papers, "_read_change", lambda v, mesh, parts, body: read(v, mesh, ("shop", *parts[1:]), body))]
+
+
+def _upper_forgotten() -> Sequence[Patch]:
+    """Only the last link of a chain of grants can be revoked, and only its own key."""
+
+    def last(self: PaperCourt, rights: Any) -> bool:
+        return self._trust.key_revoked(rights.key) or self._trust.grant_revoked(rights.grants[-1])
+
+    return [(PaperCourt, "_revoked", last)]
+
+
+def _anybody_revokes() -> Sequence[Patch]:
+    resting = TrustStore._resting
+
+    def lenient(self: TrustStore, statement: Any) -> Any:
+        found = resting(self, statement)
+        opened = open_revocation(self.verifier, self.mesh, statement)
+        return Resting(opened) if isinstance(found, Refusal) and not isinstance(opened, Refusal) else found
+
+    return [(TrustStore, "_resting", lenient)]
+
+
+def _takes_unasked() -> Sequence[Patch]:
+    def take(self: Any, peer: Any, message: Any, now: Any) -> Any:
+        return self._records.take(peer, message.records, now)
+
+    return [(sync.SyncMachine, "_take", take)]
+
+
+def _counted_only() -> Sequence[Patch]:
+    """As many records as were asked for, whichever they are: as the first release did."""
+
+    def take(self: Any, peer: Any, message: Any, now: Any) -> Any:
+        if len(message.records) > len(self._expected.get(peer, ())):
+            return [Reject(peer, "sync.unasked", "")]
+        return self._records.take(peer, message.records, now)
+
+    return [(sync.SyncMachine, "_take", take)]
+
+
+def _one_label() -> Sequence[Patch]:
+    def selects(environment: Any, node: Any) -> bool:
+        chosen = any(label in node.labels for label in environment.selector)
+        return not node.draining and "worker" in node.roles and (not environment.selector or chosen)
+
+    return [(placement, "selects", selects)]
+
+
+def _drained_chosen() -> Sequence[Patch]:
+    return [(placement, "selects", lambda environment, node: all(one in node.labels for one in environment.selector))]
+
+
+def _pooled_group() -> Sequence[Patch]:
+    """The base group is pooled with its extremes in."""
+
+    def compared(said: Any, outside: Any) -> Any:
+        base = analysis.pooled(list(outside) or [one.base for one in said])
+        return base, base
+
+    return [(analysis, "_compared", compared)]
+
+
+def _arrival_decides() -> Sequence[Patch]:
+    """A tombstone is taken only by who holds the paper, so that what is held depends on what came first."""
+    offer = RecordStore.offer
+
+    def late(self: RecordStore, signed: Any, wall_ms: int, not_before_ms: int = 0) -> Any:
+        entry = records.read_record(signed)
+        if not isinstance(entry, Refusal) and not entry.record.tombstone:
+            holder = self.entries.get(entry.record.key)
+            if holder is not None and holder.record.tombstone:
+                self.remove(holder)
+        return offer(self, signed, wall_ms, not_before_ms)
+
+    return [(RecordStore, "offer", late)]
+
+
+def _mutant(name: str, says: str, patches: Callable[[], Sequence[Patch]]) -> Mutant:
+    return Mutant(name, says, patches, hostile=True)
+
+
+HOSTILE_MUTANTS = (
+    _mutant(
+        "carrier-ends",
+        "whoever carries a paper may end it",
+        _forgives(PaperCourt, "ending_problem", "records.not-author"),
+    ),
+    _mutant("ending-unread", "a tombstone need not show why", _sets(PaperCourt, "ending_problem", lambda *rest: None)),
+    _mutant(
+        "ending-of-another",
+        "a statement ends whichever paper it is shown with",
+        _sets(papers, "_statement_problem", lambda *rest: None),
+    ),
+    _mutant("pins-ignored", "what a decision names can be ended", _sets(PaperCourt, "pinned", lambda *rest: False)),
+    _mutant(
+        "form-of-tombstones",
+        "audit and approvals take tombstones",
+        _forgives(records, "_content_problem", "records.tombstone"),
+    ),
+    _mutant("rights-unasked", "a paper needs no grant", _forgives(PaperCourt, "standing", "paper.not-allowed")),
+    _mutant(
+        "scope-unasked",
+        "a grant for another place is enough",
+        _sets(papers, "_covers", lambda rights, paper: paper.verb in rights.verbs),
+    ),
+    _mutant(
+        "verb-unasked",
+        "a grant for another verb is enough",
+        _sets(
+            papers,
+            "_covers",
+            lambda rights, paper: not paper.project or ("shop" in rights.projects and "prod" in rights.environments),
+        ),
+    ),
+    _mutant(
+        "revocation-forgotten", "a revoked author's papers stay", _sets(PaperCourt, "_revoked", lambda *rest: False)
+    ),
+    _mutant("upper-link-forgotten", "revoking an upper grant leaves what rests on it", _upper_forgotten),
+    _mutant("signature-unchecked", "a paper need not be signed", _unverified),
+    _mutant("misplaced-papers", "a paper is kept under another subject's key", _anywhere),
+    _mutant("future-papers", "a paper may be dated later than now", _forgives(PaperCourt, "over", "paper.ahead")),
+    _mutant("endless-papers", "a paper's life never ends", _forgives(PaperCourt, "over", "records.expired")),
+    _mutant(
+        "never-swept", "papers that ended stay where they are", _sets(RecordStore, "remove_ended", lambda *rest: [])
+    ),
+    _mutant("unused-kinds", "records that nothing reads are kept", _forgives(PaperCourt, "check", "records.unused")),
+    _mutant("unread-papers", "bodies are not looked at", _sets(PaperCourt, "check", lambda *rest: None)),
+    _mutant(
+        "foreign-boxes", "a resealed key need not fit its node", _sets(papers, "_resealed_problem", lambda *rest: None)
+    ),
+    _mutant("arrival-decides", "a tombstone gives way to what comes later", _arrival_decides),
+    _mutant(
+        "owner-unasked",
+        "any member writes what a node says of itself",
+        _forgives(RecordStore, "_author_problem", "records.not-owner"),
+    ),
+    _mutant(
+        "grants-by-anybody",
+        "a grant need not begin with an admin",
+        _sets(grants, "_open_link", lambda v, mesh, admins, signed, parent: decode(signed.payload, grants.Grant)),
+    ),
+    _mutant(
+        "broader-grants",
+        "a grant may give more than its giver has",
+        _forgives(grants, "_link_problem", "grant.broader-than-parent"),
+    ),
+    _mutant("agents-approve", "an agent may approve", _forgives(grants, "_link_problem", "grant.agent-may-not")),
+    _mutant("anybody-revokes", "whoever signs a revocation is believed", _anybody_revokes),
+    _mutant("long-invites", "an invite is good for a year", _sets(invites, "INVITE_LIFETIME_MAX_MS", 365 * 86_400_000)),
+    _mutant("one-label-suffices", "one label of a selector is enough", _one_label),
+    _mutant("drained-chosen", "work goes to nodes that leave", _drained_chosen),
+    _mutant("weights-uncapped", "a node counts for as much as it says", _sets(analysis, "capped", list)),
+    _mutant("group-untrimmed", "one node of the base group turns it", _pooled_group),
+    _mutant("own-past-unread", "a node is not compared with itself", _sets(analysis, "_worse_alone", lambda *rest: {})),
+    _mutant("old-analysis", "the feature level is not looked at", _sets(analysis, "ROBUST_RULES", 99)),
+    _mutant("takes-unasked", "records nobody asked for are merged", _takes_unasked),
+    _mutant("counts-unasked", "any record counts as the one asked for", _counted_only),
+    _mutant("other-leaves", "an answer may hold any leaf's records", _sets(sync, "leaf_of", lambda key: 0)),
+    _mutant("held-unmetered", "a peer draws as many statements as it likes", _sets(conductor, "ANSWERS_BURST", 10**9)),
+)
