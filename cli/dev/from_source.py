@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cli.dev import engine, interpreter
 from cli.project.build import Progress
@@ -11,6 +12,9 @@ from cli.project.find import Found
 from cli.project.model import App
 from cli.project.source import read_tree
 from protocols.changes.change import SOURCE_MAX_BYTES
+
+SCRIPT_MAX_CHARS: Final = 512 * 1024
+"""A fresh instance evaluates the script at its first request; a larger one takes longer than building it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ def from_source(found: Found, app: App, progress: Progress) -> FromSource | None
         source = interpreter.packed_source(found.project, app, tree)
     else:
         source = engine.bundled_source(app, tree, found.root, progress)
-    if len(source) > SOURCE_MAX_BYTES:
+    if len(source) > (SOURCE_MAX_BYTES if app.language in {"python", "wsgi"} else SCRIPT_MAX_CHARS):
         return None
     if app.language in {"python", "wsgi"}:
         component, digest = interpreter.interpreter(app, tree, progress)

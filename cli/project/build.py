@@ -137,6 +137,7 @@ def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[s
         "guest": _files_digest(javascript_build.guest_files()),
         "packages": declared.digest() if declared else "",
         "features": "fetch" if app.allow_hosts else "",
+        "declared": "\n".join(javascript_build.declared_names(app)),
         "tools": node.toolchain_digest(),
     }
 

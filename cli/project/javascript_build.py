@@ -25,11 +25,19 @@ BUILD_TIMEOUT_S: Final = 600
 
 def guest_files() -> list[Path]:
     """Return the guest modules that go into every JavaScript component."""
-    return sorted(path for path in GUEST.rglob("*") if path.suffix in {".js", ".cjs"})
+    return sorted(path for path in GUEST.rglob("*") if path.suffix in {".js", ".cjs", ".mjs"})
 
 
-def bindings_module(app: App) -> str:
-    """Return the module that passes on the interfaces the app was granted, and null for the others."""
+def declared_names(app: App) -> list[str]:
+    """Return the names of what the app is configured with; their values differ from environment to environment."""
+    return sorted({*app.config, *app.secrets})
+
+
+def bindings_module(app: App, declared: list[str] | None) -> str:
+    """Return the module that passes on the interfaces the app was granted, and null for the others.
+
+    `declared` are the names that the app's environment will have, None where they are known only as it runs.
+    """
     interfaces = {
         "keyvalue": KEYVALUE[0] if app.keyvalue else None,
         "atomics": KEYVALUE[1] if app.keyvalue else None,
@@ -43,7 +51,8 @@ def bindings_module(app: App) -> str:
     lines = [f'import {{ poll }} from "wasi:io/poll@{WASI}";']
     for name, interface in interfaces.items():
         lines.append(f"import * as {name} from {json.dumps(interface)};" if interface else f"const {name} = null;")
-    return "\n".join([*lines, f"export {{ poll, {', '.join(interfaces)} }};"]) + "\n"
+    lines.append(f"const declared = {json.dumps(declared)};")
+    return "\n".join([*lines, f"export {{ declared, poll, {', '.join(interfaces)} }};"]) + "\n"
 
 
 def build(app: App, tree: SourceTree, toolchain: Path, packages: Path | None, work: Path) -> Path:
@@ -74,7 +83,7 @@ def componentize(app: App, kind: str, toolchain: Path, packages: Path | None, wo
         target = guest / path.relative_to(GUEST)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    (guest / "bindings.js").write_text(bindings_module(app))
+    (guest / "bindings.js").write_text(bindings_module(app, None if kind == "dev" else declared_names(app)))
     write_world(world_of(app), work / "wit")
     request = {
         "source": str(work / "app"),
@@ -97,6 +106,7 @@ def bundle_source(app: App, folder: Path, toolchain: Path, packages: Path | None
     request = {
         "source": str(folder),
         "entry": app.entry,
+        "guest": str(GUEST),
         "modules": str(packages) if packages else None,
         "kind": "bundle",
         "output": str(output),

@@ -18,8 +18,8 @@ let failure = null;
 
 async function load() {
   globalThis.freeholdModule = freehold;
-  // The bundle assigns the app's exports, if it has any, to `app`.
-  const app = new Function(`${configuration.get(SOURCE_KEY)}\nreturn typeof app === "undefined" ? undefined : app;`)();
+  const AsyncFunction = (async () => {}).constructor;
+  const app = await new AsyncFunction(configuration.get(SOURCE_KEY))(); // the bundle returns what the app exports
   await settle();
   handler = handlerOf(app);
   if (!handler) throw new Error(NO_HANDLER);

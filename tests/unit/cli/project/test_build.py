@@ -164,8 +164,8 @@ def test_the_world_holds_what_freehold_toml_grants_and_no_more(tmp_path: Path) -
 
 def test_javascript_gets_null_for_what_it_was_not_granted(tmp_path: Path) -> None:
     bare = app_of(project(tmp_path, WSGI, {}))
-    assert "const keyvalue = null;" in javascript_build.bindings_module(bare)
-    granted = javascript_build.bindings_module(dataclasses.replace(bare, keyvalue=("a",)))
+    assert "const keyvalue = null;" in javascript_build.bindings_module(bare, [])
+    granted = javascript_build.bindings_module(dataclasses.replace(bare, keyvalue=("a",)), [])
     assert 'import * as keyvalue from "wasi:keyvalue/store@' in granted
 
 

@@ -50,6 +50,9 @@ export class Body {
   #pull = null;
   #used = false;
 
+  static isOne(message) {
+    return #bytes in message;
+  }
   static give(message, { bytes = null, stream = null, pull = null }) {
     message.#bytes = bytes;
     message.#stream = stream;

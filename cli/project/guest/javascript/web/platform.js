@@ -1,7 +1,7 @@
 // Makes the sandbox's globals those of the web platform. Imported before the app; nothing here is the app's to call.
-import { configuration } from "freehold:bindings";
 import { Blob, File, FormData } from "./blob.js";
 import { extendCrypto } from "freehold:crypto";
+import "./environment.js";
 import { fetch } from "./fetch.js";
 import { Headers } from "./headers.js";
 import * as loop from "./loop.js";
@@ -205,5 +205,3 @@ export function listenedHandler() {
       if (!answered) reject(new TypeError("the fetch listener did not call respondWith()"));
     });
 }
-
-export const isConfigured = configuration !== null;

@@ -1,6 +1,7 @@
 // Answers one request of wasi:http/incoming-handler with the app's fetch handler.
-import { configuration, http } from "freehold:bindings";
+import { http } from "freehold:bindings";
 import { Body } from "./body.js";
+import { env } from "./environment.js";
 import { closeAll } from "./fetch.js";
 import { Headers } from "./headers.js";
 import { described } from "./loop.js";
@@ -8,13 +9,6 @@ import { Request, Response } from "./messages.js";
 import { isomorphicBytes, pairsOf, readPiece, writePiece } from "./wire.js";
 
 const NOT_OURS = new Set(["connection", "keep-alive", "transfer-encoding", "upgrade", "host", "proxy-connection", "http2-settings", "proxy-authenticate", "proxy-authorization"]);
-
-let environment = null;
-// The app's configuration and secrets, as one object.
-export function env() {
-  const given = configuration ? configuration.getAll().filter(([name]) => !name.startsWith("freehold:")) : [];
-  return (environment ??= Object.fromEntries(given));
-}
 
 function methodOf(method) {
   return method.tag === "other" ? method.val : method.tag.toUpperCase();
@@ -85,7 +79,10 @@ async function copy(body, output) {
 }
 
 function checked(answer) {
-  if (answer instanceof Response) return answer;
+  if (answer instanceof Response) {
+    if (Body.isOne(answer)) return answer;
+    return new Response(answer.body, { status: answer.status, headers: answer.headers }); // a library's own kind of Response
+  }
   const kind = answer === null ? "null" : answer === undefined ? "nothing" : `a value of type ${answer?.constructor?.name ?? typeof answer}`;
   throw new TypeError(`the handler returned ${kind}; it must return a Response`);
 }
