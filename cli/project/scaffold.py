@@ -24,7 +24,8 @@ RUNS_PYTHON: Final = """\
 - `freehold.store`, `freehold.config`, `freehold.fetch` and `freehold.log` reach the node. `web/freehold.py` is the
   module for tests outside the sandbox; do not edit it."""
 RUNS_JAVASCRIPT: Final = """\
-- Web-standard JavaScript (`fetch`, `Request`, `Response`, `URL`, streams, `crypto`). None of Node's own modules.
+- Web-standard JavaScript (`fetch`, `Request`, `Response`, `URL`, streams, `crypto`), and of Node's own modules those that
+  need no files, sockets, processes or threads. The top level runs once, at build: no `crypto`, no `fetch` there.
 - `store`, `config`, `fetch` and `log` from `web/freehold.js` reach the node. That file is the module for tests outside
   the sandbox; do not edit it."""
 
