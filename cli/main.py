@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "node": ("cli.commands.node:node", "run this machine's node, or install it"),
         "env": ("cli.commands.env:env", "make and change environments"),
         "project": ("cli.commands.project:project", "make projects, and place what must be on one node"),
+        "data": ("cli.commands.data:data", "see where apps' data lies, and move it"),
         "doctor": ("cli.commands.doctor:doctor", "look for what is or will soon be wrong"),
     },
     "Who acts": {

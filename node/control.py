@@ -26,6 +26,7 @@ from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Asking
 from node.serving.app_counts import AppCounts
+from node.serving.data_moves import DataMoves
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
 from node.serving.workloads import Workloads
@@ -80,6 +81,7 @@ class Control:
     filing: Filing
     addresses: PeerAddresses
     belongings: Belongings
+    data: DataMoves
     app_counts: AppCounts = field(default_factory=AppCounts)
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)

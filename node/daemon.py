@@ -103,6 +103,7 @@ class Daemon:
                 group.create_task(control.secrets.run(control.audit.note_own)),
                 group.create_task(control.starter.run()),
                 group.create_task(control.schedules.run()),
+                group.create_task(control.data.run()),
                 group.create_task(services.room.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on

@@ -39,6 +39,7 @@ from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
+from node.serving.data_moves import DataMoves
 from node.serving.releases import Releases
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
@@ -145,6 +146,10 @@ def make_services(
         folder=runtime / "workers", ingress=runtime / "ingress.sock",
     )  # fmt: skip
     filing = Filing(core.records.store, mesh.post)
+    data = DataMoves(
+        core, transport, requests.submit, history.slot_of,
+        signer=signer, clock=system_now, folder=folder, is_member=is_member,
+    )  # fmt: skip
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=Asking(transport), clock=system_now,
@@ -158,6 +163,7 @@ def make_services(
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost),
         feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder),
         belongings=Belongings(core, releases.named_by),
+        data=data,
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)
@@ -173,6 +179,7 @@ def _subscribe(control: Control) -> None:
             control.filing.hear,
             control.concerns.hear,
             control.feed.hear,
+            control.data.hear,
             control.workloads.order,
             control.secrets.hear,
             control.addresses.hear,

@@ -255,6 +255,47 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
 
 
+class MoveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Leave to move data: two commands of one sequence (encoded SignedCommands), and the material behind their exhibits."""
+
+    switch: Blob
+    abort: Blob
+    material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class MoveView(msgspec.Struct, frozen=True):
+    """How far a move is: `phase` is copying, freezing, comparing, switching, done or failed (then `rule` says why)."""
+
+    phase: str
+    done_bytes: int
+    total_bytes: int
+    rule: str
+    detail: str
+
+
+class StoredFileView(msgspec.Struct, frozen=True):
+    """One file of a lane's data."""
+
+    name: str
+    size_bytes: int
+
+
+class DataView(msgspec.Struct, frozen=True):
+    """A lane's data as one node holds it. `node` should hold it, as the chain says; `here` is the answering node.
+
+    `kept_ms` are the moments (wall) at which older copies were put aside here.
+    """
+
+    project: str
+    environment: str
+    node: str
+    here: str
+    files: tuple[StoredFileView, ...]
+    frozen: bool
+    kept_ms: tuple[int, ...]
+    move: MoveView | None
+
+
 class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A reset that as many admins signed as the mesh asks for (encoded ResetTo)."""
 

@@ -86,8 +86,9 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
           context_name: str | None, yes: bool) -> None:  # fmt: skip
     """Say which node runs a project's schedules, or holds its data. Needs the admin key.
 
-    Neither ever moves by itself: a node that cannot be reached may still be running. Data is not copied; a new holder
-    begins with empty stores, unless they were put there before (data/PROJECT/ENVIRONMENT in the node's folder).
+    Neither ever moves by itself: a node that cannot be reached may still be running. Data is not copied, which is for data
+    that is lost: a new holder begins with empty stores, unless they were put there before (data/PROJECT/ENVIRONMENT in
+    the node's folder). To take it along: `freehold data move`.
     """
     if (schedules is None) == (data is None):
         raise UsageError("name --schedules NODE or --data NODE", next_step="freehold project place --help")
@@ -100,6 +101,7 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
     output.note(f"{name} in {environment}: its {what} {short(before) if before else 'no node yet'}, then {node.title}")
     if data and before and before != node.node:
         output.warn(f"nothing is copied: visitors find empty stores on {node.title} until you put the data there")
+        output.hint(f"freehold data move {name} --env {environment} --to {node.title}")
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"place {name} in {environment}")
     action = PlaceData(PeerId(node.node), schedule=schedules is not None)

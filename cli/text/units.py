@@ -41,6 +41,18 @@ def in_words(span_ms: int, *, at_least: bool = False) -> str:
     return " ".join(words) or "0s"
 
 
+def size(count_bytes: int) -> str:
+    """Return a number of bytes in words, such as "12.0 MiB"."""
+    if count_bytes < 1024:
+        return f"{count_bytes} B"
+    scaled = count_bytes / 1024
+    for unit in ("KiB", "MiB", "GiB"):
+        if scaled < 1024:
+            return f"{scaled:.1f} {unit}"
+        scaled /= 1024
+    return f"{scaled:.1f} TiB"
+
+
 def counted(number: int, noun: str) -> str:
     """Return "1 request", "2 requests", for people."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

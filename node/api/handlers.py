@@ -13,6 +13,7 @@ from aiohttp import web
 
 from node.api.app_metrics import look
 from node.api.auditing import AUDIT_OPERATIONS
+from node.api.data import DATA_OPERATIONS
 from node.api.drafts import DRAFT_OPERATIONS
 from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
 from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -524,5 +525,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *PAPER_OPERATIONS,
     *DRAFT_OPERATIONS,
     *SECRET_OPERATIONS,
+    *DATA_OPERATIONS,
     *AUDIT_OPERATIONS,
 )  # fmt: skip

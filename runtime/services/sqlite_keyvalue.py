@@ -107,7 +107,7 @@ class SqliteKeyValue:
         return freeze.patiently(lambda: self._read(action))  # the first use of all may have to make the file
 
     def _read(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        with self._connection() as connection:
+        with self._connection() as (_, connection):
             return action(connection)
 
     def write(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
@@ -122,10 +122,12 @@ class SqliteKeyValue:
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_S):
             raise ProviderError("other", "the store is busy")
         try:
-            with self._connection() as connection:
+            with self._connection() as (identity, connection):
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     freeze.check(self._path.parent)
+                    if self._identity() != identity:  # a move or a person put it elsewhere since it was opened
+                        raise freeze.FrozenError
                     result = action(connection)
                     connection.execute("COMMIT")
                 except BaseException:
@@ -137,11 +139,11 @@ class SqliteKeyValue:
             self._writing.release()
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[tuple[FileIdentity, sqlite3.Connection]]:
         try:
             identity, connection = self._take()
             try:
-                yield connection
+                yield identity, connection
             finally:
                 with self._lock:
                     keep = not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
@@ -156,20 +158,24 @@ class SqliteKeyValue:
         """A connection to the file that bears the name now: a copy put in its place is other data than an open one."""
         if not self._ready:
             self._prepare()
-        try:
-            found = self._path.stat()
-        except OSError:
-            raise ProviderError("other", "the store's file is gone") from None
-        identity = (found.st_dev, found.st_ino)
+        identity = self._identity()
         with self._lock:
             if self._closed:
-                raise ProviderError("other", "the store is closed")
+                raise ProviderError("other", "the store is closed", retry_after_s=freeze.RETRY_AFTER_S)
             if self._idle and self._idle[-1][0] == identity:
                 return self._idle.pop()
             stale, self._idle = self._idle, []
         for _, connection in stale:
             connection.close()
         return identity, self._open_file()
+
+    def _identity(self) -> FileIdentity:
+        try:
+            found = self._path.stat()
+        except OSError:
+            gone = "the store's file is gone: it moved to another node, or was removed"
+            raise ProviderError("other", gone, retry_after_s=freeze.RETRY_AFTER_S) from None
+        return found.st_dev, found.st_ino
 
     def _open_file(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)

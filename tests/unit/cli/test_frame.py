@@ -54,14 +54,14 @@ IN_PRODUCTION = [
     path.split()
     for path in (
         "diff", "propose", "deploy", "promote", "pause", "resume", "abort", "rollback", "why", "secret set",
-        "secret rm", "project place", "ci init",
+        "secret rm", "project place", "ci init", "data move",
     )
 ]  # fmt: skip
 """The commands that act in production unless they are told."""
 
 
 @pytest.mark.parametrize(
-    "group", ["context", "env", "evidence", "mesh", "node", "policy", "project", "secret", "token", "ci"]
+    "group", ["context", "data", "env", "evidence", "mesh", "node", "policy", "project", "secret", "token", "ci"]
 )
 def test_the_help_of_a_group_shows_each_of_its_commands_in_use(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(freehold, [group, "--help"]) == ExitCode.DONE
