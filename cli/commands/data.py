@@ -101,7 +101,7 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
 
     async def carry(client: NodeClient) -> dict[str, Any]:
         path = f"/v1/data/{name}/{environment}"
-        await client.post(f"{path}/move", await _ticket(client, admin, lane, PeerId(target.node)))
+        await client.post(f"{path}/move", await move_ticket(client, admin, lane, PeerId(target.node)))
         seen = ""
         while True:
             going: dict[str, Any] = (await client.get(path))["move"]
@@ -126,7 +126,7 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
     )
 
 
-async def _ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, target: PeerId) -> dict[str, Any]:
+async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, target: PeerId) -> dict[str, Any]:
     """The two commands of a move, of which the voters take one at most: it goes there, or stays."""
     chains = await client.chains(admin.public_key)
     exhibits = Exhibits(grants=tuple(bytes(digest(one)) for one in chains))
