@@ -27,6 +27,8 @@ from cli.project.world import world_of, write_world
 MAIN: Final = """\
 import freehold_dev
 import freehold_files
+import freehold_limits
+freehold_limits.install()
 freehold_dev.warm(["/2"])
 freehold_files.keep_interpreter(["/2"])
 IncomingHandler = freehold_dev.IncomingHandler

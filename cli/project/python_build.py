@@ -70,8 +70,9 @@ def main_module(app: App, prefixes: tuple[str, ...]) -> str:
             "else:",
             f"    raise ImportError('module {app.entry} has no handle(request) and no class IncomingHandler')",
         ]
+    limits = "freehold_limits.install()"  # before the app makes a decoder of its own
     kept = f"freehold_files.keep({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])"
-    return "\n".join(["import importlib", "import freehold", "import freehold_files", *chosen, kept]) + "\n"
+    return "\n".join(["import importlib", "import freehold", "import freehold_files", "import freehold_limits", limits, *chosen, kept]) + "\n"
 
 
 def guest_files(app: App) -> list[Path]:

@@ -19,8 +19,10 @@ TICK_S: Final = 0.010
 LINGER_S: Final = 1.0
 """How long the ticks go on after the last call ended: a hundred of them cost about a millisecond."""
 
-WASM_STACK_MAX_BYTES: Final = 1024 * 1024
-"""The guest's stack; twice wasmtime's default, for template engines and parsers that recurse."""
+WASM_STACK_MAX_BYTES: Final = 1984 * 1024
+"""The guest's stack: CPython's own limit of recursion must be met before it, so that deep input is an error of the app and
+not the end of its instance. wasmtime's fibers hold 2 MiB, and it refuses more here than there.
+"""
 
 CONFIGURATION: Final = f"epoch=1;stack={WASM_STACK_MAX_BYTES};opt=speed;concurrency=0"
 """What an artifact depends on besides the component and the release of wasmtime."""

@@ -29,12 +29,10 @@ IMPORT = re.compile(
 STDLIB = "/python"
 # Codecs are looked up by name at run time; these three are in every web app's way.
 CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1")
-# Late imports of these are not provided for: they need a screen, a terminal, a socket or another process.
+# Not kept, neither for `dev` nor for a build: tests, tools and windows, which no served app imports.
 LEFT_OUT = {
-    "_pyrepl", "asyncio", "cProfile", "concurrent", "ctypes", "curses", "doctest", "ensurepip", "ftplib", "idlelib",
-    "lib2to3", "multiprocessing", "optparse", "pdb", "profile", "pydoc", "pydoc_data", "site-packages", "smtplib",
-    "socketserver", "sqlite3", "statistics", "subprocess", "tarfile", "test", "tkinter", "turtledemo", "unittest", "venv",
-    "webbrowser",
+    "__phello__", "_pyrepl", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tkinter", "turtledemo",
+    "venv",
 }
 
 _files: dict[str, bytes] = {}

@@ -82,6 +82,25 @@ class Body(io.RawIOBase):
             self._stream = self._body = None
 
 
+class WrongAnswer(TypeError):
+    """The app answered with something that is no answer; the message says what, and what would be one."""
+
+
+def octets(piece, what: str) -> bytes:
+    """Return one piece of a body as bytes; refuses what is neither bytes nor text, by name."""
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise WrongAnswer(f"{what} is {kind_of(piece)}; it must be bytes or str")
+
+
+def kind_of(value) -> str:
+    """Return a type as a sentence names it."""
+    name = "None" if value is None else type(value).__name__
+    return name if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 class Answer:
     """One outgoing response: `start` sends status and headers, `send` pieces of the body, `end` finishes it."""
 
@@ -144,14 +163,15 @@ def serve(request, outparam, respond) -> None:
         answer.abandon()
     except MemoryError:
         raise  # a trap: the node names the refusal, answers, and gives up this instance with all it holds
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
         body.release()
         if answer.started:
             answer.abandon()
         else:
+            said = f"Internal Server Error: {error}\n" if isinstance(error, WrongAnswer) else "Internal Server Error\n"
             answer.start(500, [("content-type", b"text/plain; charset=utf-8")])
-            answer.send(b"Internal Server Error\n")
+            answer.send(said.encode())
             answer.end()
     finally:
         body.release()

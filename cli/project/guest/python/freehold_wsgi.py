@@ -58,6 +58,8 @@ def environ_of(request, body, prefixes):
     }
     with request.headers() as fields:
         for name, value in fields.entries():
+            if "_" in name:
+                continue  # X_Forwarded_For would become the variable of X-Forwarded-For: a visitor could speak for a proxy
             key = UNPREFIXED.get(name.lower()) or "HTTP_" + name.upper().replace("-", "_")
             text = value.decode("latin-1")
             if key == "HTTP_HOST":
@@ -78,8 +80,16 @@ class _Exchange:
 
     def run(self, application, environ) -> None:
         pieces = application(environ, self._start_response)
+        if pieces is None or isinstance(pieces, (str, dict, int)):
+            raise freehold_http.WrongAnswer(
+                f"the WSGI app returned {freehold_http.kind_of(pieces)}; it must return an iterable of bytes"
+            )
         try:
             for piece in pieces:
+                if not isinstance(piece, (bytes, bytearray, memoryview)):
+                    raise freehold_http.WrongAnswer(
+                        f"the WSGI app gave {freehold_http.kind_of(piece)} as a piece of its body; it must give bytes"
+                    )
                 if piece:
                     self._send(piece)
             self._send_headers()
@@ -96,14 +106,20 @@ class _Exchange:
                 exc_info = None
         if exc_info is None and self._status is not None:
             raise AssertionError("start_response was called twice without exc_info")
-        self._status, self._headers = int(status.split(" ", 1)[0]), list(headers)
+        if not isinstance(status, str) or not status[:3].isdigit():
+            raise freehold_http.WrongAnswer(f"the WSGI app's status is {status!r}; it must be like '200 OK'")
+        self._status, self._headers = int(status[:3]), list(headers)
         return self._send
 
     def _send_headers(self) -> None:
         if not self._answer.started:
             if self._status is None:
                 raise AssertionError("the app returned without calling start_response")
-            self._answer.start(self._status, [(name, value.encode("latin-1")) for name, value in self._headers])
+            try:
+                fields = [(name, value.encode("latin-1")) for name, value in self._headers]
+            except (AttributeError, TypeError, ValueError):
+                raise freehold_http.WrongAnswer("the WSGI app's headers must be pairs of str in Latin-1") from None
+            self._answer.start(self._status, fields)
 
     def _send(self, piece: bytes) -> None:
         self._send_headers()
