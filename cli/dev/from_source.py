@@ -31,13 +31,13 @@ def from_source(found: Found, app: App, progress: Progress) -> FromSource | None
     if app.schedule is not None or app.language == "component":
         return None
     tree = read_tree(app.name, found.root / app.source)
-    if app.language in {"python", "wsgi"}:
+    if app.language in {"python", "wsgi", "asgi"}:
         source = interpreter.packed_source(found.project, app, tree)
     else:
         source = engine.bundled_source(app, tree, found.root, progress)
     if len(source) > (SOURCE_MAX_BYTES if app.language in {"python", "wsgi"} else SCRIPT_MAX_CHARS):
         return None
-    if app.language in {"python", "wsgi"}:
+    if app.language in {"python", "wsgi", "asgi"}:
         component, digest = interpreter.interpreter(app, tree, progress)
     else:
         component, digest = engine.engine(app, progress)

@@ -28,7 +28,9 @@ MAIN: Final = """\
 import freehold_dev
 import freehold_files
 import freehold_limits
+import freehold_ssl
 freehold_limits.install()
+freehold_ssl.install()
 freehold_dev.warm(["/2"])
 freehold_files.keep_interpreter(["/2"])
 IncomingHandler = freehold_dev.IncomingHandler

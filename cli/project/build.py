@@ -95,7 +95,7 @@ def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Rec
         "world": world_of(app),
     }
     match app.language:
-        case "python" | "wsgi":
+        case "python" | "wsgi" | "asgi":
             return _python_recipe(project, app, tree, shared, progress)
         case "javascript" | "typescript":
             return _javascript_recipe(app, root, tree, shared, progress)

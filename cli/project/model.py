@@ -11,11 +11,12 @@ from typing import Literal
 
 from protocols.changes.demands import Demands
 
-Language = Literal["python", "wsgi", "javascript", "typescript", "component"]
+Language = Literal["python", "wsgi", "asgi", "javascript", "typescript", "component"]
 
 ENTRY_DEFAULTS: Mapping[str, str] = {
     "python": "app",
     "wsgi": "app:app",
+    "asgi": "app:app",
     "javascript": "app.js",
     "typescript": "app.ts",
     "component": "",

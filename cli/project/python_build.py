@@ -1,4 +1,4 @@
-"""Builds `python` and `wsgi` apps: a snapshot of an interpreter that has imported the app, made by componentize-py.
+"""Builds `python`, `wsgi` and `asgi` apps: a snapshot of an interpreter that has imported the app, made by componentize-py.
 
 The tool runs in a process of its own with an empty environment: by default it would add the site-packages of whatever
 virtual environment it finds to the app's import path. Its output is not bit for bit reproducible: the snapshot holds
@@ -42,14 +42,14 @@ def mount_prefixes(project: Project, app: App) -> tuple[str, ...]:
 
 def main_module(app: App, prefixes: tuple[str, ...]) -> str:
     """Return the source of the module the component starts from."""
-    if app.language == "wsgi":
+    if app.language in {"wsgi", "asgi"}:
         module, _, name = app.entry.partition(":")
         chosen = [
-            "import freehold_wsgi",
+            f"import freehold_{app.language}",
             f"module = importlib.import_module({module!r})",
             f"if not hasattr(module, {name!r}):",
             f"    raise ImportError('module {module} has no {name}; set entry in freehold.toml')",
-            f"IncomingHandler = freehold_wsgi.handler(module.{name}, {prefixes!r})",
+            f"IncomingHandler = freehold_{app.language}.handler(module.{name}, {prefixes!r})",
         ]
     elif app.schedule:
         chosen = [
@@ -70,9 +70,22 @@ def main_module(app: App, prefixes: tuple[str, ...]) -> str:
             "else:",
             f"    raise ImportError('module {app.entry} has no handle(request) and no class IncomingHandler')",
         ]
-    limits = "freehold_limits.install()"  # before the app makes a decoder of its own
+    limits = "freehold_limits.install(); freehold_ssl.install()"  # before the app or a library looks
     kept = f"freehold_files.keep({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])"
-    return "\n".join(["import importlib", "import freehold", "import freehold_files", "import freehold_limits", limits, *chosen, kept]) + "\n"
+    return (
+        "\n".join(
+            [
+                "import importlib",
+                "import freehold",
+                "import freehold_files",
+                "import freehold_limits, freehold_ssl",
+                limits,
+                *chosen,
+                kept,
+            ]
+        )
+        + "\n"
+    )
 
 
 def guest_files(app: App) -> list[Path]:

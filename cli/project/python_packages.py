@@ -36,9 +36,9 @@ FETCH: Final = "call out with freehold.fetch"
 STORE: Final = "keep data in freehold.store"
 UNUSABLE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("requests", "httpx", "aiohttp", "urllib3", "pycurl"), f"it opens sockets itself; {FETCH}"),
-    **dict.fromkeys(("gunicorn", "uvicorn", "waitress", "uwsgi", "hypercorn"), "the node is the web server; remove it"),
-    **dict.fromkeys(("fastapi", "starlette", "quart", "sanic"), "it needs an ASGI server; use Flask, Bottle or WSGI"),
-    **dict.fromkeys(("gevent", "eventlet", "greenlet", "trio", "anyio"), "it schedules threads and sockets; remove it"),
+    **dict.fromkeys(("uwsgi",), "the node is the web server; remove it"),
+    **dict.fromkeys(("sanic", "tornado"), "it is its own server; use Starlette, Quart, Flask or Bottle"),
+    **dict.fromkeys(("gevent", "eventlet", "greenlet", "trio"), "it schedules threads and sockets; remove it"),
     **dict.fromkeys(("celery", "rq", "apscheduler"), "give the job an app of its own with a schedule"),
     **dict.fromkeys(
         ("psycopg", "psycopg2", "psycopg2-binary", "asyncpg", "pymysql", "mysqlclient", "redis", "pymongo"),

@@ -127,8 +127,12 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         complain((*path, "schedule"), "stands beside routes; an app has one or the other")
     if not routes and not schedule:
         complain(path, "has neither routes nor a schedule", 'routes = ["/"], or schedule = "*/5 * * * *"')
-    if schedule and language == "wsgi":
-        complain((*path, "schedule"), "cannot run a WSGI app", "language python, javascript, typescript or component")
+    if schedule and language in {"wsgi", "asgi"}:
+        complain(
+            (*path, "schedule"),
+            f"cannot run {'a WSGI' if language == 'wsgi' else 'an ASGI'} app",
+            "language python, javascript, typescript or component",
+        )
     if schedule:
         _cron(schedule, (*path, "schedule"), complain)
     for index, route in enumerate(routes):
@@ -165,6 +169,7 @@ def _entry(language: str, entry: str | None, path: Path, complain: Complain) -> 
     forms = {
         "python": (r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", 'a module, such as "app"'),
         "wsgi": (r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'module:callable, such as "app:app"'),
+        "asgi": (r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'module:callable, such as "app:app"'),
         "javascript": (r"(?!/)(?!.*\.\.)[\w@./-]+\.m?js", 'a file in the source folder, such as "app.js"'),
         "typescript": (r"(?!/)(?!.*\.\.)[\w@./-]+\.tsx?", 'a file in the source folder, such as "app.ts"'),
         "component": (r"(?!)", "nothing: the component is its own entry"),

@@ -43,7 +43,7 @@ EVIDENCE: Final = Text(
 )
 HTTP_PATH: Final = Text('a path such as "/"', r"/[^\u0000-\u0020\u007f#]{0,999}")
 
-LANGUAGES: Final = ("python", "wsgi", "javascript", "typescript", "component")
+LANGUAGES: Final = ("python", "wsgi", "asgi", "javascript", "typescript", "component")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ APP: Final = Table(
     (
         Field("language", Choice(LANGUAGES), "How it is built.", required=True),
         Field("source", PATH, "Its folder; for `component` the `.wasm` file.", required=True),
-        Field("entry", LINE, "wsgi: `module:callable`; python: a module; javascript, typescript: a file."),
+        Field("entry", LINE, "wsgi, asgi: `module:callable`; python: a module; javascript, typescript: a file."),
         *APP_OVERLAY_FIELDS,
     )
 )

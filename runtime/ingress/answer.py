@@ -31,7 +31,18 @@ from runtime.outcome import Completed, DeadlineExceeded, ErrorResponse, HostFail
 class Answer:
     """The response to one request, from the exchange's batches to the socket."""
 
-    __slots__ = ("_app", "_begun", "_connection", "_framing", "_incoming", "_request", "bytes_out", "outcome", "status")
+    __slots__ = (
+        "_app",
+        "_begun",
+        "_connection",
+        "_ended",
+        "_framing",
+        "_incoming",
+        "_request",
+        "bytes_out",
+        "outcome",
+        "status",
+    )
 
     def __init__(self, connection: Line, incoming: Incoming, request: GuestRequest, app: HostedApp) -> None:
         self._connection = connection
@@ -40,9 +51,18 @@ class Answer:
         self._app = app
         self._framing: Framing | None = None
         self._begun = False
+        self._ended = False
         self.status = 0
         self.bytes_out = 0
         self.outcome: Outcome = Completed()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the client has all that it was promised: to the end, or as many bytes as were declared."""
+        framing = self._framing
+        if framing is None:
+            return False
+        return self._ended or framing.bodiless or (framing.length is not None and framing.sent >= framing.length)
 
     async def relay(self, exchange: Exchange) -> bool:
         """Write what the guest sends until its outcome; return whether the connection may go on."""
@@ -83,6 +103,7 @@ class Answer:
         if parts and not connection.transport.is_closing():
             self._begun = True
             connection.transport.write(b"".join(parts))
+        self._ended = self._ended or batch.complete
         return batch.complete
 
     def _head(self, head: ResponseHead, batch: Batch) -> bytes:

@@ -79,8 +79,8 @@ class Connection(asyncio.Protocol):
     """See the module. The ingress makes one per accepted socket and runs `serve` as its task."""
 
     __slots__ = (
-        "_began", "_broken", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head", "_next",
-        "_parser", "_parsing", "_pending", "_resuming", "_target", "_ticket", "_upgrading", "blocked_since_s",
+        "_answering", "_began", "_broken", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head",
+        "_next", "_parser", "_parsing", "_pending", "_resuming", "_target", "_ticket", "_upgrading", "blocked_since_s",
         "client", "closing", "drained", "forwarded", "ingress", "phase", "phase_since_s", "reading", "transport",
     )  # fmt: skip
 
@@ -91,6 +91,7 @@ class Connection(asyncio.Protocol):
         self._parsing: Incoming | None = None
         self._current: Incoming | None = None
         self._exchange: Exchange | None = None
+        self._answering: Answer | None = None
         self._ticket: Ticket | None = None
         self.forwarded: Carried | None = None
         self._next: asyncio.Future[None] | None = None
@@ -154,9 +155,10 @@ class Connection(asyncio.Protocol):
                 self._parse(rest)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client is gone: its guest stops, and `serve` comes to its end."""
+        """The client is gone: its guest stops, unless it has answered, and `serve` comes to its end."""
         self.closing = True
-        self._cancel_current()
+        if self._answering is None or not self._answering.whole:
+            self._cancel_current()  # who left with a whole answer takes nothing from the work that goes on behind it
         parsing = self._parsing
         if parsing is not None and not parsing.complete:
             parsing.failure = BodyFailure.CONNECTION_LOST
@@ -435,11 +437,11 @@ class Connection(asyncio.Protocol):
         if feeding:
             self.tell_continue(incoming)
             ingress.tasks.create_task(self.feed(incoming, exchange.body, app.limits.request_body_max_bytes))
-        answer = Answer(self, incoming, request, app)
+        answer = self._answering = Answer(self, incoming, request, app)
         try:
             keep_alive = await answer.relay(exchange)
         finally:
-            self._exchange = self._ticket = None
+            self._exchange = self._ticket = self._answering = None
         ingress.access(
             incoming, request, app, path, status=answer.status, bytes_out=answer.bytes_out, outcome=answer.outcome
         )

@@ -15,6 +15,7 @@ import traceback
 import zlib
 
 import freehold
+import freehold_asgi
 import freehold_files
 import freehold_handler
 import freehold_http
@@ -71,6 +72,8 @@ class IncomingHandler:
     def _handler(self, told, module, name):
         if told["language"] == "wsgi":
             return freehold_wsgi.handler(getattr(module, name), told["prefixes"])
+        if told["language"] == "asgi":
+            return freehold_asgi.handler(getattr(module, name), told["prefixes"])
         if hasattr(module, "IncomingHandler"):
             return module.IncomingHandler
         return freehold_handler.handler(told["entry"], module.handle)

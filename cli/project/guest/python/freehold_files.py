@@ -21,6 +21,8 @@ import stat
 import sys
 import zlib
 
+import freehold_scratch
+
 KEPT_MAX_BYTES = 64 * 1024 * 1024
 IMPORT = re.compile(
     rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+([(]?[\w \t,.*]*)|import[ \t]+([\w. \t,]+))|import_module\(['\"]([\w.]+)",
@@ -324,3 +326,4 @@ def _install() -> None:
         sys.modules["tokenize"]._builtin_open = _open
     sys.meta_path.insert(0, Finder())
     sys.path_importer_cache.clear()
+    freehold_scratch.install()

@@ -57,14 +57,12 @@ class Body(io.RawIOBase):
 
     def piece(self, size_max: int) -> bytes:
         """Return at least one byte, or b"" at the end."""
-        if self._ended:
+        stream = self.stream()
+        if stream is None:
             return b""
-        if self._stream is None:
-            self._body = self._owner.consume()
-            self._stream = self._body.stream()
         while True:
             try:
-                piece = self._stream.blocking_read(min(size_max, READ_MAX_BYTES))
+                piece = stream.blocking_read(min(size_max, READ_MAX_BYTES))
             except Err as error:
                 self.release()
                 if isinstance(error.value, StreamError_Closed):
@@ -72,6 +70,15 @@ class Body(io.RawIOBase):
                 raise OSError("the request body broke off") from None
             if piece:
                 return piece
+
+    def stream(self):
+        """Return the input stream, taken up at the first call; None after the end."""
+        if self._ended:
+            return None
+        if self._stream is None:
+            self._body = self._owner.consume()
+            self._stream = self._body.stream()
+        return self._stream
 
     def release(self) -> None:
         """Let go of the stream and the body; reading afterwards finds the end."""
@@ -124,10 +131,23 @@ class Answer:
     def send(self, piece: bytes) -> None:
         write_all(self._stream, piece)
 
+    async def send_in(self, loop, piece: bytes) -> None:
+        """Write and flush; other tasks of `loop` go on while the other side is slow."""
+        at = 0
+        while at < len(piece):
+            room = self._stream.check_write()
+            if room == 0:
+                await loop.ready(self._stream.subscribe())
+                continue
+            self._stream.write(piece[at : at + room])
+            at += room
+        self._stream.flush()
+
     def end(self) -> None:
-        self._stream.__exit__(None, None, None)
-        types.OutgoingBody.finish(self._body, None)
-        self._stream = self._body = None
+        stream, body = self._stream, self._body
+        self._stream = self._body = None  # whatever comes of it, neither is let go of twice
+        stream.__exit__(None, None, None)
+        types.OutgoingBody.finish(body, None)
 
     def abandon(self) -> None:
         """Drop an unfinished body, so that the client sees it break off rather than end."""

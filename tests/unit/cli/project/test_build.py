@@ -203,7 +203,7 @@ def test_a_source_folder_of_data_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("requests", "freehold.fetch"),
         ("psycopg2", "freehold.store"),
         ("numpy", "native code"),
-        ("gunicorn", "web server"),
+        ("uwsgi", "web server"),
     ],
 )
 def test_a_package_that_cannot_work_is_refused_with_the_alternative(name: str, alternative: str) -> None:
