@@ -258,7 +258,7 @@ def _certificates(config: NodeConfig, folder: Path) -> Path | None:
         return None
     where = certificates_folder(config, folder)
     try:
-        certificates.read(where)
+        certificates.read_some(where)
     except certificates.CertificateError as error:
         raise ConfigError(str(error), f"put one there, or leave --ingress-tls out ({where})") from None
     return where

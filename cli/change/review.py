@@ -17,6 +17,7 @@ from cli.access.members import Member, members_of
 from cli.cache import entry
 from cli.change.deploy import Proposal, lane_of, pinned_nodes
 from cli.errors import CommandError
+from cli.text.foreign import quoted
 from cli.text.table import short
 from cli.text.units import counted
 from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
@@ -349,7 +350,7 @@ def review_text(review: Review) -> str:
     """Return a review as text; one that a person can read before a signature."""
     lines = [f"{review.project} in {review.environment}: {_title(review)}"]
     if review.request:
-        lines.append(f"request   {review.request}")
+        lines.append(f"request   {quoted(review.request)}")
     if not review.differences:
         lines.append("no changes: what runs is what would be deployed")
     for section in SECTIONS:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.errors import CommandError
+from cli.text.foreign import harmless, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -110,6 +111,7 @@ class Output:
 
     def step(self, app: str, text: str) -> None:
         """Tell what is being done now, for one app ("" for the whole project); on a terminal with its seconds."""
+        app, text = one_line(app), one_line(text)
         line = Text.assemble("  ", (f"{app}: " if app else "", "cyan"), text)
         if not self._err.is_terminal:
             self._err.print(line)
@@ -124,7 +126,7 @@ class Output:
             return
         if self._done is not None:
             self._settle()
-        self._move(text)
+        self._move(one_line(text))
 
     def _move(self, text: str) -> None:
         if self._moving is None:
@@ -154,6 +156,7 @@ class Output:
         self._settle()
 
     def _folded(self, text: str) -> str:
+        text = harmless(text)
         return fold(text, self._err.width) if self._err.is_terminal else text
 
     def note(self, text: str) -> None:
@@ -164,7 +167,7 @@ class Output:
     def ask(self, question: str) -> bool:
         """Ask a person at the terminal a question of yes or no; anything but a yes is a no."""
         self._settle()
-        self._err.print(Text(f"{question} [y/N] "), end="")
+        self._err.print(Text(f"{harmless(question)} [y/N] "), end="")
         return input().strip().lower() in {"y", "yes"}
 
     def warn(self, text: str) -> None:
@@ -173,10 +176,12 @@ class Output:
 
     def hint(self, text: str) -> None:
         """Tell what to run next."""
-        self._err.print(Text.assemble(("next: ", "green"), self._next_step(text)))
+        self._err.print(Text.assemble(("next: ", "green"), one_line(self._next_step(text))))
 
     def line(self, text: Text, *, answer: bool = False) -> None:
         """Print one styled line on standard error; on standard output if it is part of the answer."""
+        if (shown := harmless(text.plain)) != text.plain:
+            text = Text(shown)
         console = Console(highlight=False) if answer else self._err
         if console.is_terminal:
             console.print(text, soft_wrap=False)
@@ -188,7 +193,7 @@ class Output:
         self._settle()
         if self.as_json:
             sys.stdout.write(json.dumps({"ok": True, **value}, indent=2, ensure_ascii=False) + "\n")
-        elif human:
+        elif human := harmless(human):
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             sys.stdout.write((fold(human, width) if width else human) + "\n")
         sys.stdout.flush()
@@ -197,6 +202,7 @@ class Output:
         """Show a text for people again, changed: on a terminal in place of what was there."""
         if self.as_json:
             return
+        text = harmless(text)
         clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
         width = shutil.get_terminal_size().columns if clear else None
         sys.stdout.write(f"{clear}{fold(text, width) if width else text}\n")

@@ -67,6 +67,13 @@ def target_of(lane: Lane, prefix: str) -> Deployed:
     matching = [one for one in known if one.release.hex().startswith(prefix) or one.change.hex().startswith(prefix)]
     if matching and (not prefix or len(matching) == 1):
         return matching[0]
+    if matching:  # the same release under several changes: with other secrets, or another configuration
+        names = ", ".join(f"{one.change.hex()[:12]} (release {one.release.hex()[:12]})" for one in matching)
+        raise UsageError(
+            f"several changes match {prefix}: {names}; name the change",
+            next_step=f"freehold rollback {matching[0].change.hex()[:12]} -m REASON", kind="no-release",
+        )  # fmt: skip
     names = ", ".join(short(one.release.hex()) for one in known) or "none"
-    what = "several releases match" if matching else "there is no such release to return to"
-    raise UsageError(f"{what} (kept: {names})", next_step="freehold releases", kind="no-release")
+    raise UsageError(
+        f"there is no such release to return to (kept: {names})", next_step="freehold releases", kind="no-release"
+    )

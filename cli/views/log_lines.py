@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from cli.text.foreign import one_line
 from cli.text.output import Output
 from cli.text.times import time_of_day
 
@@ -18,7 +19,7 @@ SHOWN_APART = frozenset(
 
 def is_of_rollout(line: bytes) -> bool:
     """Whether a line is the node's word on a rollout, which `freehold dev` tells in its own."""
-    entry: dict[str, Any] = json.loads(line)
+    entry = read(line)
     return "stream" not in entry and "app" not in entry
 
 
@@ -27,15 +28,36 @@ def show(output: Output, line: bytes, *, answer: bool = False, node: bool = Fals
 
     With `node`, for a person too, it says which node wrote it.
     """
-    entry: dict[str, Any] = json.loads(line)
+    entry = read(line)
     if output.as_json:
         output.event({"event": "log", "log": entry})
         return
     output.line(described(entry, node=node), answer=answer)
 
 
+def read(line: bytes) -> dict[str, Any]:
+    """Return the fields of a log line; of one that is no log line, itself as the message of an odd one."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if isinstance(entry, dict):
+        return entry
+    return {"level": "warn", "event": "log.odd", "message": line.decode(errors="backslashreplace")}
+
+
 def described(entry: dict[str, Any], *, node: bool = False) -> Text:
-    """Return one log entry as a line: time, node if that is asked for, app, who speaks, and what was said."""
+    """Return one log entry as a line: time, node if that is asked for, app, who speaks, and what was said.
+
+    A field of another type than it has makes the entry an odd one, shown as it came.
+    """
+    try:
+        return _described(entry, node=node)
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        return Text(f"odd line: {one_line(json.dumps(entry))}", "yellow")
+
+
+def _described(entry: dict[str, Any], *, node: bool) -> Text:
     guest = entry.get("stream") == "guest"
     level = str(entry.get("level", "info"))
     if entry.get("event") == "request" and "path" in entry:
@@ -46,9 +68,9 @@ def described(entry: dict[str, Any], *, node: bool = False) -> Text:
         said = _plain(entry.get("message", "")) if guest else str(entry.get("event", ""))
         rest = " ".join(f"{key}={_plain(value)}" for key, value in entry.items() if key not in SHOWN_APART)
     return Text.assemble(
-        (time_of_day(str(entry.get("time", ""))) + " ", "dim"),
+        (_plain(time_of_day(str(entry.get("time", "")))) + " ", "dim"),
         (f"{_plain(entry.get('node', ''))} " if node else "", "blue"),
-        (f"{entry['app']} " if entry.get("app") else "", "cyan"),
+        (f"{_plain(entry['app'])} " if entry.get("app") else "", "cyan"),
         ("| " if guest else "· ", "magenta" if guest else "dim"),
         (said, LEVEL_STYLES.get(level, "")),
         (f"  {rest}" if rest and not guest else "", "dim"),
@@ -79,4 +101,4 @@ def _request(entry: dict[str, Any]) -> str:
 
 def _plain(value: object) -> str:
     """Return text without control characters, so that a guest cannot move the cursor or clear the screen."""
-    return "".join(char if char.isprintable() or char == "\t" else "�" for char in str(value).rstrip("\r\n"))
+    return one_line(str(value).rstrip("\r\n").replace("\t", " "))

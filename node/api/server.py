@@ -14,6 +14,8 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -35,27 +37,24 @@ from node.api.problems import (
     token_refused,
 )
 from node.api.scope import EVERYTHING, NOTHING, Scope
+from node.api.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, Share, Shares
 from node.errors import NotDoneError
+from node.transport.half_open import source_of
 from protocols.api_models import OutcomeView, StartView
+from protocols.keys import Ed25519Signer
 
 VERSION = version("freehold")
 """One source: `pyproject.toml`, as the installation recorded it."""
 
 HEADER_MAX_BYTES = 16 * 1024
 BODY_TIMEOUT_S = 30.0
-"""Without a byte of a body; in all it has this long and what UPLOAD_MIN_BYTES_PER_S adds."""
+"""A body has this long, and for each byte that came what UPLOAD_MIN_BYTES_PER_S adds."""
 
 UPLOAD_MIN_BYTES_PER_S = 64 * 1024
 """A component of 20 MB over a slow line takes five minutes; a slower caller holds a call for nothing."""
 
 WRITES_REMEMBERED_MAX = 4_096
 """Answers kept for retries; what a write does is idempotent by its content too, so an older retry is harmless."""
-
-CALLS_MAX = 64
-"""Calls under way at once; more are told to come back in a second."""
-
-ADMISSIONS_MAX = 8
-"""Of these, calls that any key may make: strangers who dribble their papers must not use up everybody's."""
 
 REFUSALS_NOTED_MAX = 20
 REFUSALS_NOTED_WITHIN_S = 3600.0
@@ -111,8 +110,7 @@ class ApiServer:
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._refusals: dict[str, tuple[int, float]] = {}
         """By key: how many of its refused writes were noted, since when. Only of keys with grants, so it is bounded."""
-        self._under_way = 0
-        self._admissions = 0
+        self._shares = Shares()
         self.strangers: dict[RequestHandler, Callable[[], None]] = {}
         """Connections over TCP on which no known key has signed anything yet, oldest first, and what closes each."""
         operations = (*operations, self._describing())
@@ -173,20 +171,7 @@ class ApiServer:
 
     def _endpoint(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def endpoint(request: web.Request) -> web.StreamResponse:
-            if operation.stream:  # these last, and each has a limit of its own
-                return await self._answer(operation, request)
-            admission = operation.access == "signed"
-            if self._under_way >= CALLS_MAX or (admission and self._admissions >= ADMISSIONS_MAX):
-                raise ProblemError(
-                    503, "request.busy", "too many calls", f"{self._under_way} calls are under way", "try again"
-                )
-            self._under_way += 1
-            self._admissions += admission
-            try:
-                return await self._answer(operation, request)
-            finally:
-                self._under_way -= 1
-                self._admissions -= admission
+            return await self._answer(operation, request)
 
         return endpoint
 
@@ -211,13 +196,30 @@ class ApiServer:
                 raise
             self.strangers.pop(request.protocol, None)
         signed = proof is not None and bearer is None
+        with self._shares.hold(_share_of(operation, query), _payer(operation, request, principal)):
+            return await self._called(operation, request, path, query, _Caller(principal, scope, bearer), signed=signed)
+
+    async def _called(
+        self,
+        operation: Operation,
+        request: web.Request,
+        path: dict[str, str],
+        query: dict[str, Any],
+        caller: _Caller,
+        *,
+        signed: bool,
+    ) -> web.StreamResponse:
+        """Take the body of a call that may be made, and have it answered."""
+        principal, scope, bearer = caller.principal, caller.scope, caller.bearer
         if operation.body is bytes:
             upload = Upload(_pieces(operation, request), bytes.fromhex(path["digest"]))
             if signed:
                 self._callers.check_digest(request, upload.digest)
             call = Call(operation, request, principal, path, query, upload, self._node, scope, bearer)
-            return await self._write(operation, call, b"")
-        body = b"".join([piece async for piece in _pieces(operation, request)])
+            with self._shares.hold(BODIES, principal):
+                return await self._write(operation, call, b"")
+        with self._shares.hold(BODIES, _payer(operation, request, principal)) if operation.body else nullcontext():
+            body = b"".join([piece async for piece in _pieces(operation, request)])
         if signed:
             self._callers.check_digest(request, hashlib.sha256(body).digest())
         call = Call(operation, request, principal, path, query, _decode(operation, body), self._node, scope, bearer)
@@ -335,6 +337,27 @@ async def _handled(operation: Operation, call: Call) -> Any:
         raise problem_of(error) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who calls, how far it sees, and the signer of its token, if it showed one."""
+
+    principal: str
+    scope: Scope
+    bearer: Ed25519Signer | None
+
+
+def _share_of(operation: Operation, query: Mapping[str, Any]) -> Share:
+    """What a call holds while it is under way."""
+    if operation.stream == "always" or (operation.stream == "asked" and query.get("follow", False)):
+        return FOLLOWERS
+    return ADMISSIONS if operation.access == "signed" else CALLS
+
+
+def _payer(operation: Operation, request: web.Request, principal: str) -> str:
+    """Who pays for a call: its caller, or its address where anybody can make a key."""
+    return source_of(request.remote or "") if operation.access in {"signed", "open"} else principal
+
+
 def _host_of(field: str) -> str:
     """The host of a Host field, without its port and the brackets of IPv6."""
     if field.startswith("["):
@@ -365,14 +388,18 @@ async def _pieces(operation: Operation, request: web.Request) -> AsyncIterator[b
     if (request.content_length or 0) > operation.body_max_bytes:
         raise _too_large(operation)
     size, loop = 0, asyncio.get_running_loop()
-    ends_s = loop.time() + BODY_TIMEOUT_S + operation.body_max_bytes / UPLOAD_MIN_BYTES_PER_S
+    began_s = loop.time()
     while True:
         try:
-            async with asyncio.timeout_at(min(ends_s, loop.time() + BODY_TIMEOUT_S)):
+            async with asyncio.timeout_at(began_s + BODY_TIMEOUT_S + size / UPLOAD_MIN_BYTES_PER_S):
                 piece = await request.content.readany()
         except TimeoutError:
             raise ProblemError(
-                408, "request.slow", "too slow", f"no byte for {BODY_TIMEOUT_S:.0f} s, or too few in all", "try again"
+                408,
+                "request.slow",
+                "too slow",
+                f"after {BODY_TIMEOUT_S:.0f} s fewer than {UPLOAD_MIN_BYTES_PER_S} bytes a second",
+                "try again",
             ) from None
         if not piece:
             return

@@ -1,15 +1,17 @@
 """Certificates for the ingress: every NAME.pem of one folder (a chain and its key), chosen by what the client asks for.
 
-A file that changes is read within seconds, and connections that are open keep what they began with; a folder that cannot
-be read whole changes nothing, so that a half-written file never takes a site down. A client that names no host, or one
-that no certificate has, gets the first file's by name. TLS 1.2 and newer, HTTP/1.1 only. Names are matched as RFC 9525
-says: DNS names, a wildcard standing for one whole label. Not here: getting certificates (ACME), and the node's API.
+A file that changes is read within seconds, and connections that are open keep what they began with; while the node runs, a
+folder that cannot be read whole changes nothing, so that a half-written file never takes a site down; at a start, what can
+be read is served. Of several for one name the one that is valid and ends last counts. A client that names no host, or one
+that no certificate has, gets the first file's by name that is valid. TLS 1.2 and newer, HTTP/1.1 only. Names are matched as
+RFC 9525 says: DNS names, a wildcard standing for one whole label. Not here: getting certificates (ACME), and the node's API.
 """
 
 from __future__ import annotations
 
 import ssl
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +38,7 @@ class Loaded:
 
     path: Path
     names: tuple[str, ...]
+    not_before: datetime
     not_after: datetime
     context: ssl.SSLContext
 
@@ -50,7 +53,13 @@ class Certificates:
         self._by_name: dict[str, ssl.SSLContext] = {}
         self.front: ssl.SSLContext
         """What a new connection begins with."""
-        self._take(_fingerprint(folder))
+        self.problem = ""
+        """Why a file of the folder is not served, as far as the node began without it."""
+        try:
+            self._take(_fingerprint(folder))
+        except CertificateError as error:
+            self.problem = str(error)
+            self._take(_fingerprint(folder), read_some(folder))
 
     def refresh(self) -> bool:
         """Read the folder again if it changed; whether it did. Raises `CertificateError` and keeps what it had."""
@@ -61,8 +70,8 @@ class Certificates:
         self._take(fingerprint)
         return True
 
-    def _take(self, fingerprint: Fingerprint) -> None:
-        loaded = read(self._folder)
+    def _take(self, fingerprint: Fingerprint, some: list[Loaded] | None = None) -> None:
+        loaded = best_first(some or read(self._folder))
         by_name: dict[str, ssl.SSLContext] = {}
         for one in loaded:
             for name in one.names:
@@ -92,6 +101,36 @@ def read(folder: Path) -> list[Loaded]:
     return [_load(path) for path in paths]
 
 
+def read_some(folder: Path) -> list[Loaded]:
+    """Return every certificate that can be read, in order of file name. Raises `CertificateError` if none can."""
+    found, problems = [], []
+    for path in sorted(folder.glob("*.pem"))[:FILES_MAX]:
+        try:
+            found.append(_load(path))
+        except CertificateError as error:
+            problems.append(error)
+    if not found:
+        raise problems[0] if problems else CertificateError(f"{folder} holds no NAME.pem")
+    return found
+
+
+def best_first(loaded: Sequence[Loaded]) -> list[Loaded]:
+    """Return certificates in the order in which they are preferred: valid before others, later ends first for one name.
+
+    Of those that are valid the first by file name stays first, since it is what clients without a name get.
+    """
+    now = datetime.now(UTC)
+    valid = [one for one in loaded if one.not_before <= now < one.not_after]
+    others = [one for one in loaded if one not in valid]
+    if not valid:
+        return sorted(others, key=lambda one: one.not_after, reverse=True)
+    first = valid[0]
+    same = [one for one in valid if set(one.names) & set(first.names)]
+    first = max(same, key=lambda one: one.not_after)
+    rest = sorted((one for one in valid if one is not first), key=lambda one: one.not_after, reverse=True)
+    return [first, *rest, *sorted(others, key=lambda one: one.not_after, reverse=True)]
+
+
 def _load(path: Path) -> Loaded:
     try:
         status = path.stat()
@@ -111,7 +150,7 @@ def _load(path: Path) -> Loaded:
         ) from None
     except OSError as error:
         raise CertificateError(f"{path} cannot be read: {error.strerror}") from None
-    return Loaded(path, names, leaf.not_valid_after_utc, context)
+    return Loaded(path, names, leaf.not_valid_before_utc, leaf.not_valid_after_utc, context)
 
 
 def _names_of(leaf: x509.Certificate) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from cli.errors import CommandError
 from node.api import listening
 from node.api.callers import FAILURES_MAX
 from node.api.handlers import OPERATIONS
-from node.api.server import ADMISSIONS_MAX, CALLS_MAX, REFUSALS_NOTED_MAX
+from node.api.server import REFUSALS_NOTED_MAX
+from node.api.shares import ADMISSIONS, CALLS
 from node.config import NodeConfig
 from node.journal import audit
 from node.mesh.pump import system_now
@@ -138,7 +139,7 @@ async def test_strangers_who_only_connect_or_dribble_leave_room_for_those_who_ar
             writer.close()
         await asyncio.gather(*ended, return_exceptions=True)
         monkeypatch.setattr(listening, "STRANGERS_MAX", 256)
-        dribbling = [await asyncio.open_connection(host, int(port), ssl=anybody) for _ in range(CALLS_MAX)]
+        dribbling = [await asyncio.open_connection(host, int(port), ssl=anybody) for _ in range(CALLS.remote_max)]
         for _, writer in dribbling:
             fields = sign_request(
                 new_signer(), "POST", f"https://{control.api}/v1/admissions", b"x" * 100, created_s=int(time.time()),
@@ -149,8 +150,8 @@ async def test_strangers_who_only_connect_or_dribble_leave_room_for_those_who_ar
             writer.write(("\r\n".join([*head, "Content-Length: 100"]) + "\r\n\r\n{").encode())
             await writer.drain()
         answers = [asyncio.ensure_future(reader.readline()) for reader, _ in dribbling]
-        await until(lambda: sum(one.done() for one in answers) >= CALLS_MAX - ADMISSIONS_MAX)
-        assert all(b"503" in one.result() for one in answers if one.done())
+        await until(lambda: sum(one.done() for one in answers) >= CALLS.remote_max - ADMISSIONS.principal_max)
+        assert all(b" 429 " in one.result() for one in answers if one.done()), "one address has a share"
         assert (await client.get("/v1/node"))["node"] == control.core.node
         for one in answers:
             one.cancel()
