@@ -16,9 +16,11 @@ from typing import Any, cast
 from unittest import mock
 
 import msgspec
+import pytest
 
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
+from cli.errors import CommandError
 from cli.views.audit import verify_chains
 from cli.views.why import explain
 from node.config import NodeConfig, read_config
@@ -425,8 +427,10 @@ async def what_is_in_order_starts(
     )  # fmt: skip
     named = digest(encode(change))
     await w.client.publish("change", "hello", encode(sign(key("dev"), CHANGE_DOMAIN, w.mesh, change)))
-    for name in approvers[:-1]:
-        await w.client.publish("approval", named.hex(), w.approval(name, change))
+    for name in approvers[:-1]:  # bob's key is revoked: what it signs is not even kept
+        with pytest.raises(CommandError) as refused:
+            await w.client.publish("approval", named.hex(), w.approval(name, change))
+        assert refused.value.kind == "grant.revoked"
     lane = (await w.client.state()).lane("hello", environment)
     assert lane is not None
     starts = Start(bytes(named), (w.node,), break_glass=break_glass)

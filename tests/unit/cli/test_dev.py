@@ -44,7 +44,7 @@ def test_a_busy_port_names_its_owner() -> None:
 def test_a_guests_words_are_marked_and_cannot_move_the_cursor() -> None:
     entry = {"time": "2026-11-23T04:49:34Z", "app": "web", "level": "info", "stream": "guest", "event": "stdout",
              "message": "\x1b[2Jhello\r\n"}  # fmt: skip
-    assert described(entry).plain == "04:49:34Z web | �[2Jhello"
+    assert described(entry).plain == "04:49:34Z web | <001B>[2Jhello"
 
 
 def test_a_line_names_its_node_where_several_write_and_a_run_its_release() -> None:
@@ -59,7 +59,7 @@ def test_the_hosts_words_show_what_happened() -> None:
              "outcome": "deadline_exceeded", "request_id": "r-1"}  # fmt: skip
     assert described(entry).plain == "04:49:34Z web · request  status=504 outcome=deadline_exceeded"
     request = {"method": "GET", "path": "/a\x1b", "duration_ms": 1000.4, "client": "127.0.0.1", "bytes_out": 12}
-    assert described(entry | request).plain == "04:49:34Z web · GET /a� 504 1000 ms deadline exceeded"
+    assert described(entry | request).plain == "04:49:34Z web · GET /a<001B> 504 1000 ms deadline exceeded"
 
 
 @pytest.mark.parametrize(
