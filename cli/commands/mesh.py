@@ -22,6 +22,7 @@ from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
 from cli.commands.backup import backup, restore
 from cli.commands.membership import leave, members, remove, reset, voters
+from cli.commands.rules import rules
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
@@ -368,5 +369,5 @@ def mesh() -> None:
     """Found a mesh, let nodes in and out, look after its voters."""
 
 
-for _one in (create, invite, join, members, remove, voters, reset, leave, backup, restore):
+for _one in (create, invite, join, members, remove, voters, rules, reset, leave, backup, restore):
     mesh.add_command(_one)

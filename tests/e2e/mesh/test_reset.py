@@ -48,6 +48,26 @@ def test_an_admin_goes_on_with_the_one_voter_that_is_left_and_the_mesh_shows_it_
 
 
 @pytest.mark.timeout(120)
+def test_an_admin_raises_the_rules_once_and_twice_is_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    fleet = Fleet(tmp_path_factory.mktemp("rules"))
+    try:
+        sole = fleet.found("sole", "--policy", "solo")
+        before = sole.ok("mesh", "rules")
+        assert (before["rules"], before["supported"]) == (1, 2)
+        refused = sole.run("mesh", "rules", "--raise", "-y")
+        assert refused.code == 3, "without the passphrase nobody changes the rules"
+        assert sole.ok("mesh", "rules")["rules"] == 1
+        raised = sole.typed_ok("mesh", "rules", "--raise", "-y")
+        assert raised["rules"] == 2
+        assert raised["slot"] > 0
+        again = sole.ok("mesh", "rules", "--raise", "-y")
+        assert (again["rules"], again["slot"]) == (2, 0)
+        assert decides(sole, "after")
+    finally:
+        fleet.close()
+
+
+@pytest.mark.timeout(120)
 def test_a_sole_voter_that_lost_its_store_votes_again_with_a_new_one(tmp_path_factory: pytest.TempPathFactory) -> None:
     fleet = Fleet(tmp_path_factory.mktemp("reset"))
     try:
