@@ -77,6 +77,6 @@ DATA_OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "move_data", "POST", "/v1/data/{project}/{environment}/move", "Move a lane's data to another node", move_data,
-        "write", MoveBody, body_max_bytes=512 * 1024, answer=MoveView, parameters=_LANE,
+        "write", MoveBody, answer=MoveView, parameters=_LANE,
     ),
 )  # fmt: skip

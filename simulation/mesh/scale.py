@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocols.chain.messages import ChainMessage, EntryStored
-from protocols.envelope import digest, encode
+from protocols.envelope import encode
 from protocols.liveness import Belief, BeliefChanged, LivenessMessage
 from protocols.machine import PeerId
 from protocols.records.gossip import RecordMessage, RecordsMerged
-from protocols.records.key_table import make_key
 from protocols.records.sync import Synced, SyncMessage, SyncRecords
 from protocols.state.commands import CreateProject
 from simulation.mesh.fleet import Fleet
@@ -32,7 +31,6 @@ DECISIONS = 16
 DIVERGED = 50
 """Records that each half writes while the fleet is cut in two."""
 CUT_MS = 60_000
-BODY_BYTES = 256
 STEP_MS = 10
 
 Family = tuple[type, ...]
@@ -136,10 +134,9 @@ class Bench:
         def run() -> None:
             for number in range(PUSHES):
                 name = self.names[number % self.nodes]
-                body = b"%d" % number * (BODY_BYTES // 2)
+                key, body = self.fleet.note(f"push {number}")
                 started_ms = self.world.now_ms
                 self.heard.events.clear()
-                key = make_key("evidence", "scale", digest(body).hex())
                 self.fleet.publish(name, key, body)
                 self.world.run_until(started_ms + 2_000)
                 informed = {
@@ -181,9 +178,8 @@ class Bench:
                     network.cut[self.fleet.peers[near], self.fleet.peers[far]] = self.world.now_ms
         for number in range(DIVERGED):
             for index, side in enumerate(sides):
-                body = b"%d/%d" % (number, index) * (BODY_BYTES // 4)
-                name = side[number % len(side)]
-                self.fleet.publish(name, make_key("evidence", "halves", digest(body).hex()), body)
+                key, body = self.fleet.note(f"halves {number}/{index}")
+                self.fleet.publish(side[number % len(side)], key, body)
         self.world.run_until(self.world.now_ms + CUT_MS)
         took: list[int] = []
 
@@ -315,7 +311,7 @@ def report(found: Sequence[Scale], plot: str) -> str:
         f"![Time and bytes per node over the size of the fleet]({plot})",
         "",
         f"- Membership, idle: pings of up to five observers per node and their answers, for {IDLE_MS // 1000} s.",
-        f"- Record push: {PUSHES} records of {BODY_BYTES} bytes from different nodes; times are of every other node.",
+        f"- Record push: {PUSHES} signed test results from different nodes; times are of every other node.",
         f"- Decision: {DECISIONS} commands, one at a time, through different nodes; three voters; times until each node has it",
         "  on disk.",
         f"- Anti-entropy: the fleet is cut in two for {CUT_MS // 1000} s, each half writes {DIVERGED} records; time from",

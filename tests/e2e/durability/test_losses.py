@@ -22,6 +22,7 @@ def test_a_rollback_is_whole_without_the_author_and_with_a_node_gone(
         before = one.ok("status", "--project", "site")["lanes"][0]["base"]
         stage.deploy(*SECOND)
         until(lambda: all(stage.seen(index) == SECOND for index in range(3)), 30, "the second release everywhere")
+        second = one.ok("status", "--project", "site")["lanes"][0]["base"]["change"]
         stage.lose_the_author()
         three.kill()
         answer = one.run("rollback", "--project", "site", "-m", "the second was worse", "--json")
@@ -32,7 +33,7 @@ def test_a_rollback_is_whole_without_the_author_and_with_a_node_gone(
         three.start()
         until(lambda: stage.seen(2) == FIRST, 60, "the node that was away to follow")
         # And forth again: what was left is kept, too.
-        assert one.run("rollback", "--project", "site", "-m", "no, the first was", "--json").code == 0
+        assert one.run("rollback", second, "--project", "site", "-m", "no, the first was", "--json").code == 0
         until(lambda: all(stage.seen(index) == SECOND for index in range(3)), 20, "the second release, whole")
     finally:
         stage.close()

@@ -331,7 +331,7 @@ class Story:
                 async with Client(stdio_client(command, errlog=told)) as client:
                     names = {tool.name for tool in (await client.list_tools()).tools}
                     assert "approve" not in names
-                    assert len(names) <= 12
+                    assert len(names) == 13
                     status = (await client.call_tool("status", {})).structured_content
                     assert status is not None
                     assert status["me"] == "bot"
