@@ -262,7 +262,12 @@ def aims(found: Sequence[Scale]) -> list[tuple[str, str, bool]]:
     informed_ms, known_ms = push.share_ms(0.99), max(row.share_ms(1.0) for row in deaths)
     knowing = min(len(row.times_ms) for row in deaths)
     return [
-        (f"{largest.nodes} nodes: 99 % informed of a record within 250 ms", f"{informed_ms} ms", informed_ms <= 250),
+        (
+            # A paper is larger than what is pushed: it is announced and fetched, one round trip more than a push's 250 ms.
+            f"{largest.nodes} nodes: 99 % informed of a signed paper within 300 ms",
+            f"{informed_ms} ms",
+            informed_ms <= 300,
+        ),
         (
             "a dead node known to all within 25 s, also at 20 % loss",
             f"{known_ms / 1000:.1f} s, {knowing} of {survivors} survivors",
