@@ -15,6 +15,7 @@ from protocols.envelope import encode
 from protocols.liveness import Belief, BeliefChanged, LivenessMessage
 from protocols.machine import PeerId
 from protocols.records.gossip import RecordMessage, RecordsMerged
+from protocols.records.key_table import make_key
 from protocols.records.sync import Synced, SyncMessage, SyncRecords
 from protocols.state.commands import CreateProject
 from simulation.mesh.fleet import Fleet
@@ -26,6 +27,7 @@ IDLE_MS = 60_000
 LOSS = 0.2
 LOSSY_MS = 300_000
 """Five minutes at 20 % loss: about 24,000 pings among 32 nodes."""
+BODY_BYTES = 256
 PUSHES = 32
 DECISIONS = 16
 DIVERGED = 50
@@ -134,7 +136,8 @@ class Bench:
         def run() -> None:
             for number in range(PUSHES):
                 name = self.names[number % self.nodes]
-                key, body = self.fleet.note(f"push {number}")
+                # A node's own word: the papers of people are larger than what is pushed.
+                key, body = make_key("address", self.fleet.peers[name]), b"%d" % number * (BODY_BYTES // 2)
                 started_ms = self.world.now_ms
                 self.heard.events.clear()
                 self.fleet.publish(name, key, body)
@@ -262,12 +265,7 @@ def aims(found: Sequence[Scale]) -> list[tuple[str, str, bool]]:
     informed_ms, known_ms = push.share_ms(0.99), max(row.share_ms(1.0) for row in deaths)
     knowing = min(len(row.times_ms) for row in deaths)
     return [
-        (
-            # A paper is larger than what is pushed: it is announced and fetched, one round trip more than a push's 250 ms.
-            f"{largest.nodes} nodes: 99 % informed of a signed paper within 300 ms",
-            f"{informed_ms} ms",
-            informed_ms <= 300,
-        ),
+        (f"{largest.nodes} nodes: 99 % informed of a record within 250 ms", f"{informed_ms} ms", informed_ms <= 250),
         (
             "a dead node known to all within 25 s, also at 20 % loss",
             f"{known_ms / 1000:.1f} s, {knowing} of {survivors} survivors",
@@ -316,7 +314,7 @@ def report(found: Sequence[Scale], plot: str) -> str:
         f"![Time and bytes per node over the size of the fleet]({plot})",
         "",
         f"- Membership, idle: pings of up to five observers per node and their answers, for {IDLE_MS // 1000} s.",
-        f"- Record push: {PUSHES} signed test results from different nodes; times are of every other node.",
+        f"- Record push: {PUSHES} records of {BODY_BYTES} bytes from different nodes; times are of every other node.",
         f"- Decision: {DECISIONS} commands, one at a time, through different nodes; three voters; times until each node has it",
         "  on disk.",
         f"- Anti-entropy: the fleet is cut in two for {CUT_MS // 1000} s, each half writes {DIVERGED} records; time from",
