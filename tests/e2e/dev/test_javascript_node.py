@@ -107,6 +107,9 @@ const facts = async () => {
   const open = createDecipheriv("aes-256-gcm", key, iv).setAuthTag(cipher.getAuthTag());
   const parts = [];
   for await (const part of Readable.from(["a", "b"])) parts.push(part);
+  const web = Readable.toWeb(Readable.from([Buffer.alloc(70000, 120), Buffer.from("c")], { objectMode: false }));
+  const back = [];
+  for await (const part of Readable.fromWeb(new Response("xyz").body)) back.push(part.toString());
   return {
     sha256: createHash("sha256").update("a").digest("hex"),
     hmac: createHmac("sha1", "key").update("m").digest("base64"),
@@ -115,6 +118,7 @@ const facts = async () => {
     pbkdf2: pbkdf2Sync("p", "s", 10, 16, "sha512").toString("hex"),
     scrypt: scryptSync("p", "s", 16, { N: 16, r: 1, p: 1 }).toString("hex"),
     zip: gunzipSync(gzipSync("x".repeat(100))).length,
+    web: (await new Response(web).text()).length, back: back.join(""),
     parts, later: await promisify((done) => setImmediate(done, null, 7))(),
     path: path.join("/a", "../b", "c"), size: randomBytes(4).length,
     buffer: Buffer.from("é").toString("latin1"),
@@ -146,6 +150,50 @@ def test_a_server_of_node_runs(text: str, packages: Mapping[str, str], hello: st
         if text is PLAIN:
             found = json.loads(process.call("/facts").text)
             assert found == in_node()
+
+
+HONO = """
+import { serve } from "@hono/node-server";
+import { Hono } from "hono";
+import { stream } from "hono/streaming";
+const app = new Hono();
+app.get("/", (c) => c.text("Hello Hono"));
+app.get("/json", (c) => c.json({ q: c.req.query() }));
+app.post("/echo", async (c) => c.json(await c.req.json(), 201));
+app.post("/pipe", (c) => new Response(c.req.raw.body));
+app.post("/form", async (c) => {
+  const { file, a } = await c.req.parseBody();
+  return c.json({ name: file.name, bytes: [...new Uint8Array(await file.arrayBuffer())], a });
+});
+app.get("/stream", (c) => stream(c, async (s) => {
+  for (let i = 0; i < 3; i++) { await s.write(`part ${i}\\n`); await s.sleep(5); }
+}));
+app.get("/boom", () => { throw new Error("boom"); });
+app.get("/late", (c) => new Promise((answer) => setTimeout(() => answer(c.text("late")), 20)));
+serve({ fetch: app.fetch, port: 3000 });
+"""
+PART = (
+    b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--b\r\nContent-Disposition: form-data; name="file"; '
+    b'filename="f.bin"\r\nContent-Type: application/octet-stream\r\n\r\n\x00\x01\xc8\xff\r\n--b--\r\n'
+)
+
+
+@pytest.mark.parametrize(("version", "flags"), [("^2", ()), ("^1", ("--exact",))], ids=["2", "1 as a release"])
+def test_hono_on_its_node_server_runs(version: str, flags: tuple[str, ...], tmp_path: Path) -> None:
+    packages = {"hono": "^4", "@hono/node-server": version}
+    with serving(project(tmp_path, HONO, packages, 'instances = "reuse"\n'), *flags) as process:
+        for _ in range(2):
+            assert process.call("/").text == "Hello Hono"
+            assert json.loads(process.call("/json?a=1").text) == {"q": {"a": "1"}}
+            answer = process.call("/echo", "POST", b'{"a": [1]}', {"content-type": "application/json"})
+            assert (answer.status, json.loads(answer.text)) == (201, {"a": [1]})
+            assert process.call("/pipe", "POST", b"x" * 100_000).body == b"x" * 100_000
+            answer = process.call("/form", "POST", PART, {"content-type": "multipart/form-data; boundary=b"})
+            assert json.loads(answer.text) == {"name": "f.bin", "bytes": [0, 1, 200, 255], "a": "1"}
+            assert process.call("/stream").text == "part 0\npart 1\npart 2\n"
+            assert process.call("/late").text == "late"
+            assert process.call("/boom").status == 500
+            assert process.call("/nothing").status == 404
 
 
 def in_node() -> dict[str, object]:

@@ -15,7 +15,7 @@ module.exports = function absent(name) {
       },
     });
   const constants = new Proxy({}, { get: (_, key) => (typeof key === "string" ? 0 : undefined) });
-  return new Proxy({}, {
+  const handlers = {
     get: (_, key) => {
       if (typeof key === "symbol" || key === "then" || key === "__esModule") return undefined;
       if (key === "constants") return constants;
@@ -23,5 +23,9 @@ module.exports = function absent(name) {
       return member(`node:${name}.${key}`);
     },
     has: () => true,
-  });
+  };
+  // A named import reads from an object that the bundler makes with this module's prototype and its own names, of which
+  // there are none: so the prototype knows every name too, and `x instanceof Http2ServerRequest` is false, not an error.
+  const named = new Proxy({}, handlers);
+  return new Proxy({}, { ...handlers, getPrototypeOf: () => named });
 };

@@ -19,7 +19,7 @@ export class Headers {
   constructor(init) {
     if (init === undefined) return;
     if (init === null || typeof init !== "object") throw new TypeError("Headers takes pairs, an object or Headers");
-    if (init instanceof Headers) this.#list = init.#list.map((pair) => [...pair]);
+    if (#list in init) this.#list = init.#list.map((pair) => [...pair]);
     else if (typeof init[Symbol.iterator] === "function") {
       for (const pair of init) {
         const [name, value, ...rest] = pair;

@@ -45,7 +45,7 @@ export class Request extends Body {
   constructor(input, init = {}) {
     super();
     init ??= {};
-    const from = input instanceof Request ? input : null;
+    const from = typeof input === "object" && input !== null && #url in input ? input : null; // not one that only looks like it
     this.#url = from ? from.#url : checkedUrl(input);
     this.#method = init.method !== undefined ? checkedMethod(init.method) : (from?.#method ?? "GET");
     this.#headers = new Headers(init.headers ?? from?.headers);
