@@ -2,8 +2,9 @@
 
 Start order: lock the folder, open the stores, make the services from them, then workers, workloads, mesh, API. Crash-
 only: an exception that nobody expected ends the group and the process, with the exit code of node/errors.py; what was
-acknowledged is on disk, and workers go on serving until the next daemon adopts them. SIGTERM and SIGINT drain and
-stop everything. Not here: making the folder (membership/found.py), making the services, and what any service does.
+acknowledged is on disk, and workers go on serving until the next daemon adopts them. SIGTERM says goodbye to the mesh
+and leaves the workers to the next daemon, for a moment; SIGINT drains and stops everything. Not here: making the
+folder (membership/found.py), making the services, and what any service does.
 """
 
 from __future__ import annotations
@@ -35,8 +36,15 @@ from protocols.core import CoreStored
 from protocols.envelope import encode
 from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
+from protocols.liveness import Leave
 from protocols.records.gossip import Publish
 from protocols.records.key_table import make_key
+
+GOODBYE_S = 0.5
+"""Between the goodbye and the end: the others lead visitors past this node by then, and what came is passed on."""
+HAND_OVER_S = 15.0
+"""How long workers serve on for the next daemon behind an orderly stop; with the grace below and a margin 30 s in all."""
+HAND_OVER_GRACE_S = 10.0
 
 _log = logging.getLogger("freehold.daemon")
 
@@ -50,6 +58,7 @@ class Daemon:
         self._config = config
         self.runtime = runtime_folder(folder)
         self._stopping = asyncio.Event()
+        self._hands_over = False
         self.started = asyncio.Event()
         self.control: Control | None = None
 
@@ -72,6 +81,11 @@ class Daemon:
         """Drain and end `run`."""
         self._stopping.set()
 
+    def hand_over(self) -> None:
+        """End `run` and leave the workers to the daemon that starts next on this folder."""
+        self._hands_over = True
+        self._stopping.set()
+
     async def _run(self, storage: Storage, logs: LogStore) -> None:
         _require_free((*self._config.listen, *filter(None, (self._config.api,))))
         vote, state, fence = await storage.open()
@@ -85,8 +99,8 @@ class Daemon:
         services = make_services(place, storage, logs, stored, lost=lost, stop=self.stop)
         self.control = services.control
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGTERM, self.hand_over)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
         await self._serve(services)
 
     async def _serve(self, services: Services) -> None:
@@ -117,7 +131,11 @@ class Daemon:
                 _log.info("the node runs", extra={"event": "node.started", "detail": _where(control)})
                 await self._stopping.wait()
                 _log.info("the node stops", extra={"event": "node.stopping"})
-            await pool.stop()
+                await _say_goodbye(control)
+            if self._hands_over:
+                await pool.hand_over(HAND_OVER_S, min(HAND_OVER_GRACE_S, self._config.drain_s))
+            else:
+                await pool.stop()
             await workers
             for task in tasks:
                 task.cancel()
@@ -132,6 +150,13 @@ class Daemon:
         status = NodeStatus(self._config.name, VERSION, control.api, control.api_pin, control.api_place.authority)
         control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         control.addresses.take(list(control.core.records.store.entries.values()))
+
+
+async def _say_goodbye(control: Control) -> None:
+    """Tell the others that this node stops, so that they wait for it in nothing and lead no visitor to it."""
+    if control.core.hello.admitted():
+        control.mesh.post(Leave())
+        await asyncio.sleep(GOODBYE_S)
 
 
 def _where(control: Control) -> str:

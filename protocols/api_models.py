@@ -64,6 +64,8 @@ class NodeView(msgspec.Struct, frozen=True):
 class MemberView(msgspec.Struct, frozen=True):
     """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link.
 
+    `since_ms` is when the belief last changed (wall, 0 for not since this node started); `left` says that the member
+    stopped and said so.
     `name`, `version`, `api` (where its HTTPS API is, empty for nowhere) and `api_pin` (the SHA-256 of its public key)
     are what the member says of itself. `last_seq` and `last_serial` are the cutoffs that a
     revocation carries to keep what the member wrote and signed so far.
@@ -87,6 +89,8 @@ class MemberView(msgspec.Struct, frozen=True):
     expires_ms: int
     last_seq: int
     last_serial: int
+    since_ms: int = 0
+    left: bool = False
 
 
 class AuthorityView(msgspec.Struct, frozen=True):

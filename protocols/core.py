@@ -28,6 +28,7 @@ from protocols.keys import peer_id, public_key_of
 from protocols.liveness import (
     Belief,
     BeliefChanged,
+    Leave,
     LivenessConfig,
     LivenessMachine,
     LivenessMessage,
@@ -161,7 +162,16 @@ class CoreStored:
 WorkEvent = PreparationDone | WorkObserved | SmokeReplayed
 ChainRequest = Mute | Submit | Read | SubmitReset
 CoreEvent = (
-    Start | ChainRequest | Publish | WorkEvent | PeerConnected | PeerDisconnected | Received | RedialFailed | Tick
+    Start
+    | ChainRequest
+    | Publish
+    | WorkEvent
+    | PeerConnected
+    | PeerDisconnected
+    | Received
+    | RedialFailed
+    | Leave
+    | Tick
 )
 
 
@@ -249,6 +259,9 @@ class NodeCore:
                 self._give(self.chain, event, now, out)
             case Publish():
                 self._give(self.records, event, now, out)
+            case Leave():
+                self._give(self.agent, event, now, out)
+                self._give(self.liveness, event, now, out)
             case PreparationDone() | WorkObserved() | SmokeReplayed():
                 self._give(self.agent, event, now, out)
         if self.trust.version != self._judged_version:

@@ -3,7 +3,8 @@
 Every member has up to five observers, chosen by rendezvous hash, so all nodes compute the same ones. An observer pings
 over the connection it has; three misses in a row, or a lost connection and a failed redial, make a signed suspicion,
 which spreads by gossip. A node believes a member down when a majority of that member's observers suspect the same
-incarnation and the suspicion time has passed. The member refutes by signing a higher incarnation; only it can.
+incarnation and the suspicion time has passed. The member refutes by signing a higher incarnation; only it can. A
+suspicion of itself is a goodbye: whoever hears it believes the member down at once, until that member refutes it.
 
 Sources: SWIM (Das et al., 2002): suspicion, incarnation. Lifeguard (Dadgar et al., arXiv 1707.00788): local health and
 a suspicion time that shrinks with confirmations. RFC 6298: round-trip estimates. Unlike SWIM nobody probes strangers,
@@ -143,8 +144,16 @@ class RedialFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """Event: this node is about to stop; it says goodbye, and refutes nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class BeliefChanged:
-    """`peer` is now believed to be this; `observers` are those whose suspicion counts at the moment."""
+    """`peer` is now believed to be this; `observers` are those whose suspicion counts at the moment.
+
+    Of a member that said goodbye that is the member itself.
+    """
 
     peer: PeerId
     belief: Belief
@@ -152,7 +161,7 @@ class BeliefChanged:
     observers: tuple[PeerId, ...]
 
 
-LivenessEvent = PeerConnected | PeerDisconnected | Received | MembersChanged | RedialFailed | Tick
+LivenessEvent = PeerConnected | PeerDisconnected | Received | MembersChanged | RedialFailed | Leave | Tick
 
 
 @dataclass(slots=True)
@@ -164,6 +173,7 @@ class _Member:
     alive: Signed | None = None
     suspicions: dict[PeerId, tuple[int, Signed]] = field(default_factory=dict)
     suspect_since_ms: int = 0
+    believed_since_ms: int = 0
     observers: tuple[PeerId, ...] = ()
     connected: bool = False
     # The rest is used only if we observe it.
@@ -194,6 +204,7 @@ class LivenessMachine:
         self._number = 0
         self._health = 0
         self._incarnation = 0
+        self._leaving = False
         self._opened: dict[Signed, Suspicion | Aliveness] = {}
         self._deadline_ms: int | None = None
         self._deadline_known = True
@@ -222,6 +233,8 @@ class LivenessMachine:
                 return self._redial_failed(event.peer, now)
             case MembersChanged():
                 return self._members_changed(event.members, now)
+            case Leave():
+                return self._leave()
 
     def deadline_ms(self) -> int | None:
         """When the next ping, miss or end of a suspicion is due."""
@@ -237,6 +250,16 @@ class LivenessMachine:
             return Belief.ALIVE
         member = self._members.get(peer)
         return member.belief if member is not None else None
+
+    def said_goodbye(self, peer: PeerId) -> bool:
+        """Return whether a member said that it stops, and has not come back since."""
+        member = self._members.get(peer)
+        return member is not None and _gone(peer, member)
+
+    def believed_since_ms(self, peer: PeerId) -> int:
+        """Return when the belief about a member last changed (wall, ms), 0 if it did not since this process started."""
+        member = self._members.get(peer)
+        return member.believed_since_ms if member is not None else 0
 
     def incarnation(self, peer: PeerId) -> int:
         """Return the highest incarnation known of a member."""
@@ -283,7 +306,7 @@ class LivenessMachine:
     def _peer_connected(self, peer: PeerId) -> list[Effect]:
         self._connected[peer] = None
         effects: list[Effect] = []
-        if self._incarnation:
+        if self._incarnation and not self._leaving:
             effects.append(Send(peer, StillAlive(self._sign_alive())))
         member = self._members.get(peer)
         if member is not None:
@@ -426,7 +449,7 @@ class LivenessMachine:
         known = member.suspicions.get(observer)
         if known is not None and known[0] >= suspicion.incarnation:
             return []
-        if observer not in member.observers:
+        if observer not in member.observers and observer != suspicion.node:
             return []
         member.suspicions[observer] = (suspicion.incarnation, signed)
         return [*self._relay(Suspected(signed), peer, suspicion.node), *self._judge(suspicion.node, member, now)]
@@ -447,7 +470,23 @@ class LivenessMachine:
         member.suspicions = {who: held for who, held in member.suspicions.items() if held[0] >= alive.incarnation}
         return [*self._relay(StillAlive(signed), peer, alive.node), *self._judge(alive.node, member, now)]
 
+    def _leave(self) -> list[Effect]:
+        """Say goodbye: a suspicion of this very node, which a member of an older release passes over."""
+        self._leaving = True
+        return self._goodbye()
+
+    def _goodbye(self) -> list[Effect]:
+        goodbye = Suspicion(self._self, self._incarnation)
+        return [Broadcast(Suspected(sign(self._signer, SUSPICION_DOMAIN, self._mesh, goodbye)))]
+
     def _refute(self, peer: PeerId, incarnation: int) -> list[Effect]:
+        if self._leaving:
+            if incarnation <= self._incarnation:
+                return []
+            self._incarnation = (
+                incarnation  # said before a restart that this process forgot; a goodbye below it is void
+            )
+            return self._goodbye()
         if incarnation < self._incarnation:
             return [Send(peer, StillAlive(self._sign_alive()))]  # said already, but this peer has not heard
         self._incarnation = incarnation + 1
@@ -495,8 +534,10 @@ class LivenessMachine:
         return int(high_ms - (high_ms - low_ms) * math.log(counted) / math.log(observers))
 
     def _judge(self, peer: PeerId, member: _Member, now: Now) -> list[Effect]:
-        counted = self._counted(member)
-        if not counted:
+        counted = (peer,) if _gone(peer, member) else self._counted(member)
+        if counted == (peer,):
+            belief = Belief.DOWN
+        elif not counted:
             belief = Belief.ALIVE
         elif member.belief is Belief.ALIVE:
             belief, member.suspect_since_ms = Belief.SUSPECT, now.mono_ms
@@ -506,8 +547,14 @@ class LivenessMachine:
             belief = member.belief
         if belief is member.belief:
             return []
-        member.belief = belief
+        member.belief, member.believed_since_ms = belief, now.wall_ms
         return [Notify(BeliefChanged(peer, belief, member.incarnation, counted))]
+
+
+def _gone(peer: PeerId, member: _Member) -> bool:
+    """Whether the newest that a member said of itself is a goodbye."""
+    own = member.suspicions.get(peer)
+    return own is not None and own[0] >= member.incarnation
 
 
 def observers_of(node: PeerId, members: Sequence[PeerId], count: int) -> tuple[PeerId, ...]:

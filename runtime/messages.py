@@ -21,7 +21,7 @@ import msgspec
 
 from runtime.spec import AppSpec
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 """Raised with every change of a message; a daemon drains and replaces workers that speak another version."""
 
 FRAME_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -153,6 +153,17 @@ class Drain(msgspec.Struct, frozen=True, tag="Drain"):
     grace_ms: int
 
 
+class AwaitDaemon(msgspec.Struct, frozen=True, tag="AwaitDaemon"):
+    """The daemon stops and another may follow: serve on without one for at most `limit_ms`, then drain for `grace_ms`.
+
+    Forgotten as soon as a daemon connects.
+    """
+
+    number: int
+    limit_ms: int
+    grace_ms: int
+
+
 class Done(msgspec.Struct, frozen=True, tag="Done"):
     """The numbered request was carried out."""
 
@@ -230,7 +241,7 @@ class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
     dropped: int
 
 
-Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Drain
+Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Drain | AwaitDaemon
 Answer = Done | Refused | Pong | Status | JobDone
 FromWorker = Greeting | Answer | LogBatch
 

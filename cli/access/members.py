@@ -36,6 +36,8 @@ class Member(msgspec.Struct, frozen=True):
     expires_ms: int
     last_seq: int
     last_serial: int
+    since_ms: int = 0
+    left: bool = False
 
     @property
     def title(self) -> str:

@@ -24,6 +24,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.text.output import Output
 from cli.text.table import short, table
+from cli.text.times import time_of_day
 from cli.views.watch import VOTERS_DECIDE
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo
 from protocols.envelope import encode, sign
@@ -54,13 +55,19 @@ def members(output: Output, context_name: str | None) -> None:
         (
             short(one.node), one.name or "-", ",".join(f"{key}={value}" for key, value in one.labels.items()) or "-",
             one.standing + ("" if one.confirmed else ", unconfirmed") + (", draining" if one.draining else ""),
-            one.belief, "yes" if one.voter else "no", "yes" if one.connected else "no",
-            f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.expiry(now_ms),
+            _believed(one), "yes" if one.voter else "no", "yes" if one.connected else "no",
+            f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.version or "-", one.expiry(now_ms),
         )
         for one in found
     ]  # fmt: skip
-    header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "RTT", "")
+    header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "RTT", "VERSION", "")
     output.result({"members": [msgspec.to_builtins(one) for one in found]}, table(header, rows))
+
+
+def _believed(member: Member) -> str:
+    """What the asked node believes of a member, and since when."""
+    word = "stopped" if member.left else member.belief
+    return f"{word} since {time_of_day(member.since_ms)}" if member.since_ms and word != "alive" else word
 
 
 @command("remove", examples=("freehold mesh remove berlin", "freehold mesh remove Xy3kQ9ab --reason 'sold' -y",

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +34,7 @@ from cli.text.times import time_of_day
 from cli.text.units import checked_addresses, checked_api, checked_listen, checked_loopback
 
 START_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.5
 OUR_PACKAGES = ("cli", "node", "protocols", "runtime")
 _DATA = click.option("--data", type=click.Path(file_okay=False, path_type=Path),
@@ -193,6 +196,7 @@ def uninstall(output: Output, data: Path | None, purge: bool, yes: bool) -> None
     _show(output, "This removes the service:", steps)
     confirm(output, "Remove it?", yes)
     _execute(output, steps[:1])
+    _end_processes(service.USER)
     service.UNIT_PATH.unlink()
     (service.PREFIX / "current").unlink(missing_ok=True)
     for installed in service.versions():
@@ -251,6 +255,28 @@ def _execute(output: Output, steps: Sequence[Step]) -> None:
                 next_step="mend it and run the command again; finished steps are harmless to repeat",
                 kind="step-failed",
             )
+
+
+def _end_processes(user: str) -> None:
+    """End what still runs as the service's own user: workers that wait for the next daemon, which will not come."""
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return
+    deadline_s = time.monotonic() + END_TIMEOUT_S
+    number = signal.SIGTERM
+    while found := [int(one.name) for one in Path("/proc").glob("[0-9]*") if _owned_by(one, uid)]:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(LOOK_EVERY_S)
+        number = signal.SIGKILL if time.monotonic() > deadline_s else number
+
+
+def _owned_by(process: Path, uid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return process.stat().st_uid == uid
+    return False
 
 
 def _await_node(folder: Path) -> None:

@@ -35,7 +35,7 @@ ExecStart={prefix}/current/bin/freehold node run --data {data}
 RuntimeDirectoryMode=0700
 # What lies there must outlive a restart of the service, and be forgotten at a reboot: it tells the two apart.
 RuntimeDirectoryPreserve=yes
-# Workers go on serving when the daemon ends unexpectedly; the next one adopts them. On a stop it ends them itself.
+# Workers go on serving when the daemon ends; the next one adopts them. Without one they end within 30 s.
 KillMode=process
 TimeoutStopSec=90
 Restart=on-failure
@@ -144,6 +144,7 @@ def uninstall_steps(data: Path, *, purge: bool, user_exists: bool) -> tuple[Step
     """Return what uninstalling does, in order; `purge` takes the data, too."""
     steps = [
         Step("stop the node, and start it no more", ("systemctl", "disable", "--now", UNIT_NAME)),
+        Step("end the workers that still serve for the next start"),
         Step(f"remove {UNIT_PATH}"),
         Step("read the units again", ("systemctl", "daemon-reload")),
         Step(f"remove {', '.join(map(str, (PREFIX / 'current', *versions())))}"),

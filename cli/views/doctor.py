@@ -25,6 +25,12 @@ DISK_FREE_WARN_BYTES = 1 << 30
 WASMTIME_MIN_MAJOR = 50
 """The sandbox this version was built and tested with; older ones lack fixes."""
 
+START_STEP = "start it there: systemctl start freehold, or freehold node run"
+LOOK_STEP = (
+    "on its machine: freehold doctor; if that machine is lost for good, docs/guides/operations.md says how to go on"
+)
+"""What cannot be reached may be well: its clock, version, address and the network come before anything that destroys."""
+
 PRIVATE_FILES = ("node.key", "credentials", "fence")
 
 
@@ -146,7 +152,7 @@ def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Findi
     lost = ", ".join(one.title for one in others if one not in up)
     return [
         Finding(True, f"{what}; {len(up)} can be reached",
-                f"start {lost}; if one is lost for good: freehold mesh reset NODE -m REASON"),
+                f"start {lost}, or mend the network to it; {LOOK_STEP}"),
     ]  # fmt: skip
 
 
@@ -167,12 +173,10 @@ def members(everyone: Sequence[Member], wall_ms: int) -> list[Finding]:
             found.append(
                 Finding(False, f"{one.title} is revoked and still listed", f"freehold mesh remove {one.node[-8:]}")
             )
+        elif one.confirmed and one.left:
+            found.append(Finding(one.voter, f"{one.title} was stopped and said so", START_STEP))
         elif one.confirmed and one.belief == "down":
-            found.append(
-                Finding(
-                    one.voter, f"{one.title} is down", "start it, or for good: freehold mesh remove " + one.node[-8:]
-                )
-            )
+            found.append(Finding(one.voter, f"{one.title} is down, or nobody reaches it", LOOK_STEP))
         elif one.confirmed and not one.connected and one.belief != "self":
             found.append(
                 Finding(False, f"{one.title} is not connected to the asked node", "check the network between the two")
@@ -195,9 +199,7 @@ def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
         data = lane.base is not None and lane.base.data
         words = standing.unserved_words(nodes, standing.down_of(nodes, everyone), names, data=data)
         if words:
-            command = f"freehold project place {lane.project} --env {lane.environment} --data NODE"
-            lost = f"; if it is lost for good, put its backup in its place, or: {command}" if data else ""
-            found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", f"start it{lost}"))
+            found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", LOOK_STEP))
     return found
 
 
@@ -215,7 +217,7 @@ def quorum(everyone: Sequence[Member]) -> list[Finding]:
     if lost and up == majority:
         return [
             Finding(True, f"one more lost voter and nothing can be decided ({names} cannot be reached)",
-                    "start it, or: freehold mesh voters --replace OLD NEW"),
+                    LOOK_STEP),
         ]  # fmt: skip
     confirmed = [one for one in everyone if one.confirmed and one.standing == "member"]
     if len(voters) == 1 and len(confirmed) >= 3:

@@ -159,6 +159,8 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
                 expires_ms=certificate.expires_ms if certificate is not None else 0,
                 last_seq=core.records.store.last_seq(node),
                 last_serial=core.trust.next_serial(public_key_of(node)) - 1,
+                since_ms=core.liveness.believed_since_ms(node),
+                left=core.liveness.said_goodbye(node),
             )
         )
     return tuple(views)

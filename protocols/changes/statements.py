@@ -62,7 +62,8 @@ class HealthVerdict(msgspec.Struct, frozen=True, tag="verdict"):
     `candidate` and `base` count what each served here since the stage opened; a cohort node's `base` is what it served
     in as long a time before. `smoke_runs` counts replays of the smoke checks against the candidate, all passed.
     `taken` is false while the node only waits its turn or is outside the cohort: losing it says nothing of the
-    candidate.
+    candidate. `leaving` is the word of one that stops before it took the candidate: nobody need wait for it. Of one that
+    took the candidate it means nothing, and releases that do not know it read a verdict that is pending.
     """
 
     era: bytes
@@ -76,6 +77,7 @@ class HealthVerdict(msgspec.Struct, frozen=True, tag="verdict"):
     smoke_runs: int
     taken: bool = True
     reason: str = ""
+    leaving: bool = False
 
 
 class TimeoutVote(msgspec.Struct, frozen=True, tag="timeout"):

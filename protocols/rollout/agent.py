@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from protocols.chain.decision import Voter
 from protocols.changes.statements import COUNT_MAX, HealthVerdict, Prepared, VerdictWord
+from protocols.liveness import Leave
 from protocols.machine import (
     Digest,
     Effect,
@@ -56,7 +57,7 @@ from protocols.rollout.orders import (
     VoterProbe,
     WorkObserved,
 )
-from protocols.rollout.watch import Watch
+from protocols.rollout.watch import Watch, latch_key
 from protocols.state.model import Deployed, Lane, MeshState, Rollout
 from protocols.state.placement import eligible, placed
 
@@ -109,6 +110,7 @@ class RolloutAgent:
         self._retained: tuple[Digest, ...] = ()
         self._down: frozenset[PeerId] = frozenset()
         self._sequence = 0
+        self._leaving = False
         self._contact = Contact(me)
         self._beat_ms: int | None = None
         self._deadline_ms: int | None = None
@@ -128,6 +130,8 @@ class RolloutAgent:
     def handle(self, event: AgentEvent, now: Now) -> list[Effect]:
         """Consume one event; return the effects to perform, in order."""
         self._deadline_known = False
+        if self._leaving:
+            return []  # what it said last stands: it takes no candidate any more
         effects = self._consume(event, now)
         if self.conductor.has_news:
             effects += self.conductor.beat(now, self._voter)
@@ -160,6 +164,8 @@ class RolloutAgent:
             case PeerDisconnected(peer):
                 self.conductor.disconnected(peer)
                 return []
+            case Leave():
+                return self._leave(now)
             case Tick():
                 return self._beat(now)
 
@@ -172,7 +178,7 @@ class RolloutAgent:
 
     def _decided(self, event: StateDecided, now: Now) -> list[Effect]:
         state = event.state
-        if self._state is not None and _height(state) < _height(self._state):
+        if self._state is not None and (state.resets, state.applied) < (self._state.resets, self._state.applied):
             return []
         self._state, self._voter = state, event.voter
         self.conductor.decided(state, now)
@@ -468,7 +474,9 @@ class RolloutAgent:
             effects += self._follow(now)
         return [*effects, *self._say_verdict(rollout, watch, "fail", now)]
 
-    def _say_verdict(self, rollout: Rollout, watch: Watch, word: VerdictWord, now: Now) -> list[Effect]:
+    def _say_verdict(
+        self, rollout: Rollout, watch: Watch, word: VerdictWord, now: Now, *, leaving: bool = False
+    ) -> list[Effect]:
         assert self._state is not None
         assert not watch.failed or word == "fail", "a fail is final for its stage"
         self._sequence = min(max(self._sequence + 1, now.wall_ms), COUNT_MAX)
@@ -485,12 +493,22 @@ class RolloutAgent:
             smoke_runs=watch.smoke_runs,
             taken=watch.health is not None,
             reason=watch.failed,
+            leaving=leaving,
         )
         return self.conductor.say(said, now)
 
     def _limits(self, rollout: Rollout) -> HealthLimits:
         stage = rollout.stages[rollout.stage]
         return HealthLimits(stage.min_healthy_ms, rollout.plan.healthy_deadline_ms, self._config.window_ms)
+
+    def _leave(self, now: Now) -> list[Effect]:
+        """Say of each open stage whether the candidate was taken here: nobody need wait for a node that had not."""
+        effects: list[Effect] = []
+        for _, rollout, watch in self._open_stages():
+            word: VerdictWord = "fail" if watch.failed else watch.said or "pending"
+            effects += self._say_verdict(rollout, watch, word, now, leaving=watch.health is None)
+        self._leaving, self._beat_ms = True, None
+        return effects
 
     # --- the beat
 
@@ -579,12 +597,3 @@ class RolloutAgent:
                 return []
             case _:
                 return []
-
-
-def latch_key(rollout: Rollout) -> bytes:
-    """Return the key of a latch: the rollout and the opening of its stage, 40 bytes."""
-    return rollout.id + rollout.opened.to_bytes(8, "big")
-
-
-def _height(state: MeshState) -> tuple[int, int]:
-    return state.resets, state.applied

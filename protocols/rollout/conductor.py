@@ -34,7 +34,7 @@ from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Re
 from protocols.records.gossip import Bucket
 from protocols.refusal import Refusal
 from protocols.rollout.orders import NodePrepared
-from protocols.state.analysis import Assessment, Outcome, assess
+from protocols.state.analysis import Assessment, Outcome, assess, left
 from protocols.state.commands import Abort, Command, Exhibits, LaneAction, Pause, Promote, SignedCommand
 from protocols.state.model import NODES_MAX, Lane, MeshState, Rollout
 from protocols.state.placement import rendezvous
@@ -165,10 +165,15 @@ class Conductor:
         open_now = {(r.id, r.opened) for lane in state.lanes if (r := lane.rollout) is not None}
         kept = {key: stage for key, stage in self._stages.items() if key in open_now}
         for lane in state.lanes:
-            if (rollout := lane.rollout) is not None:
-                kept.setdefault((rollout.id, rollout.opened), _Stage(now.mono_ms))
+            if (rollout := lane.rollout) is not None and (rollout.id, rollout.opened) not in kept:
+                kept[rollout.id, rollout.opened] = _Stage(now.mono_ms, self._goodbyes(state, rollout))
         self._stages = kept
         self.has_news = bool(kept)
+
+    def _goodbyes(self, state: MeshState, rollout: Rollout) -> dict[PeerId, tuple[HealthVerdict, bytes]]:
+        """Return the goodbyes said in earlier stages of a rollout, which hold until their nodes speak again."""
+        said = [item for (of, _), stage in self._stages.items() if of == rollout.id for item in stage.verdicts.items()]
+        return {node: held for node, held in said if left(held[0], state.rules_version)}
 
     def prepared(self, change: bytes, nodes: Collection[PeerId] | None = None) -> tuple[bytes, ...]:
         """Return the encoded Signed statements of who (of `nodes`, if given) prepared `change`, for a start."""

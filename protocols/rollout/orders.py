@@ -13,6 +13,7 @@ import msgspec
 
 from protocols.chain.decision import Voter
 from protocols.changes.statements import Counts
+from protocols.liveness import Leave
 from protocols.machine import Digest, PeerConnected, PeerDisconnected, PeerId, Received, Tick
 from protocols.state.model import Deployed, MeshState
 
@@ -115,6 +116,7 @@ AgentEvent = (
     | Received
     | PeerConnected
     | PeerDisconnected
+    | Leave
     | Tick
 )
 

@@ -13,6 +13,11 @@ from protocols.rollout.health import NodeHealth
 from protocols.state.model import Rollout
 
 
+def latch_key(rollout: Rollout) -> bytes:
+    """Return the key of a latch: the rollout and the opening of its stage, 40 bytes."""
+    return rollout.id + rollout.opened.to_bytes(8, "big")
+
+
 @dataclass(slots=True)
 class Watch:
     """One stage, since it opened here. Times in monotonic ms."""

@@ -33,6 +33,9 @@ ROBUST_RULES = 2
 WEIGHT_MAX = 2
 """Times the median of its group: what a node's requests count at most in pooled numbers."""
 
+GOODBYE_RULES = 2
+"""The feature level from which a node that said goodbye in time is not waited for; before, its word reads as pending."""
+
 _Z = 23_263
 _Z_SCALE = 10_000
 """z = 2.3263, the normal quantile of 0.99, as an integer ratio."""
@@ -177,7 +180,8 @@ def assess(
     cohort, first, robust = rollout.cohort, rollout.stage == 0, rules >= ROBUST_RULES
     limits = rollout.plan.analysis
     said = [verdicts[node] for node in cohort if node in verdicts]
-    words = [_word(verdicts.get(node), timed_out=timed_out, lost=node in vanished) for node in cohort]
+    words = [_word(verdicts.get(node), timed_out=timed_out, lost=node in vanished, rules=rules) for node in cohort]
+    silent = sum(not left(verdicts.get(node), rules) for node, word in zip(cohort, words, strict=True) if not word)
     worse_alone = _worse_alone(cohort, verdicts, limits) if robust else {}
     words = ["fail" if node in worse_alone else word for node, word in zip(cohort, words, strict=True)]
     passed, failed, pending, unreached = (words.count(word) for word in ("pass", "fail", "pending", ""))
@@ -201,7 +205,7 @@ def assess(
         return result(Outcome.FAIL, worse)
     if timed_out and unreached > allowed:
         return result(Outcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
-    if pending or unreached > (allowed if settled else 0):
+    if pending or unreached > allowed or (silent and not settled):
         return result(Outcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
     compared = _compared(said, outside)[0] if robust else base
     doubted = candidate.requests < limits.min_requests and _doubtful(candidate, compared, limits)
@@ -253,14 +257,19 @@ def _compared(said: Sequence[HealthVerdict], outside: Sequence[Counts]) -> tuple
     return pooled(capped(by_rate[1:-1])), pooled(capped(by_p99[1:-1]))
 
 
-def _word(said: HealthVerdict | None, *, timed_out: bool, lost: bool) -> str:
-    """Return what a node counts as; "" when it was never reached, or was lost before it took the candidate."""
-    if said is None:
+def _word(said: HealthVerdict | None, *, timed_out: bool, lost: bool, rules: int) -> str:
+    """Return what a node counts as; "" when it was never reached, or was lost or left before it took the candidate."""
+    if said is None or left(said, rules):
         return ""
     gone = lost or (timed_out and said.verdict == "pending")
     if gone:
         return "fail" if said.taken or said.verdict == "fail" else ""
     return said.verdict
+
+
+def left(said: HealthVerdict | None, rules: int) -> bool:
+    """Return whether a node said goodbye before it took the candidate; one that took it may have been killed by it."""
+    return rules >= GOODBYE_RULES and said is not None and said.leaving and not said.taken and said.verdict == "pending"
 
 
 def _doubtful(candidate: Counts, base: Counts, limits: Analysis) -> bool:

@@ -14,7 +14,7 @@ from protocols.changes.statements import STATEMENT_MAX_BYTES, HealthVerdict
 from protocols.envelope import Signed, digest
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
-from protocols.state.analysis import Outcome, assess
+from protocols.state.analysis import Assessment, Outcome, assess
 from protocols.state.commands import Pause, Promote, Start
 from protocols.state.exhibits import SIGNED_OVERHEAD_BYTES, Case
 from protocols.state.lanes import Said, read_said
@@ -114,9 +114,7 @@ def _stale_health(state: MeshState, case: Case, view: View) -> Refusal | None:
     if isinstance(said, Refusal):
         return said
     newest = _newest(rollout, said, view)
-    assessed = assess(
-        rollout, newest, case.at_ms, timed_out=said.timed_out, vanished=said.vanished, rules=state.rules_version
-    )
+    assessed = _judged(state, rollout, said, newest, case)
     if assessed.outcome in (Outcome.FAIL, Outcome.PENDING):
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
     counted = (node for node in rollout.cohort if node in newest and node not in said.vanished)
@@ -132,17 +130,18 @@ def _stale_pause(state: MeshState, case: Case, view: View) -> Refusal | None:
     said = read_said(state, rollout, case)
     if isinstance(said, Refusal):
         return said
-    assessed = assess(
-        rollout,
-        _newest(rollout, said, view),
-        case.at_ms,
-        timed_out=said.timed_out,
-        vanished=said.vanished,
-        rules=state.rules_version,
-    )
+    assessed = _judged(state, rollout, said, _newest(rollout, said, view), case)
     if assessed.outcome is Outcome.PASS and not rollout.stages[rollout.stage].approve:
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
     return None
+
+
+def _judged(
+    state: MeshState, rollout: Rollout, said: Said, verdicts: Mapping[PeerId, HealthVerdict], case: Case
+) -> Assessment:
+    return assess(
+        rollout, verdicts, case.at_ms, timed_out=said.timed_out, vanished=said.vanished, rules=state.rules_version
+    )
 
 
 def _rollout_of(state: MeshState, case: Case) -> Rollout:

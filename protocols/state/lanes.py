@@ -20,7 +20,7 @@ from protocols.changes.statements import HealthVerdict, Prepared, TimeoutVote, V
 from protocols.envelope import DIGEST_BYTES, digest_of
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
-from protocols.state.analysis import Assessment, Outcome, assess
+from protocols.state.analysis import Assessment, Outcome, assess, left
 from protocols.state.cohort import plan_cohorts
 from protocols.state.commands import (
     REASON_MAX,
@@ -369,7 +369,10 @@ def _based(lane: Lane, base: Deployed) -> Lane:
 
 
 def read_said(state: MeshState, rollout: Rollout, case: Case) -> Said | Refusal:
-    """Return the exhibited statements of this very stage; a statement of another stage refuses the command."""
+    """Return the exhibited statements of this very stage; a statement of another stage refuses the command.
+
+    Only a goodbye holds on: who left before it took the candidate stands aside until it speaks again.
+    """
     statements = case.statements()
     if isinstance(statements, Refusal):
         return statements
@@ -379,7 +382,10 @@ def read_said(state: MeshState, rollout: Rollout, case: Case) -> Said | Refusal:
     for node, said in statements:
         match said:
             case HealthVerdict(era, of, opened) | TimeoutVote(era, of, opened) | Vanished(era, of, opened):
-                if (era, of, opened) != (state.era, rollout.id, rollout.opened):
+                earlier = (
+                    isinstance(said, HealthVerdict) and opened < rollout.opened and left(said, state.rules_version)
+                )
+                if (era, of) != (state.era, rollout.id) or (opened != rollout.opened and not earlier):
                     return Refusal("health.other-stage", "a statement is of another stage, rollout or era")
             case Prepared():
                 return Refusal("health.other-stage", "a prepared statement says nothing of a stage")
@@ -402,7 +408,12 @@ def _assess(state: MeshState, rollout: Rollout, case: Case) -> Assessment | Refu
     if isinstance(said, Refusal):
         return said
     return assess(
-        rollout, said.verdicts, case.at_ms, timed_out=said.timed_out, vanished=said.vanished, rules=state.rules_version
+        rollout,
+        said.verdicts,
+        case.at_ms,
+        timed_out=said.timed_out,
+        vanished=said.vanished,
+        rules=state.rules_version,
     )
 
 

@@ -32,6 +32,7 @@ from runtime.messages import (
     PROTOCOL_VERSION,
     Activate,
     AskStatus,
+    AwaitDaemon,
     ControlError,
     JobDone,
     Load,
@@ -281,6 +282,13 @@ class WorkerPool:
         """End `run` and leave the workers serving, for another pool to adopt."""
         self._leave_workers = True
         self._stopping.set()
+
+    async def hand_over(self, limit_s: float, grace_s: float) -> None:
+        """End `run` and leave the workers to the next pool; without one they drain after `limit_s`, for `grace_s`."""
+        limit_ms, grace_ms = int(limit_s * 1000), int(grace_s * 1000)
+        with contextlib.suppress(RefusedError, ControlError, TimeoutError):
+            await self._tell(lambda link: AwaitDaemon(link.next_number(), limit_ms, grace_ms))
+        await self.detach()
 
     async def _tell(self, make: Callable[[WorkerLink], Request]) -> None:
         """Send to all live workers at once; raises the first failure after all have answered."""

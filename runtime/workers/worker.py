@@ -40,6 +40,7 @@ from runtime.messages import (
     Activate,
     AppLoad,
     AskStatus,
+    AwaitDaemon,
     ControlError,
     Done,
     Drain,
@@ -101,6 +102,7 @@ class Worker:
         self._started_s = time.monotonic()
         self._stop = asyncio.Event()
         self._grace_s = settings.drain_grace_s
+        self._orphan_limit_s = settings.orphan_limit_s
         self._orphaned_s = time.monotonic()
 
     async def run(self) -> None:
@@ -187,6 +189,7 @@ class Worker:
             return
         self._writer = writer
         self._connected += 1
+        self._orphan_limit_s, self._grace_s = settings.orphan_limit_s, settings.drain_grace_s
         try:
             while True:
                 request = await read_request(reader)
@@ -228,6 +231,9 @@ class Worker:
                 case Drain():
                     self._grace_s = request.grace_ms / 1000
                     self._stop.set()
+                    answer = Done(request.number)
+                case AwaitDaemon():
+                    self._orphan_limit_s, self._grace_s = request.limit_ms / 1000, request.grace_ms / 1000
                     answer = Done(request.number)
                 case Ping():
                     answer = Pong(request.number, 0)
@@ -354,8 +360,8 @@ class Worker:
     async def _watch_daemon(self) -> None:
         """End the worker when no daemon has been connected for too long: nobody would ever stop it."""
         while True:
-            await asyncio.sleep(min(1.0, self._settings.orphan_limit_s / 4))
-            if not self._connected and time.monotonic() - self._orphaned_s > self._settings.orphan_limit_s:
+            await asyncio.sleep(min(1.0, self._orphan_limit_s / 4))
+            if not self._connected and time.monotonic() - self._orphaned_s > self._orphan_limit_s:
                 self._stop.set()
 
 

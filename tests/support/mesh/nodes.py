@@ -335,7 +335,7 @@ class Fleet:
     def close(self) -> None:
         for machine in self.machines:
             if machine.process is not None and machine.process.poll() is None:
-                machine.process.terminate()
+                machine.process.send_signal(signal.SIGINT)  # its workers with it, which a SIGTERM leaves to the next
         for machine in self.machines:
             if machine.process is not None:
                 try:

@@ -22,6 +22,7 @@ from protocols.liveness import (
     Aliveness,
     Belief,
     BeliefChanged,
+    Leave,
     LivenessConfig,
     LivenessMachine,
     LivePing,
@@ -226,6 +227,72 @@ def test_a_returned_node_refutes_its_death_also_after_it_forgot_its_incarnation(
         fleet.run(fleet.now_ms + 5_000)
         assert fleet.beliefs(victim) == {Belief.ALIVE}
         assert fleet.machines[victim].incarnation(victim) == round_number
+
+
+def leave(fleet: Fleet, peer: PeerId) -> None:
+    """Have a node say goodbye, and end once its words are out."""
+    fleet.perform(peer, fleet.machines[peer].handle(Leave(), fleet.now))
+    fleet.run(fleet.now_ms + 300)
+    fleet.dead.add(peer)
+
+
+def come_back(fleet: Fleet, peer: PeerId, seed: int) -> None:
+    fleet.dead.discard(peer)
+    fleet.start(peer, seed)
+    for other in fleet.neighbours[peer]:
+        fleet.perform(other, fleet.machines[other].handle(PeerConnected(peer, inbound=True), fleet.now))
+
+
+@pytest.mark.parametrize("links", [None, 2])
+def test_a_goodbye_is_believed_at_once_by_all_and_ends_with_the_next_start(links: int | None) -> None:
+    fleet = Fleet(9, seed=21, links=links)
+    fleet.run(10_000)
+    leaver = id_of("n4")
+    for seed in (1, 2):
+        leave(fleet, leaver)
+        assert fleet.beliefs(leaver) == {Belief.DOWN}
+        assert all(m.said_goodbye(leaver) for peer, m in fleet.machines.items() if peer != leaver)
+        assert not any(m.said_goodbye(id_of("n5")) for m in fleet.machines.values())
+        fleet.run(fleet.now_ms + 20_000)
+        assert fleet.beliefs(leaver) == {Belief.DOWN}
+        come_back(fleet, leaver, seed)
+        fleet.run(fleet.now_ms + 5_000)
+        assert fleet.beliefs(leaver) == {Belief.ALIVE}
+    assert set(fleet.downs()) == {leaver}
+
+
+def test_a_goodbye_counts_though_the_process_forgot_what_it_refuted_in_an_earlier_life() -> None:
+    fleet = Fleet(4, seed=22)
+    leaver = id_of("n2")
+    leave(fleet, leaver)
+    come_back(fleet, leaver, 1)
+    fleet.run(fleet.now_ms + 2_000)
+    come_back(fleet, leaver, 2)  # killed: nobody suspects it, and its count is forgotten
+    fleet.run(fleet.now_ms + 2_000)
+    assert fleet.machines[leaver].incarnation(leaver) == 0
+    leave(fleet, leaver)
+    assert fleet.beliefs(leaver) == {Belief.DOWN}
+
+
+def test_nobody_says_goodbye_for_another() -> None:
+    machine, (_, one, two) = lone()
+    for message in (suspicion("n1", two), suspicion("eve", two)):
+        machine.handle(Received(two, message), now())
+        assert not machine.said_goodbye(two)
+    assert machine.belief(two) is Belief.SUSPECT
+    machine.handle(Received(one, suspicion("n2", two)), now())
+    assert machine.said_goodbye(two)
+    assert machine.belief(two) is Belief.DOWN
+    assert not machine.said_goodbye(one)
+
+
+def test_who_leaves_refutes_nothing() -> None:
+    machine, (me, one, _) = lone()
+    assert machine.handle(Leave(), now()) == [Broadcast(suspicion("n0", me, 0))]
+    assert machine.handle(Received(one, suspicion("n0", me, 0)), now()) == []
+    assert machine.handle(Received(one, suspicion("n1", me, 0)), now()) == []
+    assert machine.handle(Received(one, alive("n0", me, 3)), now()) == [Broadcast(suspicion("n0", me, 3))]
+    assert machine.handle(PeerConnected(one, inbound=True), now()) == []
 
 
 def test_a_lost_connection_and_a_failed_redial_raise_a_suspicion_at_once() -> None:

@@ -13,6 +13,7 @@ from protocols.chain.decision import Voter
 from protocols.changes.change import Plan, Stage
 from protocols.changes.statements import Counts, Prepared, TimeoutVote, Vanished, open_statement, state_it
 from protocols.envelope import Signed, decode, digest
+from protocols.liveness import Leave
 from protocols.machine import (
     Broadcast,
     Digest,
@@ -49,6 +50,7 @@ from protocols.rollout.orders import (
     VoterProbe,
     WorkObserved,
 )
+from protocols.state.analysis import GOODBYE_RULES
 from protocols.state.apply import apply, read_command
 from protocols.state.commands import Abort, DrainNode, Freeze, Pause, Resume, Rollback
 from protocols.state.model import NODES_MAX, MeshState
@@ -407,6 +409,64 @@ def test_a_node_that_took_the_candidate_and_vanished_counts_as_failed() -> None:
     assert f.w.lane.rollout is not None
     f.run_for(5)
     assert f.w.lane.rollout is None
+
+
+def leave(made: Fleet, name: str) -> None:
+    made.tell(name, Leave())
+    made.nodes[name].up = False
+
+
+def test_a_node_that_says_goodbye_before_its_turn_holds_up_nobody() -> None:
+    f = fleet(voters=1)
+    f.w.state = replace(f.w.state, rules_version=GOODBYE_RULES)
+    f.decided()
+    last = f.w.names(f.w.rollout.order)[-1]
+    leave(f, "n3" if last == "n1" else last)  # not the only voter
+    f.run_for(13)
+    assert f.w.rollout.stage == 1, "said in the first stage, of which it is no part"
+    f.run_for(24)
+    assert f.w.lane.rollout is None, "not three times the healthy time, nor the progress deadline"
+
+
+def test_a_node_that_comes_back_takes_part_again() -> None:
+    f = fleet(Plan((Stage("1", pause_ms=20_000), Stage("100%"))))
+    f.w.state = replace(f.w.state, rules_version=GOODBYE_RULES)
+    f.decided()
+    gone = next(name for name in f.w.names(f.w.rollout.order)[::-1] if name != "n1")
+    leave(f, gone)
+    f.run_for(5)
+    f.reboot(gone)
+    candidate = f.w.rollout.candidate.change
+    f.run_for(80)
+    assert f.w.lane.rollout is None
+    assert f.nodes[gone].runs is not None
+    assert f.nodes[gone].runs.deployed.change == candidate
+
+
+def test_a_goodbye_hides_no_candidate_that_was_taken() -> None:
+    f = fleet(Plan((Stage("1"), Stage("100%"))), voters=3)
+    f.w.state = replace(f.w.state, rules_version=GOODBYE_RULES)
+    f.decided()
+    gone = canary(f)
+    leave(f, gone.name)
+    for node in others(f):
+        f.tell(node.name, PeersDown((node_id(gone.name),)))
+    f.run_for(100)
+    assert f.w.rollout.stage == 0
+    f.run_for(210)
+    assert f.w.lane.rollout is None
+    stayed = [node for node in f.nodes.values() if node is not gone]
+    assert {node.runs.deployed.change for node in stayed if node.runs} == {f.w.base.change}
+
+
+def test_who_leaves_takes_no_candidate_any_more() -> None:
+    f = fleet()
+    node = others(f)[0]
+    f.tell(node.name, Leave())
+    f.run_for(120)
+    assert node.runs is not None
+    assert node.runs.role == "base"
+    assert node.agent.deadline_ms() is None
 
 
 def test_voters_propose_in_turn_so_that_one_silent_voter_delays_only() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from math import sqrt
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ from protocols.machine import PeerId
 from protocols.refusal import Refusal
 from protocols.rollout.health import HealthLimits, NodeHealth, Observation, observe, reopened
 from protocols.state.analysis import (
+    GOODBYE_RULES,
     Outcome,
     assess,
     comparison_failure,
@@ -36,8 +39,10 @@ from protocols.state.analysis import (
     unreached_allowed,
     wilson_ppm,
 )
+from protocols.state.apply import apply
 from protocols.state.cohort import plan_cohorts, scored
-from protocols.state.model import Deployed, Environment, Lane
+from protocols.state.commands import Promote
+from protocols.state.model import Deployed, Environment, Lane, MeshState
 from protocols.state.placement import eligible, pinned_size, placed, rendezvous, selects
 from tests.support.protocols.mesh_world import MeshWorld, node_id, refused, signer
 from tests.support.protocols.trust_world import VERIFIER, WALL_MS
@@ -211,6 +216,62 @@ def test_assessment_counts_the_pinned_cohort_and_nobody_else() -> None:
     assert assess(rollout, waiting, WALL_MS).outcome is Outcome.PENDING
     assert assess(rollout, {}, WALL_MS, timed_out=True).outcome is Outcome.FAIL
     assert assess(rollout, everyone, WALL_MS, timed_out=True).outcome is Outcome.PASS
+
+
+def test_a_goodbye_before_the_candidate_was_taken_is_not_waited_for_within_the_allowance() -> None:
+    w = MeshWorld().furnish().started(plan=Plan((Stage("1"), Stage("100%"))))
+    w.state = replace(w.state, rules_version=GOODBYE_RULES)
+    assert isinstance(w.promote(), MeshState)
+    rollout, first, second = w.rollout, w.rollout.cohort[0], w.rollout.cohort[1]
+    bye = w.verdict("pending", taken=False, leaving=True)
+    all_but_one = {**dict.fromkeys(rollout.cohort, w.verdict()), first: bye}
+
+    def outcome(verdicts: Mapping[PeerId, HealthVerdict], rules: int = GOODBYE_RULES, **rest: Any) -> Outcome:
+        return assess(rollout, verdicts, WALL_MS, rules=rules, **rest).outcome
+
+    assert outcome(all_but_one) is Outcome.PASS
+    assert outcome(all_but_one, rules=1) is Outcome.PENDING, "the rule of a mesh whose voters do not all know it"
+    assert outcome({**all_but_one, second: bye}) is Outcome.PENDING, "two of three is more than may be missing"
+    assert outcome({**all_but_one, second: bye}, timed_out=True) is Outcome.FAIL
+    silent = {node: said for node, said in all_but_one.items() if node != second}
+    assert outcome(silent) is Outcome.PENDING, "of who is merely silent nothing is known yet"
+    for hides in (replace(bye, taken=True), replace(bye, verdict="fail"), replace(bye, leaving=False)):
+        assert outcome({**all_but_one, first: hides}) is not Outcome.PASS
+    assert outcome({**all_but_one, first: replace(bye, taken=True)}, vanished=(first,)) is Outcome.FAIL
+
+
+def test_in_the_first_stage_nobody_may_be_missing_goodbye_or_not() -> None:
+    w = MeshWorld().furnish().started(plan=Plan((Stage("100%"),)))
+    verdicts = dict.fromkeys(w.rollout.cohort, w.verdict())
+    verdicts[w.rollout.cohort[0]] = w.verdict("pending", taken=False, leaving=True)
+    assert assess(w.rollout, verdicts, WALL_MS, rules=GOODBYE_RULES).outcome is Outcome.PENDING
+
+
+def test_a_goodbye_of_an_earlier_stage_holds_and_any_other_word_of_it_does_not() -> None:
+    w = MeshWorld().furnish().started(plan=Plan((Stage("1"), Stage("100%"))))
+    before = w.rollout.opened
+    assert isinstance(w.promote(), MeshState)
+    gone, *rest = w.cohort[::-1]
+
+    def promoted(**fields: Any) -> object:
+        said = w.verdict("pending", taken=False, **fields)
+        shown = w.verdicts(names=rest).add("statements", w.said(gone, said))
+        command = w.command(
+            Promote(w.rollout.id, w.rollout.stage),
+            (),
+            shown,
+            project="shop",
+            environment="prod",
+            expect=w.lane.sequence,
+        )
+        return apply(w.state, command, shown.material, w.at_ms, w.rules)
+
+    assert refused(promoted(opened=before, leaving=True)) == "health.other-stage", "before the rules say so"
+    w.state = replace(w.state, rules_version=GOODBYE_RULES)
+    assert isinstance(promoted(opened=before, leaving=True), MeshState)
+    assert refused(promoted(opened=before)) == "health.other-stage"
+    assert refused(promoted(opened=w.rollout.opened + 1, leaving=True)) == "health.other-stage"
+    assert refused(promoted(opened=before, leaving=True, rollout=b"r" * 32)) == "health.other-stage"
 
 
 def test_without_a_concurrent_base_the_cohorts_own_past_is_compared() -> None:

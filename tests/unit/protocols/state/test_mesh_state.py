@@ -63,7 +63,7 @@ from protocols.state.commands import (
 )
 from protocols.state.exhibits import open_case
 from protocols.state.freshness import fresh_refusal
-from protocols.state.governance import conflicts
+from protocols.state.governance import RULES_VERSION, conflicts
 from protocols.state.model import LANES_MAX, NODES_MAX, RECENT_IDS_MAX, ConfirmedNode, Lane, MeshState, Project
 from protocols.trust.grants import Grant
 from protocols.trust.invites import Bundle, Invite, JoinRequest, countersign, make_invite, make_join
@@ -130,7 +130,7 @@ def test_the_machine_judges_bytes_and_lets_the_noop_pass() -> None:
     w = world()
     view = FakeView()
     machine = MeshMachine(w.genesis, w.rules, view)
-    assert (machine.rules_version, machine.rules_version_of(w.state)) == (2, 1)
+    assert (machine.rules_version, machine.rules_version_of(w.state)) == (RULES_VERSION, 1)
     assert machine.genesis().applied == 0
     assert machine.voters(w.state) == w.state.voters
     assert machine.apply(w.state, NOOP, {}, WALL_MS) is w.state
@@ -258,10 +258,14 @@ def test_policy_and_admins_change_by_the_threshold_of_admins() -> None:
         (SetAdmins((b"short",), 1), "admins.malformed"),
         (SetAdmins(tuple(reversed(keys)), 1), "admins.malformed"),
         (SetAdmins(keys, 3), "admins.malformed"),
-        (SetRules(3), "rules.version"),
+        (SetRules(RULES_VERSION + 1), "rules.version"),
         (SetRules(1), "rules.version"),
     ):
         assert refused(w.govern(action, *both)) == rule
+    assert refused(w.govern(SetRules(RULES_VERSION), w.admin)) == "command.admin-threshold"
+    assert isinstance(w.govern(SetRules(RULES_VERSION), *both), MeshState)
+    assert w.state.rules_version == RULES_VERSION
+    assert refused(w.govern(SetRules(1), *both)) == "rules.version"
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from runtime.messages import (
     FRAME_MAX_BYTES,
     Activate,
     AppLoad,
+    AwaitDaemon,
     ControlError,
     Done,
     Drain,
@@ -54,6 +55,7 @@ def fed(data: bytes) -> asyncio.StreamReader:
         Activate(2, (Route(None, "/", "k", "web"), Route("a", "/b", "k", "web"))),
         RunJob(3, "k", "job", ("a", "b")),
         Drain(4, 1000),
+        AwaitDaemon(5, 15_000, 10_000),
         Ping(5),
     ],
 )

@@ -1,0 +1,153 @@
+"""A node that stops says so: no deploy waits for it, no visitor meets it, and what it served goes on without a gap.
+
+Four real daemons and one built component serve all tests of this module, in order.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.e2e.mesh.test_rollouts import ROOT, Story, call
+from tests.support.mesh.nodes import Fleet, free_port, until
+
+VISITS_PER_S = 200
+STOP_MAX_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    import shutil
+
+    folder = tmp_path_factory.mktemp("leaving")
+    fleet = Fleet(folder, compiled=folder / "compiled")
+    try:
+        ingress = ("--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
+        first = fleet.found("one", "--policy", "solo", *ingress)
+        line = fleet.invite(first, "--role", "voter", "--role", "worker", "--uses", "3")
+        for name in ("two", "three", "four"):
+            fleet.join(line, name)
+        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
+        until(lambda: sum(one["confirmed"] for one in first.members().values()) == 4, 60, "four confirmed nodes")
+        first.typed_ok("env", "create", "production", "-y")
+        first.typed_ok("project", "create", "greeter")
+        ignored = shutil.ignore_patterns(".freehold")
+        project = shutil.copytree(ROOT / "examples" / "greeter", folder / "greeter", ignore=ignored)
+        made = Story(fleet, fleet.machines, project)
+        made.configure("hello", '["1", "2", "100%"]')
+        answer = made.deploy("-m", "greet")
+        assert answer.code == 0, answer
+        yield made
+    finally:
+        fleet.close()
+
+
+@contextmanager
+def visited(address: str, path: str = "/greeter") -> Iterator[Counter[int]]:
+    """Visit an address VISITS_PER_S times a second, each on a connection of its own; yield what became of them."""
+    seen: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def visit() -> None:
+        while not stop.wait(8 / VISITS_PER_S):
+            seen[call(address, path)[0]] += 1
+
+    visitors = [threading.Thread(target=visit) for _ in range(8)]
+    for visitor in visitors:
+        visitor.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for visitor in visitors:
+            visitor.join()
+
+
+@pytest.mark.timeout(400)
+def test_a_deploy_right_after_a_node_stopped_does_not_wait_for_it(story: Story) -> None:
+    gone = story.machines[3]
+    began_s = time.monotonic()
+    assert gone.stop() == 0
+    assert time.monotonic() - began_s < STOP_MAX_S
+    until(lambda: story.first.members()[_id(story, 3)]["belief"] == "down", 3, "the goodbye to arrive")
+    assert story.first.members()[_id(story, 3)]["left"]
+    story.configure("good day", '["1", "2", "100%"]')
+    began_s = time.monotonic()
+    answer = story.deploy("-m", "while one is away")
+    assert answer.code == 0, answer
+    assert time.monotonic() - began_s < 60, "it was waited for"
+    gone.start()
+    until(lambda: story.first.members()[_id(story, 3)]["belief"] == "alive", 10, "it to be back")
+    until(lambda: call(gone.ingress, "/greeter") == (200, "good day"), 60, "it to serve what was decided meanwhile")
+
+
+@pytest.mark.timeout(400)
+def test_a_node_that_stops_during_a_rollout_holds_it_up_no_longer_than_the_rules_say(story: Story) -> None:
+    story.configure("good evening", '["1", "100%"]', healthy="8s")
+    done: list[object] = []
+    deploying = threading.Thread(target=lambda: done.append(story.deploy("-m", "one stops")))
+    deploying.start()
+    until(lambda: story.lane()["rollout"] is not None, 120, "the rollout to be under way")
+    cohort = story.lane()["rollout"]["cohort"]
+    index = next(n for n, machine in enumerate(story.machines) if n and _id(story, n) not in cohort)
+    assert story.machines[index].stop() == 0
+    deploying.join(200)
+    assert done, "the deploy still waits"
+    assert done[0].code == 0, done[0]  # type: ignore[attr-defined]
+    story.machines[index].start()
+
+
+@pytest.mark.timeout(200)
+def test_the_only_entry_node_is_stopped_and_started_and_nobody_notices(story: Story) -> None:
+    entry = story.machines[0]
+    address = entry.ingress
+    with visited(address) as seen:
+        time.sleep(1)
+        assert entry.stop() == 0
+        time.sleep(2)
+        entry.start()
+        time.sleep(2)
+    assert set(seen) == {200}, seen
+    assert seen[200] > 200
+    until(lambda: sum(one["connected"] for one in entry.members().values()) == 4, 30, "it to be connected again")
+
+
+@pytest.mark.timeout(200)
+def test_a_stop_that_nothing_follows_ends_within_half_a_minute(story: Story) -> None:
+    gone = story.machines[2]
+    address = gone.ingress
+    host, _, port = address.rpartition(":")
+    began_s = time.monotonic()
+    assert gone.stop() == 0
+    assert call(address, "/greeter")[0] == 200, "the workers wait for a daemon that may follow"
+    until(lambda: not _listens(host, int(port)), STOP_MAX_S - (time.monotonic() - began_s), "the workers to end")
+    gone.start()
+
+
+@pytest.mark.timeout(200)
+def test_an_interrupt_ends_the_workers_too(story: Story) -> None:
+    gone = story.machines[2]
+    host, _, port = gone.ingress.rpartition(":")
+    assert gone.process is not None
+    gone.process.send_signal(signal.SIGINT)
+    assert gone.process.wait(STOP_MAX_S) == 0
+    gone.process = None
+    assert not _listens(host, int(port))
+    gone.start()
+
+
+def _id(story: Story, index: int) -> str:
+    name = story.machines[index].name
+    return next(node for node, one in story.first.members().items() if one["name"] == name)
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
