@@ -5,6 +5,7 @@ Four real daemons and one built component serve all tests of this module, in ord
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import threading
@@ -24,9 +25,7 @@ STOP_MAX_S = 30.0
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    import shutil
-
-    folder = tmp_path_factory.mktemp("leaving")
+    folder = tmp_path_factory.mktemp("fleet")
     fleet = Fleet(folder, compiled=folder / "compiled")
     try:
         ingress = ("--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
