@@ -40,7 +40,8 @@ from protocols.changes.demands import SOLO, TEAM
 from protocols.envelope import DecodeError, Signed, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.records.credentials import grant_record
-from protocols.state.commands import COMMAND_ID_BYTES, Command, ConfirmNode, sign_command
+from protocols.state.commands import COMMAND_ID_BYTES, Command, ConfirmNode, SetRules, sign_command
+from protocols.state.governance import RULES_VERSION
 from protocols.trust.certificates import DAY_MS, NODE_ROLES
 from protocols.trust.genesis import mesh_id
 from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
@@ -141,7 +142,8 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
         home.key_path(admin_name).unlink()
         raise
     grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"), same_person=True)
-    commands = []
+    rules = Command(secrets.token_bytes(COMMAND_ID_BYTES), SetRules(RULES_VERSION), expect=0)
+    commands = [encode(sign_command([admin], mesh, rules))]
     if node_labels:
         node = local_node.node_id_of(folder)
         label = Command(secrets.token_bytes(COMMAND_ID_BYTES), ConfirmNode(node, node_labels, NODE_ROLES))

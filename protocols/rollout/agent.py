@@ -57,7 +57,8 @@ from protocols.rollout.orders import (
     VoterProbe,
     WorkObserved,
 )
-from protocols.rollout.watch import Watch, latch_key
+from protocols.rollout.watch import Watch, is_settled, latch_key
+from protocols.state.analysis import GOODBYE_RULES
 from protocols.state.model import Deployed, Lane, MeshState, Rollout
 from protocols.state.placement import eligible, placed
 
@@ -307,7 +308,7 @@ class RolloutAgent:
             return True
         ahead = new[: new.index(self._me)]
         verdicts = self.conductor.verdicts(rollout.id, rollout.opened)
-        settled = sum(node in verdicts and verdicts[node].verdict != "pending" for node in ahead)
+        settled = sum(is_settled(verdicts.get(node), down=node in self._down) for node in ahead)
         watch = self._watches[rollout.id]
         if settled > watch.settled:
             watch.settled, watch.patience_ms = settled, now.mono_ms
@@ -502,12 +503,13 @@ class RolloutAgent:
         return HealthLimits(stage.min_healthy_ms, rollout.plan.healthy_deadline_ms, self._config.window_ms)
 
     def _leave(self, now: Now) -> list[Effect]:
-        """Say of each open stage whether the candidate was taken here: nobody need wait for a node that had not."""
+        """Say of each open stage whether the candidate was taken here, once all voters know what that means."""
         effects: list[Effect] = []
-        for _, rollout, watch in self._open_stages():
-            word: VerdictWord = "fail" if watch.failed else watch.said or "pending"
-            effects += self._say_verdict(rollout, watch, word, now, leaving=watch.health is None)
         self._leaving, self._beat_ms = True, None
+        if self._state is not None and self._state.rules_version >= GOODBYE_RULES:
+            for _, rollout, watch in self._open_stages():
+                word: VerdictWord = "fail" if watch.failed else watch.said or "pending"
+                effects += self._say_verdict(rollout, watch, word, now, leaving=watch.health is None)
         return effects
 
     # --- the beat
@@ -594,6 +596,4 @@ class RolloutAgent:
             case VoterHere(number):
                 if self._state is not None:
                     self._contact.answered(peer, number, self._state.voters, now)
-                return []
-            case _:
-                return []
+        return []

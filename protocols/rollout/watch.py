@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.changes.statements import Counts, VerdictWord
+from protocols.changes.statements import Counts, HealthVerdict, VerdictWord
 from protocols.rollout.health import NodeHealth
 from protocols.state.model import Rollout
 
@@ -16,6 +16,13 @@ from protocols.state.model import Rollout
 def latch_key(rollout: Rollout) -> bytes:
     """Return the key of a latch: the rollout and the opening of its stage, 40 bytes."""
     return rollout.id + rollout.opened.to_bytes(8, "big")
+
+
+def is_settled(said: HealthVerdict | None, *, down: bool) -> bool:
+    """Return whether a node needs no more time: it has judged the candidate, or is down and had not taken it."""
+    if said is None or not said.taken:
+        return down or (said is not None and said.verdict != "pending")
+    return said.verdict != "pending"
 
 
 @dataclass(slots=True)

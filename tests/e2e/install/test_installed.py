@@ -98,7 +98,7 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
 
         machine.ok("systemctl", "stop", name)
         assert machine.unit(name)["ActiveState"] == "inactive"
-        until(lambda: machine.processes(service.USER) == {}, 20, "every process of it to be gone")
+        until(lambda: machine.processes(service.USER) == {}, 30, "every process of it to be gone")
         machine.ok("systemctl", "start", name)
         until(lambda: answers(machine), 60, "visitors to be answered after the start")
         assert identity(machine) == node

@@ -428,6 +428,31 @@ def test_a_node_that_says_goodbye_before_its_turn_holds_up_nobody() -> None:
     assert f.w.lane.rollout is None, "not three times the healthy time, nor the progress deadline"
 
 
+def test_whose_turn_comes_behind_a_node_that_left_does_not_wait_for_it() -> None:
+    f = fleet(Plan((Stage("1"), Stage("100%"))), voters=3)
+    f.w.state = replace(f.w.state, rules_version=GOODBYE_RULES)
+    f.decided()
+    order, candidate = f.w.names(f.w.rollout.order), f.w.rollout.candidate.change
+    f.run_for(5)
+    leave(f, order[1])
+    for node in f.nodes.values():
+        f.tell(node.name, PeersDown((node_id(order[1]),)))
+    f.run_for(40)
+    assert f.nodes[order[2]].runs is not None
+    assert f.nodes[order[2]].runs.deployed.change == candidate
+
+
+def test_behind_a_node_that_took_the_candidate_and_is_down_the_next_one_waits() -> None:
+    f = fleet(Plan((Stage("100%"),)))
+    first, second, _ = f.w.names(f.w.rollout.order)
+    f.nodes[first].sick = True
+    f.run_for(11)  # it says that it took it, and is not ready
+    f.nodes[first].up = False
+    f.tell(second, PeersDown((node_id(first),)))
+    f.run_for(60)
+    assert f.nodes[second].agent.running("shop", "prod") == (f.w.base.change, "base")
+
+
 def test_a_node_that_comes_back_takes_part_again() -> None:
     f = fleet(Plan((Stage("1", pause_ms=20_000), Stage("100%"))))
     f.w.state = replace(f.w.state, rules_version=GOODBYE_RULES)
