@@ -308,7 +308,7 @@ class RolloutAgent:
             return True
         ahead = new[: new.index(self._me)]
         verdicts = self.conductor.verdicts(rollout.id, rollout.opened)
-        settled = sum(is_settled(verdicts.get(node), down=node in self._down) for node in ahead)
+        settled = sum(is_settled(verdicts.get(node)) for node in ahead)
         watch = self._watches[rollout.id]
         if settled > watch.settled:
             watch.settled, watch.patience_ms = settled, now.mono_ms

@@ -18,11 +18,9 @@ def latch_key(rollout: Rollout) -> bytes:
     return rollout.id + rollout.opened.to_bytes(8, "big")
 
 
-def is_settled(said: HealthVerdict | None, *, down: bool) -> bool:
-    """Return whether a node needs no more time: it has judged the candidate, or is down and had not taken it."""
-    if said is None or not said.taken:
-        return down or (said is not None and said.verdict != "pending")
-    return said.verdict != "pending"
+def is_settled(said: HealthVerdict | None) -> bool:
+    """Return whether a node needs no more time: it has judged the candidate, or said goodbye before it took it."""
+    return said is not None and (said.verdict != "pending" or (said.leaving and not said.taken))
 
 
 @dataclass(slots=True)

@@ -435,8 +435,6 @@ def test_whose_turn_comes_behind_a_node_that_left_does_not_wait_for_it() -> None
     order, candidate = f.w.names(f.w.rollout.order), f.w.rollout.candidate.change
     f.run_for(5)
     leave(f, order[1])
-    for node in f.nodes.values():
-        f.tell(node.name, PeersDown((node_id(order[1]),)))
     f.run_for(40)
     assert f.nodes[order[2]].runs is not None
     assert f.nodes[order[2]].runs.deployed.change == candidate
