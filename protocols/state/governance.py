@@ -52,7 +52,7 @@ from protocols.trust.grants import ANY
 from protocols.trust.invites import BUNDLE_MAX_BYTES, Bundle, open_bundle
 
 RULES_VERSION = 2
-"""The highest feature level this build can apply; what each brings stands in docs/guides/upgrades.md."""
+"""The highest feature level this build can apply; what each brings stands in docs/guides/operations.md."""
 OWNER_MAX = 64
 VOTER_ROLE = "voter"
 SIGNED_MAX_BYTES = 2048
