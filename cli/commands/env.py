@@ -13,6 +13,7 @@ from cli.access.contexts import Context
 from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
+from cli.commands.maintenance import freeze, unfreeze
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
@@ -131,8 +132,8 @@ def _selector(labels: Labels) -> str:
 
 @click.group("env", cls=Group)
 def env() -> None:
-    """Make, change and list environments."""
+    """Make, change, freeze and list environments."""
 
 
-for _one in (create, change, show):
+for _one in (create, change, show, freeze, unfreeze):
     env.add_command(_one)

@@ -25,6 +25,7 @@ import click
 from cli.access.client import node_folder, talk
 from cli.access.contexts import Context
 from cli.access.prompts import confirm
+from cli.commands.maintenance import drain, undrain
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.host import systemd as service
@@ -331,8 +332,8 @@ def _switch_link(link: Path, target: Path) -> None:
 
 @click.group("node", cls=Group)
 def node() -> None:
-    """Run the node of this machine, in the foreground or as a service."""
+    """Run the node of this machine, in the foreground or as a service; hold work off any node."""
 
 
-for _one in (run, status, install, uninstall):
+for _one in (run, status, install, uninstall, drain, undrain):
     node.add_command(_one)

@@ -150,3 +150,29 @@ def _id(story: Story, index: int) -> str:
 def _listens(host: str, port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
+
+
+@pytest.mark.timeout(200)
+def test_a_drained_node_serves_nothing_itself_until_it_is_undrained(story: Story) -> None:
+    one, target = story.first, story.machines[3]
+    answer = one.typed_ok("node", "drain", "four", "-y")
+    assert answer["draining"]
+    until(lambda: target.status()["running"] == [], 30, "its apps to stop")
+    assert story.first.members()[_id(story, 3)]["draining"]
+    assert call(target.ingress, "/greeter")[0] == 200, "visitors who come to it are led on"
+    assert one.typed_ok("node", "drain", "four", "-y")["slot"] is None, "twice is once"
+    one.typed_ok("node", "undrain", "four", "-y")
+    until(lambda: target.status()["running"] != [], 60, "its apps to run again")
+
+
+@pytest.mark.timeout(200)
+def test_a_frozen_environment_refuses_a_deploy_and_says_why_until_it_is_unfrozen(story: Story) -> None:
+    one = story.first
+    assert one.typed_ok("env", "freeze", "production", "-m", "the sale runs", "-y")["projects"] == ["greeter"]
+    story.configure("frozen")
+    refused = story.deploy("-m", "in the sale", "--detach")
+    assert story.lane()["frozen"] == "the sale runs"
+    assert story.lane()["rollout"] is None, refused
+    assert one.typed_ok("env", "freeze", "production", "-m", "again", "-y")["projects"] == [], "twice is once"
+    assert one.typed_ok("env", "unfreeze", "production", "-y")["projects"] == ["greeter"]
+    assert story.lane()["frozen"] == ""

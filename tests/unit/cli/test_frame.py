@@ -281,7 +281,8 @@ def test_a_damaged_file_of_the_user_is_named_with_what_to_do(
     [
         "env create staging", "env set staging --protected", "policy set --mode solo", "project create shop",
         "project place shop --data attic", "mesh remove attic", "mesh voters --replace attic oslo",
-        "mesh reset oslo -m fire", "mesh invite",
+        "mesh reset oslo -m fire", "mesh invite", "node drain attic", "node undrain attic",
+        "env freeze staging -m sale", "env unfreeze staging",
     ],
 )  # fmt: skip
 def test_who_has_no_admin_key_is_told_before_anything_is_looked_up_or_asked(

@@ -1,0 +1,149 @@
+"""`freehold node drain|undrain` and `freehold env freeze|unfreeze`: hold work off a node, or changes off an environment.
+
+Each is a decision of the mesh that its counterpart takes back. Not here: stopping a node, which needs no decision, and
+removing one for good (membership.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.members import find_member, members_of
+from cli.access.principals import require_admin, unlock_admin
+from cli.access.prompts import confirm
+from cli.errors import UsageError
+from cli.frame import command
+from cli.text.output import Output
+from cli.views.watch import VOTERS_DECIDE
+from protocols.keys import Ed25519Signer
+from protocols.machine import PeerId
+from protocols.state.commands import REASON_MAX, DrainNode, Freeze, Unfreeze
+from protocols.state.model import Lane
+
+_CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+_YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
+_PROJECT = click.option("--project", default="", help="Only this project; by default every one.")
+
+
+@command("drain", examples=("freehold node drain berlin", "freehold node drain Xy3kQ9ab -y"))
+@click.argument("node")
+@_CONTEXT
+@_YES
+def drain(output: Output, *, node: str, context_name: str | None, yes: bool) -> None:
+    """Take a node out of work before maintenance: its apps move to others. Needs the admin key.
+
+    It stays a member and keeps its vote. Data does not move: an app that keeps its data there stops until undrain.
+    """
+    _set_draining(output, node, context_name, draining=True, yes=yes)
+
+
+@command("undrain", examples=("freehold node undrain berlin",))
+@click.argument("node")
+@_CONTEXT
+@_YES
+def undrain(output: Output, *, node: str, context_name: str | None, yes: bool) -> None:
+    """Let a drained node work again. Needs the admin key."""
+    _set_draining(output, node, context_name, draining=False, yes=yes)
+
+
+def _set_draining(output: Output, node: str, context_name: str | None, *, draining: bool, yes: bool) -> None:
+    verb = "drain" if draining else "undrain"
+    _, context = home.current_context(context_name)
+    require_admin(context, f"{verb} {node}")
+    target = find_member(talk(context, members_of), node)
+    state = talk(context, lambda client: client.state())
+    if target.draining == draining:
+        word = "drained already" if draining else "not drained"
+        output.result({"node": target.node, "draining": draining, "slot": None}, f"{target.title} is {word}")
+        return
+    output.note(f"This {verb}s {target.title}:")
+    output.note("  apps without data move to other nodes" if draining else "  what its labels select runs there again")
+    for lane in state.lanes:
+        if draining and lane.base is not None and lane.base.data and lane.data_node == target.node:
+            output.note(f"  {lane.project} in {lane.environment} keeps its data there: it stops until undrain")
+    confirm(output, "Go on?", yes)
+    admin = unlock_admin(context, f"{verb} {target.title}")
+    output.live(VOTERS_DECIDE)
+    action = DrainNode(PeerId(target.node), draining)
+    slot = talk(context, lambda client: client.decide(admin, action, next_step="freehold mesh members"))
+    output.result(
+        {"node": target.node, "draining": draining, "slot": slot}, f"{target.title} is {verb}ed (decision {slot})"
+    )
+    output.hint(f"freehold node undrain {target.node[-8:]}" if draining else "freehold mesh members")
+
+
+@command("freeze", examples=('freehold env freeze production -m "the sale runs"',
+                             'freehold env freeze staging --project shop -m "audit"'))  # fmt: skip
+@click.argument("name")
+@click.option("-m", "--message", required=True, help="Why; kept with the decision, and told to who would deploy.")
+@_PROJECT
+@_CONTEXT
+@_YES
+def freeze(output: Output, *, name: str, message: str, project: str, context_name: str | None, yes: bool) -> None:
+    """Refuse starts and promotions in an environment until unfreeze; aborts and rollbacks stay possible.
+
+    Needs the admin key.
+    """
+    if not 0 < len(message) <= REASON_MAX:
+        raise UsageError(f"a reason has 1 to {REASON_MAX} characters", next_step="shorten it")
+    _set_frozen(output, name, project, message, context_name, yes=yes)
+
+
+@command("unfreeze", examples=("freehold env unfreeze production",))
+@click.argument("name")
+@_PROJECT
+@_CONTEXT
+@_YES
+def unfreeze(output: Output, *, name: str, project: str, context_name: str | None, yes: bool) -> None:
+    """Let an environment change again. Needs the admin key."""
+    _set_frozen(output, name, project, "", context_name, yes=yes)
+
+
+def _set_frozen(output: Output, name: str, project: str, reason: str, context_name: str | None, *, yes: bool) -> None:
+    verb = "freeze" if reason else "unfreeze"
+    _, context = home.current_context(context_name)
+    require_admin(context, f"{verb} {name}")
+    lanes = talk(context, lambda client: _lanes(client, name, project))
+    due = [lane for lane in lanes if bool(lane.frozen) != bool(reason)]
+    names = [lane.project for lane in due]
+    if due:
+        output.note(f"This {verb}s {name} for {', '.join(names)}.")
+        confirm(output, "Go on?", yes)
+        admin = unlock_admin(context, f"{verb} {name}")
+        output.live(VOTERS_DECIDE)
+        talk(context, lambda client: _decide(client, admin, due, reason))
+    word = "frozen" if reason else "not frozen"
+    output.result(
+        {"environment": name, "frozen": bool(reason), "projects": names},
+        f"{name} is {word}" + (f": {', '.join(names)}" if names else ", as it was"),
+    )
+    output.hint(f"freehold env unfreeze {name}" if reason else "freehold status")
+
+
+async def _lanes(client: NodeClient, environment: str, project: str) -> list[Lane]:
+    """Return the lanes of an environment, of one project or of all. Raises UsageError if there is none such."""
+    state = await client.state()
+    found = [state.lane(one.name, environment) for one in state.projects if project in {"", one.name}]
+    lanes = [lane for lane in found if lane is not None]
+    if not lanes:
+        raise UsageError(
+            f"there is no {f'project {project}' if project else 'project'} in an environment {environment}",
+            next_step="freehold env list",
+            kind="no-lane",
+        )
+    return lanes
+
+
+async def _decide(client: NodeClient, admin: Ed25519Signer, lanes: Sequence[Lane], reason: str) -> None:
+    for lane in lanes:
+        await client.decide(
+            admin,
+            Freeze(reason) if reason else Unfreeze(),
+            project=lane.project,
+            environment=lane.environment,
+            expect=lane.sequence,
+        )
