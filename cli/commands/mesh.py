@@ -96,10 +96,17 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 @_API
 @_NODE_NAME
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the first node; may repeat.")
+@click.option(
+    "--rules",
+    type=click.IntRange(1, RULES_VERSION),
+    default=RULES_VERSION,
+    show_default=True,
+    help="The rules it judges by; lower where a node of an older release shall join.",
+)
 @_YES
 def create(output: Output, *, name: str, data: Path | None, policy: str, listen: tuple[str, ...],
            advertise: tuple[str, ...], ingress: tuple[str, ...], workers: int | None, api: str | None,
-           node_name: str | None, labels: tuple[str, ...], yes: bool) -> None:  # fmt: skip
+           node_name: str | None, labels: tuple[str, ...], rules: int, yes: bool) -> None:  # fmt: skip
     """Found a mesh with its first node here.
 
     Makes an admin key that opens only with a passphrase typed on the terminal, and an everyday key `me` that may
@@ -142,8 +149,10 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
         home.key_path(admin_name).unlink()
         raise
     grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"), same_person=True)
-    rules = Command(secrets.token_bytes(COMMAND_ID_BYTES), SetRules(RULES_VERSION), expect=0)
-    commands = [encode(sign_command([admin], mesh, rules))]
+    commands = []
+    if rules > 1:
+        raised = Command(secrets.token_bytes(COMMAND_ID_BYTES), SetRules(rules), expect=0)
+        commands.append(encode(sign_command([admin], mesh, raised)))
     if node_labels:
         node = local_node.node_id_of(folder)
         label = Command(secrets.token_bytes(COMMAND_ID_BYTES), ConfirmNode(node, node_labels, NODE_ROLES))

@@ -15,8 +15,9 @@ from protocols.state.commands import SetRules
 from protocols.state.governance import RULES_VERSION
 
 SAYS = {
-    1: "the rules of a new mesh",
-    2: "no single node outside a rollout's cohort turns its analysis, none of three or more inside makes it pass",
+    1: "the rules of the first release",
+    2: "no single node outside a rollout's cohort turns its analysis, none of three or more inside makes it pass;"
+    " a node that said goodbye before it took a candidate is not waited for",
 }
 
 

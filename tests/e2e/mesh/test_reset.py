@@ -51,7 +51,7 @@ def test_an_admin_goes_on_with_the_one_voter_that_is_left_and_the_mesh_shows_it_
 def test_an_admin_raises_the_rules_once_and_twice_is_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     fleet = Fleet(tmp_path_factory.mktemp("rules"))
     try:
-        sole = fleet.found("sole", "--policy", "solo")
+        sole = fleet.found("sole", "--policy", "solo", "--rules", "1")
         before = sole.ok("mesh", "rules")
         assert (before["rules"], before["supported"]) == (1, 2)
         refused = sole.run("mesh", "rules", "--raise", "-y")
