@@ -83,14 +83,14 @@ class MemberView(msgspec.Struct, frozen=True):
     roles: tuple[str, ...]
     labels: dict[str, str]
     addresses: tuple[str, ...]
-    api: str
-    api_pin: str
     rtt_ms: float | None
     expires_ms: int
     last_seq: int
     last_serial: int
     since_ms: int = 0
     left: bool = False
+    api: str = ""
+    api_pin: str = ""
 
 
 class AuthorityView(msgspec.Struct, frozen=True):
@@ -376,3 +376,84 @@ class LogLines(msgspec.Struct, frozen=True):
     """Log lines, oldest first."""
 
     lines: tuple[str, ...]
+
+
+class RightsView(msgspec.Struct, frozen=True):
+    """What one further grant of a key allows, by itself; `grants` are the digests of its chain's links."""
+
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    grants: tuple[str, ...]
+
+
+class PrincipalView(msgspec.Struct, frozen=True):
+    """A key and what it may do now; `problem` says why nothing, and name and kind are then those it had.
+
+    `lineage` are all keys that count as its own doing.
+
+    `beside` are its further grants: each stands alone, as does the one shown here.
+    """
+
+    key: str
+    name: str
+    kind: str
+    roles: tuple[str, ...]
+    verbs: tuple[str, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    lineage: tuple[str, ...]
+    grants: tuple[str, ...]
+    problem: str
+    chains: tuple[bytes, ...]
+    beside: tuple[RightsView, ...] = ()
+
+
+class ApprovalView(msgspec.Struct, frozen=True):
+    """One approval as signed (`envelope`, DSSE); `problem` says why it does not count, empty if it does."""
+
+    key: str
+    name: str
+    approved_ms: int
+    expires_ms: int
+    comment: str
+    problem: str
+    envelope: bytes
+
+
+class EvidenceView(msgspec.Struct, frozen=True):
+    """One piece of evidence as signed; `by` is node, principal (self-attested if the author's) or stranger."""
+
+    key: str
+    name: str
+    kind: str
+    passed: bool
+    by: str
+    self_attested: bool
+    finished_ms: int
+    components: tuple[str, ...]
+    configurations: tuple[str, ...]
+    envelope: bytes
+
+
+class MissingView(msgspec.Struct, frozen=True):
+    """A rule the change does not meet yet, and who can help."""
+
+    rule: str
+    detail: str
+
+
+class PapersView(msgspec.Struct, frozen=True):
+    """Everything held for a change; `signed` and `release` are encoded, `release` empty if it is not here yet."""
+
+    change: str
+    signed: bytes
+    release: bytes
+    author: PrincipalView
+    required: int
+    approvals: tuple[ApprovalView, ...]
+    evidence: tuple[EvidenceView, ...]
+    missing: tuple[MissingView, ...]

@@ -7,7 +7,6 @@ signed with the everyday key of the context.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import io
 import os
@@ -28,6 +27,7 @@ from yarl import URL
 from cli.access import contexts as home
 from cli.access.contexts import Context
 from cli.errors import CommandError, ExitCode, UsageError
+from protocols.api_models import CommandBody, PaperKind, PrincipalView, RecordBody
 from protocols.envelope import decode as decode_message
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
@@ -115,6 +115,10 @@ class NodeClient:
         """Return a JSON answer."""
         return msgspec.json.decode(await self._call("GET", path, query=query))
 
+    async def read(self, kind: type[T], path: str, **query: Any) -> T:
+        """Return a JSON answer as the type that the API states for it."""
+        return msgspec.json.decode(await self._call("GET", path, query=query), type=kind)
+
     async def get_all(self, path: str, **query: Any) -> list[Any]:
         """Return a whole list, page by page."""
         items: list[Any] = []
@@ -184,9 +188,9 @@ class NodeClient:
             return False
         return True
 
-    async def publish(self, kind: str, scope: str, body: bytes) -> str:
+    async def publish(self, kind: PaperKind, scope: str, body: bytes) -> str:
         """File a signed paper; return its key."""
-        answer = await self.post("/v1/records", {"kind": kind, "scope": scope, "body": body})
+        answer = await self.post("/v1/records", RecordBody(kind, scope, body))
         return str(answer["key"])
 
     async def decide(
@@ -207,7 +211,7 @@ class NodeClient:
         material = (*chains, *material)
         command = Command(secrets.token_bytes(16), action, project, environment, expect)
         signed = sign_command([signer], await self.mesh(), command, exhibits)
-        answer = await self.post("/v1/commands", {"command": encode(signed), "material": material})
+        answer = await self.post("/v1/commands", CommandBody(encode(signed), material))
         if answer["outcome"] != "decided":
             if answer["outcome"] == "unknown":
                 raise CommandError(
@@ -220,12 +224,11 @@ class NodeClient:
 
     async def chains(self, key: bytes) -> tuple[bytes, ...]:
         """Return the encoded chains of grants that the node holds for a key: what proves its rights."""
-        answer = await self.get(f"/v1/principals/{key.hex()}")
-        return tuple(base64.b64decode(one) for one in answer["chains"])
+        return (await self.read(PrincipalView, f"/v1/principals/{key.hex()}")).chains
 
     async def start(self, signed: SignedCommand) -> dict[str, Any]:
         """Hand over a signed start."""
-        answer: dict[str, Any] = await self.post("/v1/starts", {"command": encode(signed)})
+        answer: dict[str, Any] = await self.post("/v1/starts", CommandBody(encode(signed)))
         return answer
 
     async def _call(

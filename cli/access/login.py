@@ -16,6 +16,7 @@ import msgspec
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.errors import CommandError
+from protocols.api_models import AdmissionBody
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.trust.admission import JoinPapers
@@ -76,7 +77,7 @@ async def enrol(offer: Offer, signer: Ed25519Signer) -> tuple[str, str]:
     for url, pin in offer.addresses:
         async with NodeClient(Context(mesh.hex(), "", "", url=url, pin=pin), signer) as client:
             try:
-                answer = await client.post("/v1/admissions", {"papers": encode(papers)})
+                answer = await client.post("/v1/admissions", AdmissionBody(encode(papers)))
             except CommandError as error:
                 if error.kind != "no-node":
                     raise

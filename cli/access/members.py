@@ -5,39 +5,19 @@ Not here: what is done to a member.
 
 from __future__ import annotations
 
-import msgspec
-
 from cli.access.client import NodeClient
 from cli.errors import UsageError
 from cli.text.table import short
 from cli.text.units import in_words
+from protocols.api_models import MemberView
 from protocols.trust.certificates import WARN_BEFORE_MS
 
 SUFFIX_MIN = 4
 """Letters of an id's end that name a node; ids all begin alike."""
 
 
-class Member(msgspec.Struct, frozen=True):
-    """One row of /v1/members."""
-
-    node: str
-    name: str
-    version: str
-    standing: str
-    belief: str
-    connected: bool
-    confirmed: bool
-    voter: bool
-    draining: bool
-    roles: tuple[str, ...]
-    labels: dict[str, str]
-    addresses: tuple[str, ...]
-    rtt_ms: float | None
-    expires_ms: int
-    last_seq: int
-    last_serial: int
-    since_ms: int = 0
-    left: bool = False
+class Member(MemberView, frozen=True):
+    """One row of /v1/members, with what people call it."""
 
     @property
     def title(self) -> str:
@@ -54,8 +34,7 @@ class Member(msgspec.Struct, frozen=True):
 
 async def members_of(client: NodeClient) -> tuple[Member, ...]:
     """Return every node the asked one knows."""
-    found: tuple[Member, ...] = msgspec.convert(await client.get("/v1/members"), tuple[Member, ...])
-    return found
+    return await client.read(tuple[Member, ...], "/v1/members")
 
 
 def find_member(members: tuple[Member, ...], text: str) -> Member:

@@ -17,6 +17,7 @@ from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.access.prompts import NeedsPersonError, unlock
 from cli.errors import CommandError
+from protocols.api_models import PrincipalView, RightsView
 from protocols.envelope import Signed, decode, digest
 from protocols.keys import Ed25519Signer
 from protocols.trust.grants import Verb, covers, holders_of
@@ -24,38 +25,13 @@ from protocols.trust.grants import Verb, covers, holders_of
 T = TypeVar("T")
 
 
-class Held(msgspec.Struct, frozen=True):
-    """What one grant of a key allows by itself; `grants` are the digests of its chain's links."""
-
-    roles: tuple[str, ...]
-    verbs: tuple[str, ...]
-    projects: tuple[str, ...]
-    environments: tuple[str, ...]
-    expires_ms: int
-    grants: tuple[str, ...]
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """One key as /v1/principals shows it; `problem` says why it may do nothing. `chains` are encoded grant chains."""
-
-    key: str
-    name: str
-    kind: str
-    roles: tuple[str, ...]
-    verbs: tuple[str, ...]
-    projects: tuple[str, ...]
-    environments: tuple[str, ...]
-    expires_ms: int
-    lineage: tuple[str, ...]
-    grants: tuple[str, ...]
-    problem: str
-    chains: tuple[bytes, ...]
-    beside: tuple[Held, ...] = ()
+class Principal(PrincipalView, frozen=True):
+    """One key as the node shows it, and what its grants allow between them."""
 
     @property
-    def each(self) -> tuple[Held, ...]:
+    def each(self) -> tuple[RightsView, ...]:
         """What each grant allows, one by one."""
-        first = Held(self.roles, self.verbs, self.projects, self.environments, self.expires_ms, self.grants)
+        first = RightsView(self.roles, self.verbs, self.projects, self.environments, self.expires_ms, self.grants)
         return (first, *self.beside)
 
     @property
@@ -63,7 +39,7 @@ class Principal(msgspec.Struct, frozen=True):
         """Every verb that some grant allows somewhere."""
         return tuple(dict.fromkeys(verb for held in self.each for verb in held.verbs))
 
-    def chain_of(self, held: Held) -> tuple[Signed, ...]:
+    def chain_of(self, held: RightsView) -> tuple[Signed, ...]:
         """Return the chain that one of the grants ends. Raises LookupError if the node did not show it."""
         for data in self.chains:
             chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
@@ -84,8 +60,7 @@ def talk_as(context: Context, signer: Ed25519Signer, conversation: Callable[[Nod
 
 async def principal_of(client: NodeClient, key: bytes) -> Principal:
     """Return what a key may do now."""
-    found: Principal = msgspec.convert(await client.get(f"/v1/principals/{key.hex()}"), Principal)
-    return found
+    return await client.read(Principal, f"/v1/principals/{key.hex()}")
 
 
 async def principals_of(client: NodeClient) -> tuple[Principal, ...]:

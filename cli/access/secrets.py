@@ -14,6 +14,7 @@ import msgspec
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
+from protocols.api_models import SecretBody, SecretView
 from protocols.changes.change import SecretVersion
 from protocols.changes.effective import Effective
 from protocols.changes.secrets import SealedSecret, SealError, SecretRemoval, seal, sign_paper
@@ -21,24 +22,6 @@ from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Entropy
 from protocols.state.placement import eligible
-
-
-class SecretRow(msgspec.Struct, frozen=True):
-    """One version as GET /v1/secrets shows it."""
-
-    id: str
-    project: str
-    environment: str
-    name: str
-    version: int
-    author: str
-    author_name: str
-    created_ms: int
-    sealed_to: tuple[str, ...]
-    lacking: tuple[str, ...]
-    exposed: tuple[str, ...]
-    in_use: bool
-    problem: str
 
 
 class SystemRandom:
@@ -53,10 +36,10 @@ class SystemRandom:
         return low + (high - low) * secrets.randbelow(1 << 53) / (1 << 53)
 
 
-async def rows_of(client: NodeClient, project: str, environment: str) -> tuple[SecretRow, ...]:
+async def rows_of(client: NodeClient, project: str, environment: str) -> tuple[SecretView, ...]:
     """Return the versions of a project's secrets, newest first within each name; an empty environment means all."""
     found = await client.get_all("/v1/secrets", project=project, environment=environment)
-    return msgspec.convert(found, tuple[SecretRow, ...])
+    return msgspec.convert(found, tuple[SecretView, ...])
 
 
 async def versions_for(client: NodeClient, effective: Effective) -> tuple[SecretVersion, ...]:
@@ -64,7 +47,7 @@ async def versions_for(client: NodeClient, effective: Effective) -> tuple[Secret
     names = sorted({name for app in effective.apps for name in app.secrets})
     if not names:
         return ()
-    newest: dict[str, SecretRow] = {}
+    newest: dict[str, SecretView] = {}
     for row in await rows_of(client, effective.project, effective.environment):
         if not row.problem:
             newest.setdefault(row.name, row)
@@ -98,16 +81,16 @@ async def set_secret(
         sealed = seal(mesh, blank, value, nodes, entropy)
     except SealError as error:
         raise CommandError(str(error), next_step="freehold secret set --help", kind="secret") from None
-    await client.post_nothing("/v1/secrets", {"paper": encode(sign_paper(signer, mesh, sealed))})
+    await client.post_nothing("/v1/secrets", SecretBody(encode(sign_paper(signer, mesh, sealed))))
     return number, nodes
 
 
 async def remove_versions(
-    client: NodeClient, signer: Ed25519Signer, place: tuple[str, str, str], versions: Sequence[SecretRow]
+    client: NodeClient, signer: Ed25519Signer, place: tuple[str, str, str], versions: Sequence[SecretView]
 ) -> None:
     """Take versions away. Raises RefusedError if one is in use."""
     project, environment, name = place
     ids = tuple(bytes.fromhex(row.id) for row in versions)
     paper = SecretRemoval(project, environment, name, ids, time.time_ns() // 1_000_000)
     signed = sign_paper(signer, await client.mesh(), paper)
-    await client.post_nothing("/v1/secrets", {"paper": encode(signed)})
+    await client.post_nothing("/v1/secrets", SecretBody(encode(signed)))

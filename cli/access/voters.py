@@ -6,12 +6,12 @@ the chain allows it (the voters judge again), and growth, which needs nobody.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
-from typing import Any
 
+from cli.access.client import NodeClient
 from cli.errors import CommandError
 from cli.text.table import short
+from protocols.api_models import VoterView
 from protocols.chain.decision import VOTER_COUNTS, Voter
 from protocols.envelope import digest
 from protocols.machine import PeerId
@@ -47,13 +47,11 @@ class NewVoters:
         return Exhibits(statements=tuple(bytes(digest(one)) for one in self.statements))
 
 
-def stores_of(rows: list[dict[str, Any]]) -> tuple[Store, ...]:
-    """Return the rows of /v1/voters, the readiness as bytes."""
+async def stores_of(client: NodeClient) -> tuple[Store, ...]:
+    """Return every store that votes or could."""
     return tuple(
-        Store(
-            Voter(PeerId(row["node"]), bytes.fromhex(row["store"])), row["voter"], base64.b64decode(row["ready"] or "")
-        )
-        for row in rows
+        Store(Voter(PeerId(row.node), bytes.fromhex(row.store)), row.voter, row.ready)
+        for row in await client.read(tuple[VoterView, ...], "/v1/voters")
     )
 
 

@@ -23,6 +23,7 @@ from cli.text.table import short, table
 from cli.text.times import moment
 from cli.text.units import size
 from cli.views.lanes import find_lane
+from protocols.api_models import MoveBody
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId
@@ -126,7 +127,7 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
     )
 
 
-async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, target: PeerId) -> dict[str, Any]:
+async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, target: PeerId) -> MoveBody:
     """The two commands of a move, of which the voters take one at most: it goes there, or stays."""
     chains = await client.chains(admin.public_key)
     exhibits = Exhibits(grants=tuple(bytes(digest(one)) for one in chains))
@@ -142,7 +143,7 @@ async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, targ
         )
         for node in (target, lane.data_node)
     ]
-    return {"switch": signed[0], "abort": signed[1], "material": chains}
+    return MoveBody(signed[0], signed[1], chains)
 
 
 def _size(one: dict[str, Any]) -> str:

@@ -108,7 +108,7 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     findings += diagnosis.boot_read(mine, everyone)
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
     findings += diagnosis.unserved(await client.state(), everyone)
-    findings += diagnosis.stores(stores_of(await client.get("/v1/voters")))
+    findings += diagnosis.stores(await stores_of(client))
     names = [f"the node {mine['name']}"]
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":

@@ -26,6 +26,7 @@ from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.times import time_of_day
 from cli.views.watch import VOTERS_DECIDE
+from protocols.api_models import LeaveBody, ResetBody
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer, public_key_of
@@ -116,7 +117,7 @@ async def _plan_removal(
             kind="own-node",
         )
     state = await client.state()
-    voters = without(stores_of(await client.get("/v1/voters")), PeerId(target.node)) if target.voter else None
+    voters = without(await stores_of(client), PeerId(target.node)) if target.voter else None
     notes = []
     if target.confirmed and not target.draining and not compromised:
         notes.append("drain it: its apps move to other nodes")
@@ -253,7 +254,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
     require_admin(context, "reset the mesh")
 
     async def plan(client: NodeClient) -> tuple[Reset, int]:
-        state, stores = await client.state(), stores_of(await client.get("/v1/voters"))
+        state, stores = await client.state(), await stores_of(client)
         everyone = await members_of(client)
         chosen = {find_member(everyone, text).node for text in nodes}
         able = {one.voter.node: one.voter for one in stores}  # a store that is ready comes after one that votes
@@ -289,7 +290,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
     admin = unlock_admin(context, "reset the mesh")
     signed = sign(admin, RESET_DOMAIN, wanted.mesh, wanted)
     entry = encode(ResetTo(signed.payload, (signed,)))
-    talk(context, lambda client: client.post("/v1/resets", {"entry": entry}))
+    talk(context, lambda client: client.post("/v1/resets", ResetBody(entry)))
     names = [voter.node for voter in wanted.voters]
     output.result({"slot": wanted.slot, "voters": names}, f"{', '.join(short(one) for one in names)} vote")
     output.hint("freehold mesh voters")
@@ -298,13 +299,13 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
 async def _plan_replacement(client: NodeClient, old: str, new: str) -> NewVoters:
     everyone = await members_of(client)
     leaving, coming = find_member(everyone, old), find_member(everyone, new)
-    stores = stores_of(await client.get("/v1/voters"))
+    stores = await stores_of(client)
     return replacing(stores, PeerId(leaving.node), PeerId(coming.node))
 
 
 async def _show_voters(client: NodeClient, output: Output) -> None:
     by_node = {one.node: one for one in await members_of(client)}
-    stores = stores_of(await client.get("/v1/voters"))
+    stores = await stores_of(client)
     rows, values = [], []
     for store in stores:
         member = by_node.get(store.voter.node)
@@ -347,7 +348,7 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
     if purge:
         output.note(f"  {folder} is deleted, with the data of the apps that live here")
     confirm(output, "Leave?", yes)
-    talk(context, lambda client: client.post("/v1/leave", {"reason": reason}))
+    talk(context, lambda client: client.post("/v1/leave", LeaveBody(reason)))
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
     while local_node.is_running(folder) and time.monotonic() < deadline_s:
         time.sleep(0.1)

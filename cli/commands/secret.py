@@ -17,13 +17,14 @@ from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key
 from cli.access.prompts import confirm
-from cli.access.secrets import SecretRow, remove_versions, rows_of, set_secret
+from cli.access.secrets import remove_versions, rows_of, set_secret
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, Option, command
 from cli.project.find import find_project
 from cli.project.schema import SECRET_NAME
 from cli.text.output import Output
 from cli.text.table import table
+from protocols.api_models import SecretView
 from protocols.changes.secrets import VALUE_MAX_BYTES
 from runtime.core_dumps import forbid_dumps
 
@@ -79,7 +80,7 @@ def show(output: Output, *, environment: str, project: str, context_name: str | 
     _, context = home.current_context(context_name)
     project = project or _project_here()
 
-    async def conversation(client: NodeClient) -> tuple[SecretRow, ...]:
+    async def conversation(client: NodeClient) -> tuple[SecretView, ...]:
         return await rows_of(client, project, environment)
 
     found = talk(context, conversation)
@@ -89,7 +90,7 @@ def show(output: Output, *, environment: str, project: str, context_name: str | 
         for one in found
     ]  # fmt: skip
     output.result(
-        {"secrets": [{field: getattr(one, field) for field in SecretRow.__struct_fields__} for one in found]},
+        {"secrets": [{field: getattr(one, field) for field in SecretView.__struct_fields__} for one in found]},
         table(("NAME", "ENVIRONMENT", "VERSION", "IN USE", "SET BY", "NODES", ""), rows),
     )
     if not rows:
@@ -113,7 +114,7 @@ def remove(output: Output, *, name: str, environment: str, project: str, context
     signer, project = everyday_key(context), project or _project_here()
     place = (project, environment, name)
 
-    async def look(client: NodeClient) -> tuple[SecretRow, ...]:
+    async def look(client: NodeClient) -> tuple[SecretView, ...]:
         return tuple(one for one in await rows_of(client, project, environment) if one.name == name)
 
     found = talk(context, look)
@@ -133,7 +134,7 @@ def remove(output: Output, *, name: str, environment: str, project: str, context
     )
 
 
-def _remark(one: SecretRow) -> str:
+def _remark(one: SecretView) -> str:
     if one.exposed:
         return f"set it anew: {len(one.exposed)} nodes can open it and may not any more"
     return one.problem or (f"{len(one.lacking)} nodes wait for it" if one.lacking else "")

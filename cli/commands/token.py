@@ -18,12 +18,13 @@ import msgspec
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Contexts
-from cli.access.principals import Held, Principal, everyday_key, principal_of, principals_of
+from cli.access.principals import Principal, everyday_key, principal_of, principals_of
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import duration_ms, in_words
+from protocols.api_models import RightsView
 from protocols.changes.change import valid_name
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
@@ -141,7 +142,7 @@ async def _give(client: NodeClient, signer: Ed25519Signer, chain: tuple[Signed, 
     await client.publish("grant", grant.key.hex(), encode((*chain, link)))
 
 
-def _for_bearer(held: Held, grant: Grant, roles: tuple[Role, ...]) -> Grant:
+def _for_bearer(held: RightsView, grant: Grant, roles: tuple[Role, ...]) -> Grant:
     """Return the grant with nothing but what a bearer may hold; it keeps a role of its parent, narrowed to the verbs."""
     asked = {verb for role in (roles or BEARER_ROLES) for verb in VERBS_OF_ROLE[role]}
     verbs = tuple(verb for verb in BEARER_VERBS if verb in asked and verb in held.verbs)
@@ -216,7 +217,7 @@ def _create_runner(
     output.hint("put it into the CI's secret FREEHOLD_TOKEN, then: freehold ci init github")
 
 
-def _shared(mine: Principal, *wanted: Any) -> tuple[Held, Grant]:
+def _shared(mine: Principal, *wanted: Any) -> tuple[RightsView, Grant]:
     """Return the first of my grants that covers what is wanted by itself, and the grant. Raises UsageError if none does."""
     refused: list[UsageError] = []
     for held in mine.each:
@@ -228,7 +229,7 @@ def _shared(mine: Principal, *wanted: Any) -> tuple[Held, Grant]:
 
 
 def _narrowed(
-    mine: Held, name: str, roles: tuple[Role, ...], projects: tuple[str, ...], environments: tuple[str, ...],
+    mine: RightsView, name: str, roles: tuple[Role, ...], projects: tuple[str, ...], environments: tuple[str, ...],
     span_ms: int,
 ) -> Grant:  # fmt: skip
     """Return the grant without key and parent. Raises UsageError where it would be broader than `mine`."""
@@ -283,7 +284,7 @@ def show(output: Output, context_name: str | None) -> None:
     output.result({"principals": value}, table(("NAME", "KIND", "ROLES", "WHERE", "FOR", "", "KEY"), rows))
 
 
-def _may(one: Principal, held: Held) -> str:
+def _may(one: Principal, held: RightsView) -> str:
     """The roles; what remains of them where the grant narrows them."""
     if one.problem:
         return one.problem.partition(":")[0]
@@ -291,7 +292,7 @@ def _may(one: Principal, held: Held) -> str:
     return ", ".join(held.roles) if set(held.verbs) == everything else f"{', '.join(held.verbs)} only"
 
 
-def _scope(one: Held) -> str:
+def _scope(one: RightsView) -> str:
     return f"{','.join(one.projects)} / {','.join(one.environments)}" if one.projects else "-"
 
 

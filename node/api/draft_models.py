@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from protocols.api_models import Hex64
+from protocols.api_models import Hex64, MissingView
 from protocols.changes.change import COMPONENTS_MAX, REQUEST_MAX_CHARACTERS, ROUTES_MAX, STAGES_MAX
 from protocols.changes.differences import Difference
 from protocols.state.commands import REASON_MAX
@@ -124,13 +124,6 @@ class RollbackDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
 Draft = ChangeDraft | RoutesDraft | StartDraft | RollbackDraft
 
 
-class LackView(msgspec.Struct, frozen=True):
-    """What is still missing before it takes effect, and who can help."""
-
-    rule: str
-    detail: str
-
-
 class DraftView(msgspec.Struct, frozen=True):
     """What there is to sign. `digest` is SHA-256 of `payload`, a change's id; `to_sign` are the very bytes to sign.
 
@@ -150,7 +143,7 @@ class DraftView(msgspec.Struct, frozen=True):
     base: str = ""
     differences: tuple[Difference, ...] = ()
     nodes: tuple[str, ...] = ()
-    missing: tuple[LackView, ...] = ()
+    missing: tuple[MissingView, ...] = ()
 
 
 class SignedDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,5 +166,5 @@ class ProposedView(msgspec.Struct, frozen=True):
 
     change: Hex64
     through: str
-    missing: tuple[LackView, ...]
+    missing: tuple[MissingView, ...]
     next_step: str

@@ -18,7 +18,6 @@ from node.api.draft_models import (
     DraftApp,
     DraftPlan,
     DraftView,
-    LackView,
     ProposedView,
     RollbackDraft,
     RoutesDraft,
@@ -36,7 +35,7 @@ from node.decisions import drafts as kept
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.chain_requests import BusyChainError
 from node.store.artifacts import ArtifactError
-from protocols.api_models import OutcomeView
+from protocols.api_models import MissingView, OutcomeView
 from protocols.changes.change import (
     CHANGE_DOMAIN,
     RELEASE_MAX_BYTES,
@@ -169,8 +168,8 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
     imports = await _imports(control, before, after)
     proposed = Proposed(named, change, Signed(payload, author, b""))
     missing = (
-        LackView("signature.author", f"the signature of {author.hex()[:12]} over to_sign: POST /v1/changes"),
-        *(LackView(one.rule, one.detail) for one in missing_of(control, proposed)),
+        MissingView("signature.author", f"the signature of {author.hex()[:12]} over to_sign: POST /v1/changes"),
+        *missing_of(control, proposed),
     )
     made = kept.Draft(
         call.principal, named, payload, signing_bytes(CHANGE_DOMAIN, core.trust.mesh, payload), wall_ms + kept.LIFE_MS,
@@ -414,7 +413,7 @@ def _draft_command(
     view = DraftView(
         str(action.__struct_config__.tag), made.digest.hex(), payload, made.to_sign, lane.project, lane.environment,
         made.expires_ms, nodes=nodes,
-        missing=(LackView("signature.command", "a signature over to_sign: POST /v1/drafts/{digest}/signature"),),
+        missing=(MissingView("signature.command", "a signature over to_sign: POST /v1/drafts/{digest}/signature"),),
     )  # fmt: skip
     return made, view
 
@@ -463,7 +462,7 @@ async def propose(call: Call) -> ProposedView:
         if not isinstance(rights, Rights):
             raise refused(rights)
         await control.filing.file(key, encoded)
-    missing = tuple(LackView(one.rule, one.detail) for one in missing_of(control, proposed))
+    missing = missing_of(control, proposed)
     through = control.core.node if call.bearer is not None else ""
     step = "a person approves it: freehold approve" if any(one.rule.startswith("approval") for one in missing) else (
         "a deployer starts it: POST /v1/drafts with kind start"

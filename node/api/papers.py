@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from node.api.naming import Names
 from node.api.objects import of_principal
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
 from node.api.scope import covered, place_of
 from node.control import Control
+from protocols.api_models import (
+    ApprovalView,
+    EvidenceView,
+    MissingView,
+    PapersView,
+    PrincipalView,
+    RightsView,
+)
 from protocols.changes.approvals import read_approval
 from protocols.changes.change import RELEASE_MAX_BYTES, Release
 from protocols.changes.evidence import Attested, read_evidence
@@ -40,87 +46,6 @@ from protocols.state.policy import (
 from protocols.trust.grants import NO_GRANT, Rights
 
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-
-
-class RightsView(msgspec.Struct, frozen=True):
-    """What one further grant of a key allows, by itself; `grants` are the digests of its chain's links."""
-
-    roles: tuple[str, ...]
-    verbs: tuple[str, ...]
-    projects: tuple[str, ...]
-    environments: tuple[str, ...]
-    expires_ms: int
-    grants: tuple[str, ...]
-
-
-class PrincipalView(msgspec.Struct, frozen=True):
-    """A key and what it may do now; `problem` says why nothing, and name and kind are then those it had.
-
-    `lineage` are all keys that count as its own doing.
-
-    `beside` are its further grants: each stands alone, as does the one shown here.
-    """
-
-    key: str
-    name: str
-    kind: str
-    roles: tuple[str, ...]
-    verbs: tuple[str, ...]
-    projects: tuple[str, ...]
-    environments: tuple[str, ...]
-    expires_ms: int
-    lineage: tuple[str, ...]
-    grants: tuple[str, ...]
-    problem: str
-    chains: tuple[bytes, ...]
-    beside: tuple[RightsView, ...] = ()
-
-
-class ApprovalView(msgspec.Struct, frozen=True):
-    """One approval as signed (`envelope`, DSSE); `problem` says why it does not count, empty if it does."""
-
-    key: str
-    name: str
-    approved_ms: int
-    expires_ms: int
-    comment: str
-    problem: str
-    envelope: bytes
-
-
-class EvidenceView(msgspec.Struct, frozen=True):
-    """One piece of evidence as signed; `by` is node, principal (self-attested if the author's) or stranger."""
-
-    key: str
-    name: str
-    kind: str
-    passed: bool
-    by: str
-    self_attested: bool
-    finished_ms: int
-    components: tuple[str, ...]
-    configurations: tuple[str, ...]
-    envelope: bytes
-
-
-class MissingView(msgspec.Struct, frozen=True):
-    """A rule the change does not meet yet, and who can help."""
-
-    rule: str
-    detail: str
-
-
-class PapersView(msgspec.Struct, frozen=True):
-    """Everything held for a change; `signed` and `release` are encoded, `release` empty if it is not here yet."""
-
-    change: str
-    signed: bytes
-    release: bytes
-    author: PrincipalView
-    required: int
-    approvals: tuple[ApprovalView, ...]
-    evidence: tuple[EvidenceView, ...]
-    missing: tuple[MissingView, ...]
 
 
 async def papers(call: Call) -> PapersView:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import mcp_types
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -55,6 +56,9 @@ class Pages:
             raise page
         return {"lines": page}
 
+    async def read(self, kind: Any, path: str, **query: Any) -> Any:
+        return msgspec.convert(await self.get(path, **query), kind)
+
 
 class Shown:
     """Stands in for the node: one answer for each path."""
@@ -64,6 +68,9 @@ class Shown:
 
     async def get(self, path: str, **_query: Any) -> Any:
         return self.answers[path]
+
+    async def read(self, kind: Any, path: str, **query: Any) -> Any:
+        return msgspec.convert(await self.get(path, **query), kind)
 
     async def state(self) -> MeshState:
         return MeshState("home", Digest(bytes(32)), 0, 0, 1, (), 1, Policy("solo"), ())

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cli.access.principals import Held, Principal
+from cli.access.principals import Principal
 from cli.change.evidence import Ran, held_evidence, keep_evidence, sign_build, sign_run
 from cli.commands.policy import evidence_of, window_of
 from cli.commands.token import _narrowed, _shared
 from cli.errors import UsageError
 from cli.project.bundle import Bundle
 from cli.views.dora import DAY_MS, delivery_of
+from protocols.api_models import RightsView
 from protocols.chain.messages import Declined
 from protocols.changes.change import Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.changes.demands import FreezeWindow
@@ -243,8 +244,8 @@ def test_a_window_that_cannot_be_meant_is_refused(text: str) -> None:
         window_of(text)
 
 
-def holder(**fields: Any) -> Held:
-    mine = Held(("proposer",), ("view", "attest", "propose"), ("*",), ("*",), 1 << 60, ())
+def holder(**fields: Any) -> RightsView:
+    mine = RightsView(("proposer",), ("view", "attest", "propose"), ("*",), ("*",), 1 << 60, ())
     return msgspec.structs.replace(mine, **fields)
 
 
@@ -252,7 +253,7 @@ def test_a_token_is_never_broader_than_its_maker() -> None:
     assert _narrowed(holder(), "bot", (), ("hello",), (), 1).roles == ("proposer",)
     looking = _narrowed(holder(), "bot", ("viewer",), (), (), 1)
     assert (looking.roles, looking.verbs, looking.kind) == (("proposer",), ("view",), "agent")
-    broader: tuple[tuple[Held, tuple[Any, ...]], ...] = (
+    broader: tuple[tuple[RightsView, tuple[Any, ...]], ...] = (
         (holder(), (("deployer",), (), (), 1)),
         (holder(projects=("hello",)), ((), ("other",), (), 1)),
         (holder(environments=("staging",)), ((), (), ("production",), 1)),
