@@ -47,6 +47,9 @@ class RealKeys(KeyRing):
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         return self._verifier.verify(public_key, message, signature)
 
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        return self._verifier.verify_es256(point, message, signature)
+
 
 def grown(nodes: int, keys: KeyRing | None) -> Fleet:
     """A fleet in which every node is a voter."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocols.machine import PeerId
@@ -50,6 +52,15 @@ class Ed25519Verifier:
         """Return whether the signature is good; malformed keys and signatures are simply not."""
         try:
             _public_key(public_key).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        """Return whether the signature of a passkey is good; a point that is not on P-256 has none."""
+        try:
+            key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, ValueError):
             return False
         return True

@@ -62,10 +62,14 @@ class Signer(Protocol):
 
 
 class Verifier(Protocol):
-    """Checks Ed25519 signatures (RFC 8032)."""
+    """Checks Ed25519 signatures (RFC 8032), and those of passkeys: ECDSA on P-256 with SHA-256 (RFC 7518, ES256)."""
 
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         """Return whether `signature` (64 bytes) by `public_key` (32 bytes) covers `message`; never raises."""
+        ...
+
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        """Return whether `signature` (DER) by the P-256 key at `point` (uncompressed) covers `message`; never raises."""
         ...
 
 

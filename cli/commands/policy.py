@@ -89,7 +89,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
     if windows or no_windows:
         demands = msgspec.structs.replace(demands, windows=tuple(window_of(text) for text in windows))
     if roles:
-        demands = msgspec.structs.replace(demands, approver_roles=cast("Any", tuple(dict.fromkeys(roles))))
+        demands = msgspec.structs.replace(demands, asked=cast("Any", tuple(dict.fromkeys(roles))))
     chosen = mode or now.mode
     if approvals is None:
         approvals = 0 if mode == "solo" else max(demands.approvals, 1) if mode == "team" else demands.approvals

@@ -15,6 +15,7 @@ from node.control import Control
 from protocols.api_models import RecordBody
 from protocols.changes.approvals import read_approval
 from protocols.changes.change import CHANGE_DOMAIN, RELEASE_MAX_BYTES, Change, Release, change_problem
+from protocols.changes.demands import PASSKEY_RULES
 from protocols.changes.evidence import read_evidence
 from protocols.envelope import DecodeError, Signed, decode, open_signed
 from protocols.keys import peer_id
@@ -96,6 +97,9 @@ def _approval_refusal(control: Control, scope: Scope, body: RecordBody) -> Refus
     approval = read_approval(core.trust.verifier, core.trust.mesh, body.body)
     if isinstance(approval, Refusal):
         return approval
+    if approval.by_passkey and core.state.rules_version < PASSKEY_RULES:
+        step = "an admin: freehold mesh rules --raise"
+        return Refusal("rules.passkey", f"approval by passkey needs rules {PASSKEY_RULES}; {step}")
     proposed = core.dossiers.changes.get(Digest(approval.change))
     if proposed is None or body.scope != proposed.id.hex() or not covered(scope, of_change(control, approval.change)):
         return Refusal("approval.change", "this node knows no such change")

@@ -24,6 +24,7 @@ from protocols.chain.decision import material_of
 from protocols.chain.messages import EntryStored
 from protocols.changes.approvals import read_approval
 from protocols.changes.change import RELEASE_MAX_BYTES, Release
+from protocols.changes.demands import PASSKEY_RULES
 from protocols.changes.evidence import read_evidence
 from protocols.core import NodeCore
 from protocols.envelope import DecodeError, decode, encode
@@ -263,7 +264,9 @@ class Starter:
         newest: dict[tuple[str, bytes, bool], tuple[int, bytes]] = {}
         for data in self._core.dossiers.approvals(proposed.id):
             approval = read_approval(self._rules.verifier, self._rules.mesh, data)
-            if not isinstance(approval, Refusal) and not self._void(approval.key):
+            if isinstance(approval, Refusal) or self._void(approval.key):
+                continue
+            if not approval.by_passkey or self._core.state.rules_version >= PASSKEY_RULES:
                 approvals.append(data)
                 speakers.append(approval.key)
         for data in self._core.dossiers.evidence(release):

@@ -1,7 +1,8 @@
 """Approvals: a person's signature over a change's digest, for one environment, until an expiry.
 
-An approval is a DSSE envelope like evidence, with a predicate of our own, so that a stranger can check it offline. It
-names the change by digest: whatever alters the change voids it. Who counts as an approver is not here (policy.py).
+An approval is a DSSE envelope like evidence, signed by an Ed25519 key or by a passkey, with a predicate of our own, so
+that a stranger can check it offline. It names the change by digest: whatever alters the change voids it. Who counts as an
+approver is not here (policy.py).
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class ApprovalPredicate(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A verified approval by `key` of `change`; whether the key may approve, and is not the author's, is open."""
+    """A verified approval by `key` of `change`; whether the key may approve, and is not the author's, is open.
+
+    Where a passkey signed, `key` is its id and `person` the key of whose it is: somebody present was verified.
+    """
 
     key: bytes
     change: Digest
@@ -41,10 +45,21 @@ class Approval:
     approved_ms: int
     expires_ms: int
     comment: str = ""
+    person: bytes = b""
+
+    @property
+    def by_passkey(self) -> bool:
+        """Whether a passkey signed."""
+        return bool(self.person)
 
 
 def approve(signer: Signer, mesh: bytes, approval: Approval) -> bytes:
     """Return the signed envelope of an approval; `approval.key` is ignored for the signer's own."""
+    return seal(signer, approval_statement(mesh, approval))
+
+
+def approval_statement(mesh: bytes, approval: Approval) -> bytes:
+    """Return the statement that an approval signs, whoever signs it: JSON bytes; a passkey's challenge is their SHA-256."""
     predicate = ApprovalPredicate(
         mesh.hex(),
         approval.project,
@@ -53,7 +68,7 @@ def approve(signer: Signer, mesh: bytes, approval: Approval) -> bytes:
         approval.expires_ms,
         approval.comment,
     )
-    return seal(signer, statement_json((("change", approval.change),), APPROVAL, predicate))
+    return statement_json((("change", approval.change),), APPROVAL, predicate)
 
 
 def read_approval(verifier: Verifier, mesh: bytes, data: bytes) -> Approval | Refusal:
@@ -75,5 +90,12 @@ def read_approval(verifier: Verifier, mesh: bytes, data: bytes) -> Approval | Re
     if len(said.comment) > COMMENT_MAX_CHARACTERS:
         return Refusal("approval.malformed", "the comment is too long")
     return Approval(
-        opened.key, changes[0], said.project, said.environment, said.approved_ms, said.expires_ms, said.comment
+        opened.key,
+        changes[0],
+        said.project,
+        said.environment,
+        said.approved_ms,
+        said.expires_ms,
+        said.comment,
+        opened.person,
     )

@@ -21,6 +21,11 @@ APPROVAL_MAX_MS = 90 * 86_400_000
 
 EvidenceKind = Literal["test", "smoke", "build"]
 ApproverRole = Literal["approver", "admin"]
+Asked = Literal["approver", "admin", "passkey"]
+APPROVER_ROLES: tuple[ApproverRole, ...] = ("approver", "admin")
+PASSKEY_RULES = 3
+"""The feature level from which passkeys approve and policies may ask for them."""
+
 Mode = Literal["solo", "team", "dev"]
 
 
@@ -53,12 +58,25 @@ class FreezeWindow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Demands(msgspec.Struct, frozen=True, array_like=True):
-    """What a change needs: others' `approvals` by `approver_roles`, `evidence`, and the open `windows`."""
+    """What a change needs: others' `approvals`, what is `asked` of each approver, `evidence`, and the open `windows`.
+
+    `asked` names the roles that count (none: either), and "passkey" where a key file's approval does not count.
+    """
 
     approvals: int = 0
-    approver_roles: tuple[ApproverRole, ...] = ()
+    asked: tuple[Asked, ...] = ()
     evidence: tuple[EvidenceDemand, ...] = ()
     windows: tuple[FreezeWindow, ...] = ()
+
+    @property
+    def approver_roles(self) -> tuple[ApproverRole, ...]:
+        """The roles of which an approver holds one; none: either."""
+        return tuple(role for role in APPROVER_ROLES if role in self.asked)
+
+    @property
+    def by_passkey(self) -> bool:
+        """Whether each approval is given with a passkey."""
+        return "passkey" in self.asked
 
 
 class Policy(msgspec.Struct, frozen=True, array_like=True):
@@ -76,7 +94,7 @@ class Policy(msgspec.Struct, frozen=True, array_like=True):
 
 SOLO = Policy("solo")
 DEV = Policy("dev", voters_target=1)
-TEAM = Policy("team", Demands(approvals=1, approver_roles=("approver", "admin")))
+TEAM = Policy("team", Demands(approvals=1, asked=("approver", "admin")))
 
 
 def policy_problem(policy: Policy) -> str | None:
@@ -99,6 +117,8 @@ def demands_problem(demands: Demands) -> str | None:
     """Return which bound the demands break, or None."""
     if not 0 <= demands.approvals <= APPROVALS_MAX:
         return f"at most {APPROVALS_MAX} approvals can be asked for"
+    if demands.by_passkey and not demands.approvals:
+        return "a passkey is how an approval is given; ask for at least one approval with it"
     if len(demands.evidence) > DEMANDS_MAX or any(one.max_age_ms <= 0 for one in demands.evidence):
         return f"at most {DEMANDS_MAX} kinds of evidence, each with a maximum age"
     if len(demands.windows) > WINDOWS_MAX:

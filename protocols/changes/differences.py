@@ -153,6 +153,7 @@ def _demand_facts(demands: Demands) -> dict[_Key, str]:
     if demands.approvals:
         facts["policy", "", "approvals"] = (
             f"{demands.approvals} by {' or '.join(demands.approver_roles or ('anyone',))}"
+            f"{', by passkey' if demands.by_passkey else ''}"
         )
     for one in demands.evidence:
         words = f"at most {one.max_age_ms / 3_600_000:g} hours old{', run by a node' if one.by_node else ''}"

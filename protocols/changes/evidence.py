@@ -1,7 +1,8 @@
 """Evidence: DSSE envelopes over in-toto Statements, so that tools outside Freehold can verify them.
 
-An envelope holds one Ed25519 signature; `keyid` is the signer's public key in hex, a hint that becomes trustworthy only
-when the signature verifies under it and the key's rights are shown. Subjects name component digests, `configuration`
+An envelope holds one signature; `keyid` is the signer's Ed25519 public key in hex, a hint that becomes trustworthy only
+when the signature verifies under it and the key's rights are shown. Beside a signature by passkey stands its assertion,
+and `keyid` is the passkey's id (passkeys.py); only approvals are signed so. Subjects name component digests, `configuration`
 the effective configuration's digest. Not here: what a policy demands (policy.py).
 
 Sources: DSSE v1.0.2 (`PAE`), in-toto attestation framework v1 (Statement, predicate test-result v0.1), SLSA provenance
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from protocols.changes.passkeys import Assertion, open_assertion
 from protocols.envelope import DIGEST_BYTES, PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from protocols.machine import Digest, Signer, Verifier
 from protocols.refusal import Refusal
@@ -35,11 +37,12 @@ LOG_MAX_CHARACTERS = 16_000
 T = TypeVar("T")
 
 
-class DsseSignature(msgspec.Struct, frozen=True):
-    """One signature of an envelope: `keyid` the public key in hex, `sig` in base64."""
+class DsseSignature(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One signature of an envelope: `keyid` the public key in hex, `sig` in base64; `passkey` if that is what signed."""
 
     sig: str
     keyid: str = ""
+    passkey: Assertion | None = None
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -94,10 +97,11 @@ class Result(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A statement whose signature by `key` (32 bytes) verified."""
+    """A statement whose signature by `key` (32 bytes) verified; of a passkey's, `person` is the key it names."""
 
     key: bytes
     statement: Statement
+    person: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,12 @@ def seal(signer: Signer, body: bytes) -> bytes:
     return msgspec.json.encode(Envelope(_b64(body), PAYLOAD_TYPE, (signature,)))
 
 
+def seal_by_passkey(body: bytes, passkey: bytes, signature: bytes, assertion: Assertion) -> bytes:
+    """Return the envelope of a statement that the passkey with id `passkey` approved."""
+    signed = DsseSignature(_b64(signature), passkey.hex(), assertion)
+    return msgspec.json.encode(Envelope(_b64(body), PAYLOAD_TYPE, (signed,)))
+
+
 def attest(
     signer: Signer,
     run: Run,
@@ -171,17 +181,32 @@ def open_envelope(verifier: Verifier, data: bytes) -> Opened | Refusal:
         signature = _unb64(envelope.signatures[0].sig)
     except ValueError as error:
         return Refusal("evidence.malformed", str(error)[:200])
-    if len(key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
-        return Refusal("evidence.malformed", "the key or signature has the wrong length")
-    if not verifier.verify(key, pae(PAYLOAD_TYPE, body), signature):
-        return Refusal("evidence.signature", "the signature does not verify")
+    person = _signed_by(verifier, key, body, signature, envelope.signatures[0].passkey)
+    if isinstance(person, Refusal):
+        return person
     try:
         statement = parse_json(body, Statement)
     except ValueError as error:
         return Refusal("evidence.malformed", str(error)[:200])
     if statement.type != STATEMENT_TYPE or not 0 < len(statement.subject) <= SUBJECTS_MAX:
         return Refusal("evidence.malformed", f"expected a Statement v1 with 1 to {SUBJECTS_MAX} subjects")
-    return Opened(key, statement)
+    return Opened(key, statement, person)
+
+
+def _signed_by(
+    verifier: Verifier, key: bytes, body: bytes, signature: bytes, said: Assertion | None
+) -> bytes | Refusal:
+    """Return whose passkey signed, b"" where `key` itself did."""
+    if len(key) != PUBLIC_KEY_BYTES:
+        return Refusal("evidence.malformed", "the key has the wrong length")
+    if said is not None:
+        passkey = open_assertion(verifier, key, body, said, signature)
+        return passkey if isinstance(passkey, Refusal) else bytes.fromhex(passkey.person)
+    if len(signature) != SIGNATURE_BYTES:
+        return Refusal("evidence.malformed", "the signature has the wrong length")
+    if not verifier.verify(key, pae(PAYLOAD_TYPE, body), signature):
+        return Refusal("evidence.signature", "the signature does not verify")
+    return b""
 
 
 def read_evidence(verifier: Verifier, mesh: bytes, data: bytes) -> Attested | Refusal:
@@ -189,6 +214,8 @@ def read_evidence(verifier: Verifier, mesh: bytes, data: bytes) -> Attested | Re
     opened = open_envelope(verifier, data)
     if isinstance(opened, Refusal):
         return opened
+    if opened.person:
+        return Refusal("evidence.passkey", "a passkey signs approvals, not evidence")
     statement = opened.statement
     if statement.predicate_type not in (TEST_RESULT, PROVENANCE):
         return Refusal("evidence.predicate", f"{statement.predicate_type[:80]!r} is not evidence")

@@ -313,5 +313,8 @@ class _Trusting:
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         return True
 
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        return True
+
 
 _TRUSTING = _Trusting()

@@ -20,7 +20,7 @@ from protocols.chain.decision import (
     StateMachine,
     Voter,
 )
-from protocols.changes.demands import Policy, policy_problem
+from protocols.changes.demands import PASSKEY_RULES, Policy, policy_problem
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.machine import Digest
 from protocols.refusal import Refusal
@@ -77,6 +77,8 @@ def genesis_state(genesis: Genesis, mesh: Digest) -> MeshState:
     problem = policy_problem(policy)
     if problem:
         raise DecodeError(f"genesis policy: {problem}")
+    if policy.demands.by_passkey:
+        raise DecodeError(f"genesis policy: passkeys need rules {PASSKEY_RULES}, and a mesh begins with less")
     founder = ConfirmedNode(genesis.voter_node, (), ("issuer", "voter", "worker"), 0)
     return MeshState(
         name=genesis.name,

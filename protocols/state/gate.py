@@ -16,6 +16,7 @@ from typing import Literal
 from protocols.chain.decision import CLOCK_TOLERANCE_MS
 from protocols.changes.approvals import read_approval
 from protocols.changes.change import Change, Release
+from protocols.changes.demands import PASSKEY_RULES
 from protocols.changes.evidence import read_evidence
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId
@@ -61,6 +62,8 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> Admitted |
     if isinstance(shown, Refusal):
         return shown
     change, change_digest, release, release_digest = shown
+    if state.rules_version < PASSKEY_RULES and any(one.by_passkey for _, one in release.demands):
+        return _too_early("the release asks for approval by passkey")
     if release.from_source and state.policy.mode != "dev":
         return Refusal("release.unreleasable", "it runs from source, as freehold dev does; build it: freehold deploy")
     author = case.rights(change.author, change.created_ms)
@@ -74,7 +77,7 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> Admitted |
     subject = Subject(change, change_digest, tuple(one.digest for one in release.components), tuple(sorted(authors)))
     if action.break_glass:
         return _broken_glass(case, lane, action) or Admitted(subject, release_digest, 0, ())
-    approvers = _approvers(case, lane, wanted, subject)
+    approvers = _approvers(state, case, lane, wanted, subject)
     if isinstance(approvers, Refusal):
         return approvers
     refusal = _evidence(state, case, wanted, subject) or window_refusal(wanted, case.at_ms)
@@ -128,12 +131,18 @@ def _broken_glass(case: Case, lane: Lane, action: Start) -> Refusal | None:
     return rights if isinstance(rights, Refusal) else None
 
 
-def _approvers(case: Case, lane: Lane, wanted: Gate, subject: Subject) -> tuple[bytes, ...] | Refusal:
+def _too_early(what: str) -> Refusal:
+    return Refusal("rules.passkey", f"{what}, which needs rules {PASSKEY_RULES}; an admin: freehold mesh rules --raise")
+
+
+def _approvers(state: MeshState, case: Case, lane: Lane, wanted: Gate, subject: Subject) -> tuple[bytes, ...] | Refusal:
     vouched = []
     for named in case.exhibits.exhibits.approvals:
         approval = read_approval(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(approval, Refusal):
             return _with_wanted(approval, approvals_refusal(wanted, subject, (), (), case.at_ms))
+        if approval.by_passkey and state.rules_version < PASSKEY_RULES:
+            return _too_early("a passkey approves")
         vouched.append(Vouched(approval, case.rights(approval.key)))
     withdrawn = tuple(one.key for one in lane.withdrawn if one.change == subject.digest)
     return approvals_refusal(wanted, subject, vouched, withdrawn, case.at_ms)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from protocols.chain.decision import VOTER_COUNTS, VOTER_READY_DOMAIN, Voter, VoterReady
 from protocols.changes.change import ROUTES_MAX, Route, route_problem, valid_name
-from protocols.changes.demands import Policy, policy_problem
+from protocols.changes.demands import PASSKEY_RULES, Policy, policy_problem
 from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, open_signed
 from protocols.keys import peer_id, public_key_of
 from protocols.machine import PeerId
@@ -51,7 +51,7 @@ from protocols.trust.genesis import ADMINS_MAX, STORE_ID_BYTES
 from protocols.trust.grants import ANY
 from protocols.trust.invites import BUNDLE_MAX_BYTES, Bundle, open_bundle
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """The highest feature level this build can apply; what each brings stands in docs/guides/operations.md."""
 OWNER_MAX = 64
 VOTER_ROLE = "voter"
@@ -197,7 +197,7 @@ def _set_admins(state: MeshState, action: SetAdmins) -> MeshState | Refusal:
 
 
 def _set_policy(state: MeshState, action: SetPolicy) -> MeshState | Refusal:
-    refusal = _policy_refusal(action.policy)
+    refusal = _policy_refusal(state, action.policy)
     if refusal is not None:
         return refusal
     if not action.environment:
@@ -214,7 +214,10 @@ def _set_policy(state: MeshState, action: SetPolicy) -> MeshState | Refusal:
     return replace(state, environments=environments)
 
 
-def _policy_refusal(policy: Policy | None) -> Refusal | None:
+def _policy_refusal(state: MeshState, policy: Policy | None) -> Refusal | None:
+    if policy is not None and policy.demands.by_passkey and state.rules_version < PASSKEY_RULES:
+        step = "an admin: freehold mesh rules --raise"
+        return Refusal("rules.passkey", f"approval by passkey needs rules {PASSKEY_RULES}; {step}")
     problem = policy_problem(policy) if policy is not None else None
     return Refusal("policy.malformed", problem) if problem else None
 
@@ -243,7 +246,7 @@ def _create_project(state: MeshState, action: CreateProject) -> MeshState | Refu
 
 def _create_environment(state: MeshState, case: Case, action: CreateEnvironment) -> MeshState | Refusal:
     if action.policy is not None or action.replace:
-        refusal = case.admin_threshold(state.threshold) or _policy_refusal(action.policy)
+        refusal = case.admin_threshold(state.threshold) or _policy_refusal(state, action.policy)
     else:
         refusal = _admin(case)
     if refusal is not None:

@@ -7,7 +7,7 @@ pause and abort. Pure functions from lane to lane. Not here: the mesh's own comm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import assert_never
@@ -15,7 +15,8 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from protocols.chain.decision import Voter
-from protocols.changes.demands import APPROVAL_MAX_MS
+from protocols.changes.approvals import read_approval
+from protocols.changes.demands import APPROVAL_MAX_MS, PASSKEY_RULES
 from protocols.changes.statements import HealthVerdict, Prepared, TimeoutVote, Vanished
 from protocols.envelope import DIGEST_BYTES, digest_of
 from protocols.machine import Digest, PeerId
@@ -96,7 +97,7 @@ def _step(state: MeshState, lane: Lane, case: Case, action: RolloutAction) -> La
         case PlaceData():
             return _place(state, lane, case, action)
         case WithdrawApproval():
-            return _withdraw(lane, case, action)
+            return _withdraw(state, lane, case, action)
         case _:
             assert_never(action)
 
@@ -321,7 +322,7 @@ def _place(state: MeshState, lane: Lane, case: Case, action: PlaceData) -> Lane 
     return replace(lane, schedule_node=action.node) if action.schedule else replace(lane, data_node=action.node)
 
 
-def _withdraw(lane: Lane, case: Case, action: WithdrawApproval) -> Lane | Refusal:
+def _withdraw(state: MeshState, lane: Lane, case: Case, action: WithdrawApproval) -> Lane | Refusal:
     if len(case.signers) != 1 or len(action.change) != DIGEST_BYTES:
         return Refusal("approval.withdrawal", "an approval is withdrawn by the one key that gave it")
     key, change = case.signers[0], _digest32(action.change)
@@ -330,33 +331,52 @@ def _withdraw(lane: Lane, case: Case, action: WithdrawApproval) -> Lane | Refusa
     known = [one for one in (lane.base, *lane.retained) if one is not None]
     if lane.rollout is not None:
         known.append(lane.rollout.candidate)
-    gave = any(one.change == change and key in one.approvers for one in known)
+    keys = _withdrawing(state, case, change, key)
+    if isinstance(keys, Refusal):
+        return keys
+    gave = any(one.change == change and not set(keys).isdisjoint(one.approvers) for one in known)
     if not gave:
         refusal = _signed(case, lane, "approve")
         if refusal is not None:
             return refusal
     kept = tuple(one for one in lane.withdrawn if case.at_ms - one.at_ms < APPROVAL_MAX_MS)
-    if len(kept) >= WITHDRAWN_MAX:
+    if len(kept) + len(keys) > WITHDRAWN_MAX:
         return Refusal("approval.withdrawals-full", f"at most {WITHDRAWN_MAX} withdrawals are remembered at a time")
     rollout = lane.rollout
     if rollout is not None:
-        candidate = _without(rollout.candidate, change, key)
+        candidate = _without(rollout.candidate, change, keys)
         lost = candidate.withdrawn and not rollout.candidate.withdrawn
         paused = "an approval was withdrawn" if lost and not rollout.paused else rollout.paused
         rollout = replace(rollout, candidate=candidate, paused=paused)
     return replace(
         lane,
-        withdrawn=(*kept, Withdrawn(change, key, case.at_ms)),
-        base=lane.base and _without(lane.base, change, key),
-        retained=tuple(_without(one, change, key) for one in lane.retained),
+        withdrawn=(*kept, *(Withdrawn(change, one, case.at_ms) for one in keys)),
+        base=lane.base and _without(lane.base, change, keys),
+        retained=tuple(_without(one, change, keys) for one in lane.retained),
         rollout=rollout,
     )
 
 
-def _without(deployed: Deployed, change: bytes, key: bytes) -> Deployed:
+def _withdrawing(state: MeshState, case: Case, change: bytes, key: bytes) -> tuple[bytes, ...] | Refusal:
+    """Return the signer's key, and every passkey of that person whose approval the command shows.
+
+    A passkey signs approvals only: what it said is taken back with the key that it names as its person's.
+    """
+    found = {key}
+    for named in case.exhibits.exhibits.approvals if state.rules_version >= PASSKEY_RULES else ():
+        approval = read_approval(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
+        if isinstance(approval, Refusal):
+            return approval
+        if approval.change != change or approval.person != key:
+            return Refusal("approval.withdrawal", "the approval shown is of another change or person")
+        found.add(approval.key)
+    return tuple(sorted(found))
+
+
+def _without(deployed: Deployed, change: bytes, keys: Sequence[bytes]) -> Deployed:
     if deployed.change != change:
         return deployed
-    return replace(deployed, approvers=tuple(one for one in deployed.approvers if one != key))
+    return replace(deployed, approvers=tuple(one for one in deployed.approvers if one not in keys))
 
 
 def _based(lane: Lane, base: Deployed) -> Lane:

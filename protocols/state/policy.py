@@ -112,7 +112,7 @@ def approval_problem(
         return Refusal("approval.withdrawn", "the approver has withdrawn this approval")
     if isinstance(rights, Refusal):
         return Refusal("approval.no-rights", f"the approver's key has no rights here: {rights.detail}")
-    here = _approving(rights, change)
+    here = _approving(found, change)
     if not here:
         return Refusal("approval.no-rights", f"{rights.name} may not approve in {change.environment}")
     if not _independent(here, subject):
@@ -130,13 +130,17 @@ def approvals_refusal(
     problems = [approval_problem(item, subject, withdrawn, at_ms, wanted.approval_max_ms) for item in found]
     good = [item for item, problem in zip(found, problems, strict=True) if problem is None]
     for demand in wanted.demands:
-        people = _people(good, subject, demand.approver_roles)
+        able = [item for item in good if item.approval.by_passkey or not demand.by_passkey]
+        people = _people(able, subject, demand.approver_roles)
         if len(people) < demand.approvals:
             fault = next((problem for problem in problems if problem is not None), None)
+            if fault is None and len(able) < len(good):
+                fault = Refusal("approval.passkey", "policy asks for a passkey, and a key file's approval is none")
             who = " or ".join(demand.approver_roles or ("approver",))
+            how = " --passkey" if demand.by_passkey else ""
             missing = (
                 f"{len(people)} of {demand.approvals} approvals; a person with the role {who} other than the author "
-                f"gives it: freehold approve {subject.digest.hex()[:12]}"
+                f"gives it: freehold approve {subject.digest.hex()[:12]}{how}"
             )
             if fault is not None:
                 return Refusal(fault.rule, f"{fault.detail}; {missing}")
@@ -175,9 +179,15 @@ def window_refusal(wanted: Gate, at_ms: int) -> Refusal | None:
     return None
 
 
-def _approving(rights: Rights, change: Change) -> tuple[Rights, ...]:
-    """Return each grant that by itself lets a person approve this change's project and environment."""
-    return tuple(one for one in rights.allowing("approve", change.project, change.environment) if one.kind == "person")
+def _approving(found: Vouched, change: Change) -> tuple[Rights, ...]:
+    """Return each grant that by itself lets a person approve this change's project and environment.
+
+    Of a passkey only those that come from the key it names as its person's: nobody makes another's passkey their own.
+    """
+    assert isinstance(found.rights, Rights), "without rights there is nothing to look at"
+    here = found.rights.allowing("approve", change.project, change.environment)
+    person = found.approval.person
+    return tuple(one for one in here if one.kind == "person" and (not person or person in one.lineage))
 
 
 def _independent(here: Sequence[Rights], subject: Subject) -> list[Rights]:
@@ -195,8 +205,7 @@ def _people(good: Sequence[Vouched], subject: Subject, roles: Sequence[str] = ()
     """
     people: dict[bytes, bytes] = {}
     for item in good:
-        assert isinstance(item.rights, Rights), "an approval without rights is not good"
-        independent = _independent(_approving(item.rights, subject.change), subject)
+        independent = _independent(_approving(item, subject.change), subject)
         fitting = [one for one in independent if not roles or any(role in one.roles for role in roles)]
         if fitting:
             nearest = min(fitting, key=lambda one: (len(one.lineage), one.lineage))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, approval_statement, approve
 from protocols.changes.change import CHANGE_DOMAIN, Change, Plan, Stage
 from protocols.changes.demands import SOLO
 from protocols.changes.evidence import Run, attest
@@ -31,6 +31,7 @@ from protocols.trust.revocations import Revocation, revoke
 from protocols.trust.store import TrustStore
 from simulation.chain.run import Result, Verdict
 from simulation.mesh.hostile_cells import CELLS
+from simulation.world.authenticator import Authenticator
 from simulation.world.clock import WALL_START_MS as WALL_MS
 from simulation.world.entropy import KeyRing, stream
 
@@ -100,9 +101,13 @@ class World:
         )  # fmt: skip
         link = sign(self.signer("leaver"), GRANT_DOMAIN, self.mesh, agent)
         self.chains["agent"] = (*self.chains["leaver"], link)
+        self.phone = self.passkey("approver")
+        self.passkeys = {self.phone.id: (*self.chains["approver"], self.grant_passkey(self.phone, "approver"))}
         self.stores = {name: self.store() for name in HONEST}
         for name, chain in self.chains.items():
             self.spread(self.carry("n1", *grant_record(self.signer(name).public_key, chain)))
+        for key, chain in self.passkeys.items():
+            self.spread(self.carry("n1", *grant_record(key, chain)))
 
     def signer(self, name: str) -> Any:
         """The key of a node or a principal."""
@@ -119,6 +124,28 @@ class World:
             b"g" * 16,
         )  # fmt: skip
         return sign(self.signer(by), GRANT_DOMAIN, self.mesh, made)
+
+    def passkey(self, person: str, name: str = "phone", **fields: Any) -> Authenticator:
+        """A person's authenticator, with one passkey."""
+        key = f"{person} {name}"
+        return Authenticator(self.signer(person).public_key, self.keys.point(key), self.signer(key).sign, **fields)
+
+    def grant_passkey(self, one: Authenticator, by: str) -> Signed:
+        """The link by which a person takes a passkey into their grant."""
+        made = Grant(
+            one.id, "person", f"{by}'s phone", ("approver",), ("shop",), ("prod",), WALL_MS + 200 * DAY_MS, b"p" * 16,
+            parent=digest(self.chains[by][0].payload), verbs=("approve",),
+        )  # fmt: skip
+        return sign(self.signer(by), GRANT_DOMAIN, self.mesh, made)
+
+    def touched(self, one: Authenticator, **other: Any) -> tuple[str, bytes]:
+        """Key and body of an approval by passkey of a new change; `other` is what is not as it should be."""
+        self.number += 1
+        name = digest(b"%d" % self.number)
+        mesh, environment = other.pop("mesh", self.mesh), other.pop("environment", "prod")
+        said = Approval(b"", name, "shop", environment, self.wall_ms, self.wall_ms + DAY_MS)
+        body = one.touch(approval_statement(mesh, said), **other)
+        return make_key("approval", name.hex(), digest(body).hex()), body
 
     def store(self) -> RecordStore:
         """An honest node's store that knows the four members."""
@@ -206,8 +233,9 @@ class World:
         return self.carry(carrier, held.key, ended, tombstone=True)
 
     def file(self, kind: str, by: str, carrier: str) -> Held:
-        """File a paper of somebody who may."""
-        key, body = self.paper(kind, by)
+        """File a paper of somebody who may; an approval by key or by passkey."""
+        touched = kind == "approval" and self.source.random() < 0.5
+        key, body = self.touched(self.phone) if touched else self.paper(kind, by)
         found = self.spread(self.carry(carrier, key, body))
         if set(found) != {Outcome.MERGED.value}:
             raise ViolationError("honest-paper", f"{kind} of {by}: {found}")

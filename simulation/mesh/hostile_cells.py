@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
+from protocols.changes.approvals import read_approval
 from protocols.changes.change import Analysis, Plan, Stage
+from protocols.changes.demands import Demands
 from protocols.changes.secrets import Resealed, SecretRemoval, sign_paper
 from protocols.changes.statements import LATENCY_BUCKETS, Counts, HealthVerdict, Prepared, state_it
 from protocols.envelope import digest, encode, sign
@@ -23,8 +28,9 @@ from protocols.refusal import Refusal
 from protocols.rollout.conductor import Conductor, RolloutStatement, StatementsHeld
 from protocols.state import analysis, placement
 from protocols.state.model import ConfirmedNode, Deployed, Environment, OpenStage, Rollout
+from protocols.state.policy import Gate, Subject, Vouched, approvals_refusal
 from protocols.trust import invites
-from protocols.trust.grants import GRANT_DOMAIN, Grant
+from protocols.trust.grants import GRANT_DOMAIN, Grant, rights_of_any
 from simulation.world.entropy import SeededEntropy
 
 DAY_MS = 86_400_000
@@ -194,6 +200,88 @@ def _drained(w: Any, cell: str) -> None:
         w.must(cell, not placement.selects(env, node), "work is placed on a node that leaves or is no worker")
 
 
+# --- passkeys ---------------------------------------------------------------------------------------------------------
+
+
+def _untouched(**other: Any) -> Callable[[Any, str], None]:
+    """An approval by passkey in which one thing is not as an honest browser and authenticator say it."""
+
+    def cell(w: Any, cell: str) -> None:
+        w.attempt(
+            cell, w.carry(LIAR, *w.touched(w.phone, **{name: w.source.choice(one) for name, one in other.items()}))
+        )
+
+    return cell
+
+
+def _replayed(w: Any, cell: str) -> None:
+    """A touch for one approval under the statement of another: other change, place, moment or mesh."""
+    other = w.source.choice(({}, {"environment": "staging"}, {"mesh": b"o" * 32}))
+    asked = base64.b64decode(msgspec.json.decode(w.touched(w.phone, **other)[1])["payload"])
+    w.attempt(cell, w.carry(LIAR, *w.touched(w.phone, asked=asked)))
+
+
+def _foreign_passkey(w: Any, cell: str) -> None:
+    """A passkey that nobody granted, also under the name of one that somebody did."""
+    other = w.passkey(w.source.choice(("approver", LIAR)), "tablet")
+    named = w.source.choice(({}, {"key": w.phone.id}, {"description": w.phone.description, "key": w.phone.id}))
+    w.attempt(cell, w.carry(LIAR, *w.touched(other, **named)))
+
+
+def _granted_wrong(w: Any, cell: str) -> None:
+    """A passkey is granted, but for pages of others, or on another curve."""
+    fields = w.source.choice(
+        ({"origins": ("https://evil.example",)}, {"origins": ("http://localhost:4188", "http://localhost.evil.example")},
+         {"rp_id": "example.org", "origins": ("http://example.org",)})
+    )  # fmt: skip
+    one = w.passkey("approver", "odd", **fields)
+    w.spread(w.carry("n1", *grant_record(one.id, (*w.chains["approver"], w.grant_passkey(one, "approver")))))
+    w.attempt(cell, w.carry(LIAR, *w.touched(one)))
+
+
+def _other_curve(w: Any, cell: str) -> None:
+    one = replace_point(w.passkey("approver", "wide"), w.keys)
+    w.spread(w.carry("n1", *grant_record(one.id, (*w.chains["approver"], w.grant_passkey(one, "approver")))))
+    w.attempt(cell, w.carry(LIAR, *w.touched(one)))
+
+
+def replace_point(one: Any, keys: Any) -> Any:
+    """The same authenticator with a key of another size than P-256's, which the simulator's verifier knows as well."""
+    wide = one.point + bytes(32)
+    keys.same(wide, one.point)
+    return dataclasses.replace(one, point=wide)
+
+
+def _judged(w: Any, asked: tuple[Any, ...], body: bytes, chains: Any) -> Any:
+    """What the gate's policy says of one approval of a change by `author`."""
+    approval = read_approval(w.keys, w.mesh, body)
+    if isinstance(approval, Refusal):
+        return approval
+    admins = (w.signer("admin").public_key,)
+    rights = rights_of_any(w.keys, w.mesh, admins, approval.key, chains=chains, at_ms=w.wall_ms)
+    change = w.change(w.signer("author").public_key, w.wall_ms)
+    subject = Subject(change, approval.change, (), (change.author,))
+    wanted = Gate((Demands(1, asked),), 7 * DAY_MS)
+    return approvals_refusal(wanted, subject, [Vouched(approval, rights)], (), w.wall_ms)
+
+
+def _key_file_for_passkey(w: Any, cell: str) -> None:
+    honest = _judged(w, ("passkey",), w.touched(w.phone)[1], [w.passkeys[w.phone.id]])
+    w.must(cell, not isinstance(honest, Refusal), "a granted passkey does not approve")
+    found = _judged(w, ("approver", "passkey"), w.paper("approval", "approver")[1], [w.chains["approver"]])
+    w.must(cell, isinstance(found, Refusal), "a key file approves where policy asks for a passkey")
+
+
+def _anothers_passkey(w: Any, cell: str) -> None:
+    """A second approver grants the first one's passkey, to count as two people or to take it over."""
+    upper = w.grant("second", "approver", "shop", "prod")
+    w.chains["second"] = (upper,)
+    chain = (upper, w.grant_passkey(w.phone, "second"))
+    found = _judged(w, ("passkey",), w.touched(w.phone)[1], [chain])
+    w.must(cell, isinstance(found, Refusal), "a passkey counts for somebody who is not its person")
+    del w.chains["second"]
+
+
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +406,23 @@ CELLS: dict[str, Callable[[Any, str], None]] = {
     "long-invite": _long_invite,
     "one-label": _one_label,
     "drained": _drained,
+    "passkey-type": _untouched(type=("webauthn.create", "payment.get", "")),
+    "passkey-replayed": _replayed,
+    "passkey-origin": _untouched(
+        origin=("http://localhost:4189", "https://localhost:4188", "http://localhost", "http://localhost:4188.evil.net")
+    ),
+    "passkey-framed": _untouched(crossOrigin=(True,)),
+    "passkey-topped": _untouched(topOrigin=("http://localhost:4188", "https://evil.example")),
+    "passkey-rp": _untouched(rp_id=("localhost.evil.example", "evil.example")),
+    "passkey-person": _untouched(flags=(0x00, 0x01, 0x04)),
+    "passkey-mesh": _untouched(mesh=(b"o" * 32,)),
+    "passkey-place": _untouched(environment=("staging",)),
+    "passkey-signature": _untouched(signature=(b"", bytes(64))),
+    "passkey-foreign": _foreign_passkey,
+    "passkey-granted-wrong": _granted_wrong,
+    "passkey-curve": _other_curve,
+    "passkey-asked": _key_file_for_passkey,
+    "passkey-anothers": _anothers_passkey,
     "lie-outside": _lie_outside,
     "lie-inside": _lie_inside,
     "unasked": _unasked,

@@ -5,9 +5,17 @@ Hunted by hostile runs (hostile.py), not by fleets. Not here: mutants of the cha
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
+import msgspec
+
+from protocols.changes import approvals, evidence, passkeys
+from protocols.changes.demands import Demands
 from protocols.envelope import decode
 from protocols.machine import Reject
 from protocols.records import papers, sync
@@ -16,15 +24,19 @@ from protocols.records.papers import PaperCourt
 from protocols.records.store import RecordStore
 from protocols.refusal import Refusal
 from protocols.rollout import conductor
-from protocols.state import analysis, placement
+from protocols.state import analysis, placement, policy
 from protocols.trust import grants, invites
 from protocols.trust.revocations import Resting, open_revocation
 from protocols.trust.store import TrustStore
 from simulation.chain.mutants import Mutant, Patch
+from simulation.world.entropy import KeyRing
 
 
 class _Trusting:
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        return True
+
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
         return True
 
 
@@ -133,6 +145,102 @@ def _arrival_decides() -> Sequence[Patch]:
     return [(RecordStore, "offer", late)]
 
 
+def _passkey(*rules: str) -> Callable[[], Sequence[Patch]]:
+    """One check of what browser, authenticator and description say is left out; the others go on."""
+    owners = {
+        "passkey.type": "client_data_problem", "passkey.challenge": "client_data_problem",
+        "passkey.framed": "client_data_problem", "passkey.person": "authenticator_data_problem",
+    }  # fmt: skip
+
+    def patches() -> Sequence[Patch]:
+        return [patch for rule in rules for patch in _forgives(passkeys, owners[rule], rule)()]
+
+    return patches
+
+
+def _any_origin() -> Sequence[Patch]:
+    check = passkeys.client_data_problem
+
+    def lenient(passkey: Any, data: bytes, challenge: bytes) -> Any:
+        said = msgspec.json.decode(data)
+        return check(msgspec.structs.replace(passkey, origins=(said.get("origin"),)), data, challenge)
+
+    return [(passkeys, "client_data_problem", lenient)]
+
+
+def _any_relying_party() -> Sequence[Patch]:
+    check = passkeys.authenticator_data_problem
+
+    def lenient(passkey: Any, data: bytes) -> Any:
+        own = hashlib.sha256(passkey.rp_id.encode()).digest()
+        return check(passkey, own + data[32:])
+
+    return [(passkeys, "authenticator_data_problem", lenient)]
+
+
+def _any_passkey() -> Sequence[Patch]:
+    """The description need not be the one that was granted."""
+    check = passkeys.open_assertion
+
+    def lenient(verifier: Any, key: bytes, statement: bytes, said: Any, signature: bytes) -> Any:
+        return check(verifier, passkeys.passkey_id(base64.b64decode(said.passkey)), statement, said, signature)
+
+    return [(evidence, "open_assertion", lenient)]
+
+
+def _any_curve() -> Sequence[Patch]:
+    check = passkeys.read_passkey
+
+    def lenient(description: bytes) -> Any:
+        found = check(description)
+        if isinstance(found, Refusal) and found.rule == "passkey.curve":
+            passkey = msgspec.json.decode(description, type=passkeys.Passkey)
+            return passkey, base64.b64decode(passkey.point)
+        return found
+
+    return [(passkeys, "read_passkey", lenient)]
+
+
+def _host_only() -> Sequence[Patch]:
+    check = passkeys.client_data_problem
+
+    def lenient(passkey: Any, data: bytes, challenge: bytes) -> Any:
+        origin = msgspec.json.decode(data).get("origin")
+        own = {urlsplit(one).hostname for one in passkey.origins}
+        origins = (origin,) if urlsplit(origin).hostname in own else ()
+        return check(msgspec.structs.replace(passkey, origins=origins), data, challenge)
+
+    return [(passkeys, "client_data_problem", lenient)]
+
+
+def _any_mesh() -> Sequence[Patch]:
+    read = approvals.read_approval
+
+    def lenient(verifier: Any, mesh: bytes, data: bytes) -> Any:
+        found = read(verifier, mesh, data)
+        if isinstance(found, Refusal) and found.rule == "approval.other-mesh":
+            opened = evidence.open_envelope(verifier, data)
+            assert not isinstance(opened, Refusal)
+            said = msgspec.json.decode(bytes(opened.statement.predicate))
+            return read(verifier, bytes.fromhex(said["mesh"]), data)
+        return found
+
+    return [(papers, "read_approval", lenient)]
+
+
+def _key_files_touch() -> Sequence[Patch]:
+    return [(Demands, "by_passkey", False)]
+
+
+def _anybodys_passkey() -> Sequence[Patch]:
+    approving = policy._approving
+
+    def lenient(found: Any, change: Any) -> Any:
+        return approving(policy.Vouched(dataclasses.replace(found.approval, person=b""), found.rights), change)
+
+    return [(policy, "_approving", lenient)]
+
+
 def _mutant(name: str, says: str, patches: Callable[[], Sequence[Patch]]) -> Mutant:
     return Mutant(name, says, patches, hostile=True)
 
@@ -204,6 +312,24 @@ HOSTILE_MUTANTS = (
     ),
     _mutant("agents-approve", "an agent may approve", _forgives(grants, "_link_problem", "grant.agent-may-not")),
     _mutant("anybody-revokes", "whoever signs a revocation is believed", _anybody_revokes),
+    _mutant("passkey-any-type", "a registration is an approval", _passkey("passkey.type")),
+    _mutant("passkey-any-challenge", "a touch for one statement is one for all", _passkey("passkey.challenge")),
+    _mutant("passkey-any-origin", "any page may ask for the touch", _any_origin),
+    _mutant("passkey-origin-host", "of an origin only the host is compared", _host_only),
+    _mutant("passkey-framed", "a page inside another may ask", _passkey("passkey.framed")),
+    _mutant("passkey-any-rp", "the relying party is not looked at", _any_relying_party),
+    _mutant("passkey-unverified", "nobody need be present or verified", _passkey("passkey.person")),
+    _mutant("passkey-any-curve", "a key of another curve is a passkey", _any_curve),
+    _mutant("passkey-other-mesh", "an approval of another mesh counts", _any_mesh),
+    _mutant("passkey-unsigned", "a passkey need not sign", _sets(KeyRing, "verify_es256", lambda *rest: True)),
+    _mutant("passkey-undescribed", "the description need not be the granted one", _any_passkey),
+    _mutant(
+        "passkey-foreign-pages",
+        "a passkey may be granted for others' pages",
+        _sets(passkeys, "_serves", lambda *rest: True),
+    ),
+    _mutant("passkey-not-asked", "a key file does where policy asks for a passkey", _key_files_touch),
+    _mutant("passkey-anybodys", "whoever grants a passkey has it", _anybodys_passkey),
     _mutant("long-invites", "an invite is good for a year", _sets(invites, "INVITE_LIFETIME_MAX_MS", 365 * 86_400_000)),
     _mutant("one-label-suffices", "one label of a selector is enough", _one_label),
     _mutant("drained-chosen", "work goes to nodes that leave", _drained_chosen),

@@ -52,6 +52,21 @@ class KeyRing:
         secret = self._secrets.get(public_key)
         return secret is not None and _signature(secret, message) == signature
 
+    def point(self, name: str) -> bytes:
+        """Return the stand-in for a P-256 key of the signer called `name`: a name of the right size for its secret."""
+        signer = self.signer(name)
+        point = b"\x04" + signer.public_key + hashlib.blake2b(signer.public_key, digest_size=32).digest()
+        self._secrets[point] = self._secrets[signer.public_key]
+        return point
+
+    def same(self, other: bytes, known: bytes) -> None:
+        """Let `other` be another name of the key `known`."""
+        self._secrets[other] = self._secrets[known]
+
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        """Return whether `signature` was made over `message` by the signer of a point."""
+        return self.verify(point, message, signature)
+
 
 class RingSigner:
     """A `Signer` whose signatures a `KeyRing` can check."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocols.state.governance import RULES_VERSION
 from tests.support.mesh.nodes import Fleet, Machine, until
 
 
@@ -53,15 +54,15 @@ def test_an_admin_raises_the_rules_once_and_twice_is_once(tmp_path_factory: pyte
     try:
         sole = fleet.found("sole", "--policy", "solo", "--rules", "1")
         before = sole.ok("mesh", "rules")
-        assert (before["rules"], before["supported"]) == (1, 2)
+        assert (before["rules"], before["supported"]) == (1, RULES_VERSION)
         refused = sole.run("mesh", "rules", "--raise", "-y")
         assert refused.code == 3, "without the passphrase nobody changes the rules"
         assert sole.ok("mesh", "rules")["rules"] == 1
         raised = sole.typed_ok("mesh", "rules", "--raise", "-y")
-        assert raised["rules"] == 2
+        assert raised["rules"] == RULES_VERSION
         assert raised["slot"] > 0
         again = sole.ok("mesh", "rules", "--raise", "-y")
-        assert (again["rules"], again["slot"]) == (2, 0)
+        assert (again["rules"], again["slot"]) == (RULES_VERSION, 0)
         assert decides(sole, "after")
     finally:
         fleet.close()

@@ -53,6 +53,9 @@ class FastVerifier:
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         return hashlib.sha512(public_key + message).digest() == signature
 
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        return self.verify(point, message, signature)
+
 
 def fast_id(name: str) -> PeerId:
     return peer_id(FastSigner(name).public_key)
