@@ -71,7 +71,7 @@ EFFECTS_MAX = 300
 """One message makes a node say at most a few things to each of its peers."""
 SENT_BYTES_MAX = 4 << 20
 """What one message of a stranger may draw: an answer of catch-up or sync is a bounded batch."""
-QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 
 
 def fleet_of_three() -> Fleet:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.envelope import Signed, sign
@@ -447,7 +447,6 @@ def test_open_pings_and_remembered_statements_are_bounded() -> None:
     assert len(machine._opened) == OPENED_MAX
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100), st.binary(max_size=64))
 def test_random_statements_are_rejected(payload: bytes, signature: bytes) -> None:
     machine, (_, one, _) = lone()

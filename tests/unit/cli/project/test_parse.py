@@ -203,7 +203,7 @@ TOML_PIECES = st.sampled_from(
 
 
 @given(st.lists(TOML_PIECES, max_size=12).map("".join))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_every_path_the_parser_yields_has_a_place_that_names_it(text: str) -> None:
     try:
         document = tomllib.loads(text)
@@ -220,7 +220,7 @@ FUZZ_PIECES = st.one_of(st.text(max_size=20), st.sampled_from(GOOD.splitlines(ke
 
 
 @given(st.lists(FUZZ_PIECES, max_size=40).map("".join))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_text_is_a_project_or_a_bounded_refusal(text: str) -> None:
     try:
         parse(text)
@@ -237,7 +237,7 @@ VALUES = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_one_changed_value_never_escapes_as_an_exception(data: st.DataObject) -> None:
     document = tomllib.loads(GOOD)
     path = data.draw(st.sampled_from([path for path in paths(document) if path]))

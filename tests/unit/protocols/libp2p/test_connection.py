@@ -92,7 +92,7 @@ def test_an_upgrade_that_takes_too_long_ends() -> None:
     assert listener.tick(99_999) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=100), max_size=10), st.integers(0, 3), st.integers(1, 400))
 def test_any_bytes_at_any_stage_are_taken_or_refused(junk: list[bytes], rounds: int, cut: int) -> None:
     for victim in ("dialler", "listener"):
@@ -120,7 +120,7 @@ def upgraded_by_hand(listener: Connection) -> NoiseChannel:
     return upgrade.result.channel
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=10))
 def test_any_bytes_of_an_authenticated_peer_are_taken_or_refused(junk: list[bytes]) -> None:
     listener = connection(initiator=False, seed=2)

@@ -451,7 +451,7 @@ FRAME = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(FRAME, max_size=30), st.integers(1, 50))
 def test_any_frames_are_taken_or_refused_and_the_books_balance(wires: list[bytes], chunk: int) -> None:
     session = Session(client=False)
@@ -474,7 +474,7 @@ def test_any_frames_are_taken_or_refused_and_the_books_balance(wires: list[bytes
     assert session._unread_bytes == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 150_000)), max_size=8),
     st.integers(200, 70_000),

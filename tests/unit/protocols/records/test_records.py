@@ -198,14 +198,12 @@ def test_content_too_large_for_a_body_is_named_by_its_digest() -> None:
     assert store().offer(signed, WALL_MS).outcome is Outcome.MERGED
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_payloads_are_refused(payload: bytes) -> None:
     signed = Signed(payload, FastSigner("n0").public_key, FastSigner("n0").sign(payload))
     assert store().offer(signed, WALL_MS).outcome is Outcome.REFUSED
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_messages_are_a_decode_error_or_a_clear_answer(data: bytes) -> None:
     try:
@@ -443,7 +441,7 @@ def merged(records: list[Signed]) -> tuple[object, ...]:
     return held.trie.root(), sorted(held.entries), sorted(entry.digest for entry in held.ephemeral.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(POOL), max_size=14), st.randoms(use_true_random=False))
 def test_merging_is_commutative_and_idempotent(records: list[Signed], shuffler) -> None:  # type: ignore[no-untyped-def]
     shuffled = [*records, *records[:3]]
@@ -451,7 +449,7 @@ def test_merging_is_commutative_and_idempotent(records: list[Signed], shuffler) 
     assert merged(shuffled) == merged(records)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(*[st.lists(st.sampled_from(POOL), max_size=6)] * 3)
 def test_merging_is_associative(one: list[Signed], two: list[Signed], three: list[Signed]) -> None:
     def held_after(*groups: list[Signed]) -> list[Signed]:
@@ -465,7 +463,6 @@ def test_merging_is_associative(one: list[Signed], two: list[Signed], three: lis
     assert left == right
 
 
-@settings(deadline=None)
 @given(st.sampled_from(POOL), st.sampled_from(POOL), st.sampled_from(POOL))
 def test_of_versions_of_one_key_exactly_one_wins_and_winning_is_transitive(a: Signed, b: Signed, c: Signed) -> None:
     entries = [entry_of(signed) for signed in (a, b, c)]

@@ -48,7 +48,6 @@ def trie_of(items: dict[str, bytes]) -> Trie:
     return trie
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), st.binary(max_size=4), max_size=30), st.randoms(use_true_random=False))
 def test_equal_contents_have_equal_roots_whatever_the_history(items, shuffler) -> None:  # type: ignore[no-untyped-def]
     order = list(items.items())
@@ -65,7 +64,6 @@ def test_equal_contents_have_equal_roots_whatever_the_history(items, shuffler) -
     assert len(other) == len(items)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), st.binary(max_size=4), max_size=30), st.text(max_size=4))
 def test_one_more_record_or_another_version_changes_the_root(items: dict[str, bytes], key: str) -> None:
     trie = trie_of(items)
@@ -440,7 +438,7 @@ def test_a_peer_that_asks_too_often_is_put_off() -> None:
     assert isinstance(answers[2][0].message, SyncBusy)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_a_decode_error_or_a_clear_answer(data: bytes) -> None:
     try:
@@ -555,7 +553,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS, st.integers(0, 1_000))
 def test_whatever_happened_all_nodes_agree_soon_after_the_network_heals(steps, seed: int) -> None:  # type: ignore[no-untyped-def]
     names = ["n0", "n1", "n2", "n3"]

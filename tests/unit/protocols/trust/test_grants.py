@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.envelope import Signed, encode, sign
@@ -222,7 +222,6 @@ def test_an_invites_grant_gives_nothing_until_it_is_used() -> None:
     assert rule(check(WORLD.grant("invite", invite_uses=1))) == "grant.invite-not-used"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_never_become_rights(data: bytes) -> None:
     assert isinstance(check(Signed(data, WORLD.admin.public_key, data[:64].ljust(64, b"\0"))), Refusal)
@@ -232,7 +231,6 @@ def test_random_bytes_never_become_rights(data: bytes) -> None:
 scopes = st.lists(st.sampled_from(["*", "a", "b"]), max_size=2, unique=True).map(tuple)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(ALL_ROLES), unique=True).map(tuple),
     st.lists(st.sampled_from(ALL_ROLES), unique=True).map(tuple),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.envelope import DecodeError, Signed, decode, encode
@@ -509,7 +509,6 @@ def test_a_joiner_believes_no_welcome_that_does_not_fit_its_invite() -> None:
     assert there.handle(Received(FOUNDER, good), now()) == []
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_random_bytes_are_a_decode_error_or_a_message(data: bytes) -> None:
     try:

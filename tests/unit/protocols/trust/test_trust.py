@@ -492,7 +492,6 @@ def test_a_spoilt_line_says_what_to_do(spoil, words: str) -> None:  # type: igno
         read_line(spoil(write_line(b"k" * 32, WORLD.invite(), ())))
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="abcXYZ019-_ .", max_size=200))
 def test_random_lines_are_refused(text: str) -> None:
     for line in (text, "fh1." + text):
@@ -697,7 +696,7 @@ PAPERS: list[Signed | RevocationStatement] = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.permutations(PAPERS), st.lists(st.sampled_from(PAPERS), max_size=3))
 def test_the_order_of_arrival_and_repetition_do_not_change_what_is_believed(order, again) -> None:  # type: ignore[no-untyped-def]
     def believed(papers: list[Signed | RevocationStatement]) -> list[object]:
@@ -713,7 +712,6 @@ def test_the_order_of_arrival_and_repetition_do_not_change_what_is_believed(orde
     assert believed([*order, *again]) == believed(PAPERS)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=70))
 def test_random_bytes_teach_nothing(data: bytes, signature: bytes) -> None:
     trust = WORLD.trust()

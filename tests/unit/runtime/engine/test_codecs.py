@@ -163,7 +163,7 @@ def test_every_value_crosses_unchanged_both_ways(name: str) -> None:
     type_, flat, values = CASES[name]
     echo = Echo(type_, flat)
 
-    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, database=None, suppress_health_check=list(HealthCheck))
     @given(values, values)
     def round_trip(sent: Any, answered: Any) -> None:
         got = echo(sent, answered)

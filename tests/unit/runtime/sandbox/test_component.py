@@ -135,7 +135,7 @@ def test_a_function_on_the_wrong_resource_is_refused() -> None:
         link(engine(), wc.Component(engine(), text), INTERFACES, ENTRIES["command"])
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300, database=None)
 @given(st.integers(0, 2**32), st.integers(1, 8))
 def test_no_damage_makes_the_reader_fail_in_another_way(seed: int, flips: int) -> None:
     generator = random.Random(seed)
@@ -150,7 +150,7 @@ def test_no_damage_makes_the_reader_fail_in_another_way(seed: int, flips: int) -
     assert info.kind in {"http", "command", "module"}
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200, database=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_after_the_header_are_read_or_refused(tail: bytes) -> None:
     for header in (b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"):
