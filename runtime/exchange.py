@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -321,7 +322,7 @@ class Exchange:
     `deadline_s` is on the `time.monotonic` scale and covers queueing too. `loop` is None only in synchronous tests.
     """
 
-    __slots__ = ("body", "call", "request", "response", "retry_after_s")
+    __slots__ = ("body", "call", "closed_s", "request", "response", "retry_after_s")
 
     def __init__(self, request: RequestHead, *, deadline_s: float, loop: asyncio.AbstractEventLoop | None) -> None:
         self.request = request
@@ -331,6 +332,8 @@ class Exchange:
         self.call.before_sleep(self.response.publish)
         self.retry_after_s: int | None = None
         """Set once a service that the guest needed was away: what fails then is answered with 503, and when to try."""
+        self.closed_s = 0.0
+        """When the guest was done (`time.monotonic`), before anybody hears of it; 0 while it is not."""
 
     def cancel(self) -> None:
         """The client is gone: stop the guest (any thread). `take` still ends with an outcome."""
@@ -342,5 +345,6 @@ class Exchange:
 
     def close(self, outcome: Outcome) -> None:
         """Thread side, exactly once, last: no more reading, and the final batch goes to the loop."""
+        self.closed_s = self.closed_s or time.monotonic()  # a guest that was answered for ends once more, late
         self.body.close()
         self.response.close(outcome)

@@ -187,10 +187,10 @@ class Pong(msgspec.Struct, frozen=True, tag="Pong"):
 class AppStatus(msgspec.Struct, frozen=True):
     """Counters of one app since its release was loaded in this worker.
 
-    `latency_buckets[i]` counts requests that took less than 2**i * 64 us (and not less than half of it); the last one
-    has no upper bound. `outcomes` is by kind, plus `refused` (queue full) and `expired` (deadline passed in the queue).
-    `statuses` counts answers by class ("2xx"), the node's own for this app included; `log_lines_dropped` counts what the
-    app's log allowance did not let through.
+    `latency_buckets[i]` counts answers for which a guest was asked, if that took less than 2**i * 64 us (and not less
+    than half of it); the last one has no upper bound. `outcomes` is by kind, plus `refused` (queue full) and `expired`
+    (deadline passed in the queue). `statuses` counts answers by class ("2xx"), the node's own for this app included, in
+    the same moment as latencies; `log_lines_dropped` counts what the app's log allowance did not let through.
     """
 
     key: str

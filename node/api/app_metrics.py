@@ -21,8 +21,9 @@ _LANE = ["project", "environment"]
 
 async def look(control: Control) -> None:
     """Count what the workers say now."""
-    loaded = {one.key: (*lane, one.release.hex()[:16]) for lane, one in control.workloads.running.items()}
-    control.app_counts.add(await control.pool.status(), loaded)
+    async with control.app_counts.looking:
+        loaded = {one.key: (*lane, one.release.hex()[:16]) for lane, one in control.workloads.running.items()}
+        control.app_counts.add(await control.pool.status(), loaded)
 
 
 def app_metrics(control: Control, scope: Scope) -> Iterable[Metric]:

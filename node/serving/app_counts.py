@@ -6,6 +6,7 @@ start; the differences are added up. Not here: health verdicts (meter.py), and h
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -43,6 +44,8 @@ class AppCounts:
 
     def __init__(self) -> None:
         """Begin with nothing counted."""
+        self.looking = asyncio.Lock()
+        """Held from asking the workers to `add`: an older look that came in later would be counted a second time."""
         self.totals: dict[AppName, AppTotals] = {}
         self._seen: dict[tuple[int, str, str], AppStatus] = {}
 

@@ -443,8 +443,9 @@ class Connection(asyncio.Protocol):
         finally:
             self._exchange = self._ticket = self._answering = None
         ingress.access(
-            incoming, request, app, path, status=answer.status, bytes_out=answer.bytes_out, outcome=answer.outcome
-        )
+            incoming, request, app, path, status=answer.status, bytes_out=answer.bytes_out, outcome=answer.outcome,
+            closed_s=exchange.closed_s,
+        )  # fmt: skip
         return keep_alive
 
     async def _feed_first(self, incoming: Incoming, exchange: Exchange) -> bool:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from queue import SimpleQueue
 from typing import Final, Protocol
@@ -103,7 +102,11 @@ class Ticket:
 
 
 class HostedApp:
-    """One app of one loaded release: what runs it, its queue and its counters, all guarded by the dispatcher's lock."""
+    """One app of one loaded release: what runs it, its queue and its counters.
+
+    The dispatcher's lock guards what becomes of requests: `requests`, `outcomes`, `waiting`, `active`. The loop alone counts
+    what visitors were answered: `statuses` and latencies, of one answer together.
+    """
 
     def __init__(self, key: str, digest: str, load: AppLoad, log: AppLog, runner: Runner) -> None:
         self.key = key
@@ -124,8 +127,16 @@ class HostedApp:
         self.latency_sum_us = 0
         self.on_idle: Callable[[], None] | None = None
 
+    def answered(self, status: int, latency_s: float | None) -> None:
+        """Count one answer (loop only); `latency_s` is from its coming to the guest's end, None where no guest was asked."""
+        self.statuses[status // 100] += 1
+        if latency_s is not None:
+            latency_us = max(0, int(latency_s * 1_000_000))
+            self.latency_buckets[latency_bucket(latency_us)] += 1
+            self.latency_sum_us += latency_us
+
     def status(self) -> AppStatus:
-        """Return the counters as they are now."""
+        """Return the counters as they are now; `Dispatcher.look` calls it under the lock."""
         return AppStatus(
             key=self.key,
             app=self.spec.app,
@@ -201,6 +212,11 @@ class Dispatcher:
             if late:
                 self._tell_idle(app)
             return late
+
+    def look(self, apps: Iterable[HostedApp]) -> tuple[AppStatus, ...]:
+        """Return the counters of apps, all of one moment (loop only)."""
+        with self._lock:
+            return tuple(app.status() for app in apps)
 
     def stuck(self, now_s: float) -> int:
         """Count guests that are far past their deadline and still hold a thread."""
@@ -297,14 +313,11 @@ class Dispatcher:
         except Exception as error:  # a defect of the sandbox; the thread must live on
             outcome = HostFailed(repr(error), "")
             ticket.exchange.close(outcome)
-        latency_us = int((time.monotonic() - ticket.since_s) * 1_000_000)
         with self._lock:
             ticket.state = TicketState.ENDED
             del self._running[ticket]
             app.active -= 1
             app.outcomes[outcome_kind(outcome)] += 1
-            app.latency_buckets[latency_bucket(latency_us)] += 1
-            app.latency_sum_us += latency_us
             self._make_ready(app)
             self._tell_idle(app)
 

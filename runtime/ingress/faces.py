@@ -51,9 +51,10 @@ class Front(Protocol):
         status: int,
         bytes_out: int,
         outcome: Outcome | None,
+        closed_s: float | None = None,
         forwarded: str = "",
     ) -> None:
-        """Log one answered request."""
+        """Count and log one answered request; `closed_s` is when its guest was done, None where none was asked."""
         ...
 
     def log_defect(self, where: str) -> None:

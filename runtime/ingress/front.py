@@ -262,13 +262,14 @@ class Ingress:
         status: int,
         bytes_out: int,
         outcome: Outcome | None,
+        closed_s: float | None = None,
         forwarded: str = "",
     ) -> None:
-        """Log one answered request: never its query, fields or bodies, which may hold secrets."""
+        """Count and log one answered request: never its query, fields or bodies, which may hold secrets."""
         if app is None and not forwarded:
             self.refused["no-route" if status == 404 else "other"] += 1
         elif app is not None:
-            app.statuses[status // 100] += 1
+            app.answered(status, closed_s - incoming.since_s if closed_s is not None else None)
             if isinstance(outcome, Trapped | MemoryRefused | HostFailed):
                 _log_failure(app, outcome, request)
         if not self._log.admits():

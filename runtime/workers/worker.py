@@ -335,7 +335,7 @@ class Worker:
             connections=self._ingress.connections,
             logs_dropped=self._logs.dropped_total,
             refused=dict(self._ingress.refused),
-            apps=tuple(app.status() for app in self._ingress.apps.values()),
+            apps=self._ingress.dispatcher.look(self._ingress.apps.values()),
         )
 
     # --- what goes on by itself ---------------------------------------------------------------------------------------

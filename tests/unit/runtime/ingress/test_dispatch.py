@@ -83,7 +83,6 @@ async def test_an_app_never_runs_more_at_once_than_its_limit_and_runs_all() -> N
     await settle(app, dispatcher=dispatcher)
     assert gate.at_once_max <= 3
     assert (app.requests, app.outcomes, app.active) == (50, {"completed": 50}, 0)
-    assert sum(app.latency_buckets) == 50
     dispatcher.stop()
 
 
