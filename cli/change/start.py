@@ -14,7 +14,7 @@ from cli.change import deploy as deploying
 from cli.change.deploy import Offered
 from cli.change.propose import claim_routes, file_papers, put_together
 from cli.change.review import change_at
-from cli.errors import CommandError, UsageError
+from cli.errors import CommandError, ExitCode, UsageError
 from cli.project.find import Found
 from cli.text.output import Output
 from protocols.changes.change import Change
@@ -22,6 +22,9 @@ from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
 from protocols.state.commands import SignedCommand
 from protocols.state.model import Lane
+
+UNDER_WAY = frozenset({"candidate", "base"})
+"""What a change is to its lane once it was started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,37 @@ async def start_change(
 ) -> Digest:
     """Propose what is not proposed yet, claim its routes and hand over the signed start; return the change's id.
 
-    `expect` is the lane's sequence if it must not have moved. Raises CommandError, RefusedError.
+    A change that its node has started meanwhile, or that runs, is not started again. `expect` is the lane's sequence if
+    it must not have moved. Raises CommandError, RefusedError; `answer` then says the outcome.
     """
+    handing_over = False
+    try:
+        change_id, signed = await _signed_start(client, output, wanted, signer, starter, expect)
+        if signed is not None:
+            handing_over = True
+            await client.start(signed)
+    except CommandError as error:
+        error.answer = {"outcome": _outcome_of(error, handing_over=handing_over), **error.answer}
+        raise
+    return change_id
+
+
+def _outcome_of(error: CommandError, *, handing_over: bool) -> str:
+    """What a start came to that was not taken: an answer that never came says nothing."""
+    if error.exit_code is ExitCode.REFUSED_BY_POLICY:
+        return "refused"
+    return "unknown" if handing_over or error.kind == "unknown-outcome" else "not-started"
+
+
+async def _signed_start(
+    client: NodeClient,
+    output: Output,
+    wanted: NewChange | Digest,
+    signer: Ed25519Signer,
+    starter: StartSigner,
+    expect: int | None,
+) -> tuple[Digest, SignedCommand | None]:
+    """Propose what is not proposed yet; return the change's id, and its start if it is still to be started."""
     if isinstance(wanted, NewChange):
         project, environment, moved_step = (
             wanted.project,
@@ -83,14 +115,15 @@ async def start_change(
         change_id, change = await _propose(client, output, wanted, lane, signer, starter)
     else:
         await require_right(client, starter.signer.public_key, "start", project, environment)
+        if not starter.supersede and (await client.get(f"/v1/changes/{wanted.hex()}"))["state"] in UNDER_WAY:
+            return wanted, None
         await claim_routes(client, change, signer)
         change_id = wanted
     state = await client.state()
     lane = deploying.lane_of(state, project, environment)
     down = [member["node"] for member in await client.get("/v1/members") if member["belief"] == "down"]
     nodes = deploying.pinned_nodes(state, lane, change, down)
-    await client.start(starter.start(await client.mesh(), lane, change_id, nodes))
-    return change_id
+    return change_id, starter.start(await client.mesh(), lane, change_id, nodes)
 
 
 async def _propose(

@@ -111,9 +111,9 @@ def deploy(
             wanted = NewChange(what, environment, message or f"deploy of {what.project.name}")
         change = (await start_change(client, output, wanted, signer=signer, starter=starter, expect=expect)).hex()
         answer: dict[str, Any] = {"change": change, "environment": where}
-        if detach:
-            return answer | await handed_over(client, change)
         try:
+            if detach:
+                return answer | await handed_over(client, change)
             watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
         except CommandError as error:  # whoever reads the exit code needs to know of which change it speaks
             error.answer = {**answer, "outcome": outcome_of(error), **error.answer}
@@ -123,7 +123,11 @@ def deploy(
             answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")
         return answer
 
-    answer = talk(context, conversation)
+    try:
+        answer = talk(context, conversation)
+    except CommandError as error:
+        error.answer = {"outcome": "not-started", **error.answer}
+        raise
     if answer.get("missing"):
         raise awaiting(answer)
     human = f"change {answer['change'][:12]} in {answer['environment']}: {answer['outcome']}"

@@ -145,7 +145,7 @@ async def _watch(
 def judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, patience_s: float) -> None:
     """Raise CommandError if a start is refused, or waits for what the command does not wait for."""
     start = view["start"]
-    if start is None or start["outcome"] == "started":
+    if start is None or start["outcome"] == "started" or view["state"] in {"candidate", "base"}:
         return
     if start["outcome"] == "refused":
         raise RefusedStartError(

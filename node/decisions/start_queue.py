@@ -147,6 +147,8 @@ class Starter:
         shown = self.complete(change, signed, command.action.nodes)
         judged = shown if isinstance(shown, Refusal) else self._judge(*shown)
         if judged is not None:
+            if self._under_way(change, command):
+                return change
             if not judged.rule.startswith(WAITED_FOR):
                 return judged
             waiting.refusal = judged
@@ -155,6 +157,14 @@ class Starter:
         self.starts[change] = waiting
         self._woken.set()
         return change
+
+    def _under_way(self, change: Digest, command: Command) -> bool:
+        """Whether this change was started from here and runs: who signs its start again has what was asked for."""
+        held, lane = self.starts.get(change), self._core.state.lane(command.project, command.environment)
+        if held is None or held.outcome != "started" or lane is None:
+            return False
+        deployed = [lane.base, lane.rollout.candidate if lane.rollout is not None else None]
+        return any(one is not None and one.change == change for one in deployed)
 
     def _forget_ended(self) -> None:
         """Take what ended out of the file; what stays in it is judged once more by the next process, no more."""
@@ -180,6 +190,8 @@ class Starter:
                 if waiting.outcome == "waiting":
                     await self._look(change, waiting)
                     if waiting.outcome != "waiting":
+                        if waiting.outcome == "started":
+                            self.starts[change] = waiting  # one that was signed meanwhile asks for what is done
                         self._ended(waiting)
                         self._forget_ended()
                 elif self._clock().wall_ms - waiting.since_ms > KEEP_MS:

@@ -455,6 +455,7 @@ def test_a_start_that_leaves_out_a_node_that_is_back_names_the_command_that_take
         "detail": "the start leaves out 1 of 3 nodes that are up",
     }
     view = {"id": "ab" * 32, "project": "site", "request": "greet", "failure": "", "tries_again": False, "start": start}
+    view["state"] = "proposed"
     step = "freehold deploy --change abababababab, which starts it on those nodes too"
     assert standing.waiting_words(view).endswith(f"waits: {start['detail']}; {step}")
     assert standing.held_by(view) == start["rule"]
@@ -500,7 +501,14 @@ def test_a_deploy_waits_for_a_release_that_its_node_tries_again_to_prepare_and_n
     tries_again: bool, elapsed_s: float, given_up: bool
 ) -> None:
     start = {"outcome": "waiting", "rule": "rollout.not-prepared", "detail": "one node has not"}
-    view = {"id": "c" * 64, "project": "site", "failure": "no room", "tries_again": tries_again, "start": start}
+    view = {
+        "id": "c" * 64,
+        "project": "site",
+        "state": "proposed",
+        "failure": "no room",
+        "tries_again": tries_again,
+        "start": start,
+    }
     if given_up:
         with pytest.raises(RefusedStartError, match="no room"):
             judge_start(view, elapsed_s, elapsed_s, 5.0)
