@@ -78,6 +78,13 @@ class KeyValueProvider(Protocol):
 class LogSink(Protocol):
     """Takes what a guest logs, through `wasi:logging` or its stdout and stderr."""
 
-    def emit(self, level: str, context: str, message: str) -> None:
-        """Keep one entry: level trace, debug, info, warn, error or critical; never blocks, never raises."""
+    def emit(self, level: str, context: str, message: str) -> bool:
+        """Keep one entry: level trace, debug, info, warn, error or critical; never blocks, never raises.
+
+        Return whether it was kept: an app may say too much at once.
+        """
+        ...
+
+    def keep(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        """Keep entries that were refused, all the same: they turned out to be the last that a command said."""
         ...

@@ -7,6 +7,7 @@ the file says of itself (`runtime/sandbox/component.py`), and serving it (`cli/d
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from cli.cache import cache_folder
@@ -21,8 +22,12 @@ from runtime.spec import AppSpec
 class _NoLog:
     """What an instance says while it is made is not kept."""
 
-    def emit(self, level: str, context: str, message: str) -> None:
+    def emit(self, level: str, context: str, message: str) -> bool:
         """Forget the entry."""
+        return True
+
+    def keep(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        """Forget them."""
 
 
 def instantiate_once(app: App, component: Path, digest: str, kind: Kind) -> None:

@@ -6,6 +6,7 @@ wasmtime checks the static type of each; the table maps them to host objects. No
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
@@ -25,7 +26,7 @@ TAIL_MAX_CHARS: Final = 2_000
 """Of a call's last lines, kept to tell why a guest trapped."""
 
 LAST_LINES_MAX_BYTES: Final = 8 * 1024
-"""Of a call's output beyond its share of log: the end of it, logged all the same."""
+"""Of a call's output beyond its share of log, and of a command's that the log did not take: the end, logged anyway."""
 
 
 class GuestTrap(Exception):  # noqa: N818 - the guest's end, not an error of ours
@@ -77,11 +78,13 @@ class Resource:
 class GuestLog:
     """One of the guest's output streams as log lines: bounded per line and per call, kept whole for a command.
 
-    A call that says more than its share loses the middle: the last lines say how it ended, and are kept.
+    A call that says more than its share loses the middle: the last lines say how it ended, and are kept. So are those
+    of a command which the sink did not take, because the app had said too much in too short a time.
     """
 
     __slots__ = (
-        "_context", "_dropped", "_kept", "_level", "_line", "_line_max_bytes", "_room", "_sink", "captured", "tail",
+        "_context", "_dropped", "_kept", "_level", "_line", "_line_max_bytes", "_refused", "_refused_bytes", "_room",
+        "_sink", "captured", "tail",
     )  # fmt: skip
 
     def __init__(self, sink: LogSink, level: str, context: str, line_max_bytes: int, call_max_bytes: int) -> None:
@@ -93,6 +96,8 @@ class GuestLog:
         self._line = bytearray()
         self._kept = bytearray()
         self._dropped = 0
+        self._refused: deque[tuple[str, str, str]] = deque()
+        self._refused_bytes = 0
         self.captured: bytearray | None = None
         self.tail = ""
 
@@ -101,6 +106,7 @@ class GuestLog:
         self._room = call_max_bytes
         self._kept.clear()
         self._dropped = 0
+        self._forget_refused()
         self.tail = ""
 
     def write(self, data: bytes) -> None:
@@ -131,12 +137,17 @@ class GuestLog:
 
     def entry(self, level: str, context: str, message: str) -> None:
         """Emit one structured entry, cut to the line limit, within the call's share."""
+        entry = level, context[: self._line_max_bytes], message[: self._line_max_bytes]
         if self._room > 0:
             self._room -= len(message) + len(context)
-            self._sink.emit(level, context[: self._line_max_bytes], message[: self._line_max_bytes])
+            self._say(*entry)
+        else:
+            self._refuse(*entry)
 
     def flush(self) -> None:
         """Emit what stands in the line so far, and what was kept of output beyond the call's share."""
+        held = list(self._refused)
+        self._forget_refused()
         if self._dropped:
             self._emit()
             cut, end = self._kept.find(b"\n") + 1, self._dropped
@@ -148,13 +159,35 @@ class GuestLog:
         self._kept.clear()
         self._lines(kept)
         self._emit()
+        if last := [*held, *self._refused]:
+            self._sink.keep(last)
+        self._forget_refused()
+
+    def _say(self, level: str, context: str, message: str) -> None:
+        if self._sink.emit(level, context, message):
+            self._forget_refused()  # they were not the last
+        else:
+            self._refuse(level, context, message)
+
+    def _refuse(self, level: str, context: str, message: str) -> None:
+        """Hold a command's entry that found no room until it is known whether it was one of the last."""
+        if self.captured is None:
+            return
+        self._refused.append((level, context, message))
+        self._refused_bytes += len(message)
+        while self._refused_bytes > LAST_LINES_MAX_BYTES:
+            self._refused_bytes -= len(self._refused.popleft()[2])
+
+    def _forget_refused(self) -> None:
+        self._refused.clear()
+        self._refused_bytes = 0
 
     def _emit(self) -> None:
         if self._line:
             text = bytes(self._line[: self._line_max_bytes]).decode("utf-8", "replace")
             self._line.clear()
             self.tail = f"{self.tail}\n{text}"[-TAIL_MAX_CHARS:]
-            self._sink.emit(self._level, self._context, text.rstrip("\r"))
+            self._say(self._level, self._context, text.rstrip("\r"))
 
 
 class Services:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -22,6 +22,9 @@ LINE_MAX_BYTES: Final = 16 * 1024
 
 BUFFER_MAX_BYTES: Final = 4 * 1024 * 1024
 """Lines held while the daemon is away or slow: seconds of a busy worker, minutes of a calm one."""
+
+RESERVE_BYTES: Final = 256 * 1024
+"""Beyond that, for the last lines of commands."""
 
 LINES_PER_S: Final = 200.0
 """Sustained guest lines per app; beyond it logs are noise that nobody reads and disks fill."""
@@ -90,10 +93,13 @@ class LogBuffer:
         self._dropped = 0
         self.dropped_total = 0
 
-    def append(self, line: bytes) -> None:
-        """Keep one line, or count it as dropped when the buffer is full (the oldest lines say how it began)."""
+    def append(self, line: bytes, *, last: bool = False) -> None:
+        """Keep one line, or count it as dropped when the buffer is full (the oldest lines say how it began).
+
+        `last` lines, which say how a command ended, have RESERVE_BYTES beyond that.
+        """
         with self._lock:
-            if self._size + len(line) > self._max_bytes:
+            if self._size + len(line) > self._max_bytes + (RESERVE_BYTES if last else 0):
                 self._dropped += 1
                 self.dropped_total += 1
                 return
@@ -174,20 +180,34 @@ class AppLog:
         self._dropped = 0
         self.dropped_total = 0
 
-    def write(self, level: str, event: str, stream: str, fields: dict[str, object]) -> None:
-        """Log one entry if it is admitted; `stream` is "guest" for the guest's words, "host" for ours about it."""
-        if self.admits():
-            self.write_admitted(level, event, stream, fields)
+    def write(self, level: str, event: str, stream: str, fields: dict[str, object]) -> bool:
+        """Log one entry if it is admitted, and return whether it was.
 
-    def write_admitted(self, level: str, event: str, stream: str, fields: dict[str, object]) -> None:
+        `stream` is "guest" for the guest's words, "host" for ours about it.
+        """
+        if not self.admits():
+            return False
+        self.write_admitted(level, event, stream, fields)
+        return True
+
+    def write_last(self, event: str, stream: str, entries: Sequence[tuple[str, dict[str, object]]]) -> None:
+        """Log entries (level, fields) that were not admitted, and are the last of a command, all the same."""
+        with self._lock:
+            self._dropped = max(0, self._dropped - len(entries))
+        for level, fields in entries:
+            self.write_admitted(level, event, stream, fields, last=True)
+
+    def write_admitted(
+        self, level: str, event: str, stream: str, fields: dict[str, object], *, last: bool = False
+    ) -> None:
         """Log one entry that `admits` let pass, so that its fields need not be made when it does not."""
         line = self._encode(level, event, stream, fields)
         with self._lock:
             self._allowance.charge(len(line))
             dropped, self._dropped = self._dropped, 0
         if dropped:
-            self._buffer.append(self._encode("warn", "log.dropped", "host", {"count": dropped}))
-        self._buffer.append(line)
+            self._buffer.append(self._encode("warn", "log.dropped", "host", {"count": dropped}), last=last)
+        self._buffer.append(line, last=last)
 
     def admits(self) -> bool:
         """Whether one more line may be written now; if not, it is counted as dropped."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,16 @@ class ThreadLog:
         """From now on this thread logs for that request."""
         self._ids.fields = {"request_id": request_id, "trace_id": trace_id}
 
-    def emit(self, level: str, context: str, message: str) -> None:
-        """Keep one entry of the guest; never blocks, never raises."""
-        fields = getattr(self._ids, "fields", {})
-        self._log.write(level, "guest", "guest", {"context": context[:256], "message": message, **fields})
+    def emit(self, level: str, context: str, message: str) -> bool:
+        """Keep one entry of the guest, or return that there is no room for it; never blocks, never raises."""
+        return self._log.write(level, "guest", "guest", self._fields(context, message))
+
+    def keep(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        """Keep the last entries of a command that there was no room for."""
+        self._log.write_last("guest", "guest", [(level, self._fields(*rest)) for level, *rest in entries])
+
+    def _fields(self, context: str, message: str) -> dict[str, object]:
+        return {"context": context[:256], "message": message, **getattr(self._ids, "fields", {})}
 
 
 class SandboxApp:

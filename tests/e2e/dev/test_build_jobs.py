@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ class Lines:
     def __init__(self) -> None:
         self.text = ""
 
-    def emit(self, level: str, context: str, message: str) -> None:
+    def emit(self, level: str, context: str, message: str) -> bool:
         self.text += message + "\n"
+        return True
+
+    def keep(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        self.text += "".join(f"{message}\n" for _, _, message in entries)
 
 
 def run_job(component: Path, digest: str, dust: str) -> tuple[Outcome, str]:
@@ -49,17 +54,34 @@ def run_job(component: Path, digest: str, dust: str) -> tuple[Outcome, str]:
 
 
 PYTHON = """
+import os
+import sys
 import freehold
 def main():
     print("swept")
-    if freehold.config["DUST"] == "too much":
+    dust = freehold.config["DUST"]
+    if dust == "too much":
         raise RuntimeError("choked")
+    if dust.isdigit():
+        sys.exit(int(dust))
+    if dust == "text":
+        sys.exit("good bye")
+    if dust == "at once":
+        os._exit(5)
+    if dust == "nothing":
+        sys.exit()
 """
+EXITS = {"3": 3, "0": 0, "259": 3, "text": 1, "at once": 5, "nothing": 0}
 JAVASCRIPT = """
 import { config } from "freehold";
 export async function main() {
   console.log("swept");
-  if (config.get("DUST") === "too much") throw new Error("choked");
+  const dust = config.get("DUST");
+  if (dust === "too much") throw new Error("choked");
+  if (/^\\d+$/.test(dust)) process.exit(Number(dust));
+  if (dust === "text") console.error("good bye"), process.exit(1);
+  if (dust === "at once") return 5;
+  if (dust === "nothing") process.exitCode = 0;
 }
 """
 
@@ -88,5 +110,10 @@ def test_a_job_runs_to_its_end_and_a_failing_one_says_so(language: str, name: st
     assert "swept" in said
 
     outcome, said = run_job(component, facts["component"], "too much")
-    assert not (isinstance(outcome, Exited) and outcome.code == 0)
+    assert outcome == Exited(1)
     assert "choked" in said
+    for dust, code in EXITS.items():
+        outcome, said = run_job(component, facts["component"], dust)
+        assert outcome == Exited(code), (dust, said)
+        assert "swept" in said
+        assert ("good bye" in said) == (dust == "text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ class SilentLog:
     def __init__(self) -> None:
         self.entries: list[tuple[str, str, str]] = []
 
-    def emit(self, level: str, context: str, message: str) -> None:
+    def emit(self, level: str, context: str, message: str) -> bool:
         self.entries.append((level, context, message))
+        return True
+
+    def keep(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        self.entries.extend(entries)
 
 
 def a_spec(**changes: Any) -> AppSpec:

@@ -10,12 +10,17 @@ await settle();
 const main = app.main ?? app.default;
 if (typeof main !== "function") throw new Error("the app exports no function main(); a scheduled app needs one");
 
+// process.exit() and process.exitCode (node/process.js), and an integer that main() returns.
+const platform = globalThis[Symbol.for("freehold.platform")];
+platform.exit = (code) => exit.exitWithCode(code & 255);
+
 export const run = {
   async run() {
     startOnce();
     try {
-      const code = await main();
-      if (Number.isInteger(code) && code !== 0) exit.exitWithCode(code & 255);
+      const returned = await main();
+      const code = Number.isInteger(returned) ? returned : Number(platform.exitCode ?? 0);
+      if (code !== 0) platform.exit(code);
     } catch (error) {
       console.error(described(error));
       throw error;

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+from typing import NoReturn
 
 from componentize_py_types import Err
+from wit_world.imports import exit as wasi_exit
 
 
 def command(main):
@@ -13,13 +16,36 @@ def command(main):
 
     class Run:
         def run(self) -> None:
+            os._exit = leave
             try:
                 main()
-            except Exception:
+            except SystemExit as error:
+                leave(code_of(error.code))
+            except BaseException:
                 traceback.print_exc()
+                flush()
                 raise Err(None) from None
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
+            flush()
 
     return Run
+
+
+def code_of(given: object) -> int:
+    """Return what the interpreter makes of sys.exit()'s argument: none is 0, a text is said and is 1."""
+    if given is None or isinstance(given, int):
+        return int(given or 0)
+    print(given, file=sys.stderr)
+    return 1
+
+
+def leave(code: int) -> NoReturn:
+    """End the run with an exit code, of which the lowest byte counts, as everywhere."""
+    flush()
+    wasi_exit.exit_with_code(code & 255)
+    raise AssertionError("the host ends the run")
+
+
+def flush() -> None:
+    """Write out what was printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()

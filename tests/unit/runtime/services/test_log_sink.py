@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from runtime.engine.guest import LAST_LINES_MAX_BYTES, GuestLog
 from runtime.services.log_sink import LINE_MAX_BYTES, Allowance, AppLog, LogBuffer, LogOrigin, timestamp
+from runtime.workers.app_host import ThreadLog
 
 ORIGIN = LogOrigin("node-1", "guestbook", "web", "d1")
 
@@ -90,3 +92,73 @@ def test_lines_leave_in_batches_but_never_none_at_all() -> None:
         buffer.append(line)
     assert buffer.take(1) == ((b"aaaa",), 0)
     assert buffer.take(6) == ((b"bbbb", b"cc"), 0)
+
+
+def command_log(buffer: LogBuffer, lines: float, share_bytes: int = 1 << 20) -> GuestLog:
+    """The output of one run of a command, into an allowance of `lines` that never comes back."""
+    sink = ThreadLog(AppLog(buffer, ORIGIN, Allowance(0.0, lines, 0.0, 1e6)))
+    log = GuestLog(sink, "info", "stdout", 8192, share_bytes)
+    log.captured = bytearray()
+    log.begin_call(share_bytes)
+    return log
+
+
+def said(buffer: LogBuffer) -> list[str]:
+    return [entry.get("message", f"({entry.get('count')} dropped)") for entry in entries(buffer)]
+
+
+def test_the_last_lines_of_a_command_are_never_the_dropped_ones() -> None:
+    buffer = LogBuffer()
+    log = command_log(buffer, 3.0)
+    for number in range(5000):
+        log.write(f"line {number}\n".encode())
+    log.write(b"Traceback: it ended here")
+    log.flush()
+    shown = said(buffer)
+    assert shown[:3] == ["line 0", "line 1", "line 2"]
+    assert shown[-2:] == ["line 4999", "Traceback: it ended here"]
+    (gap,) = [one for one in shown if "dropped" in one]
+    kept = len(shown) - 1
+    assert gap == f"({5001 - kept} dropped)"
+    assert sum(map(len, shown[4:-1])) <= LAST_LINES_MAX_BYTES
+
+
+def test_lines_behind_its_share_of_the_log_and_its_allowance_are_kept_too() -> None:
+    buffer = LogBuffer()
+    log = command_log(buffer, 3.0, share_bytes=100)
+    for number in range(5000):
+        log.write(f"line {number}\n".encode())
+    log.entry("error", "app", "the last word")
+    log.flush()
+    shown = said(buffer)
+    assert {"line 4999", "the last word"} <= set(shown)
+    assert shown[-1] == "line 4999"
+    assert "line 2000" not in shown
+
+
+def test_what_a_command_says_after_a_gap_leaves_the_gap_alone() -> None:
+    buffer = LogBuffer()
+    log = command_log(buffer, 1.0)
+    log.write(b"a\nb\n")
+    log._sink._log._allowance = Allowance(0.0, 2.0, 0.0, 1e6)  # type: ignore[attr-defined]
+    log.write(b"c\n")
+    log.flush()
+    assert said(buffer) == ["a", "(1 dropped)", "c"]
+
+
+def test_a_request_has_no_last_lines_of_its_own() -> None:
+    buffer = LogBuffer()
+    log = command_log(buffer, 1.0)
+    log.captured = None
+    log.write(b"a\nb\n")
+    log.flush()
+    assert said(buffer) == ["a"]
+
+
+def test_a_buffer_that_is_full_has_room_for_the_last_lines_of_commands() -> None:
+    buffer = LogBuffer(max_bytes=400)
+    log = command_log(buffer, 1.0)
+    buffer.append(b"x" * 390)
+    log.write(b"a\nb\n")
+    log.flush()
+    assert json.loads(buffer.take(1 << 20)[0][-1])["message"] == "b"

@@ -43,7 +43,6 @@ const process = Object.assign(new EventEmitter(), {
   arch: "wasm32",
   pid: 1,
   ppid: 0,
-  exitCode: undefined,
   features: {},
   config: {},
   stdin: { isTTY: false, fd: 0, on() {}, resume() {}, pause() {} },
@@ -62,6 +61,8 @@ const process = Object.assign(new EventEmitter(), {
     throw new Error("process.binding() is not available in the sandbox");
   },
   exit(code) {
+    const { exit, exitCode } = platform();
+    if (exit) exit(Number(code ?? exitCode ?? 0)); // a job; it ends here
     throw new Error(`the app called process.exit(${code ?? ""}); in the sandbox an app ends by returning`);
   },
   abort() {
@@ -70,6 +71,13 @@ const process = Object.assign(new EventEmitter(), {
   kill() {
     throw new Error("the app called process.kill(); there are no processes in the sandbox");
   },
+});
+Object.defineProperty(process, "exitCode", {
+  get: () => platform().exitCode,
+  set(code) {
+    platform().exitCode = code;
+  },
+  enumerable: true,
 });
 
 export const { argv, argv0, execArgv, execPath, title, version, versions, release, arch, pid, ppid, stdin, stdout, stderr, nextTick, cwd, chdir, umask, uptime, memoryUsage, cpuUsage, emitWarning, exit, abort, kill, features, config } = process;
