@@ -18,7 +18,7 @@ from runtime.services import freeze
 
 FILES_SHOWN_MAX = 1_000
 _NAME = {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,62}$"}
-_LANE = (Parameter("project", _NAME, "", "path"), Parameter("environment", _NAME, "", "path"))
+_LANE = (Parameter("project", _NAME, "the project", "path"), Parameter("environment", _NAME, "the environment", "path"))
 
 
 async def show_data(call: Call) -> DataView:

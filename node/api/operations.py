@@ -7,8 +7,11 @@ an operation does (the handlers), and who the caller is (callers.py).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +37,18 @@ EVENT = {
     "required": ["event", "data"],
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
 }
+ABOUT = """Digests and keys are lower-case hex, times are wall milliseconds, binary values are base64.
+
+A change goes in eight calls: PUT /v1/artifacts/{digest} for each component; POST /v1/drafts with kind change, which
+answers with the bytes to sign and the review; POST /v1/changes with the signature; where the policy asks for it a person
+approves; POST /v1/drafts with kind routes, once for each project, and with kind start; POST
+/v1/drafts/{draft}/signature for each; GET /v1/lanes/{project}/{environment} or GET /v1/events until it runs.
+
+Errors are problem details (RFC 9457): `rule` is stable, `next` says what to do."""
+SIGNING = """HTTP message signatures (RFC 9421) with Ed25519. Cover "@method", "@target-uri", "freehold-node" and, with a
+body, "content-digest" (sha-256). The field Freehold-Node is the id of the node that is asked, as `node` of GET /v1/node
+says, or the SHA-256 of its public key in hex. Parameters: created, keyid (the public key in hex or base64), nonce. Good
+once, for two minutes. On the Unix socket the system says who calls."""
 IDEMPOTENCY_KEY = {"type": "string", "minLength": 8, "maxLength": 64, "pattern": "^[A-Za-z0-9_-]+$"}
 
 
@@ -144,6 +159,38 @@ def parameters_of(one: Operation) -> tuple[Parameter, ...]:
     return (*one.parameters, *(PAGING if one.paged else ()))
 
 
+TAGS = {
+    "node": "The node that is asked, and its health",
+    "mesh": "What the mesh decided, and who belongs to it",
+    "changes": "Proposed changes, from the draft to the end of their rollout",
+    "artifacts": "Components and configurations by their digest",
+    "projects": "What runs where, and its data and secrets",
+    "principals": "Who may do what",
+    "following": "Logs, events and metrics",
+}
+"""What operations are grouped by, each with a sentence."""
+
+_TAG_OF = {
+    "healthz": "node", "readyz": "node", "node": "node", "leave": "node", "openapi.json": "node", "docs": "node",
+    "drafts": "changes", "starts": "changes", "records": "changes", "commands": "changes", "changes": "changes",
+    "artifacts": "artifacts", "lanes": "projects", "secrets": "projects", "data": "projects",
+    "admissions": "principals", "principals": "principals",
+    "logs": "following", "events": "following", "audit": "following", "metrics": "following",
+}  # fmt: skip
+
+
+def tag_of(one: Operation) -> str:
+    """The group an operation belongs to, by its path."""
+    return _TAG_OF.get(one.path.removeprefix("/v1").split("/")[1], "mesh")
+
+
+@cache
+def examples() -> dict[str, Any]:
+    """Requests and answers by operation, as a test recorded them on a real node; long binary values are cut short."""
+    found: dict[str, Any] = msgspec.json.decode(resources.files(__package__).joinpath("examples.json").read_bytes())
+    return found
+
+
 def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of these operations."""
     types = [Problem, *(kind for one in operations for kind in (one.body, one.answer) if kind not in (None, bytes))]
@@ -159,8 +206,12 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
             "title": "Freehold node API",
             "version": version,
             "summary": "What one node of a mesh shows and does; commands are signed by principals, judged by the chain.",
+            "description": ABOUT,
+            "contact": {"name": "whoever runs this node"},
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": "/", "description": "the node that serves this document"}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -168,7 +219,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
                 "signature": {
                     "type": "http",
                     "scheme": "signature",
-                    "description": "HTTP message signatures, RFC 9421; on the Unix socket the system says who calls",
+                    "description": SIGNING,
                 },
                 "bearer": {
                     "type": "http",
@@ -181,6 +232,8 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 
 
 def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
+    example = examples().get(one.name, {})
+    shown = {**example.get("path", {}), **example.get("query", {})}
     parameters = [
         {
             "name": parameter.name,
@@ -189,6 +242,7 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
             "schema": dict(parameter.schema),
             "description": parameter.text,
         }
+        | ({"example": shown[parameter.name]} if parameter.name in shown else {})
         for parameter in parameters_of(one)
     ]
     if one.access == "write":
@@ -199,13 +253,16 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
                 "required": True,
                 "schema": IDEMPOTENCY_KEY,
                 "description": "Repeat it to retry: the same key and request get the same answer.",
+                "example": f"{one.name}-1234",
             }
         )
     made: dict[str, Any] = {
         "operationId": one.name,
         "summary": one.summary,
+        "description": _description(one),
+        "tags": [tag_of(one)],
         "parameters": parameters,
-        "responses": {str(one.status): {"description": "done", **_content(one, by_type)}},
+        "responses": {str(one.status): {"description": "done", **_content(one, by_type, example)}},
     }
     if one.paged:
         text = "where the next page is, with rel=next; absent on the last (RFC 8288)"
@@ -217,14 +274,24 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
         octets = one.body is bytes
         kind = "application/octet-stream" if octets else "application/json"
         schema = {"type": "string", "format": "binary"} if octets else by_type[repr(one.body)]
-        made["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
+        given = {"example": example["body"]} if "body" in example else {}
+        made["requestBody"] = {"required": True, "content": {kind: {"schema": schema, **given}}}
     if one.access != "open":
         bearer: list[dict[str, list[str]]] = [{"bearer": []}] if one.takes_tokens else []
         made["security"] = [{"signature": []}] if one.access == "signed" else [{"signature": []}, *bearer, {}]
     return made
 
 
-def _content(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
+def _description(one: Operation) -> str:
+    """What the operation's handler says that it does, and who may ask for it."""
+    who = {
+        "open": "Needs no credential.", "known": "Needs the socket, or any key that signs.",
+        "signed": "Needs a signature; the key need not be known yet.",
+    }.get(one.access, "Takes a signature or a token." if one.takes_tokens else "Takes a signature, and no token.")  # fmt: skip
+    return f"{inspect.getdoc(one.handler) or one.summary}\n\n{who}"
+
+
+def _content(one: Operation, by_type: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if one.stream:
         content["text/event-stream"] = {"schema": EVENT}
@@ -233,5 +300,6 @@ def _content(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
     elif one.answer is bytes:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     elif one.answer is not None:
-        content["application/json"] = {"schema": by_type[repr(one.answer)]}
+        given = {"example": example["answer"]} if "answer" in example else {}
+        content["application/json"] = {"schema": by_type[repr(one.answer)], **given}
     return {"content": content} if content else {}

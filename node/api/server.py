@@ -36,6 +36,7 @@ from node.api.problems import (
     response,
     token_refused,
 )
+from node.api.reference_page import POLICY, page_of
 from node.api.scope import EVERYTHING, NOTHING, Scope
 from node.api.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, Share, Shares
 from node.errors import NotDoneError
@@ -113,8 +114,9 @@ class ApiServer:
         self._shares = Shares()
         self.strangers: dict[RequestHandler, Callable[[], None]] = {}
         """Connections over TCP on which no known key has signed anything yet, oldest first, and what closes each."""
-        operations = (*operations, self._describing())
+        operations = (*operations, *self._describing())
         self.document = document(operations, VERSION)
+        self._page = page_of(self.document)
         self._operations = operations
 
     def application(self) -> web.Application:
@@ -127,11 +129,22 @@ class ApiServer:
                 application.router.add_route("HEAD", operation.path, endpoint)
         return application
 
-    def _describing(self) -> Operation:
+    def _describing(self) -> tuple[Operation, ...]:
         async def describe(_call: Call) -> web.Response:
+            """Describe every operation, as OpenAPI 3.1: bodies and answers by type, with an example."""
             return web.Response(body=msgspec.json.encode(self.document), content_type="application/json")
 
-        return Operation("openapi", "GET", "/v1/openapi.json", "This document", describe, "open", answer=dict[str, Any])
+        async def show(_call: Call) -> web.Response:
+            """Show the same to people, as one page that loads nothing."""
+            return web.Response(
+                body=self._page, content_type="text/html", charset="utf-8",
+                headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"},
+            )  # fmt: skip
+
+        return (
+            Operation("openapi", "GET", "/v1/openapi.json", "This document", describe, "open", answer=dict[str, Any]),
+            Operation("docs", "GET", "/docs", "This document as a page", show, "open", media="text/html"),
+        )
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:

@@ -146,6 +146,12 @@ class House:
             for action in (CreateEnvironment(LANE[1], selector), CreateProject(LANE[0], ("me",))):
                 await client.decide(self.admin, action, expect=(await client.state()).sequence)
 
+    async def create_project(self) -> None:
+        """Create the lane's project; its environment is there."""
+        async with self.client() as client:
+            action = CreateProject(LANE[0], ("me",))
+            await client.decide(self.admin, action, expect=(await client.state()).sequence)
+
     async def deploy(self, component: Path, *, app: str = "", smoke: str = "/", healthy: str = "0s") -> None:
         """Deploy the component as `site`, with these lines in its app's table; return when it is the base."""
         proposal, _ = await self.propose(component, app=app, smoke=smoke, healthy=healthy)

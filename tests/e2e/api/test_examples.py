@@ -1,0 +1,283 @@
+"""Every example of the API's document, executed on real nodes, in the order in which a person would come to need it.
+
+`FREEHOLD_RECORD=1` records them anew. What differs each time (digests, keys, signed bytes, moments) is not compared; all
+else of a request is what the document says, and answers fit the types it states.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jsonschema
+from yarl import URL
+
+import node.api
+from cli.access.login import Offer, papers_for
+from node.api.handlers import OPERATIONS
+from node.api.operations import Operation, document
+from node.mesh.pump import system_now
+from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
+from protocols.changes.approvals import Approval, approve
+from protocols.changes.secrets import SealedSecret, seal, sign_paper
+from protocols.envelope import digest, encode, sign
+from protocols.keys import Ed25519Signer
+from protocols.machine import PeerId
+from protocols.state.commands import Command, CreateEnvironment, PlaceData, Signature, SignedCommand, sign_command
+from protocols.state.placement import eligible
+from protocols.trust.grants import GRANT_DOMAIN, Grant
+from protocols.trust.invites import Address, Invite, make_invite, read_line, write_line
+from protocols.trust.request_signatures import sign_request
+from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, until
+
+RECORDED = Path(node.api.__file__).parent / "examples.json"
+BY_NAME: dict[str, Operation] = {one.name: one for one in OPERATIONS}
+CUT = 120
+"""Characters of a binary value that an example shows: a multiple of four, so that it stays readable as base64."""
+
+OPAQUE = re.compile(r"[0-9a-f]{64}|12D3Koo\w+|[A-Za-z0-9+/]{40,}={0,2}|http\S+")
+PLACE = {"project": LANE[0], "environment": LANE[1]}
+
+
+def shown(value: Any) -> Any:
+    """A value as an example shows it."""
+    match value:
+        case dict():
+            return {key: shown(one) for key, one in value.items()}
+        case list() | tuple():
+            return [shown(one) for one in value[:3]]
+        case str() if len(value) > CUT and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value):
+            return value[:CUT]
+        case _:
+            return value
+
+
+def form(value: Any) -> Any:
+    """A request without what differs each time."""
+    match value:
+        case dict():
+            return {key: form(one) for key, one in value.items()}
+        case list() | tuple():
+            return [form(one) for one in value]
+        case str() if OPAQUE.fullmatch(value):
+            return "..."
+        case _:
+            return value
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+class Walk:
+    """Calls every operation as its example says."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.known: dict[str, Any] = json.loads(RECORDED.read_bytes())
+        self.made: dict[str, Any] = {}
+        self.document = document(OPERATIONS, "0")
+
+    async def call(self, name: str, *, body: Any = None, index: int = 0, status: int = 0, **values: Any) -> Any:
+        """Make the call `name`; `values` are its parameters, of the path or the query."""
+        one = BY_NAME[name]
+        path = {key: value for key, value in values.items() if "{" + key + "}" in one.path}
+        query = {key: value for key, value in values.items() if key not in path}
+        said = {"path": path, "query": query}
+        if body is not None and not isinstance(body, bytes):
+            said["body"] = json.loads(json.dumps(body))
+        said = {key: value for key, value in said.items() if value}
+        known = {key: value for key, value in self.known.get(name, {}).items() if key != "answer"}
+        if not os.environ.get("FREEHOLD_RECORD"):
+            assert form(shown(said)) == form(known), f"the example of {name} is another call: record it anew"
+        assert name not in self.made, f"{name} has an example already"
+        self.made[name] = shown(said)
+        answer = await self.send(one, one.path.format_map(path), query, body, index=index)
+        found, text = answer
+        assert found == (status or one.status), (name, text)
+        if one.answer not in (None, bytes) and one.answer != dict[str, Any]:
+            value = json.loads(text)
+            self.fits(one, value)
+            self.made[name]["answer"] = shown(value)
+            if not os.environ.get("FREEHOLD_RECORD"):
+                self.fits(one, self.known[name]["answer"])
+            return value
+        return text
+
+    def fits(self, one: Operation, value: Any) -> None:
+        """Hold an answer against the type that the document states for it."""
+        stated = self.document["paths"][one.path][one.method.lower()]["responses"][str(one.status)]
+        schema = stated["content"]["application/json"]["schema"] | {"components": self.document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+    async def send(
+        self, one: Operation, path: str, query: dict[str, Any], body: Any, *, index: int = 0
+    ) -> tuple[int, bytes]:
+        fields = {"Idempotency-Key": secrets.token_urlsafe(12)} if one.access == "write" else {}
+        octets = isinstance(body, bytes)
+        data = body if octets else json.dumps(body).encode() if body is not None else None
+        if data is not None:
+            fields["Content-Type"] = "application/octet-stream" if octets else "application/json"
+        if one.access == "signed":
+            newcomer = self.newcomer
+            control = self.house.control(index)
+            fields |= sign_request(
+                newcomer, one.method, f"https://node{path}", data or b"", created_s=system_now().wall_ms // 1000,
+                nonce=secrets.token_urlsafe(12), node=control.core.node,
+            )  # fmt: skip
+        connector = aiohttp.UnixConnector(str(self.house.daemons[index].runtime / "api.sock"))
+        url = URL(f"http://node{path}").with_query(query)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(one.method, url, data=data, headers=fields) as answer,
+        ):
+            if one.stream == "always":
+                return answer.status, await answer.content.readline()
+            return answer.status, await answer.read()
+
+    newcomer = Ed25519Signer(ENTROPY.random_bytes(32))
+
+
+def signature(signer: Ed25519Signer, view: dict[str, Any]) -> dict[str, str]:
+    return {
+        "key": signer.public_key.hex(), "signature": b64(signer.sign(base64.b64decode(view["to_sign"])))
+    }  # fmt: skip
+
+
+def change(component: str, author: str) -> dict[str, Any]:
+    app = {"name": "web", "component": component, "routes": ["site.test"], "keyvalue": ["visits"],
+           "config": {"GREETING": "hello"}}  # fmt: skip
+    return {"kind": "change", **PLACE, "request": "count visits", "author": author, "apps": [app],
+            "smoke": [{"app": "web", "path": "/env"}],
+            "plan": {"stages": [{"nodes": "100%", "min_healthy_ms": 0}]}}  # fmt: skip
+
+
+async def test_every_example_of_the_document_is_executed_as_it_says(component: Callable[[str], Path]) -> None:
+    async with a_house(2) as house:
+        walk = Walk(house)
+        await look(walk)
+        made = await propose(walk, component("services").read_bytes())
+        await start(walk, made)
+        await papers(walk, made)
+        await people(walk)
+        await data(walk)
+        await ends(walk)
+    if os.environ.get("FREEHOLD_RECORD"):
+        RECORDED.write_text(json.dumps({name: walk.made[name] for name in sorted(walk.made)}, indent=1) + "\n")
+    assert set(walk.made) == set(BY_NAME)
+
+
+async def look(walk: Walk) -> None:
+    for name in ("health", "ready", "node", "metrics", "voters", "mesh", "genesis", "state", "read", "authorities",
+                 "members"):  # fmt: skip
+        await walk.call(name)
+    await walk.call("peer", node=walk.house.control(1).core.node)
+    await walk.call("principals", limit=100)
+    await walk.call("principal", key=walk.house.admin.public_key.hex())
+
+
+async def propose(walk: Walk, component: bytes) -> dict[str, Any]:
+    admin, named = walk.house.admin, digest(component).hex()
+    mesh = walk.house.control(0).core.trust.mesh
+    signed = sign_command([admin], mesh, Command(secrets.token_bytes(16), CreateEnvironment(LANE[1], ())))
+    await walk.call("submit", body={"command": b64(encode(signed)), "material": []})
+    await walk.house.create_project()
+    await walk.call("put_artifact", digest=named, body=component)
+    await walk.call("has_artifact", digest=named)
+    await walk.call("get_artifact", digest=named)
+    view: dict[str, Any] = await walk.call("draft", body=change(named, admin.public_key.hex()))
+    await walk.call("propose", body={"digest": view["digest"], **signature(admin, view)})
+    return view
+
+
+async def start(walk: Walk, view: dict[str, Any]) -> None:
+    house, admin = walk.house, walk.house.admin
+    routes = {"kind": "routes", **PLACE, "routes": ["site.test"]}
+    _, text = await walk.send(BY_NAME["draft"], "/v1/drafts", {}, routes)
+    command = json.loads(text)
+    await walk.call("sign_draft", draft=command["digest"], body=signature(admin, command))
+    _, text = await walk.send(BY_NAME["draft"], "/v1/drafts", {}, {"kind": "start", "change": view["digest"]})
+    command = json.loads(text)
+    key = admin.public_key
+    raw = admin.sign(base64.b64decode(command["to_sign"]))
+    signed = SignedCommand(base64.b64decode(command["payload"]), (Signature(key, raw),))
+    await walk.call("start", body={"command": b64(encode(signed))})
+    await until(lambda: house.based(bytes.fromhex(view["digest"])), 60)  # type: ignore[arg-type]
+
+
+async def papers(walk: Walk, view: dict[str, Any]) -> None:
+    change, admin, mesh = view["digest"], walk.house.admin, walk.house.control(0).core.trust.mesh
+    await walk.call("changes", **PLACE, limit=100)
+    await walk.call("change", change=change)
+    await walk.call("change_bytes", change=change)
+    now_ms = system_now().wall_ms
+    said = Approval(b"", digest(base64.b64decode(view["payload"])), *LANE, now_ms, now_ms + 86_400_000, "reads well")
+    await walk.call("publish", body={"kind": "approval", "scope": change, "body": b64(approve(admin, mesh, said))})
+    await walk.call("papers", change=change)
+    await walk.call("decisions", project=LANE[0], environment=LANE[1], limit=100)
+    await walk.call("lanes", **PLACE)
+    await walk.call("lane", **PLACE)
+    await walk.call("statements", **PLACE)
+    await walk.call("logs", project=LANE[0], limit=100)
+    await walk.call("events", kind="decision,rollout", **PLACE)
+
+
+async def people(walk: Walk) -> None:
+    house, control = walk.house, walk.house.control(0)
+    mesh, now_ms, seed = control.core.trust.mesh, system_now().wall_ms, secrets.token_bytes(32)
+    guest = Ed25519Signer(seed)
+    grant = Grant(
+        key=guest.public_key, kind="person", name="ada", roles=("deployer",), projects=("*",), environments=("*",),
+        expires_ms=now_ms + 86_400_000, nonce=secrets.token_bytes(16), invite_uses=1,
+    )  # fmt: skip
+    signed = sign(house.admin, GRANT_DOMAIN, mesh, grant)
+    invite = Invite(mesh, guest.public_key, "principal", (), (), 1, now_ms, now_ms + 3_600_000, grant=signed)
+    line = read_line(write_line(seed, make_invite(house.admin, invite), (Address("https://node", "00" * 32),)))
+    offered, _ = papers_for(Offer(line, grant, ()), walk.newcomer.public_key)
+    await walk.call("enrol", body={"papers": b64(encode(offered))})
+
+
+async def data(walk: Walk) -> None:
+    house, control = walk.house, walk.house.control(0)
+    mesh = control.core.trust.mesh
+    blank = SealedSecret(*LANE, "API_KEY", 1, system_now().wall_ms, b"", ())
+    sealed = seal(mesh, blank, b"a value", eligible(control.core.state, LANE[1]), ENTROPY)
+    await walk.call("file_secret", body={"paper": b64(encode(sign_paper(house.admin, mesh, sealed)))})
+    await walk.call("secrets", **PLACE, limit=100)
+    await walk.call("data", **PLACE)
+    lane = control.core.state.lane(*LANE)
+    assert lane is not None
+    source = house.index_of(lane.data_node)
+    targets = [house.control(index).core.node for index in (1 - source, source)]
+    switch, abort = (
+        b64(encode(sign_command([house.admin], mesh, Command(secrets.token_bytes(16), PlaceData(PeerId(one)), *LANE,
+                                                             lane.sequence))))
+        for one in targets
+    )  # fmt: skip
+    await walk.call("move_data", index=source, **PLACE, body={"switch": switch, "abort": abort, "material": []})
+    await until(lambda: control.core.state.lane(*LANE).data_node == targets[0], 60)  # type: ignore[union-attr]
+    await walk.call("audit", contains="publish", limit=100)
+    await walk.call("audit_links", after=0)
+
+
+async def ends(walk: Walk) -> None:
+    """Last what ends things: a new era, and a node that leaves."""
+    house = walk.house
+    async with house.client() as client:
+        view = await client.get("/v1/mesh")
+    control = house.control(0)
+    voters = tuple(sorted(Voter(one.node, one.store_id) for one in control.core.state.voters))
+    reset = Reset(
+        mesh=control.core.trust.mesh, number=view["unsafe_resets"] + 1, slot=view["slot"] + 1,
+        prev=bytes.fromhex(view["head"]), at_ms=system_now().wall_ms, voters=voters, reason="two voters burnt",
+    )  # fmt: skip
+    signed = sign(house.admin, RESET_DOMAIN, reset.mesh, reset)
+    await walk.call("reset", body={"entry": b64(encode(ResetTo(signed.payload, (signed,))))})
+    await walk.call("leave", index=1, body={"reason": "an old machine"})
