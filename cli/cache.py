@@ -1,18 +1,21 @@
 """The developer's cache folder: built components, vendored packages, the JavaScript toolchain. Deleting it is safe.
 
 Every entry is a folder named by the digest of what it was made from, made under a temporary name and renamed, so a
-half-made entry is never seen; a lock per entry keeps two commands from making the same one. XDG Base Directory 0.8.
+half-made entry is never seen; a lock per entry keeps two commands from making the same one. What a killed command left
+half-made says whose it was, and goes with the next. XDG Base Directory 0.8.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+MAKING = "making-"
 ENTRIES_MAX = 50
 """Entries kept of one kind, oldest removed first: a built component is 20 MB, and each save may make one."""
 
@@ -35,7 +38,7 @@ def entry(kind: str, digest: str, make: Callable[[Path], None], *, entries_max: 
     with (shelf / f"{digest}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not found.is_dir():
-            work = Path(tempfile.mkdtemp(dir=shelf, prefix="making-"))
+            work = _work_folder(shelf)
             try:
                 make(work)
                 work.rename(found)
@@ -46,8 +49,29 @@ def entry(kind: str, digest: str, make: Callable[[Path], None], *, entries_max: 
     return found
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give an empty folder for the time of the block, on the disk of the cache."""
+    shelf = cache_folder() / "scratch"
+    shelf.mkdir(parents=True, exist_ok=True)
+    work = _work_folder(shelf)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _work_folder(shelf: Path) -> Path:
+    """Return a new empty folder whose name says which process makes something in it; those of ended ones are removed."""
+    for left in shelf.glob(f"{MAKING}*"):
+        owner = left.name.removeprefix(MAKING).partition("-")[0]
+        if not owner.isdigit() or not Path("/proc", owner).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=shelf, prefix=f"{MAKING}{os.getpid()}-"))
+
+
 def _forget_oldest(shelf: Path, *, keep: Path, entries_max: int) -> None:
-    entries = [path for path in shelf.iterdir() if path.is_dir() and not path.name.startswith("making-")]
+    entries = [path for path in shelf.iterdir() if path.is_dir() and not path.name.startswith(MAKING)]
     entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in entries[entries_max:]:
         if path != keep:

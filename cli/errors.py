@@ -52,9 +52,25 @@ class UsageError(CommandError):
         super().__init__(message, next_step=next_step, kind=kind)
 
 
+NO_ROOM = ("No space left on device", "os error 28", "ENOSPC", "Disk quota exceeded", "EDQUOT")
+"""How tools say, in whatever they print, that a disk is full."""
+
+
 class BuildError(CommandError):
     """An app could not be built; `app` is its name."""
 
     def __init__(self, app: str, message: str, *, next_step: str, kind: str = "build-failed") -> None:
         super().__init__(f"app {app}: {message}", next_step=next_step, kind=kind)
         self.app = app
+
+
+def refuse_full_disk(app: str, said: str) -> None:
+    """Raise BuildError where a tool ended because a disk is full: nothing in the app would cure that."""
+    line = next((line for line in said.splitlines() if any(words in line for words in NO_ROOM)), None)
+    if line is not None:
+        raise BuildError(
+            app,
+            f"a disk is full: {line.strip()[-300:]}",
+            next_step="make room where the cache is (df -h; XDG_CACHE_HOME moves it), then run it again",
+            kind="disk-full",
+        )

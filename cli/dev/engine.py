@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from cli import cache
@@ -35,8 +34,8 @@ def engine(app: App, progress: Progress) -> tuple[Path, str]:
     def make(folder: Path) -> None:
         toolchain = install_javascript(app, progress)
         progress.step(app.name, "building the development engine (once)")
-        with tempfile.TemporaryDirectory() as scratch:
-            made = javascript_build.componentize(granted, "dev", toolchain, None, Path(scratch))
+        with cache.scratch() as scratch:
+            made = javascript_build.componentize(granted, "dev", toolchain, None, scratch)
             shutil.move(made, folder / "component.wasm")
         (folder / "digest").write_text(bundle.file_digest(folder / "component.wasm"))
 
@@ -50,7 +49,7 @@ def bundled_source(app: App, tree: SourceTree, root: Path, progress: Progress) -
     declared = node.declared_packages(tree, root)
     packages = node.install_packages(app.name, declared) if declared else None
     javascript_build.check_entry(app, tree)
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch) / "bundle.js"
+    with cache.scratch() as scratch:
+        output = scratch / "bundle.js"
         javascript_build.bundle_source(app, tree.folder.absolute(), toolchain, packages, output)
         return output.read_text()

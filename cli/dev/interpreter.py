@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import shutil
-import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -61,8 +60,7 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
             progress.step(app.name, "installing its packages")
             packages = python_packages.vendor(app.name, requirements)
         progress.step(app.name, "building the development interpreter (once for these packages)")
-        with tempfile.TemporaryDirectory() as scratch:
-            work = Path(scratch)
+        with cache.scratch() as work:
             stage, nothing = work / "stage", work / "app"
             for path in (stage, nothing, work / "packages", work / "env" / "lib" / "site-packages"):
                 path.mkdir(parents=True)

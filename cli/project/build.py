@@ -13,7 +13,6 @@ import json
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,8 +67,12 @@ def build_app(project: Project, app: App, root: Path, progress: Progress) -> Bui
     digest = hashlib.sha256(json.dumps(recipe.inputs, sort_keys=True).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            made, packages = recipe.make(Path(scratch))
+        with cache.scratch() as scratch:
+            try:
+                made, packages = recipe.make(scratch)
+            except subprocess.TimeoutExpired as error:
+                step = "check the network, then run the command again"
+                raise BuildError(app.name, f"a tool took longer than {error.timeout:.0f} s", next_step=step) from None
             shutil.move(made, folder / "component.wasm")
         facts = {"digest": bundle.file_digest(folder / "component.wasm"), "packages": dict(packages)}
         (folder / "facts.json").write_text(json.dumps(facts))

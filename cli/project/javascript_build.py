@@ -7,13 +7,16 @@ stripped, not checked. Not here: installing the tools (`node.py`), the guest's s
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from cli.errors import BuildError
+from cli import cache
+from cli.errors import BuildError, refuse_full_disk
+from cli.guard import run_tool
 from cli.project import node
 from cli.project.model import App
 from cli.project.source import SourceTree
@@ -117,21 +120,21 @@ def bundle_source(app: App, folder: Path, toolchain: Path, packages: Path | None
 def _run(app: App, toolchain: Path, request: Mapping[str, object]) -> None:
     command = [node.find_node(app.name), str(toolchain / "build.mjs")]
     try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            input=json.dumps(request),
-            cwd=toolchain,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=BUILD_TIMEOUT_S,
-        )
+        with cache.scratch() as work:
+            done = run_tool(
+                command,
+                folder=toolchain,
+                environment={**os.environ, "TMPDIR": str(work)},
+                said_to_it=json.dumps(request).encode(),
+                timeout_s=BUILD_TIMEOUT_S,
+            )
     except subprocess.TimeoutExpired:
         step = "move work out of the module's top level; it runs at build time"
         raise BuildError(app.name, f"building took longer than {BUILD_TIMEOUT_S} s", next_step=step) from None
     if done.returncode == 0:
         return
-    said = done.stderr.strip()
+    said = done.stderr.decode("utf-8", "replace").strip()
+    refuse_full_disk(app.name, said)
     try:
         message = str(json.loads(said.splitlines()[-1])["message"])
     except (ValueError, IndexError, KeyError, TypeError):

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from cli import cache
-from cli.errors import BuildError
+from cli.errors import BuildError, refuse_full_disk
+from cli.guard import run_tool
 from cli.project.source import SourceTree
 
 TOOLCHAIN: Final = Path(__file__).parent.parent / "toolchain"
@@ -114,20 +115,17 @@ def install_packages(app: str, declared: Declared) -> Path:
 def npm(app: str, arguments: list[str], folder: Path) -> None:
     """Run npm in `folder`. Raises `BuildError` with npm's own last words."""
     environment = {**os.environ, "NO_UPDATE_NOTIFIER": "1", "npm_config_update_notifier": "false"}
-    done = subprocess.run(  # noqa: S603
-        [shutil.which("npm") or "npm", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=NPM_TIMEOUT_S,
-    )
+    command = [shutil.which("npm") or "npm", *arguments]
+    with cache.scratch() as work:
+        environment["TMPDIR"] = str(work)
+        done = run_tool(command, folder=folder, environment=environment, timeout_s=NPM_TIMEOUT_S)
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("npm error")][:6]
+        errors = done.stderr.decode("utf-8", "replace")
+        refuse_full_disk(app, errors)
+        said = [line for line in errors.splitlines() if line.startswith("npm error")][:6]
         raise BuildError(
             app,
-            "npm could not install its packages:\n" + "\n".join(said or done.stderr.splitlines()[-6:]),
+            "npm could not install its packages:\n" + "\n".join(said or errors.splitlines()[-6:]),
             next_step="check the network and package.json, then run the command again",
             kind="packages-failed",
         )

@@ -14,7 +14,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from cli.errors import BuildError
+from cli.errors import BuildError, refuse_full_disk
+from cli.guard import run_tool
 from cli.project import python_packages
 from cli.project.model import App, Project
 from cli.project.source import SourceTree
@@ -125,8 +126,10 @@ def componentize(app: App, paths: list[Path], work: Path) -> Path:
     ]
     # A virtual environment of its own, empty, or the tool adds the packages of the developer's.
     environment = {"VIRTUAL_ENV": str(work / "env"), "PATH": "", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    (work / "tmp").mkdir(exist_ok=True)
+    environment["TMPDIR"] = str(work / "tmp")
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=BUILD_TIMEOUT_S)  # noqa: S603
+        done = run_tool(command, environment=environment, timeout_s=BUILD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise BuildError(
             app.name,
@@ -135,6 +138,7 @@ def componentize(app: App, paths: list[Path], work: Path) -> Path:
         ) from None
     if done.returncode != 0 or not output.is_file():
         said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        refuse_full_disk(app.name, said)
         raise _failure(app, said)
     return output
 

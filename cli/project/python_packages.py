@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from cli import cache
-from cli.errors import BuildError
+from cli.errors import BuildError, refuse_full_disk
+from cli.guard import run_tool
 
 GUEST_PYTHON: Final = "3.14"
 PIP_TIMEOUT_S: Final = 600
@@ -101,10 +102,10 @@ def step_for_missing(said: str, source: str) -> str:
 
 
 def _fetch(app: str, requirements: bytes, target: Path) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        listed = Path(scratch) / "requirements.txt"
+    with cache.scratch() as scratch:
+        listed = scratch / "requirements.txt"
         listed.write_bytes(requirements)
-        chosen = _resolve(app, listed, Path(scratch) / "report.json")
+        chosen = _resolve(app, listed, scratch / "report.json")
         _refuse_unusable(app, chosen)
         pure = [package for package in chosen if package.is_pure]
         if pure:
@@ -113,7 +114,7 @@ def _fetch(app: str, requirements: bytes, target: Path) -> None:
             _pip(app, [*flags, *_platform("any"), *wanted])
         for package in chosen:
             if not package.is_pure:
-                _unpack(_without_native_part(app, package, Path(scratch)), target)
+                _unpack(_without_native_part(app, package, scratch), target)
 
 
 def _platform(*platforms: str) -> list[str]:
@@ -178,28 +179,31 @@ def _unpack(wheel: Path, target: Path) -> None:
                 archive.extract(name, target)
 
 
-def _run_pip(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def _run_pip(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
     quiet = ["--disable-pip-version-check", "--no-input", "--quiet"]
     command = [sys.executable, "-m", "pip", *arguments, *quiet]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PIP_TIMEOUT_S)  # noqa: S603
+    with cache.scratch() as work:
+        return run_tool(command, environment={**os.environ, "TMPDIR": str(work)}, timeout_s=PIP_TIMEOUT_S)
 
 
 def _pip(app: str, arguments: list[str]) -> None:
     done = _run_pip(arguments)
+    errors = done.stderr.decode("utf-8", "replace")
     if done.returncode != 0:
-        if UNREACHABLE in done.stderr:
+        refuse_full_disk(app, errors)
+        if UNREACHABLE in errors:
             raise BuildError(
                 app,
                 "its packages could not be fetched: the package index cannot be reached",
                 next_step="connect this machine to the network, or tell pip where packages are (pip config)",
                 kind="packages-failed",
             )
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        if "No module named pip" in done.stderr:
+        said = [line.removeprefix("ERROR: ") for line in errors.splitlines() if line.startswith("ERROR: ")]
+        if "No module named pip" in errors:
             raise BuildError(app, "pip is not installed", next_step=f"run: {sys.executable} -m ensurepip")
         raise BuildError(
             app,
-            "its packages could not be installed: " + " ".join(said or done.stderr.splitlines()[-3:]),
+            "its packages could not be installed: " + " ".join(said or errors.splitlines()[-3:]),
             next_step="correct requirements.txt; only packages with pure Python wheels run in the sandbox",
             kind="packages-failed",
         )
