@@ -14,7 +14,9 @@ from __future__ import annotations
 import difflib
 import errno
 import functools
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -24,10 +26,14 @@ import click
 from click.types import OptionHelpExtra
 
 from cli.errors import CommandError, ExitCode, UsageError
+from cli.text.going_on import nothing_goes_on, what_goes_on
 from cli.text.output import Output
 
 MEANT_MIN = 0.7
 """How alike a command must be to what was typed: a guess that is far off sends people the wrong way."""
+
+INTERRUPTED = 128
+"""An exit code above it says which signal ended the command, as a shell does."""
 
 SENTENCE_MAX = 200
 """Of a command's first sentence in its group's help; click would cut it at the line's end."""
@@ -58,6 +64,9 @@ def command(
             except CommandError as error:
                 output.error(error)
                 raise SystemExit(int(error.exit_code)) from None
+            except KeyboardInterrupt:
+                output.error(interrupted())
+                raise SystemExit(interrupted_code()) from None
             finally:
                 output.close()
 
@@ -66,6 +75,31 @@ def command(
         return click.command(name, epilog=epilog, cls=Command)(flag(run) if takes_json else run)
 
     return decorate
+
+
+class _Told:
+    """Whether it was SIGTERM that ended the command, and not a person's Ctrl-C."""
+
+    to_end = False
+
+
+def _end(_number: int, _frame: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what it started and its temporary folders end with it."""
+    _Told.to_end = True
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupted() -> CommandError:
+    """Return what a command that is stopped leaves under way, and how to stop that, too."""
+    left = what_goes_on()
+    if left is None:
+        return CommandError("stopped; nothing was set going", next_step="run it again when ready", kind="interrupted")
+    return CommandError(f"stopped; {left.what}", next_step=left.next_step, kind="interrupted", answer=left.answer)
+
+
+def interrupted_code() -> int:
+    """Return the exit code of a command that a signal ended."""
+    return INTERRUPTED + (signal.SIGTERM if _Told.to_end else signal.SIGINT)
 
 
 def in_context(step: str, name: str | None) -> str:
@@ -190,11 +224,15 @@ class LazyGroup(Group):
 def run(group: click.Group, arguments: list[str]) -> int:
     """Run the command line; returns the exit code. Nothing but `SystemExit` and signals gets out of it."""
     output = Output(as_json="--json" in arguments)
+    _Told.to_end = False
+    nothing_goes_on()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     try:
         result = group.main(arguments, prog_name="freehold", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.stderr.write("stopped\n")
-        return 130
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        output.error(interrupted())
+        return interrupted_code()
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stdout.write(f"{error.format_message()}\n")
         return int(ExitCode.DONE)

@@ -27,12 +27,13 @@ from yarl import URL
 from cli.access import contexts as home
 from cli.access.contexts import Context
 from cli.errors import CommandError, ExitCode, UsageError
+from cli.text.going_on import goes_on, nothing_goes_on
 from protocols.api_models import CommandBody, PaperKind, PrincipalView, RecordBody
 from protocols.envelope import decode as decode_message
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
-from protocols.state.commands import Action, Command, Exhibits, SignedCommand, sign_command
+from protocols.state.commands import Action, Command, Exhibits, SignedCommand, Start, sign_command
 from protocols.state.model import MeshState
 from protocols.trust.genesis import mesh_id
 from protocols.trust.request_signatures import sign_request
@@ -211,6 +212,8 @@ class NodeClient:
         material = (*chains, *material)
         command = Command(secrets.token_bytes(16), action, project, environment, expect)
         signed = sign_command([signer], await self.mesh(), command, exhibits)
+        name = str(action.__struct_config__.tag).replace("_", " ")
+        goes_on(f"the command ({name}) was handed over: the voters may still decide it", "freehold decisions")
         answer = await self.post("/v1/commands", CommandBody(encode(signed), material))
         if answer["outcome"] != "decided":
             if answer["outcome"] == "unknown":
@@ -220,6 +223,7 @@ class NodeClient:
                     kind="unknown-outcome",
                 )
             raise RefusedError(answer["rule"] or answer["outcome"], answer["detail"], next_step)
+        nothing_goes_on()
         return int(answer["slot"])
 
     async def chains(self, key: bytes) -> tuple[bytes, ...]:
@@ -228,8 +232,16 @@ class NodeClient:
 
     async def start(self, signed: SignedCommand) -> dict[str, Any]:
         """Hand over a signed start."""
+        command: Command = decode_message(signed.payload, Command)
+        change = bytes(command.action.change).hex() if isinstance(command.action, Start) else ""
+        told = {"change": change, "outcome": "started"}
+        goes_on(f"the start of change {change[:12]} is handed over and goes on by itself", "freehold abort", told)
         answer: dict[str, Any] = await self.post("/v1/starts", CommandBody(encode(signed)))
         return answer
+
+    async def withdraw(self, change: str) -> None:
+        """Have the node forget a start that still waits there."""
+        await self._call("DELETE", f"/v1/starts/{change}")
 
     async def _call(
         self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from cli.change.propose import claim_routes, file_papers, put_together
 from cli.change.review import change_at
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.project.find import Found
+from cli.text.going_on import goes_on
 from cli.text.output import Output
 from protocols.changes.change import Change
 from protocols.keys import Ed25519Signer
@@ -142,4 +143,10 @@ async def _propose(
     if await deploying.claim_missing_routes(client, lane, proposal.change.routes, signer):
         output.step("", f"claimed {', '.join(f'{route.host}{route.path}' for route in proposal.change.routes)}")
     await file_papers(client, output, offered, proposal)
+    filed = proposal.id.hex()
+    goes_on(
+        f"change {filed[:12]} is filed and nothing of it has started",
+        f"freehold changes {filed[:12]}",
+        {"change": filed, "outcome": "proposed"},
+    )
     return proposal.id, proposal.change

@@ -17,6 +17,7 @@ from cli.change.start import NewChange, StartSigner, start_change
 from cli.errors import CommandError, UsageError
 from cli.frame import Option, command
 from cli.project.find import find_project, project_at
+from cli.text.going_on import nothing_goes_on
 from cli.text.output import Output
 from cli.text.units import duration_ms
 from cli.views.handed_over import awaiting, handed_over, outcome_of
@@ -118,6 +119,8 @@ def deploy(
         except CommandError as error:  # whoever reads the exit code needs to know of which change it speaks
             error.answer = {**answer, "outcome": outcome_of(error), **error.answer}
             raise
+        if watched.outcome == "succeeded":
+            nothing_goes_on()
         answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
         if watched.outcome == "succeeded":
             answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")

@@ -45,6 +45,12 @@ def _rollout_of(lane: Lane) -> Rollout:
     return lane.rollout
 
 
+async def _waiting_starts(client: NodeClient, lane: Lane) -> list[str]:
+    """Return the changes of a lane whose starts wait on the asked node."""
+    views = await client.get_all("/v1/changes", project=lane.project, environment=lane.environment)
+    return [str(one["id"]) for one in views if one["start"] is not None and one["start"]["outcome"] == "waiting"]
+
+
 async def decide(
     client: NodeClient, context: home.Context, lane: Lane, action: Any, *, statements: tuple[bytes, ...] = ()
 ) -> int:
@@ -62,7 +68,13 @@ async def decide(
 
 
 def _run(
-    output: Output, context_name: str | None, project: str | None, environment: str, step: Step, done: str
+    output: Output,
+    context_name: str | None,
+    project: str | None,
+    environment: str,
+    step: Step,
+    done: str,
+    otherwise: str = "nothing to do, it is there already",
 ) -> None:
     _, context = home.current_context(context_name)
 
@@ -72,7 +84,7 @@ def _run(
 
     output.live(VOTERS_DECIDE)
     slot, lane = talk(context, conversation)
-    text = f"{done} (decision {slot})" if slot else "nothing to do, it is there already"
+    text = f"{done} (decision {slot})" if slot else otherwise
     output.result(
         {"slot": slot, "project": lane.project, "environment": lane.environment},
         f"{lane.project} in {lane.environment}: {text}",
@@ -121,12 +133,18 @@ def resume(output: Output, project: str | None, environment: str, context_name: 
 @click.option("-m", "--message", default="", help="Why; kept with the decision.")
 @_lane_options
 def abort(output: Output, message: str, project: str | None, environment: str, context_name: str | None) -> None:
-    """End the rollout; every node returns to the release it had."""
+    """End the rollout; every node returns to the release it had. A start that still waits is withdrawn."""
 
     async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+        waiting = [] if lane.rollout is not None else await _waiting_starts(client, lane)
+        for change in waiting:
+            await client.withdraw(change)
+            output.note(f"  the start of change {change[:12]} is withdrawn; it waited on the node that took it")
+        if waiting:
+            return 0
         return await decide(client, context, lane, Abort(_rollout_of(lane).id, message))
 
-    _run(output, context_name, project, environment, step, "aborted")
+    _run(output, context_name, project, environment, step, "aborted", "its start is withdrawn")
 
 
 @command("rollback", examples=('freehold rollback -m "orders fail"', 'freehold rollback 3f9a12 -m "back to Monday"'))

@@ -11,6 +11,7 @@ from collections.abc import Collection
 import msgspec
 from aiohttp import web
 
+from node.api.access import MORE_RIGHTS
 from node.api.app_metrics import look
 from node.api.auditing import AUDIT_OPERATIONS
 from node.api.data import DATA_OPERATIONS
@@ -28,7 +29,7 @@ from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Up
 from node.api.paper_checks import paper_refusal
 from node.api.papers import PAPER_OPERATIONS, change_named
 from node.api.problems import NOT_ALLOWED, ProblemError, invalid, not_found, refused, unreadable
-from node.api.scope import Owned, Place, covered, place_of
+from node.api.scope import Owned, Place, covered, may, place_of
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
 from node.api.views import (
@@ -355,6 +356,22 @@ async def start(call: Call) -> StartView:
     return start_view(added, control.starter.starts[added])
 
 
+async def withdraw_start(call: Call) -> None:
+    """Forget a start that waits here. One that was submitted may be decided yet; after that only an abort ends it."""
+    control: Control = call.node
+    change = change_named(call, call.path["change"])
+    place = Place(change.change.project, change.change.environment)
+    if not may(call.scope, "abort", place):
+        detail = f"no grant of yours lets you abort in {place.environment}"
+        raise ProblemError(403, NOT_ALLOWED, "this key may not", detail, MORE_RIGHTS)
+    try:
+        found = control.starter.withdraw(change.id)
+    except OSError as error:
+        raise ProblemError(507, "start.full", "the start is still held", str(error), "freehold doctor") from None
+    if not found:
+        raise not_found("start", call.path["change"], "freehold status")
+
+
 async def lanes(call: Call) -> tuple[LaneView, ...]:
     """List every project in every environment."""
     control: Control = call.node
@@ -505,6 +522,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "start", "POST", "/v1/starts", "Hand over a signed start", start, "write", CommandBody, answer=StartView
+    ),
+    Operation(
+        "withdraw_start", "DELETE", "/v1/starts/{change}", "Forget a start that waits on this node", withdraw_start,
+        "write", status=204, parameters=(_path("change", _DIGEST),),
     ),
     Operation(
         "publish", "POST", "/v1/records", "File a signed paper", publish, "write", RecordBody, answer=RecordView

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from protocols.trust.grants import ANY, Rights, covers
+from protocols.trust.grants import ANY, Rights, Verb, covers
 
 T = TypeVar("T")
 
@@ -73,6 +73,11 @@ def covered(scope: Scope, owned: Owned, *, writing: bool = False) -> bool:
     if scope.whole and not writing:
         return True
     return any(_covers_place(one, place) for one in able for place in owned.places)
+
+
+def may(scope: Scope, verb: Verb, place: Place) -> bool:
+    """Return whether a grant of the caller has this right there; whoever owns the node's machine has every right."""
+    return scope.everything or any(verb in one.verbs and _covers_place(one, place) for one in scope.rights)
 
 
 def _covers_place(rights: Rights, place: Place) -> bool:

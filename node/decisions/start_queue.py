@@ -166,6 +166,15 @@ class Starter:
         deployed = [lane.base, lane.rollout.candidate if lane.rollout is not None else None]
         return any(one is not None and one.change == change for one in deployed)
 
+    def withdraw(self, change: Digest) -> bool:
+        """Forget a start that waits, durably; whether there was one. Raises OSError; it is still held then."""
+        waiting = self.starts.get(change)
+        if waiting is None or waiting.outcome != "waiting":
+            return False
+        write_starts(self._folder, _kept({one: held for one, held in self.starts.items() if one != change}))
+        del self.starts[change]
+        return True
+
     def _forget_ended(self) -> None:
         """Take what ended out of the file; what stays in it is judged once more by the next process, no more."""
         try:
@@ -187,6 +196,8 @@ class Starter:
                     await self._woken.wait()
             self._woken.clear()
             for change, waiting in list(self.starts.items()):
+                if change not in self.starts:  # withdrawn while another was looked at
+                    continue
                 if waiting.outcome == "waiting":
                     await self._look(change, waiting)
                     if waiting.outcome != "waiting":

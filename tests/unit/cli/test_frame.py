@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shlex
+import signal
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from cli.access import contexts as home
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.frame import command, in_context, run
 from cli.main import COMMANDS, freehold
+from cli.text.going_on import goes_on
 from cli.text.output import Output, fold
 
 
@@ -344,3 +346,37 @@ def test_where_no_mesh_answers_tests_run_for_the_environments_of_the_project_fil
 
 def test_usage_errors_have_the_usage_code() -> None:
     assert UsageError("x", next_step="y").exit_code == 2
+
+
+_JSON = click.Option(["--json", "as_json"], is_flag=True)
+
+
+def _stop_now(as_json: bool) -> None:
+    """What stops outside a command's own frame: while its module is imported, or its arguments are read."""
+    raise KeyboardInterrupt
+
+
+@command("going", examples=("freehold going",))
+@click.option("--far", is_flag=True)
+def _going(output: Output, far: bool) -> None:
+    if far:
+        goes_on("the start is handed over", "freehold abort", {"change": "ab"})
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message", "step", "change"),
+    [
+        (["waiting", "--json"], 130, "stopped; nothing was set going", "run it again when ready", None),
+        (["going", "--json"], 143, "stopped; nothing was set going", "run it again when ready", None),
+        (["going", "--far", "--json"], 143, "stopped; the start is handed over", "freehold abort", "ab"),
+    ],
+)
+def test_an_interrupted_command_says_what_goes_on_in_json_too(
+    arguments: list[str], code: int, message: str, step: str, change: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = click.Group("freehold", commands=[_going, click.Command("waiting", callback=_stop_now, params=[_JSON])])
+    assert run(group, arguments) == code
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["error"]["kind"], told.get("change")) == (False, "interrupted", change)
+    assert (told["error"]["message"], told["error"]["next_step"]) == (message, step)

@@ -1,0 +1,115 @@
+"""A command that is stopped says what goes on without it, and the command that it names for stopping that works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.mesh.nodes import Answer, Fleet, Machine, free_port, until
+from tests.support.mesh.site import Site
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[tuple[Machine, Site]]:
+    folder = tmp_path_factory.mktemp("i")
+    fleet = Fleet(folder)
+    try:
+        one = fleet.found("one", "--policy", "solo", "--ingress", f"127.0.0.1:{free_port()}")
+        one.typed_ok("env", "create", "production", "-y")
+        one.typed_ok("project", "create", "site")
+        site = Site(folder, component("services"))
+        site.configure("first", '["100%"]')
+        answer = site.deploy(one)
+        assert answer.code == 0, answer
+        yield one, site
+    finally:
+        fleet.close()
+
+
+def stopped(one: Machine, site: Site, number: signal.Signals, when: Callable[[], bool], *options: str) -> Answer:
+    """Deploy, and send the command a signal once `when` is so."""
+    arguments = ["deploy", "--folder", str(site.folder), "--json", *options]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from cli.main import main; main()", *arguments],
+        env=one.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        until(when, 60, "the moment to interrupt")
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return Answer(process.returncode, output.decode(), errors.decode())
+
+
+def told(answer: Answer, number: signal.Signals) -> dict[str, Any]:
+    assert answer.code == 128 + number, answer
+    found: dict[str, Any] = json.loads(answer.stdout)
+    assert found["error"]["kind"] == "interrupted"
+    assert found["error"]["message"] in " ".join(answer.stderr.split()), "people are told the same"
+    return found
+
+
+def follow(one: Machine, step: str) -> Answer:
+    """Run a next step as it was printed."""
+    words = step.split()
+    assert words[0] == "freehold"
+    return one.run(*words[1:])
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+def test_a_deploy_that_is_stopped_says_that_the_rollout_goes_on_and_how_to_end_it(
+    mesh: tuple[Machine, Site], number: signal.Signals
+) -> None:
+    one, site = mesh
+    site.configure(f"held {number.name}", '["100%"]')
+    text = (site.folder / "freehold.toml").read_text().replace('"1s"', '"60s"')
+    (site.folder / "freehold.toml").write_text(text)
+    answer = stopped(one, site, number, lambda: site.lane(one)["rollout"] is not None)
+    said = told(answer, number)
+    assert "goes on by itself" in said["error"]["message"]
+    assert said["outcome"] == "started"
+    rollout = site.lane(one)["rollout"]
+    assert rollout is not None
+    assert rollout["change"] == said["change"], "it goes on"
+    assert follow(one, said["error"]["next_step"]).code == 0
+    until(lambda: site.lane(one)["rollout"] is None, 20, "the rollout to end")
+    assert site.ask(one) == (200, "first")
+
+
+@pytest.mark.timeout(200)
+def test_a_start_that_waits_is_withdrawn_by_the_same_command(mesh: tuple[Machine, Site]) -> None:
+    one, site = mesh
+    one.typed_ok("env", "freeze", "production", "-m", "audit", "-y")
+    site.configure("frozen out", '["100%"]')
+
+    def waits() -> bool:
+        views = json.loads(one.get("/v1/changes"))
+        return any(view["start"] is not None and view["start"]["outcome"] == "waiting" for view in views)
+
+    answer = stopped(one, site, signal.SIGINT, waits, "--wait", "5m")
+    said = told(answer, signal.SIGINT)
+    done = follow(one, said["error"]["next_step"])
+    assert done.code == 0, done
+    assert "withdrawn" in done.stdout
+    one.typed_ok("env", "unfreeze", "production", "-y")
+    assert not waits()
+    time.sleep(3)  # a start that waits is looked at every second
+    assert site.lane(one)["rollout"] is None
+    assert site.ask(one) == (200, "first")
+    assert follow(one, said["error"]["next_step"]).code == 1, "nothing is left to end, and it says so"
