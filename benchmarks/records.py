@@ -16,8 +16,9 @@ from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from protocols.machine import Effect, Notify, Now, PeerConnected, PeerId, Received, Send, Verifier
 from protocols.records.gossip import RecordMachine, RecordsConfig
 from protocols.records.key_table import make_key
+from protocols.records.quotas import RecordLimits
 from protocols.records.record import RECORD_DOMAIN, Record, sign_record
-from protocols.records.store import Outcome, RecordLimits, RecordStore
+from protocols.records.store import Outcome, RecordStore
 from protocols.records.sync import Synced, SyncMachine
 from protocols.trust.certificates import issue
 from protocols.trust.genesis import Genesis
@@ -124,7 +125,7 @@ def trie(store: RecordStore) -> Iterator[Row]:
 
 class Side:
     def __init__(self, index: int) -> None:
-        limits = RecordLimits(records_max=STORE_RECORDS + DIFFERENCES, author_records_max=STORE_RECORDS)
+        limits = RecordLimits(records_max=STORE_RECORDS + DIFFERENCES, node_words_max=STORE_RECORDS)
         own = trust(Trusting())
         self.peer = PEERS[index]
         self.records = RecordMachine(own, NODES[index], Halves(), RecordsConfig(limits))

@@ -24,7 +24,7 @@ from node.decisions.outcomes import Fates
 from node.decisions.start_queue import Starter, Waiting
 from node.errors import ConfigError
 from node.feed import Feed
-from node.journal.audit import Audit, start_paper
+from node.journal.audit import STARTER, Audit, start_paper
 from node.journal.audit_backlog import Backlog
 from node.journal.logs import LogStore
 from node.keys import SystemEntropy, load_or_create_key, read_seed
@@ -236,7 +236,7 @@ def _pool_settings(place: Place) -> PoolSettings:
 def _note_start(audit: Audit, waiting: Waiting) -> None:
     """Take down how a start that waited here has ended."""
     result = "done" if waiting.outcome == "started" else waiting.refusal.rule
-    audit.note("starter", start_paper(waiting.signed), result, "")
+    audit.note(STARTER, start_paper(waiting.signed), result, "")
 
 
 def _room(control: Control) -> RoomWatch:

@@ -18,9 +18,10 @@ from protocols.trust.grants import Grant
 from protocols.trust.revocations import RevocationStatement
 
 
-def audit_call(audit: Audit, call: Call, result: str, request: str) -> None:
+def audit_call(audit: Audit, call: Call, result: str, request: str, refused: bool) -> None:
     """Take down a write that came through the API."""
-    audit.note(call.principal, paper_of(call.operation.name, call.request.path, call.body), result, request)
+    paper = paper_of(call.operation.name, call.request.path, call.body)
+    audit.note(call.principal, paper, result, request, refused=refused)
 
 
 def paper_of(operation: str, path: str, body: Any) -> Paper:

@@ -21,7 +21,10 @@ _OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$
 
 
 class AuditView(msgspec.Struct, frozen=True):
-    """One write. `caller` reached the API, `signers` signed what it handed over; `names` are theirs, as granted."""
+    """One write. `caller` reached the API, `signers` signed what it handed over; `names` are theirs, as granted.
+
+    `count` refused calls of one caller, the first at `first_ms`, are told together; both are 1 and 0 otherwise.
+    """
 
     node: str
     number: int
@@ -35,6 +38,8 @@ class AuditView(msgspec.Struct, frozen=True):
     digest: str
     result: str
     request: str
+    count: int
+    first_ms: int
 
 
 class AuditLink(msgspec.Struct, frozen=True, array_like=True):
@@ -85,6 +90,8 @@ def _view(names: Names, link: Link, entry: AuditEntry) -> AuditView:
         digest=entry.digest.hex(),
         result=entry.result,
         request=entry.request,
+        count=entry.count,
+        first_ms=entry.first_ms,
     )
 
 

@@ -79,6 +79,8 @@ def refused(refusal: Refusal, next_step: str = "") -> ProblemError:
     rule = refusal.rule
     if rule.endswith(".malformed"):
         status = 422
+    elif rule.startswith("quota."):
+        status = 429
     elif rule.startswith(
         ("command.not-allowed", "command.unsigned", "grant", "approval", "evidence", "window", "change.a")
     ):

@@ -38,11 +38,12 @@ from node.api.problems import (
 )
 from node.api.reference_page import POLICY, page_of
 from node.api.scope import EVERYTHING, NOTHING, Scope
-from node.api.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, Share, Shares
+from node.api.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, LOCAL, Share, Shares
 from node.errors import NotDoneError
 from node.transport.half_open import source_of
 from protocols.api_models import OutcomeView, StartView
 from protocols.keys import Ed25519Signer
+from protocols.refusal import Refusal
 
 VERSION = version("freehold")
 """One source: `pyproject.toml`, as the installation recorded it."""
@@ -56,12 +57,6 @@ UPLOAD_MIN_BYTES_PER_S = 64 * 1024
 
 WRITES_REMEMBERED_MAX = 4_096
 """Answers kept for retries; what a write does is idempotent by its content too, so an older retry is harmless."""
-
-REFUSALS_NOTED_MAX = 20
-REFUSALS_NOTED_WITHIN_S = 3600.0
-"""So many of one key's writes that its grants do not allow are entries of the audit log in an hour. Entries stay for over
-a year and a node's share of the mesh's records is finite: what is refused must not use up the room of what is done.
-"""
 
 CALLER_LEFT = "caller.left"
 FAILED = "node.failed"
@@ -88,15 +83,17 @@ class ApiServer:
         node: Any,
         callers: Callers,
         hosts: Callable[[], Sequence[str]],
-        audit: Callable[[Call, str, str], None],
+        audit: Callable[[Call, str, str, bool], None],
         settled: Callable[[], Awaitable[bool]],
         authorize: Callable[[str, Operation, Mapping[str, Any], bool], Scope],
         muted: Callable[[], str],
+        quota: Callable[[str], Refusal | None],
         performed: Callable[[], Awaitable[None]],
     ) -> None:
         """Take the table, the control surface, who calls, the host names it answers to, where writes are noted and what
         waits until the notes are durable, what raises ProblemError unless a key may do an operation with these
-        parameters (and whether a token stands for it), why nothing can be written now, and what waits until all that the
+        parameters (and whether a token stands for it), why nothing can be written now by
+        anybody and by a caller, and what waits until all that the
         node believes is durable.
         """
         self._node = node
@@ -106,11 +103,10 @@ class ApiServer:
         self._settled = settled
         self._authorize = authorize
         self._muted = muted
+        self._quota = quota
         self._performed = performed
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
-        self._refusals: dict[str, tuple[int, float]] = {}
-        """By key: how many of its refused writes were noted, since when. Only of keys with grants, so it is bounded."""
         self._shares = Shares()
         self.strangers: dict[RequestHandler, Callable[[], None]] = {}
         """Connections over TCP on which no known key has signed anything yet, oldest first, and what closes each."""
@@ -247,22 +243,23 @@ class ApiServer:
 
         Anybody can make a key, so what keys without a grant ask for is never an entry that all nodes must keep.
         """
-        now_s = asyncio.get_running_loop().time()
-        count, since_s = self._refusals.get(call.principal, (0, now_s))
-        if now_s - since_s > REFUSALS_NOTED_WITHIN_S:
-            count, since_s = 0, now_s
-        if error.problem.rule != NOT_ALLOWED or count >= REFUSALS_NOTED_MAX:
+        if error.problem.rule != NOT_ALLOWED:
             _log.warning(
                 "%s %s", call.operation.name, error.problem.rule,
                 extra={"event": "api.denied", "principal": call.principal, "request_id": call.request[REQUEST_ID]},
             )  # fmt: skip
             return
-        self._require_room()
-        self._refusals[call.principal] = (count + 1, since_s)
-        await self._note(call, error.problem.rule)
+        self._require_room(call.principal)
+        await self._note(call, error.problem.rule, refused=True)
 
-    def _require_room(self) -> None:
-        """Raise ProblemError if this node can take down nothing more."""
+    def _require_room(self, principal: str) -> None:
+        """Raise ProblemError if this node can take down nothing more, of anybody or of this caller."""
+        refusal = self._quota(principal)
+        if refusal is not None:
+            raise ProblemError(
+                429, refusal.rule, "your share is used up", refusal.detail,
+                "write through another node: --context; or ask an admin to",
+            )  # fmt: skip
         if muted := self._muted():
             raise ProblemError(
                 507, "node.muted", "this node can write nothing", muted,
@@ -270,7 +267,7 @@ class ApiServer:
             )  # fmt: skip
 
     async def _write(self, operation: Operation, call: Call, body: bytes) -> web.StreamResponse:
-        self._require_room()
+        self._require_room(call.principal)
         key = call.request.headers.get("Idempotency-Key", "")
         if not _KEY.fullmatch(key):
             raise invalid("a write needs an Idempotency-Key of 8 to 64 letters, digits, dashes or underscores")
@@ -304,22 +301,25 @@ class ApiServer:
         try:
             answered = await _handled(operation, call)
         except ProblemError as error:
-            await self._note(call, error.problem.rule)
+            await self._note(call, error.problem.rule, refused=True)
             raise
         except BaseException as error:  # what it asked for may happen all the same
-            self._audit(
-                call, CALLER_LEFT if isinstance(error, asyncio.CancelledError) else FAILED, call.request[REQUEST_ID]
-            )
+            result = CALLER_LEFT if isinstance(error, asyncio.CancelledError) else FAILED
+            self._audit(call, result, call.request[REQUEST_ID], False)
             raise
-        if not operation.final:
-            await self._note(call, _result(answered))
+        # A key's bytes are named by the change that uses them, and are taken away again if none does; on the socket, where no
+        # key stands for anybody, the entry is all that tells of them.
+        named_later = operation.body is bytes and not call.principal.startswith(LOCAL)
+        if not operation.final and not named_later:
+            refused = isinstance(answered, OutcomeView) and bool(answered.rule)
+            await self._note(call, _result(answered), refused=refused)
         answer = _render(operation, answered, call.request)
         assert isinstance(answer, web.Response), "a write answers at once"
         return answer
 
-    async def _note(self, call: Call, result: str) -> None:
+    async def _note(self, call: Call, result: str, *, refused: bool = False) -> None:
         """Have a write in the audit log before its caller is answered. Raises ProblemError if it is not durable there."""
-        self._audit(call, result, call.request[REQUEST_ID])
+        self._audit(call, result, call.request[REQUEST_ID], refused)
         if not await self._settled():
             raise ProblemError(
                 503, "audit.unsettled", "not in the audit log", f"it ended ({result}), but the log does not hold it yet",

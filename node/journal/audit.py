@@ -19,8 +19,9 @@ import msgspec
 from msgspec.structs import replace
 
 from node.journal.audit_backlog import Backlog
+from node.journal.audit_shares import OPERATORS_SHARE, PRINCIPAL_SHARE, CallerShares, Refusals, Told
 from protocols.core import NodeCore
-from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode, digest, encode
 from protocols.keys import public_key_of
 from protocols.machine import Digest, Now, PeerId, Signer
 from protocols.records.audit import (
@@ -36,7 +37,9 @@ from protocols.records.audit import (
 )
 from protocols.records.gossip import Publish, PublishRefused, RecordsMerged
 from protocols.records.key_table import DAY_MS
+from protocols.records.quotas import Payer
 from protocols.records.sync import AnsweredEqual, Synced
+from protocols.refusal import Refusal
 from protocols.state.commands import Command, SignedCommand
 from protocols.trust.grants import Rights
 from protocols.trust.store import Standing
@@ -55,8 +58,10 @@ BACKLOG_FULL = (
 SHARE_USED_UP = 0.99
 """Of the records that this node may write: what else it must say still finds room, and so do the writes under way."""
 
-COUNT_EVERY_MS = 60_000
 SHARE_FULL = "its share of the mesh's records is used up by its audit log, until old entries expire"
+TOGETHER = "refused calls"
+STARTER = "starter"
+LOCAL = "socket:"
 
 _log = logging.getLogger("freehold.audit")
 
@@ -92,8 +97,7 @@ class Audit:
         self._backlog, self._forgetful = backlog, forgetful
         if forgetful:
             backlog.begin()
-        self._others, self._count_ms = 0, 0
-        """Own records less the newest entry's number, and when they are counted again: there may be tens of thousands."""
+        self._shares, self._refusals = CallerShares(), Refusals()
         self._met: set[PeerId] = set()
         """Nodes that gave back all they hold since this one lost its records."""
         self._noted = deque(backlog.load())
@@ -105,6 +109,7 @@ class Audit:
         self._unkept = False
         """Whether the last entry could not be written to the backlog."""
         self._prefix = entry_key(core.node, 0).rpartition("/")[0]
+        self._number = self._durable = 0
         self._go_on()
         self._durable = self._number
         """The newest own entry that is durable as a record; one that was refused counts, for it never will be."""
@@ -132,15 +137,33 @@ class Audit:
 
     @property
     def fullness(self) -> float:
-        """How much of what this node may write as records is used up, or of the whole store if that is more; 1 is all."""
-        store, now_ms = self._core.records.store, self._clock().mono_ms
-        if now_ms >= self._count_ms:
-            own = sum(entry.author == self._core.node for entry in store.entries.values())
-            self._others, self._count_ms = own - self._number, now_ms + COUNT_EVERY_MS
-        return max(
-            (self._others + self._number) / store.limits.author_records_max,
-            len(store.entries) / store.limits.records_max,
-        )
+        """How much of what this node may write as records is used up, or of the whole store once that binds it; 1 is all."""
+        store = self._core.records.store
+        limits = store.limits
+        own = store.quotas.held(Payer("audit", self._core.node))[0]
+        under_way = self._number - self._durable
+        used = max(store.quotas.node_used(self._core.node), (own + under_way) / limits.node_audit_max)
+        return used if own < limits.reserve_max else max(used, len(store.entries) / limits.records_max)
+
+    def refusal(self, caller: str) -> Refusal | None:
+        """Return why no write of this caller is taken down any more although others' are, or None."""
+        if self._operator(caller):
+            return None
+        most = self._core.records.store.limits.node_audit_max
+        if self._shares.of(caller, self._clock().wall_ms) >= PRINCIPAL_SHARE * most:
+            mine = int(PRINCIPAL_SHARE * most)
+            return Refusal(
+                "quota.audit-principal",
+                f"you have used up your share of this node's audit log: {mine} entries in 400 days",
+            )
+        if self.fullness >= 1 - OPERATORS_SHARE:
+            return Refusal("quota.audit-operators", "what is left of this node's audit log is for its operators")
+        return None
+
+    def _operator(self, caller: str) -> bool:
+        if len(caller) != 2 * PUBLIC_KEY_BYTES or caller.startswith(LOCAL):
+            return True
+        return bytes.fromhex(caller) in self._core.trust.every_admin()
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: the others may have given back what was lost, or the inbox have room."""
@@ -155,6 +178,8 @@ class Audit:
                 self._settle(max(self._durable, number), refused=0 if revoked else number)
             case _:
                 pass
+        if told := self._refusals.due(self._clock().wall_ms):
+            self._tell(told)
         if self._met and not self.awaited:  # all were met, or the last one was revoked
             self._met.clear()
             self._forgetful = False
@@ -170,13 +195,32 @@ class Audit:
         """Go on behind the newest own entry that is here, without the entries of the backlog that are."""
         own = links_of(self._core, self._core.node)
         self._number = own[-1].number if own else 0
+        self._shares = CallerShares()
+        for _, entry in read_links(own):
+            self._shares.add(_payer(entry), entry.at_ms)
         self._previous = entry_digest(own[-1].signed) if own else Digest(b"")
         if self._noted:
             held = {_unplaced(entry) for _, entry in read_links(own)}
             self._noted = deque(entry for entry in self._noted if entry not in held)
 
-    def note(self, caller: str, paper: Paper, result: str, request: str) -> None:
-        """Take down one write."""
+    def note(self, caller: str, paper: Paper, result: str, request: str, *, refused: bool = False) -> None:
+        """Take down one write. Those of one caller that were `refused` are told together, but for the first."""
+        wall_ms = self._clock().wall_ms
+        self._tell(self._refusals.due(wall_ms))
+        if refused and not self._refusals.alone(caller, result, wall_ms):
+            self._log_write(caller, paper, result, request)
+            return
+        self._take_down(caller, paper, result, request)
+
+    def _tell(self, windows: list[Told]) -> None:
+        """Take down how many more calls were refused."""
+        for one in windows:
+            paper = Paper(TOGETHER, f"{one.count} more", b"")
+            self._take_down(one.caller, paper, ", ".join(one.rules), "", count=one.count, first_ms=one.first_ms)
+
+    def _take_down(
+        self, caller: str, paper: Paper, result: str, request: str, *, count: int = 1, first_ms: int = 0
+    ) -> None:
         now = self._clock()
         lineage: dict[str, None] = {}
         for key in paper.signers:
@@ -194,15 +238,22 @@ class Audit:
             digest=paper.digest,
             result=result[:TEXT_MAX],
             request=request,
+            count=count,
+            first_ms=first_ms,
         )
+        self._shares.add(_payer(entry), now.wall_ms)
         self._noted.append(entry)
         assert len(self._noted) + len(self._waiting) <= WAITING_MAX, "the core takes no more events"
         if self._forgetful:
             self._keep(entry)
         self.flush()
+        self._log_write(caller, paper, result, request)
+
+    @staticmethod
+    def _log_write(caller: str, paper: Paper, result: str, request: str) -> None:
         _log.info(
-            "%s %s", entry.verb, entry.result,
-            extra={"event": "api.write", "principal": caller, "detail": entry.target, "request_id": request},
+            "%s %s", paper.verb, result[:TEXT_MAX],
+            extra={"event": "api.write", "principal": caller, "detail": paper.target[:TEXT_MAX], "request_id": request},
         )  # fmt: skip
 
     def note_own(self, paper: Paper) -> None:
@@ -231,7 +282,9 @@ class Audit:
     def _first_held(self, wall_ms: int) -> tuple[int, int]:
         """Number and time of the oldest own entry here, looked up once a day; of the one to be written if it is first."""
         if not self._oldest[0] or wall_ms - self._looked_ms > DAY_MS:
-            own = read_links(links_of(self._core, self._core.node)[:1])
+            numbers = (self._number_of(key) for key in self._core.records.store.entries)
+            first = min((number for number in numbers if number), default=0)
+            own = read_links(links_of(self._core, self._core.node, first)) if first else []
             self._oldest = (own[0][1].number, own[0][1].at_ms) if own else (self._number + 1, wall_ms)
             self._looked_ms = wall_ms
         return self._oldest
@@ -269,23 +322,34 @@ class Audit:
             self._kept = False
 
 
+def _payer(entry: AuditEntry) -> str:
+    """Who caused an entry: its caller, or who signed the start that waited here."""
+    return entry.signers[0] if entry.caller == STARTER and entry.signers else entry.caller
+
+
 def _unplaced(entry: AuditEntry) -> AuditEntry:
     """An entry as it was noted, before it had its place in the chain."""
     return replace(entry, number=0, previous=b"", oldest=1, oldest_at_ms=0)
 
 
-def links_of(core: NodeCore, node: str = "") -> list[Link]:
-    """Return the audit entries this node holds, of one node or of all, in ascending order of node and number."""
+def links_of(core: NodeCore, node: str = "", number: int = 0) -> list[Link]:
+    """Return the audit entries this node holds, of one node or of all, in ascending order of node and number.
+
+    With a `number` only that entry of the node is read.
+    """
+    entries = core.records.store.entries
+    wanted = [entry_key(PeerId(node), number)] if number else list(entries)
     found = []
-    for key, entry in core.records.store.entries.items():
+    for key in wanted:
+        entry = entries[key]
         if not key.startswith("/audit/") or entry.record.tombstone:
             continue
-        author, number = entry.parsed.parts
+        author, place = entry.parsed.parts
         if node and author != node:
             continue
         try:
             signed: Signed = decode(entry.record.body, Signed)
-            found.append(Link(PeerId(author), int(number[:NUMBER_DIGITS]), signed))
+            found.append(Link(PeerId(author), int(place[:NUMBER_DIGITS]), signed))
         except (DecodeError, ValueError):
             continue
     return sorted(found, key=lambda link: (link.node, link.number))

@@ -33,10 +33,12 @@ class Filing:
     async def file(self, key: str, body: bytes, *, tombstone: bool = False) -> None:
         """Write one record and wait for it; one that is here already is left alone.
 
-        Raises NotNowError, or NotDoneError if the records' rules say no.
+        Raises NotNowError, or NotDoneError if the records' rules say no, or the share of whoever signed it is used up.
         """
         if self.holds(key) and not tombstone:
             return
+        if not tombstone and (refusal := self._store.quota_problem(key, body)) is not None:
+            raise NotDoneError(refusal, "end what is no longer needed, or wait until it expires")
         settled = self._expect(key)
         if not self._post(Publish(key, body, tombstone=tombstone)):
             settled.cancel()

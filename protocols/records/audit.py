@@ -36,7 +36,8 @@ class AuditEntry(msgspec.Struct, frozen=True, tag="audit_entry"):
     `lineage` are all keys that stand behind the signers' grants. `digest` is that of the paper or command; `target` is
     what it is about, in words. `result` is "done" or the rule that refused. `previous` is the digest of the entry
     before, empty in the first. `oldest` is the first entry the node held when it wrote this one, made at `oldest_at_ms`:
-    so an entry missing at the beginning shows, too, for as long as it cannot have expired.
+    so an entry missing at the beginning shows, too, for as long as it cannot have expired. `count` is how many calls of the
+    caller the entry tells of, the first of them at `first_ms`: refused ones are told together.
     """
 
     number: int
@@ -52,6 +53,8 @@ class AuditEntry(msgspec.Struct, frozen=True, tag="audit_entry"):
     request: str
     oldest: int = 1
     oldest_at_ms: int = 0
+    count: int = 1
+    first_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

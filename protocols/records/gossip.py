@@ -37,8 +37,9 @@ from protocols.records.credentials import void_revocation
 from protocols.records.hlc import HlcClock
 from protocols.records.key_table import parse_key
 from protocols.records.papers import PaperCourt
+from protocols.records.quotas import RecordLimits
 from protocols.records.record import Entry, Record, read_record, sign_record
-from protocols.records.store import Check, Offered, Outcome, RecordLimits, RecordStore, proof_record, signed_records
+from protocols.records.store import Check, Offered, Outcome, RecordStore, proof_record, signed_records
 from protocols.refusal import Refusal
 from protocols.trust.store import TrustChanged, TrustStore
 
@@ -285,7 +286,7 @@ class RecordMachine:
             return [Notify(PublishRefused(event.key, offered.refusal))]
         if offered.outcome is not Outcome.MERGED or offered.entry is None:
             return [Notify(PublishRefused(event.key, Refusal("records.outdated", "a newer version is held")))]
-        effects = self._store((offered.entry,))
+        effects = [*self._store((offered.entry,)), *self.forget(offered.gave_way)]
         effects.append(Broadcast(self._news(offered.entry)))
         return [*effects, *self._after_trust(now)]
 
@@ -371,6 +372,7 @@ class RecordMachine:
                     self._last_seq = max(self._last_seq, item.entry.record.seq)
         effects += [Reject(peer, rule, detail) for rule, detail in rejected.items()]
         effects += self._store(tuple(merged))
+        effects += self.forget([gone for item in offered for gone in item.gave_way])
         effects += self._spread(merged, peer)
         effects += self._convict(offered, now)
         return [*effects, *self._after_trust(now)]
@@ -449,6 +451,7 @@ class RecordMachine:
         if pins == self.store.court.pins:
             return []
         self.store.court.pins = pins
+        self.store.quotas.reconsider()
         return self.forget(self.store.remove_ended(now.wall_ms))
 
     def forget(self, entries: Sequence[Entry]) -> list[Effect]:

@@ -9,6 +9,7 @@ messages (records.py), the trie conversation (sync.py), disk.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -19,40 +20,17 @@ from protocols.envelope import DecodeError, Signed, decode, digest, encode, veri
 from protocols.machine import PeerId
 from protocols.records.credentials import absorb, well_formed_certificate
 from protocols.records.hlc import ahead, wall_ms_of
-from protocols.records.key_table import BODY_MAX_BYTES, DAY_MS, make_key
-from protocols.records.papers import CHECKED, PAPERS, Paper, PaperCourt
+from protocols.records.key_table import BODY_MAX_BYTES, make_key, parse_key
+from protocols.records.papers import CHECKED, PAPERS, Paper, PaperCourt, read_paper
+from protocols.records.quotas import TRUST_RANK, Quotas, RecordLimits
 from protocols.records.record import RECORD_DOMAIN, RECORD_MAX_BYTES, Entry, beats, equivocates, read_record
-from protocols.records.trie import Trie
+from protocols.records.trie import Trie, id_of
 from protocols.refusal import Refusal
 from protocols.trust.revocations import BY_REVOKED
 from protocols.trust.store import TrustStore
 
-TRUST_RANK = 1
-"""Rows of the key table up to this rank are about trust and prove themselves."""
-
-URGENT_BYTES = 1_024
-"""What an urgent record takes: certificates and revocations less, admissions a little more."""
-
 Check = Callable[[Entry], Refusal | None]
 """Judges one record's body; given by the owner of the kind, by prefix."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLimits:
-    """How much is kept. The simulator and the benchmarks change them."""
-
-    records_max: int = 100_000
-    """The first release's size; the trie's leaves then hold 24 ids each."""
-    urgent_extra: int = 10_000
-    """Room above that, and above an author's share, for certificates and revocations: space must never refuse them."""
-    author_records_max: int = 50_000
-    author_bytes_max: int = 64 * 1024 * 1024
-    """One author can fill at most half of the store."""
-    ephemeral_max: int = 4_096
-    parked_max: int = 1_024
-    tombstone_keep_ms: int = 30 * DAY_MS
-    silent_max_ms: int = 60 * DAY_MS
-    """A member whose floor is older no longer holds tombstones back; when it returns it resyncs wholesale."""
 
 
 class Outcome(Enum):
@@ -73,6 +51,8 @@ class Offered:
     entry: Entry | None = None
     refusal: Refusal | None = None
     proof: EquivocationProof | None = None
+    gave_way: tuple[Entry, ...] = ()
+    """Papers of the same payer that are gone for it."""
 
 
 class EquivocationProof(msgspec.Struct, frozen=True, array_like=True):
@@ -95,7 +75,7 @@ class RecordStore:
         """Start empty; `checks` maps prefixes to what their bodies must satisfy, beside what the court judges."""
         self.trust = trust
         self.court = court or PaperCourt(trust)
-        self.limits = limits or RecordLimits()
+        self.quotas = Quotas(limits or RecordLimits(), lambda key: key in trust.every_admin())
         self.entries: dict[str, Entry] = {}
         self.ephemeral: dict[str, Entry] = {}
         self.trie = Trie()
@@ -105,11 +85,20 @@ class RecordStore:
         """What every member is known to have seen, in wall ms; sync.py raises it."""
         self._checks = dict(checks or {})
         self._keys_of: dict[PeerId, dict[str, None]] = {}
-        self._bytes_of: dict[PeerId, int] = {}
+        self._parked_of: Counter[PeerId] = Counter()
         self._expiries: list[tuple[int, str, bytes]] = []
         self._tombstones: dict[str, None] = {}
         self._papers: dict[str, Paper] = {}
         """What is known of each held paper: its author, its life, and what pins it."""
+
+    @property
+    def limits(self) -> RecordLimits:
+        """How much is kept; tests and benchmarks change it."""
+        return self.quotas.limits
+
+    @limits.setter
+    def limits(self, limits: RecordLimits) -> None:
+        self.quotas.limits = limits
 
     # --- offering -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +113,8 @@ class RecordStore:
         if stands and not same_seq:
             assert holder is not None
             return Offered(Outcome.KNOWN if entry.digest == holder.digest else Outcome.OUTDATED, entry)
+        if self.quotas.remembered(id_of(entry.record.key, entry.digest), wall_ms, entry.author):
+            return Offered(Outcome.REFUSED, entry, Refusal("quota.again", "a quota refused this a short while ago"))
         problem = self._time_problem(entry, wall_ms, not_before_ms)
         if problem is None and not verify(self.trust.verifier, RECORD_DOMAIN, self.trust.mesh, signed):
             problem = Refusal("records.signature", "the record's signature does not verify in this mesh")
@@ -135,11 +126,16 @@ class RecordStore:
         proof = self._prove(entry, holder) if same_seq and holder is not None else None
         if stands:
             return Offered(Outcome.OUTDATED, entry, None, proof)
-        problem = self._space_problem(entry, holder)
-        if problem is not None:
-            return Offered(Outcome.REFUSED, entry, problem)
-        self._put(entry)
-        return Offered(Outcome.MERGED, entry, None, proof)
+        paper = self._paper_of(entry)
+        room = self._room(entry, paper, holder)
+        if isinstance(room, Refusal):
+            self.quotas.remember(entry, wall_ms)
+            return Offered(Outcome.REFUSED, entry, room)
+        for gone in room:
+            self.remove(gone)
+            self.quotas.remember(gone, wall_ms)
+        self._put(entry, paper)
+        return Offered(Outcome.MERGED, entry, None, proof, tuple(room))
 
     def restore(self, signed: Signed, wall_ms: int) -> Entry | None:
         """Take back a record this node had verified and stored, expired or not; None if its form is no longer valid.
@@ -151,8 +147,18 @@ class RecordStore:
             return None
         if entry.parsed.rule.rank <= TRUST_RANK:
             absorb(self.trust, entry, wall_ms)
-        self._put(entry)
+        self._put(entry, self._paper_of(entry))
         return entry
+
+    def quota_problem(self, key: str, body: bytes) -> Refusal | None:
+        """Return why whoever signed this paper may file no more, or None: asked of whoever hands one over, not of gossip."""
+        parsed = parse_key(key)
+        if isinstance(parsed, Refusal) or parsed.rule.prefix not in PAPERS:
+            return None
+        paper = read_paper(self.trust.verifier, self.trust.mesh, parsed.rule.prefix, parsed.parts, body)
+        if isinstance(paper, Refusal):
+            return None  # the court says it better
+        return self.quotas.paper_problem(paper, len(body))
 
     def holder(self, entry: Entry) -> Entry | None:
         """Return what is held under this entry's key."""
@@ -166,6 +172,8 @@ class RecordStore:
     def release_parked(self, wall_ms: int) -> list[Signed]:
         """Return the parked records whose time has come; they are offered again."""
         due = [key for key, entry in self.parked.items() if not ahead(entry.record.hlc, wall_ms)]
+        self._parked_of.subtract(self.parked[key].author for key in due)
+        self._parked_of += Counter()
         return [self.parked.pop(key).signed for key in due]
 
     # --- removing -----------------------------------------------------------------------------------------------------
@@ -202,6 +210,8 @@ class RecordStore:
             if self._ended(entry, paper, wall_ms) is not None:
                 self.remove(entry)
                 removed.append(entry)
+        if removed:
+            self.quotas.reconsider()
         return removed
 
     def remove_tombstones(self, wall_ms: int) -> list[Entry]:
@@ -217,11 +227,10 @@ class RecordStore:
         del self._table(entry)[key]
         self.trie.remove(key)
         self._tombstones.pop(key, None)
-        self._papers.pop(key, None)
+        self.quotas.refund(entry, self._papers.pop(key, None))
         if entry.parsed.rule.prefix == "grant":
             self.court.forget_grant(entry)
         del self._keys_of[entry.author][key]
-        self._bytes_of[entry.author] -= entry.size_bytes
 
     def next_expiry_ms(self) -> int | None:
         """Return the wall time at which the next lifetime ends."""
@@ -316,21 +325,22 @@ class RecordStore:
         )
         return None if signed and one.author == entry.parsed.owner else broken
 
-    def _space_problem(self, entry: Entry, holder: Entry | None) -> Refusal | None:
+    def _room(self, entry: Entry, paper: Paper | None, holder: Entry | None) -> Refusal | list[Entry]:
+        """Return the papers that give way to a record, mostly none, or why there is no room for it."""
         limits, rule = self.limits, entry.parsed.rule
         table = self._table(entry)
         extra = limits.urgent_extra if rule.urgent else 0
         most = extra + (limits.ephemeral_max if rule.kind == "ephemeral" else limits.records_max)
-        if holder is None and len(table) >= most:
-            return Refusal("records.full", f"this node holds {most} records, its limit")
-        freed = holder.size_bytes if holder is not None and holder.author == entry.author else 0
-        held = len(self._keys_of.get(entry.author, ()))
-        used = self._bytes_of.get(entry.author, 0) + entry.size_bytes - freed
-        if used > limits.author_bytes_max + extra * URGENT_BYTES or (
-            not freed and held >= limits.author_records_max + extra
-        ):
-            return Refusal("records.author-full", "the author has used up its share of the store")
-        return None
+        if paper is None:
+            held = self._papers.get(entry.record.key)
+            room: Refusal | list[Entry] | None = self.quotas.node_problem(entry, holder, held)
+        else:
+            room = self.quotas.giving_way(entry, paper, self.entries, self._papers, self.court.pinned)
+        if isinstance(room, Refusal):
+            return room
+        if holder is None and not room and len(table) >= most and not self.quotas.reserved(entry, paper):
+            return Refusal("records.full", f"this node holds {most} records, its limit; nobody's share is used up")
+        return room or []
 
     def _collectable(self, entry: Entry, wall_ms: int) -> bool:
         at_ms = wall_ms_of(entry.record.hlc)
@@ -341,7 +351,7 @@ class RecordStore:
     def _table(self, entry: Entry) -> dict[str, Entry]:
         return self.ephemeral if entry.parsed.rule.kind == "ephemeral" else self.entries
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry, paper: Paper | None) -> None:
         key, record = entry.record.key, entry.record
         holder = self.holder(entry)
         if holder is not None:
@@ -355,15 +365,22 @@ class RecordStore:
             heapq.heappush(self._expiries, (wall_ms_of(record.hlc) + record.ttl_ms, key, entry.digest))
         if entry.parsed.rule.prefix == "grant":
             self.court.learn_grant(entry)
-        if entry.parsed.rule.prefix in PAPERS and (paper := self.court.paper_of(entry)) is not None:
+        if paper is not None:
             self._papers[key] = paper
+        self.quotas.charge(entry, paper)
         self._keys_of.setdefault(entry.author, {})[key] = None
-        self._bytes_of[entry.author] = self._bytes_of.get(entry.author, 0) + entry.size_bytes
+
+    def _paper_of(self, entry: Entry) -> Paper | None:
+        return self.court.paper_of(entry) if entry.parsed.rule.prefix in PAPERS else None
 
     def _park(self, entry: Entry) -> Offered:
-        if len(self.parked) >= self.limits.parked_max:
+        if entry.digest in self.parked:
+            return Offered(Outcome.PARKED, entry)
+        most = self._parked_of[entry.author] >= self.limits.node_parked_max
+        if most or len(self.parked) >= self.limits.parked_max:
             return Offered(Outcome.REFUSED, entry, Refusal("records.ahead", "too many records wait for their time"))
         self.parked[entry.digest] = entry
+        self._parked_of[entry.author] += 1
         return Offered(Outcome.PARKED, entry)
 
     def _prove(self, entry: Entry, holder: Entry) -> EquivocationProof | None:

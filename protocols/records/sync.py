@@ -354,7 +354,8 @@ class SyncMachine:
             mine = self._store.trie.leaf_items(leaf.leaf)
             held = {item_id for item_id, _ in mine}
             lacking += [self._store.entries[key] for item_id, key in mine if item_id not in theirs]
-            missing = b"".join(item_id for item_id in theirs if item_id not in held)
+            refused = self._store.quotas.remembered
+            missing = b"".join(one for one in theirs if one not in held and not refused(one, now.wall_ms))
             if missing:
                 wanted.append(LeafIds(leaf.leaf, missing))
         lacking.sort(key=lambda entry: entry.parsed.rule.rank)

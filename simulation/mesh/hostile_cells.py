@@ -15,13 +15,15 @@ from protocols.changes.change import Analysis, Plan, Stage
 from protocols.changes.demands import Demands
 from protocols.changes.secrets import Resealed, SecretRemoval, sign_paper
 from protocols.changes.statements import LATENCY_BUCKETS, Counts, HealthVerdict, Prepared, state_it
-from protocols.envelope import digest, encode, sign
+from protocols.envelope import Signed, digest, encode, sign
 from protocols.machine import Now, PeerConnected, PeerId, Received, Reject
 from protocols.records.audit import entry_key
 from protocols.records.credentials import grant_record
 from protocols.records.gossip import RecordMachine
 from protocols.records.key_table import PAPER_MS, make_key
 from protocols.records.papers import Ended
+from protocols.records.quotas import RecordLimits
+from protocols.records.store import Outcome
 from protocols.records.sync import SyncAnswer, SyncMachine, SyncRecords, _Session
 from protocols.records.trie import leaf_of
 from protocols.refusal import Refusal
@@ -381,6 +383,46 @@ def _greedy(w: Any, cell: str) -> None:
     w.must(cell, drawn <= 10, f"one peer drew {drawn} answers in a tenth of a second")
 
 
+def _taken(w: Any, limits: RecordLimits, said: list[Signed]) -> list[bool]:
+    """How a store of its own, with these limits, takes what is said."""
+    store = w.store()
+    for name, chain in w.chains.items():
+        store.offer(w.carry("n1", *grant_record(w.signer(name).public_key, chain)), w.wall_ms)
+    store.limits = limits
+    return [store.offer(signed, w.wall_ms + 60_000).outcome is Outcome.MERGED for signed in said]
+
+
+def _hoard(w: Any, cell: str) -> None:
+    """One key files papers without end, through whichever node; its neighbour's still find room."""
+    said = [
+        w.carry(w.source.choice((LIAR, "n1")), *w.paper("change", "author", w.wall_ms + number)) for number in range(4)
+    ]
+    other = w.carry(LIAR, *w.paper("change", "beside"))
+    found = _taken(w, RecordLimits(principal_papers_max=3), [*said, other])
+    w.must(cell, found == [True] * 3 + [False, True], f"a key's share of three papers: {found}")
+
+
+def _hoarding_node(w: Any, cell: str) -> None:
+    """A member writes its own audit and its own words without end; its neighbour's still find room."""
+    fields = {"kind": "owned", "ttl_ms": DAY_MS}
+
+    def written(by: str, number: int) -> Signed:
+        keys = entry_key(w.node(by), number), make_key("prepared", w.node(by), f"c{number}")
+        return w.carry(by, w.source.choice(keys) if by == LIAR else keys[0], b"x", **fields)  # type: ignore[no-any-return]
+
+    said = [*(written(LIAR, number) for number in range(1, 9)), written("n2", 1)]
+    found = _taken(w, RecordLimits(node_audit_max=3, node_words_max=3), said)
+    w.must(cell, sum(found[:-1]) <= 6 and found[-1], f"a node's share of three entries and three words: {found}")
+
+
+def _filled(w: Any, cell: str) -> None:
+    """The store is full of papers; each node's audit has its reserve, and nobody else's word takes it."""
+    said = [w.carry(LIAR, *w.paper("change", "author", w.wall_ms + number)) for number in range(3)]
+    own = w.carry("n2", entry_key(w.node("n2"), 1), b"x", kind="owned", ttl_ms=DAY_MS)
+    found = _taken(w, RecordLimits(records_max=len(w.chains) + 2), [*said, own])
+    w.must(cell, found == [True, True, False, True], f"a full store: {found}")
+
+
 CELLS: dict[str, Callable[[Any, str], None]] = {
     "carrier-ends": _carrier_ends,
     "stranger-ends": _stranger_ends,
@@ -428,5 +470,8 @@ CELLS: dict[str, Callable[[Any, str], None]] = {
     "unasked": _unasked,
     "other-leaf": _other_leaf,
     "greedy": _greedy,
+    "hoard": _hoard,
+    "hoarding-node": _hoarding_node,
+    "filled": _filled,
 }
 """By name; a run tries each at least once."""

@@ -21,6 +21,7 @@ from protocols.machine import Reject
 from protocols.records import papers, sync
 from protocols.records import record as records
 from protocols.records.papers import PaperCourt
+from protocols.records.quotas import Quotas
 from protocols.records.store import RecordStore
 from protocols.refusal import Refusal
 from protocols.rollout import conductor
@@ -340,5 +341,9 @@ HOSTILE_MUTANTS = (
     _mutant("takes-unasked", "records nobody asked for are merged", _takes_unasked),
     _mutant("counts-unasked", "any record counts as the one asked for", _counted_only),
     _mutant("other-leaves", "an answer may hold any leaf's records", _sets(sync, "leaf_of", lambda key: 0)),
+    _mutant("keys-unmetered", "a key files papers without end", _sets(Quotas, "giving_way", lambda *rest: [])),
+    _mutant("nodes-unmetered", "a node writes without end", _sets(Quotas, "node_problem", lambda *rest: None)),
+    _mutant("no-reserve", "a full store takes no audit", _sets(Quotas, "reserved", lambda *rest: False)),
+    _mutant("all-reserve", "a full store takes everything", _sets(Quotas, "reserved", lambda *rest: True)),
     _mutant("held-unmetered", "a peer draws as many statements as it likes", _sets(conductor, "ANSWERS_BURST", 10**9)),
 )

@@ -47,12 +47,12 @@ from protocols.records.gossip import (
 )
 from protocols.records.hlc import AHEAD_MAX_MS, HLC_MAX, HlcClock, ahead, wall_ms_of
 from protocols.records.key_table import BODY_MAX_BYTES, KEY_TABLE, make_key, parse_key
+from protocols.records.quotas import RecordLimits
 from protocols.records.record import Record, beats, read_record, sign_record
 from protocols.records.store import (
     EquivocationProof,
     Offered,
     Outcome,
-    RecordLimits,
     RecordStore,
     proof_record,
     signed_records,
@@ -511,7 +511,7 @@ def test_a_revocation_holds_at_once_however_far_ahead_the_clock_was_of_the_node_
 
 
 def test_a_full_store_still_takes_newer_versions_and_revocations() -> None:
-    held = store(records_max=2, author_records_max=9)
+    held = store(records_max=2)
     held.offer(owned("n0", 1), WALL_MS)
     held.offer(immutable("n0"), WALL_MS)
     assert refused(held.offer(immutable("n0", body=b"more"), WALL_MS)) == "records.full"
@@ -520,17 +520,17 @@ def test_a_full_store_still_takes_newer_versions_and_revocations() -> None:
 
 
 def test_an_author_cannot_fill_the_store_with_many_or_long_records() -> None:
-    held = store(author_records_max=2)
+    held = store(node_words_max=2)
     held.offer(owned("n0", 1), WALL_MS)
     held.offer(immutable("n0"), WALL_MS)
-    assert refused(held.offer(immutable("n0", body=b"more"), WALL_MS)) == "records.author-full"
+    assert refused(held.offer(immutable("n0", body=b"more"), WALL_MS)) == "quota.words"
     assert held.offer(owned("n0", 2), WALL_MS).outcome is Outcome.MERGED
     assert held.offer(immutable("n1", body=b"more"), WALL_MS).outcome is Outcome.MERGED
     assert held.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED, "no share refuses a revocation"
-    small = store(author_bytes_max=1_000)
+    small = store(node_bytes_max=1_000)
     small.offer(owned("n0", 1, b"x" * 600), WALL_MS)
     assert small.offer(owned("n0", 2, b"y" * 600), WALL_MS).outcome is Outcome.MERGED
-    assert refused(small.offer(immutable("n0", body=b"z" * 600), WALL_MS)) == "records.author-full"
+    assert refused(small.offer(immutable("n0", body=b"z" * 600), WALL_MS)) == "quota.bytes"
     assert small.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED
 
 

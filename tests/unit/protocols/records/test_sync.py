@@ -13,8 +13,8 @@ from protocols.machine import Now, PeerConnected, PeerDisconnected, PeerId, Pers
 from protocols.records.floors import MARGIN_MS, Contact, Floors, FloorVector, Moment
 from protocols.records.gossip import Publish, RecordsConfig
 from protocols.records.key_table import make_key
+from protocols.records.quotas import RecordLimits
 from protocols.records.record import read_record
-from protocols.records.store import RecordLimits
 from protocols.records.sync import (
     LEAVES_ASKED_MAX,
     AnsweredEqual,
