@@ -30,6 +30,7 @@ from benchmarks.rows import Row, at_most
 from runtime.exchange import Exchange, RequestHead
 from runtime.outbound.client import Outbound
 from runtime.outcome import Completed
+from runtime.providers import Providers
 from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.sandbox.sandbox import Sandbox
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
@@ -140,7 +141,7 @@ async def _handle_cost(instances: str) -> float:
     digest = file_digest(file)
     artifact = await CompileCache(CACHE / "compiled").ensure(file, digest)
     spec = AppSpec("bench", "app", digest, artifact, digest, instances="fresh" if instances == "fresh" else "reuse")
-    sandbox = Sandbox(SqliteKeyValue(Path(os.devnull).parent, "bench"), Outbound())
+    sandbox = Sandbox(Providers(SqliteKeyValue(Path(os.devnull).parent, "bench")), Outbound())
     app = sandbox.load(spec, _NoLog())
     app.prepare()
     head = RequestHead("GET", "http", "127.0.0.1", "/", (("host", b"127.0.0.1"),))

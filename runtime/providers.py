@@ -1,4 +1,4 @@
-"""The services a guest may reach, as the host sees them: key-value stores and a log sink.
+"""The services a guest may reach, as the host sees them: key-value stores, SQL databases and a log sink.
 
 Not here: any provider (`runtime/services/`) or the wasi interfaces over them (`runtime/wasi/`). Configuration needs no
 provider: it is a plain mapping. Every method may be called from any guest thread.
@@ -6,7 +6,8 @@ provider: it is a plain mapping. Every method may be called from any guest threa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 ProviderErrorKind = Literal["no-such-store", "access-denied", "other"]
@@ -73,6 +74,101 @@ class KeyValueProvider(Protocol):
     def open(self, store: str) -> Bucket:
         """Open `store`; raises `ProviderError`. The host has already checked that the app may open it."""
         ...
+
+
+SqlValue = int | float | str | bytes | None
+"""A value of SQLite; integers have 64 bits."""
+
+
+class SqlError(Exception):
+    """A statement was refused or failed. `code` is SQLite's own name, such as SQLITE_CONSTRAINT_UNIQUE."""
+
+    def __init__(self, code: str, text: str, *, retry_after_s: int | None = None) -> None:
+        """`retry_after_s`: the data is away for now, and a visitor may try again after so many seconds."""
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class SqlColumn:
+    """A column of an answer; `declared` is its type as its table was made, None for an expression."""
+
+    name: str
+    declared: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SqlOutcome:
+    """What a statement gave: its rows, rows it changed, and where the connection stands after it.
+
+    `last_changes` are of the newest statement that may change rows, this one or an earlier one.
+    """
+
+    columns: tuple[SqlColumn, ...]
+    rows: tuple[tuple[SqlValue, ...], ...]
+    changes: int
+    total_changes: int
+    last_insert_rowid: int
+    in_transaction: bool
+    last_changes: int = 0
+
+
+class SqlConnection(Protocol):
+    """A connection to one database, used by one thread at a time. Raises `SqlError`."""
+
+    def execute(
+        self,
+        statement: str,
+        parameters: Sequence[SqlValue] | Mapping[str, SqlValue] = (),
+        *,
+        deadline_s: float = ...,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> SqlOutcome:
+        """Run one statement; `deadline_s` is monotonic, `cancelled` is asked while it runs."""
+        ...
+
+    def execute_many(
+        self,
+        statement: str,
+        rows: Sequence[Sequence[SqlValue] | Mapping[str, SqlValue]],
+        *,
+        deadline_s: float = ...,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> SqlOutcome:
+        """Run one statement for each of `rows`, all of them or none."""
+        ...
+
+    def script(
+        self, statements: str, *, deadline_s: float = ..., cancelled: Callable[[], bool] | None = None
+    ) -> SqlOutcome:
+        """Run statements one after the other."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo a transaction that was left open."""
+        ...
+
+    def close(self) -> None:
+        """Close it; a transaction under way is undone."""
+        ...
+
+
+class SqlProvider(Protocol):
+    """Where SQL databases live."""
+
+    def open(self, name: str) -> SqlConnection:
+        """Open a database; raises `SqlError`. The host has already checked that the app may."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Providers:
+    """Where the data of one project lies in one environment; None is what it has not."""
+
+    keyvalue: KeyValueProvider | None = None
+    sql: SqlProvider | None = None
 
 
 class LogSink(Protocol):

@@ -112,6 +112,7 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
         schedule=app.schedule or "",
         allow_hosts=app.allow_hosts,
         keyvalue=app.keyvalue,
+        sql=app.sql,
         config=tuple(sorted(app.config.items())),
         secrets=app.secrets,
     )

@@ -44,6 +44,7 @@ def app_load(project: Project, app: App, release: str, code: Compiled, config: M
             instances=app.instances,
             allow_hosts=app.allow_hosts,
             keyvalue=app.keyvalue,
+            sql=app.sql,
             config={**app.config, **config},
         )
     )

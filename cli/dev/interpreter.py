@@ -24,12 +24,14 @@ from cli.project.source import SourceTree
 from cli.project.world import world_of, write_world
 
 MAIN: Final = """\
+import freehold
 import freehold_dev
 import freehold_files
 import freehold_limits
 import freehold_ssl
 freehold_limits.install()
 freehold_ssl.install()
+freehold.install_sql()
 freehold_dev.warm(["/2"])
 freehold_files.keep_interpreter(["/2"])
 IncomingHandler = freehold_dev.IncomingHandler
@@ -38,7 +40,7 @@ IncomingHandler = freehold_dev.IncomingHandler
 
 def fully_granted(app: App) -> App:
     """Return the app as if granted every interface, for a component that serves whatever app it is given."""
-    return replace(app, keyvalue=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None)
+    return replace(app, keyvalue=("any",), sql=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None)
 
 
 def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, str]:

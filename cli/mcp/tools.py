@@ -169,7 +169,8 @@ async def get_config(session: Session, given: InEnvironment) -> Configuration:
             configuration=lane.base.configuration.hex(),
             apps=tuple(
                 {"app": app.name, "config": dict(app.config), "allow_hosts": list(app.allow_hosts),
-                 "keyvalue": list(app.keyvalue), "timeout_ms": app.timeout_ms, "memory_max_bytes": app.memory_max_bytes,
+                 "keyvalue": list(app.keyvalue), "sql": list(app.sql),
+                 "timeout_ms": app.timeout_ms, "memory_max_bytes": app.memory_max_bytes,
                  "secrets": {name: versions.get(name) for name in app.secrets}}
                 for app in effective.apps
             ),

@@ -38,8 +38,14 @@ class App:
     instances: Literal["fresh", "reuse"]
     allow_hosts: tuple[str, ...]
     keyvalue: tuple[str, ...]
+    sql: tuple[str, ...]
     config: Mapping[str, str]
     secrets: tuple[str, ...]
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether it opens anything that lies on one node."""
+        return bool(self.keyvalue or self.sql)
 
 
 @dataclass(frozen=True, slots=True)

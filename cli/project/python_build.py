@@ -19,10 +19,13 @@ from cli.guard import run_tool
 from cli.project import python_packages
 from cli.project.model import App, Project
 from cli.project.source import SourceTree
-from cli.project.world import CONFIG, KEYVALUE, WORLD, world_of, write_world
+from cli.project.world import CONFIG, KEYVALUE, SQL, WORLD, world_of, write_world
 
 GUEST = Path(__file__).parent / "guest" / "python"
 BUILD_TIMEOUT_S = 600
+
+IMPORT_NAMES = {CONFIG: "config_store", KEYVALUE[0]: "keyvalue_store", SQL: "sql_databases"}
+"""What the guest's side calls interfaces whose own names say too little."""
 
 # The folders the tool mounts for the guest, in the order they are passed: the adapter, the app, its packages.
 APP_MOUNT, PACKAGES_MOUNT = "/1", "/2"
@@ -71,7 +74,9 @@ def main_module(app: App, prefixes: tuple[str, ...]) -> str:
             "else:",
             f"    raise ImportError('module {app.entry} has no handle(request) and no class IncomingHandler')",
         ]
-    limits = "freehold_limits.install(); freehold_ssl.install()"  # before the app or a library looks
+    limits = (
+        "freehold_limits.install(); freehold_ssl.install(); freehold.install_sql()"  # before the app or a library looks
+    )
     kept = f"freehold_files.keep({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])"
     return (
         "\n".join(
@@ -110,11 +115,10 @@ def build(app: App, prefixes: tuple[str, ...], tree: SourceTree, packages: Path 
 def componentize(app: App, paths: list[Path], work: Path) -> Path:
     """Run componentize-py on freehold_main; its failure becomes a `BuildError` that shows the app's own traceback."""
     wit, output = work / "wit", work / "component.wasm"
-    names = {CONFIG: "config_store", KEYVALUE[0]: "keyvalue_store"}
     command = [sys.executable, "-c", "import sys, componentize_py; sys.exit(componentize_py.script())"]
     command += ["--wit-path", str(wit), "--world", WORLD]
     world = (wit / "world.wit").read_text()
-    for interface, name in names.items():
+    for interface, name in IMPORT_NAMES.items():
         if interface in world:
             command += ["--import-interface-name", f"{interface}={name}"]
     command += [

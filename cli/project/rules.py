@@ -95,7 +95,7 @@ def _settings(values: Values, test: Values, above: Path, complain: Complain) -> 
     _routes_do_not_clash(read, above, complain)
     demands = _demands(values.get("policy", {}), test, (*above, "policy"), complain)
     moves = _rollout(values.get("rollout", {}), (*above, "rollout"), complain)
-    keeping = [name for name, app in read.items() if app.keyvalue]
+    keeping = [name for name, app in read.items() if app.keeps_data]
     if keeping and moves.replicas > 1:
         complain(
             (*above, "rollout", "replicas"), f"cannot be more than 1: {keeping[0]} keeps its data on one node", "1"
@@ -158,6 +158,7 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         instances=filled["instances"],
         allow_hosts=filled["allow_hosts"],
         keyvalue=filled["keyvalue"],
+        sql=filled["sql"],
         config=filled["config"],
         secrets=filled["secrets"],
     )

@@ -19,6 +19,7 @@ WIT = Path(__file__).parent / "wit" / "deps"
 
 KEYVALUE = ("wasi:keyvalue/store@0.2.0-draft2", "wasi:keyvalue/atomics@0.2.0-draft2")
 CONFIG = "wasi:config/store@0.2.0-rc.1"
+SQL = "freehold:sql/databases@0.1.0"
 LOGGING = "wasi:logging/logging@0.1.0-draft"
 
 
@@ -38,6 +39,8 @@ def world_of(app: App) -> str:
         imports.append(CONFIG)
     if app.keyvalue:
         imports += KEYVALUE
+    if app.sql:
+        imports.append(SQL)
     if app.allow_hosts:
         imports.append(f"wasi:http/outgoing-handler@{WASI}")
     if app.schedule:

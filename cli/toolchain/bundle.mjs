@@ -96,7 +96,7 @@ async function once(request, chosen) {
     mainFields: ["module", "main"],
     // Without an explicit "import": require() of a package that has both forms must get the one for require().
     conditions: ["worker", "browser"],
-    external: ["wasi:*"],
+    external: ["wasi:*", "freehold:sql/*"],
     nodePaths: [...(request.modules ? [request.modules] : []), TOOLS],
     absWorkingDir: request.source,
     legalComments: "none",

@@ -285,7 +285,7 @@ def _what_it_depends_on(facts: _Facts) -> Answer:
     nodes = [facts.title(node) for node in _nodes(facts)]
     voters = [facts.title(voter.node) for voter in facts.state.voters]
     hosts = sorted({host for app in apps for host in app.allow_hosts})
-    stores = sorted({store for app in apps for store in app.keyvalue})
+    stores = sorted({store for app in apps for store in (*app.keyvalue, *app.sql)})
     tools = sorted({one.toolchain for one in facts.release.components if one.toolchain})
     said = [
         f"nodes: {', '.join(nodes) or 'none'}; decisions need {len(voters) // 2 + 1} of the voters {', '.join(voters)}",

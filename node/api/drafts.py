@@ -239,6 +239,7 @@ def _app(one: DraftApp) -> EffectiveApp:
         schedule=one.schedule,
         allow_hosts=one.allow_hosts,
         keyvalue=one.keyvalue,
+        sql=one.sql,
         config=tuple(sorted(one.config.items())),
         secrets=one.secrets,
     )

@@ -211,6 +211,7 @@ class Releases:
             instances=app.instances,
             allow_hosts=app.allow_hosts,
             keyvalue=app.keyvalue,
+            sql=app.sql,
             stores=f"{effective.project}/{effective.environment}",
             config={**dict(app.config), **secrets},
             redacted=secrets,

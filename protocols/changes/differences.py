@@ -115,6 +115,7 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     facts: dict[_Key, str] = {("capabilities", app.name, f"imports {name}"): "yes" for name in imports}
     facts |= {("capabilities", app.name, f"reaches {host}"): "yes" for host in app.allow_hosts}
     facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
+    facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
     facts["limits", app.name, "timeout"] = written_ms(app.timeout_ms)
     facts["limits", app.name, "memory_max"] = size_words(app.memory_max_bytes)
     facts["limits", app.name, "instances"] = app.instances

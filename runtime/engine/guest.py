@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from runtime.call import Call
 from runtime.exchange import Exchange
-from runtime.providers import Bucket, KeyValueProvider, LogSink, ProviderError
+from runtime.providers import Bucket, LogSink, ProviderError, Providers, SqlConnection, SqlError
 from runtime.spec import AppSpec
 
 HANDLES_MAX: Final = 10_000
@@ -73,6 +73,9 @@ class Resource:
 
     def dropped(self, guest: Guest) -> None:
         """The guest let go of its last handle; called once, also when the instance ends."""
+
+    def call_ended(self) -> None:
+        """The call is over and the guest still holds it: what others wait for must not be kept until the next call."""
 
 
 class GuestLog:
@@ -193,21 +196,29 @@ class GuestLog:
 class Services:
     """What an app's guests may reach: made once per app."""
 
-    __slots__ = ("keyvalue", "log", "outbound", "spec")
+    __slots__ = ("log", "outbound", "providers", "spec")
 
-    def __init__(self, spec: AppSpec, log: LogSink, keyvalue: KeyValueProvider | None, outbound: Any) -> None:
+    def __init__(self, spec: AppSpec, log: LogSink, providers: Providers, outbound: Any) -> None:
         self.spec = spec
         self.log = log
-        self.keyvalue = keyvalue
+        self.providers = providers
         self.outbound = outbound
 
     def open_bucket(self, store: str) -> Bucket:
         """Open a store the app was granted; raises `ProviderError`."""
-        if self.keyvalue is None:
+        if self.providers.keyvalue is None:
             raise ProviderError("no-such-store", store)
         if store not in self.spec.keyvalue:
             raise ProviderError("access-denied", store)
-        return self.keyvalue.open(store)
+        return self.providers.keyvalue.open(store)
+
+    def open_database(self, name: str) -> SqlConnection:
+        """Open a database the app was granted; raises `SqlError`."""
+        if self.providers.sql is None or name not in self.spec.sql:
+            raise SqlError(
+                "SQLITE_AUTH", f"this app may not open the database {name[:60]!r}; grant it in freehold.toml: sql"
+            )
+        return self.providers.sql.open(name)
 
 
 class Guest:
@@ -240,6 +251,11 @@ class Guest:
         self.finish_answer = None
         self.stdout.begin_call(self.services.spec.log_call_max_bytes)
         self.stderr.begin_call(self.services.spec.log_call_max_bytes)
+
+    def end_call(self) -> None:
+        """The call is over; the instance may serve another one."""
+        for resource in self.table.values():
+            resource.call_ended()
 
     def wake(self) -> None:
         """Wake whatever call runs on this instance now (any thread)."""

@@ -43,7 +43,7 @@ from runtime.outcome import (
     Trapped,
     instance_survives,
 )
-from runtime.providers import KeyValueProvider, LogSink
+from runtime.providers import LogSink, Providers
 from runtime.sandbox.compile_cache import TamperedError, check_artifact
 from runtime.sandbox.preview1 import Preview1
 from runtime.spec import AppSpec
@@ -186,6 +186,7 @@ class App:
             ticker().leave()
 
     def _give_back(self, instance: Instance, outcome: Outcome) -> None:
+        instance.guest.end_call()
         keep = self.spec.instances == "reuse" and instance_survives(outcome) and not self._closed
         if keep and instance.uses < self.spec.instance_uses_max and not self._outgrown(instance):
             self._ready.append(instance)
@@ -318,8 +319,8 @@ def _memory_refused(message: str, guest: Guest, spec: AppSpec) -> bool:
 class Sandbox:
     """Loads apps into this process."""
 
-    def __init__(self, keyvalue: KeyValueProvider | None = None, outbound: Outbound | None = None) -> None:
-        self._keyvalue = keyvalue
+    def __init__(self, providers: Providers | None = None, outbound: Outbound | None = None) -> None:
+        self._providers = providers or Providers()
         self._outbound = outbound
         self._linked: WeakValueDictionary[tuple[Path, str], Linked | PublicComponent] = WeakValueDictionary()
         """What apps here are made of, as long as one is: the next version often is the same interpreter."""
@@ -347,4 +348,4 @@ class Sandbox:
         return App(spec, linked, self._services(spec, log))
 
     def _services(self, spec: AppSpec, log: LogSink) -> Services:
-        return Services(spec, log, self._keyvalue, self._outbound)
+        return Services(spec, log, self._providers, self._outbound)

@@ -18,9 +18,11 @@ from runtime.ingress.dispatch import LoadError, outcome_kind
 from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
+from runtime.providers import Providers
 from runtime.sandbox import sandbox
 from runtime.services.log_sink import AppLog
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
+from runtime.services.sqlite_sql import SqliteSql
 from runtime.workers.settings import WorkerSettings
 
 
@@ -89,8 +91,14 @@ class LaneServices:
     """What the apps of one project and environment share in this process, and how many of them hold it."""
 
     keyvalue: SqliteKeyValue
+    sql: SqliteSql
     sandbox: sandbox.Sandbox
     holders: int = 0
+
+    def close(self) -> None:
+        """Close every store."""
+        self.keyvalue.close()
+        self.sql.close()
 
 
 class SandboxHost:
@@ -124,8 +132,9 @@ class SandboxHost:
         with self._lock:
             found = self._lanes.get(stores)
             if found is None:
-                keyvalue = SqliteKeyValue(self._data_folder, stores)
-                found = self._lanes[stores] = LaneServices(keyvalue, sandbox.Sandbox(keyvalue, self._outbound))
+                keyvalue, sql = SqliteKeyValue(self._data_folder, stores), SqliteSql(self._data_folder, stores)
+                box = sandbox.Sandbox(Providers(keyvalue, sql), self._outbound)
+                found = self._lanes[stores] = LaneServices(keyvalue, sql, box)
             found.holders += 1
             return found
 
@@ -136,4 +145,4 @@ class SandboxHost:
             if held.holders:
                 return
             del self._lanes[stores]
-        held.keyvalue.close()
+        held.close()

@@ -222,6 +222,7 @@ class Worker:
                     answer = Done(request.number)
                 case Unload():
                     await self._unload(request.key)
+                    _set_aside_lasting_objects()  # what the release held goes with it
                     _set_aside_lasting_objects()
                     answer = Done(request.number)
                 case AskStatus():

@@ -23,7 +23,7 @@ from runtime.workers.app_host import SandboxHost
 from runtime.workers.pool import PoolError
 from runtime.workers.worker import WorkerSettings
 from tests.support.runtime.guests import guest, release
-from tests.support.runtime.served import REAL, Served, running, until
+from tests.support.runtime.served import REAL, Served, request, running, until
 
 GRANTS: dict[str, Any] = {"keyvalue": ("visits",), "config": {"GREETING": "hi"}, "environment": {"SECRET": "s"}}
 
@@ -97,6 +97,22 @@ async def test_two_releases_of_a_lane_share_its_stores_until_the_last_one_goes(t
         await served.pool.activate([])
         await served.pool.unload("r2")
         await until(lambda: not any("keyvalue.db" in name for name in held(pid)))
+
+
+async def test_the_databases_of_a_lane_are_closed_with_its_last_release(tmp_path: Path) -> None:
+    load = await guest("data", sql=("main",), timeout_ms=30_000)
+    async with running(tmp_path, command=REAL) as served:
+        pid = await warm(served)
+        await served.pool.load(release(named(load, "r1"), key="r1"))
+        await served.pool.activate([Route(None, "/", "r1", "data")])
+        body = b'{"kind": "sql", "name": "main", "sql": "CREATE TABLE t (x)"}'
+        answer = await served.fetch(request("POST", "/", body=body))
+        assert (answer.status, answer.body) == (200, b"[]"), answer
+        assert any(name.endswith("sql/main.db") for name in held(pid)), "the test looks at the wrong process"
+        await served.hang_up()
+        await served.pool.activate([])
+        await served.pool.unload("r1")
+        await until(lambda: not any("main.db" in name for name in held(pid)))
 
 
 async def test_what_a_load_that_failed_had_opened_is_closed(tmp_path: Path) -> None:

@@ -16,7 +16,35 @@ export interface Store {
 
 /** Open a key-value store that freehold.toml names in `keyvalue`. */
 export function store(name: string): Store;
-/** Forget every in-memory store (tests). */
+export type SqlValue = number | bigint | string | Uint8Array | null;
+/** A statement or a database was refused; `code` is SQLite's own name, such as SQLITE_CONSTRAINT_UNIQUE. */
+export class SqlError extends FreeholdError {
+  code: string;
+}
+
+export interface Statement {
+  all<T = Record<string, SqlValue>>(...parameters: unknown[]): T[];
+  get<T = Record<string, SqlValue>>(...parameters: unknown[]): T | undefined;
+  iterate<T = Record<string, SqlValue>>(...parameters: unknown[]): IterableIterator<T>;
+  run(...parameters: unknown[]): { changes: number; lastInsertRowid: number | bigint };
+  /** Rows as arrays. */
+  raw(): Statement;
+  /** The first column alone. */
+  pluck(): Statement;
+}
+
+export interface Database {
+  readonly inTransaction: boolean;
+  prepare(sql: string): Statement;
+  exec(sql: string): Database;
+  pragma(text: string, options?: { simple?: boolean }): unknown;
+  /** A function that runs `work` in a transaction: all of what it writes, or, if it throws, nothing. */
+  transaction<A extends unknown[], R>(work: (...values: A) => R): (...values: A) => R;
+}
+
+/** Open a database that freehold.toml names in `sql`. */
+export function sql(name: string): Database;
+/** Forget every in-memory store and database (tests). */
 export function reset(): void;
 export const config: { values: Record<string, string>; get(key: string, fallback?: string | null): string | null };
 type Entry = (message: string, context?: string) => void;

@@ -47,9 +47,112 @@ export function store(name) {
   return stores.get(name);
 }
 
-/** Forget every in-memory store (tests). */
+export class SqlError extends FreeholdError {
+  constructor(code, message) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const databases = new Map();
+
+class Statement {
+  #database;
+  #sql;
+  #shape = (row) => row;
+  constructor(database, sql) {
+    this.#database = database;
+    this.#sql = sql;
+  }
+  /** Rows as arrays. */
+  raw() {
+    this.#shape = (row) => Object.values(row);
+    return this;
+  }
+  /** The first column alone. */
+  pluck() {
+    this.#shape = (row) => Object.values(row)[0];
+    return this;
+  }
+  all(...parameters) {
+    return this.#database.asked(this.#sql, parameters).rows.map((row) => this.#shape(row));
+  }
+  get(...parameters) {
+    return this.all(...parameters)[0];
+  }
+  *iterate(...parameters) {
+    yield* this.all(...parameters);
+  }
+  run(...parameters) {
+    const { changes, lastInsertRowid } = this.#database.asked(this.#sql, parameters);
+    return { changes, lastInsertRowid };
+  }
+}
+
+class Database {
+  #sqlite;
+  constructor(sqlite) {
+    this.#sqlite = sqlite;
+  }
+  get inTransaction() {
+    return this.#sqlite.isTransaction;
+  }
+  #asked(call) {
+    try {
+      return call();
+    } catch (error) {
+      throw error.code === "ERR_SQLITE_ERROR" ? new SqlError(`SQLITE_${error.errcode}`, error.message) : error;
+    }
+  }
+  asked(sql, parameters) {
+    const given = parameters.length === 1 && Array.isArray(parameters[0]) ? parameters[0] : parameters;
+    return this.#asked(() => {
+      const statement = this.#sqlite.prepare(sql);
+      if (statement.columns().length > 0) return { rows: statement.all(...given), changes: 0, lastInsertRowid: 0 };
+      return { rows: [], ...statement.run(...given) };
+    });
+  }
+  exec(sql) {
+    this.#asked(() => this.#sqlite.exec(sql));
+    return this;
+  }
+  prepare(sql) {
+    return new Statement(this, sql);
+  }
+  pragma(text, { simple = false } = {}) {
+    const rows = this.prepare(`PRAGMA ${text}`).all();
+    return simple ? Object.values(rows[0] ?? {})[0] : rows;
+  }
+  /** A function that runs `work` in a transaction: all of what it writes, or, if it throws, nothing. */
+  transaction(work) {
+    return (...values) => {
+      if (this.inTransaction) return work(...values);
+      this.exec("BEGIN IMMEDIATE");
+      try {
+        const found = work(...values);
+        this.exec("COMMIT");
+        return found;
+      } catch (error) {
+        if (this.inTransaction) this.exec("ROLLBACK");
+        throw error;
+      }
+    };
+  }
+}
+
+/** Open a database that freehold.toml names in `sql`; here it is in memory (Node.js 22.13 or later). */
+export function sql(name) {
+  if (!databases.has(name)) {
+    const { DatabaseSync } = process.getBuiltinModule("node:sqlite");
+    databases.set(name, new Database(new DatabaseSync(":memory:")));
+  }
+  return databases.get(name);
+}
+
+/** Forget every in-memory store and database (tests). */
 export function reset() {
   stores.clear();
+  databases.clear();
 }
 
 export const config = {

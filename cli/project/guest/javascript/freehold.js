@@ -1,5 +1,5 @@
 // What a JavaScript app may ask of the node it runs on, inside the sandbox. Its twin outside is templates' freehold.js.
-import { atomics, configuration, keyvalue, logging } from "freehold:bindings";
+import { atomics, configuration, databases, keyvalue, logging } from "freehold:bindings";
 
 export class FreeholdError extends Error {}
 
@@ -62,6 +62,152 @@ class Store {
 export function store(name) {
   if (!keyvalue) throw new FreeholdError(`this app may open no store; add keyvalue = ["${name}"] to freehold.toml`);
   return new Store(asked(`store "${name}"`, () => keyvalue.open(name)));
+}
+
+/** A statement or a database was refused; `code` is SQLite's own name, such as SQLITE_CONSTRAINT_UNIQUE. */
+export class SqlError extends FreeholdError {
+  constructor(code, message) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const INTEGER_MAX = BigInt(Number.MAX_SAFE_INTEGER);
+
+function lowered(value) {
+  if (value === null || value === undefined) return { tag: "null" };
+  if (typeof value === "bigint") return { tag: "integer", val: value };
+  if (typeof value === "boolean") return { tag: "integer", val: value ? 1n : 0n };
+  if (typeof value === "number")
+    return Number.isSafeInteger(value) ? { tag: "integer", val: BigInt(value) } : { tag: "real", val: value };
+  if (typeof value === "string") return { tag: "text", val: value };
+  if (ArrayBuffer.isView(value)) return { tag: "blob", val: new Uint8Array(value.buffer, value.byteOffset, value.byteLength) };
+  if (value instanceof ArrayBuffer) return { tag: "blob", val: new Uint8Array(value) };
+  throw new TypeError(`a parameter is a number, bigint, string, boolean, null or bytes, not ${Object.prototype.toString.call(value)}`);
+}
+
+function lifted(value) {
+  switch (value.tag) {
+    case "null":
+      return null;
+    case "integer":
+      return value.val > INTEGER_MAX || value.val < -INTEGER_MAX ? value.val : Number(value.val);
+    case "blob":
+      return new Uint8Array(value.val); // one of the app's own realm
+    default:
+      return value.val;
+  }
+}
+
+function parametersOf(given) {
+  const [first] = given;
+  if (given.length === 1 && Array.isArray(first)) return { tag: "positional", val: first.map(lowered) };
+  const isNamed = given.length === 1 && first !== null && typeof first === "object" && !ArrayBuffer.isView(first) && !(first instanceof ArrayBuffer);
+  if (isNamed) return { tag: "named", val: Object.entries(first).map(([name, value]) => [name, lowered(value)]) };
+  return { tag: "positional", val: given.map(lowered) };
+}
+
+class Statement {
+  #database;
+  #sql;
+  #shape = (row) => row;
+  constructor(database, sql) {
+    this.#database = database;
+    this.#sql = sql;
+  }
+  /** Rows as arrays. */
+  raw() {
+    this.#shape = (row) => Object.values(row);
+    return this;
+  }
+  /** The first column alone. */
+  pluck() {
+    this.#shape = (row) => Object.values(row)[0];
+    return this;
+  }
+  all(...parameters) {
+    return this.#database.asked(this.#sql, parameters).rows.map((row) => this.#shape(row));
+  }
+  get(...parameters) {
+    return this.all(...parameters)[0];
+  }
+  *iterate(...parameters) {
+    yield* this.all(...parameters);
+  }
+  run(...parameters) {
+    const { changes, lastInsertRowid } = this.#database.asked(this.#sql, parameters);
+    return { changes, lastInsertRowid };
+  }
+}
+
+class Database {
+  #connection;
+  inTransaction = false;
+  constructor(connection) {
+    this.#connection = connection;
+  }
+  #asked(call) {
+    try {
+      const found = call();
+      this.inTransaction = found.inTransaction;
+      return found;
+    } catch (error) {
+      const { code, message } = error?.payload ?? {};
+      if (code === undefined) throw error;
+      if (this.inTransaction && code !== "SQLITE_ERROR") this.#look();
+      throw new SqlError(code, message);
+    }
+  }
+  #look() {
+    try {
+      this.inTransaction = this.#connection.execute("SELECT 1", { tag: "positional", val: [] }).inTransaction;
+    } catch {
+      this.inTransaction = false;
+    }
+  }
+  asked(sql, given) {
+    const found = this.#asked(() => this.#connection.execute(sql, parametersOf(given)));
+    const names = found.columns.map((column) => column.name);
+    const rows = found.rows.map((row) => Object.fromEntries(row.map((value, at) => [names[at], lifted(value)])));
+    return { rows, changes: Number(found.changes), lastInsertRowid: lifted({ tag: "integer", val: found.lastInsertRowid }) };
+  }
+  exec(sql) {
+    this.#asked(() => this.#connection.script(sql));
+    return this;
+  }
+  prepare(sql) {
+    return new Statement(this, sql);
+  }
+  pragma(text, { simple = false } = {}) {
+    const rows = this.prepare(`PRAGMA ${text}`).all();
+    return simple ? Object.values(rows[0] ?? {})[0] : rows;
+  }
+  /** A function that runs `work` in a transaction: all of what it writes, or, if it throws, nothing. */
+  transaction(work) {
+    return (...values) => {
+      if (this.inTransaction) return work(...values);
+      this.exec("BEGIN IMMEDIATE");
+      try {
+        const found = work(...values);
+        this.exec("COMMIT");
+        return found;
+      } catch (error) {
+        if (this.inTransaction) this.exec("ROLLBACK");
+        throw error;
+      }
+    };
+  }
+}
+
+/** Open a database that freehold.toml names in `sql`. */
+export function sql(name) {
+  if (!databases) throw new FreeholdError(`this app may open no database; add sql = ["${name}"] to freehold.toml`);
+  try {
+    return new Database(databases.Database.open(name));
+  } catch (error) {
+    if (error?.payload?.code === undefined) throw error;
+    throw new SqlError(error.payload.code, error.payload.message);
+  }
 }
 
 export const config = {

@@ -1,4 +1,4 @@
-"""What a Python app may ask of the node it runs on: key-value stores, configuration, outbound HTTP, the log.
+"""What a Python app may ask of the node it runs on: stores, SQL databases, configuration, outbound HTTP, the log.
 
 The same file serves twice. In the sandbox it speaks to the node through the WASI interfaces the app was granted in
 freehold.toml. Under a plain Python, as when the app's own tests run, it keeps stores in memory, reads configuration
@@ -19,7 +19,7 @@ try:
 except ImportError:
     IN_SANDBOX = False
 
-__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "config", "fetch", "log", "store"]
+__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "config", "fetch", "log", "sql", "store"]
 
 
 class FreeholdError(Exception):
@@ -180,6 +180,44 @@ class _Config:
         return value
 
 
+class _Databases:
+    """`freehold.sql("main")`: a connection of Python's own `sqlite3`, to a database that freehold.toml grants in `sql`.
+
+    Outside the sandbox it is in memory, one for each name.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Any] = {}
+
+    def open(self, name: str) -> Any:
+        import sqlite3
+
+        if IN_SANDBOX:
+            return sqlite3.connect(name)
+        shared = f"file:freehold-{id(self)}-{name}?mode=memory&cache=shared"
+        self._memory.setdefault(name, sqlite3.connect(shared, uri=True, check_same_thread=False))  # keeps it alive
+        return sqlite3.connect(shared, uri=True, check_same_thread=False)
+
+    __call__ = open
+
+    def reset(self) -> None:
+        """Forget every database (tests)."""
+        for connection in self._memory.values():
+            connection.close()
+        self._memory.clear()
+
+
+def install_sql() -> None:
+    """Let Python's `sqlite3` reach the databases the app was granted; called once, before the app is imported."""
+    try:
+        import sqlite3  # noqa: F401 - a build without it has no databases
+    except ImportError:
+        return
+    import freehold_sqlite3
+
+    freehold_sqlite3.install(_binding("sql_databases"))
+
+
 def _log(level: str, message: str, context: str = "") -> None:
     if IN_SANDBOX and _logging is not None:
         _logging.log(getattr(_logging.Level, level.upper()), context, message)
@@ -276,5 +314,6 @@ def _fetch_outside(url: str, method: str, headers: Mapping[str, str], body: byte
 
 
 store = _Stores()
+sql = _Databases()
 config = _Config()
 log = _Log()

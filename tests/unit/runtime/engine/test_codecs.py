@@ -19,6 +19,7 @@ from runtime.engine.codecs import Err, Ok, signature_of
 from runtime.engine.engine import engine
 from runtime.engine.guest import Guest, Services
 from runtime.engine.linking import GUESTS, ON_EPOCH, _callback
+from runtime.providers import Providers
 from tests.support.runtime.wasm_parts import SilentLog, a_spec
 
 ECHO = """
@@ -127,7 +128,7 @@ class Echo:
             raw.add_function(instance, "f", callback)
         linked = RawComponent(component, linker, [callback])
         self.store = RawStore(engine(), ON_EPOCH)
-        self.guest = Guest(Services(a_spec(), SilentLog(), None, None))
+        self.guest = Guest(Services(a_spec(), SilentLog(), Providers(), None))
         self.guest.begin(Call(math.inf), None)
         self.guest.context = self.store.context
         GUESTS[self.store.context] = self.guest

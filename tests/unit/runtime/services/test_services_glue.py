@@ -11,7 +11,7 @@ import pytest
 from runtime.call import Call, DeadlinePassed
 from runtime.engine.codecs import Err, Ok
 from runtime.engine.guest import CAPTURE_MAX_BYTES, HANDLES_MAX, ExitCalled, Guest, GuestTrap, Services
-from runtime.providers import Bucket, ProviderError
+from runtime.providers import Bucket, ProviderError, Providers
 from runtime.wasi import INTERFACES, cli, clocks, poll, random, refused, services
 from runtime.wasi.poll import Ready
 from runtime.wasi.streams import CLOSED, EmptyInput, streams
@@ -83,7 +83,7 @@ def guest(log: SilentLog) -> Guest:
     spec = a_spec(
         keyvalue=("visitors",), config={"K": "v"}, environment={"E": "1"}, log_line_max_bytes=20, log_call_max_bytes=100
     )
-    made = Guest(Services(spec, log, FakeKeyValue(), None))
+    made = Guest(Services(spec, log, Providers(FakeKeyValue()), None))
     made.begin(Call(math.inf), None)
     return made
 
@@ -183,7 +183,7 @@ def test_there_is_no_directory_and_no_socket(guest: Guest) -> None:
 
 def test_only_granted_stores_open(guest: Guest) -> None:
     assert services.store1.functions["open"](guest, "secrets") == Err(("access-denied", None))
-    guest.services.keyvalue = None
+    guest.services.providers = Providers()
     assert services.store1.functions["open"](guest, "visitors") == Err(("no-such-store", None))
 
 

@@ -11,6 +11,7 @@ from runtime.call import Call
 from runtime.engine.codecs import Err, Ok
 from runtime.engine.guest import Guest, GuestTrap, Services
 from runtime.exchange import BodyFailure, Exchange, RequestHead
+from runtime.providers import Providers
 from runtime.wasi.http_body import IncomingBody, OutgoingBody
 from runtime.wasi.http_fields import FIELDS_MAX, FORBIDDEN, Fields
 from runtime.wasi.http_types import (
@@ -28,7 +29,7 @@ from tests.support.runtime.wasm_parts import SilentLog, a_spec, an_exchange
 
 @pytest.fixture
 def guest() -> Guest:
-    made = Guest(Services(a_spec(), SilentLog(), None, None))
+    made = Guest(Services(a_spec(), SilentLog(), Providers(), None))
     made.begin(Call(math.inf), None)
     return made
 

@@ -1,0 +1,81 @@
+"""Every kind of data moves with its lane: what was acknowledged before and during a move is there behind it, exactly.
+
+Kills are test_moves.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.e2e.data.test_moves import HOST, finished, holder, ticket
+from tests.support.mesh.in_process import House, a_house, until
+
+
+@pytest.fixture
+async def house(component: Callable[[str], Path]) -> AsyncIterator[House]:
+    async with a_house(2) as made:
+        await made.prepare_lane()
+        await made.deploy(component("data"), app='sql = ["main"]', smoke="/env")
+        await until(lambda: made.runs(0) or made.runs(1), 60)
+        yield made
+
+
+async def ask(house: House, index: int, **operation: Any) -> tuple[int, Any]:
+    url, body = f"http://{house.ingress(index)}/", json.dumps(operation)
+    async with (
+        aiohttp.ClientSession(headers=HOST, timeout=aiohttp.ClientTimeout(30)) as session,
+        session.post(url, data=body) as answer,
+    ):
+        return answer.status, json.loads(await answer.text()) if answer.status == 200 else None
+
+
+async def done(house: House, index: int, **operation: Any) -> Any:
+    """The answer, once the app gives one."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                status, answer = await ask(house, index, **operation)
+                if status == 200:
+                    return answer
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.timeout(300)
+async def test_rows_written_while_a_database_moves_are_all_there(house: House) -> None:
+    await done(house, 0, kind="sql", name="main", sql="CREATE TABLE t (x INTEGER PRIMARY KEY)")
+    acknowledged: list[int] = []
+    statuses: list[int] = []
+    stop = asyncio.Event()
+
+    async def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            status, _ = await ask(
+                house, 0, kind="sql", name="main", sql="INSERT INTO t VALUES (?)", parameters=[number]
+            )
+            statuses.append(status)
+            if status == 200:
+                acknowledged.append(number)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        await until(lambda: len(acknowledged) > 5, 30)
+        source = holder(house)
+        house.control(0).data.begin(ticket(house, source, 1 - source))
+        assert await finished(house, 0) == "done"
+        before = len(acknowledged)
+        await until(lambda: len(acknowledged) > before + 5, 60)
+        stop.set()
+    found = await done(house, 0, kind="sql", name="main", sql="SELECT x FROM t ORDER BY x")
+    rows = [row[0] for row in found]
+    assert set(acknowledged) <= set(rows), "an acknowledged row is gone"
+    assert set(statuses) <= {200, 503}, "a writer saw something else than a wait"
