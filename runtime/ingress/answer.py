@@ -57,6 +57,11 @@ class Answer:
         self.outcome: Outcome = Completed()
 
     @property
+    def begun(self) -> bool:
+        """Whether the client was sent anything of it."""
+        return self._begun
+
+    @property
     def whole(self) -> bool:
         """Whether the client has all that it was promised: to the end, or as many bytes as were declared."""
         framing = self._framing

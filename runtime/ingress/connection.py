@@ -1,9 +1,9 @@
 """One client connection: HTTP/1.1 in and out (RFC 9112), streaming both ways between the socket and guests.
 
-llhttp parses; this adds the caps and the time limits that keep one client from costing more than its share, and carries
-body bytes without ever holding a whole body. One task per connection answers its requests in order. A client that
-closes, or half closes, is gone: its guest is cancelled. Not here: accepting, or sweeping for overdue connections
-(`front.py`); which guest runs (`dispatch.py`).
+This adds the time limits that keep one client from costing more than its share, and carries body bytes without ever
+holding a whole body. One task per connection answers its requests in order. A client that half closes is answered what
+it asked for whole; one that is gone has its guest cancelled. Not here: what the bytes say (`request_parser.py`),
+accepting, or sweeping for overdue connections (`front.py`); which guest runs (`dispatch.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections import deque
 from enum import Enum
 from typing import Final, assert_never, cast
 
-import httptools
-
 from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead
 from runtime.ingress.answer import Answer
 from runtime.ingress.dispatch import HostedApp, Ticket
@@ -24,15 +22,14 @@ from runtime.ingress.faces import Carried, Front
 from runtime.ingress.forwarding import Relayed, forward
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.request_head import Client, GuestRequest, client_of, field_name, guest_request
+from runtime.ingress.request_parser import Refusal, RequestParser
 from runtime.ingress.response_head import (
     BAD_METHOD,
     BODY_TOO_LARGE,
     BUSY,
-    FIELDS_TOO_LARGE,
     MALFORMED,
     NO_HOST,
     NO_ROUTE,
-    TARGET_TOO_LONG,
     TIMED_OUT,
     Problem,
     frame_chunks,
@@ -51,8 +48,6 @@ TOLD_AFTER_S: Final = 1.0
 ABANDONED_AFTER_S: Final = 3.0
 """A guest that holds its thread this far past its deadline is answered for; the daemon replaces the worker."""
 
-FRAMING_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
-
 AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{0,5})?")
 """RFC 3986, 3.2, without user information, which no request line or Host field may have."""
 
@@ -67,26 +62,35 @@ class Phase(Enum):
     LINGER = "linger"
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not an error
-    """Raised inside parser callbacks: stop parsing and answer `problem`."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.slug)
-        self.problem = problem
-
-
 class Connection(asyncio.Protocol):
     """See the module. The ingress makes one per accepted socket and runs `serve` as its task."""
 
     __slots__ = (
-        "_answering", "_began", "_broken", "_current", "_exchange", "_fields_bytes", "_head_fed", "_headers", "_in_head",
-        "_next", "_parser", "_parsing", "_pending", "_resuming", "_target", "_ticket", "_upgrading", "blocked_since_s",
-        "client", "closing", "drained", "forwarded", "ingress", "phase", "phase_since_s", "reading", "transport",
+        "_answering",
+        "_broken",
+        "_current",
+        "_ended_s",
+        "_exchange",
+        "_next",
+        "_parser",
+        "_parsing",
+        "_pending",
+        "_ticket",
+        "blocked_since_s",
+        "client",
+        "closing",
+        "drained",
+        "forwarded",
+        "ingress",
+        "phase",
+        "phase_since_s",
+        "reading",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, ingress: Front) -> None:
         self.ingress = ingress
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser = RequestParser(self, ingress.settings)
         self._pending: deque[Incoming | Problem] = deque()
         self._parsing: Incoming | None = None
         self._current: Incoming | None = None
@@ -97,11 +101,8 @@ class Connection(asyncio.Protocol):
         self._next: asyncio.Future[None] | None = None
         self.drained: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._target = b""
-        self._fields_bytes = 0
-        self._head_fed = 0
-        self._began = self._in_head = self._broken = self._upgrading = self._resuming = False
+        self._broken = False
+        self._ended_s = 0.0
         self.reading = True
         self.closing = False
         self.client = Client("", False)
@@ -125,34 +126,22 @@ class Connection(asyncio.Protocol):
             self._enter(Phase.HEAD)
         elif self.phase is Phase.BODY:  # the idle limit begins anew; the limit on a head does not
             self._enter(Phase.BODY)
-        self._began = False
         try:
-            self._parse(data)
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause.problem if isinstance(cause, Refusal) else MALFORMED)
+            self._parser.feed(data)
+        except Refusal as refusal:
+            self._refuse(refusal.problem)
         else:
-            if self._in_head:
-                self._head_fed += 0 if self._began else len(data)
-                if self._head_fed > self.ingress.settings.fields_max_bytes:
-                    self._refuse(FIELDS_TOO_LARGE)
             if len(self._pending) > 1 or (self._parsing is not None and self._parsing.held > BODY_HELD_MAX_BYTES):
                 self._stop_reading()
 
-    def _parse(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # A wish to switch protocols is ignored (RFC 9110, 7.8), but the parser believes it and gives up after the
-            # head. A fresh one takes over, told only how the body is framed.
-            rest = data[upgrade.args[0] :]
-            assert self._parsing is not None
-            framing = [b"%b: %b\r\n" % field for field in self._parsing.headers if field[0].lower() in FRAMING_FIELDS]
-            self._parser = httptools.HttpRequestParser(self)
-            self._upgrading, self._resuming = False, True
-            self._parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
-            if rest:
-                self._parse(rest)
+    def eof_received(self) -> bool:
+        """The client sends no more: what it asked for whole is answered all the same. With TLS it is gone."""
+        if self.client.secure or self.closing or self.phase is Phase.LINGER:
+            return False
+        if self._parsing is not None or self._parser.in_head:
+            self._refuse(MALFORMED)
+        self._ended_s = time.monotonic()
+        return self.busy
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: its guest stops, unless it has answered, and `serve` comes to its end."""
@@ -178,58 +167,10 @@ class Connection(asyncio.Protocol):
             self.drained.set_result(None)
         self.drained = None
 
-    # --- httptools callbacks ------------------------------------------------------------------------------------------
+    # --- what the parser tells ----------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """A request line begins."""
-        if self._resuming:
-            return
-        self._headers = []
-        self._target = b""
-        self._fields_bytes = self._head_fed = 0
-        self._began = self._in_head = True
-
-    def on_url(self, data: bytes) -> None:
-        """A piece of the request target."""
-        if self._resuming:
-            return
-        self._target += data
-        if len(self._target) > self.ingress.settings.target_max_bytes:
-            raise Refusal(TARGET_TOO_LONG)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One field, or one trailer field."""
-        if self._resuming:
-            return
-        self._fields_bytes += len(name) + len(value)
-        target = self._headers
-        if not self._in_head:
-            assert self._parsing is not None
-            target = self._parsing.trailers
-        target.append((name, value))
-        settings = self.ingress.settings
-        if self._fields_bytes > settings.fields_max_bytes or len(target) > settings.fields_max:
-            raise Refusal(FIELDS_TOO_LARGE)
-
-    def on_headers_complete(self) -> None:
+    def on_request(self, incoming: Incoming) -> None:
         """The head is whole: queue the request."""
-        if self._resuming:
-            self._resuming = False
-            return
-        parser = self._parser
-        self._in_head = False
-        self._upgrading = parser.should_upgrade()
-        incoming = Incoming(parser.get_method().decode("ascii"), self._target, self._headers)
-        incoming.keep_alive = parser.should_keep_alive()
-        incoming.http_1_0 = parser.get_http_version() == "1.0"
-        for name, value in self._headers:
-            size = len(name)
-            if size == 14 and name.lower() == b"content-length":
-                incoming.length = int(value)
-            elif size == 6 and name.lower() == b"expect":
-                if value.lower() != b"100-continue":
-                    raise Refusal(Problem(417, "expectation-failed", "This node knows only Expect: 100-continue."))
-                incoming.expects = True
         self._parsing = incoming
         self._pending.append(incoming)
         if self.phase is Phase.HEAD:
@@ -237,7 +178,7 @@ class Connection(asyncio.Protocol):
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
 
-    def on_body(self, data: bytes) -> None:
+    def on_data(self, data: bytes) -> None:
         """A piece of the body."""
         incoming = self._parsing
         assert incoming is not None
@@ -247,15 +188,15 @@ class Connection(asyncio.Protocol):
             incoming.held += len(data)
             incoming.wake()
 
-    def on_message_complete(self) -> None:
+    def on_end(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The body ended."""
-        incoming = self._parsing
-        if incoming is not None and not self._upgrading:
-            incoming.complete = True
-            incoming.wake()
-            self._parsing = None
-            if self.phase is Phase.BODY:
-                self._enter(Phase.ANSWER)
+        incoming, self._parsing = self._parsing, None
+        assert incoming is not None
+        incoming.trailers = trailers
+        incoming.complete = True
+        incoming.wake()
+        if self.phase is Phase.BODY:
+            self._enter(Phase.ANSWER)
 
     # --- what the ingress calls ---------------------------------------------------------------------------------------
 
@@ -278,9 +219,10 @@ class Connection(asyncio.Protocol):
         if isinstance(incoming, Problem):
             self.ingress.count_refused(incoming)
             self.send_problem(incoming, "-", keep_alive=False, method="GET", http_1_0=False)
-            await self._linger()
+            await self._linger(goes_on=True)
             return False
         self._current = incoming
+        goes_on = incoming.keep_alive
         keep_alive = await self._answer(incoming)
         self._current = None
         if not incoming.complete:
@@ -288,12 +230,12 @@ class Connection(asyncio.Protocol):
             incoming.wake()
             keep_alive = False
         if not keep_alive:
-            await self._linger()
+            await self._linger(goes_on=goes_on)
             return False
         if not self._pending:
-            if self.ingress.draining:
+            if self.ingress.draining or self._ended_s:
                 return False
-            self._enter(Phase.HEAD if self._in_head else Phase.IDLE)
+            self._enter(Phase.HEAD if self._parser.in_head else Phase.IDLE)
         self._start_reading()
         return True
 
@@ -323,7 +265,14 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
 
     def check_overdue(self, now_s: float) -> None:
-        """End a guest that outlives its deadline: it is told once more, then answered without it."""
+        """End a guest that outlives its deadline: it is told once more, then answered without it.
+
+        A client that half closed is believed to wait for a while; after that it has left, for the two look alike.
+        """
+        answering = self._answering
+        waited_s = now_s - self._ended_s if self._ended_s else 0.0
+        if answering is not None and not answering.begun and waited_s > self.ingress.settings.half_closed_s:
+            self.transport.abort()
         exchange = self._exchange
         if exchange is None or now_s < exchange.call.deadline_s + TOLD_AFTER_S:
             return
@@ -354,7 +303,6 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, problem: Problem) -> None:
         """A fault in the bytes: no more is parsed, and the answer comes after those of earlier requests."""
-        self._in_head = False
         self._broken = True
         self._stop_parsing(problem)
         self._stop_reading()
@@ -376,21 +324,24 @@ class Connection(asyncio.Protocol):
         self._enter(Phase.ANSWER)
 
     def _stop_reading(self) -> None:
-        if self.reading and not self.transport.is_closing():
+        if self.reading and not self._ended_s and not self.transport.is_closing():
             self.reading = False
             self.transport.pause_reading()
 
     def _start_reading(self) -> None:
-        if not self.reading and not self.transport.is_closing():
+        if not self.reading and not self._ended_s and not self.transport.is_closing():
             self.reading = True
             self.transport.resume_reading()
 
-    async def _linger(self) -> None:
-        """Half close, then read and drop what still comes, so that a reset does not overtake the answer."""
+    async def _linger(self, *, goes_on: bool) -> None:
+        """Half close, then read and drop what still comes, so that a reset does not overtake the answer.
+
+        Nothing comes from a client that has sent a whole request and asked to close; one that `goes_on` may be sending.
+        """
         self._enter(Phase.LINGER)
-        if self._parsing is None and not self._pending and self.reading:
+        if not goes_on and self._parsing is None and not self._pending and self.reading:
             return
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._ended_s:
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -408,6 +359,8 @@ class Connection(asyncio.Protocol):
         request = guest_request(incoming.headers, self.client, ingress.identifiers)
         authority, path, problem = _address(incoming)
         found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
+        if problem is not None:
+            incoming.keep_alive = False  # who cannot say where to may be taken otherwise by what stands between
         problem = incoming.problem or problem
         app = found if isinstance(found, HostedApp) else None
         if isinstance(found, Elsewhere):
@@ -571,6 +524,8 @@ def _address(incoming: Incoming) -> tuple[str, str, Problem | None]:
         return "", "", NO_HOST
     authority = hosts[0].decode("latin-1") if hosts else "localhost"
     target = incoming.target.decode("latin-1")
+    if "#" in target:
+        return "", "", MALFORMED  # a fragment is never sent (RFC 9112, 3.2)
     if not target.startswith("/"):
         if target == "*" and incoming.method == "OPTIONS":
             return authority, "/", None

@@ -215,8 +215,7 @@ class Forwarded:
     @property
     def chunked(self) -> bool:
         """Whether the body goes out in chunks: it came so, and its length is not known."""
-        incoming = self._incoming
-        return incoming.length is None and any(field_name(name) == "transfer-encoding" for name, _ in incoming.headers)
+        return self._incoming.chunked
 
     def _fail(self, framing: Framing | None) -> bool:
         """The answer broke off: say so if nothing was sent, else break the client's connection off as well."""

@@ -17,8 +17,8 @@ class Incoming:
     """One request as it comes off the wire: the head is whole, the body may still be on its way."""
 
     __slots__ = (
-        "bytes_in", "chunks", "complete", "discard", "expects", "failure", "headers", "held", "http_1_0", "keep_alive",
-        "length", "method", "problem", "since_s", "target", "trailers", "waiter",
+        "bytes_in", "chunked", "chunks", "complete", "discard", "expects", "failure", "headers", "held", "http_1_0",
+        "keep_alive", "length", "method", "problem", "since_s", "target", "trailers", "waiter",
     )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
@@ -29,6 +29,7 @@ class Incoming:
         self.keep_alive = True
         self.expects = False
         self.length: int | None = None
+        self.chunked = False
         self.chunks: deque[bytes] = deque()
         self.held = 0
         self.bytes_in = 0

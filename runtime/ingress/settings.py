@@ -15,6 +15,7 @@ class IngressSettings:
     keep_alive_s: float = 60.0
     write_idle_timeout_s: float = 30.0
     linger_s: float = 2.0
+    half_closed_s: float = 10.0
     fields_max: int = 100
     fields_max_bytes: int = 64 * 1024
     target_max_bytes: int = 8 * 1024
