@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +19,9 @@ from node.api.handlers import OPERATIONS
 from node.api.operations import TAGS, document
 from node.api.reference_page import page_of
 from tests.support.mesh.in_process import a_house
+from tests.support.npm import installed
 
-NPM = Path(__file__).parent / "clients"
-CACHE = Path(__file__).parents[3] / ".cache" / "clients"
+CLIENTS = Path(__file__).parent / "clients"
 
 
 def problems(stated: dict[str, Any]) -> Iterator[str]:
@@ -182,31 +180,9 @@ async def test_the_page_needs_no_credential_and_forbids_scripts() -> None:
                 assert answer.status == 401
 
 
-def npm_tools() -> Path:
-    """The folder with the tools of package-lock.json, installed once."""
-    if shutil.which("npm") is None:
-        pytest.fail("npm is needed: apt-get install nodejs npm", pytrace=False)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copyfile(NPM / name, CACHE / name)
-        stamp = CACHE / "stamp"
-        wanted = (NPM / "package-lock.json").read_text()
-        if not stamp.exists() or stamp.read_text() != wanted:
-            subprocess.run(
-                ["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"],
-                cwd=CACHE,
-                check=True,
-                timeout=600,
-            )
-            stamp.write_text(wanted)
-    return CACHE
-
-
 @pytest.mark.long
 def test_spectral_has_nothing_to_say(stated: dict[str, Any], tmp_path: Path) -> None:
-    folder = npm_tools()
+    folder = installed(CLIENTS)
     said, rules = tmp_path / "openapi.json", tmp_path / "rules.yaml"
     said.write_text(json.dumps(stated))
     rules.write_text('extends: ["spectral:oas"]\n')
