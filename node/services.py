@@ -40,6 +40,7 @@ from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
 from node.serving.data_moves import DataMoves
+from node.serving.job_history import JobHistory
 from node.serving.releases import Releases
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
@@ -158,7 +159,9 @@ def make_services(
         ),
         enrolling=Enrolling(core, filing, signer, verifier, system_now),
         secrets=secrets,
-        schedules=Schedules(lambda: workloads.running, pool.run_job, system_now, folder / "schedules"),
+        schedules=Schedules(
+            lambda: workloads.running, pool.run_job, system_now, folder / "schedules", JobHistory(folder / "jobs")
+        ),
         audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost),
         feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder),

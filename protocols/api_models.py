@@ -25,7 +25,7 @@ class NodeView(msgspec.Struct, frozen=True):
     """A node as it describes itself: who it is, what it sees, what worries it; `wall_ms` is its clock's reading.
 
     `boot_answers_needed`: other voters that must answer before this one, which rebooted, votes again; 0: none. `concerns`
-    are those of its warnings that only it can judge, each as "what; what to do".
+    are those of its warnings that only it can judge, each as "what; what to do". `jobs` are those whose schedules it runs.
     """
 
     node: str
@@ -59,6 +59,7 @@ class NodeView(msgspec.Struct, frozen=True):
     alone: bool = False
     boot_answers_needed: int = 0
     concerns: tuple[str, ...] = ()
+    jobs: tuple[LaneJobsView, ...] = ()
 
 
 class MemberView(msgspec.Struct, frozen=True):
@@ -204,8 +205,21 @@ class DeployedView(msgspec.Struct, frozen=True):
     applied: int
 
 
+class JobRunView(msgspec.Struct, frozen=True):
+    """How one run of a scheduled app ended, and when (wall ms) it was due."""
+
+    due_ms: int
+    outcome: str
+    detail: str
+    duration_ms: int
+
+
 class JobView(msgspec.Struct, frozen=True):
-    """A scheduled app on the node that runs it: when it is due next, and how its last run here ended ("" for none)."""
+    """A scheduled app on the node that runs it: when it is due next, and how its last run here ended ("" for none).
+
+    `runs` are the newest, the last first. `counts` (by outcome) and `missed`, the minutes in which it was due and no run
+    began, go back to when it first ran on this node; `failing` of the newest runs failed or were lost in a row.
+    """
 
     app: str
     schedule: str
@@ -214,6 +228,19 @@ class JobView(msgspec.Struct, frozen=True):
     last_outcome: str = ""
     last_detail: str = ""
     last_duration_ms: int = 0
+    runs: tuple[JobRunView, ...] = ()
+    counts: dict[str, int] = {}
+    failing: int = 0
+    missed: int = 0
+    missed_last_ms: int = 0
+
+
+class LaneJobsView(msgspec.Struct, frozen=True):
+    """The scheduled apps that a node runs of one project in one environment."""
+
+    project: str
+    environment: str
+    jobs: tuple[JobView, ...]
 
 
 class LaneView(msgspec.Struct, frozen=True):

@@ -25,6 +25,18 @@ def comes_due(schedule: str, seen: int, now: int) -> bool:
     return found is not None and found <= moment(now)
 
 
+def due_minutes(schedule: str, after: int, upto: int, limit: int) -> list[int]:
+    """Return the minutes behind `after` up to `upto` in which a schedule is due, of more than `limit` the first."""
+    found: list[int] = []
+    if after < upto:
+        for one in CronSim(schedule, moment(after)):
+            minute = int(one.timestamp()) // 60
+            if minute > upto or len(found) == limit:
+                break
+            found.append(minute)
+    return found
+
+
 def next_due(schedule: str, after: int) -> datetime | None:
     """Return the first moment after a minute at which a schedule is due, or None if there is none in fifty years."""
     return next(CronSim(schedule, moment(after)), None)

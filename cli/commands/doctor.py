@@ -23,7 +23,7 @@ from cli.frame import command
 from cli.text.output import Output
 from cli.text.units import counted
 from cli.views import doctor as diagnosis
-from cli.views.doctor import Finding
+from cli.views.finding import Finding
 
 
 @command("doctor", examples=("freehold doctor", "freehold doctor --data /srv/freehold --json"))

@@ -22,6 +22,7 @@ from cli.text.output import Output
 from cli.text.table import table
 from cli.text.times import moment
 from cli.views import lane_status as standing
+from cli.views.jobs import job_words
 from cli.views.overview import Seen, look
 from cli.views.watch import short
 
@@ -171,6 +172,7 @@ def _details(seen: Seen, names: Names, lane: Mapping[str, Any]) -> list[str]:
         found.append(f"the last rollout went back {when}, by {by}{reason}")
     if lane["frozen"]:
         found.append(f"frozen: {lane['frozen']}")
+    found += [job_words(job, seen.node["wall_ms"]) for job in lane["jobs"]]
     return [*found, *(one["words"] for one in lane["waiting"])]
 
 

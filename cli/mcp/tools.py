@@ -109,6 +109,9 @@ def _placed(lane: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
         "nodes_down": [names.get(node, node) for node in lane["down"]],
         "data_on": names.get(lane["data_node"], lane["data_node"]),
         "since_ms": lane["since_ms"],
+        "jobs": [
+            {key: one[key] for key in ("app", "schedule", "last_ms", "failing", "missed")} for one in lane["jobs"]
+        ],
         "untrusted_request": in_short(lane["requests"].get(base["change"], "")) if base is not None else "",
         "open_changes": [
             {

@@ -6,7 +6,6 @@ Not here: finding it out (cli/commands/doctor.py), and curing it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cli.access.members import Member
@@ -14,6 +13,8 @@ from cli.access.voters import Store
 from cli.text.table import short
 from cli.text.units import in_words
 from cli.views import lane_status as standing
+from cli.views.finding import Finding
+from cli.views.jobs import jobs
 from protocols.state.model import MeshState
 
 CLOCK_SKEW_WARN_MS = 5_000
@@ -32,15 +33,6 @@ LOOK_STEP = (
 """What cannot be reached may be well: its clock, version, address and the network come before anything that destroys."""
 
 PRIVATE_FILES = ("node.key", "credentials", "fence")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing found. A `fault` makes `doctor` exit with 1; a warning does not."""
-
-    fault: bool
-    what: str
-    advice: str
 
 
 def permissions(folder_mode: int, file_modes: Mapping[str, int]) -> list[Finding]:
@@ -136,7 +128,7 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
     for concern in view["concerns"]:
         what, _, advice = concern.rpartition("; ")
         found.append(Finding(False, f"{name}: {what}", advice))
-    return found + sandbox(view["wasmtime"])
+    return found + jobs(view, wall_ms) + sandbox(view["wasmtime"])
 
 
 def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Finding]:

@@ -5,6 +5,7 @@ People get it from `freehold status`, agents from the tool of that name. Not her
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.change.deploy import require_known
+from cli.errors import CommandError
 from cli.views import lane_status as standing
 
 CHANGES_ASKED = 100
@@ -28,7 +30,7 @@ class Seen:
     `nodes` that are to serve it and those of them, or of its cohort, that are `down`; `since_ms` when what runs began and
     `stage_ms` when the open stage did, 0 where that is not known; `requests` by change; `waiting`, the starts that were
     handed over and wait for somebody, in words; `aborted`, when the newest rollout ended so and by whom, if it did; `open`,
-    the newest changes that are proposed and not started.
+    the newest changes that are proposed and not started. `jobs` are the scheduled apps as the node that runs them tells.
     """
 
     node: Mapping[str, Any]
@@ -44,6 +46,7 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
         await require_known(client, project, environment)
     node, state, members = await client.get("/v1/node"), await client.state(), await members_of(client)
     found = []
+    jobs = await _jobs_elsewhere(client, lanes, node["node"], members)
     for lane in lanes:
         where = {"project": lane["project"], "environment": lane["environment"]}
         changes = await client.get("/v1/changes", **where, limit=CHANGES_ASKED)
@@ -65,7 +68,22 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
                     {"change": one["id"], "words": words} for one in changes if (words := standing.waiting_words(one))
                 ],
                 "aborted": standing.aborted(decisions),
+                "jobs": lane["jobs"] or jobs.get((lane["project"], lane["environment"]), []),
                 "open": [one for one in proposed if one["id"] not in started][:OPEN_MAX],
             }
         )
     return Seen(node, found, [standing.with_names(one, members) for one in node["warnings"]], members)
+
+
+async def _jobs_elsewhere(
+    client: NodeClient, lanes: Sequence[Mapping[str, Any]], here: str, members: Sequence[Member]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Ask the other nodes that run schedules of these lanes for them; one that does not answer is left out."""
+    reached = {one.node for one in members if one.connected}
+    keepers = {lane["schedule_node"] for lane in lanes if lane["schedule_node"] not in {"", here}}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for keeper in sorted(keepers & reached):
+        with contextlib.suppress(CommandError):
+            said = await client.get(f"/v1/nodes/{keeper}")
+            found |= {(one["project"], one["environment"]): one["jobs"] for one in said.get("jobs", ())}
+    return found

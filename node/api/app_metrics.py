@@ -12,11 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from node.api.scope import Scope
 from node.control import Control
 from node.serving.app_counts import FIRST_BUCKET_S
+from node.serving.schedules import OUTCOMES
 from protocols.refusal import Refusal
 
 GRANTS_MAX = 256
 _APP = ["project", "environment", "app", "release"]
 _LANE = ["project", "environment"]
+_JOB = [*_LANE, "app"]
 
 
 async def look(control: Control) -> None:
@@ -57,6 +59,27 @@ def app_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
         waiting.add_metric(labels, total.queued)
         running.add_metric(labels, total.in_flight)
     yield from (requests, ended, spent, lost, waiting, running)
+
+
+def job_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
+    """Yield how the runs of each scheduled app ended on this node, since it first ran here, and what was missed."""
+    runs = CounterMetricFamily("freehold_job_runs", "Runs of a scheduled app, by end.", labels=[*_JOB, "outcome"])
+    missed = CounterMetricFamily("freehold_job_missed_minutes", "Minutes a run was due and none began.", labels=_JOB)
+    last = GaugeMetricFamily(
+        "freehold_job_last_success_timestamp_seconds", "When a run that succeeded was due.", labels=_JOB
+    )
+    failing = GaugeMetricFamily("freehold_job_failures_in_a_row", "Of the newest runs, how many failed.", labels=_JOB)
+    for name, record in sorted(control.schedules.history.records.items()):
+        if not scope.sees(*name[:2]):
+            continue
+        for outcome in OUTCOMES:
+            runs.add_metric([*name, outcome], record.counts.get(outcome, 0))
+        missed.add_metric(name, record.missed)
+        failing.add_metric(name, record.failing)
+        good = [run.due_ms for run in record.runs if run.outcome == "succeeded"]
+        if good:
+            last.add_metric(name, good[-1] / 1000)
+    yield from (runs, missed, last, failing)
 
 
 def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:

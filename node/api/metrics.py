@@ -13,10 +13,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from node.api.app_metrics import app_metrics, expiry_metrics, lane_metrics
+from node.api.app_metrics import app_metrics, expiry_metrics, job_metrics, lane_metrics
 from node.api.scope import Scope
 from node.control import Control
-from node.serving.schedules import OUTCOMES
 from protocols.liveness import Belief
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,8 +65,7 @@ class _Node(Collector):
             "Project environments that run here.",
             sum(self._scope.sees(*lane) for lane in control.workloads.running),
         )
-        if self._scope.whole:
-            yield self._job_runs()
+        yield from job_metrics(control, self._scope)
         yield _counter("storage_syncs", "Durable writes this node waited for.", control.storage.sync_count)
         yield _counter("log_lines_lost", "Log lines that a full disk lost.", control.logs.dropped)
         yield self._rejects()
@@ -81,14 +79,6 @@ class _Node(Collector):
         beliefs = [core.liveness.belief(one.node) for one in core.state.nodes if one.node != core.node]
         for belief in Belief:
             family.add_metric([belief.value], beliefs.count(belief))
-        return family
-
-    def _job_runs(self) -> Metric:
-        family = CounterMetricFamily(
-            "freehold_job_runs", "Runs of scheduled apps here, by how they ended.", labels=["outcome"]
-        )
-        for outcome in OUTCOMES:
-            family.add_metric([outcome], self._control.schedules.counts[outcome])
         return family
 
     def _rejects(self) -> Metric:

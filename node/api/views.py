@@ -6,7 +6,7 @@ import shutil
 import ssl
 from importlib.metadata import version
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from node.api.authority import is_of_node
 from node.api.scope import EVERYTHING, Scope
@@ -19,7 +19,9 @@ from protocols.api_models import (
     ChangeView,
     DeployedView,
     EnvironmentView,
+    JobRunView,
     JobView,
+    LaneJobsView,
     LaneView,
     MemberView,
     MeshView,
@@ -30,6 +32,7 @@ from protocols.api_models import (
     VoterView,
 )
 from protocols.changes.change import Route
+from protocols.changes.effective import EffectiveApp
 from protocols.core import NodeCore
 from protocols.envelope import Signed, decode, encode
 from protocols.keys import peer_id, public_key_of
@@ -38,6 +41,10 @@ from protocols.rollout.dossiers import Proposed
 from protocols.state.analysis import assess
 from protocols.state.model import Deployed, Environment, Lane, MeshState, Rollout
 from protocols.state.placement import eligible
+
+DESCRIBED_JOBS_MAX = 128
+DESCRIBED_RUNS = 3
+"""Of the jobs in a node's description of itself."""
 
 
 def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeView:
@@ -80,6 +87,7 @@ def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeVi
         alone=control.alone,
         boot_answers_needed=core.chain.boot_answers_needed,
         concerns=tuple(control.concerns.own(scope.sees)),
+        jobs=_all_jobs(control, scope),
     )
 
 
@@ -88,7 +96,8 @@ def peers_view(view: NodeView, scope: Scope) -> NodeView:
     if scope.whole:
         return view
     running = tuple(one for one in view.running if scope.sees(*one.partition("/")[::2]))
-    return replace(view, running=running, warnings=(), concerns=())
+    jobs = tuple(one for one in view.jobs if scope.sees(one.project, one.environment))
+    return replace(view, running=running, warnings=(), concerns=(), jobs=jobs)
 
 
 def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
@@ -208,20 +217,45 @@ def _jobs(control: Control, lane: tuple[str, str]) -> tuple[JobView, ...]:
     running = control.workloads.running.get(lane)
     if running is None or not running.schedules:
         return ()
-    views = []
-    for app in running.jobs:
-        view = JobView(app.name, app.schedule, control.schedules.next_ms(app))
-        last = control.schedules.last.get((*lane, app.name))
-        if last is not None:
-            view = replace(
-                view,
-                last_ms=last.due_ms,
-                last_outcome=last.outcome,
-                last_detail=last.detail,
-                last_duration_ms=last.duration_ms,
-            )
-        views.append(view)
-    return tuple(views)
+    return tuple(_job(control, lane, app) for app in running.jobs)
+
+
+def _job(control: Control, lane: tuple[str, str], app: EffectiveApp) -> JobView:
+    view = JobView(app.name, app.schedule, control.schedules.next_ms(app))
+    record = control.schedules.history.records.get((*lane, app.name))
+    if record is None:
+        return view
+    view = replace(
+        view,
+        runs=tuple(JobRunView(*astuple(run)) for run in reversed(record.runs)),
+        counts=dict(record.counts),
+        failing=record.failing,
+        missed=record.missed,
+        missed_last_ms=record.missed_last_ms,
+    )
+    if not view.runs:
+        return view
+    last = view.runs[0]
+    return replace(
+        view,
+        last_ms=last.due_ms,
+        last_outcome=last.outcome,
+        last_detail=last.detail,
+        last_duration_ms=last.duration_ms,
+    )
+
+
+def _all_jobs(control: Control, scope: Scope) -> tuple[LaneJobsView, ...]:
+    """The scheduled apps that this node runs, each with the newest of its runs: a description fits one block."""
+    lanes = [lane for lane in sorted(control.workloads.running) if scope.sees(*lane)]
+    found = [LaneJobsView(*lane, _jobs(control, lane)) for lane in lanes]
+    kept, room = [], DESCRIBED_JOBS_MAX
+    for one in found:
+        jobs = tuple(replace(job, runs=job.runs[:DESCRIBED_RUNS]) for job in one.jobs[:room])
+        room -= len(jobs)
+        if jobs:
+            kept.append(replace(one, jobs=jobs))
+    return tuple(kept)
 
 
 def _route(route: Route) -> str:

@@ -3,31 +3,37 @@
 A run that is due while the one before still goes is skipped and said, as is one in a minute that was here before: no
 minute is looked at twice, however the clock is set. Which were is kept in a file, written before a job starts. What came
 due while the node was away is not caught up, except after a pause of less than three hours of a running daemon (a
-suspended laptop), when it runs once. A job's end is a line in the log and a counter; its own output is in the log as the
-guest's. Not here: which node runs schedules (the chain, `place_data`), the sandbox (runtime/).
+suspended laptop), when it runs once. A job's end is a line in the log and in its record (job_history.py), as is each minute
+that was missed; its own output is in the log as the guest's. Not here: which node runs schedules (the chain,
+`place_data`), the sandbox (runtime/).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from node.keys import write_private
+from node.serving.job_history import JobHistory, JobRun, Name
 from protocols.changes.effective import EffectiveApp
 from protocols.envelope import DecodeError, decode, encode
 from protocols.machine import Now
-from runtime.cron import comes_due, moment, next_due
+from runtime.cron import comes_due, due_minutes, moment, next_due
 from runtime.messages import JobDone
 from runtime.workers.pool import PoolError
 
 MINUTE_MS = 60_000
 CORRECTION_MINUTES = 180
 """A clock that is set forward by more was corrected, it is not time that passed: nothing is caught up (cron(8))."""
+
+MISSED_MAX = 24 * 60
+"""Missed minutes counted at one look: a day of them; of a longer absence no more are told."""
+
+LONG_MINUTES = 60
+"""A gap whose minutes are counted beside the loop."""
 
 SPANS_MAX = 64
 """Spans of minutes remembered. Each comes of a clock that was set, or of a start; the one furthest from now goes first."""
@@ -73,16 +79,6 @@ class RunJob(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class JobRun:
-    """How the last run of one app ended here, and the minute (wall ms) it was due."""
-
-    due_ms: int
-    outcome: str
-    detail: str
-    duration_ms: int
-
-
 class Minutes:
     """Which minutes of the Unix clock were looked at: disjoint spans, each (before its first, its last), ascending."""
 
@@ -111,18 +107,22 @@ class Schedules:
     """The node's clockwork for jobs."""
 
     def __init__(
-        self, running: Callable[[], Mapping[Lane, Scheduled]], run_job: RunJob, clock: Callable[[], Now], memory: Path
+        self,
+        running: Callable[[], Mapping[Lane, Scheduled]],
+        run_job: RunJob,
+        clock: Callable[[], Now],
+        memory: Path,
+        history: JobHistory,
     ) -> None:
-        """Take what runs here now, how a job is run, the clock, and the file that remembers the minutes."""
+        """Take what runs here now, how a job is run, the clock, the file that remembers the minutes, and the records."""
         self._running = running
         self._run_job = run_job
         self._clock = clock
         self._memory = memory
         self._minutes = Minutes(_read(memory))
-        self._busy: dict[tuple[str, str, str], None] = {}
-        self.last: dict[tuple[str, str, str], JobRun] = {}
-        """By project, environment and app; only of lanes that run here."""
-        self.counts: Counter[str] = Counter()
+        self._busy: dict[Name, None] = {}
+        self._here: frozenset[Name] = frozenset()
+        self.history = history
 
     async def run(self) -> None:
         """Look once a minute until cancelled; jobs under way are then cut off with the workers."""
@@ -135,10 +135,13 @@ class Schedules:
                     seen = now - 1
                 fresh = self._minutes.take(seen, now) if now > seen else []
                 due = self._due(fresh)
+                changed = await self._account(seen, now, {(*lane, app.name) for lane, _, app in due})
                 if now > seen and fresh != [(seen, now)]:
                     self._say_skipped([one for one in self._due([(seen, now)]) if one not in due], now)
                 if due:
                     await asyncio.to_thread(self._remember)
+                if due or changed:
+                    await self.history.save()
                 for lane, running, app in due:
                     tasks.create_task(self._job(lane, running, app, now))
                 seen = now
@@ -153,15 +156,47 @@ class Schedules:
 
     def _due(self, spans: list[tuple[int, int]]) -> list[tuple[Lane, Scheduled, EffectiveApp]]:
         """What is due in a minute of these spans."""
-        running = dict(self._running())
-        self.last = {name: run for name, run in self.last.items() if name[:2] in running}
         return [
             (lane, one, app)
-            for lane, one in running.items()
+            for lane, one in dict(self._running()).items()
             if one.schedules
             for app in one.jobs
             if any(comes_due(app.schedule, after, upto) for after, upto in spans)
         ]
+
+    async def _account(self, seen: int, now: int, due: Collection[Name]) -> bool:
+        """Take down the minutes up to `now` that were missed; return whether there is something new to write down."""
+        running = dict(self._running())
+        mine = {(*lane, app.name): app for lane, one in running.items() if one.schedules for app in one.jobs}
+        records = self.history.records
+        # A lane that is not here yet, as after a start, may still come; one that was here and left is another node's.
+        gone = [name for name in records if name not in mine and (name[:2] in running or name in self._here)]
+        self.history.forget(gone)
+        changed = bool(gone) or not records.keys() >= mine.keys()
+        self._here = frozenset(mine)
+        for name, app in mine.items():
+            record = self.history.record(name, seen)
+            after = record.upto
+            if now > after or after - now > CORRECTION_MINUTES:
+                record.upto = now
+            asked = (app.schedule, after, now, MISSED_MAX + (name in due))
+            found = await asyncio.to_thread(due_minutes, *asked) if now - after > LONG_MINUTES else due_minutes(*asked)
+            missed = found[:-1] if name in due else found
+            if missed:
+                record.missed += len(missed)
+                record.missed_last_ms = missed[-1] * MINUTE_MS
+                changed = True
+                self._say_missed(name, len(missed), missed[-1])
+        return changed
+
+    def _say_missed(self, name: Name, count: int, minute: int) -> None:
+        _log.warning(
+            "job %s missed %d of its minutes, the last at %s",
+            name[2],
+            count,
+            f"{moment(minute):%Y-%m-%dT%H:%MZ}",
+            extra={"event": "job.missed", "project": name[0], "app": name[2], "count": count},
+        )
 
     def _say_skipped(self, due: Iterable[tuple[Lane, Scheduled, EffectiveApp]], minute: int) -> None:
         """Say of what was due in minutes that come again that it does not run, which may be so for hours."""
@@ -193,11 +228,11 @@ class Schedules:
         finally:
             del self._busy[name]
         self._end(name, running, run)
+        await self.history.save()
 
-    def _end(self, name: tuple[str, str, str], running: Scheduled, run: JobRun) -> None:
+    def _end(self, name: Name, running: Scheduled, run: JobRun) -> None:
         assert run.outcome in OUTCOMES
-        self.counts[run.outcome] += 1
-        self.last[name] = run
+        self.history.ended(name, run)
         _log.log(
             logging.INFO if run.outcome == "succeeded" else logging.WARNING,
             "job %s %s after %d ms",

@@ -5,14 +5,16 @@ One fleet of two nodes serves both tests, in order. What the clockwork does minu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.mesh.nodes import Fleet, Machine, until
-from tests.support.runtime.wasm_text import exiting_command, module
+from tests.support.runtime.wasm_text import module
 
+EXIT = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
 PROJECT = """\
 [project]
 name = "chores"
@@ -44,7 +46,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]
         project.mkdir()
         (project / "freehold.toml").write_text(PROJECT)
         (project / "sweep.wasm").write_bytes(module("(nop)"))
-        (project / "choke.wasm").write_bytes(exiting_command(1))
+        (project / "choke.wasm").write_bytes(module("(call $exit (i32.const 3))", imports=EXIT))
         answer = first.run("deploy", "--folder", str(project), "-m", "chores", "--json", timeout_s=200)
         assert answer.code == 0, answer
         yield [first, second]
@@ -57,7 +59,9 @@ def lane(machine: Machine) -> dict[str, Any]:
 
 
 def jobs(machine: Machine) -> dict[str, dict[str, Any]]:
-    return {one["app"]: one for one in lane(machine)["jobs"]}
+    """What this node runs by itself."""
+    (found,) = json.loads(machine.get("/v1/lanes"))
+    return {one["app"]: one for one in found["jobs"]}
 
 
 def keeper_of(machines: list[Machine]) -> tuple[Machine, Machine]:
@@ -85,7 +89,23 @@ def test_a_minute_later_both_jobs_have_run_and_the_failing_one_says_so(machines:
     until(lambda: all(one["last_outcome"] for one in jobs(keeper).values()), 90, "a minute to pass")
     seen = jobs(keeper)
     assert seen["sweep"]["last_outcome"] == "succeeded"
-    assert (seen["choke"]["last_outcome"], seen["choke"]["last_detail"]) == ("failed", "exit code 1")
+    assert (seen["choke"]["last_outcome"], seen["choke"]["last_detail"]) == ("failed", "exit code 3")
     told = {line["event"] for line in keeper.ok("logs", "--project", "chores")["lines"]}
     assert {"job.succeeded", "job.failed"} <= told
-    assert b'freehold_job_runs_total{outcome="failed"} ' in keeper.get("/metrics")
+    assert (seen["choke"]["failing"], seen["sweep"]["failing"]) == (seen["choke"]["counts"]["failed"], 0)
+    named = b'{app="choke",environment="production",outcome="failed",project="chores"} '
+    assert b"freehold_job_runs_total" + named in keeper.get("/metrics")
+    for machine in machines:  # the other asks the one that runs them
+        said = machine.run("status").stdout
+        assert "job choke failed" in said
+        assert "exit code 3" in said
+        assert "job sweep succeeded" in said
+        looked = machine.run("doctor", "--json")
+        assert looked.code == 1, looked
+        (found,) = [one for one in looked.json["findings"] if "choke" in one["what"]]
+        assert found["fault"]
+        assert machine.run(*found["advice"].split()[1:]).code == 0
+    keeper.stop()
+    keeper.start()
+    until(lambda: jobs(keeper).keys() == {"sweep", "choke"}, 60, "the jobs to be back")
+    assert jobs(keeper)["choke"]["counts"]["failed"] >= 1, "a restart forgets nothing"

@@ -149,6 +149,8 @@ async def test_the_reasons_that_people_gave_stand_apart_from_what_the_mesh_says(
     lane = {
         "environment": "production", "sequence": 4, "routes": [], "frozen": INJECTION, "last_abort": INJECTION,
         "base": {"change": "aa", "release": "aa", "break_glass": INJECTION}, "project": "hello", "data_node": "one",
+        "schedule_node": "one", "jobs": [{"app": "sweep", "schedule": "* * * * *", "last_ms": 7, "failing": 2, "missed": 0,
+                                         "last_detail": INJECTION}],
         "rollout": {"change": "bb", "stage": 0, "paused": INJECTION, "cohort": ["one"]},
     }  # fmt: skip
     held = session()
@@ -156,7 +158,8 @@ async def test_the_reasons_that_people_gave_stand_apart_from_what_the_mesh_says(
     running = {"id": "aa", "state": "base", "request": INJECTION, "start": None}
     began = {"action": "start", "subject": "aa", "at_ms": 7}
     shown = {
-        "/v1/lanes": [lane], "/v1/node": {"warnings": ["voter one is down"]}, "/v1/members": [a_member("one", "oslo")],
+        "/v1/lanes": [lane], "/v1/members": [a_member("one", "oslo")],
+        "/v1/node": {"node": "one", "warnings": ["voter one is down"]},
         "/v1/changes": [proposed, running], "/v1/decisions": [began],
     }  # fmt: skip
     object.__setattr__(held, "pages", Shown(shown))
@@ -170,6 +173,7 @@ async def test_the_reasons_that_people_gave_stand_apart_from_what_the_mesh_says(
     assert open_change == {"change": "cc" * 6, "waits_for": "a start"}
     assert (told["data_on"], told["since_ms"], made["warnings"]) == ("oslo (one)", 7, ["voter oslo (one) is down"])
     assert INJECTION not in str(made)
+    assert [(job["app"], job["failing"]) for job in told["jobs"]] == [("sweep", 2)]
     assert (told["frozen"], told["base"]["break_glass"], told["rollout"]["paused"]) == (True, True, True)
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.serving.schedules import BEFORE, MINUTE_MS, SPANS_MAX, JobRun, Minutes, Schedules
+from node.serving.job_history import JOBS_MAX, RUNS_KEPT, JobHistory, JobRecord, JobRun
+from node.serving.schedules import BEFORE, MINUTE_MS, MISSED_MAX, SPANS_MAX, Minutes, Schedules
 from protocols.changes.effective import EffectiveApp
 from protocols.machine import Now
-from runtime.cron import comes_due, next_due, schedule_problem
+from runtime.cron import comes_due, due_minutes, next_due, schedule_problem
 from runtime.messages import AppLoad, JobDone, ReleaseLoad
 from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
@@ -64,7 +65,24 @@ class Clockwork:
         self._task = asyncio.get_running_loop().create_task(self.schedules.run())
 
     def _make(self) -> Schedules:
-        return Schedules(lambda: self.lanes, self._run_job, lambda: Now(0, self.wall_ms), self.memory)
+        history = JobHistory(self.memory.with_name("jobs"))
+        return Schedules(lambda: self.lanes, self._run_job, lambda: Now(0, self.wall_ms), self.memory, history)
+
+    @property
+    def counts(self) -> Counter[str]:
+        return sum((Counter(one.counts) for one in self.schedules.history.records.values()), Counter())
+
+    async def written(self, runs: int) -> JobRecord:
+        """Return the job as it stands in the file, once that has so many runs."""
+        for _ in range(500):
+            found = JobHistory(self.memory.with_name("jobs")).records.get(("shop", "production", "sweep"))
+            if found is not None and len(found.runs) == runs:
+                return found
+            await asyncio.to_thread(time.sleep, 0.01)
+        raise AssertionError(f"{runs} runs are not written down")
+
+    def record(self, app: str = "sweep") -> JobRecord:
+        return self.schedules.history.records["shop", "production", app]
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -124,8 +142,8 @@ async def test_a_due_job_runs_once_a_minute_under_a_name_of_its_own(clockwork: C
     assert clockwork.asked == [("r1", "sweep", "sweep-20270115T1201Z"), ("r1", "sweep", "sweep-20270115T1202Z")]
     await clockwork.pass_minutes(0)
     assert len(clockwork.asked) == 2
-    assert clockwork.schedules.counts["succeeded"] == 2
-    assert clockwork.schedules.last["shop", "production", "sweep"].due_ms == NOON + 2 * MINUTE_MS
+    assert clockwork.counts["succeeded"] == 2
+    assert [run.due_ms for run in clockwork.record().runs] == [NOON + MINUTE_MS, NOON + 2 * MINUTE_MS]
 
 
 async def test_a_node_that_the_chain_did_not_name_runs_nothing(clockwork: Clockwork) -> None:
@@ -139,7 +157,7 @@ async def test_a_run_that_still_goes_is_not_run_beside_itself(clockwork: Clockwo
     await clockwork.pass_minutes(1)
     await clockwork.pass_minutes(1)
     assert len(clockwork.asked) == 1
-    assert clockwork.schedules.counts["skipped"] == 1
+    assert clockwork.counts["skipped"] == 1
     clockwork.hold.set()
     await clockwork.pass_minutes(1)
     assert len(clockwork.asked) == 2
@@ -200,16 +218,16 @@ async def test_what_does_not_run_since_its_minute_was_here_before_is_said(clockw
     clockwork.lanes["shop", "production"] = Here((job(), job("hourly", "0 * * * *")))
     for minutes in (60, -60):  # an hour ahead, then corrected
         await clockwork.pass_minutes(minutes)
-    counts = clockwork.schedules.counts
+    counts = clockwork.counts
     assert (counts["succeeded"], counts["skipped"]) == (4, 0), "12:00 was not looked at before"
     await clockwork.pass_minutes(1)
+    counts = clockwork.counts
     assert (counts["succeeded"], counts["skipped"]) == (4, 1)
-    assert clockwork.schedules.last["shop", "production", "sweep"] == JobRun(NOON + MINUTE_MS, "skipped", BEFORE, 0)
+    assert clockwork.record().runs[-1] == JobRun(NOON + MINUTE_MS, "skipped", BEFORE, 0)
     await clockwork.pass_minutes(61)  # half of this pause came before, half did not
+    counts = clockwork.counts
     assert (counts["succeeded"], counts["skipped"]) == (5, 2)
-    assert clockwork.schedules.last["shop", "production", "hourly"].detail == BEFORE, (
-        "13:00 was in the half that came before"
-    )
+    assert clockwork.record("hourly").runs[-1].detail == BEFORE, "13:00 was in the half that came before"
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 30)), max_size=40))
@@ -244,11 +262,11 @@ async def test_every_end_is_told_apart(clockwork: Clockwork) -> None:
     ):
         clockwork.answer = answer
         await clockwork.pass_minutes(1)
-        last = clockwork.schedules.last["shop", "production", "sweep"]
+        last = clockwork.record().runs[-1]
         assert (last.outcome, last.detail) == (outcome, detail)
     del clockwork.lanes["shop", "production"]
     await clockwork.pass_minutes(1)
-    assert clockwork.schedules.last == {}
+    assert clockwork.schedules.history.records == {}
 
 
 async def test_a_real_worker_runs_a_job_when_its_minute_comes(tmp_path: Path) -> None:
@@ -264,10 +282,97 @@ async def test_a_real_worker_runs_a_job_when_its_minute_comes(tmp_path: Path) ->
             served.pool.run_job,
             lambda: Now(0, int(time.time() * 1000) + ahead_ms),
             tmp_path / "schedules",
+            JobHistory(tmp_path / "jobs"),
         )
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(schedules.run())
-            await until(lambda: bool(schedules.last), timeout_s=20)
+            await until(lambda: any(one.runs for one in schedules.history.records.values()), timeout_s=20)
             task.cancel()
-    assert schedules.last["shop", "production", "sweep"].outcome == "succeeded"
-    assert msgspec.to_builtins(schedules.counts) == {"succeeded": 1}
+    assert schedules.history.records["shop", "production", "sweep"].counts == {"succeeded": 1}
+
+
+async def test_what_a_job_did_is_known_after_a_restart_and_its_missed_minutes_too(clockwork: Clockwork) -> None:
+    clockwork.lanes["shop", "production"] = Here((job(), job("hourly", "0 * * * *")))
+    for code in (0, 3, 3):
+        clockwork.answer = lambda code=code: ended(code)  # type: ignore[misc]
+        await clockwork.pass_minutes(1)
+    await clockwork.written(3)
+    assert clockwork.record().failing == 2
+    await clockwork.stop()
+    clockwork.wall_ms += 65 * MINUTE_MS  # 12:04 to 13:08 pass without this node
+    lanes, clockwork.lanes = clockwork.lanes, {}
+    await clockwork.restart()
+    await clockwork.pass_minutes(1)
+    assert clockwork.record().missed == 0, "its lanes are not here yet, which is no reason to forget them"
+    clockwork.lanes.update(lanes)
+    await clockwork.pass_minutes(1)
+    record = await clockwork.written(4)
+    assert (record.missed, record.missed_last_ms) == (66, NOON + 69 * MINUTE_MS), "12:04 to 13:09; 13:10 ran"
+    assert [run.detail for run in record.runs] == ["exit code 0", "exit code 3", "exit code 3", "exit code 3"]
+    assert (record.counts, record.failing) == ({"succeeded": 1, "failed": 3}, 3)
+    assert (clockwork.record("hourly").missed, clockwork.record("hourly").missed_last_ms) == (1, NOON + 60 * MINUTE_MS)
+    await clockwork.pass_minutes(1)
+    assert clockwork.record().missed == 66, "told once"
+
+
+async def test_a_pause_that_is_caught_up_by_one_run_misses_the_others(clockwork: Clockwork) -> None:
+    await clockwork.pass_minutes(1)
+    await clockwork.pass_minutes(90)
+    assert (len(clockwork.asked), clockwork.record().missed) == (2, 89)
+    await clockwork.pass_minutes(60 * 24 * 40)
+    assert clockwork.record().missed == 89 + MISSED_MAX, "of a long absence a day is counted"
+
+
+async def test_what_another_node_ran_is_not_missed_here(clockwork: Clockwork) -> None:
+    await clockwork.pass_minutes(1)
+    clockwork.lanes["shop", "production"] = Here((job(),), schedules=False)
+    for _ in range(3):
+        await clockwork.pass_minutes(1)
+    assert clockwork.schedules.history.records == {}
+    clockwork.lanes["shop", "production"] = Here((job(),))
+    await clockwork.pass_minutes(1)
+    assert (clockwork.record().missed, len(clockwork.asked)) == (0, 2)
+
+
+async def test_a_clock_set_back_makes_no_minute_missed(clockwork: Clockwork) -> None:
+    for minutes in (1, 30, -20, 1, 25, -60 * 24 * 400, 1, 1):
+        await clockwork.pass_minutes(minutes)
+    assert clockwork.record().missed == 29 + 5, (
+        "of the first leap, and what the fifth had that was new, less one run each"
+    )
+
+
+async def test_a_run_is_written_down_as_it_ends(clockwork: Clockwork) -> None:
+    clockwork.answer = lambda: ended(4)
+    await clockwork.pass_minutes(1)
+    record = await clockwork.written(1)
+    assert [run.detail for run in record.runs] == ["exit code 4"]
+
+
+async def test_the_records_have_a_limit_and_outlive_a_damaged_file(tmp_path: Path) -> None:
+    history = JobHistory(tmp_path / "jobs")
+    for number in range(JOBS_MAX + 5):
+        for _ in range(RUNS_KEPT + 3):
+            history.ended(
+                ("shop", "production", f"job-{number:04}"), JobRun(number * MINUTE_MS, "failed", "x" * 900, 1)
+            )
+    assert len(history.records) == JOBS_MAX
+    assert ("shop", "production", "job-0004") not in history.records
+    await history.save()
+    again = JobHistory(tmp_path / "jobs")
+    assert again.records == history.records
+    assert all(len(one.runs) == RUNS_KEPT for one in again.records.values())
+    (tmp_path / "jobs").write_bytes(b"no records")
+    assert JobHistory(tmp_path / "jobs").records == {}
+    (tmp_path / "jobs").unlink()
+    (tmp_path / "jobs").mkdir()
+    broken = JobHistory(tmp_path / "jobs")
+    broken.ended(("shop", "production", "sweep"), JobRun(0, "failed", "", 1))
+    await broken.save()  # says so, and costs no run
+
+
+def test_due_minutes_are_those_behind_one_up_to_another() -> None:
+    assert due_minutes("* * * * *", MINUTE, MINUTE + 3, 10) == [MINUTE + 1, MINUTE + 2, MINUTE + 3]
+    assert due_minutes("*/2 * * * *", MINUTE, MINUTE + 5, 10) == [MINUTE + 2, MINUTE + 4]
+    assert due_minutes("* * * * *", MINUTE, MINUTE + 30, 4) == [MINUTE + one for one in (1, 2, 3, 4)]
+    assert due_minutes("* * * * *", MINUTE, MINUTE, 4) == due_minutes("* * * * *", MINUTE + 1, MINUTE, 4) == []
