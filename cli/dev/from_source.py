@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from cli.dev import engine, interpreter
-from cli.project.build import Progress
+from cli.project.build import Progress, source_of_app
 from cli.project.find import Found
 from cli.project.model import App
-from cli.project.source import read_tree
 from protocols.changes.change import SOURCE_MAX_BYTES
 
+IN_PYTHON: Final = frozenset({"python", "wsgi", "asgi", "static"})
 SCRIPT_MAX_CHARS: Final = 512 * 1024
 """A fresh instance evaluates the script at its first request; a larger one takes longer than building it once."""
 
@@ -30,14 +30,15 @@ def from_source(found: Found, app: App, progress: Progress) -> FromSource | None
     """Return how `app` runs from source, or None if it has to be built. Raises `BuildError`."""
     if app.schedule is not None or app.language == "component":
         return None
-    tree = read_tree(app.name, found.root / app.source)
-    if app.language in {"python", "wsgi", "asgi"}:
+    tree = source_of_app(app, found.root)
+    in_python = app.language in IN_PYTHON
+    if in_python:
         source = interpreter.packed_source(found.project, app, tree)
     else:
         source = engine.bundled_source(app, tree, found.root, progress)
-    if len(source) > (SOURCE_MAX_BYTES if app.language in {"python", "wsgi"} else SCRIPT_MAX_CHARS):
+    if len(source) > (SOURCE_MAX_BYTES if in_python else SCRIPT_MAX_CHARS):
         return None
-    if app.language in {"python", "wsgi", "asgi"}:
+    if in_python:
         component, digest = interpreter.interpreter(app, tree, progress)
     else:
         component, digest = engine.engine(app, progress)

@@ -45,7 +45,7 @@ def fully_granted(app: App) -> App:
 
 def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, str]:
     """Return the interpreter's component for this app's packages, and its digest. Raises `BuildError`."""
-    requirements = tree.content("requirements.txt")
+    requirements = python_build.requirements_of(app, tree)
     granted = fully_granted(app)
     inputs = {
         "main": MAIN,

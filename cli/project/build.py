@@ -24,6 +24,7 @@ from cli.project import bundle, javascript_build, node, python_build, python_pac
 from cli.project.bundle import BuiltApp, Bundle, Source
 from cli.project.instantiate import instantiate_once
 from cli.project.model import App, Project
+from cli.project.site import read_site
 from cli.project.source import SourceTree, read_tree
 from cli.project.world import world_of
 from runtime.sandbox import component
@@ -87,9 +88,15 @@ def build_app(project: Project, app: App, root: Path, progress: Progress) -> Bui
     )
 
 
+def source_of_app(app: App, root: Path) -> SourceTree:
+    """Return the files that make an app. Raises `BuildError`."""
+    folder = root / app.source
+    return read_site(app, folder) if app.language == "static" else read_tree(app.name, folder)
+
+
 def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Recipe:
     """Return how `app` is made, by its language."""
-    tree = read_tree(app.name, root / app.source)
+    tree = source_of_app(app, root)
     shared = {
         "language": app.language,
         "entry": app.entry,
@@ -98,7 +105,7 @@ def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Rec
         "world": world_of(app),
     }
     match app.language:
-        case "python" | "wsgi" | "asgi":
+        case "python" | "wsgi" | "asgi" | "static":
             return _python_recipe(project, app, tree, shared, progress)
         case "javascript" | "typescript":
             return _javascript_recipe(app, root, tree, shared, progress)
@@ -111,7 +118,7 @@ def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Rec
 def _python_recipe(
     project: Project, app: App, tree: SourceTree, shared: Mapping[str, str], progress: Progress
 ) -> Recipe:
-    requirements = tree.content("requirements.txt")
+    requirements = python_build.requirements_of(app, tree)
     prefixes = python_build.mount_prefixes(project, app)
     inputs = {
         **shared,

@@ -11,7 +11,7 @@ from typing import Literal
 
 from protocols.changes.demands import Demands
 
-Language = Literal["python", "wsgi", "asgi", "javascript", "typescript", "component"]
+Language = Literal["python", "wsgi", "asgi", "javascript", "typescript", "static", "component"]
 
 ENTRY_DEFAULTS: Mapping[str, str] = {
     "python": "app",
@@ -19,6 +19,7 @@ ENTRY_DEFAULTS: Mapping[str, str] = {
     "asgi": "app:app",
     "javascript": "app.js",
     "typescript": "app.ts",
+    "static": "404.html",
     "component": "",
 }
 

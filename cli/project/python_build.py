@@ -1,8 +1,8 @@
-"""Builds `python`, `wsgi` and `asgi` apps: a snapshot of an interpreter that has imported the app, made by componentize-py.
+"""Builds `python`, `wsgi`, `asgi` and `static` apps: a snapshot of an interpreter that has imported the app.
 
-The tool runs in a process of its own with an empty environment: by default it would add the site-packages of whatever
-virtual environment it finds to the app's import path. Its output is not bit for bit reproducible: the snapshot holds
-the interpreter's random hash seed. Not here: the app's packages (`python_packages.py`), the guest's side (`guest/`).
+componentize-py makes it, in a process of its own with an empty environment: by default it would add the site-packages of
+whatever virtual environment it finds to the app's import path. Its output is not bit for bit reproducible: the snapshot
+holds the interpreter's random hash seed. Not here: the app's packages (`python_packages.py`), the guest's side (`guest/`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ def mount_prefixes(project: Project, app: App) -> tuple[str, ...]:
 
 def main_module(app: App, prefixes: tuple[str, ...]) -> str:
     """Return the source of the module the component starts from."""
+    if app.language == "static":
+        made = f"freehold_static.handle_of({APP_MOUNT!r}, {app.entry!r}, {prefixes!r}, prepare=True)"
+        handler = f"IncomingHandler = freehold_handler.handler('freehold_static', {made})"
+        return "\n".join(["import freehold, freehold_handler, freehold_static", handler]) + "\n"
     if app.language in {"wsgi", "asgi"}:
         module, _, name = app.entry.partition(":")
         chosen = [
@@ -92,6 +96,11 @@ def main_module(app: App, prefixes: tuple[str, ...]) -> str:
         )
         + "\n"
     )
+
+
+def requirements_of(app: App, tree: SourceTree) -> bytes | None:
+    """Return what the app asks pip for; a file of that name on a static site is one of its pages."""
+    return None if app.language == "static" else tree.content("requirements.txt")
 
 
 def guest_files(app: App) -> list[Path]:

@@ -20,6 +20,8 @@ from runtime.cron import schedule_problem
 Values = Mapping[str, Any]
 
 CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+UNSCHEDULED = {"wsgi": "a WSGI app", "asgi": "an ASGI app", "static": "a static site"}
+FOR_CODE = ("keyvalue", "allow_hosts", "secrets", "config")
 RESERVED_PREFIX = "/.freehold"
 CONFIG_TOTAL_MAX_BYTES = 64 * 1024
 """All of an app's configuration travels in one control message to each worker."""
@@ -127,14 +129,8 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         complain((*path, "schedule"), "stands beside routes; an app has one or the other")
     if not routes and not schedule:
         complain(path, "has neither routes nor a schedule", 'routes = ["/"], or schedule = "*/5 * * * *"')
-    if schedule and language in {"wsgi", "asgi"}:
-        complain(
-            (*path, "schedule"),
-            f"cannot run {'a WSGI' if language == 'wsgi' else 'an ASGI'} app",
-            "language python, javascript, typescript or component",
-        )
     if schedule:
-        _cron(schedule, (*path, "schedule"), complain)
+        _scheduled(language, schedule, (*path, "schedule"), complain)
     for index, route in enumerate(routes):
         if "/" in route and _path_of(route).rstrip("/").startswith(RESERVED_PREFIX):
             complain((*path, "routes", index), "is reserved", f"any path not under {RESERVED_PREFIX}")
@@ -144,6 +140,8 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     for secret in filled["secrets"]:
         if secret in filled["config"]:
             complain((*path, "config", secret), "is also the name of a secret of this app")
+    if language == "static":
+        _no_code(filled, path, complain)
     if sum(len(key) + len(text.encode()) for key, text in filled["config"].items()) > CONFIG_TOTAL_MAX_BYTES:
         complain((*path, "config"), f"holds more than {CONFIG_TOTAL_MAX_BYTES // 1024} KiB in all")
     return App(
@@ -155,13 +153,25 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         schedule=schedule,
         timeout_ms=filled["timeout"],
         memory_max_bytes=filled["memory_max"],
-        instances=filled["instances"],
+        instances="reuse" if language == "static" else filled["instances"],  # nothing of a request stays in it
         allow_hosts=filled["allow_hosts"],
         keyvalue=filled["keyvalue"],
         sql=filled["sql"],
         config=filled["config"],
         secrets=filled["secrets"],
     )
+
+
+def _scheduled(language: str, schedule: str, path: Path, complain: Complain) -> None:
+    if language in UNSCHEDULED:
+        complain(path, f"cannot run {UNSCHEDULED[language]}", "language python, javascript, typescript or component")
+    _cron(schedule, path, complain)
+
+
+def _no_code(filled: Values, path: Path, complain: Complain) -> None:
+    for key in FOR_CODE:
+        if filled[key]:
+            complain((*path, key), "is for code, and a static site has none", "language python or javascript")
 
 
 def _entry(language: str, entry: str | None, path: Path, complain: Complain) -> str:
@@ -173,6 +183,10 @@ def _entry(language: str, entry: str | None, path: Path, complain: Complain) -> 
         "asgi": (r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'module:callable, such as "app:app"'),
         "javascript": (r"(?!/)(?!.*\.\.)[\w@./-]+\.m?js", 'a file in the source folder, such as "app.js"'),
         "typescript": (r"(?!/)(?!.*\.\.)[\w@./-]+\.tsx?", 'a file in the source folder, such as "app.ts"'),
+        "static": (
+            r"(?!/)(?!.*\.\.)[\w@./-]+\.html?",
+            'a page in the source folder, such as "404.html" or "index.html"',
+        ),
         "component": (r"(?!)", "nothing: the component is its own entry"),
     }
     pattern, permitted = forms[language]

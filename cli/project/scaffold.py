@@ -29,6 +29,11 @@ RUNS_JAVASCRIPT: Final = """\
 - `store`, `config`, `fetch` and `log` from `web/freehold.js` reach the node. That file is the module for tests outside
   the sandbox; do not edit it."""
 
+RUNS_STATIC: Final = """\
+- No code runs: each file in `public/` is served under its own name, `/` and folders by their `index.html`, `/about` by
+  `about.html`, unknown paths by `404.html`. Hidden files are left out, but for `.well-known/`.
+- For code beside the pages add a second app to `freehold.toml`, such as `[app.api]` with `routes = ["/api"]`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -54,7 +59,9 @@ CHOICES: Final = {
         Template("python", PYTHON_MODULE, TEST_PYTHON, "", RUNS_PYTHON),
         Template("wsgi", PYTHON_MODULE, TEST_PYTHON, "", RUNS_PYTHON),
         Template("javascript", JAVASCRIPT_MODULE, "node --test", "", RUNS_JAVASCRIPT),
+        Template("express", JAVASCRIPT_MODULE, "npm test", "npm install", RUNS_JAVASCRIPT),
         Template("typescript", JAVASCRIPT_MODULE, "npm test", "npm install", RUNS_JAVASCRIPT),
+        Template("static", (), TEST_PYTHON, "", RUNS_STATIC),
     )
 }
 

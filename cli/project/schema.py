@@ -43,7 +43,7 @@ EVIDENCE: Final = Text(
 )
 HTTP_PATH: Final = Text('a path such as "/"', r"/[^\u0000-\u0020\u007f#]{0,999}")
 
-LANGUAGES: Final = ("python", "wsgi", "asgi", "javascript", "typescript", "component")
+LANGUAGES: Final = ("python", "wsgi", "asgi", "javascript", "typescript", "static", "component")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,12 @@ APP_OVERLAY_FIELDS: Final = (
     Field("schedule", CRON, "When to run it as a job, in UTC; runs on the node the mesh names, one at a time."),
     Field("timeout", duration("1ms", "1h"), "Wall-clock time one request (or one job run) may take.", default="10s"),
     Field("memory_max", size("1MiB", "4GiB"), "Memory one instance may hold.", default="256MiB"),
-    Field("instances", Choice(("fresh", "reuse")), "A new instance for each request, or one kept.", default="fresh"),
+    Field(
+        "instances",
+        Choice(("fresh", "reuse")),
+        "A new instance for each request, or one kept.",
+        default="fresh",
+    ),
     Field("allow_hosts", Listed(REMOTE), "Where it may call out to; nothing else resolves.", default=[]),
     Field("keyvalue", Listed(NAME), "Key-value stores it may open.", default=[]),
     Field("sql", Listed(NAME), "SQL databases it may open.", default=[]),
@@ -115,7 +120,11 @@ APP: Final = Table(
     (
         Field("language", Choice(LANGUAGES), "How it is built.", required=True),
         Field("source", PATH, "Its folder; for `component` the `.wasm` file.", required=True),
-        Field("entry", LINE, "wsgi, asgi: `module:callable`; python: a module; javascript, typescript: a file."),
+        Field(
+            "entry",
+            LINE,
+            "wsgi, asgi: `module:callable`; python: a module; static: the page for unknown paths; others: a file.",
+        ),
         *APP_OVERLAY_FIELDS,
     )
 )

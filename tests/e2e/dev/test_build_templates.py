@@ -16,7 +16,9 @@ from cli.project.scaffold import CHOICES, create
 from tests.support.mesh.dev_process import run_freehold, serving
 
 needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")
-TEMPLATES = [pytest.param(name, marks=needs_node) if "script" in name else name for name in CHOICES]
+TEMPLATES = [
+    pytest.param(name, marks=needs_node) if "script" in one.runs.lower() else name for name, one in CHOICES.items()
+]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -26,10 +28,12 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
     assert code == 0, answer
     assert bundle.read(Path(answer["folder"])).id == answer["build"]
     capabilities = {item.partition("@")[0] for item in answer["apps"]["web"]["capabilities"]}
-    assert "wasi:keyvalue/store" in capabilities
+    assert ("wasi:keyvalue/store" in capabilities) == (name != "static")
     assert "wasi:http/outgoing-handler" not in capabilities
     code, again, _ = run_freehold("build", "--folder", str(folder))
     assert again["build"] == answer["build"]
+    if name == "express":
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, check=True)
     if name != "typescript":  # its tests need npm install first, as `freehold new` says
         code, tested, said = run_freehold("test", "--folder", str(folder))
         assert code == 0, (tested, said)
@@ -40,6 +44,10 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
             assert seen.status == smoke.status, seen.text
             assert smoke.contains is not None
             assert smoke.contains in seen.text
+        if name == "static":
+            assert process.call("/nothing").status == 404
+            assert "There is no such page" in process.call("/nothing").text
+            return
         assert json.loads(process.call("/api/visits").text) == {"visits": 1}
         if name != "wsgi":
             echoed = process.call("/api/echo", "POST", b'{"a": [1, "\xc3\xa9"]}', {"content-type": "application/json"})

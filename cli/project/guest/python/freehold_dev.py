@@ -19,6 +19,7 @@ import freehold_asgi
 import freehold_files
 import freehold_handler
 import freehold_http
+import freehold_static
 import freehold_wsgi
 
 SOURCE_KEY = "freehold:dev-source"
@@ -63,6 +64,10 @@ class IncomingHandler:
             packed = json.loads(zlib.decompress(base64.b64decode(told["files"])))
             freehold_files.mount(APP_FOLDER, {name: base64.b64decode(text) for name, text in packed.items()})
             sys.path.insert(0, APP_FOLDER)
+            if told["language"] == "static":
+                site = freehold_static.handle_of(APP_FOLDER, told["entry"], told["prefixes"], prepare=False)
+                IncomingHandler._serve = freehold_handler.handler("freehold_static", site)()
+                return
             module_name, _, name = told["entry"].partition(":")
             module = importlib.import_module(module_name)
             IncomingHandler._serve = self._handler(told, module, name)()
