@@ -18,7 +18,7 @@ from protocols.records.gossip import RecordMachine, RecordsConfig
 from protocols.records.key_table import make_key
 from protocols.records.quotas import RecordLimits
 from protocols.records.record import RECORD_DOMAIN, Record, sign_record
-from protocols.records.store import Outcome, RecordStore
+from protocols.records.store import OfferOutcome, RecordStore
 from protocols.records.sync import Synced, SyncMachine
 from protocols.trust.certificates import issue
 from protocols.trust.genesis import Genesis
@@ -99,13 +99,13 @@ def merging() -> Iterator[Row]:
     bare = MERGED / (time.process_time() - start)
     store = RecordStore(trust(verifier))
     start = time.process_time()
-    assert all(store.offer(signed, WALL_MS).outcome is Outcome.MERGED for signed in records)
+    assert all(store.offer(signed, WALL_MS).outcome is OfferOutcome.MERGED for signed in records)
     rate = MERGED / (time.process_time() - start)
     yield Row(
         "records verified and merged", round(rate), "1/s", ">= 2000", rate >= 2000, "bare Ed25519 verify", rate / bare
     )
     start = time.process_time()
-    assert all(store.offer(signed, WALL_MS).outcome is Outcome.KNOWN for signed in records)
+    assert all(store.offer(signed, WALL_MS).outcome is OfferOutcome.KNOWN for signed in records)
     rate = MERGED / (time.process_time() - start)
     yield Row("known records recognised", round(rate), "1/s", "", None)
 

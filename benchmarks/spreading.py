@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks import fleet
 from benchmarks.rows import Row
 from cli.access.client import NodeClient
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 
@@ -67,7 +67,7 @@ async def measure(machines: list[fleet.Machine], records: int) -> list[float]:
 def evidence(signer: Ed25519Signer, mesh: Digest) -> tuple[bytes, bytes]:
     """A component that nobody knows, and a signed test result about it."""
     component = secrets.token_bytes(32)
-    said = Run(mesh=mesh.hex(), kind="smoke", covers="sandbox", finished_ms=int(time.time() * 1000), tools={})
+    said = EvidenceRun(mesh=mesh.hex(), kind="smoke", covers="sandbox", finished_ms=int(time.time() * 1000), tools={})
     return component, attest(
         signer, said, passed=True, components=(("web", component),), configuration=secrets.token_bytes(32)
     )

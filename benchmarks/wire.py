@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 from benchmarks.rows import Row
 from protocols.keys import Ed25519Signer, Ed25519Verifier
-from protocols.libp2p.connection import Connection, Services
+from protocols.libp2p.connection import Connection, OpenableProtocols
 from protocols.libp2p.noise_payload import Identity, make_identity
 from protocols.libp2p.upgrade import MUXERS
 from protocols.libp2p.yamux_frames import DataReceived
 
 ECHO = "/bench/echo/1"
-SERVICES = Services((ECHO,), (ECHO,))
+SERVICES = OpenableProtocols((ECHO,), (ECHO,))
 MESSAGE_BYTES = 100
 BLOCK_BYTES = 256 * 1024
 HANDSHAKES = 300

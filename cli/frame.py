@@ -72,7 +72,7 @@ def command(
 
         flag = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on standard output.")
         epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
-        return click.command(name, epilog=epilog, cls=Command)(flag(run) if takes_json else run)
+        return click.command(name, epilog=epilog, cls=FramedCommand)(flag(run) if takes_json else run)
 
     return decorate
 
@@ -120,7 +120,7 @@ def in_context(step: str, name: str | None) -> str:
     return f"{step} --context {name}" if takes else step
 
 
-class Command(click.Command):
+class FramedCommand(click.Command):
     """A command whose every usage error knows whose it is: click's parser forgets it, and its help could not be named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ from protocols.keys import public_key_of
 from protocols.liveness import Belief
 from protocols.machine import Now, PeerId
 from protocols.state.model import Lane
-from protocols.trust.hello import QUARANTINE_MS, Admitted, Cloned, RefusedBy
+from protocols.trust.hello import QUARANTINE_MS, Admitted, PeerCloned, RefusedBy
 from runtime.ingress import certificates
 
 Sees = Callable[[str, str], bool]
@@ -96,7 +96,7 @@ class Concerns:
                     self.refused_by[peer] = f"{rule}: {detail}"
             case Admitted(peer):
                 self.refused_by.pop(peer, None)
-            case Cloned(peer):
+            case PeerCloned(peer):
                 self._doubles[peer] = self._clock().wall_ms
             case Quarantined(reason, _):
                 self.quarantined = reason

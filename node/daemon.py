@@ -30,7 +30,7 @@ from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
 from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX
 from node.mesh.presence import NodeStatus, outgoing_address
-from node.services import Place, Services, lost_state, make_services, parse_address, read_stored
+from node.services import NodePlace, Services, lost_state, make_services, parse_address, read_stored
 from node.store.storage import Storage
 from protocols.core import CoreStored
 from protocols.envelope import encode
@@ -95,7 +95,7 @@ class Daemon:
         lost = lost_state(vote, state, storage.state.damaged_rows)
         if lost:
             _log.error("%s", lost, extra={"event": "state.rebuilt"})
-        place = Place(self._folder, self.runtime, self._config)
+        place = NodePlace(self._folder, self.runtime, self._config)
         services = make_services(place, storage, logs, stored, lost=lost, stop=self.stop)
         self.control = services.control
         loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ from protocols.core import NodeCore
 from protocols.liveness import BeliefChanged
 from protocols.records.gossip import RecordsMerged
 from protocols.rollout.orders import Reverted, Run, Stop
-from protocols.trust.hello import Cloned
+from protocols.trust.hello import PeerCloned
 
 Wanted = Callable[[str, dict[str, Any]], bool]
 """Whether a watcher is told of an event, by its kind and fields."""
@@ -56,7 +56,7 @@ class Feed:
             case RecordsMerged(entries):
                 for entry in entries:
                     self._tell("record", {"key": entry.record.key})
-            case Cloned(peer):
+            case PeerCloned(peer):
                 self._tell("cloned", {"node": peer})
             case Quarantined(reason, _):
                 self._tell("quarantined", {"reason": reason})

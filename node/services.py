@@ -76,7 +76,7 @@ FETCHING = frozenset({Standing.MEMBER, Standing.EXPIRED})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodePlace:
     """Where a node lives: its data folder, its volatile folder and its settings."""
 
     folder: Path
@@ -97,7 +97,7 @@ class Services:
 
 
 def make_services(
-    place: Place,
+    place: NodePlace,
     storage: Storage,
     logs: LogStore,
     stored: CoreStored,
@@ -191,7 +191,7 @@ def _subscribe(control: Control) -> None:
     )
 
 
-def _mesh(place: Place, storage: Storage, stored: CoreStored, signer: Signer) -> Mesh:
+def _mesh(place: NodePlace, storage: Storage, stored: CoreStored, signer: Signer) -> Mesh:
     """The node's core, over a transport that does not listen yet."""
     config, entropy, verifier = place.config, SystemEntropy(), Ed25519Verifier()
     settings = TransportSettings(
@@ -206,7 +206,7 @@ def _mesh(place: Place, storage: Storage, stored: CoreStored, signer: Signer) ->
     return Mesh(setup, stored, transport, storage.apply)
 
 
-def _empty_folders(place: Place) -> None:
+def _empty_folders(place: NodePlace) -> None:
     """Make the folders that a process begins with empty, and those that must be there."""
     throwaway = place.folder / "throwaway"
     shutil.rmtree(throwaway, ignore_errors=True)
@@ -216,7 +216,7 @@ def _empty_folders(place: Place) -> None:
     (place.folder / "data").mkdir(exist_ok=True)
 
 
-def _pool_settings(place: Place) -> PoolSettings:
+def _pool_settings(place: NodePlace) -> PoolSettings:
     config, runtime = place.config, place.runtime
     return PoolSettings(
         listen=(

@@ -20,7 +20,7 @@ from protocols.chain import messages as chain_messages
 from protocols.chain.chain import Chain
 from protocols.chain.context import ChainSetup, Stored
 from protocols.chain.decision import Voter
-from protocols.chain.messages import ChainMessage, EntryStored, Mute, Read, Start, Submit, SubmitReset
+from protocols.chain.messages import Booted, ChainMessage, EntryStored, Mute, Read, Submit, SubmitReset
 from protocols.chain.pacing import ChainTimes
 from protocols.changes.statements import HealthVerdict
 from protocols.envelope import DecodeError, decode, digest, encode
@@ -65,7 +65,7 @@ from protocols.records.gossip import (
 from protocols.records.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
 from protocols.rollout import agent as agents
 from protocols.rollout.agent import AgentConfig, RolloutAgent
-from protocols.rollout.conductor import Propose, RolloutStatement, StatementsHeld
+from protocols.rollout.conductor import RolloutStatement, StatementsHeld, SubmitStep
 from protocols.rollout.dossiers import Dossiers, Proposed
 from protocols.rollout.orders import (
     ChangeProposed,
@@ -84,7 +84,7 @@ from protocols.state.exhibits import Rules
 from protocols.state.freshness import View
 from protocols.state.pins import pins_of
 from protocols.trust.certificates import Certificate, open_certificate
-from protocols.trust.hello import ALLOWED, Admitted, Family, Head, HelloMachine, HelloMessage, Invited
+from protocols.trust.hello import ALLOWED, Admitted, ChainHead, Family, HelloMachine, HelloMessage, Invited
 from protocols.trust.renewal import RenewalMachine, RenewalMessage, Renewed
 from protocols.trust.store import Credentials, Standing, TrustChanged, TrustStore
 
@@ -162,7 +162,7 @@ class CoreStored:
 WorkEvent = PreparationDone | WorkObserved | SmokeReplayed
 ChainRequest = Mute | Submit | Read | SubmitReset
 CoreEvent = (
-    Start
+    Booted
     | ChainRequest
     | Publish
     | WorkEvent
@@ -176,7 +176,7 @@ CoreEvent = (
 
 
 class NodeCore:
-    """The composed machine. Handle `Start` first."""
+    """The composed machine. Handle `Booted` first."""
 
     def __init__(self, setup: CoreSetup, stored: CoreStored, now: Now) -> None:
         """Load what the disk held. Raises DecodeError if the genesis is malformed."""
@@ -253,7 +253,7 @@ class NodeCore:
                 self._unlink(peer, event, now, out)
             case RedialFailed():
                 self._give(self.liveness, event, now, out)
-            case Start():
+            case Booted():
                 self._start(event, now, out)
             case Mute() | Submit() | Read() | SubmitReset():
                 self._give(self.chain, event, now, out)
@@ -288,7 +288,7 @@ class NodeCore:
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    def _start(self, event: Start, now: Now, out: list[Effect]) -> None:
+    def _start(self, event: Booted, now: Now, out: list[Effect]) -> None:
         self._take(self._restored, now, out)
         self._restored = []
         self._publish_credentials(now, out)
@@ -360,7 +360,7 @@ class NodeCore:
                 self._confirm(node, now, out)
             case Renewed(node, certificate):
                 self._publish(certificate_record(node, certificate), now, out)
-            case Propose(command, material, _):
+            case SubmitStep(command, material, _):
                 request_id = b"health/" + digest(command)[:16]
                 self._give(self.chain, Submit(request_id, command, material), now, out)
             case _:
@@ -467,7 +467,7 @@ class NodeCore:
         state = self.state
         self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
         position = self.chain.position
-        self.hello.head = Head(state.resets, position.slot, position.digest)
+        self.hello.head = ChainHead(state.resets, position.slot, position.digest)
         mine = Voter(self.node, self.chain.store_id)
         decided = StateDecided(state, mine if mine in self.chain.voters else None)
         self._give(self.agent, decided, now, out)

@@ -50,7 +50,7 @@ class Waker:
         self._token.acquire(timeout=min(max(timeout_s, 0.0), SLEEP_MAX_S))
 
 
-class Call:
+class GuestCall:
     """Deadline, cancellation and waker of one guest run. `deadline_s` is on the `time.monotonic` scale."""
 
     __slots__ = ("_before_sleep", "cancelled", "deadline_s", "waker")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from runtime.call import Call
+from runtime.call import GuestCall
 from runtime.outcome import Outcome
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -326,7 +326,7 @@ class Exchange:
 
     def __init__(self, request: RequestHead, *, deadline_s: float, loop: asyncio.AbstractEventLoop | None) -> None:
         self.request = request
-        self.call = Call(deadline_s)
+        self.call = GuestCall(deadline_s)
         self.body = RequestBody(self.call.waker.wake, loop)
         self.response = ResponseWriter(self.call.waker.wake, loop)
         self.call.before_sleep(self.response.publish)

@@ -78,7 +78,7 @@ class ReleaseLoad(msgspec.Struct, frozen=True):
     environment: str = ""
 
 
-class Route(msgspec.Struct, frozen=True):
+class WorkerRoute(msgspec.Struct, frozen=True):
     """Requests for `host` (None: any host) under `prefix` go to `app` of the loaded release `key`.
 
     With `forward` ("PROJECT ENVIRONMENT ROLE") they go to another node instead; `key` and `app` are then empty.
@@ -114,7 +114,7 @@ class Activate(msgspec.Struct, frozen=True, tag="Activate"):
     """Replace the whole routing table at once; requests under way finish where they began."""
 
     number: int
-    routes: tuple[Route, ...]
+    routes: tuple[WorkerRoute, ...]
 
 
 class Unload(msgspec.Struct, frozen=True, tag="Unload"):
@@ -170,7 +170,7 @@ class Done(msgspec.Struct, frozen=True, tag="Done"):
     number: int
 
 
-class Refused(msgspec.Struct, frozen=True, tag="Refused"):
+class RequestRefused(msgspec.Struct, frozen=True, tag="Refused"):
     """The numbered request was not carried out, and changed nothing."""
 
     number: int
@@ -242,7 +242,7 @@ class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
 
 
 Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Drain | AwaitDaemon
-Answer = Done | Refused | Pong | Status | JobDone
+Answer = Done | RequestRefused | Pong | Status | JobDone
 FromWorker = Greeting | Answer | LogBatch
 
 

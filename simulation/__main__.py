@@ -13,7 +13,7 @@ from time import perf_counter
 
 from simulation.chain.mutants import Mutant
 from simulation.chain.run import Result, Verdict
-from simulation.hunt.hunt import BY_NAME, Tally, collect_rarely, hostile_runs, kills, minimised, run_seed, runs
+from simulation.hunt.hunt import BY_NAME, HuntTally, collect_rarely, hostile_runs, kills, minimised, run_seed, runs
 from simulation.hunt.report import mutant_rows, mutants_page, seeds_page
 from simulation.mesh import scale
 from simulation.mesh.scale_plot import plot as draw
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def many_seeds(first_seed: int, count: int, jobs: int, page: Path | None) -> int:
     """Run seeds; report progress, what happened in them, and every failure made small."""
-    tally, started = Tally(), perf_counter()
+    tally, started = HuntTally(), perf_counter()
     for result in runs(first_seed, count, jobs):
         tally.add(result)
         if result.verdict is not Verdict.CLEAN:

@@ -88,6 +88,28 @@ def test_a_circle_behind_type_checking_is_seen(tmp_path: Path) -> None:
     assert not circle_in({name: graph[name] for name in ("pack.a", "pack.c")} | {"pack.b": set()})
 
 
+TWO_MEANINGS: dict[str, str] = {}
+"""Names of public classes that are allowed two meanings, each with its reason."""
+
+
+def defined_twice(sources: dict[str, str]) -> dict[str, list[str]]:
+    """The names of public classes that more than one file defines, and those files."""
+    found: dict[str, list[str]] = {}
+    for name, text in sources.items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(name)
+    return {name: files for name, files in found.items() if len(files) > 1}
+
+
+def test_one_word_is_one_thing() -> None:
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in source_files()}
+    assert {name: files for name, files in defined_twice(sources).items() if name not in TWO_MEANINGS} == {}
+    assert defined_twice({"a.py": "class Run: ...\nclass _One: ...", "b.py": "class Run: ...\nclass _One: ..."}) == {
+        "Run": ["a.py", "b.py"]
+    }
+
+
 def test_no_lock_file_names_a_registry() -> None:
     for path in tracked("requirements.txt", "package-lock.json", "Cargo.lock"):
         text = path.read_text()

@@ -19,7 +19,7 @@ from protocols.state.commands import Exhibits, Reconfigure
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class VoterStore:
     """One row of /v1/voters: a store that votes, or whose node says it could. `ready` is its signed statement."""
 
     voter: Voter
@@ -47,15 +47,15 @@ class NewVoters:
         return Exhibits(statements=tuple(bytes(digest(one)) for one in self.statements))
 
 
-async def stores_of(client: NodeClient) -> tuple[Store, ...]:
+async def stores_of(client: NodeClient) -> tuple[VoterStore, ...]:
     """Return every store that votes or could."""
     return tuple(
-        Store(Voter(PeerId(row.node), bytes.fromhex(row.store)), row.voter, row.ready)
+        VoterStore(Voter(PeerId(row.node), bytes.fromhex(row.store)), row.voter, row.ready)
         for row in await client.read(tuple[VoterView, ...], "/v1/voters")
     )
 
 
-def without(stores: tuple[Store, ...], node: PeerId) -> NewVoters:
+def without(stores: tuple[VoterStore, ...], node: PeerId) -> NewVoters:
     """Return the voters once `node` is none: a ready node takes its place, else the set shrinks. Raises CommandError."""
     kept = [one for one in stores if one.votes and one.voter.node != node]
     names = {one.voter.node for one in kept}
@@ -73,7 +73,7 @@ def without(stores: tuple[Store, ...], node: PeerId) -> NewVoters:
     return _proven(stores, ready_first[:size])
 
 
-def replacing(stores: tuple[Store, ...], old: PeerId, new: PeerId) -> NewVoters:
+def replacing(stores: tuple[VoterStore, ...], old: PeerId, new: PeerId) -> NewVoters:
     """Return the voters with `new` in the place of `old`, or with the new store of the same node. Raises CommandError."""
     kept = [one for one in stores if one.votes and one.voter.node != old]
     if len(kept) == sum(one.votes for one in stores):
@@ -88,7 +88,7 @@ def replacing(stores: tuple[Store, ...], old: PeerId, new: PeerId) -> NewVoters:
     return _proven(stores, [*kept, coming[0]])
 
 
-def _proven(before: tuple[Store, ...], chosen: list[Store]) -> NewVoters:
+def _proven(before: tuple[VoterStore, ...], chosen: list[VoterStore]) -> NewVoters:
     ready = [one for one in chosen if one.ready]
     if len(ready) <= len(chosen) // 2:
         raise CommandError(

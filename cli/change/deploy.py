@@ -18,9 +18,9 @@ import msgspec
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError, UsageError
-from cli.project.bundle import ARTIFACTS, Bundle
+from cli.project.bundle import ARTIFACTS, BuildBundle
 from cli.project.find import Found
-from cli.project.model import App, Project, Rollout, Settings
+from cli.project.model import App, ProjectFile, RolloutSettings, Settings
 from protocols.changes.change import (
     CHANGE_DOMAIN,
     EVERYWHERE,
@@ -55,7 +55,7 @@ class Offered:
     Evidence for it lies in the project's folder `root`, under its `build`, or under any where that is not known.
     """
 
-    project: Project
+    project: ProjectFile
     release: Release
     kinds: Mapping[str, Kind]
     files: Mapping[bytes, Path]
@@ -75,7 +75,7 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class ChangeProposal:
     """A signed change and everything it names. `components` maps the digests of components and sources to files here."""
 
     change: Change
@@ -118,7 +118,7 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
     )
 
 
-def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
+def release_of(found: Found, bundle: BuildBundle, author: bytes) -> Release:
     """The manifest of a built project; the same project built again by the same author gives the same bytes."""
     built: Mapping[str, Any] = bundle.manifest["apps"]
     components = tuple(
@@ -141,7 +141,7 @@ def release_of(found: Found, bundle: Bundle, author: bytes) -> Release:
     )
 
 
-def built_here(found: Found, bundle: Bundle, author: bytes) -> Offered:
+def built_here(found: Found, bundle: BuildBundle, author: bytes) -> Offered:
     """Return the release that a build is, once this author proposes it."""
     built: Mapping[str, Any] = bundle.manifest["apps"]
     release = release_of(found, bundle, author)
@@ -153,17 +153,17 @@ def built_here(found: Found, bundle: Bundle, author: bytes) -> Offered:
     )
 
 
-def effective_of(found: Found, bundle: Bundle, environment: str) -> Effective:
+def effective_of(found: Found, bundle: BuildBundle, environment: str) -> Effective:
     """What a build runs with in `environment`, whoever proposes it."""
     return built_here(found, bundle, b"").effective(environment)
 
 
-def release_id(found: Found, bundle: Bundle, author: bytes) -> str:
+def release_id(found: Found, bundle: BuildBundle, author: bytes) -> str:
     """What a build is called in every mesh once this author proposes it, in hex."""
     return digest(encode(release_of(found, bundle, author))).hex()
 
 
-def demands_of(project: Project) -> tuple[tuple[str, Demands], ...]:
+def demands_of(project: ProjectFile) -> tuple[tuple[str, Demands], ...]:
     """What the project file demands beyond the mesh's policy: everywhere, and where an environment says otherwise."""
     base = project.base.demands
     everywhere = ((EVERYWHERE, base),) if base != Demands() else ()
@@ -176,7 +176,7 @@ def plan_of(settings: Settings) -> Plan:
 
     Where no app answers requests there is neither traffic nor a smoke check to wait for: readiness has to do.
     """
-    rollout: Rollout = settings.rollout
+    rollout: RolloutSettings = settings.rollout
     stages = tuple(
         Stage(
             nodes=stage.nodes,
@@ -214,7 +214,7 @@ def propose(
     signer: Ed25519Signer,
     versions: tuple[SecretVersion, ...] = (),
     plan: Plan | None = None,
-) -> Proposal:
+) -> ChangeProposal:
     """Return a signed change of a release for an environment, computed against `state`.
 
     `versions` are those of its secrets (sealing.versions_for), `plan` is the project file's unless another is given.
@@ -243,7 +243,7 @@ def propose(
         data=effective.keeps_data,
     )
     signed = sign(signer, CHANGE_DOMAIN, mesh, change)
-    return Proposal(change, signed, release, release_bytes, effective, offered.files)
+    return ChangeProposal(change, signed, release, release_bytes, effective, offered.files)
 
 
 def lane_of(state: MeshState, project: str, environment: str) -> Lane:
@@ -335,7 +335,7 @@ def start_of(
     return sign_command([signer], mesh, command)
 
 
-async def upload(client: NodeClient, proposal: Proposal) -> int:
+async def upload(client: NodeClient, proposal: ChangeProposal) -> int:
     """Send every artifact the node lacks; return how many bytes went."""
     sent = 0
     for data in (proposal.release_bytes, encode(proposal.effective)):

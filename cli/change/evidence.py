@@ -23,13 +23,13 @@ import msgspec
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
-from cli.project.bundle import Bundle
+from cli.project.bundle import BuildBundle
 from protocols.changes.change import Release
 from protocols.changes.evidence import (
     ENVELOPE_MAX_BYTES,
     Attested,
     Envelope,
-    Run,
+    EvidenceRun,
     attest,
     attest_build,
     open_envelope,
@@ -75,7 +75,7 @@ def sign_run(
     finished_ms = time.time_ns() // 1_000_000
     log = printable(ran.log)[-LOG_MAX_CHARACTERS:]
     while True:
-        run = Run(mesh.hex(), ran.kind, ran.covers, finished_ms, tools, log)
+        run = EvidenceRun(mesh.hex(), ran.kind, ran.covers, finished_ms, tools, log)
         envelope = attest(
             signer, run, passed=ran.passed, components=subjects, configuration=configuration, tests=ran.names
         )
@@ -89,7 +89,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter in "\n\t" or letter.isprintable() else "?" for letter in text)
 
 
-def sign_build(signer: Ed25519Signer, mesh: bytes, bundle: Bundle) -> bytes:
+def sign_build(signer: Ed25519Signer, mesh: bytes, bundle: BuildBundle) -> bytes:
     """Return the signed provenance of a build: from which sources, by which tools, into which components (SLSA v1)."""
     apps, source = bundle.manifest["apps"], bundle.manifest["source"]
     finished = datetime.now(UTC)
@@ -112,7 +112,9 @@ def sign_build(signer: Ed25519Signer, mesh: bytes, bundle: Bundle) -> bytes:
         },
     }
     tools = {tool: str(number) for app in apps.values() for tool, number in app["toolchain"].items()}
-    run = Run(mesh.hex(), "build", "host", int(finished.timestamp() * 1000), {"freehold": version("freehold"), **tools})
+    run = EvidenceRun(
+        mesh.hex(), "build", "host", int(finished.timestamp() * 1000), {"freehold": version("freehold"), **tools}
+    )
     subjects = tuple((name, bytes.fromhex(app["component"])) for name, app in apps.items())
     return attest_build(signer, run, components=subjects, provenance=provenance)
 
@@ -162,7 +164,7 @@ def _mesh_of(data: bytes) -> bytes:
         return b""
     try:
         said = parse_json(bytes(opened.statement.predicate), dict[str, msgspec.Raw])
-        run = parse_json(bytes(said["freehold_run"]), Run)
+        run = parse_json(bytes(said["freehold_run"]), EvidenceRun)
         return bytes.fromhex(run.mesh)
     except (ValueError, KeyError):
         return b""

@@ -13,7 +13,7 @@ from typing import Any
 from cli.access.client import NodeClient, RefusedError
 from cli.access.secrets import versions_for
 from cli.change import deploy as deploying
-from cli.change.deploy import Offered, Proposal
+from cli.change.deploy import ChangeProposal, Offered
 from cli.change.evidence import held_evidence, publish_evidence
 from cli.change.released import CHANGES_ASKED, PREFIX_MIN, held_release
 from cli.errors import UsageError
@@ -31,7 +31,7 @@ from protocols.state.commands import ClaimRoutes
 class Filed:
     """A filed proposal: how many bytes went, how many pieces of evidence, and routes that a deployer must claim."""
 
-    proposal: Proposal
+    proposal: ChangeProposal
     sent_bytes: int
     evidence: int
     unclaimed: tuple[str, ...]
@@ -47,7 +47,7 @@ async def to_offer(client: NodeClient, found: Found | None, release: str) -> Fou
 
 async def put_together(
     client: NodeClient, output: Output, what: Found | Offered, environment: str, request: str, signer: Ed25519Signer
-) -> tuple[Proposal, Offered]:
+) -> tuple[ChangeProposal, Offered]:
     """Build what is not built, and make the signed change, computed against the state now."""
     mesh, state = await client.mesh(), await client.state()
     deploying.lane_of(state, what.project.name, environment)
@@ -62,7 +62,9 @@ async def put_together(
     return proposal, what
 
 
-async def file_papers(client: NodeClient, output: Output, offered: Offered, proposal: Proposal) -> tuple[int, int]:
+async def file_papers(
+    client: NodeClient, output: Output, offered: Offered, proposal: ChangeProposal
+) -> tuple[int, int]:
     """Upload what the change names, file it and the evidence kept here; return how many bytes and papers went."""
     output.step("", "uploading")
     sent = await deploying.upload(client, proposal)
@@ -77,7 +79,7 @@ async def file_papers(client: NodeClient, output: Output, offered: Offered, prop
 
 
 async def file_proposal(
-    client: NodeClient, output: Output, offered: Offered, proposal: Proposal, signer: Ed25519Signer
+    client: NodeClient, output: Output, offered: Offered, proposal: ChangeProposal, signer: Ed25519Signer
 ) -> Filed:
     """Upload what the change names, file it and its evidence. Nothing starts."""
     unclaimed = await claim_routes(client, proposal.change, signer)

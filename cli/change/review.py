@@ -15,7 +15,7 @@ import msgspec
 from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.cache import entry
-from cli.change.deploy import Proposal, lane_of, pinned_nodes
+from cli.change.deploy import ChangeProposal, lane_of, pinned_nodes
 from cli.errors import CommandError
 from cli.text.foreign import quoted
 from cli.text.table import short
@@ -198,7 +198,7 @@ async def imports_of(
     return found
 
 
-async def review_proposal(client: NodeClient, proposal: Proposal, *, held: bool = False) -> Review:
+async def review_proposal(client: NodeClient, proposal: ChangeProposal, *, held: bool = False) -> Review:
     """Review what was just put together here, before anybody has seen it; `held` says that the mesh has its release."""
     change = proposal.change
     ground = await ground_of(client, change.project, change.environment)

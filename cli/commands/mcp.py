@@ -28,9 +28,9 @@ def mcp(output: Output, context_name: str | None, project: str, folder: Path) ->
     The server starts whatever is wrong, and every tool then says what is wrong and what to do.
     """
     from cli.mcp.server import run
-    from cli.mcp.session import Opening, Session, open_session
+    from cli.mcp.session import AgentSession, Opening, open_session
 
-    async def opened() -> Session:
+    async def opened() -> AgentSession:
         found = await asyncio.to_thread(_found, folder)
         _, context = home.current_context(context_name)
         session = await open_session(context, project, found)

@@ -13,7 +13,7 @@ from cli.project.find import project_here
 from cli.text.output import Output
 from cli.views.audit import delivery_figures, delivery_text
 from cli.views.dora import Delivery
-from cli.views.why import Answer, explain, explain_text
+from cli.views.why import WhyAnswer, explain, explain_text
 
 
 @command("why", examples=("freehold why guestbook", "freehold why guestbook --env staging --json"))
@@ -35,7 +35,7 @@ def why(output: Output, project: str, environment: str, context_name: str | None
         raise UsageError("which project?", next_step="freehold why PROJECT; freehold project list names them")
     _, context = home.current_context(context_name)
 
-    async def conversation(client: NodeClient) -> tuple[tuple[Answer, ...], dict[str, Delivery]]:
+    async def conversation(client: NodeClient) -> tuple[tuple[WhyAnswer, ...], dict[str, Delivery]]:
         return await explain(client, project, environment), await delivery_figures(client, project)
 
     answers, figures = talk(context, conversation)

@@ -15,7 +15,7 @@ from typing import Final
 
 from cli.dev.from_source import FromSource, from_source
 from cli.project.build import Progress, build_app
-from cli.project.bundle import ARTIFACTS, BuiltApp, Bundle, Source, manifest_of
+from cli.project.bundle import ARTIFACTS, BuildBundle, BuiltApp, CodeSource, manifest_of
 from cli.project.find import Found
 from cli.project.model import App
 
@@ -23,7 +23,7 @@ TOOL: Final = "freehold-dev"
 """What a manifest names as the toolchain of an app that runs from source."""
 
 
-def put_together(found: Found, folder: Path, progress: Progress, *, exact: bool) -> Bundle:
+def put_together(found: Found, folder: Path, progress: Progress, *, exact: bool) -> BuildBundle:
     """Make the parts of a version in `folder`, in place of the last; apps run from source where they can unless `exact`.
 
     The same project gives the same manifest. Raises `CommandError`.
@@ -36,10 +36,10 @@ def put_together(found: Found, folder: Path, progress: Progress, *, exact: bool)
         (artifacts / app.digest).unlink(missing_ok=True)
         (artifacts / app.digest).symlink_to(app.component)
     # Neither commit nor author: git would be asked at every save, and what runs from source is never released.
-    return Bundle("", folder, manifest_of(found.project, found.text, apps, Source(None, True, "")))
+    return BuildBundle("", folder, manifest_of(found.project, found.text, apps, CodeSource(None, True, "")))
 
 
-def from_source_of(bundle: Bundle) -> list[str]:
+def from_source_of(bundle: BuildBundle) -> list[str]:
     """The apps of a version that run from source."""
     return [name for name, app in bundle.manifest["apps"].items() if "source" in app]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from cli.cache import cache_folder
-from cli.project.model import App, Project
+from cli.project.model import App, ProjectFile
 from runtime.messages import AppLoad
 from runtime.sandbox.compile_cache import CompileCache
 from runtime.spec import AppSpec
@@ -28,7 +28,7 @@ class Compiled:
     kind: str
 
 
-def app_load(project: Project, app: App, release: str, code: Compiled, config: Mapping[str, str]) -> AppLoad:
+def app_load(project: ProjectFile, app: App, release: str, code: Compiled, config: Mapping[str, str]) -> AppLoad:
     """Return one app as a worker loads it; `config` is added to its own configuration."""
     kind = cast("Literal['http', 'command', 'module']", code.kind)
     return AppLoad(

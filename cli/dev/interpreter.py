@@ -19,7 +19,7 @@ from typing import Final
 from cli import cache
 from cli.project import bundle, python_build, python_packages
 from cli.project.build import Progress
-from cli.project.model import App, Project
+from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
 from cli.project.world import world_of, write_world
 
@@ -78,7 +78,7 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
     return found / "component.wasm", (found / "digest").read_text()
 
 
-def packed_source(project: Project, app: App, tree: SourceTree) -> str:
+def packed_source(project: ProjectFile, app: App, tree: SourceTree) -> str:
     """Return what the interpreter is told: the app's files, entry and mount points."""
     files = {name: base64.b64encode(content).decode() for name, content in tree.files}
     packed = base64.b64encode(zlib.compress(json.dumps(files).encode(), 1)).decode()

@@ -25,7 +25,7 @@ from cli.errors import CommandError
 from cli.host import local_node
 from cli.host.local_node import NodeSettings
 from cli.project.build import STATE_FOLDER
-from cli.project.model import Project
+from cli.project.model import ProjectFile
 from cli.text.output import Output
 from protocols.changes.demands import DEV
 from protocols.envelope import Signed, encode, sign
@@ -80,7 +80,7 @@ def _found(folder: Path, settings: NodeSettings) -> None:
     )
 
 
-async def furnish(mesh: MeshOfOne, client: NodeClient, project: Project) -> None:
+async def furnish(mesh: MeshOfOne, client: NodeClient, project: ProjectFile) -> None:
     """Have the chain decide what a deploy rests on: the everyday key's grant, the environment, the project."""
     key = mesh.me.public_key.hex()
     if (await client.get(f"/v1/principals/{key}"))["problem"]:

@@ -25,7 +25,7 @@ from cli.access.contexts import DEV_CONTEXT, DEV_ENVIRONMENT
 from cli.access.secrets import versions_for
 from cli.cache import cache_folder
 from cli.change import deploy as deploying
-from cli.change.deploy import Proposal
+from cli.change.deploy import ChangeProposal
 from cli.dev.candidate import from_source_of, put_together
 from cli.dev.mesh_of_one import NODE_NAME, MeshOfOne, furnish, open_mesh
 from cli.dev.secrets import read_secrets, set_changed, with_secrets
@@ -34,7 +34,7 @@ from cli.host.local_node import HeldNode, NodeFailedError, NodeSettings, is_runn
 from cli.host.ports import owner_of
 from cli.project import python_packages
 from cli.project.build import STATE_FOLDER
-from cli.project.bundle import Bundle
+from cli.project.bundle import BuildBundle
 from cli.project.find import Found, open_project
 from cli.project.model import App
 from cli.project.parse import FILE_NAME
@@ -296,7 +296,7 @@ class DevServer:
             self._tell_wait(time.monotonic() - began_s)
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _served(self, found: Found, bundle: Bundle, proposal: Proposal, change: bytes) -> Version:
+    async def _served(self, found: Found, bundle: BuildBundle, proposal: ChangeProposal, change: bytes) -> Version:
         """Wait until the workers answer for the base, and for no route of the one before."""
         began_s = time.monotonic()
         deadline_s = began_s + START_TIMEOUT_S
@@ -375,7 +375,7 @@ def _unusable(error: NodeFailedError) -> CommandError:
     return CommandError(f"the mesh of one cannot be used: {error}", next_step=step, kind=error.kind)
 
 
-def _is_same(base: Deployed, proposal: Proposal) -> bool:
+def _is_same(base: Deployed, proposal: ChangeProposal) -> bool:
     """Whether the base is this very version: code, configuration and secrets."""
     change = proposal.change
     return (base.release, base.configuration, base.secrets) == (change.release, change.configuration, change.secrets)

@@ -18,7 +18,7 @@ from cli.change.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_bui
 from cli.dev.trial import Serving, load_of, run_checks, run_command, serving
 from cli.errors import CommandError, UsageError
 from cli.project.build import build_project
-from cli.project.bundle import Bundle
+from cli.project.bundle import BuildBundle
 from cli.project.find import Found
 from cli.text.output import Output
 from cli.views.log_lines import described
@@ -53,7 +53,7 @@ async def require_environments(found: Found, context: Context | None, names: tup
 
 async def test_project(
     output: Output, found: Found, context: Context | None, *, environments: tuple[str, ...], timeout_s: float
-) -> tuple[Bundle, list[dict[str, Any]]]:
+) -> tuple[BuildBundle, list[dict[str, Any]]]:
     """Build and try a project in each environment's configuration; return the build and what each run came to.
 
     Signs the evidence if a context is given. Raises CommandError if it cannot be built or served.
@@ -72,7 +72,7 @@ async def test_project(
     return bundle, results
 
 
-async def _try(found: Found, bundle: Bundle, effective: Effective, timeout_s: float, output: Output) -> list[Ran]:
+async def _try(found: Found, bundle: BuildBundle, effective: Effective, timeout_s: float, output: Output) -> list[Ran]:
     prepared = await load_of(found, bundle, effective, output)
     runs: list[Ran] = []
     async with serving(prepared) as served:
@@ -98,7 +98,9 @@ def _tell_what_apps_wrote(served: Serving, output: Output) -> None:
         output.line(described(entry))
 
 
-def _result(found: Found, bundle: Bundle, effective: Effective, context: Context | None, ran: Ran) -> dict[str, Any]:
+def _result(
+    found: Found, bundle: BuildBundle, effective: Effective, context: Context | None, ran: Ran
+) -> dict[str, Any]:
     path = ""
     if context is not None:
         signer = everyday_key(context)

@@ -26,13 +26,13 @@ from cli.dev.secrets import read_secrets
 from cli.errors import BuildError, CommandError
 from cli.project import python_packages
 from cli.project.build import STATE_FOLDER
-from cli.project.bundle import ARTIFACTS, Bundle
+from cli.project.bundle import ARTIFACTS, BuildBundle
 from cli.project.find import Found
 from cli.text.output import Output
-from node.serving.releases import PreparationError, Prepared, run_smoke, smoke_routes
+from node.serving.releases import PreparationError, PreparedRelease, run_smoke, smoke_routes
 from protocols.changes.effective import Effective
 from protocols.machine import Digest
-from runtime.messages import ReleaseLoad, Route
+from runtime.messages import ReleaseLoad, WorkerRoute
 from runtime.sandbox.component import ComponentError
 from runtime.services.log_sink import Blotter
 from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
@@ -50,12 +50,12 @@ class Serving:
 
     addresses: Mapping[str, str]
     socket: Path
-    prepared: Prepared
+    prepared: PreparedRelease
     lines: deque[bytes] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
     """The newest log lines of its apps; complete when it has ended."""
 
 
-async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Output) -> Prepared:
+async def load_of(found: Found, bundle: BuildBundle, effective: Effective, output: Output) -> PreparedRelease:
     """Compile every app of a release; return it with the configuration of one environment. Raises CommandError."""
     secrets = read_secrets(found.root / STATE_FOLDER / "secrets")
     settings = found.project.settings(effective.environment)
@@ -76,11 +76,11 @@ async def load_of(found: Found, bundle: Bundle, effective: Effective, output: Ou
         loads.append(app_load(found.project, settings.apps[app.name], bundle.id, code, given))
     key = bundle.id
     load = ReleaseLoad(key, key, effective.project, tuple(loads), effective.environment)
-    return Prepared(key, Digest(bytes.fromhex(key)), effective, load)
+    return PreparedRelease(key, Digest(bytes.fromhex(key)), effective, load)
 
 
 @contextlib.asynccontextmanager
-async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
+async def serving(prepared: PreparedRelease) -> AsyncIterator[Serving]:
     """Serve a release on a free loopback port until the block ends. Raises CommandError if it does not start."""
     folder = Path(tempfile.mkdtemp(prefix="freehold-test-"))
     served = Serving({}, folder / "ingress.sock", prepared)
@@ -102,7 +102,7 @@ async def serving(prepared: Prepared) -> AsyncIterator[Serving]:
             await pool.started()
             await pool.load(prepared.load)
             paths = _paths(prepared.effective)
-            public = [Route(None, path, prepared.key, app) for path, app in paths.items()]
+            public = [WorkerRoute(None, path, prepared.key, app) for path, app in paths.items()]
             await pool.activate([*public, *smoke_routes(prepared)])
         base = f"http://{pool.addresses[0]}"
         where = {app: f"{base}{path.rstrip('/')}" for path, app in reversed(paths.items())}
@@ -188,7 +188,8 @@ async def run_checks(serving: Serving) -> Ran | None:
         began_s = time.monotonic()
         try:
             await run_smoke(
-                serving.socket, Prepared(serving.prepared.key, serving.prepared.release, alone, serving.prepared.load)
+                serving.socket,
+                PreparedRelease(serving.prepared.key, serving.prepared.release, alone, serving.prepared.load),
             )
         except PreparationError as error:
             failed.append(name)

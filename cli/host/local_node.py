@@ -29,7 +29,7 @@ from node.journal.logs import JsonHandler, LogFilter
 from node.keys import SystemEntropy, load_or_create_key
 from node.membership import found as founding
 from node.membership.backup import Manifest, read_backup, write_backup
-from node.membership.pending_papers import Paper, Pending
+from node.membership.pending_papers import FoundingPaper, PendingPapers
 from node.membership.pending_papers import write_pending as write_pending_file
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.chain.messages import SubmitReset
@@ -91,7 +91,7 @@ def found(
 
 def write_pending(folder: Path, papers: Sequence[tuple[str, bytes]], commands: Sequence[bytes]) -> None:
     """Leave signed papers and commands for the node's first start."""
-    write_pending_file(folder, Pending(tuple(Paper(*one) for one in papers), tuple(commands)))
+    write_pending_file(folder, PendingPapers(tuple(FoundingPaper(*one) for one in papers), tuple(commands)))
 
 
 def join(folder: Path, settings: NodeSettings, name: str, line: InviteLine) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
-from cli.mcp.session import Opening, Session
+from cli.mcp.session import AgentSession, Opening
 from cli.project.schema import published_schema
 
 SCHEMA, AGENTS, FAILURE = (
@@ -64,7 +64,7 @@ async def _text(opening: Opening, uri: str) -> str:
     return await session.talk(lambda client: _last_failure(client, session))
 
 
-async def _last_failure(client: NodeClient, session: Session) -> str:
+async def _last_failure(client: NodeClient, session: AgentSession) -> str:
     changes: list[dict[str, Any]] = await client.get("/v1/changes", project=session.project)
     failed = [one for one in changes if one["state"] in {"aborted", "rolled-back"} or one["failure"]]
     if not failed:

@@ -26,8 +26,8 @@ from mcp.server.stdio import stdio_server
 from cli.errors import CommandError
 from cli.mcp import prompts, resources
 from cli.mcp.progress import telling
-from cli.mcp.session import Opening, Session
-from cli.mcp.shapes import Arguments, Page
+from cli.mcp.session import AgentSession, Opening
+from cli.mcp.shapes import Arguments, ToolPage
 from cli.mcp.tools import TOOLS, Tool, offered
 
 ANSWER_MAX_BYTES = 32 * 1024
@@ -115,7 +115,7 @@ def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 def answers_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of a tool's answer: what it answers, or a page of what is too long for one answer."""
-    whole, page = schema_of(kind), schema_of(Page)
+    whole, page = schema_of(kind), schema_of(ToolPage)
     definitions = {**whole.pop("$defs", {}), **page.pop("$defs", {})}
     return {"type": "object", "anyOf": [whole, page], **({"$defs": definitions} if definitions else {})}
 
@@ -137,7 +137,7 @@ def step_for_agent(step: str, tools: Collection[str]) -> str:
 
 
 async def answer(
-    session: Session, tool: Tool, given: dict[str, Any], pages: Pages | None = None
+    session: AgentSession, tool: Tool, given: dict[str, Any], pages: Pages | None = None
 ) -> types.CallToolResult:
     """Call a tool. Whatever is wrong comes back as an error with the next step, for the model to read."""
     tools = {one.name for one in offered(session)}
@@ -188,7 +188,7 @@ class Pages:
     def _page(self, name: str, text: str, number: int) -> types.CallToolResult:
         count = -(-len(text) // PAGE_CHARACTERS)
         last = number + 1 >= count
-        page = Page(
+        page = ToolPage(
             page=number + 1, pages=count, cursor="" if last else f"{PAGE_PREFIX}{name}-{number + 1}",
             untrusted_part=text[number * PAGE_CHARACTERS : (number + 1) * PAGE_CHARACTERS],
             next_step="this was the last page" if last else "call the same tool with this cursor for the next page",

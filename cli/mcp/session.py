@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class AgentSession:
     """One agent in one project. `found` is None where no project's folder was named."""
 
     context: Context
@@ -65,13 +65,13 @@ class Session:
 class Opening:
     """A session that is opened when it is first needed, and tried again until it could be."""
 
-    def __init__(self, open_it: Callable[[], Awaitable[Session]]) -> None:
+    def __init__(self, open_it: Callable[[], Awaitable[AgentSession]]) -> None:
         """Take what opens the session. It may raise CommandError."""
         self._open_it = open_it
-        self._opened: Session | None = None
+        self._opened: AgentSession | None = None
         self._lock = asyncio.Lock()
 
-    async def session(self) -> Session:
+    async def session(self) -> AgentSession:
         """Return the session. Raises CommandError with why there is none yet."""
         async with self._lock:
             if self._opened is None:
@@ -79,7 +79,7 @@ class Opening:
             return self._opened
 
 
-async def open_session(context: Context, project: str, found: Found | None) -> Session:
+async def open_session(context: Context, project: str, found: Found | None) -> AgentSession:
     """Find out what the context's key may do and fix the project. Raises CommandError, RefusedError or UsageError."""
     signer = everyday_key(context)
     async with NodeClient(context) as client:
@@ -105,4 +105,4 @@ async def open_session(context: Context, project: str, found: Found | None) -> S
             kind="grant.scope",
         )
     inside = found if found is not None and found.project.name == named else None
-    return Session(context, signer, principal, named, inside)
+    return AgentSession(context, signer, principal, named, inside)

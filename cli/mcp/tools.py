@@ -26,9 +26,8 @@ from cli.change.start import StartSigner, start_change
 from cli.dev.testing import require_environments, test_project
 from cli.errors import CommandError
 from cli.mcp.progress import Told, tell
-from cli.mcp.session import Session
+from cli.mcp.session import AgentSession
 from cli.mcp.shapes import (
-    Answer,
     Arguments,
     Asked,
     Built,
@@ -39,13 +38,14 @@ from cli.mcp.shapes import (
     Logs,
     OfChange,
     Projects,
-    Proposed,
+    ProposedAnswer,
     Proposing,
     Reading,
     RolledBack,
     Rolling,
     RolloutState,
     Tested,
+    ToolAnswer,
     Watching,
     Why,
 )
@@ -75,8 +75,8 @@ class Tool:
     title: str
     description: str
     arguments: type[Arguments]
-    answer: type[Answer]
-    run: Callable[[Session, Any], Awaitable[Answer]]
+    answer: type[ToolAnswer]
+    run: Callable[[AgentSession, Any], Awaitable[ToolAnswer]]
     verb: str = "view"
     reads_only: bool = True
     destructive: bool = False
@@ -86,7 +86,7 @@ class Tool:
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
-async def status(session: Session, given: Arguments) -> Lanes:
+async def status(session: AgentSession, given: Arguments) -> Lanes:
     """What runs, in every environment, and which changes are open."""
     seen = await session.talk(lambda client: look(client, session.project, ""))
     names = {one.node: one.title for one in seen.members}
@@ -144,7 +144,7 @@ def _told(lane: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def list_projects(session: Session, given: Arguments) -> Projects:
+async def list_projects(session: AgentSession, given: Arguments) -> Projects:
     """What the grant covers."""
     mesh = await session.talk(lambda client: client.get("/v1/mesh"))
     scope = session.principal.projects
@@ -157,7 +157,7 @@ async def list_projects(session: Session, given: Arguments) -> Projects:
     )
 
 
-async def get_config(session: Session, given: InEnvironment) -> Configuration:
+async def get_config(session: AgentSession, given: InEnvironment) -> Configuration:
     """What the running release is configured with."""
 
     async def ask(client: NodeClient) -> Configuration:
@@ -183,7 +183,7 @@ async def get_config(session: Session, given: InEnvironment) -> Configuration:
     return await session.talk(ask)
 
 
-async def rollout_status(session: Session, given: OfChange) -> RolloutState:
+async def rollout_status(session: AgentSession, given: OfChange) -> RolloutState:
     """Where one change stands."""
 
     async def ask(client: NodeClient) -> RolloutState:
@@ -207,7 +207,7 @@ async def rollout_status(session: Session, given: OfChange) -> RolloutState:
     return await session.talk(ask)
 
 
-async def logs(session: Session, given: Reading) -> Logs:
+async def logs(session: AgentSession, given: Reading) -> Logs:
     """What apps and nodes wrote."""
 
     query = {"project": session.project, "app": given.app, "contains": given.contains, "limit": LINES_ASKED}
@@ -257,7 +257,7 @@ def _fitting_from_end(lines: list[str], max_bytes: int) -> int:
     return first
 
 
-async def why(session: Session, given: InEnvironment) -> Why:
+async def why(session: AgentSession, given: InEnvironment) -> Why:
     """The eight answers."""
     answers = await session.talk(lambda client: explain(client, session.project, given.environment))
     return Why(untrusted_answers=tuple(msgspec.to_builtins(one) for one in answers), next_step="status")
@@ -266,7 +266,7 @@ async def why(session: Session, given: InEnvironment) -> Why:
 # --- changing ---------------------------------------------------------------------------------------------------------
 
 
-async def build(session: Session, given: Arguments) -> Built:
+async def build(session: AgentSession, given: Arguments) -> Built:
     """Build the project here."""
     found = session.folder()
     bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, _quiet())
@@ -277,7 +277,7 @@ async def build(session: Session, given: Arguments) -> Built:
     return Built(build=bundle.id, release=release, apps=shown, next_step="test, then diff")
 
 
-async def test(session: Session, given: InEnvironment) -> Tested:
+async def test(session: AgentSession, given: InEnvironment) -> Tested:
     """Run tests and smoke checks, and sign what came out."""
     found = session.folder()
     await require_environments(found, session.context, (given.environment,))
@@ -296,7 +296,7 @@ async def test(session: Session, given: InEnvironment) -> Tested:
     )
 
 
-async def diff(session: Session, given: InEnvironment) -> Diff:
+async def diff(session: AgentSession, given: InEnvironment) -> Diff:
     """Compare the folder with what runs."""
     found = session.folder()
 
@@ -312,12 +312,12 @@ async def diff(session: Session, given: InEnvironment) -> Diff:
     )
 
 
-async def propose(session: Session, given: Proposing) -> Proposed:
+async def propose(session: AgentSession, given: Proposing) -> ProposedAnswer:
     """File the change with its bytes and evidence."""
     return await _file(session, given.environment, given.request, given.release)
 
 
-async def request_rollback(session: Session, given: Rolling) -> Proposed:
+async def request_rollback(session: AgentSession, given: Rolling) -> ProposedAnswer:
     """File a change that brings back a release that ran before; people approve it and start it like any other."""
 
     async def find(client: NodeClient) -> str:
@@ -327,10 +327,10 @@ async def request_rollback(session: Session, given: Rolling) -> Proposed:
     return await _file(session, given.environment, f"roll back: {given.reason}", await session.talk(find))
 
 
-async def _file(session: Session, environment: str, request: str, release: str) -> Proposed:
+async def _file(session: AgentSession, environment: str, request: str, release: str) -> ProposedAnswer:
     found = None if release else session.folder()
 
-    async def ask(client: NodeClient) -> Proposed:
+    async def ask(client: NodeClient) -> ProposedAnswer:
         output = _quiet()
         await require_right(client, session.signer.public_key, "propose", session.project, environment)
         what = await to_offer(client, found or session.found, release)
@@ -339,7 +339,7 @@ async def _file(session: Session, environment: str, request: str, release: str) 
         proposal, offered = await put_together(client, output, what, environment, request, session.signer)
         filed = await file_proposal(client, output, offered, proposal, session.signer)
         papers = await client.get(f"/v1/changes/{proposal.id.hex()}/papers")
-        return Proposed(
+        return ProposedAnswer(
             change=proposal.id.hex(),
             evidence=filed.evidence,
             missing=tuple(papers["missing"]),
@@ -350,7 +350,7 @@ async def _file(session: Session, environment: str, request: str, release: str) 
     return await session.talk(ask)
 
 
-async def watch(session: Session, given: Watching) -> RolloutState:
+async def watch(session: AgentSession, given: Watching) -> RolloutState:
     """Wait until a change runs, has ended, is paused, or waits for people; or until the time is up."""
     loop = asyncio.get_running_loop()
     ends_s = loop.time() + given.wait_s
@@ -365,7 +365,7 @@ async def watch(session: Session, given: Watching) -> RolloutState:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def request_approval(session: Session, given: OfChange) -> Asked:
+async def request_approval(session: AgentSession, given: OfChange) -> Asked:
     """Hand over the start, if the grant may, and say what people must do."""
 
     async def ask(client: NodeClient) -> Asked:
@@ -397,7 +397,7 @@ async def request_approval(session: Session, given: OfChange) -> Asked:
     return await session.talk(ask)
 
 
-async def rollback(session: Session, given: Rolling) -> RolledBack:
+async def rollback(session: AgentSession, given: Rolling) -> RolledBack:
     """Return to a release that ran before."""
 
     async def ask(client: NodeClient) -> RolledBack:
@@ -423,7 +423,7 @@ async def rollback(session: Session, given: Rolling) -> RolledBack:
     return await session.talk(ask)
 
 
-async def _own_change(client: NodeClient, session: Session, text: str) -> dict[str, Any]:
+async def _own_change(client: NodeClient, session: AgentSession, text: str) -> dict[str, Any]:
     view = await resolve_change(client, text)
     if view["project"] != session.project:
         raise RefusedError("grant.scope", "that change is of another project", "status")
@@ -438,8 +438,14 @@ def _quiet() -> Output:
 Kind = Literal["looks", "local", "adds", "moves"]
 
 
-def _row(run: Callable[[Session, Any], Awaitable[Answer]], title: str, text: str, shapes: tuple[type[Arguments], type[Answer]],
-         kind: Kind = "looks", verb: str = "view") -> Tool:  # fmt: skip
+def _row(
+    run: Callable[[AgentSession, Any], Awaitable[ToolAnswer]],
+    title: str,
+    text: str,
+    shapes: tuple[type[Arguments], type[ToolAnswer]],
+    kind: Kind = "looks",
+    verb: str = "view",
+) -> Tool:
     arguments, answer = shapes
     return Tool(
         name=run.__name__, title=title, description=text, arguments=arguments, answer=answer, run=run, verb=verb,
@@ -461,7 +467,7 @@ TOOLS: tuple[Tool, ...] = (
     _row(diff, "Diff", "Build, and show what deploying would change: digests, capabilities, configuration, placement, the "
          "way back.", (InEnvironment, Diff), "local", "propose"),
     _row(propose, "Propose", "File the built project as a change with its evidence. Nothing starts; people review it.",
-         (Proposing, Proposed), "adds", "propose"),
+         (Proposing, ProposedAnswer), "adds", "propose"),
     _row(request_approval, "Ask for approval", "Say what a change still needs and who gives it; hand over the start if you "
          "may. You cannot approve: a person does, at a terminal.", (OfChange, Asked), "adds", "propose"),
     _row(rollout_status, "Rollout", "Show where a change stands, with each node's verdict and numbers.",
@@ -470,7 +476,7 @@ TOOLS: tuple[Tool, ...] = (
     _row(rollback, "Roll back", "Return to an approved release that ran before, at once and whole. Say why.",
          (Rolling, RolledBack), "moves", "rollback"),
     _row(request_rollback, "Ask to roll back", "Propose to bring back a release that ran before, where you may not roll back "
-         "yourself: a person approves and starts it.", (Rolling, Proposed), "adds", "propose"),
+         "yourself: a person approves and starts it.", (Rolling, ProposedAnswer), "adds", "propose"),
     _row(watch, "Watch", "Wait for a change's rollout to end, to pause, or to need a person; tells progress meanwhile.",
          (Watching, RolloutState)),
     _row(why, "Why", "Say who approved what runs, what was tested, and the other answers, with signed sources.",
@@ -479,6 +485,6 @@ TOOLS: tuple[Tool, ...] = (
 """At most fourteen: a client's context is small. Tools and gates come from this one table."""
 
 
-def offered(session: Session) -> tuple[Tool, ...]:
+def offered(session: AgentSession) -> tuple[Tool, ...]:
     """The tools a session's grant allows; the others do not exist for it."""
     return tuple(tool for tool in TOOLS if session.may(tool.verb))

@@ -21,9 +21,9 @@ from typing import Final, Protocol, assert_never
 from cli import cache
 from cli.errors import BuildError
 from cli.project import bundle, javascript_build, node, python_build, python_packages
-from cli.project.bundle import BuiltApp, Bundle, Source
+from cli.project.bundle import BuildBundle, BuiltApp, CodeSource
 from cli.project.instantiate import instantiate_once
-from cli.project.model import App, Project
+from cli.project.model import App, ProjectFile
 from cli.project.site import read_site
 from cli.project.source import SourceTree, read_tree
 from cli.project.world import world_of
@@ -53,14 +53,14 @@ class Recipe:
     make: Callable[[Path], tuple[Path, Mapping[str, str]]]
 
 
-def build_project(project: Project, text: str, root: Path, progress: Progress) -> Bundle:
+def build_project(project: ProjectFile, text: str, root: Path, progress: Progress) -> BuildBundle:
     """Build every app and write them below `root`/.freehold/builds. Raises `BuildError`."""
     apps = {name: build_app(project, app, root, progress) for name, app in project.base.apps.items()}
     manifest = bundle.manifest_of(project, text, apps, source_of(root))
     return bundle.write(root / STATE_FOLDER / BUILDS, manifest, apps)
 
 
-def build_app(project: Project, app: App, root: Path, progress: Progress) -> BuiltApp:
+def build_app(project: ProjectFile, app: App, root: Path, progress: Progress) -> BuiltApp:
     """Return the component of one app, from the cache if nothing that decides it has changed."""
     if app.language == "component":
         return _prebuilt(app, root / app.source, progress)
@@ -94,7 +94,7 @@ def source_of_app(app: App, root: Path) -> SourceTree:
     return read_site(app, folder) if app.language == "static" else read_tree(app.name, folder)
 
 
-def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Recipe:
+def recipe_of(project: ProjectFile, app: App, root: Path, progress: Progress) -> Recipe:
     """Return how `app` is made, by its language."""
     tree = source_of_app(app, root)
     shared = {
@@ -116,7 +116,7 @@ def recipe_of(project: Project, app: App, root: Path, progress: Progress) -> Rec
 
 
 def _python_recipe(
-    project: Project, app: App, tree: SourceTree, shared: Mapping[str, str], progress: Progress
+    project: ProjectFile, app: App, tree: SourceTree, shared: Mapping[str, str], progress: Progress
 ) -> Recipe:
     requirements = python_build.requirements_of(app, tree)
     prefixes = python_build.mount_prefixes(project, app)
@@ -212,13 +212,13 @@ def _files_digest(paths: list[Path]) -> str:
     return whole.hexdigest()
 
 
-def source_of(root: Path) -> Source:
+def source_of(root: Path) -> CodeSource:
     """Return the commit the project stands at, whether its files differ from it, and who is building."""
     commit = _git(root, "rev-parse", "HEAD")
     dirty = bool(_git(root, "status", "--porcelain", "--", ".")) if commit else True
     name, email = _git(root, "config", "user.name"), _git(root, "config", "user.email")
     author = f"{name} <{email}>" if name and email else f"{getpass.getuser()}@{socket.gethostname()}"
-    return Source(commit or None, dirty, author)
+    return CodeSource(commit or None, dirty, author)
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cli.project.model import Project, Settings
+from cli.project.model import ProjectFile, Settings
 
 FORMAT: Final = 1
 """Raised when a reader of the old form could misread the new one."""
@@ -46,7 +46,7 @@ class BuiltApp:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CodeSource:
     """Where the code came from. `commit` is None outside a repository; `dirty` if files differ from the commit."""
 
     commit: str | None
@@ -55,7 +55,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class BuildBundle:
     """A written build. `folder` holds `manifest` and `artifacts/`, and is called by the id."""
 
     id: str
@@ -68,7 +68,7 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def manifest_of(project: Project, text: str, apps: Mapping[str, BuiltApp], source: Source) -> dict[str, Any]:
+def manifest_of(project: ProjectFile, text: str, apps: Mapping[str, BuiltApp], source: CodeSource) -> dict[str, Any]:
     """Return the manifest as a value: everything that makes this build what it is, nothing about who runs it."""
     return {
         "format": FORMAT,
@@ -102,7 +102,7 @@ def _settings_entry(settings: Settings) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp]) -> Bundle:
+def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp]) -> BuildBundle:
     """Write the build below `folder`, in a folder named by its id; one that is there already is left alone."""
     content = canonical(manifest)
     named = hashlib.sha256(content).hexdigest()
@@ -118,7 +118,7 @@ def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp
             work.rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return Bundle(named, target, manifest)
+    return BuildBundle(named, target, manifest)
 
 
 def _place(component: Path, artifact: Path) -> None:
@@ -135,7 +135,7 @@ class BundleError(Exception):
     """A bundle is not what its name says."""
 
 
-def read(folder: Path) -> Bundle:
+def read(folder: Path) -> BuildBundle:
     """Read a build and check every digest in it. Raises `BundleError`."""
     content = (folder / MANIFEST).read_bytes()
     named = hashlib.sha256(content).hexdigest()
@@ -146,7 +146,7 @@ def read(folder: Path) -> Bundle:
         path = folder / ARTIFACTS / app["component"]
         if not path.is_file() or file_digest(path) != app["component"]:
             raise BundleError(f"the component of app {name} is missing or damaged")
-    return Bundle(named, folder, manifest)
+    return BuildBundle(named, folder, manifest)
 
 
 def file_digest(path: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.project.model import Project
+from cli.project.model import ProjectFile
 from cli.project.parse import FILE_NAME, ProjectFileError, load
 
 
@@ -15,7 +15,7 @@ class Found:
     """A project, the folder it is in and the exact text of its file."""
 
     root: Path
-    project: Project
+    project: ProjectFile
     text: str
 
 

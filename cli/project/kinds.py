@@ -23,7 +23,7 @@ BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 PARTS_PER_MILLION = 1_000_000
 
 
-class RefusedError(Exception):
+class ValueRefusedError(Exception):
     """A value is not of its kind; the message says what is wrong, the kind's `allowed` says what would be right."""
 
 
@@ -37,7 +37,7 @@ class Kind(Protocol):
         ...
 
     def read(self, value: object) -> Any:
-        """Return the value in internal units, or raise `RefusedError`."""
+        """Return the value in internal units, or raise `ValueRefusedError`."""
         ...
 
     def json_schema(self) -> dict[str, Any]:
@@ -55,9 +55,9 @@ def describe(value: object) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise RefusedError(f"is {describe(value)}, not a string")
+        raise ValueRefusedError(f"is {describe(value)}, not a string")
     if len(value) > TEXT_CHARS_MAX:
-        raise RefusedError(f"is {len(value)} characters long; the limit is {TEXT_CHARS_MAX}")
+        raise ValueRefusedError(f"is {len(value)} characters long; the limit is {TEXT_CHARS_MAX}")
     return value
 
 
@@ -77,7 +77,7 @@ class Text:
         """Return the string itself."""
         text = _text(value)
         if not re.fullmatch(self.pattern, text):
-            raise RefusedError(f"{shorten(text)} does not fit" if text else "is empty")
+            raise ValueRefusedError(f"{shorten(text)} does not fit" if text else "is empty")
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Choice:
         text = _text(value)
         if text not in self.words:
             close = difflib.get_close_matches(text[:60], self.words, n=1)
-            raise RefusedError(
+            raise ValueRefusedError(
                 f"{shorten(text)} is not one of them" + (f"; did you mean {close[0]!r}?" if close else "")
             )
         return text
@@ -123,7 +123,7 @@ class Flag:
     def read(self, value: object) -> bool:
         """Return the boolean."""
         if not isinstance(value, bool):
-            raise RefusedError(f"is {describe(value)}")
+            raise ValueRefusedError(f"is {describe(value)}")
         return value
 
     def json_schema(self) -> dict[str, Any]:
@@ -146,10 +146,10 @@ class Count:
     def read(self, value: object) -> int:
         """Return the number."""
         if isinstance(value, bool) or not isinstance(value, int):
-            raise RefusedError(f"is {describe(value)}")
+            raise ValueRefusedError(f"is {describe(value)}")
         if not self.low <= value <= self.high:
             # A hostile file can hold an integer of thousands of digits; printing it would be refused or slow.
-            raise RefusedError(f"{value} is out of range" if abs(value) < 10**18 else "is out of range")
+            raise ValueRefusedError(f"{value} is out of range" if abs(value) < 10**18 else "is out of range")
         return value
 
     def json_schema(self) -> dict[str, Any]:
@@ -183,12 +183,12 @@ class Quantity:
         text = _text(value)
         amount = self._parse(text)
         if amount is None:
-            raise RefusedError(f"{shorten(text)} is not a {self.noun}{self._suggestion(text)}")
+            raise ValueRefusedError(f"{shorten(text)} is not a {self.noun}{self._suggestion(text)}")
         low, high = self._parse(self.low), self._parse(self.high)
         assert low is not None
         assert high is not None
         if not low <= amount <= high:
-            raise RefusedError(f"{shorten(text)} is out of range")
+            raise ValueRefusedError(f"{shorten(text)} is out of range")
         return amount
 
     def _suggestion(self, text: str) -> str:
@@ -207,7 +207,7 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Percentage:
     """A percentage, read into parts per million so that no float decides anything."""
 
     @property
@@ -220,10 +220,10 @@ class Share:
         text = _text(value)
         match = re.fullmatch(r"([0-9]{1,3})(?:\.([0-9]{1,4}))?%", text)
         if match is None:
-            raise RefusedError(f"{shorten(text)} is not a percentage")
+            raise ValueRefusedError(f"{shorten(text)} is not a percentage")
         ppm = int(match[1]) * 10_000 + int((match[2] or "").ljust(4, "0"))
         if ppm > PARTS_PER_MILLION:
-            raise RefusedError(f"{text!r} is more than 100%")
+            raise ValueRefusedError(f"{text!r} is more than 100%")
         return ppm
 
     def json_schema(self) -> dict[str, Any]:

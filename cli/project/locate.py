@@ -17,14 +17,14 @@ _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TextPosition:
     """A position in the file, both counted from 1."""
 
     line: int
     column: int
 
 
-def locate(text: str) -> dict[Path, Place]:
+def locate(text: str) -> dict[Path, TextPosition]:
     """Return the place of every table, key and list entry of a valid TOML document. Linear in the text."""
     return _Walk(text.replace("\r\n", "\n")).document()
 
@@ -35,13 +35,13 @@ class _Walk:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._places: dict[Path, Place] = {(): Place(1, 1)}
+        self._places: dict[Path, TextPosition] = {(): TextPosition(1, 1)}
         self._list_lengths: dict[Path, int] = {}
         self._line = 1
         self._line_start = 0
         self._counted = 0
 
-    def document(self) -> dict[Path, Place]:
+    def document(self) -> dict[Path, TextPosition]:
         header: Path = ()
         self._skip_blank(newlines=True)
         while self._at < len(self._text):
@@ -55,13 +55,13 @@ class _Walk:
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
 
-    def _here(self) -> Place:
+    def _here(self) -> TextPosition:
         newlines = self._text.count("\n", self._counted, self._at)
         if newlines:
             self._line += newlines
             self._line_start = self._text.rindex("\n", self._counted, self._at) + 1
         self._counted = self._at
-        return Place(self._line, self._at - self._line_start + 1)
+        return TextPosition(self._line, self._at - self._line_start + 1)
 
     def _skip_blank(self, *, newlines: bool) -> None:
         while (char := self._peek()) and (char in " \t" or (newlines and char in "\n#")):
@@ -96,7 +96,7 @@ class _Walk:
                 path = (*path, self._list_lengths[path] - 1)
         return path
 
-    def _mark(self, path: Path, place: Place) -> None:
+    def _mark(self, path: Path, place: TextPosition) -> None:
         for length in range(1, len(path) + 1):
             self._places.setdefault(path[:length], place)
 

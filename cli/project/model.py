@@ -60,7 +60,7 @@ class Smoke:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageSettings:
     """One step of a rollout. `nodes` is a count, a percentage or a label; `pause` is milliseconds or "approve"."""
 
     nodes: str
@@ -70,7 +70,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Analysis:
+class AnalysisSettings:
     """What the measured numbers must say; None: not judged."""
 
     max_error_rate_ppm: int | None
@@ -79,17 +79,17 @@ class Analysis:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutSettings:
     """How a release replaces the one before it; `replicas` 0 means on every node."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StageSettings, ...]
     progress_deadline_ms: int
     candidate_ttl_ms: int
     replicas: int
     max_parallel: int
     auto_promote: bool
     auto_revert: bool
-    analysis: Analysis
+    analysis: AnalysisSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,12 @@ class Settings:
     """What holds in one environment, or in none: apps by name, the rollout, and what is demanded beyond the mesh's policy."""
 
     apps: Mapping[str, App]
-    rollout: Rollout
+    rollout: RolloutSettings
     demands: Demands
 
 
 @dataclass(frozen=True, slots=True)
-class Project:
+class ProjectFile:
     """A whole freehold.toml. `environments` holds the effective settings of each `[env.NAME]`, overlay applied."""
 
     name: str

@@ -1,4 +1,4 @@
-"""From the text of a freehold.toml to a `Project`, or to every problem found, each with its place.
+"""From the text of a freehold.toml to a `ProjectFile`, or to every problem found, each with its place.
 
 Pure but for `load`: text in, values out, never an exception for what a file may hold. Work and memory are bounded by
 the caps below. Not here: which keys exist (`schema.py`) and what one value means (`kinds.py`).
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Final
 
-from cli.project.kinds import LIST_ITEMS_MAX, RefusedError, describe, shorten
-from cli.project.locate import Path, Place, locate
-from cli.project.model import Project
+from cli.project.kinds import LIST_ITEMS_MAX, ValueRefusedError, describe, shorten
+from cli.project.locate import Path, TextPosition, locate
+from cli.project.model import ProjectFile
 from cli.project.rules import build_project
 from cli.project.schema import FILE, Either, Field, Listed, Named, Shape, Table, allowed
 
@@ -33,7 +33,7 @@ PROBLEMS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class FileProblem:
     """One thing wrong in the file. `key` is the dotted path, "" for the file itself; `allowed` may be empty."""
 
     line: int
@@ -54,7 +54,7 @@ class Problem:
 class ProjectFileError(Exception):
     """The file cannot be used; `problems` says why, in the order of the file, at most `PROBLEMS_MAX`."""
 
-    def __init__(self, problems: Iterable[Problem], file_name: str = FILE_NAME) -> None:
+    def __init__(self, problems: Iterable[FileProblem], file_name: str = FILE_NAME) -> None:
         found = sorted(problems, key=lambda problem: (problem.line, problem.column))
         self.left_off = max(0, len(found) - PROBLEMS_MAX)
         self.problems = tuple(found[:PROBLEMS_MAX])
@@ -62,7 +62,7 @@ class ProjectFileError(Exception):
         super().__init__("\n".join([*lines, *([f"... and {self.left_off} more"] if self.left_off else [])]))
 
 
-def load(path: FilePath) -> tuple[Project, str]:
+def load(path: FilePath) -> tuple[ProjectFile, str]:
     """Read the file at `path`; return the project and the exact text. Raises `ProjectFileError` and `OSError`."""
     with path.open("rb") as file:
         raw = file.read(FILE_MAX_BYTES + 1)
@@ -70,11 +70,11 @@ def load(path: FilePath) -> tuple[Project, str]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ProjectFileError([Problem(line, 1, "", "is not UTF-8 text here")], str(path.name)) from None
+        raise ProjectFileError([FileProblem(line, 1, "", "is not UTF-8 text here")], str(path.name)) from None
     return parse(text), text
 
 
-def parse(text: str) -> Project:
+def parse(text: str) -> ProjectFile:
     """Return the project that `text` describes, or raise `ProjectFileError` with every problem found."""
     document, places = _read(text)
     checker = _Checker(places)
@@ -85,38 +85,38 @@ def parse(text: str) -> Project:
     return project
 
 
-def _read(text: str) -> tuple[dict[str, Any], dict[Path, Place]]:
+def _read(text: str) -> tuple[dict[str, Any], dict[Path, TextPosition]]:
     """Parse the TOML and locate its keys."""
     if len(text.encode("utf-8", "surrogatepass")) > FILE_MAX_BYTES:
-        raise ProjectFileError([Problem(1, 1, "", f"is larger than {FILE_MAX_BYTES // 1024} KiB")])
+        raise ProjectFileError([FileProblem(1, 1, "", f"is larger than {FILE_MAX_BYTES // 1024} KiB")])
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > LINE_CHARS_MAX:
             message = f"this line has {len(line)} characters; the limit is {LINE_CHARS_MAX}"
-            raise ProjectFileError([Problem(number, LINE_CHARS_MAX + 1, "", message)])
+            raise ProjectFileError([FileProblem(number, LINE_CHARS_MAX + 1, "", message)])
     try:
         return tomllib.loads(text), locate(text)
     except RecursionError:
-        raise ProjectFileError([Problem(1, 1, "", "is nested too deeply")]) from None
+        raise ProjectFileError([FileProblem(1, 1, "", "is nested too deeply")]) from None
     except ValueError as error:  # TOMLDecodeError, and integers of thousands of digits
         raise ProjectFileError([_syntax_problem(text, str(error))]) from None
 
 
-def _syntax_problem(text: str, message: str) -> Problem:
+def _syntax_problem(text: str, message: str) -> FileProblem:
     match = re.search(r"^(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)$", message, re.DOTALL)
     if match is None:
-        return Problem(1, 1, "", f"is not TOML: {message}")
+        return FileProblem(1, 1, "", f"is not TOML: {message}")
     said = match[1][:1].lower() + match[1][1:]
     if match[2] is None:
         lines = text.rstrip("\n").split("\n")
-        return Problem(len(lines), len(lines[-1]) + 1, "", f"is not TOML: {said} at the end of the file")
-    return Problem(int(match[2]), int(match[3]), "", f"is not TOML: {said}")
+        return FileProblem(len(lines), len(lines[-1]) + 1, "", f"is not TOML: {said} at the end of the file")
+    return FileProblem(int(match[2]), int(match[3]), "", f"is not TOML: {said}")
 
 
 class _Checker:
     """Walks the schema and the document together and gathers problems."""
 
-    def __init__(self, places: Mapping[Path, Place]) -> None:
-        self.problems: list[Problem] = []
+    def __init__(self, places: Mapping[Path, TextPosition]) -> None:
+        self.problems: list[FileProblem] = []
         self._places = places
 
     def complain(self, path: Path, message: str, permitted: str = "", suggestion: str = "") -> None:
@@ -125,7 +125,7 @@ class _Checker:
         while at not in self._places:
             at = at[:-1]
         place = self._places[at]
-        self.problems.append(Problem(place.line, place.column, dotted(path), message, permitted, suggestion))
+        self.problems.append(FileProblem(place.line, place.column, dotted(path), message, permitted, suggestion))
 
     def table(self, table: Table, value: object, path: Path) -> dict[str, Any]:
         """Read a table with fixed keys; absent keys are left out."""
@@ -165,7 +165,7 @@ class _Checker:
             case _:
                 try:
                     return shape.read(value)
-                except RefusedError as error:
+                except ValueRefusedError as error:
                     self.complain(path, str(error), shape.allowed)
                     return None
 
@@ -180,7 +180,7 @@ class _Checker:
         for key, item in value.items():
             try:
                 shape.name.read(key)
-            except RefusedError:
+            except ValueRefusedError:
                 self.complain((*path, key), "is not a usable name", shape.name.allowed)
             else:
                 found[key] = self.value(shape.value, item, (*path, key))

@@ -17,7 +17,7 @@ from pathlib import Path
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
 from cli.project import python_packages
-from cli.project.model import App, Project
+from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
 from cli.project.world import CONFIG, KEYVALUE, SQL, WORLD, world_of, write_world
 
@@ -36,7 +36,7 @@ def toolchain() -> dict[str, str]:
     return {"componentize-py": version("componentize-py")}
 
 
-def mount_prefixes(project: Project, app: App) -> tuple[str, ...]:
+def mount_prefixes(project: ProjectFile, app: App) -> tuple[str, ...]:
     """Return the path prefixes an app is reached under in any environment, longest first."""
     everywhere = [project.base, *(project.environments[name] for name in sorted(project.environments))]
     routes = [route for settings in everywhere for route in settings.apps[app.name].routes]

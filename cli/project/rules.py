@@ -1,4 +1,4 @@
-"""The rules that span several keys of a freehold.toml, and the step from checked values to a `Project`.
+"""The rules that span several keys of a freehold.toml, and the step from checked values to a `ProjectFile`.
 
 Every rule complains at the key that breaks it. Not here: what one key may hold (`schema.py`).
 """
@@ -11,7 +11,16 @@ from typing import Any, Literal, Protocol
 
 from cli.project.kinds import MILLISECONDS
 from cli.project.locate import Path
-from cli.project.model import ENTRY_DEFAULTS, Analysis, App, Project, Rollout, Settings, Smoke, Stage
+from cli.project.model import (
+    ENTRY_DEFAULTS,
+    AnalysisSettings,
+    App,
+    ProjectFile,
+    RolloutSettings,
+    Settings,
+    Smoke,
+    StageSettings,
+)
 from cli.project.schema import APP, POLICY, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
 from protocols.changes.change import ENVIRONMENTS_NAMED_MAX
 from protocols.changes.demands import DEMANDS_MAX, Demands, EvidenceDemand
@@ -47,7 +56,7 @@ class _Counted:
         self._complain(path, message, permitted, suggestion)
 
 
-def build_project(values: Values, complain: Complain) -> Project:
+def build_project(values: Values, complain: Complain) -> ProjectFile:
     """Return the project; problems go to `complain`, and the result is meant to be used only if there were none."""
     count = _Counted(complain)
     project = _with_defaults(PROJECT, values["project"])
@@ -62,7 +71,7 @@ def build_project(values: Values, complain: Complain) -> Project:
             environments[name] = _overlaid(values, overlay, name, count)
     if sum(one.demands != base.demands for one in environments.values()) >= ENVIRONMENTS_NAMED_MAX:
         count(("env",), f"differ in policy in more than {ENVIRONMENTS_NAMED_MAX - 1} environments")
-    return Project(
+    return ProjectFile(
         name=project["name"],
         description=project.get("description") or "",
         owners=project["owners"],
@@ -236,7 +245,7 @@ def _smoke(values: Values, index: int, base: Settings, complain: Complain) -> Sm
     return Smoke(filled["app"], filled["path"], filled["status"], filled["contains"])
 
 
-def _rollout(values: Values, path: Path, complain: Complain) -> Rollout:
+def _rollout(values: Values, path: Path, complain: Complain) -> RolloutSettings:
     filled = _with_defaults(ROLLOUT, values)
     analysis = filled["analysis"]
     shares = [int(stage["nodes"][:-1]) for stage in filled["stages"] if stage["nodes"].endswith("%")]
@@ -250,8 +259,8 @@ def _rollout(values: Values, path: Path, complain: Complain) -> Rollout:
         deadline = stage.get("healthy_deadline", filled["healthy_deadline"])
         if wait >= deadline:
             complain((*path, "stages", index), "must be healthy for longer than its healthy_deadline allows")
-        stages.append(Stage(stage["nodes"], wait, deadline, _pause(stage.get("pause", filled["pause"]))))
-    return Rollout(
+        stages.append(StageSettings(stage["nodes"], wait, deadline, _pause(stage.get("pause", filled["pause"]))))
+    return RolloutSettings(
         stages=tuple(stages),
         progress_deadline_ms=filled["progress_deadline"],
         candidate_ttl_ms=filled["candidate_ttl"],
@@ -259,7 +268,7 @@ def _rollout(values: Values, path: Path, complain: Complain) -> Rollout:
         max_parallel=filled["max_parallel"],
         auto_promote=filled["auto_promote"],
         auto_revert=filled["auto_revert"],
-        analysis=Analysis(
+        analysis=AnalysisSettings(
             analysis.get("max_error_rate"), analysis.get("max_latency_p99"), analysis.get("failure_limit", 0)
         ),
     )

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cli.project.kinds import LIST_ITEMS_MAX, Choice, Count, Flag, Kind, Share, Text, duration, size
+from cli.project.kinds import LIST_ITEMS_MAX, Choice, Count, Flag, Kind, Percentage, Text, duration, size
 from protocols.changes.demands import APPROVALS_MAX
 
 NAME: Final = Text(
@@ -158,7 +158,7 @@ ROLLOUT: Final = Table(
         Field("auto_revert", Flag(), "Roll back when a stage has failed.", default=True),
         Field("pause", PAUSE, "What to wait for between stages.", default="0s"),
         Field("analysis", Table((
-            Field("max_error_rate", Share(), "Answers of 5xx, as a share of requests."),
+            Field("max_error_rate", Percentage(), "Answers of 5xx, as a share of requests."),
             Field("max_latency_p99", duration("1ms", "1h"), "The slowest hundredth of answers."),
             Field("failure_limit", Count(0, 1000), "Failed measurements a stage may have.", default=0),
         )), "What the numbers must say for a stage to pass; inconclusive pauses.", default={}),

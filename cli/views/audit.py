@@ -15,19 +15,19 @@ from node.api.auditing import LINKS_MAX, AuditLink
 from protocols.envelope import decode
 from protocols.keys import Ed25519Verifier
 from protocols.machine import PeerId
-from protocols.records.audit import Fault, Link, chain_faults
+from protocols.records.audit import AuditFault, ChainedEntry, chain_faults
 
 PAGE_MAX_BYTES = 16 << 20
 DECISIONS_ASKED = 2_000
 
 
-async def verify_chains(client: NodeClient) -> tuple[int, tuple[str, ...], tuple[Fault, ...]]:
+async def verify_chains(client: NodeClient) -> tuple[int, tuple[str, ...], tuple[AuditFault, ...]]:
     """Return how many entries of which nodes the asked node holds, and what is wrong with them."""
-    links: list[Link] = []
+    links: list[ChainedEntry] = []
     while True:
         data = await client.get_bytes("/v1/audit/links", after=len(links))
         page: tuple[AuditLink, ...] = decode(data, tuple[AuditLink, ...], PAGE_MAX_BYTES)
-        links += [Link(PeerId(one.node), one.number, one.signed, one.withheld) for one in page]
+        links += [ChainedEntry(PeerId(one.node), one.number, one.signed, one.withheld) for one in page]
         if len(page) < LINKS_MAX:
             break
     faults = chain_faults(Ed25519Verifier(), await client.mesh(), links, time.time_ns() // 1_000_000)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli.access.members import Member
-from cli.access.voters import Store
+from cli.access.voters import VoterStore
 from cli.text.table import short
 from cli.text.units import in_words
 from cli.views import lane_status as standing
@@ -227,7 +227,7 @@ def quorum(everyone: Sequence[Member]) -> list[Finding]:
     return []
 
 
-def stores(known: Sequence[Store]) -> list[Finding]:
+def stores(known: Sequence[VoterStore]) -> list[Finding]:
     """Judge whether a voter still has the store that the chain counts on: a lost disk is a lost vote."""
     voting = {one.voter.node for one in known if one.votes}
     return [

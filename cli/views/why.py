@@ -40,7 +40,7 @@ class Source(msgspec.Struct, frozen=True):
     signed_by: tuple[str, ...]
 
 
-class Answer(msgspec.Struct, frozen=True):
+class WhyAnswer(msgspec.Struct, frozen=True):
     """One question, its answer in sentences, and what it rests on."""
 
     question: str
@@ -87,7 +87,7 @@ class _Facts:
         return None
 
 
-async def explain(client: NodeClient, project: str, environment: str) -> tuple[Answer, ...]:
+async def explain(client: NodeClient, project: str, environment: str) -> tuple[WhyAnswer, ...]:
     """Return the eight answers about what runs. Raises UsageError where nothing does."""
     facts = await _gather(client, project, environment)
     return (
@@ -149,7 +149,7 @@ def _release_source(facts: _Facts) -> Source:
     return Source("release", facts.base.release.hex(), (facts.name(facts.release.author.hex()),))
 
 
-def _who_approves(facts: _Facts) -> Answer:
+def _who_approves(facts: _Facts) -> WhyAnswer:
     base, environment = facts.base, facts.lane.environment
     gate = gate_of(facts.state, environment, facts.release)
     able = [
@@ -178,7 +178,7 @@ def _who_approves(facts: _Facts) -> Answer:
         said.append("it needed no approval when it started")
     papers = facts.papers or {"approvals": ()}
     approvals = [Source("approval", _digest(one["envelope"]), (facts.name(one["key"]),)) for one in papers["approvals"]]
-    return Answer(
+    return WhyAnswer(
         "Who may approve it, and who did?", tuple(said), _sources(facts.started, _change_source(facts), *approvals)
     )
 
@@ -192,9 +192,9 @@ def _policy_words(facts: _Facts) -> str:
     return f"the policy is {mode}"
 
 
-def _what_was_tested(facts: _Facts) -> Answer:
+def _what_was_tested(facts: _Facts) -> WhyAnswer:
     if facts.papers is None:
-        return Answer("Which tests ran, on which digests, when?", ("this node no longer holds the papers",), ())
+        return WhyAnswer("Which tests ran, on which digests, when?", ("this node no longer holds the papers",), ())
     said, sources = [], []
     for one in facts.papers["evidence"]:
         when = moment(one["finished_ms"])
@@ -207,10 +207,10 @@ def _what_was_tested(facts: _Facts) -> Answer:
     if not said:
         said.append("no evidence was filed; each node ran the smoke checks before it said that it was prepared")
         sources += _sources(facts.started)  # The decision holds what the nodes of the first stage signed.
-    return Answer("Which tests ran, on which digests, when?", tuple(said), tuple(sources))
+    return WhyAnswer("Which tests ran, on which digests, when?", tuple(said), tuple(sources))
 
 
-def _where_configuration_lives(facts: _Facts) -> Answer:
+def _where_configuration_lives(facts: _Facts) -> WhyAnswer:
     keys = [f"{app.name}.{key}" for app in facts.effective.apps for key, _ in app.config]
     said = (
         f"in freehold.toml, whole in release {facts.base.release.hex()[:12]}; [env.{facts.lane.environment}] overlays it",
@@ -218,10 +218,10 @@ def _where_configuration_lives(facts: _Facts) -> Answer:
         f"keys: {', '.join(keys) or 'none'}",
         f"source commit: {facts.release.source_commit or 'not from a repository'}",
     )
-    return Answer("Where does its configuration live?", said, (_release_source(facts), _change_source(facts)))
+    return WhyAnswer("Where does its configuration live?", said, (_release_source(facts), _change_source(facts)))
 
 
-def _how_secrets_are_referenced(facts: _Facts) -> Answer:
+def _how_secrets_are_referenced(facts: _Facts) -> WhyAnswer:
     versions = {one.name: one.version for one in facts.base.secrets}
     said = [
         f"{app.name} reads {name}, version {versions.get(name, 'not set')}"
@@ -230,10 +230,10 @@ def _how_secrets_are_referenced(facts: _Facts) -> Answer:
     ]
     said.append("by name and version only; values are sealed to the nodes that may run it, and bound to the change"
                 if said else "it uses none")  # fmt: skip
-    return Answer("How are its secrets referenced?", tuple(said), (_change_source(facts),))
+    return WhyAnswer("How are its secrets referenced?", tuple(said), (_change_source(facts),))
 
 
-def _what_if_it_fails(facts: _Facts) -> Answer:
+def _what_if_it_fails(facts: _Facts) -> WhyAnswer:
     said = []
     plan = facts.change.plan if facts.change is not None else None
     if plan is not None:
@@ -251,10 +251,12 @@ def _what_if_it_fails(facts: _Facts) -> Answer:
     ]
     said.append("a node that is lost is served around by the others" if len(_nodes(facts)) > 1 else
                 "one node serves it: if that is lost, so is the service until it returns")  # fmt: skip
-    return Answer("What happens when it fails?", tuple(said), _sources(_change_source(facts), facts.decided("abort")))
+    return WhyAnswer(
+        "What happens when it fails?", tuple(said), _sources(_change_source(facts), facts.decided("abort"))
+    )
 
 
-def _how_it_is_observed(facts: _Facts) -> Answer:
+def _how_it_is_observed(facts: _Facts) -> WhyAnswer:
     project = facts.lane.project
     checks = [f"{one.app} GET {one.path} -> {one.status}" for one in facts.effective.smoke]
     said = (
@@ -263,10 +265,10 @@ def _how_it_is_observed(facts: _Facts) -> Answer:
         f"smoke checks: {', '.join(checks) or 'none'}",
         "writes: freehold audit; proof: freehold audit --verify",
     )
-    return Answer("How is it observed?", said, _sources(_release_source(facts), facts.decided("promote")))
+    return WhyAnswer("How is it observed?", said, _sources(_release_source(facts), facts.decided("promote")))
 
 
-def _how_rollback_works(facts: _Facts) -> Answer:
+def _how_rollback_works(facts: _Facts) -> WhyAnswer:
     kept = [one for one in facts.lane.retained if not one.withdrawn]
     said = ["freehold rollback returns code, configuration and secret versions together, at once, without a canary"]
     if kept:
@@ -277,10 +279,10 @@ def _how_rollback_works(facts: _Facts) -> Answer:
     held = ", ".join(facts.title(node) for node in facts.holders) or "no node says so"
     said.append(f"what runs now is held by {held}")
     sources = [Source("change", one.change.hex(), (facts.name(one.author.hex()),)) for one in kept]
-    return Answer("How does rollback work, and to what?", tuple(said), _sources(facts.decided("rollback"), *sources))
+    return WhyAnswer("How does rollback work, and to what?", tuple(said), _sources(facts.decided("rollback"), *sources))
 
 
-def _what_it_depends_on(facts: _Facts) -> Answer:
+def _what_it_depends_on(facts: _Facts) -> WhyAnswer:
     apps = facts.effective.apps
     nodes = [facts.title(node) for node in _nodes(facts)]
     voters = [facts.title(voter.node) for voter in facts.state.voters]
@@ -294,7 +296,7 @@ def _what_it_depends_on(facts: _Facts) -> Answer:
         f"stores: {', '.join(stores) + ' on ' + facts.title(facts.lane.data_node) if stores else 'none'}",
         f"built with: {', '.join(tools) or 'not said'}; runs on wasmtime, nothing else at run time",
     ]
-    return Answer(
+    return WhyAnswer(
         "Which infrastructure does it depend on?", tuple(said), (_release_source(facts), _change_source(facts))
     )
 
@@ -307,7 +309,7 @@ def _digest(envelope: str) -> str:
     return hashlib.sha256(base64.b64decode(envelope)).hexdigest()
 
 
-def explain_text(answers: Sequence[Answer]) -> str:
+def explain_text(answers: Sequence[WhyAnswer]) -> str:
     """The answers for people."""
     lines: list[str] = []
     for number, one in enumerate(answers, 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from node.api.operations import Call, Upload
-from node.journal.audit import Audit, Paper, command_paper
+from node.journal.audit import Audit, AuditedPaper, command_paper
 from protocols.api_models import CommandBody, RecordBody, SecretBody
 from protocols.changes.evidence import open_envelope
 from protocols.changes.secrets import SealedSecret, SecretPaper
@@ -24,32 +24,32 @@ def audit_call(audit: Audit, call: Call, result: str, request: str, refused: boo
     audit.note(call.principal, paper, result, request, refused=refused)
 
 
-def paper_of(operation: str, path: str, body: Any) -> Paper:
+def paper_of(operation: str, path: str, body: Any) -> AuditedPaper:
     """What a call hands over: a command, a paper or plain bytes. Reads it only to name it; nothing is believed."""
     match body:
         case CommandBody(command=data):
             return command_paper(operation, data)
         case RecordBody(kind=kind, scope=scope, body=data):
-            return Paper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
+            return AuditedPaper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
         case SecretBody(paper=data):
             return _secret_paper(operation, data)
         case Upload(digest=named):
-            return Paper(operation, path, named)
+            return AuditedPaper(operation, path, named)
         case _:  # no digest of what may be short and secret: it could be guessed
-            return Paper(operation, path, b"")
+            return AuditedPaper(operation, path, b"")
 
 
-def _secret_paper(operation: str, data: bytes) -> Paper:
+def _secret_paper(operation: str, data: bytes) -> AuditedPaper:
     """A secret's name and version; the digest is of what is sealed, which nobody can guess."""
     try:
         signed: Signed = decode(data, Signed)
         paper: SecretPaper = decode(signed.payload, SecretPaper)
     except DecodeError:
-        return Paper(operation, "unreadable", b"")
+        return AuditedPaper(operation, "unreadable", b"")
     where = f"{paper.project}/{paper.environment}/{paper.name}"
     if isinstance(paper, SealedSecret):
-        return Paper("set secret", f"{where} version {paper.version}", digest(data), (signed.key,))
-    return Paper("remove secret", f"{where}, {len(paper.versions)} versions", digest(data), (signed.key,))
+        return AuditedPaper("set secret", f"{where} version {paper.version}", digest(data), (signed.key,))
+    return AuditedPaper("remove secret", f"{where}, {len(paper.versions)} versions", digest(data), (signed.key,))
 
 
 def _paper_signers(kind: str, data: bytes) -> tuple[bytes, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from node.api.naming import Names
+from node.api.naming import KeyNames
 from node.api.objects import AuditObjects
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.scope import Scope, covered
 from node.control import Control
 from node.journal.audit import links_of, read_links
 from protocols.envelope import DecodeError, Signed, encode
-from protocols.records.audit import AuditEntry, Link, read_entry
+from protocols.records.audit import AuditEntry, ChainedEntry, read_entry
 
 LINKS_MAX = 1_000
 """A page of at most 4 MiB; a client asks on from the last one."""
@@ -67,16 +67,16 @@ async def audit(call: Call) -> Page:
         and covered(call.scope, objects.of(entry))
     ]
 
-    def key(one: tuple[Link, AuditEntry]) -> str:
+    def key(one: tuple[ChainedEntry, AuditEntry]) -> str:
         link, entry = one
         return f"{entry.at_ms:020d}-{link.node}-{link.number:010d}"
 
     cut = page(sorted(found, key=key, reverse=True), key, call.query)
-    names = Names(control.core, control.clock().wall_ms)
+    names = KeyNames(control.core, control.clock().wall_ms)
     return Page(tuple(_view(names, link, entry) for link, entry in cut.items), cut.cursor)
 
 
-def _view(names: Names, link: Link, entry: AuditEntry) -> AuditView:
+def _view(names: KeyNames, link: ChainedEntry, entry: AuditEntry) -> AuditView:
     return AuditView(
         node=link.node,
         number=link.number,
@@ -105,7 +105,7 @@ async def audit_links(call: Call) -> web.Response:
     return web.Response(body=encode(items), content_type="application/octet-stream")
 
 
-def _link(scope: Scope, objects: AuditObjects, link: Link) -> AuditLink:
+def _link(scope: Scope, objects: AuditObjects, link: ChainedEntry) -> AuditLink:
     try:
         readable = covered(scope, objects.of(read_entry(link.signed)))
     except DecodeError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from node.api.operations import Call, Operation, Parameter
 from node.api.problems import not_found, refused
 from node.control import Control
-from node.serving.data_moves import MoveError, Progress, Ticket
+from node.serving.data_moves import MoveError, MoveProgress, MoveTicket
 from protocols.api_models import DataView, MoveBody, MoveView, StoredFileView
 from protocols.refusal import Refusal
 from runtime.services import freeze
@@ -46,7 +46,7 @@ async def move_data(call: Call) -> MoveView:
     """Begin a move; ask for the lane's data to see how it goes."""
     control: Control = call.node
     body: MoveBody = call.body
-    ticket = Ticket(body.switch, body.abort, body.material)
+    ticket = MoveTicket(body.switch, body.abort, body.material)
     try:
         move = control.data.check(ticket)
         if move.lane != (call.path["project"], call.path["environment"]):
@@ -59,7 +59,7 @@ async def move_data(call: Call) -> MoveView:
     return view
 
 
-def _view(progress: Progress | None) -> MoveView | None:
+def _view(progress: MoveProgress | None) -> MoveView | None:
     if progress is None:
         return None
     return MoveView(progress.phase, progress.done_bytes, progress.total_bytes, progress.rule, progress.detail)

@@ -19,7 +19,7 @@ from node.api.drafts import DRAFT_OPERATIONS
 from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
 from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.api.metrics import render
-from node.api.naming import Names
+from node.api.naming import KeyNames
 from node.api.objects import (
     of_artifact,
     of_decision,
@@ -417,14 +417,14 @@ async def decisions(call: Call) -> Page:
         query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None,
         wanted=lambda view: covered(call.scope, of_decision(view)),
     )  # fmt: skip
-    names = Names(control.core, control.clock().wall_ms)
+    names = KeyNames(control.core, control.clock().wall_ms)
     return Page(
         tuple(_with_names(names, one) for one in found[:limit]),
         str(found[limit - 1].slot) if len(found) > limit else "",
     )
 
 
-def _with_names(names: Names, one: DecisionView) -> DecisionView:
+def _with_names(names: KeyNames, one: DecisionView) -> DecisionView:
     return msgspec.structs.replace(one, names=tuple(names.of(bytes.fromhex(key)) for key in one.signers))
 
 

@@ -20,7 +20,7 @@ NAMES_READ_AGAIN_MS = 5_000
 """Anybody may ask for a name, and reading them all costs a signature check for each grant."""
 
 
-class Names:
+class KeyNames:
     """The names of keys at one moment. Made for one answer: it remembers what it found."""
 
     def __init__(self, core: NodeCore, at_ms: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from node.api.naming import Names
+from node.api.naming import KeyNames
 from node.api.objects import of_principal
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
@@ -194,13 +194,13 @@ def _evidence(core: NodeCore, one: Shown, data: bytes, authors: Sequence[bytes],
     )
 
 
-def principal_view(core: NodeCore, key: bytes, at_ms: int, names: Names | None = None) -> PrincipalView:
+def principal_view(core: NodeCore, key: bytes, at_ms: int, names: KeyNames | None = None) -> PrincipalView:
     """What a key may do at a moment, with the chains of grants held for it."""
     rights = core.dossiers.rights(key, at_ms)
     chains = tuple(encode(chain) for chain in core.dossiers.chains(key))
     if isinstance(rights, Refusal):
         problem = f"{rights.rule}: {rights.detail}"
-        past = (names or Names(core, at_ms)).past(key)
+        past = (names or KeyNames(core, at_ms)).past(key)
         name, kind = (past.name, past.kind) if past is not None else ("", "")
         return PrincipalView(key.hex(), name, kind, (), (), (), (), 0, (), (), problem, chains)
     return PrincipalView(
@@ -235,7 +235,7 @@ async def principals(call: Call) -> Page:
         if covered(call.scope, of_principal(call.scope, control.core, key))
     ]  # fmt: skip
     cut = page(sorted(held, reverse=True), bytes.hex, call.query)
-    names = Names(control.core, wall_ms)
+    names = KeyNames(control.core, wall_ms)
     return Page(tuple(principal_view(control.core, key, wall_ms, names) for key in cut.items), cut.cursor)
 
 

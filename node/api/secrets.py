@@ -10,7 +10,7 @@ from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import ProblemError, refused, unreadable
 from node.api.scope import covered, place_of
 from node.control import Control
-from node.serving.secrets import Held
+from node.serving.secrets import HeldSecret
 from protocols.api_models import SecretBody, SecretView
 from protocols.changes.secrets import SealedSecret, SecretPaper, SecretRemoval, open_paper
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
@@ -39,7 +39,7 @@ async def list_secrets(call: Call) -> Page:
     return Page(tuple(_view(control, one, one.id in used) for one in cut.items), cut.cursor)
 
 
-def listed_at(held: Held) -> str:
+def listed_at(held: HeldSecret) -> str:
     """Return a text that sorts as versions are listed; it is hexadecimal, for a name may have what a cursor may not."""
     one = held.secret
     return (
@@ -111,7 +111,7 @@ async def _remove(control: Control, paper: SecretRemoval, signed: Signed) -> Non
         await control.filing.file(held.key, encode(Ended(encode(held.signed), signed)), tombstone=True)
 
 
-def _view(control: Control, held: Held, in_use: bool) -> SecretView:
+def _view(control: Control, held: HeldSecret, in_use: bool) -> SecretView:
     core, secret = control.core, held.secret
     rights = core.dossiers.rights(held.signed.key, secret.created_ms)
     openers, able = control.secrets.openers(held), eligible(core.state, secret.environment)

@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from node.journal.audit_backlog import Backlog
-from node.journal.audit_shares import OPERATORS_SHARE, PRINCIPAL_SHARE, CallerShares, Refusals, Told
+from node.journal.audit_shares import OPERATORS_SHARE, PRINCIPAL_SHARE, CallerShares, Refusals, RefusalsTold
 from protocols.core import NodeCore
 from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, decode, digest, encode
 from protocols.keys import public_key_of
@@ -29,7 +29,7 @@ from protocols.records.audit import (
     NUMBER_DIGITS,
     TEXT_MAX,
     AuditEntry,
-    Link,
+    ChainedEntry,
     entry_digest,
     entry_key,
     read_entry,
@@ -66,7 +66,7 @@ LOCAL = "socket:"
 _log = logging.getLogger("freehold.audit")
 
 
-class Paper(msgspec.Struct, frozen=True):
+class AuditedPaper(msgspec.Struct, frozen=True):
     """What a write hands over, as the log shows it."""
 
     verb: str
@@ -203,7 +203,7 @@ class Audit:
             held = {_unplaced(entry) for _, entry in read_links(own)}
             self._noted = deque(entry for entry in self._noted if entry not in held)
 
-    def note(self, caller: str, paper: Paper, result: str, request: str, *, refused: bool = False) -> None:
+    def note(self, caller: str, paper: AuditedPaper, result: str, request: str, *, refused: bool = False) -> None:
         """Take down one write. Those of one caller that were `refused` are told together, but for the first."""
         wall_ms = self._clock().wall_ms
         self._tell(self._refusals.due(wall_ms))
@@ -212,14 +212,14 @@ class Audit:
             return
         self._take_down(caller, paper, result, request)
 
-    def _tell(self, windows: list[Told]) -> None:
+    def _tell(self, windows: list[RefusalsTold]) -> None:
         """Take down how many more calls were refused."""
         for one in windows:
-            paper = Paper(TOGETHER, f"{one.count} more", b"")
+            paper = AuditedPaper(TOGETHER, f"{one.count} more", b"")
             self._take_down(one.caller, paper, ", ".join(one.rules), "", count=one.count, first_ms=one.first_ms)
 
     def _take_down(
-        self, caller: str, paper: Paper, result: str, request: str, *, count: int = 1, first_ms: int = 0
+        self, caller: str, paper: AuditedPaper, result: str, request: str, *, count: int = 1, first_ms: int = 0
     ) -> None:
         now = self._clock()
         lineage: dict[str, None] = {}
@@ -250,13 +250,13 @@ class Audit:
         self._log_write(caller, paper, result, request)
 
     @staticmethod
-    def _log_write(caller: str, paper: Paper, result: str, request: str) -> None:
+    def _log_write(caller: str, paper: AuditedPaper, result: str, request: str) -> None:
         _log.info(
             "%s %s", paper.verb, result[:TEXT_MAX],
             extra={"event": "api.write", "principal": caller, "detail": paper.target[:TEXT_MAX], "request_id": request},
         )  # fmt: skip
 
-    def note_own(self, paper: Paper) -> None:
+    def note_own(self, paper: AuditedPaper) -> None:
         """Take down what this node did of itself."""
         self.note("node", paper, "done", "")
 
@@ -332,7 +332,7 @@ def _unplaced(entry: AuditEntry) -> AuditEntry:
     return replace(entry, number=0, previous=b"", oldest=1, oldest_at_ms=0)
 
 
-def links_of(core: NodeCore, node: str = "", number: int = 0) -> list[Link]:
+def links_of(core: NodeCore, node: str = "", number: int = 0) -> list[ChainedEntry]:
     """Return the audit entries this node holds, of one node or of all, in ascending order of node and number.
 
     With a `number` only that entry of the node is read.
@@ -349,13 +349,13 @@ def links_of(core: NodeCore, node: str = "", number: int = 0) -> list[Link]:
             continue
         try:
             signed: Signed = decode(entry.record.body, Signed)
-            found.append(Link(PeerId(author), int(place[:NUMBER_DIGITS]), signed))
+            found.append(ChainedEntry(PeerId(author), int(place[:NUMBER_DIGITS]), signed))
         except (DecodeError, ValueError):
             continue
     return sorted(found, key=lambda link: (link.node, link.number))
 
 
-def read_links(links: list[Link]) -> list[tuple[Link, AuditEntry]]:
+def read_links(links: list[ChainedEntry]) -> list[tuple[ChainedEntry, AuditEntry]]:
     """Return the entries that can be read, with their links."""
     found = []
     for link in links:
@@ -366,18 +366,18 @@ def read_links(links: list[Link]) -> list[tuple[Link, AuditEntry]]:
     return found
 
 
-def start_paper(signed: SignedCommand) -> Paper:
+def start_paper(signed: SignedCommand) -> AuditedPaper:
     """What a waiting start handed over."""
     return command_paper("start", encode(signed))
 
 
-def command_paper(operation: str, data: bytes) -> Paper:
+def command_paper(operation: str, data: bytes) -> AuditedPaper:
     """What a call with a command hands over; `operation` names a command that cannot be read."""
     try:
         signed: SignedCommand = decode(data, SignedCommand)
         command: Command = decode(signed.payload, Command)
     except DecodeError:
-        return Paper(operation, "unreadable", digest(data))
+        return AuditedPaper(operation, "unreadable", digest(data))
     verb = str(type(command.action).__struct_config__.tag)
     where = f"{command.project}/{command.environment}".strip("/") or "mesh"
     for name in ("change", "rollout", "name", "node"):
@@ -388,4 +388,4 @@ def command_paper(operation: str, data: bytes) -> Paper:
     reason = getattr(command.action, "break_glass", "") or getattr(command.action, "reason", "")
     if reason:
         where += f": {reason}"
-    return Paper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
+    return AuditedPaper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))

@@ -29,7 +29,7 @@ RULES_TOLD_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RefusalsTold:
     """What is said at the end of a window: how many more calls of a caller were refused, from when to when, by what."""
 
     caller: str
@@ -68,7 +68,7 @@ class Refusals:
             window.rules = (*window.rules, rule)
         return False
 
-    def due(self, wall_ms: int) -> list[Told]:
+    def due(self, wall_ms: int) -> list[RefusalsTold]:
         """Return what is to be told now: the windows that are over; one without a refusal is forgotten."""
         found = []
         early = list(self._windows)[: max(0, len(self._windows) - WINDOWS_MAX)]
@@ -76,7 +76,7 @@ class Refusals:
             window = self._windows.pop(caller, None)
             if window is None or not window.count:
                 continue
-            found.append(Told(caller, window.count, window.first_ms, window.last_ms, window.rules))
+            found.append(RefusalsTold(caller, window.count, window.first_ms, window.last_ms, window.rules))
             width_ms = min(2 * window.width_ms, WINDOW_MAX_MS)
             self._windows[caller] = _Window(wall_ms + width_ms, width_ms)
         return found

@@ -38,14 +38,14 @@ from protocols.trust.store import Credentials
 CREDENTIALS_MAX_BYTES = 64 * 1024
 
 
-class Identity(msgspec.Struct, frozen=True):
+class NodeIdentity(msgspec.Struct, frozen=True):
     """What a made folder says: the genesis bytes, this node's credentials and those it was admitted with."""
 
     genesis: bytes
     credentials: tuple[Credentials, ...]
 
 
-def read_identity(folder: Path) -> Identity:
+def read_identity(folder: Path) -> NodeIdentity:
     """Read what `found` or `join` wrote. Raises ConfigError."""
     try:
         genesis = (folder / "genesis").read_bytes()
@@ -58,7 +58,7 @@ def read_identity(folder: Path) -> Identity:
         credentials: tuple[Credentials, ...] = decode(data, tuple[Credentials, ...], CREDENTIALS_MAX_BYTES)
     except DecodeError as error:
         raise ConfigError(f"{folder / 'credentials'}: {error}", "restore it from your backup") from None
-    return Identity(genesis, credentials)
+    return NodeIdentity(genesis, credentials)
 
 
 async def found(
@@ -91,7 +91,7 @@ async def found(
             assert isinstance(effect, Persist)
             await storage.apply(effect)
         await storage.close()
-        _finish(temporary, folder, config, Identity(genesis, (Credentials((certificate,)),)), {})
+        _finish(temporary, folder, config, NodeIdentity(genesis, (Credentials((certificate,)),)), {})
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -106,7 +106,7 @@ async def join(folder: Path, config: NodeConfig, line: InviteLine) -> PeerId:
         signer = load_or_create_key(temporary / "node.key", entropy)
         joined = await Knock(line, signer, entropy, config.name).answer()
         addresses = {PeerId(address.pin): (multiaddr.parse(address.address),) for address in line.addresses}
-        identity = Identity(joined.genesis, (joined.credentials, joined.admitted_by_credentials))
+        identity = NodeIdentity(joined.genesis, (joined.credentials, joined.admitted_by_credentials))
         _finish(temporary, folder, config, identity, addresses)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -129,7 +129,7 @@ def _finish(
     temporary: Path,
     folder: Path,
     config: NodeConfig,
-    identity: Identity,
+    identity: NodeIdentity,
     addresses: Mapping[PeerId, tuple[Multiaddr, ...]],
 ) -> None:
     (temporary / "genesis").write_bytes(identity.genesis)

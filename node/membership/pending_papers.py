@@ -23,32 +23,32 @@ PENDING_MAX_BYTES = 256 * 1024
 _log = logging.getLogger("freehold.daemon")
 
 
-class Paper(msgspec.Struct, frozen=True, array_like=True):
+class FoundingPaper(msgspec.Struct, frozen=True, array_like=True):
     """One record to publish: its key and body."""
 
     key: str
     body: bytes
 
 
-class Pending(msgspec.Struct, frozen=True):
+class PendingPapers(msgspec.Struct, frozen=True):
     """Records to publish and encoded SignedCommands to submit, in order."""
 
-    papers: tuple[Paper, ...] = ()
+    papers: tuple[FoundingPaper, ...] = ()
     commands: tuple[bytes, ...] = ()
 
 
-def write_pending(folder: Path, pending: Pending) -> None:
+def write_pending(folder: Path, pending: PendingPapers) -> None:
     """Leave papers for the first start."""
     write_private(folder / "pending", encode(pending))
 
 
-def read_pending(folder: Path) -> Pending:
+def read_pending(folder: Path) -> PendingPapers:
     """Return what waits; nothing if there is no file. Raises ConfigError if it cannot be read."""
     path = folder / "pending"
     try:
-        pending: Pending = decode(path.read_bytes(), Pending, PENDING_MAX_BYTES)
+        pending: PendingPapers = decode(path.read_bytes(), PendingPapers, PENDING_MAX_BYTES)
     except FileNotFoundError:
-        return Pending()
+        return PendingPapers()
     except DecodeError as error:
         raise ConfigError(f"{path}: {error}", f"restore it from your backup, or remove {path}") from None
     return pending

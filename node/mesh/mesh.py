@@ -17,7 +17,7 @@ from typing import Any
 from node.mesh.pump import Persisting, Pump, system_now
 from node.transport import ChannelName, FramesReceived, LinkDown, LinkUp, Transport
 from node.transport.events import LinkReady
-from protocols.chain.messages import Start
+from protocols.chain.messages import Booted
 from protocols.core import CoreSetup, CoreStored, NodeCore, decode_message
 from protocols.envelope import MESSAGE_MAX_BYTES, DecodeError, encode
 from protocols.libp2p.multiaddr import Multiaddr
@@ -67,7 +67,7 @@ class Mesh:
         """Run until cancelled. Raises StorageError if a durable write fails."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._pump.post(Start())
+            self._pump.post(Booted())
             group.create_task(self._pump.run())
             group.create_task(self.transport.run())
             group.create_task(self._take_events())

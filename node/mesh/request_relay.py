@@ -27,7 +27,7 @@ from protocols.machine import PeerId
 from protocols.state.model import MeshState
 from protocols.state.placement import eligible, placed
 from runtime.ingress.forwarding import BUSY_THERE, GO, HERE, NOWHERE
-from runtime.messages import FORWARD_SOCKET, Route
+from runtime.messages import FORWARD_SOCKET, WorkerRoute
 
 PROTOCOL = "/freehold/http/1"
 FORWARDS_MAX = 1_024
@@ -50,7 +50,7 @@ Lane = tuple[str, str]
 _log = logging.getLogger("freehold.forwarding")
 
 
-class Serving(Protocol):
+class ServesLanes(Protocol):
     """What this node serves now."""
 
     def serves(self, lane: Lane, role: str) -> bool:
@@ -74,7 +74,7 @@ def runners(state: MeshState, lane: Lane, role: str, down: Collection[PeerId] = 
     return tuple(sorted(set(wanted)))
 
 
-def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]]]) -> list[Route]:
+def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]]]) -> list[WorkerRoute]:
     """Return a route to other nodes for everything that is served but not here; `here` are (host, path) per lane.
 
     What a lane has claimed before its first release leads away, too: visitors hear that no node runs it yet, and when to
@@ -95,7 +95,7 @@ def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]
             if lane.rollout is None:
                 role = "any"
             text = f"{lane.project} {lane.environment} {role}"
-            routes.append(Route(address[0] or None, address[1], "", "", text))
+            routes.append(WorkerRoute(address[0] or None, address[1], "", "", text))
     return routes
 
 
@@ -126,7 +126,7 @@ class Forwarding:
     def __init__(
         self,
         transport: Transport,
-        serving: Serving,
+        serving: ServesLanes,
         candidates: Callable[[Lane, str], Candidates],
         may_send: Callable[[PeerId], bool],
         *,

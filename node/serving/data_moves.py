@@ -69,7 +69,7 @@ Lane = tuple[str, str]
 _log = logging.getLogger("freehold.data")
 
 
-class Ticket(msgspec.Struct, frozen=True, tag="data_ticket"):
+class MoveTicket(msgspec.Struct, frozen=True, tag="data_ticket"):
     """An admin's leave to move: encoded SignedCommands of one sequence, and the material that proves both."""
 
     switch: bytes
@@ -77,17 +77,17 @@ class Ticket(msgspec.Struct, frozen=True, tag="data_ticket"):
     material: tuple[bytes, ...]
 
 
-class Ask(msgspec.Struct, frozen=True, tag="data_ask"):
+class AskCopy(msgspec.Struct, frozen=True, tag="data_ask"):
     """A target asks the source for a copy; with `freeze` for the last one."""
 
-    ticket: Ticket
+    ticket: MoveTicket
     freeze: bool
 
 
 class Order(msgspec.Struct, frozen=True, tag="data_order"):
-    """A node that was asked to move data hands the order to the target, and hears `Progress` until the end."""
+    """A node that was asked to move data hands the order to the target, and hears `MoveProgress` until the end."""
 
-    ticket: Ticket
+    ticket: MoveTicket
 
 
 class Wanted(msgspec.Struct, frozen=True, tag="data_wanted"):
@@ -108,7 +108,7 @@ class Frozen(msgspec.Struct, frozen=True, tag="data_frozen"):
     frozen: bool
 
 
-class Progress(msgspec.Struct, frozen=True, tag="data_progress"):
+class MoveProgress(msgspec.Struct, frozen=True, tag="data_progress"):
     """How far a move is: `phase` is copying, freezing, comparing, switching, done or failed."""
 
     phase: str
@@ -121,7 +121,7 @@ class Progress(msgspec.Struct, frozen=True, tag="data_progress"):
 class Mark(msgspec.Struct, frozen=True, tag="data_mark"):
     """What stands in a freeze's mark: the move it belongs to, and since when (wall ms)."""
 
-    ticket: Ticket | None
+    ticket: MoveTicket | None
     since_ms: int
     left: bool = False
     """The data went to another node."""
@@ -131,7 +131,7 @@ class Mark(msgspec.Struct, frozen=True, tag="data_mark"):
 class Move:
     """A ticket that was checked."""
 
-    ticket: Ticket
+    ticket: MoveTicket
     project: str
     environment: str
     expect: int
@@ -155,7 +155,7 @@ class MoveError(Exception):
 
 
 @dataclass(slots=True)
-class Place:
+class DataFolders:
     """The folders of one node's data."""
 
     folder: Path
@@ -239,8 +239,8 @@ class DataMoves:
         self._signer = signer
         self._clock = clock
         self._is_member = is_member
-        self.place = Place(folder)
-        self.moves: dict[Lane, Progress] = {}
+        self.place = DataFolders(folder)
+        self.moves: dict[Lane, MoveProgress] = {}
         """How far the newest move of each lane is that was asked for here, or that this node is the target of."""
         self._pulling: dict[Lane, None] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -263,7 +263,7 @@ class DataMoves:
         if isinstance(event, EntryStored | Run):
             self._settle()
 
-    def check(self, ticket: Ticket) -> Move:
+    def check(self, ticket: MoveTicket) -> Move:
         """Return what an admin's ticket says. Raises MoveError for one that the voters would not take now."""
         material = {digest(one): one for one in ticket.material}
         opened = [self._open(data, material) for data in (ticket.switch, ticket.abort)]
@@ -289,7 +289,7 @@ class DataMoves:
         if lane.rollout is not None:
             raise MoveError("rollout.under-way", "a rollout is under way: finish or abort it first")
 
-    def begin(self, ticket: Ticket) -> Move:
+    def begin(self, ticket: MoveTicket) -> Move:
         """Begin a move in the background; `moves` says how far it is. Raises MoveError."""
         move = self.check(ticket)
         self.require_current(move)
@@ -298,7 +298,7 @@ class DataMoves:
             raise MoveError("data.moving", "a move of this lane is under way")
         if len(self.moves) >= MOVES_MAX and move.lane not in self.moves:
             del self.moves[next(iter(self.moves))]
-        self.moves[move.lane] = Progress("copying")
+        self.moves[move.lane] = MoveProgress("copying")
         assert self._tasks is not None, "a move before run"
         self._tasks.create_task(self._carry(move))
         return move
@@ -331,7 +331,7 @@ class DataMoves:
         except (MoveError, StreamError, OSError, ConfigError, TimeoutError, sqlite3.Error, DecodeError) as error:
             rule = error.rule if isinstance(error, MoveError) else "data.move-failed"
             _log.warning("not moved: %s", error, extra={"event": "data.move-failed", "project": move.project})
-            self.moves[move.lane] = Progress("failed", rule=rule, detail=str(error)[:300] or type(error).__name__)
+            self.moves[move.lane] = MoveProgress("failed", rule=rule, detail=str(error)[:300] or type(error).__name__)
 
     async def _tell_target(self, move: Move) -> None:
         async with await self._transport.open_stream(move.target, PROTOCOL) as stream:
@@ -342,7 +342,7 @@ class DataMoves:
                     block = await stream.read_block(TICKET_MAX_BYTES)
                 if block is None:
                     raise MoveError("data.move-broken", "the target ended in the middle; the data stays where it was")
-                progress: Progress = decode(block, Progress)
+                progress: MoveProgress = decode(block, MoveProgress)
                 self.moves[move.lane] = progress
                 if progress.phase in {"done", "failed"}:
                     return
@@ -357,15 +357,15 @@ class DataMoves:
             files = incoming / "files"
             files.mkdir(mode=0o700, parents=True, exist_ok=True)
             await self._fetch(move, files, last=False)
-            self.moves[move.lane] = Progress("freezing")
+            self.moves[move.lane] = MoveProgress("freezing")
             copy = await self._fetch(move, files, last=True)
-            self.moves[move.lane] = Progress("comparing", 0, copy.size_bytes)
+            self.moves[move.lane] = MoveProgress("comparing", 0, copy.size_bytes)
             await asyncio.to_thread(complete, copy, files)
             await asyncio.to_thread(write_private, incoming / "ticket", encode(move.ticket))
-            self.moves[move.lane] = Progress("switching")
+            self.moves[move.lane] = MoveProgress("switching")
             await self._decide(move)
             self._settle()
-            self.moves[move.lane] = Progress("done", copy.size_bytes, copy.size_bytes)
+            self.moves[move.lane] = MoveProgress("done", copy.size_bytes, copy.size_bytes)
         finally:
             del self._pulling[move.lane]
 
@@ -383,7 +383,7 @@ class DataMoves:
     async def _fetch(self, move: Move, files: Path, *, last: bool) -> DataCopy:
         """Make `files` what the source holds; the frozen bytes are those it signed for."""
         async with await self._transport.open_stream(move.source, PROTOCOL) as stream:
-            await stream.write_block(encode(Ask(move.ticket, last)))
+            await stream.write_block(encode(AskCopy(move.ticket, last)))
             copy = await self._read_copy(stream, move, last=last)
             wanted = await asyncio.to_thread(missing, copy, files)
             total = sum(map(len, wanted.values())) * BLOCK_BYTES
@@ -400,7 +400,7 @@ class DataMoves:
                             raise MoveError("data.move-broken", "the source ended in the middle")
                         write_block(files, name, number, block)
                         done += len(block)
-                        self.moves[move.lane] = Progress(phase, done, total)
+                        self.moves[move.lane] = MoveProgress(phase, done, total)
             return copy
 
     async def _read_copy(self, stream: Stream, move: Move, *, last: bool) -> DataCopy:
@@ -409,7 +409,7 @@ class DataMoves:
             if head is None:
                 raise MoveError("data.move-broken", "the source does not answer; is its version older?")
             if head[:1] != ARRAY_OF_THREE:
-                refused: Progress = decode(head, Progress)
+                refused: MoveProgress = decode(head, MoveProgress)
                 raise MoveError(refused.rule, refused.detail)
             said: Signed = decode(head, Signed)
             body = await stream.read_block(MANIFEST_MAX_BYTES)
@@ -432,7 +432,7 @@ class DataMoves:
         async with asyncio.timeout(STEP_TIMEOUT_S):
             block = await stream.read_block(TICKET_MAX_BYTES)
         try:
-            asked: Ask | Order = decode(block or b"", Ask | Order, TICKET_MAX_BYTES)
+            asked: AskCopy | Order = decode(block or b"", AskCopy | Order, TICKET_MAX_BYTES)
         except DecodeError:
             raise StreamError("data.malformed") from None
         try:
@@ -441,25 +441,25 @@ class DataMoves:
             else:
                 await self._give(stream, asked)
         except MoveError as error:
-            await stream.write_block(encode(Progress("failed", rule=error.rule, detail=error.detail)))
+            await stream.write_block(encode(MoveProgress("failed", rule=error.rule, detail=error.detail)))
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, StreamError):
                 raise
-            await stream.write_block(encode(Progress("failed", rule="data.move-failed", detail=str(error)[:300])))
+            await stream.write_block(encode(MoveProgress("failed", rule="data.move-failed", detail=str(error)[:300])))
         stream.finish()
 
-    async def _obey(self, stream: Stream, ticket: Ticket) -> None:
+    async def _obey(self, stream: Stream, ticket: MoveTicket) -> None:
         move = self.begin(ticket)
         if move.target != self._core.node:
             raise MoveError("data.ticket", "this node is not the target")
-        told: Progress | None = None
+        told: MoveProgress | None = None
         while told is None or told.phase not in {"done", "failed"}:
             if told != self.moves[move.lane]:
                 told = self.moves[move.lane]
                 await stream.write_block(encode(told))
             await asyncio.sleep(0.1)
 
-    async def _give(self, stream: Stream, asked: Ask) -> None:
+    async def _give(self, stream: Stream, asked: AskCopy) -> None:
         move = self.check(asked.ticket)
         if (move.source, move.target) != (self._core.node, stream.peer):
             raise MoveError("data.ticket", "the ticket is for other nodes")
@@ -502,7 +502,7 @@ class DataMoves:
             except DecodeError as error:
                 _log.error("a mark cannot be read: %s", error, extra={"event": "data.mark", "detail": str(path)})
 
-    def _parse(self, ticket: Ticket) -> Move:
+    def _parse(self, ticket: MoveTicket) -> Move:
         """Read a ticket that was checked when it came: its signer may have lost the right since."""
         switch: SignedCommand = decode(ticket.switch, SignedCommand, TICKET_MAX_BYTES)
         abort: SignedCommand = decode(ticket.abort, SignedCommand, TICKET_MAX_BYTES)
@@ -513,7 +513,7 @@ class DataMoves:
         return Move(ticket, command.project, command.environment, command.expect or 0, back.action.node,
                     command.action.node, switch)  # fmt: skip
 
-    async def _abort_if_due(self, ticket: Ticket, since_ms: int) -> None:
+    async def _abort_if_due(self, ticket: MoveTicket, since_ms: int) -> None:
         if self._clock().wall_ms - since_ms < ABORT_AFTER_MS:
             return
         abort: SignedCommand = decode(ticket.abort, SignedCommand, TICKET_MAX_BYTES)
@@ -532,7 +532,7 @@ class DataMoves:
                 self._settle_left(lane)
         for path in sorted((self.place.folder / "incoming").glob("*/*/ticket")):
             try:
-                self._settle_target(self._parse(decode(path.read_bytes(), Ticket, TICKET_MAX_BYTES)))
+                self._settle_target(self._parse(decode(path.read_bytes(), MoveTicket, TICKET_MAX_BYTES)))
             except (DecodeError, MoveError) as error:
                 _log.error("a copy cannot be settled: %s", error, extra={"event": "data.copy", "detail": str(path)})
 
@@ -576,7 +576,7 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _shown(ticket: Ticket, signed: SignedCommand) -> tuple[bytes, ...]:
+def _shown(ticket: MoveTicket, signed: SignedCommand) -> tuple[bytes, ...]:
     """The material that one of a ticket's commands shows."""
     named = set(signed.exhibits.digests())
     return tuple(one for one in ticket.material if digest(one) in named)

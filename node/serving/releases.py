@@ -32,11 +32,11 @@ from protocols.changes.effective import EFFECTIVE_MAX_BYTES, Effective, Effectiv
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import Digest
 from runtime.cron import schedule_problem
-from runtime.messages import AppLoad, ReleaseLoad, Route
+from runtime.messages import AppLoad, ReleaseLoad, WorkerRoute
 from runtime.sandbox.compile_cache import CompileCache
 from runtime.sandbox.component import CompilerEndedError, ComponentError
 from runtime.spec import AppSpec
-from runtime.workers.link import RefusedError
+from runtime.workers.link import WorkerRefusedError
 from runtime.workers.pool import PoolError
 
 SMOKE_TIMEOUT_S = 30.0
@@ -46,7 +46,7 @@ IMPORT_HOST = "candidate.freehold.invalid"
 
 _log = logging.getLogger("freehold.releases")
 
-Secrets = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable[Mapping[str, str]]]
+SecretValues = Callable[[Effective, EffectiveApp, Sequence[SecretVersion]], Awaitable[Mapping[str, str]]]
 """The values of an app's secrets, in these versions; raises SecretError."""
 
 
@@ -59,7 +59,7 @@ class LaterError(PreparationError):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRelease:
     """A release that can be loaded: `key` names release, configuration and secret versions together.
 
     `from_source` names the apps whose component is told at run time what source to run.
@@ -86,7 +86,12 @@ class Releases:
     """Prepares releases in one node's folders."""
 
     def __init__(
-        self, artifacts: ArtifactStore, fetcher: Fetcher, cache: CompileCache, benches: SmokeBenches, secrets: Secrets
+        self,
+        artifacts: ArtifactStore,
+        fetcher: Fetcher,
+        cache: CompileCache,
+        benches: SmokeBenches,
+        secrets: SecretValues,
     ) -> None:
         """Take the stores, the workers for smoke checks, and what unseals an app's secrets."""
         self._artifacts = artifacts
@@ -123,7 +128,9 @@ class Releases:
         """Remove the artifacts used least recently while there are too many bytes; blocks. Return their names."""
         return self._artifacts.collect(keep)
 
-    async def prepare(self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> Prepared:
+    async def prepare(
+        self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()
+    ) -> PreparedRelease:
         """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""
         manifest = await self.manifest(release)
         try:
@@ -153,7 +160,7 @@ class Releases:
                 spec = await self._with_source(spec, sources[app.name])
             loads.append(AppLoad(spec))
         load = ReleaseLoad(key, release.hex(), effective.project, tuple(loads), effective.environment)
-        return Prepared(
+        return PreparedRelease(
             key, Digest(release), effective, load, tuple(app.name for app in effective.apps if app.name in sources)
         )
 
@@ -167,7 +174,7 @@ class Releases:
             except (PreparationError, ComponentError, OSError) as error:
                 _log.error("not compiled again: %s", error, extra={"event": "restore.failed", "app": app.spec.app})
 
-    async def smoke(self, prepared: Prepared) -> bool:
+    async def smoke(self, prepared: PreparedRelease) -> bool:
         """Run the smoke checks on throwaway data; False if the release has none. Raises PreparationError naming one.
 
         Apps that run from source are asked to import it first: a build would have failed there.
@@ -181,7 +188,7 @@ class Releases:
                 await run_smoke(bench.ingress, prepared)
         except (PoolError, TimeoutError) as error:
             refused = isinstance(
-                error.__cause__, RefusedError
+                error.__cause__, WorkerRefusedError
             )  # a worker looked at it; else there was no worker to look
             raise (PreparationError if refused else LaterError)(
                 f"the release did not start: {str(error) or 'no answer in time'}"
@@ -239,21 +246,23 @@ class Releases:
             raise LaterError(str(error)) from error
 
 
-def smoke_routes(prepared: Prepared) -> list[Route]:
+def smoke_routes(prepared: PreparedRelease) -> list[WorkerRoute]:
     """The routes that lead this node's own checks to each app, mounted where its public routes mount it."""
     routes = []
     for app in prepared.effective.apps:
         if app.kind == "http":
             paths = sorted({route.path for route in app.routes} or {"/"})
-            routes += [Route(candidate_host(prepared.key, app.name), path, prepared.key, app.name) for path in paths]
+            routes += [
+                WorkerRoute(candidate_host(prepared.key, app.name), path, prepared.key, app.name) for path in paths
+            ]
     return routes
 
 
-def _import_routes(prepared: Prepared) -> list[Route]:
-    return [Route(IMPORT_HOST, f"/{app}", prepared.key, app) for app in prepared.from_source]
+def _import_routes(prepared: PreparedRelease) -> list[WorkerRoute]:
+    return [WorkerRoute(IMPORT_HOST, f"/{app}", prepared.key, app) for app in prepared.from_source]
 
 
-async def _ask_imports(ingress: Path, prepared: Prepared) -> None:
+async def _ask_imports(ingress: Path, prepared: PreparedRelease) -> None:
     """Have each app that runs from source import it; raises PreparationError with the app's traceback."""
     timeout = aiohttp.ClientTimeout(total=SMOKE_TIMEOUT_S)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(ingress)), timeout=timeout) as session:
@@ -267,7 +276,7 @@ async def _ask_imports(ingress: Path, prepared: Prepared) -> None:
                 raise PreparationError(f"app {app} cannot be imported:\n{text}")
 
 
-async def run_smoke(ingress: Path, prepared: Prepared) -> None:
+async def run_smoke(ingress: Path, prepared: PreparedRelease) -> None:
     """Send every smoke check through a Unix socket; raises PreparationError at the first that is not as said."""
     timeout = aiohttp.ClientTimeout(total=SMOKE_TIMEOUT_S)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(ingress)), timeout=timeout) as session:

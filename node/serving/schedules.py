@@ -71,7 +71,7 @@ class Scheduled(Protocol):
         ...
 
 
-class RunJob(Protocol):
+class JobRunner(Protocol):
     """How a worker is asked to run a command to its end (`WorkerPool.run_job`). Raises PoolError."""
 
     def __call__(self, key: str, app: str, *, timeout_ms: int, request_id: str) -> Awaitable[JobDone]:
@@ -109,7 +109,7 @@ class Schedules:
     def __init__(
         self,
         running: Callable[[], Mapping[Lane, Scheduled]],
-        run_job: RunJob,
+        run_job: JobRunner,
         clock: Callable[[], Now],
         memory: Path,
         history: JobHistory,

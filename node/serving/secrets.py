@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from node.journal.audit import Paper
+from node.journal.audit import AuditedPaper
 from protocols.changes.change import SecretVersion
 from protocols.changes.effective import Effective, EffectiveApp
 from protocols.changes.secrets import Box, Resealed, SealedSecret, SealError, open_paper, reseal, unseal
@@ -51,7 +51,7 @@ class SealedAwayError(SecretError):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldSecret:
     """One version as its author signed it; `key` is its record's key."""
 
     id: bytes
@@ -77,7 +77,7 @@ class Secrets:
         self._entropy = entropy
         self._post = post
         self._clock = clock
-        self._held: dict[bytes, Held] = {}
+        self._held: dict[bytes, HeldSecret] = {}
         self._boxes: dict[bytes, dict[PeerId, Box]] = {}
         self._made: dict[tuple[bytes, PeerId], int] = {}
         self._take(core.records.store.entries.values())
@@ -105,7 +105,7 @@ class Secrets:
             found[name] = await self._value(effective, named[name])
         return found
 
-    async def run(self, note: Callable[[Paper], None]) -> None:
+    async def run(self, note: Callable[[AuditedPaper], None]) -> None:
         """Seal what this node holds to nodes that may run it and cannot open it yet, until cancelled; note each time."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -114,14 +114,14 @@ class Secrets:
 
     # --- what the API shows -------------------------------------------------------------------------------------------
 
-    def versions(self) -> list[Held]:
+    def versions(self) -> list[HeldSecret]:
         """Every version held, by project, environment, name, and newest first."""
         return sorted(
             self._held.values(),
             key=lambda one: (one.secret.project, one.secret.environment, one.secret.name, -one.secret.version, one.id),
         )
 
-    def openers(self, held: Held) -> tuple[PeerId, ...]:
+    def openers(self, held: HeldSecret) -> tuple[PeerId, ...]:
         """The nodes that a version is sealed to, ascending."""
         return tuple(sorted({*(box.node for box in held.secret.boxes), *self._boxes.get(held.id, {})}))
 
@@ -135,7 +135,7 @@ class Secrets:
                     named |= {version.digest for version in one.secrets}
         return named
 
-    def problem(self, held: Held) -> str:
+    def problem(self, held: HeldSecret) -> str:
         """Why a version must not be proposed any more, empty if it may: its author needed the right to set it."""
         rights = self._core.dossiers.rights(held.signed.key, held.secret.created_ms)
         if not isinstance(rights, Rights):
@@ -171,7 +171,7 @@ class Secrets:
         except UnicodeDecodeError:
             raise SecretError(f"secret {version.name} is not text") from None
 
-    def _box(self, held: Held, node: PeerId) -> Box | None:
+    def _box(self, held: HeldSecret, node: PeerId) -> Box | None:
         later = self._boxes.get(held.id, {}).get(node)
         return later or next((box for box in held.secret.boxes if box.node == node), None)
 
@@ -201,7 +201,7 @@ class Secrets:
             environment,
             name,
         ):
-            self._held[bytes.fromhex(id_text)] = Held(bytes.fromhex(id_text), entry.record.key, signed, paper)
+            self._held[bytes.fromhex(id_text)] = HeldSecret(bytes.fromhex(id_text), entry.record.key, signed, paper)
 
     def _forget(self, entry: Entry) -> None:
         if entry.parsed.rule.prefix == "secret":
@@ -209,7 +209,7 @@ class Secrets:
 
     # --- nodes that came later ----------------------------------------------------------------------------------------
 
-    def _serve_newcomers(self, note: Callable[[Paper], None]) -> None:
+    def _serve_newcomers(self, note: Callable[[AuditedPaper], None]) -> None:
         core, now_ms = self._core, self._clock().mono_ms
         for held, lacking in self._wanting():
             can_open = self.openers(held)
@@ -223,7 +223,7 @@ class Secrets:
                     if paper is not None:
                         note(paper)
 
-    def _wanting(self) -> list[tuple[Held, list[PeerId]]]:
+    def _wanting(self) -> list[tuple[HeldSecret, list[PeerId]]]:
         """What a node lacks and may need, with those nodes: versions in use, and the newest, which come next."""
         core, used = self._core, self.in_use()
         named: dict[tuple[str, str, str], None] = {}
@@ -244,7 +244,7 @@ class Secrets:
                 found.append((held, lacking))
         return found
 
-    def _seal_to(self, held: Held, node: PeerId) -> Paper | None:
+    def _seal_to(self, held: HeldSecret, node: PeerId) -> AuditedPaper | None:
         mine = self._box(held, self._core.node)
         assert mine is not None
         secret = held.secret
@@ -256,4 +256,4 @@ class Secrets:
         body = encode(Resealed(held.id, box))
         self._post(Publish(make_key("resealed", held.id.hex(), node, digest(body).hex()), body))
         target = f"{secret.project}/{secret.environment}/{secret.name} version {secret.version} for {node}"
-        return Paper("reseal secret", target, held.id)
+        return AuditedPaper("reseal secret", target, held.id)

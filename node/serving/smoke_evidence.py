@@ -12,10 +12,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from node.serving.releases import Prepared
+from node.serving.releases import PreparedRelease
 from node.store.artifacts import ArtifactStore
 from protocols.changes.change import RELEASE_MAX_BYTES, Change, Release
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.core import NodeCore
 from protocols.envelope import decode, digest, encode
 from protocols.machine import Digest, Now, Signer
@@ -40,14 +40,14 @@ class SmokeWitness:
         """Take what is read, the node's key, where records are published, and the clock."""
         self._core, self._artifacts, self._signer, self._post, self._clock = core, artifacts, signer, post, clock
 
-    def passed(self, change: Digest, prepared: Prepared) -> None:
+    def passed(self, change: Digest, prepared: PreparedRelease) -> None:
         """File evidence for a change whose checks passed here, if its gate asks for a node's word."""
         proposed = self._core.dossiers.changes.get(change)
         if proposed is None or not self._asked(proposed.change):
             return
         effective = prepared.effective
         names = tuple(f"{check.app} GET {check.path} {check.status}" for check in effective.smoke)
-        run = Run(
+        run = EvidenceRun(
             mesh=self._core.trust.mesh.hex(),
             kind="smoke",
             covers="sandbox",

@@ -17,7 +17,7 @@ from typing import Any
 
 from node.mesh.request_relay import routes_away
 from node.serving.meter import Meter, since
-from node.serving.releases import LaterError, PreparationError, Prepared, Releases, run_smoke, smoke_routes
+from node.serving.releases import LaterError, PreparationError, PreparedRelease, Releases, run_smoke, smoke_routes
 from protocols.chain.messages import EntryStored
 from protocols.changes.change import SecretVersion
 from protocols.changes.effective import EffectiveApp
@@ -29,7 +29,7 @@ from protocols.records.gossip import RecordsMerged
 from protocols.rollout.orders import (
     Observe,
     PreparationDone,
-    Prepare,
+    PrepareRelease,
     ReplaySmoke,
     Retain,
     Run,
@@ -38,7 +38,7 @@ from protocols.rollout.orders import (
     WorkObserved,
 )
 from protocols.state.model import Deployed
-from runtime.messages import Route
+from runtime.messages import WorkerRoute
 from runtime.workers.pool import PoolError, WorkerPool
 
 COLLECT_EVERY_S = 600.0
@@ -77,7 +77,7 @@ class Running:
 
     deployed: Deployed
     role: str
-    prepared: Prepared
+    prepared: PreparedRelease
     schedules: bool
     ready: bool = False
     opened: int = -1
@@ -109,7 +109,7 @@ class Workloads:
         pool: WorkerPool,
         ingress: Path,
         post: Callable[[Any], bool],
-        smoked: Callable[[Digest, Prepared], None] = lambda _change, _prepared: None,
+        smoked: Callable[[Digest, PreparedRelease], None] = lambda _change, _prepared: None,
     ) -> None:
         """Take the core to read, what prepares, the pool with its Unix ingress, and where observations go.
 
@@ -126,11 +126,11 @@ class Workloads:
         self._ordered: dict[Lane, Run] = {}
         """The last order to run, by lane: the agent gives one once, whatever becomes of it."""
         self._tasks: asyncio.TaskGroup | None = None
-        self._prepared: dict[Digest, Prepared] = {}
+        self._prepared: dict[Digest, PreparedRelease] = {}
         self._retained: tuple[Digest, ...] = ()
-        self._loaded: dict[str, Prepared] = {}
+        self._loaded: dict[str, PreparedRelease] = {}
         self._unloading: dict[str, asyncio.Task[None]] = {}
-        self._routes: list[Route] | None = None
+        self._routes: list[WorkerRoute] | None = None
         self._serving: dict[Lane, str] = {}
         self._starts: int | None = None
         self._meter = Meter()
@@ -158,7 +158,7 @@ class Workloads:
             case RecordsMerged() if self._routes is None and self._orders.empty():
                 # The first thing a node does is to announce itself: orders for what it ran before came ahead of that.
                 self._switch_soon()
-            case Prepare(change):
+            case PrepareRelease(change):
                 self._tasks.create_task(self._prepare(change))
             case Observe():
                 self._tasks.create_task(self._look_around())
@@ -212,7 +212,7 @@ class Workloads:
             self._checking.add(change)
             self._tasks.create_task(self._check_again(change, self._prepared[change]))
 
-    async def _check_again(self, change: Digest, prepared: Prepared) -> None:
+    async def _check_again(self, change: Digest, prepared: PreparedRelease) -> None:
         try:
             if await self._releases.smoke(prepared) and not prepared.from_source:
                 self._smoked(change, prepared)
@@ -239,7 +239,7 @@ class Workloads:
             self._smoked(change, prepared)
         self._post(PreparationDone(change, True, "passed" if smoked else "absent"))
 
-    async def _prepare_patiently(self, change: Digest) -> tuple[Prepared, bool]:
+    async def _prepare_patiently(self, change: Digest) -> tuple[PreparedRelease, bool]:
         """Prepare, as often as it takes while what it takes is away; the agent takes it for being prepared meanwhile.
 
         So a candidate that waits is judged by its rollout's deadlines. Raises PreparationError for what no other try
@@ -270,7 +270,7 @@ class Workloads:
 
     async def _prepare_parts(
         self, change: Digest, release: bytes, configuration: bytes, secrets: tuple[SecretVersion, ...], base: bytes
-    ) -> tuple[Prepared, bool]:
+    ) -> tuple[PreparedRelease, bool]:
         """Prepare, and run the smoke checks."""
         if self._was_decided(change):
             # It passed the checks before it started; a node that restarts does not put it to the test again.
@@ -323,7 +323,7 @@ class Workloads:
         bases = [one for lane in self._core.state.lanes for one in (lane.base, *lane.retained) if one is not None]
         return any(one.change == change for one in bases)
 
-    def _keep(self, change: Digest, prepared: Prepared) -> None:
+    def _keep(self, change: Digest, prepared: PreparedRelease) -> None:
         self._prepared[change] = prepared
         for other in list(self._prepared):
             if len(self._prepared) <= PREPARED_KEPT_MAX:
@@ -401,13 +401,15 @@ class Workloads:
         """Make the routing table say what runs here and elsewhere now, then let go of what nothing names any more."""
         if self._routes is None and not self._orders.empty() and self._adopted():
             return  # they serve by the table of the daemon before, which must not be cut down to what is loaded so far
-        routes: list[Route] = []
+        routes: list[WorkerRoute] = []
         here: dict[Lane, list[tuple[str, str]]] = {}
         for lane, running in self.running.items():
             routes += smoke_routes(running.prepared)
             here[lane] = [(one.host, one.path) for one in running.prepared.effective.routes]
             for app in running.prepared.effective.apps:
-                routes += [Route(one.host or None, one.path, running.prepared.key, app.name) for one in app.routes]
+                routes += [
+                    WorkerRoute(one.host or None, one.path, running.prepared.key, app.name) for one in app.routes
+                ]
         routes += routes_away(self._core.state, here)
         if routes != self._routes:
             try:

@@ -31,7 +31,7 @@ from node.transport.settings import (
 from node.transport.stream import Stream, StreamError
 from protocols import keys
 from protocols.libp2p import identify, multiaddr, ping
-from protocols.libp2p.connection import Connection, Services
+from protocols.libp2p.connection import Connection, OpenableProtocols
 from protocols.libp2p.errors import LocalProtocolError
 from protocols.libp2p.identify import Identify
 from protocols.libp2p.multiaddr import Multiaddr
@@ -197,7 +197,7 @@ class Transport:
         peering = self._peerings.get(link)
         if peering is None:
             raise StreamError("transport.not-connected")
-        reader = identify.Reader()
+        reader = identify.IdentifyReader()
         async with self._open_stream(peering.link, identify.PROTOCOL) as stream:
             while data := await stream.read():
                 message = reader.receive_data(data, peering.link.peer)
@@ -285,7 +285,7 @@ class Transport:
             identity=self._identity,
             entropy=self._entropy,
             verifier=self._verifier,
-            services=Services(early, (*early, CONTROL_PROTOCOL, *self._handlers), held=(CONTROL_PROTOCOL,)),
+            services=OpenableProtocols(early, (*early, CONTROL_PROTOCOL, *self._handlers), held=(CONTROL_PROTOCOL,)),
             now_ms=int(asyncio.get_running_loop().time() * 1000),
             expected=expected,
         )

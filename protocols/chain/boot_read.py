@@ -14,7 +14,7 @@ waits until the dead one returns or the mesh is reset; the mutant boot-read-of-o
 from __future__ import annotations
 
 from protocols.chain.ballots import Ballot
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.fence import BOOT_LEAP
 from protocols.chain.messages import BootAnswer, BootRead
 from protocols.chain.quorum import boot_quorum, voter_of
@@ -27,7 +27,7 @@ LEAP_DOUBLINGS_MAX = 16
 class Recovery:
     """One node's boot read."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ChainContext) -> None:
         self._at = context
         self._ballot: Ballot | None = None
         self._floor = 0

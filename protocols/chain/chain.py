@@ -27,7 +27,7 @@ from protocols.chain.ballots import STORE_ID_BYTES
 from protocols.chain.boot_read import Recovery
 from protocols.chain.clients import Clients
 from protocols.chain.clones import Clones
-from protocols.chain.context import PROOF_TABLE, ChainSetup, Context, Stored
+from protocols.chain.context import PROOF_TABLE, ChainContext, ChainSetup, Stored
 from protocols.chain.decision import NOOP, ResetTo, Voter, VoterReady
 from protocols.chain.fence import Fence
 from protocols.chain.follower import Follower
@@ -37,6 +37,7 @@ from protocols.chain.messages import (
     Accepted,
     Answer,
     BootAnswer,
+    Booted,
     BootRead,
     ChainMessage,
     Cloned,
@@ -59,7 +60,6 @@ from protocols.chain.messages import (
     Propose,
     Read,
     Ready,
-    Start,
     Submit,
     SubmitReset,
     Voted,
@@ -75,7 +75,7 @@ from protocols.machine import Effect, Now, PeerConnected, PeerDisconnected, Peer
 PEERS_MAX = 1024
 """Connections whose heads are remembered: the size of the largest mesh planned."""
 
-ChainInput = Start | Mute | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDisconnected | Received
+ChainInput = Booted | Mute | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDisconnected | Received
 
 
 class Chain:
@@ -89,7 +89,7 @@ class Chain:
         record, accepted, self._distrust = _load_store(stored)
         self._fence_behind = not self._distrust and not self._damage and _fence_behind(stored, record)
         acceptor = Acceptor(setup.mesh, setup.node, setup.signer, record, accepted)
-        self._at = Context(setup, ledger, acceptor)
+        self._at = ChainContext(setup, ledger, acceptor)
         self._needs_boot_read = not stored.same_boot
         self._started = False
         self._deadline_known = False
@@ -135,7 +135,7 @@ class Chain:
                 self._submit_reset(entry)
             case Mute(reason):
                 self._mute(reason)
-            case Start():
+            case Booted():
                 pass
             case _:
                 assert_never(event)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.decision import COMMAND_MAX_BYTES, NOOP, material_fits, material_of
 from protocols.chain.messages import REQUEST_ID_MAX_BYTES, Answer, Forward, Outcome
 from protocols.envelope import digest
@@ -49,7 +49,7 @@ class Pending:
 class Clients:
     """The queue of one node."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ChainContext) -> None:
         self._at = context
         self._pending: dict[tuple[PeerId | None, bytes], Pending] = {}
         self._refused: dict[tuple[PeerId, bytes, Digest], tuple[str, Refusal | None]] = {}

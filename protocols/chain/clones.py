@@ -8,7 +8,7 @@ other's gives up its store. Not here: closing connections.
 from __future__ import annotations
 
 from protocols.chain.ballots import BOOT_NONCE_BYTES, key_of
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.messages import LIFE_DOMAIN, Cloned, IAm, Life, WhoAreYou
 from protocols.envelope import DecodeError, Signed, open_signed, sign
 from protocols.machine import PeerId
@@ -19,7 +19,7 @@ CHALLENGE_BYTES = 16
 class Clones:
     """One node's watch over doubles, its own included."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ChainContext) -> None:
         self._at = context
         self._challenges: dict[PeerId, bytes] = {}
         self._answers: dict[PeerId, dict[bytes, Signed]] = {}

@@ -80,7 +80,7 @@ class Stored:
     same_boot: bool = False
 
 
-class Context:
+class ChainContext:
     """State that several parts of the chain read, and the effects they add to."""
 
     def __init__(self, setup: ChainSetup, ledger: Ledger, acceptor: Acceptor) -> None:

@@ -70,7 +70,7 @@ class VoteSignature(msgspec.Struct, frozen=True, array_like=True):
     signature: bytes
 
 
-class Certificate(msgspec.Struct, frozen=True, array_like=True):
+class QuorumCertificate(msgspec.Struct, frozen=True, array_like=True):
     """A quorum certificate: votes of a majority of the slot's voters, all at one ballot, for one digest."""
 
     era: bytes
@@ -114,7 +114,7 @@ class Decided(msgspec.Struct, frozen=True, tag="decided"):
     """A chain entry: the encoded decision, its certificate, its evidence, and the promises it was proposed upon."""
 
     decision: bytes
-    certificate: Certificate
+    certificate: QuorumCertificate
     material: tuple[bytes, ...] = ()
     grounds: Grounds = ()
 

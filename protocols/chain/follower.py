@@ -9,7 +9,7 @@ here: deciding.
 from __future__ import annotations
 
 from protocols.chain.ballots import Statement
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.decision import Decided, Decision, Entry, ResetTo, Voter
 from protocols.chain.ledger import DECISION_MAX_BYTES, RULES_UNSUPPORTED, entry_problem
 from protocols.chain.messages import BATCH_ENTRIES_MAX, Commit, Entries, EraChanged, Fetch, Head, Position
@@ -27,7 +27,7 @@ COMPARED_MAX = 256
 class Follower:
     """One node's catch-up."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ChainContext) -> None:
         self._at = context
         self._heads: dict[PeerId, Position] = {}
         self._fetching_from: PeerId | None = None

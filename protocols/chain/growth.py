@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocols.chain.ballots import key_of
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.decision import VOTER_COUNTS, VOTER_READY_DOMAIN, Voter, VoterReady
 from protocols.chain.messages import Ready
 from protocols.chain.quorum import majority
@@ -31,7 +31,7 @@ class _Candidate:
 class Growing:
     """One node's part in the change of voters."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ChainContext) -> None:
         self._at = context
         self._ready: dict[PeerId, _Candidate] = {}
         self._since_ms: dict[PeerId, int] = {}

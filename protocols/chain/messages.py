@@ -250,7 +250,7 @@ ChainMessage = (
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Booted:
     """The process started: check the store before anything else is asked of it."""
 
 
@@ -284,7 +284,7 @@ class SubmitReset:
     entry: bytes
 
 
-ChainEvent = Start | Submit | Read | SubmitReset
+ChainEvent = Booted | Submit | Read | SubmitReset
 
 # --- what the node hears (Notify) -------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocols.chain.ballots import Ballot, Grounds, Promise, Proposal, Vote
-from protocols.chain.decision import Certificate, Voter, VoteSignature
+from protocols.chain.decision import QuorumCertificate, Voter, VoteSignature
 from protocols.chain.ledger import Judged
 from protocols.chain.messages import Accepted
 from protocols.chain.quorum import majority
@@ -85,7 +85,7 @@ class Attempt:
         self.declined[node] = (rule, detail)
         return len(self.voters) - len(self.declined) < self.needed
 
-    def certificate(self) -> Certificate:
+    def certificate(self) -> QuorumCertificate:
         """Return the certificate that the votes make."""
         assert self.judged is not None
         assert len(self.votes) >= self.needed, "a certificate is a majority"
@@ -93,4 +93,4 @@ class Attempt:
             VoteSignature(vote.node, vote.store_id, vote.counter, vote.signature)
             for _, vote in sorted(self.votes.items())
         )
-        return Certificate(self.era, self.slot, self.ballot, self.judged.digest, self.voters_digest, signatures)
+        return QuorumCertificate(self.era, self.slot, self.ballot, self.judged.digest, self.voters_digest, signatures)

@@ -9,7 +9,7 @@ Source: T. Thaler, C. Ravishankar, "Using name-based mappings to increase hit ra
 from __future__ import annotations
 
 from protocols.chain.ballots import statement_holds
-from protocols.chain.decision import VOTER_COUNTS, Certificate, Voter, voters_digest
+from protocols.chain.decision import VOTER_COUNTS, QuorumCertificate, Voter, voters_digest
 from protocols.envelope import digest
 from protocols.machine import Digest, PeerId, Verifier
 
@@ -43,7 +43,7 @@ def rank(voters: tuple[Voter, ...], slot: int, node: PeerId) -> int:
 
 
 def certificate_problem(
-    verifier: Verifier, mesh: bytes, voters: tuple[Voter, ...], certificate: Certificate, decided: Digest
+    verifier: Verifier, mesh: bytes, voters: tuple[Voter, ...], certificate: QuorumCertificate, decided: Digest
 ) -> str:
     """Return why a certificate does not prove that `voters` decided `decided`, or "" when it does."""
     if certificate.digest != decided:

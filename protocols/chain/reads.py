@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.decision import NOOP, Voter
 from protocols.chain.messages import Forward, Probe, Probed, ReadDone
 from protocols.chain.quorum import majority, voter_of
@@ -34,7 +34,7 @@ class _Reading:
 class Reads:
     """The reads under way at one node."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ChainContext) -> None:
         self._at = context
         self._readings: dict[bytes, _Reading] = {}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from protocols.chain.ballots import NO_BALLOT, ROUND_MAX, Promise, Proposal, Vote, sign_statement, statement_holds
 from protocols.chain.clients import Clients
-from protocols.chain.context import Context
+from protocols.chain.context import ChainContext
 from protocols.chain.decision import CLOCK_TOLERANCE_MS, Decided, Voter, material_of, voters_digest
 from protocols.chain.follower import Follower
 from protocols.chain.grounds import adopted, built_on, grounds_problem
@@ -37,7 +37,7 @@ from protocols.refusal import Refusal
 class Voting:
     """One node's voting and proposing."""
 
-    def __init__(self, context: Context, follower: Follower, clients: Clients) -> None:
+    def __init__(self, context: ChainContext, follower: Follower, clients: Clients) -> None:
         self._at = context
         self._follower = follower
         self._clients = clients

@@ -73,7 +73,7 @@ class Statement(msgspec.Struct, frozen=True):
         return _sha256s(self.subject)
 
 
-class Run(msgspec.Struct, frozen=True):
+class EvidenceRun(msgspec.Struct, frozen=True):
     """What we add to a predicate: which mesh, what kind of run, what it covered, when it ended (wall ms), with what."""
 
     mesh: str
@@ -84,10 +84,10 @@ class Run(msgspec.Struct, frozen=True):
     log: str = ""
 
 
-class Result(msgspec.Struct, frozen=True):
+class EvidenceResult(msgspec.Struct, frozen=True):
     """The predicate of a test result (and, with no `result`, what we read of a provenance)."""
 
-    freehold_run: Run
+    freehold_run: EvidenceRun
     result: Literal["PASSED", "WARNED", "FAILED", ""] = ""
     configuration: tuple[Described, ...] = ()
     passedTests: tuple[str, ...] = ()  # noqa: N815 (the predicate's own names)
@@ -148,7 +148,7 @@ def seal_by_passkey(body: bytes, passkey: bytes, signature: bytes, assertion: As
 
 def attest(
     signer: Signer,
-    run: Run,
+    run: EvidenceRun,
     *,
     passed: bool,
     components: tuple[tuple[str, bytes], ...],
@@ -157,12 +157,12 @@ def attest(
 ) -> bytes:
     """Return a signed test result: `components` are (app, digest), `tests` the names that passed and that failed."""
     described = Described({"sha256": configuration.hex()}, "configuration")
-    result = Result(run, "PASSED" if passed else "FAILED", (described,), tests[0], (), tests[1])
+    result = EvidenceResult(run, "PASSED" if passed else "FAILED", (described,), tests[0], (), tests[1])
     return seal(signer, statement_json(components, TEST_RESULT, result))
 
 
 def attest_build(
-    signer: Signer, run: Run, *, components: tuple[tuple[str, bytes], ...], provenance: Mapping[str, Any]
+    signer: Signer, run: EvidenceRun, *, components: tuple[tuple[str, bytes], ...], provenance: Mapping[str, Any]
 ) -> bytes:
     """Return signed provenance of a build: `components` are (app, digest), `provenance` a predicate of SLSA v1."""
     return seal(signer, statement_json(components, PROVENANCE, {**provenance, "freehold_run": run}))
@@ -220,7 +220,7 @@ def read_evidence(verifier: Verifier, mesh: bytes, data: bytes) -> Attested | Re
     if statement.predicate_type not in (TEST_RESULT, PROVENANCE):
         return Refusal("evidence.predicate", f"{statement.predicate_type[:80]!r} is not evidence")
     try:
-        result = parse_json(bytes(statement.predicate), Result)
+        result = parse_json(bytes(statement.predicate), EvidenceResult)
     except ValueError as error:
         return Refusal("evidence.malformed", str(error)[:200])
     run = result.freehold_run

@@ -76,7 +76,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class OpenableProtocols:
     """Protocols a peer may open streams of: `probation` before admission, `admitted` after; `held` waits for it."""
 
     probation: tuple[str, ...]
@@ -94,7 +94,7 @@ class Connection:
         identity: Identity,
         entropy: Entropy,
         verifier: Verifier,
-        services: Services,
+        services: OpenableProtocols,
         now_ms: int,
         expected: PeerId | None = None,
     ) -> None:
@@ -320,7 +320,7 @@ class Connection:
             except RemoteProtocolError as error:
                 self._fail_stream(stream_id, error.rule, events)
                 return
-            leftover = negotiation.leftover() if negotiation.phase is multistream.Phase.AGREED else b""
+            leftover = negotiation.leftover() if negotiation.phase is multistream.NegotiationPhase.AGREED else b""
             self._session.consumed(stream_id, len(event.data) - len(leftover), now_ms)
             self._after_negotiation(stream_id, negotiation, events)
             if leftover:
@@ -334,12 +334,12 @@ class Connection:
         self, stream_id: int, negotiation: multistream.Dialler | multistream.Listener, events: list[ConnectionEvent]
     ) -> None:
         self._answer(stream_id, negotiation)
-        if negotiation.phase is multistream.Phase.AGREED:
+        if negotiation.phase is multistream.NegotiationPhase.AGREED:
             assert negotiation.protocol is not None, "an agreement names a protocol"
             del self._negotiations[stream_id]
             inbound = isinstance(negotiation, multistream.Listener)
             events.append(StreamOpened(stream_id, negotiation.protocol, inbound))
-        elif negotiation.phase is multistream.Phase.REFUSED:
+        elif negotiation.phase is multistream.NegotiationPhase.REFUSED:
             self._fail_stream(stream_id, "multistream.refused", events)
 
     def _answer(self, stream_id: int, negotiation: multistream.Dialler | multistream.Listener) -> None:

@@ -51,7 +51,7 @@ def encode(message: Identify) -> bytes:
     return varint.encode(len(body)) + body
 
 
-class Reader:
+class IdentifyReader:
     """Collects one answer. Memory: MESSAGE_MAX_BYTES."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ _HEADER = b"/multistream/1.0.0\n"
 _REFUSAL = b"na\n"
 
 
-class Phase(Enum):
+class NegotiationPhase(Enum):
     """Where a negotiation stands."""
 
     GREETING = "greeting"
@@ -55,7 +55,7 @@ class _Negotiation:
     """What both roles share: framing with a cap, and the bytes left over at the end."""
 
     def __init__(self) -> None:
-        self.phase = Phase.GREETING
+        self.phase = NegotiationPhase.GREETING
         self.protocol: str | None = None
         self._buffer = bytearray()
         self._output = bytearray(_HEADER_FRAME)
@@ -78,14 +78,14 @@ class _Negotiation:
         return data
 
     def _advance(self) -> None:
-        while self.phase in (Phase.GREETING, Phase.PROPOSING):
+        while self.phase in (NegotiationPhase.GREETING, NegotiationPhase.PROPOSING):
             text = self._next_frame()
             if text is None:
                 return
-            if self.phase is Phase.GREETING:
+            if self.phase is NegotiationPhase.GREETING:
                 if text != _HEADER:
                     raise RemoteProtocolError("multistream.header")
-                self.phase = Phase.PROPOSING
+                self.phase = NegotiationPhase.PROPOSING
             elif not self._handle(text):
                 return
 
@@ -125,14 +125,14 @@ class Dialler(_Negotiation):
 
     def _handle(self, text: bytes) -> bool:
         if text == self._proposed.encode() + b"\n":
-            self.phase = Phase.AGREED
+            self.phase = NegotiationPhase.AGREED
             self.protocol = self._proposed
         elif text != _REFUSAL:
             raise RemoteProtocolError("multistream.answer", "neither the proposal nor `na`")
         elif self._remaining:
             self._propose()
         else:
-            self.phase = Phase.REFUSED
+            self.phase = NegotiationPhase.REFUSED
         return True
 
 
@@ -168,7 +168,7 @@ class Listener(_Negotiation):
             self._held = text
             return False
         if text in self._served:
-            self.phase = Phase.AGREED
+            self.phase = NegotiationPhase.AGREED
             self.protocol = self._served[text]
             self._output += varint.encode(len(text)) + text
         elif self._proposals < PROPOSALS_MAX:

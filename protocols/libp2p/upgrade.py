@@ -32,7 +32,7 @@ MESSAGE_MAX_BYTES = PAYLOAD_MAX_BYTES + 2 * (KEY_BYTES + TAG_BYTES)
 """The largest handshake message: payload, two keys and two tags. The peer that sends it is not authenticated yet."""
 
 
-class Stage(Enum):
+class UpgradeStage(Enum):
     """Where the upgrade stands."""
 
     SECURITY = "security"
@@ -63,7 +63,7 @@ class Upgrade:
         expected: PeerId | None = None,
     ) -> None:
         """Prepare to dial (`initiator`) or to be dialled; `expected` refuses every other peer."""
-        self.stage = Stage.SECURITY
+        self.stage = UpgradeStage.SECURITY
         self.result: Upgraded | None = None
         self._initiator = initiator
         self._identity = identity
@@ -90,24 +90,24 @@ class Upgrade:
 
     def receive_data(self, data: bytes) -> None:
         """Consume bytes; afterwards `result` is set if the upgrade is done. Raises RemoteProtocolError."""
-        if self.stage is Stage.SECURITY:
+        if self.stage is UpgradeStage.SECURITY:
             self._negotiation.receive_data(data)
             self._output += self._negotiation.data_to_send()
             if self._agreed():
-                self.stage = Stage.HANDSHAKE
+                self.stage = UpgradeStage.HANDSHAKE
                 data = self._negotiation.leftover()
-        if self.stage is Stage.HANDSHAKE:
+        if self.stage is UpgradeStage.HANDSHAKE:
             self._buffer += data
             self._exchange_messages()
             if self._handshake.finished:
                 data = self._begin_muxer()
-        if self.stage is Stage.MUXER:
+        if self.stage is UpgradeStage.MUXER:
             self._negotiate_muxer(data)
 
     def _agreed(self) -> bool:
-        if self._negotiation.phase is multistream.Phase.REFUSED:
+        if self._negotiation.phase is multistream.NegotiationPhase.REFUSED:
             raise RemoteProtocolError("upgrade.refused", f"the peer does not speak {NOISE} and {YAMUX}")
-        return self._negotiation.phase is multistream.Phase.AGREED
+        return self._negotiation.phase is multistream.NegotiationPhase.AGREED
 
     def _exchange_messages(self) -> None:
         handshake = self._handshake
@@ -144,7 +144,7 @@ class Upgrade:
     def _begin_muxer(self) -> bytes:
         """Enter MUXER or DONE; return the bytes received behind the handshake."""
         assert self._remote is not None, "a finished handshake has verified a payload"
-        self.stage = Stage.MUXER
+        self.stage = UpgradeStage.MUXER
         self._channel = NoiseChannel(*self._handshake.split())
         data = bytes(self._buffer)
         self._buffer.clear()
@@ -170,5 +170,5 @@ class Upgrade:
     def _finish(self, leftover: bytes) -> None:
         assert self._remote is not None, "only a verified peer finishes"
         assert self._channel is not None, "only a sealed channel finishes"
-        self.stage = Stage.DONE
+        self.stage = UpgradeStage.DONE
         self.result = Upgraded(self._remote.peer, self._channel, leftover)

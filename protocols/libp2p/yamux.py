@@ -22,7 +22,7 @@ from collections import deque
 from protocols.libp2p import yamux_frames as frames
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
 from protocols.libp2p.yamux_frames import HEADER, HEADER_BYTES, SessionEvent
-from protocols.libp2p.yamux_stream import SEND_BUFFER_MAX_BYTES, Stream
+from protocols.libp2p.yamux_stream import SEND_BUFFER_MAX_BYTES, StreamState
 
 INBOUND_STREAMS_MAX = 256
 """Streams a peer may have open here: as many requests as one node forwards to another at once."""
@@ -58,17 +58,17 @@ class Session:
     """One side of a session. `client` is the side that dialled: its streams have odd ids."""
 
     def __init__(self, *, client: bool) -> None:
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, StreamState] = {}
         self._next_id = 1 if client else 2
         self._parity = self._next_id % 2
         self._inbound = 0
         self._unacknowledged = 0
-        self._ready: deque[Stream] = deque()
+        self._ready: deque[StreamState] = deque()
         self._control = bytearray()
         self._partial = bytearray()
         self._body_left = 0
         self._body_flags = 0
-        self._body_stream: Stream | None = None
+        self._body_stream: StreamState | None = None
         self._unread_bytes = 0
         self._grown_bytes = 0
         self._rtt_min_ms: int | None = None
@@ -100,7 +100,7 @@ class Session:
             raise LocalProtocolError("yamux.streams", f"over {OUTBOUND_STREAMS_MAX}")
         if self._unacknowledged >= UNACKNOWLEDGED_MAX:
             raise LocalProtocolError("yamux.backlog", f"{UNACKNOWLEDGED_MAX} streams unacknowledged")
-        stream = Stream(self._next_id, inbound=False, now_ms=now_ms)
+        stream = StreamState(self._next_id, inbound=False, now_ms=now_ms)
         self._next_id += 2
         self._streams[stream.stream_id] = stream
         self._unacknowledged += 1
@@ -210,7 +210,7 @@ class Session:
             self._forget_if_closed(stream)
         return b"".join(parts)
 
-    def _queue(self, stream: Stream) -> None:
+    def _queue(self, stream: StreamState) -> None:
         if not stream.queued and stream.sendable:
             stream.queued = True
             self._ready.append(stream)
@@ -273,7 +273,7 @@ class Session:
         else:
             raise RemoteProtocolError("yamux.type", str(kind))
 
-    def _accept(self, stream_id: int) -> Stream | None:
+    def _accept(self, stream_id: int) -> StreamState | None:
         """Return the new inbound stream, or None if it was refused."""
         if stream_id % 2 == self._parity:
             raise RemoteProtocolError("yamux.stream-parity", f"stream {stream_id} is ours to open")
@@ -283,7 +283,7 @@ class Session:
             self._ration()
             self._send_control(frames.WINDOW_UPDATE, frames.RST, stream_id, 0)
             return None
-        stream = Stream(stream_id, inbound=True, now_ms=self._now_ms)
+        stream = StreamState(stream_id, inbound=True, now_ms=self._now_ms)
         self._streams[stream_id] = stream
         self._inbound += 1
         self._send_control(frames.WINDOW_UPDATE, frames.ACK, stream_id, 0)
@@ -297,7 +297,7 @@ class Session:
         if not flags & frames.SYN:
             self._ration()
 
-    def _receive_data_header(self, stream: Stream | None, flags: int, length: int) -> None:
+    def _receive_data_header(self, stream: StreamState | None, flags: int, length: int) -> None:
         self._body_stream = stream
         self._body_flags = flags
         self._body_left = length
@@ -328,7 +328,7 @@ class Session:
         if not self._body_left:
             self._end_of_frame(stream, self._body_flags)
 
-    def _receive_window_update(self, stream: Stream, flags: int, delta: int) -> None:
+    def _receive_window_update(self, stream: StreamState, flags: int, delta: int) -> None:
         if not delta and not flags:
             self._ration()
         stream.send_window_bytes += delta
@@ -337,7 +337,7 @@ class Session:
         self._queue(stream)
         self._end_of_frame(stream, flags)
 
-    def _end_of_frame(self, stream: Stream | None, flags: int) -> None:
+    def _end_of_frame(self, stream: StreamState | None, flags: int) -> None:
         if stream is None or not flags & (frames.FIN | frames.RST):
             return
         if flags & frames.RST:
@@ -371,11 +371,11 @@ class Session:
         if self._idle_frames > IDLE_FRAMES_MAX_PER_S:
             raise RemoteProtocolError("yamux.idle-frames", f"over {IDLE_FRAMES_MAX_PER_S} frames/s that carry nothing")
 
-    def _forget_if_closed(self, stream: Stream) -> None:
+    def _forget_if_closed(self, stream: StreamState) -> None:
         if stream.closed:
             self._forget(stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _forget(self, stream: StreamState) -> None:
         if self._streams.pop(stream.stream_id, None) is None:
             return
         if self._body_stream is stream:

@@ -13,7 +13,7 @@ SEND_BUFFER_MAX_BYTES = 1024 * 1024
 """Bytes a caller may queue on one stream beyond the peer's window; a writer that respects `send_room` never sees it."""
 
 
-class Stream:
+class StreamState:
     """State of one stream; both directions are independent until both are finished."""
 
     __slots__ = (

@@ -58,7 +58,7 @@ class AuditEntry(msgspec.Struct, frozen=True, tag="audit_entry"):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainedEntry:
     """An entry as held: by whom, where in the chain its key says it is, and its signed bytes.
 
     An entry that may not be read here has `withheld`, the digest of what was signed, in place of the payload: that it stands
@@ -77,7 +77,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class AuditFault:
     """An entry that is not as it should be: "removed", "altered", "reordered" or "foreign"."""
 
     node: PeerId
@@ -106,12 +106,14 @@ def entry_digest(signed: Signed) -> Digest:
     return digest(signed.payload)
 
 
-def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link], wall_ms: int) -> tuple[Fault, ...]:
+def chain_faults(
+    verifier: Verifier, mesh: bytes, links: Iterable[ChainedEntry], wall_ms: int
+) -> tuple[AuditFault, ...]:
     """Return the first FAULTS_MAX faults of each chain at `wall_ms`, by node and number.
 
     Only entries that have expired may be missing.
     """
-    by_node: dict[PeerId, dict[int, Link]] = {}
+    by_node: dict[PeerId, dict[int, ChainedEntry]] = {}
     for link in links:
         by_node.setdefault(link.node, {})[link.number] = link
     return tuple(
@@ -121,23 +123,25 @@ def chain_faults(verifier: Verifier, mesh: bytes, links: Iterable[Link], wall_ms
     )
 
 
-def _node_faults(verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, Link], wall_ms: int) -> Iterable[Fault]:
+def _node_faults(
+    verifier: Verifier, mesh: bytes, node: PeerId, held: dict[int, ChainedEntry], wall_ms: int
+) -> Iterable[AuditFault]:
     last = max(held)
     first = _first_due(held[last], min(held), wall_ms)
-    before: Link | None = None
+    before: ChainedEntry | None = None
     for number in range(first, last + 1):
         link = held.get(number)
         if link is None:
-            yield Fault(node, number, "removed")
+            yield AuditFault(node, number, "removed")
             before = None
             continue
         fault = "" if link.withheld else _fault(verifier, mesh, node, number, link.signed, before)
         if fault:
-            yield Fault(node, number, fault)
+            yield AuditFault(node, number, fault)
         before = link
 
 
-def _first_due(newest: Link, first_held: int, wall_ms: int) -> int:
+def _first_due(newest: ChainedEntry, first_held: int, wall_ms: int) -> int:
     """Return the first entry that must still be there, by the word of the newest one."""
     try:
         said = read_entry(newest.signed)
@@ -146,7 +150,9 @@ def _first_due(newest: Link, first_held: int, wall_ms: int) -> int:
     return min(said.oldest, first_held) if wall_ms < said.oldest_at_ms + KEPT_MS else first_held
 
 
-def _fault(verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: Signed, before: Link | None) -> str:
+def _fault(
+    verifier: Verifier, mesh: bytes, node: PeerId, number: int, signed: Signed, before: ChainedEntry | None
+) -> str:
     if len(signed.key) != PUBLIC_KEY_BYTES or peer_id(signed.key) != node:
         return "foreign"
     try:

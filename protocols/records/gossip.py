@@ -39,7 +39,7 @@ from protocols.records.key_table import parse_key
 from protocols.records.papers import PaperCourt
 from protocols.records.quotas import RecordLimits
 from protocols.records.record import Entry, Record, read_record, sign_record
-from protocols.records.store import Check, Offered, Outcome, RecordStore, proof_record, signed_records
+from protocols.records.store import Check, OfferOutcome, OfferResult, RecordStore, proof_record, signed_records
 from protocols.refusal import Refusal
 from protocols.trust.store import TrustChanged, TrustStore
 
@@ -93,7 +93,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     records: tuple[AnnouncedRecord, ...]
 
 
-class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
+class FetchRecords(msgspec.Struct, frozen=True, tag="fetch"):
     """Asks for the current records of these keys, at most ANNOUNCED_MAX."""
 
     keys: tuple[str, ...]
@@ -105,7 +105,7 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
     records: tuple[Signed, ...]
 
 
-RecordMessage = Push | Announce | Fetch | Records
+RecordMessage = Push | Announce | FetchRecords | Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class TrustLearnt:
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """A token bucket; `level` may be spent, and refills with time. Mutable: spent on every message."""
 
     rate_per_s: float
@@ -213,7 +213,7 @@ class RecordMachine:
         self._last_seq = 0
         self._connected: dict[PeerId, None] = {}
         self._wanted: dict[str, _Wanted] = {}
-        self._buckets: dict[PeerId, Bucket] = {}
+        self._buckets: dict[PeerId, TokenBucket] = {}
         self._trust_version = trust.version
         self._sweep_ms = 0
         self._parked_check_ms: int | None = None
@@ -284,7 +284,7 @@ class RecordMachine:
         offered = self.store.offer(signed, now.wall_ms)
         if offered.refusal is not None:
             return [Notify(PublishRefused(event.key, offered.refusal))]
-        if offered.outcome is not Outcome.MERGED or offered.entry is None:
+        if offered.outcome is not OfferOutcome.MERGED or offered.entry is None:
             return [Notify(PublishRefused(event.key, Refusal("records.outdated", "a newer version is held")))]
         effects = [*self._store((offered.entry,)), *self.forget(offered.gave_way)]
         effects.append(Broadcast(self._news(offered.entry)))
@@ -298,7 +298,7 @@ class RecordMachine:
                 return self._pushed(peer, message.record, now)
             case Announce():
                 return self._announced(peer, message, now)
-            case Fetch():
+            case FetchRecords():
                 return self.serve(peer, message.keys)
             case Records():
                 return self._fetched(peer, message.records, now)
@@ -332,7 +332,7 @@ class RecordMachine:
                 self._wanted.pop(item.key, None)
                 self._wanted[item.key] = _Wanted(item.digest, (peer,), now.mono_ms)
                 asked.append(item.key)
-        return [Send(peer, Fetch(tuple(asked)))] if asked else []
+        return [Send(peer, FetchRecords(tuple(asked)))] if asked else []
 
     def _fetched(self, peer: PeerId, records: tuple[Signed, ...], now: Now) -> list[Effect]:
         asked: list[Signed] = []
@@ -362,9 +362,9 @@ class RecordMachine:
         for item in offered:
             if item.refusal is not None:
                 rejected.setdefault(item.refusal.rule, item.refusal.detail)
-            if item.outcome is Outcome.PARKED and self._parked_check_ms is None:
+            if item.outcome is OfferOutcome.PARKED and self._parked_check_ms is None:
                 self._parked_check_ms = now.mono_ms + self.config.sweep_every_ms
-            if item.outcome is Outcome.MERGED and item.entry is not None:
+            if item.outcome is OfferOutcome.MERGED and item.entry is not None:
                 merged.append(item.entry)
                 self._clock.observe(item.entry.record.hlc, now.wall_ms)
                 if item.entry.author == self._self:
@@ -414,7 +414,7 @@ class RecordMachine:
                 effects.append(Send(pick, self._news(entry)))
         return effects
 
-    def _convict(self, offered: Sequence[Offered], now: Now) -> list[Effect]:
+    def _convict(self, offered: Sequence[OfferResult], now: Now) -> list[Effect]:
         effects: list[Effect] = []
         for item in offered:
             if item.proof is not None and item.entry is not None:
@@ -424,13 +424,13 @@ class RecordMachine:
                     effects += self._publish(Publish(*record), now)
         return effects
 
-    def _bucket(self, author: PeerId, now: Now) -> Bucket:
+    def _bucket(self, author: PeerId, now: Now) -> TokenBucket:
         bucket = self._buckets.get(author)
         if bucket is None:
             if len(self._buckets) >= AUTHORS_TRACKED_MAX:
                 del self._buckets[next(iter(self._buckets))]
             burst = float(self.config.author_burst)
-            bucket = Bucket(self.config.author_rate_per_s, burst, burst, now.mono_ms)
+            bucket = TokenBucket(self.config.author_rate_per_s, burst, burst, now.mono_ms)
             self._buckets[author] = bucket
         return bucket
 
@@ -480,7 +480,7 @@ class RecordMachine:
             sources = wanted.sources[1:]
             if sources:
                 self._wanted[key] = _Wanted(wanted.digest, sources, now.mono_ms)
-                effects.append(Send(sources[0], Fetch((key,))))
+                effects.append(Send(sources[0], FetchRecords((key,))))
         return effects
 
 

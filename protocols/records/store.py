@@ -33,7 +33,7 @@ Check = Callable[[Entry], Refusal | None]
 """Judges one record's body; given by the owner of the kind, by prefix."""
 
 
-class Outcome(Enum):
+class OfferOutcome(Enum):
     """What became of an offered record."""
 
     MERGED = "merged"
@@ -44,10 +44,10 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
+class OfferResult:
     """The outcome, the entry if it could be read, the refusal if there was one, and a proof of equivocation if any."""
 
-    outcome: Outcome
+    outcome: OfferOutcome
     entry: Entry | None = None
     refusal: Refusal | None = None
     proof: EquivocationProof | None = None
@@ -102,19 +102,21 @@ class RecordStore:
 
     # --- offering -----------------------------------------------------------------------------------------------------
 
-    def offer(self, signed: Signed, wall_ms: int, not_before_ms: int = 0) -> Offered:
+    def offer(self, signed: Signed, wall_ms: int, not_before_ms: int = 0) -> OfferResult:
         """Merge a record, or say why not; `not_before_ms` refuses older ones (from a peer that was silent too long)."""
         entry = read_record(signed)
         if isinstance(entry, Refusal):
-            return Offered(Outcome.REFUSED, None, entry)
+            return OfferResult(OfferOutcome.REFUSED, None, entry)
         holder = self.holder(entry)
         stands = holder is not None and (entry.digest == holder.digest or not self._replaces(entry, holder))
         same_seq = holder is not None and equivocates(entry, holder)
         if stands and not same_seq:
             assert holder is not None
-            return Offered(Outcome.KNOWN if entry.digest == holder.digest else Outcome.OUTDATED, entry)
+            return OfferResult(OfferOutcome.KNOWN if entry.digest == holder.digest else OfferOutcome.OUTDATED, entry)
         if self.quotas.remembered(id_of(entry.record.key, entry.digest), wall_ms, entry.author):
-            return Offered(Outcome.REFUSED, entry, Refusal("quota.again", "a quota refused this a short while ago"))
+            return OfferResult(
+                OfferOutcome.REFUSED, entry, Refusal("quota.again", "a quota refused this a short while ago")
+            )
         problem = self._time_problem(entry, wall_ms, not_before_ms)
         if problem is None and not verify(self.trust.verifier, RECORD_DOMAIN, self.trust.mesh, signed):
             problem = Refusal("records.signature", "the record's signature does not verify in this mesh")
@@ -122,20 +124,20 @@ class RecordStore:
             return self._park(entry)
         problem = problem or self._author_problem(entry, wall_ms) or self._body_problem(entry, wall_ms)
         if problem is not None:
-            return Offered(Outcome.REFUSED, entry, problem)
+            return OfferResult(OfferOutcome.REFUSED, entry, problem)
         proof = self._prove(entry, holder) if same_seq and holder is not None else None
         if stands:
-            return Offered(Outcome.OUTDATED, entry, None, proof)
+            return OfferResult(OfferOutcome.OUTDATED, entry, None, proof)
         paper = self._paper_of(entry)
         room = self._room(entry, paper, holder)
         if isinstance(room, Refusal):
             self.quotas.remember(entry, wall_ms)
-            return Offered(Outcome.REFUSED, entry, room)
+            return OfferResult(OfferOutcome.REFUSED, entry, room)
         for gone in room:
             self.remove(gone)
             self.quotas.remember(gone, wall_ms)
         self._put(entry, paper)
-        return Offered(Outcome.MERGED, entry, None, proof, tuple(room))
+        return OfferResult(OfferOutcome.MERGED, entry, None, proof, tuple(room))
 
     def restore(self, signed: Signed, wall_ms: int) -> Entry | None:
         """Take back a record this node had verified and stored, expired or not; None if its form is no longer valid.
@@ -373,15 +375,17 @@ class RecordStore:
     def _paper_of(self, entry: Entry) -> Paper | None:
         return self.court.paper_of(entry) if entry.parsed.rule.prefix in PAPERS else None
 
-    def _park(self, entry: Entry) -> Offered:
+    def _park(self, entry: Entry) -> OfferResult:
         if entry.digest in self.parked:
-            return Offered(Outcome.PARKED, entry)
+            return OfferResult(OfferOutcome.PARKED, entry)
         most = self._parked_of[entry.author] >= self.limits.node_parked_max
         if most or len(self.parked) >= self.limits.parked_max:
-            return Offered(Outcome.REFUSED, entry, Refusal("records.ahead", "too many records wait for their time"))
+            return OfferResult(
+                OfferOutcome.REFUSED, entry, Refusal("records.ahead", "too many records wait for their time")
+            )
         self.parked[entry.digest] = entry
         self._parked_of[entry.author] += 1
-        return Offered(Outcome.PARKED, entry)
+        return OfferResult(OfferOutcome.PARKED, entry)
 
     def _prove(self, entry: Entry, holder: Entry) -> EquivocationProof | None:
         if entry.author in self.proofs:

@@ -37,7 +37,7 @@ from protocols.machine import (
     Tick,
 )
 from protocols.records.floors import Contact, Floors, FloorVector
-from protocols.records.gossip import Bucket, Publish, RecordMachine, RecordsMerged, batches
+from protocols.records.gossip import Publish, RecordMachine, RecordsMerged, TokenBucket, batches
 from protocols.records.hlc import wall_ms_of
 from protocols.records.key_table import BODY_MAX_BYTES, make_key
 from protocols.records.record import Entry, read_record
@@ -204,8 +204,8 @@ class SyncMachine:
         self._session: _Session | None = None
         self._next_ms = 0
         self._floor_ms = 0
-        self._serving: dict[PeerId, Bucket] = {}
-        self._requests: dict[PeerId, Bucket] = {}
+        self._serving: dict[PeerId, TokenBucket] = {}
+        self._requests: dict[PeerId, TokenBucket] = {}
         self._expected: dict[PeerId, set[bytes]] = {}
         """Ids of the records that each peer was asked for, and no others are taken."""
         self._not_before: dict[PeerId, int] = {}
@@ -234,8 +234,8 @@ class SyncMachine:
         self._connected[peer] = None
         burst = float(self._config.serve_burst_bytes)
         requests = float(self._config.requests_burst)
-        self._serving[peer] = Bucket(self._config.serve_bytes_per_s, burst, burst, now.mono_ms)
-        self._requests[peer] = Bucket(self._config.requests_per_s, requests, requests, now.mono_ms)
+        self._serving[peer] = TokenBucket(self._config.serve_bytes_per_s, burst, burst, now.mono_ms)
+        self._requests[peer] = TokenBucket(self._config.requests_per_s, requests, requests, now.mono_ms)
         if self._self < peer and peer not in self._eager:  # one of the two asks
             self._eager.append(peer)
             if self._session is None:

@@ -35,7 +35,7 @@ from protocols.machine import (
     Write,
 )
 from protocols.rollout.conductor import Conductor, ConductorConfig, RolloutStatement, StatementsHeld, nobody
-from protocols.rollout.contact import PROBES_PER_TTL, Contact
+from protocols.rollout.contact import PROBES_PER_TTL, MajorityContact
 from protocols.rollout.health import HealthLimits, Observation, observe, reopened, restarted
 from protocols.rollout.orders import (
     AgentEvent,
@@ -44,7 +44,7 @@ from protocols.rollout.orders import (
     PeerCompared,
     PeersDown,
     PreparationDone,
-    Prepare,
+    PrepareRelease,
     ReplaySmoke,
     Retain,
     Reverted,
@@ -112,7 +112,7 @@ class RolloutAgent:
         self._down: frozenset[PeerId] = frozenset()
         self._sequence = 0
         self._leaving = False
-        self._contact = Contact(me)
+        self._contact = MajorityContact(me)
         self._beat_ms: int | None = None
         self._deadline_ms: int | None = None
         self._deadline_known = False
@@ -330,7 +330,7 @@ class RolloutAgent:
         for change in changes:
             if change not in self._prepared and change not in self._preparing and change not in self._broken:
                 self._preparing.add(change)
-                effects.append(Notify(Prepare(change)))
+                effects.append(Notify(PrepareRelease(change)))
         return effects
 
     def _want(self, event: ChangeProposed) -> None:

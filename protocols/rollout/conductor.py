@@ -31,10 +31,10 @@ from protocols.changes.statements import (
 )
 from protocols.envelope import Signed, decode, digest, encode
 from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Send, Signer, Verifier
-from protocols.records.gossip import Bucket
+from protocols.records.gossip import TokenBucket
 from protocols.refusal import Refusal
 from protocols.rollout.orders import NodePrepared
-from protocols.state.analysis import Assessment, Outcome, assess, left
+from protocols.state.analysis import Assessment, StageOutcome, assess, left
 from protocols.state.commands import Abort, Command, Exhibits, LaneAction, Pause, Promote, SignedCommand
 from protocols.state.model import NODES_MAX, Lane, MeshState, Rollout
 from protocols.state.placement import rendezvous
@@ -79,7 +79,7 @@ class _Heard(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Propose:
+class SubmitStep:
     """Ask the chain to decide an encoded SignedCommand with its material; nobody's signature is needed."""
 
     command: bytes
@@ -139,7 +139,7 @@ class Conductor:
         self._prepared: dict[bytes, dict[PeerId, tuple[Prepared, bytes]]] = {}
         self._down_ms: dict[PeerId, int] = {}
         self._peers: dict[PeerId, None] = {}
-        self._answers: dict[PeerId, Bucket] = {}
+        self._answers: dict[PeerId, TokenBucket] = {}
         """What each peer may still ask: a question of 28 bytes draws 16 KB."""
         self._opened: dict[Signed, _Heard] = {}
         """What verified lately: a statement may come from several peers, and its signature is checked once."""
@@ -203,7 +203,7 @@ class Conductor:
     def answer(self, peer: PeerId, held: StatementsHeld, changes: Sequence[bytes], now: Now) -> list[Effect]:
         """Send a peer what it lacks, as often as an honest one asks."""
         if peer not in self._answers:
-            self._answers[peer] = Bucket(ANSWERS_PER_S, ANSWERS_BURST, ANSWERS_BURST, now.mono_ms)
+            self._answers[peer] = TokenBucket(ANSWERS_PER_S, ANSWERS_BURST, ANSWERS_BURST, now.mono_ms)
         if not self._answers[peer].take(1, now.mono_ms):
             return [Reject(peer, "statement.rate", "asked for statements more often than records are compared")]
         return [Send(peer, one) for one in self.lacking(held, changes)]
@@ -390,7 +390,7 @@ class Conductor:
 
     def _timeout(self, rollout: Rollout, stage: _Stage, assessed: Assessment, now: Now, voter: Voter) -> list[Effect]:
         waited_ms = now.mono_ms - stage.progress_ms
-        waiting = assessed.outcome is Outcome.PENDING and not rollout.paused
+        waiting = assessed.outcome is StageOutcome.PENDING and not rollout.paused
         if not waiting or waited_ms < rollout.plan.progress_deadline_ms or self._me in stage.timeouts:
             return []
         return self.say(TimeoutVote(self._era, rollout.id, rollout.opened, voter), now)
@@ -426,15 +426,15 @@ def forced_action(rollout: Rollout, assessed: Assessment, wall_ms: int) -> LaneA
     """Return the command that the assessment forces without a person, or None; rollout.py judges the same way."""
     plan, stage = rollout.plan, rollout.stages[rollout.stage]
     match assessed.outcome:
-        case Outcome.PENDING:
+        case StageOutcome.PENDING:
             return None
-        case Outcome.FAIL:
+        case StageOutcome.FAIL:
             if plan.auto_revert and not plan.irreversible:
                 return Abort(rollout.id, assessed.reason)
             return None if rollout.paused else Pause(rollout.id)
-        case Outcome.INCONCLUSIVE:
+        case StageOutcome.INCONCLUSIVE:
             return None if rollout.paused else Pause(rollout.id)
-        case Outcome.PASS:
+        case StageOutcome.PASS:
             if rollout.paused or rollout.candidate.withdrawn:
                 return None
             if stage.approve:
@@ -443,9 +443,9 @@ def forced_action(rollout: Rollout, assessed: Assessment, wall_ms: int) -> LaneA
             return Promote(rollout.id, rollout.stage) if ready else None
 
 
-def _proposal(lane: Lane, rollout: Rollout, action: LaneAction, items: tuple[bytes, ...], reason: str) -> Propose:
+def _proposal(lane: Lane, rollout: Rollout, action: LaneAction, items: tuple[bytes, ...], reason: str) -> SubmitStep:
     """Return the unsigned command; its id is the same whoever proposes it, so that it is decided once."""
     identity = digest(encode((rollout.id, rollout.opened, type(action).__name__)))[:16]
     command = Command(identity, action, lane.project, lane.environment, lane.sequence)
     exhibits = Exhibits(statements=tuple(bytes(digest(item)) for item in items))
-    return Propose(encode(SignedCommand(encode(command), (), exhibits)), items, reason)
+    return SubmitStep(encode(SignedCommand(encode(command), (), exhibits)), items, reason)

@@ -16,7 +16,7 @@ PROBES_PER_TTL = 3
 """Rounds within the shortest time to live, or a candidate in good contact would be taken for a lonely one."""
 
 
-class Contact:
+class MajorityContact:
     """One node's rounds. `since_ms` is when a majority was last heard, or watching began (monotonic)."""
 
     def __init__(self, me: PeerId) -> None:

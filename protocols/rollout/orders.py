@@ -125,7 +125,7 @@ AgentEvent = (
 
 
 @dataclass(frozen=True, slots=True)
-class Prepare:
+class PrepareRelease:
     """Fetch, verify, compile `change` and run its smoke checks on throwaway data; answer with PreparationDone."""
 
     change: Digest

@@ -44,7 +44,7 @@ _ROOT_SCALE = 1 << 20
 _PPM = 1_000_000
 
 
-class Outcome(Enum):
+class StageOutcome(Enum):
     """What a stage's statements amount to."""
 
     PASS = "pass"  # noqa: S105 (a verdict, not a password)
@@ -57,7 +57,7 @@ class Outcome(Enum):
 class Assessment:
     """An outcome with its numbers: nodes by verdict, both sides' counts, and the sentence that explains it."""
 
-    outcome: Outcome
+    outcome: StageOutcome
     reason: str
     passed: int
     failed: int
@@ -190,7 +190,7 @@ def assess(
     candidate = pooled(capped(mine) if robust else mine)
     base = pooled(capped(its) if robust else its)
 
-    def result(outcome: Outcome, reason: str) -> Assessment:
+    def result(outcome: StageOutcome, reason: str) -> Assessment:
         return Assessment(outcome, reason, passed, failed, pending, unreached, candidate, base)
 
     budget = 0 if first else limits.failure_limit
@@ -199,24 +199,24 @@ def assess(
     settled = timed_out or at_ms >= rollout.stage_at_ms + SETTLE_PERIODS * stage.min_healthy_ms
     if failed > budget:
         named = "".join(f"; {node}: {why}" for node, why in list(worse_alone.items())[:1])
-        return result(Outcome.FAIL, f"{failed} of {len(cohort)} nodes failed, {budget} may{named}")
+        return result(StageOutcome.FAIL, f"{failed} of {len(cohort)} nodes failed, {budget} may{named}")
     worse = _worse_together(said, outside, limits) if robust else comparison_failure(candidate, base, limits)
     if worse:
-        return result(Outcome.FAIL, worse)
+        return result(StageOutcome.FAIL, worse)
     if timed_out and unreached > allowed:
-        return result(Outcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
+        return result(StageOutcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
     if pending or unreached > allowed or (silent and not settled):
-        return result(Outcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
+        return result(StageOutcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
     compared = _compared(said, outside)[0] if robust else base
     doubted = candidate.requests < limits.min_requests and _doubtful(candidate, compared, limits)
     if _measured(rollout, said, candidate) and not doubted:
-        return result(Outcome.PASS, f"{passed} of {len(cohort)} nodes passed")
+        return result(StageOutcome.PASS, f"{passed} of {len(cohort)} nodes passed")
     if settled and doubted:
         few = f"{candidate.errors} of {candidate.requests} requests failed"
-        return result(Outcome.INCONCLUSIVE, f"{few}, too many to go on and too few to judge by")
+        return result(StageOutcome.INCONCLUSIVE, f"{few}, too many to go on and too few to judge by")
     if settled:
-        return result(Outcome.INCONCLUSIVE, "ready, but neither traffic nor a smoke check says that it works")
-    return result(Outcome.PENDING, "ready; waiting for traffic")
+        return result(StageOutcome.INCONCLUSIVE, "ready, but neither traffic nor a smoke check says that it works")
+    return result(StageOutcome.PENDING, "ready; waiting for traffic")
 
 
 def _worse_alone(

@@ -14,10 +14,10 @@ from protocols.changes.statements import STATEMENT_MAX_BYTES, HealthVerdict
 from protocols.envelope import Signed, digest
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
-from protocols.state.analysis import Assessment, Outcome, assess
+from protocols.state.analysis import Assessment, StageOutcome, assess
 from protocols.state.commands import Pause, Promote, Start
 from protocols.state.exhibits import SIGNED_OVERHEAD_BYTES, Case
-from protocols.state.lanes import Said, read_said
+from protocols.state.lanes import StageStatements, read_said
 from protocols.state.model import MeshState, Rollout
 from protocols.state.placement import eligible
 from protocols.trust.grants import BEFORE_EXPIRY_MS, Rights, verify_grants
@@ -115,7 +115,7 @@ def _stale_health(state: MeshState, case: Case, view: View) -> Refusal | None:
         return said
     newest = _newest(rollout, said, view)
     assessed = _judged(state, rollout, said, newest, case)
-    if assessed.outcome in (Outcome.FAIL, Outcome.PENDING):
+    if assessed.outcome in (StageOutcome.FAIL, StageOutcome.PENDING):
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
     counted = (node for node in rollout.cohort if node in newest and node not in said.vanished)
     vanished = next((node for node in counted if newest[node].verdict == "pass" and not view.alive(node)), None)
@@ -131,13 +131,13 @@ def _stale_pause(state: MeshState, case: Case, view: View) -> Refusal | None:
     if isinstance(said, Refusal):
         return said
     assessed = _judged(state, rollout, said, _newest(rollout, said, view), case)
-    if assessed.outcome is Outcome.PASS and not rollout.stages[rollout.stage].approve:
+    if assessed.outcome is StageOutcome.PASS and not rollout.stages[rollout.stage].approve:
         return Refusal("fresh.stale-verdict", f"by the newer verdicts this voter holds: {assessed.reason}")
     return None
 
 
 def _judged(
-    state: MeshState, rollout: Rollout, said: Said, verdicts: Mapping[PeerId, HealthVerdict], case: Case
+    state: MeshState, rollout: Rollout, said: StageStatements, verdicts: Mapping[PeerId, HealthVerdict], case: Case
 ) -> Assessment:
     return assess(
         rollout, verdicts, case.at_ms, timed_out=said.timed_out, vanished=said.vanished, rules=state.rules_version
@@ -151,7 +151,7 @@ def _rollout_of(state: MeshState, case: Case) -> Rollout:
     return lane.rollout
 
 
-def _newest(rollout: Rollout, said: Said, view: View) -> dict[PeerId, HealthVerdict]:
+def _newest(rollout: Rollout, said: StageStatements, view: View) -> dict[PeerId, HealthVerdict]:
     """Return the newer of what the exhibits and this voter hold, of each pinned node."""
     newest = dict(said.verdicts)
     for node, verdict in view.verdicts(rollout.id, rollout.opened).items():

@@ -41,7 +41,7 @@ CHANGE_AGE_MAX_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class GatePassed:
     """A change that may start: what was judged, its release, how many approvals it needed and whose it has."""
 
     subject: Subject
@@ -56,7 +56,7 @@ def gate_of(state: MeshState, environment: str, release: Release) -> Gate:
     return gate(state.policy, found.protected, found.policy, release.demands_for(environment))
 
 
-def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> Admitted | Refusal:
+def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> GatePassed | Refusal:
     """Return what a start may go on with, or the first rule it breaks."""
     shown = _change_and_release(lane, case, action)
     if isinstance(shown, Refusal):
@@ -76,12 +76,12 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> Admitted |
     authors = {change.author, *case.lineage(change.author), release.author, *case.lineage(release.author)}
     subject = Subject(change, change_digest, tuple(one.digest for one in release.components), tuple(sorted(authors)))
     if action.break_glass:
-        return _broken_glass(case, lane, action) or Admitted(subject, release_digest, 0, ())
+        return _broken_glass(case, lane, action) or GatePassed(subject, release_digest, 0, ())
     approvers = _approvers(state, case, lane, wanted, subject)
     if isinstance(approvers, Refusal):
         return approvers
     refusal = _evidence(state, case, wanted, subject) or window_refusal(wanted, case.at_ms)
-    return refusal or Admitted(subject, release_digest, wanted.approvals, approvers)
+    return refusal or GatePassed(subject, release_digest, wanted.approvals, approvers)
 
 
 def _change_and_release(lane: Lane, case: Case, action: Start) -> tuple[Change, Digest, Release, Digest] | Refusal:

@@ -21,7 +21,7 @@ from protocols.changes.statements import HealthVerdict, Prepared, TimeoutVote, V
 from protocols.envelope import DIGEST_BYTES, digest_of
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
-from protocols.state.analysis import Assessment, Outcome, assess, left
+from protocols.state.analysis import Assessment, StageOutcome, assess, left
 from protocols.state.cohort import plan_cohorts
 from protocols.state.commands import (
     REASON_MAX,
@@ -37,7 +37,7 @@ from protocols.state.commands import (
     WithdrawApproval,
 )
 from protocols.state.exhibits import Case
-from protocols.state.gate import Admitted, admit
+from protocols.state.gate import GatePassed, admit
 from protocols.state.model import (
     RETAINED_MAX,
     WITHDRAWN_MAX,
@@ -55,7 +55,7 @@ RolloutAction = Start | Promote | Pause | Resume | Abort | Rollback | Freeze | U
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StageStatements:
     """The health statements of one stage, by node; whether a majority of voters gave up waiting, and on whom."""
 
     verdicts: Mapping[PeerId, HealthVerdict]
@@ -161,7 +161,7 @@ def _start(state: MeshState, lane: Lane, case: Case, action: Start) -> Lane | Re
     )
 
 
-def _nodes_problem(state: MeshState, lane: Lane, action: Start, admitted: Admitted) -> Refusal | None:
+def _nodes_problem(state: MeshState, lane: Lane, action: Start, admitted: GatePassed) -> Refusal | None:
     able = eligible(state, lane.environment)
     if not action.nodes or any(a >= b for a, b in pairwise(action.nodes)):
         return Refusal("placement.nodes", "the pinned nodes are not distinct and ascending, or there are none")
@@ -176,7 +176,7 @@ def _nodes_problem(state: MeshState, lane: Lane, action: Start, admitted: Admitt
     return None
 
 
-def _unprepared(case: Case, nodes: tuple[PeerId, ...], admitted: Admitted) -> Refusal | None:
+def _unprepared(case: Case, nodes: tuple[PeerId, ...], admitted: GatePassed) -> Refusal | None:
     statements = case.statements()
     if isinstance(statements, Refusal):
         return statements
@@ -235,14 +235,14 @@ def _promote_refusal(lane: Lane, rollout: Rollout, case: Case, assessed: Assessm
         people = {key for signer in case.signers for key in case.lineage(signer)}
         if stage.approve and rollout.candidate.required and people & set(rollout.authors):
             return Refusal("approval.by-author", "the author and the author's agents do not approve a stage")
-        if assessed.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE):
+        if assessed.outcome in (StageOutcome.PASS, StageOutcome.INCONCLUSIVE):
             return None
         return Refusal(f"health.{assessed.outcome.value}", assessed.reason)
     if not rollout.plan.auto_promote or rollout.paused:
         return Refusal("rollout.not-automatic", "this promotion needs a person: freehold promote")
     if stage.approve:
         return Refusal("rollout.awaits-approval", "an approver promotes this stage: freehold promote")
-    if assessed.outcome is not Outcome.PASS:
+    if assessed.outcome is not StageOutcome.PASS:
         return Refusal(f"health.{assessed.outcome.value}", assessed.reason)
     if case.at_ms < rollout.stage_at_ms + stage.pause_ms:
         return Refusal("rollout.too-early", f"the stage holds for {stage.pause_ms} ms")
@@ -259,9 +259,9 @@ def _pause(state: MeshState, lane: Lane, case: Case, action: Pause) -> Lane | Re
     assessed = _assess(state, rollout, case)
     if isinstance(assessed, Refusal):
         return assessed
-    kept = assessed.outcome is Outcome.FAIL and not _reverts(rollout)
-    gated = assessed.outcome is Outcome.PASS and rollout.stages[rollout.stage].approve
-    if kept or gated or assessed.outcome is Outcome.INCONCLUSIVE:
+    kept = assessed.outcome is StageOutcome.FAIL and not _reverts(rollout)
+    gated = assessed.outcome is StageOutcome.PASS and rollout.stages[rollout.stage].approve
+    if kept or gated or assessed.outcome is StageOutcome.INCONCLUSIVE:
         reason = "awaits an approver" if gated else assessed.reason
         return replace(lane, rollout=replace(rollout, paused=reason))
     return Refusal(f"health.{assessed.outcome.value}", f"nothing forces a pause: {assessed.reason}")
@@ -287,7 +287,7 @@ def _abort(state: MeshState, lane: Lane, case: Case, action: Abort) -> Lane | Re
     assessed = _assess(state, rollout, case)
     if isinstance(assessed, Refusal):
         return assessed
-    if assessed.outcome is not Outcome.FAIL:
+    if assessed.outcome is not StageOutcome.FAIL:
         return Refusal(f"health.{assessed.outcome.value}", f"nothing forces an abort: {assessed.reason}")
     if not _reverts(rollout):
         return Refusal("rollout.not-automatic", "the plan does not revert by itself; it pauses")
@@ -388,7 +388,7 @@ def _based(lane: Lane, base: Deployed) -> Lane:
 # --- proof ------------------------------------------------------------------------------------------------------------
 
 
-def read_said(state: MeshState, rollout: Rollout, case: Case) -> Said | Refusal:
+def read_said(state: MeshState, rollout: Rollout, case: Case) -> StageStatements | Refusal:
     """Return the exhibited statements of this very stage; a statement of another stage refuses the command.
 
     Only a goodbye holds on: who left before it took the candidate stands aside until it speaks again.
@@ -420,7 +420,7 @@ def read_said(state: MeshState, rollout: Rollout, case: Case) -> Said | Refusal:
                 (gave_up if isinstance(said, TimeoutVote) else lost.setdefault(said.node, set())).add(voter)
     majority = len(state.voters) // 2 + 1
     vanished = tuple(sorted(node for node, voters in lost.items() if len(voters) >= majority))
-    return Said(verdicts, len(gave_up) >= majority, vanished)
+    return StageStatements(verdicts, len(gave_up) >= majority, vanished)
 
 
 def _assess(state: MeshState, rollout: Rollout, case: Case) -> Assessment | Refusal:

@@ -28,7 +28,7 @@ from protocols.state.commands import (
 from protocols.state.model import Lane
 
 
-class Phase(Enum):
+class LanePhase(Enum):
     """Where a lane stands."""
 
     IDLE = "idle"
@@ -40,7 +40,7 @@ class Phase(Enum):
 class Leads:
     """The command is allowed and leads to one of `to`; `note` says what decides between them."""
 
-    to: tuple[Phase, ...]
+    to: tuple[LanePhase, ...]
     note: str = ""
 
 
@@ -51,12 +51,12 @@ class Refuses:
     rule: str
     detail: str
     unless: str = ""
-    to: Phase | None = None
+    to: LanePhase | None = None
 
 
 Outcome = Leads | Refuses
 
-_IDLE, _RUNNING, _PAUSED = Phase.IDLE, Phase.RUNNING, Phase.PAUSED
+_IDLE, _RUNNING, _PAUSED = LanePhase.IDLE, LanePhase.RUNNING, LanePhase.PAUSED
 _STAY_IDLE, _STAY_RUNNING, _STAY_PAUSED = Leads((_IDLE,)), Leads((_RUNNING,)), Leads((_PAUSED,))
 _NO_ROLLOUT = Refuses("rollout.none", "no rollout is under way; `freehold status` shows what runs")
 _UNDER_WAY = Refuses(
@@ -104,22 +104,22 @@ FROZEN: dict[type[Any], Row] = {
 """A freeze holds what would bring something new; pausing, aborting and rolling back stay possible, for safety."""
 
 
-def phase_of(lane: Lane) -> Phase:
+def phase_of(lane: Lane) -> LanePhase:
     """Return where the lane stands."""
     if lane.rollout is None:
-        return Phase.IDLE
-    return Phase.PAUSED if lane.rollout.paused else Phase.RUNNING
+        return LanePhase.IDLE
+    return LanePhase.PAUSED if lane.rollout.paused else LanePhase.RUNNING
 
 
 def outcome(lane: Lane, action: LaneAction) -> Outcome:
     """Return what the table says of `action` on this lane."""
     row = (FROZEN if lane.frozen else OPEN)[type(action)]
     match phase_of(lane):
-        case Phase.IDLE:
+        case LanePhase.IDLE:
             return row[0]
-        case Phase.RUNNING:
+        case LanePhase.RUNNING:
             return row[1]
-        case Phase.PAUSED:
+        case LanePhase.PAUSED:
             return row[2]
 
 

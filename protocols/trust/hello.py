@@ -78,7 +78,7 @@ ALLOWED: dict[Standing, tuple[Family, ...]] = {
 """Which families of messages a peer may send at each standing, once admitted. `sync` reads, `records` also writes."""
 
 
-class Head(msgspec.Struct, frozen=True, array_like=True):
+class ChainHead(msgspec.Struct, frozen=True, array_like=True):
     """Where a node's decision chain ends: (era, slot, digest of the head decision or empty)."""
 
     era: int = 0
@@ -94,7 +94,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     version_max: int
     boot_nonce: bytes
     challenge: bytes
-    head: Head
+    head: ChainHead
     credentials: Credentials
     papers: JoinPapers | None = None
 
@@ -138,7 +138,7 @@ class Admitted:
     standing: Standing
     version: int
     boot_nonce: bytes
-    head: Head
+    head: ChainHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class RefusedBy:
 
 
 @dataclass(frozen=True, slots=True)
-class Cloned:
+class PeerCloned:
     """Two living processes use `peer`'s key; the boot nonces of both."""
 
     peer: PeerId
@@ -196,7 +196,7 @@ class HelloMachine:
     ) -> None:
         """Take the node's trust store and key; `boot_nonce` is 8 fresh random bytes, shared by all machines."""
         assert len(boot_nonce) == BOOT_NONCE_BYTES
-        self.head = Head()
+        self.head = ChainHead()
         """Where our chain ends; the composer keeps it current."""
         self._trust = trust
         self._signer = signer
@@ -351,7 +351,7 @@ class HelloMachine:
     def _cloned(self, peer: PeerId, boot_nonces: tuple[bytes, bytes], now: Now) -> list[Effect]:
         self._quarantined_until_ms[peer] = now.mono_ms + QUARANTINE_MS
         refused = self._refuse(peer, Refusal("hello.cloned", "two machines use this node's key; see the operator"))
-        return [Notify(Cloned(peer, boot_nonces)), *refused]
+        return [Notify(PeerCloned(peer, boot_nonces)), *refused]
 
     # --- invites ------------------------------------------------------------------------------------------------------
 

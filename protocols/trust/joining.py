@@ -35,9 +35,9 @@ from protocols.trust.hello import (
     NONCE_BYTES,
     VERSION_MAX,
     VERSION_MIN,
+    ChainHead,
     Challenge,
     Echo,
-    Head,
     Hello,
     Refused,
     RefusedBy,
@@ -110,7 +110,7 @@ class JoinMachine:
         self._asked_ms[peer] = now.mono_ms
         challenge = self._entropy.random_bytes(NONCE_BYTES)
         hello = Hello(
-            self._mesh, VERSION_MIN, VERSION_MAX, self._boot_nonce, challenge, Head(), Credentials(), self._papers
+            self._mesh, VERSION_MIN, VERSION_MAX, self._boot_nonce, challenge, ChainHead(), Credentials(), self._papers
         )
         return [Send(peer, hello)]
 

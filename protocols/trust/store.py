@@ -89,7 +89,7 @@ class Standing(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldCertificate:
     """One believed certificate with its signed form and whether an admin signed it."""
 
     certificate: Certificate
@@ -132,7 +132,7 @@ class TrustStore:
         self._former_admins: tuple[bytes, ...] = ()
         self.verifier = verifier
         self._confirmed = frozenset({self.genesis.voter_node})
-        self._held: dict[PeerId, list[Held]] = {}
+        self._held: dict[PeerId, list[HeldCertificate]] = {}
         self._bundles: dict[Digest, tuple[Bundle, OpenedBundle]] = {}
         self._bundle_of: dict[bytes, Digest] = {}
         self._uses: dict[tuple[Digest, int], list[bytes]] = {}
@@ -394,7 +394,7 @@ class TrustStore:
             if problem.rule != "certificate.issuer-revoked":
                 self._remember(_paper_id(signed), signed)
             return problem
-        ordered = sorted([*held, Held(certificate, signed, signed.key in self.every_admin())], key=_by_issue)
+        ordered = sorted([*held, HeldCertificate(certificate, signed, signed.key in self.every_admin())], key=_by_issue)
         if len(ordered) > CERTIFICATES_PER_NODE_MAX:
             # The first one, and what admins signed, prove where the roles came from; the last one is in use.
             del ordered[next((at for at, item in enumerate(ordered[1:-1], 1) if not item.by_admin), 1)]
@@ -420,7 +420,7 @@ class TrustStore:
             return Refusal("certificate.roles", "an issuer gave a role that no admin had given")
         return None
 
-    def _entitling(self, issuer: PeerId, certificate: Certificate) -> list[Held]:
+    def _entitling(self, issuer: PeerId, certificate: Certificate) -> list[HeldCertificate]:
         """Return the issuer's certificates that let it sign this one; its own renewal may come after expiry."""
         itself = issuer == certificate.node
         return [
@@ -559,5 +559,5 @@ def _paper_id(signed: Signed) -> Digest:
     return digest(signed.payload + signed.signature)
 
 
-def _by_issue(item: Held) -> tuple[int, int, bytes]:
+def _by_issue(item: HeldCertificate) -> tuple[int, int, bytes]:
     return (item.certificate.issued_ms, item.certificate.serial, item.signed.signature)

@@ -373,7 +373,7 @@ def codec_for(ty: Any, resources: ResourceNames = ()) -> Codec:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class FunctionCodecs:
     """One function's codecs, in order, and its shape as text."""
 
     params: tuple[Codec, ...]
@@ -389,7 +389,7 @@ def _maybe(ty: Any, resources: ResourceNames) -> Codec | None:
     return codec_for(ty, resources) if ty is not None else None
 
 
-def signature_of(function: wc.FuncType, resources: ResourceNames = ()) -> Signature:
+def signature_of(function: wc.FuncType, resources: ResourceNames = ()) -> FunctionCodecs:
     """Resolve a function type; raises `UnsupportedTypeError`."""
     params = tuple(codec_for(ty, resources) for _, ty in function.params)
-    return Signature(params, _maybe(function.result, resources))
+    return FunctionCodecs(params, _maybe(function.result, resources))

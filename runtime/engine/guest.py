@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-from runtime.call import Call
+from runtime.call import GuestCall
 from runtime.exchange import Exchange
 from runtime.providers import Bucket, LogSink, ProviderError, Providers, SqlConnection, SqlError
 from runtime.spec import AppSpec
@@ -193,7 +193,7 @@ class GuestLog:
             self._say(self._level, self._context, text.rstrip("\r"))
 
 
-class Services:
+class GuestServices:
     """What an app's guests may reach: made once per app."""
 
     __slots__ = ("log", "outbound", "providers", "spec")
@@ -229,13 +229,13 @@ class Guest:
         "services", "stderr", "stdout", "table",
     )  # fmt: skip
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: GuestServices) -> None:
         spec = services.spec
         self.services = services
         self.context = 0
         self.table: dict[int, Resource] = {}
         self._next_rep = 1
-        self.call: Call = _NO_CALL
+        self.call: GuestCall = _NO_CALL
         self.exchange: Exchange | None = None
         self.failure: BaseException | None = None
         self.finish_answer: Callable[[], bool] | None = None
@@ -243,7 +243,7 @@ class Guest:
         self.stdout = GuestLog(services.log, "info", "stdout", spec.log_line_max_bytes, spec.log_call_max_bytes)
         self.stderr = GuestLog(services.log, "warn", "stderr", spec.log_line_max_bytes, spec.log_call_max_bytes)
 
-    def begin(self, call: Call, exchange: Exchange | None) -> None:
+    def begin(self, call: GuestCall, exchange: Exchange | None) -> None:
         """Start a call on this instance."""
         self.call = call
         self.exchange = exchange
@@ -305,4 +305,4 @@ class Guest:
         self.stderr.flush()
 
 
-_NO_CALL: Final = Call(0.0)
+_NO_CALL: Final = GuestCall(0.0)

@@ -18,7 +18,7 @@ from wasmtime import component as wc
 
 from runtime.engine import bindings as raw
 from runtime.engine.bindings import VAL_BYTES, RawComponent
-from runtime.engine.codecs import Lift, Lower, ResourceNames, Signature, UnsupportedTypeError, signature_of
+from runtime.engine.codecs import FunctionCodecs, Lift, Lower, ResourceNames, UnsupportedTypeError, signature_of
 from runtime.engine.guest import RESOURCES, Guest, Resource
 from runtime.engine.interface import HostFunction, Interface, split_import
 from runtime.engine.public_api import PublicComponent
@@ -40,7 +40,7 @@ class Linked:
     """A component ready to instantiate, with the signature and index of its entry function, if it has one."""
 
     component: RawComponent
-    entry: Signature
+    entry: FunctionCodecs
     entry_index: int
 
 
@@ -49,7 +49,7 @@ class _Import:
     """One imported interface: what stands behind each of its names."""
 
     resources: dict[str, type[Resource]]
-    functions: dict[str, tuple[HostFunction, wc.FuncType, Signature]]
+    functions: dict[str, tuple[HostFunction, wc.FuncType, FunctionCodecs]]
 
 
 def link(
@@ -81,7 +81,7 @@ def _by_raw_calls(
     engine: wasmtime.Engine,
     component: wc.Component,
     imports: Mapping[str, _Import],
-    entry: tuple[str, str, Signature],
+    entry: tuple[str, str, FunctionCodecs],
 ) -> Linked:
     linker = wc.Linker(engine)
     keep: list[Any] = []
@@ -149,7 +149,7 @@ def _resolve(
     return found
 
 
-def _checked(name: str, item: str, ty: wc.FuncType, resources: ResourceNames) -> Signature:
+def _checked(name: str, item: str, ty: wc.FuncType, resources: ResourceNames) -> FunctionCodecs:
     """Resolve a function's types; raises `LinkError` unless they are the interface's."""
     try:
         signature = signature_of(ty, resources)
@@ -170,7 +170,7 @@ def _lower_nothing(value: Any, at: int, guest: Any) -> None:
     return None
 
 
-def _callback(function: HostFunction, signature: Signature) -> Any:
+def _callback(function: HostFunction, signature: FunctionCodecs) -> Any:
     lifts = [codec.lift for codec in signature.params]
     lower = signature.result.lower if signature.result is not None else _lower_nothing
     match lifts:

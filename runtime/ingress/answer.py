@@ -20,7 +20,7 @@ from runtime.ingress.response_head import (
     UNAVAILABLE,
     BadResponseError,
     Framing,
-    Problem,
+    IngressProblem,
     frame_chunks,
     frame_end,
     frame_head,
@@ -28,7 +28,7 @@ from runtime.ingress.response_head import (
 from runtime.outcome import Completed, DeadlineExceeded, ErrorResponse, HostFailed, Outcome
 
 
-class Answer:
+class GuestAnswer:
     """The response to one request, from the exchange's batches to the socket."""
 
     __slots__ = (
@@ -125,7 +125,7 @@ class Answer:
         self.status = head.status
         return data
 
-    def _problem(self, outcome: Outcome | None, away_s: int | None) -> Problem:
+    def _problem(self, outcome: Outcome | None, away_s: int | None) -> IngressProblem:
         if self._incoming.problem is not None:
             return self._incoming.problem
         match outcome:
@@ -138,7 +138,7 @@ class Answer:
             case _:
                 return FAILED
 
-    def _fail(self, problem: Problem) -> bool:
+    def _fail(self, problem: IngressProblem) -> bool:
         """No whole response came: answer in its place, or break off what has begun, visibly."""
         connection = self._connection
         if connection.transport.is_closing():

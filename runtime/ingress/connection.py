@@ -16,13 +16,13 @@ from enum import Enum
 from typing import Final, assert_never, cast
 
 from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead
-from runtime.ingress.answer import Answer
+from runtime.ingress.answer import GuestAnswer
 from runtime.ingress.dispatch import HostedApp, Ticket
 from runtime.ingress.faces import Carried, Front
 from runtime.ingress.forwarding import Relayed, forward
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.request_head import Client, GuestRequest, client_of, field_name, guest_request
-from runtime.ingress.request_parser import Refusal, RequestParser
+from runtime.ingress.request_parser import RequestParser, StopParsing
 from runtime.ingress.response_head import (
     BAD_METHOD,
     BODY_TOO_LARGE,
@@ -31,7 +31,7 @@ from runtime.ingress.response_head import (
     NO_HOST,
     NO_ROUTE,
     TIMED_OUT,
-    Problem,
+    IngressProblem,
     frame_chunks,
     frame_head,
     problem_response,
@@ -62,7 +62,7 @@ class Phase(Enum):
     LINGER = "linger"
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """See the module. The ingress makes one per accepted socket and runs `serve` as its task."""
 
     __slots__ = (
@@ -91,11 +91,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, ingress: Front) -> None:
         self.ingress = ingress
         self._parser = RequestParser(self, ingress.settings)
-        self._pending: deque[Incoming | Problem] = deque()
+        self._pending: deque[Incoming | IngressProblem] = deque()
         self._parsing: Incoming | None = None
         self._current: Incoming | None = None
         self._exchange: Exchange | None = None
-        self._answering: Answer | None = None
+        self._answering: GuestAnswer | None = None
         self._ticket: Ticket | None = None
         self.forwarded: Carried | None = None
         self._next: asyncio.Future[None] | None = None
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
             self._enter(Phase.BODY)
         try:
             self._parser.feed(data)
-        except Refusal as refusal:
+        except StopParsing as refusal:
             self._refuse(refusal.problem)
         else:
             if len(self._pending) > 1 or (self._parsing is not None and self._parsing.held > BODY_HELD_MAX_BYTES):
@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
         incoming = await self._take()
         if incoming is None:
             return False
-        if isinstance(incoming, Problem):
+        if isinstance(incoming, IngressProblem):
             self.ingress.count_refused(incoming)
             self.send_problem(incoming, "-", keep_alive=False, method="GET", http_1_0=False)
             await self._linger(goes_on=True)
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def _take(self) -> Incoming | Problem | None:
+    async def _take(self) -> Incoming | IngressProblem | None:
         while not self._pending:
             if self.closing:
                 return None
@@ -301,13 +301,13 @@ class Connection(asyncio.Protocol):
         self.phase = phase
         self.phase_since_s = self.ingress.loop.time()
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: IngressProblem) -> None:
         """A fault in the bytes: no more is parsed, and the answer comes after those of earlier requests."""
         self._broken = True
         self._stop_parsing(problem)
         self._stop_reading()
 
-    def _stop_parsing(self, problem: Problem) -> None:
+    def _stop_parsing(self, problem: IngressProblem) -> None:
         parsing = self._parsing
         if parsing is not None and not parsing.complete:
             parsing.keep_alive = False
@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
             match ended:
                 case Relayed(keep_alive):
                     return keep_alive
-                case Problem():
+                case IngressProblem():
                     return self._refuse_request(incoming, request, None, ended, path)
                 case HostedApp():
                     app = ended
@@ -390,7 +390,7 @@ class Connection(asyncio.Protocol):
         if feeding:
             self.tell_continue(incoming)
             ingress.tasks.create_task(self.feed(incoming, exchange.body, app.limits.request_body_max_bytes))
-        answer = self._answering = Answer(self, incoming, request, app)
+        answer = self._answering = GuestAnswer(self, incoming, request, app)
         try:
             keep_alive = await answer.relay(exchange)
         finally:
@@ -465,7 +465,7 @@ class Connection(asyncio.Protocol):
             exchange.close(Cancelled())
 
     def _refuse_request(
-        self, incoming: Incoming, request: GuestRequest, app: HostedApp | None, problem: Problem, path: str
+        self, incoming: Incoming, request: GuestRequest, app: HostedApp | None, problem: IngressProblem, path: str
     ) -> bool:
         keep_alive = incoming.keep_alive and incoming.complete and not self.ingress.draining
         size = self.send_problem(
@@ -481,7 +481,7 @@ class Connection(asyncio.Protocol):
 
     def send_problem(
         self,
-        problem: Problem,
+        problem: IngressProblem,
         request_id: str,
         *,
         keep_alive: bool,
@@ -515,7 +515,7 @@ def _too_large(incoming: Incoming, app: HostedApp) -> bool:
     return max(incoming.length or 0, incoming.bytes_in) > app.limits.request_body_max_bytes
 
 
-def _address(incoming: Incoming) -> tuple[str, str, Problem | None]:
+def _address(incoming: Incoming) -> tuple[str, str, IngressProblem | None]:
     """Return authority and path with query of a request (RFC 9112, 3.2 and 3.3), or what is wrong with them."""
     if incoming.method == "CONNECT":
         return "", "", BAD_METHOD

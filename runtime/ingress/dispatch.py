@@ -58,7 +58,7 @@ _KINDS: Final[dict[type[Outcome], str]] = {
 }
 
 
-class LoadError(Exception):
+class HostingError(Exception):
     """An app cannot be hosted, or a request to the worker cannot stand; the text says why, for the operator."""
 
 

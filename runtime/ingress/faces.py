@@ -14,7 +14,7 @@ from runtime.exchange import BodyTaker
 from runtime.ingress.dispatch import Dispatcher, HostedApp
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.request_head import Client, GuestRequest, Identifiers, Network
-from runtime.ingress.response_head import Problem
+from runtime.ingress.response_head import IngressProblem
 from runtime.ingress.routing import Elsewhere, RouteTable
 from runtime.ingress.settings import IngressSettings
 from runtime.outcome import Outcome
@@ -37,7 +37,7 @@ class Front(Protocol):
         """Return the fields this node adds to every response, with their line ends."""
         ...
 
-    def count_refused(self, problem: Problem) -> None:
+    def count_refused(self, problem: IngressProblem) -> None:
         """Count a request that was refused before it could be understood."""
         ...
 
@@ -95,7 +95,7 @@ class Line(Protocol):
 
     def send_problem(
         self,
-        problem: Problem,
+        problem: IngressProblem,
         request_id: str,
         *,
         keep_alive: bool,

@@ -23,7 +23,7 @@ from runtime.ingress.request_head import UNIX, GuestRequest, field_name
 from runtime.ingress.response_head import (
     BadResponseError,
     Framing,
-    Problem,
+    IngressProblem,
     frame_chunks,
     frame_end,
     frame_head,
@@ -56,15 +56,17 @@ ANSWER_MAX_BYTES: Final = 64 * 1024
 BODY_MAX_BYTES: Final = 1 << 62
 """The node that runs the app holds the body to the app's own limit."""
 
-NOT_HERE = Problem(
+NOT_HERE = IngressProblem(
     503,
     "not-placed",
     "No reachable node runs this app now.",
     "Try again later; freehold status shows where it runs.",
     2,
 )
-BETWEEN_BUSY = Problem(503, "node-busy", "Too many requests are on their way to other nodes.", "Try again later.", 1)
-BROKEN_OFF = Problem(502, "node-lost", "The node that runs this app was lost before it answered.", "Try again.")
+BETWEEN_BUSY = IngressProblem(
+    503, "node-busy", "Too many requests are on their way to other nodes.", "Try again later.", 1
+)
+BROKEN_OFF = IngressProblem(502, "node-lost", "The node that runs this app was lost before it answered.", "Try again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def has_been_forwarded(incoming: Incoming, client: str) -> bool:
 
 async def forward(
     connection: Line, incoming: Incoming, request: GuestRequest, target: Elsewhere, address: tuple[str, str]
-) -> Relayed | HostedApp | Problem:
+) -> Relayed | HostedApp | IngressProblem:
     """Have another node answer. Else return what to tell the client, or the app if it has come to this node."""
     ingress = connection.ingress
     authority, path = address

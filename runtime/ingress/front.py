@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from runtime.ingress.certificates import CertificateError, Certificates
-from runtime.ingress.connection import Connection, Phase
+from runtime.ingress.connection import ClientConnection, Phase
 from runtime.ingress.dispatch import Dispatcher, HostedApp, outcome_kind
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.load_table import CLOSED, LoadTable
 from runtime.ingress.request_head import GuestRequest, Identifiers, Network
-from runtime.ingress.response_head import DateField, Problem
+from runtime.ingress.response_head import DateField, IngressProblem
 from runtime.ingress.routing import Elsewhere, RouteTable
 from runtime.ingress.settings import IngressSettings
 from runtime.outcome import DeadlineExceeded, HostFailed, MemoryRefused, Outcome, Trapped
@@ -83,7 +83,7 @@ class Ingress:
         self._secure = frozenset(one.fileno() for one, tls in zip(listeners, secure, strict=False) if tls)
         self._certificates = certificates
         self._accepting = False
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[ClientConnection, None] = {}
         self._opening = 0
         self._load_table = load_table
         self._slot = slot
@@ -206,7 +206,7 @@ class Ingress:
         self.tasks.create_task(self._serve(accepted, secure=listener.fileno() in self._secure))
 
     async def _serve(self, accepted: socket.socket, *, secure: bool) -> None:
-        connection = Connection(self)
+        connection = ClientConnection(self)
         context = self._certificates.front if secure and self._certificates is not None else None
         try:
             await self.loop.connect_accepted_socket(
@@ -248,7 +248,7 @@ class Ingress:
             fields += b"freehold-release: %b\r\n" % release.encode()
         return fields
 
-    def count_refused(self, problem: Problem) -> None:
+    def count_refused(self, problem: IngressProblem) -> None:
         """Count a request that was refused before it could be understood."""
         self.refused[problem.slug] += 1
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 
 from runtime.exchange import BodyFailure
-from runtime.ingress.response_head import Problem
+from runtime.ingress.response_head import IngressProblem
 
 CLIENT_GONE = 499
 """Status in the log for a client that left before the answer; no such status is ever sent."""
@@ -37,7 +37,7 @@ class Incoming:
         self.discard = False
         self.failure: BodyFailure | None = None
         self.trailers: list[tuple[bytes, bytes]] = []
-        self.problem: Problem | None = None
+        self.problem: IngressProblem | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.since_s = time.monotonic()
 

@@ -23,7 +23,7 @@ from runtime.ingress.response_head import (
     FIELDS_TOO_LARGE,
     MALFORMED,
     TARGET_TOO_LONG,
-    Problem,
+    IngressProblem,
 )
 from runtime.ingress.settings import IngressSettings
 
@@ -42,15 +42,15 @@ REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})(
 """A sound request line, or the beginning of one: where llhttp stops at it, the method is not one that it knows."""
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not an error
+class StopParsing(Exception):  # noqa: N818 - an answer, not an error
     """Stop parsing and answer `problem`; nothing after it can be understood."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: IngressProblem) -> None:
         super().__init__(problem.slug)
         self.problem = problem
 
 
-class Sink(Protocol):
+class RequestSink(Protocol):
     """Who is told what came."""
 
     def on_request(self, incoming: Incoming) -> None:
@@ -67,7 +67,7 @@ class Sink(Protocol):
 
 
 class RequestParser:
-    """See the module. After a Refusal it must not be fed again."""
+    """See the module. After a StopParsing it must not be fed again."""
 
     __slots__ = (
         "_began",
@@ -85,7 +85,7 @@ class RequestParser:
         "in_head",
     )  # fmt: skip
 
-    def __init__(self, sink: Sink, settings: IngressSettings) -> None:
+    def __init__(self, sink: RequestSink, settings: IngressSettings) -> None:
         """Tell `sink` what is in the bytes that are fed; `settings` bounds each head."""
         self._sink = sink
         self._settings = settings
@@ -102,7 +102,7 @@ class RequestParser:
         """Whether a head has begun and is not whole."""
 
     def feed(self, data: bytes) -> None:
-        """Take what came. Raises Refusal at the first fault."""
+        """Take what came. Raises StopParsing at the first fault."""
         while data:
             if self._chunks is not None:
                 data = self._unchunk(self._chunks, data)
@@ -140,15 +140,15 @@ class RequestParser:
             pass  # a wish to switch protocols is ignored (RFC 9110, 7.8); llhttp has read the head all the same
         except httptools.HttpParserError as error:
             cause = error.__context__
-            if isinstance(cause, Refusal):
+            if isinstance(cause, StopParsing):
                 raise cause from None
             line = REQUEST_LINE.match(data)
             unknown = line is not None and line[1].decode("ascii") not in METHODS
-            raise Refusal(BAD_METHOD if unknown else MALFORMED) from None
+            raise StopParsing(BAD_METHOD if unknown else MALFORMED) from None
         if self.in_head:
             self._head_bytes += 0 if self._began else len(data)
             if self._head_bytes > self._settings.fields_max_bytes:
-                raise Refusal(FIELDS_TOO_LARGE)
+                raise StopParsing(FIELDS_TOO_LARGE)
             return
         incoming, self._incoming = self._incoming, None
         if incoming is None:
@@ -167,7 +167,7 @@ class RequestParser:
         try:
             pieces, rest = chunks.feed(data)
         except ChunkError as error:
-            raise Refusal(FIELDS_TOO_LARGE if error.too_large else MALFORMED) from None
+            raise StopParsing(FIELDS_TOO_LARGE if error.too_large else MALFORMED) from None
         for piece in pieces:
             self._sink.on_data(piece)
         if chunks.done:
@@ -188,7 +188,7 @@ class RequestParser:
         """A piece of the request target."""
         self._target += data
         if len(self._target) > self._settings.target_max_bytes:
-            raise Refusal(TARGET_TOO_LONG)
+            raise StopParsing(TARGET_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field."""
@@ -196,7 +196,7 @@ class RequestParser:
         self._headers.append((name, value))
         settings = self._settings
         if self._fields_bytes > settings.fields_max_bytes or len(self._headers) > settings.fields_max:
-            raise Refusal(FIELDS_TOO_LARGE)
+            raise StopParsing(FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The head is whole: decide what it says of its body and its connection."""
@@ -206,9 +206,9 @@ class RequestParser:
         incoming.keep_alive = parser.should_keep_alive()
         version = parser.get_http_version()
         if version not in {"1.1", "1.0"}:
-            raise Refusal(BAD_VERSION)
+            raise StopParsing(BAD_VERSION)
         if incoming.method not in METHODS:
-            raise Refusal(BAD_METHOD)
+            raise StopParsing(BAD_METHOD)
         incoming.http_1_0 = version == "1.0"
         for name, value in self._headers:
             size = len(name)
@@ -216,12 +216,12 @@ class RequestParser:
                 incoming.length = int(value)
             elif size == 17 and name.lower() == b"transfer-encoding":
                 if value.strip(b" \t").lower() != b"chunked":
-                    raise Refusal(BAD_CODING)  # a guest would get what it cannot read
+                    raise StopParsing(BAD_CODING)  # a guest would get what it cannot read
                 incoming.chunked = True
                 # Whoever passed this on knew no chunks, so what follows may be part of it (RFC 9112, 6.1).
                 incoming.keep_alive = incoming.keep_alive and not incoming.http_1_0
             elif size == 6 and name.lower() == b"expect":
                 if value.lower() != b"100-continue":
-                    raise Refusal(EXPECTATION)
+                    raise StopParsing(EXPECTATION)
                 incoming.expects = True
         self._incoming = incoming

@@ -163,7 +163,7 @@ def frame_end(framing: Framing, trailers: Headers) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class IngressProblem:
     """An answer of the node itself. `slug` ends the stable type; `detail` and `next_step` are sentences for people."""
 
     status: int
@@ -173,7 +173,7 @@ class Problem:
     retry_after_s: int | None = None
 
 
-def problem_response(problem: Problem, request_id: str) -> tuple[ResponseHead, bytes]:
+def problem_response(problem: IngressProblem, request_id: str) -> tuple[ResponseHead, bytes]:
     """Return head and body of a problem; it says nothing about the inside of the app or the node."""
     content = {
         "type": PROBLEM_TYPE + problem.slug,
@@ -189,18 +189,20 @@ def problem_response(problem: Problem, request_id: str) -> tuple[ResponseHead, b
     return ResponseHead(problem.status, headers), _encode_json(content)
 
 
-MALFORMED = Problem(400, "malformed-request", "The request is not valid HTTP/1.1.")
-NO_HOST = Problem(400, "bad-host", "The request needs exactly one valid Host field.")
-TIMED_OUT = Problem(408, "request-timeout", "The request did not arrive in time.")
-BODY_TOO_LARGE = Problem(413, "body-too-large", "The request body is larger than this app accepts.")
-TARGET_TOO_LONG = Problem(414, "target-too-long", "The request target is too long.")
-FIELDS_TOO_LARGE = Problem(431, "fields-too-large", "The request has too many or too large header fields.")
-BAD_METHOD = Problem(501, "method-not-supported", "This node knows no such method, and opens no tunnels.")
-BAD_CODING = Problem(501, "coding-not-supported", "Of transfer codings this node knows chunked, and only alone.")
-BAD_VERSION = Problem(505, "version-not-supported", "This node speaks HTTP/1.1 and HTTP/1.0.")
-EXPECTATION = Problem(417, "expectation-failed", "This node knows only Expect: 100-continue.")
-NO_ROUTE = Problem(404, "no-route", "No app answers at this address.")
-BUSY = Problem(503, "app-busy", "The app has more requests waiting than it may.", "Try again later.", 1)
-UNAVAILABLE = Problem(503, "service-away", "What the app needs is away for now.", "Try again later.", 2)
-FAILED = Problem(500, "app-failed", "The app failed to answer.", "The app's log has the reason under the request id.")
-DEADLINE = Problem(504, "app-timeout", "The app did not answer in time.")
+MALFORMED = IngressProblem(400, "malformed-request", "The request is not valid HTTP/1.1.")
+NO_HOST = IngressProblem(400, "bad-host", "The request needs exactly one valid Host field.")
+TIMED_OUT = IngressProblem(408, "request-timeout", "The request did not arrive in time.")
+BODY_TOO_LARGE = IngressProblem(413, "body-too-large", "The request body is larger than this app accepts.")
+TARGET_TOO_LONG = IngressProblem(414, "target-too-long", "The request target is too long.")
+FIELDS_TOO_LARGE = IngressProblem(431, "fields-too-large", "The request has too many or too large header fields.")
+BAD_METHOD = IngressProblem(501, "method-not-supported", "This node knows no such method, and opens no tunnels.")
+BAD_CODING = IngressProblem(501, "coding-not-supported", "Of transfer codings this node knows chunked, and only alone.")
+BAD_VERSION = IngressProblem(505, "version-not-supported", "This node speaks HTTP/1.1 and HTTP/1.0.")
+EXPECTATION = IngressProblem(417, "expectation-failed", "This node knows only Expect: 100-continue.")
+NO_ROUTE = IngressProblem(404, "no-route", "No app answers at this address.")
+BUSY = IngressProblem(503, "app-busy", "The app has more requests waiting than it may.", "Try again later.", 1)
+UNAVAILABLE = IngressProblem(503, "service-away", "What the app needs is away for now.", "Try again later.", 2)
+FAILED = IngressProblem(
+    500, "app-failed", "The app failed to answer.", "The app's log has the reason under the request id."
+)
+DEADLINE = IngressProblem(504, "app-timeout", "The app did not answer in time.")

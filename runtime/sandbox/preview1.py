@@ -17,7 +17,7 @@ import wasmtime
 
 from runtime.engine import bindings as raw
 from runtime.engine.engine import TICK_S, engine
-from runtime.engine.guest import ExitCalled, Guest, Services
+from runtime.engine.guest import ExitCalled, Guest, GuestServices
 from runtime.engine.linking import GUESTS, ON_EPOCH
 
 BADF: Final = 8
@@ -72,7 +72,7 @@ class Memory:
 class Preview1:
     """One module in its own store."""
 
-    def __init__(self, module: wasmtime.Module, services: Services, guest: Guest) -> None:
+    def __init__(self, module: wasmtime.Module, services: GuestServices, guest: Guest) -> None:
         spec = services.spec
         self._guest = guest
         self._arguments = [text.encode() + b"\0" for text in guest.arguments]

@@ -1,4 +1,4 @@
-"""Runs guests: an `App` per loaded app, instances made ahead, one call at a time on each, every end a value.
+"""Runs guests: an `LoadedApp` per loaded app, instances made ahead, one call at a time on each, every end a value.
 
 `App.handle` and `App.run` block the thread they are called on; the worker gives them threads. Nothing a guest does
 raises out of them. Not here: where requests come from (the worker) or what interfaces do (`runtime/wasi/`).
@@ -18,11 +18,11 @@ from weakref import WeakValueDictionary
 import wasmtime
 from wasmtime import component as wc
 
-from runtime.call import Call, CallCancelled, DeadlinePassed
+from runtime.call import CallCancelled, DeadlinePassed, GuestCall
 from runtime.engine.bindings import WasmError
 from runtime.engine.codecs import Ok
 from runtime.engine.engine import engine, ticker
-from runtime.engine.guest import ExitCalled, Guest, GuestTrap, Services
+from runtime.engine.guest import ExitCalled, Guest, GuestServices, GuestTrap
 from runtime.engine.instance import Instance
 from runtime.engine.linking import Linked, LinkError, link
 from runtime.engine.memory_use import linear_memories
@@ -74,10 +74,10 @@ class CommandResult:
     stderr: bytes
 
 
-class App:
+class LoadedApp:
     """One loaded app. `handle` and `run` may be called from several threads at once."""
 
-    def __init__(self, spec: AppSpec, linked: Linked | PublicComponent | None, services: Services) -> None:
+    def __init__(self, spec: AppSpec, linked: Linked | PublicComponent | None, services: GuestServices) -> None:
         self.spec = spec
         self._linked = linked
         self._services = services
@@ -88,7 +88,7 @@ class App:
     def prepare(self) -> Outcome:
         """Make the instances that wait for requests; `Completed`, or why none can be made."""
         while len(self._ready) < self.spec.instances_ready and not self._closed:
-            call = Call(time.monotonic() + self.spec.timeout_ms / 1000)
+            call = GuestCall(time.monotonic() + self.spec.timeout_ms / 1000)
             try:
                 self._ready.append(self._instantiate(call))
             except _StartFailed as failed:
@@ -117,9 +117,9 @@ class App:
         self._give_back(instance, outcome)
         return outcome
 
-    def run(self, arguments: tuple[str, ...] = (), call: Call | None = None) -> CommandResult:
+    def run(self, arguments: tuple[str, ...] = (), call: GuestCall | None = None) -> CommandResult:
         """Run a command to its end on this thread, in a fresh instance; its stdin is empty."""
-        call = call or Call(time.monotonic() + self.spec.timeout_ms / 1000)
+        call = call or GuestCall(time.monotonic() + self.spec.timeout_ms / 1000)
         try:
             instance = self._instantiate(call)
         except _StartFailed as failed:
@@ -138,13 +138,13 @@ class App:
             except IndexError:
                 return
 
-    def _take(self, call: Call) -> Instance:
+    def _take(self, call: GuestCall) -> Instance:
         try:
             return self._ready.popleft()
         except IndexError:
             return self._instantiate(call)
 
-    def _instantiate(self, call: Call) -> Instance:
+    def _instantiate(self, call: GuestCall) -> Instance:
         assert self._linked is not None
         guest = Guest(self._services)
         guest.begin(call, None)
@@ -215,17 +215,17 @@ class App:
         return _host_failed(failure)
 
 
-class ModuleApp(App):
+class ModuleApp(LoadedApp):
     """A preview 1 command: a core module, run in a fresh store each time."""
 
-    def __init__(self, spec: AppSpec, module: wasmtime.Module, services: Services) -> None:
+    def __init__(self, spec: AppSpec, module: wasmtime.Module, services: GuestServices) -> None:
         super().__init__(spec, None, services)
         self._module = module
 
     def prepare(self) -> Outcome:
         """Make one instance and throw it away: `Completed`, or why none can be made. Nothing is kept ready."""
         guest = Guest(self._services)
-        guest.begin(Call(time.monotonic() + self.spec.timeout_ms / 1000), None)
+        guest.begin(GuestCall(time.monotonic() + self.spec.timeout_ms / 1000), None)
         ticker().enter()
         try:
             Preview1(self._module, self._services, guest).close()
@@ -236,9 +236,9 @@ class ModuleApp(App):
             guest.end()
         return Completed()
 
-    def run(self, arguments: tuple[str, ...] = (), call: Call | None = None) -> CommandResult:
+    def run(self, arguments: tuple[str, ...] = (), call: GuestCall | None = None) -> CommandResult:
         """Run `_start` to its end on this thread; its stdin is empty."""
-        call = call or Call(time.monotonic() + self.spec.timeout_ms / 1000)
+        call = call or GuestCall(time.monotonic() + self.spec.timeout_ms / 1000)
         guest = Guest(self._services)
         guest.begin(call, None)
         capture(guest, (self.spec.app, *arguments))
@@ -325,12 +325,12 @@ class Sandbox:
         self._linked: WeakValueDictionary[tuple[Path, str], Linked | PublicComponent] = WeakValueDictionary()
         """What apps here are made of, as long as one is: the next version often is the same interpreter."""
 
-    def load(self, spec: AppSpec, log: LogSink) -> App:
+    def load(self, spec: AppSpec, log: LogSink) -> LoadedApp:
         """Load an app from its artifact, checked first, and resolve its types; raises `LoadError`."""
         try:
             linked = self._linked.get((spec.artifact, spec.kind))
             if linked is not None:
-                return App(spec, linked, self._services(spec, log))
+                return LoadedApp(spec, linked, self._services(spec, log))
             check_artifact(spec.artifact)
             if spec.kind == "module":
                 module = wasmtime.Module.deserialize_file(engine(), str(spec.artifact))
@@ -338,14 +338,14 @@ class Sandbox:
             component = wc.Component.deserialize_file(engine(), str(spec.artifact))
             linked = link(engine(), component, WITH_ADAPTER, ENTRIES[spec.kind])
             self._linked[spec.artifact, spec.kind] = linked
-            return App(spec, linked, self._services(spec, log))
+            return LoadedApp(spec, linked, self._services(spec, log))
         except (LinkError, TamperedError, wasmtime.WasmtimeError) as error:
             raise LoadError(str(error)) from error
 
-    def load_component(self, spec: AppSpec, log: LogSink, component: wc.Component) -> App:
+    def load_component(self, spec: AppSpec, log: LogSink, component: wc.Component) -> LoadedApp:
         """Link a component of this process's engine; raises `LinkError`."""
         linked = link(engine(), component, WITH_ADAPTER, ENTRIES[spec.kind])
-        return App(spec, linked, self._services(spec, log))
+        return LoadedApp(spec, linked, self._services(spec, log))
 
-    def _services(self, spec: AppSpec, log: LogSink) -> Services:
-        return Services(spec, log, self._providers, self._outbound)
+    def _services(self, spec: AppSpec, log: LogSink) -> GuestServices:
+        return GuestServices(spec, log, self._providers, self._outbound)

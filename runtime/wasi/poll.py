@@ -39,7 +39,7 @@ class Pollable(Resource, wit="pollable"):
         return None
 
 
-class Ready(Pollable):
+class AlwaysReady(Pollable):
     """Always ready."""
 
     __slots__ = ()

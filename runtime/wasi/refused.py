@@ -25,7 +25,7 @@ class DirectoryEntryStream(Resource, wit="directory-entry-stream"):
     __slots__ = ()
 
 
-class Network(Resource, wit="network"):
+class RefusedNetwork(Resource, wit="network"):
     """A capability that opens nothing."""
 
     __slots__ = ()
@@ -93,8 +93,8 @@ def _no_directories(guest: Guest) -> list[Any]:
 
 
 @instance_network.function("instance-network")
-def _instance_network(guest: Guest) -> Network:
-    return Network()
+def _instance_network(guest: Guest) -> RefusedNetwork:
+    return RefusedNetwork()
 
 
 @tcp_create_socket.function("create-tcp-socket")
@@ -104,5 +104,5 @@ def _refuse_socket(guest: Guest, family: str) -> Err:
 
 
 @ip_name_lookup.function("resolve-addresses")
-def _refuse_lookup(guest: Guest, network: Network, name: str) -> Err:
+def _refuse_lookup(guest: Guest, network: RefusedNetwork, name: str) -> Err:
     return Err("access-denied")

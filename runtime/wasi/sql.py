@@ -24,7 +24,7 @@ MANY_MAX: Final = 10_000
 WireValue = tuple[str, Any]
 
 
-class Database(Resource, wit="database", aliases=("connection",)):
+class GuestDatabase(Resource, wit="database", aliases=("connection",)):
     """A connection the guest opened, by whichever interface."""
 
     __slots__ = ("connection", "last")
@@ -50,10 +50,10 @@ spin3: Final = Interface("spin:sqlite/sqlite", re.compile(r"3\.0\.0"))
 INTERFACES: Final = (databases, spin2, spin3)
 
 
-def _open_database(guest: Guest, name: str) -> Database:
-    if sum(isinstance(held, Database) for held in guest.table.values()) >= CONNECTIONS_MAX:
+def _open_database(guest: Guest, name: str) -> GuestDatabase:
+    if sum(isinstance(held, GuestDatabase) for held in guest.table.values()) >= CONNECTIONS_MAX:
         raise SqlError("SQLITE_BUSY", f"an instance holds at most {CONNECTIONS_MAX} connections; close one")
-    return Database(guest.services.open_database(name))
+    return GuestDatabase(guest.services.open_database(name))
 
 
 def _lower(value: SqlValue) -> WireValue:
@@ -113,19 +113,19 @@ def _outcome(found: SqlOutcome) -> tuple[Any, ...]:
 
 @databases.function("[static]database.open")
 @_run
-def _open(guest: Guest, name: str) -> Database:
+def _open(guest: Guest, name: str) -> GuestDatabase:
     return _open_database(guest, name)
 
 
 @databases.function("[method]database.execute")
 @_run
-def _execute(guest: Guest, this: Database, statement: str, parameters: tuple[str, Any]) -> SqlOutcome:
+def _execute(guest: Guest, this: GuestDatabase, statement: str, parameters: tuple[str, Any]) -> SqlOutcome:
     return this.connection.execute(statement, _parameters(parameters), **_bounds(guest))
 
 
 @databases.function("[method]database.execute-many")
 @_run
-def _execute_many(guest: Guest, this: Database, statement: str, rows: list[tuple[str, Any]]) -> SqlOutcome:
+def _execute_many(guest: Guest, this: GuestDatabase, statement: str, rows: list[tuple[str, Any]]) -> SqlOutcome:
     if len(rows) > MANY_MAX:
         raise SqlError("SQLITE_TOOBIG", f"one call takes at most {MANY_MAX} rows")
     return this.connection.execute_many(statement, [_parameters(row) for row in rows], **_bounds(guest))
@@ -133,7 +133,7 @@ def _execute_many(guest: Guest, this: Database, statement: str, rows: list[tuple
 
 @databases.function("[method]database.script")
 @_run
-def _script(guest: Guest, this: Database, statements: str) -> SqlOutcome:
+def _script(guest: Guest, this: GuestDatabase, statements: str) -> SqlOutcome:
     return this.connection.script(statements, **_bounds(guest))
 
 
@@ -147,7 +147,7 @@ def _spin_error(error: SqlError) -> Err:
 
 @spin2.function("[static]connection.open")
 @spin3.function("[static]connection.open")
-def _spin_open(guest: Guest, name: str) -> Database | Err:
+def _spin_open(guest: Guest, name: str) -> GuestDatabase | Err:
     try:
         return _open_database(guest, name)
     except SqlError as error:
@@ -157,7 +157,7 @@ def _spin_open(guest: Guest, name: str) -> Database | Err:
 
 @spin2.function("[method]connection.execute")
 @spin3.function("[method]connection.execute")
-def _spin_execute(guest: Guest, this: Database, statement: str, parameters: list[WireValue]) -> Any:
+def _spin_execute(guest: Guest, this: GuestDatabase, statement: str, parameters: list[WireValue]) -> Any:
     try:
         found = this.connection.execute(statement, [_lift(one) for one in parameters], **_bounds(guest))
     except SqlError as error:
@@ -169,10 +169,10 @@ def _spin_execute(guest: Guest, this: Database, statement: str, parameters: list
 
 
 @spin3.function("[method]connection.last-insert-rowid")
-def _last_insert_rowid(guest: Guest, this: Database) -> int:
+def _last_insert_rowid(guest: Guest, this: GuestDatabase) -> int:
     return this.last.last_insert_rowid if this.last is not None else 0
 
 
 @spin3.function("[method]connection.changes")
-def _changes(guest: Guest, this: Database) -> int:
+def _changes(guest: Guest, this: GuestDatabase) -> int:
     return this.last.last_changes if this.last is not None else 0

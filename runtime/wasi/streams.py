@@ -14,7 +14,7 @@ from typing import Any, Final
 from runtime.engine.codecs import Err
 from runtime.engine.guest import Guest, GuestTrap, Resource
 from runtime.engine.interface import Interface
-from runtime.wasi.poll import IoError, Pollable, Ready, wait_for
+from runtime.wasi.poll import IoError, Pollable, wait_for
 
 READ_MAX_BYTES: Final = 256 * 1024
 """Bytes given by one read; as a list they take 32 times that while they cross."""
@@ -254,7 +254,6 @@ __all__ = [
     "EmptyInput",
     "InputStream",
     "OutputStream",
-    "Ready",
     "failed",
     "hex_streams",
     "streams",

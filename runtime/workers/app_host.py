@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.engine.guest import CAPTURE_MAX_BYTES
 from runtime.exchange import Exchange
-from runtime.ingress.dispatch import LoadError, outcome_kind
+from runtime.ingress.dispatch import HostingError, outcome_kind
 from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
@@ -52,7 +52,7 @@ class ThreadLog:
 class SandboxApp:
     """A `Runner` over one loaded app; `let_go` gives its lane's stores back."""
 
-    def __init__(self, app: sandbox.App, log: ThreadLog, let_go: Callable[[], None]) -> None:
+    def __init__(self, app: sandbox.LoadedApp, log: ThreadLog, let_go: Callable[[], None]) -> None:
         self._app = app
         self._log = log
         self._let_go = let_go
@@ -112,7 +112,7 @@ class SandboxHost:
         self._lock = threading.Lock()
 
     def prepare(self, load: AppLoad, log: AppLog) -> SandboxApp:
-        """Load one app and make its first instances; blocking. Raises `LoadError`."""
+        """Load one app and make its first instances; blocking. Raises `HostingError`."""
         thread_log = ThreadLog(log)
         stores = load.spec.stores or load.spec.project
         services = self._hold(stores)
@@ -120,7 +120,7 @@ class SandboxHost:
             app = services.sandbox.load(load.spec, thread_log)
         except sandbox.LoadError as error:
             self._let_go(stores)
-            raise LoadError(f"{load.spec.app}: {error}") from error
+            raise HostingError(f"{load.spec.app}: {error}") from error
         except BaseException:
             self._let_go(stores)
             raise

@@ -22,8 +22,8 @@ from runtime.messages import (
     LogBatch,
     Ping,
     Pong,
-    Refused,
     Request,
+    RequestRefused,
     frame,
     read_answer,
     receive_greeting,
@@ -39,7 +39,7 @@ PENDING_MAX: Final = 1024
 """Requests without an answer; more means that nobody waits for the answers."""
 
 
-class RefusedError(Exception):
+class WorkerRefusedError(Exception):
     """The worker refused a request and changed nothing; the text says why."""
 
 
@@ -115,7 +115,7 @@ class WorkerLink:
         return self._number
 
     async def ask(self, request: Request, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
-        """Send one request and wait for its answer; raises `RefusedError`, `ControlError` or `TimeoutError`."""
+        """Send one request and wait for its answer; raises `WorkerRefusedError`, `ControlError` or `TimeoutError`."""
         if not self.alive or self._writer is None or len(self._waiting) >= PENDING_MAX:
             raise ControlError("the worker is not connected")
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -126,8 +126,8 @@ class WorkerLink:
                 answer = await waiter
         finally:
             self._waiting.pop(request.number, None)
-        if isinstance(answer, Refused):
-            raise RefusedError(answer.reason)
+        if isinstance(answer, RequestRefused):
+            raise WorkerRefusedError(answer.reason)
         return answer
 
     async def command(self, request: Request, timeout_s: float = ANSWER_TIMEOUT_S) -> None:

@@ -39,12 +39,12 @@ from runtime.messages import (
     LogBatch,
     ReleaseLoad,
     Request,
-    Route,
     RunJob,
     Status,
     Unload,
+    WorkerRoute,
 )
-from runtime.workers.link import RefusedError, WorkerLink, greeted
+from runtime.workers.link import WorkerLink, WorkerRefusedError, greeted
 from runtime.workers.settings import LOAD_TABLE, WorkerSettings, control_path
 
 PING_EVERY_S: Final = 2.0
@@ -153,7 +153,7 @@ class WorkerPool:
         self._jitter = jitter or random.SystemRandom().random
         self._slots = [Slot(number) for number in range(settings.workers)]
         self._releases: dict[str, ReleaseLoad] = {}
-        self._routes: tuple[Route, ...] | None = None
+        self._routes: tuple[WorkerRoute, ...] | None = None
         self._listeners: list[socket.socket] = []
         self._changes = asyncio.Lock()
         self._ready = asyncio.Event()
@@ -203,22 +203,22 @@ class WorkerPool:
             try:
                 try:
                     await self._tell(lambda link: Load(link.next_number(), release))
-                except RefusedError:
+                except WorkerRefusedError:
                     await self._restore(release)
                     await self._tell(lambda link: Load(link.next_number(), release))
-            except (RefusedError, ControlError, TimeoutError) as error:
-                with contextlib.suppress(RefusedError, ControlError, TimeoutError):
+            except (WorkerRefusedError, ControlError, TimeoutError) as error:
+                with contextlib.suppress(WorkerRefusedError, ControlError, TimeoutError):
                     await self._tell(lambda link: Unload(link.next_number(), release.key))
                 raise PoolError(f"release {release.digest} cannot be loaded: {error}") from error
             self._releases[release.key] = release
 
-    async def activate(self, routes: Sequence[Route]) -> None:
+    async def activate(self, routes: Sequence[WorkerRoute]) -> None:
         """Swap the whole routing table in every worker; requests under way finish where they began."""
         async with self._changes:
             table = tuple(routes)
             try:
                 await self._tell(lambda link: Activate(link.next_number(), table))
-            except RefusedError as error:
+            except WorkerRefusedError as error:
                 raise PoolError(f"the routes were refused: {error}") from error
             except (ControlError, TimeoutError):
                 self._routes = table  # a worker that ended takes them when it is back
@@ -237,7 +237,7 @@ class WorkerPool:
             self._releases.pop(key, None)
         try:
             await self._tell(lambda link: Unload(link.next_number(), key))
-        except RefusedError as error:
+        except WorkerRefusedError as error:
             raise PoolError(str(error)) from error
         except (ControlError, TimeoutError):
             pass  # the worker ended, and comes back without it
@@ -254,7 +254,7 @@ class WorkerPool:
         request = RunJob(link.next_number(), key, app, tuple(arguments), request_id)
         try:
             answer = await link.ask(request, timeout_ms / 1000 + JOB_MARGIN_S)
-        except (RefusedError, ControlError, TimeoutError) as error:
+        except (WorkerRefusedError, ControlError, TimeoutError) as error:
             raise PoolError(f"the job did not end: {error or 'no answer in time'}") from error
         assert isinstance(answer, JobDone)
         return answer
@@ -286,7 +286,7 @@ class WorkerPool:
     async def hand_over(self, limit_s: float, grace_s: float) -> None:
         """End `run` and leave the workers to the next pool; without one they drain after `limit_s`, for `grace_s`."""
         limit_ms, grace_ms = int(limit_s * 1000), int(grace_s * 1000)
-        with contextlib.suppress(RefusedError, ControlError, TimeoutError):
+        with contextlib.suppress(WorkerRefusedError, ControlError, TimeoutError):
             await self._tell(lambda link: AwaitDaemon(link.next_number(), limit_ms, grace_ms))
         await self.detach()
 
@@ -295,7 +295,7 @@ class WorkerPool:
         links = [slot.link for slot in self._slots if slot.link is not None and slot.link.alive]
         results = await asyncio.gather(*(link.command(make(link)) for link in links), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
-        failures.sort(key=lambda failure: not isinstance(failure, RefusedError))
+        failures.sort(key=lambda failure: not isinstance(failure, WorkerRefusedError))
         if failures:
             raise failures[0]
 
@@ -396,7 +396,7 @@ class WorkerPool:
                     if stuck := await self._check(link):
                         slot.reason = f"{stuck} guests held their threads past their deadline"
                         await self._end(link)
-            except (RefusedError, ControlError, TimeoutError) as error:
+            except (WorkerRefusedError, ControlError, TimeoutError) as error:
                 slot.reason = str(error) or "no answer in time"
                 link.kill()
             if self._stopping.is_set() and link.alive:
@@ -413,7 +413,7 @@ class WorkerPool:
                 if key not in link.keys:
                     try:
                         await link.command(Load(link.next_number(), release))
-                    except RefusedError:
+                    except WorkerRefusedError:
                         await self._restore(release)
                         await link.command(Load(link.next_number(), release))
             if self._routes is not None:
@@ -435,7 +435,7 @@ class WorkerPool:
     async def _end(self, link: WorkerLink) -> None:
         """Drain one worker, and kill it if it does not end."""
         grace_ms = self._settings.drain_grace_ms
-        with contextlib.suppress(ControlError, TimeoutError, RefusedError):
+        with contextlib.suppress(ControlError, TimeoutError, WorkerRefusedError):
             await link.drain(grace_ms)
         if not await link.ended(grace_ms / 1000 + STOP_MARGIN_S):
             link.kill()

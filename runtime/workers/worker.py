@@ -27,7 +27,7 @@ import msgspec
 
 from runtime.core_dumps import forbid_dumps
 from runtime.ingress.certificates import Certificates
-from runtime.ingress.dispatch import Dispatcher, HostedApp, LoadError
+from runtime.ingress.dispatch import Dispatcher, HostedApp, HostingError
 from runtime.ingress.front import Ingress
 from runtime.ingress.listeners import TLS_PREFIX
 from runtime.ingress.load_table import LoadTable
@@ -51,9 +51,9 @@ from runtime.messages import (
     LogBatch,
     Ping,
     Pong,
-    Refused,
     ReleaseLoad,
     Request,
+    RequestRefused,
     RunJob,
     Status,
     Unload,
@@ -240,20 +240,20 @@ class Worker:
                     answer = Pong(request.number, 0)
                 case _:
                     assert_never(request)
-        except (LoadError, RouteError) as error:
-            answer = Refused(request.number, str(error))
+        except (HostingError, RouteError) as error:
+            answer = RequestRefused(request.number, str(error))
         self._write(writer, answer)
 
     async def _load(self, release: ReleaseLoad) -> None:
         if release.key in self._releases:
             return
         if len(self._releases) >= RELEASES_MAX or len(release.key) > KEY_MAX_CHARS:
-            raise LoadError(f"more than {RELEASES_MAX} releases, or a key of more than {KEY_MAX_CHARS} characters")
+            raise HostingError(f"more than {RELEASES_MAX} releases, or a key of more than {KEY_MAX_CHARS} characters")
         apps: dict[str, HostedApp] = {}
         try:
             for load in release.apps:
                 apps[load.spec.app] = await self._prepare(release, load)
-        except LoadError:
+        except HostingError:
             await _close(apps)
             raise
         if release.key in self._releases:  # two daemons may ask for the same at once, while one takes over
@@ -270,11 +270,11 @@ class Worker:
         log = AppLog(self._logs, origin, redacted=spec.redacted)
         try:
             runner = await asyncio.to_thread(self._host.prepare, load, log)
-        except LoadError:
+        except HostingError:
             raise
         except Exception as error:  # a defect of the host must not end a worker that serves other releases
             self._ingress.log_defect("load")
-            raise LoadError(f"{spec.app}: {error!r}") from error
+            raise HostingError(f"{spec.app}: {error!r}") from error
         return HostedApp(release.key, release.digest, load, log, runner)
 
     def _activate(self, request: Activate) -> None:
@@ -285,7 +285,7 @@ class Worker:
                 continue
             app = self._ingress.apps.get((route.key, route.app))
             if app is None or app.spec.kind != "http":
-                raise LoadError(f"{route.app} of {route.key} is not loaded, or does not answer requests")
+                raise HostingError(f"{route.app} of {route.key} is not loaded, or does not answer requests")
             routes.append((route.host, route.prefix, app))
         table = RouteTable(routes)
         self._ingress.activate(table)
@@ -296,7 +296,7 @@ class Worker:
         if hosted is None:
             return
         if key in self._routed:
-            raise LoadError(f"routes still name {key}")
+            raise HostingError(f"routes still name {key}")
         del self._releases[key]
         for app in hosted.values():
             await self._dispatcher.idle(app)
@@ -311,9 +311,9 @@ class Worker:
         hosted = self._releases.get(request.key)
         app = hosted.get(request.app) if hosted is not None else None
         if app is None or app.spec.kind == "http":
-            raise LoadError(f"{request.app} of {request.key} is not loaded as a command")
+            raise HostingError(f"{request.app} of {request.key} is not loaded as a command")
         if sum(map(len, self._jobs.values())) >= JOBS_MAX:
-            raise LoadError(f"{JOBS_MAX} jobs are running in this worker")
+            raise HostingError(f"{JOBS_MAX} jobs are running in this worker")
         job = asyncio.ensure_future(asyncio.to_thread(app.runner.run_job, request))
         self._jobs.setdefault(request.key, set()).add(job)
         job.add_done_callback(partial(self._job_ended, request.key))

@@ -33,7 +33,7 @@ from protocols.chain.messages import Commit, EntryStored, Promised, Propose, Vot
 from protocols.envelope import decode, digest, digest_of
 from protocols.machine import PeerId, Persist, Store, Verifier
 from protocols.refusal import Refusal
-from simulation.chain.linearizability import Read, Write, problem
+from simulation.chain.linearizability import HistoryRead, HistoryWrite, problem
 from simulation.world.clock import WALL_START_MS
 from simulation.world.world import Host, World
 
@@ -329,7 +329,7 @@ class ChainChecker:
 
 
 @dataclass
-class Operation:
+class ClientOperation:
     """One client operation, as the client saw it."""
 
     id: bytes
@@ -357,17 +357,17 @@ class ClientChecker:
         self.excused = False
         """A voter lies in this run: what clients are told may be of either side of a fork."""
         self._resets = 0
-        self.operations: list[Operation] = []
-        self._open: dict[bytes, Operation] = {}
+        self.operations: list[ClientOperation] = []
+        self._open: dict[bytes, ClientOperation] = {}
         self._highest_returned = -1
 
-    def invoke(self, operation: Operation) -> None:
+    def invoke(self, operation: ClientOperation) -> None:
         """An operation begins: it must land above everything that has returned by now."""
         operation.floor_slot = self._highest_returned
         self.operations.append(operation)
         self._open[operation.id] = operation
 
-    def take(self, operation_id: bytes) -> Operation | None:
+    def take(self, operation_id: bytes) -> ClientOperation | None:
         """Return an operation that is still open, and close it."""
         return self._open.pop(operation_id, None)
 
@@ -381,7 +381,7 @@ class ClientChecker:
             if operation.slot > kept_slot:
                 operation.outcome = "abandoned"
 
-    def returned(self, operation: Operation, now_ms: int, outcome: str, slot: int) -> None:
+    def returned(self, operation: ClientOperation, now_ms: int, outcome: str, slot: int) -> None:
         """An operation returned to its client."""
         operation.outcome, operation.slot, operation.returned_ms = outcome, slot, now_ms
         if outcome not in ("decided", "read"):
@@ -398,24 +398,26 @@ class ClientChecker:
             )
         self._highest_returned = max(self._highest_returned, slot)
 
-    def _retried(self, operation: Operation) -> bool:
+    def _retried(self, operation: ClientOperation) -> bool:
         return sum(other.command == operation.command for other in self.operations) > 1
 
     def check_history(self, commands: dict[bytes, int]) -> None:
         """Judge the whole history at once, with the slots as the witness; a reset leaves none to judge."""
         if self._resets:
             return
-        first: dict[bytes, Operation] = {}
+        first: dict[bytes, ClientOperation] = {}
         for operation in self.operations:
             if operation.kind == "write" and digest(operation.command) in commands:
                 first.setdefault(operation.command, operation)
         writes = [
-            Write(one.name, one.amount, commands[digest(one.command)], one.invoked_ms, one.returned_ms if told else -1)
+            HistoryWrite(
+                one.name, one.amount, commands[digest(one.command)], one.invoked_ms, one.returned_ms if told else -1
+            )
             for one in first.values()
             for told in (one.outcome == "decided",)
         ]
         reads = [
-            Read(one.name, one.value, one.value_slot, one.invoked_ms, one.returned_ms)
+            HistoryRead(one.name, one.value, one.value_slot, one.invoked_ms, one.returned_ms)
             for one in self.operations
             if one.kind == "read" and one.value is not None
         ]

@@ -19,17 +19,17 @@ from protocols.chain.ballots import Proposal
 from protocols.chain.chain import Chain
 from protocols.chain.context import ChainSetup, Stored
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
-from protocols.chain.messages import Outcome, Quarantined, Read, ReadDone, Start, Submit, SubmitReset
+from protocols.chain.messages import Booted, Outcome, Quarantined, Read, ReadDone, Submit, SubmitReset
 from protocols.chain.pacing import ChainTimes
 from protocols.chain.quorum import boot_quorum, majority
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import peer_id
 from protocols.machine import Effect, Machine, PeerId, Persist, Store
 from protocols.refusal import Refusal
-from simulation.chain.checkers import ChainChecker, ClientChecker, Operation
+from simulation.chain.checkers import ChainChecker, ClientChecker, ClientOperation
 from simulation.chain.liars import ForgetfulChain
 from simulation.chain.plan import ChainPlan
-from simulation.chain.toy_state import Add, CounterMachine, SetRules, SetTarget, counter
+from simulation.chain.toy_state import Add, CounterMachine, SetTarget, SetToyRules, counter
 from simulation.world.clock import WALL_START_MS
 from simulation.world.entropy import stream
 from simulation.world.faults import Fault, Faults
@@ -128,7 +128,7 @@ class ChainFleet:
         )  # fmt: skip
         make = ForgetfulChain if host.peer in self.checker.excused else self._make_chain
         chain = make(setup, Stored(boot.vote, boot.fence, same_boot))
-        self.world.after(0, host.receive, Start(), host.boot_count)
+        self.world.after(0, host.receive, Booted(), host.boot_count)
         return chain
 
     def _keep_runtime_copy(self, host: Host, effect: Persist) -> None:
@@ -203,7 +203,7 @@ class ChainFleet:
         """Ask for the rules that the newest release brings."""
         host = self.world.hosts[fault.hosts[0]]
         if host.up:
-            self.command(host, encode(SetRules(self._next_id(), RULES_VERSION)))
+            self.command(host, encode(SetToyRules(self._next_id(), RULES_VERSION)))
 
     def _revoke(self, fault: Fault) -> None:
         """Revoke one node; every other hears of it at once. Never so many that no majority of voters is left."""
@@ -244,38 +244,38 @@ class ChainFleet:
                 self.write(host, name, source.randint(1, 9), expect)
         self.world.after(source.randint(50, self.plan.pause_max_ms), self._client_step, source, end_ms)
 
-    def write(self, host: Host, name: str, amount: int, expect: int = -1) -> Operation:
+    def write(self, host: Host, name: str, amount: int, expect: int = -1) -> ClientOperation:
         """Submit one addition through a host."""
         operation_id = self._next_id()
         command = encode(Add(operation_id, name, amount, expect))
-        operation = Operation(
+        operation = ClientOperation(
             operation_id, "write", host.name, self.world.now_ms, 0, command, name=name, amount=amount
         )  # fmt: skip
         self.clients.invoke(operation)
         host.receive(Submit(operation_id, command), host.boot_count)
         return operation
 
-    def _again(self, operation: Operation) -> None:
+    def _again(self, operation: ClientOperation) -> None:
         """A client that does not know asks again, through another host, with the same command."""
         host = self._source.choice(self.world.hosts)
         if host.up and not self.faults.healed:
-            again = Operation(
+            again = ClientOperation(
                 self._next_id(), "write", host.name, self.world.now_ms, 0, operation.command, name="again"
             )
             self.clients.invoke(again)
             again.retry = True
             host.receive(Submit(again.id, again.command), host.boot_count)
 
-    def read(self, host: Host, name: str) -> Operation:
+    def read(self, host: Host, name: str) -> ClientOperation:
         """Read one counter through a host."""
-        operation = Operation(self._next_id(), "read", host.name, self.world.now_ms, 0, name=name)
+        operation = ClientOperation(self._next_id(), "read", host.name, self.world.now_ms, 0, name=name)
         self.clients.invoke(operation)
         host.receive(Read(operation.id), host.boot_count)
         return operation
 
-    def command(self, host: Host, command: bytes, material: tuple[bytes, ...] = ()) -> Operation:
+    def command(self, host: Host, command: bytes, material: tuple[bytes, ...] = ()) -> ClientOperation:
         """Submit any other command through a host."""
-        operation = Operation(self._next_id(), "write", host.name, self.world.now_ms, 0, command)
+        operation = ClientOperation(self._next_id(), "write", host.name, self.world.now_ms, 0, command)
         self.clients.invoke(operation)
         host.receive(Submit(operation.id, command, material), host.boot_count)
         return operation

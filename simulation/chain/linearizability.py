@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Write:
+class HistoryWrite:
     """An addition that was decided: where, and when its client called and heard back (-1: never)."""
 
     name: str
@@ -25,7 +25,7 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Read:
+class HistoryRead:
     """A read that returned `value`, answered from the head at `slot`."""
 
     name: str
@@ -35,29 +35,29 @@ class Read:
     returned_ms: int
 
 
-def problem(writes: Sequence[Write], reads: Sequence[Read]) -> str:
+def problem(writes: Sequence[HistoryWrite], reads: Sequence[HistoryRead]) -> str:
     """Return why the slots do not explain the history, or ""."""
     return _order_problem(writes, reads) or _value_problem(writes, reads)
 
 
-def _order_problem(writes: Sequence[Write], reads: Sequence[Read]) -> str:
-    operations: list[Write | Read] = [*writes, *reads]
+def _order_problem(writes: Sequence[HistoryWrite], reads: Sequence[HistoryRead]) -> str:
+    operations: list[HistoryWrite | HistoryRead] = [*writes, *reads]
     returns = sorted((one.returned_ms, one.slot) for one in operations if one.returned_ms >= 0)
     place, highest = 0, -1
     for one in sorted(operations, key=lambda one: one.invoked_ms):
         while place < len(returns) and returns[place][0] < one.invoked_ms:
             highest = max(highest, returns[place][1])
             place += 1
-        if one.slot < highest or (isinstance(one, Write) and one.slot == highest):
+        if one.slot < highest or (isinstance(one, HistoryWrite) and one.slot == highest):
             return f"slot {one.slot} was given to an operation that began after slot {highest} had returned"
     return ""
 
 
-def _value_problem(writes: Sequence[Write], reads: Sequence[Read]) -> str:
-    by_name: dict[str, list[Write]] = {}
+def _value_problem(writes: Sequence[HistoryWrite], reads: Sequence[HistoryRead]) -> str:
+    by_name: dict[str, list[HistoryWrite]] = {}
     for write in sorted(writes, key=lambda one: one.slot):
         by_name.setdefault(write.name, []).append(write)
-    totals: Mapping[str, list[Write]] = by_name
+    totals: Mapping[str, list[HistoryWrite]] = by_name
     for read in reads:
         expected = sum(write.amount for write in totals.get(read.name, ()) if write.slot <= read.slot)
         if read.value != expected:

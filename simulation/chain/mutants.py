@@ -21,7 +21,7 @@ from protocols.chain.acceptor import Acceptor, fresh_record
 from protocols.chain.ballots import NO_BALLOT
 from protocols.chain.chain import Chain
 from protocols.chain.clients import Clients
-from protocols.chain.context import ChainSetup, Context
+from protocols.chain.context import ChainContext, ChainSetup
 from protocols.chain.decision import NOOP, Decided, Decision
 from protocols.chain.follower import Follower
 from protocols.chain.ledger import Ledger
@@ -209,12 +209,12 @@ def _votes_counted_twice() -> Sequence[Patch]:
 
 
 def _revoked_counted() -> Sequence[Patch]:
-    init = Context.__init__
+    init = ChainContext.__init__
 
-    def blind(self: Context, setup: ChainSetup, *rest: Any) -> None:
+    def blind(self: ChainContext, setup: ChainSetup, *rest: Any) -> None:
         init(self, ChainSetup(**{**setup.__dict__, "is_revoked": lambda node: False}), *rest)
 
-    return [(Context, "__init__", blind)]
+    return [(ChainContext, "__init__", blind)]
 
 
 def _fixed_timeout() -> Sequence[Patch]:

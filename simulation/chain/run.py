@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from protocols.chain.chain import Chain
-from simulation.chain.checkers import Operation, Violation
+from simulation.chain.checkers import ClientOperation, Violation
 from simulation.chain.fleet import ChainFleet, MakeChain
 from simulation.chain.plan import ChainPlan
 
@@ -134,11 +134,11 @@ def _demand_proof(fleet: ChainFleet) -> None:
         raise Violation("Liar", f"a lie forked the chain and nobody proved it in {CONVERGE_BOUND_MS} ms")
 
 
-def _served(operation: Operation) -> bool:
+def _served(operation: ClientOperation) -> bool:
     return operation.outcome in ("decided", "superseded")
 
 
-def _again(fleet: ChainFleet, operation: Operation) -> Operation:
+def _again(fleet: ChainFleet, operation: ClientOperation) -> ClientOperation:
     if operation.outcome in ("", "decided"):
         return operation
     host = next(host for host in fleet.world.hosts if host.name == operation.host)

@@ -60,14 +60,14 @@ class SetTarget(msgspec.Struct, frozen=True, tag="target"):
     target: int
 
 
-class SetRules(msgspec.Struct, frozen=True, tag="rules"):
+class SetToyRules(msgspec.Struct, frozen=True, tag="rules"):
     """Raise the version of the rules."""
 
     id: bytes
     version: int
 
 
-CounterCommand = Add | SetVoters | SetTarget | SetRules
+CounterCommand = Add | SetVoters | SetTarget | SetToyRules
 
 
 class CounterMachine:
@@ -124,7 +124,7 @@ class CounterMachine:
                 return msgspec.structs.replace(state, counters=tuple(sorted(counters.items())))
             case SetTarget():
                 return msgspec.structs.replace(state, target=decoded.target)
-            case SetRules():
+            case SetToyRules():
                 if decoded.version <= state.rules_version:
                     return Refusal("counter.rules")
                 return msgspec.structs.replace(state, rules_version=decoded.version)

@@ -37,7 +37,7 @@ MINIMISE_RUNS_MAX = 300
 
 
 @dataclass
-class Tally:
+class HuntTally:
     """What many runs showed together."""
 
     seeds: int = 0

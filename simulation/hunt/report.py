@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from simulation.chain.mutants import Mutant
 from simulation.chain.run import Result
-from simulation.hunt.hunt import Tally
+from simulation.hunt.hunt import HuntTally
 
 MEANING = {
     "fault ": "Faults",
@@ -17,7 +17,7 @@ MEANING = {
 """Counts by the beginning of their names; all others stand first."""
 
 
-def seeds_page(first_seed: int, tally: Tally) -> str:
+def seeds_page(first_seed: int, tally: HuntTally) -> str:
     """Return the page on a stretch of seeds."""
     last = first_seed + tally.seeds - 1
     lines = [

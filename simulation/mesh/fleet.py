@@ -14,12 +14,12 @@ from typing import Any, Literal
 from protocols.chain.acceptor import founding_effects
 from protocols.chain.context import Stored
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
-from protocols.chain.messages import Outcome, Start, Submit, SubmitReset
+from protocols.chain.messages import Booted, Outcome, Submit, SubmitReset
 from protocols.chain.pacing import ChainTimes
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Stage
 from protocols.changes.demands import SOLO, Policy
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.core import CoreSetup, CoreStored, NodeCore
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import peer_id
@@ -69,7 +69,7 @@ class FleetConfig:
 
 
 @dataclass
-class Identity:
+class NodeFiles:
     """What a node keeps in files beside its stores."""
 
     credentials: tuple[Credentials, ...] = ()
@@ -109,7 +109,7 @@ class Fleet:
             )
         )
         self.mesh = mesh_id(self.genesis)
-        self.identities = {name: Identity() for name in names}
+        self.identities = {name: NodeFiles() for name in names}
         self.hosts = {name: self.world.add_host(name, self.peers[name], self._make) for name in names}
         self.outcomes: dict[bytes, Outcome] = {}
         self.releases: dict[Digest, tuple[Change, bytes]] = {}
@@ -149,7 +149,7 @@ class Fleet:
             Stored(boot.vote, boot.fence, boot.runtime_folder_kept), boot.state or {}, identity.credentials
         )
         self.workshop.restarted(name)
-        self.world.after(0, boot.host.receive, Start(), boot.host.boot_count)
+        self.world.after(0, boot.host.receive, Booted(), boot.host.boot_count)
         return NodeCore(setup, stored, boot.host.clock.now(self.world.now_ms))
 
     def core(self, name: str) -> NodeCore:
@@ -249,7 +249,7 @@ class Fleet:
     def note(self, text: str) -> tuple[str, bytes]:
         """Return key and body of a paper that only says `text`: the admin's evidence that a component passed its tests."""
         component = digest(text.encode())
-        run = Run(self.mesh.hex(), "test", "host", WALL_START_MS)
+        run = EvidenceRun(self.mesh.hex(), "test", "host", WALL_START_MS)
         body = attest(self.admin, run, passed=True, components=((text, component),), configuration=component)
         return make_key("evidence", component.hex(), digest(body).hex()), body
 
@@ -286,7 +286,7 @@ class Fleet:
     def join(self, name: str, line: InviteLine, invite_key: str, via: str) -> None:
         """Start a host as a newcomer that holds an invite line and dials only `via`."""
         here = InviteLine(line.seed, line.signed, line.invite, (Address(f"/dns/{via}/tcp/7070", self.peers[via]),))
-        self.identities[name] = Identity(line=here, invite_key=invite_key)
+        self.identities[name] = NodeFiles(line=here, invite_key=invite_key)
         self.hosts[name].start()
 
     def replace_voters(self, via: str, names: Sequence[str]) -> bytes:

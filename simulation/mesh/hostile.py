@@ -15,7 +15,7 @@ from typing import Any
 from protocols.changes.approvals import Approval, approval_statement, approve
 from protocols.changes.change import CHANGE_DOMAIN, Change, Plan, Stage
 from protocols.changes.demands import SOLO
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.changes.secrets import Box, SealedSecret, sign_paper
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import peer_id
@@ -23,7 +23,7 @@ from protocols.records.credentials import grant_record, revocation_record
 from protocols.records.key_table import PAPER_MS, make_key
 from protocols.records.papers import Ending, end_paper
 from protocols.records.record import Record, sign_record
-from protocols.records.store import Outcome, RecordStore
+from protocols.records.store import OfferOutcome, RecordStore
 from protocols.trust.certificates import issue
 from protocols.trust.genesis import Genesis, mesh_id
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
@@ -72,7 +72,7 @@ class Held:
 
 
 @dataclass
-class World:
+class HostileRun:
     """The honest stores and all that was said to them. Mutable: one run's state."""
 
     seed: int
@@ -186,7 +186,7 @@ class World:
         """Try what must be refused by every store."""
         self.attempts += 1
         found = self.spread(signed)
-        if Outcome.MERGED.value in found:
+        if OfferOutcome.MERGED.value in found:
             raise ViolationError(cell, "a store took what nobody may write")
 
     def must(self, cell: str, holds: bool, detail: str) -> None:
@@ -207,7 +207,7 @@ class World:
             body = approve(signer, self.mesh, Approval(b"", name, "shop", "prod", at_ms, at_ms + DAY_MS))
             return make_key("approval", name.hex(), digest(body).hex()), body
         if kind == "evidence":
-            run = Run(self.mesh.hex(), "test", "host", at_ms)
+            run = EvidenceRun(self.mesh.hex(), "test", "host", at_ms)
             body = attest(signer, run, passed=True, components=(("web", name),), configuration=name)
             return make_key("evidence", name.hex(), digest(body).hex()), body
         secret = SealedSecret("shop", "prod", "db", self.number, at_ms, b"sealed", (self.box(),))
@@ -237,7 +237,7 @@ class World:
         touched = kind == "approval" and self.source.random() < 0.5
         key, body = self.touched(self.phone) if touched else self.paper(kind, by)
         found = self.spread(self.carry(carrier, key, body))
-        if set(found) != {Outcome.MERGED.value}:
+        if set(found) != {OfferOutcome.MERGED.value}:
             raise ViolationError("honest-paper", f"{kind} of {by}: {found}")
         held = Held(kind, key, body, by)
         self.papers.append(held)
@@ -282,7 +282,7 @@ def hostile_run(seed: int) -> Result:
     """Run one seed to its end, or to the first cell that does not hold."""
     result = Result(seed, Verdict.CLEAN)
     try:
-        world = World(seed, stream(seed, "hostile"))
+        world = HostileRun(seed, stream(seed, "hostile"))
         _run(world)
         result.events = world.attempts
         result.digest = digest(b"".join(signed.payload for signed in world.said)).hex()[:16]
@@ -292,7 +292,7 @@ def hostile_run(seed: int) -> Result:
     return result
 
 
-def _run(world: World) -> None:
+def _run(world: HostileRun) -> None:
     source = world.source
     for kind in PAPERS:
         world.file(kind, "approver" if kind == "approval" else "author", source.choice((*HONEST, LIAR)))
@@ -324,13 +324,13 @@ def _run(world: World) -> None:
     world.settle()
 
 
-def _honest_end(world: World) -> None:
+def _honest_end(world: HostileRun) -> None:
     """Now and then an author takes a paper back, by whichever carrier."""
     standing = [held for held in world.papers if held.stands and not held.pinned and held.kind != "approval"]
     if len(standing) < 6:
         return
     held = world.source.choice(standing)
     found = world.spread(world.end(held, held.author, world.source.choice((*HONEST, LIAR))))
-    if set(found) != {Outcome.MERGED.value}:
+    if set(found) != {OfferOutcome.MERGED.value}:
         raise ViolationError("honest-end", f"{held.kind}: {found}")
     held.stands = False

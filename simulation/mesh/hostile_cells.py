@@ -23,7 +23,7 @@ from protocols.records.gossip import RecordMachine
 from protocols.records.key_table import PAPER_MS, make_key
 from protocols.records.papers import Ended
 from protocols.records.quotas import RecordLimits
-from protocols.records.store import Outcome
+from protocols.records.store import OfferOutcome
 from protocols.records.sync import SyncAnswer, SyncMachine, SyncRecords, _Session
 from protocols.records.trie import leaf_of
 from protocols.refusal import Refusal
@@ -319,8 +319,8 @@ WRECKED = _counts(1000, 400)
 
 def _lie_outside(w: Any, cell: str) -> None:
     rollout = _rollout(w.source.choice((1, 2, 3)), w.source.choice((1, 2, 3, 4)))
-    candidate, expected = w.source.choice(((GOOD, analysis.Outcome.PASS), (WRECKED, analysis.Outcome.FAIL),
-                                           (SLOW, analysis.Outcome.FAIL)))  # fmt: skip
+    candidate, expected = w.source.choice(((GOOD, analysis.StageOutcome.PASS), (WRECKED, analysis.StageOutcome.FAIL),
+                                           (SLOW, analysis.StageOutcome.FAIL)))  # fmt: skip
     past = w.source.choice((GOOD, GOOD, Counts())) if len(rollout.order) - len(rollout.cohort) > 3 else GOOD
     said = {node: _verdict(candidate, past if node in rollout.cohort else GOOD) for node in rollout.order}
     for lie in [_lie(w) for _ in range(6)] + [_counts(1 << 40, 1 << 40), _counts(1 << 40, 0, 0)]:
@@ -336,7 +336,7 @@ def _lie_inside(w: Any, cell: str) -> None:
     for lie in [_lie(w) for _ in range(6)] + [_counts(1 << 40, 0)]:
         said[rollout.cohort[0]] = _verdict(lie, GOOD)
         found = analysis.assess(rollout, said, 10**12)
-        w.must(cell, found.outcome is not analysis.Outcome.PASS, "one node of the cohort made it pass")
+        w.must(cell, found.outcome is not analysis.StageOutcome.PASS, "one node of the cohort made it pass")
 
 
 # --- what a peer sends ------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def _taken(w: Any, limits: RecordLimits, said: list[Signed]) -> list[bool]:
     for name, chain in w.chains.items():
         store.offer(w.carry("n1", *grant_record(w.signer(name).public_key, chain)), w.wall_ms)
     store.limits = limits
-    return [store.offer(signed, w.wall_ms + 60_000).outcome is Outcome.MERGED for signed in said]
+    return [store.offer(signed, w.wall_ms + 60_000).outcome is OfferOutcome.MERGED for signed in said]
 
 
 def _hoard(w: Any, cell: str) -> None:

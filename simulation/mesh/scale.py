@@ -84,7 +84,7 @@ class _Heard:
         return (one for one in self.events if isinstance(one[2], kind))
 
 
-class Bench:
+class MeasuredFleet:
     """A grown fleet of `nodes` hosts, measured."""
 
     def __init__(self, nodes: int, seed: int = 1) -> None:
@@ -248,7 +248,7 @@ class Scale:
 
 def measure(nodes: int, seed: int = 1) -> Scale:
     """Measure a fleet of one size, from one seed."""
-    bench, lossy = Bench(nodes, seed), Bench(nodes, seed + 1)
+    bench, lossy = MeasuredFleet(nodes, seed), MeasuredFleet(nodes, seed + 1)
     rows = [bench.membership(), bench.push(), bench.decisions(), bench.partition()]
     equal_rounds = bench.equal_rounds()
     rows.append(bench.death())
@@ -329,4 +329,4 @@ def report(found: Sequence[Scale], plot: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-__all__ = ["Bench", "Row", "Scale", "aims", "measure", "report", "table"]
+__all__ = ["MeasuredFleet", "Row", "Scale", "aims", "measure", "report", "table"]

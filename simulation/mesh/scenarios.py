@@ -29,7 +29,7 @@ from protocols.state.commands import (
     Rollback,
 )
 from simulation.mesh.fleet import DAY_MS, Fleet, FleetConfig
-from simulation.mesh.transcript import Names, Telling
+from simulation.mesh.transcript import Telling, TranscriptNames
 from simulation.mesh.workshop import Script
 from simulation.world.disk import StoreState
 from simulation.world.world import Host
@@ -66,7 +66,7 @@ class Play:
 
     def __init__(self) -> None:
         self.fleet = Fleet(["n1"])
-        self._names = Names({}, {})
+        self._names = TranscriptNames({}, {})
         self._telling = Telling(self._names)
         self._extra: list[str] = []
         self._changes: dict[str, Digest] = {}
@@ -111,7 +111,7 @@ class Play:
         members = [name for name in names if name not in spare.split(",")]
         config = FleetConfig(policy=POLICIES[options.get("policy", "solo")], founder=names[0])
         self.fleet = fleet = Fleet(names, int(options.get("seed", "1")), config)
-        self._names = Names(fleet.name_of, fleet.changes)
+        self._names = TranscriptNames(fleet.name_of, fleet.changes)
         self._telling = Telling(self._names)
         self._fix_delays()
         for name in members:

@@ -16,8 +16,8 @@ from protocols.envelope import decode
 from protocols.liveness import BeliefChanged
 from protocols.machine import Digest, PeerId
 from protocols.records.gossip import Equivocated, PublishRefused, RecordsForgotten, RecordsMerged, RecordsVoided
-from protocols.rollout.conductor import Propose
-from protocols.rollout.orders import Prepare, ReplaySmoke, Reverted, Run, Stop
+from protocols.rollout.conductor import SubmitStep
+from protocols.rollout.orders import PrepareRelease, ReplaySmoke, Reverted, Run, Stop
 from protocols.state.commands import (
     Abort,
     Action,
@@ -46,7 +46,7 @@ REPEATED = "proposes to"
 """A proposal that nobody can hear is made again and again: one line, with the number of times."""
 
 
-class Names:
+class TranscriptNames:
     """Gives names to peers, stores and changes."""
 
     def __init__(self, name_of: Mapping[PeerId, str], changes: Mapping[Digest, str]) -> None:
@@ -78,7 +78,7 @@ class Names:
 class Telling:
     """Collects the lines of one command's reply."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: TranscriptNames) -> None:
         self._names = names
         self._lines: list[tuple[str, list[tuple[int, str]]]] = []
 
@@ -149,7 +149,7 @@ class Telling:
     def _work_text(self, event: Any) -> str:
         names = self._names
         match event:
-            case Prepare(change):
+            case PrepareRelease(change):
                 return f"prepares {names.change(change)}"
             case Run(project, environment, deployed, role, _):
                 return f"runs {names.change(deployed.change)} in {project}/{environment} as {role}"
@@ -159,7 +159,7 @@ class Telling:
                 return f"leaves the candidate of {project}/{environment}: {reason}"
             case ReplaySmoke(_, _, change):
                 return f"replays the smoke checks of {names.change(change)}"
-            case Propose(command, _, reason):
+            case SubmitStep(command, _, reason):
                 signed: SignedCommand = decode(command, SignedCommand)
                 opened: Command = decode(signed.payload, Command)
                 action = self._action(opened.action)

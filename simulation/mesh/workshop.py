@@ -14,7 +14,7 @@ from protocols.machine import Digest
 from protocols.rollout.orders import (
     Observe,
     PreparationDone,
-    Prepare,
+    PrepareRelease,
     ReplaySmoke,
     Run,
     SmokeReplayed,
@@ -76,7 +76,7 @@ class Workshop:
 
     def _observed(self, host: Host, event: Any) -> None:
         match event:
-            case Prepare(change):
+            case PrepareRelease(change):
                 script = self.scripts.get(change, Script())
                 ok = script.prepares and script.smoke != "failed"
                 smoke: Literal["passed", "absent"] = "passed" if script.smoke == "passed" else "absent"

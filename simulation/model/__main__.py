@@ -34,7 +34,7 @@ SINGLES = "{{a}, {b}, {c}}"
 
 
 @dataclass(frozen=True)
-class Run:
+class ModelRun:
     """One configuration of the model."""
 
     title: str
@@ -68,20 +68,20 @@ INVARIANTS UniqueDecision OneConfig BallotOnce
 
 
 RUNS = (
-    Run("one slot, three ballots, one disk lost", losses=1),
-    Run("one slot, three ballots, one machine rolled back", rollbacks=1, quick=False),
-    Run("two slots, 3 voters to 1, two ballots each", slots=2, ballots=2, configs=SINGLES, values="{x}", quick=False),
-    Run(
+    ModelRun("one slot, three ballots, one disk lost", losses=1),
+    ModelRun("one slot, three ballots, one machine rolled back", rollbacks=1, quick=False),
+    ModelRun("two slots, 3 voters to 1, two ballots each", slots=2, ballots=2, configs=SINGLES, values="{x}", quick=False),
+    ModelRun(
         "two slots, 3 voters to 1, one disk lost",
         slots=2, ballots=2, configs=SINGLES, values="{x}", losses=1, quick=False,
     ),
-    Run("mistake: no adoption", mistake="NoAdoption"),
-    Run("mistake: volatile promise", mistake="VolatilePromise"),
-    Run("mistake: a lost disk keeps its store id", losses=1, mistake="KeptStoreId"),
-    Run("mistake: no boot read", rollbacks=1, mistake="NoBootRead", quick=False),
-    Run("mistake: the boot read only reads", rollbacks=1, mistake="ReadOnlyBootRead", quick=False),
-    Run("mistake: the boot read notes no boot", rollbacks=1, mistake="UncountedBoot", quick=False),
-    Run(
+    ModelRun("mistake: no adoption", mistake="NoAdoption"),
+    ModelRun("mistake: volatile promise", mistake="VolatilePromise"),
+    ModelRun("mistake: a lost disk keeps its store id", losses=1, mistake="KeptStoreId"),
+    ModelRun("mistake: no boot read", rollbacks=1, mistake="NoBootRead", quick=False),
+    ModelRun("mistake: the boot read only reads", rollbacks=1, mistake="ReadOnlyBootRead", quick=False),
+    ModelRun("mistake: the boot read notes no boot", rollbacks=1, mistake="UncountedBoot", quick=False),
+    ModelRun(
         "mistake: voters change before the decision",
         slots=2, ballots=2, configs=SINGLES, mistake="EarlyConfig", quick=False,
     ),
@@ -89,7 +89,7 @@ RUNS = (
 
 
 @dataclass
-class Outcome:
+class ModelResult:
     """How one run ended: `violated` names the invariant; `exhausted` is False where the time limit cut it short."""
 
     states: int
@@ -99,7 +99,7 @@ class Outcome:
     output: str = field(repr=False)
 
 
-def check(run: Run, limit_s: int) -> Outcome:
+def check(run: ModelRun, limit_s: int) -> ModelResult:
     """Run TLC on one configuration. Raises RuntimeError, naming the fix, if TLC itself could not work."""
     java = shutil.which("java")
     if java is None:
@@ -130,7 +130,7 @@ def check(run: Run, limit_s: int) -> Outcome:
     exhausted = "Model checking completed. No error" in output
     if not states or ("Error:" in output and violated is None):
         raise RuntimeError(f"TLC failed on {run.title!r}:\n{output[-2000:]}")
-    return Outcome(states[-1], violated[1] if violated else "", exhausted, time.monotonic() - started, output)
+    return ModelResult(states[-1], violated[1] if violated else "", exhausted, time.monotonic() - started, output)
 
 
 def main(arguments: list[str] | None = None) -> int:

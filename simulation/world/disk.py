@@ -19,7 +19,7 @@ UNDO_MAX = 64
 Table = dict[bytes, bytes]
 
 
-class DiskFullError(Exception):
+class SimulatedDiskFullError(Exception):
     """The write did not fit; nothing of it was applied."""
 
 
@@ -45,7 +45,7 @@ class Disk:
     def apply(self, store: Store, writes: Sequence[Write]) -> None:
         """Apply one batch atomically. Raises DiskFullError and applies nothing if the disk is full."""
         if self.full:
-            raise DiskFullError(store.value)
+            raise SimulatedDiskFullError(store.value)
         self.fsync_count += 1
         state = self.stores[store]
         undo: list[Write] = []

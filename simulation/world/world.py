@@ -30,7 +30,7 @@ from protocols.machine import (
     Tick,
 )
 from simulation.world.clock import HostClock
-from simulation.world.disk import Disk, DiskFullError, Table
+from simulation.world.disk import Disk, SimulatedDiskFullError, Table
 from simulation.world.entropy import KeyRing, SeededEntropy, stream
 from simulation.world.network import SWEEP_MS, LinkFaults, Network
 from simulation.world.trace import Trace
@@ -189,7 +189,7 @@ class Host:
                 return False
         try:
             self.disk.apply(effect.store, effect.writes)
-        except DiskFullError:
+        except SimulatedDiskFullError:
             self.crash("disk full")
             self.world.after(RESTART_AFTER_ERROR_MS, self.start)
             return False

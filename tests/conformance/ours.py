@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, Route
+from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, WorkerRoute
 from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
 from runtime.workers.pool import PoolSettings, WorkerPool
@@ -92,7 +92,7 @@ async def _serve(order: dict[str, Any]) -> None:
             spec = AppSpec("conformance", "app", digest, artifact, digest, **more)
             limits = AppLimits(concurrency=order["concurrency"], queue_max=1024)
             await pool.load(ReleaseLoad("only", digest, "conformance", (AppLoad(spec, limits),)))
-            await pool.activate([Route(None, "/", "only", "app")])
+            await pool.activate([WorkerRoute(None, "/", "only", "app")])
             pids = [slot.pid for slot in pool.slots()]
             print(json.dumps({"port": int(pool.addresses[0].rpartition(":")[2]), "workers": pids}), flush=True)
             await stop.wait()

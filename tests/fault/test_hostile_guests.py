@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from runtime.messages import Route
+from runtime.messages import WorkerRoute
 from runtime.workers.pool import PoolError
 from tests.support.runtime.guests import guest, moved, release
 from tests.support.runtime.served import REAL, Served, request, running
@@ -36,7 +36,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         ]
         await served.pool.load(release(*apps))
         names = [load.spec.app for load in apps if load.spec.kind == "http"]
-        await served.pool.activate([Route(f"{name}.test", "/", "r1", name) for name in names])
+        await served.pool.activate([WorkerRoute(f"{name}.test", "/", "r1", name) for name in names])
         yield served
 
 
@@ -175,7 +175,7 @@ async def test_a_job_on_an_app_that_answers_requests_is_refused(served: Served) 
     with pytest.raises(PoolError, match="not loaded as a command"):
         await served.pool.run_job("r1", "hello", timeout_ms=1_000)
     with pytest.raises(PoolError, match="does not answer requests"):
-        await served.pool.activate([Route(None, "/", "r1", "command")])
+        await served.pool.activate([WorkerRoute(None, "/", "r1", "command")])
     await assert_unharmed(served)
 
 

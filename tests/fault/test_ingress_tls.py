@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from runtime.ingress.certificates import CertificateError, Certificates, days_left, read
 from runtime.ingress.listeners import TLS_PREFIX
 from runtime.ingress.settings import IngressSettings
-from runtime.messages import Route
+from runtime.messages import WorkerRoute
 from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
 from tests.support.runtime.guests import guest, release
 from tests.support.runtime.served import REAL
@@ -95,7 +95,7 @@ async def test_clients_get_the_certificate_of_the_name_they_ask_for_and_new_ones
         assert secure.startswith(TLS_PREFIX)
         assert not plain.startswith(TLS_PREFIX)
         await pool.load(release(load))
-        await pool.activate([Route(None, "/", "r1", "hello")])
+        await pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         assert "freehold-release: r1" in await ask(secure, "one.test", one)
         await ask(secure, "shop.apps.test", wild)
         assert await refused(secure, "a.b.apps.test", wild), "a wildcard stands for one label"
@@ -136,7 +136,7 @@ async def test_handshakes_that_fail_while_the_worker_is_full_leave_it_taking_oth
         task = tasks.create_task(pool.run())
         await asyncio.wait_for(pool.started(), START_TIMEOUT_S)
         await pool.load(release(load))
-        await pool.activate([Route(None, "/", "r1", "hello")])
+        await pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         silent = [await asyncio.open_connection(*_end(pool.addresses[0])) for _ in range(4)]
         async with asyncio.timeout(20):
             while (await pool.status())[0].connections < 4:  # noqa: ASYNC110  nobody announces it

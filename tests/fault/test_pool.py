@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.messages import Route
+from runtime.messages import WorkerRoute
 from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
 from tests.support.runtime import daemon as daemon_program
 from tests.support.runtime.served import STUB, Client, request, running, stub_release, until
@@ -100,11 +100,11 @@ async def test_a_route_that_cannot_stand_changes_nothing(tmp_path: Path) -> None
     async with running(tmp_path) as served:
         await served.serve(stub_release("r1", "hello"))
         with pytest.raises(PoolError, match="reserved"):
-            await served.pool.activate([Route(None, "/.freehold/x", "r1", "hello")])
+            await served.pool.activate([WorkerRoute(None, "/.freehold/x", "r1", "hello")])
         with pytest.raises(PoolError, match="not loaded"):
-            await served.pool.activate([Route(None, "/", "r9", "hello")])
+            await served.pool.activate([WorkerRoute(None, "/", "r9", "hello")])
         with pytest.raises(PoolError, match="claimed twice"):
-            await served.pool.activate([Route("a", "/", "r1", "hello"), Route("A.", "/", "r1", "hello")])
+            await served.pool.activate([WorkerRoute("a", "/", "r1", "hello"), WorkerRoute("A.", "/", "r1", "hello")])
         with pytest.raises(PoolError, match="still name"):
             await served.pool.unload("r1")
         assert (await served.get("/hello")).body == b"hello"

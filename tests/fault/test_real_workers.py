@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runtime.messages import AppLoad, Route
+from runtime.messages import AppLoad, WorkerRoute
 from tests.support.runtime.guests import guest, release
 from tests.support.runtime.served import REAL, running, until
 from tests.support.runtime.stream import Stream
@@ -25,13 +25,13 @@ async def test_swaps_under_load_fail_no_request_and_kill_no_worker(tmp_path: Pat
     load = await guest("hello", instances=instances)
     async with running(tmp_path, command=REAL, workers=2) as served:
         await served.pool.load(release(named(load, "r1")))
-        await served.pool.activate([Route(None, "/", "r1", "hello")])
+        await served.pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         async with Stream(served, clients=8) as stream:
             for number in range(2, 8):
                 await stream.more(100)
                 key = f"r{number}"
                 await served.pool.load(release(named(load, key), key=key))
-                await served.pool.activate([Route(None, "/", key, "hello")])
+                await served.pool.activate([WorkerRoute(None, "/", key, "hello")])
                 await served.pool.unload(f"r{number - 1}")
             await stream.more(100)
         assert (stream.failed, stream.lost) == ([], 0)
@@ -44,7 +44,7 @@ async def test_a_worker_killed_under_load_costs_only_what_was_inside_it(tmp_path
     load = await guest("hello")
     async with running(tmp_path, command=REAL, workers=2) as served:
         await served.pool.load(release(load))
-        await served.pool.activate([Route(None, "/", "r1", "hello")])
+        await served.pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         async with Stream(served, clients=8) as stream:
             await stream.more(100)
             pid = served.pool.slots()[1].pid

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.messages import AppLoad, Route
+from runtime.messages import AppLoad, WorkerRoute
 from runtime.services import freeze
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
 from runtime.workers.app_host import SandboxHost
@@ -61,7 +61,7 @@ def named(load: AppLoad, key: str) -> AppLoad:
 
 async def visit(served: Served, load: AppLoad, key: str, path: str = "/kv/increment?store=visits&key=n") -> bytes:
     await served.pool.load(release(load, key=key))
-    await served.pool.activate([Route(None, "/", key, "services")])
+    await served.pool.activate([WorkerRoute(None, "/", key, "services")])
     answer = await served.get(path)
     assert answer.status == 200, answer
     return answer.body
@@ -104,7 +104,7 @@ async def test_the_databases_of_a_lane_are_closed_with_its_last_release(tmp_path
     async with running(tmp_path, command=REAL) as served:
         pid = await warm(served)
         await served.pool.load(release(named(load, "r1"), key="r1"))
-        await served.pool.activate([Route(None, "/", "r1", "data")])
+        await served.pool.activate([WorkerRoute(None, "/", "r1", "data")])
         body = b'{"kind": "sql", "name": "main", "sql": "CREATE TABLE t (x)"}'
         answer = await served.fetch(request("POST", "/", body=body))
         assert (answer.status, answer.body) == (200, b"[]"), answer

@@ -14,7 +14,7 @@ from simulation.__main__ import main
 from simulation.chain.mutants import MUTANTS
 from simulation.chain.plan import plan
 from simulation.chain.run import Result, Verdict, run
-from simulation.hunt.hunt import Tally, kill, minimised, run_seed
+from simulation.hunt.hunt import HuntTally, kill, minimised, run_seed
 from simulation.mesh.mutants import MESH_MUTANTS
 from simulation.mesh.run import mesh_plan, mesh_run
 
@@ -40,7 +40,7 @@ def test_a_seed_that_once_failed_stays_clean(seed: str, fleet: str, what: str) -
 
 
 def test_fresh_seeds_are_clean_for_as_long_as_a_quick_test_may_take() -> None:
-    tally, started = Tally(), time.process_time()
+    tally, started = HuntTally(), time.process_time()
     seed = QUICK_FIRST_SEED
     while time.process_time() - started < QUICK_SECONDS and seed < QUICK_FIRST_SEED + QUICK_SEEDS_MAX:
         tally.add(run_seed(seed))

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.access.client import PinnedKey
 from node.api.shares import CALLS
 from node.feed import WATCHERS_MAX
-from node.membership.pending_papers import Paper, Pending, write_pending
+from node.membership.pending_papers import FoundingPaper, PendingPapers, write_pending
 from node.mesh.pump import system_now
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
@@ -242,7 +242,7 @@ async def test_what_was_signed_at_the_founding_is_told_again_though_a_part_of_it
     await house.control(0).filing.file(key, body)
     signed = encode(command(house, "from-the-start"))
     await house.stop(0)
-    write_pending(house.folder / "n0", Pending((Paper(key, body),), (signed,)))
+    write_pending(house.folder / "n0", PendingPapers((FoundingPaper(key, body),), (signed,)))
     await house.start(0)
     await until(lambda: any(one.name == "from-the-start" for one in house.control(0).core.state.environments))
     await until(lambda: not (house.folder / "n0" / "pending").exists())

@@ -14,7 +14,7 @@ from cli.errors import CommandError
 from cli.views.audit import verify_chains
 from node.config import NodeConfig
 from protocols.envelope import Signed, decode, digest, encode
-from protocols.records.audit import Fault, entry_key, read_entry
+from protocols.records.audit import AuditFault, entry_key, read_entry
 from protocols.records.quotas import RecordLimits
 from protocols.state.commands import CreateEnvironment, CreateProject
 from tests.support.mesh.in_process import House, a_house, until
@@ -64,13 +64,13 @@ async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_nam
     forged = msgspec.structs.replace(kept.record, body=entries[first].record.body)
     entries[second] = dataclasses.replace(kept, record=forged)
     async with house.client(1) as client:
-        assert (await verify_chains(client))[2] == (Fault(liar.node, 2, "reordered"),)
+        assert (await verify_chains(client))[2] == (AuditFault(liar.node, 2, "reordered"),)
     signed = decode(kept.record.body, Signed)
     rewritten = msgspec.structs.replace(read_entry(signed), result="done", target="nothing to see")
     lie = msgspec.structs.replace(signed, payload=encode(rewritten))
     entries[second] = dataclasses.replace(kept, record=msgspec.structs.replace(kept.record, body=encode(lie)))
     async with house.client(1) as client:
-        assert Fault(liar.node, 2, "altered") in (await verify_chains(client))[2]
+        assert AuditFault(liar.node, 2, "altered") in (await verify_chains(client))[2]
     async with house.client(0) as client:
         assert (await verify_chains(client))[2] == (), "the other node holds what was said at first"
     entries[second] = kept
@@ -78,7 +78,7 @@ async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_nam
     removed = entries.pop(own)
     async with house.client(1) as client:
         count, _, faults = await verify_chains(client)
-        assert (count, faults) == (3, (Fault(house.control(0).core.node, 1, "removed"),))
+        assert (count, faults) == (3, (AuditFault(house.control(0).core.node, 1, "removed"),))
     entries[own] = removed
     async with house.client(0) as client:
         assert await verify_chains(client) == (4, tuple(nodes), ())

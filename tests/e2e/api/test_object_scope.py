@@ -22,7 +22,7 @@ from node.api.handlers import OPERATIONS
 from node.mesh.pump import system_now
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Stage
 from protocols.changes.effective import Effective, EffectiveApp
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.state.commands import Command, CreateEnvironment, CreateProject, Freeze, Unfreeze, sign_command
@@ -95,7 +95,7 @@ async def things(house: House, client: NodeClient, project: str, environment: st
         await client.put_artifact(one, digest(one))
     signed = sign(house.admin, CHANGE_DOMAIN, mesh, change)
     await client.publish("change", project, encode(signed))
-    run = Run(mesh.hex(), "test", "sandbox", system_now().wall_ms)
+    run = EvidenceRun(mesh.hex(), "test", "sandbox", system_now().wall_ms)
     made = attest(
         house.admin, run, passed=True, components=(("web", digest(component)),), configuration=digest(effective)
     )
@@ -234,7 +234,7 @@ async def test_no_write_reaches_a_place_that_no_grant_of_its_caller_covers(house
             assert rule == ("change.artifact" if mine else "change.author"), (project, environment, rule)
             other = held.get((project, environment))
             if other is not None and not mine:
-                run = Run(mesh.hex(), "test", "sandbox", system_now().wall_ms)
+                run = EvidenceRun(mesh.hex(), "test", "sandbox", system_now().wall_ms)
                 subject = bytes.fromhex(other.component)
                 made = attest(signer, run, passed=True, components=(("web", subject),), configuration=b"c" * 32)
                 rule, _ = await answer(

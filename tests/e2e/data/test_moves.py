@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from node.serving import data_moves
-from node.serving.data_moves import MoveError, Ticket
+from node.serving.data_moves import MoveError, MoveTicket
 from node.transport import StreamError
 from protocols.chain.messages import Outcome
 from protocols.envelope import encode
@@ -43,7 +43,7 @@ def holder(house: House) -> int:
 
 
 def ticket(house: House, source: int, target: int, *, by: Ed25519Signer | None = None, expect: int | None = None,
-           project: str = LANE[0]) -> Ticket:  # fmt: skip
+           project: str = LANE[0]) -> MoveTicket:  # fmt: skip
     core = house.control(0).core
     lane = core.state.lane(*LANE)
     assert lane is not None
@@ -54,7 +54,7 @@ def ticket(house: House, source: int, target: int, *, by: Ed25519Signer | None =
                                     LANE[1], wanted)))
         for index in (target, source)
     ]  # fmt: skip
-    return Ticket(made[0], made[1], ())
+    return MoveTicket(made[0], made[1], ())
 
 
 class Visitors:
@@ -258,9 +258,9 @@ async def test_only_an_admin_moves_data_and_only_what_was_signed(house: House) -
             (ticket(house, source, source), "data.ticket"),
             (ticket(house, 1 - source, source), "data.elsewhere"),
             (ticket(house, source, 1 - source, expect=10_000), "lane.sequence"),
-            (Ticket(good.switch, mixed.abort, ()), "data.ticket"),
-            (Ticket(good.switch, ticket(house, source, 1 - source, expect=9).abort, ()), "data.ticket"),
-            (Ticket(good.switch[:-1], good.abort, ()), "command"),
+            (MoveTicket(good.switch, mixed.abort, ()), "data.ticket"),
+            (MoveTicket(good.switch, ticket(house, source, 1 - source, expect=9).abort, ()), "data.ticket"),
+            (MoveTicket(good.switch[:-1], good.abort, ()), "command"),
         ):
             with pytest.raises(MoveError) as refused:
                 mover.begin(wrong)

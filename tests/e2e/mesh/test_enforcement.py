@@ -31,7 +31,7 @@ from protocols.changes.approvals import Approval, approve
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Route, Stage
 from protocols.changes.demands import SOLO, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy
 from protocols.changes.effective import Effective, EffectiveApp, SmokeCheck
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
@@ -166,7 +166,7 @@ class World:
         return approve(key(by), mesh, Approval(**{name: fields.get(name, getattr(said, name)) for name in _APPROVAL}))
 
     def evidence(self, by: str, change: Change, kind: str = "test", **fields: Any) -> bytes:
-        run = Run(
+        run = EvidenceRun(
             fields.get("mesh", self.mesh).hex(), cast("Any", kind), "sandbox", fields.get("finished_ms", now_ms())
         )
         return attest(

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.keys import SystemEntropy, write_private
-from node.membership.found import Identity, read_identity
+from node.membership.found import NodeIdentity, read_identity
 from node.transport import ChannelName, FramesReceived, Transport, TransportSettings
 from protocols.core import decode_message
 from protocols.envelope import Signed, encode
@@ -25,7 +25,7 @@ from protocols.libp2p import multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.trust.certificates import NODE_ROLES, issue
 from protocols.trust.genesis import mesh_id
-from protocols.trust.hello import Head, Hello, Refused
+from protocols.trust.hello import ChainHead, Hello, Refused
 from protocols.trust.invites import read_line, write_line
 from protocols.trust.store import Credentials
 from tests.support.mesh import skewed
@@ -168,7 +168,7 @@ def test_a_stranger_never_gets_past_hello_and_is_told_why(
     seed = SystemEntropy().random_bytes(32)
     write_private(intruder.data / "node.key", seed.hex().encode())
     genesis = read_identity(one.data).genesis
-    write_private(intruder.data / "credentials", encode(Identity(genesis, ()).credentials))
+    write_private(intruder.data / "credentials", encode(NodeIdentity(genesis, ()).credentials))
     node = peer_id(Ed25519Signer(seed).public_key)
     intruder.start()
     wanted = ("logs", "--node", "one", "--contains", node)
@@ -189,7 +189,7 @@ async def say_hello(address: Multiaddr, mesh: bytes, signer: Ed25519Signer, show
         running = group.create_task(transport.run())
         await transport.started.wait()
         link = await transport.dial((address,))
-        mine = Hello(mesh, 1, 1, entropy.random_bytes(8), entropy.random_bytes(16), Head(), *shown)
+        mine = Hello(mesh, 1, 1, entropy.random_bytes(8), entropy.random_bytes(16), ChainHead(), *shown)
         assert transport.send(link, ChannelName.HELLO, encode(mine))
         async for event in transport.events():
             frames = event.frames if isinstance(event, FramesReceived) else ()

@@ -162,7 +162,7 @@ class Site:
     async def propose(
         self, client: NodeClient, name: str, component: str, text: str, *, more: str = "", stages: str = '["1", "100%"]',
         healthy: str = "0s", smoke: str = "/",
-    ) -> deploying.Proposal:  # fmt: skip
+    ) -> deploying.ChangeProposal:  # fmt: skip
         """Build a release, upload it and file its change; return once that is acknowledged."""
         folder = self.fleet.folder / f"project-{name}"
         folder.mkdir(exist_ok=True)
@@ -182,7 +182,7 @@ class Site:
         return proposal
 
     async def start(
-        self, client: NodeClient, proposal: deploying.Proposal, *, supersede: bool = False
+        self, client: NodeClient, proposal: deploying.ChangeProposal, *, supersede: bool = False
     ) -> dict[str, Any]:
         """Hand over the start of a proposed change; the node submits it once its papers are there."""
         change = proposal.change
@@ -210,7 +210,7 @@ class Site:
         A rollout that goes on may end before this one is prepared: its ground has moved then, and it is proposed anew.
         """
 
-        async def conversation(client: NodeClient) -> deploying.Proposal:
+        async def conversation(client: NodeClient) -> deploying.ChangeProposal:
             proposal = await self.propose(client, name, component, text, **options)
             await self.start(client, proposal, supersede=supersede)
             return proposal

@@ -16,7 +16,7 @@ from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.access.secrets import versions_for
 from cli.change import deploy as deploying
-from cli.change.deploy import Proposal
+from cli.change.deploy import ChangeProposal
 from cli.project.build import build_project
 from cli.project.find import open_project
 from node.config import NodeConfig, read_config
@@ -163,7 +163,7 @@ class House:
 
     async def propose(
         self, component: Path, *, app: str = "", smoke: str = "/", healthy: str = "0s", down: tuple[str, ...] = ()
-    ) -> tuple[Proposal, SignedCommand]:
+    ) -> tuple[ChangeProposal, SignedCommand]:
         """File a change of `site` and hand over its start, which waits for what policy asks for; it leaves out `down`."""
         folder = self.folder / "project"
         folder.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from protocols.chain import fence as fences
 from protocols.chain.chain import Chain
 from protocols.chain.context import ChainSetup, Stored
 from protocols.chain.decision import Voter
-from protocols.chain.messages import Outcome, Read, ReadDone, Start, Submit
+from protocols.chain.messages import Booted, Outcome, Read, ReadDone, Submit
 from protocols.chain.pacing import ChainTimes
 from protocols.envelope import digest, encode
 from protocols.keys import peer_id
@@ -107,7 +107,7 @@ class ChainNet:
             SeededEntropy(stream(node.boots, name)), node.machine, self.revoked.__contains__, self.times,
         )  # fmt: skip
         node.chain = Chain(setup, Stored(node.disk.load(Store.VOTE), fence, same))
-        self.give(name, Start())
+        self.give(name, Booted())
         return node.chain
 
     def stop(self, name: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from protocols.keys import Ed25519Signer, Ed25519Verifier
-from protocols.libp2p.connection import Connection, ConnectionEvent, Services
+from protocols.libp2p.connection import Connection, ConnectionEvent, OpenableProtocols
 from protocols.libp2p.noise_payload import Identity, make_identity
 from protocols.libp2p.upgrade import MUXERS
 from protocols.libp2p.yamux_frames import Ponged
 
-SERVICES = Services(probation=("/hello",), admitted=("/hello", "/echo", "/control"), held=("/control",))
+SERVICES = OpenableProtocols(probation=("/hello",), admitted=("/hello", "/echo", "/control"), held=("/control",))
 
 
 class SeededEntropy:

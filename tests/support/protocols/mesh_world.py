@@ -9,7 +9,7 @@ from typing import Any
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Route, Stage
 from protocols.changes.demands import SOLO, Demands, Policy
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.changes.statements import Counts, HealthVerdict, Prepared, Statement, TimeoutVote, VerdictWord, state_it
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import Ed25519Signer, peer_id
@@ -245,7 +245,7 @@ class MeshWorld:
         return approve(signer(by), fields.pop("mesh", self.mesh), Approval(**{**said, **fields}))
 
     def evidence(self, by: str, kind: Any = "test", **fields: Any) -> bytes:
-        run = Run(fields.get("mesh", self.mesh).hex(), kind, "sandbox", fields.get("finished_ms", self.at_ms))
+        run = EvidenceRun(fields.get("mesh", self.mesh).hex(), kind, "sandbox", fields.get("finished_ms", self.at_ms))
         return attest(
             signer(by),
             run,

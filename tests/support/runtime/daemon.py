@@ -9,7 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from runtime.messages import AppLoad, ReleaseLoad, Route
+from runtime.messages import AppLoad, ReleaseLoad, WorkerRoute
 from runtime.spec import AppSpec
 from runtime.workers.pool import PoolSettings, WorkerPool
 
@@ -24,7 +24,7 @@ async def main(folder: Path, command: tuple[str, ...]) -> None:
         await pool.started()
         spec = AppSpec("project", "hello", "r1", Path("/none"), "0", config={"do": "hello"})
         await pool.load(ReleaseLoad("r1", "r1", "project", (AppLoad(spec),)))
-        await pool.activate([Route(None, "/", "r1", "hello")])
+        await pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         print(pool.addresses[0], flush=True)
 
 

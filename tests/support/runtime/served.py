@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.ingress.settings import IngressSettings
-from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, Route
+from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, WorkerRoute
 from runtime.spec import AppSpec
 from runtime.workers.pool import PoolSettings, WorkerPool
 
@@ -156,7 +156,7 @@ class Served:
         """Load a release and route /NAME to each of its apps, and nothing else."""
         await self.pool.load(release)
         apps = [load.spec.app for load in release.apps if load.spec.kind == "http"]
-        await self.pool.activate([Route(None, f"/{app}", release.key, app) for app in apps])
+        await self.pool.activate([WorkerRoute(None, f"/{app}", release.key, app) for app in apps])
 
     async def logged(self, event: str, **fields: object) -> dict[str, Any]:
         """Wait for a log line with these fields."""

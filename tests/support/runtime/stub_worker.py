@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from runtime.call import CallCancelled, DeadlinePassed
 from runtime.exchange import Exchange, ResponseHead
-from runtime.ingress.dispatch import LoadError
+from runtime.ingress.dispatch import HostingError
 from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.outcome import BodyAborted, Cancelled, Completed, DeadlineExceeded, NoResponse, Outcome
 from runtime.services.log_sink import AppLog
@@ -157,7 +157,7 @@ class StubHost:
     def prepare(self, load: AppLoad, log: AppLog) -> StubApp:
         name = load.spec.config.get("do", "hello")
         if name not in APPS:
-            raise LoadError(f"no app {name}")
+            raise HostingError(f"no app {name}")
         return StubApp(APPS[name], load.spec.timeout_ms)
 
 

@@ -16,7 +16,7 @@ from cli.access.contexts import Context
 from cli.access.principals import Principal
 from cli.errors import CommandError
 from cli.mcp.server import ANSWER_MAX_BYTES, answer, described, schema_of, step_for_agent
-from cli.mcp.session import Session
+from cli.mcp.session import AgentSession
 from cli.mcp.shapes import LOG_BYTES_MAX, Reading
 from cli.mcp.tools import TOOLS, Tool, logs, offered
 from cli.project.find import Found
@@ -76,7 +76,7 @@ class Shown:
         return MeshState("home", Digest(bytes(32)), 0, 0, 1, (), 1, Policy("solo"), ())
 
 
-class Held(Session):
+class Held(AgentSession):
     """A session whose conversations are with `pages`."""
 
     pages: Pages

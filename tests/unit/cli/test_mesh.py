@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from cli.access.members import Member, find_member
-from cli.access.voters import Store, replacing, without
+from cli.access.voters import VoterStore, replacing, without
 from cli.change.deploy import visited_at
 from cli.commands.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
@@ -46,9 +46,9 @@ def member(name: str, **fields: Any) -> Member:
     return Member(**{**given, **fields})
 
 
-def store(name: str, *, votes: bool = True, ready: bool = True, number: int = 1) -> Store:
+def store(name: str, *, votes: bool = True, ready: bool = True, number: int = 1) -> VoterStore:
     said = f"{name}-{number} is ready".encode() if ready else b""
-    return Store(Voter(PeerId(name), bytes([number]) * 16), votes, said)
+    return VoterStore(Voter(PeerId(name), bytes([number]) * 16), votes, said)
 
 
 @pytest.fixture

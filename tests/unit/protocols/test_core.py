@@ -19,8 +19,7 @@ from protocols.rollout.conductor import RolloutStatement
 from protocols.rollout.orders import ChangeProposed, PreparationDone
 from protocols.state.commands import CreateEnvironment, CreateProject
 from protocols.state.model import MeshState
-from protocols.trust.hello import Echo, Hello, Refused
-from protocols.trust.hello import Head as HelloHead
+from protocols.trust.hello import ChainHead, Echo, Hello, Refused
 from protocols.trust.revocations import Revocation, revoke
 from protocols.trust.store import Standing
 from simulation.mesh.fleet import Fleet
@@ -198,7 +197,7 @@ def test_a_peer_that_restarts_before_its_old_connection_is_missed_hears_again_wh
     assert core.agent.conductor.prepared_nodes(change) == (core.node,)
     (asked,) = [one.message for one in core.handle(PeerConnected(there.node, True), now) if isinstance(one, Send)]
     papers = there.trust.credentials(there.node)
-    hello = Hello(core.trust.mesh, 1, 1, b"new life", b"c" * 16, HelloHead(), papers)
+    hello = Hello(core.trust.mesh, 1, 1, b"new life", b"c" * 16, ChainHead(), papers)
     core.handle(Received(there.node, hello), now)
     effects = core.handle(Received(there.node, Echo(asked.challenge, b"new life")), now)
     said = [one.peer for one in effects if isinstance(one, Send) and isinstance(one.message, RolloutStatement)]

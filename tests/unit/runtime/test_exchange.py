@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from runtime.call import Call, CallCancelled, DeadlinePassed
+from runtime.call import CallCancelled, DeadlinePassed, GuestCall
 from runtime.exchange import (
     REQUEST_BUFFER_MAX_BYTES,
     RESPONSE_BUFFER_MAX_BYTES,
@@ -130,7 +130,7 @@ async def test_cancelling_wakes_a_waiting_guest() -> None:
 
 
 def test_a_passed_deadline_ends_every_wait() -> None:
-    call = Call(time.monotonic() - 1)
+    call = GuestCall(time.monotonic() - 1)
     with pytest.raises(DeadlinePassed):
         call.sleep()
     with pytest.raises(DeadlinePassed):

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from node.api.operations import CURSOR_MAX_CHARS, page
 from node.api.secrets import listed_at
-from node.serving.secrets import Held
+from node.serving.secrets import HeldSecret
 from protocols.changes.secrets import NAME_MAX, SealedSecret
 from protocols.envelope import Signed, digest
 
 
-def held(project: str, environment: str, name: str, version: int) -> Held:
+def held(project: str, environment: str, name: str, version: int) -> HeldSecret:
     secret = SealedSecret(project, environment, name, version, 0, b"", ())
-    return Held(digest(f"{project} {environment} {name} {version}".encode()), "", Signed(b"", b"", b""), secret)
+    return HeldSecret(digest(f"{project} {environment} {name} {version}".encode()), "", Signed(b"", b"", b""), secret)
 
 
-def in_order(found: set[Held]) -> list[Held]:
+def in_order(found: set[HeldSecret]) -> list[HeldSecret]:
     """As the node lists them: by place and name, newest first."""
     return sorted(
         found, key=lambda one: (one.secret.project, one.secret.environment, one.secret.name, -one.secret.version)
@@ -33,7 +33,7 @@ SECRETS = st.builds(held, PLACES, PLACES, NAMES, st.integers(1, 300))
 
 @given(st.sets(SECRETS, min_size=1), st.lists(SECRETS), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_secrets_that_are_set_between_two_pages_hide_none_that_was_there(
-    before: set[Held], more: list[Held], limit: int, dice: random.Random
+    before: set[HeldSecret], more: list[HeldSecret], limit: int, dice: random.Random
 ) -> None:
     there, seen, query = set(before), [], {"limit": limit}
     while True:

@@ -8,10 +8,10 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
-from node.journal.audit import STARTER, Audit, Paper, links_of, read_links
+from node.journal.audit import STARTER, Audit, AuditedPaper, links_of, read_links
 from node.journal.audit_backlog import Backlog
 from node.journal.audit_shares import PRINCIPAL_SHARE, WINDOW_MAX_MS, WINDOW_MIN_MS, WINDOWS_MAX, CallerShares, Refusals
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.envelope import digest
 from protocols.machine import Notify, Now, Tick
 from protocols.records.audit import KEPT_MS, chain_faults
@@ -20,7 +20,7 @@ from protocols.records.key_table import DAY_MS, make_key
 from protocols.records.quotas import Payer, RecordLimits
 from protocols.refusal import Refusal
 from protocols.trust.certificates import issue
-from simulation.mesh.hostile import HONEST, WALL_MS, World
+from simulation.mesh.hostile import HONEST, WALL_MS, HostileRun
 from simulation.world.entropy import SeededEntropy
 
 
@@ -28,7 +28,7 @@ class Log:
     """The audit log of n1 over its real record machine, under a clock of the test's own."""
 
     def __init__(self, folder: Path, limits: RecordLimits | None = None) -> None:
-        self.world = World(1, Random(1))
+        self.world = HostileRun(1, Random(1))
         self.wall_ms, self.serial = WALL_MS, 10
         trust = self.world.stores["n1"].trust
         self.machine = RecordMachine(trust, self.world.signer("n1"), SeededEntropy(Random(2)))
@@ -62,7 +62,7 @@ class Log:
 
     def note(self, by: str, verb: str, result: str = "done", *, caller: str = "", refused: bool = False) -> None:
         signer = self.world.signer(by).public_key
-        paper = Paper(verb, "shop/prod " + "ab" * 32, digest(verb.encode()), (signer,))
+        paper = AuditedPaper(verb, "shop/prod " + "ab" * 32, digest(verb.encode()), (signer,))
         self.audit.note(caller or self.key(by), paper, result, "0123456789abcdef", refused=refused)
         self.deliver()
 
@@ -245,6 +245,6 @@ def long_evidence(log: Log) -> tuple[str, bytes]:
     """As a test's run has it: a log of 3,000 characters."""
     log.world.number += 1
     name = digest(b"%d" % log.world.number)
-    run = Run(log.world.mesh.hex(), "test", "host", log.wall_ms, {}, "passed " * 430)
+    run = EvidenceRun(log.world.mesh.hex(), "test", "host", log.wall_ms, {}, "passed " * 430)
     body = attest(log.world.signer("author"), run, passed=True, components=(("web", name),), configuration=name)
     return make_key("evidence", name.hex(), digest(body).hex()), body

@@ -11,7 +11,7 @@ import pytest
 
 from node.errors import ConfigError
 from node.membership.backup import read_backup, write_backup
-from node.membership.pending_papers import Paper, Pending, forget_pending, read_pending, write_pending
+from node.membership.pending_papers import FoundingPaper, PendingPapers, forget_pending, read_pending, write_pending
 
 
 def made_folder(folder: Path) -> Path:
@@ -81,12 +81,12 @@ def test_neither_garbage_nor_a_full_folder_is_restored_into(tmp_path: Path) -> N
 
 
 def test_papers_wait_until_they_are_forgotten(tmp_path: Path) -> None:
-    assert read_pending(tmp_path) == Pending()
-    pending = Pending((Paper("/grant/x", b"body"),), (b"command",))
+    assert read_pending(tmp_path) == PendingPapers()
+    pending = PendingPapers((FoundingPaper("/grant/x", b"body"),), (b"command",))
     write_pending(tmp_path, pending)
     assert read_pending(tmp_path) == pending
     forget_pending(tmp_path)
-    assert read_pending(tmp_path) == Pending()
+    assert read_pending(tmp_path) == PendingPapers()
     (tmp_path / "pending").write_bytes(b"\xff")
     with pytest.raises(ConfigError):
         read_pending(tmp_path)

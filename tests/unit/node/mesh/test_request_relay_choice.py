@@ -20,7 +20,7 @@ from protocols.state.model import (
     Rollout,
     RouteClaim,
 )
-from runtime.messages import Route as WorkerRoute
+from runtime.messages import WorkerRoute
 
 NODES = tuple(sorted(peer_id(Ed25519Signer(bytes([number]) * 32).public_key) for number in range(1, 5)))
 A, B, C, D = NODES

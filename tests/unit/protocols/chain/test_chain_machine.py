@@ -15,9 +15,9 @@ from protocols.chain.decision import (
     COMMAND_MAX_BYTES,
     RESET_DOMAIN,
     Admins,
-    Certificate,
     Decided,
     Decision,
+    QuorumCertificate,
     Reset,
     ResetTo,
     Voter,
@@ -61,7 +61,7 @@ from protocols.chain.pacing import ChainTimes
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.machine import PeerConnected, PeerDisconnected, PeerId, Persist, Received, Send, Store
 from protocols.refusal import Refusal
-from simulation.chain.toy_state import Add, SetRules, SetVoters, counter
+from simulation.chain.toy_state import Add, SetToyRules, SetVoters, counter
 from tests.support.protocols.chain_net import WALL_MS, ChainNet
 
 
@@ -567,7 +567,7 @@ def test_a_voter_that_restarts_on_an_older_build_keeps_its_store_and_votes_again
     for name in net.nodes:
         net.start(name, rules_version=2)
     net.connect_all()
-    assert net.submit("n0", encode(SetRules(b"r", 2))).outcome == "decided"
+    assert net.submit("n0", encode(SetToyRules(b"r", 2))).outcome == "decided"
     assert net.add("n0").outcome == "decided"
     net.run(500)
     store_id, promised = net["n2"].store_id, net["n2"].record
@@ -593,7 +593,7 @@ def test_rules_that_this_build_does_not_know_stop_it_and_are_said() -> None:
     for name in ("n0", "n1", "n2"):
         net.start(name, rules_version=2)
     net.connect_all()
-    assert net.submit("n0", encode(SetRules(b"r", 2))).outcome == "decided"
+    assert net.submit("n0", encode(SetToyRules(b"r", 2))).outcome == "decided"
     net.add("n0")
     net.run(500)
     assert net["n3"].position.slot == 1
@@ -1474,7 +1474,7 @@ def decided_by(net: ChainNet, name: str, ballot: Ballot, counters: dict[str, int
         vote = Vote(peer, store, counter_ + 1, position.era, slot, ballot, digest(made), voters)
         votes.append(sign_statement(net.signers[other], net.mesh, vote))
     signatures = tuple(VoteSignature(one.node, one.store_id, one.counter, one.signature) for one in votes)
-    certificate = Certificate(position.era, slot, ballot, digest(made), voters, signatures)
+    certificate = QuorumCertificate(position.era, slot, ballot, digest(made), voters, signatures)
     return Decided(made, certificate, (), (tuple(promises),))
 
 

@@ -26,8 +26,8 @@ from protocols.chain.ballots import (
 )
 from protocols.chain.decision import (
     NOOP,
-    Certificate,
     Decided,
+    QuorumCertificate,
     Voter,
     VoteSignature,
     evidence_root,
@@ -618,13 +618,13 @@ def test_a_certificate_is_judged_by_every_part_of_it() -> None:
     decided = digest(b"d")
     three = VOTERS[:3]
 
-    def certificate(*at: int, **changes: Any) -> Certificate:
+    def certificate(*at: int, **changes: Any) -> QuorumCertificate:
         votes = [vote(one, voters_digest=voters_digest(three)) for one in at]
         signatures = tuple(VoteSignature(one.node, one.store_id, one.counter, one.signature) for one in votes)
-        made = Certificate(MESH, 1, BALLOT, decided, voters_digest(three), signatures)
+        made = QuorumCertificate(MESH, 1, BALLOT, decided, voters_digest(three), signatures)
         return msgspec.structs.replace(made, **changes)
 
-    def problem(made: Certificate, what: Digest = decided) -> str:
+    def problem(made: QuorumCertificate, what: Digest = decided) -> str:
         return quorum.certificate_problem(RING, MESH, three, made, what)
 
     assert problem(certificate(0, 1)) == problem(certificate(0, 1, 2)) == ""

@@ -15,7 +15,7 @@ from cli.change.evidence import Ran, held_evidence, keep_evidence, sign_build, s
 from cli.commands.policy import evidence_of, window_of
 from cli.commands.token import _narrowed, _shared
 from cli.errors import UsageError
-from cli.project.bundle import Bundle
+from cli.project.bundle import BuildBundle
 from cli.views.dora import DAY_MS, delivery_of
 from protocols.api_models import RightsView
 from protocols.chain.messages import Declined
@@ -26,7 +26,15 @@ from protocols.changes.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.changes.evidence import Attested, Opened, open_envelope, read_evidence
 from protocols.envelope import Signed, decode, digest, encode
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
-from protocols.records.audit import FAULTS_MAX, KEPT_MS, AuditEntry, Link, chain_faults, entry_digest, sign_entry
+from protocols.records.audit import (
+    FAULTS_MAX,
+    KEPT_MS,
+    AuditEntry,
+    ChainedEntry,
+    chain_faults,
+    entry_digest,
+    sign_entry,
+)
 from protocols.records.key_table import BODY_MAX_BYTES
 from simulation.chain.toy_state import Add, CounterCommand, counter
 from tests.support.protocols.chain_net import ChainNet
@@ -121,18 +129,18 @@ def test_nothing_decided_gives_no_figures() -> None:
 # --- the audit chain --------------------------------------------------------------------------------------------------
 
 
-def chain(count: int, signer: Ed25519Signer = SIGNER) -> list[Link]:
-    links: list[Link] = []
+def chain(count: int, signer: Ed25519Signer = SIGNER) -> list[ChainedEntry]:
+    links: list[ChainedEntry] = []
     previous = b""
     for number in range(1, count + 1):
         entry = AuditEntry(number, 1, previous, "socket:0", (), (), "start", "hello", bytes(32), "done", "r", 1, NOW_MS)
         signed = sign_entry(signer, MESH, entry)
         previous = bytes(entry_digest(signed))
-        links.append(Link(peer_id(signer.public_key), number, signed))
+        links.append(ChainedEntry(peer_id(signer.public_key), number, signed))
     return links
 
 
-def faults(links: list[Link], at_ms: int = NOW_MS) -> list[tuple[int, str]]:
+def faults(links: list[ChainedEntry], at_ms: int = NOW_MS) -> list[tuple[int, str]]:
     return [(one.number, one.what) for one in chain_faults(Ed25519Verifier(), MESH, links, at_ms)]
 
 
@@ -154,25 +162,30 @@ def test_an_altered_an_exchanged_and_a_foreign_entry_are_named() -> None:
     for place in range(len(links[1].signed.payload)):
         data = bytearray(links[1].signed.payload)
         data[place] ^= 1
-        bad = Link(links[1].node, 2, Signed(bytes(data), links[1].signed.key, links[1].signed.signature))
+        bad = ChainedEntry(links[1].node, 2, Signed(bytes(data), links[1].signed.key, links[1].signed.signature))
         assert (2, "altered") in faults([links[0], bad, *links[2:]])
-    assert faults([links[0], Link(links[1].node, 2, links[2].signed), *links[2:]]) == [(2, "reordered"), (3, "altered")]
+    assert faults([links[0], ChainedEntry(links[1].node, 2, links[2].signed), *links[2:]]) == [
+        (2, "reordered"),
+        (3, "altered"),
+    ]
     other = chain(2, Ed25519Signer(digest(b"other")))[1]
-    assert faults([links[0], Link(links[1].node, 2, other.signed), *links[2:]])[0] == (2, "foreign")
+    assert faults([links[0], ChainedEntry(links[1].node, 2, other.signed), *links[2:]])[0] == (2, "foreign")
 
 
 def test_a_number_far_off_and_a_key_that_is_none_are_named_without_end_or_crash() -> None:
     (first,) = chain(1)
     far = AuditEntry(10**12 - 1, 1, b"", "", (), (), "", "", b"", "", "", 1, NOW_MS)
-    found = faults([first, Link(first.node, far.number, sign_entry(SIGNER, MESH, far))])
+    found = faults([first, ChainedEntry(first.node, far.number, sign_entry(SIGNER, MESH, far))])
     assert (found[0], len(found)) == ((2, "removed"), FAULTS_MAX)
-    assert faults([Link(first.node, 1, Signed(first.signed.payload, b"short", b""))]) == [(1, "foreign")]
+    assert faults([ChainedEntry(first.node, 1, Signed(first.signed.payload, b"short", b""))]) == [(1, "foreign")]
 
 
 def test_an_entry_rewritten_by_its_own_node_breaks_the_next_link() -> None:
     links = chain(4)
     entry = AuditEntry(2, 1, bytes(entry_digest(links[0].signed)), "socket:0", (), (), "nothing", "", b"", "done", "r")
-    assert faults([links[0], Link(links[1].node, 2, sign_entry(SIGNER, MESH, entry)), *links[2:]]) == [(3, "altered")]
+    assert faults([links[0], ChainedEntry(links[1].node, 2, sign_entry(SIGNER, MESH, entry)), *links[2:]]) == [
+        (3, "altered")
+    ]
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
@@ -194,13 +207,13 @@ def test_a_run_is_signed_over_its_digests_and_fits_a_record_however_long_its_log
     assert held_evidence(tmp_path, "", release, TWO) == (envelope,), "under whichever build"
 
 
-def bundle_of(component: bytes) -> Bundle:
+def bundle_of(component: bytes) -> BuildBundle:
     app = {"component": component.hex(), "source_digest": TWO.hex(), "toolchain": {"componentize-py": "0.25"}}
     manifest = {
         "project": {"name": "site"}, "project_file": "[project]", "apps": {"web": app},
         "source": {"commit": "ab" * 20, "dirty": True},
     }  # fmt: skip
-    return Bundle("b" * 64, Path(), manifest)
+    return BuildBundle("b" * 64, Path(), manifest)
 
 
 def test_a_build_is_signed_as_slsa_provenance_and_goes_with_every_release_of_its_components(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from protocols.changes.approvals import Approval, approval_statement, read_approval
 from protocols.changes.change import Change
 from protocols.changes.demands import TEAM, Demands, Policy, demands_problem
-from protocols.changes.evidence import Run, attest, read_evidence
+from protocols.changes.evidence import EvidenceRun, attest, read_evidence
 from protocols.changes.passkeys import describe, read_passkey
 from protocols.envelope import DecodeError, Signed, digest, encode, sign
 from protocols.machine import Digest
@@ -183,7 +183,7 @@ def test_no_flipped_bit_of_an_envelope_is_another_approval(at: int, bit: int) ->
 
 def test_a_passkey_signs_approvals_and_no_evidence() -> None:
     made = attest(
-        signer("ann"), Run(MESH.hex(), "test", "host", WALL_MS), passed=True, components=(("web", CHANGE),),
+        signer("ann"), EvidenceRun(MESH.hex(), "test", "host", WALL_MS), passed=True, components=(("web", CHANGE),),
         configuration=CHANGE,
     )  # fmt: skip
     payload = base64.b64decode(msgspec.json.decode(made)["payload"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protocols import keys
 from protocols.libp2p import identify, multiaddr, ping, protobuf, varint
 from protocols.libp2p.errors import RemoteProtocolError
-from protocols.libp2p.identify import Identify, Reader
+from protocols.libp2p.identify import Identify, IdentifyReader
 
 SIGNER = keys.Ed25519Signer(bytes(32))
 PEER = keys.peer_id(SIGNER.public_key)
@@ -25,7 +25,7 @@ MESSAGE = Identify(
 
 @pytest.mark.parametrize("chunk", [1, 10, 10_000])
 def test_an_identify_message_comes_back_under_any_chunking(chunk: int) -> None:
-    wire, reader, result = identify.encode(MESSAGE), Reader(), None
+    wire, reader, result = identify.encode(MESSAGE), IdentifyReader(), None
     for start in range(0, len(wire), chunk):
         assert result is None
         result = reader.receive_data(wire[start : start + chunk], PEER)
@@ -55,14 +55,14 @@ def test_addresses_we_cannot_dial_are_skipped_and_text_is_made_printable() -> No
 
 def test_a_long_message_is_refused_by_its_length() -> None:
     with pytest.raises(RemoteProtocolError, match=r"identify\.length"):
-        Reader().receive_data(varint.encode(identify.MESSAGE_MAX_BYTES + 1), PEER)
+        IdentifyReader().receive_data(varint.encode(identify.MESSAGE_MAX_BYTES + 1), PEER)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_identify_message_or_refused(data: bytes) -> None:
     try:
         identify.decode(data, PEER)
-        Reader().receive_data(data, PEER)
+        IdentifyReader().receive_data(data, PEER)
     except RemoteProtocolError:
         return
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocols.libp2p import varint
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
-from protocols.libp2p.multistream import FRAME_MAX_BYTES, PROPOSALS_MAX, Dialler, Listener, Phase, frame
+from protocols.libp2p.multistream import FRAME_MAX_BYTES, PROPOSALS_MAX, Dialler, Listener, NegotiationPhase, frame
 
 HEADER = frame(b"/multistream/1.0.0")
 
@@ -28,8 +28,8 @@ def converse(dialler: Dialler, listener: Listener, chunk: int = 1024) -> None:
 def test_the_first_protocol_both_speak_is_agreed_under_any_chunking(chunk: int) -> None:
     dialler, listener = Dialler(["/c", "/b", "/a"]), Listener(["/a", "/b"])
     converse(dialler, listener, chunk)
-    assert (dialler.phase, dialler.protocol) == (Phase.AGREED, "/b")
-    assert (listener.phase, listener.protocol) == (Phase.AGREED, "/b")
+    assert (dialler.phase, dialler.protocol) == (NegotiationPhase.AGREED, "/b")
+    assert (listener.phase, listener.protocol) == (NegotiationPhase.AGREED, "/b")
 
 
 def test_the_bytes_are_those_of_the_specification() -> None:
@@ -43,8 +43,8 @@ def test_the_bytes_are_those_of_the_specification() -> None:
 def test_a_dialler_with_nothing_left_is_refused() -> None:
     dialler, listener = Dialler(["/x", "/y"]), Listener(["/a"])
     converse(dialler, listener)
-    assert dialler.phase is Phase.REFUSED
-    assert listener.phase is Phase.PROPOSING
+    assert dialler.phase is NegotiationPhase.REFUSED
+    assert listener.phase is NegotiationPhase.PROPOSING
 
 
 def test_data_behind_the_agreement_belongs_to_the_protocol() -> None:
@@ -91,10 +91,10 @@ def test_a_dialler_takes_only_its_proposal_or_a_refusal() -> None:
 def test_a_held_proposal_is_answered_when_its_time_comes() -> None:
     dialler, listener = Dialler(["/control"]), Listener(["/hello"], later=["/control"])
     converse(dialler, listener)
-    assert dialler.phase is Phase.PROPOSING
+    assert dialler.phase is NegotiationPhase.PROPOSING
     listener.serve(["/hello", "/control"])
     converse(dialler, listener)
-    assert dialler.phase is listener.phase is Phase.AGREED
+    assert dialler.phase is listener.phase is NegotiationPhase.AGREED
 
 
 def test_a_held_proposal_that_is_then_not_served_is_refused() -> None:
@@ -102,14 +102,14 @@ def test_a_held_proposal_that_is_then_not_served_is_refused() -> None:
     converse(dialler, listener)
     listener.serve([])
     converse(dialler, listener)
-    assert dialler.phase is Phase.REFUSED
+    assert dialler.phase is NegotiationPhase.REFUSED
 
 
 def test_serving_more_also_counts_for_proposals_still_to_come() -> None:
     dialler, listener = Dialler(["/late"]), Listener([])
     listener.serve(["/late"])
     converse(dialler, listener)
-    assert listener.phase is Phase.AGREED
+    assert listener.phase is NegotiationPhase.AGREED
 
 
 @pytest.mark.parametrize("gap", ["together", "apart"])

@@ -9,7 +9,7 @@ import pytest
 
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.change import CHANGE_DOMAIN
-from protocols.changes.evidence import Run, attest
+from protocols.changes.evidence import EvidenceRun, attest
 from protocols.changes.secrets import Box, SealedSecret, SecretRemoval, sign_paper
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.keys import peer_id
@@ -18,7 +18,7 @@ from protocols.records.credentials import grant_record
 from protocols.records.key_table import BODY_MAX_BYTES, KEY_TABLE, PAPER_MS, make_key
 from protocols.records.papers import PAPERS, Ended, Ending, Paper, end_paper
 from protocols.records.record import Record, sign_record
-from protocols.records.store import Offered, Outcome, RecordStore
+from protocols.records.store import OfferOutcome, OfferResult, RecordStore
 from protocols.refusal import Refusal
 from protocols.state.pins import pins_of
 from protocols.trust.certificates import issue
@@ -76,7 +76,7 @@ def world() -> RecordStore:
         ("viewer", "viewer", "shop", "prod"),
     ):
         key, body = grant_record(signer(name).public_key, (granted(name, role, project, environment),))
-        assert held.offer(carried("n1", key, body), WALL_MS).outcome is Outcome.MERGED
+        assert held.offer(carried("n1", key, body), WALL_MS).outcome is OfferOutcome.MERGED
     return held
 
 
@@ -104,7 +104,7 @@ def paper(kind: str, by: Signer, number: int = 1, at_ms: int = WALL_MS) -> tuple
         return make_key("approval", named.hex(), digest(body).hex()), body
     if kind == "evidence":
         component = digest(b"component %d" % number)
-        run = Run(MESH.hex(), "test", "host", at_ms)
+        run = EvidenceRun(MESH.hex(), "test", "host", at_ms)
         body = attest(by, run, passed=True, components=(("web", component),), configuration=digest(b"configuration"))
         return make_key("evidence", component.hex(), digest(body).hex()), body
     box = Box(peer_id(signer("n1").public_key), b"e" * 32, b"w" * 48)
@@ -121,7 +121,7 @@ def author_of(kind: str) -> Signer:
     return signer("approver" if kind == "approval" else "author")
 
 
-def rule(offered: Offered) -> str:
+def rule(offered: OfferResult) -> str:
     return offered.refusal.rule if offered.refusal is not None else offered.outcome.value
 
 

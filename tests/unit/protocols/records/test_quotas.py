@@ -13,20 +13,20 @@ from protocols.records.audit import entry_key
 from protocols.records.credentials import grant_record
 from protocols.records.key_table import DAY_MS, KEY_TABLE, make_key
 from protocols.records.quotas import REFUSED_FOR_MS, REFUSED_MAX, Payer, RecordLimits, budget_of
-from protocols.records.store import Outcome, RecordStore
-from simulation.mesh.hostile import LIAR, WALL_MS, World
+from protocols.records.store import OfferOutcome, RecordStore
+from simulation.mesh.hostile import LIAR, WALL_MS, HostileRun
 
 KINDS = ("change", "evidence", "secret")
 
 
-def world(seed: int = 1, **limits: int) -> World:
-    made = World(seed, Random(seed))
+def world(seed: int = 1, **limits: int) -> HostileRun:
+    made = HostileRun(seed, Random(seed))
     for store in made.stores.values():
         store.limits = RecordLimits(**limits)
     return made
 
 
-def papers(w: World, by: str, count: int, kinds: tuple[str, ...] = KINDS) -> list[Signed]:
+def papers(w: HostileRun, by: str, count: int, kinds: tuple[str, ...] = KINDS) -> list[Signed]:
     """So many papers of a key, each signed a second after the one before, carried by whichever node."""
     made = []
     for number in range(count):
@@ -137,7 +137,7 @@ def test_a_project_pays_for_all_keys_but_the_admins_and_no_key_pushes_out_anothe
     assert held_before < set(store.entries), "what was gossiped displaces nothing of another key, whatever its date"
 
 
-def other_change(w: World) -> tuple[str, bytes]:
+def other_change(w: HostileRun) -> tuple[str, bytes]:
     from protocols.changes.change import CHANGE_DOMAIN
 
     signer = w.signer("other")
@@ -160,7 +160,7 @@ def test_an_admin_made_later_still_frees_what_it_was_charged_for() -> None:
     assert store.quotas.held(Payer("principal", key.hex())) == (0, 0)
 
 
-def audit(w: World, by: str, number: int) -> Signed:
+def audit(w: HostileRun, by: str, number: int) -> Signed:
     return w.carry(by, entry_key(w.node(by), number), b"entry", kind="owned", ttl_ms=DAY_MS)
 
 
@@ -264,7 +264,7 @@ def test_the_api_refuses_before_it_files_and_never_makes_an_older_paper_give_way
     assert problem.rule == "quota.principal"
     assert store.quota_problem(*w.paper("change", "beside")) is None
     assert store.quota_problem(make_key("status", w.node("n1")), b"up") is None
-    assert store.offer(w.carry("n1", key, body), WALL_MS).outcome is Outcome.MERGED, "gossip keeps the total order"
+    assert store.offer(w.carry("n1", key, body), WALL_MS).outcome is OfferOutcome.MERGED, "gossip keeps the total order"
     assert [held(store, one) for one in later] == [True, False]
 
 

@@ -33,7 +33,7 @@ from protocols.records.gossip import (
     Announce,
     AnnouncedRecord,
     Equivocated,
-    Fetch,
+    FetchRecords,
     Publish,
     PublishRefused,
     Push,
@@ -51,8 +51,8 @@ from protocols.records.quotas import RecordLimits
 from protocols.records.record import Record, beats, read_record, sign_record
 from protocols.records.store import (
     EquivocationProof,
-    Offered,
-    Outcome,
+    OfferOutcome,
+    OfferResult,
     RecordStore,
     proof_record,
     signed_records,
@@ -87,8 +87,8 @@ def store(**limits: int) -> RecordStore:
     return RecordStore(trust, RecordLimits(**limits), court=AnyBody(trust))
 
 
-def refused(offered: Offered) -> str:
-    assert offered.outcome is Outcome.REFUSED, offered
+def refused(offered: OfferResult) -> str:
+    assert offered.outcome is OfferOutcome.REFUSED, offered
     assert offered.refusal is not None
     assert offered.refusal.detail
     return offered.refusal.rule
@@ -195,13 +195,13 @@ def test_a_malformed_record_is_refused_by_name(signed: Signed, rule: str) -> Non
 def test_content_too_large_for_a_body_is_named_by_its_digest() -> None:
     artifact = digest(b"big")
     signed = immutable("n0", body=b"", key=make_key("evidence", "s", artifact.hex()), artifact=artifact)
-    assert store().offer(signed, WALL_MS).outcome is Outcome.MERGED
+    assert store().offer(signed, WALL_MS).outcome is OfferOutcome.MERGED
 
 
 @given(st.binary(max_size=300))
 def test_random_payloads_are_refused(payload: bytes) -> None:
     signed = Signed(payload, FastSigner("n0").public_key, FastSigner("n0").sign(payload))
-    assert store().offer(signed, WALL_MS).outcome is Outcome.REFUSED
+    assert store().offer(signed, WALL_MS).outcome is OfferOutcome.REFUSED
 
 
 @given(st.binary(max_size=300))
@@ -220,7 +220,7 @@ def test_random_messages_are_a_decode_error_or_a_clear_answer(data: bytes) -> No
 def test_only_the_node_in_the_key_writes_an_owned_record() -> None:
     signed = owned("n1", 1, key=make_key("status", fast_id("n0")))
     assert refused(store().offer(signed, WALL_MS)) == "records.not-owner"
-    assert store().offer(owned("n0", 1), WALL_MS).outcome is Outcome.MERGED
+    assert store().offer(owned("n0", 1), WALL_MS).outcome is OfferOutcome.MERGED
 
 
 def test_a_stranger_an_unconfirmed_and_an_expired_author_are_refused_by_name() -> None:
@@ -228,10 +228,10 @@ def test_a_stranger_an_unconfirmed_and_an_expired_author_are_refused_by_name() -
     held = RecordStore(trust, court=AnyBody(trust))
     assert refused(held.offer(owned("eve", 1), WALL_MS)) == "records.unknown-author"
     assert refused(held.offer(immutable("n1"), WALL_MS)) == "records.unconfirmed"
-    assert held.offer(owned("n1", 1), WALL_MS).outcome is Outcome.MERGED, "its own status it may write"
+    assert held.offer(owned("n1", 1), WALL_MS).outcome is OfferOutcome.MERGED, "its own status it may write"
     late = WALL_MS + LIFETIME_MS
     assert refused(held.offer(owned("n1", 2, at_ms=late), late)) == "records.author-expired"
-    assert held.offer(owned("n1", 2, at_ms=late - 1), late).outcome is Outcome.MERGED
+    assert held.offer(owned("n1", 2, at_ms=late - 1), late).outcome is OfferOutcome.MERGED
 
 
 def test_a_record_signed_by_another_or_for_another_mesh_is_refused() -> None:
@@ -258,11 +258,11 @@ def test_a_revocation_voids_what_its_node_wrote_after_the_cutoff_and_nothing_bef
     held.offer(immutable("n1", body=b"new", seq=6), WALL_MS)
     held.offer(owned("n1", 7, key=make_key("load", fast_id("n1")), kind="ephemeral", ttl_ms=1000), WALL_MS)
     assert (held.last_seq(fast_id("n1")), held.last_seq(fast_id("n2"))) == (7, -1)
-    assert held.offer(revocation_by("n0", "n1", 5), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(revocation_by("n0", "n1", 5), WALL_MS).outcome is OfferOutcome.MERGED
     voided = held.void_revoked(WALL_MS)
     assert sorted(entry.record.seq for entry in voided) == [6, 7]
     assert refused(held.offer(immutable("n1", body=b"new", seq=6), WALL_MS)) == "records.revoked"
-    assert held.offer(immutable("n1", body=b"older", seq=4), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(immutable("n1", body=b"older", seq=4), WALL_MS).outcome is OfferOutcome.MERGED
     assert held.void_revoked(WALL_MS) == []
 
 
@@ -270,13 +270,13 @@ def test_a_revocation_counts_whoever_carries_it() -> None:
     held = store()
     held.offer(revocation_by("n1", "n1", -1), WALL_MS)
     assert held.void_revoked(WALL_MS) == [], "a node that carries its own revocation does not take it back"
-    assert held.offer(revocation_by("eve", "n2", 3), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(revocation_by("eve", "n2", 3), WALL_MS).outcome is OfferOutcome.MERGED
 
 
 def test_trust_records_are_believed_or_refused_by_their_content() -> None:
     held = RecordStore(trust_of(("n0",)))
     key, body = certificate_record(fast_id("n1"), certificate("n1"))
-    assert held.offer(immutable("eve", "certificate", body, key=key), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(immutable("eve", "certificate", body, key=key), WALL_MS).outcome is OfferOutcome.MERGED
     assert held.trust.certificate(fast_id("n1")) is not None
     other = make_key("certificate", fast_id("n2"), digest(body).hex())
     assert refused(held.offer(immutable("n0", "certificate", body, key=other), WALL_MS)) == "records.key"
@@ -296,7 +296,7 @@ def test_a_certificate_whose_issuer_is_unknown_is_kept_for_members_only() -> Non
     )  # fmt: skip
     key, body = certificate_record(fast_id("a"), unproven)
     assert refused(held.offer(immutable("eve", "certificate", body, key=key), WALL_MS)) == "records.unknown-author"
-    assert held.offer(immutable("n0", "certificate", body, key=key), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(immutable("n0", "certificate", body, key=key), WALL_MS).outcome is OfferOutcome.MERGED
 
 
 def test_grants_and_admissions_have_records_too() -> None:
@@ -308,11 +308,11 @@ def test_grants_and_admissions_have_records_too() -> None:
     grant = world.grant("ann")
     key, body = grant_record(signer("ann").public_key, (grant,))
     mine = sign_record(signer("founder"), world.mesh, Record(key, "immutable", 1, hlc(WALL_MS), body=body))
-    assert held.offer(mine, WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(mine, WALL_MS).outcome is OfferOutcome.MERGED
     bundle = admitted(world.trust(), world.papers("a", world.invite()))
     key, body = admission_record(bundle)
     mine = sign_record(signer("founder"), world.mesh, Record(key, "immutable", 2, hlc(WALL_MS), body=body))
-    assert held.offer(mine, WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(mine, WALL_MS).outcome is OfferOutcome.MERGED
     assert held.trust.admission_of(signer("a").public_key) is not None
     broken = encode(Bundle(bundle.invite, bundle.join, bundle.invite))
     key = make_key("admission", "x", digest(broken).hex())
@@ -348,7 +348,7 @@ def test_a_check_of_another_module_refuses_bodies_and_its_crash_is_only_a_refusa
         return Refusal("evidence.bad", "bad") if entry.record.body == b"bad" else None
 
     held = RecordStore(trust := trust_of(NAMES), None, {"evidence": check}, AnyBody(trust))
-    assert held.offer(immutable("n0", body=b"good"), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(immutable("n0", body=b"good"), WALL_MS).outcome is OfferOutcome.MERGED
     assert refused(held.offer(immutable("n0", body=b"bad"), WALL_MS)) == "evidence.bad"
     assert refused(held.offer(immutable("n0", body=b"crash"), WALL_MS)) == "records.check-failed"
 
@@ -358,10 +358,10 @@ def test_a_check_of_another_module_refuses_bodies_and_its_crash_is_only_a_refusa
 
 def test_the_highest_sequence_wins_and_a_repetition_is_known() -> None:
     held = store()
-    assert held.offer(owned("n0", 2), WALL_MS).outcome is Outcome.MERGED
-    assert held.offer(owned("n0", 1), WALL_MS).outcome is Outcome.OUTDATED
-    assert held.offer(owned("n0", 2), WALL_MS).outcome is Outcome.KNOWN
-    assert held.offer(owned("n0", 3, tombstone=True, body=b""), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(owned("n0", 2), WALL_MS).outcome is OfferOutcome.MERGED
+    assert held.offer(owned("n0", 1), WALL_MS).outcome is OfferOutcome.OUTDATED
+    assert held.offer(owned("n0", 2), WALL_MS).outcome is OfferOutcome.KNOWN
+    assert held.offer(owned("n0", 3, tombstone=True, body=b""), WALL_MS).outcome is OfferOutcome.MERGED
 
 
 def test_two_bodies_at_one_sequence_are_kept_as_proof_and_all_agree_on_the_winner() -> None:
@@ -386,7 +386,7 @@ def test_a_proof_is_a_record_that_anybody_can_check() -> None:
     made = proof_record(fast_id("n0"), proof)
     assert made is not None
     key, body = made
-    assert store().offer(immutable("n1", "equivocation", body, key=key), WALL_MS).outcome is Outcome.MERGED
+    assert store().offer(immutable("n1", "equivocation", body, key=key), WALL_MS).outcome is OfferOutcome.MERGED
     blamed = make_key("equivocation", fast_id("n1"), digest(body).hex())
     assert refused(store().offer(immutable("n2", "equivocation", body, key=blamed), WALL_MS)) == "records.proof"
     fakes = [
@@ -417,7 +417,7 @@ def test_of_two_authors_of_the_same_content_all_keep_the_same_one_and_a_tombston
 def test_the_later_clock_wins_among_ephemeral_records_which_are_not_in_the_trie() -> None:
     held = store()
     key = make_key("health", fast_id("n0"), "web")
-    for at_ms, expected in ((5, Outcome.MERGED), (4, Outcome.OUTDATED), (6, Outcome.MERGED)):
+    for at_ms, expected in ((5, OfferOutcome.MERGED), (4, OfferOutcome.OUTDATED), (6, OfferOutcome.MERGED)):
         signed = owned("n0", 1, key=key, kind="ephemeral", ttl_ms=60_000, at_ms=WALL_MS + at_ms)
         assert held.offer(signed, WALL_MS).outcome is expected
     assert held.entries == {}
@@ -480,7 +480,7 @@ def test_of_versions_of_one_key_exactly_one_wins_and_winning_is_transitive(a: Si
 def test_a_record_from_far_ahead_is_parked_until_its_time_comes() -> None:
     held = store(parked_max=1)
     signed = owned("n0", 1, at_ms=WALL_MS + AHEAD_MAX_MS + 1)
-    assert held.offer(signed, WALL_MS).outcome is Outcome.PARKED
+    assert held.offer(signed, WALL_MS).outcome is OfferOutcome.PARKED
     assert refused(held.offer(owned("n1", 1, at_ms=WALL_MS + AHEAD_MAX_MS + 1), WALL_MS)) == "records.ahead"
     assert held.entries == {}
     assert held.release_parked(WALL_MS) == []
@@ -506,7 +506,9 @@ def test_a_revocation_holds_at_once_however_far_ahead_the_clock_was_of_the_node_
     held.offer(owned("n1", 5), WALL_MS)
     key, body = revocation_record(*revocation_of("n1", 3))
     ahead_ms = WALL_MS + AHEAD_MAX_MS + 3_600_000
-    assert held.offer(immutable("n0", "revocation", body, key=key, at_ms=ahead_ms), WALL_MS).outcome is Outcome.MERGED
+    assert (
+        held.offer(immutable("n0", "revocation", body, key=key, at_ms=ahead_ms), WALL_MS).outcome is OfferOutcome.MERGED
+    )
     assert [entry.record.seq for entry in held.void_revoked(WALL_MS)] == [5]
 
 
@@ -515,8 +517,8 @@ def test_a_full_store_still_takes_newer_versions_and_revocations() -> None:
     held.offer(owned("n0", 1), WALL_MS)
     held.offer(immutable("n0"), WALL_MS)
     assert refused(held.offer(immutable("n0", body=b"more"), WALL_MS)) == "records.full"
-    assert held.offer(owned("n0", 2), WALL_MS).outcome is Outcome.MERGED
-    assert held.offer(revocation_by("n0", "n1", 0), WALL_MS).outcome is Outcome.MERGED
+    assert held.offer(owned("n0", 2), WALL_MS).outcome is OfferOutcome.MERGED
+    assert held.offer(revocation_by("n0", "n1", 0), WALL_MS).outcome is OfferOutcome.MERGED
 
 
 def test_an_author_cannot_fill_the_store_with_many_or_long_records() -> None:
@@ -524,14 +526,16 @@ def test_an_author_cannot_fill_the_store_with_many_or_long_records() -> None:
     held.offer(owned("n0", 1), WALL_MS)
     held.offer(immutable("n0"), WALL_MS)
     assert refused(held.offer(immutable("n0", body=b"more"), WALL_MS)) == "quota.words"
-    assert held.offer(owned("n0", 2), WALL_MS).outcome is Outcome.MERGED
-    assert held.offer(immutable("n1", body=b"more"), WALL_MS).outcome is Outcome.MERGED
-    assert held.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED, "no share refuses a revocation"
+    assert held.offer(owned("n0", 2), WALL_MS).outcome is OfferOutcome.MERGED
+    assert held.offer(immutable("n1", body=b"more"), WALL_MS).outcome is OfferOutcome.MERGED
+    assert held.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is OfferOutcome.MERGED, (
+        "no share refuses a revocation"
+    )
     small = store(node_bytes_max=1_000)
     small.offer(owned("n0", 1, b"x" * 600), WALL_MS)
-    assert small.offer(owned("n0", 2, b"y" * 600), WALL_MS).outcome is Outcome.MERGED
+    assert small.offer(owned("n0", 2, b"y" * 600), WALL_MS).outcome is OfferOutcome.MERGED
     assert refused(small.offer(immutable("n0", body=b"z" * 600), WALL_MS)) == "quota.bytes"
-    assert small.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is Outcome.MERGED
+    assert small.offer(revocation_by("n0", "n2", 0), WALL_MS).outcome is OfferOutcome.MERGED
 
 
 def test_a_tombstone_goes_only_when_it_is_old_and_known_to_all_and_does_not_come_back() -> None:
@@ -712,7 +716,7 @@ def test_bad_pushes_and_unasked_records_are_rejected() -> None:
     assert answer(Records((Signed(b"", b"", b""),))) == ["records.malformed"]
     many = tuple(AnnouncedRecord(STATUS, 1, b"d") for _ in range(ANNOUNCED_MAX + 1))
     assert answer(Announce(many)) == ["records.announce"]
-    assert answer(Fetch((STATUS,) * (ANNOUNCED_MAX + 1))) == ["records.fetch"]
+    assert answer(FetchRecords((STATUS,) * (ANNOUNCED_MAX + 1))) == ["records.fetch"]
     assert answer(TrustLearnt()) == ["records.unknown-message"]
     assert here.handle(Received(peer, Announce((AnnouncedRecord("/bad", 1, b"d"),))), NOW) == []
 
@@ -722,18 +726,18 @@ def test_an_announcement_that_is_not_served_is_asked_of_the_next_who_has_it() ->
     one, two = fast_id("n1"), fast_id("n2")
     signed = owned("n1", 5, b"x" * 4000)
     item = AnnouncedRecord(make_key("status", fast_id("n1")), 5, digest(signed.payload))
-    assert here.handle(Received(one, Announce((item,))), NOW) == [Send(one, Fetch((item.key,)))]
+    assert here.handle(Received(one, Announce((item,))), NOW) == [Send(one, FetchRecords((item.key,)))]
     assert here.handle(Received(two, Announce((item,))), NOW) == []
     assert here.deadline_ms() == 0
     here.handle(Tick(), NOW)
     assert here.deadline_ms() == 2_000
-    assert here.handle(Tick(), Now(2_000, WALL_MS)) == [Send(two, Fetch((item.key,)))]
+    assert here.handle(Tick(), Now(2_000, WALL_MS)) == [Send(two, FetchRecords((item.key,)))]
     effects = here.handle(Received(two, Records((signed,))), Now(2_050, WALL_MS))
     assert isinstance(events(effects)[0], RecordsMerged)
     assert here.handle(Received(one, Announce((item,))), NOW) == []
     assert here.handle(Received(one, Announce((AnnouncedRecord(item.key, 4, b"old"),))), NOW) == []
     newer = AnnouncedRecord(item.key, 6, b"new")
-    assert here.handle(Received(one, Announce((newer,))), Now(3_000, WALL_MS)) == [Send(one, Fetch((item.key,)))]
+    assert here.handle(Received(one, Announce((newer,))), Now(3_000, WALL_MS)) == [Send(one, FetchRecords((item.key,)))]
     assert here.handle(Tick(), Now(5_000, WALL_MS)) == [], "nobody is left to ask; anti-entropy will bring it"
     for index in range(WANTED_MAX + 70):
         key = make_key("evidence", "s", digest(str(index).encode()).hex())
@@ -748,7 +752,7 @@ def test_served_records_are_split_into_bounded_messages() -> None:
         body = bytes([index]) * 12_000
         keys.append(make_key("evidence", "s", digest(body).hex()))
         here.handle(Publish(keys[-1], body), NOW)
-    sent = here.handle(Received(fast_id("n1"), Fetch((*keys, make_key("evidence", "s", "0" * 64)))), NOW)
+    sent = here.handle(Received(fast_id("n1"), FetchRecords((*keys, make_key("evidence", "s", "0" * 64)))), NOW)
     assert len(sent) == 2
     assert sum(len(effect.message.records) for effect in sent if isinstance(effect, Send)) == 8
     assert all(len(encode(effect.message)) < MESSAGE_RECORDS_BYTES + 500 for effect in sent if isinstance(effect, Send))

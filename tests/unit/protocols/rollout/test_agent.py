@@ -30,7 +30,7 @@ from protocols.machine import (
 )
 from protocols.refusal import Refusal
 from protocols.rollout.agent import LATCH_TABLE, RolloutAgent, latch_key
-from protocols.rollout.conductor import CHANGES_MAX, Propose, RolloutStatement
+from protocols.rollout.conductor import CHANGES_MAX, RolloutStatement, SubmitStep
 from protocols.rollout.orders import (
     ChangeProposed,
     NodePrepared,
@@ -38,7 +38,7 @@ from protocols.rollout.orders import (
     PeerCompared,
     PeersDown,
     PreparationDone,
-    Prepare,
+    PrepareRelease,
     ReplaySmoke,
     Retain,
     Reverted,
@@ -119,9 +119,9 @@ class Fleet:
     def perform(self, node: Node, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Notify(Propose(command, material, _)):
+                case Notify(SubmitStep(command, material, _)):
                     self.propose(command, material)
-                case Notify(Prepare(change)):
+                case Notify(PrepareRelease(change)):
                     node.orders.append(effect.event)
                     self.tell(node.name, PreparationDone(change, not node.broken, "passed", "no space"))
                 case Notify(ReplaySmoke(project, environment, change)):
@@ -627,7 +627,7 @@ def test_what_base_candidate_and_retained_need_is_prepared_and_kept() -> None:
     node = canary(f)
     kept = [order for order in node.orders if isinstance(order, Retain)][-1]
     assert set(kept.changes) == {f.w.base.change, f.w.rollout.candidate.change}
-    asked = [order.change for order in node.orders if isinstance(order, Prepare)]
+    asked = [order.change for order in node.orders if isinstance(order, PrepareRelease)]
     assert sorted(asked) == sorted(set(asked))
 
 
@@ -665,7 +665,7 @@ def test_prepared_is_said_once_the_change_and_its_base_are_both_held() -> None:
     change = Digest(b"c" * 32)
     agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
     proposed = ChangeProposed("shop", "prod", change, w.base.release)
-    assert agent.handle(proposed, NOW) == [Notify(Prepare(change))]
+    assert agent.handle(proposed, NOW) == [Notify(PrepareRelease(change))]
     assert agent.handle(PreparationDone(change, True), NOW) == []
     said = agent.handle(PreparationDone(w.base.change, True, "passed"), NOW)
     assert [type(effect) for effect in said] == [Broadcast, Notify]
@@ -699,7 +699,7 @@ def test_after_a_restart_only_changes_that_may_still_start_are_prepared() -> Non
     for proposed in (*old[:50], next_one, *old[50:]):
         assert agent.handle(proposed, NOW) == []
     orders = agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
-    prepares = [one.event.change for one in orders if isinstance(one, Notify) and isinstance(one.event, Prepare)]
+    prepares = [one.event.change for one in orders if isinstance(one, Notify) and isinstance(one.event, PrepareRelease)]
     assert prepares == [w.base.change, next_one.change]
     for proposed in old:
         assert agent.handle(proposed, NOW) == []
@@ -713,7 +713,7 @@ def test_a_change_that_arrives_before_its_base_is_prepared_when_that_is_decided(
     w.deployed(1)
     early = ChangeProposed("shop", "prod", digest(b"early"), w.base.release)
     assert agent.handle(early, NOW) == []
-    assert Notify(Prepare(early.change)) in agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
+    assert Notify(PrepareRelease(early.change)) in agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
 
 
 def test_a_plan_that_accepts_readiness_alone_replays_no_smoke() -> None:

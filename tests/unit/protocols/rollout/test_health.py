@@ -31,7 +31,7 @@ from protocols.refusal import Refusal
 from protocols.rollout.health import HealthLimits, NodeHealth, Observation, observe, reopened
 from protocols.state.analysis import (
     GOODBYE_RULES,
-    Outcome,
+    StageOutcome,
     assess,
     comparison_failure,
     p99_bucket,
@@ -204,18 +204,18 @@ def test_assessment_counts_the_pinned_cohort_and_nobody_else() -> None:
     rollout = w.rollout
     good = w.verdict()
     everyone = dict.fromkeys(rollout.cohort, good)
-    assert assess(rollout, everyone, WALL_MS).outcome is Outcome.PASS
+    assert assess(rollout, everyone, WALL_MS).outcome is StageOutcome.PASS
     extra = {**everyone, node_id("stranger"): w.verdict("fail")}
-    assert assess(rollout, extra, WALL_MS).outcome is Outcome.PASS
+    assert assess(rollout, extra, WALL_MS).outcome is StageOutcome.PASS
     partial = dict(list(everyone.items())[:2])
     assert assess(rollout, partial, WALL_MS + 10**6).unreached == 1
     lost = assess(rollout, everyone, WALL_MS, vanished=(rollout.cohort[0],))
-    assert (lost.outcome, lost.failed) == (Outcome.FAIL, 1)
+    assert (lost.outcome, lost.failed) == (StageOutcome.FAIL, 1)
     waiting = {**everyone, rollout.cohort[0]: w.verdict("pending", taken=False)}
     assert assess(rollout, waiting, WALL_MS, vanished=(rollout.cohort[0],)).unreached == 1
-    assert assess(rollout, waiting, WALL_MS).outcome is Outcome.PENDING
-    assert assess(rollout, {}, WALL_MS, timed_out=True).outcome is Outcome.FAIL
-    assert assess(rollout, everyone, WALL_MS, timed_out=True).outcome is Outcome.PASS
+    assert assess(rollout, waiting, WALL_MS).outcome is StageOutcome.PENDING
+    assert assess(rollout, {}, WALL_MS, timed_out=True).outcome is StageOutcome.FAIL
+    assert assess(rollout, everyone, WALL_MS, timed_out=True).outcome is StageOutcome.PASS
 
 
 def test_a_goodbye_before_the_candidate_was_taken_is_not_waited_for_within_the_allowance() -> None:
@@ -226,25 +226,25 @@ def test_a_goodbye_before_the_candidate_was_taken_is_not_waited_for_within_the_a
     bye = w.verdict("pending", taken=False, leaving=True)
     all_but_one = {**dict.fromkeys(rollout.cohort, w.verdict()), first: bye}
 
-    def outcome(verdicts: Mapping[PeerId, HealthVerdict], rules: int = GOODBYE_RULES, **rest: Any) -> Outcome:
+    def outcome(verdicts: Mapping[PeerId, HealthVerdict], rules: int = GOODBYE_RULES, **rest: Any) -> StageOutcome:
         return assess(rollout, verdicts, WALL_MS, rules=rules, **rest).outcome
 
-    assert outcome(all_but_one) is Outcome.PASS
-    assert outcome(all_but_one, rules=1) is Outcome.PENDING, "the rule of a mesh whose voters do not all know it"
-    assert outcome({**all_but_one, second: bye}) is Outcome.PENDING, "two of three is more than may be missing"
-    assert outcome({**all_but_one, second: bye}, timed_out=True) is Outcome.FAIL
+    assert outcome(all_but_one) is StageOutcome.PASS
+    assert outcome(all_but_one, rules=1) is StageOutcome.PENDING, "the rule of a mesh whose voters do not all know it"
+    assert outcome({**all_but_one, second: bye}) is StageOutcome.PENDING, "two of three is more than may be missing"
+    assert outcome({**all_but_one, second: bye}, timed_out=True) is StageOutcome.FAIL
     silent = {node: said for node, said in all_but_one.items() if node != second}
-    assert outcome(silent) is Outcome.PENDING, "of who is merely silent nothing is known yet"
+    assert outcome(silent) is StageOutcome.PENDING, "of who is merely silent nothing is known yet"
     for hides in (replace(bye, taken=True), replace(bye, verdict="fail"), replace(bye, leaving=False)):
-        assert outcome({**all_but_one, first: hides}) is not Outcome.PASS
-    assert outcome({**all_but_one, first: replace(bye, taken=True)}, vanished=(first,)) is Outcome.FAIL
+        assert outcome({**all_but_one, first: hides}) is not StageOutcome.PASS
+    assert outcome({**all_but_one, first: replace(bye, taken=True)}, vanished=(first,)) is StageOutcome.FAIL
 
 
 def test_in_the_first_stage_nobody_may_be_missing_goodbye_or_not() -> None:
     w = MeshWorld().furnish().started(plan=Plan((Stage("100%"),)))
     verdicts = dict.fromkeys(w.rollout.cohort, w.verdict())
     verdicts[w.rollout.cohort[0]] = w.verdict("pending", taken=False, leaving=True)
-    assert assess(w.rollout, verdicts, WALL_MS, rules=GOODBYE_RULES).outcome is Outcome.PENDING
+    assert assess(w.rollout, verdicts, WALL_MS, rules=GOODBYE_RULES).outcome is StageOutcome.PENDING
 
 
 def test_a_goodbye_of_an_earlier_stage_holds_and_any_other_word_of_it_does_not() -> None:
@@ -278,7 +278,7 @@ def test_without_a_concurrent_base_the_cohorts_own_past_is_compared() -> None:
     w = MeshWorld().furnish().started(plan=Plan((Stage("100%"),)))
     verdict = w.verdict(candidate=Counts(1000, 100), base=Counts(1000, 1))
     found = assess(w.rollout, dict.fromkeys(w.rollout.cohort, verdict), WALL_MS)
-    assert found.outcome is Outcome.FAIL
+    assert found.outcome is StageOutcome.FAIL
     assert found.base.requests == 3000
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from protocols.changes.change import Plan, Stage
 from protocols.changes.statements import COUNT_MAX, LATENCY_BUCKETS, Counts, HealthVerdict
 from protocols.machine import PeerId
-from protocols.state.analysis import LARGE_COHORT, Outcome, assess, capped
+from protocols.state.analysis import LARGE_COHORT, StageOutcome, assess, capped
 from protocols.state.commands import SetRules
 from protocols.state.model import MeshState, OpenStage, Rollout
 from tests.support.protocols.mesh_world import MeshWorld, node_id, signer
@@ -56,9 +56,11 @@ SIZES = [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (3, 2), (3, 3), (4, 5)]
 
 
 @pytest.mark.parametrize(("cohort", "outside"), SIZES)
-@pytest.mark.parametrize(("candidate", "outcome"), [(GOOD, Outcome.PASS), (BAD, Outcome.FAIL), (SLOW, Outcome.FAIL)])
+@pytest.mark.parametrize(
+    ("candidate", "outcome"), [(GOOD, StageOutcome.PASS), (BAD, StageOutcome.FAIL), (SLOW, StageOutcome.FAIL)]
+)
 def test_nobody_outside_the_cohort_stops_or_passes_it_whatever_it_says(
-    cohort: int, outside: int, candidate: Counts, outcome: Outcome
+    cohort: int, outside: int, candidate: Counts, outcome: StageOutcome
 ) -> None:
     rollout = rollout_of(cohort, outside)
     honest = verdicts(rollout, candidate)
@@ -78,14 +80,14 @@ def test_no_node_of_three_in_the_cohort_makes_a_failing_candidate_pass(
     honest = verdicts(rollout, candidate)
     for lie, base, word in itertools.product(LIES, (BASE, Counts(), counts(COUNT_MAX, COUNT_MAX)), ("pass", "pending")):
         found = assess(rollout, honest | {rollout.cohort[0]: said(lie, base, word)}, LATE)
-        assert found.outcome is not Outcome.PASS, (lie, base, word)
+        assert found.outcome is not StageOutcome.PASS, (lie, base, word)
 
 
 def test_a_node_of_the_cohort_stops_the_rollout_under_its_name() -> None:
     rollout = rollout_of(3, 3)
     liar = rollout.cohort[1]
     found = assess(rollout, verdicts(rollout, GOOD) | {liar: said(BAD)}, LATE)
-    assert found.outcome is Outcome.FAIL
+    assert found.outcome is StageOutcome.FAIL
     assert str(liar) in found.reason
 
 
@@ -101,7 +103,9 @@ def test_a_mesh_at_the_rules_of_the_release_before_counts_as_that_did() -> None:
     rollout = rollout_of(3, 1)
     liar = rollout.order[-1]
     found = assess(rollout, verdicts(rollout, GOOD) | {liar: said(Counts(), counts(1 << 30, 0, 0))}, LATE, rules=1)
-    assert found.outcome is Outcome.FAIL, "this is what rules 2 ended; voters of both releases must agree until then"
+    assert found.outcome is StageOutcome.FAIL, (
+        "this is what rules 2 ended; voters of both releases must agree until then"
+    )
 
 
 def test_the_admins_raise_the_rules_and_never_lower_them() -> None:

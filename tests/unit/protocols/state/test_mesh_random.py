@@ -13,7 +13,7 @@ from protocols.refusal import Refusal
 from protocols.state.apply import apply, genesis_state
 from protocols.state.commands import Freeze, Pause, Promote, Resume, Rollback, SignedCommand, Unfreeze
 from protocols.state.model import RECENT_IDS_MAX, RETAINED_MAX, MeshState
-from protocols.state.transitions import Phase, phase_of
+from protocols.state.transitions import LanePhase, phase_of
 from tests.support.protocols.mesh_world import MeshWorld, Shown
 
 PLANS = (
@@ -57,7 +57,7 @@ class Lanes(RuleBasedStateMachine):
         before = phase_of(self.w.lane)
         frozen = self.w.lane.frozen
         done = self.w.start(change, self.w.admin, shown=self.w.case_for(change, release), supersede=supersede)
-        assert isinstance(done, MeshState) == (not frozen and (before is Phase.IDLE or supersede))
+        assert isinstance(done, MeshState) == (not frozen and (before is LanePhase.IDLE or supersede))
 
     @precondition(lambda self: self.w.lane.rollout is not None)
     @rule(word=WORDS, by_hand=st.booleans(), later_ms=st.sampled_from((0, 40_000)))

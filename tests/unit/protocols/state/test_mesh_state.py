@@ -680,7 +680,9 @@ def test_the_table_is_total() -> None:
     assert set(transitions.OPEN) == set(transitions.FROZEN)
     assert len(transitions.OPEN) == 11
     assert all(
-        len(row) == len(transitions.Phase) for table in (transitions.OPEN, transitions.FROZEN) for row in table.values()
+        len(row) == len(transitions.LanePhase)
+        for table in (transitions.OPEN, transitions.FROZEN)
+        for row in table.values()
     )
 
 

@@ -34,14 +34,14 @@ from protocols.trust.hello import (
     PEERS_MAX,
     QUARANTINE_MS,
     Admitted,
+    ChainHead,
     Challenge,
-    Cloned,
     Echo,
-    Head,
     Hello,
     HelloMachine,
     HelloMessage,
     Invited,
+    PeerCloned,
     Refused,
     RefusedBy,
     Welcome,
@@ -111,9 +111,9 @@ def pair(one: HelloMachine, two: HelloMachine | JoinMachine, two_name: str = "a"
 def test_two_members_admit_each_other_in_one_round_trip() -> None:
     trust = WORLD.trust(WORLD.certificate("a"))
     here, there = machine("founder", trust), machine("a", WORLD.trust(WORLD.certificate("a")))
-    here.head = Head(0, 7, b"h" * 32)
+    here.head = ChainHead(0, 7, b"h" * 32)
     pipe = pair(here, there)
-    assert notified(pipe.effects[FOUNDER]) == [Admitted(node_id("a"), Standing.JOINED, 1, b"1" * 8, Head())]
+    assert notified(pipe.effects[FOUNDER]) == [Admitted(node_id("a"), Standing.JOINED, 1, b"1" * 8, ChainHead())]
     assert notified(pipe.effects[node_id("a")]) == [Admitted(FOUNDER, Standing.MEMBER, 1, b"1" * 8, here.head)]
     assert here.admitted() == (node_id("a"),)
     assert here.standing(node_id("a")) is Standing.JOINED
@@ -164,7 +164,7 @@ def test_an_expired_node_is_admitted_to_renew_and_not_counted_among_the_admitted
 
 def hello_of(**changes: object) -> Hello:
     trust = WORLD.trust(WORLD.certificate("a"))
-    hello = Hello(WORLD.mesh, 1, 1, b"b" * 8, b"c" * 16, Head(), trust.credentials(node_id("a")))
+    hello = Hello(WORLD.mesh, 1, 1, b"b" * 8, b"c" * 16, ChainHead(), trust.credentials(node_id("a")))
     return msgspec.structs.replace(hello, **changes)
 
 
@@ -271,7 +271,7 @@ def test_an_old_process_that_answers_after_a_new_one_appeared_is_a_clone() -> No
     question = asked(peer.hello(b"B"))
     peer.echo(second, b"B")
     effects = peer.echo(question, b"A")
-    assert notified(effects) == [Cloned(node_id("a"), (b"A" * 8, b"B" * 8))]
+    assert notified(effects) == [PeerCloned(node_id("a"), (b"A" * 8, b"B" * 8))]
     assert rules(effects) == ["hello.cloned"]
     assert rules(peer.connect()) == ["hello.cloned"]
     assert asked(peer.connect(now(QUARANTINE_MS)))
@@ -285,7 +285,7 @@ def test_a_clone_is_noticed_whichever_of_the_two_answers_first() -> None:
     peer.connect()
     question = asked(peer.hello(b"B"))
     assert [type(event) for event in notified(peer.echo(question, b"B"))] == [Admitted]
-    assert notified(peer.echo(question, b"A")) == [Cloned(node_id("a"), (b"A" * 8, b"B" * 8))]
+    assert notified(peer.echo(question, b"A")) == [PeerCloned(node_id("a"), (b"A" * 8, b"B" * 8))]
 
 
 def test_an_answer_that_comes_twice_changes_nothing_and_one_that_nobody_asked_for_is_rejected() -> None:
@@ -306,7 +306,7 @@ def test_clones_that_take_turns_are_noticed_and_a_restart_never_is() -> None:
         peer.close()
     question = asked(peer.connect())
     peer.hello(b"A")
-    assert [type(event) for event in notified(peer.echo(question, b"A"))] == [Cloned]
+    assert [type(event) for event in notified(peer.echo(question, b"A"))] == [PeerCloned]
 
 
 def test_a_second_connection_of_the_same_process_changes_nothing() -> None:

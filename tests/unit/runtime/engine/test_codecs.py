@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wasmtime import component as wc
 
-from runtime.call import Call
+from runtime.call import GuestCall
 from runtime.engine import bindings as raw
 from runtime.engine.bindings import VAL_BYTES, RawComponent, RawStore, WasmError
 from runtime.engine.codecs import Err, Ok, signature_of
 from runtime.engine.engine import engine
-from runtime.engine.guest import Guest, Services
+from runtime.engine.guest import Guest, GuestServices
 from runtime.engine.linking import GUESTS, ON_EPOCH, _callback
 from runtime.providers import Providers
 from tests.support.runtime.wasm_parts import SilentLog, a_spec
@@ -128,8 +128,8 @@ class Echo:
             raw.add_function(instance, "f", callback)
         linked = RawComponent(component, linker, [callback])
         self.store = RawStore(engine(), ON_EPOCH)
-        self.guest = Guest(Services(a_spec(), SilentLog(), Providers(), None))
-        self.guest.begin(Call(math.inf), None)
+        self.guest = Guest(GuestServices(a_spec(), SilentLog(), Providers(), None))
+        self.guest.begin(GuestCall(math.inf), None)
         self.guest.context = self.store.context
         GUESTS[self.store.context] = self.guest
         index = linked.export_index(None, "run")

@@ -9,7 +9,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.ingress.connection import Connection
+from runtime.ingress.connection import ClientConnection
 from runtime.ingress.dispatch import Dispatcher, HostedApp
 from runtime.ingress.front import Ingress
 from runtime.ingress.request_head import Identifiers
@@ -96,7 +96,7 @@ async def converse(pieces: list[bytes]) -> tuple[bytes, int]:
             tasks=tasks,
         )
         ingress.activate(cast("RouteTable[HostedApp]", RouteTable()))
-        connection = Connection(ingress)
+        connection = ClientConnection(ingress)
         transport = FakeTransport()
         loop = asyncio.get_running_loop()
         transport.on_close = lambda: loop.call_soon(connection.connection_lost, None) and None

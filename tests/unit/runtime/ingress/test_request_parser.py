@@ -45,7 +45,7 @@ def read(data: bytes, parser_of: Any = request_parser, *, cut: int = 1 << 30) ->
     try:
         for at in range(0, len(data), cut):
             parser.feed(data[at : at + cut])
-    except parser_of.Refusal as refusal:
+    except parser_of.StopParsing as refusal:
         return (*told.said, told.body, refusal.problem.status)
     return (*told.said, told.body)
 
@@ -87,7 +87,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "methods of other protocols are passed on": ("request_parser", "if incoming.method not in METHODS", "if False"),
     "an unknown method is noise": ("request_parser", "BAD_METHOD if unknown else MALFORMED", "MALFORMED"),
     "noise is an unknown method": ("request_parser", "BAD_METHOD if unknown else MALFORMED", "BAD_METHOD"),
-    "expectations are ignored": ("request_parser", "raise Refusal(EXPECTATION)", "pass"),
+    "expectations are ignored": ("request_parser", "raise StopParsing(EXPECTATION)", "pass"),
     "a head without an end has no limit": ("request_parser", "if self._head_bytes > self._settings.", "if 0 > self._settings."),
     "fields have no limit of bytes": ("request_parser", "self._fields_bytes > settings.fields_max_bytes or ", ""),
     "fields have no limit of number": ("request_parser", " or len(self._headers) > settings.fields_max", ""),

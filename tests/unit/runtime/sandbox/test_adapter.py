@@ -19,7 +19,7 @@ from runtime.sandbox import adapter
 from runtime.sandbox.adapter import TRANSFER_MAX_BYTES, wrapped
 from runtime.sandbox.compiler import compile_file
 from runtime.sandbox.component import ComponentError, check, inspect
-from runtime.sandbox.sandbox import App, CommandResult, Sandbox
+from runtime.sandbox.sandbox import CommandResult, LoadedApp, Sandbox
 from runtime.wasi.streams import BLOCKING_WRITE_MAX_BYTES, hex_streams
 from tests.support.runtime.wasm_parts import SilentLog, a_spec, an_exchange
 from tests.support.runtime.wasm_text import command, importing
@@ -29,7 +29,7 @@ SIZES = (0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 255, 256, 257, 4095, 65_535, 65_
 
 
 @pytest.fixture(scope="module", params=["raw calls", "the public API"])
-def probe(request: pytest.FixtureRequest, component: Callable[[str], Path]) -> App:
+def probe(request: pytest.FixtureRequest, component: Callable[[str], Path]) -> LoadedApp:
     """The compiled probe with the adapter, on both roads into a guest."""
     data = component("probe").read_bytes()
     around = wrapped(data, "wasi:http/incoming-handler@0.2.12")
@@ -41,7 +41,7 @@ def probe(request: pytest.FixtureRequest, component: Callable[[str], Path]) -> A
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_any_bytes_pass_unchanged_both_ways(probe: App, size: int) -> None:
+def test_any_bytes_pass_unchanged_both_ways(probe: LoadedApp, size: int) -> None:
     noise = random.Random(size).randbytes(max(size - 256, 0))
     body = (EVERY_BYTE + noise)[:size]
     exchange = an_exchange("/echo", "POST")

@@ -8,7 +8,7 @@ import pytest
 import wasmtime
 
 from runtime.engine.engine import engine
-from runtime.engine.guest import Services
+from runtime.engine.guest import GuestServices
 from runtime.outcome import DeadlineExceeded, Exited, MemoryRefused, Trapped
 from runtime.providers import Providers
 from runtime.sandbox.sandbox import CommandResult, ModuleApp
@@ -20,7 +20,7 @@ WASI = "wasi_snapshot_preview1"
 
 def run(data: bytes, *arguments: str, log: SilentLog | None = None, **limits: Any) -> CommandResult:
     spec = a_spec(kind="module", environment={"NAME": "value"}, **limits)
-    services = Services(spec, log or SilentLog(), Providers(), None)
+    services = GuestServices(spec, log or SilentLog(), Providers(), None)
     return ModuleApp(spec, wasmtime.Module(engine(), data), services).run(arguments)
 
 

@@ -11,7 +11,7 @@ import pytest
 import wasmtime
 from wasmtime import component as wc
 
-from runtime.call import Call
+from runtime.call import GuestCall
 from runtime.engine import bindings
 from runtime.engine.engine import engine
 from runtime.engine.memory_use import parse
@@ -26,7 +26,7 @@ from runtime.outcome import (
     Trapped,
 )
 from runtime.sandbox import sandbox
-from runtime.sandbox.sandbox import App, LoadError, Sandbox
+from runtime.sandbox.sandbox import LoadedApp, LoadError, Sandbox
 from tests.support.runtime.wasm_parts import SilentLog, a_spec, an_exchange
 from tests.support.runtime.wasm_text import command, exiting_command
 
@@ -39,7 +39,7 @@ def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-def a_command(data: bytes, **limits: Any) -> App:
+def a_command(data: bytes, **limits: Any) -> LoadedApp:
     spec = a_spec(kind="command", **limits)
     return Sandbox().load_component(spec, SilentLog(), wc.Component(engine(), data))
 
@@ -71,7 +71,7 @@ HANDLER = """
 """
 
 
-def a_handler(body: str, **limits: Any) -> App:
+def a_handler(body: str, **limits: Any) -> LoadedApp:
     component = wc.Component(engine(), wasmtime.wat2wasm(HANDLER.format(body=body)))
     return Sandbox().load_component(a_spec(**limits), SilentLog(), component)
 
@@ -105,7 +105,7 @@ def test_cancelling_ends_a_spinning_guest(road: str) -> None:
     if road == "the public API":
         pytest.skip("there only the deadline ends a guest that computes")
     app = a_command(command("(loop $l (br $l)) unreachable"))
-    call = Call(time.monotonic() + 60)
+    call = GuestCall(time.monotonic() + 60)
     timer = threading.Timer(0.05, call.cancel)
     timer.start()
     assert app.run(call=call).outcome == Cancelled()

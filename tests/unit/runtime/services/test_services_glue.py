@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from runtime.call import Call, DeadlinePassed
+from runtime.call import DeadlinePassed, GuestCall
 from runtime.engine.codecs import Err, Ok
-from runtime.engine.guest import CAPTURE_MAX_BYTES, HANDLES_MAX, ExitCalled, Guest, GuestTrap, Services
+from runtime.engine.guest import CAPTURE_MAX_BYTES, HANDLES_MAX, ExitCalled, Guest, GuestServices, GuestTrap
 from runtime.providers import Bucket, ProviderError, Providers
 from runtime.wasi import INTERFACES, cli, clocks, poll, random, refused, services
-from runtime.wasi.poll import Ready
+from runtime.wasi.poll import AlwaysReady
 from runtime.wasi.streams import CLOSED, EmptyInput, streams
 from tests.support.runtime.wasm_parts import SilentLog, a_spec
 
@@ -83,8 +83,8 @@ def guest(log: SilentLog) -> Guest:
     spec = a_spec(
         keyvalue=("visitors",), config={"K": "v"}, environment={"E": "1"}, log_line_max_bytes=20, log_call_max_bytes=100
     )
-    made = Guest(Services(spec, log, Providers(FakeKeyValue()), None))
-    made.begin(Call(math.inf), None)
+    made = Guest(GuestServices(spec, log, Providers(FakeKeyValue()), None))
+    made.begin(GuestCall(math.inf), None)
     return made
 
 
@@ -97,7 +97,7 @@ def test_poll_gives_the_ready_ones_and_waits_for_the_nearest_clock(guest: Guest)
     later = clocks.monotonic.functions["subscribe-duration"](guest, 3_600_000_000_000)
     soon = clocks.monotonic.functions["subscribe-duration"](guest, 2_000_000)
     poll_function = poll.poll.functions["poll"]
-    assert poll_function(guest, [later, Ready(), Ready()]) == [1, 2]
+    assert poll_function(guest, [later, AlwaysReady(), AlwaysReady()]) == [1, 2]
     assert poll_function(guest, [later, soon]) == [1]
     assert not later.ready()
 
@@ -105,7 +105,7 @@ def test_poll_gives_the_ready_ones_and_waits_for_the_nearest_clock(guest: Guest)
 def test_poll_of_nothing_traps_and_a_wait_ends_with_the_call(guest: Guest) -> None:
     with pytest.raises(GuestTrap):
         poll.poll.functions["poll"](guest, [])
-    guest.begin(Call(time.monotonic() + 0.005), None)
+    guest.begin(GuestCall(time.monotonic() + 0.005), None)
     never = clocks.monotonic.functions["subscribe-instant"](guest, 2**64 - 1)
     with pytest.raises(DeadlinePassed):
         poll.poll.functions["[method]pollable.block"](guest, never)
@@ -135,9 +135,9 @@ def test_handles_have_a_largest_number_and_children_outlive_nobody(guest: Guest)
     guest.drop(child)
     guest.drop(rep)
     for _ in range(HANDLES_MAX):
-        guest.give(Ready())
+        guest.give(AlwaysReady())
     with pytest.raises(GuestTrap):
-        guest.give(Ready())
+        guest.give(AlwaysReady())
 
 
 def test_standard_output_becomes_lines_within_the_calls_share(guest: Guest, log: SilentLog) -> None:
@@ -150,7 +150,7 @@ def test_standard_output_becomes_lines_within_the_calls_share(guest: Guest, log:
     out.put(b"more\n" * 5000)
     assert len(log.entries) <= count + 5
     guest.flush_output()
-    guest.begin(Call(math.inf), None)
+    guest.begin(GuestCall(math.inf), None)
     out.put(b"next call\n")
     assert log.entries[-1] == ("info", "stdout", "next call")
 
@@ -258,7 +258,7 @@ def test_a_call_that_says_too_much_keeps_its_last_lines(guest: Guest, log: Silen
     assert said[18:] == [f"{number:05d}" for number in range(3000 - len(said[18:]), 3000)]
     dropped = int(said[17].partition(" ")[0])
     assert dropped == 3000 * 6 - 100 - sum(len(text) + 1 for text in said[18:])
-    guest.begin(Call(math.inf), None)
+    guest.begin(GuestCall(math.inf), None)
     guest.stdout.write(b"again\n")
     guest.flush_output()
     assert log.entries[-1] == ("info", "stdout", "again")

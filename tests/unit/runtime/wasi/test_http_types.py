@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from runtime.call import Call
+from runtime.call import GuestCall
 from runtime.engine.codecs import Err, Ok
-from runtime.engine.guest import Guest, GuestTrap, Services
+from runtime.engine.guest import Guest, GuestServices, GuestTrap
 from runtime.exchange import BodyFailure, Exchange, RequestHead
 from runtime.providers import Providers
 from runtime.wasi.http_body import IncomingBody, OutgoingBody
@@ -29,8 +29,8 @@ from tests.support.runtime.wasm_parts import SilentLog, a_spec, an_exchange
 
 @pytest.fixture
 def guest() -> Guest:
-    made = Guest(Services(a_spec(), SilentLog(), Providers(), None))
-    made.begin(Call(math.inf), None)
+    made = Guest(GuestServices(a_spec(), SilentLog(), Providers(), None))
+    made.begin(GuestCall(math.inf), None)
     return made
 
 

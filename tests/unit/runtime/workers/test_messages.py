@@ -27,8 +27,8 @@ from runtime.messages import (
     LogBatch,
     Ping,
     ReleaseLoad,
-    Route,
     RunJob,
+    WorkerRoute,
     frame,
     read_answer,
     read_request,
@@ -52,7 +52,7 @@ def fed(data: bytes) -> asyncio.StreamReader:
     "request_",
     [
         Load(1, ReleaseLoad("k", "d", "p", (AppLoad(SPEC),))),
-        Activate(2, (Route(None, "/", "k", "web"), Route("a", "/b", "k", "web"))),
+        Activate(2, (WorkerRoute(None, "/", "k", "web"), WorkerRoute("a", "/b", "k", "web"))),
         RunJob(3, "k", "job", ("a", "b")),
         Drain(4, 1000),
         AwaitDaemon(5, 15_000, 10_000),
