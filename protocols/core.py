@@ -59,6 +59,7 @@ from protocols.records.gossip import (
     RecordMachine,
     RecordMessage,
     RecordsConfig,
+    RecordsForgotten,
     RecordsMerged,
     RecordsVoided,
 )
@@ -369,7 +370,7 @@ class NodeCore:
         match event:
             case RecordsMerged(entries):
                 self._propose_to_agent(self.dossiers.merged(entries), now, out)
-            case RecordsVoided(entries):
+            case RecordsVoided(entries) | RecordsForgotten(entries):
                 self.dossiers.voided(entries)
             case Synced(peer, True) | AnsweredEqual(peer):
                 self._give(self.agent, PeerCompared(peer), now, out)

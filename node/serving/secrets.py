@@ -25,7 +25,7 @@ from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.keys import public_key_of
 from protocols.liveness import Belief
 from protocols.machine import Entropy, Now, PeerId
-from protocols.records.gossip import Publish, RecordsMerged, RecordsVoided
+from protocols.records.gossip import Publish, RecordsForgotten, RecordsMerged, RecordsVoided
 from protocols.records.key_table import BODY_MAX_BYTES, make_key
 from protocols.records.record import Entry
 from protocols.state.placement import eligible, rendezvous
@@ -33,6 +33,9 @@ from protocols.trust.grants import Rights
 
 WAIT_S = 20.0
 """How long preparing waits for a holder to seal a value to this node, or for the record to arrive."""
+
+SEALERS = 2
+"""So many nodes seal a version to each node that came later: one that seals a box which opens nothing keeps nobody out."""
 
 LOOK_EVERY_S = 1.0
 WAIT_STEP_S = 0.2
@@ -78,7 +81,8 @@ class Secrets:
         self._post = post
         self._clock = clock
         self._held: dict[bytes, HeldSecret] = {}
-        self._boxes: dict[bytes, dict[PeerId, Box]] = {}
+        self._boxes: dict[bytes, dict[PeerId, dict[PeerId, Box]]] = {}
+        """Of nodes that came later: by version, by node, by who sealed it; one who lies hides nobody else's."""
         self._made: dict[tuple[bytes, PeerId], int] = {}
         self._take(core.records.store.entries.values())
 
@@ -87,7 +91,7 @@ class Secrets:
         match event:
             case RecordsMerged(entries):
                 self._take(entries)
-            case RecordsVoided(entries):
+            case RecordsVoided(entries) | RecordsForgotten(entries):
                 for entry in entries:
                     self._forget(entry)
             case _:
@@ -150,8 +154,7 @@ class Secrets:
         deadline_s = asyncio.get_running_loop().time() + WAIT_S
         while True:
             held = self._held.get(version.digest)
-            box = self._box(held, self._core.node) if held is not None else None
-            if held is not None and box is not None:
+            if held is not None and (boxes := self._boxes_of(held, self._core.node)):
                 break
             if asyncio.get_running_loop().time() > deadline_s:
                 what = "is not sealed to this node" if held is not None else "has not arrived here"
@@ -164,16 +167,20 @@ class Secrets:
             version.name,
         ):
             raise SecretError(f"the change names a version of secret {version.name} that belongs elsewhere")
-        try:
-            return unseal(self._core.trust.mesh, secret, box, self._key).decode()
-        except SealError as error:
-            raise SecretError(str(error)) from None
-        except UnicodeDecodeError:
-            raise SecretError(f"secret {version.name} is not text") from None
+        problem = SealError("no box opens")
+        for box in boxes:
+            try:
+                return unseal(self._core.trust.mesh, secret, box, self._key).decode()
+            except SealError as error:
+                problem = error
+            except UnicodeDecodeError:
+                raise SecretError(f"secret {version.name} is not text") from None
+        raise SecretError(str(problem))
 
-    def _box(self, held: HeldSecret, node: PeerId) -> Box | None:
-        later = self._boxes.get(held.id, {}).get(node)
-        return later or next((box for box in held.secret.boxes if box.node == node), None)
+    def _boxes_of(self, held: HeldSecret, node: PeerId) -> tuple[Box, ...]:
+        """The boxes for a node: the author's own first, then those of the nodes that sealed it later."""
+        own = (box for box in held.secret.boxes if box.node == node)
+        return (*own, *self._boxes.get(held.id, {}).get(node, {}).values())
 
     def _take(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -188,7 +195,8 @@ class Secrets:
                     self._take_version(entry)
                 else:
                     said: Resealed = decode(entry.record.body, Resealed, BODY_MAX_BYTES)
-                    self._boxes.setdefault(said.secret, {})[said.box.node] = said.box
+                    sealers = self._boxes.setdefault(said.secret, {}).setdefault(said.box.node, {})
+                    sealers[entry.author] = said.box
             except DecodeError as error:
                 _log.warning("not a secret: %s", error, extra={"event": "secret.malformed"})
 
@@ -212,9 +220,7 @@ class Secrets:
     def _serve_newcomers(self, note: Callable[[AuditedPaper], None]) -> None:
         core, now_ms = self._core, self._clock().mono_ms
         for held, lacking in self._wanting():
-            can_open = self.openers(held)
-            up = [node for node in can_open if node == core.node or core.liveness.belief(node) is Belief.ALIVE]
-            if core.node not in can_open or rendezvous(held.id.hex(), up)[0] != core.node:
+            if core.node not in self._sealers(held):
                 continue
             for node in lacking:
                 if now_ms - self._made.get((held.id, node), -TRIED_AGAIN_MS) >= TRIED_AGAIN_MS:
@@ -223,8 +229,15 @@ class Secrets:
                     if paper is not None:
                         note(paper)
 
+    def _sealers(self, held: HeldSecret) -> list[PeerId]:
+        """The nodes that seal a version to those that came later: two, since one may lie; the author's choice before others."""
+        core, chosen = self._core, {box.node for box in held.secret.boxes}
+        able = [node for node in self.openers(held) if node == core.node or core.liveness.belief(node) is Belief.ALIVE]
+        ranked = rendezvous(held.id.hex(), able)
+        return sorted(ranked, key=lambda node: node not in chosen)[:SEALERS]
+
     def _wanting(self) -> list[tuple[HeldSecret, list[PeerId]]]:
-        """What a node lacks and may need, with those nodes: versions in use, and the newest, which come next."""
+        """What this node has not sealed yet to nodes that may need it: versions in use, and the newest, which come next."""
         core, used = self._core, self.in_use()
         named: dict[tuple[str, str, str], None] = {}
         found = []
@@ -234,24 +247,26 @@ class Secrets:
             named[name] = None
             if held.id not in used and not newest:
                 continue
-            can_open = self.openers(held)
+            sealed = {box.node for box in held.secret.boxes}
+            mine = {node for node, sealers in self._boxes.get(held.id, {}).items() if core.node in sealers}
             lacking = [
                 node
                 for node in eligible(core.state, held.secret.environment)
-                if node not in can_open and not core.trust.key_revoked(public_key_of(node))
+                if node not in sealed | mine | {core.node} and not core.trust.key_revoked(public_key_of(node))
             ]
             if lacking and (held.id in used or not self.problem(held)):
                 found.append((held, lacking))
         return found
 
     def _seal_to(self, held: HeldSecret, node: PeerId) -> AuditedPaper | None:
-        mine = self._box(held, self._core.node)
-        assert mine is not None
-        secret = held.secret
-        try:
-            box = reseal(self._core.trust.mesh, secret, mine, self._key, node, self._entropy)
-        except SealError as error:
-            _log.error("not sealed: %s", error, extra={"event": "secret.reseal-failed", "peer": node})
+        secret, box = held.secret, None
+        for mine in self._boxes_of(held, self._core.node):
+            try:
+                box = reseal(self._core.trust.mesh, secret, mine, self._key, node, self._entropy)
+                break
+            except SealError as error:
+                _log.error("not sealed: %s", error, extra={"event": "secret.reseal-failed", "peer": node})
+        if box is None:
             return None
         body = encode(Resealed(held.id, box))
         self._post(Publish(make_key("resealed", held.id.hex(), node, digest(body).hex()), body))

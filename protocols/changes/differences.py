@@ -87,6 +87,13 @@ def size_words(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 20):.1f} MiB" if size_bytes >= 1 << 20 else f"{size_bytes / 1024:.1f} KiB"
 
 
+def exact_size(size_bytes: int) -> str:
+    """A limit for people, to the byte where the words would round it: two different limits never look alike."""
+    words = size_words(size_bytes)
+    whole = size_bytes % (1 << 20) == 0 or (size_bytes < 1 << 20 and size_bytes % 1024 == 0)
+    return words if whole else f"{words} ({size_bytes} bytes)"
+
+
 _Key = tuple[Section, str, str]
 
 
@@ -104,7 +111,9 @@ def _facts(side: Side | None, imports: Imports) -> dict[_Key, str]:
         facts["routes", "", route_words(route)] = "served"
     for check in side.effective.smoke:
         contains = f", contains {check.contains!r}" if check.contains else ""
-        facts["smoke", check.app, check.path] = f"{check.status}{contains}"
+        said = f"{check.status}{contains}"
+        before = facts.get(("smoke", check.app, check.path))
+        facts["smoke", check.app, check.path] = f"{before}; {said}" if before else said
     facts.update(_demand_facts(side.release.demands_for(side.effective.environment)))
     if side.plan is not None:
         facts.update(_plan_facts(side.plan, side.replicas))
@@ -117,7 +126,7 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
     facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
     facts["limits", app.name, "timeout"] = written_ms(app.timeout_ms)
-    facts["limits", app.name, "memory_max"] = size_words(app.memory_max_bytes)
+    facts["limits", app.name, "memory_max"] = exact_size(app.memory_max_bytes)
     facts["limits", app.name, "instances"] = app.instances
     facts["limits", app.name, "kind"] = app.kind
     if app.schedule:
@@ -144,6 +153,9 @@ def _plan_facts(plan: Plan, replicas: int) -> dict[_Key, str]:
         "max_error_rate": f"{limits.max_error_ppm / 10_000:g} %" if limits.max_error_ppm else "not judged",
         "max_latency_p99": written_ms(limits.max_latency_p99_ms) if limits.max_latency_p99_ms else "not judged",
         "failure_limit": str(limits.failure_limit),
+        "min_requests": str(limits.min_requests),
+        "irreversible": "yes" if plan.irreversible else "no",
+        "without traffic": "readiness is enough" if plan.probe_only else "pauses for a person",
     }
     return {("rollout", "", name): value for name, value in shown.items()}
 
@@ -157,8 +169,16 @@ def _demand_facts(demands: Demands) -> dict[_Key, str]:
             f"{', by passkey' if demands.by_passkey else ''}"
         )
     for one in demands.evidence:
-        words = f"at most {one.max_age_ms / 3_600_000:g} hours old{', run by a node' if one.by_node else ''}"
+        hours, rest_ms = divmod(one.max_age_ms, 3_600_000)
+        age = written_ms(one.max_age_ms) if rest_ms else f"{hours} hours"
+        words = f"at most {age} old{', run by a node' if one.by_node else ''}"
         facts["policy", "", f"{one.kind} evidence"] = words
+    for number, window in enumerate(demands.windows, 1):
+        every = f", every {written_ms(window.every_ms)}" if window.every_ms else ", once"
+        starts = f"from {window.start_ms} ms since 1970"
+        why = f": {window.reason!r}" if window.reason else ""
+        said = f"{window.effect} {starts} for {written_ms(window.length_ms)}{every}{why}"
+        facts["policy", "", f"window {number}"] = said
     return facts
 
 
