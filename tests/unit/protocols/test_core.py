@@ -12,9 +12,9 @@ from protocols.changes.statements import Prepared, state_it
 from protocols.core import FAMILY_OF, CoreMessage, decode_message
 from protocols.envelope import DecodeError, digest, encode
 from protocols.liveness import LivePing
-from protocols.machine import Broadcast, Digest, Disconnect, PeerConnected, PeerId, Received, Reject, Send, Tick
+from protocols.machine import Broadcast, Digest, Disconnect, Notify, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.records.credentials import revocation_record
-from protocols.records.gossip import Publish, PublishRefused
+from protocols.records.gossip import Publish, PublishRefused, RecordsForgotten, RecordsVoided
 from protocols.rollout.conductor import RolloutStatement
 from protocols.rollout.orders import ChangeProposed, PreparationDone
 from protocols.state.commands import CreateEnvironment, CreateProject
@@ -336,3 +336,14 @@ def test_whoever_hears_first_of_a_revoked_administrators_revocation_all_end_alik
     assert refused == []
     revoke_as_ops("n3", "n2")
     assert refused == ["revocation.by-revoked"]
+
+
+def test_papers_that_the_records_let_go_are_in_no_dossier_any_more() -> None:
+    fleet = grown()
+    core = fleet.core("n1")
+    forgotten: list[Any] = []
+    core.dossiers.voided = forgotten.extend  # type: ignore[method-assign]
+    entry = next(iter(core.records.store.entries.values()))
+    for event in (RecordsForgotten((entry,)), RecordsVoided((entry,))):
+        core._heard(event, Notify(event), fleet.hosts["n1"].clock.now(fleet.world.now_ms), [])
+    assert forgotten == [entry, entry]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from runtime.engine.guest import LAST_LINES_MAX_BYTES, GuestLog
-from runtime.services.log_sink import LINE_MAX_BYTES, Allowance, AppLog, LogBuffer, LogOrigin, timestamp
+from runtime.services.log_sink import LINE_MAX_BYTES, Allowance, AppLog, Blotter, LogBuffer, LogOrigin, timestamp
 from runtime.workers.app_host import ThreadLog
 
 ORIGIN = LogOrigin("node-1", "guestbook", "web", "d1")
@@ -162,3 +164,23 @@ def test_a_buffer_that_is_full_has_room_for_the_last_lines_of_commands() -> None
     log.write(b"a\nb\n")
     log.flush()
     assert json.loads(buffer.take(1 << 20)[0][-1])["message"] == "b"
+
+
+@pytest.mark.parametrize("names", [("SHORT", "LONG"), ("LONG", "SHORT")])
+def test_of_two_secrets_of_which_one_begins_the_other_nothing_of_the_longer_leaks(names: tuple[str, str]) -> None:
+    values = {"SHORT": "hunter2", "LONG": "hunter2-and-more"}
+    blot = Blotter({name: values[name] for name in names})
+    assert blot("a hunter2-and-more b hunter2 c") == "a [secret LONG] b [secret SHORT] c"
+
+
+def test_a_secret_inside_another_and_one_of_several_lines_are_blotted_whole_and_by_line() -> None:
+    blot = Blotter({"INNER": "token", "OUTER": "my-token-here", "PEM": "-----BEGIN\nabcdef\n-----END"})
+    assert blot("my-token-here token") == "[secret OUTER] [secret INNER]"
+    assert blot("-----BEGIN\nabcdef\n-----END") == "[secret PEM]"
+    assert blot("abcdef") == "[secret PEM]"
+
+
+def test_what_is_too_short_to_blot_is_left() -> None:
+    blot = Blotter({"PIN": "123", "FOUR": "1234"})
+    assert blot("123 1234") == "123 [secret FOUR]"
+    assert not Blotter({"PIN": "123"})
