@@ -152,8 +152,9 @@ def write_contexts(contexts: Contexts) -> None:
     """Replace the file."""
     path = home_folder() / "contexts.json"
     temporary = path.with_suffix(".new")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(contexts)))
+    write_durably(temporary, msgspec.json.format(msgspec.json.encode(contexts)))
     temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def current_context(name: str | None = None) -> tuple[str, Context]:
@@ -312,9 +313,27 @@ def _store(name: str, stored: StoredKey) -> None:
     path = key_path(name)
     if path.exists():
         raise UsageError(f"there is a key {name} already", next_step="choose another name", kind="key-exists")
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(stored)))
+    temporary = path.with_suffix(".new")
+    write_durably(temporary, msgspec.json.format(msgspec.json.encode(stored)))
+    temporary.rename(path)  # whole, or not there
+    sync_folder(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 that survives a power cut; its name takes a `sync_folder`."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _stretch(passphrase: str, salt: bytes) -> bytes:

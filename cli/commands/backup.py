@@ -74,7 +74,12 @@ def restore(output: Output, file: Path, data: Path | None, yes: bool) -> None:
     for line in RESTORE_MEANS:
         output.note(f"  {line}")
     confirm(output, "Restore it?", yes)
-    manifest = local_node.restore(file, folder)
+    manifest = local_node.backup_of(file)
+    again = local_node.is_made(folder) and not local_node.has_run(folder)
+    if again and local_node.node_id_of(folder) == manifest.node:  # it was cut short before its last step
+        local_node.tidy(folder)
+    else:
+        manifest = local_node.restore(file, folder)
     age_ms = time.time_ns() // 1_000_000 - manifest.at_ms
     known = home.read_contexts().contexts.values()
     socket = local_node.socket_of(folder)

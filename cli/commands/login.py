@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from pathlib import Path
 
 import click
+import msgspec
 
 from cli.access import contexts as home
+from cli.access import half_made
+from cli.access.client import RefusedError
 from cli.access.contexts import Context
 from cli.access.login import Offer, enrol, offer_of, share_with_everyday_key
-from cli.access.prompts import ask_new_passphrase
+from cli.access.prompts import ask_new_passphrase, unlock
 from cli.errors import UsageError
 from cli.frame import command
 from cli.text.output import Output
-from protocols.envelope import DecodeError
-from protocols.keys import SEED_BYTES
+from protocols.envelope import DecodeError, digest
+from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.trust.invites import read_line
 
 SEAL_ENTROPY_BYTES = 28
@@ -41,13 +45,22 @@ def login(output: Output, *, line: str, name: str | None) -> None:
     chosen = name or f"mesh-{mesh[:8]}"
     home.require_free_name(chosen)
     everyday, sealed = f"{chosen}-me", f"{chosen}-approver" if offer.needs_sealed_key else ""
-    for taken, kind in ((chosen in home.read_contexts().contexts, "mesh"), *((home.key_path(key).exists(), "key")
-                        for key in (everyday, sealed) if key)):  # fmt: skip
+    note = home.home_folder() / f"login-{chosen}.json"
+    begun = half_made.read_note(note)
+    known = chosen in home.read_contexts().contexts
+    if known:
+        note.unlink(missing_ok=True)  # the last step of an earlier login was taken
+    elif begun is not None and begun.about != _named(offer):
+        half_made.discard(note)
+        begun = None
+    for taken, kind in ((known, "mesh"), *((home.key_path(key).exists(), "key")
+                        for key in (everyday, sealed) if key and begun is None)):  # fmt: skip
         if taken:
             raise UsageError(f"a {kind} of {chosen} is here already", next_step="choose another --name", kind="exists")
-    passphrase = ask_new_passphrase(f"the key {sealed}") if sealed else ""
-    context = _enrolled(offer, mesh, everyday, sealed, passphrase)
+    me, person = _keys(note, offer, everyday, sealed)
+    context = _enrolled(note, offer, Context(mesh, "", everyday, sealed), me, person)
     home.write_context(chosen, context)
+    note.unlink()
     output.result(
         {"context": chosen, "mesh": mesh, "url": context.url, "key": everyday, "admin_key": sealed,
          "name": offer.grant.name, "roles": list(offer.grant.roles)},
@@ -56,23 +69,34 @@ def login(output: Output, *, line: str, name: str | None) -> None:
     output.hint("freehold status")
 
 
-def _enrolled(offer: Offer, mesh: str, everyday: str, sealed: str, passphrase: str) -> Context:
-    """Make the keys and have them admitted; on failure no key is left behind, for none was of use."""
-    made: list[str] = []
+def _named(offer: Offer) -> str:
+    return digest(offer.line.signed.payload).hex()
+
+
+def _keys(note: Path, offer: Offer, everyday: str, sealed: str) -> tuple[Ed25519Signer, Ed25519Signer]:
+    """Return the everyday key and the one to be admitted: new ones, or those of an attempt that was cut short."""
+    seeds = {name: secrets.token_bytes(SEED_BYTES) for name in (everyday, sealed) if name}
+    if half_made.read_note(note) is not None and all(home.key_path(name).exists() for name in seeds):
+        me = home.open_plain(everyday)
+        return me, unlock(sealed, "go on with the login") if sealed else me
+    half_made.discard(note)
+    passphrase = ask_new_passphrase(f"the key {sealed}") if sealed else ""
+    publics = {name: Ed25519Signer(seed).public_key for name, seed in seeds.items()}
+    half_made.write_note(note, publics, _named(offer))
+    me = home.store_plain(everyday, seeds[everyday])
+    if not sealed:
+        return me, me
+    return me, home.store_sealed(sealed, seeds[sealed], passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+
+
+def _enrolled(note: Path, offer: Offer, context: Context, me: Ed25519Signer, person: Ed25519Signer) -> Context:
+    """Have the key admitted. It is kept unless a node refused it: a use of the invite may be spent on it already."""
     try:
-        me = home.store_plain(everyday, secrets.token_bytes(SEED_BYTES))
-        made.append(everyday)
-        person = me
-        if sealed:
-            seed, entropy = secrets.token_bytes(SEED_BYTES), secrets.token_bytes(SEAL_ENTROPY_BYTES)
-            person = home.store_sealed(sealed, seed, passphrase, entropy)
-            made.append(sealed)
         url, pin = asyncio.run(enrol(offer, person))
-        context = Context(mesh, "", everyday, sealed, url, pin)
-        if sealed:
-            asyncio.run(share_with_everyday_key(context, offer, person, me.public_key))
-    except BaseException:
-        for key in made:
-            home.key_path(key).unlink(missing_ok=True)
+    except RefusedError:
+        half_made.discard(note)
         raise
+    context = msgspec.structs.replace(context, url=url, pin=pin)
+    if person is not me:
+        asyncio.run(share_with_everyday_key(context, offer, person, me.public_key))
     return context

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from cli.access import contexts as home
+from cli.access import half_made
 from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
 from cli.access.principals import require_admin, unlock_admin
@@ -39,10 +40,11 @@ from protocols.changes.change import valid_name
 from protocols.changes.demands import SOLO, TEAM
 from protocols.envelope import DecodeError, Signed, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
+from protocols.machine import Digest, PeerId
 from protocols.records.credentials import grant_record
 from protocols.state.commands import COMMAND_ID_BYTES, Command, ConfirmNode, SetRules, sign_command
 from protocols.state.governance import RULES_VERSION
-from protocols.trust.certificates import DAY_MS, NODE_ROLES
+from protocols.trust.certificates import DAY_MS, NODE_ROLES, Labels
 from protocols.trust.genesis import mesh_id
 from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
 from protocols.trust.invites import (
@@ -123,6 +125,13 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
         checked_addresses(ingress) or None, workers, api=checked_api(api),
     )  # fmt: skip
     context_name, admin_name, me_name = name, f"{name}-admin", f"{name}-me"
+    if _is_founded(folder, context_name, admin_name):  # and was cut short before its last step
+        mesh = local_node.mesh_id_of(folder)
+        local_node.tidy(folder)
+        _conclude(output, name, mesh, folder, policy, (admin_name, me_name), _run(data, folder))
+        return
+    note = local_node.in_the_making(folder) / "founding"
+    half_made.discard(note)
     _refuse_existing(folder, context_name, (admin_name, me_name))
     output.note(f"This founds the mesh {name}:")
     for line in (
@@ -136,33 +145,60 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
         output.note(f"  {line}")
     confirm(output, "Found it?", yes)
     passphrase = ask_new_passphrase(f"the admin key of {name}")
-    admin = home.store_sealed(
-        admin_name, secrets.token_bytes(SEED_BYTES), passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES)
-    )
+    admin = Ed25519Signer(admin_seed := secrets.token_bytes(SEED_BYTES))
+    me = Ed25519Signer(me_seed := secrets.token_bytes(SEED_BYTES))
+
+    def complete(making: Path, mesh: Digest, node: PeerId) -> tuple[list[tuple[str, bytes]], list[bytes]]:
+        half_made.write_note(making / note.name, {admin_name: admin.public_key, me_name: me.public_key})
+        home.store_sealed(admin_name, admin_seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+        home.store_plain(me_name, me_seed)
+        grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"), same_person=True)
+        return [grant_record(me.public_key, (grant,))], _first_commands(admin, mesh, node, rules, node_labels)
+
     try:
         mesh = local_node.found(
             folder, settings, name=node_name or _host_name(), mesh_name=name, admin=admin,
-            policy=POLICIES[policy], labels=node_labels,
+            policy=POLICIES[policy], labels=node_labels, complete=complete,
         )  # fmt: skip
-        me = home.store_plain(me_name, secrets.token_bytes(SEED_BYTES))
     except BaseException:
-        home.key_path(admin_name).unlink()
+        if not local_node.is_made(folder):
+            for key in (admin_name, me_name):
+                home.key_path(key).unlink(missing_ok=True)
         raise
-    grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"), same_person=True)
+    _conclude(output, name, mesh, folder, policy, (admin_name, me_name), _run(data, folder))
+
+
+def _first_commands(admin: Ed25519Signer, mesh: Digest, node: PeerId, rules: int, labels: Labels) -> list[bytes]:
+    """What a new mesh decides at its first start."""
     commands = []
     if rules > 1:
         raised = Command(secrets.token_bytes(COMMAND_ID_BYTES), SetRules(rules), expect=0)
         commands.append(encode(sign_command([admin], mesh, raised)))
-    if node_labels:
-        node = local_node.node_id_of(folder)
-        label = Command(secrets.token_bytes(COMMAND_ID_BYTES), ConfirmNode(node, node_labels, NODE_ROLES))
+    if labels:
+        label = Command(secrets.token_bytes(COMMAND_ID_BYTES), ConfirmNode(node, labels, NODE_ROLES))
         commands.append(encode(sign_command([admin], mesh, label)))
-    local_node.write_pending(folder, [grant_record(me.public_key, (grant,))], commands)
-    run = _run(data, folder)
-    socket = local_node.socket_of(folder)
-    home.write_context(context_name, Context(mesh.hex(), socket, me_name, admin_name, start=run))
+    return commands
+
+
+def _is_founded(folder: Path, context: str, admin: str) -> bool:
+    """Whether the node in a folder was founded by this user's admin key of this name, and no context leads to it yet."""
+    from cli.host import local_node
+
+    if not local_node.is_made(folder) or context in home.read_contexts().contexts or not home.key_path(admin).exists():
+        return False
+    return home.public_key(admin) in local_node.founder_of(folder)
+
+
+def _conclude(
+    output: Output, name: str, mesh: Digest, folder: Path, policy: str, keys: tuple[str, str], run: str
+) -> None:
+    """Take the last step: the mesh is known here from now on."""
+    from cli.host import local_node
+
+    admin_name, me_name = keys
+    home.write_context(name, Context(mesh.hex(), local_node.socket_of(folder), me_name, admin_name, start=run))
     output.result(
-        {"mesh": mesh.hex(), "name": name, "data": str(folder), "context": context_name, "policy": policy,
+        {"mesh": mesh.hex(), "name": name, "data": str(folder), "context": name, "policy": policy,
          "admin_key": admin_name, "key": me_name, "next_step": run},
         f"mesh {name} {mesh.hex()[:16]} is founded in {folder}",
     )  # fmt: skip
@@ -278,7 +314,12 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     ):
         output.note(f"  {text}")
     confirm(output, "Join?", yes)
-    admitted_by = local_node.join(folder, settings, node_name or _host_name(), invited)
+    if local_node.is_made(folder) and local_node.mesh_id_of(folder).hex() == mesh:
+        _refuse_known(folder, _run(data, folder))  # else it was cut short before its last step
+        local_node.tidy(folder)
+        admitted_by = ""
+    else:
+        admitted_by = local_node.join(folder, settings, node_name or _host_name(), invited)
     node = local_node.node_id_of(folder)
     run = _run(data, folder)
     context_name = _free_context(mesh)
@@ -288,7 +329,7 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     output.result(
         {"node": node, "mesh": mesh, "admitted_by": admitted_by, "data": str(folder), "context": context_name,
          "next_step": run},
-        f"node {node} was admitted by {admitted_by}",
+        f"node {node} was admitted{f' by {admitted_by}' if admitted_by else ''}",
     )  # fmt: skip
     output.hint(run)
 
@@ -345,14 +386,27 @@ def _run(data: Path | None, folder: Path) -> str:
 
 
 def _refuse_existing(folder: Path, context: str, keys: tuple[str, ...]) -> None:
+    from cli.host import local_node
+
     home.require_free_name(context)
-    if context in home.read_contexts().contexts:
-        raise UsageError(f"a mesh {context} is known here already", next_step="choose another name", kind="exists")
-    if folder.exists() and any(folder.iterdir()):
+    known = home.read_contexts().contexts.get(context)
+    if known is not None:
+        step = f"choose another name; to run that one: {known.start}"
+        raise UsageError(f"a mesh {context} is known here already", next_step=step, kind="exists")
+    if not local_node.can_be_made(folder):
         raise UsageError(f"{folder} is not empty", next_step="choose another folder with --data", kind="exists")
     for key in keys:
         if home.key_path(key).exists():
             raise UsageError(f"{home.key_path(key)} exists", next_step="choose another name", kind="exists")
+
+
+def _refuse_known(folder: Path, run: str) -> None:
+    """Raise UsageError if a context leads to the node in a folder: it was made, wholly."""
+    from cli.host import local_node
+
+    socket = local_node.socket_of(folder)
+    if any(one.socket == socket for one in home.read_contexts().contexts.values()):
+        raise UsageError(f"{folder} holds a node of this mesh already", next_step=run, kind="exists")
 
 
 def _free_context(mesh: str) -> str:

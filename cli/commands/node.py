@@ -174,9 +174,10 @@ def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> N
     steps = service.install_steps(build, folder, user_exists=_user_exists())
     _show(output, "This installs the node as a service:", steps)
     confirm(output, "Install it?", yes)
-    _copy_installation(service.PREFIX / build)
-    _switch_link(service.PREFIX / "current", service.PREFIX / build)
-    service.UNIT_PATH.write_text(unit)
+    copy_installation(service.PREFIX / build)
+    switch_link(service.PREFIX / "current", service.PREFIX / build)
+    service.UNIT_PATH.with_suffix(".new").write_text(unit)
+    service.UNIT_PATH.with_suffix(".new").replace(service.UNIT_PATH)
     _execute(output, steps)
     _await_node(folder)
     output.result({"version": build, "unit": str(service.UNIT_PATH), "data": str(folder)}, f"freehold {build} runs")
@@ -303,7 +304,7 @@ def _answer(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
 
 
-def _copy_installation(target: Path) -> None:
+def copy_installation(target: Path) -> None:
     """Copy this environment's packages to a new one that needs nothing of the old."""
     temporary = target.with_name(target.name + ".new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -319,11 +320,21 @@ def _copy_installation(target: Path) -> None:
     script = temporary / "bin" / "freehold"
     script.write_text(f"#!{target}/bin/python -I\nfrom cli.main import main\n\nmain()\n")
     script.chmod(0o755)
-    shutil.rmtree(target, ignore_errors=True)
+    put_in_place(temporary, target)
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Have a folder take another's place, if there is one; the old one goes when the new one is there."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     temporary.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _switch_link(link: Path, target: Path) -> None:
+def switch_link(link: Path, target: Path) -> None:
+    """Have a link lead elsewhere at once: it leads nowhere at no moment."""
     temporary = link.with_name(link.name + ".new")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

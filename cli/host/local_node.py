@@ -28,23 +28,25 @@ from node.errors import BusyError, NodeError
 from node.journal.logs import JsonHandler, LogFilter
 from node.keys import SystemEntropy, load_or_create_key
 from node.membership import found as founding
-from node.membership.backup import Manifest, read_backup, write_backup
+from node.membership.backup import Manifest, manifest_of, read_backup, write_backup
+from node.membership.new_folder import MAKING, abandon, holds_node, is_free
 from node.membership.pending_papers import FoundingPaper, PendingPapers
-from node.membership.pending_papers import write_pending as write_pending_file
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.chain.messages import SubmitReset
 from protocols.changes.demands import Policy
-from protocols.envelope import encode, sign
+from protocols.envelope import decode, encode, sign
 from protocols.keys import peer_id
 from protocols.machine import Digest, PeerId, Signer
 from protocols.trust.certificates import Labels
-from protocols.trust.genesis import mesh_id
+from protocols.trust.genesis import Genesis, mesh_id
 from protocols.trust.invites import InviteLine
 from runtime.core_dumps import forbid_dumps
 from runtime.workers.pool import PoolError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
+
+Complete = Callable[[Path, Digest, PeerId], tuple[Sequence[tuple[str, bytes]], Sequence[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,31 @@ class NodeFailedError(CommandError):
 
 
 def found(
-    folder: Path, settings: NodeSettings, *, name: str, mesh_name: str, admin: Signer, policy: Policy, labels: Labels
+    folder: Path,
+    settings: NodeSettings,
+    *,
+    name: str,
+    mesh_name: str,
+    admin: Signer,
+    policy: Policy,
+    labels: Labels,
+    complete: Complete | None = None,
 ) -> Digest:
-    """Make the first node of a new mesh; return the mesh id. Raises NodeFailedError."""
+    """Make the first node of a new mesh; return the mesh id. Raises NodeFailedError.
+
+    `complete` gets the folder in the making, the mesh and its node before they are anybody's; it returns the signed papers
+    and commands that the node tells at its first start.
+    """
     config = settings.config(NodeConfig(name))
-    making = founding.found(folder, config, mesh_name=mesh_name, admin=admin, policy=policy, labels=labels)
+
+    def pending(making: Path, mesh: Digest, node: PeerId) -> PendingPapers:
+        papers, commands = complete(making, mesh, node) if complete is not None else ((), ())
+        return PendingPapers(tuple(FoundingPaper(*one) for one in papers), tuple(commands))
+
+    making = founding.found(
+        folder, config, mesh_name=mesh_name, admin=admin, policy=policy, labels=labels, complete=pending
+    )
     return Digest(_translated(lambda: asyncio.run(making)))
-
-
-def write_pending(folder: Path, papers: Sequence[tuple[str, bytes]], commands: Sequence[bytes]) -> None:
-    """Leave signed papers and commands for the node's first start."""
-    write_pending_file(folder, PendingPapers(tuple(FoundingPaper(*one) for one in papers), tuple(commands)))
 
 
 def join(folder: Path, settings: NodeSettings, name: str, line: InviteLine) -> str:
@@ -242,6 +258,43 @@ def backup(folder: Path, target: Path) -> int:
 def restore(source: Path, folder: Path) -> Manifest:
     """Make a node's folder from a backup. Raises NodeFailedError."""
     return _translated(lambda: read_backup(source, folder))
+
+
+def backup_of(source: Path) -> Manifest:
+    """Return what a backup says of itself. Raises NodeFailedError."""
+    return _translated(lambda: manifest_of(source))
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a folder holds a node."""
+    return holds_node(folder)
+
+
+def can_be_made(folder: Path) -> bool:
+    """Whether a node can be made in a folder: it is empty, or holds what an attempt that was cut short has left."""
+    return is_free(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what an attempt that was cut short has left in the folder of a node that it made."""
+    abandon(folder)
+
+
+def has_run(folder: Path) -> bool:
+    """Whether the node in a folder was ever started."""
+    return (folder / "lock").exists()
+
+
+def in_the_making(folder: Path) -> Path:
+    """Where the node of a folder is prepared before there is one, and what its maker noted for its next attempt."""
+    return folder / MAKING
+
+
+def founder_of(folder: Path) -> tuple[bytes, ...]:
+    """Return the admin keys that the mesh of the node in a folder was founded with. Raises NodeFailedError."""
+    identity = _translated(lambda: founding.read_identity(folder))
+    genesis: Genesis = decode(identity.genesis, Genesis)
+    return genesis.admins
 
 
 def is_running(folder: Path) -> bool:

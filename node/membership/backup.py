@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -28,10 +27,12 @@ import msgspec
 from node.errors import ConfigError
 from node.journal.audit_backlog import FILE_NAME as BACKLOG
 from node.journal.audit_backlog import Backlog
-from node.keys import sync_folder, sync_tree
+from node.keys import sync_folder
+from node.membership.new_folder import abandon, begin, finish
 
 MANIFEST = "backup.json"
 FORMAT = 1
+MANIFEST_MAX_BYTES = 64 * 1024
 FIRST = (
     "node.key",
     "node.toml",
@@ -84,12 +85,7 @@ def write_backup(folder: Path, target: Path, node: str, mesh: str) -> int:
 
 def read_backup(source: Path, folder: Path) -> Manifest:
     """Unpack a backup into a new folder; return what it says of itself. Raises ConfigError if it is none."""
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty", "choose another folder with --data")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(folder.name + ".new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(mode=0o700)
+    temporary = begin(folder)
     try:
         with tarfile.open(source, "r:gz") as archive:
             archive.extractall(temporary, members=list(_expected(archive)), filter="data")
@@ -98,18 +94,24 @@ def read_backup(source: Path, folder: Path) -> Manifest:
             if (temporary / name).exists():
                 (temporary / name).chmod(0o600)
     except (tarfile.TarError, EOFError, OSError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        abandon(folder)
         raise ConfigError(f"{source} cannot be restored: {error}", "try an older backup") from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except Exception:
+        abandon(folder)
         raise
     Backlog(temporary).begin()  # the others may hold audit entries that this node wrote since
-    sync_tree(temporary)
-    if folder.exists():
-        folder.rmdir()
-    temporary.rename(folder)
-    sync_folder(folder.parent)
+    finish(folder)
     return manifest
+
+
+def manifest_of(source: Path) -> Manifest:
+    """Return what a backup says of itself. Raises ConfigError if it is none."""
+    try:
+        with tarfile.open(source, "r:gz") as archive:
+            head = archive.extractfile(MANIFEST)
+            return msgspec.json.decode(head.read(MANIFEST_MAX_BYTES) if head is not None else b"", type=Manifest)
+    except (tarfile.TarError, EOFError, OSError, KeyError, msgspec.MsgspecError):
+        raise ConfigError(f"{source} is no backup of a node", "try another file") from None
 
 
 def _fill(archive: tarfile.TarFile, folder: Path, manifest: Manifest) -> None:
@@ -163,7 +165,9 @@ def _manifest(folder: Path) -> Manifest:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (FileNotFoundError, msgspec.MsgspecError):
         raise ConfigError("the file is no backup of a node", "try another file") from None
-    if manifest.format != FORMAT or not (folder / "node.key").exists():
+    if not all((folder / name).exists() for name in ("node.key", "genesis")):
+        raise ConfigError("the backup lacks the node's key or its mesh", "try another backup")
+    if manifest.format != FORMAT:
         raise ConfigError(f"the backup has format {manifest.format}, this version reads {FORMAT}", "update freehold")
     path.unlink()
     return manifest

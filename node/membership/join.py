@@ -45,6 +45,8 @@ class Knock:
         self._transport = Transport(TransportSettings(), signer=signer, verifier=verifier, entropy=entropy)
         self._links: dict[PeerId, int] = {}
         self._refusals: list[str] = []
+        self.refused = False
+        """Whether a member refused by a rule: what it was shown is of no use, now or later."""
 
     async def answer(self) -> Joined:
         """Return what the mesh gave. Raises ConfigError saying who refused, or that nobody answered."""
@@ -112,6 +114,7 @@ class Knock:
                 case Send(peer, message):
                     self._transport.send(self._links[peer], ChannelName.HELLO, encode(message))
                 case Notify(RefusedBy(_, rule, detail)):
+                    self.refused = True
                     self._refusals.append(f"{rule}: {detail}")
                 case _:
                     pass

@@ -18,6 +18,7 @@ def made_folder(folder: Path) -> Path:
     folder.mkdir()
     (folder / "node.key").write_text("00" * 32)
     (folder / "fence").write_bytes(b"fence")
+    (folder / "genesis").write_bytes(b"genesis")
     for name in ("vote.db", "state.db"):
         database = sqlite3.connect(folder / name)
         database.execute("PRAGMA journal_mode=WAL")
