@@ -31,6 +31,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `advertise` are the mesh addresses that others are told, by default those it listens on. `api` is the HTTPS address
     of the API, empty for none: the Unix socket is always there. `ingress_tls` are addresses where apps are served over
     TLS, with the certificates (NAME.pem: chain and key) of the folder `certificates`, by default DATA/certificates.
+    `peers` are addresses at which any member that is not reached is tried, DNS names among them.
     `metrics` is a loopback address where a scraper on this machine reads metrics without a credential, empty for none.
     `workers` is how many worker processes serve apps. `proxies` are the networks whose `Forwarded` field is believed.
     `voter_after_s` is how long another node must have been connected before this one proposes it as a voter.
@@ -55,6 +56,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orphan_s: int = 600
     smoke_ahead: bool = False
     compiled: str = ""
+    peers: tuple[str, ...] = ()
 
 
 def no_node_step(folder: Path) -> str:
@@ -81,6 +83,8 @@ def write_config(folder: Path, config: NodeConfig) -> None:
     """Write DATA/node.toml for the first time."""
     lines = ["# One node's settings; see `freehold node run --help`. Restart the node after a change.\n"]
     for name, value in msgspec.to_builtins(config).items():
+        if name == "peers" and not value:
+            continue  # what a release before it does not know is written only where it is used
         text = msgspec.json.encode(value).decode()
         lines.append(f"{name} = {text}\n")
     (folder / CONFIG_NAME).write_text("".join(lines))

@@ -28,9 +28,9 @@ from node.errors import BusyError
 from node.journal.logs import JsonHandler, LogStore
 from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
-from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX
+from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX, parse_address
 from node.mesh.presence import NodeStatus, outgoing_address
-from node.services import NodePlace, Services, lost_state, make_services, parse_address, read_stored
+from node.services import NodePlace, Services, lost_state, make_services, read_stored
 from node.store.storage import Storage
 from protocols.core import CoreStored
 from protocols.envelope import encode
@@ -42,6 +42,7 @@ from protocols.records.key_table import make_key
 
 GOODBYE_S = 0.5
 """Between the goodbye and the end: the others lead visitors past this node by then, and what came is passed on."""
+LOOK_AT_ADDRESS_EVERY_S = 15.0
 HAND_OVER_S = 15.0
 """How long workers serve on for the next daemon behind an orderly stop; with the grace below and a margin 30 s in all."""
 HAND_OVER_GRACE_S = 10.0
@@ -126,6 +127,7 @@ class Daemon:
             async with listening(control, self.runtime):
                 control.api_place.announce = functools.partial(self._announce, control)
                 self._announce(control)
+                tasks.append(group.create_task(self._follow_own_address(control)))
                 tasks.append(group.create_task(tell_pending(self._folder, control.filing, control.requests)))
                 self.started.set()
                 _log.info("the node runs", extra={"event": "node.started", "detail": _where(control)})
@@ -142,14 +144,26 @@ class Daemon:
 
     def _announce(self, control: Control) -> None:
         """Tell everybody where this node listens, and start dialling those whose addresses are records already."""
-        mine = [parse_address(address) for address in self._config.advertise] or [
-            _dialable(address) for address in control.mesh.transport.listening
-        ]
-        texts = tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
-        control.mesh.post(Publish(make_key("address", control.core.node), encode(texts)))
+        control.mesh.post(Publish(make_key("address", control.core.node), encode(self._mine(control))))
         status = NodeStatus(self._config.name, VERSION, control.api, control.api_pin, control.api_place.authority)
         control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         control.addresses.take(list(control.core.records.store.entries.values()))
+
+    def _mine(self, control: Control) -> tuple[str, ...]:
+        """Where others are told to dial this node."""
+        listening = control.mesh.transport.listening
+        mine = [parse_address(address) for address in self._config.advertise] or [_dialable(one) for one in listening]
+        return tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
+
+    async def _follow_own_address(self, control: Control) -> None:
+        """Tell everybody when the machine got another address: it moved to another network, or its lease ran out."""
+        said = self._mine(control)
+        while True:
+            await asyncio.sleep(LOOK_AT_ADDRESS_EVERY_S)
+            now = self._mine(control)
+            if now != said and control.mesh.post(Publish(make_key("address", control.core.node), encode(now))):
+                _log.info("reached at %s now", ", ".join(now), extra={"event": "address.changed"})
+                said = now
 
 
 async def _say_goodbye(control: Control) -> None:
@@ -172,7 +186,8 @@ def _dialable(address: Multiaddr) -> Multiaddr:
     end = address.tcp()
     if end is None or end[0] not in {"0.0.0.0", "::"}:  # noqa: S104  compared, not bound
         return address
-    return multiaddr.from_tcp(outgoing_address(), end[1])
+    family = socket.AF_INET6 if end[0] == "::" else socket.AF_INET
+    return multiaddr.from_tcp(outgoing_address(family), end[1])
 
 
 async def _first_of(task: asyncio.Task[Any], waited: Any) -> None:

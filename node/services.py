@@ -35,7 +35,7 @@ from node.mesh.artifact_fetcher import Fetcher
 from node.mesh.chain_requests import ChainRequests
 from node.mesh.filing import Filing
 from node.mesh.mesh import Mesh
-from node.mesh.peer_addresses import PeerAddresses
+from node.mesh.peer_addresses import PeerAddresses, parse_address
 from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
@@ -62,8 +62,6 @@ from protocols.chain.pacing import ChainTimes
 from protocols.changes.secrets import node_secret_key
 from protocols.core import CoreSetup, CoreStored
 from protocols.keys import Ed25519Verifier
-from protocols.libp2p import multiaddr
-from protocols.libp2p.multiaddr import Multiaddr
 from protocols.machine import PeerId, Signer
 from protocols.trust.store import Standing
 from runtime.ingress import certificates
@@ -164,7 +162,7 @@ def make_services(
         ),
         audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost),
-        feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder),
+        feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         belongings=Belongings(core, releases.named_by),
         data=data,
     )  # fmt: skip
@@ -296,9 +294,3 @@ def _chain_times(config: NodeConfig) -> ChainTimes:
     """How soon nodes become voters; a shorter wait also asks more often whether one is due."""
     growth_ms = config.voter_after_s * 1000
     return ChainTimes(growth_ms=growth_ms, ready_ms=max(500, min(ChainTimes().ready_ms, growth_ms // 4)))
-
-
-def parse_address(address: str) -> Multiaddr:
-    """What a "HOST:PORT" of the settings is to the transport."""
-    host, _, port = address.rpartition(":")
-    return multiaddr.from_tcp(host.strip("[]"), int(port))

@@ -339,6 +339,12 @@ class LeaveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
+class AddressesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a member is, "HOST:PORT" each; the asked node dials it there until the member says itself where it is."""
+
+    addresses: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=256)], ...], msgspec.Meta(max_length=8)]
+
+
 class OutcomeView(msgspec.Struct, frozen=True):
     """What became of a command: decided (at `slot`), refused, superseded or unknown."""
 

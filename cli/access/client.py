@@ -174,6 +174,10 @@ class NodeClient:
         """Send JSON where the answer is empty."""
         await self._call("POST", path, msgspec.json.encode(body), "application/json")
 
+    async def put(self, path: str, body: Any) -> None:
+        """Replace what is at a path with JSON; the answer is empty."""
+        await self._call("PUT", path, msgspec.json.encode(body), "application/json")
+
     async def put_artifact(self, data: bytes, digest: bytes) -> bool:
         """Upload an artifact unless the node has it; return whether it was sent."""
         if await self.has_artifact(digest):

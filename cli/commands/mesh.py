@@ -21,7 +21,9 @@ from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
+from cli.commands.address import address
 from cli.commands.backup import backup, restore
+from cli.commands.label import label
 from cli.commands.membership import leave, members, remove, reset, voters
 from cli.commands.rules import rules
 from cli.errors import CommandError, UsageError
@@ -434,5 +436,5 @@ def mesh() -> None:
     """Found a mesh, let nodes in and out, look after its voters."""
 
 
-for _one in (create, invite, join, members, remove, voters, rules, reset, leave, backup, restore):
+for _one in (create, invite, join, members, address, label, remove, voters, rules, reset, leave, backup, restore):
     mesh.add_command(_one)

@@ -63,11 +63,13 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
     metavar="HOST:PORT",
     help="Where a scraper on this machine reads metrics without a credential, such as 127.0.0.1:4190.",
 )
+@click.option("--peer", "peers", multiple=True, metavar="HOST:PORT",
+              help="Where any member that is not reached is tried, too; may repeat.")  # fmt: skip
 @click.option("--voter-after", type=click.IntRange(1, 86_400), metavar="SECONDS",
               help="How long a node must be connected before it is proposed as a voter (60).")  # fmt: skip
 def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
         ingress: tuple[str, ...], ingress_tls: tuple[str, ...], certificates: Path | None, workers: int | None, api: str | None,
-        metrics: str | None, voter_after: int | None) -> None:  # fmt: skip
+        metrics: str | None, peers: tuple[str, ...], voter_after: int | None) -> None:  # fmt: skip
     """Run the node in the foreground until Ctrl-C or SIGTERM.
 
     Options override node.toml in the data folder. Log lines are for people on a terminal, JSON elsewhere. Exit codes:
@@ -81,7 +83,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
         None, checked_listen(listen), checked_addresses(advertise) or None,
         checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
         checked_addresses(ingress_tls) or None, str(certificates.absolute()) if certificates else None,
-        metrics=checked_loopback(metrics),
+        metrics=checked_loopback(metrics), peers=checked_addresses(peers) or None,
     )  # fmt: skip
     handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else None
     try:

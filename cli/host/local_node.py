@@ -67,6 +67,7 @@ class NodeSettings:
     smoke_ahead: bool | None = None
     compiled: str | None = None
     metrics: str | None = None
+    peers: tuple[str, ...] | None = None
 
     def config(self, base: NodeConfig) -> NodeConfig:
         """Return `base` with what was said."""

@@ -48,9 +48,11 @@ from node.decisions.history import DecisionView
 from node.decisions.outcomes import abort_words
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.chain_requests import BusyChainError, begin_era
+from node.mesh.peer_addresses import parse_address
 from node.store.artifacts import ArtifactError, OtherBytesError
 from node.transport import StreamError
 from protocols.api_models import (
+    AddressesBody,
     AdmissionBody,
     AdmissionView,
     AuthorityView,
@@ -164,6 +166,25 @@ async def members(call: Call) -> tuple[MemberView, ...]:
     """List every node this one knows of."""
     control: Control = call.node
     return member_views(control.core, control.addresses.texts(), control.clock())
+
+
+async def tell_addresses(call: Call) -> None:
+    """Have this node dial a member elsewhere; with no address, forget that. For whoever owns the machine, and admins."""
+    control: Control = call.node
+    body: AddressesBody = call.body
+    node = PeerId(call.path["node"])
+    if not may(call.scope, "admin", Place()):
+        raise ProblemError(403, NOT_ALLOWED, "this key may not", "run it on the node's own machine", MORE_RIGHTS)
+    if node == control.core.node or node not in {
+        *control.core.trust.nodes(),
+        *(n.node for n in control.core.state.nodes),
+    }:
+        raise not_found("other member", node, "freehold mesh members")
+    try:
+        addresses = tuple(parse_address(text) for text in body.addresses)
+    except ValueError as error:
+        raise invalid(f"an address is HOST:PORT: {error}") from None
+    control.addresses.tell(node, addresses)
 
 
 async def authorities(call: Call) -> tuple[AuthorityView, ...]:
@@ -482,6 +503,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "authorities", "GET", "/v1/authorities", "Certificate authorities of the members' APIs", authorities,
         answer=tuple[AuthorityView, ...],
+    ),
+    Operation(
+        "tell_addresses", "PUT", "/v1/members/{node}/addresses", "Say where a member is dialled", tell_addresses,
+        "write", AddressesBody, status=204, parameters=(_path("node", _PEER),),
     ),
     Operation("members", "GET", "/v1/members", "Every known node", members, answer=tuple[MemberView, ...]),
     Operation(

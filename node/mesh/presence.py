@@ -16,8 +16,9 @@ from protocols.records.key_table import make_key
 
 STATUS_MAX_BYTES = 4 * 1024
 NAME_SHOWN_MAX = 64
-_FAR_AWAY = ("192.0.2.1", 9)
-"""An address of the documentation range (RFC 5737): connecting a UDP socket to it picks a route and sends nothing."""
+_FAR_AWAY = {socket.AF_INET: ("192.0.2.1", 9), socket.AF_INET6: ("2001:db8::1", 9)}
+"""Of the documentation ranges (RFC 5737, 3849): connecting a UDP socket to one picks a route and sends nothing."""
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -46,13 +47,13 @@ def status_of(records: RecordMachine, node: PeerId) -> NodeStatus:
     return NodeStatus(name, version, api, pin, said.api_ca)
 
 
-def outgoing_address() -> str:
-    """Return this machine's IPv4 address on the route to others, 127.0.0.1 if it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def outgoing_address(family: socket.AddressFamily = socket.AF_INET) -> str:
+    """Return this machine's address of a family on the route to others, the loopback one if it has none."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(_FAR_AWAY)
+            probe.connect(_FAR_AWAY[family])
         except OSError:
-            return "127.0.0.1"
+            return _LOOPBACK[family]
         return str(probe.getsockname()[0])
 
 
