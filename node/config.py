@@ -18,6 +18,11 @@ import msgspec
 from node.errors import ConfigError
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108  what is made in it has mode 0700, and is refused if another owns it
+SOCKET_PATH_MAX_BYTES = 103
+"""Of a Unix socket's address (unix(7)): where a folder's own path leaves no room, sockets lie in SHARED_FOLDER instead."""
+SOCKETS_BELOW_BYTES = len("/workers/worker-64-4194304.sock")
+THROWAWAY_BELOW_BYTES = len("/smoke-12345678/run/worker-64-4194304.sock")
+
 CONFIG_NAME = "node.toml"
 CONFIG_MAX_BYTES = 64 * 1024
 MESH_PORT_DEFAULT = 4100
@@ -111,6 +116,20 @@ def runtime_folder(data: Path) -> Path:
     return folder
 
 
+def throwaway_folder(runtime: Path) -> Path:
+    """Where workers that live for one check have their sockets: the volatile folder, or a shorter one of this user's."""
+    if _has_room(runtime, THROWAWAY_BELOW_BYTES):
+        return runtime
+    folder = _fallback()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _require_own(folder)
+    return folder
+
+
+def _has_room(folder: Path, below_bytes: int) -> bool:
+    return len(os.fsencode(folder)) + below_bytes <= SOCKET_PATH_MAX_BYTES
+
+
 def api_socket(data: Path) -> Path:
     """The Unix socket of the API of the node in `data`, which may belong to another user; nothing is made."""
     path = _runtime_path(data) / "api.sock"
@@ -135,6 +154,11 @@ def _require_own(folder: Path) -> None:
 def _runtime_path(data: Path) -> Path:
     """A service gets its folder from systemd (RUNTIME_DIRECTORY=/run/freehold), and root looks for it there."""
     name = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
+    found = _given_path(name)
+    return found if _has_room(found.absolute(), SOCKETS_BELOW_BYTES) else _fallback() / "freehold" / name
+
+
+def _given_path(name: str) -> Path:
     given = os.environ.get("RUNTIME_DIRECTORY")
     if given:
         return Path(given) / name

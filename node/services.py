@@ -17,7 +17,7 @@ import msgspec
 from node.api.server import VERSION
 from node.api.views import node_view
 from node.concerns import Concerns, is_alone
-from node.config import NodeConfig, certificates_folder
+from node.config import NodeConfig, certificates_folder, throwaway_folder
 from node.control import Control
 from node.decisions.history import History
 from node.decisions.outcomes import Fates
@@ -120,7 +120,7 @@ def make_services(
         may_fetch=lambda peer: core.trust.standing(peer, system_now().wall_ms) in FETCHING,
         on_reject=mesh.reject,
     )  # fmt: skip
-    benches = SmokeBenches(folder / "throwaway", runtime, logs.append, ahead=config.smoke_ahead)
+    benches = SmokeBenches(folder / "throwaway", throwaway_folder(runtime), logs.append, ahead=config.smoke_ahead)
     cache = CompileCache(Path(config.compiled) if config.compiled else folder / "compiled")
     releases = Releases(artifacts, fetcher, cache, benches, secrets.values)
     pool = WorkerPool(_pool_settings(place), on_logs=logs.take_batch, restore=releases.restore)

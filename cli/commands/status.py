@@ -7,7 +7,7 @@ and anything that moves a rollout.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -176,6 +176,21 @@ def _details(seen: Seen, names: Names, lane: Mapping[str, Any]) -> list[str]:
     return [*found, *(one["words"] for one in lane["waiting"])]
 
 
+def _name_for_rollback(found: Sequence[Mapping[str, Any]]) -> str:
+    """What names the newest release to go back to, and nothing else: its change, where it is kept more than once."""
+    newest = next(one for one in found if one["state"] == "kept")
+    lane = newest["project"], newest["environment"]
+    several = (
+        sum((one["project"], one["environment"], one["release"]) == (*lane, newest["release"]) for one in found) > 1
+    )
+    where = (
+        f" --project {lane[0]} --env {lane[1]}"
+        if {(one["project"], one["environment"]) for one in found} != {lane}
+        else ""
+    )
+    return str(newest["change"] if several else newest["release"])[:12] + where
+
+
 @command("releases", examples=("freehold releases", "freehold releases --env staging --json"))
 @_PROJECT
 @_ENVIRONMENT
@@ -197,7 +212,7 @@ def releases(output: Output, project: str, environment: str, context_name: str |
     header = ("WHAT", "RELEASE", "CHANGE", "STATE", "AUTHOR", "APPROVED BY")
     output.result({"releases": found}, table(header, rows) if found else "no release runs yet")
     if any(one["state"] == "kept" for one in found):
-        output.hint("freehold rollback RELEASE -m REASON")
+        output.hint(f"freehold rollback {_name_for_rollback(found)} -m REASON")
     elif not found:
         output.hint(_first_step(context_name))
 

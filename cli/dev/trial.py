@@ -37,6 +37,7 @@ from runtime.sandbox.component import ComponentError
 from runtime.services.log_sink import Blotter
 from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
 
+TEMPORARY_MAX_CHARACTERS = 40
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 LINES_MAX = 200
@@ -79,10 +80,16 @@ async def load_of(found: Found, bundle: BuildBundle, effective: Effective, outpu
     return PreparedRelease(key, Digest(bytes.fromhex(key)), effective, load)
 
 
+def _short_folder() -> Path:
+    """Make a new folder whose path leaves room for sockets in it, wherever TMPDIR leads."""
+    crowded = len(tempfile.gettempdir()) > TEMPORARY_MAX_CHARACTERS
+    return Path(tempfile.mkdtemp(prefix="freehold-test-", dir="/tmp" if crowded else None))  # noqa: S108  mode 0700, new
+
+
 @contextlib.asynccontextmanager
 async def serving(prepared: PreparedRelease) -> AsyncIterator[Serving]:
     """Serve a release on a free loopback port until the block ends. Raises CommandError if it does not start."""
-    folder = Path(tempfile.mkdtemp(prefix="freehold-test-"))
+    folder = _short_folder()
     served = Serving({}, folder / "ingress.sock", prepared)
     pool = WorkerPool(
         PoolSettings(

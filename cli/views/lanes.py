@@ -42,7 +42,12 @@ async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deploy
     """
     if lane.rollout is None and lane.base is not None:
         base = lane.base
-        if prefix and (base.release.hex().startswith(prefix) or base.change.hex().startswith(prefix)):
+        if prefix and base.change.hex().startswith(prefix):
+            return None
+        if prefix and base.release.hex().startswith(prefix):
+            kept = [one for one in lane.retained if one.release.hex().startswith(prefix)]
+            if kept:  # with other secrets, or another configuration: asked for twice it would go there and back
+                raise _several(prefix, [base, *kept])
             return None
         if not prefix and await _rolled_back(client, lane):
             return None
@@ -68,12 +73,18 @@ def target_of(lane: Lane, prefix: str) -> Deployed:
     if matching and (not prefix or len(matching) == 1):
         return matching[0]
     if matching:  # the same release under several changes: with other secrets, or another configuration
-        names = ", ".join(f"{one.change.hex()[:12]} (release {one.release.hex()[:12]})" for one in matching)
-        raise UsageError(
-            f"several changes match {prefix}: {names}; name the change",
-            next_step=f"freehold rollback {matching[0].change.hex()[:12]} -m REASON", kind="no-release",
-        )  # fmt: skip
+        raise _several(prefix, matching)
     names = ", ".join(short(one.release.hex()) for one in known) or "none"
     raise UsageError(
         f"there is no such release to return to (kept: {names})", next_step="freehold releases", kind="no-release"
+    )
+
+
+def _several(prefix: str, matching: Sequence[Deployed]) -> UsageError:
+    """Return the error for a name that several releases have; it names a change that only one has."""
+    names = ", ".join(f"{one.change.hex()[:12]} (release {one.release.hex()[:12]})" for one in matching)
+    return UsageError(
+        f"several changes match {prefix}: {names}; name the change",
+        next_step=f"freehold rollback {matching[-1].change.hex()[:12]} -m REASON",
+        kind="no-release",
     )

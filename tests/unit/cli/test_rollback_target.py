@@ -60,3 +60,18 @@ def test_a_named_release_is_where_it_goes_however_often() -> None:
     assert goes_to(AFTER, BAD.release.hex()[:12], "rollback") == BAD, "on purpose it may be named"
     with pytest.raises(UsageError, match="no such release"):
         goes_to(AFTER, "ffffffffffff")
+
+
+def test_one_release_with_other_secrets_is_named_by_its_change() -> None:
+    """After two rotations of a secret one release runs and is kept twice: its digest names none of the three."""
+    rotated = [replace(GOOD, change=digest(f"change {number}".encode())) for number in range(3)]
+    lane = replace(AFTER, base=rotated[0], retained=(rotated[1], rotated[2], OLD))
+    named = GOOD.release.hex()[:12]
+    with pytest.raises(UsageError) as refused:
+        goes_to(lane, named)
+    words = refused.value.next_step.split()
+    assert goes_to(lane, words[2]) == rotated[2], "the next step works as printed"
+    assert goes_to(lane, rotated[1].change.hex()[:12]) == rotated[1]
+    moved = replace(lane, base=rotated[1], retained=(rotated[0], rotated[2], OLD))
+    assert goes_to(moved, rotated[1].change.hex()[:12]) is None, "twice is once"
+    assert goes_to(lane, OLD.release.hex()[:12]) == OLD
