@@ -23,6 +23,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "changes": ("cli.commands.changes:changes", "list changes, or show one and what it lacks"),
         "approve": ("cli.commands.approve:approve", "say yes, with your passphrase at a terminal"),
         "reject": ("cli.commands.approve:reject", "say no, or take an approval back"),
+        "passkey": ("cli.commands.passkey:passkey", "let a passkey approve in your name"),
         "evidence": ("cli.commands.evidence:evidence", "show, export and verify the signed papers"),
         "policy": ("cli.commands.policy:policy", "show and set what a change needs"),
         "secret": ("cli.commands.secret:secret", "set, list and remove values that apps read by name"),

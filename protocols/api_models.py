@@ -362,6 +362,12 @@ class RecordBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: Paper
 
 
+class ApprovalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An approval as its approver signed it, a DSSE envelope; its statement names the change."""
+
+    envelope: Paper
+
+
 class RecordView(msgspec.Struct, frozen=True):
     """Where a paper was filed."""
 
@@ -455,6 +461,7 @@ class ApprovalView(msgspec.Struct, frozen=True):
     comment: str
     problem: str
     envelope: bytes
+    by_passkey: bool = False
 
 
 class EvidenceView(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ Not here: how a key is kept (contexts.py) or asked for (prompts.py).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,7 +21,10 @@ from cli.errors import CommandError
 from protocols.api_models import PrincipalView, RightsView
 from protocols.envelope import Signed, decode, digest
 from protocols.keys import Ed25519Signer
+from protocols.records.credentials import revocation_record
 from protocols.trust.grants import Verb, covers, holders_of
+from protocols.trust.revocations import NOTHING_VALID, Revocation
+from protocols.trust.revocations import revoke as sign_revocation
 
 T = TypeVar("T")
 
@@ -99,6 +103,21 @@ async def _how_to_get(client: NodeClient, one: Principal, verb: Verb, project: s
     if one.kind == "agent" and giver is not None:
         return f"ask {giver.name}: freehold token create NAME --role {role} --project {project} --env {environment}"
     return f"ask an admin: freehold mesh invite --kind principal --role {role}, then freehold login LINE"
+
+
+async def revoke_grants(client: NodeClient, signer: Ed25519Signer, one: Principal, reason: str) -> str:
+    """Revoke every grant of the key that comes from the signer; return the key of the last revocation's record."""
+    mesh, filed = await client.mesh(), ""
+    for data in one.chains:
+        chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
+        if signer.public_key not in [link.key for link in chain]:
+            continue  # somebody else gave it, and takes it away
+        subject = bytes(digest(chain[-1].payload))
+        revocation = Revocation("grant", subject, NOTHING_VALID, NOTHING_VALID, reason, time.time_ns() // 1_000_000)
+        statement = sign_revocation(signer, mesh, revocation, chain)
+        filed, body = revocation_record(revocation, statement)
+        await client.publish("revocation", subject.hex(), body)
+    return filed
 
 
 def everyday_key(context: Context) -> Ed25519Signer:

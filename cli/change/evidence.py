@@ -36,6 +36,7 @@ from protocols.changes.evidence import (
     parse_json,
     read_evidence,
 )
+from protocols.changes.passkeys import read_passkey
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.records.key_table import BODY_MAX_BYTES
 from protocols.refusal import Refusal
@@ -46,6 +47,9 @@ LOG_MAX_CHARACTERS = 5_000
 
 BUILD_TYPE = "urn:freehold:build:1"
 """Of a provenance: `freehold build` of a project folder, whose file is a parameter and whose sources are dependencies."""
+
+SPKI_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+"""How the DER of a P-256 public key begins (RFC 5480); its point follows."""
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
@@ -192,10 +196,36 @@ def sigstore_bundle(envelope: bytes) -> bytes:
     )
 
 
+def in_one_spelling(envelope: bytes) -> bool:
+    """Whether an envelope is the JSON and base64 that we write: spare bits and blanks leave a signature good."""
+    dsse = parse_json(envelope, Envelope)
+    texts = [dsse.payload, dsse.signatures[0].sig]
+    if (said := dsse.signatures[0].passkey) is not None:
+        texts += [said.passkey, said.authenticatorData, said.clientDataJSON]
+    plain = all(base64.b64encode(base64.b64decode(text)).decode() == text for text in texts)
+    return plain and msgspec.json.encode(dsse) == envelope
+
+
+def signer_pem(envelope: bytes, key: bytes) -> bytes:
+    """Return the public key that verifies an envelope's signature as PEM; of a passkey its P-256 key (RFC 5480)."""
+    said = parse_json(envelope, Envelope).signatures[0].passkey
+    if said is None:
+        return public_key_pem(key)
+    read = read_passkey(base64.b64decode(said.passkey))
+    if isinstance(read, Refusal):
+        raise CommandError(f"{read.rule}: {read.detail}", next_step="freehold doctor", kind=read.rule)
+    return _pem(SPKI_PREFIX + read[1])
+
+
+def _pem(der: bytes) -> bytes:
+    text = base64.b64encode(der)
+    lines = b"\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    return b"-----BEGIN PUBLIC KEY-----\n" + lines + b"\n-----END PUBLIC KEY-----\n"
+
+
 def public_key_pem(key: bytes) -> bytes:
     """Return an Ed25519 public key as PEM (RFC 8410)."""
-    der = bytes.fromhex("302a300506032b6570032100") + key
-    return b"-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(der) + b"\n-----END PUBLIC KEY-----\n"
+    return _pem(bytes.fromhex("302a300506032b6570032100") + key)
 
 
 def payload_of(envelope: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""`freehold approve|reject CHANGE`: a person says yes or no, with a sealed key opened at the terminal.
+"""`freehold approve|reject CHANGE`: a person says yes or no, with a sealed key opened at the terminal, or with a passkey.
 
 No flag, variable, socket or tool stands in for the passphrase: whoever merely runs as this user cannot approve. What is
 signed is the change's digest, shown as the diff it is. Not here: whose approval counts (the voters judge it).
@@ -7,7 +7,9 @@ signed is the change's digest, shown as the diff it is. Not here: whose approval
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -16,21 +18,26 @@ import msgspec
 from cli.access import contexts as home
 from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.contexts import Context
+from cli.access.passkeys import Touched, known_passkeys
 from cli.access.principals import approver_key_name, talk_as, unlock_approver
 from cli.change.propose import resolve_change
 from cli.change.review import change_at, release_at, review_change, review_text
-from cli.errors import UsageError
+from cli.console.ask import ask_in_browser
+from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.text.output import Output
 from cli.text.units import duration_ms, in_words
 from cli.views.lane_status import held_by, step_for
 from cli.views.papers import papers_text
 from cli.views.watch import LOOK_EVERY_S, VOTERS_DECIDE
-from protocols.changes.approvals import COMMENT_MAX_CHARACTERS, Approval
+from protocols.changes.approvals import COMMENT_MAX_CHARACTERS, Approval, approval_statement, read_approval
 from protocols.changes.approvals import approve as sign_approval
-from protocols.keys import Ed25519Signer
+from protocols.changes.demands import PASSKEY_RULES
+from protocols.envelope import digest
+from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.machine import Digest
-from protocols.state.commands import REASON_MAX, WithdrawApproval
+from protocols.refusal import Refusal
+from protocols.state.commands import REASON_MAX, Exhibits, WithdrawApproval
 from protocols.state.gate import gate_of
 
 EXPIRES_DEFAULT = "24h"
@@ -46,17 +53,28 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 @click.option("--expires", default=EXPIRES_DEFAULT, show_default=True, metavar="DURATION",
               help="Until when it may start a rollout; policy has a limit.")  # fmt: skip
 @click.option("-m", "--message", default="", help="Kept with the approval.")
+@click.option("--passkey", "by_passkey", is_flag=True, help="Sign with a touch, in this machine's browser.")
 @_CONTEXT
-def approve(output: Output, change: str, expires: str, message: str, context_name: str | None) -> None:
-    """Show a change's diff, then sign it with your sealed key. Needs your passphrase at a terminal."""
+def approve(
+    output: Output, change: str, expires: str, message: str, by_passkey: bool, context_name: str | None
+) -> None:
+    """Show a change's diff, then sign it with your sealed key or a passkey.
+
+    The key needs your passphrase at a terminal; the passkey needs you at its authenticator.
+    """
     _, context = home.current_context(context_name)
     span_ms = duration_ms(expires)
     if len(message) > COMMENT_MAX_CHARACTERS:
         raise UsageError(f"a message has at most {COMMENT_MAX_CHARACTERS} characters", next_step="shorten it")
     shown = talk(context, lambda client: _prepare(client, context, change, span_ms))
     output.note(shown["text"])
-    signer = unlock_approver(context, f"approve {shown['id'][:12]} for {in_words(span_ms)}")
-    answer = talk_as(context, signer, lambda client: _give(client, signer, shown, span_ms, message))
+    if by_passkey:
+        given = _touched(output, context, shown, span_ms, message)
+        answer = talk(context, lambda client: _file(client, shown, given))
+    else:
+        signer = unlock_approver(context, f"approve {shown['id'][:12]} for {in_words(span_ms)}")
+        given = _signed(context, signer, shown, span_ms, message)
+        answer = talk_as(context, signer, lambda client: _file(client, shown, given))
     missing = answer["missing"]
     output.result(answer, f"change {shown['id'][:12]} is approved for {in_words(span_ms)}")
     for one in missing:
@@ -92,22 +110,59 @@ async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int
             "diff": msgspec.to_builtins(review)}  # fmt: skip
 
 
-async def _give(
-    client: NodeClient, signer: Ed25519Signer, shown: dict[str, Any], span_ms: int, comment: str
-) -> dict[str, Any]:
-    named = bytes.fromhex(shown["id"])
-    now_ms = time.time_ns() // 1_000_000
-    approval = Approval(
-        signer.public_key, Digest(named), shown["project"], shown["environment"], now_ms, now_ms + span_ms, comment
-    )
-    await client.publish("approval", named.hex(), sign_approval(signer, await client.mesh(), approval))
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An approval as signed, and what it says; `approval.key` is the key or the passkey that signed."""
+
+    approval: Approval
+    envelope: bytes
+
+
+def _approval(key: bytes, shown: dict[str, Any], span_ms: int, comment: str) -> Approval:
+    named, now_ms = Digest(bytes.fromhex(shown["id"])), time.time_ns() // 1_000_000
+    return Approval(key, named, shown["project"], shown["environment"], now_ms, now_ms + span_ms, comment)
+
+
+def _signed(context: Context, signer: Ed25519Signer, shown: dict[str, Any], span_ms: int, comment: str) -> Given:
+    approval = _approval(signer.public_key, shown, span_ms, comment)
+    return Given(approval, sign_approval(signer, bytes.fromhex(context.mesh), approval))
+
+
+def _touched(output: Output, context: Context, shown: dict[str, Any], span_ms: int, comment: str) -> Given:
+    """Have the person approve in the browser: what the page shows and what it signs come from the same bytes."""
+    known = known_passkeys(context)
+    if not known:
+        raise CommandError("no passkey of yours is known here", next_step="freehold passkey add", kind="no-passkey")
+    origin = known[0].origins[0]
+    usable = {one.credential: one for one in known if origin in one.origins}
+    statement = approval_statement(bytes.fromhex(context.mesh), _approval(b"", shown, span_ms, comment))
+    question = {"kind": "approve", "rp": "localhost", "credentials": sorted(usable), "text": shown["text"],
+                "statement": base64.b64encode(statement).decode()}  # fmt: skip
+    port = int(origin.rpartition(":")[2])
+
+    def take(said: Touched) -> Given:
+        one = usable.get(said.credential)
+        if one is None:
+            raise CommandError("that passkey is not known here", next_step="freehold passkey add", kind="no-passkey")
+        envelope = said.envelope(one, statement)
+        read = read_approval(Ed25519Verifier(), bytes.fromhex(context.mesh), envelope)
+        if isinstance(read, Refusal):
+            raise RefusedError(read.rule, read.detail, "freehold passkey list")
+        return Given(read, envelope)
+
+    return ask_in_browser(output, port, question, Touched, take, purpose=f"approve {shown['id'][:12]} with a touch")
+
+
+async def _file(client: NodeClient, shown: dict[str, Any], given: Given) -> dict[str, Any]:
+    key = given.approval.key.hex()
+    await client.post("/v1/approvals", {"envelope": given.envelope})
     papers = await client.get(f"/v1/changes/{shown['id']}/papers")
-    mine = next((one for one in papers["approvals"] if one["key"] == signer.public_key.hex()), None)
+    mine = next((one for one in papers["approvals"] if one["key"] == key), None)
     if mine is not None and mine["problem"]:
         rule, _, detail = str(mine["problem"]).partition(": ")
         raise RefusedError(rule, detail, "freehold changes")
     start = await _start_after(client, shown["id"], complete=not papers["missing"])
-    return {"change": shown["id"], "approver": signer.public_key.hex(), "expires_ms": now_ms + span_ms,
+    return {"change": shown["id"], "approver": key, "expires_ms": given.approval.expires_ms,
             "missing": papers["missing"], "start": start, "diff": shown["diff"]}  # fmt: skip
 
 
@@ -120,6 +175,20 @@ async def _start_after(client: NodeClient, change: str, *, complete: bool) -> di
         if not unanswered or time.monotonic() > give_up_s:
             return start
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _touches(client: NodeClient, change: str, person: bytes) -> tuple[bytes, ...]:
+    """Return what this person's passkeys approved of a change: their key takes it back with its own."""
+    if (await client.state()).rules_version < PASSKEY_RULES:
+        return ()
+    papers, mesh = await client.get(f"/v1/changes/{change}/papers"), await client.mesh()
+    envelopes = [base64.b64decode(one["envelope"]) for one in papers["approvals"] if one["by_passkey"]]
+    found = []
+    for envelope in envelopes:
+        read = read_approval(Ed25519Verifier(), mesh, envelope)
+        if not isinstance(read, Refusal) and read.person == person:
+            found.append(envelope)
+    return tuple(found)
 
 
 @command("reject", examples=('freehold reject 3f9a12 -m "it opens the network"',))
@@ -138,9 +207,11 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
     signer = unlock_approver(context, f"reject {view['id'][:12]}")
 
     async def conversation(client: NodeClient) -> int:
+        touched = await _touches(client, view["id"], signer.public_key)
         return await client.decide(
             signer, WithdrawApproval(bytes.fromhex(view["id"]), message),
             project=view["project"], environment=view["environment"], next_step="freehold changes",
+            exhibits=Exhibits(approvals=tuple(bytes(digest(one)) for one in touched)), material=touched,
         )  # fmt: skip
 
     output.live(VOTERS_DECIDE)

@@ -16,7 +16,7 @@ import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.change.evidence import payload_of, public_key_pem, sigstore_bundle
+from cli.change.evidence import in_one_spelling, payload_of, signer_pem, sigstore_bundle
 from cli.change.propose import resolve_change
 from cli.change.review import change_at
 from cli.errors import CommandError, UsageError
@@ -38,9 +38,9 @@ The papers of change {change}.
   {change_file}         the change; its SHA-256 is the change's id
   {release_file}        the release's manifest; its SHA-256 stands in the change
   {configuration_file}  the effective configuration; its SHA-256 stands in the change
-  papers/*.dsse.json     in-toto statements in DSSE envelopes, each with one Ed25519 signature
-  papers/*.sigstore.json the same as Sigstore bundles
-  keys/*.pem             the public keys, named by their bytes in hex
+  papers/*.dsse.json     in-toto statements in DSSE envelopes, each with one Ed25519 signature or a passkey's assertion
+  papers/*.sigstore.json the same as Sigstore bundles, but for those of passkeys
+  keys/*.pem             the public keys, named by their bytes in hex; a passkey's by the digest of its description
 
 Whose keys these are is for you to know: compare them with those you were told. Check with
   freehold evidence verify FOLDER --change {change}
@@ -120,8 +120,9 @@ def write_export(folder: Path, change: str, files: dict[str, bytes], envelopes: 
             raise CommandError(f"{opened.rule}: {opened.detail}", next_step="freehold doctor", kind=opened.rule)
         stem = f"{number:02}-{_kind(opened)}"
         (folder / "papers" / f"{stem}.dsse.json").write_bytes(envelope)
-        (folder / "papers" / f"{stem}.sigstore.json").write_bytes(sigstore_bundle(envelope))
-        (folder / "keys" / f"{opened.key.hex()}.pem").write_bytes(public_key_pem(opened.key))
+        if not opened.person:
+            (folder / "papers" / f"{stem}.sigstore.json").write_bytes(sigstore_bundle(envelope))
+        (folder / "keys" / f"{opened.key.hex()}.pem").write_bytes(signer_pem(envelope, opened.key))
 
 
 def _kind(opened: Opened) -> str:
@@ -180,11 +181,13 @@ def _verify_paper(folder: Path, path: Path, named: str, wanted: Change, componen
     if isinstance(opened, Refusal):
         raise _damaged(path.name, opened.detail)
     pem = folder / "keys" / f"{opened.key.hex()}.pem"
-    if not pem.is_file() or pem.read_bytes() != public_key_pem(opened.key):
+    if not pem.is_file() or pem.read_bytes() != signer_pem(data, opened.key):
         raise _damaged(pem.name, "the signer's key is missing or another")
     bundle = path.with_name(path.name.replace(".dsse.json", ".sigstore.json"))
-    if not bundle.is_file() or bundle.read_bytes() != sigstore_bundle(data):
+    if not opened.person and (not bundle.is_file() or bundle.read_bytes() != sigstore_bundle(data)):
         raise _damaged(bundle.name, "the bundle is not that of the envelope")
+    if not in_one_spelling(data):
+        raise _damaged(path.name, "it is not in its one encoding")
     digests = opened.statement.sha256s()
     kind = _kind(opened)
     if kind == "approval":

@@ -55,12 +55,15 @@ def show(output: Output, environment: str, context_name: str | None) -> None:
     "freehold policy set --env production --approvals 2 --evidence test:24h --evidence smoke:24h:node",
     'freehold policy set --window "deny 2026-12-24T00:00Z 72h holidays"',
     "freehold policy set --env staging --inherit",
+    "freehold policy set --env production --approvals 1 --approval passkey",
     "freehold policy set --voters 5",
 ))  # fmt: skip
 @_ENVIRONMENT
 @click.option("--mode", type=click.Choice(["solo", "team"]), help="solo: nobody else approves. team: somebody does.")
 @click.option("--approvals", type=click.IntRange(0, 8), help="How many other people must approve.")
 @click.option("--approver-role", "roles", multiple=True, type=click.Choice(["approver", "admin"]), help="Who may.")
+@click.option("--approval", type=click.Choice(["key", "passkey"]),
+              help="passkey: a touch, which shows that the person was there; key: that, or a key's passphrase.")  # fmt: skip
 @click.option("--evidence", "evidence", multiple=True, metavar="KIND:AGE[:node]",
               help="test, smoke or build evidence, at most AGE old; `node`: run by a node. Replaces all.")  # fmt: skip
 @click.option("--no-evidence", is_flag=True, help="Demand no evidence.")
@@ -73,7 +76,7 @@ def show(output: Output, environment: str, context_name: str | None) -> None:
 @_CONTEXT
 @click.option("-y", "--yes", is_flag=True, help="Go on without asking; the passphrase is asked for all the same.")
 def change(output: Output, *, environment: str, mode: str | None, approvals: int | None, roles: tuple[str, ...],
-           evidence: tuple[str, ...], no_evidence: bool, windows: tuple[str, ...], no_windows: bool,
+           approval: str | None, evidence: tuple[str, ...], no_evidence: bool, windows: tuple[str, ...], no_windows: bool,
            approval_max: str | None, voters: str | None, inherit: bool, context_name: str | None,
            yes: bool) -> None:  # fmt: skip
     """Change a policy. Needs the admin key; every proposed change must be proposed again."""
@@ -88,11 +91,18 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
         demands = msgspec.structs.replace(demands, evidence=tuple(evidence_of(text) for text in evidence))
     if windows or no_windows:
         demands = msgspec.structs.replace(demands, windows=tuple(window_of(text) for text in windows))
-    if roles:
-        demands = msgspec.structs.replace(demands, asked=cast("Any", tuple(dict.fromkeys(roles))))
+    if roles or approval:
+        how = "passkey" if demands.by_passkey else "key"
+        asked = (
+            *(dict.fromkeys(roles) or demands.approver_roles),
+            *(("passkey",) if (approval or how) == "passkey" else ()),
+        )
+        demands = msgspec.structs.replace(demands, asked=cast("Any", asked))
     chosen = mode or now.mode
     if approvals is None:
         approvals = 0 if mode == "solo" else max(demands.approvals, 1) if mode == "team" else demands.approvals
+    if not approvals and not approval:
+        demands = msgspec.structs.replace(demands, asked=demands.approver_roles)  # nothing is given, by whatever
     demands = msgspec.structs.replace(demands, approvals=approvals)
     limit_ms = duration_ms(approval_max) if approval_max else now.approval_max_ms
     policy: Policy | None = Policy(cast("Any", chosen), demands, limit_ms, int(voters or now.voters_target))
@@ -139,7 +149,8 @@ def policy_text(policy: Policy) -> list[str]:
     who = " or ".join(demands.approver_roles or ("approver",))
     mode = "dev: solo, in the mesh of one that freehold dev made" if policy.mode == "dev" else policy.mode
     lines = [f"  mode       {mode}"]
-    lines.append(f"  approvals  {demands.approvals}, by {who}, other than the author" if demands.approvals else
+    lines.append(f"  approvals  {demands.approvals}, by {who}, other than the author"
+                 f"{', with a passkey' if demands.by_passkey else ''}" if demands.approvals else
                  "  approvals  none needed")  # fmt: skip
     lines.append(f"  approval   lasts {in_words(policy.approval_max_ms)} at most")
     lines += [f"  evidence   {_evidence_words(one)}" for one in demands.evidence]
@@ -154,6 +165,7 @@ def policy_json(policy: Policy) -> dict[str, Any]:
         "mode": policy.mode,
         "approvals": demands.approvals,
         "approver_roles": list(demands.approver_roles),
+        "approval": "passkey" if demands.by_passkey else "key",
         "approval_max_ms": policy.approval_max_ms,
         "voters_target": policy.voters_target,
         "evidence": [

@@ -18,7 +18,7 @@ import msgspec
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Contexts
-from cli.access.principals import Principal, everyday_key, principal_of, principals_of
+from cli.access.principals import Principal, everyday_key, principal_of, principals_of, revoke_grants
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
@@ -26,9 +26,8 @@ from cli.text.table import table
 from cli.text.units import duration_ms, in_words
 from protocols.api_models import RightsView
 from protocols.changes.change import valid_name
-from protocols.envelope import Signed, decode, digest, encode, sign
+from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
-from protocols.records.credentials import revocation_record
 from protocols.trust.bearer import BEARER_VERBS, SECRET_BYTES, make_token, signer_of
 from protocols.trust.grants import (
     ALL_ROLES,
@@ -40,8 +39,6 @@ from protocols.trust.grants import (
     Role,
     Verb,
 )
-from protocols.trust.revocations import NOTHING_VALID, Revocation
-from protocols.trust.revocations import revoke as sign_revocation
 
 NONCE_BYTES = 16
 KEY_EXPIRES, BEARER_EXPIRES = "7d", "24h"
@@ -305,7 +302,7 @@ def revoke(output: Output, name: str, message: str, context_name: str | None) ->
     where, context = home.current_context(context_name)
     signer = everyday_key(context)
     one = talk(context, lambda client: _find(client, name, signer.public_key.hex()))
-    statement = talk(context, lambda client: _revoke(client, signer, one, message))
+    statement = talk(context, lambda client: revoke_grants(client, signer, one, message))
     own = f"{where}-{name}"
     known = home.read_contexts()
     if own in known.contexts and home.public_key(own).hex() == one.key:
@@ -322,21 +319,6 @@ async def _find(client: NodeClient, name: str, mine: str) -> Principal:
         what = f"{len(found)} tokens of yours are called {name!r}" if found else f"you gave no token called {name!r}"
         raise UsageError(what, next_step="freehold token list, then name the key", kind="no-such-token")
     return found[0]
-
-
-async def _revoke(client: NodeClient, signer: Ed25519Signer, one: Principal, reason: str) -> str:
-    """Revoke every grant of the key that comes from the signer; return the key of the last revocation's record."""
-    mesh, filed = await client.mesh(), ""
-    for data in one.chains:
-        chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
-        if signer.public_key not in [link.key for link in chain]:
-            continue  # somebody else gave it, and takes it away
-        subject = bytes(digest(chain[-1].payload))
-        revocation = Revocation("grant", subject, NOTHING_VALID, NOTHING_VALID, reason, time.time_ns() // 1_000_000)
-        statement = sign_revocation(signer, mesh, revocation, chain)
-        filed, body = revocation_record(revocation, statement)
-        await client.publish("revocation", subject.hex(), body)
-    return filed
 
 
 @click.group("token", cls=Group)

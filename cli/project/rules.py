@@ -286,7 +286,10 @@ def _demands(values: Values, test: Values, path: Path, complain: Complain) -> De
         evidence.append(EvidenceDemand(kind, int(age[:-1]) * MILLISECONDS[age[-1]], bool(node)))
     if len(evidence) > DEMANDS_MAX:
         complain((*path, "evidence"), f"has more than {DEMANDS_MAX} entries")
-    return Demands(filled["approvals"], tuple(dict.fromkeys(filled["approver_roles"])), tuple(evidence))
+    asked = (*dict.fromkeys(filled["approver_roles"]), *(("passkey",) if filled["approval"] == "passkey" else ()))
+    if "passkey" in asked and not filled["approvals"]:
+        complain((*path, "approval"), "asks for a passkey and for no approval; set approvals = 1 or more")
+    return Demands(filled["approvals"], asked, tuple(evidence))
 
 
 def _pause(text: str) -> int | Literal["approve"]:

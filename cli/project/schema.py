@@ -179,6 +179,8 @@ POLICY: Final = Table(
         Field("approvals", Count(0, APPROVALS_MAX), "How many other people must approve a change.", default=0),
         Field("approver_roles", Listed(Choice(("approver", "admin"))), "Which role they hold; by default either.",
               default=[]),
+        Field("approval", Choice(("key", "passkey")), "How it is given; `passkey`: a touch shows that the person was there.",
+              default="key"),
         Field("evidence", Listed(EVIDENCE), "What must have PASSED, and how old it may be; `:node`: run again by a node.",
               default=[]),
     )

@@ -23,7 +23,8 @@ def papers_text(papers: dict[str, Any]) -> list[str]:
     lines = [f"  author    {author['name'] or author['key'][:12]} ({author['kind'] or author['problem']})"]
     for one in papers["approvals"]:
         verdict = f"does not count: {one['problem']}" if one["problem"] else "counts"
-        lines.append(f"  approval  {one['name'] or one['key'][:12]}, {verdict}")
+        how = ", by passkey" if one["by_passkey"] else ""
+        lines.append(f"  approval  {one['name'] or one['key'][:12]}{how}, {verdict}")
     for one in papers["evidence"]:
         by = "self-attested" if one["self_attested"] else f"by a {one['by']}"
         lines.append(

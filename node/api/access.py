@@ -1,6 +1,7 @@
 """What a key may ask of this node over TCP: its grants, held against the operation.
 
-Reading needs `view`, writing any right beyond it; a call that names a project or an environment needs the right there.
+Reading needs `view`, writing any right beyond it, unless what is brought proves its own author's right; a call that names
+a project or an environment needs the right there.
 This keeps strangers and viewers out of what they have no business with. What a write brings (commands, papers) is signed
 by itself and judged again by those who decide. Not here: who the caller is (callers.py), and which objects of an answer the
 caller sees (scope.py).
@@ -52,7 +53,7 @@ def has_grant(control: Control, key: bytes) -> bool:
 
 
 def _problem(rights: Rights, operation: Operation, named: Mapping[str, Any]) -> str:
-    if operation.access == "write" and not any(verb != "view" for verb in rights.verbs):
+    if operation.access == "write" and not operation.carried and not any(verb != "view" for verb in rights.verbs):
         return f"the grant of {rights.name} only lets it look"
     if "view" not in rights.verbs:
         return f"the grant of {rights.name} does not let it look"

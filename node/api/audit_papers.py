@@ -9,7 +9,7 @@ from typing import Any
 
 from node.api.operations import Call, Upload
 from node.journal.audit import Audit, AuditedPaper, command_paper
-from protocols.api_models import CommandBody, RecordBody, SecretBody
+from protocols.api_models import ApprovalBody, CommandBody, RecordBody, SecretBody
 from protocols.changes.evidence import open_envelope
 from protocols.changes.secrets import SealedSecret, SecretPaper
 from protocols.envelope import DecodeError, Signed, decode, digest
@@ -31,6 +31,8 @@ def paper_of(operation: str, path: str, body: Any) -> AuditedPaper:
             return command_paper(operation, data)
         case RecordBody(kind=kind, scope=scope, body=data):
             return AuditedPaper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
+        case ApprovalBody(envelope=data):
+            return AuditedPaper("publish approval", "", digest(data), _paper_signers("approval", data))
         case SecretBody(paper=data):
             return _secret_paper(operation, data)
         case Upload(digest=named):

@@ -55,6 +55,7 @@ from protocols.api_models import (
     AddressesBody,
     AdmissionBody,
     AdmissionView,
+    ApprovalBody,
     AuthorityView,
     ChangeView,
     CommandBody,
@@ -72,6 +73,7 @@ from protocols.api_models import (
 )
 from protocols.artifacts import ARTIFACT_MAX_BYTES
 from protocols.chain.decision import ResetTo
+from protocols.changes.approvals import read_approval
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import PeerId
 from protocols.records.key_table import make_key
@@ -318,8 +320,11 @@ def _artifact(call: Call) -> bytes:
 
 async def publish(call: Call) -> RecordView:
     """File a signed paper with every node of the mesh."""
+    return await _file_paper(call, call.body)
+
+
+async def _file_paper(call: Call, body: RecordBody) -> RecordView:
     control: Control = call.node
-    body: RecordBody = call.body
     try:
         key = make_key(body.kind, body.scope, digest(body.body).hex())
     except ValueError as error:
@@ -331,6 +336,15 @@ async def publish(call: Call) -> RecordView:
         return RecordView(key)
     await control.filing.file(key, body.body)
     return RecordView(key)
+
+
+async def carry_approval(call: Call) -> RecordView:
+    """File an approval that somebody else signed, as a person's passkey does, which signs no requests."""
+    control: Control = call.node
+    read = read_approval(control.core.trust.verifier, control.core.trust.mesh, call.body.envelope)
+    if isinstance(read, Refusal):
+        raise refused(read)
+    return await _file_paper(call, RecordBody("approval", read.change.hex(), call.body.envelope))
 
 
 async def changes(call: Call) -> Page:
@@ -554,6 +568,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "publish", "POST", "/v1/records", "File a signed paper", publish, "write", RecordBody, answer=RecordView
+    ),
+    Operation(
+        "carry_approval", "POST", "/v1/approvals", "File an approval, as signed; whoever may look may bring it", carry_approval,
+        "write", ApprovalBody, answer=RecordView, carried=True,
     ),
     Operation(
         "put_artifact", "PUT", "/v1/artifacts/{digest}", "Keep an artifact", put_artifact, "write", bytes,

@@ -70,7 +70,8 @@ class Operation:
     the answer is server-sent events: always, or `asked` by a parameter `follow`. `paged` adds `limit` and `cursor`, and the
     handler answers with a Page. `media` is the content type of an answer that is made elsewhere. `statuses` are the problems
     it may answer beside the common ones. After one that is `final` the node's word counts nowhere: its audit entry is
-    there before it begins. `bearer` says that a token may write this; what only reads, it may read anyway.
+    there before it begins. `bearer` says that a token may write this; what only reads, it may read anyway. `carried` says that
+    what is handed over proves its own author's right: whoever may look may bring it.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Operation:
     statuses: Sequence[int] = field(default_factory=tuple)
     final: bool = False
     bearer: bool = False
+    carried: bool = False
 
     @property
     def takes_tokens(self) -> bool:

@@ -174,6 +174,7 @@ def _approval(core: NodeCore, one: Vouched, data: bytes, problem: Refusal | None
         comment=said.comment,
         problem=f"{problem.rule}: {problem.detail}" if problem is not None else "",
         envelope=data,
+        by_passkey=said.by_passkey,
     )
 
 

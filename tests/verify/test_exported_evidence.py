@@ -11,24 +11,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.change.evidence import Ran, sign_run
 from cli.commands.evidence import CHANGE_FILE, CONFIGURATION_FILE, RELEASE_FILE, verify_export, write_export
 from cli.errors import CommandError
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, approval_statement, approve
 from protocols.changes.change import Change, Component, Plan, Release, Stage
 from protocols.changes.effective import Effective, EffectiveApp
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
+from simulation.world.authenticator import ORIGIN
+from tests.support.protocols.passkeys import authenticator
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent.parent / ".cache" / "verify"
 NOW_MS = 1_800_000_000_000
 MESH = hashlib.sha256(b"a mesh").digest()
 AUTHOR, APPROVER = Ed25519Signer(bytes(range(32))), Ed25519Signer(bytes(range(1, 33)))
+PHONE = authenticator("ann")
 COMPONENT = hashlib.sha256(b"a component").digest()
 
 
@@ -46,7 +50,8 @@ def export(folder: Path) -> str:
     ran = Ran("smoke", "sandbox", True, (("GET /",), ()), "PASSED GET /", {})
     smoke = sign_run(AUTHOR, MESH, ran, subjects=(("web", COMPONENT),), configuration=change.configuration)
     said = Approval(b"", Digest(named), "hello", "production", NOW_MS, NOW_MS + 1)
-    write_export(folder, named.hex(), files, (approve(APPROVER, MESH, said), smoke))
+    touched = PHONE.touch(approval_statement(MESH, said))
+    write_export(folder, named.hex(), files, (approve(APPROVER, MESH, said), smoke, touched))
     return named.hex()
 
 
@@ -64,9 +69,31 @@ def script(folder: Path, change: str) -> subprocess.CompletedProcess[str]:
 def test_a_short_script_with_cryptography_alone_accepts_an_export(exported: tuple[Path, str]) -> None:
     folder, change = exported
     answer = script(folder, change)
-    assert (answer.returncode, answer.stdout) == (0, "2 papers verified\n"), answer.stderr
+    assert (answer.returncode, answer.stdout) == (0, "3 papers verified\n"), answer.stderr
     lines = (HERE / "check_export.py").read_text().splitlines()
-    assert len([line for line in lines if line.strip()]) <= 60
+    assert len([line for line in lines if line.strip()]) <= 70, "about 60 lines, and no more"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"type": "webauthn.create"}, {"origin": "http://localhost:4189"}, {"crossOrigin": True}, {"topOrigin": ORIGIN},
+        {"rp_id": "evil.example"}, {"flags": 1}, {"signature": PHONE.sign(b"other")},
+        {"description": authenticator("bob").description},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_touch_that_voters_refuse_is_refused_outside(exported: tuple[Path, str], other: dict[str, Any]) -> None:
+    folder, change = exported
+    said = Approval(b"", Digest(bytes.fromhex(change)), "hello", "production", NOW_MS, NOW_MS + 1)
+    statement = approval_statement(MESH, said)
+    path = next((folder / "papers").glob("03-approval.dsse.json"))
+    path.write_bytes(PHONE.touch(statement))
+    assert script(folder, change).returncode == 0
+    path.write_bytes(PHONE.touch(statement, **other))
+    assert script(folder, change).returncode == 1
+    path.write_bytes(PHONE.touch(statement, asked=statement.replace(b"production", b"staging")))
+    assert script(folder, change).returncode == 1
 
 
 def flipped(data: bytes) -> Iterator[bytes]:
@@ -81,7 +108,7 @@ def test_any_flipped_bit_is_refused_by_the_script_and_by_the_command(exported: t
     from check_export import InvalidSignature, check
 
     wrong = (AssertionError, InvalidSignature, ValueError, KeyError, TypeError, AttributeError, OSError)
-    assert check(folder, change) == len(verify_export(folder, change)) == 2
+    assert check(folder, change) == len(verify_export(folder, change)) == 3
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix in {".json", ".msgpack"}]
     tried = 0
     for path in paths:
@@ -96,7 +123,7 @@ def test_any_flipped_bit_is_refused_by_the_script_and_by_the_command(exported: t
             tried += 1
         path.write_bytes(data)
     assert tried > 500
-    assert check(folder, change) == 2
+    assert check(folder, change) == 3
 
 
 def test_a_paper_about_another_change_is_refused(tmp_path: Path, exported: tuple[Path, str]) -> None:

@@ -107,7 +107,7 @@ def test_a_project_tightens_policy_everywhere_or_in_one_environment() -> None:
         ('"smoke:24h:node"', '"test:24h"', "34:13: policy.evidence[0] asks for what nothing here can show: there is no"),
         ("approvals = 2", "approvals = 9", "32:1: policy.approvals 9 is out of range"),
         ('["admin"]', '["viewer"]', "33:19: policy.approver_roles[0] 'viewer' is not one of them"),
-        ("policy.approvals = 0", "policy.approval = 0", "37:1: env.staging.policy.approval is not a key here"),
+        ("policy.approvals = 0", "policy.aproval = 0", "37:1: env.staging.policy.aproval is not a key here"),
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_meant_is_named(old: str, new: str, said: str) -> None:
