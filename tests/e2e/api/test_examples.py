@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,8 @@ async def papers(walk: Walk, view: dict[str, Any]) -> None:
     now_ms = system_now().wall_ms
     said = Approval(b"", digest(base64.b64decode(view["payload"])), *LANE, now_ms, now_ms + 86_400_000, "reads well")
     await walk.call("publish", body={"kind": "approval", "scope": change, "body": b64(approve(admin, mesh, said))})
+    longer = replace(said, expires_ms=said.expires_ms + 1)
+    await walk.call("carry_approval", body={"envelope": b64(approve(admin, mesh, longer))})
     await walk.call("papers", change=change)
     await walk.call("decisions", project=LANE[0], environment=LANE[1], limit=100)
     await walk.call("lanes", **PLACE)
