@@ -59,7 +59,7 @@ def _kind(name: str) -> str:
     return _KINDS.get(name.rpartition(".")[2], "")
 
 
-class Gate:
+class PageGuard:
     """Lets requests of our own page in: by Host, by origin, and, but for files, by the code."""
 
     def __init__(self, port: int, code: str) -> None:
@@ -92,11 +92,11 @@ async def serving(port: int, code: str, page: str, routes: Mapping[tuple[str, st
 
     Raises CommandError if the port is taken.
     """
-    gate = Gate(port, code)
+    guard = PageGuard(port, code)
 
     def guarded(handler: Handler, *, by_code: bool) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            refusal = gate.refusal(request, by_code=by_code)
+            refusal = guard.refusal(request, by_code=by_code)
             if refusal:
                 return web.Response(status=403, text=refusal, headers=FIELDS)
             answer = await handler(request)
