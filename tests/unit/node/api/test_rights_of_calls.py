@@ -90,7 +90,8 @@ def test_stars_cover_everything_and_only_in_their_own_part() -> None:
 def test_each_write_is_refused_to_who_may_only_look_and_each_call_to_who_may_not_even_look() -> None:
     for operation in OPERATIONS:
         if operation.access == "write":
-            assert asked(rights("viewer", projects=("*",), environments=("*",)), operation) == "caller.not-allowed"
+            looks = "" if operation.name == "carry_approval" else "caller.not-allowed"  # it proves its author's right
+            assert asked(rights("viewer", projects=("*",), environments=("*",)), operation) == looks
         if operation.access in {"read", "write"}:
             blind = rights(projects=("*",), environments=("*",), verbs=("propose",))
             assert asked(blind, operation) == "caller.not-allowed", operation.name
