@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from node.config import NodeConfig, certificates_folder
 from node.journal.audit import Audit
+from node.mesh.mesh import Rejected
 from node.serving.workloads import Workloads
 from protocols.chain.decision import Voter
 from protocols.chain.messages import EntryStored, EraChanged, Quarantined
@@ -22,6 +23,7 @@ from protocols.keys import public_key_of
 from protocols.liveness import Belief
 from protocols.machine import Now, PeerId
 from protocols.state.model import Lane
+from protocols.state.placement import eligible, placed
 from protocols.trust.hello import QUARANTINE_MS, Admitted, PeerCloned, RefusedBy
 from runtime.ingress import certificates
 
@@ -38,6 +40,25 @@ REFUSALS_MAX = 32
 _log = logging.getLogger("freehold.control")
 
 
+LOOK_STEP = "on its machine: freehold doctor (docs/guides/operations.md if it is lost for good)"
+"""What is not reached may be well: its clock, version, address and the network come before anything that destroys."""
+
+REJECTS_TOLD_MS = 10 * 60_000
+CURES = {
+    ("future", "clock", "skew", "early", "stale", "created"): "compare the clocks: timedatectl status on both machines",
+    ("expired", "certificate", "credential", "grant"): "look at its certificate: freehold mesh members",
+    ("malformed", "unknown", "version", "decode", "kind"): "compare the versions: freehold mesh members",
+}
+"""By words of a rule or its detail: what to look at first. None of it destroys anything."""
+
+
+def cure_of(rule: str, detail: str) -> str:
+    """Return what to look at where a peer's messages are refused by this rule."""
+    said = f"{rule} {detail}".lower()
+    found = (cure for words, cure in CURES.items() if any(word in said for word in words))
+    return next(found, "look there, too: freehold doctor")
+
+
 def is_alone(core: NodeCore) -> bool:
     """Whether no other node holds what this one holds."""
     return not any(other.node != core.node for other in core.state.nodes)
@@ -49,18 +70,17 @@ def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed
     found = []
     if down and up < majority(count):
         found.append(
-            f"{len(down)} of {count} voters are down: nothing can be decided until one returns; "
-            "if none ever will: freehold mesh reset NODE -m REASON"
+            f"{len(down)} of {count} voters are down, or not reached: nothing can be decided until one returns; {LOOK_STEP}"
         )
     elif down and up == majority(count):
         found.append(
-            f"voter {down[0]} is down: one more loss, or the reboot of another voter's machine, and nothing can be "
-            f"decided; put another node in its place: freehold mesh voters --replace {down[0][-8:]} NODE"
+            f"voter {down[0]} is down, or not reached: one more loss, or the reboot of another voter's machine, and nothing"
+            f" can be decided; {LOOK_STEP}"
         )
     if boot_answers_needed > up - 1:
         found.append(
             f"this voter's machine rebooted: it votes again once {boot_answers_needed} other voters have answered, and "
-            f"{up - 1} are up; start the others (if one is lost for good: freehold mesh reset NODE -m REASON)"
+            f"{up - 1} are up; start the others; {LOOK_STEP}"
         )
     return found
 
@@ -77,8 +97,13 @@ class Concerns:
         audit: Audit,
         clock: Callable[[], Now],
         rebuilt: str,
+        rejected: Mapping[PeerId, Rejected],
     ) -> None:
-        """Take what is read, and why this process began without the records that the node had ("" if it has them)."""
+        """Take what is read, and why this process began without the records that the node had ("" if it has them).
+
+        `rejected` is what was refused of each peer last.
+        """
+        self._rejected = rejected
         self._core, self._config, self._folder, self._clock = core, config, folder, clock
         self._workloads, self._audit = workloads, audit
         self.rebuilt = rebuilt
@@ -120,7 +145,7 @@ class Concerns:
             awaited = ", ".join(self._audit.awaited) or "any other node"
             found.append(
                 "what is written through this node waits for its place in the audit log: it lost records, and"
-                f" {awaited} may hold some of them; start it, or for good: freehold mesh remove NODE"
+                f" {awaited} may hold some of them; start it; {LOOK_STEP}"
             )
         if core.chain.muted:
             found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self._folder}")
@@ -174,7 +199,7 @@ class Concerns:
         """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
         core = self._core
         lanes = [lane for lane in core.state.lanes if sees(lane.project, lane.environment)]
-        found = self._unprepared(lanes)
+        found = self._unprepared(lanes) + self._unready(lanes) + self._of_rejects()
         for lane in lanes:
             runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
             if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
@@ -208,6 +233,31 @@ class Concerns:
                         f" {why.splitlines()[0]}; freehold logs --project {lane.project}"
                     )
         return found
+
+    def _unready(self, lanes: Sequence[Lane]) -> list[str]:
+        """What this node is to run and does not run yet, though nothing failed: it fetches, compiles or tries it."""
+        core, found = self._core, []
+        for lane in lanes:
+            base = lane.base
+            if base is None or base.change in self._workloads.failures:
+                continue
+            here = core.node in placed(lane, base, eligible(core.state, lane.environment))
+            if here and (lane.project, lane.environment) not in self._workloads.running:
+                found.append(
+                    f"{lane.project} in {lane.environment} is not served here yet: release {base.release.hex()[:12]} is"
+                    f" fetched, compiled and tried first; freehold logs --project {lane.project}"
+                )
+        return found
+
+    def _of_rejects(self) -> list[str]:
+        """Whose messages were refused lately, and what is likely wrong: a clock, a certificate or a version."""
+        now_ms = self._clock().mono_ms
+        return [
+            f"messages of {peer} are refused here ({one.rule}{': ' if one.detail else ''}{one.detail});"
+            f" {cure_of(one.rule, one.detail)}"
+            for peer, one in sorted(self._rejected.items())
+            if now_ms - one.at_ms < REJECTS_TOLD_MS
+        ]
 
     def _of_certificates(self) -> list[str]:
         """What is wrong with the certificates that visitors get."""

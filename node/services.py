@@ -161,7 +161,7 @@ def make_services(
             lambda: workloads.running, pool.run_job, system_now, folder / "schedules", JobHistory(folder / "jobs")
         ),
         audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
-        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost),
+        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected),
         feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         belongings=Belongings(core, releases.named_by),
         data=data,

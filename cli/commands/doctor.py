@@ -10,6 +10,7 @@ import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -109,22 +110,26 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
     findings += diagnosis.unserved(await client.state(), everyone)
     findings += diagnosis.stores(await stores_of(client))
-    names = [f"the node {mine['name']}"]
+    names, views = [f"the node {mine['name']}"], {mine["node"]: mine}
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":
             names.append(f"the node {one.title}")
-            findings += await _examine_peer(client, one, everyone)
+            findings += await _examine_peer(client, one, everyone, views)
+    findings += diagnosis.unready(await client.state(), everyone, views)
     return findings, names
 
 
-async def _examine_peer(client: NodeClient, one: Member, everyone: tuple[Member, ...]) -> list[Finding]:
-    """Ask a peer for its own description, and compare its clock with the asked node's."""
+async def _examine_peer(
+    client: NodeClient, one: Member, everyone: tuple[Member, ...], views: dict[str, Any]
+) -> list[Finding]:
+    """Ask a peer for its own description, kept in `views`, and compare its clock with the asked node's."""
     try:
         before = (await client.get("/v1/node"))["wall_ms"], time.monotonic()
         view = await client.get(f"/v1/nodes/{one.node}")
         took_ms = (time.monotonic() - before[1]) * 1000
     except CommandError as error:
         return [Finding(False, f"{one.title} does not describe itself: {error}", "look at its log: freehold logs")]
+    views[one.node] = view
     skew_ms = int(view["wall_ms"] - before[0] - took_ms / 2)
     found = diagnosis.node(view, view["wall_ms"]) + diagnosis.boot_read(view, everyone)
     return found + diagnosis.clock(one.title, skew_ms)

@@ -5,16 +5,19 @@ Not here: the project's files (`freehold new`), and what runs of it (`freehold s
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from typing import Any
 
 import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.access.members import find_member, members_of
+from cli.access.members import Member, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
-from cli.errors import UsageError
+from cli.errors import CommandError, UsageError
 from cli.frame import Group, Option, command
 from cli.text.output import Output
 from cli.text.table import short, table
@@ -23,6 +26,9 @@ from cli.views.watch import VOTERS_DECIDE
 from protocols.changes.change import valid_name
 from protocols.machine import PeerId
 from protocols.state.commands import CreateProject, PlaceData
+
+SERVES_WITHIN_S = 120.0
+LOOK_EVERY_S = 1.0
 
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 
@@ -102,6 +108,8 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
     if data and before and before != node.node:
         output.warn(f"nothing is copied: visitors find empty stores on {node.title} until you put the data there")
         output.hint(f"freehold data move {name} --env {environment} --to {node.title}")
+    if data and lane.base is not None and before != node.node:
+        output.note(f"  visitors get 503 until {node.title} has fetched, compiled and tried the release")
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"place {name} in {environment}")
     action = PlaceData(PeerId(node.node), schedule=schedules is not None)
@@ -112,8 +120,28 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
             admin, action, project=name, environment=environment, expect=lane.sequence, next_step="freehold status"
         ),
     )
-    output.result({"project": name, "environment": environment, "node": node.node, "slot": slot},
+    waits = data is not None and lane.base is not None
+    serves = (
+        talk(context, lambda client: _await_serving(client, output, f"{name}/{environment}", node)) if waits else None
+    )
+    output.result({"project": name, "environment": environment, "node": node.node, "slot": slot, "serves": serves},
                   f"{name} in {environment}: its {what} {node.title} (decision {slot})")  # fmt: skip
+    if serves is False:
+        output.warn(f"{node.title} does not serve it yet; it goes on preparing, and visitors get 503 meanwhile")
+        output.hint("freehold doctor")
+
+
+async def _await_serving(client: NodeClient, output: Output, lane: str, node: Member) -> bool:
+    """Wait until a node runs a lane's release, for SERVES_WITHIN_S at most; return whether it does."""
+    deadline_s = time.monotonic() + SERVES_WITHIN_S
+    while True:
+        with contextlib.suppress(CommandError):
+            if lane in (await client.get(f"/v1/nodes/{node.node}"))["running"]:
+                return True
+        if time.monotonic() >= deadline_s:
+            return False
+        output.live(f"{node.title} fetches, compiles and tries the release")
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 @click.group("project", cls=Group)

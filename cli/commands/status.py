@@ -21,6 +21,7 @@ from cli.frame import command
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.times import moment
+from cli.text.units import in_words
 from cli.views import lane_status as standing
 from cli.views.jobs import job_words
 from cli.views.overview import Seen, look
@@ -165,7 +166,9 @@ def _details(seen: Seen, names: Names, lane: Mapping[str, Any]) -> list[str]:
         found.append(f"{what} is coming, {state}{opened}")
         heard = [one["node"] for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
         found += [_numbers(names, one) for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
-        found += standing.silent_words(rollout["cohort"], heard, lane["down"], names)
+        ends_ms = lane["stage_ms"] + lane["deadline_ms"] - seen.node["wall_ms"]
+        until = f" for {in_words(ends_ms)} more, then it goes back" if lane["stage_ms"] and ends_ms > 0 else ""
+        found += standing.silent_words(rollout["cohort"], heard, lane["down"], names, until)
     elif lane["aborted"] is not None:
         when, by = standing.ago(lane["aborted"]["at_ms"], seen.node["wall_ms"]), lane["aborted"]["by"]
         reason = f": {lane['last_abort']}" if lane["last_abort"] else ""

@@ -66,7 +66,11 @@ def sandbox(version: str) -> list[Finding]:
     major = version.partition(".")[0]
     if major.isdigit() and int(major) >= WASMTIME_MIN_MAJOR:
         return []
-    return [Finding(True, f"wasmtime {version} is older than {WASMTIME_MIN_MAJOR}", "install this freehold again")]
+    return [
+        Finding(
+            True, f"wasmtime {version} is older than {WASMTIME_MIN_MAJOR}", "install this release of Freehold again"
+        )
+    ]
 
 
 def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
@@ -117,7 +121,7 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
         found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}",
                              "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"))  # fmt: skip
     if view["stalled"]:
-        found.append(Finding(True, f"{name} cannot follow the chain: {view['stalled']}", "update freehold there"))
+        found.append(Finding(True, f"{name} cannot follow the chain: {view['stalled']}", "update Freehold there"))
     left_ms = view["expires_ms"] - wall_ms
     if view["expires_ms"] and left_ms <= 0:
         found.append(
@@ -192,6 +196,30 @@ def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
         words = standing.unserved_words(nodes, standing.down_of(nodes, everyone), names, data=data)
         if words:
             found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", LOOK_STEP))
+    return found
+
+
+def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Judge whether what is to run runs, by what each node that could be asked says of itself."""
+    names = {one.node: one.title for one in everyone}
+    found = []
+    for lane in state.lanes:
+        name = f"{lane.project}/{lane.environment}"
+        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        idle = [node for node in nodes if node in views and name not in views[node]["running"]]
+        if not idle:
+            continue
+        who = ", ".join(names.get(node) or short(node) for node in idle)
+        gone = standing.down_of(nodes, everyone)
+        nobody = len(idle) + len([node for node in gone if node not in idle]) >= len(nodes)
+        what = (
+            f"{name}: no visitor is served: {who} does not run its release yet"
+            if nobody
+            else f"{name}: {who} does not run its release yet"
+        )
+        found.append(
+            Finding(nobody, what, f"it fetches, compiles and tries it first: freehold logs --project {lane.project}")
+        )
     return found
 
 

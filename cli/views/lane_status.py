@@ -99,12 +99,16 @@ def aborted(decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def silent_words(
-    cohort: Sequence[str], heard: Iterable[str], down: Sequence[str], names: Mapping[str, str]
+    cohort: Sequence[str], heard: Iterable[str], down: Sequence[str], names: Mapping[str, str], until: str = ""
 ) -> list[str]:
-    """Say of each node of an open stage that nothing is known of whether it is down or has not reported."""
+    """Say of each node of an open stage that nothing is known of whether it is down or has not reported.
+
+    `until` says when the stage ends without it.
+    """
     known = set(heard)
+    wait = f"the stage waits for it{until}"
     return [
-        f"{named(node, names)} {'is down: the stage waits for it' if node in down else 'has not reported yet'}"
+        f"{named(node, names)} {f'is down: {wait}' if node in down else f'has not reported yet: {wait}'}"
         for node in cohort
         if node in down or node not in known
     ]

@@ -15,6 +15,7 @@ from cli.access.members import Member, members_of
 from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.views import lane_status as standing
+from protocols.state.model import MeshState
 
 CHANGES_ASKED = 100
 DECISIONS_ASKED = 100
@@ -27,6 +28,7 @@ OPEN_MAX = 5
 class Seen:
     """One look. Each of `lanes` is the node's view and beside it:
 
+    `deadline_ms`, how long an open stage waits for a node that says nothing;
     `nodes` that are to serve it and those of them, or of its cohort, that are `down`; `since_ms` when what runs began and
     `stage_ms` when the open stage did, 0 where that is not known; `requests` by change; `waiting`, the starts that were
     handed over and wait for somebody, in words; `aborted`, when the newest rollout ended so and by whom, if it did; `open`,
@@ -68,11 +70,18 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
                     {"change": one["id"], "words": words} for one in changes if (words := standing.waiting_words(one))
                 ],
                 "aborted": standing.aborted(decisions),
+                "deadline_ms": _deadline_ms(state, lane),
                 "jobs": lane["jobs"] or jobs.get((lane["project"], lane["environment"]), []),
                 "open": [one for one in proposed if one["id"] not in started][:OPEN_MAX],
             }
         )
     return Seen(node, found, [standing.with_names(one, members) for one in node["warnings"]], members)
+
+
+def _deadline_ms(state: MeshState, lane: Mapping[str, Any]) -> int:
+    """Return how long the open stage of a lane waits for a node that says nothing; 0 where none is open."""
+    decided = state.lane(lane["project"], lane["environment"])
+    return decided.rollout.plan.healthy_deadline_ms if decided is not None and decided.rollout is not None else 0
 
 
 async def _jobs_elsewhere(

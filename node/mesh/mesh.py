@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from node.mesh.pump import Persisting, Pump, system_now
@@ -39,6 +40,19 @@ _log = logging.getLogger("freehold.mesh")
 Listener = Callable[[Any], None]
 
 
+REJECTED_PEERS_MAX = 64
+DETAIL_KEPT_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that was refused: by which rule, why, and when (monotonic ms)."""
+
+    rule: str
+    detail: str
+    at_ms: int
+
+
 class Mesh:
     """Runs one core over one transport."""
 
@@ -55,6 +69,8 @@ class Mesh:
         self.transport = transport
         self.listeners: list[Listener] = []
         self.rejects: Counter[str] = Counter()
+        self.rejected: dict[PeerId, Rejected] = {}
+        """What was refused of each peer last; a diagnosis begins there."""
         self._malformed: Counter[PeerId] = Counter()
         self._said: dict[tuple[PeerId, str], tuple[int, int]] = {}
         """When a line of that peer and rule is due again (mono ms), and how many were not said since the last."""
@@ -111,6 +127,8 @@ class Mesh:
         """Count a peer's misbehaviour, and log it once a minute for each rule: a peer must not wash away this node's log."""
         self.rejects[rule] += 1
         now_ms = self._clock().mono_ms
+        if peer in self.rejected or len(self.rejected) < REJECTED_PEERS_MAX:
+            self.rejected[peer] = Rejected(rule, detail[:DETAIL_KEPT_MAX], now_ms)
         due_ms, unsaid = self._said.get((peer, rule), (now_ms, 0))
         if now_ms < due_ms:
             self._said[peer, rule] = (due_ms, unsaid + 1)

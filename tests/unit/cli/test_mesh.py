@@ -435,7 +435,12 @@ def test_a_rollout_that_somebody_aborted_is_told_with_who_did_until_another_begi
 def test_a_stage_says_of_which_of_its_nodes_it_knows_nothing() -> None:
     names = {"a": "oslo", "b": "berlin", "c": "rome"}
     said = standing.silent_words(("a", "b", "c"), ["a", "b"], ("b",), names)
-    assert said == ["berlin is down: the stage waits for it", "rome has not reported yet"]
+    assert said == [
+        "berlin is down: the stage waits for it",
+        "rome has not reported yet: the stage waits for it",
+    ]
+    until = standing.silent_words(("b",), [], ("b",), names, " for 3 minutes more, then it goes back")
+    assert until == ["berlin is down: the stage waits for it for 3 minutes more, then it goes back"]
 
 
 def test_a_change_that_waits_is_told_with_what_it_waits_for_and_its_words_on_one_line() -> None:

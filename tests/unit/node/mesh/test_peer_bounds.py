@@ -21,6 +21,7 @@ def lonely_mesh() -> Mesh:
     made.rejects, made._malformed, made._said = (
         mesh_module.Counter(), mesh_module.Counter(), {},
     )  # fmt: skip
+    made.rejected = {}
     made.closed = []  # type: ignore[attr-defined]
     made.disconnect = lambda peer, reason: made.closed.append((peer, reason))  # type: ignore[method-assign,attr-defined]
     return made
