@@ -17,6 +17,7 @@ from node.api.auditing import AUDIT_OPERATIONS
 from node.api.data import DATA_OPERATIONS
 from node.api.drafts import DRAFT_OPERATIONS
 from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
+from node.api.mcp import MCP_OPERATIONS
 from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.api.metrics import render
 from node.api.naming import KeyNames
@@ -591,4 +592,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *SECRET_OPERATIONS,
     *DATA_OPERATIONS,
     *AUDIT_OPERATIONS,
+    *MCP_OPERATIONS,
 )  # fmt: skip

@@ -8,16 +8,17 @@ an operation does (the handlers), and who the caller is (callers.py).
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from aiohttp import web
 
-from node.api.problems import CONTENT_TYPE, Problem
+from node.api.problems import CONTENT_TYPE, Problem, invalid, not_found
 from node.api.scope import NOTHING, Scope
 from protocols.keys import Ed25519Signer
 
@@ -26,6 +27,9 @@ Access = Literal["open", "known", "signed", "read", "write"]
 """`open`: anybody who reaches the address; `known`: the socket, or any key that signs; `signed`: a key that signs, known
 or not; `read`: any principal; `write`: a principal, with an idempotency key."""
 
+
+WELL_KNOWN = "/.well-known/oauth-protected-resource"
+"""Where RFC 9728 has clients look for how to be let in."""
 
 PAGE_ITEMS = 100
 PAGE_ITEMS_MAX = 2_000
@@ -71,7 +75,8 @@ class Operation:
     handler answers with a Page. `media` is the content type of an answer that is made elsewhere. `statuses` are the problems
     it may answer beside the common ones. After one that is `final` the node's word counts nowhere: its audit entry is
     there before it begins. `bearer` says that a token may write this; what only reads, it may read anyway. `carried` says that
-    what is handed over proves its own author's right: whoever may look may bring it.
+    what is handed over proves its own author's right: whoever may look may bring it. `empty_status` is another status of
+    success, without a body.
     """
 
     name: str
@@ -92,6 +97,7 @@ class Operation:
     final: bool = False
     bearer: bool = False
     carried: bool = False
+    empty_status: int = 0
 
     @property
     def takes_tokens(self) -> bool:
@@ -145,6 +151,18 @@ class Call:
     """The signer of the caller's token, if it showed one: for what the node files in its name."""
 
 
+class Performer(Protocol):
+    """What makes one call within another, for the same caller and by the same gates: the server, as its handlers see it."""
+
+    def operation(self, name: str) -> Operation:
+        """Return an operation by its name."""
+
+    async def within(self, outer: Call, operation: Operation, values: Mapping[str, Any], body: Any) -> bytes:
+        """Make a call with these parameters and this body; return the JSON of its answer. Raises ProblemError."""
+
+
+PERFORMER: web.AppKey[Performer] = web.AppKey("performer")
+
 PAGING = (
     Parameter(
         "limit", {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX, "default": PAGE_ITEMS}, "how many"
@@ -173,11 +191,12 @@ TAGS = {
 """What operations are grouped by, each with a sentence."""
 
 _TAG_OF = {
-    "healthz": "node", "readyz": "node", "node": "node", "leave": "node", "openapi.json": "node", "docs": "node",
+    ".well-known": "node", "healthz": "node", "readyz": "node", "node": "node", "leave": "node",
+    "openapi.json": "node", "docs": "node",
     "drafts": "changes", "starts": "changes", "records": "changes", "commands": "changes", "changes": "changes",
     "artifacts": "artifacts", "lanes": "projects", "secrets": "projects", "data": "projects",
     "admissions": "principals", "principals": "principals",
-    "logs": "following", "events": "following", "audit": "following", "metrics": "following",
+    "mcp": "changes", "logs": "following", "events": "following", "audit": "following", "metrics": "following",
 }  # fmt: skip
 
 
@@ -191,6 +210,31 @@ def examples() -> dict[str, Any]:
     """Requests and answers by operation, as a test recorded them on a real node; long binary values are cut short."""
     found: dict[str, Any] = msgspec.json.decode(resources.files(__package__).joinpath("examples.json").read_bytes())
     return found
+
+
+def value_of(parameter: Parameter, text: str) -> Any:
+    """Check one parameter against its schema: type, bounds, length, pattern, enum."""
+    schema = parameter.schema
+    if schema["type"] == "integer":
+        if not re.fullmatch(r"-?[0-9]{1,15}", text):
+            raise invalid(f"{parameter.name} must be a whole number")
+        number = int(text)
+        if not schema.get("minimum", number) <= number <= schema.get("maximum", number):
+            raise invalid(f"{parameter.name} must be {schema.get('minimum')} to {schema.get('maximum')}")
+        return number
+    if schema["type"] == "boolean":
+        if text not in {"true", "false"}:
+            raise invalid(f"{parameter.name} must be true or false")
+        return text == "true"
+    if len(text) > schema.get("maxLength", 256) or len(text) < schema.get("minLength", 0):
+        raise invalid(f"{parameter.name} has the wrong length")
+    if "enum" in schema and text not in schema["enum"]:
+        raise invalid(f"{parameter.name} must be one of {', '.join(schema['enum'])}")
+    if "pattern" in schema and not re.search(schema["pattern"], text):
+        if parameter.place == "path":
+            raise not_found(parameter.name, text)
+        raise invalid(f"{parameter.name} does not match {schema['pattern']}")
+    return text
 
 
 def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
@@ -269,6 +313,8 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
     if one.paged:
         text = "where the next page is, with rel=next; absent on the last (RFC 8288)"
         made["responses"][str(one.status)]["headers"] = {"Link": {"schema": {"type": "string"}, "description": text}}
+    if one.empty_status:
+        made["responses"][str(one.empty_status)] = {"description": "done, and nothing to say"}
     problem = {"content": {CONTENT_TYPE: {"schema": by_type[repr(Problem)]}}}
     common = (400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 503, *((507,) if one.access == "write" else ()))
     made["responses"] |= {str(status): {"description": "a problem", **problem} for status in (*common, *one.statuses)}

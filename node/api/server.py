@@ -24,14 +24,24 @@ from aiohttp import ETag, web
 from aiohttp.web_protocol import RequestHandler
 
 from node.api.callers import Callers
-from node.api.operations import Call, Operation, Page, Parameter, Upload, document, parameters_of
+from node.api.operations import (
+    PERFORMER,
+    WELL_KNOWN,
+    Call,
+    Operation,
+    Page,
+    Parameter,
+    Upload,
+    document,
+    parameters_of,
+    value_of,
+)
 from node.api.problems import (
     NOT_ALLOWED,
     PROBLEM_TYPE_PREFIX,
     Problem,
     ProblemError,
     invalid,
-    not_found,
     problem_of,
     response,
     token_refused,
@@ -118,12 +128,38 @@ class ApiServer:
     def application(self) -> web.Application:
         """Return a new application with every operation routed; serve it on as many sockets as needed."""
         application = web.Application(client_max_size=1 << 31, middlewares=[self._guard])
+        application[PERFORMER] = self
         for operation in self._operations:
             endpoint = self._endpoint(operation)
             application.router.add_route(operation.method, operation.path, endpoint)
             if operation.method == "GET" and operation.stream != "always":
                 application.router.add_route("HEAD", operation.path, endpoint)
         return application
+
+    def operation(self, name: str) -> Operation:
+        """Return an operation by its name."""
+        return next(one for one in self._operations if one.name == name)
+
+    async def within(self, outer: Call, operation: Operation, values: Mapping[str, Any], body: Any) -> bytes:
+        """Make a call within another, for the same caller: its grants are held against it as if it came by itself."""
+        if outer.bearer is not None and not operation.takes_tokens:
+            raise token_refused(f"a token reads and proposes; {operation.name} takes a key's signature")
+        path = {
+            one.name: values[one.name] for one in operation.parameters if one.place == "path" and one.name in values
+        }
+        query = dict(values)
+        scope = outer.scope
+        if self._callers.local(outer.request) is None or self._callers.shows_key(outer.request):
+            scope = self._authorize(outer.principal, operation, query, outer.bearer is not None)
+        call = Call(operation, outer.request, outer.principal, path, query, body, self._node, scope, outer.bearer)
+        if operation.access == "write":
+            self._require_room(outer.principal)
+            answer: web.StreamResponse = await self._perform(operation, call)
+        else:
+            answer = _render(operation, await _handled(operation, call), outer.request)
+        assert isinstance(answer, web.Response)
+        assert isinstance(answer.body, bytes | None)
+        return answer.body or b"null"
 
     def _describing(self) -> tuple[Operation, ...]:
         async def describe(_call: Call) -> web.Response:
@@ -164,6 +200,12 @@ class ApiServer:
             )
         if not answer.prepared:
             answer.headers["Freehold-Request-Id"] = request_id
+            if answer.status == 401:
+                metadata = f"https://{request.host}{WELL_KNOWN}"
+                answer.headers["WWW-Authenticate"] = (
+                    f'Bearer realm="freehold", resource_metadata="{metadata}{"/mcp" * (request.path == "/mcp")}", '
+                    'Signature realm="freehold"'
+                )
             _validate(request, answer)
             answer.headers.setdefault("Cache-Control", "no-store")
             answer.headers["Server"] = "freehold"
@@ -456,33 +498,8 @@ def _query(parameters: Sequence[Parameter], request: web.Request, path: dict[str
     for one in parameters:
         text = path.get(one.name) if one.place == "path" else request.query.get(one.name)
         if text is not None:
-            values[one.name] = _value(one, text)
+            values[one.name] = value_of(one, text)
     return values
-
-
-def _value(parameter: Parameter, text: str) -> Any:
-    """Check one parameter against its schema: type, bounds, length, pattern, enum."""
-    schema = parameter.schema
-    if schema["type"] == "integer":
-        if not re.fullmatch(r"-?[0-9]{1,15}", text):
-            raise invalid(f"{parameter.name} must be a whole number")
-        number = int(text)
-        if not schema.get("minimum", number) <= number <= schema.get("maximum", number):
-            raise invalid(f"{parameter.name} must be {schema.get('minimum')} to {schema.get('maximum')}")
-        return number
-    if schema["type"] == "boolean":
-        if text not in {"true", "false"}:
-            raise invalid(f"{parameter.name} must be true or false")
-        return text == "true"
-    if len(text) > schema.get("maxLength", 256) or len(text) < schema.get("minLength", 0):
-        raise invalid(f"{parameter.name} has the wrong length")
-    if "enum" in schema and text not in schema["enum"]:
-        raise invalid(f"{parameter.name} must be one of {', '.join(schema['enum'])}")
-    if "pattern" in schema and not re.search(schema["pattern"], text):
-        if parameter.place == "path":
-            raise not_found(parameter.name, text)
-        raise invalid(f"{parameter.name} does not match {schema['pattern']}")
-    return text
 
 
 def _result(answered: Any) -> str:

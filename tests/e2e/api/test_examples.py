@@ -27,11 +27,20 @@ from node.api.operations import Operation, document
 from node.mesh.pump import system_now
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.changes.approvals import Approval, approve
+from protocols.changes.demands import TEAM
 from protocols.changes.secrets import SealedSecret, seal, sign_paper
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId
-from protocols.state.commands import Command, CreateEnvironment, PlaceData, Signature, SignedCommand, sign_command
+from protocols.state.commands import (
+    Command,
+    CreateEnvironment,
+    PlaceData,
+    SetPolicy,
+    Signature,
+    SignedCommand,
+    sign_command,
+)
 from protocols.state.placement import eligible
 from protocols.trust.grants import GRANT_DOMAIN, Grant
 from protocols.trust.invites import Address, Invite, make_invite, read_line, write_line
@@ -167,6 +176,7 @@ async def test_every_example_of_the_document_is_executed_as_it_says(component: C
         made = await propose(walk, component("services").read_bytes())
         await start(walk, made)
         await papers(walk, made)
+        await withdraw(walk, component("services").read_bytes())
         await people(walk)
         await data(walk)
         await ends(walk)
@@ -180,6 +190,10 @@ async def look(walk: Walk) -> None:
                  "members"):  # fmt: skip
         await walk.call(name)
     await walk.call("peer", node=walk.house.control(1).core.node)
+    await walk.call("resource")
+    await walk.call("mcp_resource")
+    asked = {"name": "list_projects", "arguments": {}}
+    await walk.call("mcp", body={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": asked})
     await walk.call("principals", limit=100)
     await walk.call("principal", key=walk.house.admin.public_key.hex())
 
@@ -210,7 +224,7 @@ async def start(walk: Walk, view: dict[str, Any]) -> None:
     raw = admin.sign(base64.b64decode(command["to_sign"]))
     signed = SignedCommand(base64.b64decode(command["payload"]), (Signature(key, raw),))
     await walk.call("start", body={"command": b64(encode(signed))})
-    await until(lambda: house.based(bytes.fromhex(view["digest"])), 60)  # type: ignore[arg-type]
+    await until(lambda: house.based(bytes.fromhex(view["digest"])), 150)  # type: ignore[arg-type]
 
 
 async def papers(walk: Walk, view: dict[str, Any]) -> None:
@@ -230,6 +244,23 @@ async def papers(walk: Walk, view: dict[str, Any]) -> None:
     await walk.call("statements", **PLACE)
     await walk.call("logs", project=LANE[0], limit=100)
     await walk.call("events", kind="decision,rollout", **PLACE)
+
+
+async def withdraw(walk: Walk, component: bytes) -> None:
+    """A start that waits for an approval which nobody gives, and is taken back."""
+    admin = walk.house.admin
+    async with walk.house.client() as client:
+        await client.decide(admin, SetPolicy(TEAM, LANE[1]), expect=(await client.state()).sequence)
+    wanted = change(digest(component).hex(), admin.public_key.hex()) | {"request": "greet louder"}
+    _, text = await walk.send(BY_NAME["draft"], "/v1/drafts", {}, wanted)
+    view = json.loads(text)
+    await walk.send(BY_NAME["propose"], "/v1/changes", {}, {"digest": view["digest"], **signature(admin, view)})
+    _, text = await walk.send(BY_NAME["draft"], "/v1/drafts", {}, {"kind": "start", "change": view["digest"]})
+    command = json.loads(text)
+    path = f"/v1/drafts/{command['digest']}/signature"
+    status, text = await walk.send(BY_NAME["sign_draft"], path, {}, signature(admin, command))
+    assert (status, json.loads(text)["outcome"]) == (200, "waiting"), text
+    await walk.call("withdraw_start", change=view["digest"])
 
 
 async def people(walk: Walk) -> None:
@@ -265,7 +296,7 @@ async def data(walk: Walk) -> None:
         for one in targets
     )  # fmt: skip
     await walk.call("move_data", index=source, **PLACE, body={"switch": switch, "abort": abort, "material": []})
-    await until(lambda: control.core.state.lane(*LANE).data_node == targets[0], 60)  # type: ignore[union-attr]
+    await until(lambda: control.core.state.lane(*LANE).data_node == targets[0], 150)  # type: ignore[union-attr]
     await walk.call("audit", contains="publish", limit=100)
     await walk.call("audit_links", after=0)
 
