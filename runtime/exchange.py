@@ -198,7 +198,7 @@ class ResponseWriter:
 
     __slots__ = (
         "_chunks", "_dirty", "_end_taken", "_head", "_lock", "_loop", "_outcome", "_published", "_size",
-        "_starved", "_taker", "_trailers", "_wake", "abandoned", "complete", "refusal", "started",
+        "_starved", "_taker", "_trailers", "_wake", "abandoned", "closed", "complete", "refusal", "started",
     )  # fmt: skip
 
     def __init__(self, wake: Callable[[], None], loop: asyncio.AbstractEventLoop | None) -> None:
@@ -219,6 +219,8 @@ class ResponseWriter:
         self.started = False
         self.complete = False
         self.abandoned = False
+        self.closed = False
+        """Set by the loop once nobody takes what is written; the guest may then write no more."""
 
     def start(self, head: ResponseHead) -> None:
         """Give status and fields; once."""

@@ -72,6 +72,11 @@ class RequestWriter(ResponseWriter):
         super().abort()
         self.publish()
 
+    def hang_up(self) -> None:
+        """The other side takes no more: the guest's next write finds the stream closed, and a waiting one wakes."""
+        self.closed = True
+        self._wake()
+
 
 class OutboundCall:
     """One call in flight: `settled` once `head` or `failure` is set."""
@@ -176,6 +181,7 @@ class Outbound:
 
         def ended(task: asyncio.Task[None]) -> None:  # also for a task cancelled before its first step
             self._tasks.discard(task)
+            call.writer.hang_up()
             with self._lock:
                 self._in_flight[spec.project, spec.app] -= 1
                 self._in_flight += Counter()  # drops what is at zero: apps come and go

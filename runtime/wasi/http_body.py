@@ -129,6 +129,11 @@ class OutgoingBody(Resource, wit="outgoing-body"):
         """Whether neither finished nor given up."""
         return not (self._finished or self._aborted)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the other side takes no more of it."""
+        return self._writer is not None and self._writer.closed
+
     def bind(self, writer: ResponseWriter) -> None:
         """Send all there is to `writer`, and everything from now on."""
         self._writer = writer
@@ -202,7 +207,7 @@ class BodyOutput(OutputStream):
 
     def permit(self) -> int | Err:
         """Return the room, or closed once the body was given up."""
-        return self._body.permit() if self._body.open else CLOSED
+        return self._body.permit() if self._body.open and not self._body.refused else CLOSED
 
     def put(self, data: bytes) -> Err | None:
         """Write to the body."""

@@ -296,3 +296,27 @@ def test_a_large_answer_waits_for_its_reader(outbound: Outbound, serve: Any) -> 
     )
     client.finish()
     assert len(client.body()) == size
+
+
+def test_a_body_nobody_takes_is_closed_to_its_writer(outbound: Outbound, serve: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    refused = Client(outbound, port, method="POST", content_length=None)
+    release = threading.Event()
+
+    def deaf(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+        release.wait(5)
+
+    answered = Client(outbound, serve(deaf).port, method="POST", content_length=None)
+    for client in (refused, answered):
+        while client.call.writer.permit():
+            client.call.writer.write(b"x" * 65536)
+            client.call.writer.publish()
+        client.until(lambda client=client: client.call.writer.closed)  # type: ignore[misc]
+        assert client.call.settled
+    assert refused.call.failure == ("connection-refused", None)
+    assert answered.call.head is not None
+    assert answered.call.head.status == 413
+    release.set()
