@@ -24,16 +24,15 @@ from cli.project.source import SourceTree
 from cli.project.world import world_of, write_world
 
 MAIN: Final = """\
-import freehold
-import freehold_dev
 import freehold_files
-import freehold_limits
-import freehold_ssl
+freehold_files.serve("/1", ["/2"])
+import freehold
+import freehold_limits, freehold_ssl, freehold_loop, freehold_environ, freehold_dev
 freehold_limits.install()
 freehold_ssl.install()
 freehold.install_sql()
 freehold_dev.warm(["/2"])
-freehold_files.keep_interpreter(["/2"])
+freehold_environ.built()
 IncomingHandler = freehold_dev.IncomingHandler
 """
 
@@ -80,7 +79,7 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
 
 def packed_source(project: ProjectFile, app: App, tree: SourceTree) -> str:
     """Return what the interpreter is told: the app's files, entry and mount points."""
-    files = {name: base64.b64encode(content).decode() for name, content in tree.files}
+    files = {name: (base64.b64encode(content).decode(), tree.modified_s(name)) for name, content in tree.files}
     packed = base64.b64encode(zlib.compress(json.dumps(files).encode(), 1)).decode()
     prefixes = python_build.mount_prefixes(project, app)
     return json.dumps({"language": app.language, "entry": app.entry, "prefixes": prefixes, "files": packed})

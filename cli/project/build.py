@@ -26,7 +26,7 @@ from cli.project.instantiate import instantiate_once
 from cli.project.model import App, ProjectFile
 from cli.project.site import read_site
 from cli.project.source import SourceTree, read_tree
-from cli.project.world import world_of
+from cli.project.world import granted_anywhere, world_of
 from runtime.sandbox import component
 
 STATE_FOLDER: Final = ".freehold"
@@ -97,6 +97,7 @@ def source_of_app(app: App, root: Path) -> SourceTree:
 def recipe_of(project: ProjectFile, app: App, root: Path, progress: Progress) -> Recipe:
     """Return how `app` is made, by its language."""
     tree = source_of_app(app, root)
+    app = granted_anywhere(project, app)
     shared = {
         "language": app.language,
         "entry": app.entry,
@@ -123,6 +124,7 @@ def _python_recipe(
     inputs = {
         **shared,
         "prefixes": "\n".join(prefixes),
+        "declared": "\n".join(python_build.declared_names(app)),
         "guest": _files_digest(python_build.guest_files(app)),
         "packages": python_packages.packages_digest(requirements) if requirements else "",
         **python_build.toolchain(),
@@ -134,7 +136,12 @@ def _python_recipe(
             progress.step(app.name, "installing its packages")
             packages = python_packages.vendor(app.name, requirements)
         progress.step(app.name, "building the component")
-        made = python_build.build(app, prefixes, tree, packages, work)
+        try:
+            made = python_build.build(app, prefixes, tree, packages, work / "whole")
+        except python_build.ReadsConfiguration as told:
+            names = ", ".join(told.names)
+            progress.step(app.name, f"building it again: its import reads {names}, so each instance imports it")
+            made = python_build.build(app, prefixes, tree, packages, work / "late", late=True)
         return made, python_packages.versions(packages) if packages else {}
 
     return Recipe(inputs, tree.digest(), python_build.toolchain(), make)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
@@ -27,8 +28,19 @@ BUILD_TIMEOUT_S = 600
 IMPORT_NAMES = {CONFIG: "config_store", KEYVALUE[0]: "keyvalue_store", SQL: "sql_databases"}
 """What the guest's side calls interfaces whose own names say too little."""
 
+READS_CONFIGURATION: Final = "freehold: the import reads configuration: "
+"""What the guest's `freehold_entry` says when an app's import reads configuration."""
+
 # The folders the tool mounts for the guest, in the order they are passed: the adapter, the app, its packages.
 APP_MOUNT, PACKAGES_MOUNT = "/1", "/2"
+
+
+class ReadsConfiguration(Exception):  # noqa: N818 - no error: the app is built the other way
+    """Importing the app reads the configuration called `names`, which only an instance has."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = names
 
 
 def toolchain() -> dict[str, str]:
@@ -44,57 +56,31 @@ def mount_prefixes(project: ProjectFile, app: App) -> tuple[str, ...]:
     return tuple(sorted(paths - {"/"}, key=lambda path: (-len(path), path)))
 
 
-def main_module(app: App, prefixes: tuple[str, ...]) -> str:
-    """Return the source of the module the component starts from."""
+def declared_names(app: App) -> list[str]:
+    """Return the names of configuration and secrets that freehold.toml declares for `app`."""
+    return sorted({*app.config, *app.secrets})
+
+
+def main_module(app: App, prefixes: tuple[str, ...], *, late: bool = False) -> str:
+    """Return the source of the module the component starts from; `late`: each instance imports the app itself."""
     if app.language == "static":
         made = f"freehold_static.handle_of({APP_MOUNT!r}, {app.entry!r}, {prefixes!r}, prepare=True)"
         handler = f"IncomingHandler = freehold_handler.handler('freehold_static', {made})"
         return "\n".join(["import freehold, freehold_handler, freehold_static", handler]) + "\n"
-    if app.language in {"wsgi", "asgi"}:
-        module, _, name = app.entry.partition(":")
-        chosen = [
-            f"import freehold_{app.language}",
-            f"module = importlib.import_module({module!r})",
-            f"if not hasattr(module, {name!r}):",
-            f"    raise ImportError('module {module} has no {name}; set entry in freehold.toml')",
-            f"IncomingHandler = freehold_{app.language}.handler(module.{name}, {prefixes!r})",
+    how = "late" if late else "built"
+    arguments = [app.language, app.entry, prefixes, app.schedule is not None]
+    if not late:
+        arguments.append(declared_names(app))
+    exported = "Run" if app.schedule else "IncomingHandler"
+    return "\n".join(
+        [
+            "import freehold_files",
+            f"freehold_files.serve({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])",
+            "import freehold, freehold_limits, freehold_ssl, freehold_entry",
+            "freehold_limits.install(); freehold_ssl.install(); freehold.install_sql()",  # before the app or a library looks
+            f"{exported} = freehold_entry.{how}({', '.join(map(repr, arguments))}, app_folder={APP_MOUNT!r})",
+            "",
         ]
-    elif app.schedule:
-        chosen = [
-            f"module = importlib.import_module({app.entry!r})",
-            "if not hasattr(module, 'main'):",
-            f"    raise ImportError('module {app.entry} has no main(); a scheduled app needs one')",
-            "import freehold_job",
-            "Run = freehold_job.command(module.main)",
-        ]
-    else:
-        chosen = [
-            f"module = importlib.import_module({app.entry!r})",
-            "if hasattr(module, 'IncomingHandler'):",
-            "    IncomingHandler = module.IncomingHandler",
-            "elif hasattr(module, 'handle'):",
-            "    import freehold_handler",
-            f"    IncomingHandler = freehold_handler.handler({app.entry!r}, module.handle)",
-            "else:",
-            f"    raise ImportError('module {app.entry} has no handle(request) and no class IncomingHandler')",
-        ]
-    limits = (
-        "freehold_limits.install(); freehold_ssl.install(); freehold.install_sql()"  # before the app or a library looks
-    )
-    kept = f"freehold_files.keep({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])"
-    return (
-        "\n".join(
-            [
-                "import importlib",
-                "import freehold",
-                "import freehold_files",
-                "import freehold_limits, freehold_ssl",
-                limits,
-                *chosen,
-                kept,
-            ]
-        )
-        + "\n"
     )
 
 
@@ -108,14 +94,16 @@ def guest_files(app: App) -> list[Path]:
     return sorted(GUEST.glob("*.py"))
 
 
-def build(app: App, prefixes: tuple[str, ...], tree: SourceTree, packages: Path | None, work: Path) -> Path:
-    """Return the component of `app`, made in the empty folder `work`. Raises `BuildError`."""
+def build(
+    app: App, prefixes: tuple[str, ...], tree: SourceTree, packages: Path | None, work: Path, *, late: bool = False
+) -> Path:
+    """Return the component of `app`, made in the folder `work`. Raises `BuildError`, `ReadsConfiguration` unless `late`."""
     stage, source, wit = work / "stage", work / "app", work / "wit"
     for folder in (stage, source, work / "packages", work / "env" / "lib" / "site-packages"):
         folder.mkdir(parents=True)
     for path in guest_files(app):
         shutil.copy(path, stage / path.name)
-    (stage / "freehold_main.py").write_text(main_module(app, prefixes))
+    (stage / "freehold_main.py").write_text(main_module(app, prefixes, late=late))
     tree.write(source)
     write_world(world_of(app), wit)
     return componentize(app, [stage, source, packages or work / "packages"], work)
@@ -152,6 +140,9 @@ def componentize(app: App, paths: list[Path], work: Path) -> Path:
     if done.returncode != 0 or not output.is_file():
         said = (done.stdout + done.stderr).decode("utf-8", "replace")
         refuse_full_disk(app.name, said)
+        told = re.search(rf"{READS_CONFIGURATION}(\w+(?: \w+)*)", said)
+        if told is not None:
+            raise ReadsConfiguration(told[1].split())
         raise _failure(app, said)
     return output
 
@@ -172,6 +163,8 @@ def _failure(app: App, said: str) -> BuildError:
     missing = python_packages.step_for_missing(text, app.source)
     if missing:
         step = missing
+    elif unset := re.search(r"KeyError: '([A-Za-z_]\w*)'", text) if "<frozen os>" in said else None:
+        step = f"add {unset[1]} to config or secrets of [app.{app.name}] in freehold.toml"
     elif "SyntaxError" in text:
         step = f"correct the syntax; apps run on Python 3.14: freehold build --app {app.name}"
     else:

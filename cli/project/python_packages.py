@@ -98,6 +98,8 @@ def step_for_missing(said: str, source: str) -> str:
     why = UNUSABLE.get(normal_name(name))
     if why is not None:
         return f"{name} cannot run in the sandbox: {why}"
+    if name in sys.stdlib_module_names:
+        return f"the sandbox's Python is built without its module {name.lstrip('_')}; do without it"
     return f"add {name} to {source.rstrip('/')}/requirements.txt, if it is a package of pure Python"
 
 

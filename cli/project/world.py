@@ -7,9 +7,10 @@ Not here: the interfaces themselves (`wit/`, data from the WASI proposals).
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from cli.project.model import App
+from cli.project.model import App, ProjectFile
 
 WASI = "0.2.10"
 """The version the JavaScript engine exports; any 0.2 host serves it."""
@@ -21,6 +22,19 @@ KEYVALUE = ("wasi:keyvalue/store@0.2.0-draft2", "wasi:keyvalue/atomics@0.2.0-dra
 CONFIG = "wasi:config/store@0.2.0-rc.1"
 SQL = "freehold:sql/databases@0.1.0"
 LOGGING = "wasi:logging/logging@0.1.0-draft"
+
+
+def granted_anywhere(project: ProjectFile, app: App) -> App:
+    """Return `app` with what any environment grants it: one component serves them all, and each grants its own part."""
+    everywhere = [app, *(settings.apps[app.name] for settings in project.environments.values())]
+    return replace(
+        app,
+        config={name: value for one in everywhere for name, value in one.config.items()},
+        secrets=tuple(dict.fromkeys(name for one in everywhere for name in one.secrets)),
+        keyvalue=tuple(dict.fromkeys(name for one in everywhere for name in one.keyvalue)),
+        sql=tuple(dict.fromkeys(name for one in everywhere for name in one.sql)),
+        allow_hosts=tuple(dict.fromkeys(host for one in everywhere for host in one.allow_hosts)),
+    )
 
 
 def world_of(app: App) -> str:

@@ -165,7 +165,10 @@ class _Config:
             import os
 
             return self.values.get(key, os.environ.get(key, default))
-        if _config is None:
+        import freehold_environ
+
+        freehold_environ.note(key)
+        if _config is None or freehold_environ.building:
             return default
         try:
             value = _config.get(key)

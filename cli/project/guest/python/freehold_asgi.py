@@ -141,7 +141,7 @@ class _Exchange:
                 raise OSError("the request body broke off") from None
             if piece:
                 return piece
-            await self._loop.ready(stream.subscribe())
+            await self._loop.ready(stream.subscribe(), self._body)
         return b""
 
     async def _send(self, message) -> None:

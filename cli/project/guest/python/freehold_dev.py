@@ -10,17 +10,20 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import os
 import sys
 import traceback
 import zlib
 
 import freehold
-import freehold_asgi
+import freehold_asgi  # noqa: F401 - imported while the interpreter is built, so that no first request waits for it
+import freehold_entry
+import freehold_environ
 import freehold_files
 import freehold_handler
 import freehold_http
 import freehold_static
-import freehold_wsgi
+import freehold_wsgi  # noqa: F401
 
 SOURCE_KEY = "freehold:dev-source"
 CHECK_HOST = "candidate.freehold.invalid"
@@ -29,8 +32,6 @@ APP_FOLDER = "/1"
 
 def warm(package_folders: list[str]) -> None:
     """Import what apps import, while the component is built, so that no request waits for it."""
-    import os
-
     names = ["json", "datetime", "decimal", "urllib.parse", "urllib.request", "email.message", "html", "uuid", "hashlib",
              "logging", "threading", "importlib.metadata", "importlib.resources", "mimetypes", "random", "collections.abc",
              *freehold_files.CODECS]  # fmt: skip
@@ -60,28 +61,19 @@ class IncomingHandler:
 
     def _load(self) -> None:
         try:
+            freehold_environ.fill()
             told = json.loads(freehold.config[SOURCE_KEY])
             packed = json.loads(zlib.decompress(base64.b64decode(told["files"])))
-            freehold_files.mount(APP_FOLDER, {name: base64.b64decode(text) for name, text in packed.items()})
-            sys.path.insert(0, APP_FOLDER)
+            files = {name: (base64.b64decode(text), modified_s) for name, (text, modified_s) in packed.items()}
+            freehold_files.mount(APP_FOLDER, files)
+            os.environ.pop(SOURCE_KEY, None)
             if told["language"] == "static":
                 site = freehold_static.handle_of(APP_FOLDER, told["entry"], told["prefixes"], prepare=False)
                 IncomingHandler._serve = freehold_handler.handler("freehold_static", site)()
                 return
-            module_name, _, name = told["entry"].partition(":")
-            module = importlib.import_module(module_name)
-            IncomingHandler._serve = self._handler(told, module, name)()
+            IncomingHandler._serve = freehold_entry.load(told["language"], told["entry"], told["prefixes"])()
         except BaseException:
             IncomingHandler._failure = traceback.format_exc()
-
-    def _handler(self, told, module, name):
-        if told["language"] == "wsgi":
-            return freehold_wsgi.handler(getattr(module, name), told["prefixes"])
-        if told["language"] == "asgi":
-            return freehold_asgi.handler(getattr(module, name), told["prefixes"])
-        if hasattr(module, "IncomingHandler"):
-            return module.IncomingHandler
-        return freehold_handler.handler(told["entry"], module.handle)
 
     def _tell(self, request, body, answer) -> None:
         failed = self._failure is not None

@@ -1,9 +1,10 @@
-"""Files and late imports for a Python that has no disk. Runs only inside the sandbox.
+"""Files and modules for a Python that has no disk. Runs only inside the sandbox.
 
 A component is a snapshot of an interpreter that has already imported the app; at run time there is no file system.
-Yet apps read templates, and libraries import modules on first use. So while the component is built, `keep` reads the
-app's and its packages' files, and the source of every module their import statements can reach, into memory, and from
-then on `open`, `os.stat` and friends answer from there for those paths, read-only. Not here: writing, or any real path.
+Yet apps read templates, and libraries import modules on first use. So while the component is built, and before the app
+is imported, `serve` reads the app, its packages and the whole standard library into memory. From then on imports, `open`,
+`os.stat` and friends answer from there for those paths, read-only, in a build as in a release.
+Not here: temporary files (`freehold_scratch.py`), or any real path.
 """
 
 from __future__ import annotations
@@ -24,56 +25,79 @@ import zlib
 import freehold_scratch
 
 KEPT_MAX_BYTES = 64 * 1024 * 1024
-IMPORT = re.compile(
-    rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+([(]?[\w \t,.*]*)|import[ \t]+([\w. \t,]+))|import_module\(['\"]([\w.]+)",
-    re.MULTILINE,
-)
 STDLIB = "/python"
+# Bindings and the guest's own modules: what they import on first use is wanted as well.
+OWN_FOLDERS = ("/world", "/0", "/bundled")
 # Codecs are looked up by name at run time; these three are in every web app's way.
 CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1")
-# Not kept, neither for `dev` nor for a build: tests, tools and windows, which no served app imports.
+# Not kept: tests, tools and windows, which no served app imports.
 LEFT_OUT = {
     "__phello__", "_pyrepl", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tkinter", "turtledemo",
     "venv",
 }
+READ_ONLY = "an app's files are read-only: temporary files go below /tmp, data into a key-value store"
+EXTENSION = ".cpython-314-wasm32-wasi.so"
+IMPORT = re.compile(
+    rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+([(]?[\w \t,.*]*)|import[ \t]+([\w. \t,]+))|import_module\(['\"]([\w.]+)",
+    re.MULTILINE,
+)
 
-_files: dict[str, bytes] = {}
+
+class _File:
+    """One kept file. Source is read once if ever, so it is kept compressed; templates and the like as they are."""
+
+    __slots__ = ("modified_ns", "packed", "size")
+
+    def __init__(self, path: str, content: bytes, modified_s: int) -> None:
+        self.packed = zlib.compress(content, 6) if path.endswith(".py") else content
+        self.size = len(content)
+        # Frameworks make an ETag of time and size: the fraction tells two contents of one second and size apart.
+        self.modified_ns = modified_s * 1_000_000_000 + zlib.crc32(content) % 1_000_000_000
+
+
+_files: dict[str, _File] = {}
 _folders: dict[str, list[str]] = {}
-_modules: dict[str, tuple[str, bool]] = {}
+_extensions: set[str] = set()
+_roots: list[str] = []
+_cwd = "/"
 _real_open, _real_stat, _real_listdir, _real_scandir = io.open, os.stat, os.listdir, os.scandir
 
 
-def keep(app_folder: str, package_folders: list[str]) -> None:
-    """Read everything that may be wanted later, then serve it. Call once, at build, after the app was imported."""
-    size = 0
-    for folder in [app_folder, *package_folders]:
-        size += _keep_folder(folder)
+def serve(app_folder: str, package_folders: list[str]) -> None:
+    """Read everything that may be wanted later, then answer from it. Call once, at build, before the app is imported."""
+    global _cwd
+    size = _keep_folder(app_folder, None)
+    newest_s = max((file.modified_ns for file in _files.values()), default=0) // 1_000_000_000
+    for folder in package_folders:
+        size += _keep_folder(folder, newest_s)  # what a requirements.txt of that time asked for
     if size > KEPT_MAX_BYTES:
         raise RuntimeError(
             f"the app and its packages hold {size >> 20} MiB of files; the limit is {KEPT_MAX_BYTES >> 20} MiB"
         )
-    _find_modules([app_folder, *package_folders])
-    _import_early(app_folder)
-    _keep_reachable_stdlib()
+    for folder in (STDLIB, *OWN_FOLDERS):
+        _keep_folder(folder, 0, only=".py", left_out=LEFT_OUT)
+    _roots[:] = [app_folder, *package_folders, STDLIB, *OWN_FOLDERS]
+    _cwd = app_folder
+    sys.path[:] = [app_folder, STDLIB, *OWN_FOLDERS, *package_folders]  # as where a program starts: its own folder first
     _install()
 
 
-def keep_interpreter(package_folders: list[str]) -> None:
-    """Keep the packages and the whole standard library, for an interpreter that gets its app later. Call at build."""
-    for folder in package_folders:
-        _keep_folder(folder)
-    _find_modules(package_folders)
-    for path, folders, files in os.walk(STDLIB):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and name != "__pycache__")
-        for name in sorted(files):
-            if name.endswith(".py") and name[:-3] not in LEFT_OUT:
-                inside = os.path.join(path, name)[len(STDLIB) + 1 : -3].replace("/", ".")
-                _source_of(inside.removesuffix(".__init__"))
-    _install()
+def import_early(app_folder: str) -> None:
+    """Import now what the app's own functions would import on their first call, so that no request waits for it."""
+    own = {_module_name(app_folder, path) for path in _files if path.startswith(app_folder + "/") and path.endswith(".py")}
+    wanted = set(CODECS)
+    for path in list(_files):
+        if path.startswith(app_folder + "/") and path.endswith(".py"):
+            wanted.update(_targets(_module_name(app_folder, path), path.endswith("/__init__.py"), _content(path)))
+    for name in sorted(wanted - own):
+        try:
+            importlib.import_module(name)
+        except BaseException:  # a name inside a module, or a module only other platforms have
+            sys.modules.pop(name, None)
 
 
-def mount(folder: str, files: dict[str, bytes]) -> None:
-    """Add files, by path below `folder`, to what is served (only `freehold_dev` does)."""
+def mount(folder: str, files: dict[str, tuple[bytes, int]]) -> None:
+    """Add files, content and time by path below `folder`, to what is served (only `freehold_dev` does)."""
     _folders.setdefault(folder, [])
     for name in sorted(files):
         parts = name.split("/")
@@ -82,99 +106,36 @@ def mount(folder: str, files: dict[str, bytes]) -> None:
             _folders.setdefault(parent, [])
             if parts[depth - 1] not in _folders[parent]:
                 _folders[parent].append(parts[depth - 1])
-        _files[f"{folder}/{name}"] = _packed(name, files[name])
-    _find_modules([folder])
+        _files[f"{folder}/{name}"] = _File(name, *files[name])
+    sys.path_importer_cache.clear()
 
 
-def _keep_folder(folder: str) -> int:
+def _keep_folder(folder: str, modified_s: int | None, only: str = "", left_out=frozenset()) -> int:
     size = 0
     for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != "__pycache__" and not name.startswith("."))
-        wanted = sorted(name for name in files if not name.endswith((".pyc", ".so", ".pyd", ".pyi", ".exe")))
+        folders[:] = sorted(
+            name for name in folders if name != "__pycache__" and not name.startswith(".") and name not in left_out
+        )
+        wanted = sorted(name for name in files if name.endswith(only) and name.removesuffix(".py") not in left_out)
+        _extensions.update(os.path.join(path, name) for name in wanted if name.endswith((EXTENSION, ".abi3.so")))
+        wanted = [name for name in wanted if not name.endswith((".pyc", ".so", ".pyd", ".pyi", ".exe"))]
         if path.endswith(".dist-info"):
-            wanted = [name for name in wanted if name in {"METADATA", "entry_points.txt"}]
+            wanted = [name for name in wanted if name in {"METADATA", "entry_points.txt", "top_level.txt"}]
         _folders[path] = [*folders, *wanted]
         for name in wanted:
-            with _real_open(os.path.join(path, name), "rb") as file:
+            whole = os.path.join(path, name)
+            with _real_open(whole, "rb") as file:
                 content = file.read()
-            _files[os.path.join(path, name)] = _packed(name, content)
+            _files[whole] = _File(whole, content, int(_real_stat(whole).st_mtime) if modified_s is None else modified_s)
             size += len(content)
     return size
 
 
-def _packed(name: str, content: bytes) -> bytes:
-    """Source is read once if ever, so it is kept compressed; templates and the like are kept as they are."""
-    return zlib.compress(content, 6) if name.endswith(".py") else content
+def _module_name(root: str, path: str) -> str:
+    return path[len(root) + 1 : -3].replace("/", ".").removesuffix(".__init__")
 
 
-def _unpacked(path: str) -> bytes:
-    return zlib.decompress(_files[path]) if path.endswith(".py") else _files[path]
-
-
-def _find_modules(roots: list[str]) -> None:
-    for root in roots:
-        for path in _files:
-            if path.startswith(root + "/") and path.endswith(".py"):
-                parts = path[len(root) + 1 : -3].split("/")
-                is_package = parts[-1] == "__init__"
-                name = ".".join(parts[:-1] if is_package else parts)
-                if name and all(part.isidentifier() for part in parts):
-                    _modules.setdefault(name, (path, is_package))
-
-
-def _import_early(app_folder: str) -> None:
-    """Import now what the app's own functions would import on their first call, so that no request waits for it."""
-    own = {name for name, (path, _) in _modules.items() if path.startswith(app_folder + "/")}
-    wanted = set(CODECS)
-    for name in own:
-        wanted.update(target for target in _targets(name, _content(_modules[name][0])))
-    for name in sorted(wanted - own):
-        try:
-            importlib.import_module(name)
-        except BaseException:  # a name inside a module, or a module only other platforms have
-            sys.modules.pop(name, None)
-
-
-def _keep_reachable_stdlib() -> None:
-    """Follow import statements from the kept modules through the standard library, without running anything."""
-    codecs = [f"encodings.{name[:-3]}" for name in sorted(_real_listdir(f"{STDLIB}/encodings")) if name.endswith(".py")]
-    waiting = sorted({*_modules, *codecs})
-    seen = set(waiting)
-    for module in sorted(sys.modules):
-        if module not in seen:
-            seen.add(module)
-            waiting.append(module)
-    while waiting:
-        name = waiting.pop()
-        source = _source_of(name)
-        if source is None:
-            continue
-        for target in sorted(_targets(name, source)):
-            if target not in seen:
-                seen.add(target)
-                waiting.append(target)
-
-
-def _source_of(name: str) -> bytes | None:
-    if name in _modules:
-        return _content(_modules[name][0])
-    parts = name.split(".")
-    if parts[0] in LEFT_OUT:
-        return None
-    for path, is_package in ((f"{STDLIB}/{'/'.join(parts)}/__init__.py", True), (f"{STDLIB}/{'/'.join(parts)}.py", False)):
-        try:
-            with _real_open(path, "rb") as file:
-                source = file.read()
-        except OSError:
-            continue
-        _files[path] = _packed(path, source)
-        _modules[name] = (path, is_package)
-        return source
-    return None
-
-
-def _targets(name: str, source: bytes):
-    is_package = _modules[name][1] if name in _modules else False
+def _targets(name: str, is_package: bool, source: bytes):
     package = name if is_package else name.rpartition(".")[0]
     for match in IMPORT.finditer(source):
         if match[1] is not None:
@@ -203,7 +164,6 @@ _real_get_data = importlib.machinery.SourceFileLoader.get_data
 
 
 def _get_data(self, path: str) -> bytes:
-    # While the component is still being built, the generated bindings come from the real disk.
     return _real_get_data(self, path) if _name(path) is None else _content(path)
 
 
@@ -217,49 +177,76 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return None
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    """Finds kept modules by name."""
+class PathFinder(importlib.abc.PathEntryFinder):
+    """Finds the modules of one kept folder: packages, modules, compiled modules, and parts of namespace packages."""
 
-    def find_spec(self, fullname, path=None, target=None):
-        found = _modules.get(fullname)
-        if found is None:
-            return None
-        file, is_package = found
-        return importlib.util.spec_from_file_location(
-            fullname,
-            file,
-            loader=_Loader(fullname, file),
-            submodule_search_locations=[file.rpartition("/")[0]] if is_package else None,
-        )
+    def __init__(self, folder: str) -> None:
+        if folder not in _folders:
+            raise ImportError(f"{folder} is not kept", path=folder)
+        self.path = folder
+
+    def find_spec(self, fullname, target=None):
+        base = f"{self.path}/{fullname.rpartition('.')[2]}"
+        make = importlib.util.spec_from_file_location
+        if f"{base}/__init__.py" in _files:
+            file = f"{base}/__init__.py"
+            return make(fullname, file, loader=_Loader(fullname, file), submodule_search_locations=[base])
+        for file in (base + EXTENSION, base + ".abi3.so"):
+            if file in _extensions:
+                return make(fullname, file, loader=importlib.machinery.ExtensionFileLoader(fullname, file))
+        if f"{base}.py" in _files:
+            return make(fullname, f"{base}.py", loader=_Loader(fullname, f"{base}.py"))
+        if base in _folders:
+            spec = importlib.machinery.ModuleSpec(fullname, None)
+            spec.submodule_search_locations = [base]
+            return spec
+        return None
+
+    def iter_modules(self, prefix=""):
+        """What `pkgutil.iter_modules` asks for."""
+        for name in sorted(_folders.get(self.path, ())):
+            base = f"{self.path}/{name}"
+            if f"{base}/__init__.py" in _files:
+                yield prefix + name, True
+            elif name.endswith(".py") and name != "__init__.py" and base in _files:
+                yield prefix + name[:-3], False
+
+
+def _absolute(path) -> str | None:
+    """Return `path` as absolute text; None where it is a file descriptor."""
+    if isinstance(path, int):
+        return None
+    text = os.fspath(path)
+    return os.path.abspath(os.fsdecode(text) if isinstance(text, bytes) else text)
 
 
 def _name(path) -> str | None:
     """Return the kept path that `path` means, or None when it is none of ours."""
-    if isinstance(path, int):
-        return None
-    text = os.fspath(path)
-    if isinstance(text, bytes):
-        text = os.fsdecode(text)
-    text = os.path.normpath(text)
+    text = _absolute(path)
     return text if text in _files or text in _folders else None
 
 
 def _content(path: str) -> bytes:
-    name = _name(path)
-    if name is None or name not in _files:
+    file = _files.get(_name(path) or "")
+    if file is None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
-    return _unpacked(name)
+    return zlib.decompress(file.packed) if _name(path).endswith(".py") else file.packed
+
+
+def _below_a_root(path) -> bool:
+    text = _absolute(path)
+    return text is not None and any(text.startswith(root + "/") for root in _roots)
 
 
 def _open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
     name = _name(file)
-    if name is None:
+    if name is None and not _below_a_root(file):
         return _real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    if set(mode) & set("wax+"):
+        raise PermissionError(errno.EROFS, READ_ONLY, file)
     if name in _folders:
         raise IsADirectoryError(errno.EISDIR, "Is a directory", file)
-    if set(mode) & set("wax+"):
-        raise PermissionError(errno.EROFS, "An app's files are read-only; keep data in a key-value store", file)
-    raw = io.BytesIO(_unpacked(name))
+    raw = io.BytesIO(_content(file))
     raw.name = file
     return raw if "b" in mode else io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)
 
@@ -268,10 +255,12 @@ def _stat(path, *, dir_fd=None, follow_symlinks=True):
     name = _name(path)
     if name is None:
         return _real_stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-    kind = stat.S_IFDIR | 0o555 if name in _folders else stat.S_IFREG | 0o444
-    size = 0 if name in _folders else len(_unpacked(name))
-    inode = hash(name) & 0x7FFFFFFF
-    return os.stat_result((kind, inode, 1, 1, 0, 0, size, 0, 0, 0))
+    file = _files.get(name)
+    kind = stat.S_IFDIR | 0o555 if file is None else stat.S_IFREG | 0o444
+    size, modified_ns = (0, 0) if file is None else (file.size, file.modified_ns)
+    whole_s, seconds = modified_ns // 1_000_000_000, modified_ns / 1_000_000_000
+    times = {f"st_{letter}time": seconds for letter in "amc"} | {f"st_{letter}time_ns": modified_ns for letter in "amc"}
+    return os.stat_result((kind, zlib.crc32(name.encode()), 1, 1, 0, 0, size, whole_s, whole_s, whole_s), times)
 
 
 def _listdir(path="."):
@@ -281,25 +270,45 @@ def _listdir(path="."):
 
 class _Entry:
     def __init__(self, folder: str, name: str) -> None:
-        self.name, self.path = name, f"{folder}/{name}"
+        self.name, self.path = name, f"{folder.rstrip('/')}/{name}"
 
     def is_dir(self, *, follow_symlinks=True) -> bool:
-        return self.path in _folders
+        return os.path.isdir(self.path)
 
     def is_file(self, *, follow_symlinks=True) -> bool:
-        return self.path in _files
+        return os.path.isfile(self.path)
 
     def is_symlink(self) -> bool:
         return False
 
+    def is_junction(self) -> bool:
+        return False
+
     def stat(self, *, follow_symlinks=True):
-        return _stat(self.path)
+        return os.stat(self.path)
+
+    def inode(self) -> int:
+        return os.stat(self.path).st_ino
 
     def __fspath__(self) -> str:
         return self.path
 
+    def __repr__(self) -> str:
+        return f"<DirEntry {self.name!r}>"
 
-class _Entries(list):
+
+class _Entries:
+    """What `os.scandir` returns: an iterator that can be closed."""
+
+    def __init__(self, entries) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._entries)
+
     def __enter__(self):
         return self
 
@@ -310,20 +319,55 @@ class _Entries(list):
         return None
 
 
+def entries(folder, names) -> _Entries:
+    """Return what `os.scandir` gives for the files `names` of `folder`."""
+    return _Entries([_Entry(os.fspath(folder), name) for name in names])
+
+
 def _scandir(path="."):
     name = _name(path)
-    return _Entries(_Entry(name, item) for item in _folders[name]) if name in _folders else _real_scandir(path)
+    return entries(path, _folders[name]) if name in _folders else _real_scandir(path)
+
+
+def _chdir(path) -> None:
+    global _cwd
+    if not os.path.isdir(path):
+        number = errno.ENOTDIR if os.path.exists(path) else errno.ENOENT
+        raise OSError(number, os.strerror(number), path)
+    _cwd = _absolute(path)
+
+
+def _refuse_to_write(real):
+    def change(path, *arguments, **named):
+        if _below_a_root(path):
+            raise PermissionError(errno.EROFS, READ_ONLY, path)
+        return real(path, *arguments, **named)
+
+    return change
+
+
+def _no_disk(path, *_, **__):
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _access(path, mode, **_) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return not mode & os.W_OK or bool(found.st_mode & stat.S_IWUSR)
 
 
 def _install() -> None:
+    os.getcwd, os.getcwdb, os.chdir = lambda: _cwd, lambda: os.fsencode(_cwd), _chdir
     builtins.open = io.open = _open
-    os.stat, os.listdir, os.scandir = _stat, _listdir, _scandir
+    os.stat, os.listdir, os.scandir, os.access = _stat, _listdir, _scandir, _access
+    for change in ("remove", "unlink", "mkdir", "rmdir", "rename", "replace", "utime", "chmod"):
+        setattr(os, change, _refuse_to_write(getattr(os, change, _no_disk)))
     os.lstat = lambda path, *, dir_fd=None: _stat(path, dir_fd=dir_fd)
-    os.walk.__globals__["scandir"] = _scandir
-    os.access = lambda path, mode, **_: _name(path) is not None and not mode & os.W_OK
     importlib.machinery.SourceFileLoader.get_data = _get_data
     if "tokenize" in sys.modules:
         sys.modules["tokenize"]._builtin_open = _open
-    sys.meta_path.insert(0, Finder())
+    sys.path_hooks.insert(0, PathFinder)
     sys.path_importer_cache.clear()
     freehold_scratch.install()

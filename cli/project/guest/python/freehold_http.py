@@ -84,6 +84,8 @@ class Body(io.RawIOBase):
         """Let go of the stream and the body; reading afterwards finds the end."""
         self._ended = True
         if self._stream is not None:
+            if "freehold_loop" in sys.modules:
+                sys.modules["freehold_loop"].let_go(self)
             self._stream.__exit__(None, None, None)
             self._body.__exit__(None, None, None)
             self._stream = self._body = None
@@ -137,7 +139,7 @@ class Answer:
         while at < len(piece):
             room = self._stream.check_write()
             if room == 0:
-                await loop.ready(self._stream.subscribe())
+                await loop.ready(self._stream.subscribe(), self)
                 continue
             self._stream.write(piece[at : at + room])
             at += room
@@ -145,6 +147,7 @@ class Answer:
 
     def end(self) -> None:
         stream, body = self._stream, self._body
+        self._quiet()
         self._stream = self._body = None  # whatever comes of it, neither is let go of twice
         stream.__exit__(None, None, None)
         types.OutgoingBody.finish(body, None)
@@ -152,9 +155,14 @@ class Answer:
     def abandon(self) -> None:
         """Drop an unfinished body, so that the client sees it break off rather than end."""
         if self._stream is not None:
+            self._quiet()
             self._stream.__exit__(None, None, None)
             self._body.__exit__(None, None, None)
             self._stream = self._body = None
+
+    def _quiet(self) -> None:
+        if "freehold_loop" in sys.modules:
+            sys.modules["freehold_loop"].let_go(self)
 
 
 def write_all(stream, piece: bytes) -> None:
@@ -201,44 +209,27 @@ def serve(request, outparam, respond) -> None:
 
 def fetch(outgoing_handler, url, method, headers, body, timeout_s):
     """Call out and return a whole `freehold.Response`; raises `freehold.FreeholdError`."""
+    import freehold_outbound
+
     parts = urlsplit(url)
     fields = [(name.lower(), value.encode("latin-1")) for name, value in headers.items()]
+    fields = [(name, value) for name, value in fields if name not in HOP_BY_HOP and name != "content-length"]
     if body:
         fields.append(("content-length", str(len(body)).encode()))
-    request = types.OutgoingRequest(types.Fields.from_list(fields))
-    known = {word: kind for kind, word in METHODS.items()}
-    request.set_method(known[method]() if method in known else types.Method_Other(method))
-    request.set_scheme(types.Scheme_Https() if parts.scheme == "https" else types.Scheme_Http())
-    request.set_authority(parts.netloc)
-    request.set_path_with_query((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-    options = types.RequestOptions()
-    options.set_connect_timeout(int(timeout_s * 1e9))
-    options.set_first_byte_timeout(int(timeout_s * 1e9))
-    outgoing = request.body()
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    call = freehold_outbound.Call()
     try:
-        future = outgoing_handler.handle(request, options)
-        if body:
-            with outgoing.write() as stream:
-                write_all(stream, body)
-        types.OutgoingBody.finish(outgoing, None)
-        with future.subscribe() as pollable:
-            pollable.block()
-        answer = future.get()
-        response = answer.value.value if isinstance(answer.value, Ok) else _raise(url, answer.value)
-    except Err as error:
-        _raise(url, error)
-    incoming = Body(response)
-    try:
-        entries = response.headers().entries()
-        status = response.status()
+        call.start(method, parts.scheme == "https", parts.netloc, target, fields, timeout_s)
+        call.finish(body)
+        freehold_outbound.wait_for(call, lambda: call.status is not None, timeout_s)
         pieces = []
-        while piece := incoming.piece(READ_MAX_BYTES):
-            pieces.append(piece)
+        while True:
+            freehold_outbound.wait_for(call, lambda: call.received or call.ended, timeout_s)
+            if not call.received:
+                break
+            pieces.append(call.take())
+        return freehold.Response(b"".join(pieces), call.status, {name: value.decode("latin-1") for name, value in call.fields})
+    except OSError as error:
+        raise freehold.FreeholdError(f"{url}: {error}") from None
     finally:
-        incoming.release()
-    return freehold.Response(b"".join(pieces), status, {name.lower(): value.decode("latin-1") for name, value in entries})
-
-
-def _raise(url, error):
-    reason = type(error.value).__name__.removeprefix("ErrorCode_")
-    raise freehold.FreeholdError(f"{url}: {reason} {getattr(error.value, 'value', '') or ''}".strip()) from None
+        call.release()

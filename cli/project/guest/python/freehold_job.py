@@ -16,18 +16,25 @@ def command(main):
 
     class Run:
         def run(self) -> None:
-            os._exit = leave
-            try:
-                main()
-            except SystemExit as error:
-                leave(code_of(error.code))
-            except BaseException:
-                traceback.print_exc()
-                flush()
-                raise Err(None) from None
-            flush()
+            told(main)
 
     return Run
+
+
+def told(main) -> None:
+    """Run `main`; what it raises is logged, and the run has failed."""
+    os._exit = leave
+    try:
+        main()
+    except Err:
+        raise
+    except SystemExit as error:
+        leave(code_of(error.code))
+    except BaseException:
+        traceback.print_exc()
+        flush()
+        raise Err(None) from None
+    flush()
 
 
 def code_of(given: object) -> int:

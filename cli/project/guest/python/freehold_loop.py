@@ -26,7 +26,7 @@ class _Selector:
             raise RuntimeError("no task of the app can ever go on: nothing is ready, timed or awaited from outside")
         if timeout_s is not None and timeout_s <= 0 and not self.waiting:
             return []
-        pollables = [pollable for pollable, _ in self.waiting]
+        pollables = [waiter[0] for waiter in self.waiting]
         timer = None
         if timeout_s is not None:
             timer = monotonic_clock.subscribe_duration(max(0, int(timeout_s * NANOSECONDS)))
@@ -44,8 +44,8 @@ class _Selector:
         return {}
 
     def close(self) -> None:
-        for pollable, _ in self.waiting:
-            pollable.__exit__(None, None, None)
+        for waiter in self.waiting:
+            waiter[0].__exit__(None, None, None)
         self.waiting = []
 
 
@@ -61,7 +61,7 @@ class Loop(asyncio.base_events.BaseEventLoop):
         return monotonic_clock.now() / NANOSECONDS
 
     def _process_events(self, happened) -> None:
-        for pollable, future in happened:
+        for pollable, future, _ in happened:
             pollable.__exit__(None, None, None)
             if not future.done():
                 future.set_result(None)
@@ -96,18 +96,32 @@ class Loop(asyncio.base_events.BaseEventLoop):
             self._selector.close()
         super().close()
 
-    async def ready(self, pollable) -> None:
-        """Wait until `pollable` is ready; it is let go of then, also when the waiting task is cancelled."""
+    async def ready(self, pollable, owner=None) -> None:
+        """Wait until `pollable` is ready; it is let go of then, also when the waiting task is cancelled.
+
+        Where `owner` ends first, and the stream that the pollable was made from with it, `let_go` has to be called.
+        """
         future = self.create_future()
-        waiter = (pollable, future)
+        waiter = (pollable, future, owner)
         self._selector.waiting.append(waiter)
         try:
             await future
         except asyncio.CancelledError:
-            if waiter in self._selector.waiting:
-                self._selector.waiting.remove(waiter)
+            if any(waiter is one for one in self._selector.waiting):
+                self._selector.waiting = [one for one in self._selector.waiting if one is not waiter]
                 pollable.__exit__(None, None, None)
             raise
+
+
+def let_go(owner) -> None:
+    """End every wait for something of `owner`, before its streams are let go of: a pollable may not outlive its stream."""
+    if _kept is None:
+        return
+    for waiter in [waiter for waiter in _kept._selector.waiting if waiter[2] is owner]:
+        _kept._selector.waiting = [one for one in _kept._selector.waiting if one is not waiter]
+        waiter[0].__exit__(None, None, None)
+        if not waiter[1].done():
+            waiter[1].set_exception(ConnectionAbortedError("what was awaited has ended"))
 
 
 class _Policy(asyncio.events._BaseDefaultEventLoopPolicy):

@@ -13,11 +13,14 @@ import io
 import os
 import stat
 import tempfile
+import time
 import uuid
+import zlib
 
 ROOT = "/tmp"
 
 _content: dict[str, bytes] = {}
+_changed: dict[str, int] = {}
 _folders: set[str] = {ROOT}
 _below: dict[str, object] = {}
 
@@ -30,7 +33,7 @@ def _name(path) -> str | None:
         text = os.fspath(path)
     except TypeError:
         return None
-    text = os.path.normpath(os.fsdecode(text) if isinstance(text, bytes) else text)
+    text = os.path.abspath(os.fsdecode(text) if isinstance(text, bytes) else text)
     return text if text == ROOT or text.startswith(ROOT + "/") else None
 
 
@@ -64,6 +67,7 @@ class _Raw(io.BytesIO):
     def flush(self) -> None:
         if not self.closed and self._writes and self.name in _content:
             _content[self.name] = self.getvalue()
+            _changed[self.name] = time.time_ns()
 
     def fileno(self) -> int:
         raise io.UnsupportedOperation("a temporary file in the sandbox has no descriptor")
@@ -88,6 +92,7 @@ def _open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None
         raise _refused(errno.EEXIST, file)
     if "w" in mode or name not in _content:
         _content[name] = b""
+    _changed[name] = time.time_ns() if set(mode) & set("wax+") else _changed.get(name, 0)
     return _wrapped(_Raw(name, mode, _content[name]), mode, encoding, errors, newline)
 
 
@@ -124,11 +129,14 @@ def _stat(path, *, dir_fd=None, follow_symlinks=True):
     if name is None:
         return _below["stat"](path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
     if name in _folders:
-        return os.stat_result((stat.S_IFDIR | 0o700, hash(name) & 0x7FFFFFFF, 1, 1, 0, 0, 0, 0, 0, 0))
+        return os.stat_result((stat.S_IFDIR | 0o700, zlib.crc32(name.encode()), 1, 1, 0, 0, 0, 0, 0, 0))
     if name not in _content:
         raise _refused(errno.ENOENT, path)
-    size = len(_content[name])
-    return os.stat_result((stat.S_IFREG | 0o600, hash(name) & 0x7FFFFFFF, 1, 1, 0, 0, size, 0, 0, 0))
+    size, changed_ns = len(_content[name]), _changed.get(name, 0)
+    whole_s, seconds = changed_ns // 1_000_000_000, changed_ns / 1_000_000_000
+    times = {f"st_{letter}time": seconds for letter in "amc"} | {f"st_{letter}time_ns": changed_ns for letter in "amc"}
+    number = zlib.crc32(name.encode())
+    return os.stat_result((stat.S_IFREG | 0o600, number, 1, 1, 0, 0, size, whole_s, whole_s, whole_s), times)
 
 
 def _children(name: str) -> list[str]:
@@ -143,6 +151,10 @@ def _listdir(path="."):
     if name not in _folders:
         raise _refused(errno.ENOTDIR if name in _content else errno.ENOENT, path)
     return _children(name)
+
+
+def _scandir(path="."):
+    return _below["entries"](path, _listdir(path)) if _name(path) is not None else _below["scandir"](path)
 
 
 def _remove(path, *, dir_fd=None) -> None:
@@ -187,6 +199,23 @@ def _rename(source, target, *, src_dir_fd=None, dst_dir_fd=None) -> None:
     _content[new] = _content.pop(old)
 
 
+def _utime(path, times=None, *, ns=None, dir_fd=None, follow_symlinks=True) -> None:
+    name = _name(path)
+    if name is None:
+        _below["utime"](path, times, ns=ns)
+    elif name in _content:
+        _changed[name] = ns[1] if ns else int(times[1] * 1_000_000_000) if times else time.time_ns()
+    elif name not in _folders:
+        raise _refused(errno.ENOENT, path)
+
+
+def _chmod(path, mode, *, dir_fd=None, follow_symlinks=True) -> None:
+    if _name(path) is None:
+        _below["chmod"](path, mode)
+    else:
+        _stat(path)  # there is one user here, who may do all: no mode is kept
+
+
 def _rmtree(path, ignore_errors=False, onerror=None, *, onexc=None, dir_fd=None) -> None:
     name = _name(path)
     if name is None:
@@ -201,15 +230,18 @@ def install() -> None:
     """Serve /tmp from memory, above whatever serves the other paths. Call after `freehold_files` was installed."""
     import shutil
 
+    import freehold_files
+
     _below.update(
         open=builtins.open, stat=os.stat, listdir=os.listdir, remove=os.remove, mkdir=os.mkdir, rmdir=os.rmdir,
-        rename=os.rename, rmtree=shutil.rmtree,
+        rename=os.rename, rmtree=shutil.rmtree, utime=os.utime, chmod=os.chmod, scandir=os.scandir, entries=freehold_files.entries,
     )  # fmt: skip
     builtins.open = io.open = _open
-    os.stat, os.listdir = _stat, _listdir
+    os.stat, os.listdir, os.scandir = _stat, _listdir, _scandir
     os.lstat = lambda path, *, dir_fd=None: _stat(path, dir_fd=dir_fd)
     os.remove = os.unlink = _remove
     os.mkdir, os.rmdir, os.rename, os.replace = _mkdir, _rmdir, _rename, _rename
+    os.utime, os.chmod = _utime, _chmod
     shutil.rmtree = _rmtree
     tempfile.tempdir = ROOT
     tempfile.TemporaryFile = tempfile.NamedTemporaryFile = _temporary
