@@ -23,18 +23,18 @@ from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
 from cli.project.world import world_of, write_world
 
-MAIN: Final = """\
-import freehold_files
-freehold_files.serve("/1", ["/2"])
-import freehold
-import freehold_limits, freehold_ssl, freehold_loop, freehold_environ, freehold_dev
-freehold_limits.install()
-freehold_ssl.install()
-freehold.install_sql()
-freehold_dev.warm(["/2"])
-freehold_environ.built()
-IncomingHandler = freehold_dev.IncomingHandler
-"""
+MAIN: Final = "\n".join(
+    [
+        "import freehold_files",
+        'freehold_files.serve("/1", ["/2"])',
+        *python_build.STAND_INS,
+        "import freehold_loop, freehold_environ, freehold_dev",
+        'freehold_dev.warm(["/2"])',
+        "freehold_environ.built()",
+        "IncomingHandler = freehold_dev.IncomingHandler",
+        "",
+    ]
+)
 
 
 def fully_granted(app: App) -> App:

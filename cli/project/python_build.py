@@ -31,6 +31,12 @@ IMPORT_NAMES = {CONFIG: "config_store", KEYVALUE[0]: "keyvalue_store", SQL: "sql
 READS_CONFIGURATION: Final = "freehold: the import reads configuration: "
 """What the guest's `freehold_entry` says when an app's import reads configuration."""
 
+STAND_INS: Final = (
+    "import freehold_limits, freehold_sockets, freehold_ssl, freehold",
+    "freehold_limits.install(); freehold_sockets.install(); freehold_ssl.install(); freehold.install_sql()",
+)
+"""What stands in for parts of CPython; it has to be there before the app or a library looks."""
+
 # The folders the tool mounts for the guest, in the order they are passed: the adapter, the app, its packages.
 APP_MOUNT, PACKAGES_MOUNT = "/1", "/2"
 
@@ -76,8 +82,8 @@ def main_module(app: App, prefixes: tuple[str, ...], *, late: bool = False) -> s
         [
             "import freehold_files",
             f"freehold_files.serve({APP_MOUNT!r}, [{PACKAGES_MOUNT!r}])",
-            "import freehold, freehold_limits, freehold_ssl, freehold_entry",
-            "freehold_limits.install(); freehold_ssl.install(); freehold.install_sql()",  # before the app or a library looks
+            *STAND_INS,
+            "import freehold_entry",
             f"{exported} = freehold_entry.{how}({', '.join(map(repr, arguments))}, app_folder={APP_MOUNT!r})",
             "",
         ]

@@ -27,7 +27,12 @@ GUEST_PYTHON: Final = "3.14"
 PIP_TIMEOUT_S: Final = 600
 NATIVE_PLATFORMS: Final = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 
-NATIVE_PART_OPTIONAL: Final = frozenset({"markupsafe", "pyyaml", "simplejson", "wrapt", "msgpack", "sqlalchemy"})
+NATIVE_PART_OPTIONAL: Final = frozenset(
+    {
+        "aiohttp", "frozenlist", "markupsafe", "msgpack", "multidict", "propcache", "pyyaml", "simplejson", "sqlalchemy",
+        "wrapt", "yarl",
+    }
+)  # fmt: skip
 """Packages that work without their compiled modules, only slower."""
 
 UNREACHABLE: Final = "Retry(total=0,"
@@ -36,7 +41,7 @@ UNREACHABLE: Final = "Retry(total=0,"
 FETCH: Final = "call out with freehold.fetch"
 STORE: Final = "keep data in freehold.store"
 UNUSABLE: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("requests", "httpx", "aiohttp", "urllib3", "pycurl"), f"it opens sockets itself; {FETCH}"),
+    **dict.fromkeys(("pycurl",), f"it opens sockets itself; {FETCH}"),
     **dict.fromkeys(("uwsgi",), "the node is the web server; remove it"),
     **dict.fromkeys(("sanic", "tornado"), "it is its own server; use Starlette, Quart, Flask or Bottle"),
     **dict.fromkeys(("gevent", "eventlet", "greenlet", "trio"), "it schedules threads and sockets; remove it"),
@@ -45,7 +50,7 @@ UNUSABLE: Final[Mapping[str, str]] = {
         ("psycopg", "psycopg2", "psycopg2-binary", "asyncpg", "pymysql", "mysqlclient", "redis", "pymongo"),
         f"it needs a database connection; {STORE}",
     ),
-    **dict.fromkeys(("boto3", "botocore", "grpcio"), f"it needs sockets; {FETCH}"),
+    **dict.fromkeys(("grpcio",), f"it needs sockets; {FETCH}"),
     **dict.fromkeys(("numpy", "pandas", "scipy", "pillow", "lxml", "cryptography", "orjson", "pydantic-core"),
                     "it is native code; use a pure Python library, or build that part as its own component"),
 }  # fmt: skip

@@ -92,5 +92,5 @@ def test_a_failed_import_shows_the_apps_frames_alone_and_what_to_do_about_a_miss
         "  File \"web/app.py\", line 3, in <module>\n    import jinja\nModuleNotFoundError: No module named 'jinja'"
     )
     assert error.next_step.startswith("add jinja to web/requirements.txt")
-    assert "freehold.fetch" in _not_prepared(why.format("requests"), apps).next_step
+    assert "freehold.fetch" in _not_prepared(why.format("pycurl"), apps).next_step
     assert _not_prepared("smoke check / of web answered 500, not 200", apps).next_step == "correct the app and save"

@@ -8,6 +8,7 @@ Not here: HTTP/1.1's syntax (`freehold_sockets.py`), the event loop.
 from __future__ import annotations
 
 import errno
+import sys
 
 from componentize_py_types import Err, Ok
 from wit_world.imports import monotonic_clock, poll, types
@@ -89,9 +90,9 @@ class Call:
         self._whole = True
 
     @property
-    def unsent(self) -> bool:
-        """Whether queued bytes wait for the other side."""
-        return bool(self._unsent)
+    def unsent_bytes(self) -> int:
+        """How many queued bytes wait for the other side."""
+        return sum(map(len, self._unsent))
 
     @property
     def received(self) -> bool:
@@ -198,6 +199,8 @@ class Call:
             return PermissionError(errno.EACCES, f"{said}; name the host in allow_hosts in freehold.toml")
         if kind == "DestinationIpProhibited":
             return PermissionError(errno.EACCES, f"{said}; the address is not a public one")
+        if kind == "TlsCertificateError" and "_ssl" in sys.modules:
+            return sys.modules["_ssl"].SSLCertVerificationError(1, said)
         if "Timeout" in kind:
             return TimeoutError(errno.ETIMEDOUT, said)
         if kind == "ConnectionTerminated":

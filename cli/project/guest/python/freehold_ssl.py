@@ -1,16 +1,24 @@
-"""A stand-in for CPython's `_ssl`, so that libraries which import `ssl` can be imported. Runs only inside the sandbox.
+"""A stand-in for CPython's `_ssl`: TLS as a wish, which the node fulfils. Runs only inside the sandbox.
 
-The guest has no TLS of its own: the node speaks TLS for it. So a context can be made and set up, as libraries do when they
-are imported or when a client is made, and a connection is refused with the sentence that says what to use.
-Constants are those of OpenSSL 3. Not here: any cryptography.
+The guest has no TLS of its own: a connection that is wrapped is made with TLS by the node, which checks the certificate
+against its machine's authorities, for the host that is called. What the app sets and the node cannot honour (no check, a
+certificate of its own, authorities of its own, another name) is refused with the sentence that says so.
+Constants are those of OpenSSL 3. Not here: any cryptography; the connection itself (`freehold_sockets.py`).
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import types
 
-REFUSED = "the sandbox has no TLS of its own; call out with freehold.fetch, the node speaks TLS for it"
+from freehold_sockets import TLS_PREFACE, Socket
+
+ALWAYS_CHECKED = "the node checks every certificate: verify=False and CERT_NONE cannot be honoured"
+NO_CERTIFICATE = "a certificate of the client's own cannot be used: the node speaks TLS for the app"
+NO_AUTHORITIES = "authorities of the app's own cannot be used: the node checks certificates by its machine's authorities"
+NO_SERVER = "nothing listens in the sandbox: the node serves the app"
 
 
 class SSLError(OSError):
@@ -40,8 +48,17 @@ class _Context:
     def _nothing(self, *_, **__):
         return None
 
-    set_ciphers = load_verify_locations = load_cert_chain = set_default_verify_paths = _nothing
+    set_ciphers = set_default_verify_paths = set_ciphersuites = set_groups = _nothing
     _set_alpn_protocols = set_ecdh_curve = load_dh_params = set_psk_client_callback = set_psk_server_callback = _nothing
+
+    def load_verify_locations(self, cafile=None, capath=None, cadata=None):
+        # A package's own copy of the public authorities is as good as the machine's.
+        public = cafile is not None and os.path.basename(os.fsdecode(cafile)) == "cacert.pem"
+        if cadata is not None or capath is not None or not public:
+            raise SSLError(NO_AUTHORITIES)
+
+    def load_cert_chain(self, *_, **__):
+        raise SSLError(NO_CERTIFICATE)
 
     def get_ca_certs(self, *_, **__):
         return []
@@ -53,10 +70,91 @@ class _Context:
 
     session_stats = cert_store_stats
 
-    def _refuse(self, *_, **__):
-        raise SSLError(REFUSED)
+    def _check(self, server_side):
+        if server_side:
+            raise SSLError(NO_SERVER)
+        if self._set["verify_mode"] != 2:
+            raise SSLError(ALWAYS_CHECKED)
 
-    _wrap_socket = _wrap_bio = _refuse
+    def _wrap_socket(self, sock, server_side=False, server_hostname=None, owner=None, session=None):
+        self._check(server_side)
+        return _Secured(self, server_hostname or sock.connection.host, sock=sock)
+
+    def _wrap_bio(self, incoming, outgoing, server_side=False, server_hostname=None, owner=None, session=None):
+        self._check(server_side)
+        return _Secured(self, server_hostname, incoming=incoming, outgoing=outgoing)
+
+
+class _Secured:
+    """`_ssl._SSLSocket`: over a socket of the sandbox, or over two buffers whose bytes reach one in the end."""
+
+    def __init__(self, context, server_hostname, *, sock=None, incoming=None, outgoing=None) -> None:
+        self.context, self.server_hostname, self.owner, self.session = context, server_hostname, None, None
+        self.session_reused, self.server_side = False, False
+        self._sock, self._incoming, self._outgoing = sock, incoming, outgoing
+        self._begun = False
+
+    def do_handshake(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        if self._sock is not None:
+            self._secure(self._sock.connection)
+        elif not self.server_hostname:
+            raise SSLError("the name to check the certificate for is missing (server_hostname)")
+        else:
+            self._outgoing.write(TLS_PREFACE + self.server_hostname.encode("idna") + b"\0")
+
+    def _secure(self, connection) -> None:
+        try:
+            connection.secure(self.server_hostname)
+        except PermissionError as error:
+            raise sys.modules["_ssl"].SSLCertVerificationError(errno.EACCES, error.strerror) from None
+
+    def read(self, size=65536, buffer=None):
+        piece = self._sock_read(size) if self._sock is not None else self._buffer_read(size)
+        if buffer is None:
+            return piece
+        memoryview(buffer).cast("B")[: len(piece)] = piece
+        return len(piece)
+
+    def _sock_read(self, size):
+        try:
+            return Socket.recv(self._sock, size)
+        except BlockingIOError:
+            raise sys.modules["_ssl"].SSLWantReadError(2, "nothing is here yet") from None
+
+    def _buffer_read(self, size):
+        if not self._incoming.pending and not self._incoming.eof:
+            raise sys.modules["_ssl"].SSLWantReadError(2, "nothing is here yet")
+        return self._incoming.read(size)
+
+    def write(self, data) -> int:
+        if self._sock is not None:
+            return Socket.send(self._sock, data)
+        return self._outgoing.write(data)
+
+    def pending(self) -> int:
+        return self._incoming.pending if self._sock is None else len(self._sock.connection.out)
+
+    def shutdown(self):
+        return self._sock
+
+    def getpeercert(self, binary=False):
+        name = self.server_hostname or ""
+        return b"" if binary else {"subject": ((("commonName", name),),), "subjectAltName": (("DNS", name),)}
+
+    def cipher(self):
+        return ("TLS_AES_128_GCM_SHA256", "TLSv1.3", 128)
+
+    def version(self):
+        return "TLSv1.3"
+
+    def _none(self, *_):
+        return None
+
+    shared_ciphers = compression = selected_alpn_protocol = selected_npn_protocol = get_channel_binding = _none
+    verify_client_post_handshake = get_verified_chain = get_unverified_chain = _none
 
 
 for _name in SETTINGS:  # ssl.SSLContext reads and writes them on its base class
@@ -64,19 +162,32 @@ for _name in SETTINGS:  # ssl.SSLContext reads and writes them on its base class
 
 
 class _Buffer:
-    """MemoryBIO's place; nothing ever comes through it."""
+    """`_ssl.MemoryBIO`."""
 
-    pending = 0
-    eof = False
+    def __init__(self) -> None:
+        self._data, self._ended = bytearray(), False
 
-    def read(self, *_):
-        return b""
+    @property
+    def pending(self) -> int:
+        return len(self._data)
 
-    def write(self, data):
-        raise SSLError(REFUSED)
+    @property
+    def eof(self) -> bool:
+        return self._ended and not self._data
 
-    def write_eof(self):
-        return None
+    def read(self, size=-1) -> bytes:
+        piece = bytes(self._data if size < 0 else self._data[:size])
+        del self._data[: len(piece)]
+        return piece
+
+    def write(self, data) -> int:
+        if self._ended:
+            raise SSLError("cannot write() after write_eof()")
+        self._data += data
+        return len(data)
+
+    def write_eof(self) -> None:
+        self._ended = True
 
 
 CONSTANTS = {
@@ -95,7 +206,8 @@ CONSTANTS = {
     "SSL_ERROR_INVALID_ERROR_CODE": 10, "ENCODING_PEM": 1, "ENCODING_DER": 2, "ALERT_DESCRIPTION_CLOSE_NOTIFY": 0,
     "ALERT_DESCRIPTION_HANDSHAKE_FAILURE": 40, "ALERT_DESCRIPTION_INTERNAL_ERROR": 80,
 }  # fmt: skip
-FEATURES = ("SNI", "ECDH", "NPN", "ALPN", "SSLv2", "SSLv3", "TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3", "PSK", "PHA")
+HAD = ("SNI", "ALPN", "ECDH", "TLSv1_2", "TLSv1_3")
+NOT_HAD = ("NPN", "SSLv2", "SSLv3", "TLSv1", "TLSv1_1", "PSK", "PHA", "TLS_UNIQUE", "PSK_TLS13")
 PURPOSES = {"1.3.6.1.5.5.7.3.1": (129, "serverAuth", "TLS Web Server Authentication"),
             "1.3.6.1.5.5.7.3.2": (130, "clientAuth", "TLS Web Client Authentication")}  # fmt: skip
 
@@ -113,24 +225,23 @@ def install() -> None:
         pass
     else:
         return
-    module = types.ModuleType("_ssl", REFUSED)
+    module = types.ModuleType("_ssl", __doc__)
     for name in ("SSLZeroReturnError", "SSLWantReadError", "SSLWantWriteError", "SSLSyscallError", "SSLEOFError"):
         setattr(module, name, type(name, (SSLError,), {"__module__": "ssl"}))
     module.SSLError = SSLError
     module.SSLCertVerificationError = type("SSLCertVerificationError", (SSLError, ValueError), {"__module__": "ssl"})
     for name, value in CONSTANTS.items():
         setattr(module, name, value)
-    for feature in FEATURES:
-        setattr(module, f"HAS_{feature}", False)
-    module.HAS_TLS_UNIQUE = module.HAS_PSK_TLS13 = False
+    for feature in (*HAD, *NOT_HAD):
+        setattr(module, f"HAS_{feature}", feature in HAD)
     module.OPENSSL_VERSION_NUMBER, module._OPENSSL_API_VERSION = 0x30000000, (3, 0, 0, 0, 0)
-    module.OPENSSL_VERSION_INFO, module.OPENSSL_VERSION = (3, 0, 0, 0, 0), "none: the node speaks TLS"
+    module.OPENSSL_VERSION_INFO, module.OPENSSL_VERSION = (3, 0, 0, 0, 0), "OpenSSL 3.0.0 (a stand-in: the node speaks TLS)"
     module._DEFAULT_CIPHERS = "DEFAULT"
     module._SSLContext, module.MemoryBIO, module.SSLSession = _Context, _Buffer, type("SSLSession", (), {})
-    module._SSLSocket, module.Certificate = type("_SSLSocket", (), {}), type("Certificate", (), {})
+    module._SSLSocket, module.Certificate = _Secured, type("Certificate", (), {})
     module.txt2obj, module.nid2obj = _object, lambda number: _object(str(number))
     module.RAND_status, module.RAND_add = lambda: True, lambda *_: None
-    module.RAND_bytes = __import__("os").urandom
+    module.RAND_bytes = os.urandom
     module.get_default_verify_paths = lambda: ("SSL_CERT_FILE", "", "SSL_CERT_DIR", "")
     module.get_sigalgs = lambda: []
     sys.modules["_ssl"] = module

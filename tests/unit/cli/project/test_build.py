@@ -200,7 +200,7 @@ def test_a_source_folder_of_data_is_refused(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "alternative"),
     [
-        ("requests", "freehold.fetch"),
+        ("pycurl", "freehold.fetch"),
         ("psycopg2", "freehold.store"),
         ("numpy", "native code"),
         ("uwsgi", "web server"),
