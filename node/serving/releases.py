@@ -129,9 +129,12 @@ class Releases:
         return self._artifacts.collect(keep)
 
     async def prepare(
-        self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()
+        self, release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = (), *, decided: bool = False
     ) -> PreparedRelease:
-        """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError."""
+        """Fetch, check and compile everything, and unseal the secrets in these versions. Raises PreparationError.
+
+        What is not `decided` has its project pay for what it costs to compile.
+        """
         manifest = await self.manifest(release)
         try:
             effective = decode_effective(await self._small(configuration, EFFECTIVE_MAX_BYTES))
@@ -155,7 +158,7 @@ class Releases:
                 raise LaterError(str(error)) from None
             except SecretError as error:
                 raise PreparationError(str(error)) from None
-            spec = await self._spec(release, effective, app, values)
+            spec = await self._spec(release, effective, app, values, "" if decided else effective.project)
             if app.name in sources:
                 spec = await self._with_source(spec, sources[app.name])
             loads.append(AppLoad(spec))
@@ -196,12 +199,12 @@ class Releases:
         return bool(prepared.effective.smoke)
 
     async def _spec(
-        self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str]
+        self, release: bytes, effective: Effective, app: EffectiveApp, secrets: Mapping[str, str], payer: str
     ) -> AppSpec:
         await self._fetch(app.component)
         component = self._artifacts.path(app.component)
         try:
-            artifact = await self._cache.ensure(component, app.component.hex())
+            artifact = await self._cache.ensure(component, app.component.hex(), payer)
         except CompilerEndedError as error:
             raise LaterError(f"app {app.name} is not compiled: {error}") from error
         except ComponentError as error:

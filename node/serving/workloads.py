@@ -274,7 +274,8 @@ class Workloads:
         """Prepare, and run the smoke checks."""
         if self._was_decided(change):
             # It passed the checks before it started; a node that restarts does not put it to the test again.
-            prepared, smoked = await self._releases.prepare(release, configuration, secrets), False
+            prepared = await self._releases.prepare(release, configuration, secrets, decided=True)
+            smoked = False
         else:
             async with self._releases.expecting_smoke():
                 prepared = await self._releases.prepare(release, configuration, secrets)
@@ -365,7 +366,9 @@ class Workloads:
         prepared = self._prepared.get(deployed.change)
         try:
             if prepared is None:
-                prepared = await self._releases.prepare(deployed.release, deployed.configuration, deployed.secrets)
+                prepared = await self._releases.prepare(
+                    deployed.release, deployed.configuration, deployed.secrets, decided=True
+                )
                 self._keep(deployed.change, prepared)
             running = Running(deployed, order.role, prepared, order.schedules)
             if prepared.key in self._unloading:

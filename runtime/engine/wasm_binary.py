@@ -25,6 +25,11 @@ class Reader:
         self._end = end
 
     @property
+    def at(self) -> int:
+        """Where it stands, in the whole file."""
+        return self._at
+
+    @property
     def end(self) -> int:
         """Where it ends, in the whole file."""
         return self._end

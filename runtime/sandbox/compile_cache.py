@@ -26,6 +26,8 @@ from typing import Final
 
 from runtime.engine.engine import CONFIGURATION
 from runtime.sandbox import adapter
+from runtime.sandbox.code_size import limits_for
+from runtime.sandbox.compile_turns import CompileTurns, Turn
 from runtime.sandbox.component import CompilerEndedError, ComponentError
 
 COMPILE_TIMEOUT_S: Final = 600.0
@@ -35,6 +37,9 @@ CACHE_MAX_BYTES: Final = 4 * 1024**3
 OUTPUT_MAX_BYTES: Final = 64 * 1024
 CUT_SHORT: Final = (1, -signal.SIGKILL, -signal.SIGTERM)
 """How a compiler ends that is not the component's doing: an error of the disk, no memory left on the machine, a person."""
+
+SMALLER: Final = "build it with optimization for size, or split its largest functions"
+"""What the developer of a component that costs too much can do."""
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _log = logging.getLogger("freehold.compiled")
@@ -86,6 +91,7 @@ class CompileCache:
         self._max_bytes = max_bytes
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: dict[str, int] = {}
+        self._turns = CompileTurns()
         self.compilations = 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clear()
@@ -94,11 +100,11 @@ class CompileCache:
         """Return whether the component was compiled before; `ensure` still checks the artifact."""
         return (self._folder / artifact_name(digest)).exists()
 
-    async def ensure(self, component: Path, digest: str) -> Path:
+    async def ensure(self, component: Path, digest: str, payer: str = "") -> Path:
         """Return the checked artifact of `component`, whose hex SHA-256 is `digest`; compile it if need be.
 
-        Concurrent calls for one digest wait for one compilation. Raises `ComponentError` with a sentence for the
-        developer.
+        Concurrent calls for one digest wait for one compilation, which `payer`, a project, waits its turn for. Raises
+        `ComponentError` with a sentence for the developer.
         """
         artifact = self._folder / artifact_name(digest)
         lock = self._locks.setdefault(digest, asyncio.Lock())
@@ -107,7 +113,8 @@ class CompileCache:
             async with lock:
                 if await asyncio.to_thread(self._usable, artifact):
                     return artifact
-                await self._compile(component, digest, artifact)
+                async with self._turns.take(payer) as turn:
+                    await self._compile(component, digest, artifact, turn)
                 await asyncio.to_thread(self._evict, artifact)
                 return artifact
         finally:
@@ -128,19 +135,19 @@ class CompileCache:
         os.utime(artifact)
         return True
 
-    async def _compile(self, component: Path, digest: str, artifact: Path) -> None:
+    async def _compile(self, component: Path, digest: str, artifact: Path, turn: Turn) -> None:
         if await asyncio.to_thread(file_digest, component) != digest:
             raise ComponentError(f"The file {component.name} does not have the digest {digest[:12]}... it should have.")
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # deleting it is always safe
         temporary = artifact.with_name(f".{artifact.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
-            await self._run_compiler(component, temporary)
+            await self._run_compiler(component, temporary, turn)
             await asyncio.to_thread(self._publish, temporary, artifact, digest)
         finally:
             temporary.unlink(missing_ok=True)
         self.compilations += 1
 
-    async def _run_compiler(self, component: Path, target: Path) -> None:
+    async def _run_compiler(self, component: Path, target: Path, turn: Turn) -> None:
         process = await asyncio.create_subprocess_exec(
             *_command(component, target),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -157,7 +164,16 @@ class CompileCache:
                 await process.wait()
         try:
             answer = json.loads(output)
-        except ValueError:
+            turn.cpu_s = float(answer["cpu_s"])
+        except (ValueError, TypeError, KeyError):
+            cpu_s, memory_bytes = await asyncio.to_thread(_limits_of, component)
+            turn.cpu_s = float(cpu_s)
+            if process.returncode == -signal.SIGXCPU:
+                raise ComponentError(f"Compiling it takes more than {cpu_s} s of processor time; {SMALLER}.") from None
+            if b"memory allocation" in errors:
+                raise ComponentError(
+                    f"Compiling it takes more than {memory_bytes >> 20} MiB of memory; {SMALLER}."
+                ) from None
             tail = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
             reason = tail[0] if tail else "no output"
             cut_short = process.returncode in CUT_SHORT
@@ -221,6 +237,10 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _limits_of(component: Path) -> tuple[int, int]:
+    return limits_for(component.stat().st_size)
 
 
 def _command(component: Path, target: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from runtime.engine.interface import split_import
 from runtime.engine.linking import LinkError, find_interface
 from runtime.engine.wasm_binary import Reader, component_name, sections
+from runtime.sandbox.code_size import code_problem
 from runtime.wasi import INTERFACES
 
 Kind = Literal["http", "command", "module"]
@@ -65,12 +66,22 @@ def inspect(source: Path | bytes) -> ComponentInfo:
 
 
 def check(source: Path | bytes, expected: Kind | None = None) -> ComponentInfo:
-    """Return `inspect(source)`; raises `ComponentError` if it has a problem or is not of the kind `expected`."""
-    info = inspect(source)
+    """Return `inspect(source)`; raises `ComponentError` if it has a problem, or is not of the kind `expected`.
+
+    What would take too much to compile is a problem too.
+    """
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    info = inspect(data)
     if expected is not None and info.kind != expected and {info.kind, expected} != {"command", "module"}:
         raise ComponentError(_WRONG_KIND[info.kind])
     if info.problems:
         raise ComponentError(info.problems[0])
+    try:
+        problem = code_problem(data)
+    except IndexError as error:
+        raise ComponentError(f"The WebAssembly file is truncated or corrupt ({error}).") from None
+    if problem is not None:
+        raise ComponentError(problem)
     return info
 
 
