@@ -20,13 +20,16 @@ from typing import Final
 from cli import cache
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
+from cli.project.foreign_builds import check_dependencies
 from cli.project.source import SourceTree
 
 TOOLCHAIN: Final = Path(__file__).parent.parent / "toolchain"
 FILES: Final = ("package.json", "package-lock.json", "build.mjs", "bundle.mjs", "regexps.mjs")
 NODE_MAJOR_MIN: Final = 20
 NPM_TIMEOUT_S: Final = 900
-NPM_FLAGS: Final = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--loglevel=error")
+NPM_FLAGS: Final = (
+    "--ignore-scripts", "--allow-git=none", "--git=false", "--no-audit", "--no-fund", "--no-progress", "--loglevel=error",
+)  # fmt: skip
 
 INSTALL_NODE: Final = "install Node.js 20 or newer: apt-get install nodejs npm (Debian, Ubuntu), or brew install node"
 
@@ -102,6 +105,7 @@ def declared_packages(tree: SourceTree, root: Path) -> Declared | None:
 def install_packages(app: str, declared: Declared) -> Path:
     """Return a node_modules folder with the app's own dependencies. Raises `BuildError`."""
     find_node(app)
+    check_dependencies(app, declared.package_json, declared.lock)
 
     def make(work: Path) -> None:
         (work / "package.json").write_bytes(declared.package_json)

@@ -22,6 +22,7 @@ from typing import Final
 from cli import cache
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
+from cli.project.foreign_builds import WHEELS_ONLY, check_requirements
 
 GUEST_PYTHON: Final = "3.14"
 PIP_TIMEOUT_S: Final = 600
@@ -109,6 +110,7 @@ def step_for_missing(said: str, source: str) -> str:
 
 
 def _fetch(app: str, requirements: bytes, target: Path) -> None:
+    check_requirements(app, requirements)
     with cache.scratch() as scratch:
         listed = scratch / "requirements.txt"
         listed.write_bytes(requirements)
@@ -188,7 +190,7 @@ def _unpack(wheel: Path, target: Path) -> None:
 
 def _run_pip(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
     quiet = ["--disable-pip-version-check", "--no-input", "--quiet"]
-    command = [sys.executable, "-m", "pip", *arguments, *quiet]
+    command = [sys.executable, "-P", "-c", WHEELS_ONLY, *arguments, *quiet]
     with cache.scratch() as work:
         return run_tool(command, environment={**os.environ, "TMPDIR": str(work)}, timeout_s=PIP_TIMEOUT_S)
 
@@ -206,7 +208,7 @@ def _pip(app: str, arguments: list[str]) -> None:
                 kind="packages-failed",
             )
         said = [line.removeprefix("ERROR: ") for line in errors.splitlines() if line.startswith("ERROR: ")]
-        if "No module named pip" in errors:
+        if "No module named 'pip" in errors:
             raise BuildError(app, "pip is not installed", next_step=f"run: {sys.executable} -m ensurepip")
         raise BuildError(
             app,
