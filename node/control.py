@@ -27,6 +27,7 @@ from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Asking
 from node.serving.app_counts import AppCounts
 from node.serving.data_moves import DataMoves
+from node.serving.recent_answers import RecentAnswers
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
 from node.serving.workloads import Workloads
@@ -82,7 +83,8 @@ class Control:
     addresses: PeerAddresses
     belongings: Belongings
     data: DataMoves
-    app_counts: AppCounts = field(default_factory=AppCounts)
+    app_counts: AppCounts
+    recent_answers: RecentAnswers
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from node.api.app_metrics import look
 from node.api.listening import listening
 from node.api.server import VERSION
 from node.config import NodeConfig, runtime_folder
@@ -118,6 +119,7 @@ class Daemon:
                 group.create_task(control.secrets.run(control.audit.note_own)),
                 group.create_task(control.starter.run()),
                 group.create_task(control.schedules.run()),
+                group.create_task(control.recent_answers.run(functools.partial(look, control))),
                 group.create_task(control.data.run()),
                 group.create_task(services.room.run()),
             ]

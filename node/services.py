@@ -39,8 +39,10 @@ from node.mesh.peer_addresses import PeerAddresses, parse_address
 from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
+from node.serving.app_counts import AppCounts
 from node.serving.data_moves import DataMoves
 from node.serving.job_history import JobHistory
+from node.serving.recent_answers import RecentAnswers
 from node.serving.releases import Releases
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
@@ -149,6 +151,7 @@ def make_services(
         core, transport, requests.submit, history.slot_of,
         signer=signer, clock=system_now, folder=folder, is_member=is_member,
     )  # fmt: skip
+    app_counts = AppCounts()
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=Asking(transport), clock=system_now,
@@ -164,7 +167,7 @@ def make_services(
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected),
         feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         belongings=Belongings(core, releases.named_by),
-        data=data,
+        data=data, app_counts=app_counts, recent_answers=RecentAnswers(app_counts),
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)

@@ -25,7 +25,8 @@ class NodeView(msgspec.Struct, frozen=True):
     """A node as it describes itself: who it is, what it sees, what worries it; `wall_ms` is its clock's reading.
 
     `boot_answers_needed`: other voters that must answer before this one, which rebooted, votes again; 0: none. `concerns`
-    are those of its warnings that only it can judge, each as "what; what to do". `jobs` are those whose schedules it runs.
+    are those of its warnings that only it can judge, each as "what; what to do". `jobs` are those whose schedules it runs,
+    `apps` what those with routes answered lately.
     """
 
     node: str
@@ -60,6 +61,7 @@ class NodeView(msgspec.Struct, frozen=True):
     boot_answers_needed: int = 0
     concerns: tuple[str, ...] = ()
     jobs: tuple[LaneJobsView, ...] = ()
+    apps: tuple[AppAnswersView, ...] = ()
 
 
 class MemberView(msgspec.Struct, frozen=True):
@@ -233,6 +235,17 @@ class JobView(msgspec.Struct, frozen=True):
     failing: int = 0
     missed: int = 0
     missed_last_ms: int = 0
+
+
+class AppAnswersView(msgspec.Struct, frozen=True):
+    """What one app answered on a node in the last minutes: all its requests, those of 5xx, ends that were not orderly."""
+
+    project: str
+    environment: str
+    app: str
+    requests: int
+    failed: int
+    ends: dict[str, int]
 
 
 class LaneJobsView(msgspec.Struct, frozen=True):

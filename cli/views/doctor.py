@@ -13,6 +13,7 @@ from cli.access.voters import VoterStore
 from cli.text.table import short
 from cli.text.units import in_words
 from cli.views import lane_status as standing
+from cli.views.apps import apps
 from cli.views.finding import Finding
 from cli.views.jobs import jobs
 from protocols.state.model import MeshState
@@ -132,7 +133,7 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
     for concern in view["concerns"]:
         what, _, advice = concern.rpartition("; ")
         found.append(Finding(False, f"{name}: {what}", advice))
-    return found + jobs(view, wall_ms) + sandbox(view["wasmtime"])
+    return found + apps(view) + jobs(view, wall_ms) + sandbox(view["wasmtime"])
 
 
 def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Finding]:

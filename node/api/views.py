@@ -15,6 +15,7 @@ from node.decisions.outcomes import Fate
 from node.decisions.start_queue import Waiting
 from node.mesh.presence import status_of
 from protocols.api_models import (
+    AppAnswersView,
     AuthorityView,
     ChangeView,
     DeployedView,
@@ -42,9 +43,10 @@ from protocols.state.analysis import assess
 from protocols.state.model import Deployed, Environment, Lane, MeshState, Rollout
 from protocols.state.placement import eligible
 
+DESCRIBED_APPS_MAX = 128
 DESCRIBED_JOBS_MAX = 128
 DESCRIBED_RUNS = 3
-"""Of the jobs in a node's description of itself."""
+"""Of what a node's description of itself tells."""
 
 
 def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeView:
@@ -88,6 +90,7 @@ def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeVi
         boot_answers_needed=core.chain.boot_answers_needed,
         concerns=tuple(control.concerns.own(scope.sees)),
         jobs=_all_jobs(control, scope),
+        apps=_answers(control, scope),
     )
 
 
@@ -97,7 +100,8 @@ def peers_view(view: NodeView, scope: Scope) -> NodeView:
         return view
     running = tuple(one for one in view.running if scope.sees(*one.partition("/")[::2]))
     jobs = tuple(one for one in view.jobs if scope.sees(one.project, one.environment))
-    return replace(view, running=running, warnings=(), concerns=(), jobs=jobs)
+    apps = tuple(one for one in view.apps if scope.sees(one.project, one.environment))
+    return replace(view, running=running, warnings=(), concerns=(), jobs=jobs, apps=apps)
 
 
 def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
@@ -243,6 +247,17 @@ def _job(control: Control, lane: tuple[str, str], app: EffectiveApp) -> JobView:
         last_detail=last.detail,
         last_duration_ms=last.duration_ms,
     )
+
+
+def _answers(control: Control, scope: Scope) -> tuple[AppAnswersView, ...]:
+    """What this node's apps answered in the last minutes; those that failed most come first, if there are many."""
+    found = [
+        AppAnswersView(name.project, name.environment, name.app, one.requests, one.failed, one.ends)
+        for name, one in control.recent_answers.recent().items()
+        if one.requests and scope.sees(name.project, name.environment)
+    ]
+    found.sort(key=lambda one: (-one.failed, one.project, one.environment, one.app))
+    return tuple(found[:DESCRIBED_APPS_MAX])
 
 
 def _all_jobs(control: Control, scope: Scope) -> tuple[LaneJobsView, ...]:
