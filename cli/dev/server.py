@@ -27,6 +27,7 @@ from cli.cache import cache_folder
 from cli.change import deploy as deploying
 from cli.change.deploy import ChangeProposal
 from cli.dev.candidate import from_source_of, put_together
+from cli.dev.inputs import is_input
 from cli.dev.mesh_of_one import NODE_NAME, MeshOfOne, furnish, open_mesh
 from cli.dev.secrets import read_secrets, set_changed, with_secrets
 from cli.errors import CommandError
@@ -37,8 +38,6 @@ from cli.project.build import STATE_FOLDER
 from cli.project.bundle import BuildBundle
 from cli.project.find import Found, open_project
 from cli.project.model import App
-from cli.project.parse import FILE_NAME
-from cli.project.source import LEFT_OUT
 from cli.text.output import Output
 from cli.views import log_lines as logs
 from cli.views.watch import watch_change
@@ -193,11 +192,14 @@ class DevServer:
 
     async def _watch(self) -> None:
         changes = watchfiles.awatch(
-            self._found.root, watch_filter=_is_source, step=WATCH_STEP_MS, debounce=WATCH_DEBOUNCE_MS,
+            self._found.root, watch_filter=self._is_input, step=WATCH_STEP_MS, debounce=WATCH_DEBOUNCE_MS,
             stop_event=self._ending, recursive=True,
         )  # fmt: skip
         async for _ in changes:
             self._saved.set()
+
+    def _is_input(self, _: watchfiles.Change, path: str) -> bool:
+        return is_input(self._found.root, self._found.project, path)
 
     async def _reload_on_save(self) -> None:
         """Serve version after version; a save while one is being rolled out is served after it."""
@@ -408,12 +410,3 @@ def _own_frames(text: str) -> str:
         if not skip:
             lines.append(line)
     return "\n".join(lines[-40:])
-
-
-def _is_source(_: watchfiles.Change, path: str) -> bool:
-    """Whether a changed path can change what is served."""
-    name = Path(path).name
-    parts = Path(path).parts
-    if name.endswith((".pyc", "~", ".swp")) or any(part in LEFT_OUT for part in parts):
-        return False
-    return name == FILE_NAME or not name.startswith(".")

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cli.project.scaffold import CHOICES, create
-from tests.support.mesh.dev_process import DevProcess, run_freehold, serving
+from tests.support.mesh.dev_process import (
+    ENVIRONMENT,
+    FIRST_BUILD_TIMEOUT_S,
+    FREEHOLD,
+    DevProcess,
+    run_freehold,
+    serving,
+)
+from tests.support.mesh.nodes import until
 
 SAVE_TO_SERVED_MAX_S = 10.0
 """The aim is 2 s on an idle machine, and it takes a quarter of that; a loaded test machine gets more."""
@@ -210,3 +221,34 @@ def test_a_script_is_served_from_source_and_a_broken_one_is_left_out(tmp_path: P
         answer = process.call("/")
         assert (answer.status, answer.text) == (500, "Internal Server Error\n")
         assert process.log_with("on request")["stream"] == "guest"
+
+
+@pytest.mark.parametrize("source", ["web", "."])
+def test_what_it_says_into_a_file_of_the_project_is_no_reason_to_build_again(source: str, tmp_path: Path) -> None:
+    app = tmp_path / source / "app.py"
+    app.parent.mkdir(exist_ok=True)
+    app.write_text("def handle(request):\n    print('called')\n    return 'one'\n")
+    toml = f'[project]\nname = "loud"\n[app.web]\nlanguage = "python"\nsource = "{source}"\nroutes = ["/"]\n'
+    (tmp_path / "freehold.toml").write_text(toml)
+    said = tmp_path / "out.txt"
+
+    def served() -> list[str]:
+        return [line for line in said.read_text().splitlines() if json.loads(line)["event"] == "serving"]
+
+    with said.open("w") as out, (tmp_path / "dev.log").open("w") as errors:
+        command = [*FREEHOLD, "dev", "--json", "--port", "0", "--folder", str(tmp_path)]
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=out, stderr=errors)
+    try:
+        until(lambda: len(served()) == 1, FIRST_BUILD_TIMEOUT_S, "the first version")
+        address = json.loads(served()[0])["address"]
+        for _ in range(5):
+            urllib.request.urlopen(f"http://{address}/", timeout=10).read()
+        until(lambda: said.read_text().count('"called"') >= 5, 10, "the log")
+        time.sleep(1.5)
+        assert len(served()) == 1
+        app.write_text(app.read_text().replace("one", "two"))
+        until(lambda: len(served()) == 2, 30, "a save")
+        assert urllib.request.urlopen(f"http://{address}/", timeout=10).read() == b"two"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)

@@ -7,10 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
-import watchfiles
 
 from cli.dev.secrets import read_secrets
-from cli.dev.server import _is_source, _not_prepared
+from cli.dev.server import _not_prepared
 from cli.errors import UsageError
 from cli.host.ports import owner_of
 from cli.project.find import open_project
@@ -60,23 +59,6 @@ def test_the_hosts_words_show_what_happened() -> None:
     assert described(entry).plain == "04:49:34Z web · request  status=504 outcome=deadline_exceeded"
     request = {"method": "GET", "path": "/a\x1b", "duration_ms": 1000.4, "client": "127.0.0.1", "bytes_out": 12}
     assert described(entry | request).plain == "04:49:34Z web · GET /a<001B> 504 1000 ms deadline exceeded"
-
-
-@pytest.mark.parametrize(
-    ("path", "counts"),
-    [
-        ("/p/freehold.toml", True),
-        ("/p/web/app.py", True),
-        ("/p/web/templates/a.html", True),
-        ("/p/.freehold/dev/data/x.db", False),
-        ("/p/web/__pycache__/app.pyc", False),
-        ("/p/node_modules/a/b.js", False),
-        ("/p/web/.app.py.swp", False),
-        ("/p/web/app.py~", False),
-    ],
-)
-def test_only_source_files_cause_a_reload(path: str, counts: bool) -> None:
-    assert _is_source(watchfiles.Change.modified, path) is counts
 
 
 def test_a_failed_import_shows_the_apps_frames_alone_and_what_to_do_about_a_missing_package(tmp_path: Path) -> None:
