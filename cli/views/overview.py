@@ -81,7 +81,7 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
 def _deadline_ms(state: MeshState, lane: Mapping[str, Any]) -> int:
     """Return how long the open stage of a lane waits for a node that says nothing; 0 where none is open."""
     decided = state.lane(lane["project"], lane["environment"])
-    return decided.rollout.plan.healthy_deadline_ms if decided is not None and decided.rollout is not None else 0
+    return decided.rollout.plan.progress_deadline_ms if decided is not None and decided.rollout is not None else 0
 
 
 async def _jobs_elsewhere(
