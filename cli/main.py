@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "env": ("cli.commands.env:env", "make and change environments"),
         "project": ("cli.commands.project:project", "make projects, and place what must be on one node"),
         "data": ("cli.commands.data:data", "see where apps' data lies, and move it"),
+        "console": ("cli.commands.console:console", "see and steer it in a browser"),
         "doctor": ("cli.commands.doctor:doctor", "look for what is or will soon be wrong"),
     },
     "Who acts": {

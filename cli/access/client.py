@@ -14,6 +14,7 @@ import secrets
 import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -161,6 +162,26 @@ class NodeClient:
                 if answer.status != STARTING or not left or BEFORE_START not in data:
                     raise _problem(answer.status, data)
                 await asyncio.sleep(SIGN_AGAIN_S)
+        except UNREACHED as error:
+            raise self._unreached(error) from None
+
+    @property
+    def authority(self) -> str:
+        """What requests to this node are addressed to: the beginning of the target that a signature covers."""
+        return self._context.url or "https://node"
+
+    @asynccontextmanager
+    async def carried(self, path: str, fields: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Bring a GET that somebody else signed to the node, `path` with its query just as it was signed.
+
+        Raises CommandError if the node is not there.
+        """
+        assert self._session is not None
+        url = URL((self._context.url or "http://node") + path, encoded=True)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        try:
+            async with self._session.get(url, timeout=timeout, headers=dict(fields)) as answer:
+                yield answer
         except UNREACHED as error:
             raise self._unreached(error) from None
 

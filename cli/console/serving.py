@@ -12,6 +12,7 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from types import MappingProxyType
 
 from aiohttp import web
 
@@ -87,8 +88,17 @@ class PageGuard:
 
 
 @asynccontextmanager
-async def serving(port: int, code: str, page: str, routes: Mapping[tuple[str, str], Handler]) -> AsyncIterator[None]:
+async def serving(
+    port: int,
+    code: str,
+    page: str,
+    routes: Mapping[tuple[str, str], Handler],
+    *,
+    signed: Mapping[tuple[str, str], Handler] = MappingProxyType({}),
+) -> AsyncIterator[None]:
     """Serve `page` at / and its files, and `routes` by (method, path) to who shows the code.
+
+    Those of `signed` ask for no code: they look for a key's signature themselves.
 
     Raises CommandError if the port is taken.
     """
@@ -118,6 +128,8 @@ async def serving(port: int, code: str, page: str, routes: Mapping[tuple[str, st
     app.router.add_get("/assets/{name}", guarded(file, by_code=False))
     for (method, path), handler in routes.items():
         app.router.add_route(method, path, guarded(handler, by_code=True))
+    for (method, path), handler in signed.items():
+        app.router.add_route(method, path, guarded(handler, by_code=False))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -26,6 +26,7 @@ import pytest
 T = TypeVar("T")
 CALL_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 60.0
+LOOK_TIMEOUT_S = 60.0
 
 
 def chromium() -> str:
@@ -164,7 +165,7 @@ class Page:
         value = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": value}])
 
-    def until(self, expression: str, timeout_s: float = 20.0) -> Any:
+    def until(self, expression: str, timeout_s: float = LOOK_TIMEOUT_S) -> Any:
         """Wait until an expression holds; return what it gives."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
@@ -177,7 +178,7 @@ class Page:
         """All text that the page shows."""
         return str(self.js("document.body ? document.body.innerText : ''"))
 
-    def has(self, text: str, timeout_s: float = 20.0) -> None:
+    def has(self, text: str, timeout_s: float = LOOK_TIMEOUT_S) -> None:
         """Wait until the page shows a text."""
         self.until(f"document.body.innerText.includes({json.dumps(text)})", timeout_s)
 

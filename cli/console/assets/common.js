@@ -5,15 +5,21 @@ export const unb64 = (text) => Uint8Array.from(atob(text.replace(/-/g, '+').repl
 export const hex = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 export const utf8 = (text) => new TextEncoder().encode(text);
 
+const ODD = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
+/** Text of others as it may be shown: what is invisible, or turns the direction of what follows, is written out. */
+export const clean = (text) => String(text).replace(ODD, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
 /** Make an element. Strings among its children become text nodes; nothing is ever parsed as HTML. */
 export function h(tag, fields, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(fields || {})) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith('on')) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value === true ? '' : value);
+    else made.setAttribute(name, value === true ? '' : clean(value));
   }
-  made.append(...children.flat(9).filter((one) => one !== null && one !== undefined && one !== false));
+  const shown = children.flat(9).filter((one) => one !== null && one !== undefined && one !== false);
+  made.append(...shown.map((one) => (one instanceof Node ? one : clean(one))));
   return made;
 }
 

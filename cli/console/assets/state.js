@@ -1,0 +1,95 @@
+// What the page knows: the node's answers, loaded with this browser's key, anew whenever the node says that something happened.
+import { knownKey, signBytes, signed } from './sign.js';
+import { unb64 } from './common.js';
+
+export const known = { where: null, key: null, me: null, node: null, lanes: [], changes: [], members: [], decisions: [], trouble: '' };
+
+/** Ask the node. Returns the JSON of a 200; throws an Error with the node's own words. */
+export async function get(path) {
+  const answer = await carried(path);
+  const found = await answer.json().catch(() => null);
+  if (answer.status !== 200) throw new Error((found && (found.detail || found.why)) || `the node answered ${answer.status}`);
+  return found;
+}
+
+async function carried(path, signal) {
+  const fields = await signed(known.key, 'GET', known.where.authority + path, '', known.where.node);
+  return fetch(path, { headers: fields, signal });
+}
+
+/** Ask this installation. Returns [status, JSON]. */
+export async function own(path, value) {
+  const body = JSON.stringify(value);
+  const fields = await signed(known.key, 'POST', location.origin + path, body, '');
+  const answer = await fetch(path, { method: 'POST', headers: { ...fields, 'Content-Type': 'application/json' }, body });
+  return [answer.status, await answer.json().catch(() => ({}))];
+}
+
+/** Sign what was drawn and have it decided. Returns '' or why not. */
+export async function decide(wanted) {
+  const [status, drawn] = await own('/console/draw', wanted);
+  if (status !== 200) return drawn.why || 'it could not be drawn';
+  const signature = await signBytes(known.key, unb64(drawn.to_sign));
+  const [decided, outcome] = await own('/console/decide', { draft: drawn.draft, signature });
+  if (decided !== 200) return outcome.why || 'it was not taken';
+  return outcome.outcome === 'decided' ? '' : `${outcome.rule || outcome.outcome}: ${outcome.detail}`;
+}
+
+/** Whether this browser's key may do something there; who asks draws no button that would be refused. */
+export function may(verb, project, environment) {
+  const covers = (scope, name) => scope.includes('*') || scope.includes(name);
+  const grants = known.me ? [known.me, ...known.me.beside] : [];
+  return grants.some((one) => one.verbs.includes(verb) && covers(one.projects, project) && covers(one.environments, environment));
+}
+
+export async function open() {
+  known.where = await (await fetch('/console/where')).json();
+  known.key = await knownKey(known.where.mesh);
+  return known.key !== null;
+}
+
+export async function load() {
+  try {
+    const [me, node, lanes, changes, members, decisions] = await Promise.all([
+      get(`/v1/principals/${known.key.name}`), get('/v1/node'), get('/v1/lanes'), get('/v1/changes?limit=50'),
+      get('/v1/members'), get('/v1/decisions?limit=50'),
+    ]);
+    Object.assign(known, { me, node, lanes, changes, members, decisions, trouble: '' });
+  } catch (error) {
+    known.trouble = error.message;
+  }
+}
+
+export const nodeName = (id) => (known.members.find((one) => one.node === id) || {}).name || id.slice(-8);
+
+/** Follow a stream of the node's events, for ever; `hear` gets each event's kind and fields. */
+export async function follow(path, hear, signal) {
+  for (let wait = 500; !(signal && signal.aborted); wait = Math.min(wait * 2, 15000)) {
+    try {
+      const answer = await carried(path, signal);
+      if (answer.status === 200) {
+        wait = 500;
+        await read(answer.body.getReader(), hear);
+      }
+    } catch { /* the node or this installation is away: try again */ }
+    if (signal && signal.aborted) return;
+    hear('away', {});
+    await new Promise((done) => { setTimeout(done, wait); });
+  }
+}
+
+async function read(reader, hear) {
+  const decoder = new TextDecoder();
+  for (let rest = ''; ;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    rest += decoder.decode(value, { stream: true });
+    const frames = rest.split('\n\n');
+    rest = frames.pop();
+    for (const frame of frames) {
+      const kind = /^event: (.*)$/m.exec(frame);
+      const data = /^data: (.*)$/m.exec(frame);
+      if (kind && data) hear(kind[1], JSON.parse(data[1]));
+    }
+  }
+}

@@ -1,0 +1,160 @@
+// The views, each from what is known to elements. Whatever others wrote is text and nothing else.
+import { h, unb64 } from './common.js';
+import { known, nodeName } from './state.js';
+import { approvalFacts, readApproval } from './touch.js';
+
+export const short = (digest) => (digest || '').slice(0, 12);
+const when = (ms) => (ms ? new Date(ms).toLocaleString() : '');
+const link = (path, ...words) => h('a', { href: `#${path}` }, ...words);
+const laneLink = (one) => link(`/lane/${one.project}/${one.environment}`, `${one.project} in ${one.environment}`);
+const changeLink = (id) => link(`/change/${id}`, h('code', {}, short(id)));
+const panel = (kind, ...parts) => h('section', { class: `panel ${kind}` }, ...parts);
+const none = (words) => h('p', { class: 'quiet' }, words);
+
+function table(names, rows, words) {
+  if (!rows.length) return none(words);
+  const number = (index) => (names[index].startsWith('#') ? 'number' : '');
+  const head = h('tr', {}, names.map((name, index) => h('th', { scope: 'col', class: number(index) }, name.replace('#', ''))));
+  const line = (row) => h('tr', { class: row.kind }, (row.cells || row).map((cell, index) => h('td', { class: number(index) }, cell)));
+  return h('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': words }, h('table', {}, h('thead', {}, head), h('tbody', {}, rows.map(line))));
+}
+
+const waiting = (one) => one.state === 'proposed' && one.start && one.start.outcome === 'waiting';
+
+export function home() {
+  const approvals = known.changes.filter((one) => waiting(one) && one.start.rule.startsWith('approval.'));
+  const held = known.changes.filter((one) => waiting(one) && !one.start.rule.startsWith('approval.'));
+  const paused = known.lanes.filter((one) => one.rollout && one.rollout.paused);
+  const running = known.lanes.filter((one) => one.rollout && !one.rollout.paused);
+  const failed = known.lanes.filter((one) => one.last_abort && !one.rollout);
+  const faults = [
+    ...((known.node && known.node.concerns) || []).map((one) => one.text || one.detail || String(one)),
+    ...((known.node && known.node.warnings) || []),
+    ...known.members.filter((one) => one.belief === 'down' && one.standing === 'member' && !one.left).map((one) => `${one.name || one.node} does not answer`),
+  ];
+  const soon = Date.now() + 14 * 86400000;
+  const ending = known.members.filter((one) => one.standing === 'member' && one.expires_ms && one.expires_ms < soon).map((one) => `the certificate of ${one.name || one.node} ends ${when(one.expires_ms)}`);
+  if (known.me && known.me.expires_ms < Date.now() + 3 * 86400000) ending.push(`this browser's key ends ${when(known.me.expires_ms)}: run freehold console again`);
+  const nothing = !(approvals.length + held.length + paused.length + failed.length + faults.length + ending.length);
+  return [
+    h('h1', {}, 'What needs you'),
+    nothing && none('Nothing waits for anybody.'),
+    approvals.map((one) => panel('', h('div', { class: 'row' }, h('strong', {}, 'Waits for approval'), changeLink(one.id)),
+      h('p', {}, one.request || '(no request)'), h('p', { class: 'quiet' }, `${one.project} in ${one.environment}, proposed ${when(one.created_ms)}`),
+      link(`/change/${one.id}`, 'Review it'))),
+    held.map((one) => panel('', h('strong', {}, 'Waits'), h('p', {}, one.request), h('p', { class: 'quiet' }, `${one.start.rule}: ${one.start.detail}`), link(`/change/${one.id}`, 'Look at it'))),
+    paused.map((one) => panel('', h('strong', { class: 'warn' }, 'Paused rollout'), h('p', {}, laneLink(one)), h('p', {}, one.rollout.paused))),
+    failed.map((one) => panel('alert', h('strong', { class: 'bad' }, 'The last release went back'), h('p', {}, laneLink(one)), h('p', {}, one.last_abort))),
+    faults.map((one) => panel('alert', h('strong', { class: 'bad' }, 'Fault'), h('p', {}, one))),
+    ending.map((one) => panel('', h('strong', { class: 'warn' }, 'Ends soon'), h('p', {}, one))),
+    running.length > 0 && [h('h2', {}, 'Under way'), running.map((one) => panel('', laneLink(one), stages(one.rollout)))],
+  ];
+}
+
+function stages(rollout) {
+  const kind = (index) => (index < rollout.stage ? 'over' : index > rollout.stage ? '' : rollout.verdicts.some((one) => one.verdict === 'fail') ? 'failed' : 'open');
+  return [
+    h('p', {}, `Stage ${rollout.stage + 1} of ${rollout.stages.length}: ${rollout.cohort.length} of ${rollout.stages[rollout.stages.length - 1]} nodes. ${rollout.assessment} ${rollout.reason}`),
+    h('div', { class: 'bar', 'aria-hidden': 'true' }, rollout.stages.map((_, index) => h('span', { class: kind(index) }))),
+  ];
+}
+
+const share = (one) => (one.requests ? `${((100 * one.errors) / one.requests).toFixed(1)} %` : '-');
+const word = (verdict) => h('span', { class: { pass: 'good', fail: 'bad' }[verdict] || 'quiet' }, verdict || 'not heard');
+const meter = (one) => h('meter', { min: '0', max: '1', low: '0.01', high: '0.05', optimum: '0', value: one.requests ? String(one.errors / one.requests) : '0', 'aria-label': `share of errors on ${nodeName(one.node)}` });
+
+function grid(numbers, words, order) {
+  return table(['node', 'verdict', '#requests', '#errors', '#share', 'errors', '#healthy', 'why'],
+    numbers.map((one, index) => ({ kind: order && order[index] ? 'apart' : undefined, cells: [nodeName(one.node), word(one.verdict), String(one.requests), String(one.errors), share(one), meter(one), `${Math.round(one.healthy_ms / 1000)} s`, one.reason] })), words);
+}
+
+/** One project in one environment; `logs` are the last lines of nodes that failed, `acts` the buttons that may be pressed. */
+export function lane(one, logs, acts) {
+  const history = known.decisions.filter((each) => each.project === one.project && each.environment === one.environment);
+  const back = history.find((each) => each.numbers.length && each.action === 'abort');
+  const heard = one.rollout ? one.rollout.cohort.map((node) => one.rollout.verdicts.find((said) => said.node === node) || { node, verdict: '', requests: 0, errors: 0, healthy_ms: 0, reason: '' }) : [];
+  return [
+    h('h1', {}, `${one.project} in ${one.environment}`),
+    one.frozen && panel('alert', h('strong', {}, 'Frozen: '), one.frozen),
+    one.rollout
+      ? panel('', h('h2', {}, 'The rollout'), h('p', {}, 'change ', changeLink(one.rollout.change)), one.rollout.paused && h('p', { class: 'warn' }, `Paused: ${one.rollout.paused}`), stages(one.rollout), grid(heard, 'what the nodes of this stage say'))
+      : panel('', h('h2', {}, 'What runs'), one.base ? h('p', {}, 'release ', h('code', {}, short(one.base.release)), ' of change ', changeLink(one.base.change)) : none('Nothing was deployed yet.'), h('p', { class: 'quiet' }, one.routes.join(', '))),
+    acts,
+    one.last_abort && !one.rollout && panel('alert', h('h2', {}, 'Why the last release went back'), h('p', {}, one.last_abort), back && grid(back.numbers, 'the numbers of that decision')),
+    logs.map(([node, lines]) => [h('h3', {}, `Last log lines on ${nodeName(node)}`), h('pre', { class: 'log', tabindex: '0', 'aria-label': `log lines of ${nodeName(node)}` }, lines.map(logLine).join('\n') || 'none'), link(`/logs/${node}/${one.project}`, 'All log lines')]),
+    h('h2', {}, 'Can return to'),
+    table(['release', 'change', 'approved by'], one.retained.map((each) => [h('code', {}, short(each.release)), changeLink(each.change), each.approvers.map(short).join(', ')]), 'no earlier release is kept'),
+    h('h2', {}, 'Decisions'), decisions(history),
+    h('h2', {}, 'Data'), h('p', {}, one.data_node ? `The key-value data lies on ${nodeName(one.data_node)}.` : 'No node holds data of it.'),
+  ];
+}
+
+function decisions(list) {
+  return table(['#slot', 'when', 'what', 'where', 'by', 'why'], list.map((one) => [String(one.slot), when(one.at_ms), one.action, one.project ? `${one.project} / ${one.environment}` : 'the mesh', one.names.join(', ') || (one.signers.length ? one.signers.map(short).join(', ') : 'the nodes'), one.reason]), 'nothing was decided yet');
+}
+
+const difference = (one) => h('li', { class: one.section === 'capabilities' && one.after !== null ? 'cap' : '' }, h('span', { class: 'mark' }, one.before === null ? '+' : one.after === null ? '-' : '~'), one.app ? `${one.app}: ${one.name}` : one.name, one.section !== 'capabilities' && one.section !== 'routes' && ` ${[one.before, one.after].filter((value) => value !== null).join(' → ')}`);
+
+const SECTIONS = ['capabilities', 'components', 'limits', 'configuration', 'secrets', 'routes', 'policy', 'rollout', 'smoke'];
+
+/** A change as a reviewer needs it, what it newly reaches first; `offer` is drawn where a passkey of this page may approve. */
+export function change(view, shown, approve) {
+  const { review, papers, offer } = shown;
+  const parts = (section) => review.differences.filter((one) => one.section === section);
+  const reaches = parts('capabilities').filter((one) => one.before === null);
+  let signing = null;
+  if (offer) {
+    const said = readApproval(unb64(offer.statement));
+    const same = said.change === view && said.project === review.project && said.environment === review.environment && said.mesh === known.where.mesh;
+    signing = same ? panel('', h('h2', {}, 'What you would sign'), approvalFacts(said), h('div', { class: 'acts' }, approve)) : panel('alert', h('strong', { class: 'bad' }, 'What would be signed is another change than the one shown. Nothing can be signed here.'));
+  }
+  return [
+    h('h1', {}, `Change ${short(view)}`),
+    h('p', {}, review.request || '(no request)'),
+    h('p', { class: 'quiet' }, `${review.project} in ${review.environment}, ${review.first ? 'the first release' : `${short(review.base)} → ${short(review.release)}`}, by ${papers.author.name || short(papers.author.key)} (${papers.author.kind})`),
+    h('section', { class: `panel ${reaches.length ? 'alert' : ''}` }, h('h2', {}, reaches.length ? `It newly reaches ${reaches.length} ${reaches.length === 1 ? 'thing' : 'things'}` : 'It reaches nothing new'), h('ul', { class: 'plain' }, parts('capabilities').map(difference))),
+    SECTIONS.slice(1).filter((section) => parts(section).length && !(review.first && section === 'rollout')).map((section) => [h('h2', {}, section[0].toUpperCase() + section.slice(1)), h('ul', { class: 'plain' }, parts(section).map(difference))]),
+    review.irreversible.length > 0 && panel('alert', h('h2', {}, 'No way back from'), h('ul', {}, review.irreversible.map((one) => h('li', {}, one)))),
+    h('h2', {}, 'Where and how'),
+    table(['#stage', '#nodes', 'healthy for'], review.stages.map((one, index) => [String(index + 1), String(one.nodes), `${one.min_healthy_ms / 1000} s`]), 'no node would run it'),
+    h('h2', {}, 'Papers'),
+    table(['paper', 'by', 'says'], [
+      ...papers.approvals.map((one) => [one.by_passkey ? 'approval by passkey' : 'approval', one.name || short(one.key), one.problem ? h('span', { class: 'warn' }, `does not count: ${one.problem}`) : h('span', { class: 'good' }, 'counts')]),
+      ...papers.evidence.map((one) => [`${one.kind} evidence`, one.self_attested ? `${one.name}, the author` : one.name, h('span', { class: one.passed ? 'good' : 'bad' }, one.passed ? 'PASSED' : 'FAILED')]),
+    ], 'no paper is held for it'),
+    papers.missing.length ? panel('', h('h2', {}, 'Missing'), h('ul', {}, papers.missing.map((one) => h('li', {}, `${one.rule}: ${one.detail}`)))) : h('p', { class: 'good' }, 'Nothing is missing.'),
+    signing,
+  ];
+}
+
+export function projects() {
+  return [h('h1', {}, 'Projects'), table(['where', 'runs', 'state', 'answers at'], known.lanes.map((one) => [laneLink(one), one.base ? h('code', {}, short(one.base.release)) : 'nothing', one.frozen ? `frozen: ${one.frozen}` : one.rollout ? (one.rollout.paused ? 'paused' : `stage ${one.rollout.stage + 1} of ${one.rollout.stages.length}`) : 'at rest', one.routes.join(', ')]), 'there is no project yet'),
+    h('h2', {}, 'Changes'), table(['change', 'request', 'where', 'state', 'proposed'], known.changes.map((one) => [changeLink(one.id), one.request, `${one.project} / ${one.environment}`, waiting(one) ? 'waits' : one.ended || one.state, when(one.created_ms)]), 'nothing was proposed yet')];
+}
+
+export function nodes() {
+  const belief = (one) => h('span', { class: one.belief === 'down' ? 'bad' : 'good' }, one.left ? 'left' : one.belief === 'self' ? 'up (asked)' : one.belief);
+  return [h('h1', {}, 'Nodes'), table(['node', 'state', 'votes', 'version', 'certificate ends', 'address'], known.members.filter((one) => one.standing === 'member').map((one) => [one.name || one.node.slice(-8), belief(one), one.voter ? 'yes' : '', one.version, when(one.expires_ms), h('span', { class: 'mono' }, one.addresses.join(' '))]), 'no node is known'),
+    known.node && h('p', { class: 'quiet' }, `${known.node.name}: decision ${known.node.slot}, ${Math.round(known.node.disk_free_bytes / 1048576).toLocaleString()} MiB free, wasmtime ${known.node.wasmtime}`)];
+}
+
+export function logLine(text) {
+  try {
+    const said = JSON.parse(text);
+    return [String(said.time || '').slice(11, 19), said.level, said.app || said.event, said.message].filter(Boolean).join('  ');
+  } catch {
+    return text;
+  }
+}
+
+export function logs(wanted, lines, change) {
+  const pick = (name, value, options, words) => h('label', {}, words, h('select', { 'data-field': name, onchange: change }, options.map(([each, shown]) => h('option', { value: each, selected: each === value }, shown))));
+  const projects = [...new Set(known.lanes.map((one) => one.project))].map((one) => [one, one]);
+  return [h('h1', {}, 'Logs'),
+    h('div', { class: 'acts' }, pick('node', wanted.node, known.members.filter((one) => one.standing === 'member').map((one) => [one.node, one.name || one.node.slice(-8)]), 'Node'),
+      pick('project', wanted.project, [['', 'all'], ...projects], 'Project'),
+      h('label', {}, 'With this text', h('input', { 'data-field': 'contains', value: wanted.contains, onchange: change }))),
+    h('pre', { class: 'log', tabindex: '0', 'aria-label': 'log lines, newest last' }, lines.map(logLine).join('\n') || 'no line yet')];
+}
+
+export const history = () => [h('h1', {}, 'History'), h('p', { class: 'quiet' }, 'Each decision, who signed it, and why. A decision without a signer was made by the nodes, on their numbers.'), decisions(known.decisions)];
