@@ -57,6 +57,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Who acts": {
         "login": ("cli.commands.login:login", "take an invite: work from this machine"),
         "context": ("cli.commands.context:context", "choose the mesh that commands speak to"),
+        "key": ("cli.commands.key:key", "change a passphrase, renew a grant, keep a key on paper"),
         "token": ("cli.commands.token:token", "make and revoke keys for agents"),
         "mcp": ("cli.commands.mcp:mcp", "serve the change path to a coding agent"),
         "ci": ("cli.commands.ci:ci", "write the workflow of a CI platform"),

@@ -237,6 +237,14 @@ class NodeClient:
         material = (*chains, *material)
         command = Command(secrets.token_bytes(16), action, project, environment, expect)
         signed = sign_command([signer], await self.mesh(), command, exhibits)
+        return await self.decide_signed(signed, material, next_step)
+
+    async def decide_signed(
+        self, signed: SignedCommand, material: tuple[bytes, ...] = (), next_step: str = "freehold status"
+    ) -> int:
+        """Have a signed command decided, return its slot. Raises RefusedError naming the rule."""
+        command: Command = decode_message(signed.payload, Command)
+        action = command.action
         name = str(action.__struct_config__.tag).replace("_", " ")
         goes_on(f"the command ({name}) was handed over: the voters may still decide it", "freehold decisions")
         answer = await self.post("/v1/commands", CommandBody(encode(signed), material))

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cli.errors import CommandError, UsageError
+from node.keys import write_private
 from protocols.keys import SEED_BYTES, Ed25519Signer
 
 SCRYPT_N = 1 << 17
@@ -259,6 +260,29 @@ def store_sealed(name: str, seed: bytes, passphrase: str, entropy: bytes) -> Ed2
     return signer
 
 
+def change_passphrase(name: str, signer: Ed25519Signer, seed: bytes, passphrase: str | None, entropy: bytes) -> None:
+    """Keep a key under another passphrase, or under none: the file is the old one or the new one, whatever happens."""
+    if passphrase is None:
+        stored = StoredKey("plain", signer.public_key.hex(), seed)
+    else:
+        require_long(passphrase)
+        salt, nonce = entropy[:16], entropy[16:28]
+        sealed = ChaCha20Poly1305(_stretch(passphrase, salt)).encrypt(nonce, seed, _AAD)
+        stored = StoredKey("sealed", signer.public_key.hex(), sealed, salt, nonce)
+    write_private(key_path(name), msgspec.json.format(msgspec.json.encode(stored)))
+
+
+def seed_of(name: str, passphrase: str | None) -> bytes:
+    """Return a key's seed, to keep it elsewhere. Raises CommandError if the passphrase is wrong."""
+    stored = _read(name)
+    if stored.kind == "plain":
+        return stored.seed
+    try:
+        return ChaCha20Poly1305(_stretch(passphrase or "", stored.salt)).decrypt(stored.nonce, stored.seed, _AAD)
+    except InvalidTag:
+        raise CommandError("the passphrase is wrong", next_step="run the command again", kind="passphrase") from None
+
+
 def public_key(name: str) -> bytes:
     """Return a key's public part without opening it."""
     return bytes.fromhex(_read(name).public_key)
@@ -274,12 +298,7 @@ def open_plain(name: str) -> Ed25519Signer:
 
 def open_sealed(name: str, passphrase: str) -> Ed25519Signer:
     """Open a sealed key. Raises CommandError if the passphrase is wrong."""
-    stored = _read(name)
-    try:
-        seed = ChaCha20Poly1305(_stretch(passphrase, stored.salt)).decrypt(stored.nonce, stored.seed, _AAD)
-    except InvalidTag:
-        raise CommandError("the passphrase is wrong", next_step="run the command again", kind="passphrase") from None
-    return Ed25519Signer(seed)
+    return Ed25519Signer(seed_of(name, passphrase))
 
 
 def is_sealed(name: str) -> bool:

@@ -24,6 +24,7 @@ from cli.frame import command
 from cli.text.output import Output
 from cli.text.units import counted
 from cli.views import doctor as diagnosis
+from cli.views.endings import ending
 from cli.views.finding import Finding
 
 
@@ -95,6 +96,8 @@ def _look_at_mesh(context: Context, checked: list[str]) -> list[Finding]:
         return [Finding(True, f"{context.socket} belongs to another user", "run this as the node's user, or as root")]
     try:
         findings, names = talk(context, _examine)
+        if own := talk(context, lambda client: ending(client, context)):
+            findings.append(Finding("has ended" in own, *own.split("; ", 1)))
     except CommandError as error:
         return [Finding(True, str(error), error.next_step)]
     checked += names

@@ -22,6 +22,7 @@ from cli.access.contexts import Context
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
 from cli.commands.address import address
+from cli.commands.admins import admins
 from cli.commands.backup import backup, restore
 from cli.commands.label import label
 from cli.commands.membership import leave, members, remove, reset, voters
@@ -436,5 +437,7 @@ def mesh() -> None:
     """Found a mesh, let nodes in and out, look after its voters."""
 
 
-for _one in (create, invite, join, members, address, label, remove, voters, rules, reset, leave, backup, restore):
+for _one in (
+    create, invite, join, members, address, label, remove, voters, admins, rules, reset, leave, backup, restore,
+):  # fmt: skip
     mesh.add_command(_one)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -23,6 +24,7 @@ from cli.text.table import table
 from cli.text.times import moment
 from cli.text.units import in_words
 from cli.views import lane_status as standing
+from cli.views.endings import ending
 from cli.views.jobs import job_words
 from cli.views.overview import Seen, look
 from cli.views.watch import short
@@ -86,7 +88,9 @@ def status(output: Output, *, follow: bool, project: str, environment: str, cont
     _, context = home.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[Seen, Names]:
-        return await look(client, project, environment), await _names(client)
+        seen, own = await look(client, project, environment), await ending(client, context)
+        seen = replace(seen, warnings=(*seen.warnings, own)) if own else seen
+        return seen, await _names(client)
 
     async def watch(client: NodeClient) -> None:
         before: dict[str, Any] = {}

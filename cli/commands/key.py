@@ -1,0 +1,183 @@
+"""`freehold key create|passphrase|paper|renew`: the keys of a person on this machine, and the grants of those keys.
+
+A passphrase and the letters of a key on paper go from the terminal into the key and nowhere else. Not here: who is an
+admin (admins.py), and keys of agents (token.py).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import click
+import msgspec
+
+from cli.access import contexts as home
+from cli.access.client import NodeClient, talk
+from cli.access.contexts import Contexts
+from cli.access.paper_key import from_paper, on_paper
+from cli.access.principals import Principal, principal_of, principals_of, require_admin, talk_as, unlock_admin
+from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm
+from cli.errors import CommandError, UsageError
+from cli.frame import Group, command
+from cli.text.output import Output
+from cli.text.units import duration_ms, in_words
+from protocols.api_models import RightsView
+from protocols.changes.change import valid_name
+from protocols.envelope import Signed, encode, sign
+from protocols.keys import SEED_BYTES, Ed25519Signer
+from protocols.trust.grants import GRANT_DOMAIN, Grant
+
+SEAL_ENTROPY_BYTES = 28
+GRANT_NONCE_BYTES = 16
+RENEWED_FOR = "365d"
+
+_CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+_YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking; a passphrase is asked for all the same.")
+
+
+@command("create", examples=("freehold key create ann-admin", "freehold key create ann-admin --use"))
+@click.argument("name")
+@click.option("--use", is_flag=True, help="Administer the current context's mesh with it from now on.")
+@click.option(
+    "--paper", is_flag=True, help="Take the key that is on paper, typed at the terminal, instead of a new one."
+)
+@_CONTEXT
+def create(output: Output, *, name: str, use: bool, paper: bool, context_name: str | None) -> None:
+    """Make a key that opens only with a passphrase, and show its public part: an admin adds it to the mesh's."""
+    if not valid_name(name):
+        raise UsageError("a key's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold key create ann-admin")
+    if home.key_path(name).exists():
+        raise UsageError(f"there is a key {name} already", next_step="choose another name", kind="key-exists")
+    where, context = home.current_context(context_name) if use else ("", None)
+    seed = from_paper(ask_passphrase("The 14 groups of the paper: ")) if paper else secrets.token_bytes(SEED_BYTES)
+    passphrase = ask_new_passphrase(f"the key {name}")
+    signer = home.store_sealed(name, seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+    if context is not None:
+        known = home.read_contexts()
+        used = msgspec.structs.replace(context, admin=name)
+        home.write_contexts(Contexts(known.current, {**known.contexts, where: used}))
+    public = signer.public_key.hex()
+    output.result({"name": name, "key": public, "key_file": str(home.key_path(name))}, public)
+    output.hint(f"an admin: freehold mesh admins add {public}")
+
+
+@command(
+    "passphrase",
+    examples=("freehold key passphrase", "freehold key passphrase home-me", "freehold key passphrase home-me --remove"),
+)
+@click.argument("name", required=False)
+@click.option("--remove", "removed", is_flag=True, help="Keep an everyday key without one. An admin's key keeps one.")
+@_CONTEXT
+@_YES
+def passphrase(output: Output, *, name: str | None, removed: bool, context_name: str | None, yes: bool) -> None:
+    """Change, set or remove the passphrase of a key here; by default of the admin key. The key stays what it is."""
+    context = home.known_context(context_name)
+    named = name or (context.admin or context.key if context is not None else "")
+    if not named:
+        raise UsageError("which key?", next_step="freehold key passphrase NAME", kind="no-key")
+    sealed = home.is_sealed(named)
+    if removed and (not sealed or named in {one.admin for one in home.read_contexts().contexts.values()}):
+        what = "an admin's key always opens with a passphrase" if sealed else f"{named} has no passphrase"
+        raise UsageError(what, next_step=f"freehold key passphrase {named}", kind="passphrase")
+    if removed:
+        output.note(f"Whoever runs as this user, an agent among them, can then act with {named}.")
+        confirm(output, f"Keep {named} without a passphrase?", yes)
+    before = ask_passphrase(f"The passphrase of {named}, as it is: ") if sealed else None
+    seed = home.seed_of(named, before)
+    after = None if removed else ask_new_passphrase(f"the key {named}")
+    home.change_passphrase(named, Ed25519Signer(seed), seed, after, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+    how = "without a passphrase" if removed else "under the new passphrase"
+    output.result({"name": named, "sealed": not removed}, f"{named} is kept {how}")
+    output.note("Copies made before, in a backup say, still open as they did.")
+
+
+@command("paper", examples=("freehold key paper",))
+def paper(output: Output) -> None:
+    """Make a key on paper, for the day all others are lost: shown once at the terminal, kept nowhere."""
+    if not output.is_interactive:
+        raise NeedsPersonError(
+            "this shows a key to write down, once", next_step="run the same command on a terminal", kind="needs-person"
+        )
+    seed = secrets.token_bytes(SEED_BYTES)
+    text = on_paper(seed)
+    public = Ed25519Signer(seed).public_key.hex()
+    output.note("Write this down on paper, by hand, and keep it where you keep what must not burn:")
+    output.note(f"  {text}")
+    if from_paper(ask_passphrase("Type all 14 groups from the paper, to see that they are right: ")) != seed:
+        raise CommandError("those are another key's", next_step="freehold key paper, anew", kind="paper")
+    output.result({"key": public}, public)
+    output.hint(f"freehold mesh admins add {public}; when all else is lost: freehold key create NAME --paper --use")
+
+
+@command("renew", examples=("freehold key renew", "freehold key renew ann --for 90d"))
+@click.argument("who", required=False)
+@click.option(
+    "--for", "span", default=RENEWED_FOR, show_default=True, metavar="DURATION", help="For how long from now."
+)
+@_CONTEXT
+@_YES
+def renew(output: Output, *, who: str | None, span: str, context_name: str | None, yes: bool) -> None:
+    """Give a key its rights for another year, by an admin's signature: the same rights, the same key.
+
+    By default your own everyday key; WHO is a name or a key of freehold token list.
+    """
+    _, context = home.current_context(context_name)
+    require_admin(context, "renew a grant")
+    mine = home.public_key(context.key).hex() if context.key else ""
+    one, mesh = talk(context, lambda client: _found(client, who or mine))
+    until_ms = time.time_ns() // 1_000_000 + duration_ms(span)
+    held = [each for each in one.each if each.roles]
+    if one.kind != "person" or not held:
+        raise UsageError(
+            f"{one.name or who} has no grant of a person to renew",
+            next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",
+        )  # fmt: skip
+    for each in held:
+        output.note(
+            f"  {one.name}: {', '.join(each.roles)} in {','.join(each.projects)} / {','.join(each.environments)}"
+        )
+    confirm(output, f"Renew this for {in_words(duration_ms(span))}?", yes)
+    admin = unlock_admin(context, "renew a grant")
+    chains = [(_again(admin, mesh, one, each, until_ms),) for each in held]
+
+    async def file(client: NodeClient) -> None:
+        for chain in chains:
+            await client.publish("grant", one.key, encode(chain))
+
+    talk_as(context, admin, file)
+    value = {"name": one.name, "key": one.key, "expires_ms": until_ms, "grants": len(chains)}
+    output.result(value, f"{one.name} is renewed for {in_words(duration_ms(span))}")
+
+
+async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:
+    mesh = await client.mesh()
+    if len(who) == 64:
+        return await principal_of(client, bytes.fromhex(who)), mesh
+    found = [one for one in await principals_of(client) if who in {one.name, one.key[: max(8, len(who))]}]
+    if len(found) != 1:
+        what = f"{len(found)} keys are called {who!r}" if found else f"no key is called {who!r}"
+        raise UsageError(what, next_step="freehold token list, then name the key", kind="no-such-key")
+    return found[0], mesh
+
+
+def _again(admin: Ed25519Signer, mesh: bytes, one: Principal, held: RightsView, until_ms: int) -> Signed:
+    """The same rights as one grant gives, to the same key, straight from an admin."""
+    grant = msgspec.convert(
+        {
+            "key": bytes.fromhex(one.key), "kind": one.kind, "name": one.name, "roles": held.roles,
+            "projects": held.projects, "environments": held.environments, "expires_ms": until_ms,
+            "nonce": secrets.token_bytes(GRANT_NONCE_BYTES), "verbs": held.verbs,
+        },
+        Grant, strict=False,
+    )  # fmt: skip
+    return sign(admin, GRANT_DOMAIN, mesh, grant)
+
+
+@click.group("key", cls=Group)
+def key() -> None:
+    """Look after the keys that act from here."""
+
+
+for _one in (create, passphrase, paper, renew):
+    key.add_command(_one)

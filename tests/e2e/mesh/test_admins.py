@@ -1,0 +1,84 @@
+"""Admins of a real mesh: a second one, a threshold, statements that gather signatures, a renewed grant."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import pytest
+
+from cli.access.client import RefusedError
+from cli.access.principals import principal_of
+from cli.access.statements import add_signature, read_statement, write_statement
+from cli.commands.admins import plan_of
+from cli.commands.key import _again
+from protocols.envelope import encode, sign
+from protocols.keys import Ed25519Signer
+from protocols.machine import Digest
+from protocols.state.commands import Command, CreateProject, SetAdmins, SignedCommand, sign_command
+from protocols.state.model import MeshState
+from protocols.trust.grants import GRANT_DOMAIN, Grant
+from tests.support.mesh.in_process import a_house
+
+DAY_MS = 86_400_000
+
+
+def changed(
+    admin: Ed25519Signer, mesh: Digest, state: MeshState, admins: tuple[bytes, ...], threshold: int
+) -> SignedCommand:
+    action = SetAdmins(admins, threshold)
+    return sign_command([admin], mesh, Command(secrets.token_bytes(16), action, expect=state.sequence))
+
+
+async def test_two_admins_decide_together_and_neither_alone_and_the_paper_key_saves_the_day() -> None:
+    second, paper = (Ed25519Signer(secrets.token_bytes(32)) for _ in range(2))
+    async with a_house(1) as house, house.client(0) as client:
+        mesh, state = await client.mesh(), await client.state()
+        plan = plan_of(state, [second.public_key], [], 2)
+        await client.decide_signed(changed(house.admin, mesh, state, plan.after, plan.threshold))
+        state = await client.state()
+        assert (set(state.admins), state.threshold) == ({house.admin.public_key, second.public_key}, 2)
+        plan = plan_of(state, [paper.public_key], [], None)
+        alone = changed(house.admin, mesh, state, plan.after, plan.threshold)
+        with pytest.raises(RefusedError) as refused:
+            await client.decide_signed(alone)
+        assert "threshold" in refused.value.kind
+        stranger = Ed25519Signer(secrets.token_bytes(32))
+        with pytest.raises(RefusedError):
+            await client.decide_signed(add_signature(alone, mesh, stranger))
+        with pytest.raises(RefusedError):
+            await client.decide_signed(add_signature(alone, mesh, paper))
+        both = add_signature(read_statement(write_statement(alone), mesh)[0], mesh, second)
+        await client.decide_signed(both)
+        state = await client.state()
+        assert len(state.admins) == 3
+        await client.decide_signed(both)  # the same words once more: they were decided, and change nothing
+        assert (await client.state()).sequence == state.sequence
+        await client.decide(second, CreateProject("shop"), expect=state.sequence)
+        # The first admin's key is lost: the second and the paper key replace it.
+        state, fresh = await client.state(), Ed25519Signer(secrets.token_bytes(32))
+        plan = plan_of(state, [fresh.public_key], [house.admin.public_key], None)
+        await client.decide_signed(add_signature(changed(second, mesh, state, plan.after, 2), mesh, paper))
+        state = await client.state()
+        assert house.admin.public_key not in state.admins
+        with pytest.raises(RefusedError):
+            await client.decide(house.admin, CreateProject("blog"), expect=state.sequence)
+
+
+async def test_a_renewed_grant_gives_the_same_rights_to_the_same_key_for_longer() -> None:
+    person = Ed25519Signer(secrets.token_bytes(32))
+    async with a_house(1) as house, house.client(0) as client:
+        mesh, now_ms = await client.mesh(), time.time_ns() // 1_000_000
+        grant = Grant(
+            person.public_key, "person", "ann", ("proposer",), ("*",), ("staging",), now_ms + DAY_MS, b"n" * 16
+        )
+        await client.publish("grant", person.public_key.hex(), encode((sign(house.admin, GRANT_DOMAIN, mesh, grant),)))
+        before = await principal_of(client, person.public_key)
+        chain = (_again(house.admin, mesh, before, before.each[0], now_ms + 365 * DAY_MS),)
+        await client.publish("grant", before.key, encode(chain))
+        after = await principal_of(client, person.public_key)
+        assert max(one.expires_ms for one in after.each) == now_ms + 365 * DAY_MS
+        assert {(one.roles, one.projects, one.environments, one.verbs) for one in after.each} == {
+            (before.roles, before.projects, before.environments, before.verbs)
+        }
+        assert after.kind == "person"

@@ -1,0 +1,245 @@
+"""Keys of people: passphrases, a key on paper, who is an admin by whose signatures; all without a node."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from cli.access import contexts as home
+from cli.access.paper_key import TEXT_CHARACTERS, from_paper, on_paper
+from cli.access.principals import Principal
+from cli.access.statements import add_signature, read_statement, write_statement
+from cli.commands import key as commands
+from cli.commands.admins import key_named, plan_of
+from cli.commands.key import key
+from cli.errors import CommandError, UsageError
+from cli.views.endings import words
+from protocols.api_models import RightsView
+from protocols.keys import Ed25519Signer
+from protocols.state.commands import Command, CreateProject, SetAdmins, sign_command
+from protocols.state.model import MeshState
+from tests.support.protocols.mesh_world import MeshWorld
+
+MESH = b"m" * 32
+SIGNERS = tuple(sorted((Ed25519Signer(bytes([number]) * 32) for number in range(1, 5)), key=lambda one: one.public_key))
+KEYS = tuple(one.public_key for one in SIGNERS)
+ENTROPY = b"e" * 28
+STATE: MeshState = replace(MeshWorld().state, admins=KEYS[:2], threshold=1)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(home, "SCRYPT_N", 1 << 4)
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
+    """What a person types at the prompts, in this order."""
+    left = list(answers)
+    for module in ("cli.commands.key", "cli.access.prompts"):
+        monkeypatch.setattr(f"{module}.ask_passphrase", lambda _prompt: left.pop(0))
+
+
+# --- passphrases ------------------------------------------------------------------------------------------------------
+
+
+def test_a_passphrase_is_changed_and_the_key_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = home.store_sealed("ann", b"s" * 32, "old passphrase", ENTROPY)
+    typed(monkeypatch, "old passphrase", "new passphrase", "new passphrase")
+    key.main(["passphrase", "ann"], standalone_mode=False)
+    assert home.is_sealed("ann")
+    assert home.open_sealed("ann", "new passphrase").public_key == before.public_key == home.public_key("ann")
+    with pytest.raises(CommandError, match="the passphrase is wrong"):
+        home.open_sealed("ann", "old passphrase")
+    assert home.key_path("ann").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        (("wrong passphrase",), "the passphrase is wrong"), (("old passphrase", "short"), "at least 8"),
+        (("old passphrase", "one passphrase", "two passphrase"), "differ"),
+    ],
+)  # fmt: skip
+def test_a_change_that_fails_leaves_the_key_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.store_sealed("ann", b"s" * 32, "old passphrase", ENTROPY)
+    held = home.key_path("ann").read_bytes()
+    typed(monkeypatch, *answers)
+    with pytest.raises(SystemExit):
+        key.main(["passphrase", "ann"], standalone_mode=False)
+    assert why in capsys.readouterr().err
+    assert home.key_path("ann").read_bytes() == held
+
+
+def test_an_everyday_key_gets_a_passphrase_and_loses_it_and_an_admins_never_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.store_plain("me", b"s" * 32)
+    typed(monkeypatch, "new passphrase", "new passphrase")
+    key.main(["passphrase", "me"], standalone_mode=False)
+    assert home.is_sealed("me")
+    typed(monkeypatch, "new passphrase")
+    key.main(["passphrase", "me", "--remove", "-y"], standalone_mode=False)
+    assert home.open_plain("me").public_key == Ed25519Signer(b"s" * 32).public_key
+    home.store_sealed("ann", b"t" * 32, "old passphrase", ENTROPY)
+    home.write_context("home", home.Context("ab" * 32, "/x", "me", admin="ann"))
+    with pytest.raises(SystemExit):
+        key.main(["passphrase", "--remove", "-y"], standalone_mode=False)
+    assert "always opens with a passphrase" in capsys.readouterr().err
+    assert home.is_sealed("ann")
+
+
+def test_a_new_key_is_sealed_and_can_become_the_admin_key_of_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    home.store_plain("me", b"s" * 32)
+    home.write_context("home", home.Context("ab" * 32, "/x", "me"))
+    typed(monkeypatch, "new passphrase", "new passphrase")
+    key.main(["create", "ann", "--use"], standalone_mode=False)
+    assert home.is_sealed("ann")
+    assert home.current_context()[1].admin == "ann"
+
+
+# --- paper ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_on_paper_is_read_as_it_was_written_whatever_the_spacing() -> None:
+    for _ in range(50):
+        seed = secrets.token_bytes(32)
+        text = on_paper(seed)
+        assert [len(group) for group in text.split()] == [4] * 14
+        assert (
+            from_paper(text) == from_paper(text.upper().replace(" ", "-")) == from_paper(text.replace(" ", "")) == seed
+        )
+
+
+def test_each_wrong_letter_and_two_that_changed_places_are_noticed() -> None:
+    text = on_paper(b"s" * 31 + b"t").replace(" ", "")
+    assert len(text) == TEXT_CHARACTERS
+    for at in range(TEXT_CHARACTERS):
+        other = "a" if text[at] != "a" else "b"
+        with pytest.raises(UsageError) as told:
+            from_paper(text[:at] + other + text[at + 1 :])
+        assert text[:8] not in str(told.value), "nothing of it is shown"
+    swapped = next(at for at in range(TEXT_CHARACTERS - 1) if text[at] != text[at + 1])
+    with pytest.raises(UsageError, match="a letter is wrong"):
+        from_paper(text[:swapped] + text[swapped + 1] + text[swapped] + text[swapped + 2 :])
+    for bad in ("", text[:-1], text + "a", text[:-1] + "1", text[:-1] + "!"):
+        with pytest.raises(UsageError):
+            from_paper(bad)
+
+
+def test_a_key_from_paper_is_kept_under_a_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = b"p" * 32
+    typed(monkeypatch, on_paper(seed), "new passphrase", "new passphrase")
+    key.main(["create", "rescue", "--paper"], standalone_mode=False)
+    assert home.open_sealed("rescue", "new passphrase").public_key == Ed25519Signer(seed).public_key
+
+
+def test_a_key_on_paper_is_shown_to_nobody_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        key.main(["paper", "--json"], standalone_mode=False)
+    said = capsys.readouterr()
+    assert "needs-person" in said.out + said.err
+    assert commands.on_paper is on_paper
+
+
+# --- admins -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_names_who_comes_and_goes_and_what_it_makes_easier() -> None:
+    plan = plan_of(STATE, [KEYS[2]], [], None)
+    assert (plan.after, plan.threshold) == (KEYS[:3], 1)
+    assert f"  + {KEYS[2].hex()}" in plan.lines
+    assert any("decides alone" in line for line in plan.lines)
+    assert plan_of(STATE, [], [KEYS[0]], None).after == (KEYS[1],)
+    both = plan_of(STATE, [], [], 2)
+    assert any("nobody administers the mesh any more" in line for line in both.lines)
+    assert any("fewer signatures" in line for line in plan_of(replace(STATE, threshold=2), [], [], 1).lines)
+    assert plan_of(replace(STATE, threshold=2), [], [KEYS[0]], None).threshold == 1, "never more than there are keys"
+
+
+@pytest.mark.parametrize(
+    ("added", "removed", "threshold"),
+    [((0,), (), None), ((), (2,), None), ((), (0, 1), None), ((), (), 3), ((), (), 1), ((), (), None)],
+)
+def test_a_plan_that_could_not_be_decided_is_refused(
+    added: tuple[int, ...], removed: tuple[int, ...], threshold: int | None
+) -> None:
+    with pytest.raises(UsageError):
+        plan_of(STATE, [KEYS[one] for one in added], [KEYS[one] for one in removed], threshold)
+
+
+def test_a_key_is_named_whole_or_by_the_beginning_of_an_admins() -> None:
+    assert key_named(KEYS[3].hex()) == KEYS[3]
+    assert key_named(KEYS[0].hex()[:10], KEYS[:2]) == KEYS[0]
+    for text, admins in ((KEYS[0].hex()[:10], ()), (KEYS[0].hex()[:7], KEYS[:2]), (KEYS[3].hex()[:10], KEYS[:2])):
+        with pytest.raises(UsageError):
+            key_named(text, admins)
+
+
+def statement(threshold: int = 2) -> str:
+    wanted = Command(b"i" * 16, SetAdmins(KEYS[:3], threshold), expect=7)
+    return write_statement(sign_command([SIGNERS[0]], MESH, wanted))
+
+
+def test_a_statement_gathers_signatures_and_nobody_who_carries_it_can_change_it() -> None:
+    signed, command, action = read_statement(statement(), MESH)
+    assert (command.expect, action.admins, action.threshold) == (7, KEYS[:3], 2)
+    both = add_signature(signed, MESH, SIGNERS[1])
+    assert [one.key for one in both.signatures] == list(KEYS[:2])
+    assert add_signature(both, MESH, SIGNERS[1]).signatures == both.signatures, "the same admin twice counts once"
+    assert read_statement(write_statement(both), MESH)[0] == both
+    other = replace(both, payload=read_statement(statement(1), MESH)[0].payload)
+    for bad, mesh in ((write_statement(other), MESH), (write_statement(both), b"n" * 32)):
+        with pytest.raises(UsageError, match="not good in this mesh"):
+            read_statement(bad, mesh)
+
+
+def test_a_statement_about_anything_else_is_not_signed_by_mistake() -> None:
+    project = write_statement(sign_command([SIGNERS[0]], MESH, Command(b"i" * 16, CreateProject("shop"), expect=7)))
+    with pytest.raises(UsageError, match="about something else"):
+        read_statement(project, MESH)
+    scoped = Command(b"i" * 16, SetAdmins(KEYS[:3], 1), project="shop", environment="prod", expect=7)
+    with pytest.raises(UsageError, match="about something else"):
+        read_statement(write_statement(sign_command([SIGNERS[0]], MESH, scoped)), MESH)
+    for bad in ("", "fhs1.", "fhs1.!!!", "fht1.abc", statement()[:-9], "fhs1." + "a" * 20_000):
+        with pytest.raises(UsageError):
+            read_statement(bad, MESH)
+
+
+# --- endings ----------------------------------------------------------------------------------------------------------
+
+
+NOW_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
+
+
+def principal(*ends_ms: int, kind: str = "person") -> Principal:
+    views = [RightsView(("deployer",), ("view",), ("*",), ("*",), one, ("ab",)) for one in ends_ms]
+    first = views[0] if views else RightsView((), (), (), (), 0, ())
+    return Principal(
+        "ab" * 32, "ann", kind, first.roles, first.verbs, first.projects, first.environments, first.expires_ms, (),
+        first.grants, "", (), tuple(views[1:]),
+    )  # fmt: skip
+
+
+def test_a_grant_that_ends_within_30_days_is_told_of_and_one_that_does_not_is_not() -> None:
+    assert words(principal(NOW_MS + 31 * DAY_MS), NOW_MS) == ""
+    assert words(principal(NOW_MS + 30 * DAY_MS + 1), NOW_MS) == ""
+    assert words(principal(NOW_MS + 30 * DAY_MS), NOW_MS).endswith("an admin: freehold key renew")
+    assert "ends in" in words(principal(NOW_MS + DAY_MS), NOW_MS)
+    assert "has ended" in words(principal(NOW_MS), NOW_MS)
+    assert words(principal(), NOW_MS) == ""
+
+
+def test_of_several_grants_the_last_end_counts() -> None:
+    assert words(principal(NOW_MS + DAY_MS, NOW_MS + 90 * DAY_MS), NOW_MS) == ""
+    assert words(principal(NOW_MS + 90 * DAY_MS, NOW_MS + DAY_MS), NOW_MS) == ""
+
+
+def test_an_agents_key_is_made_anew() -> None:
+    assert words(principal(NOW_MS + DAY_MS, kind="agent"), NOW_MS).endswith("freehold token create NAME")
