@@ -172,12 +172,21 @@ class Group(click.Group):
         """Show the group's own last words, or the first example of each of its commands."""
         if self.epilog:
             return super().format_epilog(ctx, formatter)
-        found = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
         with formatter.section("Examples"):
-            for one in found:
-                if one is not None and one.epilog:
-                    formatter.write(f"    {one.epilog.splitlines()[2].strip()}\n")
+            for example in self.first_examples(ctx):
+                formatter.write(f"    {example}\n")
         return None
+
+    def first_examples(self, ctx: click.Context) -> list[str]:
+        """Return the first example of each command, and of those of a group within."""
+        shown: list[str] = []
+        for name in self.list_commands(ctx):
+            one = self.get_command(ctx, name)
+            if isinstance(one, Group):
+                shown += one.first_examples(ctx)
+            elif one is not None and one.epilog:
+                shown.append(one.epilog.splitlines()[2].strip())
+        return shown
 
     def _meant(self, ctx: click.Context, word: str) -> str:
         path = f"{ctx.command_path} "

@@ -63,7 +63,7 @@ IN_PRODUCTION = [
 
 
 @pytest.mark.parametrize(
-    "group", ["context", "data", "env", "evidence", "mesh", "node", "policy", "project", "secret", "token", "ci"]
+    "group", ["context", "data", "env", "evidence", "mesh", "node", "policy", "project", "secret", "token", "key", "ci"]
 )
 def test_the_help_of_a_group_shows_each_of_its_commands_in_use(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(freehold, [group, "--help"]) == ExitCode.DONE
