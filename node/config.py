@@ -42,7 +42,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `voter_after_s` is how long another node must have been connected before this one proposes it as a voter.
     `drain_s` is how long requests under way may take when it stops, `orphan_s` how long workers serve on without it.
     `smoke_ahead` keeps a worker ready for the next smoke checks, and `compiled` is a folder of compiled code that
-    several nodes of one user share; by default a node has its own.
+    several nodes of one user share; by default a node has its own. `local_only` has the ingress refuse hosts and origins
+    of other machines, for a node on a developer's.
     """
 
     name: str
@@ -61,6 +62,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orphan_s: int = 600
     smoke_ahead: bool = False
     compiled: str = ""
+    local_only: bool = False
     peers: tuple[str, ...] = ()
 
 

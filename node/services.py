@@ -68,6 +68,7 @@ from protocols.machine import PeerId, Signer
 from protocols.trust.store import Standing
 from runtime.ingress import certificates
 from runtime.ingress.listeners import TLS_PREFIX
+from runtime.ingress.settings import IngressSettings
 from runtime.sandbox.compile_cache import CompileCache
 from runtime.workers.pool import PoolSettings, WorkerPool
 
@@ -234,6 +235,7 @@ def _pool_settings(place: NodePlace) -> PoolSettings:
         proxies=config.proxies,
         drain_grace_ms=config.drain_s * 1000,
         orphan_limit_s=config.orphan_s,
+        ingress=IngressSettings(local_only=config.local_only),
     )
 
 

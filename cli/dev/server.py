@@ -90,7 +90,7 @@ class DevSettings:
         """What the node of the mesh is told: no mesh port at all, nobody is to join."""
         return NodeSettings(
             listen=(), ingress=(f"{self.host}:{self.port}",), workers=self.workers, drain_s=DRAIN_S, orphan_s=ORPHAN_S,
-            smoke_ahead=True, compiled=str(cache_folder() / "compiled"),
+            smoke_ahead=True, local_only=True, compiled=str(cache_folder() / "compiled"),
         )  # fmt: skip
 
 

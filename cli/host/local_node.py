@@ -66,6 +66,7 @@ class NodeSettings:
     orphan_s: int | None = None
     smoke_ahead: bool | None = None
     compiled: str | None = None
+    local_only: bool | None = None
     metrics: str | None = None
     peers: tuple[str, ...] | None = None
 

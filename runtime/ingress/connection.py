@@ -12,6 +12,7 @@ import asyncio
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, assert_never, cast
 
@@ -21,12 +22,13 @@ from runtime.ingress.dispatch import HostedApp, Ticket
 from runtime.ingress.faces import Carried, Front
 from runtime.ingress.forwarding import Relayed, forward
 from runtime.ingress.incoming import Incoming
-from runtime.ingress.request_head import Client, GuestRequest, client_of, field_name, guest_request
+from runtime.ingress.request_head import UNIX, Client, GuestRequest, client_of, field_name, guest_request
 from runtime.ingress.request_parser import RequestParser, StopParsing
 from runtime.ingress.response_head import (
     BAD_METHOD,
     BODY_TOO_LARGE,
     BUSY,
+    FOREIGN_HOST,
     MALFORMED,
     NO_HOST,
     NO_ROUTE,
@@ -36,7 +38,7 @@ from runtime.ingress.response_head import (
     frame_head,
     problem_response,
 )
-from runtime.ingress.routing import Elsewhere
+from runtime.ingress.routing import Elsewhere, normal_host
 from runtime.outcome import Cancelled, DeadlineExceeded
 
 BODY_HELD_MAX_BYTES: Final = 128 * 1024
@@ -47,6 +49,9 @@ TOLD_AFTER_S: Final = 1.0
 
 ABANDONED_AFTER_S: Final = 3.0
 """A guest that holds its thread this far past its deadline is answered for; the daemon replaces the worker."""
+
+LOCAL_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]")
+"""Hosts that no name server of elsewhere can lead here: browsers never ask for them (RFC 6761, 6.3)."""
 
 AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{0,5})?")
 """RFC 3986, 3.2, without user information, which no request line or Host field may have."""
@@ -361,6 +366,8 @@ class ClientConnection(asyncio.Protocol):
         found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
         if problem is not None:
             incoming.keep_alive = False  # who cannot say where to may be taken otherwise by what stands between
+        elif ingress.settings.local_only and not _from_here(incoming, self.client, authority, ingress.routes.claims):
+            problem, found = FOREIGN_HOST, None
         problem = incoming.problem or problem
         app = found if isinstance(found, HostedApp) else None
         if isinstance(found, Elsewhere):
@@ -513,6 +520,20 @@ def _trailers(incoming: Incoming) -> Headers:
 
 def _too_large(incoming: Incoming, app: HostedApp) -> bool:
     return max(incoming.length or 0, incoming.bytes_in) > app.limits.request_body_max_bytes
+
+
+def _from_here(incoming: Incoming, client: Client, authority: str, claims: Callable[[str], bool]) -> bool:
+    """Whether host and origin of a request are this machine's, or hosts that a route claims: no page of elsewhere has both."""
+    if client.address == UNIX:
+        return True
+    hosts = [authority]
+    for name, value in incoming.headers:
+        if len(name) == 6 and name.lower() == b"origin":
+            scheme, _, origin = value.decode("latin-1").strip().partition("://")
+            if scheme.lower() not in {"http", "https"}:
+                return False  # a page without an origin of its own, or an extension
+            hosts.append(origin)
+    return all(LOCAL_HOST.fullmatch(normal_host(host)) or claims(host) for host in hosts)
 
 
 def _address(incoming: Incoming) -> tuple[str, str, IngressProblem | None]:

@@ -191,6 +191,10 @@ def problem_response(problem: IngressProblem, request_id: str) -> tuple[Response
 
 MALFORMED = IngressProblem(400, "malformed-request", "The request is not valid HTTP/1.1.")
 NO_HOST = IngressProblem(400, "bad-host", "The request needs exactly one valid Host field.")
+FOREIGN_HOST = IngressProblem(
+    421, "foreign-host", "This address is for this machine: the request names a host or an origin of elsewhere.",
+    "Use http://127.0.0.1 or http://localhost with the port, or a host that a route of the project names.",
+)  # fmt: skip
 TIMED_OUT = IngressProblem(408, "request-timeout", "The request did not arrive in time.")
 BODY_TOO_LARGE = IngressProblem(413, "body-too-large", "The request body is larger than this app accepts.")
 TARGET_TOO_LONG = IngressProblem(414, "target-too-long", "The request target is too long.")

@@ -68,6 +68,10 @@ class RouteTable(Generic[TargetT]):
                 raise RouteError(f"{host or '*'}{prefix} is claimed twice")
             table[normal] = target
 
+    def claims(self, authority: str) -> bool:
+        """Whether a route names this very host."""
+        return normal_host(authority) in self._hosts
+
     def find(self, authority: str, path: str) -> TargetT | None:
         """Return the target for a request's authority and path (without query), or None."""
         if path.startswith(RESERVED_PREFIX) and path[len(RESERVED_PREFIX) :][:1] in {"", "/"}:

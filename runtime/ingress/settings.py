@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class IngressSettings:
-    """Limits of one worker's ingress. Times in seconds, sizes in bytes."""
+    """Limits of one worker's ingress. Times in seconds, sizes in bytes.
+
+    `local_only` answers browsers of this machine alone: a page of elsewhere that reaches it under a name of its own (DNS
+    rebinding), or that sends it requests (Origin), is refused.
+    """
 
     connections_max: int = 2048
     head_timeout_s: float = 10.0
@@ -19,3 +23,4 @@ class IngressSettings:
     fields_max: int = 100
     fields_max_bytes: int = 64 * 1024
     target_max_bytes: int = 8 * 1024
+    local_only: bool = False
