@@ -32,6 +32,7 @@ from node.api.metrics import CONTENT_TYPE, render
 from node.api.naming import PrincipalNames
 from node.api.scope import EVERYTHING
 from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
+from node.api.strangers import expect, listener_log, unknown
 from node.api.tls import ApiCertificate, Tls
 from node.control import Control
 from node.errors import BusyError, ConfigError
@@ -90,7 +91,7 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     )  # fmt: skip
     runner = web.AppRunner(
         server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES,
-        keepalive_timeout=IDLE_S, auto_decompress=False, shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        logger=listener_log(), keepalive_timeout=IDLE_S, auto_decompress=False, shutdown_timeout=SHUTDOWN_TIMEOUT_S,
     )  # fmt: skip
     await runner.setup()
     path = runtime / "api.sock"
@@ -127,8 +128,9 @@ async def _serve_metrics(control: Control, stack: contextlib.AsyncExitStack) -> 
         return web.Response(body=render(control, VERSION, EVERYTHING), headers={"Content-Type": CONTENT_TYPE})
 
     application = web.Application()
-    application.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    application.router.add_get("/metrics", metrics, expect_handler=expect)
+    application.router.add_route("*", "/{path:.*}", unknown, expect_handler=expect)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, logger=listener_log())
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = control.config.metrics.rpartition(":")

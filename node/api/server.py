@@ -49,6 +49,7 @@ from node.api.problems import (
 from node.api.reference_page import POLICY, page_of
 from node.api.scope import EVERYTHING, NOTHING, Scope
 from node.api.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, LOCAL, Share, Shares
+from node.api.strangers import expect, unknown
 from node.errors import NotDoneError
 from node.transport.half_open import source_of
 from protocols.api_models import OutcomeView, StartView
@@ -76,6 +77,7 @@ what is written behind it could not count."""
 
 ETAG_CHARS = 32
 SEE_DOCUMENT = "see /v1/openapi.json"
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _KEY = re.compile("[A-Za-z0-9_-]{8,64}")
 _log = logging.getLogger("freehold.api")
 
@@ -131,9 +133,10 @@ class ApiServer:
         application[PERFORMER] = self
         for operation in self._operations:
             endpoint = self._endpoint(operation)
-            application.router.add_route(operation.method, operation.path, endpoint)
+            application.router.add_route(operation.method, operation.path, endpoint, expect_handler=expect)
             if operation.method == "GET" and operation.stream != "always":
-                application.router.add_route("HEAD", operation.path, endpoint)
+                application.router.add_route("HEAD", operation.path, endpoint, expect_handler=expect)
+        application.router.add_route("*", "/{path:.*}", unknown, expect_handler=expect)
         return application
 
     def operation(self, name: str) -> Operation:
@@ -201,7 +204,8 @@ class ApiServer:
         if not answer.prepared:
             answer.headers["Freehold-Request-Id"] = request_id
             if answer.status == 401:
-                metadata = f"https://{request.host}{WELL_KNOWN}"
+                host = request.host if _HOST.fullmatch(request.host) else "localhost"  # by the socket it is any text
+                metadata = f"https://{host}{WELL_KNOWN}"
                 answer.headers["WWW-Authenticate"] = (
                     f'Bearer realm="freehold", resource_metadata="{metadata}{"/mcp" * (request.path == "/mcp")}", '
                     'Signature realm="freehold"'
