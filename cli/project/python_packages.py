@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cli import cache
 from cli.errors import BuildError, refuse_full_disk
@@ -35,6 +35,12 @@ NATIVE_PART_OPTIONAL: Final = frozenset(
     }
 )  # fmt: skip
 """Packages that work without their compiled modules, only slower."""
+
+SERVER_PARTS: Final = frozenset({"httptools", "rignore", "uvloop", "watchfiles"})
+"""Native helpers of servers and of their commands, which `uvicorn[standard]` and `fastapi[standard]` ask for.
+
+The node is the server, so they are left out; an app that imports one is told when it does.
+"""
 
 UNREACHABLE: Final = "Retry(total=0,"
 """What pip says of its last attempt to reach an index, before it reports that there is no such package."""
@@ -59,11 +65,15 @@ UNUSABLE: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """One package pip chose: its normal name, version and the file name of the wheel."""
+    """One package pip chose: its normal name, version and the file name of the wheel.
+
+    `needed_by` leads from what requirements.txt names to what needs this package; empty if it names the package itself.
+    """
 
     name: str
     version: str
     wheel: str
+    needed_by: tuple[str, ...] = ()
 
     @property
     def is_pure(self) -> bool:
@@ -143,20 +153,42 @@ def _resolve(app: str, listed: Path, report: Path) -> list[Resolved]:
         str(listed.parent / "t"),
     ]
     _pip(app, [*flags, *_platform(*NATIVE_PLATFORMS), "-r", str(listed)])
+    return resolved(json.loads(report.read_bytes())["install"])
+
+
+def resolved(items: list[Mapping[str, Any]]) -> list[Resolved]:
+    """Return the packages of pip's report (its "install" list), each with what needs it."""
+    named = {normal_name(item["metadata"]["name"]): item for item in items}
+    needed_by: dict[str, tuple[str, ...]] = {name: () for name, item in named.items() if item.get("requested")}
+    waiting = list(needed_by)
+    while waiting:
+        name = waiting.pop(0)
+        for text in named[name]["metadata"].get("requires_dist", ()):
+            other = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", text)
+            needed = normal_name(other[0]) if other else ""
+            if needed in named and needed not in needed_by:
+                needed_by[needed] = (*needed_by[name], name)
+                waiting.append(needed)
     return [
         Resolved(
-            normal_name(item["metadata"]["name"]),
-            item["metadata"]["version"],
-            item["download_info"]["url"].rpartition("/")[2],
+            name, item["metadata"]["version"], item["download_info"]["url"].rpartition("/")[2], needed_by.get(name, ())
         )
-        for item in json.loads(report.read_bytes())["install"]
+        for name, item in named.items()
+        if name not in SERVER_PARTS
     ]
 
 
+def _called(package: Resolved) -> str:
+    """Name a package as the user can find it: itself, and what of requirements.txt leads to it."""
+    return (
+        f"{package.name} (needed by {', by '.join(reversed(package.needed_by))})" if package.needed_by else package.name
+    )
+
+
 def _refuse_unusable(app: str, chosen: list[Resolved]) -> None:
-    refused = [package.name for package in chosen if package.name in UNUSABLE]
+    refused = [package for package in chosen if package.name in UNUSABLE]
     if refused:
-        told = "; ".join(f"{name}: {UNUSABLE[name]}" for name in sorted(refused))
+        told = "; ".join(f"{_called(package)}: {UNUSABLE[package.name]}" for package in sorted(refused, key=_called))
         raise BuildError(
             app, f"cannot run in the sandbox: {told}", next_step="change requirements.txt", kind="package-refused"
         )
@@ -175,7 +207,7 @@ def _without_native_part(app: str, package: Resolved, scratch: Path) -> Path:
             return next(folder.glob("*.whl"))
     raise BuildError(
         app,
-        f"{package.name} {package.version} needs native code ({package.wheel}), which cannot run in the sandbox",
+        f"{_called(package)} {package.version} needs native code ({package.wheel}), which cannot run in the sandbox",
         next_step="use a pure Python package in its place, or build that part as its own component",
         kind="package-refused",
     )
