@@ -20,7 +20,7 @@ from cli.dev.compiled import Compiled, app_load, compile_cache
 from cli.project.build import build_app
 from cli.project.bundle import BuiltApp
 from cli.project.find import Found, open_project
-from runtime.messages import AppLoad, ReleaseLoad, Route
+from runtime.messages import AppLoad, ReleaseLoad, WorkerRoute
 from tests.support.runtime.served import REAL, Served, running
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,5 +89,5 @@ async def serving_project(
     async with running(work, command=REAL) as served:
         await served.pool.load(ReleaseLoad("r1", "r1", found.project.name, tuple(made)))
         routed = [load.spec.app for load in made if load.spec.kind == "http"]
-        await served.pool.activate([Route(app, "/", "r1", app) for app in routed])
+        await served.pool.activate([WorkerRoute(app, "/", "r1", app) for app in routed])
         yield served
