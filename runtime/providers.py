@@ -164,11 +164,82 @@ class SqlProvider(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One object: its size in bytes and when it was written (wall ms)."""
+
+    size: int
+    created_ms: int
+
+
+class BlobReader(Protocol):
+    """The bytes of an object as it was when it was opened, even if it is replaced or deleted meanwhile."""
+
+    size: int
+
+    def read(self, max_bytes: int) -> bytes:
+        """Return the next bytes; empty at the end. Raises `ProviderError`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class BlobWriter(Protocol):
+    """An object on its way in; nobody sees it before `commit`."""
+
+    def write(self, data: bytes) -> None:
+        """Add bytes. Raises `ProviderError`."""
+        ...
+
+    def commit(self, names: Sequence[tuple[str, str]]) -> None:
+        """Put it under these containers and names, durable on return. Raises `ProviderError`."""
+        ...
+
+    def close(self) -> None:
+        """Throw away what was not committed; nothing happens after `commit`."""
+        ...
+
+
+class BlobProvider(Protocol):
+    """Where objects live, by container and name. Every method raises `ProviderError`; the host checks grants."""
+
+    def created_ms(self, container: str) -> int:
+        """Return when the container was first used (wall ms), which makes it."""
+        ...
+
+    def put(self) -> BlobWriter:
+        """Begin an object."""
+        ...
+
+    def get(self, container: str, name: str, start: int = 0, end: int | None = None) -> BlobReader:
+        """Open an object, or its bytes from `start` to `end`, both included."""
+        ...
+
+    def info(self, container: str, name: str) -> BlobInfo | None:
+        """Return what is known of an object, or None."""
+        ...
+
+    def names(self, container: str, after: str | None, limit: int) -> Sequence[str]:
+        """Return names in byte order after `after`."""
+        ...
+
+    def copy(self, source: tuple[str, str], target: tuple[str, str], *, move: bool = False) -> None:
+        """Put an object under another container and name too, or instead."""
+        ...
+
+    def delete(self, container: str, names: Sequence[str] | None) -> None:
+        """Remove objects, or all of the container; no error for one that is absent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Providers:
     """Where the data of one project lies in one environment; None is what it has not."""
 
     keyvalue: KeyValueProvider | None = None
     sql: SqlProvider | None = None
+    blobs: BlobProvider | None = None
 
 
 class LogSink(Protocol):

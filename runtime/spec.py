@@ -20,7 +20,7 @@ class AppSpec:
 
     `artifact` is the path `CompileCache.ensure` returned, for components and preview 1 modules alike, and
     `artifact_digest` the hex SHA-256 of the file it was compiled from. `allow_hosts` are "host:port" texts,
-    "*.suffix:port" for subdomains. `keyvalue` and `sql` name the stores and databases the app may open; they lie in
+    "*.suffix:port" for subdomains. `keyvalue`, `sql` and `blobs` name the stores, databases and containers it may open, in
     `stores`, "PROJECT" or "PROJECT/ENVIRONMENT", so that one environment never sees another's (empty: the project's).
     `environment` is what the guest sees, secrets included. `redacted` are values, by name, that are blotted out of
     what the guest logs. `instances_ready` is how many instances wait ahead of requests.
@@ -44,6 +44,7 @@ class AppSpec:
     outbound_connect_timeout_ms: int = 5_000
     keyvalue: tuple[str, ...] = ()
     sql: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
     stores: str = ""
     config: Mapping[str, str] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -113,6 +113,7 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
         allow_hosts=app.allow_hosts,
         keyvalue=app.keyvalue,
         sql=app.sql,
+        blobs=app.blobs,
         config=tuple(sorted(app.config.items())),
         secrets=app.secrets,
     )

@@ -45,6 +45,7 @@ def app_load(project: ProjectFile, app: App, release: str, code: Compiled, confi
             allow_hosts=app.allow_hosts,
             keyvalue=app.keyvalue,
             sql=app.sql,
+            blobs=app.blobs,
             config={**app.config, **config},
         )
     )

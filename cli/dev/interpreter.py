@@ -39,7 +39,9 @@ MAIN: Final = "\n".join(
 
 def fully_granted(app: App) -> App:
     """Return the app as if granted every interface, for a component that serves whatever app it is given."""
-    return replace(app, keyvalue=("any",), sql=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None)
+    return replace(
+        app, keyvalue=("any",), sql=("any",), blobs=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None
+    )
 
 
 def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, str]:

@@ -40,13 +40,14 @@ class App:
     allow_hosts: tuple[str, ...]
     keyvalue: tuple[str, ...]
     sql: tuple[str, ...]
+    blobs: tuple[str, ...]
     config: Mapping[str, str]
     secrets: tuple[str, ...]
 
     @property
     def keeps_data(self) -> bool:
         """Whether it opens anything that lies on one node."""
-        return bool(self.keyvalue or self.sql)
+        return bool(self.keyvalue or self.sql or self.blobs)
 
 
 @dataclass(frozen=True, slots=True)

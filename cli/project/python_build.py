@@ -20,12 +20,19 @@ from cli.guard import run_tool
 from cli.project import python_packages
 from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
-from cli.project.world import CONFIG, KEYVALUE, SQL, WORLD, world_of, write_world
+from cli.project.world import BLOBS, CONFIG, KEYVALUE, SQL, WASI, WORLD, world_of, write_world
 
 GUEST = Path(__file__).parent / "guest" / "python"
 BUILD_TIMEOUT_S = 600
 
-IMPORT_NAMES = {CONFIG: "config_store", KEYVALUE[0]: "keyvalue_store", SQL: "sql_databases"}
+IMPORT_NAMES = {
+    CONFIG: "config_store",
+    KEYVALUE[0]: "keyvalue_store",
+    SQL: "sql_databases",
+    BLOBS[0]: "blob_types",
+    BLOBS[1]: "blob_container",
+    f"wasi:http/types@{WASI}": "types",
+}
 """What the guest's side calls interfaces whose own names say too little."""
 
 READS_CONFIGURATION: Final = "freehold: the import reads configuration: "

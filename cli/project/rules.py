@@ -166,6 +166,7 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         allow_hosts=filled["allow_hosts"],
         keyvalue=filled["keyvalue"],
         sql=filled["sql"],
+        blobs=filled["blobs"],
         config=filled["config"],
         secrets=filled["secrets"],
     )

@@ -112,6 +112,7 @@ APP_OVERLAY_FIELDS: Final = (
     Field("allow_hosts", Listed(REMOTE), "Where it may call out to; nothing else resolves.", default=[]),
     Field("keyvalue", Listed(NAME), "Key-value stores it may open.", default=[]),
     Field("sql", Listed(NAME), "SQL databases it may open.", default=[]),
+    Field("blobs", Listed(NAME), "Containers of blobs it may open.", default=[]),
     Field("config", CONFIG, "Values it reads through `wasi:config`; strings only.", default={}),
     Field("secrets", Listed(SECRET_NAME), "Secrets it may read, by name; values never stand here.", default=[]),
 )

@@ -21,6 +21,7 @@ WIT = Path(__file__).parent / "wit" / "deps"
 KEYVALUE = ("wasi:keyvalue/store@0.2.0-draft2", "wasi:keyvalue/atomics@0.2.0-draft2")
 CONFIG = "wasi:config/store@0.2.0-rc.1"
 SQL = "freehold:sql/databases@0.1.0"
+BLOBS = tuple(f"wasi:blobstore/{name}@0.2.0-draft" for name in ("types", "container", "blobstore"))
 LOGGING = "wasi:logging/logging@0.1.0-draft"
 
 
@@ -55,6 +56,8 @@ def world_of(app: App) -> str:
         imports += KEYVALUE
     if app.sql:
         imports.append(SQL)
+    if app.blobs:
+        imports += BLOBS
     if app.allow_hosts:
         imports.append(f"wasi:http/outgoing-handler@{WASI}")
     if app.schedule:

@@ -287,7 +287,7 @@ def _what_it_depends_on(facts: _Facts) -> WhyAnswer:
     nodes = [facts.title(node) for node in _nodes(facts)]
     voters = [facts.title(voter.node) for voter in facts.state.voters]
     hosts = sorted({host for app in apps for host in app.allow_hosts})
-    stores = sorted({store for app in apps for store in (*app.keyvalue, *app.sql)})
+    stores = sorted({store for app in apps for store in (*app.keyvalue, *app.sql, *app.blobs)})
     tools = sorted({one.toolchain for one in facts.release.components if one.toolchain})
     said = [
         f"nodes: {', '.join(nodes) or 'none'}; decisions need {len(voters) // 2 + 1} of the voters {', '.join(voters)}",

@@ -39,6 +39,7 @@ class DraftApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_hosts: Annotated[tuple[Host, ...], msgspec.Meta(max_length=64)] = ()
     keyvalue: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     sql: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
+    blobs: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     config: dict[str, Text] = {}
     secrets: Annotated[tuple[Host, ...], msgspec.Meta(max_length=64)] = ()
     toolchain: Annotated[str, msgspec.Meta(max_length=200)] = ""

@@ -240,6 +240,7 @@ def _app(one: DraftApp) -> EffectiveApp:
         allow_hosts=one.allow_hosts,
         keyvalue=one.keyvalue,
         sql=one.sql,
+        blobs=one.blobs,
         config=tuple(sorted(one.config.items())),
         secrets=one.secrets,
     )

@@ -222,6 +222,7 @@ class Releases:
             allow_hosts=app.allow_hosts,
             keyvalue=app.keyvalue,
             sql=app.sql,
+            blobs=app.blobs,
             stores=f"{effective.project}/{effective.environment}",
             config={**dict(app.config), **secrets},
             redacted=secrets,

@@ -21,7 +21,7 @@ from node.errors import ConfigError
 from node.keys import sync_tree
 
 BLOCK_BYTES = 64 * 1024
-FILES_MAX = 10_000
+FILES_MAX = 100_000
 NAME_MAX_CHARS = 200
 BLOCKS_MAX = 1 << 20
 """Of all files together: 64 GiB."""
@@ -56,7 +56,7 @@ def take_copy(folder: Path, target: Path) -> DataCopy:
     """Copy `folder` as it is now into the new folder `target`; return what is there. Raises OSError, sqlite3.Error."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(mode=0o700, parents=True)
-    for path in _files(folder):
+    for path in sorted(_files(folder), key=lambda path: path.suffix != ".db"):  # names of blobs before their bytes
         name = path.relative_to(folder)
         (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.suffix == ".db":

@@ -125,6 +125,7 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     facts |= {("capabilities", app.name, f"reaches {host}"): "yes" for host in app.allow_hosts}
     facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
     facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
+    facts |= {("capabilities", app.name, f"opens container {name}"): "yes" for name in app.blobs}
     facts["limits", app.name, "timeout"] = written_ms(app.timeout_ms)
     facts["limits", app.name, "memory_max"] = exact_size(app.memory_max_bytes)
     facts["limits", app.name, "instances"] = app.instances

@@ -41,6 +41,7 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     config: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
     sql: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
 
 
 class SmokeCheck(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ class Effective(msgspec.Struct, frozen=True, tag="effective"):
     @property
     def keeps_data(self) -> bool:
         """Whether an app opens a store of the embedded provider, which lives on one node."""
-        return any(app.keyvalue or app.sql for app in self.apps)
+        return any(app.keyvalue or app.sql or app.blobs for app in self.apps)
 
 
 def decode_effective(data: bytes) -> Effective:
@@ -99,7 +100,7 @@ def _app_problem(app: EffectiveApp) -> str | None:
         return f"app {app.name!r} has a timeout or a memory limit out of bounds"
     if any(":" in key for key, _ in app.config):
         return f"app {app.name!r} has a configuration key with a colon; those are the node's"
-    listed = (app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.routes)
+    listed = (app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.blobs, app.routes)
     if sum(len(one) for one in listed) > VALUES_MAX:
         return f"app {app.name!r} has over {VALUES_MAX} values"
     return None

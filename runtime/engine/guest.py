@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from runtime.call import GuestCall
 from runtime.exchange import Exchange
-from runtime.providers import Bucket, LogSink, ProviderError, Providers, SqlConnection, SqlError
+from runtime.providers import BlobProvider, Bucket, LogSink, ProviderError, Providers, SqlConnection, SqlError
 from runtime.spec import AppSpec
 
 HANDLES_MAX: Final = 10_000
@@ -219,6 +219,12 @@ class GuestServices:
                 "SQLITE_AUTH", f"this app may not open the database {name[:60]!r}; grant it in freehold.toml: sql"
             )
         return self.providers.sql.open(name)
+
+    def open_container(self, name: str) -> BlobProvider:
+        """Return where a container the app was granted lies; raises `ProviderError`."""
+        if self.providers.blobs is None or name not in self.spec.blobs:
+            raise ProviderError("access-denied", f"this app may not open the container {name[:60]!r}; grant it: blobs")
+        return self.providers.blobs
 
 
 class Guest:

@@ -22,7 +22,7 @@ Kind = Literal["http", "command", "module"]
 PREVIEW1: Final = "wasi_snapshot_preview1"
 HTTP_EXPORT: Final = "wasi:http/incoming-handler"
 COMMAND_EXPORT: Final = "wasi:cli/run"
-LATER: Final = ("wasi:blobstore", "wasi:messaging")
+LATER: Final = ("wasi:messaging",)
 """Packages the design names and this version does not serve yet."""
 
 _CORE_VERSION: Final = b"\x01\x00\x00\x00"

@@ -1,25 +1,21 @@
 """The embedded key-value provider: one SQLite database per project and environment, shared by all worker processes of the node.
 
-Every write is one immediate transaction with `synchronous=FULL` in WAL mode, so a completed call survives a crash and
-concurrent increments and swaps from any number of processes lose nothing. Stores are namespaces inside the database.
-Not here: replication (the node places an app where its data is), migrations backwards, or permission checks (the host
-checks that an app may open a store). SQL semantics: sqlite.org/wal.html, sqlite.org/stricttables.html.
+Stores are namespaces inside the database. Not here: what makes a write durable (`sqlite_file.py`), replication (the node
+places an app where its data is), migrations backwards, or permission checks (the host checks that an app may open a
+store). SQL semantics: sqlite.org/stricttables.html.
 """
 
 from __future__ import annotations
 
-import fcntl
 import re
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from runtime.providers import ProviderError
-from runtime.services import freeze
+from runtime.services.sqlite_file import SqliteFile, lane_folder
 
 SCHEMA_VERSION: Final = 1
 
@@ -33,21 +29,8 @@ CREATE TABLE entries (
 """
 
 STORE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-PROJECT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-BUSY_TIMEOUT_S: Final = 3.0
-"""Longest wait for another writer; a write takes milliseconds, so longer means a queue nobody will outwait."""
-
-IDLE_CONNECTIONS_MAX: Final = 16
-"""Connections kept open per database and process, one per guest thread that uses it at the same moment."""
-
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
-
-ResultT = TypeVar("ResultT")
-
-FileIdentity = tuple[int, int]
-"""Device and inode of an open database: another file of the same name is other data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +51,14 @@ class SqliteKeyValue:
     """
 
     def __init__(self, folder: Path, owner: str, caps: StoreCaps | None = None) -> None:
-        names = owner.split("/")
-        if len(names) > 2 or not all(PROJECT_NAME.fullmatch(name) for name in names):
-            raise ProviderError("other", "bad project or environment name")
         self._caps = caps or StoreCaps()
-        self._path = folder.joinpath(*names, "keyvalue.db")
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._idle: list[tuple[FileIdentity, sqlite3.Connection]] = []
-        self._ready = False
-        self._closed = False
+        self.file = SqliteFile(lane_folder(folder, owner), "keyvalue", SCHEMA, SCHEMA_VERSION)
 
     def open(self, store: str) -> SqliteBucket:
         """Open `store`, made on first use; raises `ProviderError`."""
         if not STORE_NAME.fullmatch(store):
             raise ProviderError("no-such-store", "bad store name")
-        found = self.read(lambda db: db.execute("SELECT id FROM stores WHERE name = ?", (store,)).fetchone())
+        found = self.file.read(lambda db: db.execute("SELECT id FROM stores WHERE name = ?", (store,)).fetchone())
         if found is None:
 
             def create(db: sqlite3.Connection) -> tuple[int]:
@@ -91,136 +66,18 @@ class SqliteKeyValue:
                 row: tuple[int] = db.execute("SELECT id FROM stores WHERE name = ?", (store,)).fetchone()
                 return row
 
-            found = self.write(create)
-        return SqliteBucket(self, found[0], self._caps)
+            found = self.file.write(create)
+        return SqliteBucket(self.file, found[0], self._caps)
 
     def close(self) -> None:
-        """Close idle connections, for good; those in use close when they come back, and every later call is refused."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for _, connection in idle:
-            connection.close()
-
-    def read(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Run `action` outside a transaction; raises `ProviderError`."""
-        return freeze.patiently(lambda: self._read(action))  # the first use of all may have to make the file
-
-    def _read(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        with self._connection() as (_, connection):
-            return action(connection)
-
-    def write(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Run `action` in one immediate transaction, durable on return; raises `ProviderError` and changes nothing.
-
-        While the data is frozen it waits; see freeze.py.
-        """
-        return freeze.patiently(lambda: self._write(action))
-
-    def _write(self, action: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        # One writer per process at a time: threads queue here in order instead of in SQLite's sleeping retries.
-        if not self._writing.acquire(timeout=BUSY_TIMEOUT_S):
-            raise ProviderError("other", "the store is busy")
-        try:
-            with self._connection() as (identity, connection):
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    freeze.check(self._path.parent)
-                    if self._identity() != identity:  # a move or a person put it elsewhere since it was opened
-                        raise freeze.FrozenError
-                    result = action(connection)
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-                return result
-        finally:
-            self._writing.release()
-
-    @contextmanager
-    def _connection(self) -> Iterator[tuple[FileIdentity, sqlite3.Connection]]:
-        try:
-            identity, connection = self._take()
-            try:
-                yield identity, connection
-            finally:
-                with self._lock:
-                    keep = not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
-                    if keep:
-                        self._idle.append((identity, connection))
-                if not keep:
-                    connection.close()
-        except sqlite3.Error as error:
-            raise ProviderError("other", _reason(error)) from error
-
-    def _take(self) -> tuple[FileIdentity, sqlite3.Connection]:
-        """A connection to the file that bears the name now: a copy put in its place is other data than an open one."""
-        if not self._ready:
-            self._prepare()
-        identity = self._identity()
-        with self._lock:
-            if self._closed:
-                raise ProviderError("other", "the store is closed", retry_after_s=freeze.RETRY_AFTER_S)
-            if self._idle and self._idle[-1][0] == identity:
-                return self._idle.pop()
-            stale, self._idle = self._idle, []
-        for _, connection in stale:
-            connection.close()
-        return identity, self._open_file()
-
-    def _identity(self) -> FileIdentity:
-        try:
-            found = self._path.stat()
-        except OSError:
-            gone = "the store's file is gone: it moved to another node, or was removed"
-            raise ProviderError("other", gone, retry_after_s=freeze.RETRY_AFTER_S) from None
-        return found.st_dev, found.st_ino
-
-    def _open_file(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
-
-    def _prepare(self) -> None:
-        """Make folder and schema, once; a lock file keeps processes that start together from racing into WAL mode."""
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (self._path.parent / "keyvalue.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not self._path.exists():
-                    freeze.check(self._path.parent)
-                connection = self._open_file()
-                try:
-                    _migrate(connection)
-                finally:
-                    connection.close()
-        except OSError as error:
-            raise ProviderError("other", "the store's folder cannot be written") from error
-        self._ready = True
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise ProviderError("other", f"the store was written by a newer version ({version})")
-    if version == 0:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-
-
-def _reason(error: sqlite3.Error) -> str:
-    """A short text for the guest, without paths or SQL."""
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
-    if name.startswith("SQLITE_BUSY"):
-        return "the store is busy"
-    return "the store's disk is full" if name == "SQLITE_FULL" else f"the store failed ({name})"
+        """Close it for good."""
+        self.file.close()
 
 
 class SqliteBucket:
     """One open store of a `SqliteKeyValue`."""
 
-    def __init__(self, database: SqliteKeyValue, store: int, caps: StoreCaps) -> None:
+    def __init__(self, database: SqliteFile, store: int, caps: StoreCaps) -> None:
         self._database = database
         self._store = store
         self._caps = caps

@@ -25,6 +25,7 @@ import apsw
 from runtime.providers import SqlColumn, SqlError, SqlOutcome, SqlValue
 from runtime.services import freeze
 from runtime.services.sql_rules import DATABASE_NAME, FUNCTIONS, authorize, fits
+from runtime.services.sqlite_file import lane_folder
 
 BUSY_WAIT_S: Final = 3.0
 PROGRESS_STEPS: Final = 2_000
@@ -66,7 +67,7 @@ class SqliteSql:
 
     def __init__(self, folder: Path, owner: str, caps: SqlCaps | None = None) -> None:
         self.caps = caps or SqlCaps()
-        self.lane = folder.joinpath(*owner.split("/"))
+        self.lane = lane_folder(folder, owner)
         self._lock = threading.Lock()
         self._open: set[SqliteConnection] = set()
         self._anchors: dict[str, tuple[tuple[int, int], apsw.Connection]] = {}

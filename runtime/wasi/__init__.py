@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runtime.engine.interface import Interface
-from runtime.wasi import cli, clocks, http_outgoing, http_types, poll, random, refused, services, sql, streams
+from runtime.wasi import blobs, cli, clocks, http_outgoing, http_types, poll, random, refused, services, sql, streams
 
 INTERFACES: Final[tuple[Interface, ...]] = (
     poll.error,
@@ -22,6 +22,7 @@ INTERFACES: Final[tuple[Interface, ...]] = (
     http_outgoing.outgoing_handler,
     *services.INTERFACES,
     *sql.INTERFACES,
+    *blobs.INTERFACES,
 )
 """What a guest may import."""
 

@@ -30,7 +30,7 @@ def failed(text: str, code: tuple[str, Any] | None = None) -> Err:
     return Err(("last-operation-failed", IoError(text, code)))
 
 
-class InputStream(Resource, wit="input-stream"):
+class InputStream(Resource, wit="input-stream", aliases=("incoming-value-async-body",)):
     """Bytes for the guest."""
 
     __slots__ = ()

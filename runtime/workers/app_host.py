@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from runtime.ingress.dispatch import HostingError, outcome_kind
 from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
-from runtime.providers import Providers
+from runtime.providers import ProviderError, Providers
 from runtime.sandbox import sandbox
+from runtime.services.file_blobs import FileBlobs
 from runtime.services.log_sink import AppLog
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
 from runtime.services.sqlite_sql import SqliteSql
@@ -92,6 +94,7 @@ class LaneServices:
 
     keyvalue: SqliteKeyValue
     sql: SqliteSql
+    blobs: FileBlobs
     sandbox: sandbox.Sandbox
     holders: int = 0
 
@@ -99,6 +102,7 @@ class LaneServices:
         """Close every store."""
         self.keyvalue.close()
         self.sql.close()
+        self.blobs.close()
 
 
 class SandboxHost:
@@ -132,9 +136,16 @@ class SandboxHost:
         with self._lock:
             found = self._lanes.get(stores)
             if found is None:
-                keyvalue, sql = SqliteKeyValue(self._data_folder, stores), SqliteSql(self._data_folder, stores)
-                box = sandbox.Sandbox(Providers(keyvalue, sql), self._outbound)
-                found = self._lanes[stores] = LaneServices(keyvalue, sql, box)
+                folder = self._data_folder
+                keyvalue, sql, blobs = (
+                    SqliteKeyValue(folder, stores),
+                    SqliteSql(folder, stores),
+                    FileBlobs(folder, stores),
+                )
+                box = sandbox.Sandbox(Providers(keyvalue, sql, blobs), self._outbound)
+                found = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, box)
+                with suppress(ProviderError):  # another time, if it cannot be now
+                    blobs.clean()
             found.holders += 1
             return found
 

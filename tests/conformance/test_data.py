@@ -5,6 +5,7 @@ No peer here, as in test_services.py. What is expected of Spin's is what the com
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ Do = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def port(component: Callable[[str], Path]) -> Iterator[int]:
-    with serve_ours(component("data"), sql=("main", "default"), keyvalue=("visits",)) as server:
+    with serve_ours(
+        component("data"), sql=("main", "default"), keyvalue=("visits",), blobs=("uploads", "other"), timeout_ms=30_000
+    ) as server:
         yield server.port
 
 
@@ -62,3 +65,42 @@ def test_spins_error_says_that_access_is_denied(port: int, version: str) -> None
     answer = exchange(port, Ask(f"/spin{version}?elsewhere"))
     assert answer.status == 500
     assert "AccessDenied" in answer.body
+
+
+def blob(port: int, do: str, key: str = "", **more: Any) -> Any:
+    return ask(port, **{"kind": "blob", "name": "uploads", "do": do, "object": key, **more})
+
+
+def test_an_object_comes_back_whole_in_part_and_as_a_stream(port: int) -> None:
+    blob(port, "put", "a/é.txt", data="0123456789")
+    assert blob(port, "get", "a/é.txt") == "0123456789"
+    assert blob(port, "range", "a/é.txt", range=[2, 4]) == [3, "234"]
+    assert blob(port, "range", "a/é.txt", range=[8]) == [2, "89"]
+    assert blob(port, "range", "a/é.txt", range=[20, 30]) == [0, ""]
+    name, size, created_s = blob(port, "info", "a/é.txt")
+    assert (name, size, created_s > 1_700_000_000) == ("a/é.txt", 10, True)
+    large = bytes(range(256)) * 1024 * 40
+    blob(port, "put-large", "large", pieces=40)
+    assert blob(port, "digest", "large") == [len(large), hashlib.sha256(large).hexdigest()]
+
+
+def test_an_object_is_there_whole_or_not_at_all(port: int) -> None:
+    blob(port, "put", "kept", data="before")
+    assert "broke off" in blob(port, "put-broken", "kept")["error"]
+    assert blob(port, "get", "kept") == "before"
+    blob(port, "put", "kept", data="after")
+    assert blob(port, "get", "kept") == "after"
+    blob(port, "delete", "kept")
+    assert blob(port, "get", "kept") is None
+    assert "no object" in blob(port, "range", "kept", range=[0])["error"]
+
+
+def test_names_are_listed_by_container(port: int) -> None:
+    for number in (2, 0, 1):
+        blob(port, "put", f"n{number}", data="x", name="other")
+    assert blob(port, "names", name="other") == ["n0", "n1", "n2"]
+    assert blob(port, "get", "n0") is None, "containers are apart"
+
+
+def test_a_container_that_was_not_granted_is_refused(port: int) -> None:
+    assert "may not open the container 'secret'" in blob(port, "names", name="secret")["error"]

@@ -100,7 +100,7 @@ async def test_two_releases_of_a_lane_share_its_stores_until_the_last_one_goes(t
 
 
 async def test_the_databases_of_a_lane_are_closed_with_its_last_release(tmp_path: Path) -> None:
-    load = await guest("data", sql=("main",), timeout_ms=30_000)
+    load = await guest("data", sql=("main",), blobs=("uploads",), timeout_ms=30_000)
     async with running(tmp_path, command=REAL) as served:
         pid = await warm(served)
         await served.pool.load(release(named(load, "r1"), key="r1"))
@@ -108,11 +108,16 @@ async def test_the_databases_of_a_lane_are_closed_with_its_last_release(tmp_path
         body = b'{"kind": "sql", "name": "main", "sql": "CREATE TABLE t (x)"}'
         answer = await served.fetch(request("POST", "/", body=body))
         assert (answer.status, answer.body) == (200, b"[]"), answer
+        answer = await served.fetch(
+            request("POST", "/", body=b'{"kind": "blob", "name": "uploads", "do": "put", "object": "a", "data": "x"}')
+        )
+        assert answer.status == 200, answer
         assert any(name.endswith("sql/main.db") for name in held(pid)), "the test looks at the wrong process"
+        assert any(name.endswith("blobs.db") for name in held(pid)), "the test looks at the wrong process"
         await served.hang_up()
         await served.pool.activate([])
         await served.pool.unload("r1")
-        await until(lambda: not any("main.db" in name for name in held(pid)))
+        await until(lambda: not any("main.db" in name or "blobs" in name for name in held(pid)))
 
 
 async def test_what_a_load_that_failed_had_opened_is_closed(tmp_path: Path) -> None:

@@ -44,7 +44,27 @@ export interface Database {
 
 /** Open a database that freehold.toml names in `sql`. */
 export function sql(name: string): Database;
-/** Forget every in-memory store and database (tests). */
+export interface BlobBody {
+  readonly size: number;
+  readonly body: ReadableStream<Uint8Array>;
+  arrayBuffer(): Promise<ArrayBuffer>;
+  bytes(): Promise<Uint8Array>;
+  text(): Promise<string>;
+  json<T = unknown>(): Promise<T>;
+}
+
+export interface Container {
+  /** Write an object: whole, or not at all. */
+  put(name: string, value: string | ArrayBuffer | ArrayBufferView | Blob | ReadableStream | Request | Response): Promise<void>;
+  get(name: string, options?: { range?: { offset?: number; length?: number } }): Promise<BlobBody | null>;
+  head(name: string): Promise<{ name: string; size: number; uploaded: Date } | null>;
+  delete(names: string | string[]): Promise<void>;
+  list(): Promise<string[]>;
+}
+
+/** Open a container that freehold.toml names in `blobs`. */
+export function blobs(name: string): Container;
+/** Forget every in-memory store, database and container (tests). */
 export function reset(): void;
 export const config: { values: Record<string, string>; get(key: string, fallback?: string | null): string | null };
 type Entry = (message: string, context?: string) => void;

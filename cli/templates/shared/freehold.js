@@ -149,8 +149,79 @@ export function sql(name) {
   return databases.get(name);
 }
 
-/** Forget every in-memory store and database (tests). */
+/** A part of an object's bytes, or all of them: a stream, or whole. */
+class BlobBody {
+  constructor(size, stream) {
+    this.size = size;
+    this.body = stream;
+  }
+  async arrayBuffer() {
+    return await new Response(this.body).arrayBuffer();
+  }
+  async bytes() {
+    return new Uint8Array(await this.arrayBuffer());
+  }
+  async text() {
+    return decoder.decode(await this.arrayBuffer());
+  }
+  async json() {
+    return JSON.parse(await this.text());
+  }
+}
+
+async function* piecesOf(value) {
+  if (typeof value === "string") yield encoder.encode(value);
+  else if (value instanceof ArrayBuffer) yield new Uint8Array(value);
+  else if (ArrayBuffer.isView(value)) yield new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  else if (typeof value?.stream === "function") yield* piecesOf(value.stream());
+  else if (value?.body && typeof value.body.getReader === "function") yield* piecesOf(value.body);
+  else if (typeof value?.getReader === "function") {
+    const reader = value.getReader();
+    for (;;) {
+      const { done, value: piece } = await reader.read();
+      if (done) return;
+      yield typeof piece === "string" ? encoder.encode(piece) : piece;
+    }
+  } else if (value !== null && value !== undefined) throw new TypeError("an object is a string, bytes, a Blob or a stream");
+}
+
+class Container {
+  #objects = new Map();
+  async put(name, value) {
+    const pieces = [];
+    for await (const piece of piecesOf(value)) pieces.push(piece);
+    this.#objects.set(name, { blob: new Blob(pieces), uploaded: new Date() });
+  }
+  async get(name, { range } = {}) {
+    const found = this.#objects.get(name);
+    if (!found) return null;
+    const start = range?.offset ?? 0;
+    const part = found.blob.slice(start, range?.length === undefined ? undefined : start + range.length);
+    return new BlobBody(part.size, part.stream());
+  }
+  async head(name) {
+    const found = this.#objects.get(name);
+    return found ? { name, size: found.blob.size, uploaded: found.uploaded } : null;
+  }
+  async delete(names) {
+    for (const name of [names].flat()) this.#objects.delete(name);
+  }
+  async list() {
+    return [...this.#objects.keys()].sort();
+  }
+}
+
+const containers = new Map();
+
+/** Open a container that freehold.toml names in `blobs`; here it is in memory. */
+export function blobs(name) {
+  if (!containers.has(name)) containers.set(name, new Container());
+  return containers.get(name);
+}
+
+/** Forget every in-memory store, database and container (tests). */
 export function reset() {
+  containers.clear();
   stores.clear();
   databases.clear();
 }

@@ -16,14 +16,18 @@ import aiohttp
 import pytest
 
 from tests.e2e.data.test_moves import HOST, finished, holder, ticket
+from tests.fixtures.build import CACHE
+from tests.support.mesh import in_process
 from tests.support.mesh.in_process import House, a_house, until
 
 
 @pytest.fixture
-async def house(component: Callable[[str], Path]) -> AsyncIterator[House]:
+async def house(component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr(in_process, "DECIDED_WITHIN_S", 240.0)  # an interpreter of 19 MB is compiled
+    monkeypatch.setattr(House, "compiled", str(CACHE / "compiled"))
     async with a_house(2) as made:
         await made.prepare_lane()
-        await made.deploy(component("data"), app='sql = ["main"]', smoke="/env")
+        await made.deploy(component("data"), app='sql = ["main"]\nblobs = ["uploads"]', smoke="/env")
         await until(lambda: made.runs(0) or made.runs(1), 60)
         yield made
 
@@ -48,7 +52,7 @@ async def done(house: House, index: int, **operation: Any) -> Any:
             await asyncio.sleep(0.2)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 async def test_rows_written_while_a_database_moves_are_all_there(house: House) -> None:
     await done(house, 0, kind="sql", name="main", sql="CREATE TABLE t (x INTEGER PRIMARY KEY)")
     acknowledged: list[int] = []
@@ -79,3 +83,37 @@ async def test_rows_written_while_a_database_moves_are_all_there(house: House) -
     rows = [row[0] for row in found]
     assert set(acknowledged) <= set(rows), "an acknowledged row is gone"
     assert set(statuses) <= {200, 503}, "a writer saw something else than a wait"
+
+
+@pytest.mark.timeout(500)
+async def test_objects_written_while_they_move_are_all_there(house: House) -> None:
+    await done(house, 0, kind="blob", name="uploads", do="put-large", object="large", pieces=8)
+    acknowledged: list[str] = []
+    stop = asyncio.Event()
+
+    async def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            status, _ = await ask(
+                house, 0, kind="blob", name="uploads", do="put", object=f"n{number}", data=f"v{number}"
+            )
+            if status == 200:
+                acknowledged.append(f"n{number}")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        await until(lambda: len(acknowledged) > 5, 30)
+        source = holder(house)
+        house.control(0).data.begin(ticket(house, source, 1 - source))
+        assert await finished(house, 0) == "done"
+        before = len(acknowledged)
+        await until(lambda: len(acknowledged) > before + 5, 60)
+        stop.set()
+    names = await done(house, 0, kind="blob", name="uploads", do="names")
+    assert set(acknowledged) <= set(names)
+    assert (
+        await done(house, 0, kind="blob", name="uploads", do="get", object=acknowledged[0]) == "v" + acknowledged[0][1:]
+    )
+    size, _ = await done(house, 0, kind="blob", name="uploads", do="digest", object="large")
+    assert size == 8 * 256 * 1024

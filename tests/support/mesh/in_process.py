@@ -65,7 +65,12 @@ class Quiet:
 
 
 class House:
-    """A mesh of daemons under one short folder: Unix sockets have short names."""
+    """A mesh of daemons under one short folder: Unix sockets have short names.
+
+    `compiled` is a cache of compiled code that all its nodes share; empty: each has its own.
+    """
+
+    compiled = ""
 
     def __init__(self, folder: Path, *, policy: Policy = SOLO, voter_after_s: int = 60) -> None:
         self.folder = folder
@@ -77,7 +82,7 @@ class House:
     def config(self, name: str) -> NodeConfig:
         return NodeConfig(
             name, listen=("127.0.0.1:0",), api="127.0.0.1:0", ingress=("127.0.0.1:0",), workers=1,
-            voter_after_s=self.voter_after_s,
+            voter_after_s=self.voter_after_s, compiled=self.compiled,
         )  # fmt: skip
 
     async def open(self, count: int) -> None:

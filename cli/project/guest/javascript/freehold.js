@@ -1,5 +1,5 @@
 // What a JavaScript app may ask of the node it runs on, inside the sandbox. Its twin outside is templates' freehold.js.
-import { atomics, configuration, databases, keyvalue, logging } from "freehold:bindings";
+import { atomics, blobstore, blobValues, configuration, databases, keyvalue, logging } from "freehold:bindings";
 
 export class FreeholdError extends Error {}
 
@@ -208,6 +208,134 @@ export function sql(name) {
     if (error?.payload?.code === undefined) throw error;
     throw new SqlError(error.payload.code, error.payload.message);
   }
+}
+
+/** A part of an object's bytes, or all of them: a stream, or whole. */
+class BlobBody {
+  constructor(size, stream) {
+    this.size = size;
+    this.body = stream;
+  }
+  async arrayBuffer() {
+    return await new Response(this.body).arrayBuffer();
+  }
+  async bytes() {
+    return new Uint8Array(await this.arrayBuffer());
+  }
+  async text() {
+    return decoder.decode(await this.arrayBuffer());
+  }
+  async json() {
+    return JSON.parse(await this.text());
+  }
+}
+
+async function* piecesOf(value) {
+  if (typeof value === "string") yield encoder.encode(value);
+  else if (value instanceof ArrayBuffer) yield new Uint8Array(value);
+  else if (ArrayBuffer.isView(value)) yield new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  else if (typeof value?.stream === "function") yield* piecesOf(value.stream());
+  else if (value?.body && typeof value.body.getReader === "function") yield* piecesOf(value.body);
+  else if (typeof value?.getReader === "function") {
+    const reader = value.getReader();
+    for (;;) {
+      const { done, value: piece } = await reader.read();
+      if (done) return;
+      yield typeof piece === "string" ? encoder.encode(piece) : piece;
+    }
+  } else if (value !== null && value !== undefined) throw new TypeError("an object is a string, bytes, a Blob or a stream");
+}
+
+const PIECE_BYTES = 256 * 1024;
+const END = 2n ** 64n - 1n;
+const blobAsked = (call) => asked("blob", call);
+const release = (resource) => resource[Symbol.dispose]();
+
+class Container {
+  #container;
+  constructor(container) {
+    this.#container = container;
+  }
+  /** Write an object: whole, or not at all. */
+  async put(name, value) {
+    const outgoing = blobValues.OutgoingValue.newOutgoingValue();
+    let stream;
+    try {
+      blobAsked(() => this.#container.writeData(name, outgoing));
+      stream = blobAsked(() => outgoing.outgoingValueWriteBody());
+      for await (const piece of piecesOf(value)) {
+        for (let at = 0; at < piece.byteLength; ) {
+          const room = Number(streamAsked(() => stream.checkWrite()));
+          streamAsked(() => stream.write(piece.subarray(at, at + room)));
+          at += room;
+        }
+      }
+    } catch (error) {
+      if (stream) release(stream);
+      release(outgoing);
+      throw error;
+    }
+    release(stream);
+    blobAsked(() => blobValues.OutgoingValue.finish(outgoing));
+  }
+  /** Read an object, or, by `range: { offset, length }`, a part of it; null if there is none. */
+  async get(name, { range } = {}) {
+    if (!blobAsked(() => this.#container.hasObject(name))) return null;
+    if (range?.length === 0) return new BlobBody(0, new Blob([]).stream());
+    const start = BigInt(range?.offset ?? 0);
+    const end = range?.length === undefined ? END : start + BigInt(range.length) - 1n;
+    const incoming = blobAsked(() => this.#container.getData(name, start, end));
+    const size = Number(incoming.size());
+    const source = blobAsked(() => blobValues.IncomingValue.incomingValueConsumeAsync(incoming));
+    const stream = new ReadableStream({
+      pull(controller) {
+        try {
+          controller.enqueue(new Uint8Array(source.blockingRead(BigInt(PIECE_BYTES))));
+        } catch (error) {
+          if ((error?.payload ?? error)?.tag !== "closed") throw new FreeholdError(`blob: ${name} cannot be read`);
+          release(source);
+          controller.close();
+        }
+      },
+      cancel: () => release(source),
+    });
+    return new BlobBody(size, stream);
+  }
+  async head(name) {
+    if (!blobAsked(() => this.#container.hasObject(name))) return null;
+    const found = blobAsked(() => this.#container.objectInfo(name));
+    return { name, size: Number(found.size), uploaded: new Date(Number(found.createdAt) * 1000) };
+  }
+  async delete(names) {
+    blobAsked(() => this.#container.deleteObjects([names].flat()));
+  }
+  /** Every name, in the order of its bytes. */
+  async list() {
+    const walk = blobAsked(() => this.#container.listObjects());
+    const found = [];
+    for (let ended = false; !ended; ) {
+      const [page, last] = blobAsked(() => walk.readStreamObjectNames(500n));
+      found.push(...page);
+      ended = last;
+    }
+    release(walk);
+    return found;
+  }
+}
+
+function streamAsked(call) {
+  try {
+    return call();
+  } catch (error) {
+    const reason = error?.payload ?? error;
+    throw new FreeholdError(`blob: ${reason?.val?.toDebugString?.() ?? reason?.tag ?? reason}`);
+  }
+}
+
+/** Open a container that freehold.toml names in `blobs`. */
+export function blobs(name) {
+  if (!blobstore) throw new FreeholdError(`this app may open no container; add blobs = ["${name}"] to freehold.toml`);
+  return new Container(asked(`container "${name}"`, () => blobstore.getContainer(name)));
 }
 
 export const config = {

@@ -1,4 +1,4 @@
-"""What a Python app may ask of the node it runs on: stores, SQL databases, configuration, outbound HTTP, the log.
+"""What a Python app may ask of the node it runs on: stores, SQL databases, blobs, configuration, outbound HTTP, the log.
 
 The same file serves twice. In the sandbox it speaks to the node through the WASI interfaces the app was granted in
 freehold.toml. Under a plain Python, as when the app's own tests run, it keeps stores in memory, reads configuration
@@ -19,7 +19,7 @@ try:
 except ImportError:
     IN_SANDBOX = False
 
-__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "config", "fetch", "log", "sql", "store"]
+__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "blobs", "config", "fetch", "log", "sql", "store"]
 
 
 class FreeholdError(Exception):
@@ -37,6 +37,7 @@ def _binding(name: str) -> Any:
 if IN_SANDBOX:
     _keyvalue, _atomics = _binding("keyvalue_store"), _binding("atomics")
     _config, _logging, _outgoing = _binding("config_store"), _binding("logging"), _binding("outgoing_handler")
+    _blobstore, _blob_types = _binding("blobstore"), _binding("blob_types")
     from componentize_py_types import Err
 
 
@@ -210,6 +211,213 @@ class _Databases:
         self._memory.clear()
 
 
+PIECE_BYTES = 256 * 1024
+END = 2**64 - 1
+
+
+class Blob:
+    """An object that is read piece by piece: `read`, or a loop over it. `size` is in bytes."""
+
+    def __init__(self, size: int, stream: Any, value: Any = None) -> None:
+        self.size = size
+        self._stream = stream
+        self._value = value
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes, or, if it is negative, all that are left; fewer only at the end."""
+        found = bytearray()
+        while size < 0 or len(found) < size:
+            piece = self._piece(PIECE_BYTES if size < 0 else min(size - len(found), PIECE_BYTES))
+            if not piece:
+                break
+            found += piece
+        return bytes(found)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self._piece(PIECE_BYTES):
+            yield piece
+
+    def _piece(self, size: int) -> bytes:
+        if not IN_SANDBOX:
+            return self._stream.read(size)
+        if size == 0 or self._stream is None:
+            return b""
+        try:
+            return self._stream.blocking_read(size)
+        except Err as error:
+            if type(error.value).__name__ == "StreamError_Closed":
+                return b""
+            raise FreeholdError(f"blob: {error.value}") from None
+
+    def close(self) -> None:
+        """Let go of it; also at the end of the call."""
+        if IN_SANDBOX and self._stream is not None:
+            self._stream.__exit__(None, None, None)
+        self._stream = None
+
+    def __enter__(self) -> Blob:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class BlobInfo:
+    """An object's size in bytes and when it was written (seconds since 1970)."""
+
+    name: str
+    size: int
+    created_s: int
+
+
+def _pieces(data: Any) -> Iterator[bytes]:
+    if isinstance(data, str):
+        data = data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        whole = memoryview(data).cast("B")
+        for start in range(0, len(whole), PIECE_BYTES):
+            yield bytes(whole[start : start + PIECE_BYTES])
+    elif hasattr(data, "read"):
+        while piece := data.read(PIECE_BYTES):
+            yield piece
+    else:
+        for piece in data:
+            yield from _pieces(piece)
+
+
+class Blobs:
+    """A container of objects; names are strings, objects bytes of any length."""
+
+    def put(self, name: str, data: Any) -> None:
+        """Write an object, whole or not at all: bytes, text, a file open for reading, or an iterable of bytes."""
+        raise NotImplementedError
+
+    def open(self, name: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read an object piece by piece, or its bytes from `start` to `end`, both included."""
+        raise NotImplementedError
+
+    def info(self, name: str) -> BlobInfo | None:
+        raise NotImplementedError
+
+    def delete(self, name: str) -> None:
+        raise NotImplementedError
+
+    def names(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def get(self, name: str) -> bytes | None:
+        """Return an object whole, or None."""
+        if self.info(name) is None:
+            return None
+        with self.open(name) as blob:
+            return blob.read()
+
+    def exists(self, name: str) -> bool:
+        return self.info(name) is not None
+
+
+class _MemoryBlobs(Blobs):
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[bytes, int]] = {}
+
+    def put(self, name: str, data: Any) -> None:
+        import time
+
+        self._objects[name] = b"".join(_pieces(data)), int(time.time())
+
+    def open(self, name: str, start: int = 0, end: int | None = None) -> Blob:
+        import io
+
+        if name not in self._objects:
+            raise FreeholdError(f"blob: there is no object {name!r}")
+        part = self._objects[name][0][start : None if end is None else end + 1]
+        return Blob(len(part), io.BytesIO(part))
+
+    def info(self, name: str) -> BlobInfo | None:
+        found = self._objects.get(name)
+        return None if found is None else BlobInfo(name, len(found[0]), found[1])
+
+    def delete(self, name: str) -> None:
+        self._objects.pop(name, None)
+
+    def names(self) -> Iterator[str]:
+        return iter(sorted(self._objects))
+
+
+class _SandboxBlobs(Blobs):
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def put(self, name: str, data: Any) -> None:
+        value = _blob_types.OutgoingValue.new_outgoing_value()
+        try:
+            self._container.write_data(name, value)
+            with value.outgoing_value_write_body() as stream:
+                for piece in _pieces(data):
+                    while piece:
+                        room = stream.check_write()
+                        stream.write(piece[:room])
+                        piece = piece[room:]
+        except Err as error:
+            failed = error.value
+            said = failed.value.to_debug_string() if hasattr(failed, "value") else failed
+            value.__exit__(None, None, None)
+            raise FreeholdError(f"blob {name!r}: {said}") from None
+        except BaseException:
+            value.__exit__(None, None, None)
+            raise
+        _blob(lambda: _blob_types.OutgoingValue.finish(value))
+
+    def open(self, name: str, start: int = 0, end: int | None = None) -> Blob:
+        value = _blob(lambda: self._container.get_data(name, start, END if end is None else end))
+        size = value.size()
+        return Blob(size, _blob(lambda: _blob_types.IncomingValue.incoming_value_consume_async(value)))
+
+    def info(self, name: str) -> BlobInfo | None:
+        if not _blob(lambda: self._container.has_object(name)):
+            return None
+        found = _blob(lambda: self._container.object_info(name))
+        return BlobInfo(name, found.size, found.created_at)
+
+    def delete(self, name: str) -> None:
+        _blob(lambda: self._container.delete_object(name))
+
+    def names(self) -> Iterator[str]:
+        with _blob(lambda: self._container.list_objects()) as walk:
+            ended = False
+            while not ended:
+                page, ended = _blob(lambda: walk.read_stream_object_names(500))
+                yield from page
+
+
+def _blob(call: Any) -> Any:
+    try:
+        return call()
+    except Err as error:
+        raise FreeholdError(f"blob: {error.value}") from None
+
+
+class _Containers:
+    """`freehold.blobs("uploads")`: a container of objects that freehold.toml grants in `blobs`."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Blobs] = {}
+
+    def open(self, name: str) -> Blobs:
+        if not IN_SANDBOX:
+            return self._memory.setdefault(name, _MemoryBlobs())
+        if _blobstore is None:
+            raise FreeholdError(f'this app may open no container; add blobs = ["{name}"] to its table in freehold.toml')
+        return _SandboxBlobs(_blob(lambda: _blobstore.get_container(name)))
+
+    __call__ = open
+
+    def reset(self) -> None:
+        """Forget every in-memory container (tests)."""
+        self._memory.clear()
+
+
 def install_sql() -> None:
     """Let Python's `sqlite3` reach the databases the app was granted; called once, before the app is imported."""
     try:
@@ -318,5 +526,6 @@ def _fetch_outside(url: str, method: str, headers: Mapping[str, str], body: byte
 
 store = _Stores()
 sql = _Databases()
+blobs = _Containers()
 config = _Config()
 log = _Log()

@@ -115,7 +115,6 @@ def test_a_file_that_is_no_component_is_refused_in_a_sentence(tmp_path: Path, co
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("wasi:blobstore/container@0.2.0-draft", "wasi:blobstore comes in a later step"),
         ("wasi:messaging/producer@0.2.0-draft", "wasi:messaging comes in a later step"),
         ("acme:billing/ledger@1.0.0", "which this host does not offer"),
     ],

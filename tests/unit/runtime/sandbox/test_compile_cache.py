@@ -93,7 +93,7 @@ async def test_files_that_cannot_compile_are_refused_with_a_sentence_and_leave_n
     cases = [
         (good[:at] + b"\x42\x00\x0b" + good[at + 3 :], "invalid"),  # i64 where the type says i32
         (b"text", "not WebAssembly"),
-        (importing("wasi:blobstore/container@0.2.0-draft"), "later step"),
+        (importing("wasi:messaging/producer@0.2.0-draft"), "later step"),
         (importing("wasi:random/random@0.2.0", '(export "get-random-u64" (func (result string)))'), "another type"),
     ]
     for data, sentence in cases:

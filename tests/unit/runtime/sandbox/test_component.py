@@ -65,7 +65,6 @@ def test_a_damaged_file_is_named_as_such(data: bytes, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("wasi:blobstore/container@0.2.0-draft", "wasi:blobstore comes in a later step"),
         ("wasi:messaging/producer@0.2.0-draft", "wasi:messaging comes in a later step"),
         ("acme:billing/ledger@1.0.0", "which this host does not offer"),
         ("wasi:io/streams@0.3.0", "but not version 0.3.0"),

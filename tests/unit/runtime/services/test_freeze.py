@@ -129,7 +129,7 @@ def test_every_write_is_synced_before_it_is_acknowledged(tmp_path: Path) -> None
     )
     probe = subprocess.run(["strace", "-V"], capture_output=True, check=False) if _has("strace") else None
     if probe is None:
-        with SqliteKeyValue(tmp_path, "p")._connection() as (_, connection):
+        with SqliteKeyValue(tmp_path, "p").file._connection() as (_, connection):
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: WAL is synced at each commit"
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         return
