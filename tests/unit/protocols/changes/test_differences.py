@@ -20,7 +20,8 @@ APP = EffectiveApp(
 OTHER_APP: dict[str, Any] = {
     "component": b"d" * 32, "kind": "command", "timeout_ms": 30_001, "memory_max_bytes": 128 * MIB + 1,
     "instances": "reuse", "schedule": "1 * * * *", "allow_hosts": ("api.test", "evil.test"),
-    "keyvalue": ("carts", "users"), "sql": ("main",), "config": (("KEY", "2"),), "secrets": ("TOKEN", "OTHER"), "name": "api",
+    "keyvalue": ("carts", "users"), "sql": ("main",), "blobs": ("uploads",),
+    "config": (("KEY", "2"),), "secrets": ("TOKEN", "OTHER"), "name": "api",
 }  # fmt: skip
 PLAN = Plan((Stage("25%"), Stage("100%")), analysis=Analysis(1_000, 500, 0))
 OTHER_PLAN: dict[str, Any] = {
