@@ -183,6 +183,9 @@ def test_each_connection_to_an_apps_data_syncs_its_commits(tmp_path: Path) -> No
                 assert second.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+OPENERS = ("sqlite3.connect(", "aiosqlite.connect(", "apsw.Connection(")
+
+
 def test_no_connection_of_ours_to_a_database_is_opened_elsewhere() -> None:
     """Whoever adds one adds its pragmas to a test."""
     root = Path(__file__).parents[4]
@@ -190,10 +193,10 @@ def test_no_connection_of_ours_to_a_database_is_opened_elsewhere() -> None:
         str(path.relative_to(root))
         for block in ("node", "runtime", "protocols")
         for path in (root / block).rglob("*.py")
-        if "sqlite3.connect(" in path.read_text() or "aiosqlite.connect(" in path.read_text()
+        if any(opens in path.read_text() for opens in OPENERS)
     }
     assert openers <= {
-        "node/store/storage.py", "runtime/services/sqlite_keyvalue.py", "node/store/data_copy.py",
+        "node/store/storage.py", "runtime/services/sqlite_file.py", "runtime/services/sqlite_sql.py", "node/store/data_copy.py",
         "node/membership/backup.py", "runtime/services/freeze.py",
     }, openers  # fmt: skip
     assert sqlite3.sqlite_version_info >= (3, 37), "STRICT tables"
