@@ -16,6 +16,7 @@ import functools
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from node.api.listening import listening
 from node.api.server import VERSION
 from node.config import NodeConfig, runtime_folder
 from node.control import Control
-from node.errors import BusyError
+from node.errors import BusyError, ConfigError
 from node.journal.logs import JsonHandler, LogStore
 from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
@@ -55,7 +56,13 @@ class Daemon:
     """One node."""
 
     def __init__(self, folder: Path, config: NodeConfig) -> None:
-        """Take a folder that membership/found.py made, and its settings."""
+        """Take a folder that membership/found.py made, and its settings. Raises ConfigError under `python -O`."""
+        if sys.flags.optimize:
+            # -O drops every assertion; a machine that went astray would speak on instead of ending.
+            raise ConfigError(
+                "a node does not run under python -O or PYTHONOPTIMIZE: it checks itself by assertions",
+                "start it without -O, and with PYTHONOPTIMIZE unset",
+            )
         self._folder = folder
         self._config = config
         self.runtime = runtime_folder(folder)

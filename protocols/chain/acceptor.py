@@ -19,6 +19,7 @@ from protocols.chain.decision import Voter
 from protocols.chain.fence import Fence
 from protocols.chain.messages import Accepted, Position
 from protocols.envelope import DIGEST_BYTES, DecodeError, decode, digest, encode
+from protocols.invariants import ensure
 from protocols.machine import Digest, Effect, PeerId, Persist, Signer, Store, Write
 
 TABLE = "acceptor"
@@ -118,7 +119,7 @@ class Acceptor:
     def promise(self, ballot: Ballot) -> tuple[list[Effect], Promise]:
         """Promise a ballot above all promised before; the statement may be sent behind the effects."""
         record = self.record
-        assert ballot > record.promised, "a promise never falls"
+        ensure(ballot > record.promised, "a promise never falls")
         promise = sign_statement(
             self._signer,
             self._mesh,
@@ -136,8 +137,8 @@ class Acceptor:
         """Accept a proposal at or above the promise; the vote may be sent behind the effects."""
         record = self.record
         ballot = proposal.ballot
-        assert ballot >= record.promised, "nothing is accepted below a promise"
-        assert ballot > record.accepted_ballot, "one decision per ballot"
+        ensure(ballot >= record.promised, "nothing is accepted below a promise")
+        ensure(ballot > record.accepted_ballot, "one decision per ballot")
         vote = sign_statement(
             self._signer,
             self._mesh,
@@ -163,7 +164,7 @@ class Acceptor:
 
     def bow(self, ballot: Ballot, store_id: bytes, floor: int) -> list[Effect]:
         """Answer a boot read: promise its ballot, and count nothing of that store below `floor` from now on."""
-        assert ballot > self.record.promised, "a promise never falls"
+        ensure(ballot > self.record.promised, "a promise never falls")
         floors = self._raised(((store_id, floor),))
         said = digest(encode((ballot, floors)))
         return self._say(msgspec.structs.replace(self.record, promised=ballot, floors=floors, said=said), ())

@@ -23,7 +23,7 @@ from typing import Any, assert_never
 from protocols.chain import acceptor as acceptors
 from protocols.chain import fence as fences
 from protocols.chain.acceptor import Acceptor, AcceptorRecord, fresh_record
-from protocols.chain.ballots import STORE_ID_BYTES
+from protocols.chain.ballots import NO_BALLOT, STORE_ID_BYTES
 from protocols.chain.boot_read import Recovery
 from protocols.chain.clients import Clients
 from protocols.chain.clones import Clones
@@ -70,6 +70,7 @@ from protocols.chain.reads import Reads
 from protocols.chain.voting import Voting
 from protocols.chain.witness import proof_holds
 from protocols.envelope import DecodeError, Signed, decode, digest
+from protocols.invariants import ensure
 from protocols.machine import Effect, Now, PeerConnected, PeerDisconnected, PeerId, Received, Tick
 
 PEERS_MAX = 1024
@@ -140,7 +141,17 @@ class Chain:
             case _:
                 assert_never(event)
         self._voting.tick()
+        self._check_invariants()
         return at.out
+
+    def _check_invariants(self) -> None:
+        """The acceptor speaks of the slot behind the head, and never against its own promise."""
+        record, head = self._at.acceptor.record, self._at.ledger.position
+        ensure(record.accepted_ballot <= record.promised, "what is accepted was promised")
+        ensure((record.slot, record.era) == (head.slot + 1, head.era), "only the slot after the head is open")
+        ensure(
+            (self._at.acceptor.accepted is None) == (record.accepted_ballot == NO_BALLOT), "a vote keeps its decision"
+        )
 
     def deadline_ms(self) -> int | None:
         """When `Tick` is next due (monotonic ms), or None for never; only an event or `expect_rtt` moves it."""

@@ -31,6 +31,7 @@ from protocols.chain.grounds import grounds_problem
 from protocols.chain.messages import BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Entries, Position
 from protocols.chain.quorum import certificate_problem, valid_voters
 from protocols.envelope import DecodeError, decode, digest, digest_of, encode, verify
+from protocols.invariants import ensure
 from protocols.machine import Digest, Verifier, Write
 from protocols.refusal import Refusal
 
@@ -289,7 +290,7 @@ class Ledger:
         self.voters_changed_at = reset.slot
 
     def _push(self, entry: Entry, position: Position, state: Any, at_ms: int) -> None:
-        assert position.slot == len(self._entries) + 1
+        ensure(position.slot == len(self._entries) + 1, "the ledger grows by one slot at a time")
         self._entries.append(entry)
         self._digests.append(position.digest)
         self._judged = None

@@ -15,6 +15,7 @@ from protocols.chain.decision import QuorumCertificate, Voter, VoteSignature
 from protocols.chain.ledger import Judged
 from protocols.chain.messages import Accepted
 from protocols.chain.quorum import majority
+from protocols.invariants import ensure
 from protocols.machine import Digest, Now, PeerId
 
 
@@ -88,7 +89,7 @@ class Attempt:
     def certificate(self) -> QuorumCertificate:
         """Return the certificate that the votes make."""
         assert self.judged is not None
-        assert len(self.votes) >= self.needed, "a certificate is a majority"
+        ensure(len(self.votes) >= self.needed, "a certificate is a majority")
         signatures = tuple(
             VoteSignature(vote.node, vote.store_id, vote.counter, vote.signature)
             for _, vote in sorted(self.votes.items())

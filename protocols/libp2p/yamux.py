@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from protocols.invariants import ensure
 from protocols.libp2p import yamux_frames as frames
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
 from protocols.libp2p.yamux_frames import HEADER, HEADER_BYTES, SessionEvent
@@ -151,7 +152,7 @@ class Session:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        assert count <= stream.unread_bytes, "consumed more than was received"
+        ensure(count <= stream.unread_bytes, "consumed more than was received")
         stream.unread_bytes -= count
         self._unread_bytes -= count
         if stream.remote_finished:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from protocols.envelope import Signed, encode
+from protocols.invariants import ensure
 from protocols.keys import peer_id
 from protocols.machine import (
     Broadcast,
@@ -231,6 +232,17 @@ class RecordMachine:
 
     def handle(self, event: RecordEvent, now: Now) -> Sequence[Effect]:
         """Consume one event; `PeerConnected` means admitted by hello."""
+        effects = self._consume(event, now)
+        self._check_invariants()
+        return effects
+
+    def _check_invariants(self) -> None:
+        """What strangers can make this machine remember is bounded, whatever they announce."""
+        ensure(len(self._wanted) <= WANTED_MAX, "no more records are wanted than WANTED_MAX")
+        ensure(len(self._buckets) <= AUTHORS_TRACKED_MAX, "no more authors are metered than AUTHORS_TRACKED_MAX")
+        ensure(self._last_seq >= 0 and self._trust_version <= self._trust.version, "numbers of ours only rise")
+
+    def _consume(self, event: RecordEvent, now: Now) -> Sequence[Effect]:
         match event:
             case Received():
                 return self._received(event.peer, event.message, now)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from protocols.chain.decision import Voter
 from protocols.changes.statements import COUNT_MAX, HealthVerdict, Prepared, VerdictWord
+from protocols.invariants import ensure
 from protocols.liveness import Leave
 from protocols.machine import (
     Digest,
@@ -57,7 +58,7 @@ from protocols.rollout.orders import (
     VoterProbe,
     WorkObserved,
 )
-from protocols.rollout.watch import Watch, is_settled, latch_key
+from protocols.rollout.watch import Watch, ensure_authorized, is_settled, latch_key
 from protocols.state.analysis import GOODBYE_RULES
 from protocols.state.model import Deployed, Lane, MeshState, Rollout
 from protocols.state.placement import eligible, placed
@@ -136,7 +137,15 @@ class RolloutAgent:
         effects = self._consume(event, now)
         if self.conductor.has_news:
             effects += self.conductor.beat(now, self._voter)
+        self._check_invariants()
         return effects
+
+    def _check_invariants(self) -> None:
+        """Every watch is of an open stage; what is broken is not prepared."""
+        if self._state is not None and self._watches:  # a watch that outlives its rollout would latch a dead release
+            opened = {lane.rollout.id for lane in self._state.lanes if lane.rollout is not None}
+            ensure(self._watches.keys() <= opened, "only a rollout that is under way is watched")
+        ensure(not self._preparing & self._broken.keys(), "what is broken here is not prepared again")
 
     def _consume(self, event: AgentEvent, now: Now) -> list[Effect]:
         match event:
@@ -254,7 +263,7 @@ class RolloutAgent:
                 continue
             self._running[name] = current
             deployed, role, schedules = wanted
-            self._assert_authorized(lane, deployed, role)
+            ensure_authorized(self._me, lane, deployed, role)
             effects.append(Notify(Run(*name, deployed, role, schedules)))
             if role == "candidate" and lane.rollout is not None:
                 watch = self._watches[lane.rollout.id]
@@ -314,14 +323,6 @@ class RolloutAgent:
             watch.settled, watch.patience_ms = settled, now.mono_ms
         waited_ms = now.mono_ms - watch.patience_ms
         return len(ahead) - settled < rollout.plan.max_parallel or waited_ms >= rollout.plan.healthy_deadline_ms
-
-    def _assert_authorized(self, lane: Lane, deployed: Deployed, role: Role) -> None:
-        if role == "base":
-            assert deployed == lane.base, "AuthorizedRun: not the base"
-            return
-        assert lane.rollout is not None, "NoZombie: no rollout is under way"
-        assert deployed == lane.rollout.candidate, "AuthorizedRun: not the candidate"
-        assert self._me in lane.rollout.cohort, "AuthorizedRun: not in the cohort"
 
     # --- preparing
 
@@ -479,7 +480,7 @@ class RolloutAgent:
         self, rollout: Rollout, watch: Watch, word: VerdictWord, now: Now, *, leaving: bool = False
     ) -> list[Effect]:
         assert self._state is not None
-        assert not watch.failed or word == "fail", "a fail is final for its stage"
+        ensure(not watch.failed or word == "fail", "a fail is final for its stage")
         self._sequence = min(max(self._sequence + 1, now.wall_ms), COUNT_MAX)
         watch.said, watch.said_ms = word, now.mono_ms
         said = HealthVerdict(

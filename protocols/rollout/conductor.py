@@ -30,6 +30,7 @@ from protocols.changes.statements import (
     state_it,
 )
 from protocols.envelope import Signed, decode, digest, encode
+from protocols.invariants import ensure
 from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Send, Signer, Verifier
 from protocols.records.gossip import TokenBucket
 from protocols.refusal import Refusal
@@ -326,7 +327,7 @@ class Conductor:
         confirmed = {one.node for one in self._state.nodes}
         self._prepared[change] = {one: kept for one, kept in holders.items() if one in confirmed}
         self._prepared[change][node] = (said, data)
-        assert len(self._prepared[change]) <= NODES_MAX, "only confirmed nodes are kept"
+        ensure(len(self._prepared[change]) <= NODES_MAX, "only confirmed nodes are kept")
         return True
 
     def _take_verdict(self, node: PeerId, said: HealthVerdict, data: bytes, now: Now) -> bool:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocols.changes.statements import Counts, HealthVerdict, VerdictWord
+from protocols.invariants import InvariantError, ensure
+from protocols.machine import PeerId
 from protocols.rollout.health import NodeHealth
-from protocols.state.model import Rollout
+from protocols.rollout.orders import Role
+from protocols.state.model import Deployed, Lane, Rollout
 
 
 def latch_key(rollout: Rollout) -> bytes:
@@ -63,3 +66,14 @@ class Watch:
             return None
         due_ms = health.ready_ms + rollout.stages[rollout.stage].min_healthy_ms
         return due_ms if self.observe_asked_ms != due_ms else None
+
+
+def ensure_authorized(me: PeerId, lane: Lane, deployed: Deployed, role: Role) -> None:
+    """Raise InvariantError unless `me` may run `deployed` so: AuthorizedRun and NoZombie."""
+    if role == "base":
+        ensure(deployed == lane.base, "AuthorizedRun: not the base")
+        return
+    if lane.rollout is None:
+        raise InvariantError("NoZombie: no rollout is under way")
+    ensure(deployed == lane.rollout.candidate, "AuthorizedRun: not the candidate")
+    ensure(me in lane.rollout.cohort, "AuthorizedRun: not in the cohort")

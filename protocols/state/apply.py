@@ -22,6 +22,7 @@ from protocols.chain.decision import (
 )
 from protocols.changes.demands import PASSKEY_RULES, Policy, policy_problem
 from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.invariants import ensure
 from protocols.machine import Digest
 from protocols.refusal import Refusal
 from protocols.state.commands import (
@@ -247,7 +248,7 @@ class MeshMachine(StateMachine[MeshState]):
 
     def apply_reset(self, state: MeshState, reset: Reset, era: Digest) -> MeshState:
         """Return `state` with the voters of a reset that the admins signed, its era, and marked unsafe."""
-        assert reset.number == state.resets + 1, "a reset is judged before it is applied"
+        ensure(reset.number == state.resets + 1, "a reset is judged before it is applied")
         return replace(
             state,
             era=era,

@@ -19,6 +19,7 @@ from protocols.changes.approvals import read_approval
 from protocols.changes.demands import APPROVAL_MAX_MS, PASSKEY_RULES
 from protocols.changes.statements import HealthVerdict, Prepared, TimeoutVote, Vanished
 from protocols.envelope import DIGEST_BYTES, digest_of
+from protocols.invariants import ensure
 from protocols.machine import Digest, PeerId
 from protocols.refusal import Refusal
 from protocols.state.analysis import Assessment, StageOutcome, assess, left
@@ -451,10 +452,10 @@ def _same(lane: Lane, rollout_id: bytes) -> Rollout | Refusal:
 def _assert_stage_step(before: Lane, after: Lane) -> None:
     old, new = before.rollout, after.rollout
     if new is None or (old is None or old.id != new.id):
-        assert new is None or new.stage == 0, "StageStep: a rollout starts in its first stage"
+        ensure(new is None or new.stage == 0, "StageStep: a rollout starts in its first stage")
         return
-    assert new.stage in (old.stage, old.stage + 1), "StageStep: the stage rises by one"
-    assert new.stage == old.stage or new.opened > old.opened, "StageStep: each stage opens at its own slot"
+    ensure(new.stage in (old.stage, old.stage + 1), "StageStep: the stage rises by one")
+    ensure(new.stage == old.stage or new.opened > old.opened, "StageStep: each stage opens at its own slot")
 
 
 def _signed(case: Case, lane: Lane, verb: Verb) -> Refusal | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from protocols.invariants import ensure
 from protocols.state.commands import (
     Abort,
     ClaimRoutes,
@@ -137,7 +138,7 @@ def assert_led(before: Lane, action: LaneAction, after: Lane) -> None:
     """Assert that the step taken is one the table allows."""
     found = outcome(before, action)
     allowed = found.to if isinstance(found, Leads) else (found.to,)
-    assert phase_of(after) in allowed, f"{type(action).__name__}: {phase_of(before)} led to {phase_of(after)}"
+    ensure(phase_of(after) in allowed, f"{type(action).__name__}: {phase_of(before)} led to {phase_of(after)}")
 
 
 def markdown() -> str:

@@ -50,6 +50,7 @@ from protocols.rollout.orders import (
     VoterProbe,
     WorkObserved,
 )
+from protocols.rollout.watch import ensure_authorized
 from protocols.state.analysis import GOODBYE_RULES
 from protocols.state.apply import apply, read_command
 from protocols.state.commands import Abort, DrainNode, Freeze, Pause, Resume, Rollback
@@ -943,11 +944,11 @@ def test_an_unauthorized_order_is_an_assertion() -> None:
     agent = others(f)[0].agent
     lane, rollout = f.w.lane, f.w.rollout
     with pytest.raises(AssertionError, match="not the base"):
-        agent._assert_authorized(lane, rollout.candidate, "base")
+        ensure_authorized(agent._me, lane, rollout.candidate, "base")
     with pytest.raises(AssertionError, match="not in the cohort"):
-        agent._assert_authorized(lane, rollout.candidate, "candidate")
+        ensure_authorized(agent._me, lane, rollout.candidate, "candidate")
     with pytest.raises(AssertionError, match="NoZombie"):
-        agent._assert_authorized(replace(lane, rollout=None), rollout.candidate, "candidate")
+        ensure_authorized(agent._me, replace(lane, rollout=None), rollout.candidate, "candidate")
 
 
 def test_pauses_and_aborts_by_hand_reach_every_node() -> None:
