@@ -57,6 +57,7 @@ class DevProcess:
         with self.process.stdout as lines:
             for line in lines:
                 event = json.loads(line)
+                event.setdefault("event", "error")  # the command's own last word, when it is stopped at its start
                 if event["event"] == "log":
                     self.logs.append(event["log"])
                 else:
