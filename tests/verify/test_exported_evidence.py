@@ -81,7 +81,7 @@ def test_a_short_script_with_cryptography_alone_accepts_an_export(exported: tupl
         {"rp_id": "evil.example"}, {"flags": 1}, {"signature": PHONE.sign(b"other")},
         {"description": authenticator("bob").description},
     ],
-    ids=str,
+    ids=["type", "origin", "crossOrigin", "topOrigin", "rp_id", "flags", "signature", "description"],
 )  # fmt: skip
 def test_a_touch_that_voters_refuse_is_refused_outside(exported: tuple[Path, str], other: dict[str, Any]) -> None:
     folder, change = exported
