@@ -54,7 +54,8 @@ class Approving:
         papers = await self._client.get(f"/v1/changes/{named}/papers")
         answer = {"review": msgspec.to_builtins(review), "text": review_text(review), "papers": without_bytes(papers)}
         usable = await self._usable(change, {papers["author"]["key"], *papers["author"]["lineage"]})
-        if not usable:
+        given = {one["key"] for one in papers["approvals"] if not one["problem"]}
+        if not usable or any(one.id.hex() in given for one in usable.values()):
             return {**answer, "offer": None}
         gate = gate_of(await self._client.state(), change.environment, await release_at(self._client, change.release))
         now_ms = time.time_ns() // 1_000_000

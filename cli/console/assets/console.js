@@ -94,7 +94,7 @@ async function prepare(parts) {
     const one = known.lanes.find((each) => each.project === rest[0] && each.environment === rest[1]);
     if (!one) return { body: [h('h1', {}, 'Not there'), h('p', {}, 'There is no such project or environment.')] };
     const failing = failed(one);
-    const lines = await Promise.all(failing.map(async (node) => [node, (await get(`/v1/logs?node=${node}&project=${one.project}&release=${lost(one)}&limit=40`).catch(() => ({ lines: [] }))).lines]));
+    const lines = await Promise.all(failing.map(async (node) => [node, (await get(`/v1/logs?node=${node}&project=${one.project}&release=${lost(one)}&limit=200`).catch(() => ({ lines: [] }))).lines.filter((line) => !views.isRequest(line)).slice(-12)]));
     return { body: () => views.lane(one, lines, acts(one)) };
   }
   if (kind === 'change') {

@@ -138,10 +138,15 @@ export function nodes() {
     known.node && h('p', { class: 'quiet' }, `${known.node.name}: decision ${known.node.slot}, ${Math.round(known.node.disk_free_bytes / 1048576).toLocaleString()} MiB free, wasmtime ${known.node.wasmtime}`)];
 }
 
+/** Whether a line is the log of one answered request: of a release that failed, the others say why. */
+export const isRequest = (text) => text.includes('"event":"request"');
+
 export function logLine(text) {
   try {
     const said = JSON.parse(text);
-    return [String(said.time || '').slice(11, 19), said.level, said.app || said.event, said.message].filter(Boolean).join('  ');
+    const guest = said.stream === 'guest';
+    const words = said.event === 'request' && !guest ? `${said.method} ${said.path} ${said.status}` : said.message;
+    return [String(said.time || '').slice(11, 19), said.level, said.app || said.event, guest ? '|' : '', words].filter(Boolean).join('  ');
   } catch {
     return text;
   }
