@@ -110,10 +110,12 @@ async function prepare(parts) {
   return { body: { projects: views.projects, nodes: views.nodes, history: views.history }[kind] || views.home };
 }
 
+/** Nodes whose last words matter: those that failed, and those whose errors failed the stage while they still judged. */
 function failed(one) {
-  if (one.rollout) return one.rollout.verdicts.filter((said) => said.verdict === 'fail').map((said) => said.node);
+  const ill = (list) => list.filter((said) => said.verdict === 'fail' || said.errors > 0).map((said) => said.node);
+  if (one.rollout) return ill(one.rollout.verdicts);
   const last = known.decisions.find((each) => each.project === one.project && each.environment === one.environment && ['abort', 'start', 'promote', 'rollback'].includes(each.action));
-  return last && last.action === 'abort' ? last.numbers.filter((said) => said.verdict === 'fail').map((said) => said.node) : [];
+  return last && last.action === 'abort' ? ill(last.numbers) : [];
 }
 
 /** The release whose last words matter: the candidate, or the one that went back last. */
