@@ -62,7 +62,7 @@ from protocols.chain.ledger import TABLE as CHAIN_TABLE
 from protocols.chain.messages import Mute
 from protocols.chain.pacing import ChainTimes
 from protocols.changes.secrets import node_secret_key
-from protocols.core import CoreSetup, CoreStored
+from protocols.core import CoreSetup, CoreStored, NodeCore
 from protocols.keys import Ed25519Verifier
 from protocols.machine import PeerId, Signer
 from protocols.trust.store import Standing
@@ -118,14 +118,9 @@ def make_services(
     artifacts = ArtifactStore(folder / "artifacts")
     _empty_folders(place)
     secrets = Secrets(core, node_secret_key(read_seed(folder / "node.key")), entropy, mesh.post, system_now)
-    fetcher = Fetcher(
-        artifacts, transport, core.hello.admitted,
-        may_fetch=lambda peer: core.trust.standing(peer, system_now().wall_ms) in FETCHING,
-        on_reject=mesh.reject,
-    )  # fmt: skip
+    fetcher = _fetcher(mesh, artifacts)
     benches = SmokeBenches(folder / "throwaway", throwaway_folder(runtime), logs.append, ahead=config.smoke_ahead)
-    cache = CompileCache(Path(config.compiled) if config.compiled else folder / "compiled")
-    releases = Releases(artifacts, fetcher, cache, benches, secrets.values)
+    releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values)
     pool = WorkerPool(_pool_settings(place), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
     workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
@@ -139,40 +134,59 @@ def make_services(
         core, artifacts, requests, verifier, system_now, folder,
         slot_of=history.slot_of, ended=functools.partial(_note_start, audit), outdated=workloads.check_again,
     )  # fmt: skip
-
-    def is_member(peer: PeerId) -> bool:
-        return core.hello.standing(peer) is Standing.MEMBER
-
-    relay = Forwarding(
-        transport, workloads, functools.partial(candidates, mesh), is_member,
-        folder=runtime / "workers", ingress=runtime / "ingress.sock",
-    )  # fmt: skip
+    is_member = functools.partial(_is_member, core)
+    relay = _relay(mesh, workloads, runtime)
     filing = Filing(core.records.store, mesh.post)
     data = DataMoves(
         core, transport, requests.submit, history.slot_of,
         signer=signer, clock=system_now, folder=folder, is_member=is_member,
     )  # fmt: skip
+    leaving = Leaving(core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=stop)
     app_counts = AppCounts()
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=Asking(transport), clock=system_now,
-        leaving=Leaving(
-            core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=stop
-        ),
-        enrolling=Enrolling(core, filing, signer, verifier, system_now),
-        secrets=secrets,
-        schedules=Schedules(
-            lambda: workloads.running, pool.run_job, system_now, folder / "schedules", JobHistory(folder / "jobs")
-        ),
-        audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
+        leaving=leaving, enrolling=Enrolling(core, filing, signer, verifier, system_now), secrets=secrets,
+        schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
+        fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected),
-        feed=Feed(core), filing=filing, addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
-        belongings=Belongings(core, releases.named_by),
-        data=data, app_counts=app_counts, recent_answers=RecentAnswers(app_counts),
+        feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
+        addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
+        recent_answers=RecentAnswers(app_counts),
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)
     return Services(control, fetcher, benches, relay, answering, _room(control))
+
+
+def _is_member(core: NodeCore, peer: PeerId) -> bool:
+    return core.hello.standing(peer) is Standing.MEMBER
+
+
+def _fetcher(mesh: Mesh, artifacts: ArtifactStore) -> Fetcher:
+    core = mesh.core
+    return Fetcher(
+        artifacts, mesh.transport, core.hello.admitted,
+        may_fetch=lambda peer: core.trust.standing(peer, system_now().wall_ms) in FETCHING,
+        on_reject=mesh.reject,
+    )  # fmt: skip
+
+
+def _compile_cache(place: NodePlace) -> CompileCache:
+    return CompileCache(Path(place.config.compiled) if place.config.compiled else place.folder / "compiled")
+
+
+def _relay(mesh: Mesh, workloads: Workloads, runtime: Path) -> Forwarding:
+    return Forwarding(
+        mesh.transport, workloads, functools.partial(candidates, mesh), functools.partial(_is_member, mesh.core),
+        folder=runtime / "workers", ingress=runtime / "ingress.sock",
+    )  # fmt: skip
+
+
+def _schedules(workloads: Workloads, pool: WorkerPool, folder: Path) -> Schedules:
+    return Schedules(
+        lambda: workloads.running, pool.run_job, system_now, folder / "schedules", JobHistory(folder / "jobs")
+    )
 
 
 def _subscribe(control: Control) -> None:

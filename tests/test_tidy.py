@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("node", "protocols", "runtime", "cli", "simulation")
 FILE_LINES_MAX = 600
-FUNCTION_LINES_MAX = 90
+FUNCTION_LINES_MAX = 60
 BANNED_MODULE_NAMES = {"utils", "util", "helpers", "common", "manager", "misc"}
 
 

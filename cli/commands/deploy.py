@@ -22,6 +22,7 @@ from cli.text.output import Output
 from cli.text.units import duration_ms
 from cli.views.handed_over import awaiting, handed_over, outcome_of
 from cli.views.watch import watch_change
+from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 from protocols.state.commands import REASON_MAX
 
@@ -91,22 +92,19 @@ def deploy(
     file says of that one. No project folder is needed; in one, evidence that was made there goes along.
     """
     if release and proposed:
-        raise UsageError(
-            "a proposed change has its release already", next_step=f"freehold deploy --change {proposed}", kind="usage"
-        )
+        step = f"freehold deploy --change {proposed}"
+        raise UsageError("a proposed change has its release already", next_step=step, kind="usage")
     _, context = home.current_context(context_name)
     signer = home.open_plain(context.key)
     found = project_at(folder) if release else None if proposed else find_project(folder)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
-    if len(reason) > REASON_MAX:
-        raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
-    starter = StartSigner(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
+    starter = _start_signer(context, signer, supersede, reason)
 
     async def conversation(client: NodeClient) -> dict[str, Any]:
+        wanted: NewChange | Digest
         if proposed:
             view = await resolve_change(client, proposed)
-            where = view["environment"]
-            wanted: NewChange | Digest = Digest(bytes.fromhex(view["id"]))
+            where, wanted = view["environment"], Digest(bytes.fromhex(view["id"]))
         else:
             what, where = await to_offer(client, found, release), environment
             wanted = NewChange(what, environment, message or f"deploy of {what.project.name}")
@@ -119,10 +117,9 @@ def deploy(
         except CommandError as error:  # whoever reads the exit code needs to know of which change it speaks
             error.answer = {**answer, "outcome": outcome_of(error), **error.answer}
             raise
-        if watched.outcome == "succeeded":
-            nothing_goes_on()
         answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
         if watched.outcome == "succeeded":
+            nothing_goes_on()
             answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")
         return answer
 
@@ -131,6 +128,18 @@ def deploy(
     except CommandError as error:
         error.answer = {"outcome": "not-started", **error.answer}
         raise
+    _tell(output, answer)
+
+
+def _start_signer(context: home.Context, signer: Ed25519Signer, supersede: bool, reason: str) -> StartSigner:
+    """Whoever signs the start: the everyday key, or, with a reason to break glass, an admin's, unlocked here."""
+    if len(reason) > REASON_MAX:
+        raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
+    return StartSigner(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
+
+
+def _tell(output: Output, answer: dict[str, Any]) -> None:
+    """Print what became of the change. Raises CommandError while it waits for somebody."""
     if answer.get("missing"):
         raise awaiting(answer)
     human = f"change {answer['change'][:12]} in {answer['environment']}: {answer['outcome']}"

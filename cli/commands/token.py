@@ -71,22 +71,10 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
            environments: tuple[str, ...], expires: str, bearer: bool, runner: bool,
            context_name: str | None) -> None:  # fmt: skip
     """Make a key for an agent, with a part of your own rights."""
-    if bearer and runner:
-        raise UsageError(
-            "a runner signs, and a bearer token cannot", next_step=f"freehold token create {name} --runner"
-        )
-    if bearer and not set(roles) <= set(BEARER_ROLES):
-        raise UsageError(
-            f"a bearer token may be {' or '.join(BEARER_ROLES)}; to start or roll back takes a key that signs",
-            next_step=f"freehold token create {name} --role {roles[0]}", kind="bearer-role",
-        )  # fmt: skip
-    expires = expires or (BEARER_EXPIRES if bearer else KEY_EXPIRES)
-    if not valid_name(name):
-        raise UsageError("a token's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold token create bot")
     where, context = home.current_context(context_name)
     own = f"{where}-{name}"
-    if own in home.read_contexts().contexts or home.key_path(own).exists():
-        raise UsageError(f"there is a token {name} already", next_step="choose another name", kind="exists")
+    _check(name, own, roles, bearer=bearer, runner=runner)
+    expires = expires or (BEARER_EXPIRES if bearer else KEY_EXPIRES)
     signer = everyday_key(context)
     mine = talk(context, lambda client: principal_of(client, signer.public_key))
     if mine.problem or not mine.chains:
@@ -130,6 +118,23 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     for named in unknown:
         output.warn(f"the mesh has no {named} yet: the token is for one of that name when it is made")
     output.hint(f"FREEHOLD_CONTEXT={own} freehold mcp")
+
+
+def _check(name: str, own: str, roles: tuple[Role, ...], *, bearer: bool, runner: bool) -> None:
+    """Raise UsageError where no such token can be made, or `own`, its context here, is taken."""
+    if bearer and runner:
+        raise UsageError(
+            "a runner signs, and a bearer token cannot", next_step=f"freehold token create {name} --runner"
+        )
+    if bearer and not set(roles) <= set(BEARER_ROLES):
+        raise UsageError(
+            f"a bearer token may be {' or '.join(BEARER_ROLES)}; to start or roll back takes a key that signs",
+            next_step=f"freehold token create {name} --role {roles[0]}", kind="bearer-role",
+        )  # fmt: skip
+    if not valid_name(name):
+        raise UsageError("a token's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold token create bot")
+    if own in home.read_contexts().contexts or home.key_path(own).exists():
+        raise UsageError(f"there is a token {name} already", next_step="choose another name", kind="exists")
 
 
 async def _give(client: NodeClient, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant) -> None:

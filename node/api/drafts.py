@@ -60,6 +60,7 @@ from protocols.changes.effective import (
     decode_effective,
     effective_problem,
 )
+from protocols.core import NodeCore
 from protocols.envelope import DecodeError, Signed, decode, digest, encode, signing_bytes, verify
 from protocols.keys import Ed25519Verifier
 from protocols.liveness import Belief
@@ -127,12 +128,7 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
     core, state, wall_ms = control.core, control.core.state, control.clock().wall_ms
     author = _author(call, body.author)
     lane = _lane(state, body.project, body.environment)
-    rights = core.dossiers.rights(author, wall_ms)
-    if isinstance(rights, Refusal):
-        raise refused(rights, "freehold token list")
-    if not rights.allows("propose", body.project, body.environment):
-        may_not = f"{rights.name} may not propose {body.project} in {body.environment}"
-        raise refused(Refusal("change.author", may_not), "freehold token list")
+    _check_author(core, body, author, wall_ms)
     release, effective = _new_release(call, body, author) if body.apps else _held_release(call, body)
     release_bytes, effective_bytes = encode(release), encode(effective)
     change = Change(
@@ -152,12 +148,8 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         replicas=body.replicas if not effective.keeps_data else 0,
         data=effective.keeps_data,
     )
-    problem = release_problem(release) or effective_problem(effective) or change_problem(change)
-    problem = problem or next((found for route in change.routes if (found := route_problem(route))), None)
     payload = encode(change)
-    if problem is None and len(payload) > BODY_MAX_BYTES - 256:
-        problem = "the change is too large for a record: shorten the request"
-    if problem is not None:
+    if (problem := _problem_of(release, effective, change, len(payload))) is not None:
         raise unreadable(problem, "correct the draft")
     for data in (release_bytes, effective_bytes):
         await _store(control, data)
@@ -192,6 +184,25 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         missing=missing,
     )
     return made, view
+
+
+def _check_author(core: NodeCore, body: ChangeDraft, author: bytes, wall_ms: int) -> None:
+    """Refuse a draft whose author may not propose it."""
+    rights = core.dossiers.rights(author, wall_ms)
+    if isinstance(rights, Refusal):
+        raise refused(rights, "freehold token list")
+    if not rights.allows("propose", body.project, body.environment):
+        may_not = f"{rights.name} may not propose {body.project} in {body.environment}"
+        raise refused(Refusal("change.author", may_not), "freehold token list")
+
+
+def _problem_of(release: Release, effective: Effective, change: Change, size_bytes: int) -> str | None:
+    """Return what is wrong with the parts of a draft, or None."""
+    problem = release_problem(release) or effective_problem(effective) or change_problem(change)
+    problem = problem or next((found for route in change.routes if (found := route_problem(route))), None)
+    if problem is None and size_bytes > BODY_MAX_BYTES - 256:
+        return "the change is too large for a record: shorten the request"
+    return problem
 
 
 def _author(call: Call, named: str) -> bytes:

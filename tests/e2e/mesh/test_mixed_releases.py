@@ -16,6 +16,7 @@ import pytest
 from tests.support.mesh.nodes import Answer, Fleet, Machine, until
 from tests.support.mesh.site import Site
 
+pytestmark = pytest.mark.long
 PREVIOUS = "46a9d15"
 ROOT = Path(__file__).parents[3]
 
