@@ -154,19 +154,21 @@ PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "trusted_schema": 0, "mmap_s
 async def test_votes_and_records_are_kept_under_these_pragmas(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     await storage.open()
-    for database in (storage.vote, storage.state):
-        assert database._connection is not None
-        for pragma, expected in PRAGMAS.items():
-            row = await (await database._connection.execute(f"PRAGMA {pragma}")).fetchone()
-            assert row is not None
-            assert row[0] == expected, (database.path.name, pragma)
-    before = storage.sync_count
-    await storage.apply(
-        Persist(Store.VOTE, (Write("t", b"k", b"v"),)), Persist(Store.STATE, (Write("t", b"k", b"v"),)),
-        Persist(Store.FENCE, (Write("fence", b"0", b"v"),)),
-    )  # fmt: skip
-    assert storage.sync_count == before + 3
-    await storage.close()
+    try:
+        for database in (storage.vote, storage.state):
+            assert database._connection is not None
+            for pragma, expected in PRAGMAS.items():
+                row = await (await database._connection.execute(f"PRAGMA {pragma}")).fetchone()
+                assert row is not None
+                assert row[0] == expected, (database.path.name, pragma)
+        before = storage.sync_count
+        await storage.apply(
+            Persist(Store.VOTE, (Write("t", b"k", b"v"),)), Persist(Store.STATE, (Write("t", b"k", b"v"),)),
+            Persist(Store.FENCE, (Write("fence", b"0", b"v"),)),
+        )  # fmt: skip
+        assert storage.sync_count == before + 3
+    finally:  # a thread of an open database keeps the process from ending
+        await storage.close()
 
 
 def test_each_connection_to_an_apps_data_syncs_its_commits(tmp_path: Path) -> None:
