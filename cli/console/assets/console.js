@@ -204,6 +204,8 @@ async function start() {
   window.addEventListener('hashchange', async () => {
     armed = '';
     tell('');
+    shown = { body: [h('h1', {}, 'One moment')] }; // what was open before is not left to be pressed under another address
+    draw();
     await turn();
     main.focus();
   });

@@ -81,7 +81,8 @@ class Story:
     def approve(self, change: str) -> None:
         """By keyboard: from the page's top to the button and the touch."""
         self.show(f"/change/{change}")
-        self.page.has("Approve with passkey", 40)
+        self.page.until(f"document.querySelector('main').innerText.includes({json.dumps(change)})")
+        self.page.has("Approve with passkey")
         self.page.js("document.activeElement.blur(); document.body.focus()")
         self.page.tab_to("Approve with passkey")
         self.page.key("Enter")
