@@ -133,13 +133,14 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
             f"{one.name or who} has no grant of a person to renew",
             next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",
         )  # fmt: skip
+    same_person = _is_same_person(one, home.public_key(context.admin))
     for each in held:
         output.note(
             f"  {one.name}: {', '.join(each.roles)} in {','.join(each.projects)} / {','.join(each.environments)}"
         )
     confirm(output, f"Renew this for {in_words(duration_ms(span))}?", yes)
     admin = unlock_admin(context, "renew a grant")
-    chains = [(_again(admin, mesh, one, each, until_ms),) for each in held]
+    chains = [(_again(admin, mesh, one, each, until_ms, same_person=same_person),) for each in held]
 
     async def file(client: NodeClient) -> None:
         for chain in chains:
@@ -161,13 +162,31 @@ async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:
     return found[0], mesh
 
 
-def _again(admin: Ed25519Signer, mesh: bytes, one: Principal, held: RightsView, until_ms: int) -> Signed:
+def _is_same_person(one: Principal, admin_key: bytes) -> bool:
+    """Return whether the key and this admin's count as one person; a renewal must not make two of them.
+
+    Raises UsageError where another key stands behind it: a grant straight from this admin would forget that.
+    """
+    behind = {bytes.fromhex(each) for each in one.lineage} - {bytes.fromhex(one.key)}
+    others = sorted(each.hex()[:12] for each in behind - {admin_key})
+    if others:
+        raise UsageError(
+            f"{one.name} counts as one person with {', '.join(others)}, whose grant it comes from",
+            next_step="freehold token list, then let whoever holds that key renew it",
+            kind="grant.lineage",
+        )
+    return admin_key in behind
+
+
+def _again(
+    admin: Ed25519Signer, mesh: bytes, one: Principal, held: RightsView, until_ms: int, *, same_person: bool
+) -> Signed:
     """The same rights as one grant gives, to the same key, straight from an admin."""
     grant = msgspec.convert(
         {
             "key": bytes.fromhex(one.key), "kind": one.kind, "name": one.name, "roles": held.roles,
             "projects": held.projects, "environments": held.environments, "expires_ms": until_ms,
-            "nonce": secrets.token_bytes(GRANT_NONCE_BYTES), "verbs": held.verbs,
+            "nonce": secrets.token_bytes(GRANT_NONCE_BYTES), "verbs": held.verbs, "same_person": same_person,
         },
         Grant, strict=False,
     )  # fmt: skip

@@ -18,9 +18,11 @@ from cli.commands.key import key
 from cli.errors import CommandError, UsageError
 from cli.views.endings import words
 from protocols.api_models import RightsView
+from protocols.envelope import decode
 from protocols.keys import Ed25519Signer
 from protocols.state.commands import Command, CreateProject, SetAdmins, sign_command
 from protocols.state.model import MeshState
+from protocols.trust.grants import Grant
 from tests.support.protocols.mesh_world import MeshWorld
 
 MESH = b"m" * 32
@@ -243,3 +245,25 @@ def test_of_several_grants_the_last_end_counts() -> None:
 
 def test_an_agents_key_is_made_anew() -> None:
     assert words(principal(NOW_MS + DAY_MS, kind="agent"), NOW_MS).endswith("freehold token create NAME")
+
+
+# --- renewal ----------------------------------------------------------------------------------------------------------
+
+
+def renewed(lineage: tuple[bytes, ...], admin: Ed25519Signer) -> Grant:
+    one = replace(principal(NOW_MS), key=KEYS[3].hex(), lineage=tuple(each.hex() for each in lineage))
+    signed = commands._again(
+        admin, MESH, one, one.each[0], NOW_MS + DAY_MS, same_person=commands._is_same_person(one, admin.public_key)
+    )
+    grant: Grant = decode(signed.payload, Grant)
+    return grant
+
+
+def test_a_renewal_makes_no_second_person_of_a_founder() -> None:
+    admin, other = SIGNERS[0], SIGNERS[1]
+    assert not renewed((), admin).same_person
+    assert not renewed((KEYS[3],), admin).same_person, "a key stands behind itself"
+    assert renewed((admin.public_key,), admin).same_person
+    for lineage in ((admin.public_key,), (admin.public_key, other.public_key), (KEYS[2], KEYS[3])):
+        with pytest.raises(UsageError, match="counts as one person"):
+            renewed(lineage, other)
