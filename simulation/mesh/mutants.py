@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from protocols.rollout import agent as agents
 from protocols.rollout import conductor
 from protocols.rollout.agent import RolloutAgent
 from protocols.state import analysis, freshness
@@ -74,7 +75,7 @@ def _cohort_ignored() -> Sequence[Patch]:
     def takes(self: RolloutAgent, lane: Any, judged: Any, now: Any) -> bool:
         return self._me in judged.order and judged.candidate.change in self._prepared
 
-    return [(RolloutAgent, "_takes_candidate", takes), (RolloutAgent, "_assert_authorized", lambda *rest: None)]
+    return [(RolloutAgent, "_takes_candidate", takes), (agents, "ensure_authorized", lambda *rest: None)]
 
 
 def _candidate_kept() -> Sequence[Patch]:
@@ -105,7 +106,7 @@ def _zombie() -> Sequence[Patch]:
 
     return [
         (RolloutAgent, "_wanted_run", undead),
-        (RolloutAgent, "_assert_authorized", lambda *rest: None),
+        (agents, "ensure_authorized", lambda *rest: None),
     ]
 
 

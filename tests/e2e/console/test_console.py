@@ -26,6 +26,8 @@ from tests.support.browser import Browser, Page
 from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, free_port, until
 from tests.support.mesh.terminal import Terminal
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 LINK = r"http://localhost:\d+/#[\w-]+"
 SAYS_S = 60.0

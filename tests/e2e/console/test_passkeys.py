@@ -18,6 +18,8 @@ from tests.support.mesh.nodes import PASSPHRASE, Answer, Fleet, Machine, free_po
 from tests.support.mesh.site import Site
 from tests.support.mesh.terminal import Terminal
 
+pytestmark = pytest.mark.long
+
 CHECK = Path(__file__).parents[2] / "verify" / "check_export.py"
 LINK = r"http://localhost:\d+/#[\w-]+"
 SAYS_S = 40.0

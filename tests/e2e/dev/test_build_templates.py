@@ -74,7 +74,7 @@ def test_a_javascript_template_passes_its_own_tests_without_the_sandbox(tmp_path
     [
         ({"app.py": "import nothing_here\n"}, "import-failed", 'File "web/app.py", line 1'),
         ({"app.py": "", "requirements.txt": "numpy==2.3.5\n"}, "package-refused", "numpy"),
-        ({"app.py": "", "requirements.txt": "requests\n"}, "package-refused", "freehold.fetch"),
+        ({"app.py": "", "requirements.txt": "redis\n"}, "package-refused", "freehold.store"),
         (
             {"app.py": "", "requirements.txt": "no-such-package-for-freehold-tests\n"},
             "packages-failed",
