@@ -14,6 +14,7 @@ from pathlib import Path
 
 from node.errors import ConfigError
 from protocols.keys import SEED_BYTES, Ed25519Signer
+from runtime.durable import sync_folder
 
 KEY_MODE = 0o600
 
@@ -77,15 +78,6 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sync_tree(folder: Path) -> None:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cli.errors import CommandError, UsageError
 from node.keys import write_private
 from protocols.keys import SEED_BYTES, Ed25519Signer
+from runtime.durable import sync_folder
 
 SCRYPT_N = 1 << 17
 PASSPHRASE_MIN_CHARACTERS = 8
@@ -344,15 +345,6 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _stretch(passphrase: str, salt: bytes) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cli.access import contexts as home
+from runtime.durable import sync_folder
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -25,7 +26,7 @@ def write_note(path: Path, keys: Mapping[str, bytes], about: str = "") -> None:
     note = Note({name: key.hex() for name, key in keys.items()}, about)
     home.write_durably(path.with_suffix(".new"), msgspec.json.encode(note))
     path.with_suffix(".new").replace(path)
-    home.sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def read_note(path: Path) -> Note | None:

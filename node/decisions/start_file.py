@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from node.keys import sync_folder, write_private
+from node.keys import write_private
 from protocols.envelope import DecodeError, decode, encode
 from protocols.state.commands import SignedCommand
+from runtime.durable import sync_folder
 
 FILE_NAME = "starts"
 FILE_MAX_BYTES = 1 << 20

@@ -12,9 +12,9 @@ import os
 import zlib
 from pathlib import Path
 
-from node.keys import sync_folder
 from protocols.envelope import DecodeError, decode, encode
 from protocols.records.audit import ENTRY_MAX_BYTES, AuditEntry
+from runtime.durable import sync_folder
 
 FILE_NAME = "audit-backlog"
 _HEAD_BYTES = 8

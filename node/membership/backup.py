@@ -27,8 +27,8 @@ import msgspec
 from node.errors import ConfigError
 from node.journal.audit_backlog import FILE_NAME as BACKLOG
 from node.journal.audit_backlog import Backlog
-from node.keys import sync_folder
 from node.membership.new_folder import abandon, begin, finish
+from runtime.durable import sync_folder
 
 MANIFEST = "backup.json"
 FORMAT = 1

@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 
 from node.errors import ConfigError
-from node.keys import sync_folder, sync_tree
+from node.keys import sync_tree
+from runtime.durable import sync_folder
 
 MAKING = "making"
 COMMIT = "genesis"

@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from node.errors import ConfigError, NotDoneError, NotNowError
-from node.keys import sync_folder, write_private
+from node.keys import write_private
 from node.mesh.chain_requests import ChainRequests
 from node.mesh.filing import Filing
 from protocols.envelope import DecodeError, decode, encode
+from runtime.durable import sync_folder
 
 PENDING_MAX_BYTES = 256 * 1024
 

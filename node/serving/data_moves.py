@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from node.errors import ConfigError
-from node.keys import sync_folder, sync_tree, write_private
+from node.keys import sync_tree, write_private
 from node.mesh.chain_requests import BusyChainError
 from node.store.data_copy import (
     BLOCK_BYTES,
@@ -47,6 +47,7 @@ from protocols.rollout.orders import Run
 from protocols.state.commands import Command, PlaceData, SignedCommand
 from protocols.state.exhibits import Rules, open_case
 from protocols.state.placement import eligible
+from runtime.durable import sync_folder
 from runtime.services import freeze
 
 PROTOCOL = "/freehold/data/1"

@@ -17,11 +17,11 @@ import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
-from node.keys import sync_folder
 from protocols.artifacts import ARTIFACT_MAX_BYTES, CHUNK_BYTES, ArtifactOffer, chunk_count, offer_problem
 from protocols.envelope import DecodeError, decode, encode
 from protocols.envelope import digest as digest_of_bytes
 from protocols.machine import Digest
+from runtime.durable import sync_folder
 
 UNFINISHED_KEPT_S = 7 * 86_400
 """A fetch that nobody took up again for a week is not resumed."""

@@ -22,10 +22,10 @@ from pathlib import Path
 import aiosqlite
 
 from node.errors import CorruptStoreError, DiskFullError, StorageError
-from node.keys import sync_folder
 from node.store.disk_room import Reserve, free_bytes
 from protocols.chain.fence import SLOT_KEYS
 from protocols.machine import Persist, Store, Write
+from runtime.durable import sync_folder
 
 SCHEMA_VERSION = 2
 FENCE_SLOT_SPACING_BYTES = 4096

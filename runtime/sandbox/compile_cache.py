@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from runtime.durable import sync_folder
 from runtime.engine.engine import CONFIGURATION
 from runtime.sandbox import adapter
 from runtime.sandbox.code_size import limits_for
@@ -200,7 +201,7 @@ class CompileCache:
                 os.fsync(file.fileno())
             record_temporary.replace(_record_path(artifact))
             temporary.replace(artifact)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
 
     def _clear(self) -> None:
         """Remove what processes that have ended left half-made; the name of a temporary file says whose it is."""
@@ -245,11 +246,3 @@ def _limits_of(component: Path) -> tuple[int, int]:
 
 def _command(component: Path, target: Path) -> list[str]:
     return [sys.executable, "-m", "runtime.sandbox.compiler", str(component.absolute()), str(target.absolute())]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
+from runtime.durable import sync_folder
 from runtime.providers import BlobInfo, ProviderError
 from runtime.services import freeze
 from runtime.services.sqlite_file import SqliteFile, lane_folder
@@ -163,8 +164,8 @@ class FileBlobs:
             if not path.exists():
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 file.rename(path)
-                _sync(path.parent)
-                _sync(self._contents)
+                sync_folder(path.parent)
+                sync_folder(self._contents)
             return dropped
 
         self._sweep(_disk(lambda: self.file.write(place)))
@@ -220,7 +221,7 @@ class FileBlobs:
         if not self._contents.is_dir():
             self.file.read(lambda db: None)
             self._contents.mkdir(mode=0o700, exist_ok=True)
-            _sync(self._contents.parent)
+            sync_folder(self._contents.parent)
 
     def _path(self, digest: bytes) -> Path:
         name = digest.hex()
@@ -313,14 +314,6 @@ def _disk(action: Callable[[], ResultT]) -> ResultT:
         full = error.errno in {28, 122}  # ENOSPC, EDQUOT
         said = "the disk of the node is full" if full else f"the node's disk failed ({error.strerror})"
         raise ProviderError("other", said) from error
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lives(pid: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
+from runtime.durable import sync_folder
 from runtime.providers import ProviderError
 
 FROZEN: Final = "frozen"
@@ -70,13 +71,13 @@ def freeze(folder: Path, note: bytes) -> None:
         finally:
             os.close(handle)
         temporary.replace(folder / FROZEN)
-        _sync(folder)
+        sync_folder(folder)
 
 
 def thaw(folder: Path) -> None:
     """Take the mark away; nothing happens if there is none."""
     (folder / FROZEN).unlink(missing_ok=True)
-    _sync(folder)
+    sync_folder(folder)
 
 
 def note_of(folder: Path) -> bytes | None:
@@ -100,11 +101,3 @@ def _locked(path: Path) -> Iterator[None]:
             yield
         finally:
             database.execute("ROLLBACK")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

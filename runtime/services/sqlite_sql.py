@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import apsw
 
+from runtime.durable import sync_folder
 from runtime.providers import SqlColumn, SqlError, SqlOutcome, SqlValue
 from runtime.services import freeze
 from runtime.services.sql_rules import DATABASE_NAME, FUNCTIONS, authorize, fits
@@ -415,11 +416,7 @@ def _make(path: Path, lane: Path) -> None:
         os.chmod(new, 0o600)
         new.rename(path)
         for folder in (path.parent, lane):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(folder)
 
 
 def _bind(handle: apsw.Connection, caps: SqlCaps) -> None:
