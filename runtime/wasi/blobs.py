@@ -7,14 +7,13 @@ freehold.toml grants is always there. Source: the WIT of WebAssembly/wasi-blobst
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from runtime.engine.codecs import Err
 from runtime.engine.guest import Guest, Resource
 from runtime.engine.interface import Interface
 from runtime.providers import BlobProvider, BlobReader, BlobWriter, ProviderError
-from runtime.wasi.services import note_away
+from runtime.wasi.services import note_away, served
 from runtime.wasi.streams import CLOSED, InputStream, OutputStream, failed
 
 WRITE_PERMIT_BYTES: Final = 256 * 1024
@@ -133,15 +132,7 @@ class ValueInput(InputStream):
         self.reader.close()
 
 
-def _served(function: Callable[..., Any]) -> Callable[..., Any]:
-    def serve(guest: Guest, *arguments: Any) -> Any:
-        try:
-            return function(guest, *arguments)
-        except ProviderError as error:
-            note_away(guest, error)
-            return Err(error.text or error.kind)
-
-    return serve
+_served = served(lambda error: Err(error.text or error.kind))
 
 
 def _open(guest: Guest, name: str) -> Container:

@@ -90,17 +90,23 @@ def _error(error: ProviderError) -> Err:
     return Err((error.kind, error.text if error.kind == "other" else None))
 
 
-def _served(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a provider's refusal into the interface's error."""
+def served(error_of: Callable[[ProviderError], Err]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Turn a provider's refusal into an interface's error, as `error_of` words it."""
 
-    def serve(guest: Guest, *arguments: Any) -> Any:
-        try:
-            return function(guest, *arguments)
-        except ProviderError as error:
-            note_away(guest, error)
-            return _error(error)
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def serve(guest: Guest, *arguments: Any) -> Any:
+            try:
+                return function(guest, *arguments)
+            except ProviderError as error:
+                note_away(guest, error)
+                return error_of(error)
 
-    return serve
+        return serve
+
+    return wrap
+
+
+_served = served(_error)
 
 
 def note_away(guest: Guest, error: ProviderError) -> None:

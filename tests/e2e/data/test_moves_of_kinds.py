@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,21 @@ async def done(house: House, index: int, **operation: Any) -> Any:
             await asyncio.sleep(0.2)
 
 
+async def move_under(
+    house: House, writer: Coroutine[Any, Any, None], acknowledged: Sequence[object], stop: asyncio.Event
+) -> None:
+    """Move the data to the other node while `writer` writes: some writes before, and some behind it."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(writer)
+        await until(lambda: len(acknowledged) > 5, 30)
+        source = holder(house)
+        house.control(0).data.begin(ticket(house, source, 1 - source))
+        assert await finished(house, 0) == "done"
+        before = len(acknowledged)
+        await until(lambda: len(acknowledged) > before + 5, 60)
+        stop.set()
+
+
 @pytest.mark.timeout(500)
 async def test_rows_written_while_a_database_moves_are_all_there(house: House) -> None:
     await done(house, 0, kind="sql", name="main", sql="CREATE TABLE t (x INTEGER PRIMARY KEY)")
@@ -70,15 +85,7 @@ async def test_rows_written_while_a_database_moves_are_all_there(house: House) -
             if status == 200:
                 acknowledged.append(number)
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(write())
-        await until(lambda: len(acknowledged) > 5, 30)
-        source = holder(house)
-        house.control(0).data.begin(ticket(house, source, 1 - source))
-        assert await finished(house, 0) == "done"
-        before = len(acknowledged)
-        await until(lambda: len(acknowledged) > before + 5, 60)
-        stop.set()
+    await move_under(house, write(), acknowledged, stop)
     found = await done(house, 0, kind="sql", name="main", sql="SELECT x FROM t ORDER BY x")
     rows = [row[0] for row in found]
     assert set(acknowledged) <= set(rows), "an acknowledged row is gone"
@@ -101,15 +108,7 @@ async def test_objects_written_while_they_move_are_all_there(house: House) -> No
             if status == 200:
                 acknowledged.append(f"n{number}")
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(write())
-        await until(lambda: len(acknowledged) > 5, 30)
-        source = holder(house)
-        house.control(0).data.begin(ticket(house, source, 1 - source))
-        assert await finished(house, 0) == "done"
-        before = len(acknowledged)
-        await until(lambda: len(acknowledged) > before + 5, 60)
-        stop.set()
+    await move_under(house, write(), acknowledged, stop)
     names = await done(house, 0, kind="blob", name="uploads", do="names")
     assert set(acknowledged) <= set(names)
     assert (
