@@ -83,3 +83,9 @@ def test_a_name_that_freehold_toml_would_refuse_is_refused(name: str, tmp_path: 
     with pytest.raises(UsageError, match="cannot be a project's name"):
         create(name, CHOICES["python"], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_example_holds_the_module_that_a_new_project_gets(tmp_path: Path) -> None:
+    folder, _ = create("hello", CHOICES["wsgi"], tmp_path)
+    example = Path(__file__).parents[3] / "examples" / "guestbook" / "web" / "freehold.py"
+    assert example.read_bytes() == (folder / "web" / "freehold.py").read_bytes()
