@@ -25,6 +25,7 @@ from cli.views.audit import verify_chains
 from cli.views.why import explain
 from node.config import NodeConfig, read_config
 from node.daemon import Daemon
+from node.journal import audit_shares
 from node.membership.found import found
 from protocols.chain.decision import material_of
 from protocols.changes.approvals import Approval, approve
@@ -456,8 +457,10 @@ async def what_is_in_order_starts(
 
 
 async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
-    tmp_path: Path, component: Callable[[str], Path]
+    tmp_path: Path, component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Refusals of one caller are told together within a window; here the window is nothing, so that each has its entry.
+    monkeypatch.setattr(audit_shares, "WINDOW_MIN_MS", 0)
     async with running(tmp_path) as w:
         await approvals_that_do_not_count(w)
         await evidence_that_does_not_count(w)
