@@ -34,11 +34,15 @@ def source_files() -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def files_of_tests() -> list[Path]:
+    return [path for path in tracked(".py") if path.relative_to(ROOT).parts[0] in {"tests", "benchmarks"}]
+
+
+@pytest.mark.parametrize("path", [*source_files(), *files_of_tests()], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_says_what_it_is_and_stays_readable(path: Path) -> None:
     text = path.read_text()
     tree = ast.parse(text)
-    assert ast.get_docstring(tree), f"{path}: open with what the module is and what it is not"
+    assert ast.get_docstring(tree) or not text.strip(), f"{path}: open with what the module is and what it is not"
     assert text.count("\n") <= FILE_LINES_MAX, f"{path}: over {FILE_LINES_MAX} lines; split it"
     assert path.stem not in BANNED_MODULE_NAMES, f"{path}: name the thing it holds"
     for node in ast.walk(tree):

@@ -125,6 +125,9 @@ def workers_of(node: Machine) -> list[int]:
     return [int(pid) for pid in children if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+CONFIG = "/config?key=API_KEY"
+
+
 @pytest.mark.timeout(400)
 def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value(
     tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]
@@ -141,14 +144,13 @@ def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value
         (folder / ".freehold").mkdir(parents=True)
         (folder / ".freehold" / "secrets").write_text(f"API_KEY={dev_value}\n")
         shutil.copy(component("services"), folder / "web.wasm")
-        config = "/config?key=API_KEY"
         (folder / "show.py").write_text(
             "import os, urllib.request as u\n"
-            f"print(u.urlopen(os.environ['FREEHOLD_URL'].rstrip('/') + {config!r}).read())\n"
+            f"print(u.urlopen(os.environ['FREEHOLD_URL'].rstrip('/') + {CONFIG!r}).read())\n"
         )
 
         def deploy(contains: str = "") -> Answer:
-            text = PROJECT.format(python=sys.executable, path=config, contains=contains)
+            text = PROJECT.format(python=sys.executable, path=CONFIG, contains=contains)
             (folder / "freehold.toml").write_text(text)
             return node.run("deploy", "--folder", str(folder), "--json", timeout_s=120)
 
@@ -159,7 +161,7 @@ def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value
         said.append(node.run("test", "--folder", str(folder), timeout_s=120))
         assert said[2].code == 0, said[2]
         assert "[secret API_KEY]" in said[2].stderr, "the test command printed what the app answered"
-        assert ask(node, config) == (200, value)
+        assert ask(node, CONFIG) == (200, value)
         assert ask(node, "/crash?key=API_KEY")[0] >= 500
         until(
             lambda: "[secret API_KEY]" in node.run("logs", "--json").stdout, 30, "what the guest logged as it trapped"
@@ -175,23 +177,30 @@ def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value
                 ("mesh", "backup", str(fleet.folder / "backup.tar.gz"), "--data", str(node.data)),
             )
         ]  # fmt: skip
-        answers = [node.get(path) for path in ("/metrics", "/v1/node", "/v1/secrets", "/v1/openapi.json")]
-        (worker,) = workers_of(node)
-        os.kill(worker, signal.SIGABRT)
-        until(lambda: workers_of(node) not in ([], [worker]), 30, "another worker")
-        until(lambda: ask(node, config)[1] == value, 30, "the app in it")
-        assert node.process is not None
-        os.kill(node.process.pid, signal.SIGABRT)
-        assert node.process.wait(30) == -signal.SIGABRT
-        node.process = None
-        told = [answer for answer in said if tells((answer.stdout + answer.stderr).encode(), (value, dev_value))]
-        assert told == []
-        assert not [data for data in answers if tells(data, (value,))]
-        assert [answer for answer in said[3:] if answer.code not in {0, 1}] == []
-        assert (fleet.folder / "export" / "papers").is_dir()
-        assert files_that_tell([fleet.folder], (value,)) == []
-        assert files_that_tell([fleet.folder], (dev_value,)) == [str(folder / ".freehold" / "secrets")]
-        with tarfile.open(fleet.folder / "backup.tar.gz") as kept:
-            assert len(kept.getnames()) > 5, "the search looked into it"
+        after_crashes_the_value_is_in_no_file(node, fleet, folder, value, dev_value, said)
     finally:
         fleet.close()
+
+
+def after_crashes_the_value_is_in_no_file(
+    node: Machine, fleet: Fleet, folder: Path, value: str, dev_value: str, said: list[Answer]
+) -> None:
+    """Kill worker and daemon with core files allowed; then no answer, file, export or backup tells a value."""
+    answers = [node.get(path) for path in ("/metrics", "/v1/node", "/v1/secrets", "/v1/openapi.json")]
+    (worker,) = workers_of(node)
+    os.kill(worker, signal.SIGABRT)
+    until(lambda: workers_of(node) not in ([], [worker]), 30, "another worker")
+    until(lambda: ask(node, CONFIG)[1] == value, 30, "the app in it")
+    assert node.process is not None
+    os.kill(node.process.pid, signal.SIGABRT)
+    assert node.process.wait(30) == -signal.SIGABRT
+    node.process = None
+    told = [answer for answer in said if tells((answer.stdout + answer.stderr).encode(), (value, dev_value))]
+    assert told == []
+    assert not [data for data in answers if tells(data, (value,))]
+    assert [answer for answer in said[3:] if answer.code not in {0, 1}] == []
+    assert (fleet.folder / "export" / "papers").is_dir()
+    assert files_that_tell([fleet.folder], (value,)) == []
+    assert files_that_tell([fleet.folder], (dev_value,)) == [str(folder / ".freehold" / "secrets")]
+    with tarfile.open(fleet.folder / "backup.tar.gz") as kept:
+        assert len(kept.getnames()) > 5, "the search looked into it"

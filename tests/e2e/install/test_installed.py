@@ -86,22 +86,7 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
         print(said)
         assert float(exposure[1]) <= EXPOSURE_MAX, said
 
-        killed = main_pid(machine)
-        workers = set(machine.processes(service.USER)) - {killed}
-        machine.ok("kill", "-9", str(killed))
-        until(lambda: main_pid(machine) not in {0, killed}, 30, "systemd to start it again")
-        until(lambda: machine.unit(name)["ActiveState"] == "active", 30, "the unit to be active")
-        until(lambda: answering(machine), 60, "it to answer")
-        assert (machine.unit(name)["NRestarts"], identity(machine)) == ("1", node)
-        assert workers <= set(machine.processes(service.USER)), "its workers did not serve on"
-        assert answers(machine)
-
-        machine.ok("systemctl", "stop", name)
-        assert machine.unit(name)["ActiveState"] == "inactive"
-        until(lambda: machine.processes(service.USER) == {}, 30, "every process of it to be gone")
-        machine.ok("systemctl", "start", name)
-        until(lambda: answers(machine), 60, "visitors to be answered after the start")
-        assert identity(machine) == node
+        systemd_starts_it_again_and_visitors_do_not_wait(machine, name, node)
 
         before, link = main_pid(machine), str(service.PREFIX / "current")
         version = machine.ok("readlink", link)
@@ -137,6 +122,26 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
     assert not group.exists()
     assert not Path(f"/proc/{first}").exists()
     assert Path("/proc/self/mounts").read_text() == mounts, "something stayed mounted"
+
+
+def systemd_starts_it_again_and_visitors_do_not_wait(machine: booted.Booted, name: str, node: str) -> None:
+    """Kill the daemon, then stop and start it as an operator does."""
+    killed = main_pid(machine)
+    workers = set(machine.processes(service.USER)) - {killed}
+    machine.ok("kill", "-9", str(killed))
+    until(lambda: main_pid(machine) not in {0, killed}, 30, "systemd to start it again")
+    until(lambda: machine.unit(name)["ActiveState"] == "active", 30, "the unit to be active")
+    until(lambda: answering(machine), 60, "it to answer")
+    assert (machine.unit(name)["NRestarts"], identity(machine)) == ("1", node)
+    assert workers <= set(machine.processes(service.USER)), "its workers did not serve on"
+    assert answers(machine)
+
+    machine.ok("systemctl", "stop", name)
+    assert machine.unit(name)["ActiveState"] == "inactive"
+    until(lambda: machine.processes(service.USER) == {}, 30, "every process of it to be gone")
+    machine.ok("systemctl", "start", name)
+    until(lambda: answers(machine), 60, "visitors to be answered after the start")
+    assert identity(machine) == node
 
 
 def _cgroup_of(pid: int) -> Path:

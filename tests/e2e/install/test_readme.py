@@ -141,7 +141,7 @@ class Story:
             reader.leave()
 
     def _steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        one, ann = self.one, self.ann
+        one = self.one
         yield from ((command, lambda: None) for command in REPLACED)
         yield "freehold --help", lambda: shows(one.do("freehold --help"), "Start with:", "freehold dev")
         yield (
@@ -175,6 +175,10 @@ class Story:
             lambda: shows(one.do("freehold diff"), "first release", "GREETING", "opens store visits", "way back"),
         )
         yield 'freehold deploy -m "greet visitors"', self.deploy
+        yield from self._after_the_first_deploy()
+
+    def _after_the_first_deploy(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        one, ann = self.one, self.ann
         yield "freehold status", lambda: shows(one.do("freehold status"), "hello/production", f"data on {one.name}")
         yield "curl http://127.0.0.1:8080/", lambda: self.serves("hello from hello")
         yield 'freehold deploy -m "greet more kindly"', self.deploy_again

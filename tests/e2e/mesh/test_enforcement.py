@@ -322,6 +322,10 @@ async def approvals_that_do_not_count(w: World) -> None:
         "two guests of one invite are two people, and this is in order", "rollout.not-prepared", guests, "gil-me",
         approvals=(w.approval("hal", guests),),
     )  # fmt: skip
+    await approvals_that_are_forged_or_withdrawn(w, change)
+
+
+async def approvals_that_are_forged_or_withdrawn(w: World, change: Change) -> None:
     forged = bytearray(w.approval("ann", change))
     forged[len(forged) // 2] ^= 1
     assert (await w.start(change, approvals=(bytes(forged),)))[0] in {"evidence.signature", "evidence.malformed"}

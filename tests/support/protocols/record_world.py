@@ -274,3 +274,7 @@ class Fleet:
 
     def roots(self) -> set[bytes]:
         return {node.root() for node in self.nodes.values()}
+
+
+def fill(fleet: Fleet, name: str, records: list[Signed]) -> None:
+    fleet.take(name, *records)
