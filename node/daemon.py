@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from node.api.app_metrics import look
 from node.api.listening import listening
+from node.api.reports.app_metrics import look
 from node.api.server import VERSION
 from node.config import NodeConfig, runtime_folder
 from node.control import Control

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from node.api.reports.views import node_view
 from node.api.server import VERSION
-from node.api.views import node_view
 from node.concerns import Concerns, is_alone
 from node.config import NodeConfig, certificates_folder, throwaway_folder
 from node.control import Control

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from cli.access.client import NodeClient
 from cli.access.principals import principal_of
-from node.api.http_signatures import Presented, Target, UnreadableError, key_named, read_signature
+from node.api.callers.http_signatures import Presented, Target, UnreadableError, key_named, read_signature
 from protocols.keys import Ed25519Verifier
 from protocols.trust.request_signatures import digest_field
 

@@ -11,7 +11,7 @@ from typing import Any
 from cli.access.client import NodeClient
 from cli.text.units import in_words
 from cli.views.dora import Delivery, delivery_of
-from node.api.auditing import LINKS_MAX, AuditLink
+from node.api.papers.auditing import LINKS_MAX, AuditLink
 from protocols.envelope import decode
 from protocols.keys import Ed25519Verifier
 from protocols.machine import PeerId

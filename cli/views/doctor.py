@@ -1,6 +1,6 @@
 """What is wrong, as far as this machine can see, each with what to do: pure judgements on what was found.
 
-Not here: finding it out (cli/commands/doctor.py), and curing it.
+Not here: finding it out (cli/commands/mesh/doctor.py), and curing it.
 """
 
 from __future__ import annotations

@@ -11,29 +11,27 @@ from collections.abc import Collection
 import msgspec
 from aiohttp import web
 
-from node.api.access import MORE_RIGHTS
-from node.api.app_metrics import look
-from node.api.auditing import AUDIT_OPERATIONS
-from node.api.data import DATA_OPERATIONS
-from node.api.drafts import DRAFT_OPERATIONS
-from node.api.following import FOLLOWING_OPERATIONS, require_known, unreachable
-from node.api.mcp import MCP_OPERATIONS
-from node.api.metrics import CONTENT_TYPE as METRICS_TYPE
-from node.api.metrics import render
-from node.api.naming import KeyNames
-from node.api.objects import (
+from node.api.callers.access import MORE_RIGHTS
+from node.api.callers.objects import (
     of_artifact,
     of_decision,
     within,
 )
+from node.api.callers.scope import Owned, Place, covered, may, place_of
+from node.api.data import DATA_OPERATIONS
+from node.api.mcp import MCP_OPERATIONS
 from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
-from node.api.paper_checks import paper_refusal
-from node.api.papers import PAPER_OPERATIONS, change_named
+from node.api.papers.auditing import AUDIT_OPERATIONS
+from node.api.papers.drafts import DRAFT_OPERATIONS
+from node.api.papers.paper_checks import paper_refusal
+from node.api.papers.papers import PAPER_OPERATIONS, change_named
 from node.api.problems import NOT_ALLOWED, ProblemError, invalid, not_found, refused, unreadable
-from node.api.scope import Owned, Place, covered, may, place_of
-from node.api.secrets import SECRET_OPERATIONS
-from node.api.server import VERSION
-from node.api.views import (
+from node.api.reports.app_metrics import look
+from node.api.reports.following import FOLLOWING_OPERATIONS, require_known, unreachable
+from node.api.reports.metrics import CONTENT_TYPE as METRICS_TYPE
+from node.api.reports.metrics import render
+from node.api.reports.naming import KeyNames
+from node.api.reports.views import (
     authority_views,
     change_view,
     lane_view,
@@ -44,6 +42,8 @@ from node.api.views import (
     start_view,
     voter_views,
 )
+from node.api.secrets import SECRET_OPERATIONS
+from node.api.server import VERSION
 from node.control import Control
 from node.decisions.history import DecisionView
 from node.decisions.outcomes import abort_words

@@ -22,17 +22,17 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from node.api.access import authorize, has_grant
-from node.api.app_metrics import look
-from node.api.audit_papers import audit_call
-from node.api.authority import Names
-from node.api.callers import Callers
+from node.api.callers.access import authorize, has_grant
+from node.api.callers.authority import Names
+from node.api.callers.callers import Callers
+from node.api.callers.scope import EVERYTHING
+from node.api.callers.strangers import expect, listener_log, unknown
 from node.api.handlers import OPERATIONS
-from node.api.metrics import CONTENT_TYPE, render
-from node.api.naming import PrincipalNames
-from node.api.scope import EVERYTHING
+from node.api.papers.audit_papers import audit_call
+from node.api.reports.app_metrics import look
+from node.api.reports.metrics import CONTENT_TYPE, render
+from node.api.reports.naming import PrincipalNames
 from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
-from node.api.strangers import expect, listener_log, unknown
 from node.api.tls import ApiCertificate, Tls
 from node.control import Control
 from node.errors import BusyError, ConfigError

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from node.api.draft_models import ChangeDraft
 from node.api.operations import PERFORMER, WELL_KNOWN, Call, Operation, Performer, parameters_of, value_of
+from node.api.papers.draft_models import ChangeDraft
 from node.api.problems import ProblemError
 
 STATELESS = "2026-07-28"

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 from aiohttp import web
 
+from node.api.callers.scope import NOTHING, Scope
 from node.api.problems import CONTENT_TYPE, Problem, invalid, not_found
-from node.api.scope import NOTHING, Scope
 from protocols.keys import Ed25519Signer
 
 Handler = Callable[["Call"], Awaitable[Any]]

@@ -6,9 +6,9 @@ Not here: sealing (protocols/changes/secrets.py), and giving values to apps (nod
 
 from __future__ import annotations
 
+from node.api.callers.scope import covered, place_of
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import ProblemError, refused, unreadable
-from node.api.scope import covered, place_of
 from node.control import Control
 from node.serving.secrets import HeldSecret
 from protocols.api_models import SecretBody, SecretView

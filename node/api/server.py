@@ -23,7 +23,10 @@ import msgspec
 from aiohttp import ETag, web
 from aiohttp.web_protocol import RequestHandler
 
-from node.api.callers import Callers
+from node.api.callers.callers import Callers
+from node.api.callers.scope import EVERYTHING, NOTHING, Scope
+from node.api.callers.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, LOCAL, Share, Shares
+from node.api.callers.strangers import expect, unknown
 from node.api.operations import (
     PERFORMER,
     WELL_KNOWN,
@@ -47,9 +50,6 @@ from node.api.problems import (
     token_refused,
 )
 from node.api.reference_page import POLICY, page_of
-from node.api.scope import EVERYTHING, NOTHING, Scope
-from node.api.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, LOCAL, Share, Shares
-from node.api.strangers import expect, unknown
 from node.errors import NotDoneError
 from node.transport.half_open import source_of
 from protocols.api_models import OutcomeView, StartView

@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from node.api.authority import Key, Names, make_authority, make_leaf, permitted_by, spki_of
+from node.api.callers.authority import Key, Names, make_authority, make_leaf, permitted_by, spki_of
 from node.errors import ConfigError
 from node.keys import write_private
 from protocols.machine import PeerId, Signer

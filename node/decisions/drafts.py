@@ -1,7 +1,7 @@
 """Drafts that wait for a signature: bytes made here for a client that does not encode them itself.
 
 They live in this process and end with it, or after an hour; a client makes one again. Each counts for the principal that
-had it made, and its oldest gives way to its newest. Not here: making and signing them (node/api/drafts.py).
+had it made, and its oldest gives way to its newest. Not here: making and signing them (node/api/papers/drafts.py).
 """
 
 from __future__ import annotations

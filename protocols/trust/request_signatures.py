@@ -1,8 +1,8 @@
 """HTTP requests signed with a principal's key: what is covered, and how it is written (RFC 9421, RFC 9530).
 
 Method, target, the body's digest and the node it is for are covered, with the time, a nonce and the key, so that a request
-is good once, for a moment, at one node, and nowhere else. Not here: what else a node accepts (node/api/http_signatures.py),
-and checking node, time and nonce (node/api/callers.py).
+is good once, for a moment, at one node, and nowhere else. Not here: what else a node accepts, and checking node, time and
+nonce (node/api/callers/).
 """
 
 from __future__ import annotations

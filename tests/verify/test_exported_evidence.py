@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cli.change.evidence import Ran, sign_run
-from cli.commands.evidence import CHANGE_FILE, CONFIGURATION_FILE, RELEASE_FILE, verify_export, write_export
+from cli.commands.change.evidence import CHANGE_FILE, CONFIGURATION_FILE, RELEASE_FILE, verify_export, write_export
 from cli.errors import CommandError
 from protocols.changes.approvals import Approval, approval_statement, approve
 from protocols.changes.change import Change, Component, Plan, Release, Stage

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.access.client import PinnedKey
-from node.api.shares import CALLS
+from node.api.callers.shares import CALLS
 from node.feed import WATCHERS_MAX
 from node.membership.pending_papers import FoundingPaper, PendingPapers, write_pending
 from node.mesh.pump import system_now

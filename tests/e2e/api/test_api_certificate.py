@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from node.api.authority import Names, is_of_node, make_authority, make_leaf
+from node.api.callers.authority import Names, is_of_node, make_authority, make_leaf
 from node.api.tls import AUTHORITY_NAME, EARLIER_NAME, SERVED_NAME, ApiCertificate, _load, _write
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from tests.support.mesh.nodes import Fleet

@@ -20,9 +20,9 @@ from cli.access.contexts import Context
 from cli.access.login import Offer, enrol, offer_of, papers_for, share_with_everyday_key
 from cli.errors import CommandError
 from node.api import listening
-from node.api.callers import FAILURES_MAX
+from node.api.callers.callers import FAILURES_MAX
+from node.api.callers.shares import ADMISSIONS, CALLS
 from node.api.handlers import OPERATIONS
-from node.api.shares import ADMISSIONS, CALLS
 from node.config import NodeConfig
 from node.journal import audit
 from node.mesh.pump import system_now

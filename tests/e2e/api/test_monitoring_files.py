@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from node.api.metrics import render
-from node.api.scope import EVERYTHING
+from node.api.callers.scope import EVERYTHING
+from node.api.reports.metrics import render
 from tests.support.mesh.in_process import a_house
 
 FILES = Path(__file__).parents[3] / "docs" / "monitoring"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-import cli.commands.node as node_command
+import cli.commands.mesh.node as node_command
 from cli.frame import run
 from cli.host import local_node
 from cli.main import freehold

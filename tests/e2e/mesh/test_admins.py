@@ -10,8 +10,8 @@ import pytest
 from cli.access.client import RefusedError
 from cli.access.principals import principal_of
 from cli.access.statements import add_signature, read_statement, write_statement
-from cli.commands.admins import plan_of
-from cli.commands.key import _again
+from cli.commands.mesh.admins import plan_of
+from cli.commands.principals.key import _again
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cli.access import contexts as home
 from cli.access.contexts import TOKEN_PREFIX, TOKEN_VARIABLE, RunnerToken, current_context, token_of
-from cli.commands.ci import PLATFORMS, ci
+from cli.commands.principals.ci import PLATFORMS, ci
 from cli.errors import UsageError
 from cli.text.output import workflow_commands
 

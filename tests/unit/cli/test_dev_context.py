@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cli.access import contexts as home
 from cli.access.contexts import Context
 from cli.access.prompts import unlock
-from cli.commands.context import context
+from cli.commands.principals.context import context
 from cli.dev.secrets import set_changed, with_secrets
 from cli.errors import UsageError
 from cli.project.find import Found, open_project

@@ -12,9 +12,9 @@ from cli.access import contexts as home
 from cli.access.paper_key import TEXT_CHARACTERS, from_paper, on_paper
 from cli.access.principals import Principal
 from cli.access.statements import add_signature, read_statement, write_statement
-from cli.commands import key as commands
-from cli.commands.admins import key_named, plan_of
-from cli.commands.key import key
+from cli.commands.mesh.admins import key_named, plan_of
+from cli.commands.principals import key as commands
+from cli.commands.principals.key import key
 from cli.errors import CommandError, UsageError
 from cli.views.endings import words
 from protocols.api_models import RightsView
@@ -41,7 +41,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def typed(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
     """What a person types at the prompts, in this order."""
     left = list(answers)
-    for module in ("cli.commands.key", "cli.access.prompts"):
+    for module in ("cli.commands.principals.key", "cli.access.prompts"):
         monkeypatch.setattr(f"{module}.ask_passphrase", lambda _prompt: left.pop(0))
 
 

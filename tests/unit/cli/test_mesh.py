@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from cli.access.members import Member, find_member
 from cli.access.voters import VoterStore, replacing, without
 from cli.change.deploy import visited_at
-from cli.commands.decisions import _described as decision_lines
+from cli.commands.history.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
 from cli.host import systemd as service
 from cli.project.find import project_here

@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from node.api.app_metrics import look
+from node.api.reports.app_metrics import look
 from node.control import Control
 from node.serving.app_counts import AppCounts
 from runtime.messages import AppStatus, Status

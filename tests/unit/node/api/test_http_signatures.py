@@ -11,7 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from node.api.http_signatures import FIELD_MAX_CHARS, Presented, Target, UnreadableError, key_named, read_signature
+from node.api.callers.http_signatures import (
+    FIELD_MAX_CHARS,
+    Presented,
+    Target,
+    UnreadableError,
+    key_named,
+    read_signature,
+)
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.trust.request_signatures import content_digest, sign_request
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from node.api.access import OF_ONE_PROJECT, authorize
+from node.api.callers.access import OF_ONE_PROJECT, authorize
+from node.api.callers.scope import EVERYTHING, Scope
 from node.api.handlers import OPERATIONS
 from node.api.operations import Operation
 from node.api.problems import ProblemError
-from node.api.scope import EVERYTHING, Scope
 from node.api.secrets import file_secret
 from node.keys import SystemEntropy
 from protocols.changes.secrets import SealedSecret, SecretPaper, SecretRemoval, seal, sign_paper

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from node.api.scope import EVERYTHING, NOTHING, OF_MESH, OF_NOBODY, Owned, Place, Scope, covered, overlap
+from node.api.callers.scope import EVERYTHING, NOTHING, OF_MESH, OF_NOBODY, Owned, Place, Scope, covered, overlap
 from protocols.trust.grants import ANY, VERBS_OF_ROLE, Rights, Role
 
 PROJECTS, ENVIRONMENTS = ("shop", "blog"), ("prod", "staging")

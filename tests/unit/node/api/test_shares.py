@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
+from node.api.callers.shares import SHARES, Share, Shares
 from node.api.problems import ProblemError
-from node.api.shares import SHARES, Share, Shares
 
 OPERATOR = "socket:0"
 

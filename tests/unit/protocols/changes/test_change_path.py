@@ -12,8 +12,8 @@ import pytest
 
 from cli.access.principals import Principal
 from cli.change.evidence import Ran, held_evidence, keep_evidence, sign_build, sign_run
-from cli.commands.policy import evidence_of, window_of
-from cli.commands.token import _narrowed, _shared
+from cli.commands.change.policy import evidence_of, window_of
+from cli.commands.principals.token import _narrowed, _shared
 from cli.errors import UsageError
 from cli.project.bundle import BuildBundle
 from cli.views.dora import DAY_MS, delivery_of

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from node.api.objects import of_event, of_line
+from node.api.callers.objects import of_event, of_line
+from node.api.callers.scope import covered
 from node.api.operations import Call, Operation, Parameter
 from node.api.problems import ProblemError, not_found
-from node.api.scope import covered
 from node.control import Control
 from node.feed import WATCHERS_MAX
 from node.journal.logs import FOLLOWERS_MAX, LogFilter

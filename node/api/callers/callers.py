@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from node.api.http_signatures import Presented, Target, UnreadableError, key_named, read_signature
-from node.api.nonces import NONCES_PER_KEY_MAX, Nonces
+from node.api.callers.http_signatures import Presented, Target, UnreadableError, key_named, read_signature
+from node.api.callers.nonces import NONCES_PER_KEY_MAX, Nonces
 from node.api.problems import ProblemError
 from node.transport.half_open import source_of
 from protocols.keys import Ed25519Signer

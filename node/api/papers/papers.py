@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from node.api.naming import KeyNames
-from node.api.objects import of_principal
+from node.api.callers.objects import of_principal
+from node.api.callers.scope import covered, place_of
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.problems import not_found
-from node.api.scope import covered, place_of
+from node.api.reports.naming import KeyNames
 from node.control import Control
 from protocols.api_models import (
     ApprovalView,

@@ -12,7 +12,10 @@ import base64
 import secrets
 from collections.abc import AsyncIterator
 
-from node.api.draft_models import (
+from node.api.callers.objects import of_artifact, of_change
+from node.api.callers.scope import Owned, covered, place_of
+from node.api.operations import Call, Operation, Parameter
+from node.api.papers.draft_models import (
     ChangeDraft,
     Draft,
     DraftApp,
@@ -25,11 +28,8 @@ from node.api.draft_models import (
     SignedDraft,
     StartDraft,
 )
-from node.api.objects import of_artifact, of_change
-from node.api.operations import Call, Operation, Parameter
-from node.api.papers import missing_of
+from node.api.papers.papers import missing_of
 from node.api.problems import NOT_ALLOWED, ProblemError, not_found, refused, unreadable
-from node.api.scope import Owned, covered, place_of
 from node.control import Control
 from node.decisions import drafts as kept
 from node.decisions.start_queue import DUPLICATE

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from node.api.app_metrics import app_metrics, expiry_metrics, job_metrics, lane_metrics
-from node.api.scope import Scope
+from node.api.callers.scope import Scope
+from node.api.reports.app_metrics import app_metrics, expiry_metrics, job_metrics, lane_metrics
 from node.control import Control
 from protocols.liveness import Belief
 

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 from msgspec.structs import astuple, replace
 
-from node.api.authority import is_of_node
-from node.api.scope import EVERYTHING, Scope
+from node.api.callers.authority import is_of_node
+from node.api.callers.scope import EVERYTHING, Scope
 from node.control import Control
 from node.decisions.outcomes import Fate
 from node.decisions.start_queue import Waiting

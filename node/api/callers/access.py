@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from node.api.callers.scope import Scope
 from node.api.operations import Operation
 from node.api.problems import NOT_ALLOWED, ProblemError, token_refused
-from node.api.scope import Scope
 from node.control import Control
 from protocols.refusal import Refusal
 from protocols.trust.bearer import BEARER_VERBS

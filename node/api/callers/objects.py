@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from node.api.scope import OF_MESH, OF_NOBODY, Owned, Place, Scope, covered, overlap, place_of
+from node.api.callers.scope import OF_MESH, OF_NOBODY, Owned, Place, Scope, covered, overlap, place_of
 from node.control import Control
 from node.decisions.history import DecisionView
 from protocols.core import NodeCore

@@ -21,12 +21,12 @@ from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
-from cli.commands.address import address
-from cli.commands.admins import admins
-from cli.commands.backup import backup, restore
-from cli.commands.label import label
-from cli.commands.membership import leave, members, remove, reset, voters
-from cli.commands.rules import rules
+from cli.commands.mesh.address import address
+from cli.commands.mesh.admins import admins
+from cli.commands.mesh.backup import backup, restore
+from cli.commands.mesh.label import label
+from cli.commands.mesh.membership import leave, members, remove, reset, voters
+from cli.commands.mesh.rules import rules
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output

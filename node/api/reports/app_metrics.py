@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from node.api.scope import Scope
+from node.api.callers.scope import Scope
 from node.control import Control
 from node.serving.app_counts import FIRST_BUCKET_S
 from node.serving.schedules import OUTCOMES

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from node.api.objects import of_artifact, of_change
-from node.api.scope import Owned, Place, Scope, covered
+from node.api.callers.objects import of_artifact, of_change
+from node.api.callers.scope import Owned, Place, Scope, covered
 from node.control import Control
 from protocols.api_models import RecordBody
 from protocols.changes.approvals import read_approval

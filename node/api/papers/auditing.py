@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from node.api.naming import KeyNames
-from node.api.objects import AuditObjects
+from node.api.callers.objects import AuditObjects
+from node.api.callers.scope import Scope, covered
 from node.api.operations import Call, Operation, Page, Parameter, page
-from node.api.scope import Scope, covered
+from node.api.reports.naming import KeyNames
 from node.control import Control
 from node.journal.audit import links_of, read_links
 from protocols.envelope import DecodeError, Signed, encode

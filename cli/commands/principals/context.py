@@ -19,7 +19,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import table
-from node.api.authority import is_of_node
+from node.api.callers.authority import is_of_node
 from protocols.keys import Ed25519Verifier
 
 

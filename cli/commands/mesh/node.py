@@ -25,7 +25,7 @@ import click
 from cli.access.client import node_folder, talk
 from cli.access.contexts import Context
 from cli.access.prompts import confirm
-from cli.commands.maintenance import drain, undrain
+from cli.commands.mesh.maintenance import drain, undrain
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.host import systemd as service
@@ -315,7 +315,7 @@ def copy_installation(target: Path) -> None:
     source = Path(click.__file__).parent.parent
     left_out = shutil.ignore_patterns("__editable__*", "__pycache__", "pip", "pip-*")
     shutil.copytree(source, packages, ignore=left_out, dirs_exist_ok=True)
-    ours = Path(__file__).parent.parent.parent
+    ours = Path(__file__).parents[3]
     for name in OUR_PACKAGES:
         if not (packages / name).exists():
             shutil.copytree(ours / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))

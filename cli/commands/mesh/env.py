@@ -13,7 +13,7 @@ from cli.access.contexts import Context
 from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
-from cli.commands.maintenance import freeze, unfreeze
+from cli.commands.mesh.maintenance import freeze, unfreeze
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.text.output import Output

@@ -1,0 +1,1 @@
+"""Commands on a change: propose, review, approve it; policy, evidence and secrets."""

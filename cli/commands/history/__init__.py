@@ -1,0 +1,1 @@
+"""Commands on what happened: why, by whom, in which decision."""

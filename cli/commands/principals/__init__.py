@@ -1,0 +1,1 @@
+"""Commands on who acts: keys, logins, tokens, agents and runners."""

@@ -1,0 +1,1 @@
+"""Commands on a rollout: deploy, steer, look at what runs, read its logs."""

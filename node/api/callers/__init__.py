@@ -1,0 +1,1 @@
+"""Who calls the API, how it is known, and what it may touch."""

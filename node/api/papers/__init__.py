@@ -1,0 +1,1 @@
+"""Papers that come through the API: checked, drafted, kept and audited."""

@@ -1,0 +1,1 @@
+"""What the API shows: views, event streams and metrics."""
