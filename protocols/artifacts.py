@@ -120,7 +120,9 @@ class WholeChecked:
     ok: bool
 
 
-ArtifactEvent = Want | Unwant | Garbled | WholeChecked | PeerConnected | PeerDisconnected | Received | Tick
+ArtifactEvent = (
+    Want | Unwant | Garbled | WholeChecked | PeerConnected | PeerDisconnected | Received[ArtifactMessage] | Tick
+)
 
 
 # --- orders to the node -----------------------------------------------------------------------------------------------

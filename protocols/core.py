@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, assert_never, get_args
 
 from protocols.chain import messages as chain_messages
 from protocols.chain.chain import Chain
@@ -65,18 +65,17 @@ from protocols.records.gossip import (
 )
 from protocols.records.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
 from protocols.rollout import agent as agents
-from protocols.rollout.agent import AgentConfig, RolloutAgent
-from protocols.rollout.conductor import RolloutStatement, StatementsHeld, SubmitStep
+from protocols.rollout.agent import RolloutAgent
+from protocols.rollout.conductor import AgentConfig, SubmitStep
 from protocols.rollout.dossiers import Dossiers, Proposed
 from protocols.rollout.orders import (
+    AgentMessage,
     ChangeProposed,
     PeerCompared,
     PeersDown,
     PreparationDone,
     SmokeReplayed,
     StateDecided,
-    VoterHere,
-    VoterProbe,
     WorkObserved,
 )
 from protocols.state.apply import MeshMachine, MeshState
@@ -90,8 +89,6 @@ from protocols.trust.renewal import RenewalMachine, RenewalMessage, Renewed
 from protocols.trust.store import Credentials, Standing, TrustChanged, TrustStore
 
 _CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
-
-AgentMessage = RolloutStatement | StatementsHeld | VoterProbe | VoterHere
 
 CoreMessage = (
     HelloMessage | LivenessMessage | RenewalMessage | RecordMessage | SyncMessage | ChainMessage | AgentMessage
@@ -169,7 +166,7 @@ CoreEvent = (
     | WorkEvent
     | PeerConnected
     | PeerDisconnected
-    | Received
+    | Received[CoreMessage]
     | RedialFailed
     | Leave
     | Tick
@@ -265,6 +262,8 @@ class NodeCore:
                 self._give(self.liveness, event, now, out)
             case PreparationDone() | WorkObserved() | SmokeReplayed():
                 self._give(self.agent, event, now, out)
+            case _:
+                assert_never(event)
         if self.trust.version != self._judged_version:
             self._trust_changed(now, out)
         return out
@@ -298,7 +297,7 @@ class NodeCore:
         self._decided(now, out)
         self._propose_to_agent(proposed, now, out)
 
-    def _received(self, event: Received, now: Now, out: list[Effect]) -> None:
+    def _received(self, event: Received[CoreMessage], now: Now, out: list[Effect]) -> None:
         peer, message = event.peer, event.message
         family = FAMILY_OF.get(type(message))
         standing = self.hello.standing(peer)

@@ -161,7 +161,9 @@ class BeliefChanged:
     observers: tuple[PeerId, ...]
 
 
-LivenessEvent = PeerConnected | PeerDisconnected | Received | MembersChanged | RedialFailed | Leave | Tick
+LivenessEvent = (
+    PeerConnected | PeerDisconnected | Received[LivenessMessage] | MembersChanged | RedialFailed | Leave | Tick
+)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NewType, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NewType, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -27,6 +27,10 @@ PeerId = NewType("PeerId", str)
 
 Digest = NewType("Digest", bytes)
 """A SHA-256 digest, 32 bytes."""
+
+
+MessageT_co = TypeVar("MessageT_co", covariant=True)
+"""The messages that a machine takes or sends: a union of tagged Structs."""
 
 
 class Now(msgspec.Struct, frozen=True):
@@ -95,11 +99,11 @@ class PeerDisconnected(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Received(msgspec.Struct, frozen=True):
-    """One decoded message from an authenticated `peer`."""
+class Received(msgspec.Struct, Generic[MessageT_co], frozen=True):
+    """One decoded message from an authenticated `peer`; each machine's events say of which kinds."""
 
     peer: PeerId
-    message: Any
+    message: MessageT_co
 
 
 # --- effects ----------------------------------------------------------------------------------------------------------
@@ -123,17 +127,17 @@ class Write(msgspec.Struct, frozen=True):
     value: bytes | None
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, Generic[MessageT_co], frozen=True):
     """Send `message` (a tagged msgspec Struct) to one connected peer; silently lost if it is not connected."""
 
     peer: PeerId
-    message: Any
+    message: MessageT_co
 
 
-class Broadcast(msgspec.Struct, frozen=True):
+class Broadcast(msgspec.Struct, Generic[MessageT_co], frozen=True):
     """Send `message` to every admitted connected peer, except those named."""
 
-    message: Any
+    message: MessageT_co
     exclude: tuple[PeerId, ...] = ()
 
 
@@ -165,7 +169,7 @@ class Notify(msgspec.Struct, frozen=True):
     event: Any
 
 
-Effect = Send | Broadcast | Persist | Disconnect | Reject | Notify
+Effect = Send[Any] | Broadcast[Any] | Persist | Disconnect | Reject | Notify
 Effects = Sequence[Effect]
 
 InT_contra = TypeVar("InT_contra", contravariant=True)

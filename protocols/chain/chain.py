@@ -76,7 +76,9 @@ from protocols.machine import Effect, Now, PeerConnected, PeerDisconnected, Peer
 PEERS_MAX = 1024
 """Connections whose heads are remembered: the size of the largest mesh planned."""
 
-ChainInput = Booted | Mute | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDisconnected | Received
+ChainInput = (
+    Booted | Mute | Submit | Read | SubmitReset | Tick | PeerConnected | PeerDisconnected | Received[ChainMessage]
+)
 
 
 class Chain:

@@ -187,7 +187,7 @@ class _Wanted:
     asked_ms: int
 
 
-RecordEvent = Publish | Received | PeerConnected | PeerDisconnected | TrustChanged | Tick
+RecordEvent = Publish | Received[RecordMessage] | PeerConnected | PeerDisconnected | TrustChanged | Tick
 
 
 class RecordMachine:

@@ -174,7 +174,7 @@ class _Session:
     width: int = LEAVES_ASKED_MAX
 
 
-SyncEvent = PeerConnected | PeerDisconnected | Received | Tick
+SyncEvent = PeerConnected | PeerDisconnected | Received[SyncMessage] | Tick
 
 
 class SyncMachine:

@@ -11,8 +11,7 @@ node performs the orders and reports what it observed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from protocols.chain.decision import Voter
 from protocols.changes.statements import COUNT_MAX, HealthVerdict, Prepared, VerdictWord
@@ -35,11 +34,12 @@ from protocols.machine import (
     Verifier,
     Write,
 )
-from protocols.rollout.conductor import Conductor, ConductorConfig, RolloutStatement, StatementsHeld, nobody
+from protocols.rollout.conductor import AgentConfig, Conductor, nobody
 from protocols.rollout.contact import PROBES_PER_TTL, MajorityContact
 from protocols.rollout.health import HealthLimits, Observation, observe, reopened, restarted
 from protocols.rollout.orders import (
     AgentEvent,
+    AgentMessage,
     ChangeProposed,
     Observe,
     PeerCompared,
@@ -50,9 +50,11 @@ from protocols.rollout.orders import (
     Retain,
     Reverted,
     Role,
+    RolloutStatement,
     Run,
     SmokeReplayed,
     StateDecided,
+    StatementsHeld,
     Stop,
     VoterHere,
     VoterProbe,
@@ -69,16 +71,6 @@ PREPARED_MAX = 64
 
 Running = tuple[Digest, Role, bool]
 LaneName = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    """Times in ms: the pulse while a rollout is under way, the probing window, the probes of voters."""
-
-    beat_ms: int = 1_000
-    window_ms: int = 10_000
-    probe_ms: int = 60_000
-    conductor: ConductorConfig = field(default_factory=ConductorConfig)
 
 
 class RolloutAgent:
@@ -584,7 +576,7 @@ class RolloutAgent:
         every_ms = min(self._config.probe_ms, min(ttls_ms) // PROBES_PER_TTL)
         return self._contact.ask(self._state.voters, self._voter, every_ms, now)
 
-    def _received(self, peer: PeerId, message: Any, now: Now) -> list[Effect]:
+    def _received(self, peer: PeerId, message: AgentMessage, now: Now) -> list[Effect]:
         match message:
             case RolloutStatement():
                 effects = self.conductor.hear(peer, message, now)

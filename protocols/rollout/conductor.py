@@ -34,7 +34,7 @@ from protocols.invariants import ensure
 from protocols.machine import Broadcast, Digest, Effect, Notify, Now, PeerId, Reject, Send, Signer, Verifier
 from protocols.records.gossip import TokenBucket
 from protocols.refusal import Refusal
-from protocols.rollout.orders import NodePrepared
+from protocols.rollout.orders import ID_BYTES, NodePrepared, RolloutStatement, StatementsHeld
 from protocols.state.analysis import Assessment, StageOutcome, assess, left
 from protocols.state.commands import Abort, Command, Exhibits, LaneAction, Pause, Promote, SignedCommand
 from protocols.state.model import NODES_MAX, Lane, MeshState, Rollout
@@ -43,7 +43,6 @@ from protocols.state.placement import rendezvous
 CHANGES_MAX = 64
 """Changes whose preparation is remembered: more are not waiting for a start at once."""
 
-ID_BYTES = 8
 REPEATED_MAX = 64
 """Statements in one answer to StatementsHeld: what else is lacking follows when records are compared again."""
 HELD_MAX_BYTES = ID_BYTES * CHANGES_MAX * NODES_MAX
@@ -54,22 +53,6 @@ ANSWERS_BURST = 4
 
 OPENED_MAX = 512
 """Verified statements remembered, of at most 2 KiB each."""
-
-
-class RolloutStatement(msgspec.Struct, frozen=True, tag="rollout_statement"):
-    """A node's signed statement on its way to everybody; the sender could not tell it to the confirmed nodes `untold`."""
-
-    signed: Signed
-    untold: tuple[PeerId, ...] = ()
-
-
-class StatementsHeld(msgspec.Struct, frozen=True, tag="statements_held"):
-    """Which statements that are said once the sender holds: the first ID_BYTES of the digest of each, joined.
-
-    The receiver sends the others that it holds.
-    """
-
-    ids: bytes
 
 
 class _Heard(msgspec.Struct):
@@ -94,6 +77,16 @@ class ConductorConfig:
 
     step_ms: int = 2_000
     again_ms: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """Times in ms: the pulse while a rollout is under way, the probing window, the probes of voters."""
+
+    beat_ms: int = 1_000
+    window_ms: int = 10_000
+    probe_ms: int = 60_000
+    conductor: ConductorConfig = field(default_factory=ConductorConfig)
 
 
 @dataclass(slots=True)

@@ -13,11 +13,15 @@ import msgspec
 
 from protocols.chain.decision import Voter
 from protocols.changes.statements import Counts
+from protocols.envelope import Signed
 from protocols.liveness import Leave
 from protocols.machine import Digest, PeerConnected, PeerDisconnected, PeerId, Received, Tick
 from protocols.state.model import Deployed, MeshState
 
 Role = Literal["base", "candidate"]
+
+ID_BYTES = 8
+"""Of the digest of a statement, as StatementsHeld names it."""
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
@@ -33,6 +37,25 @@ class VoterHere(msgspec.Struct, frozen=True, tag="voter_here"):
 
     round: int
 
+
+class RolloutStatement(msgspec.Struct, frozen=True, tag="rollout_statement"):
+    """A node's signed statement on its way to everybody; the sender could not tell it to the confirmed nodes `untold`."""
+
+    signed: Signed
+    untold: tuple[PeerId, ...] = ()
+
+
+class StatementsHeld(msgspec.Struct, frozen=True, tag="statements_held"):
+    """Which statements that are said once the sender holds: the first ID_BYTES of the digest of each, joined.
+
+    The receiver sends the others that it holds.
+    """
+
+    ids: bytes
+
+
+AgentMessage = RolloutStatement | StatementsHeld | VoterProbe | VoterHere
+"""What rollout agents send one another."""
 
 # --- events -----------------------------------------------------------------------------------------------------------
 
@@ -113,7 +136,7 @@ AgentEvent = (
     | SmokeReplayed
     | PeersDown
     | PeerCompared
-    | Received
+    | Received[AgentMessage]
     | PeerConnected
     | PeerDisconnected
     | Leave

@@ -185,7 +185,7 @@ class _Peer:
     challenges: tuple[tuple[bytes, bytes], ...] = ()
 
 
-HelloEvent = PeerConnected | PeerDisconnected | Received | TrustChanged | Tick
+HelloEvent = PeerConnected | PeerDisconnected | Received[HelloMessage] | TrustChanged | Tick
 
 
 class HelloMachine:
@@ -366,7 +366,7 @@ class HelloMachine:
             return certificate
         return [Notify(Invited(peer, certificate, bundle)), self._welcome(peer)]
 
-    def _welcome(self, peer: PeerId) -> Send:
+    def _welcome(self, peer: PeerId) -> Send[Welcome]:
         mine, theirs = self._trust.credentials(self._self), self._trust.credentials(peer)
         return Send(peer, Welcome(self._trust.genesis_bytes, theirs, mine))
 

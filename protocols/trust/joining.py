@@ -82,7 +82,7 @@ class JoinMachine:
         self._asked_ms: dict[PeerId, int] = {}
         self.joined: Joined | None = None
 
-    def handle(self, event: PeerConnected | PeerDisconnected | Received | Tick, now: Now) -> Sequence[Effect]:
+    def handle(self, event: PeerConnected | PeerDisconnected | Received[object] | Tick, now: Now) -> Sequence[Effect]:
         """Consume one event; peers that are not pinned in the line are hung up on."""
         match event:
             case PeerConnected():

@@ -66,7 +66,7 @@ class RenewalMachine:
         self.connected_issuers: tuple[PeerId, ...] = ()
         """Admitted peers with the issuer role; the composer keeps it current."""
 
-    def handle(self, event: Received | Tick, now: Now) -> Sequence[Effect]:
+    def handle(self, event: Received[RenewalMessage] | Tick, now: Now) -> Sequence[Effect]:
         """Consume one message or tick."""
         match event:
             case Tick():

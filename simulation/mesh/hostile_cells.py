@@ -27,7 +27,8 @@ from protocols.records.store import OfferOutcome
 from protocols.records.sync import SyncAnswer, SyncMachine, SyncRecords, _Session
 from protocols.records.trie import leaf_of
 from protocols.refusal import Refusal
-from protocols.rollout.conductor import Conductor, RolloutStatement, StatementsHeld
+from protocols.rollout.conductor import Conductor
+from protocols.rollout.orders import RolloutStatement, StatementsHeld
 from protocols.state import analysis, placement
 from protocols.state.model import ConfirmedNode, Deployed, Environment, OpenStage, Rollout
 from protocols.state.policy import Gate, Subject, Vouched, approvals_refusal

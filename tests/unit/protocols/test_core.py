@@ -15,8 +15,7 @@ from protocols.liveness import LivePing
 from protocols.machine import Broadcast, Digest, Disconnect, Notify, PeerConnected, PeerId, Received, Reject, Send, Tick
 from protocols.records.credentials import revocation_record
 from protocols.records.gossip import Publish, PublishRefused, RecordsForgotten, RecordsVoided
-from protocols.rollout.conductor import RolloutStatement
-from protocols.rollout.orders import ChangeProposed, PreparationDone
+from protocols.rollout.orders import ChangeProposed, PreparationDone, RolloutStatement
 from protocols.state.commands import CreateEnvironment, CreateProject
 from protocols.state.model import MeshState
 from protocols.trust.hello import ChainHead, Echo, Hello, Refused

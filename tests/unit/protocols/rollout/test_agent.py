@@ -26,7 +26,7 @@ from protocols.machine import (
 )
 from protocols.refusal import Refusal
 from protocols.rollout.agent import RolloutAgent, latch_key
-from protocols.rollout.conductor import CHANGES_MAX, RolloutStatement
+from protocols.rollout.conductor import CHANGES_MAX
 from protocols.rollout.orders import (
     ChangeProposed,
     NodePrepared,
@@ -37,6 +37,7 @@ from protocols.rollout.orders import (
     ReplaySmoke,
     Retain,
     Reverted,
+    RolloutStatement,
     Run,
     SmokeReplayed,
     StateDecided,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from protocols.changes.statements import Prepared, state_it
 from protocols.keys import peer_id
 from protocols.machine import Now, PeerId, Reject, Send
-from protocols.rollout.conductor import ANSWERS_BURST, Conductor, RolloutStatement, StatementsHeld
+from protocols.rollout.conductor import ANSWERS_BURST, Conductor
+from protocols.rollout.orders import RolloutStatement, StatementsHeld
 from tests.support.protocols.mesh_world import MeshWorld, signer
 from tests.support.protocols.trust_world import VERIFIER
 
