@@ -25,7 +25,7 @@ check: $(STAMP)  ## Static checks: format, lint, types, import contracts, style 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/test_tidy.py
+	$(BIN)/python -m pytest tests/test_tidy.py tests/test_prose.py
 
 test: $(STAMP)  ## All that must pass before a change lands
 	@base=$$(mktemp -d /tmp/fhXXXXXX) && \

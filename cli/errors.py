@@ -44,7 +44,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """What was asked cannot be meant: a bad argument, a missing or broken project file."""
+    """The call itself is wrong: a bad argument, a missing or broken project file."""
 
     exit_code = ExitCode.USAGE
 

@@ -102,11 +102,12 @@ class ApiServer:
         quota: Callable[[str], Refusal | None],
         performed: Callable[[], Awaitable[None]],
     ) -> None:
-        """Take the table, the control surface, who calls, the host names it answers to, where writes are noted and what
-        waits until the notes are durable, what raises ProblemError unless a key may do an operation with these
-        parameters (and whether a token stands for it), why nothing can be written now by
-        anybody and by a caller, and what waits until all that the
-        node believes is durable.
+        """Take what the answers need.
+
+        `operations` is the table, `node` the control surface. `audit` notes a write, and `settled` waits until the notes are
+        durable. `authorize` raises ProblemError unless a key may do an operation with these parameters; it is told whether
+        a token stands for the key. `muted` says why nobody can write now, `quota` why a caller cannot. `performed` waits
+        until all that the node believes is durable.
         """
         self._node = node
         self._callers = callers
@@ -369,7 +370,7 @@ class ApiServer:
         if not await self._settled():
             raise ProblemError(
                 503, "audit.unsettled", "not in the audit log", f"it ended ({result}), but the log does not hold it yet",
-                "freehold doctor; then the same again, which does nothing twice",
+                "freehold doctor; then the same call again, which changes nothing that is done",
             )  # fmt: skip
 
 

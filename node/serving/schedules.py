@@ -1,7 +1,7 @@
 """Runs scheduled apps: once a minute, whatever is due of the lanes whose schedules the chain put on this node.
 
-A run that is due while the one before still goes is skipped and said, as is one in a minute that was here before: no
-minute is looked at twice, however the clock is set. Which were is kept in a file, written before a job starts. What came
+A run that is due while the one before still goes is skipped and said. So is one in a minute that the clock was set back
+over: no minute is looked at twice. Which minutes were looked at is kept in a file, written before a job starts. What came
 due while the node was away is not caught up, except after a pause of less than three hours of a running daemon (a
 suspended laptop), when it runs once. A job's end is a line in the log and in its record (job_history.py), as is each minute
 that was missed; its own output is in the log as the guest's. Not here: which node runs schedules (the chain,
@@ -41,7 +41,7 @@ SPANS_MAX = 64
 OUTCOMES = ("succeeded", "failed", "skipped", "lost")
 """`lost`: the worker ended before the job did, or had no room for it."""
 
-BEFORE = "this minute was here before: the clock was set back"
+BEFORE = "the clock was set back: this minute has run already"
 
 Lane = tuple[str, str]
 _log = logging.getLogger("freehold.schedules")

@@ -30,7 +30,7 @@ class Trace:
         self._pending: list[bytes] = []
 
     def record(self, time_ms: int, host: str, verb: str, subject: Any, content: bytes = b"") -> None:
-        """Note that at `time_ms` `host` did `verb` with `subject`; `content` is hashed, never printed."""
+        """Write down that at `time_ms` `host` did `verb` with `subject`; `content` is hashed, never printed."""
         self.event_count += 1
         name = subject if isinstance(subject, str) else type(subject).__name__
         self._pending.append(f"{time_ms} {host} {verb} {name}".encode())
