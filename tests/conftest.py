@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +19,25 @@ settings.load_profile("freehold")
 """No example is held to a time by the wall: on a busy machine that fails what is sound."""
 
 
-def pytest_configure() -> None:
-    """Let children be interrupted: a shell without job control starts what runs behind it with SIGINT ignored."""
+MADE = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let children be interrupted, and keep sockets out of /run, where they stay until the machine boots.
+
+    A shell without job control starts what runs behind it with SIGINT ignored.
+    """
+    if "RUNTIME_DIRECTORY" not in os.environ:
+        config.stash[MADE] = Path(tempfile.mkdtemp(prefix="fhr", dir="/tmp"))  # a short path: sockets are in it
+        os.environ["RUNTIME_DIRECTORY"] = str(config.stash[MADE])
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    made = config.stash.get(MADE, None)
+    if made is not None:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
