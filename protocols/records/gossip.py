@@ -1,9 +1,11 @@
 """The record machine: publishes this node's records, spreads new ones, fetches large ones, keeps all of them durable.
 
-A new record goes out at once: whole up to 1 KiB, else as an announcement that others fetch from. A node passes on what
-was new to it, to a few neighbours (urgent ones to all), so nothing here needs a full mesh. What gets lost on the way
-comes with anti-entropy (sync.py). Every accepted batch is one `Persist` before anything derived from it is sent. Not
-here: the merge rules (record_store.py). Source of the spreading: rumour mongering, Demers et al., PODC 1987.
+A new record goes out at once: whole up to 1 KiB, else as an announcement that others fetch from. Its author tells all
+neighbours; whoever hears of it passes it on to a few, so nothing here needs a full mesh and a record costs each node a
+fixed few messages. What gets lost on the way comes with anti-entropy (sync.py); what a node learns by that is old to
+many, so it is gathered for a moment and announced in one message. Every accepted batch is one `Persist` before anything
+derived from it is sent. Not here: the merge rules (record_store.py). Source of the spreading: rumour mongering, Demers
+et al., PODC 1987.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ ANNOUNCED_MAX = 64
 WANTED_MAX = 2_048
 """Announced records being fetched; more are left to anti-entropy."""
 
+GATHERED_MAX = 1_024
+"""Records learnt by comparing sets that wait to be announced; more are left to the comparisons of others."""
+
 SOURCES_MAX = 3
 AUTHORS_TRACKED_MAX = 1_024
 
@@ -71,6 +76,8 @@ class RecordsConfig:
     author_burst: int = 400
     """Pushed records of one author; what exceeds it waits for anti-entropy, which has its own bounds."""
     fetch_timeout_ms: int = 2_000
+    gather_ms: int = 1_000
+    """How long what comparisons taught is gathered: a node that starts compares with everybody in that time."""
     sweep_every_ms: int = 60_000
 
 
@@ -215,6 +222,9 @@ class RecordMachine:
         self._connected: dict[PeerId, None] = {}
         self._wanted: dict[str, _Wanted] = {}
         self._buckets: dict[PeerId, TokenBucket] = {}
+        self._gathered: dict[str, tuple[Entry, PeerId]] = {}
+        """What comparing sets taught, and from whom, to be announced at `_announce_ms`."""
+        self._announce_ms: int | None = None
         self._trust_version = trust.version
         self._sweep_ms = 0
         self._parked_check_ms: int | None = None
@@ -239,6 +249,7 @@ class RecordMachine:
     def _check_invariants(self) -> None:
         """What strangers can make this machine remember is bounded, whatever they announce."""
         ensure(len(self._wanted) <= WANTED_MAX, "no more records are wanted than WANTED_MAX")
+        ensure(len(self._gathered) <= GATHERED_MAX, "no more records are gathered than GATHERED_MAX")
         ensure(len(self._buckets) <= AUTHORS_TRACKED_MAX, "no more authors are metered than AUTHORS_TRACKED_MAX")
         ensure(self._last_seq >= 0 and self._trust_version <= self._trust.version, "numbers of ours only rise")
 
@@ -260,12 +271,13 @@ class RecordMachine:
                 return self._tick(now)
 
     def deadline_ms(self) -> int | None:
-        """When the next sweep, fetch timeout or look at parked records is due."""
+        """When the next sweep, fetch timeout, announcement or look at parked records is due."""
         due_ms = self._sweep_ms
         if self._wanted:
             due_ms = min(due_ms, next(iter(self._wanted.values())).asked_ms + self.config.fetch_timeout_ms)
-        if self._parked_check_ms is not None:
-            due_ms = min(due_ms, self._parked_check_ms)
+        for later_ms in (self._parked_check_ms, self._announce_ms):
+            if later_ms is not None:
+                due_ms = min(due_ms, later_ms)
         return due_ms
 
     # --- own records --------------------------------------------------------------------------------------------------
@@ -326,7 +338,7 @@ class RecordMachine:
             return []
         if not entry.parsed.rule.urgent and not self._bucket(entry.author, now).take(1, now.mono_ms):
             return [Reject(peer, "records.rate", "the author writes faster than this node takes pushes")]
-        return self.take(peer, (signed,), now)
+        return self._take(peer, (signed,), now)
 
     def _announced(self, peer: PeerId, message: Announce, now: Now) -> list[Effect]:
         if len(message.records) > ANNOUNCED_MAX:
@@ -357,16 +369,22 @@ class RecordMachine:
             if wanted is not None and (peer in wanted.sources or entry.digest == wanted.digest):
                 del self._wanted[entry.record.key]
                 asked.append(signed)
-        taken = self.take(peer, asked, now)
+        taken = self._take(peer, asked, now)
         if len(asked) < len(records):
             return [Reject(peer, "records.unasked", "a record that was not asked for"), *taken]
         return taken
 
-    def take(self, peer: PeerId, records: Sequence[Signed], now: Now, not_before_ms: int = 0) -> list[Effect]:
-        """Merge records from `peer`, make them durable, pass on what was new; also used by sync.
+    def learn(self, peer: PeerId, records: Sequence[Signed], now: Now, not_before_ms: int = 0) -> list[Effect]:
+        """Merge records that comparing sets with `peer` brought; what was new is announced a moment later.
 
         `not_before_ms` refuses records older than that (wall): from a peer that was silent too long.
         """
+        return self._take(peer, records, now, not_before_ms, gather=True)
+
+    def _take(
+        self, peer: PeerId, records: Sequence[Signed], now: Now, not_before_ms: int = 0, *, gather: bool = False
+    ) -> list[Effect]:
+        """Merge records from `peer`, make them durable, pass on what was new."""
         offered = [self.store.offer(signed, now.wall_ms, not_before_ms) for signed in _by_rank(records)]
         effects: list[Effect] = []
         rejected: dict[str, str] = {}
@@ -385,7 +403,7 @@ class RecordMachine:
         effects += [Reject(peer, rule, detail) for rule, detail in rejected.items()]
         effects += self._store(tuple(merged))
         effects += self.forget([gone for item in offered for gone in item.gave_way])
-        effects += self._spread(merged, peer)
+        effects += self._gather(merged, peer, now) if gather else self._spread([(one, peer) for one in merged])
         effects += self._convict(offered, now)
         return [*effects, *self._after_trust(now)]
 
@@ -414,17 +432,39 @@ class RecordMachine:
             return Push(entry.signed)
         return Announce((AnnouncedRecord(entry.record.key, entry.record.seq, entry.digest),))
 
-    def _spread(self, merged: Sequence[Entry], heard_from: PeerId) -> list[Effect]:
+    def _spread(self, news: Sequence[tuple[Entry, PeerId]]) -> list[Effect]:
+        """Pass records on to a few peers, each without what it told itself: a small one whole, several by name."""
         effects: list[Effect] = []
-        for entry in merged:
-            if entry.parsed.rule.urgent:
-                effects.append(Broadcast(self._news(entry), (heard_from,)))
+        peers = [peer for peer in self._connected if any(heard_from != peer for _, heard_from in news)]
+        for _ in range(min(self.config.relay_fanout, len(peers))):
+            pick = peers.pop(int(self._entropy.uniform(0, len(peers))))
+            entries = [entry for entry, heard_from in news if heard_from != pick]
+            if len(entries) == 1:
+                effects.append(Send(pick, self._news(entries[0])))
                 continue
-            others = [peer for peer in self._connected if peer != heard_from]
-            for _ in range(min(self.config.relay_fanout, len(others))):
-                pick = others.pop(int(self._entropy.uniform(0, len(others))))
-                effects.append(Send(pick, self._news(entry)))
+            for at in range(0, len(entries), ANNOUNCED_MAX):
+                named = (
+                    AnnouncedRecord(one.record.key, one.record.seq, one.digest) for one in entries[at:][:ANNOUNCED_MAX]
+                )
+                effects.append(Send(pick, Announce(tuple(named))))
         return effects
+
+    def _gather(self, merged: Sequence[Entry], heard_from: PeerId, now: Now) -> list[Effect]:
+        for entry in merged:
+            if len(self._gathered) < GATHERED_MAX or entry.record.key in self._gathered:
+                self._gathered[entry.record.key] = entry, heard_from
+        if self._gathered and self._announce_ms is None:
+            self._announce_ms = now.mono_ms + self.config.gather_ms
+        return []
+
+    def _announce_gathered(self) -> list[Effect]:
+        news = [
+            (entry, heard_from)
+            for entry, heard_from in self._gathered.values()
+            if (held := self.store.holder(entry)) is not None and held.digest == entry.digest
+        ]
+        self._gathered, self._announce_ms = {}, None
+        return self._spread(news)
 
     def _convict(self, offered: Sequence[OfferResult], now: Now) -> list[Effect]:
         effects: list[Effect] = []
@@ -475,7 +515,9 @@ class RecordMachine:
         if self._parked_check_ms is not None and now.mono_ms >= self._parked_check_ms:
             due = self.store.release_parked(now.wall_ms)
             self._parked_check_ms = now.mono_ms + self.config.sweep_every_ms if self.store.parked else None
-            effects += self.take(self._self, due, now) if due else []
+            effects += self._take(self._self, due, now) if due else []
+        if self._announce_ms is not None and now.mono_ms >= self._announce_ms:
+            effects += self._announce_gathered()
         if now.mono_ms >= self._sweep_ms:
             self._sweep_ms = now.mono_ms + self.config.sweep_every_ms
             effects += self.forget([*self.store.remove_expired(now.wall_ms), *self.store.remove_ended(now.wall_ms)])

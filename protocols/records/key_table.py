@@ -47,12 +47,12 @@ in the key, once joined."""
 class KeyRule:
     """One row: `parts` names what follows the prefix; `node` is the owner, `digest` is 64 hex digits.
 
-    `ttl_max_ms` 0 means that the record itself sets no end. `ends` says who may take it away. `pinned_by` names what keeps
-    a paper while the base, a rollout or a retained release names it; otherwise a paper lives for `life_ms` (0: for ever)
-    from the moment its author signed, and no longer than its author's rights are unrevoked. `urgent` records are pushed
-    to every neighbour and are merged even when the store is full. Lower `rank` is merged first, because the rest depends
-    on it. `timeless` records are merged however far ahead their date is: what they say holds from when it is heard, and
-    a wrong clock on the node that passed it on must not delay it.
+    `ttl_max_ms` 0 means that the record itself sets no end. `ends` says who may take it away. `pinned_by` names what
+    keeps a paper while the base, a rollout or a retained release names it; otherwise a paper lives for `life_ms` (0:
+    for ever) from the moment its author signed, and no longer than its author's rights are unrevoked. `urgent` records
+    are taken however fast their author writes, and are merged even when the store is full. Lower `rank` is merged
+    first, because the rest depends on it. `timeless` records are merged however far ahead their date is: what they say
+    holds from when it is heard, and a wrong clock on the node that passed it on must not delay it.
     """
 
     prefix: str

@@ -427,7 +427,7 @@ class SyncMachine:
                     Reject(session.peer, "sync.unasked", "a record of another leaf than was asked for"),
                     *self._end(session, equal=False, now=now),
                 ]
-        effects = self._records.take(session.peer, message.records, now, session.not_before_ms)
+        effects = self._records.learn(session.peer, message.records, now, session.not_before_ms)
         received = _merged(effects)
         session.received += received
         effects += self._give(session, message, now)
@@ -472,7 +472,7 @@ class SyncMachine:
             if item_id not in expected:
                 return [Reject(peer, "sync.unasked", "a record that was not asked for")]
             expected.discard(item_id)
-        return self._records.take(peer, message.records, now, self._not_before.get(peer, 0))
+        return self._records.learn(peer, message.records, now, self._not_before.get(peer, 0))
 
     def _contact(self, now: Now) -> Contact:
         return self._floors.contact(self._trust.nodes(), now.wall_ms)

@@ -93,7 +93,7 @@ def _anybody_revokes() -> Sequence[Patch]:
 
 def _takes_unasked() -> Sequence[Patch]:
     def take(self: Any, peer: Any, message: Any, now: Any) -> Any:
-        return self._records.take(peer, message.records, now)
+        return self._records.learn(peer, message.records, now)
 
     return [(sync.SyncMachine, "_take", take)]
 
@@ -104,7 +104,7 @@ def _counted_only() -> Sequence[Patch]:
     def take(self: Any, peer: Any, message: Any, now: Any) -> Any:
         if len(message.records) > len(self._expected.get(peer, ())):
             return [Reject(peer, "sync.unasked", "")]
-        return self._records.take(peer, message.records, now)
+        return self._records.learn(peer, message.records, now)
 
     return [(sync.SyncMachine, "_take", take)]
 

@@ -13,7 +13,7 @@ from simulation.mesh.scale import Row, Scale
 WIDTH, HEIGHT = 380, 250
 LEFT, TOP, RIGHT, BOTTOM = 62, 30, 12, 34
 LEGEND = 20
-COLOURS = ("#4269d0", "#ff8ab7", "#3ca951", "#9c6b4e", "#ff725c", "#6cc5b0")
+COLOURS = ("#4269d0", "#ff8ab7", "#3ca951", "#9c6b4e", "#ff725c", "#6cc5b0", "#a463f2", "#97bbf5")
 FONT = 'font-family="sans-serif" font-size="11"'
 
 

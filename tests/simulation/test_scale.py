@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from simulation.mesh.scale import aims, measure, report
+import pytest
+
+from simulation.mesh.fleet import Fleet
+from simulation.mesh.scale import STARTED_MAX, aims, measure, report, start
 from simulation.mesh.scale_plot import plot
 
 
@@ -20,3 +23,13 @@ def test_a_small_fleet_meets_every_aim_and_is_written_up() -> None:
     assert len(lines) == with_times + len(found[0].rows), (
         "one line for each measure in each panel that it has values for"
     )
+
+
+@pytest.mark.parametrize("nodes", [8, 16, 32])
+def test_the_start_of_a_fleet_costs_each_node_a_fixed_few_messages_of_records(nodes: int) -> None:
+    fleet = Fleet([f"n{index + 1}" for index in range(nodes)], seed=1)
+    of_records, of_all = start(fleet)
+    assert len({core.records.store.trie.root() for _, core in fleet.cores()}) == 1
+    assert 0 < of_records.messages <= STARTED_MAX
+    # Every link costs each side a hello, an echo and a head, and half a comparison of records.
+    assert of_all.messages <= STARTED_MAX + 5 * nodes

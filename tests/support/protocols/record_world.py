@@ -201,7 +201,7 @@ class Fleet:
 
     def take(self, name: str, *records: Signed) -> None:
         peer = fast_id(name)
-        self.perform(peer, self.nodes[peer].records.take(peer, records, self.now(peer)))
+        self.perform(peer, self.nodes[peer].records.learn(peer, records, self.now(peer)))
 
     def neighbours(self, peer: PeerId) -> list[PeerId]:
         return [other for other in self.nodes if frozenset((peer, other)) in self.links]

@@ -251,7 +251,7 @@ def in_a_line() -> tuple[Fleet, Digest]:
         outcome = fleet.outcome(fleet.submit("n1", action, "admin"))
         assert outcome is not None
         assert outcome.outcome == "decided"
-    fleet.world.run_until(fleet.world.now_ms + 60_000)
+    fleet.world.run_until(fleet.world.now_ms + 70_000)
     return fleet, fleet.propose("one", "admin", "n1")
 
 

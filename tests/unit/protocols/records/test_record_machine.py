@@ -95,7 +95,7 @@ def test_a_nodes_sequence_rises_across_restarts_and_lost_disks() -> None:
     again.handle(Publish(STATUS, b"3"), Now(0, WALL_MS - 50_000))
     assert again.store.entries[STATUS].record.seq == seq + 1
     lost = machine()
-    lost.take(fast_id("n1"), [again.store.entries[STATUS].signed], NOW)
+    lost.learn(fast_id("n1"), [again.store.entries[STATUS].signed], NOW)
     lost.handle(Publish(STATUS, b"4"), Now(0, WALL_MS - 50_000))
     assert lost.store.entries[STATUS].record.seq == seq + 2
 
@@ -169,6 +169,7 @@ def test_an_equivocator_is_convicted_by_a_published_proof() -> None:
     fleet.settle()
     fleet.take("n0", owned("n1", 9, b"one"))
     fleet.take("n2", owned("n1", 9, b"two"))
+    fleet.run(RecordsConfig().gather_ms)
     fleet.settle()
     assert len(fleet.roots()) == 1
     assert any(key.startswith(f"/equivocation/{fast_id('n1')}/") for key in fleet["n0"].held_keys())
@@ -331,7 +332,7 @@ def test_a_batch_brings_certificates_before_what_their_subjects_wrote() -> None:
     here = RecordMachine(trust, FastSigner("n0"), SeededEntropy(), court=AnyBody(trust))
     key, body = certificate_record(fast_id("n1"), certificate("n1"))
     batch = [owned("n1", 1), Signed(b"", b"", b""), immutable("n0", "certificate", body, key=key)]
-    effects = here.take(fast_id("n2"), batch, NOW)
+    effects = here.learn(fast_id("n2"), batch, NOW)
     assert rules(effects) == ["records.malformed"]
     assert len(here.store.entries) == 2
 
