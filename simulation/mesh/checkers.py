@@ -47,7 +47,7 @@ class MeshChecker:
         self.running: dict[LaneKey, tuple[Digest, str, int]] = {}
         """What each host serves per lane: change, role, since when (in this rollout)."""
         self._rollouts: dict[LaneKey, bytes] = {}
-        self._known: dict[tuple[Digest, int], list[tuple[int, int, str]]] = {}
+        self._known: dict[tuple[Digest, int], list[tuple[int, int]]] = {}
         """Of the one node of a first stage: when a majority of voters first held which word, and its sequence."""
         self.proposed_ms: Callable[[Decision, bytes], int] = lambda decision, whole: world.now_ms
         self.views: Callable[[], Sequence[tuple[Voter, RolloutAgent, MeshState]]] = list
@@ -171,12 +171,12 @@ class MeshChecker:
         known = [one for one in heard if one[0] <= at_ms]
         # What most heard only since the last look may have come before the proposal: then nothing is known for sure.
         if known and said and known[-1] == heard[-1]:
-            since_ms, sequence, word = known[-1]
-            if since_ms + FRESH_MS < at_ms and word != "pass" and sequence > max(said):
+            since_ms, sequence = known[-1]
+            if since_ms + FRESH_MS < at_ms and sequence > max(said):
                 raise Violation("StageStep", f"promoted {at_ms - since_ms} ms after most voters knew better")
 
     def note_verdicts(self) -> None:
-        """Look at what nodes hold of first stages of one node: the newest word that a majority of voters has."""
+        """Look at what nodes hold of first stages of one node: the newest doubt that a majority of voters has."""
         views = self.views()
         for _, _, state in views:
             for lane in state.lanes:
@@ -186,12 +186,15 @@ class MeshChecker:
                 voters = state.voters
                 key, node = (rollout.id, rollout.opened), rollout.cohort[0]
                 held = [agent.conductor.verdicts(*key).get(node) for one, agent, _ in views if one in voters]
-                newest = sorted(((one.sequence, one.verdict) for one in held if one is not None), reverse=True)
+                # Whose own newest word is a pass may vote for one, whatever came before it (seed 440).
+                doubts = sorted(
+                    (one.sequence for one in held if one is not None and one.verdict != "pass"), reverse=True
+                )
                 # Words are kept in memory: voters that restarted may leave no majority that knows any (seed 5020).
-                sequence, word = newest[len(voters) // 2] if 2 * len(newest) > len(voters) else (-1, "")
+                sequence = doubts[len(voters) // 2] if 2 * len(doubts) > len(voters) else -1
                 events = self._known.setdefault(key, [])
-                if not events or events[-1][1:] != (sequence, word):
-                    events.append((self._world.now_ms, sequence, word))
+                if not events or events[-1][1] != sequence:
+                    events.append((self._world.now_ms, sequence))
 
     def check_zombies(self, hosts: Sequence[Host]) -> None:
         """What a host serves as candidate must still be under way by its own highest decision."""
