@@ -28,6 +28,7 @@ from protocols.changes.change import Release
 from protocols.changes.evidence import (
     ENVELOPE_MAX_BYTES,
     Attested,
+    DsseSignature,
     Envelope,
     EvidenceRun,
     attest,
@@ -36,7 +37,7 @@ from protocols.changes.evidence import (
     parse_json,
     read_evidence,
 )
-from protocols.changes.passkeys import read_passkey
+from protocols.changes.passkeys import Assertion, read_passkey
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.records.key_table import BODY_MAX_BYTES
 from protocols.refusal import Refusal
@@ -142,7 +143,7 @@ def held_evidence(root: Path, build: str, release: Release, configuration: bytes
     components, found = {one.digest for one in release.components}, []
     for path in sorted(evidence_folder(root, "").glob(f"{build or '*'}/*.json")):
         data = path.read_bytes()
-        read = read_evidence(Ed25519Verifier(), _mesh_of(data), data) if len(data) <= BODY_MAX_BYTES else None
+        read = read_evidence(Ed25519Verifier(), mesh_of(data), data) if len(data) <= BODY_MAX_BYTES else None
         if not isinstance(read, Attested):
             continue
         if configuration in read.configurations or (read.kind == "build" and components <= set(read.components)):
@@ -161,8 +162,8 @@ async def publish_evidence(client: NodeClient, release: Release, envelope: bytes
             await client.publish("evidence", component.hex(), envelope)
 
 
-def _mesh_of(data: bytes) -> bytes:
-    """The mesh an envelope says it is for; only used to read it in its own terms."""
+def mesh_of(data: bytes) -> bytes:
+    """Return the mesh an envelope says it is for, to read it in its own terms; empty if it is no evidence."""
     opened = open_envelope(Ed25519Verifier(), data)
     if isinstance(opened, Refusal):
         return b""
@@ -196,14 +197,20 @@ def sigstore_bundle(envelope: bytes) -> bytes:
     )
 
 
-def in_one_spelling(envelope: bytes) -> bool:
-    """Whether an envelope is the JSON and base64 that we write: spare bits and blanks leave a signature good."""
+def one_spelling(envelope: bytes) -> bytes:
+    """Return an envelope in the JSON and base64 that we write: blanks, spare bits and unknown fields leave a signature good,
+    and whoever made it may have written it otherwise."""
     dsse = parse_json(envelope, Envelope)
-    texts = [dsse.payload, dsse.signatures[0].sig]
-    if (said := dsse.signatures[0].passkey) is not None:
-        texts += [said.passkey, said.authenticatorData, said.clientDataJSON]
-    plain = all(base64.b64encode(base64.b64decode(text)).decode() == text for text in texts)
-    return plain and msgspec.json.encode(dsse) == envelope
+    one = dsse.signatures[0]
+    said = one.passkey
+    if said is not None:
+        said = Assertion(_plain(said.passkey), _plain(said.authenticatorData), _plain(said.clientDataJSON))
+    signature = DsseSignature(_plain(one.sig), bytes.fromhex(one.keyid).hex(), said)
+    return msgspec.json.encode(Envelope(_plain(dsse.payload), dsse.payloadType, (signature,)))
+
+
+def _plain(text: str) -> str:
+    return base64.b64encode(base64.b64decode(text)).decode()
 
 
 def signer_pem(envelope: bytes, key: bytes) -> bytes:

@@ -15,7 +15,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -33,6 +33,11 @@ ENVELOPE_MAX_BYTES = 64 * 1024
 SUBJECTS_MAX = 64
 TOOLS_MAX = 32
 LOG_MAX_CHARACTERS = 16_000
+
+EvidenceKind = Literal["test", "smoke", "build"]
+"""What evidence may be of. All but a build's say which configuration ran."""
+
+EVIDENCE_KINDS: tuple[EvidenceKind, ...] = get_args(EvidenceKind)
 
 T = TypeVar("T")
 
@@ -77,7 +82,7 @@ class EvidenceRun(msgspec.Struct, frozen=True):
     """What we add to a predicate: which mesh, what kind of run, what it covered, when it ended (wall ms), with what."""
 
     mesh: str
-    kind: Literal["test", "smoke", "build"]
+    kind: EvidenceKind
     covers: Literal["host", "sandbox"]
     finished_ms: int
     tools: dict[str, str] = {}
@@ -109,11 +114,15 @@ class Attested:
     """Verified evidence by `key`: what ran, on which components and configurations, when, and whether it passed."""
 
     key: bytes
-    kind: Literal["test", "smoke", "build"]
+    kind: EvidenceKind
     passed: bool
     finished_ms: int
     components: tuple[Digest, ...]
     configurations: tuple[Digest, ...]
+
+    def about(self, configuration: bytes) -> bool:
+        """Whether it is about a release as this configuration has it run; a build is about its components alone."""
+        return self.kind == "build" or configuration in self.configurations
 
 
 def pae(payload_type: str, body: bytes) -> bytes:

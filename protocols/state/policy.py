@@ -219,7 +219,7 @@ def _evidence_problem(demand: EvidenceDemand, subject: Subject, shown: Shown, at
         return Refusal("evidence.missing")
     if any(component not in attested.components for component in subject.components):
         return Refusal("evidence.other-digests", "the evidence names other components than the release")
-    if attested.kind != "build" and subject.change.configuration not in attested.configurations:
+    if not attested.about(subject.change.configuration):
         return Refusal("evidence.other-digests", "the evidence names another configuration than the change")
     if not attested.passed:
         return Refusal("evidence.failed", f"the {demand.kind} run did not pass")

@@ -16,17 +16,17 @@ import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.change.evidence import in_one_spelling, payload_of, signer_pem, sigstore_bundle
+from cli.change.evidence import mesh_of, one_spelling, payload_of, signer_pem, sigstore_bundle
 from cli.change.propose import resolve_change
 from cli.change.review import change_at
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
 from cli.views.papers import papers_text, without_bytes
-from protocols.changes.approvals import APPROVAL
+from protocols.changes.approvals import APPROVAL, Approval, ApprovalPredicate, read_approval
 from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
-from protocols.changes.evidence import Opened, Statement, open_envelope
-from protocols.envelope import DecodeError, decode, encode
+from protocols.changes.evidence import ENVELOPE_MAX_BYTES, Attested, open_envelope, parse_json, read_evidence
+from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.keys import Ed25519Verifier
 from protocols.refusal import Refusal
 
@@ -99,37 +99,61 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
     folder = target or Path(f"evidence-{named[:12]}")
     if folder.exists():
         raise UsageError(f"{folder} exists", next_step="name a new folder with --to", kind="exists")
-    write_export(folder, named, files, envelopes)
-    output.result(
-        {"change": named, "folder": str(folder), "papers": len(envelopes)}, f"{len(envelopes)} papers are in {folder}"
-    )
+    left_out = write_export(folder, named, files, envelopes)
+    count = len(envelopes) - len(left_out)
+    for one in left_out:
+        output.warn(f"left out, as it is about something else: {one}")
+    answer = {"change": named, "folder": str(folder), "papers": count, "left_out": left_out}
+    output.result(answer, f"{count} papers are in {folder}")
     output.hint(f"freehold evidence verify {folder} --change {named}")
 
 
-def write_export(folder: Path, change: str, files: dict[str, bytes], envelopes: tuple[bytes, ...]) -> None:
-    """Write an export; every envelope gets its bundle and its signer's key beside it."""
+def write_export(folder: Path, change: str, files: dict[str, bytes], envelopes: tuple[bytes, ...]) -> list[str]:
+    """Write an export; every envelope gets its bundle and its signer's key beside it. Return why others were left out."""
+    wanted: Change = decode(files[CHANGE_FILE], Change, CHANGE_MAX_BYTES)
+    release: Release = decode(files[RELEASE_FILE], Release, RELEASE_MAX_BYTES)
+    components, left_out = {bytes(one.digest) for one in release.components}, []
     (folder / "papers").mkdir(parents=True)
     (folder / "keys").mkdir()
     names = {"change_file": CHANGE_FILE, "release_file": RELEASE_FILE, "configuration_file": CONFIGURATION_FILE}
     (folder / "README.txt").write_text(README.format(change=change, **names))
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    for number, envelope in enumerate(envelopes, 1):
-        opened = open_envelope(Ed25519Verifier(), envelope)
-        if isinstance(opened, Refusal):
-            raise CommandError(f"{opened.rule}: {opened.detail}", next_step="freehold doctor", kind=opened.rule)
-        stem = f"{number:02}-{_kind(opened)}"
+    for number, filed in enumerate(envelopes, 1):
+        read = _read(filed)
+        if isinstance(read, Refusal):
+            raise CommandError(f"{read.rule}: {read.detail}", next_step="freehold doctor", kind=read.rule)
+        if problem := _elsewhere(read, wanted, components):
+            left_out.append(f"{_kind(read)} by {read.key.hex()[:16]}: {problem}")
+            continue
+        envelope, stem = one_spelling(filed), f"{number:02}-{_kind(read)}"
         (folder / "papers" / f"{stem}.dsse.json").write_bytes(envelope)
-        if not opened.person:
+        if not _by_passkey(read):
             (folder / "papers" / f"{stem}.sigstore.json").write_bytes(sigstore_bundle(envelope))
-        (folder / "keys" / f"{opened.key.hex()}.pem").write_bytes(signer_pem(envelope, opened.key))
+        (folder / "keys" / f"{read.key.hex()}.pem").write_bytes(signer_pem(envelope, read.key))
+    return left_out
 
 
-def _kind(opened: Opened) -> str:
-    statement: Statement = opened.statement
-    if statement.predicate_type == APPROVAL:
-        return "approval"
-    return str(msgspec.json.decode(bytes(statement.predicate))["freehold_run"]["kind"])
+def _read(envelope: bytes) -> Approval | Attested | Refusal:
+    """Verify an envelope as what voters take, in the mesh that it names."""
+    opened = open_envelope(Ed25519Verifier(), envelope)
+    if isinstance(opened, Refusal):
+        return opened
+    if opened.statement.predicate_type != APPROVAL:
+        return read_evidence(Ed25519Verifier(), mesh_of(envelope), envelope)
+    try:
+        said = parse_json(bytes(opened.statement.predicate), ApprovalPredicate)
+        return read_approval(Ed25519Verifier(), bytes.fromhex(said.mesh), envelope)
+    except ValueError as error:
+        return Refusal("approval.malformed", str(error)[:200])
+
+
+def _kind(read: Approval | Attested) -> str:
+    return "approval" if isinstance(read, Approval) else read.kind
+
+
+def _by_passkey(read: Approval | Attested) -> bool:
+    return isinstance(read, Approval) and read.by_passkey
 
 
 @command("verify", examples=("freehold evidence verify evidence-3f9a12 --change 3f9a12…",))
@@ -165,7 +189,7 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
             raise _damaged(name, "it is missing, or its digest is not the change's")
     components = {bytes(one.digest) for one in release.components}
     paths = sorted((folder / "papers").glob("*.dsse.json"))[:PAPERS_MAX]
-    return [_verify_paper(folder, path, named, wanted, components) for path in paths]
+    return [_verify_paper(folder, path, wanted, components) for path in paths]
 
 
 def _decoded(folder: Path, name: str, kind: type[Any], max_bytes: int) -> Any:
@@ -175,29 +199,34 @@ def _decoded(folder: Path, name: str, kind: type[Any], max_bytes: int) -> Any:
         raise _damaged(name, str(error)) from None
 
 
-def _verify_paper(folder: Path, path: Path, named: str, wanted: Change, components: set[bytes]) -> dict[str, str]:
+def _verify_paper(folder: Path, path: Path, wanted: Change, components: set[bytes]) -> dict[str, str]:
+    if path.stat().st_size > ENVELOPE_MAX_BYTES:
+        raise _damaged(path.name, "it is larger than an envelope may be")
     data = path.read_bytes()
-    opened = open_envelope(Ed25519Verifier(), data)
-    if isinstance(opened, Refusal):
-        raise _damaged(path.name, opened.detail)
-    pem = folder / "keys" / f"{opened.key.hex()}.pem"
-    if not pem.is_file() or pem.read_bytes() != signer_pem(data, opened.key):
+    read = _read(data)
+    if isinstance(read, Refusal):
+        raise _damaged(path.name, read.detail)
+    pem = folder / "keys" / f"{read.key.hex()}.pem"
+    if not pem.is_file() or pem.read_bytes() != signer_pem(data, read.key):
         raise _damaged(pem.name, "the signer's key is missing or another")
     bundle = path.with_name(path.name.replace(".dsse.json", ".sigstore.json"))
-    if not opened.person and (not bundle.is_file() or bundle.read_bytes() != sigstore_bundle(data)):
+    if not _by_passkey(read) and (not bundle.is_file() or bundle.read_bytes() != sigstore_bundle(data)):
         raise _damaged(bundle.name, "the bundle is not that of the envelope")
-    if not in_one_spelling(data):
+    if one_spelling(data) != data:
         raise _damaged(path.name, "it is not in its one encoding")
-    digests = opened.statement.sha256s()
-    kind = _kind(opened)
-    if kind == "approval":
-        if [one.hex() for one in digests] != [named]:
-            raise _damaged(path.name, "the approval is for another change")
-    else:
-        configured = wanted.configuration.hex().encode() in bytes(opened.statement.predicate)
-        if not components.intersection(digests) or not configured:
-            raise _damaged(path.name, "the evidence names other components or another configuration")
-    return {"file": path.name, "kind": kind, "key": opened.key.hex()}
+    if problem := _elsewhere(read, wanted, components):
+        raise _damaged(path.name, problem)
+    return {"file": path.name, "kind": _kind(read), "key": read.key.hex()}
+
+
+def _elsewhere(read: Approval | Attested, wanted: Change, components: set[bytes]) -> str:
+    """Return why a paper is not about a change, empty if it is."""
+    if isinstance(read, Approval):
+        said = (read.change, read.project, read.environment)
+        mine = said == (digest(encode(wanted)), wanted.project, wanted.environment)
+        return "" if mine else "the approval is for another change"
+    mine = bool(components.intersection(read.components)) and read.about(wanted.configuration)
+    return "" if mine else "the evidence names other components or another configuration"
 
 
 def _damaged(name: str, why: str) -> CommandError:

@@ -151,7 +151,7 @@ def _shown(control: Control, release: Release, configuration: bytes) -> list[tup
     found = []
     for data in core.dossiers.evidence(release):
         attested = read_evidence(core.trust.verifier, core.trust.mesh, data)
-        if isinstance(attested, Refusal) or configuration not in (attested.configurations or (configuration,)):
+        if isinstance(attested, Refusal) or not attested.about(configuration):
             continue
         rights = core.dossiers.rights(attested.key, wall_ms)
         if peer_id(attested.key) in nodes:
