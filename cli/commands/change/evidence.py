@@ -184,8 +184,8 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     release: Release = _decoded(folder, RELEASE_FILE, Release, RELEASE_MAX_BYTES)
     if encode(wanted) != (folder / CHANGE_FILE).read_bytes():
         raise _damaged(CHANGE_FILE, "it is not in its one encoding")
-    for name, digest in ((RELEASE_FILE, wanted.release), (CONFIGURATION_FILE, wanted.configuration)):
-        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).digest() != digest:
+    for name, its in ((RELEASE_FILE, wanted.release), (CONFIGURATION_FILE, wanted.configuration)):
+        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).digest() != its:
             raise _damaged(name, "it is missing, or its digest is not the change's")
     components = {bytes(one.digest) for one in release.components}
     paths = sorted((folder / "papers").glob("*.dsse.json"))[:PAPERS_MAX]

@@ -172,11 +172,16 @@ def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value
             node.run(*arguments)
             for arguments in (
                 ("diff", "--folder", str(folder)), ("changes", change), ("evidence", "show", change),
-                ("evidence", "export", change, "--to", str(fleet.folder / "export")), ("why", "shop"), ("audit",), ("status",),
+                ("evidence", "export", change, "--to", str(fleet.folder / "export")),
+                ("evidence", "verify", str(fleet.folder / "export"), "--change", change, "--json"),
+                ("why", "shop"), ("audit",), ("status",),
                 ("logs",), ("logs", "--json"), ("decisions",), ("doctor",), ("secret", "list", "--project", "shop"),
                 ("mesh", "backup", str(fleet.folder / "backup.tar.gz"), "--data", str(node.data)),
             )
         ]  # fmt: skip
+        verified = next(answer for answer in said if answer.stdout.startswith("{") and "papers" in answer.json)
+        kinds = {one["kind"] for one in verified.json["papers"]}
+        assert {"build", "test"} <= kinds, "what freehold test and freehold build left is verified again"
         after_crashes_the_value_is_in_no_file(node, fleet, folder, value, dev_value, said)
     finally:
         fleet.close()

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from node.api.access import authorize
+from node.api.callers.access import authorize
+from node.api.callers.scope import EVERYTHING, Scope
 from node.api.handlers import OPERATIONS
 from node.api.operations import Call
 from node.api.problems import ProblemError
-from node.api.scope import EVERYTHING, Scope
 from protocols.api_models import CommandBody, MoveBody, RecordBody, SecretBody
 from protocols.changes.change import CHANGE_DOMAIN, Change
 from protocols.changes.secrets import SecretRemoval, sign_paper
