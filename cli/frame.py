@@ -17,17 +17,18 @@ import functools
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import click
+import msgspec
 from click.types import OptionHelpExtra
 
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.text.going_on import nothing_goes_on, what_goes_on
 from cli.text.output import Output
+from protocols.envelope import DecodeError
 
 MEANT_MIN = 0.7
 """How alike a command must be to what was typed: a guess that is far off sends people the wrong way."""
@@ -259,13 +260,20 @@ def run(group: click.Group, arguments: list[str]) -> int:
         step = "look at the room, the rights and the disk there, then run it again"
         output.error(CommandError(f"{where}{(error.strerror or str(error)).lower()}", next_step=step, kind="os"))
         return int(ExitCode.ERROR)
+    except (DecodeError, msgspec.DecodeError) as error:
+        message, step = (
+            f"what a node or a file says cannot be read: {error}",
+            "freehold doctor; freehold --version there",
+        )
+        output.error(CommandError(message, next_step=step, kind="unreadable"))
+        return int(ExitCode.ERROR)
     except Exception as error:
         return _defect(output, error)
     return result if isinstance(result, int) else int(ExitCode.DONE)
 
 
 def _defect(output: Output, error: Exception) -> int:
-    traceback.print_exception(error)
+    output.trace(error)
     message = f"this is a defect in freehold ({type(error).__name__}: {error})"
     output.error(CommandError(message, next_step="report it with the traceback above", kind="internal"))
     return int(ExitCode.ERROR)

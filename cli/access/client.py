@@ -28,6 +28,7 @@ from yarl import URL
 from cli.access import contexts as home
 from cli.access.contexts import Context
 from cli.errors import CommandError, ExitCode, UsageError
+from cli.text.foreign import foreign, plain
 from cli.text.going_on import goes_on, nothing_goes_on
 from protocols.api_models import CommandBody, PaperKind, PrincipalView, RecordBody
 from protocols.envelope import decode as decode_message
@@ -115,18 +116,18 @@ class NodeClient:
 
     async def get(self, path: str, **query: Any) -> Any:
         """Return a JSON answer."""
-        return msgspec.json.decode(await self._call("GET", path, query=query))
+        return foreign(msgspec.json.decode(await self._call("GET", path, query=query)))
 
     async def read(self, kind: type[T], path: str, **query: Any) -> T:
         """Return a JSON answer as the type that the API states for it."""
-        return msgspec.json.decode(await self._call("GET", path, query=query), type=kind)
+        return msgspec.convert(await self.get(path, **query), kind)
 
     async def get_all(self, path: str, **query: Any) -> list[Any]:
         """Return a whole list, page by page."""
         items: list[Any] = []
         while True:
             data, fields = await self._exchange("GET", path, query={**query, "limit": PAGE_ITEMS})
-            items += msgspec.json.decode(data)
+            items += foreign(msgspec.json.decode(data))
             following = fields.get("Link", "").partition(">")[0].removeprefix("<")
             if not following:
                 return items
@@ -189,15 +190,16 @@ class NodeClient:
 
     async def post(self, path: str, body: Any) -> Any:
         """Send JSON; return the JSON answer."""
-        return msgspec.json.decode(await self._call("POST", path, msgspec.json.encode(body), "application/json"))
+        sent = msgspec.json.encode(body, enc_hook=plain)
+        return foreign(msgspec.json.decode(await self._call("POST", path, sent, "application/json")))
 
     async def post_nothing(self, path: str, body: Any) -> None:
         """Send JSON where the answer is empty."""
-        await self._call("POST", path, msgspec.json.encode(body), "application/json")
+        await self._call("POST", path, msgspec.json.encode(body, enc_hook=plain), "application/json")
 
     async def put(self, path: str, body: Any) -> None:
         """Replace what is at a path with JSON; the answer is empty."""
-        await self._call("PUT", path, msgspec.json.encode(body), "application/json")
+        await self._call("PUT", path, msgspec.json.encode(body, enc_hook=plain), "application/json")
 
     async def put_artifact(self, data: bytes, digest: bytes) -> bool:
         """Upload an artifact unless the node has it; return whether it was sent."""
@@ -340,7 +342,7 @@ async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, dict[
         if line.startswith(b"event: "):
             name = line[7:].decode(errors="replace")
         elif line.startswith(b"data: "):
-            yield name, msgspec.json.decode(line[6:])
+            yield name, foreign(msgspec.json.decode(line[6:]))
 
 
 def _connector(context: Context) -> aiohttp.BaseConnector:
@@ -357,7 +359,7 @@ def _text(value: Any) -> str:
 
 def _problem(status: int, data: bytes) -> CommandError:
     try:
-        problem: dict[str, Any] = msgspec.json.decode(data)
+        problem: dict[str, Any] = foreign(msgspec.json.decode(data))
     except msgspec.DecodeError:
         return CommandError(f"the node answered {status}", next_step="freehold node status", kind="bad-answer")
     rule = str(problem.get("rule") or f"http-{status}")

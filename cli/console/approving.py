@@ -19,6 +19,7 @@ from cli.access.passkeys import StoredPasskey, Touched, known_passkeys
 from cli.access.principals import principal_of
 from cli.change.review import change_at, release_at, review_change, review_text
 from cli.errors import CommandError
+from cli.text.foreign import builtins_of
 from cli.views.papers import without_bytes
 from protocols.changes.approvals import Approval, approval_statement, read_approval
 from protocols.changes.change import Change
@@ -52,7 +53,7 @@ class Approving:
         change, _ = await change_at(self._client, named)
         review = await review_change(self._client, named)
         papers = await self._client.get(f"/v1/changes/{named}/papers")
-        answer = {"review": msgspec.to_builtins(review), "text": review_text(review), "papers": without_bytes(papers)}
+        answer = {"review": builtins_of(review), "text": review_text(review), "papers": without_bytes(papers)}
         usable = await self._usable(change, {papers["author"]["key"], *papers["author"]["lineage"]})
         given = {one["key"] for one in papers["approvals"] if not one["problem"]}
         if not usable or any(one.id.hex() in given for one in usable.values()):

@@ -24,6 +24,7 @@ from cli.console.approving import Approving, TouchGiven
 from cli.console.callers import PageCallers
 from cli.console.serving import FIELDS, Handler, origin_of
 from cli.errors import CommandError
+from cli.text.foreign import plain
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role, Verb
@@ -159,8 +160,10 @@ class Console:
 
 
 def _json(value: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    return web.Response(body=msgspec.json.encode(value, enc_hook=plain), content_type="application/json")
 
 
 def _no(why: str, status: int = 422) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode({"why": why}), content_type="application/json")
+    return web.Response(
+        status=status, body=msgspec.json.encode({"why": why}, enc_hook=plain), content_type="application/json"
+    )

@@ -167,7 +167,7 @@ class DevServer:
 
     async def _show_logs(self) -> None:
         async for line in self._node.lines(self._found.project.name):
-            if not logs.is_of_rollout(line) and json.loads(line).get("release") not in self._given_up:
+            if not logs.is_of_rollout(line) and logs.read(line).get("release") not in self._given_up:
                 logs.show(self._output, self._in_project(line))
 
     async def _proposed_releases(self) -> set[str]:
@@ -184,8 +184,8 @@ class DevServer:
 
     def _in_project(self, line: bytes) -> bytes:
         """Call the files in a traceback what they are called in the project."""
-        entry = json.loads(line)
-        app = self._found.project.base.apps.get(entry.get("app", ""))
+        entry = logs.read(line)
+        app = self._found.project.base.apps.get(str(entry.get("app", "")))
         if app is None or entry.get("stream") != "guest":
             return line
         return json.dumps(entry | {"message": _own_names(str(entry.get("message", "")), app)}).encode()

@@ -6,7 +6,6 @@ Not here: the command line, serving a project while somebody works on it (server
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 from cli.access import contexts as home
@@ -21,7 +20,7 @@ from cli.project.build import build_project
 from cli.project.bundle import BuildBundle
 from cli.project.find import Found
 from cli.text.output import Output
-from cli.views.log_lines import described
+from cli.views.log_lines import described, read
 from protocols.changes.effective import Effective
 from protocols.envelope import digest, encode
 
@@ -91,7 +90,7 @@ async def _try(found: Found, bundle: BuildBundle, effective: Effective, timeout_
 
 def _tell_what_apps_wrote(served: Serving, output: Output) -> None:
     """Show the apps' own lines, which say why they failed."""
-    words = [entry for line in served.lines if (entry := json.loads(line)).get("stream") == "guest"]
+    words = [entry for line in served.lines if (entry := read(line)).get("stream") == "guest"]
     if words:
         output.note("the last that the apps wrote:")
     for entry in words:

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import fcntl
 import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -118,16 +117,16 @@ def join(folder: Path, settings: NodeSettings, name: str, line: InviteLine) -> s
     return str(_translated(lambda: asyncio.run(joining)))
 
 
-def run(folder: Path, settings: NodeSettings, log: logging.Handler | None) -> None:
+def run(folder: Path, settings: NodeSettings, log: logging.Handler | Callable[[bytes], None]) -> None:
     """Run the node until it is told to stop. Raises NodeFailedError, naming who holds a busy port.
 
-    `log` takes the daemon's own log records; None writes them to standard output as JSON lines.
+    `log` takes the daemon's own log: its records, or lines of JSON.
     """
     import uvloop
 
     forbid_dumps()
     config = _translated(lambda: settings.config(read_config(folder)))
-    handler = log or JsonHandler(_write_line, config.name)
+    handler = log if isinstance(log, logging.Handler) else JsonHandler(log, config.name)
     logging.getLogger("freehold").addHandler(handler)
     try:
         uvloop.run(_translated(lambda: daemon.Daemon(folder, config)).run())
@@ -220,11 +219,6 @@ class HeldNode:
     def _control(self) -> Control:
         assert self._daemon.control is not None, "asked before it started"
         return self._daemon.control
-
-
-def _write_line(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def socket_of(folder: Path) -> str:

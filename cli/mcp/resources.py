@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import mcp_types as types
-import msgspec
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
 from cli.mcp.session import AgentSession, Opening
 from cli.project.schema import published_schema
+from cli.text.foreign import for_model
 
 SCHEMA, AGENTS, FAILURE = (
     "freehold://schema/freehold.toml",
@@ -54,7 +54,7 @@ async def read(opening: Opening, _context: Any, params: types.ReadResourceReques
 
 async def _text(opening: Opening, uri: str) -> str:
     if uri == SCHEMA:
-        return msgspec.json.encode(published_schema()).decode()
+        return for_model(published_schema()).decode()
     session = await opening.session()
     if uri == AGENTS:
         path = session.folder().root / "AGENTS.md"
@@ -68,10 +68,10 @@ async def _last_failure(client: NodeClient, session: AgentSession) -> str:
     changes: list[dict[str, Any]] = await client.get("/v1/changes", project=session.project)
     failed = [one for one in changes if one["state"] in {"aborted", "rolled-back"} or one["failure"]]
     if not failed:
-        return msgspec.json.encode({"change": None, "next_step": "nothing failed"}).decode()
+        return for_model({"change": None, "next_step": "nothing failed"}).decode()
     one = max(failed, key=lambda each: each["ended_ms"] or each["created_ms"])
     told = {key: one[key] for key in ("id", "environment", "release", "state", "ended_ms")}
-    return msgspec.json.encode(
+    return for_model(
         {
             **told,
             "untrusted_why": one["ended"] or one["failure"],

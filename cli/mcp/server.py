@@ -29,6 +29,7 @@ from cli.mcp.progress import telling
 from cli.mcp.session import AgentSession, Opening
 from cli.mcp.shapes import Arguments, ToolPage
 from cli.mcp.tools import TOOLS, Tool, offered
+from cli.text.foreign import for_model
 
 ANSWER_MAX_BYTES = 32 * 1024
 """Of one answer's JSON: clients cut longer ones, or fill the model's context with them."""
@@ -150,7 +151,7 @@ async def answer(
         made = await tool.run(session, arguments)
     except CommandError as error:
         return failure(error.kind, str(error), step_for_agent(error.next_step, tools))
-    data = msgspec.json.encode(made)
+    data = for_model(made)
     text = marked(made, data)
     if max(len(data), len(text.encode())) > ANSWER_MAX_BYTES:
         return (pages or Pages()).first(text)
@@ -193,7 +194,7 @@ class Pages:
             untrusted_part=text[number * PAGE_CHARACTERS : (number + 1) * PAGE_CHARACTERS],
             next_step="this was the last page" if last else "call the same tool with this cursor for the next page",
         )  # fmt: skip
-        data = msgspec.json.encode(page)
+        data = for_model(page)
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=data.decode())], structured_content=msgspec.json.decode(data)
         )
@@ -204,7 +205,7 @@ def marked(made: Any, data: bytes) -> str:
     boundary = getattr(made, "boundary", "")
     if not boundary:
         return data.decode()
-    fields = msgspec.to_builtins(made)
+    fields = msgspec.json.decode(data)
     lines = fields.pop("untrusted_lines")
     body = "\n".join(lines)
     head = msgspec.json.encode(fields).decode()
@@ -214,7 +215,7 @@ def marked(made: Any, data: bytes) -> str:
 def failure(kind: str, message: str, next_step: str) -> types.CallToolResult:
     """An error that names the next step."""
     told = {"error": {"kind": kind, "message": message[:2000], "next_step": next_step}}
-    text = msgspec.json.encode(told).decode()
+    text = for_model(told).decode()
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
 
 

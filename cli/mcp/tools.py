@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import msgspec
 
 from cli.access.client import NodeClient, RefusedError
 from cli.access.principals import require_right
@@ -50,9 +47,11 @@ from cli.mcp.shapes import (
     Why,
 )
 from cli.project.build import build_project
+from cli.text.foreign import builtins_of, plain
 from cli.text.output import Output
 from cli.views.lane_status import in_short
 from cli.views.lanes import find_lane, rollback_target, target_of
+from cli.views.log_lines import read
 from cli.views.overview import look
 from cli.views.recent_lines import ALL, recent_lines
 from cli.views.why import explain
@@ -241,10 +240,7 @@ async def logs(session: AgentSession, given: Reading) -> Logs:
 
 def _written_at(line: str) -> str:
     """When a line was written, by its node's clock; lines of one node stay in their order."""
-    try:
-        return str(json.loads(line)["time"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+    return str(read(plain(line).encode()).get("time", ""))
 
 
 def _fitting_from_end(lines: list[str], max_bytes: int) -> int:
@@ -260,7 +256,7 @@ def _fitting_from_end(lines: list[str], max_bytes: int) -> int:
 async def why(session: AgentSession, given: InEnvironment) -> Why:
     """The eight answers."""
     answers = await session.talk(lambda client: explain(client, session.project, given.environment))
-    return Why(untrusted_answers=tuple(msgspec.to_builtins(one) for one in answers), next_step="status")
+    return Why(untrusted_answers=tuple(builtins_of(one) for one in answers), next_step="status")
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

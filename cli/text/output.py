@@ -7,13 +7,13 @@ progress. Not here: what commands do.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.errors import CommandError
-from cli.text.foreign import harmless, one_line
+from cli.text.foreign import harmless, json_text, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -192,7 +192,7 @@ class Output:
         """Give the command's answer: `value` for programs, `human` for people."""
         self._settle()
         if self.as_json:
-            sys.stdout.write(json.dumps({"ok": True, **value}, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text({"ok": True, **value}, indent=2) + "\n")
         elif human := harmless(human):
             width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             sys.stdout.write((fold(human, width) if width else human) + "\n")
@@ -212,7 +212,7 @@ class Output:
         """Give one of many answers of a command that keeps running: one JSON object a line, only with `--json`."""
         if self.as_json:
             self._line_by_line = True
-            sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(value) + "\n")
             sys.stdout.flush()
 
     def error(self, error: CommandError) -> None:
@@ -221,9 +221,14 @@ class Output:
             told = {"kind": error.kind, "message": str(error), "next_step": self._next_step(error.next_step)}
             indent = None if self._line_by_line else 2
             value = {"ok": False, "error": told, **error.answer}
-            sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(value, indent) + "\n")
             sys.stdout.flush()
         self.failure(error)
+
+    def trace(self, error: Exception) -> None:
+        """Show where a defect came up; what an exception tells may be anybody's text."""
+        self._settle()
+        sys.stderr.write(harmless("".join(traceback.format_exception(error))))
 
     def failure(self, error: CommandError) -> None:
         """Say what went wrong without ending the command."""

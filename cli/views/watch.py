@@ -8,7 +8,6 @@ that moves the rollout.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError, ExitCode
+from cli.text.foreign import plain
 from cli.text.output import Output
 from cli.text.units import counted
 from cli.views import lane_status as standing
-from cli.views.log_lines import described
+from cli.views.log_lines import described, read
 
 VOTERS_DECIDE = "the voters decide"
 """What the moving line says while a command waits for a decision."""
@@ -218,7 +218,7 @@ async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, A
             )
         except CommandError:
             continue
-        found += [entry for entry in map(json.loads, page["lines"]) if _is_bad_news(entry)]
+        found += [entry for entry in (read(plain(line).encode()) for line in page["lines"]) if _is_bad_news(entry)]
     words = last_words(found)
     if words:
         output.note("the last that it wrote:")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, RefusedError, talk
@@ -25,6 +24,7 @@ from cli.change.review import change_at, release_at, review_change, review_text
 from cli.console.ask import ask_in_browser
 from cli.errors import CommandError, UsageError
 from cli.frame import command
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.units import duration_ms, in_words
 from cli.views.lane_status import held_by, step_for
@@ -107,7 +107,7 @@ async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int
         )
     text = "\n".join([review_text(review), "", "papers", *papers_text(papers)])
     return {"id": view["id"], "project": change.project, "environment": change.environment, "text": text,
-            "diff": msgspec.to_builtins(review)}  # fmt: skip
+            "diff": builtins_of(review)}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
@@ -14,6 +13,7 @@ from cli.change.deploy import require_known
 from cli.change.propose import resolve_change
 from cli.change.review import review_change, review_text
 from cli.frame import command
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.table import table
 from cli.views.lane_status import held_by, step_for
@@ -94,7 +94,7 @@ async def _one(client: NodeClient, text: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"change": view["id"], "view": view, **without_bytes(papers)}
     if view["state"] == "proposed":
         review = await review_change(client, view["id"])
-        answer["diff"] = msgspec.to_builtins(review)
+        answer["diff"] = builtins_of(review)
         lines.append(review_text(review))
     else:
         lines.append(f"{view['project']} in {view['environment']}: {view['state']}, {view['request']}")

@@ -21,6 +21,7 @@ from cli.change.propose import resolve_change
 from cli.change.review import change_at
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
+from cli.text.foreign import foreign
 from cli.text.output import Output
 from cli.views.papers import papers_text, without_bytes
 from protocols.changes.approvals import APPROVAL, Approval, ApprovalPredicate, read_approval
@@ -62,7 +63,7 @@ def show(output: Output, change: str, context_name: str | None) -> None:
 
     view, papers = talk(context, conversation)
     envelopes = [base64.b64decode(one["envelope"]) for one in papers["evidence"]]
-    statements = [msgspec.json.decode(payload_of(data)) for data in envelopes]
+    statements = [foreign(msgspec.json.decode(payload_of(data))) for data in envelopes]
     lines = [f"change {view['id'][:12]} of {view['project']} for {view['environment']}", *papers_text(papers)]
     for one in statements:
         predicate = one["predicate"]

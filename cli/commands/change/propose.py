@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
@@ -15,6 +14,7 @@ from cli.change.propose import file_proposal, put_together, to_offer
 from cli.change.review import review_change, review_text
 from cli.frame import Option, command
 from cli.project.find import find_project, project_at
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 
 
@@ -59,7 +59,7 @@ def propose(
             "evidence": filed.evidence,
             "sent_bytes": filed.sent_bytes,
             "unclaimed_routes": list(filed.unclaimed),
-            "diff": msgspec.to_builtins(review),
+            "diff": builtins_of(review),
             "text": review_text(review),
         }
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.members import find_member, members_of
 from cli.errors import CommandError
 from cli.frame import command
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.times import moment
@@ -62,7 +62,7 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
     ]  # fmt: skip
     text = table(("WHEN", "WHO", "DID", "TO", "RESULT", "ENTRY"), lines)
     shown = "\n".join(f"{lane}: {delivery_text(one)}" for lane, one in sorted(figures.items()))
-    value = {"entries": rows, "delivery": {lane: msgspec.to_builtins(one) for lane, one in figures.items()}}
+    value = {"entries": rows, "delivery": {lane: builtins_of(one) for lane, one in figures.items()}}
     output.result(value, f"{text}\n\n{shown}".strip())
     output.hint("freehold audit --verify")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.errors import UsageError
 from cli.frame import Option, command
 from cli.project.find import project_here
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.views.audit import delivery_figures, delivery_text
 from cli.views.dora import Delivery
@@ -43,8 +43,8 @@ def why(output: Output, project: str, environment: str, context_name: str | None
     value = {
         "project": project,
         "environment": environment,
-        "answers": [msgspec.to_builtins(one) for one in answers],
-        "delivery": msgspec.to_builtins(delivery) if delivery is not None else None,
+        "answers": [builtins_of(one) for one in answers],
+        "delivery": builtins_of(delivery) if delivery is not None else None,
     }
     tail = f"\n\nDelivery: {delivery_text(delivery)}" if delivery is not None else ""
     output.result(value, explain_text(answers) + tail)

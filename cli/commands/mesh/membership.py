@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, node_folder, talk
@@ -22,6 +21,7 @@ from cli.access.secrets import rows_of
 from cli.access.voters import NewVoters, replacing, stores_of, without
 from cli.errors import CommandError, UsageError
 from cli.frame import command
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.times import time_of_day
@@ -62,7 +62,7 @@ def members(output: Output, context_name: str | None) -> None:
         for one in found
     ]  # fmt: skip
     header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "RTT", "VERSION", "")
-    output.result({"members": [msgspec.to_builtins(one) for one in found]}, table(header, rows))
+    output.result({"members": [builtins_of(one) for one in found]}, table(header, rows))
 
 
 def _believed(member: Member) -> str:

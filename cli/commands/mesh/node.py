@@ -30,6 +30,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.host import systemd as service
 from cli.host.systemd import Step
+from cli.text.foreign import escaped, harmless, one_line
 from cli.text.output import Output, fold
 from cli.text.times import time_of_day
 from cli.text.units import checked_addresses, checked_api, checked_listen, checked_loopback
@@ -85,12 +86,17 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
         checked_addresses(ingress_tls) or None, str(certificates.absolute()) if certificates else None,
         metrics=checked_loopback(metrics), peers=checked_addresses(peers) or None,
     )  # fmt: skip
-    handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else None
+    handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else _write_line
     try:
         local_node.run(folder, settings, handler)
     except local_node.NodeFailedError as error:
         output.error(error)
         raise SystemExit(error.code) from None
+
+
+def _write_line(line: bytes) -> None:
+    sys.stdout.write(escaped(line.decode(errors="backslashreplace")) + "\n")
+    sys.stdout.flush()
 
 
 class _HumanHandler(logging.Handler):
@@ -103,9 +109,9 @@ class _HumanHandler(logging.Handler):
         found = [(name, value) for name in names if (value := getattr(record, name, None)) is not None]
         fields = " ".join(str(value) if name == "detail" else f"{name}={value}" for name, value in found)
         line = f"{time_of_day(record.created * 1000)} {level}{record.getMessage()}{'  ' + fields if fields else ''}"
-        sys.stdout.write(fold(line, shutil.get_terminal_size().columns) + "\n")
+        sys.stdout.write(fold(one_line(line), shutil.get_terminal_size().columns) + "\n")
         if record.exc_info:
-            sys.stdout.write(logging.Formatter().formatException(record.exc_info) + "\n")
+            sys.stdout.write(harmless(logging.Formatter().formatException(record.exc_info)) + "\n")
         sys.stdout.flush()
 
 

@@ -20,6 +20,7 @@ from cli.access.principals import Principal, principal_of, principals_of, requir
 from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
+from cli.text.foreign import plain
 from cli.text.output import Output
 from cli.text.units import duration_ms, in_words
 from protocols.api_models import RightsView
@@ -184,7 +185,7 @@ def _again(
     """The same rights as one grant gives, to the same key, straight from an admin."""
     grant = msgspec.convert(
         {
-            "key": bytes.fromhex(one.key), "kind": one.kind, "name": one.name, "roles": held.roles,
+            "key": bytes.fromhex(one.key), "kind": one.kind, "name": plain(one.name), "roles": held.roles,
             "projects": held.projects, "environments": held.environments, "expires_ms": until_ms,
             "nonce": secrets.token_bytes(GRANT_NONCE_BYTES), "verbs": held.verbs, "same_person": same_person,
         },

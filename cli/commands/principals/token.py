@@ -21,6 +21,7 @@ from cli.access.contexts import Contexts
 from cli.access.principals import Principal, everyday_key, principal_of, principals_of, revoke_grants
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import duration_ms, in_words
@@ -279,8 +280,7 @@ def show(output: Output, context_name: str | None) -> None:
         for held in one.each
     ]  # fmt: skip
     value = [
-        {key: field for key, field in msgspec.to_builtins(one).items() if key != "chains"}
-        | {"yours": mine in one.lineage}
+        {key: field for key, field in builtins_of(one).items() if key != "chains"} | {"yours": mine in one.lineage}
         for one in found
     ]
     output.result({"principals": value}, table(("NAME", "KIND", "ROLES", "WHERE", "FOR", "", "KEY"), rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
@@ -15,6 +14,7 @@ from cli.change.review import Review, review_proposal, review_text
 from cli.errors import ExitCode
 from cli.frame import Option, command
 from cli.project.find import find_project, project_at
+from cli.text.foreign import builtins_of
 from cli.text.output import Output
 
 
@@ -51,7 +51,7 @@ def diff(
         return await review_proposal(client, proposal, held=bool(release))
 
     review = talk(context, conversation)
-    output.result({"diff": msgspec.to_builtins(review), "changes": review.changes}, review_text(review))
+    output.result({"diff": builtins_of(review), "changes": review.changes}, review_text(review))
     if review.changes:
         output.hint(review.command)
     if exit_code and review.changes:

@@ -18,9 +18,10 @@ from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.frame import command
 from cli.project.find import project_here
+from cli.text.foreign import plain
 from cli.text.output import Output
 from cli.text.table import short
-from cli.views.log_lines import show
+from cli.views.log_lines import read, show
 from cli.views.recent_lines import ALL, asked_nodes, recent_lines
 
 ASK_AGAIN_S = 2.0
@@ -60,14 +61,14 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     lines, silent = talk(context, lambda client: recent_lines(client, node, query))
     if not lines and not here:
         talk(context, lambda client: require_known(client, project, ""))
-    entries = [json.loads(line) for line in lines]
+    entries = [read(plain(line).encode()) for line in lines]
     entries.sort(key=lambda entry: str(entry.get("time", "")))
     if output.as_json:
         output.result({"lines": entries, "silent": silent}, "")
     else:
         several = len({entry.get("node") for entry in entries}) > 1
         for entry in entries:
-            show(output, json.dumps(entry).encode(), answer=True, node=several)
+            show(output, json.dumps(plain(entry)).encode(), answer=True, node=several)
     if not entries:
         output.note("no node has such a line" + (f" of {project}" if project else ""))
     for name in silent:
@@ -82,10 +83,10 @@ async def _follow(client: NodeClient, output: Output, node: str, query: dict[str
     """
     asked = await asked_nodes(client, node)
     lines, _ = await recent_lines(client, node, query)
-    entries = sorted((json.loads(line) for line in lines), key=lambda entry: str(entry.get("time", "")))
+    entries = sorted((read(plain(line).encode()) for line in lines), key=lambda entry: str(entry.get("time", "")))
     for entry in entries:
-        show(output, json.dumps(entry).encode(), answer=True, node=len(asked) > 1)
-    shown = deque((json.dumps(entry) for entry in entries), maxlen=LINES_REMEMBERED)
+        show(output, json.dumps(plain(entry)).encode(), answer=True, node=len(asked) > 1)
+    shown = deque((json.dumps(plain(entry)) for entry in entries), maxlen=LINES_REMEMBERED)
 
     async def one(peer: str, title: str) -> None:
         missed = False
@@ -95,7 +96,7 @@ async def _follow(client: NodeClient, output: Output, node: str, query: dict[str
                     if missed:
                         output.note(f"{title} answers again")
                     missed = False
-                    text = json.dumps(entry)
+                    text = json.dumps(plain(entry))
                     if text not in shown:  # it begins with its newest, which were shown before
                         shown.append(text)
                         show(output, text.encode(), answer=True, node=len(asked) > 1)

@@ -5,10 +5,10 @@ export const unb64 = (text) => Uint8Array.from(atob(text.replace(/-/g, '+').repl
 export const hex = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 export const utf8 = (text) => new TextEncoder().encode(text);
 
-const ODD = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const ODD = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Me}\u115f\u1160\u2800\u3164\uffa0\u17b4\u17b5\ufe00-\ufe0f]/gu;
 
 /** Text of others as it may be shown: what is invisible, or turns the direction of what follows, is written out. */
-export const clean = (text) => String(text).replace(ODD, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, '0')}`);
+export const clean = (text) => String(text).replace(ODD, (letter) => ('\t\n'.includes(letter) ? letter : `\\u{${letter.codePointAt(0).toString(16).padStart(4, '0')}}`));
 
 /** Make an element. Strings among its children become text nodes; nothing is ever parsed as HTML. */
 export function h(tag, fields, ...children) {

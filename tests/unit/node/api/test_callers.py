@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import HTTPMessageSigner, HTTPSignatureKeyResolver, algorithms
 from multidict import CIMultiDict
 
+from node.api.callers import nonces
 from node.api.callers.callers import (
     BEFORE_START,
     CREATED_TOLERANCE_S,
     FAILURES_MAX,
     FUTURE_TOLERANCE_S,
     Callers,
-    nonces,
 )
 from node.api.problems import ProblemError
 from protocols.keys import Ed25519Signer, Ed25519Verifier
