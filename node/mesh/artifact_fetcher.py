@@ -6,19 +6,21 @@
 What to ask of whom, what to believe and when to give up is the machine's (protocols/artifacts.py); here a Pump drives
 it, one stream to each peer carries its asks, and one writer puts its chunks on disk, in order. Memory: what the machine
 has in flight and UNWRITTEN_MAX chunks, however large the artifact; readers stop while the disk is behind, which stops
-the peers. Serving keeps no state but a few lists of chunk digests: an ask is answered from the files before the next
-one is read, so a peer that does not read its answers holds one chunk and one stream's buffer. Callers who want one
-artifact share one fetch. Not here: which artifacts are needed.
+the peers. What waits for the disk is written in one visit to another thread, and so is what a peer asked for read, since
+the visit costs more than the bytes. Serving keeps no state but a few lists of chunk digests: asks are answered from the
+files before the next ones are read, so a peer that does not read its answers holds ASKS_MAX chunks and one stream's
+buffer. Callers who want one artifact share one fetch. Not here: which artifacts are needed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any
 
 from node.mesh.pump import Pump
 from node.store.artifacts import ArtifactError, ArtifactStore
@@ -52,7 +54,10 @@ UNWRITTEN_MAX = 16
 """Verified chunks that wait for the disk: 2 MiB, a pause of tens of milliseconds."""
 
 READS_MAX = 4
-"""Chunks read for peers at once; more would only queue in the disk."""
+"""Peers for whom chunks are read at once; more would only queue in the disk."""
+
+ASKS_MAX = 4
+"""Asks of one peer that are answered together: half of what it has in flight, so that the next are on their way."""
 
 STREAMS_PER_PEER_MAX = 2
 """One, and the one of a life before that has not been noticed to be dead."""
@@ -63,6 +68,16 @@ LISTS_MAX = 64
 LOOK_EVERY_S = 1.0
 
 _log = logging.getLogger("freehold.artifacts")
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    """Close the file of a fetch that is over."""
+
+    digest: Digest
+
+
+_Order = BeginFile | WriteChunk | CheckWhole | _Release
 
 
 @dataclass(slots=True)
@@ -98,7 +113,7 @@ class Fetcher:
         self._sessions: dict[PeerId, _Session] = {}
         self._waiting: dict[Digest, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(WANTS_MAX)
-        self._orders: asyncio.Queue[BeginFile | WriteChunk | CheckWhole] = asyncio.Queue()
+        self._orders: asyncio.Queue[_Order] = asyncio.Queue()
         self._unwritten = 0
         self._disk_keeps_up = asyncio.Event()
         self._disk_keeps_up.set()
@@ -141,6 +156,7 @@ class Fetcher:
             await self._pump.put(Want(name, offer, have))
             self._meet()
             await asyncio.wait({waiting})
+            self._orders.put_nowait(_Release(name))
 
     def _look(self) -> None:
         """Meet peers that came, leave all when nothing is wanted, and see what came another way (an upload)."""
@@ -247,35 +263,47 @@ class Fetcher:
     # --- the disk -----------------------------------------------------------------------------------------------------
 
     async def _write(self) -> None:
-        """Perform orders one after the other; a failure costs the fetch, and the half-written file with it."""
+        """Perform orders in turn, what waits in one go; a failure costs the fetch, and the half-written file with it."""
         while True:
-            order = await self._orders.get()
-            name = Digest(order.offer.digest if isinstance(order, BeginFile) else order.digest)
-            try:
-                await self._perform(name, order)
-            except FileNotFoundError:
-                pass  # abandoned: what was still queued for it is void
-            except OSError as error:
-                await asyncio.to_thread(self._store.abandon, name)
-                await self._pump.put(Unwant(name))
-                self._end(name, ArtifactError(f"artifact {name.hex()[:16]} cannot be stored: {error}"))
-            finally:
-                if isinstance(order, WriteChunk):
-                    self._unwritten -= 1
-                    if self._unwritten < UNWRITTEN_MAX:
-                        self._disk_keeps_up.set()
+            orders = [await self._orders.get()]
+            while not self._orders.empty():
+                orders.append(self._orders.get_nowait())
+            for name, some in itertools.groupby(orders, _name_of):
+                await self._write_some(name, tuple(some))
 
-    async def _perform(self, name: Digest, order: BeginFile | WriteChunk | CheckWhole) -> None:
-        match order:
-            case BeginFile(offer):
-                await asyncio.to_thread(self._store.begin, offer)
-            case WriteChunk(_, index, data):
-                await asyncio.to_thread(self._store.write_chunk, name, index, data)
-            case CheckWhole():
-                good = await asyncio.to_thread(self._store.complete, name)
+    async def _write_some(self, name: Digest, orders: tuple[_Order, ...]) -> None:
+        try:
+            good = await asyncio.to_thread(self._perform, name, orders)
+            if good is not None:
                 await self._pump.put(WholeChecked(name, good))
-            case _:
-                assert_never(order)
+        except FileNotFoundError:
+            pass  # abandoned: what was still queued for it is void
+        except OSError as error:
+            await asyncio.to_thread(self._store.abandon, name)
+            await self._pump.put(Unwant(name))
+            self._end(name, ArtifactError(f"artifact {name.hex()[:16]} cannot be stored: {error}"))
+        finally:
+            self._unwritten -= sum(isinstance(order, WriteChunk) for order in orders)
+            if self._unwritten < UNWRITTEN_MAX:
+                self._disk_keeps_up.set()
+
+    def _perform(self, name: Digest, orders: tuple[_Order, ...]) -> bool | None:
+        """Perform orders about one artifact, in a thread; return whether it was found whole, None if nobody asked."""
+        good = None
+        for kind, some in itertools.groupby(orders, type):
+            if kind is WriteChunk:
+                chunks = [(order.index, order.data) for order in some if isinstance(order, WriteChunk)]
+                self._store.write_chunks(name, chunks)
+                continue
+            for order in some:
+                match order:
+                    case BeginFile(offer):
+                        self._store.begin(offer)
+                    case CheckWhole():
+                        good = self._store.complete(name)
+                    case _Release():
+                        self._store.release(name)
+        return good
 
     # --- serving ------------------------------------------------------------------------------------------------------
 
@@ -286,7 +314,12 @@ class Fetcher:
         self._streams[peer] += 1
         try:
             while (block := await stream.read_block(ASK_MAX_BYTES)) is not None:
-                await stream.write_block(encode(await self._answer(block)))
+                asks = [read_ask(block)]
+                while len(asks) < ASKS_MAX and stream.has_block() and (block := await stream.read_block(ASK_MAX_BYTES)):
+                    asks.append(read_ask(block))
+                for _, some in itertools.groupby(asks, lambda ask: (type(ask), ask.digest)):
+                    for answer in await self._answer(tuple(some)):
+                        await stream.write_block(encode(answer))
             stream.finish()
         except DecodeError as error:
             self._on_reject(peer, "artifact.malformed-ask", str(error))
@@ -296,15 +329,15 @@ class Fetcher:
             if not self._streams[peer]:
                 del self._streams[peer]
 
-    async def _answer(self, block: bytes) -> ArtifactOffer | Chunk:
-        ask: ArtifactAsk | ChunkAsk = decode(block, ArtifactAsk | ChunkAsk, ASK_MAX_BYTES)
-        if len(ask.digest) != DIGEST_BYTES:
-            raise DecodeError(f"a digest has {DIGEST_BYTES} bytes")
-        name = Digest(ask.digest)
-        if isinstance(ask, ArtifactAsk):
-            return await self._offer(name)
+    async def _answer(self, asks: tuple[ArtifactAsk | ChunkAsk, ...]) -> list[ArtifactOffer | Chunk]:
+        """Answer asks of one kind about one artifact."""
+        name = Digest(asks[0].digest)
+        indices = [ask.index for ask in asks if isinstance(ask, ChunkAsk)]
+        if not indices:
+            return [await self._offer(name) for _ in asks]
         async with self._reads:
-            return Chunk(name, ask.index, await asyncio.to_thread(self._store.read_chunk, name, ask.index))
+            chunks = await asyncio.to_thread(self._store.read_chunks, name, indices)
+        return [Chunk(name, index, data) for index, data in zip(indices, chunks, strict=True)]
 
     async def _offer(self, name: Digest) -> ArtifactOffer:
         """Return what is offered; one file is read at a time, once for all who ask."""
@@ -326,3 +359,15 @@ class Fetcher:
 
 async def _persist(*effects: Persist) -> None:
     raise AssertionError(f"a persist to {effects[0].store}")
+
+
+def _name_of(order: _Order) -> Digest:
+    return Digest(order.offer.digest if isinstance(order, BeginFile) else order.digest)
+
+
+def read_ask(block: bytes) -> ArtifactAsk | ChunkAsk:
+    """Read one ask. Raises DecodeError."""
+    ask: ArtifactAsk | ChunkAsk = decode(block, ArtifactAsk | ChunkAsk, ASK_MAX_BYTES)
+    if len(ask.digest) != DIGEST_BYTES:
+        raise DecodeError(f"a digest has {DIGEST_BYTES} bytes")
+    return ask

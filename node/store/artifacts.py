@@ -14,7 +14,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 from protocols.artifacts import ARTIFACT_MAX_BYTES, CHUNK_BYTES, ArtifactOffer, chunk_count, offer_problem
@@ -38,6 +38,54 @@ class OtherBytesError(ArtifactError):
     """The bytes have another digest than they were said to have."""
 
 
+class _OpenFetch:
+    """The file of one fetch. It is hashed as its beginning grows, so that the whole is known when the last chunk is."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._handle = os.open(path, os.O_RDWR | flags, 0o644)
+        self._forget_hash()
+
+    def _forget_hash(self) -> None:
+        self._sha = hashlib.sha256()
+        self._hashed = 0
+        """How many chunks from the beginning are hashed."""
+        self._written: set[int] = set()
+        """Chunks behind those that were written since."""
+
+    def resize(self, size: int) -> None:
+        os.ftruncate(self._handle, size)
+        self._forget_hash()
+
+    def write(self, chunks: Sequence[tuple[int, bytes]]) -> None:
+        fresh = dict(chunks)
+        for index, data in chunks:
+            _write_at(self._handle, data, index * CHUNK_BYTES)
+        if any(index < self._hashed for index in fresh):
+            self._forget_hash()
+        self._written.update(fresh)
+        while self._hashed in self._written:
+            data = fresh.get(self._hashed) or self.read(self._hashed)
+            self._written.discard(self._hashed)
+            self._sha.update(data)
+            self._hashed += 1
+
+    def read(self, index: int) -> bytes:
+        return os.pread(self._handle, CHUNK_BYTES, index * CHUNK_BYTES)
+
+    def digest(self) -> bytes:
+        """Hash what is not hashed yet, and return the digest of the whole."""
+        while data := self.read(self._hashed):
+            self._sha.update(data)
+            self._hashed += 1
+        return self._sha.digest()
+
+    def sync(self) -> None:
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
 class ArtifactStore:
     """The folder of artifacts of one node."""
 
@@ -51,6 +99,7 @@ class ArtifactStore:
             if time.time() - leftover.stat().st_mtime > UNFINISHED_KEPT_S:
                 leftover.unlink()
         self._number = 0
+        self._open: dict[bytes, _OpenFetch] = {}
         self.closed = ""
         """Why nothing more is taken in for now: the disk has no room."""
 
@@ -147,16 +196,16 @@ class ArtifactStore:
         except OSError:
             return ArtifactOffer(digest, 0)
 
-    def read_chunk(self, digest: bytes, index: int) -> bytes:
-        """Return one chunk; empty if there is none."""
-        if not 0 <= index < chunk_count(ARTIFACT_MAX_BYTES):
-            return b""
+    def read_chunks(self, digest: bytes, indices: Sequence[int]) -> list[bytes]:
+        """Return these chunks; empty bytes for each that there is not."""
         try:
-            with self.path(digest).open("rb", buffering=0) as file:
-                file.seek(index * CHUNK_BYTES)
-                return file.read(CHUNK_BYTES)
+            handle = os.open(self.path(digest), os.O_RDONLY)
         except OSError:
-            return b""
+            return [b""] * len(indices)
+        try:
+            return [_read_chunk(handle, index) for index in indices]
+        finally:
+            os.close(handle)
 
     def unfinished(self, digest: bytes) -> tuple[ArtifactOffer, tuple[int, ...]] | None:
         """Return the list an earlier fetch went by, and which of its chunks are here; None if there was none."""
@@ -176,35 +225,42 @@ class ArtifactStore:
         written = self._list(offer.digest).with_suffix(".part")
         written.write_bytes(encode(offer))
         written.replace(self._list(offer.digest))
-        handle = os.open(self._fetching(offer.digest), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            os.ftruncate(handle, offer.size)
-        finally:
-            os.close(handle)
+        self._opened(offer.digest, os.O_CREAT).resize(offer.size)
 
-    def write_chunk(self, digest: bytes, index: int, data: bytes) -> None:
-        """Write one chunk. Raises OSError; FileNotFoundError if the fetch was abandoned meanwhile."""
-        with self._fetching(digest).open("r+b", buffering=0) as file:
-            self._check_open()
-            file.seek(index * CHUNK_BYTES)
-            file.write(data)
+    def write_chunks(self, digest: bytes, chunks: Sequence[tuple[int, bytes]]) -> None:
+        """Write chunks by their numbers. Raises OSError; FileNotFoundError if the fetch was abandoned meanwhile."""
+        opened = self._opened(digest)
+        self._check_open()
+        opened.write(chunks)
 
     def complete(self, digest: bytes) -> bool:
         """Give what was fetched its name if it has this digest, durably; else remove it. Raises OSError."""
-        fetched = self._fetching(digest)
-        good = _file_digest(fetched) == digest
+        fetched = self._opened(digest)
+        good = fetched.digest() == digest
         if good:
-            with fetched.open("rb") as file:
-                os.fsync(file.fileno())
-            fetched.replace(self.path(digest))
+            fetched.sync()
+            self._fetching(digest).replace(self.path(digest))
             sync_folder(self._folder)
         self.abandon(digest)
         return good
 
+    def release(self, digest: bytes) -> None:
+        """Close the file of a fetch that ended or waits; what is in it stays for the next one."""
+        opened = self._open.pop(digest, None)
+        if opened is not None:
+            opened.close()
+
     def abandon(self, digest: bytes) -> None:
         """Remove what was fetched so far."""
+        self.release(digest)
         self._fetching(digest).unlink(missing_ok=True)
         self._list(digest).unlink(missing_ok=True)
+
+    def _opened(self, digest: bytes, flags: int = 0) -> _OpenFetch:
+        opened = self._open.get(digest)
+        if opened is None:
+            opened = self._open[digest] = _OpenFetch(self._fetching(digest), flags)
+        return opened
 
     def _check_open(self) -> None:
         if self.closed:
@@ -226,3 +282,19 @@ def _file_digest(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     return sha.digest()
+
+
+def _read_chunk(handle: int, index: int) -> bytes:
+    if not 0 <= index < chunk_count(ARTIFACT_MAX_BYTES):
+        return b""
+    try:
+        return os.pread(handle, CHUNK_BYTES, index * CHUNK_BYTES)
+    except OSError:
+        return b""
+
+
+def _write_at(handle: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(handle, rest, offset)
+        rest, offset = rest[written:], offset + written

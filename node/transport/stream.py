@@ -93,6 +93,17 @@ class Stream:
             raise StreamError(BLOCK_TOO_LARGE)
         return await self.read_exactly(size)
 
+    def has_block(self) -> bool:
+        """Whether the next block has arrived whole, so that reading it does not wait."""
+        head, have = bytearray(), 0
+        for data in self._received:
+            have += len(data)
+            if len(head) < BLOCK_HEAD_BYTES:
+                head += data[: BLOCK_HEAD_BYTES - len(head)]
+            if len(head) == BLOCK_HEAD_BYTES and have >= BLOCK_HEAD_BYTES + int.from_bytes(head, "big"):
+                return True
+        return False
+
     async def write_block(self, block: bytes) -> None:
         """Queue one block, waiting as `write` does."""
         await self.write(len(block).to_bytes(BLOCK_HEAD_BYTES, "big") + block)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from node.mesh.artifact_fetcher import PROTOCOL, Fetcher
+from node.mesh.artifact_fetcher import ASKS_MAX, PROTOCOL, UNWRITTEN_MAX, Fetcher, read_ask
 from node.store.artifacts import ArtifactError, ArtifactStore
 from node.transport import Stream
-from protocols.artifacts import ASK_MAX_BYTES, CHUNK_BYTES, ArtifactAsk, Chunk, ChunkAsk, FetchTimes, offer_of
+from protocols.artifacts import (
+    ASK_MAX_BYTES,
+    CHUNK_BYTES,
+    IN_FLIGHT_PER_PEER,
+    ArtifactAsk,
+    Chunk,
+    ChunkAsk,
+    FetchTimes,
+    offer_of,
+)
 from protocols.envelope import decode, digest, encode
 from tests.support.mesh.libp2p_peers import LOOPBACK, TestNode, make_transport
 
@@ -139,9 +149,9 @@ async def test_a_fetch_goes_on_after_a_restart_with_the_chunks_on_disk(tmp_path:
 
         async def counting(stream: Stream) -> None:
             while (block := await stream.read_block(ASK_MAX_BYTES)) is not None:
-                answer = await one.fetcher._answer(block)
-                served[0] += isinstance(answer, Chunk)
-                await stream.write_block(encode(answer))
+                for answer in await one.fetcher._answer((read_ask(block),)):
+                    served[0] += isinstance(answer, Chunk)
+                    await stream.write_block(encode(answer))
 
         again = Member(tmp_path / "m0")
         serve_instead(one, counting)
@@ -153,6 +163,34 @@ async def test_a_fetch_goes_on_after_a_restart_with_the_chunks_on_disk(tmp_path:
             await again.stop()
         assert again.store.path(NAME).read_bytes() == DATA
         assert served[0] == CHUNKS - len(left[1])
+
+
+async def test_what_waits_is_written_and_what_was_asked_is_read_in_one_visit_to_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, read = [], []
+    write_chunks, read_chunks = ArtifactStore.write_chunks, ArtifactStore.read_chunks
+
+    def slowly(store: ArtifactStore, name: bytes, chunks: Sequence[tuple[int, bytes]]) -> None:
+        time.sleep(0.02)
+        written.append(len(chunks))
+        write_chunks(store, name, chunks)
+
+    def noted(store: ArtifactStore, name: bytes, indices: Sequence[int]) -> list[bytes]:
+        read.append(len(indices))
+        return read_chunks(store, name, indices)
+
+    monkeypatch.setattr(ArtifactStore, "write_chunks", slowly)
+    monkeypatch.setattr(ArtifactStore, "read_chunks", noted)
+    async with members(tmp_path, 2) as (me, holder):
+        await holder.store.put(DATA)
+        await me.meet(holder)
+        await asyncio.wait_for(me.fetcher.ensure(NAME), 60)
+        assert me.store.path(NAME).read_bytes() == DATA
+    assert sum(written) == sum(read) == CHUNKS
+    assert len(written) < CHUNKS / 2
+    assert max(written) <= UNWRITTEN_MAX + IN_FLIGHT_PER_PEER
+    assert 1 < max(read) <= ASKS_MAX
 
 
 async def test_many_fetch_from_one_holder_at_once_and_it_holds_a_few_chunks_of_it(tmp_path: Path) -> None:

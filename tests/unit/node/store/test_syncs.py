@@ -18,6 +18,7 @@ from node.journal.audit_backlog import Backlog
 from node.keys import sync_tree, write_private
 from node.store.artifacts import ArtifactStore
 from node.store.storage import FenceFile, Storage, set_aside
+from protocols.artifacts import CHUNK_BYTES, offer_of
 from protocols.envelope import digest
 from protocols.machine import Persist, Store, Write
 from protocols.records.audit import AuditEntry
@@ -128,6 +129,16 @@ async def test_an_artifact_has_its_name_only_once_its_bytes_are_durable(tmp_path
     assert calls[0][1].startswith(f"{named.hex()}.")
     assert calls[0][1].endswith(".part")
     assert calls[1:] == [("rename", named.hex()), ("sync", store.path(named).parent.name)]
+
+
+def test_a_fetched_artifact_has_its_name_only_once_its_bytes_are_durable(tmp_path: Path, recorder: Recorder) -> None:
+    store, data = ArtifactStore(tmp_path), bytes(CHUNK_BYTES + 5)
+    named = digest(data)
+    store.begin(offer_of(data))
+    store.write_chunks(named, [(1, data[CHUNK_BYTES:]), (0, data[:CHUNK_BYTES])])
+    recorder.take()
+    assert store.complete(named)
+    assert recorder.take() == [("sync", f"{named.hex()}.fetch"), ("rename", named.hex()), ("sync", tmp_path.name)]
 
 
 def test_the_audit_backlog_syncs_each_entry_its_file_and_its_end(tmp_path: Path, recorder: Recorder) -> None:

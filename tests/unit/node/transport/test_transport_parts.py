@@ -10,6 +10,7 @@ from node.transport.channel import Assembler
 from node.transport.dialler import Backoff
 from node.transport.half_open import HalfOpen
 from node.transport.settings import BACKOFF_FIRST_S, BACKOFF_MAX_S, HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX
+from node.transport.stream import Stream
 from protocols.libp2p.errors import RemoteProtocolError
 from tests.support.protocols.libp2p_pair import SeededEntropy
 
@@ -37,6 +38,29 @@ def test_any_bytes_are_frames_or_refused(chunks: list[bytes]) -> None:
 def test_a_frame_over_the_cap_or_empty_is_refused_before_it_is_held(length: int) -> None:
     with pytest.raises(RemoteProtocolError, match=r"transport\.frame-length"):
         Assembler(20).feed(length.to_bytes(4, "big"))
+
+
+async def test_a_block_has_come_when_its_last_byte_has_whatever_the_pieces() -> None:
+    wire = b"".join(len(block).to_bytes(4, "big") + block for block in (b"first", b"", b"third"))
+    for size in range(1, len(wire) + 1):
+        stream = Stream(Consuming(), "/test")  # type: ignore[arg-type]
+        came = 0
+        for at in range(0, len(wire), size):
+            came += len(wire[at : at + size])
+            stream.data_received(wire[at : at + size])
+            assert stream.has_block() == (came >= 9)
+        blocks = []
+        while stream.has_block():
+            blocks.append(await stream.read_block(10))
+        assert blocks == [b"first", b"", b"third"]
+
+
+class Consuming:
+    """A link that only takes back windows."""
+
+    peer = "peer"
+
+    def consumed(self, stream_id: int, count: int) -> None: ...
 
 
 class FakeLink:
