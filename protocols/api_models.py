@@ -340,6 +340,41 @@ class DataView(msgspec.Struct, frozen=True):
     move: MoveView | None
 
 
+class MandateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an admin signed to have this node do something with a lane's data (encoded DataMandate, Signed)."""
+
+    mandate: Blob
+
+
+class ListedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a lane's data outside its node: its name, size in bytes, SHA-256 in hex."""
+
+    name: Annotated[str, msgspec.Meta(max_length=200)]
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class ExportView(msgspec.Struct, frozen=True):
+    """A copy of a lane's data, to be fetched file by file by its number in this list; thrown away when idle for 15 min."""
+
+    export: str
+    at_ms: int
+    files: tuple[ListedFile, ...]
+
+
+class ImportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An admin's mandate to import these files, whose SHA-256 (of the list, encoded) stands in it."""
+
+    mandate: Blob
+    files: Annotated[tuple[ListedFile, ...], msgspec.Meta(max_length=100_000)]
+
+
+class ImportView(msgspec.Struct, frozen=True):
+    """An import that waits for its files; thrown away when nothing came for 15 min."""
+
+    name: str
+
+
 class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A reset that as many admins signed as the mesh asks for (encoded ResetTo)."""
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -42,6 +42,7 @@ from protocols.trust.request_signatures import sign_request
 
 PAGE_ITEMS = 1_000
 TIMEOUT_S = 120.0
+PIECE_BYTES = 1 << 20
 STARTING, BEFORE_START = 503, b"caller.before-start"
 SIGN_AGAIN_MAX = 5
 SIGN_AGAIN_S = 1.0
@@ -188,14 +189,38 @@ class NodeClient:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def post(self, path: str, body: Any) -> Any:
+    async def post(self, path: str, body: Any, *, patience_s: float = TIMEOUT_S) -> Any:
         """Send JSON; return the JSON answer."""
-        sent = msgspec.json.encode(body, enc_hook=plain)
-        return foreign(msgspec.json.decode(await self._call("POST", path, sent, "application/json")))
+        data = msgspec.json.encode(body, enc_hook=plain)
+        answer, _ = await self._exchange("POST", path, data, "application/json", patience_s=patience_s)
+        return foreign(msgspec.json.decode(answer))
 
-    async def post_nothing(self, path: str, body: Any) -> None:
-        """Send JSON where the answer is empty."""
-        await self._call("POST", path, msgspec.json.encode(body, enc_hook=plain), "application/json")
+    async def post_nothing(self, path: str, body: Any = None, *, patience_s: float = TIMEOUT_S) -> None:
+        """Send JSON, or no body, where the answer is empty."""
+        data = None if body is None else msgspec.json.encode(body, enc_hook=plain)
+        await self._exchange("POST", path, data, "application/json", patience_s=patience_s)
+
+    async def delete(self, path: str) -> None:
+        """Throw away what is at a path."""
+        await self._call("DELETE", path)
+
+    async def put_file(self, path: str, file: Path, sha256: str) -> None:
+        """Send a file's bytes, whose SHA-256 (hex) the caller knows, while they are read."""
+        with file.open("rb") as content:
+            await self._exchange("PUT", path, content, "application/octet-stream", digest=bytes.fromhex(sha256))
+
+    async def fetch_file(self, path: str, take: Callable[[bytes], object]) -> None:
+        """Hand over a binary answer in pieces, while it arrives."""
+        assert self._session is not None
+        url = self._url(path, {})
+        try:
+            async with self._session.get(url, headers=self._signed("GET", url, b"")) as answer:
+                if answer.status != 200:
+                    raise _problem(answer.status, await answer.read())
+                async for piece in answer.content.iter_chunked(PIECE_BYTES):
+                    take(piece)
+        except UNREACHED as error:
+            raise self._unreached(error) from None
 
     async def put(self, path: str, body: Any) -> None:
         """Replace what is at a path with JSON; the answer is empty."""
@@ -284,7 +309,15 @@ class NodeClient:
         return (await self._exchange(method, path, body, kind, query))[0]
 
     async def _exchange(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | BinaryIO | None = None,
+        kind: str = "",
+        query: dict[str, Any] | None = None,
+        *,
+        patience_s: float = TIMEOUT_S,
+        digest: bytes | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         assert self._session is not None
         headers = {"Idempotency-Key": secrets.token_urlsafe(16)} if method != "GET" else {}
@@ -294,9 +327,11 @@ class NodeClient:
         url = self._url(path, params)
         try:
             for left in reversed(range(SIGN_AGAIN_MAX)):
-                signed = headers | self._signed(method, url, body or b"")
-                content = io.BytesIO(body) if body is not None else None
-                async with self._session.request(method, url, data=content, headers=signed) as answer:
+                whole = body if isinstance(body, bytes) else b""
+                signed = headers | self._signed(method, url, whole, digest)
+                content = io.BytesIO(body) if isinstance(body, bytes) else body
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=patience_s)
+                async with self._session.request(method, url, data=content, headers=signed, timeout=timeout) as answer:
                     data = await answer.read()
                 if answer.status != STARTING or not left or BEFORE_START not in data:
                     break
@@ -324,14 +359,14 @@ class NodeClient:
     def _url(self, path: str, params: dict[str, str]) -> URL:
         return URL((self._context.url or "http://node") + path, encoded=False).with_query(params or None)
 
-    def _signed(self, method: str, url: URL, body: bytes) -> dict[str, str]:
+    def _signed(self, method: str, url: URL, body: bytes, digest: bytes | None = None) -> dict[str, str]:
         """The fields that sign a request. On the Unix socket, which says itself who calls, only a named signer signs."""
         if self._signer is None:
             return {}
         target = f"https://{url.host_port_subcomponent}{url.raw_path_qs}"
         return sign_request(
             self._signer, method, target, body,
-            created_s=int(time.time()), nonce=secrets.token_urlsafe(18), node=self._context.pin,
+            created_s=int(time.time()), nonce=secrets.token_urlsafe(18), node=self._context.pin, digest=digest,
         )  # fmt: skip
 
 

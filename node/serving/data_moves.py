@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from node.errors import ConfigError
-from node.keys import sync_tree, write_private
+from node.keys import write_private
 from node.mesh.chain_requests import BusyChainError
 from node.store.data_copy import (
     BLOCK_BYTES,
@@ -36,6 +36,7 @@ from node.store.data_copy import (
     take_copy,
     write_block,
 )
+from node.store.data_folders import KEPT_MS, TICKET_MAX_BYTES, DataFolders, Lane, Mark, MoveTicket
 from node.transport import Stream, StreamError, Transport
 from protocols.chain.messages import EntryStored, Outcome
 from protocols.core import NodeCore
@@ -47,15 +48,12 @@ from protocols.rollout.orders import Run
 from protocols.state.commands import Command, PlaceData, SignedCommand
 from protocols.state.exhibits import Rules, open_case
 from protocols.state.placement import eligible
-from runtime.durable import sync_folder
 from runtime.services import freeze
 
 PROTOCOL = "/freehold/data/1"
 FROZEN_DOMAIN = "freehold/data-frozen/1"
-TICKET_MAX_BYTES = 256 * 1024
 ABORT_AFTER_MS = 60_000
 LOOK_EVERY_S = 2.0
-KEPT_MS = 7 * 24 * 3_600_000
 STEP_TIMEOUT_S = 600.0
 """How long a source may take to make its copy, or a block to come."""
 
@@ -66,16 +64,7 @@ MOVES_MAX = 32
 ARRAY_OF_THREE = b"\x93"
 """How an encoded `Signed` begins; a refusal is a map."""
 
-Lane = tuple[str, str]
 _log = logging.getLogger("freehold.data")
-
-
-class MoveTicket(msgspec.Struct, frozen=True, tag="data_ticket"):
-    """An admin's leave to move: encoded SignedCommands of one sequence, and the material that proves both."""
-
-    switch: bytes
-    abort: bytes
-    material: tuple[bytes, ...]
 
 
 class AskCopy(msgspec.Struct, frozen=True, tag="data_ask"):
@@ -119,15 +108,6 @@ class MoveProgress(msgspec.Struct, frozen=True, tag="data_progress"):
     detail: str = ""
 
 
-class Mark(msgspec.Struct, frozen=True, tag="data_mark"):
-    """What stands in a freeze's mark: the move it belongs to, and since when (wall ms)."""
-
-    ticket: MoveTicket | None
-    since_ms: int
-    left: bool = False
-    """The data went to another node."""
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """A ticket that was checked."""
@@ -155,68 +135,6 @@ class MoveError(Exception):
         self.detail = detail
 
 
-@dataclass(slots=True)
-class DataFolders:
-    """The folders of one node's data."""
-
-    folder: Path
-
-    def stores(self, lane: Lane) -> Path:
-        """What workers read and write."""
-        return self.folder / "data" / lane[0] / lane[1]
-
-    def incoming(self, lane: Lane) -> Path:
-        """A copy on its way in."""
-        return self.folder / "incoming" / lane[0] / lane[1]
-
-    def outgoing(self, lane: Lane) -> Path:
-        """A copy on its way out."""
-        return self.folder / "outgoing" / lane[0] / lane[1]
-
-    def keep(self, lane: Lane, at_ms: int) -> None:
-        """Put what is in the lane's place aside, unwritable, but for the mark; to be called again after a crash."""
-        stores = self.stores(lane)
-        inside = [path for path in _inside(stores) if path.name != freeze.FROZEN]
-        if not inside:
-            return
-        kept = self.folder / "kept" / lane[0] / lane[1] / str(at_ms)
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in inside:
-            path.rename(kept / path.name)
-        sync_tree(kept)
-        sync_folder(kept.parent)
-        sync_folder(stores)
-        for path in kept.rglob("*"):
-            if path.is_file():
-                path.chmod(0o400)
-
-    def leave(self, lane: Lane, mark: Mark) -> None:
-        """Put what is there aside; the mark stays: whoever still serves here begins no new, empty store."""
-        self.keep(lane, mark.since_ms)
-        write_private(self.stores(lane) / freeze.FROZEN, encode(Mark(None, mark.since_ms, left=True)))
-
-    def install(self, lane: Lane, at_ms: int) -> None:
-        """Put a complete copy into its place, and what was there aside; to be called again after a crash."""
-        files, stores = self.incoming(lane) / "files", self.stores(lane)
-        if files.exists():  # else it came before this process did
-            self.keep(lane, at_ms)
-            shutil.rmtree(stores, ignore_errors=True)
-            stores.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files.rename(stores)
-            sync_folder(stores.parent)
-
-    def kept(self, lane: Lane) -> tuple[int, ...]:
-        """When what is kept of a lane was put aside (wall ms), ascending."""
-        found = (self.folder / "kept" / lane[0] / lane[1]).glob("[0-9]*")
-        return tuple(sorted(int(path.name) for path in found if path.name.isdigit()))
-
-    def forget(self, before_ms: int) -> None:
-        """Remove what was put aside before a moment."""
-        for path in (self.folder / "kept").glob("*/*/[0-9]*"):
-            if path.name.isdigit() and int(path.name) < before_ms:
-                shutil.rmtree(path, ignore_errors=True)
-
-
 class DataMoves:
     """One node's part in moves: as source, as target, and as the node that was asked."""
 
@@ -241,6 +159,8 @@ class DataMoves:
         self._clock = clock
         self._is_member = is_member
         self.place = DataFolders(folder)
+        self.marking = asyncio.Lock()
+        """Held by whoever makes or takes away a mark that no decision asks for."""
         self.moves: dict[Lane, MoveProgress] = {}
         """How far the newest move of each lane is that was asked for here, or that this node is the target of."""
         self._pulling: dict[Lane, None] = {}
@@ -466,10 +386,13 @@ class DataMoves:
             raise MoveError("data.ticket", "the ticket is for other nodes")
         stores, outgoing = self.place.stores(move.lane), self.place.outgoing(move.lane)
         self.require_current(move)
+        self._require_no_other(move)
         if asked.freeze:
-            mark = encode(Mark(asked.ticket, self._clock().wall_ms))
-            stores.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await asyncio.to_thread(freeze.freeze, stores, mark)
+            async with self.marking:
+                self._require_no_other(move)
+                mark = encode(Mark(asked.ticket, self._clock().wall_ms))
+                stores.mkdir(mode=0o700, parents=True, exist_ok=True)
+                await asyncio.to_thread(freeze.freeze, stores, mark)
             self._settle()  # what was decided while the mark was made would otherwise never take it away
             self.require_current(move)
         try:
@@ -481,6 +404,14 @@ class DataMoves:
             await self._send_blocks(stream, copy, outgoing)
         finally:
             shutil.rmtree(outgoing, ignore_errors=True)
+
+    def _require_no_other(self, move: Move) -> None:
+        """Raise MoveError while an admin holds the data still, or puts another copy into its place."""
+        note = freeze.note_of(self.place.stores(move.lane))
+        if note is not None and decode(note, Mark, TICKET_MAX_BYTES).ticket is None:
+            raise MoveError(
+                "data.frozen", f"an admin froze it: freehold data thaw {move.project} --env {move.environment}"
+            )
 
     async def _send_blocks(self, stream: Stream, copy: DataCopy, outgoing: Path) -> None:
         sizes = {one.name: len(one.blocks) for one in copy.files}
@@ -571,10 +502,6 @@ class DataMoves:
         elif lane.sequence > move.expect:
             (incoming / "ticket").unlink()
             shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _shown(ticket: MoveTicket, signed: SignedCommand) -> tuple[bytes, ...]:

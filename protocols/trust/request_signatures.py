@@ -27,13 +27,26 @@ def digest_field(digest: bytes) -> str:
 
 
 def sign_request(
-    signer: Signer, method: str, target: str, body: bytes, *, created_s: int, nonce: str, node: str = ""
+    signer: Signer,
+    method: str,
+    target: str,
+    body: bytes,
+    *,
+    created_s: int,
+    nonce: str,
+    node: str = "",
+    digest: bytes | None = None,
 ) -> dict[str, str]:
     """Return the header fields that sign one request; `target` is the absolute URI, `nonce` 16 to 64 of [A-Za-z0-9_-].
 
     `node` names the node it is for (NODE_FIELD); only on a Unix socket, which leads to one node, may it be left out.
+    `digest` is the body's SHA-256 where the body itself is not at hand.
     """
-    covered = {"@method": method, "@target-uri": target, "content-digest": content_digest(body)}
+    covered = {
+        "@method": method,
+        "@target-uri": target,
+        "content-digest": content_digest(body) if digest is None else digest_field(digest),
+    }
     fields = {"Content-Digest": covered["content-digest"]}
     if node:
         covered[NODE_FIELD.lower()] = fields[NODE_FIELD] = node

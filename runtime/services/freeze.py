@@ -55,7 +55,7 @@ def patiently(write: Callable[[], ResultT]) -> ResultT:
             continue
         except ProviderError:
             break  # it went to another node while this one waited
-    raise ProviderError("other", "the data is frozen while it moves; try again", retry_after_s=RETRY_AFTER_S)
+    raise ProviderError("other", "the data is frozen; try again", retry_after_s=RETRY_AFTER_S)
 
 
 def freeze(folder: Path, note: bytes) -> None:
@@ -71,7 +71,11 @@ def freeze(folder: Path, note: bytes) -> None:
         finally:
             os.close(handle)
         temporary.replace(folder / FROZEN)
-        sync_folder(folder)
+        try:
+            sync_folder(folder)
+        except OSError:  # who asked for it hears that there is none
+            (folder / FROZEN).unlink(missing_ok=True)
+            raise
 
 
 def thaw(folder: Path) -> None:

@@ -354,7 +354,7 @@ class SqliteConnection:
 
     def _failure(self, error: apsw.Error) -> SqlError:
         if self._frozen:
-            text = "the data is frozen while it moves; try again"
+            text = "the data is frozen; try again"
             return SqlError("SQLITE_READONLY", text, retry_after_s=freeze.RETRY_AFTER_S)
         if self._stopped:
             return SqlError("SQLITE_INTERRUPT", self._stopped)
@@ -481,7 +481,7 @@ def _patiently(action: Callable[[], None]) -> None:
             return action()
         except freeze.FrozenError:
             if time.monotonic() >= end_s:
-                text = "the data is frozen while it moves; try again"
+                text = "the data is frozen; try again"
                 raise SqlError("SQLITE_READONLY", text, retry_after_s=freeze.RETRY_AFTER_S) from None
         time.sleep(freeze.LOOK_EVERY_S)
 

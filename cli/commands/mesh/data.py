@@ -1,6 +1,7 @@
 """`freehold data list|move`: where apps' data lies, and moving it to another node without losing a write.
 
-Not here: moving itself (node/serving/data_moves.py), and placing without a copy (`freehold project place`).
+Not here: moving itself (node/serving/data_moves.py), data as files (data_files.py), and placing without a copy
+(`freehold project place`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.members import find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
+from cli.commands.data_files import export_data, freeze_data, import_data, thaw_data
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, Option, command
 from cli.text.output import Output
@@ -152,8 +154,8 @@ def _size(one: dict[str, Any]) -> str:
 
 @click.group("data", cls=Group)
 def data() -> None:
-    """See where apps' data lies, and move it."""
+    """See where apps' data lies, move it, and take it out or in."""
 
 
-for _one in (show, move):
+for _one in (show, move, export_data, import_data, freeze_data, thaw_data):
     data.add_command(_one)

@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import jsonschema
+import msgspec
 from yarl import URL
 
 import node.api
@@ -25,9 +26,11 @@ from cli.access.login import Offer, papers_for
 from node.api.handlers import OPERATIONS
 from node.api.operations import Operation, document
 from node.mesh.pump import system_now
+from protocols.api_models import ListedFile
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.demands import TEAM
+from protocols.changes.mandates import Act, DataMandate, sign_mandate
 from protocols.changes.secrets import SealedSecret, seal, sign_paper
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
@@ -52,7 +55,7 @@ BY_NAME: dict[str, Operation] = {one.name: one for one in OPERATIONS}
 CUT = 120
 """Characters of a binary value that an example shows: a multiple of four, so that it stays readable as base64."""
 
-OPAQUE = re.compile(r"[0-9a-f]{64}|12D3Koo\w+|[A-Za-z0-9+/]{40,}={0,2}|http\S+|127\.0\.0\.1:\d+")
+OPAQUE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|12D3Koo\w+|[A-Za-z0-9+/]{40,}={0,2}|http\S+|127\.0\.0\.1:\d+")
 PLACE = {"project": LANE[0], "environment": LANE[1]}
 
 
@@ -292,6 +295,7 @@ async def data(walk: Walk) -> None:
     lane = control.core.state.lane(*LANE)
     assert lane is not None
     source = house.index_of(lane.data_node)
+    await data_files(walk, source)
     targets = [house.control(index).core.node for index in (1 - source, source)]
     switch, abort = (
         b64(encode(sign_command([house.admin], mesh, Command(secrets.token_bytes(16), PlaceData(PeerId(one)), *LANE,
@@ -302,6 +306,32 @@ async def data(walk: Walk) -> None:
     await until(lambda: control.core.state.lane(*LANE).data_node == targets[0], 150)  # type: ignore[union-attr]
     await walk.call("audit", contains="publish", limit=100)
     await walk.call("audit_links", after=0)
+
+
+async def data_files(walk: Walk, index: int) -> None:
+    """A copy that is fetched, and put back in the place of what it was made of; then the data is held still, and let go."""
+    control, admin = walk.house.control(index), walk.house.admin
+    mesh, node = control.core.trust.mesh, PeerId(control.core.node)
+
+    def mandate(act: Act, files: tuple[ListedFile, ...] = ()) -> str:
+        listing = bytes(digest(encode(files))) if files else b""
+        asked = DataMandate(act, *LANE, node, secrets.token_bytes(16), system_now().wall_ms, listing, bool(files))
+        return b64(encode(sign_mandate(admin, mesh, asked)))
+
+    async with aiohttp.ClientSession(headers={"host": "site.test"}) as visitor:
+        answer = await visitor.get(f"http://{walk.house.ingress(index)}/kv/increment?store=visits&key=n")
+        assert answer.status == 200
+    made = await walk.call("export_data", index=index, **PLACE, body={"mandate": mandate("export")})
+    bytes_of = await walk.call("exported_file", index=index, **PLACE, export=made["export"], number=0)
+    await walk.call("drop_export", index=index, **PLACE, export=made["export"])
+    files = (ListedFile("keyvalue.db", len(bytes_of), digest(bytes_of).hex()),)
+    asked = {"mandate": mandate("import", files), "files": [msgspec.to_builtins(one) for one in files]}
+    name = (await walk.call("begin_import", index=index, **PLACE, body=asked))["name"]
+    at = {**PLACE, "import": name}
+    await walk.call("put_imported", index=index, **at, digest=files[0].sha256, body=bytes_of)
+    await walk.call("install_import", index=index, **at)
+    await walk.call("freeze_data", index=index, **PLACE, body={"mandate": mandate("freeze")})
+    await walk.call("thaw_data", index=index, **PLACE, body={"mandate": mandate("thaw")})
 
 
 async def ends(walk: Walk) -> None:

@@ -56,7 +56,8 @@ IN_PRODUCTION = [
     path.split()
     for path in (
         "diff", "propose", "deploy", "promote", "pause", "resume", "abort", "rollback", "why", "secret set",
-        "secret rm", "project place", "ci init", "data move",
+        "secret rm", "project place", "ci init", "data move", "data export", "data import",
+        "data freeze", "data thaw",
     )
 ]  # fmt: skip
 """The commands that act in production unless they are told."""

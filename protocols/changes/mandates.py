@@ -1,0 +1,62 @@
+"""What an admin signs to have one node do something with a lane's data: hand a copy out, take one in, hold it still.
+
+A mandate is for one node, good for minutes and used once. It is no command: nothing is decided by it, since the node that
+holds the data alone can do it. Not here: what is done (node/serving/data_custody.py), and moves, which are decided.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from protocols.envelope import DecodeError, Signed, decode, open_signed, sign
+from protocols.machine import Digest, PeerId, Signer, Verifier
+from protocols.refusal import Refusal
+
+MANDATE_DOMAIN = "freehold/data-mandate/1"
+MANDATE_MAX_BYTES = 2_048
+MANDATE_LIFETIME_MS = 300_000
+"""How far its moment may be from the node's clock."""
+
+NONCE_BYTES = 16
+Act = Literal["export", "import", "freeze", "thaw"]
+
+
+class DataMandate(msgspec.Struct, frozen=True, tag="data_mandate"):
+    """One act on the data of a project in an environment, by the node that holds it.
+
+    `listing` is the SHA-256 of what is to be imported, as the API takes it; `replace` allows that something is there.
+    """
+
+    act: Act
+    project: str
+    environment: str
+    node: PeerId
+    nonce: bytes
+    at_ms: int
+    listing: bytes = b""
+    replace: bool = False
+
+
+def sign_mandate(signer: Signer, mesh: Digest, mandate: DataMandate) -> Signed:
+    """Sign a mandate with an admin's key."""
+    return sign(signer, MANDATE_DOMAIN, mesh, mandate)
+
+
+def read_mandate(
+    data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...], now_ms: int
+) -> DataMandate | Refusal:
+    """Return what an admin signed, or why it does not count now."""
+    try:
+        signed: Signed = decode(data, Signed, MANDATE_MAX_BYTES)
+        mandate: DataMandate = open_signed(verifier, MANDATE_DOMAIN, mesh, signed, DataMandate)
+    except DecodeError as error:
+        return Refusal("data.malformed", f"the mandate cannot be read: {error}")
+    if signed.key not in admins:
+        return Refusal("command.not-allowed", "an admin of the mesh signs what is done with data")
+    if len(mandate.nonce) != NONCE_BYTES:
+        return Refusal("data.malformed", f"a mandate's nonce has {NONCE_BYTES} bytes")
+    if abs(now_ms - mandate.at_ms) > MANDATE_LIFETIME_MS:
+        return Refusal("data.expired", "the mandate is not of these minutes; check both clocks and sign it again")
+    return mandate
