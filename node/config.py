@@ -30,6 +30,15 @@ API_PORT_DEFAULT = 4180
 INGRESS_PORT_DEFAULT = 8080
 
 
+class BackupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where backups go (`to`, a folder), the age key they are encrypted to, how often they are made and how many stay."""
+
+    to: str
+    key: str
+    every_s: int = 86_400
+    keep: int = 14
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One node's settings. Addresses are "host:port"; an empty `listen` makes a node that only dials out.
 
@@ -43,7 +52,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `drain_s` is how long requests under way may take when it stops, `orphan_s` how long workers serve on without it.
     `smoke_ahead` keeps a worker ready for the next smoke checks, and `compiled` is a folder of compiled code that
     several nodes of one user share; by default a node has its own. `local_only` has the ingress refuse hosts and origins
-    of other machines, for a node on a developer's.
+    of other machines, for a node on a developer's. `backup` has apps' data backed up by a schedule.
     """
 
     name: str
@@ -64,6 +73,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compiled: str = ""
     local_only: bool = False
     peers: tuple[str, ...] = ()
+    backup: BackupConfig | None = None
 
 
 def no_node_step(folder: Path) -> str:
@@ -90,7 +100,7 @@ def write_config(folder: Path, config: NodeConfig) -> None:
     """Write DATA/node.toml for the first time."""
     lines = ["# One node's settings; see `freehold node run --help`. Restart the node after a change.\n"]
     for name, value in msgspec.to_builtins(config).items():
-        if name == "peers" and not value:
+        if name in {"peers", "backup"} and not value:
             continue  # what a release before it does not know is written only where it is used
         text = msgspec.json.encode(value).decode()
         lines.append(f"{name} = {text}\n")

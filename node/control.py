@@ -26,6 +26,7 @@ from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Asking
 from node.serving.app_counts import AppCounts
+from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
 from node.serving.data_moves import DataMoves
 from node.serving.recent_answers import RecentAnswers
@@ -85,6 +86,7 @@ class Control:
     belongings: Belongings
     data: DataMoves
     custody: DataCustody
+    backups: DataBackups
     app_counts: AppCounts
     recent_answers: RecentAnswers
     api_place: ApiPlace = field(default_factory=ApiPlace)

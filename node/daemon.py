@@ -129,6 +129,7 @@ class Daemon:
                 group.create_task(control.recent_answers.run(functools.partial(look, control))),
                 group.create_task(control.data.run()),
                 group.create_task(control.custody.run()),
+                group.create_task(control.backups.run()),
                 group.create_task(services.room.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on

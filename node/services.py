@@ -40,6 +40,7 @@ from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
 from node.serving.app_counts import AppCounts
+from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
 from node.serving.data_moves import DataMoves
 from node.serving.job_history import JobHistory
@@ -151,9 +152,9 @@ def make_services(
         schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
         fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected),
-        feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data,
+        feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
-        custody=_custody(core, data), app_counts=app_counts, recent_answers=RecentAnswers(app_counts),
+        recent_answers=RecentAnswers(app_counts), custody=_custody(core, data), backups=_backups(core, data, config),
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)
@@ -188,6 +189,10 @@ def _schedules(workloads: Workloads, pool: WorkerPool, folder: Path) -> Schedule
     return Schedules(
         lambda: workloads.running, pool.run_job, system_now, folder / "schedules", JobHistory(folder / "jobs")
     )
+
+
+def _backups(core: NodeCore, moves: DataMoves, config: NodeConfig) -> DataBackups:
+    return DataBackups(core, moves.place, config.backup, system_now)
 
 
 def _custody(core: NodeCore, moves: DataMoves) -> DataCustody:

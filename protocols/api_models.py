@@ -327,7 +327,8 @@ class StoredFileView(msgspec.Struct, frozen=True):
 class DataView(msgspec.Struct, frozen=True):
     """A lane's data as one node holds it. `node` should hold it, as the chain says; `here` is the answering node.
 
-    `kept_ms` are the moments (wall) at which older copies were put aside here.
+    `kept_ms` are the moments (wall) at which older copies were put aside here, `backup_ms` that of the newest backup (0:
+    none), `backup_problem` why the last one failed.
     """
 
     project: str
@@ -338,6 +339,8 @@ class DataView(msgspec.Struct, frozen=True):
     frozen: bool
     kept_ms: tuple[int, ...]
     move: MoveView | None
+    backup_ms: int = 0
+    backup_problem: str = ""
 
 
 class MandateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -352,6 +355,17 @@ class ListedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(max_length=200)]
     size_bytes: Annotated[int, msgspec.Meta(ge=0)]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class DataManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an export is of: `node` held it at `at_ms` (wall); `files` are all that lie beside this file."""
+
+    format: Literal[1]
+    project: str
+    environment: str
+    node: str
+    at_ms: int
+    files: tuple[ListedFile, ...]
 
 
 class ExportView(msgspec.Struct, frozen=True):

@@ -20,13 +20,13 @@ from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.errors import CommandError, UsageError
 from cli.frame import Option, command
-from cli.host.exported_data import DataManifest, ExportFolder, as_stored, read_manifest
+from cli.host.exported_data import ExportFolder, as_stored, opened, read_manifest
 from cli.text.output import Output
 from cli.text.table import short
 from cli.text.times import moment
 from cli.text.units import size
 from cli.views.lanes import find_lane
-from protocols.api_models import ExportView, ImportBody, ListedFile, MandateBody
+from protocols.api_models import DataManifest, ExportView, ImportBody, ListedFile, MandateBody
 from protocols.changes.mandates import NONCE_BYTES, Act, DataMandate, sign_mandate
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
@@ -100,26 +100,54 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
     examples=(
         "freehold data import guestbook guestbook.export",
         "freehold data import guestbook guestbook.export --replace",
+        "freehold data import guestbook guestbook.production.20260101T030000Z.tar.age --identity key.txt --replace",
     ),
 )
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--identity",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The age key of an encrypted backup.",
+)
 @click.option("--replace", is_flag=True, help="Put what is there aside. Without it nothing that is there is touched.")
 @ENVIRONMENT
 @CONTEXT
 @YES
 def import_data(
-    output: Output, name: str, folder: Path, replace: bool, environment: str, context_name: str | None, yes: bool
+    output: Output,
+    name: str,
+    folder: Path,
+    identity: Path | None,
+    replace: bool,
+    environment: str,
+    context_name: str | None,
+    yes: bool,
 ) -> None:
-    """Put an export in the place of a project's data, whole or not at all. Needs the admin key.
+    """Put an export, or a backup, in the place of a project's data, whole or not at all. Needs the admin key.
 
     Writers wait while the files change places, after all of them came and were compared.
     """
     context, lane, held_by = _holder(context_name, name, environment, f"import data for {name} in {environment}")
-    manifest = read_manifest(folder)
+    with opened(folder, identity) as found:
+        manifest = read_manifest(found)
+        _require_leave(output, context, lane, held_by, manifest, folder, replace=replace)
+        confirm(output, "Go on?", yes)
+        admin = unlock_admin(context, f"import data for {name} in {environment}")
+        talk(context, lambda client: _send(output, client, admin, lane, found, manifest, replace=replace))
+    _told(output, manifest, folder, f"the data of {name} in {environment} is what {folder} holds")
+
+
+def _require_leave(
+    output: Output, context: home.Context, lane: Lane, held_by: str, manifest: DataManifest, source: Path, *,
+    replace: bool,
+) -> None:  # fmt: skip
+    """Say what an import does. Raises UsageError where it would take the place of data and nobody said so."""
+    name, environment = lane.project, lane.environment
     there = _present(talk(context, lambda client: client.get(f"/v1/data/{name}/{environment}")))
     if there and not replace:
-        step = f"freehold data import {name} {folder} --env {environment} --replace"
+        step = f"freehold data import {name} {source} --env {environment} --replace"
         what = f"{held_by} holds data of {name} in {environment} already ({there})"
         raise UsageError(
             f"{what}; with --replace it is put aside, unwritable, for 7 days", next_step=step, kind="exists"
@@ -127,28 +155,25 @@ def import_data(
     output.note(f"plan: put the data of {manifest.project} in {manifest.environment} as of {moment(manifest.at_ms)}")
     output.note(f"({_amount(manifest)}) in the place of the data of {name} in {environment} on {held_by}.")
     if there:
-        output.note(
-            f"What is there now ({there}) goes aside, unwritable, for 7 days: every write since the export is in"
-        )
+        output.note(f"What is there now ({there}) goes aside, unwritable, for 7 days: every write since then is in")
         output.note("it alone. Writers wait for that moment.")
-    confirm(output, "Go on?", yes)
-    admin = unlock_admin(context, f"import data for {name} in {environment}")
 
-    async def carry(client: NodeClient) -> None:
-        path = f"/v1/data/{name}/{environment}/imports"
-        with as_stored(folder, manifest) as (files, places):
-            mandate = await _mandate(client, admin, lane, "import", files, replace=replace)
-            made = await client.post(path, ImportBody(mandate.mandate, files))
-            total, done = sum(one.size_bytes for one in files), 0
-            for sha256, one in {one.sha256: one for one in files}.items():
-                output.live(f"sending {size(done)} of {size(total)}")
-                await client.put_file(f"{path}/{made['name']}/files/{sha256}", places[sha256], sha256)
-                done += one.size_bytes
-            output.live("the node compares, and puts it into its place")
-            await client.post_nothing(f"{path}/{made['name']}/install", patience_s=COPY_PATIENCE_S)
 
-    talk(context, carry)
-    _told(output, manifest, folder, f"the data of {name} in {environment} is what {folder} holds")
+async def _send(
+    output: Output, client: NodeClient, admin: Ed25519Signer, lane: Lane, folder: Path, manifest: DataManifest, *,
+    replace: bool,
+) -> None:  # fmt: skip
+    path = f"/v1/data/{lane.project}/{lane.environment}/imports"
+    with as_stored(folder, manifest) as (files, places):
+        mandate = await _mandate(client, admin, lane, "import", files, replace=replace)
+        made = await client.post(path, ImportBody(mandate.mandate, files))
+        total, done = sum(one.size_bytes for one in files), 0
+        for sha256, one in {one.sha256: one for one in files}.items():
+            output.live(f"sending {size(done)} of {size(total)}")
+            await client.put_file(f"{path}/{made['name']}/files/{sha256}", places[sha256], sha256)
+            done += one.size_bytes
+        output.live("the node compares, and puts it into its place")
+        await client.post_nothing(f"{path}/{made['name']}/install", patience_s=COPY_PATIENCE_S)
 
 
 @command("freeze", examples=("freehold data freeze guestbook",))

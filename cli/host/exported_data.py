@@ -17,12 +17,13 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from cli.errors import CommandError, UsageError
-from protocols.api_models import ListedFile
+from node.errors import ConfigError
+from node.store.sealed_copy import open_sealed
+from protocols.api_models import DataManifest, ListedFile
 from runtime.durable import sync_folder
 from runtime.providers import ProviderError
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
@@ -34,17 +35,6 @@ KEYVALUE_LINES = "keyvalue.ndjson"
 LINE_MAX_BYTES = 8 << 20
 BATCH_ENTRIES = 500
 BLOCK_BYTES = 1 << 20
-
-
-class DataManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an export is of: `node` held it at `at_ms` (wall); `files` are all that lie beside this file."""
-
-    format: Literal[1]
-    project: str
-    environment: str
-    node: str
-    at_ms: int
-    files: tuple[ListedFile, ...]
 
 
 class StoredEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -106,6 +96,27 @@ def read_manifest(folder: Path) -> DataManifest:
             what = f"{one.name[:80]!r} is missing, or is not what {MANIFEST} says"
             raise CommandError(what, next_step=again, kind="damaged-export")
     return manifest
+
+
+@contextlib.contextmanager
+def opened(source: Path, identity: Path | None) -> Iterator[Path]:
+    """Yield the folder of an export, or of an encrypted backup while the context lasts. Raises CommandError."""
+    if source.is_dir():
+        yield source
+        return
+    if identity is None or not source.exists():
+        what = f"{source} is no folder" if source.exists() else f"there is no {source}"
+        step = f"freehold data import NAME {source} --identity FILE, if it is a backup"
+        raise UsageError(what, next_step=step, kind="no-export")
+    with tempfile.TemporaryDirectory(dir=source.absolute().parent, prefix=".import-") as temporary:
+        folder = Path(temporary) / "backup"
+        try:
+            open_sealed(source, identity, folder)
+        except (ConfigError, OSError) as error:
+            raise CommandError(
+                str(error), next_step=getattr(error, "advice", "") or "name another file", kind="no-export"
+            ) from None
+        yield folder
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from node.api.operations import Call, Operation, Parameter, Upload
 from node.api.problems import ProblemError, not_found, problem_of, refused
 from node.control import Control
 from node.errors import NotDoneError
+from node.serving.data_backups import BackupState
 from node.serving.data_moves import MoveError, MoveProgress
 from node.store.data_folders import MoveTicket
 from node.store.data_staging import SIZE_MAX_BYTES
@@ -57,6 +58,7 @@ async def show_data(call: Call) -> DataView:
         raise not_found("lane", f"{lane[0]} in {lane[1]}")
     stores = control.data.place.stores(lane)
     files = await asyncio.to_thread(_files, stores)
+    backup = control.backups.states.get(lane, BackupState())
     return DataView(
         project=lane[0],
         environment=lane[1],
@@ -66,6 +68,8 @@ async def show_data(call: Call) -> DataView:
         frozen=freeze.note_of(stores) is not None,
         kept_ms=control.data.place.kept(lane),
         move=_view(control.data.moves.get(lane)),
+        backup_ms=backup.at_ms,
+        backup_problem=backup.problem,
     )
 
 

@@ -65,10 +65,11 @@ def show(output: Output, context_name: str | None) -> None:
             _size(one),
             "frozen" if one["frozen"] and one["node"] == one["here"] else one["move"]["phase"] if one["move"] else "-",
             ", ".join(moment(at_ms) for at_ms in one["kept_ms"]) or "-",
+            _backup(one),
         )
         for one in found
     ]
-    output.result({"data": found}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE"), rows))
+    output.result({"data": found}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP"), rows))
     if not rows:
         output.note("no app has data on a node yet")
 
@@ -150,6 +151,12 @@ async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, targ
 
 def _size(one: dict[str, Any]) -> str:
     return size(sum(file["size_bytes"] for file in one["files"])) if one["node"] == one["here"] else "-"
+
+
+def _backup(one: dict[str, Any]) -> str:
+    if one["backup_problem"]:
+        return f"failed: {one['backup_problem']}"
+    return moment(one["backup_ms"]) if one["backup_ms"] else "-"
 
 
 @click.group("data", cls=Group)

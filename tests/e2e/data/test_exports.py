@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 
 from cli.access.client import NodeClient
@@ -100,6 +101,25 @@ def test_frozen_data_is_read_and_not_written_also_after_a_restart(node: Machine,
     node.typed_ok("data", "import", *WHERE, str(out), "--replace", "-y")
     assert call(node.ingress, HOST, PATH, 25.0)[0] == 503, "an import thawed it"
     node.typed_ok("data", "thaw", *WHERE, "-y")
+    assert visit(node) == counted + 1
+
+
+@pytest.mark.timeout(240)
+def test_a_node_backs_up_what_it_holds_and_takes_it_back(node: Machine, tmp_path: Path) -> None:
+    counted = visit(node)
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "key.txt").write_text(str(identity))
+    (tmp_path / "to").mkdir()
+    with (node.data / "node.toml").open("a") as file:
+        file.write(f'[backup]\nto = "{tmp_path / "to"}"\nkey = "{identity.to_public()}"\n')
+    assert node.stop() == 0
+    node.start()
+    until(lambda: call(node.ingress, HOST, "/env")[0] == 200, 60, "the app to be served again")
+    until(lambda: bool(list((tmp_path / "to").glob("*.age"))), 40, "the backup")
+    until(lambda: node.ok("data", "list")["data"][0]["backup_ms"] > 0, 20, "the node to say so")
+    (made,) = (tmp_path / "to").iterdir()
+    assert visit(node) == counted + 1
+    node.typed_ok("data", "import", *WHERE, str(made), "--identity", str(tmp_path / "key.txt"), "--replace", "-y")
     assert visit(node) == counted + 1
 
 
