@@ -81,7 +81,7 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
 
 def packed_source(project: ProjectFile, app: App, tree: SourceTree) -> str:
     """Return what the interpreter is told: the app's files, entry and mount points."""
-    files = {name: (base64.b64encode(content).decode(), tree.modified_s(name)) for name, content in tree.files}
+    files = {name: base64.b64encode(content).decode() for name, content in tree.files}
     packed = base64.b64encode(zlib.compress(json.dumps(files).encode(), 1)).decode()
     prefixes = python_build.mount_prefixes(project, app)
     return json.dumps({"language": app.language, "entry": app.entry, "prefixes": prefixes, "files": packed})

@@ -36,25 +36,13 @@ class SourceTree:
         """Return the content of the file called `name`, if there is one."""
         return next((content for path, content in self.files if path == name), None)
 
-    def modified_s(self, name: str) -> int:
-        """Return when the file called `name` was last changed, in seconds since 1970; never after SOURCE_DATE_EPOCH.
-
-        The app serves it as Last-Modified. The digest does not hold it: the same content built again is the same build.
-        """
-        latest = os.environ.get("SOURCE_DATE_EPOCH", "")
-        try:
-            changed_s = int((self.folder / name).stat().st_mtime)
-        except OSError:  # removed since it was read: what reads the folder next will see that
-            changed_s = 0
-        return min(changed_s, int(latest)) if latest.isdecimal() else changed_s
-
     def write(self, folder: Path) -> None:
-        """Write every file below `folder`."""
+        """Write every file below `folder`, all with one time: a checkout's times are no part of what is built."""
         for name, content in self.files:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-            os.utime(path, (self.modified_s(name), self.modified_s(name)))
+            os.utime(path, (0, 0))
 
 
 def read_tree(app: str, folder: Path) -> SourceTree:

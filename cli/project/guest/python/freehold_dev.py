@@ -64,7 +64,7 @@ class IncomingHandler:
             freehold_environ.fill()
             told = json.loads(freehold.config[SOURCE_KEY])
             packed = json.loads(zlib.decompress(base64.b64decode(told["files"])))
-            files = {name: (base64.b64decode(text), modified_s) for name, (text, modified_s) in packed.items()}
+            files = {name: base64.b64decode(text) for name, text in packed.items()}
             freehold_files.mount(APP_FOLDER, files)
             os.environ.pop(SOURCE_KEY, None)
             if told["language"] == "static":

@@ -35,6 +35,8 @@ LEFT_OUT = {
     "__phello__", "_pyrepl", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tkinter", "turtledemo",
     "venv",
 }
+FILE_TIME_S = 3_786_912_000  # 2090: later than any release, see _File
+FILE_TIME_SPAN_S = 1 << 28
 READ_ONLY = "an app's files are read-only: temporary files go below /tmp, data into a key-value store"
 EXTENSION = ".cpython-314-wasm32-wasi.so"
 IMPORT = re.compile(
@@ -48,11 +50,14 @@ class _File:
 
     __slots__ = ("modified_ns", "packed", "size")
 
-    def __init__(self, path: str, content: bytes, modified_s: int) -> None:
+    def __init__(self, path: str, content: bytes) -> None:
         self.packed = zlib.compress(content, 6) if path.endswith(".py") else content
         self.size = len(content)
-        # Frameworks make an ETag of time and size: the fraction tells two contents of one second and size apart.
-        self.modified_ns = modified_s * 1_000_000_000 + zlib.crc32(content) % 1_000_000_000
+        # Frameworks make an ETag of size and time, some of whole seconds alone, so the time is made of the content: equal
+        # on every machine that builds it. It lies ahead of every visitor's clock: whoever asks for what changed since a
+        # date gets the file, never a wrong 304. As Last-Modified it is not sent (freehold_http).
+        mark = zlib.crc32(content)
+        self.modified_ns = (FILE_TIME_S + mark % FILE_TIME_SPAN_S) * 1_000_000_000 + mark % 1_000_000_000
 
 
 _files: dict[str, _File] = {}
@@ -66,16 +71,13 @@ _real_open, _real_stat, _real_listdir, _real_scandir = io.open, os.stat, os.list
 def serve(app_folder: str, package_folders: list[str]) -> None:
     """Read everything that may be wanted later, then answer from it. Call once, at build, before the app is imported."""
     global _cwd
-    size = _keep_folder(app_folder, None)
-    newest_s = max((file.modified_ns for file in _files.values()), default=0) // 1_000_000_000
-    for folder in package_folders:
-        size += _keep_folder(folder, newest_s)  # what a requirements.txt of that time asked for
+    size = sum(_keep_folder(folder) for folder in (app_folder, *package_folders))
     if size > KEPT_MAX_BYTES:
         raise RuntimeError(
             f"the app and its packages hold {size >> 20} MiB of files; the limit is {KEPT_MAX_BYTES >> 20} MiB"
         )
     for folder in (STDLIB, *OWN_FOLDERS):
-        _keep_folder(folder, 0, only=".py", left_out=LEFT_OUT)
+        _keep_folder(folder, only=".py", left_out=LEFT_OUT)
     _roots[:] = [app_folder, *package_folders, STDLIB, *OWN_FOLDERS]
     _cwd = app_folder
     sys.path[:] = [app_folder, STDLIB, *OWN_FOLDERS, *package_folders]  # as where a program starts: its own folder first
@@ -96,8 +98,8 @@ def import_early(app_folder: str) -> None:
             sys.modules.pop(name, None)
 
 
-def mount(folder: str, files: dict[str, tuple[bytes, int]]) -> None:
-    """Add files, content and time by path below `folder`, to what is served (only `freehold_dev` does)."""
+def mount(folder: str, files: dict[str, bytes]) -> None:
+    """Add files, content by path below `folder`, to what is served (only `freehold_dev` does)."""
     _folders.setdefault(folder, [])
     for name in sorted(files):
         parts = name.split("/")
@@ -106,11 +108,11 @@ def mount(folder: str, files: dict[str, tuple[bytes, int]]) -> None:
             _folders.setdefault(parent, [])
             if parts[depth - 1] not in _folders[parent]:
                 _folders[parent].append(parts[depth - 1])
-        _files[f"{folder}/{name}"] = _File(name, *files[name])
+        _files[f"{folder}/{name}"] = _File(name, files[name])
     sys.path_importer_cache.clear()
 
 
-def _keep_folder(folder: str, modified_s: int | None, only: str = "", left_out=frozenset()) -> int:
+def _keep_folder(folder: str, only: str = "", left_out=frozenset()) -> int:
     size = 0
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(
@@ -126,7 +128,7 @@ def _keep_folder(folder: str, modified_s: int | None, only: str = "", left_out=f
             whole = os.path.join(path, name)
             with _real_open(whole, "rb") as file:
                 content = file.read()
-            _files[whole] = _File(whole, content, int(_real_stat(whole).st_mtime) if modified_s is None else modified_s)
+            _files[whole] = _File(whole, content)
             size += len(content)
     return size
 

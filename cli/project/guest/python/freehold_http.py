@@ -7,7 +7,9 @@ its request. Not here: WSGI (`freehold_wsgi.py`) or the app's own handler (`free
 from __future__ import annotations
 
 import io
+import re
 import sys
+import time
 import traceback
 from urllib.parse import urlsplit
 
@@ -110,6 +112,12 @@ def kind_of(value) -> str:
     return name if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def lies_ahead(name: str, value: bytes) -> bool:
+    """Whether this is a Last-Modified of a later year, which no server may send (RFC 9110, 8.8.2.1): a file's own time."""
+    year = re.search(rb"\b[0-9]{4}\b", value) if name.lower() == "last-modified" else None
+    return year is not None and int(year[0]) > time.gmtime().tm_year
+
+
 class Answer:
     """One outgoing response: `start` sends status and headers, `send` pieces of the body, `end` finishes it."""
 
@@ -121,7 +129,7 @@ class Answer:
 
     def start(self, status: int, headers) -> None:
         fields = types.Fields.from_list(
-            [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
+            [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP and not lies_ahead(name, value)]
         )
         response = types.OutgoingResponse(fields)
         response.set_status_code(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,19 @@ def test_a_recipe_names_everything_that_decides_the_bytes(tmp_path: Path) -> Non
         tmp_path / "same", WSGI + 'timeout = "3s"', {**files, "web/__pycache__/app.pyc": b"1", "web/.x": b"1"}
     )
     assert recipe_of(same.project, app_of(same), same.root, Quiet()).inputs == before
+
+
+def test_two_checkouts_of_other_times_write_the_same_files(tmp_path: Path) -> None:
+    written = []
+    for name, changed_s in (("first", 1_500_000_000), ("second", 1_700_000_000)):
+        found = project(tmp_path / name, WSGI, {"web/app.py": b"x = 1", "web/static/a.css": b"p {}"})
+        for path in (tmp_path / name).rglob("*"):
+            os.utime(path, (changed_s, changed_s))
+        recipe = recipe_of(found.project, app_of(found), found.root, Quiet())
+        read_tree("web", found.root / "web").write(tmp_path / f"{name}-written")
+        files = sorted(path for path in (tmp_path / f"{name}-written").rglob("*") if path.is_file())
+        written.append((recipe.inputs, [(path.name, path.read_bytes(), path.stat().st_mtime_ns) for path in files]))
+    assert written[0] == written[1]
 
 
 def test_a_source_folder_of_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
