@@ -98,12 +98,13 @@ class Concerns:
         clock: Callable[[], Now],
         rebuilt: str,
         rejected: Mapping[PeerId, Rejected],
+        elsewhere: Callable[[], list[str]],
     ) -> None:
         """Take what is read, and why this process began without the records that the node had ("" if it has them).
 
-        `rejected` is what was refused of each peer last.
+        `rejected` is what was refused of each peer last, `elsewhere` what other parts of this node are worried by.
         """
-        self._rejected = rejected
+        self._rejected, self._elsewhere = rejected, elsewhere
         self._core, self._config, self._folder, self._clock = core, config, folder, clock
         self._workloads, self._audit = workloads, audit
         self.rebuilt = rebuilt
@@ -218,7 +219,7 @@ class Concerns:
                 f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned; "
                 "compare what runs with what should: freehold status"
             )
-        return found + self._of_certificates()
+        return found + self._of_certificates() + self._elsewhere()
 
     def _unprepared(self, lanes: Sequence[Lane]) -> list[str]:
         """What of that the chain names this node could not make ready."""

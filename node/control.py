@@ -36,6 +36,7 @@ from node.serving.workloads import Workloads
 from node.store.artifacts import ArtifactStore
 from node.store.belongings import Belongings
 from node.store.storage import Storage
+from node.webhooks.webhooks import Webhooks
 from protocols.core import NodeCore
 from protocols.machine import Now
 from runtime.workers.pool import WorkerPool
@@ -89,6 +90,7 @@ class Control:
     backups: DataBackups
     app_counts: AppCounts
     recent_answers: RecentAnswers
+    webhooks: Webhooks
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from node.api.listening import listening
+from node.api.papers.papers import missing_of
 from node.api.reports.app_metrics import look
 from node.api.server import VERSION
 from node.config import NodeConfig, runtime_folder
@@ -34,6 +35,7 @@ from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX, parse_address
 from node.mesh.presence import NodeStatus, outgoing_address
 from node.services import NodePlace, Services, lost_state, make_services, read_stored
 from node.store.storage import Storage
+from node.webhooks.occasions import Occasions
 from protocols.core import CoreStored
 from protocols.envelope import encode
 from protocols.libp2p import multiaddr
@@ -41,6 +43,7 @@ from protocols.libp2p.multiaddr import Multiaddr
 from protocols.liveness import Leave
 from protocols.records.gossip import Publish
 from protocols.records.key_table import make_key
+from protocols.rollout.dossiers import Proposed
 
 GOODBYE_S = 0.5
 """Between the goodbye and the end: the others lead visitors past this node by then, and what came is passed on."""
@@ -130,6 +133,7 @@ class Daemon:
                 group.create_task(control.data.run()),
                 group.create_task(control.custody.run()),
                 group.create_task(control.backups.run()),
+                group.create_task(control.webhooks.run(_occasions(control), control.core.state.name)),
                 group.create_task(services.room.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
@@ -199,6 +203,15 @@ def _dialable(address: Multiaddr) -> Multiaddr:
         return address
     family = socket.AF_INET6 if end[0] == "::" else socket.AF_INET
     return multiaddr.from_tcp(outgoing_address(family), end[1])
+
+
+def _occasions(control: Control) -> Occasions:
+    """What this node's webhooks are told of."""
+
+    def lack(proposed: Proposed) -> tuple[str, ...]:
+        return tuple(one.rule for one in missing_of(control, proposed))
+
+    return Occasions(control.core, control.history, lack)
 
 
 async def _first_of(task: asyncio.Task[Any], waited: Any) -> None:

@@ -56,6 +56,7 @@ from node.store.belongings import Belongings
 from node.store.disk_room import RoomWatch
 from node.store.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
+from node.webhooks.webhooks import Webhooks
 from protocols.chain.ballots import BOOT_NONCE_BYTES
 from protocols.chain.context import Stored
 from protocols.chain.fence import TABLE as FENCE_TABLE
@@ -144,17 +145,18 @@ def make_services(
         signer=signer, clock=system_now, folder=folder, is_member=is_member,
     )  # fmt: skip
     leaving = Leaving(core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=stop)
-    app_counts = AppCounts()
+    app_counts, webhooks = AppCounts(), Webhooks(folder / "webhooks", system_now, entropy)
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=Asking(transport), clock=system_now,
         leaving=leaving, enrolling=Enrolling(core, filing, signer, verifier, system_now), secrets=secrets,
         schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
         fates=Fates(history.decision, history.digest_at),
-        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected),
+        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected, webhooks.concerns),
         feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         recent_answers=RecentAnswers(app_counts), custody=_custody(core, data), backups=_backups(core, data, config),
+        webhooks=webhooks,
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)
@@ -215,6 +217,7 @@ def _subscribe(control: Control) -> None:
             control.secrets.hear,
             control.addresses.hear,
             control.audit.hear,
+            control.webhooks.hear,
         )
     )
 

@@ -200,10 +200,6 @@ class NodeClient:
         data = None if body is None else msgspec.json.encode(body, enc_hook=plain)
         await self._exchange("POST", path, data, "application/json", patience_s=patience_s)
 
-    async def delete(self, path: str) -> None:
-        """Throw away what is at a path."""
-        await self._call("DELETE", path)
-
     async def put_file(self, path: str, file: Path, sha256: str) -> None:
         """Send a file's bytes, whose SHA-256 (hex) the caller knows, while they are read."""
         with file.open("rb") as content:
@@ -221,6 +217,14 @@ class NodeClient:
                     take(piece)
         except UNREACHED as error:
             raise self._unreached(error) from None
+
+    async def post_empty(self, path: str) -> Any:
+        """Ask for something that takes no body; return the JSON answer."""
+        return msgspec.json.decode(await self._call("POST", path))
+
+    async def delete(self, path: str) -> None:
+        """Have what is at a path forgotten."""
+        await self._call("DELETE", path)
 
     async def put(self, path: str, body: Any) -> None:
         """Replace what is at a path with JSON; the answer is empty."""
@@ -301,7 +305,7 @@ class NodeClient:
 
     async def withdraw(self, change: str) -> None:
         """Have the node forget a start that still waits there."""
-        await self._call("DELETE", f"/v1/starts/{change}")
+        await self.delete(f"/v1/starts/{change}")
 
     async def _call(
         self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None

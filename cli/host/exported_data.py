@@ -2,7 +2,7 @@
 
 `manifest.json` lists every file with its digest. Key-value stores are `keyvalue.ndjson`, one entry a line; SQL databases
 are SQLite files in `sql/`; objects are files named by their SHA-256 in `blobs/`, their names in `blobs.db`. The folder
-appears whole or not at all. Not here: how files come from a node and go there (cli/commands/data_files.py).
+appears whole or not at all. Not here: how files come from a node and go there (cli/commands/mesh/data_files.py).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from node.api.callers.objects import (
 )
 from node.api.callers.scope import Owned, Place, covered, may, place_of
 from node.api.data import DATA_OPERATIONS
+from node.api.hooks import HOOK_OPERATIONS
 from node.api.mcp import MCP_OPERATIONS
 from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
 from node.api.papers.auditing import AUDIT_OPERATIONS
@@ -592,5 +593,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *SECRET_OPERATIONS,
     *DATA_OPERATIONS,
     *AUDIT_OPERATIONS,
+    *HOOK_OPERATIONS,
     *MCP_OPERATIONS,
 )  # fmt: skip

@@ -196,7 +196,8 @@ _TAG_OF = {
     "drafts": "changes", "starts": "changes", "records": "changes", "commands": "changes", "changes": "changes",
     "artifacts": "artifacts", "lanes": "projects", "secrets": "projects", "data": "projects",
     "admissions": "principals", "principals": "principals",
-    "mcp": "changes", "logs": "following", "events": "following", "audit": "following", "metrics": "following",
+    "mcp": "changes", "webhooks": "following",
+    "logs": "following", "events": "following", "audit": "following", "metrics": "following",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.members import find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
-from cli.commands.data_files import export_data, freeze_data, import_data, thaw_data
+from cli.commands.mesh.data_files import export_data, freeze_data, import_data, thaw_data
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, Option, command
 from cli.text.output import Output

@@ -71,6 +71,7 @@ async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes
                 .replace("{change}", "0" * 64)
                 .replace("{key}", "0" * 64)
                 .replace("{draft}", "0" * 64)
+                .replace("{webhook}", "ops")
             )
             path = path.replace("{node}", house.control(0).core.node)
             if one.stream == "always":

@@ -49,6 +49,7 @@ from protocols.trust.grants import GRANT_DOMAIN, Grant
 from protocols.trust.invites import Address, Invite, make_invite, read_line, write_line
 from protocols.trust.request_signatures import sign_request
 from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, until
+from tests.support.mesh.receiver import a_receiver
 
 RECORDED = Path(node.api.__file__).parent / "examples.json"
 BY_NAME: dict[str, Operation] = {one.name: one for one in OPERATIONS}
@@ -182,6 +183,7 @@ async def test_every_example_of_the_document_is_executed_as_it_says(component: C
         await withdraw(walk, component("services").read_bytes())
         await people(walk)
         await data(walk)
+        await hooks(walk)
         await ends(walk)
     if os.environ.get("FREEHOLD_RECORD"):
         RECORDED.write_text(json.dumps({name: walk.made[name] for name in sorted(walk.made)}, indent=1) + "\n")
@@ -332,6 +334,15 @@ async def data_files(walk: Walk, index: int) -> None:
     await walk.call("install_import", index=index, **at)
     await walk.call("freeze_data", index=index, **PLACE, body={"mandate": mandate("freeze")})
     await walk.call("thaw_data", index=index, **PLACE, body={"mandate": mandate("thaw")})
+
+
+async def hooks(walk: Walk) -> None:
+    async with a_receiver() as receiver:
+        asked = {"name": "ops", "url": receiver.url, "events": ["approval.needed", "node.down"], "private": True}
+        await walk.call("add_webhook", body=asked)
+        await walk.call("test_webhook", webhook="ops")
+        await walk.call("webhooks")
+        await walk.call("remove_webhook", webhook="ops")
 
 
 async def ends(walk: Walk) -> None:
