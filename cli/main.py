@@ -50,7 +50,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "node": ("cli.commands.mesh.node:node", "run this machine's node, or install it"),
         "env": ("cli.commands.mesh.env:env", "make and change environments"),
         "project": ("cli.commands.mesh.project:project", "make projects, and place what must be on one node"),
-        "data": ("cli.commands.mesh.data:data", "see where apps' data lies, and move it"),
+        "data": ("cli.commands.mesh.data:data", "see where apps' data lies, move it, export and import it"),
         "console": ("cli.commands.mesh.console:console", "see and steer it in a browser"),
         "webhook": ("cli.commands.mesh.webhook:webhook", "have a node tell others what happens"),
         "doctor": ("cli.commands.mesh.doctor:doctor", "look for what is or will soon be wrong"),

@@ -15,6 +15,8 @@ from node.config import NodeConfig, certificates_folder
 from node.journal.audit import Audit
 from node.mesh.mesh import Rejected
 from node.serving.workloads import Workloads
+from node.store.disk_room import MUTED
+from node.upgrade.releases_here import ReleasesHere
 from protocols.chain.decision import Voter
 from protocols.chain.messages import EntryStored, EraChanged, Quarantined
 from protocols.chain.quorum import majority
@@ -149,7 +151,8 @@ class Concerns:
                 f" {awaited} may hold some of them; start it; {LOOK_STEP}"
             )
         if core.chain.muted:
-            found.append(f"this node serves and does not vote: {core.chain.muted}; free some space on {self._folder}")
+            step = f"free some space on {self._folder}" if core.chain.muted == MUTED else "freehold mesh upgrade plan"
+            found.append(f"this node serves and does not vote: {core.chain.muted}; {step}")
         if core.chain.stalled:
             found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
         voters = [voter.node for voter in core.state.voters]
@@ -208,6 +211,9 @@ class Concerns:
                     f"the schedules of {lane.project} in {lane.environment} stand still: {runs} is down; "
                     f"freehold project place {lane.project} --env {lane.environment} --schedules NODE"
                 )
+        failed = ReleasesHere(self._folder).read().failed
+        if failed is not None:
+            found.append(f"the upgrade to {failed.version} went back: {failed.why}; freehold mesh upgrade plan")
         used = self._audit.fullness
         if used >= RECORDS_WARN:
             found.append(

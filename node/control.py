@@ -36,6 +36,7 @@ from node.serving.workloads import Workloads
 from node.store.artifacts import ArtifactStore
 from node.store.belongings import Belongings
 from node.store.storage import Storage
+from node.upgrade.upgrader import Upgrader
 from node.webhooks.webhooks import Webhooks
 from protocols.core import NodeCore
 from protocols.machine import Now
@@ -91,6 +92,7 @@ class Control:
     app_counts: AppCounts
     recent_answers: RecentAnswers
     webhooks: Webhooks
+    upgrader: Upgrader
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)
 

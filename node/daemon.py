@@ -16,6 +16,7 @@ import functools
 import logging
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,9 @@ from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
 from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX, parse_address
 from node.mesh.presence import NodeStatus, outgoing_address
-from node.services import NodePlace, Services, lost_state, make_services, read_stored
-from node.store.storage import Storage
+from node.services import Ends, NodePlace, Services, lost_state, make_services, read_stored
+from node.store.schema_copy import copy_before_change
+from node.store.storage import Storage, failure
 from node.webhooks.occasions import Occasions
 from protocols.core import CoreStored
 from protocols.envelope import encode
@@ -51,6 +53,9 @@ LOOK_AT_ADDRESS_EVERY_S = 15.0
 HAND_OVER_S = 15.0
 """How long workers serve on for the next daemon behind an orderly stop; with the grace below and a margin 30 s in all."""
 HAND_OVER_GRACE_S = 10.0
+RELAUNCH_S = 60.0
+"""How long they serve on where another release starts at once, which may fail to some times."""
+
 
 _log = logging.getLogger("freehold.daemon")
 
@@ -58,8 +63,11 @@ _log = logging.getLogger("freehold.daemon")
 class Daemon:
     """One node."""
 
-    def __init__(self, folder: Path, config: NodeConfig) -> None:
-        """Take a folder that membership/found.py made, and its settings. Raises ConfigError under `python -O`."""
+    def __init__(self, folder: Path, config: NodeConfig, *, may_relaunch: bool = False) -> None:
+        """Take a folder that membership/found.py made, and its settings. Raises ConfigError under `python -O`.
+
+        `may_relaunch` says that whoever runs it starts another release in its place when `relaunches` is set at the end.
+        """
         if sys.flags.optimize:
             # -O drops every assertion; a machine that went astray would speak on instead of ending.
             raise ConfigError(
@@ -71,6 +79,8 @@ class Daemon:
         self.runtime = runtime_folder(folder)
         self._stopping = asyncio.Event()
         self._hands_over = False
+        self._may_relaunch = may_relaunch
+        self.relaunches = False
         self.started = asyncio.Event()
         self.control: Control | None = None
 
@@ -98,8 +108,14 @@ class Daemon:
         self._hands_over = True
         self._stopping.set()
 
+    def relaunch(self) -> None:
+        """End `run` and leave the workers to the release that starts in this one's place."""
+        self.relaunches = True
+        self.hand_over()
+
     async def _run(self, storage: Storage, logs: LogStore) -> None:
         _require_free((*self._config.listen, *filter(None, (self._config.api,))))
+        await asyncio.to_thread(_copy_stores, self._folder)
         vote, state, fence = await storage.open()
         stored = CoreStored(
             read_stored(self.runtime, vote, fence), state or {}, read_identity(self._folder).credentials
@@ -108,7 +124,8 @@ class Daemon:
         if lost:
             _log.error("%s", lost, extra={"event": "state.rebuilt"})
         place = NodePlace(self._folder, self.runtime, self._config)
-        services = make_services(place, storage, logs, stored, lost=lost, stop=self.stop)
+        ends = Ends(self.stop, self.relaunch if self._may_relaunch else None)
+        services = make_services(place, storage, logs, stored, lost=lost, ends=ends)
         self.control = services.control
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.hand_over)
@@ -135,6 +152,7 @@ class Daemon:
                 group.create_task(control.backups.run()),
                 group.create_task(control.webhooks.run(_occasions(control), control.core.state.name)),
                 group.create_task(services.room.run()),
+                group.create_task(control.upgrader.run()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
             tasks.append(group.create_task(control.mesh.run()))
@@ -150,7 +168,9 @@ class Daemon:
                 _log.info("the node stops", extra={"event": "node.stopping"})
                 await _say_goodbye(control)
             if self._hands_over:
-                await pool.hand_over(HAND_OVER_S, min(HAND_OVER_GRACE_S, self._config.drain_s))
+                await pool.hand_over(
+                    RELAUNCH_S if self.relaunches else HAND_OVER_S, min(HAND_OVER_GRACE_S, self._config.drain_s)
+                )
             else:
                 await pool.stop()
             await workers
@@ -186,6 +206,14 @@ async def _say_goodbye(control: Control) -> None:
     if control.core.hello.admitted():
         control.mesh.post(Leave())
         await asyncio.sleep(GOODBYE_S)
+
+
+def _copy_stores(folder: Path) -> None:
+    """Copy the stores if this release changes their schema. Raises StorageError."""
+    try:
+        copy_before_change(folder)
+    except (sqlite3.Error, OSError) as error:
+        raise failure("the copy of the stores", error) from error
 
 
 def _where(control: Control) -> str:

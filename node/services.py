@@ -53,9 +53,11 @@ from node.serving.smoke_evidence import SmokeWitness
 from node.serving.workloads import Workloads
 from node.store.artifacts import ArtifactStore
 from node.store.belongings import Belongings
-from node.store.disk_room import RoomWatch
+from node.store.disk_room import MUTED, RoomWatch
 from node.store.storage import Storage, Tables
 from node.transport import Transport, TransportSettings
+from node.upgrade.launcher import on_trial
+from node.upgrade.upgrader import Upgrader
 from node.webhooks.webhooks import Webhooks
 from protocols.chain.ballots import BOOT_NONCE_BYTES
 from protocols.chain.context import Stored
@@ -100,18 +102,20 @@ class Services:
     room: RoomWatch
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """How the daemon ends: `stop` drains it; `relaunch` has another release take its place, None where nobody would."""
+
+    stop: Callable[[], None]
+    relaunch: Callable[[], None] | None = None
+
+
 def make_services(
-    place: NodePlace,
-    storage: Storage,
-    logs: LogStore,
-    stored: CoreStored,
-    *,
-    lost: str,
-    stop: Callable[[], None],
+    place: NodePlace, storage: Storage, logs: LogStore, stored: CoreStored, *, lost: str, ends: Ends
 ) -> Services:
     """Make every part of a node from what was stored; nothing runs, listens or dials yet.
 
-    `lost` says why records that this node once had are not there ("" if they are); `stop` ends the daemon.
+    `lost` says why records that this node once had are not there ("" if they are).
     """
     folder, runtime, config = place.folder, place.runtime, place.config
     entropy, verifier = SystemEntropy(), Ed25519Verifier()
@@ -144,7 +148,9 @@ def make_services(
         core, transport, requests.submit, history.slot_of,
         signer=signer, clock=system_now, folder=folder, is_member=is_member,
     )  # fmt: skip
-    leaving = Leaving(core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=stop)
+    leaving = Leaving(
+        core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=ends.stop
+    )
     app_counts, webhooks = AppCounts(), Webhooks(folder / "webhooks", system_now, entropy)
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
@@ -157,6 +163,7 @@ def make_services(
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         recent_answers=RecentAnswers(app_counts), custody=_custody(core, data), backups=_backups(core, data, config),
         webhooks=webhooks,
+        upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
     )  # fmt: skip
     answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)
@@ -173,6 +180,15 @@ def _fetcher(mesh: Mesh, artifacts: ArtifactStore) -> Fetcher:
         artifacts, mesh.transport, core.hello.admitted,
         may_fetch=lambda peer: core.trust.standing(peer, system_now().wall_ms) in FETCHING,
         on_reject=mesh.reject,
+    )  # fmt: skip
+
+
+def _upgrader(
+    mesh: Mesh, artifacts: ArtifactStore, fetcher: Fetcher, workloads: Workloads, folder: Path, ends: Ends
+) -> Upgrader:
+    return Upgrader(
+        mesh.core, mesh.transport, artifacts, fetcher.ensure, workloads,
+        folder=folder, version=VERSION, trial=on_trial(), clock=system_now, relaunch=ends.relaunch,
     )  # fmt: skip
 
 
@@ -280,11 +296,12 @@ def _room(control: Control) -> RoomWatch:
     def tell(reason: str) -> bool:
         if not control.mesh.post(Mute(reason)):
             return False
-        control.logs.in_memory_only = bool(reason)
-        control.artifacts.closed = reason
+        full = reason if reason == MUTED else ""
+        control.logs.in_memory_only = bool(full)
+        control.artifacts.closed = full
         return True
 
-    return RoomWatch(control.folder, control.storage.reserve, tell)
+    return RoomWatch(control.folder, control.storage.reserve, tell, lambda: control.upgrader.hold)
 
 
 def _certificates(config: NodeConfig, folder: Path) -> Path | None:

@@ -407,6 +407,39 @@ class AddressesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=256)], ...], msgspec.Meta(max_length=8)]
 
 
+class UpgradeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoded upgrades.UpgradePaper as an admin signed it (envelope.Signed)."""
+
+    paper: Annotated[bytes, msgspec.Meta(max_length=16_384)]
+
+
+class UpgradeNodeView(msgspec.Struct, frozen=True):
+    """One node in an upgrade. `state`: runs, waits, at work, on trial, done, went back (`why` says why) or unknown."""
+
+    node: str
+    name: str
+    version: str
+    voter: bool
+    state: str
+    why: str
+
+
+class UpgradeView(msgspec.Struct, frozen=True):
+    """How the newest upgrade goes. `phase`: none, running, paused, failed, aborted or done.
+
+    `order` is the digest of the admin's paper, `conductor` the node that has the others take it up, `why` what ended it, and
+    `waits_for` why the next node does not begin yet, where the asked node conducts.
+    """
+
+    phase: str
+    version: str
+    order: str
+    conductor: str
+    why: str
+    waits_for: str
+    nodes: tuple[UpgradeNodeView, ...]
+
+
 class OutcomeView(msgspec.Struct, frozen=True):
     """What became of a command: decided (at `slot`), refused, superseded or unknown."""
 

@@ -21,6 +21,7 @@ import msgspec
 from cli.errors import CommandError
 from cli.host.ports import owner_of
 from node import daemon
+from node.api.server import VERSION
 from node.config import NodeConfig, api_socket, read_config
 from node.control import Control
 from node.errors import BusyError, NodeError
@@ -30,6 +31,7 @@ from node.membership import found as founding
 from node.membership.backup import Manifest, manifest_of, read_backup, write_backup
 from node.membership.new_folder import MAKING, abandon, holds_node, is_free
 from node.membership.pending_papers import FoundingPaper, PendingPapers
+from node.upgrade import launcher
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.chain.messages import SubmitReset
 from protocols.changes.demands import Policy
@@ -125,17 +127,21 @@ def run(folder: Path, settings: NodeSettings, log: logging.Handler | Callable[[b
     import uvloop
 
     forbid_dumps()
+    _translated(lambda: launcher.lead(folder, VERSION))
     config = _translated(lambda: settings.config(read_config(folder)))
     handler = log if isinstance(log, logging.Handler) else JsonHandler(log, config.name)
     logging.getLogger("freehold").addHandler(handler)
+    running = _translated(lambda: daemon.Daemon(folder, config, may_relaunch=True))
     try:
-        uvloop.run(_translated(lambda: daemon.Daemon(folder, config)).run())
+        uvloop.run(running.run())
     except* NodeError as group:
         raise NodeFailedError(_first(group)) from None
     except* (PoolError, OSError) as group:
         raise _busy(config, _first(group)) from None
     finally:
         logging.getLogger("freehold").removeHandler(handler)
+    if running.relaunches:
+        launcher.relaunch()
 
 
 class HeldNode:

@@ -74,6 +74,9 @@ def sandbox(version: str) -> list[Finding]:
     ]
 
 
+FULL_STEP = "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"
+
+
 def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
     """Judge what a node says of itself."""
     found = []
@@ -119,8 +122,8 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
                     restore if view["alone"] else "its records come back from its peers; check its disk"),
         )  # fmt: skip
     if view["muted"]:
-        found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}",
-                             "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"))  # fmt: skip
+        step = FULL_STEP if "disk" in view["muted"] else "freehold mesh upgrade plan"
+        found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}", step))
     if view["stalled"]:
         found.append(Finding(True, f"{name} cannot follow the chain: {view['stalled']}", "update Freehold there"))
     left_ms = view["expires_ms"] - wall_ms

@@ -45,6 +45,7 @@ from node.api.reports.views import (
 )
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
+from node.api.upgrade import UPGRADE_OPERATIONS
 from node.control import Control
 from node.decisions.history import DecisionView
 from node.decisions.outcomes import abort_words
@@ -592,6 +593,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *DRAFT_OPERATIONS,
     *SECRET_OPERATIONS,
     *DATA_OPERATIONS,
+    *UPGRADE_OPERATIONS,
     *AUDIT_OPERATIONS,
     *HOOK_OPERATIONS,
     *MCP_OPERATIONS,

@@ -85,7 +85,7 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
     server = ApiServer(
         OPERATIONS, control, callers, lambda: reached_by(control), functools.partial(audit_call, control.audit),
         control.audit.settled,
-        functools.partial(authorize, control), lambda: control.core.chain.muted or control.audit.full,
+        functools.partial(authorize, control), lambda: control.artifacts.closed or control.audit.full,
         control.audit.refusal,
         control.mesh.performed,
     )  # fmt: skip

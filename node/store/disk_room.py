@@ -71,8 +71,14 @@ class Reserve:
 class RoomWatch:
     """Looks at the disk every second and tells the node when there is no room, and when there is again."""
 
-    def __init__(self, folder: Path, reserve: Reserve, tell: Callable[[str], bool]) -> None:
-        """Take the data folder, its reserve, and who is told why the node falls silent, or "": False to be told again."""
+    def __init__(
+        self, folder: Path, reserve: Reserve, tell: Callable[[str], bool], hold: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Take the data folder, its reserve, and who is told why the node falls silent, or "": False to be told again.
+
+        `hold` says why it is to be silent although there is room, or "".
+        """
+        self._hold = hold
         self._folder = folder
         self._reserve = reserve
         self._tell = tell
@@ -90,17 +96,17 @@ class RoomWatch:
         if missing and free >= ROOM_MIN_BYTES + missing:
             self._reserve.fill()
             free, missing = free_bytes(self._folder), self._reserve.missing_bytes
-        enough = ROOM_MIN_BYTES + (ROOM_MARGIN_BYTES if self._told else 0)
-        muted = MUTED if missing or free < enough else ""
+        enough = ROOM_MIN_BYTES + (ROOM_MARGIN_BYTES if self._told == MUTED else 0)
+        muted = MUTED if missing or free < enough else self._hold()
         if muted == self._told or not self._tell(muted):
             return
-        self._told = muted
-        if muted:
+        was, self._told = self._told, muted
+        if muted == MUTED:
             _log.error(
                 "the disk of %s is full: this node serves on and does not vote; free some space", self._folder,
                 extra={"event": "room.full", "detail": f"{free} bytes are free"},
             )  # fmt: skip
-        else:
+        elif was == MUTED:
             _log.info("there is room on the disk again", extra={"event": "room.again", "detail": f"{free} bytes free"})
 
 

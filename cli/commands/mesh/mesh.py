@@ -27,6 +27,7 @@ from cli.commands.mesh.backup import backup, restore
 from cli.commands.mesh.label import label
 from cli.commands.mesh.membership import leave, members, remove, reset, voters
 from cli.commands.mesh.rules import rules
+from cli.commands.mesh.upgrade import upgrade
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
@@ -438,6 +439,6 @@ def mesh() -> None:
 
 
 for _one in (
-    create, invite, join, members, address, label, remove, voters, admins, rules, reset, leave, backup, restore,
+    create, invite, join, members, address, label, remove, voters, admins, rules, upgrade, reset, leave, backup, restore,
 ):  # fmt: skip
     mesh.add_command(_one)

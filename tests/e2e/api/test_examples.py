@@ -48,6 +48,7 @@ from protocols.state.placement import eligible
 from protocols.trust.grants import GRANT_DOMAIN, Grant
 from protocols.trust.invites import Address, Invite, make_invite, read_line, write_line
 from protocols.trust.request_signatures import sign_request
+from protocols.trust.upgrades import UpgradePaper, Wheel, sign_upgrade
 from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, until
 from tests.support.mesh.receiver import a_receiver
 
@@ -184,6 +185,7 @@ async def test_every_example_of_the_document_is_executed_as_it_says(component: C
         await people(walk)
         await data(walk)
         await hooks(walk)
+        await upgrade(walk)
         await ends(walk)
     if os.environ.get("FREEHOLD_RECORD"):
         RECORDED.write_text(json.dumps({name: walk.made[name] for name in sorted(walk.made)}, indent=1) + "\n")
@@ -343,6 +345,17 @@ async def hooks(walk: Walk) -> None:
         await walk.call("test_webhook", webhook="ops")
         await walk.call("webhooks")
         await walk.call("remove_webhook", webhook="ops")
+
+
+async def upgrade(walk: Walk) -> None:
+    control = walk.house.control(0)
+    held = digest(b"no wheel")
+    await control.artifacts.put(b"no wheel")
+    wheel = Wheel("freehold-0.2.0-py3-none-any.whl", held)
+    paper = UpgradePaper("start", system_now().wall_ms, "0.2.0", (wheel,))
+    signed = sign_upgrade(walk.house.admin, control.core.trust.mesh, paper)
+    await walk.call("upgrade", body={"paper": b64(encode(signed))})
+    await walk.call("show_upgrade")
 
 
 async def ends(walk: Walk) -> None:

@@ -47,6 +47,7 @@ from protocols.trust.genesis import Genesis, decode_genesis
 from protocols.trust.invites import Bundle, InviteLine, read_line, write_line
 from protocols.trust.revocations import RevocationStatement
 from protocols.trust.store import Standing
+from protocols.trust.upgrades import UpgradePaper
 from simulation.mesh.fleet import Fleet
 from tests.support.protocols.message_forge import SIGNABLE, Forge, damage
 
@@ -61,6 +62,7 @@ STORED: tuple[Any, ...] = (
     Accepted, AcceptorRecord, AuditEntry, Bundle, Command, Contradiction, Decision, Effective, Ended, Ending,
     EquivocationProof, Resealed, SecretRemoval,
     FloorVector, Genesis, MeshState, Policy, Release, ResetTo, RevocationStatement, Signed, SignedCommand,
+    UpgradePaper,
     *UNIONS.values(),
 )  # fmt: skip
 READ_AS_TEXT = ("_Line",)
