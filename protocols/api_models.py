@@ -6,7 +6,7 @@ bytes).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -299,96 +299,6 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
 
 
-class MoveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Leave to move data: two commands of one sequence (encoded SignedCommands), and the material behind their exhibits."""
-
-    switch: Blob
-    abort: Blob
-    material: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=256)] = ()
-
-
-class MoveView(msgspec.Struct, frozen=True):
-    """How far a move is: `phase` is copying, freezing, comparing, switching, done or failed (then `rule` says why)."""
-
-    phase: str
-    done_bytes: int
-    total_bytes: int
-    rule: str
-    detail: str
-
-
-class StoredFileView(msgspec.Struct, frozen=True):
-    """One file of a lane's data."""
-
-    name: str
-    size_bytes: int
-
-
-class DataView(msgspec.Struct, frozen=True):
-    """A lane's data as one node holds it. `node` should hold it, as the chain says; `here` is the answering node.
-
-    `kept_ms` are the moments (wall) at which older copies were put aside here, `backup_ms` that of the newest backup (0:
-    none), `backup_problem` why the last one failed.
-    """
-
-    project: str
-    environment: str
-    node: str
-    here: str
-    files: tuple[StoredFileView, ...]
-    frozen: bool
-    kept_ms: tuple[int, ...]
-    move: MoveView | None
-    backup_ms: int = 0
-    backup_problem: str = ""
-
-
-class MandateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an admin signed to have this node do something with a lane's data (encoded DataMandate, Signed)."""
-
-    mandate: Blob
-
-
-class ListedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of a lane's data outside its node: its name, size in bytes, SHA-256 in hex."""
-
-    name: Annotated[str, msgspec.Meta(max_length=200)]
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-
-
-class DataManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an export is of: `node` held it at `at_ms` (wall); `files` are all that lie beside this file."""
-
-    format: Literal[1]
-    project: str
-    environment: str
-    node: str
-    at_ms: int
-    files: tuple[ListedFile, ...]
-
-
-class ExportView(msgspec.Struct, frozen=True):
-    """A copy of a lane's data, to be fetched file by file by its number in this list; thrown away when idle for 15 min."""
-
-    export: str
-    at_ms: int
-    files: tuple[ListedFile, ...]
-
-
-class ImportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An admin's mandate to import these files, whose SHA-256 (of the list, encoded) stands in it."""
-
-    mandate: Blob
-    files: Annotated[tuple[ListedFile, ...], msgspec.Meta(max_length=100_000)]
-
-
-class ImportView(msgspec.Struct, frozen=True):
-    """An import that waits for its files; thrown away when nothing came for 15 min."""
-
-    name: str
-
-
 class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A reset that as many admins signed as the mesh asks for (encoded ResetTo)."""
 
@@ -592,77 +502,3 @@ class PapersView(msgspec.Struct, frozen=True):
     approvals: tuple[ApprovalView, ...]
     evidence: tuple[EvidenceView, ...]
     missing: tuple[MissingView, ...]
-
-
-WEBHOOK_NAME = "^[a-z0-9][a-z0-9-]{0,62}$"
-HOOK_FILTERS_MAX = 32
-WebhookKind = Literal[
-    "approval.needed",
-    "rollout.started", "rollout.paused", "rollout.resumed", "rollout.aborted", "rollout.succeeded", "rollout.rolled-back",
-    "node.down", "node.up",
-    "grant.ending", "certificate.ending",
-    "test",
-]  # fmt: skip
-"""What a webhook is told of; `test` only when somebody asks for it."""
-WEBHOOK_KINDS: tuple[WebhookKind, ...] = get_args(WebhookKind)[:-1]
-WebhookFormat = Literal["json", "slack", "ntfy"]
-WEBHOOK_FORMATS: tuple[WebhookFormat, ...] = get_args(WebhookFormat)
-_HookName = Annotated[str, msgspec.Meta(pattern=WEBHOOK_NAME)]
-_HookUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[!-~]+$", max_length=500)]
-_HookNames = Annotated[tuple[_HookName, ...], msgspec.Meta(max_length=HOOK_FILTERS_MAX)]
-
-
-class WebhookBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A new webhook. Empty lists mean all; `private` takes http and addresses of this network, from this machine alone."""
-
-    name: _HookName
-    url: _HookUrl
-    format: WebhookFormat = "json"
-    events: Annotated[tuple[WebhookKind, ...], msgspec.Meta(max_length=HOOK_FILTERS_MAX)] = ()
-    projects: _HookNames = ()
-    environments: _HookNames = ()
-    private: bool = False
-
-
-class WebhookSecretView(msgspec.Struct, frozen=True):
-    """The secret that a webhook's messages are signed with, as Standard Webhooks writes one; shown once."""
-
-    name: str
-    secret: str
-
-
-class DeliveryView(msgspec.Struct, frozen=True):
-    """A message that waits (`ended` false) or has ended; `at_ms` is when it is tried next, or ended."""
-
-    id: str
-    kind: str
-    ended: bool
-    delivered: bool
-    attempts: int
-    at_ms: int
-    result: str
-
-
-class WebhookView(msgspec.Struct, frozen=True):
-    """A webhook of this node and its newest messages; `off` says why it delivers no more."""
-
-    name: str
-    url: str
-    format: str
-    events: tuple[str, ...]
-    projects: tuple[str, ...]
-    environments: tuple[str, ...]
-    private: bool
-    author: str
-    added_ms: int
-    off: str
-    waiting: int
-    given_up: int
-    deliveries: tuple[DeliveryView, ...]
-
-
-class WebhookTestView(msgspec.Struct, frozen=True):
-    """How the one attempt of a test ended."""
-
-    delivered: bool
-    result: str

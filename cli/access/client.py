@@ -220,7 +220,7 @@ class NodeClient:
 
     async def post_empty(self, path: str) -> Any:
         """Ask for something that takes no body; return the JSON answer."""
-        return msgspec.json.decode(await self._call("POST", path))
+        return foreign(msgspec.json.decode(await self._call("POST", path)))
 
     async def delete(self, path: str) -> None:
         """Have what is at a path forgotten."""

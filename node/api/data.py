@@ -22,7 +22,7 @@ from node.serving.data_backups import BackupState
 from node.serving.data_moves import MoveError, MoveProgress
 from node.store.data_folders import MoveTicket
 from node.store.data_staging import SIZE_MAX_BYTES
-from protocols.api_models import (
+from protocols.data_models import (
     DataView,
     ExportView,
     ImportBody,

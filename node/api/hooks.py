@@ -11,7 +11,7 @@ from node.api.problems import NOT_ALLOWED, ProblemError
 from node.control import Control
 from node.webhooks.formats import secret_text
 from node.webhooks.model import HookFile, Webhook
-from protocols.api_models import (
+from protocols.webhook_models import (
     WEBHOOK_NAME,
     DeliveryView,
     WebhookBody,

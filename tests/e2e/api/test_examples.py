@@ -26,12 +26,12 @@ from cli.access.login import Offer, papers_for
 from node.api.handlers import OPERATIONS
 from node.api.operations import Operation, document
 from node.mesh.pump import system_now
-from protocols.api_models import ListedFile
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.demands import TEAM
 from protocols.changes.mandates import Act, DataMandate, sign_mandate
 from protocols.changes.secrets import SealedSecret, seal, sign_paper
+from protocols.data_models import ListedFile
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId

@@ -18,13 +18,13 @@ from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.errors import CommandError
 from node.webhooks.model import HookFile, Message
-from protocols.api_models import WebhookBody
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.demands import TEAM
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.liveness import Belief
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
+from protocols.webhook_models import WebhookBody
 from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, system_now, until
 from tests.support.mesh.nodes import Fleet
 from tests.support.mesh.receiver import Received, Receiver, a_receiver

@@ -15,6 +15,7 @@ from msgspec import inspect
 from protocols.chain.decision import RESET_DOMAIN, VOTER_READY_DOMAIN, Reset, VoterReady
 from protocols.chain.messages import LIFE_DOMAIN, Life
 from protocols.changes.change import CHANGE_DOMAIN, Change
+from protocols.changes.mandates import MANDATE_DOMAIN, DataMandate
 from protocols.changes.statements import STATEMENT_DOMAIN, HealthVerdict, Prepared, TimeoutVote, Vanished
 from protocols.envelope import Signed, encode, signing_bytes
 from protocols.liveness import ALIVE_DOMAIN, SUSPICION_DOMAIN, Aliveness, Suspicion
@@ -24,11 +25,15 @@ from protocols.trust.certificates import CERTIFICATE_DOMAIN, Certificate
 from protocols.trust.grants import GRANT_DOMAIN, Grant
 from protocols.trust.invites import ADMISSION_DOMAIN, INVITE_DOMAIN, JOIN_DOMAIN, Admission, Invite, JoinRequest
 from protocols.trust.revocations import REVOCATION_DOMAIN, Revocation
+from protocols.trust.upgrades import DOMAIN as UPGRADE_DOMAIN
+from protocols.trust.upgrades import UpgradePaper
 
 SIGNABLE: tuple[tuple[str, type], ...] = (
     (ADMISSION_DOMAIN, Admission),
     (ALIVE_DOMAIN, Aliveness),
     (CERTIFICATE_DOMAIN, Certificate),
+    (MANDATE_DOMAIN, DataMandate),
+    (UPGRADE_DOMAIN, UpgradePaper),
     (CHANGE_DOMAIN, Change),
     (GRANT_DOMAIN, Grant),
     (INVITE_DOMAIN, Invite),

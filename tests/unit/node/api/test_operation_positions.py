@@ -21,9 +21,10 @@ from node.api.callers.scope import EVERYTHING, Scope
 from node.api.handlers import OPERATIONS
 from node.api.operations import Call
 from node.api.problems import ProblemError
-from protocols.api_models import CommandBody, MoveBody, RecordBody, SecretBody
+from protocols.api_models import CommandBody, RecordBody, SecretBody
 from protocols.changes.change import CHANGE_DOMAIN, Change
 from protocols.changes.secrets import SecretRemoval, sign_paper
+from protocols.data_models import MoveBody
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.machine import Digest
@@ -109,6 +110,9 @@ AIMED: dict[str, tuple[str, str]] = {
     "change": ("view", ABSENT), "change_bytes": ("view", ABSENT), "papers": ("view", ABSENT),
     "get_artifact": ("view", ABSENT), "has_artifact": ("view", ABSENT),
     "move_data": ("write", "refused"), "submit": ("write", "refused"), "start": ("write", "refused"),
+    "export_data": ("write", "refused"), "exported_file": ("view", "refused"), "drop_export": ("write", "refused"),
+    "begin_import": ("write", "refused"), "put_imported": ("write", "refused"), "install_import": ("write", "refused"),
+    "freeze_data": ("write", "refused"), "thaw_data": ("write", "refused"),
     "withdraw_start": ("abort", ABSENT), "publish": ("write", "refused"), "file_secret": ("write", "refused"),
 }  # fmt: skip
 UNAIMED = {
@@ -116,7 +120,7 @@ UNAIMED = {
     "health", "ready", "node", "peer", "metrics", "leave", "enrol", "voters", "mesh", "genesis", "state", "read",
     "authorities", "tell_addresses", "members", "decisions", "lanes", "changes", "reset", "put_artifact", "carry_approval",
     "logs", "events", "principals", "principal", "secrets", "audit", "audit_links", "draft", "propose", "sign_draft", "mcp",
-    "resource", "mcp_resource",
+    "resource", "mcp_resource", "upgrade", "show_upgrade", "webhooks", "add_webhook", "remove_webhook", "test_webhook",
 }  # fmt: skip
 TOKENS = {"put_artifact", "propose"}
 """The writes for which a token may be shown."""
@@ -166,6 +170,7 @@ def asked(position: Position, name: str, place: tuple[str, str]) -> str:
     operation, node, change = BY_NAME[name], control(position), CHANGES[place]
     known = {
         "project": place[0], "environment": place[1], "change": change.id.hex(), "digest": change.change.release.hex(),
+        "export": "ab" * 16, "number": "0", "import": "ab" * 16,
     }  # fmt: skip
     named = {one.name: known[one.name] for one in operation.parameters if one.place == "path"}
     if position.bearer and not operation.takes_tokens:
