@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import msgspec
 
-from protocols.envelope import DecodeError, Signed, digest, open_signed, sign
+from protocols.envelope import DecodeError, Signed, open_signed, sign
 from protocols.keys import peer_id
 from protocols.machine import (
     Broadcast,
@@ -39,6 +39,7 @@ from protocols.machine import (
     Tick,
     Verifier,
 )
+from protocols.observers import Observers
 
 SUSPICION_DOMAIN = "freehold/suspicion/1"
 ALIVE_DOMAIN = "freehold/alive/1"
@@ -202,6 +203,7 @@ class LivenessMachine:
         self._config = config or LivenessConfig()
         self._self = peer_id(signer.public_key)
         self._members: dict[PeerId, _Member] = {}
+        self._observers = Observers(self._config.observers_max)
         self._connected: dict[PeerId, None] = {}
         self._number = 0
         self._health = 0
@@ -290,9 +292,10 @@ class LivenessMachine:
     def _members_changed(self, members: tuple[PeerId, ...], now: Now) -> list[Effect]:
         others = [peer for peer in sorted(members) if peer != self._self]
         self._members = {peer: self._members.get(peer) or _Member() for peer in others}
+        self._observers.set(members)
         for peer, member in self._members.items():
             member.connected = peer in self._connected
-            member.observers = observers_of(peer, members, self._config.observers_max)
+            member.observers = self._observers.of(peer)
             observed = self._self in member.observers
             if observed and not member.observed:
                 # A random phase spreads the pings of a fleet that started together.
@@ -557,12 +560,3 @@ def _gone(peer: PeerId, member: _Member) -> bool:
     """Whether the newest that a member said of itself is a goodbye."""
     own = member.suspicions.get(peer)
     return own is not None and own[0] >= member.incarnation
-
-
-def observers_of(node: PeerId, members: Sequence[PeerId], count: int) -> tuple[PeerId, ...]:
-    """Return the up to `count` members that observe `node`, by rendezvous hash: the same on every node.
-
-    A member that comes or goes changes the observers of few others (Thaler and Ravishankar, 1998).
-    """
-    others = [peer for peer in members if peer != node]
-    return tuple(sorted(others, key=lambda peer: digest(f"{node}/{peer}".encode()))[:count])
