@@ -20,7 +20,7 @@ from typing import Final, Protocol, assert_never
 
 from cli import cache
 from cli.errors import BuildError
-from cli.project import bundle, javascript_build, node, python_build, python_packages
+from cli.project import bundle, javascript_build, node, python_build, python_packages, python_source
 from cli.project.bundle import BuildBundle, BuiltApp, CodeSource
 from cli.project.instantiate import instantiate_once
 from cli.project.model import App, ProjectFile
@@ -91,7 +91,12 @@ def build_app(project: ProjectFile, app: App, root: Path, progress: Progress) ->
 def source_of_app(app: App, root: Path) -> SourceTree:
     """Return the files that make an app. Raises `BuildError`."""
     folder = root / app.source
-    return read_site(app, folder) if app.language == "static" else read_tree(app.name, folder)
+    if app.language == "static":
+        return read_site(app, folder)
+    tree = read_tree(app.name, folder)
+    if app.language in ("python", "wsgi", "asgi"):
+        python_source.refuse_impossible(app.name, app.source, tree)
+    return tree
 
 
 def recipe_of(project: ProjectFile, app: App, root: Path, progress: Progress) -> Recipe:

@@ -39,8 +39,8 @@ READS_CONFIGURATION: Final = "freehold: the import reads configuration: "
 """What the guest's `freehold_entry` says when an app's import reads configuration."""
 
 STAND_INS: Final = (
-    "import freehold_limits, freehold_hash, freehold_sockets, freehold_ssl, freehold",
-    "freehold_limits.install(); freehold_hash.install()",
+    "import freehold_limits, freehold_hash, freehold_threads, freehold_sockets, freehold_ssl, freehold",
+    "freehold_limits.install(); freehold_hash.install(); freehold_threads.install()",
     "freehold_sockets.install(); freehold_ssl.install(); freehold.install_sql()",
 )
 """What stands in for parts of CPython; it has to be there before the app or a library looks."""

@@ -39,8 +39,8 @@ GREETING = "later"
 """
 
 WHOLE = """
-import email.utils, errno, glob, importlib.resources, json, os, pathlib, pkgutil, shutil, statistics
-import tempfile
+import concurrent.futures, email.utils, errno, glob, importlib.resources, json, os, pathlib, pkgutil, shutil, statistics
+import tempfile, threading
 import freehold
 
 
@@ -85,6 +85,18 @@ def handle(request):
             return freehold.Response.json(files())
         case "/modules":
             return freehold.Response.json(modules())
+        case "/threads":
+            seen = []
+            worker = threading.Thread(target=seen.append, args=(1,))
+            worker.start()
+            worker.join()
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                seen += pool.map(len, ["a", "bc"])
+            try:
+                threading.Thread(target=print, daemon=True).start()
+            except RuntimeError as error:
+                seen.append(str(error)[:26])
+            return freehold.Response.json(seen)
         case "/dated":
             when = os.stat("data/a.txt").st_mtime if request.query == "file" else 1_700_000_000
             return freehold.Response("", 200, {"Last-Modified": email.utils.formatdate(when, usegmt=True)})
@@ -173,6 +185,10 @@ async def test_own_files_are_there_by_relative_path_and_are_read_only(served: Se
 async def test_a_file_has_no_time_that_a_visitor_may_compare(served: Served) -> None:
     assert (await ask(served, "/dated?file")).header("last-modified") is None
     assert (await ask(served, "/dated?own")).header("last-modified") == "Tue, 14 Nov 2023 22:13:20 GMT"
+
+
+async def test_work_for_threads_is_done_in_place(served: Served) -> None:
+    assert await said(served, "/threads") == [1, 1, 2, "the sandbox has no threads"]
 
 
 async def test_modules_are_found_as_in_a_folder(served: Served) -> None:

@@ -30,11 +30,8 @@ STDLIB = "/python"
 OWN_FOLDERS = ("/world", "/0", "/bundled")
 # Codecs are looked up by name at run time; these three are in every web app's way.
 CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1")
-# Not kept: tests, tools and windows, which no served app imports.
-LEFT_OUT = {
-    "__phello__", "_pyrepl", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tkinter", "turtledemo",
-    "venv",
-}
+# Not kept: tests, an installer and windows. Tools are: pdb is imported by what tests other packages, and pydoc by pdb.
+LEFT_OUT = {"__phello__", "ensurepip", "idlelib", "site-packages", "test", "tkinter", "turtledemo"}
 FILE_TIME_S = 3_786_912_000  # 2090: later than any release, see _File
 FILE_TIME_SPAN_S = 1 << 28
 READ_ONLY = "an app's files are read-only: temporary files go below /tmp, data into a key-value store"

@@ -1,0 +1,104 @@
+"""What an app's own Python source asks for that no sandbox has, found before the build: refused with file, line and way out.
+
+Only the app's own files are read, only calls by a module's full name, and none below `if __name__ == "__main__"` or in a `try`
+that catches what such a call raises here. Not here: packages (`python_packages.py`), and what shows when the app is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from cli.errors import BuildError
+from cli.project.source import SourceTree
+
+_PROCESSES: Final = "the sandbox has no processes; give the work an app of its own, or call a service over HTTP"
+_THREADS: Final = (
+    "the sandbox has no threads beside a request; use an asyncio task, or give the work an app with a schedule"
+)
+_SERVERS: Final = "the node is the web server; name the app object as entry of [app.{app}] and remove this call"
+
+REFUSED: Final = {
+    **dict.fromkeys(
+        ("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output",
+         "os.system", "os.popen", "os.fork", "os.execv", "os.spawnv", "multiprocessing.Process", "multiprocessing.Pool",
+         "concurrent.futures.ProcessPoolExecutor", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell"),
+        _PROCESSES,
+    ),
+    **dict.fromkeys(("threading.Timer", "sched.scheduler", "signal.alarm"), _THREADS),
+    **dict.fromkeys(
+        ("uvicorn.run", "hypercorn.run", "waitress.serve", "wsgiref.simple_server.make_server", "http.server.HTTPServer",
+         "http.server.ThreadingHTTPServer", "socketserver.TCPServer", "asyncio.start_server"),
+        _SERVERS,
+    ),
+}  # fmt: skip
+"""Calls that cannot work, by what to do in their place."""
+
+
+CAUGHT: Final = frozenset(
+    {"Exception", "BaseException", "OSError", "RuntimeError", "NotImplementedError", "ImportError"}
+)
+
+
+def refuse_impossible(app: str, source: str, tree: SourceTree) -> None:
+    """Raise `BuildError` naming each call that the sandbox has nothing for."""
+    found = [
+        f"{source.rstrip('/')}/{name}:{line}: {call}: {REFUSED[call].format(app=app)}"
+        for name, content in tree.files
+        if name.endswith(".py") and not _is_test(name)
+        for line, call in impossible_calls(content)
+    ]
+    if found:
+        raise BuildError(
+            app, "it asks for what the sandbox has not:\n" + "\n".join(found[:20]),
+            next_step=f"change these lines, then run: freehold build --app {app}", kind="source-refused",
+        )  # fmt: skip
+
+
+def impossible_calls(content: bytes) -> list[tuple[int, str]]:
+    """Return line and name of each refused call in a module; none where it cannot be parsed here."""
+    try:
+        module = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []  # the sandbox's own Python, which may be newer, tells of it
+    names: dict[str, str] = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            names.update({one.asname or one.name.partition(".")[0]: one.name if one.asname else one.name.partition(".")[0]
+                          for one in node.names})  # fmt: skip
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.update({one.asname or one.name: f"{node.module}.{one.name}" for one in node.names})
+    calls = [(node.lineno, _full_name(node.func, names)) for node in _unguarded(module) if isinstance(node, ast.Call)]
+    return [(line, call) for line, call in calls if call in REFUSED]
+
+
+def _unguarded(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "__main__" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Try) and any(_provides(handler) for handler in child.handlers):
+            continue
+        yield child
+        yield from _unguarded(child)
+
+
+def _provides(handler: ast.ExceptHandler) -> bool:
+    caught = ast.unparse(handler.type) if handler.type else "Exception"
+    return any(name in CAUGHT for name in re.findall(r"\w+", caught))
+
+
+def _full_name(node: ast.expr, names: dict[str, str]) -> str:
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in names:
+        return ""
+    return ".".join([names[node.id], *reversed(parts)])
+
+
+def _is_test(name: str) -> bool:
+    parts = name.split("/")
+    return "tests" in parts[:-1] or parts[-1].startswith("test_") or parts[-1] in ("conftest.py", "manage.py")
