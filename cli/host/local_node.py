@@ -330,13 +330,14 @@ def _kind(error: NodeError) -> str:
 
 
 def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
+    """What a start that failed is told as: a port that somebody has by its owner's name, all else in its own words."""
+    if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+        return NodeFailedError(NodeError(f"the node cannot run: {error}", "freehold doctor"))
     advice = "stop it, or choose another address with --listen, --ingress or --api"
     for address in (*config.listen, *config.ingress, *config.ingress_tls):
         port = int(address.rpartition(":")[2])
         owner = owner_of(port) if port else None
         if owner:
             return NodeFailedError(BusyError(f"{address} is in use by {owner}", advice))
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        # A service may not see whose process that is.
-        return NodeFailedError(BusyError(str(error.strerror), advice))
-    return NodeFailedError(NodeError(f"the node cannot run: {error}", "freehold doctor"))
+    # A service may not see whose process that is.
+    return NodeFailedError(BusyError(str(error.strerror), advice))
