@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "env": ("cli.commands.mesh.env:env", "make and change environments"),
         "project": ("cli.commands.mesh.project:project", "make projects, and place what must be on one node"),
         "data": ("cli.commands.mesh.data:data", "see where apps' data lies, move it, export and import it"),
+        "dns": ("cli.commands.mesh.dns:dns", "print the records that names of routes should have"),
         "console": ("cli.commands.mesh.console:console", "see and steer it in a browser"),
         "webhook": ("cli.commands.mesh.webhook:webhook", "have a node tell others what happens"),
         "doctor": ("cli.commands.mesh.doctor:doctor", "look for what is or will soon be wrong"),

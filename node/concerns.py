@@ -268,14 +268,15 @@ class Concerns:
 
     def _of_certificates(self) -> list[str]:
         """What is wrong with the certificates that visitors get."""
-        if not self._config.ingress_tls:
-            return []
+        found: list[str] = []
         folder = certificates_folder(self._config, self._folder)
+        if not self._config.ingress_tls or (self._config.acme is not None and not certificates.holds_any(folder)):
+            return found
         try:
             held = certificates.read(folder)
         except certificates.CertificateError as error:
-            return [f"visitors get the certificates from before: {error}; mend what is in {folder}"]
-        return [
+            return [*found, f"visitors get the certificates from before: {error}; mend what is in {folder}"]
+        return found + [
             f"{certificate.path} ends in {left} days; put its successor in its place"
             for certificate in held
             if (left := certificates.days_left(certificate)) <= CERTIFICATE_WARN_DAYS

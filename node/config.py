@@ -12,10 +12,12 @@ import os
 import stat
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from node.errors import ConfigError
+from protocols.records.sites import valid_site_name
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108  what is made in it has mode 0700, and is refused if another owns it
 SOCKET_PATH_MAX_BYTES = 103
@@ -39,6 +41,42 @@ class BackupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: int = 14
 
 
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+NAMES_MAX = 64
+NAMES_MAX_CHARS = 3000
+"""Of all of them: every node hears of them in one small record."""
+
+PROPAGATION_MAX_S = 3600
+INGRESS_NAMES_MAX = 4
+HOST_MAX_CHARS = 253
+
+
+class AcmeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[acme]`: this node takes part in getting certificates for the names of routes (RFC 8555).
+
+    `terms_agreed` says that you agree to the authority's terms. `directory` is the authority's address, `contact` are URLs
+    ("mailto:..."), `authority` a file with the certificates that vouch for the directory itself, for one of your own.
+    `proof` is how control of a name is shown; "dns-01" needs a `hook` (a command; it gets "present" or "remove", the record's
+    name and its text) or a `nameserver` ("HOST:PORT", RFC 2136) with `zone` and a file `tsig` ("NAME ALGORITHM SECRET").
+    `wildcards` ("*.example.com", dns-01 only) are ordered in place of the names they cover. `except` are names that no node
+    of the mesh orders. `profile` is one of the authority's, and `propagation_s` how long a DNS record takes to be seen.
+    """
+
+    terms_agreed: bool = False
+    directory: str = LETS_ENCRYPT
+    contact: tuple[str, ...] = ()
+    authority: str = ""
+    proof: Literal["http-01", "tls-alpn-01", "dns-01"] = "http-01"
+    hook: tuple[str, ...] = ()
+    nameserver: str = ""
+    zone: str = ""
+    tsig: str = ""
+    propagation_s: int = 10
+    wildcards: tuple[str, ...] = ()
+    exceptions: tuple[str, ...] = msgspec.field(default=(), name="except")
+    profile: str = ""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One node's settings. Addresses are "host:port"; an empty `listen` makes a node that only dials out.
 
@@ -52,7 +90,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `drain_s` is how long requests under way may take when it stops, `orphan_s` how long workers serve on without it.
     `smoke_ahead` keeps a worker ready for the next smoke checks, and `compiled` is a folder of compiled code that
     several nodes of one user share; by default a node has its own. `local_only` has the ingress refuse hosts and origins
-    of other machines, for a node on a developer's. `backup` has apps' data backed up by a schedule.
+    of other machines, for a node on a developer's. `backup` has apps' data backed up by a schedule. `acme` is the table of
+    that name, by default none. `ingress_names` are the DNS names or IP addresses at which visitors reach this node, as
+    `freehold dns` prints them; by default the hosts of its mesh addresses.
     """
 
     name: str
@@ -74,6 +114,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local_only: bool = False
     peers: tuple[str, ...] = ()
     backup: BackupConfig | None = None
+    ingress_names: tuple[str, ...] = ()
+    acme: AcmeSettings | None = None
 
 
 def no_node_step(folder: Path) -> str:
@@ -91,16 +133,50 @@ def read_config(folder: Path) -> NodeConfig:
     if len(data) > CONFIG_MAX_BYTES:
         raise ConfigError(f"{path} has over {CONFIG_MAX_BYTES} bytes")
     try:
-        return msgspec.convert(tomllib.loads(data.decode()), NodeConfig)
+        config = msgspec.convert(tomllib.loads(data.decode()), NodeConfig)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}", f"edit {path}") from None
+    if len(config.ingress_names) > INGRESS_NAMES_MAX or any(
+        len(name) > HOST_MAX_CHARS for name in config.ingress_names
+    ):
+        raise ConfigError(
+            f"{path}: ingress_names are at most {INGRESS_NAMES_MAX} DNS names or addresses", f"edit {path}"
+        )
+    problem = acme_problem(config.acme) if config.acme is not None else ""
+    if problem:
+        raise ConfigError(f"{path}: [acme] {problem}", f"edit {path}")
+    return config
+
+
+def acme_problem(acme: AcmeSettings) -> str:
+    """Return what is wrong with the table `[acme]`, "" for nothing."""
+    names = (*acme.wildcards, *acme.exceptions)
+    if not acme.terms_agreed:
+        return f"needs terms_agreed = true: an authority issues only to who agrees to its terms ({acme.directory})"
+    if not acme.directory.startswith("https://"):
+        return "directory is the https address of an authority's directory"
+    if len(names) > NAMES_MAX or sum(map(len, names)) > NAMES_MAX_CHARS or not all(map(valid_site_name, names)):
+        return (
+            f"wildcards and except are at most {NAMES_MAX} DNS names in lower case, of {NAMES_MAX_CHARS} letters in all"
+        )
+    if not all(name.startswith("*.") for name in acme.wildcards):
+        return 'wildcards are names like "*.example.com"'
+    if acme.wildcards and acme.proof != "dns-01":
+        return 'wildcards can be shown by DNS alone: proof = "dns-01"'
+    if acme.proof != "dns-01":
+        return ""
+    if bool(acme.hook) == bool(acme.nameserver):
+        return 'proof = "dns-01" needs either a hook or a nameserver'
+    if acme.nameserver and not (acme.zone and acme.tsig):
+        return "a nameserver needs a zone and a file tsig"
+    return "" if 0 <= acme.propagation_s <= PROPAGATION_MAX_S else f"propagation_s is 0 to {PROPAGATION_MAX_S}"
 
 
 def write_config(folder: Path, config: NodeConfig) -> None:
     """Write DATA/node.toml for the first time."""
     lines = ["# One node's settings; see `freehold node run --help`. Restart the node after a change.\n"]
     for name, value in msgspec.to_builtins(config).items():
-        if name in {"peers", "backup"} and not value:
+        if name in {"peers", "backup", "acme", "ingress_names"} and not value:
             continue  # what a release before it does not know is written only where it is used
         text = msgspec.json.encode(value).decode()
         lines.append(f"{name} = {text}\n")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from node.acme.certifier import Certifier
 from node.concerns import Concerns, is_alone
 from node.config import NodeConfig
 from node.decisions.drafts import Drafts
@@ -93,6 +94,7 @@ class Control:
     recent_answers: RecentAnswers
     webhooks: Webhooks
     upgrader: Upgrader
+    certifier: Certifier | None = None
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)
 

@@ -153,6 +153,7 @@ class Daemon:
                 group.create_task(control.webhooks.run(_occasions(control), control.core.state.name)),
                 group.create_task(services.room.run()),
                 group.create_task(control.upgrader.run()),
+                *((group.create_task(services.certifier.run()),) if services.certifier is not None else ()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
             tasks.append(group.create_task(control.mesh.run()))
@@ -180,7 +181,11 @@ class Daemon:
     def _announce(self, control: Control) -> None:
         """Tell everybody where this node listens, and start dialling those whose addresses are records already."""
         control.mesh.post(Publish(make_key("address", control.core.node), encode(self._mine(control))))
-        status = NodeStatus(self._config.name, VERSION, control.api, control.api_pin, control.api_place.authority)
+        acme = self._config.acme
+        status = NodeStatus(
+            self._config.name, VERSION, control.api, control.api_pin, control.api_place.authority,
+            acme is not None, acme.exceptions if acme is not None else (), self._config.ingress_names,
+        )  # fmt: skip
         control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
         control.addresses.take(list(control.core.records.store.entries.values()))
 

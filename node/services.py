@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from node.acme.certifier import Certifier
+from node.acme.shared import SharedSites
 from node.api.reports.views import node_view
 from node.api.server import VERSION
 from node.concerns import Concerns, is_alone
@@ -73,6 +75,7 @@ from protocols.machine import PeerId, Signer
 from protocols.trust.store import Standing
 from runtime.ingress import certificates
 from runtime.ingress.listeners import TLS_PREFIX
+from runtime.ingress.proofs import FrontFolder
 from runtime.ingress.settings import IngressSettings
 from runtime.sandbox.compile_cache import CompileCache
 from runtime.workers.pool import PoolSettings, WorkerPool
@@ -100,6 +103,7 @@ class Services:
     relay: Forwarding
     answering: Answering
     room: RoomWatch
+    certifier: Certifier | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +137,7 @@ def make_services(
     workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
     requests = ChainRequests(mesh.post, entropy)
     history = History(core)
-    backlog = Backlog(folder)
-    audit = Audit(
-        core, signer, mesh.post, system_now, backlog, forgetful=bool(lost or backlog.open) and not is_alone(core)
-    )
+    audit = _audit(mesh, signer, folder, lost)
     starter = Starter(
         core, artifacts, requests, verifier, system_now, folder,
         slot_of=history.slot_of, ended=functools.partial(_note_start, audit), outdated=workloads.check_again,
@@ -152,22 +153,63 @@ def make_services(
         core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=ends.stop
     )
     app_counts, webhooks = AppCounts(), Webhooks(folder / "webhooks", system_now, entropy)
+    asking = Asking(transport)
+    certifier = _certifier(place, mesh, asking, entropy)
+
+    def elsewhere() -> list[str]:
+        return [*webhooks.concerns(), *(certifier.problems() if certifier is not None else ())]
+
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
-        requests=requests, starter=starter, logs=logs, asking=Asking(transport), clock=system_now,
+        requests=requests, starter=starter, logs=logs, asking=asking, clock=system_now,
         leaving=leaving, enrolling=Enrolling(core, filing, signer, verifier, system_now), secrets=secrets,
         schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
         fates=Fates(history.decision, history.digest_at),
-        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected, webhooks.concerns),
+        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected, elsewhere),
         feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         recent_answers=RecentAnswers(app_counts), custody=_custody(core, data), backups=_backups(core, data, config),
-        webhooks=webhooks,
+        webhooks=webhooks, certifier=certifier,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
     )  # fmt: skip
-    answering = Answering(transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), logs)
     _subscribe(control)
-    return Services(control, fetcher, benches, relay, answering, _room(control))
+    return Services(control, fetcher, benches, relay, _answering(control, is_member), _room(control), certifier)
+
+
+def _audit(mesh: Mesh, signer: Signer, folder: Path, lost: str) -> Audit:
+    backlog = Backlog(folder)
+    forgetful = bool(lost or backlog.open) and not is_alone(mesh.core)
+    return Audit(mesh.core, signer, mesh.post, system_now, backlog, forgetful=forgetful)
+
+
+def _answering(control: Control, is_member: Callable[[PeerId], bool]) -> Answering:
+    certifier = control.certifier
+    return Answering(
+        control.mesh.transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), control.logs,
+        certifier.proves if certifier is not None else lambda _token: False,
+    )  # fmt: skip
+
+
+def _certifier(place: NodePlace, mesh: Mesh, asking: Asking, entropy: SystemEntropy) -> Certifier | None:
+    """What gets and keeps certificates of names, if the node takes part."""
+    settings = place.config.acme
+    if settings is None:
+        return None
+    seed = read_seed(place.folder / "node.key")
+    front = FrontFolder(place.runtime / "workers")
+    shared = SharedSites(mesh.core, node_secret_key(seed), front, settings.wildcards)
+
+    def own_names() -> frozenset[str]:
+        try:
+            held = certificates.read_some(certificates_folder(place.config, place.folder))
+        except certificates.CertificateError:
+            return frozenset()
+        return frozenset(name for one in held if certificates.days_left(one) >= 0 for name in one.names)
+
+    return Certifier(
+        mesh.core, settings, shared, seed=seed, folder=place.folder / "acme", entropy=entropy, post=mesh.post,
+        clock=system_now, asking=asking, own_names=own_names,
+    )  # fmt: skip
 
 
 def _is_member(core: NodeCore, peer: PeerId) -> bool:
@@ -234,6 +276,7 @@ def _subscribe(control: Control) -> None:
             control.addresses.hear,
             control.audit.hear,
             control.webhooks.hear,
+            *((control.certifier.hear,) if control.certifier is not None else ()),
         )
     )
 
@@ -272,6 +315,7 @@ def _pool_settings(place: NodePlace) -> PoolSettings:
             f"unix:{runtime / 'ingress.sock'}",
         ),
         certificates=_certificates(config, place.folder),
+        shares_certificates=config.acme is not None,
         runtime_folder=runtime / "workers",
         data_folder=place.folder / "data",
         build=VERSION,
@@ -309,6 +353,8 @@ def _certificates(config: NodeConfig, folder: Path) -> Path | None:
     if not config.ingress_tls:
         return None
     where = certificates_folder(config, folder)
+    if config.acme is not None:
+        return where  # one may come at any time
     try:
         certificates.read_some(where)
     except certificates.CertificateError as error:

@@ -96,6 +96,23 @@ class MemberView(msgspec.Struct, frozen=True):
     api_pin: str = ""
 
 
+class NameView(msgspec.Struct, frozen=True):
+    """A name that a route claimed: where it should lead, and its certificate as the mesh got it.
+
+    `nodes` are those that are up and serve it, `addresses` where visitors reach them (IP addresses and DNS names).
+    `certificate_until_ms` is 0 where the mesh has none or this node takes no part; `problem` says why it has no newer one.
+    """
+
+    name: str
+    project: str
+    environment: str
+    nodes: tuple[str, ...]
+    addresses: tuple[str, ...]
+    certificate_until_ms: int
+    certificate_by: str
+    problem: str
+
+
 class AuthorityView(msgspec.Struct, frozen=True):
     """The authority behind one member's API: a CA certificate (PEM) that is good for that node's names alone.
 

@@ -70,6 +70,7 @@ class NodeSettings:
     local_only: bool | None = None
     metrics: str | None = None
     peers: tuple[str, ...] | None = None
+    ingress_names: tuple[str, ...] | None = None
 
     def config(self, base: NodeConfig) -> NodeConfig:
         """Return `base` with what was said."""

@@ -21,6 +21,7 @@ from node.api.callers.scope import Owned, Place, covered, may, place_of
 from node.api.data import DATA_OPERATIONS
 from node.api.hooks import HOOK_OPERATIONS
 from node.api.mcp import MCP_OPERATIONS
+from node.api.names import NAME_OPERATIONS
 from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
 from node.api.papers.auditing import AUDIT_OPERATIONS
 from node.api.papers.drafts import DRAFT_OPERATIONS
@@ -594,6 +595,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *SECRET_OPERATIONS,
     *DATA_OPERATIONS,
     *UPGRADE_OPERATIONS,
+    *NAME_OPERATIONS,
     *AUDIT_OPERATIONS,
     *HOOK_OPERATIONS,
     *MCP_OPERATIONS,

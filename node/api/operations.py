@@ -195,6 +195,7 @@ _TAG_OF = {
     "openapi.json": "node", "docs": "node",
     "drafts": "changes", "starts": "changes", "records": "changes", "commands": "changes", "changes": "changes",
     "artifacts": "artifacts", "lanes": "projects", "secrets": "projects", "data": "projects",
+    "names": "projects",
     "admissions": "principals", "principals": "principals",
     "mcp": "changes", "webhooks": "following",
     "logs": "following", "events": "following", "audit": "following", "metrics": "following",

@@ -1,4 +1,4 @@
-"""Asking another node what it sees: its description and its log lines, over `/freehold/ask/1`.
+"""Asking another node what it sees: its description, its log lines, whether it answers a challenge; `/freehold/ask/1`.
 
     asker    -> one block: an encoded `Ask`; it keeps its direction open while it listens
     answerer -> blocks; with `follow`, until the asker goes
@@ -35,9 +35,12 @@ assert LINE_MAX_BYTES <= BLOCK_MAX_BYTES
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """One question: a description of the node, or its newest `limit` log lines and, with `follow`, those to come."""
+    """One question: a description of the node, or its newest `limit` log lines and, with `follow`, those to come.
 
-    about: Literal["node", "logs"]
+    About a "challenge", `contains` is the token that a certificate authority will ask for.
+    """
+
+    about: Literal["node", "logs", "challenge"]
     project: str = ""
     app: str = ""
     release: str = ""
@@ -60,6 +63,13 @@ class Asking:
                 return block
         raise StreamError("asking.no-answer")
 
+    async def proves(self, peer: PeerId, token: str) -> bool:
+        """Whether a member says that it answers an authority for `token`. Raises StreamError or TimeoutError."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async for block in self.lines(peer, Ask("challenge", contains=token, limit=1)):
+                return block == b"1"
+        return False
+
     async def lines(self, peer: PeerId, ask: Ask) -> AsyncIterator[bytes]:
         """Yield the blocks of an answer. Raises StreamError if the peer is not connected, goes, or says more than was asked.
 
@@ -81,9 +91,18 @@ class Answering:
     """Answers members."""
 
     def __init__(
-        self, transport: Transport, may_ask: Callable[[PeerId], bool], describe: Callable[[], bytes], logs: LogStore
+        self,
+        transport: Transport,
+        may_ask: Callable[[PeerId], bool],
+        describe: Callable[[], bytes],
+        logs: LogStore,
+        proves: Callable[[str], bool] = lambda _token: False,
     ) -> None:
-        """Take who is answered, what describes this node, and its logs; call before the transport runs."""
+        """Take who is answered, what describes this node, its logs, and whether it answers for a challenge's token.
+
+        Call before the transport runs.
+        """
+        self._proves = proves
         self._may_ask = may_ask
         self._describe = describe
         self._logs = logs
@@ -99,6 +118,8 @@ class Answering:
                 ask = await _read_ask(stream)
             if ask.about == "node":
                 await stream.write_block(self._describe())
+            elif ask.about == "challenge":
+                await stream.write_block(b"1" if self._proves(ask.contains) else b"0")
             else:
                 await self._send_logs(stream, ask)
             stream.finish()

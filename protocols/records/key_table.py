@@ -98,9 +98,12 @@ KEY_TABLE: tuple[KeyRule, ...] = (
     KeyRule("timeout", "owned", ("node", "rollout", "stage"), "owner", ttl_max_ms=30 * DAY_MS, ends="owner"),
     KeyRule("audit", "owned", ("node", "number"), "owner", ttl_max_ms=400 * DAY_MS),
     KeyRule("equivocation", "immutable", ("node", "digest"), "member"),
+    # Certificates of names, each by the node that ordered it (sites.py); published under rules 4 and later.
+    KeyRule("site", "owned", ("node", "certificate"), "owner", ends="owner"),
     # Of the moment.
     KeyRule("health", "ephemeral", ("node", "app"), "owner", ttl_max_ms=300_000),
     KeyRule("load", "ephemeral", ("node",), "owner", ttl_max_ms=300_000),
+    KeyRule("challenge", "ephemeral", ("node", "token"), "owner", ttl_max_ms=3_600_000, urgent=True),
 )  # fmt: skip
 
 RULE_OF_PREFIX = {rule.prefix: rule for rule in KEY_TABLE}

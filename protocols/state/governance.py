@@ -51,7 +51,7 @@ from protocols.trust.genesis import ADMINS_MAX, STORE_ID_BYTES
 from protocols.trust.grants import ANY
 from protocols.trust.invites import BUNDLE_MAX_BYTES, Bundle, open_bundle
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 """The highest feature level this build can apply; what each brings stands in docs/guides/operations.md."""
 OWNER_MAX = 64
 VOTER_ROLE = "voter"

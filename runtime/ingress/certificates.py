@@ -1,10 +1,12 @@
-"""Certificates for the ingress: every NAME.pem of one folder (a chain and its key), chosen by what the client asks for.
+"""Certificates for the ingress: every NAME.pem of a folder (a chain and its key), chosen by what the client asks for.
 
 A file that changes is read within seconds, and connections that are open keep what they began with; while the node runs, a
 folder that cannot be read whole changes nothing, so that a half-written file never takes a site down; at a start, what can
 be read is served. Of several for one name the one that is valid and ends last counts. A client that names no host, or one
 that no certificate has, gets the first file's by name that is valid. TLS 1.2 and newer, HTTP/1.1 only. Names are matched as
-RFC 9525 says: DNS names, a wildcard standing for one whole label. Not here: getting certificates (ACME), and the node's API.
+RFC 9525 says: DNS names, a wildcard standing for one whole label. A node whose mesh gets certificates has a second folder,
+of those, and may begin with none: until it has one, a handshake is refused. Not here: getting them (node/acme/), and the
+node's API.
 """
 
 from __future__ import annotations
@@ -44,11 +46,15 @@ class Loaded:
 
 
 class Certificates:
-    """The certificates of one folder. `refresh` belongs to one thread; contexts may be used by any."""
+    """The certificates of a node. `refresh` belongs to one thread; contexts may be used by any."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the folder. Raises `CertificateError` if it holds nothing that can be served."""
+    def __init__(self, folder: Path, shared: Path | None = None) -> None:
+        """Read the folder, and `shared`, which holds those of the mesh.
+
+        Raises `CertificateError` if nothing can be served and none will come from the mesh.
+        """
         self._folder = folder
+        self._shared = shared
         self._fingerprint: Fingerprint = ()
         self._by_name: dict[str, ssl.SSLContext] = {}
         self.front: ssl.SSLContext
@@ -56,36 +62,58 @@ class Certificates:
         self.problem = ""
         """Why a file of the folder is not served, as far as the node began without it."""
         try:
-            self._take(_fingerprint(folder))
+            self._take(self._now(), self._read())
         except CertificateError as error:
             self.problem = str(error)
-            self._take(_fingerprint(folder), read_some(folder))
+            self._take(self._now(), self._read_some())
 
     def refresh(self) -> bool:
-        """Read the folder again if it changed; whether it did. Raises `CertificateError` and keeps what it had."""
-        fingerprint = _fingerprint(self._folder)
+        """Read the folders again if they changed; whether they did. Raises `CertificateError` and keeps what it had."""
+        fingerprint = self._now()
         if fingerprint == self._fingerprint:
             return False
         self._fingerprint = fingerprint  # a bad state is told once, not at every look
-        self._take(fingerprint)
+        self._take(fingerprint, self._read())
         return True
 
-    def _take(self, fingerprint: Fingerprint, some: list[Loaded] | None = None) -> None:
-        loaded = best_first(some or read(self._folder))
+    def _now(self) -> Fingerprint:
+        return _fingerprint(self._folder) + (_fingerprint(self._shared) if self._shared is not None else ())
+
+    def _read(self) -> list[Loaded]:
+        if self._shared is None:
+            return read(self._folder)
+        # Of the mesh's own files none is half-written; one that a release to come makes otherwise must not hide the rest.
+        return [*(read(self._folder) if holds_any(self._folder) else ()), *_readable(self._shared)[0]]
+
+    def _read_some(self) -> list[Loaded]:
+        if self._shared is None:
+            return read_some(self._folder)
+        return [*_readable(self._folder)[0], *_readable(self._shared)[0]]
+
+    def _take(self, fingerprint: Fingerprint, found: list[Loaded]) -> None:
+        loaded = best_first(found)
         by_name: dict[str, ssl.SSLContext] = {}
         for one in loaded:
             for name in one.names:
                 by_name.setdefault(name, one.context)
         self._by_name, self._fingerprint = by_name, fingerprint
-        self.front = loaded[0].context
-        for one in loaded:
-            one.context.sni_callback = self._choose
+        self.front = loaded[0].context if loaded else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for context in (self.front, *(one.context for one in loaded)):
+            context.sni_callback = self._choose
 
-    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, begun: ssl.SSLContext) -> int | None:
         wanted = (name or "").lower()
         found = self._by_name.get(wanted) or self._by_name.get("*." + wanted.partition(".")[2])
         if found is not None:
             connection.context = found
+        elif not self._by_name:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        return None
+
+
+def holds_any(folder: Path) -> bool:
+    """Whether a folder has any certificate of its own."""
+    return next(iter(folder.glob("*.pem")), None) is not None
 
 
 def read(folder: Path) -> list[Loaded]:
@@ -103,15 +131,20 @@ def read(folder: Path) -> list[Loaded]:
 
 def read_some(folder: Path) -> list[Loaded]:
     """Return every certificate that can be read, in order of file name. Raises `CertificateError` if none can."""
+    found, problems = _readable(folder)
+    if not found:
+        raise problems[0] if problems else CertificateError(f"{folder} holds no NAME.pem")
+    return found
+
+
+def _readable(folder: Path) -> tuple[list[Loaded], list[CertificateError]]:
     found, problems = [], []
     for path in sorted(folder.glob("*.pem"))[:FILES_MAX]:
         try:
             found.append(_load(path))
         except CertificateError as error:
             problems.append(error)
-    if not found:
-        raise problems[0] if problems else CertificateError(f"{folder} holds no NAME.pem")
-    return found
+    return found, problems
 
 
 def best_first(loaded: Sequence[Loaded]) -> list[Loaded]:

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, assert_never, cast
 
-from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead
+from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead, ResponseHead
 from runtime.ingress.answer import GuestAnswer
 from runtime.ingress.dispatch import HostedApp, Ticket
 from runtime.ingress.faces import Carried, Front
 from runtime.ingress.forwarding import Relayed, forward
 from runtime.ingress.incoming import Incoming
+from runtime.ingress.proofs import ALPN, HTTP_PREFIX
 from runtime.ingress.request_head import UNIX, Client, GuestRequest, client_of, field_name, guest_request
 from runtime.ingress.request_parser import RequestParser, StopParsing
 from runtime.ingress.response_head import (
@@ -363,6 +364,8 @@ class ClientConnection(asyncio.Protocol):
         incoming.since_s = time.monotonic()  # a request sent ahead does not pay for those before it
         request = guest_request(incoming.headers, self.client, ingress.identifiers)
         authority, path, problem = _address(incoming)
+        if problem is None and path.startswith(HTTP_PREFIX) and self._prove(incoming, request, path):
+            return incoming.keep_alive and incoming.complete and not ingress.draining
         found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
         if problem is not None:
             incoming.keep_alive = False  # who cannot say where to may be taken otherwise by what stands between
@@ -407,6 +410,20 @@ class ClientConnection(asyncio.Protocol):
             closed_s=exchange.closed_s,
         )  # fmt: skip
         return keep_alive
+
+    def _prove(self, incoming: Incoming, request: GuestRequest, path: str) -> bool:
+        """Answer a certificate authority, if it asks for a challenge that is open; else it is a visitor's request."""
+        body = self.ingress.proofs.answer(path.partition("?")[0])
+        if body is None or incoming.problem is not None:
+            return False
+        keep_alive = incoming.keep_alive and incoming.complete and not self.ingress.draining
+        head = ResponseHead(200, (("content-type", b"application/octet-stream"),))
+        own = self.ingress.own_fields(request.request_id, None)
+        self._send_own(head, body, own, keep_alive=keep_alive, method=incoming.method, http_1_0=incoming.http_1_0)
+        self.ingress.access(
+            incoming, request, None, path, status=200, bytes_out=len(body), outcome=None, forwarded="challenge"
+        )
+        return True
 
     async def _feed_first(self, incoming: Incoming, exchange: Exchange) -> bool:
         """Give the guest what is already here, before it starts; return whether more is to come."""
@@ -498,18 +515,24 @@ class ClientConnection(asyncio.Protocol):
     ) -> int:
         """Write one of the node's own answers; return its body's size."""
         head, body = problem_response(problem, request_id)
+        own = self.ingress.own_fields(request_id, release)
+        self._send_own(head, body, own, keep_alive=keep_alive, method=method, http_1_0=http_1_0)
+        return len(body)
+
+    def _send_own(
+        self, head: ResponseHead, body: bytes, own: bytes, *, keep_alive: bool, method: str, http_1_0: bool
+    ) -> None:
         data, framing = frame_head(
-            head,
-            self.ingress.own_fields(request_id, release),
-            method=method,
-            http_1_0=http_1_0,
-            keep_alive=keep_alive,
-            whole_bytes=len(body),
-            trailers=False,
+            head, own, method=method, http_1_0=http_1_0, keep_alive=keep_alive, whole_bytes=len(body), trailers=False
         )
         if not self.transport.is_closing():
             self.transport.write(data + frame_chunks(framing, (body,)))
-        return len(body)
+
+    @property
+    def proves(self) -> bool:
+        """Whether the client is a certificate authority that has seen what it asked for over TLS (RFC 8737)."""
+        tls = self.transport.get_extra_info("ssl_object")
+        return tls is not None and tls.selected_alpn_protocol() == ALPN
 
 
 def _trailers(incoming: Incoming) -> Headers:

@@ -13,6 +13,7 @@ from typing import Protocol
 from runtime.exchange import BodyTaker
 from runtime.ingress.dispatch import Dispatcher, HostedApp
 from runtime.ingress.incoming import Incoming
+from runtime.ingress.proofs import FrontFolder
 from runtime.ingress.request_head import Client, GuestRequest, Identifiers, Network
 from runtime.ingress.response_head import IngressProblem
 from runtime.ingress.routing import Elsewhere, RouteTable
@@ -31,6 +32,7 @@ class Front(Protocol):
     loop: asyncio.AbstractEventLoop
     routes: RouteTable[HostedApp | Elsewhere]
     runtime_folder: Path
+    proofs: FrontFolder
     draining: bool
 
     def own_fields(self, request_id: str, release: str | None) -> bytes:

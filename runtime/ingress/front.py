@@ -2,7 +2,8 @@
 
 Each worker accepts one connection at a time from the queue it shares with the others, so load spreads by who is free,
 and a connection that no worker has taken yet outlives any of them. Not here: one connection's HTTP (`connection.py`),
-forwarding to other nodes (`forwarding.py`), which certificate a client gets (`certificates.py`).
+forwarding to other nodes (`forwarding.py`), which certificate a client gets (`certificates.py`),
+and what an authority gets (`proofs.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from runtime.ingress.connection import ClientConnection, Phase
 from runtime.ingress.dispatch import Dispatcher, HostedApp, outcome_kind
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.load_table import CLOSED, LoadTable
+from runtime.ingress.proofs import FrontFolder, offers_proof
 from runtime.ingress.request_head import GuestRequest, Identifiers, Network
 from runtime.ingress.response_head import DateField, IngressProblem
 from runtime.ingress.routing import Elsewhere, RouteTable
@@ -30,8 +32,8 @@ from runtime.services.log_sink import Allowance, AppLog, LogBuffer, LogOrigin
 SWEEP_S: Final = 0.25
 """How often time limits are looked at; they are seconds, and one look at a thousand connections takes 0.3 ms."""
 
-CERTIFICATES_LOOKS: Final = 8
-"""Sweeps between two looks at the certificates' folder: two seconds, of a few microseconds each."""
+CERTIFICATES_LOOKS: Final = 4
+"""Sweeps between two looks at the certificates' folders: a second, of a few microseconds each."""
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 
@@ -76,6 +78,7 @@ class Ingress:
         self.loop = asyncio.get_running_loop()
         self.routes: RouteTable[HostedApp | Elsewhere] = RouteTable()
         self.runtime_folder = runtime_folder
+        self.proofs = FrontFolder(runtime_folder)
         self.apps: dict[tuple[str, str], HostedApp] = {}
         self.draining = False
         self.refused: Counter[str] = Counter()
@@ -208,6 +211,8 @@ class Ingress:
     async def _serve(self, accepted: socket.socket, *, secure: bool) -> None:
         connection = ClientConnection(self)
         context = self._certificates.front if secure and self._certificates is not None else None
+        if secure and self.proofs.proof_open() and await offers_proof(accepted):
+            context = self.proofs.proof_context() or context
         try:
             await self.loop.connect_accepted_socket(
                 lambda: connection,
@@ -221,6 +226,8 @@ class Ingress:
             self._tell_load()
             self._resume_accepting()
             return
+        if connection.proves:
+            connection.transport.close()  # the handshake was all that the authority came for
         self._opening -= 1
         self._connections[connection] = None
         try:

@@ -81,7 +81,8 @@ class PoolError(Exception):
 class PoolSettings:
     """What the pool needs to know. `listen` are "host:port", "[v6]:port" or "unix:/path" texts; port 0 picks one.
 
-    "tls:" before an address asks for TLS with the certificates of the folder `certificates`.
+    "tls:" before an address asks for TLS with the certificates of the folder `certificates`, and with those of the mesh
+    if it `shares_certificates`.
 
     `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps' stores. `orphan_limit_s`
     is how long workers serve on without a daemon.
@@ -94,6 +95,7 @@ class PoolSettings:
     workers: int = 2
     node: str = "local"
     certificates: Path | None = None
+    shares_certificates: bool = False
     proxies: tuple[str, ...] = ()
     ingress: IngressSettings = field(default_factory=IngressSettings)
     drain_grace_ms: int = 30_000
@@ -378,6 +380,7 @@ class WorkerPool:
             listener_fds=fds[1:],
             listeners=self.addresses,
             certificates=str(settings.certificates or ""),
+            shares_certificates=settings.shares_certificates,
             proxies=settings.proxies,
             ingress=settings.ingress,
             guest_threads_max=settings.guest_threads_max,

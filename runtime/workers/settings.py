@@ -31,6 +31,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     listener_fds: tuple[int, ...]
     listeners: tuple[str, ...]
     certificates: str = ""
+    shares_certificates: bool = False
     proxies: tuple[str, ...] = ()
     ingress: IngressSettings = IngressSettings()
     guest_threads_max: int = GUEST_THREADS_MAX

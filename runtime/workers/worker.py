@@ -31,6 +31,7 @@ from runtime.ingress.dispatch import Dispatcher, HostedApp, HostingError
 from runtime.ingress.front import Ingress
 from runtime.ingress.listeners import TLS_PREFIX
 from runtime.ingress.load_table import LoadTable
+from runtime.ingress.proofs import FrontFolder
 from runtime.ingress.request_head import Identifiers
 from runtime.ingress.routing import Elsewhere, RouteError, RouteTable
 from runtime.messages import (
@@ -123,7 +124,7 @@ class Worker:
                     dispatcher=self._dispatcher,
                     listeners=self._listeners,
                     secure=tuple(address.startswith(TLS_PREFIX) for address in settings.listeners),
-                    certificates=Certificates(Path(settings.certificates)) if settings.certificates else None,
+                    certificates=_certificates(settings),
                     proxies=tuple(ip_network(proxy) for proxy in settings.proxies),
                     identifiers=Identifiers(secrets.randbits(128)),
                     logs=self._logs,
@@ -364,6 +365,13 @@ class Worker:
             await asyncio.sleep(min(1.0, self._orphan_limit_s / 4))
             if not self._connected and time.monotonic() - self._orphaned_s > self._orphan_limit_s:
                 self._stop.set()
+
+
+def _certificates(settings: WorkerSettings) -> Certificates | None:
+    if not settings.certificates:
+        return None
+    shared = FrontFolder(Path(settings.runtime_folder)).certificates if settings.shares_certificates else None
+    return Certificates(Path(settings.certificates), shared)
 
 
 def _listening_socket(fd: int) -> socket.socket:

@@ -54,6 +54,8 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 @click.option(
     "--ingress-tls", multiple=True, metavar="HOST:PORT", help="Where they are served over HTTPS, such as 0.0.0.0:443."
 )
+@click.option("--ingress-name", "ingress_names", multiple=True, metavar="HOST",
+              help="A name or address at which visitors reach this node, as freehold dns prints it; may repeat.")  # fmt: skip
 @click.option("--certificates", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Its NAME.pem files, each a chain and its key; by default DATA/certificates.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes that serve apps.")
@@ -70,7 +72,8 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
               help="How long a node must be connected before it is proposed as a voter (60).")  # fmt: skip
 def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise: tuple[str, ...],
         ingress: tuple[str, ...], ingress_tls: tuple[str, ...], certificates: Path | None, workers: int | None, api: str | None,
-        metrics: str | None, peers: tuple[str, ...], voter_after: int | None) -> None:  # fmt: skip
+        metrics: str | None, peers: tuple[str, ...], voter_after: int | None,
+        ingress_names: tuple[str, ...]) -> None:  # fmt: skip
     """Run the node in the foreground until Ctrl-C or SIGTERM.
 
     Options override node.toml in the data folder. Log lines are for people on a terminal, JSON elsewhere. Exit codes:
@@ -85,6 +88,7 @@ def run(output: Output, *, data: Path | None, listen: tuple[str, ...], advertise
         checked_addresses(ingress) or None, workers, voter_after, checked_api(api),
         checked_addresses(ingress_tls) or None, str(certificates.absolute()) if certificates else None,
         metrics=checked_loopback(metrics), peers=checked_addresses(peers) or None,
+        ingress_names=ingress_names or None,
     )  # fmt: skip
     handler = _HumanHandler() if sys.stdout.isatty() and not output.as_json else _write_line
     try:

@@ -251,6 +251,7 @@ async def papers(walk: Walk, view: dict[str, Any]) -> None:
     await walk.call("decisions", project=LANE[0], environment=LANE[1], limit=100)
     await walk.call("lanes", **PLACE)
     await walk.call("lane", **PLACE)
+    await walk.call("names")
     await walk.call("statements", **PLACE)
     await walk.call("logs", project=LANE[0], limit=100)
     await walk.call("events", kind="decision,rollout", **PLACE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node import config
-from node.config import api_socket, runtime_folder
+from node.config import api_socket, read_config, runtime_folder
 from node.errors import ConfigError
 
 
@@ -43,3 +43,30 @@ def test_a_way_that_another_user_laid_is_not_taken(shared: Path, tmp_path: Path)
         with pytest.raises(ConfigError, match="another user"):
             look(tmp_path / "data")
     assert list(elsewhere.iterdir()) == []
+
+
+ACME = "\n[acme]\nterms_agreed = true\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [('\n[acme]\n', "terms_agreed"), (f'{ACME}directory = "http://ca.test"\n', "https"),
+     (f'{ACME}wildcards = ["*.a.test"]\n', "DNS alone"), (f'{ACME}except = ["Bad name"]\n', "DNS names"),
+     (f'{ACME}proof = "dns-01"\n', "a hook or a nameserver"), (f'{ACME}proof = "dns-02"\n', "dns-02"),
+     (f'{ACME}proof = "dns-01"\nhook = ["h"]\nnameserver = "ns:53"\n', "a hook or a nameserver"),
+     (f'{ACME}proof = "dns-01"\nnameserver = "ns:53"\n', "a zone and a file"),
+     (f'{ACME}proof = "dns-01"\nhook = ["h"]\nwildcards = ["a.test"]\n', "names like"), (f"{ACME}extra = 1\n", "extra"),
+     (f'{ACME}proof = "dns-01"\nhook = ["h"]\npropagation_s = -1\n', "propagation_s")],
+    ids=["terms", "http", "wildcard", "name", "no-means", "proof", "both", "no-zone", "no-wildcard", "unknown", "negative"],
+)  # fmt: skip
+def test_a_table_acme_that_cannot_be_used_says_why(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "node.toml").write_text(f'name = "one"\n{text}')
+    with pytest.raises(ConfigError, match=why):
+        read_config(tmp_path)
+
+
+def test_a_table_acme_that_can(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text(f'name = "one"\n{ACME}except = ["intern.test"]\nproof = "tls-alpn-01"\n')
+    acme = read_config(tmp_path).acme
+    assert acme is not None
+    assert (acme.exceptions, acme.proof, acme.directory[:8]) == (("intern.test",), "tls-alpn-01", "https://")

@@ -53,6 +53,8 @@ PINNED_TABLE = {
     "equivocation": ("immutable", "member", "never", "", 0, 0),
     "health": ("ephemeral", "owner", "never", "", 0, 0),
     "load": ("ephemeral", "owner", "never", "", 0, 0),
+    "challenge": ("ephemeral", "owner", "never", "", 0, 0),
+    "site": ("owned", "owner", "owner", "", 0, 0),
 }
 
 

@@ -49,7 +49,7 @@ def test_every_row_of_the_key_table_has_a_payer() -> None:
     assert {prefix for prefix, budget in budgets.items() if budget == "trust"} == {
         "certificate", "admission", "revocation", "grant",
     }  # fmt: skip
-    assert {prefix for prefix, budget in budgets.items() if budget == "moments"} == {"health", "load"}
+    assert {prefix for prefix, budget in budgets.items() if budget == "moments"} == {"challenge", "health", "load"}
     assert budgets["audit"] == "audit"
 
 

@@ -1,0 +1,69 @@
+"""`freehold dns`: the DNS records that the names of routes should have, and how their certificates stand.
+
+Not here: setting them. A name server that takes signed updates is told by the node itself, for certificates alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cli.access import contexts as home
+from cli.access.client import talk
+from cli.frame import command
+from cli.text.output import Output
+from cli.text.times import moment
+
+TTL_S = 300
+_HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+
+
+@command("dns", examples=("freehold dns", "freehold dns shop.example.com", "freehold dns --zone > records.zone"))
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--zone", is_flag=True, help="Print a zone file's lines and nothing else.")
+@click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
+def dns(output: Output, names: tuple[str, ...], *, zone: bool, context_name: str | None) -> None:
+    """Print the DNS records that the names of routes should have.
+
+    A name leads to every node that is up and serves it. Where visitors reach a node is what its setting ingress_names
+    says, or else the hosts of its mesh addresses. Below each name stands how its certificate does.
+    """
+    _, context = home.current_context(context_name)
+    found = [one for one in talk(context, lambda client: client.get("/v1/names")) if not names or one["name"] in names]
+    told = [{**one, "records": records_of(one["name"], one["addresses"])} for one in found]
+    lines = [line for one in told for line in (one["records"] if zone else described(one))]
+    output.result({"names": told}, "\n".join(lines) or "no route has a name of its own")
+    if not zone and any(not one["records"] for one in told):
+        output.hint('write ingress_names = ["HOST"] into node.toml of the nodes that visitors reach, and restart them')
+
+
+def records_of(name: str, hosts: Sequence[str]) -> list[str]:
+    """Return the lines of a zone file for one name; a name that leads to names can lead to one of them alone."""
+    addresses = [one for one in hosts if _version(one)]
+    if addresses:
+        return [f"{name}. {TTL_S} IN {'A' if _version(one) == 4 else 'AAAA'} {one}" for one in addresses]
+    return [f"{name}. {TTL_S} IN CNAME {one.rstrip('.')}." for one in hosts if _HOST.fullmatch(one.rstrip("."))][:1]
+
+
+def described(one: dict[str, Any]) -> list[str]:
+    """Return what a person is told of one name."""
+    lines = [
+        f"{one['name']}  {one['project']} in {one['environment']}, served by {len(one['nodes'])} nodes that are up"
+    ]
+    lines += [f"  {record}" for record in one["records"]] or ["  no node says where visitors reach it"]
+    if one["certificate_until_ms"]:
+        lines.append(f"  certificate until {moment(one['certificate_until_ms'])}, by {one['certificate_by']}")
+    if one["problem"]:
+        lines.append(f"  no newer certificate: {one['problem']}")
+    return lines
+
+
+def _version(host: str) -> int:
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return 0

@@ -1,0 +1,68 @@
+"""When a certificate is due and when a failed try comes again: never before the authority's word, and later each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from node.acme.certifier import LIMITED_MS, RETRY_MAX_MS, RETRY_MS, NameState, next_try_ms, renewal_due_ms
+from node.acme.client import AcmeError
+from node.acme.shared import HeldSite
+from protocols.machine import PeerId
+from protocols.records.sites import SiteCertificate
+from tests.support.runtime import pem
+
+DAY_MS = 86_400_000
+
+
+def test_tries_come_later_and_later_up_to_a_day() -> None:
+    refused = AcmeError("connection", "refused")
+    waits = [next_try_ms(failures, refused, 0) for failures in range(1, 40)]
+    assert waits[:4] == [RETRY_MS, 2 * RETRY_MS, 4 * RETRY_MS, 8 * RETRY_MS]
+    assert waits == sorted(waits)
+    assert waits[-1] == RETRY_MAX_MS
+    assert next_try_ms(1, refused, 1) == RETRY_MS * 3 // 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "retry_after_s", "least_ms"),
+    [("rateLimited", 0, LIMITED_MS), ("rateLimited", 7200, 7_200_000), ("serverInternal", 7200, 7_200_000),
+     ("connection", 1, RETRY_MS)],
+    ids=["limited", "limited-until", "told", "told-too-soon"],
+)  # fmt: skip
+def test_the_authoritys_word_comes_first(rule: str, retry_after_s: float, least_ms: int) -> None:
+    assert next_try_ms(1, AcmeError(rule, "no", retry_after_s), 0) == least_ms
+
+
+def held(folder: Path, *, begins: int, ends: int) -> HeldSite:
+    chain = pem.write(folder / "one.pem", begins=begins, ends=ends).read_bytes()
+    site = SiteCertificate("site.test", chain, cast(Any, SimpleNamespace(boxes=())))
+    return HeldSite(PeerId("n"), site, x509.load_pem_x509_certificate(chain))
+
+
+def test_a_certificate_is_renewed_with_a_third_of_its_life_left(tmp_path: Path) -> None:
+    one = held(tmp_path, begins=-60, ends=30)
+    assert renewal_due_ms(one, None) == one.ends_ms - 30 * DAY_MS
+    short = held(tmp_path, begins=0, ends=6)
+    assert renewal_due_ms(short, None) == short.ends_ms - 2 * DAY_MS
+
+
+def test_in_the_authoritys_window_each_certificate_has_a_moment_of_its_own(tmp_path: Path) -> None:
+    moments = {renewal_due_ms(held(tmp_path, begins=-60, ends=30), (1_000, 101_000)) for _ in range(8)}
+    assert len(moments) > 4
+    assert all(1_000 <= one < 101_000 for one in moments)
+    one = held(tmp_path, begins=-60, ends=30)
+    assert renewal_due_ms(one, (5, 5)) == 5  # renew at once: the certificate will be revoked
+    assert renewal_due_ms(one, (1_000, 101_000)) == renewal_due_ms(one, (1_000, 101_000))
+
+
+def test_what_is_kept_of_a_name_holds_no_key() -> None:
+    state = NameState("site.test", "https://localhost/o", "ab" * 32, 2, 5, "why")
+    text = msgspec.json.encode(state)
+    assert msgspec.json.decode(text, type=NameState) == state
+    assert set(msgspec.json.decode(text)) == {"name", "order", "salt", "failures", "not_before_ms", "why"}
