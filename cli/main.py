@@ -61,6 +61,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "context": ("cli.commands.principals.context:context", "choose the mesh that commands speak to"),
         "key": ("cli.commands.principals.key:key", "change a passphrase, renew a grant, keep a key on paper"),
         "token": ("cli.commands.principals.token:token", "make and revoke keys for agents"),
+        "trust": ("cli.commands.principals.trust:trust", "let CI jobs in by their platform's tokens"),
         "mcp": ("cli.commands.principals.mcp:mcp", "serve the change path to a coding agent"),
         "ci": ("cli.commands.principals.ci:ci", "write the workflow of a CI platform"),
     },

@@ -26,6 +26,7 @@ from node.mesh.filing import Filing
 from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Asking
+from node.oidc.trusts import Trusts
 from node.serving.app_counts import AppCounts
 from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
@@ -93,6 +94,7 @@ class Control:
     app_counts: AppCounts
     recent_answers: RecentAnswers
     webhooks: Webhooks
+    trusts: Trusts
     upgrader: Upgrader
     certifier: Certifier | None = None
     api_place: ApiPlace = field(default_factory=ApiPlace)

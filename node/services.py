@@ -41,6 +41,7 @@ from node.mesh.peer_addresses import PeerAddresses, parse_address
 from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
+from node.oidc.trusts import Trusts
 from node.serving.app_counts import AppCounts
 from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
@@ -138,10 +139,7 @@ def make_services(
     requests = ChainRequests(mesh.post, entropy)
     history = History(core)
     audit = _audit(mesh, signer, folder, lost)
-    starter = Starter(
-        core, artifacts, requests, verifier, system_now, folder,
-        slot_of=history.slot_of, ended=functools.partial(_note_start, audit), outdated=workloads.check_again,
-    )  # fmt: skip
+    starter = _starter(mesh, artifacts, requests, folder, history=history, audit=audit, workloads=workloads)
     is_member = functools.partial(_is_member, core)
     relay = _relay(mesh, workloads, runtime)
     filing = Filing(core.records.store, mesh.post)
@@ -171,6 +169,7 @@ def make_services(
         recent_answers=RecentAnswers(app_counts), custody=_custody(core, data), backups=_backups(core, data, config),
         webhooks=webhooks, certifier=certifier,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
+        trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
     )  # fmt: skip
     _subscribe(control)
     return Services(control, fetcher, benches, relay, _answering(control, is_member), _room(control), certifier)
@@ -209,6 +208,16 @@ def _certifier(place: NodePlace, mesh: Mesh, asking: Asking, entropy: SystemEntr
     return Certifier(
         mesh.core, settings, shared, seed=seed, folder=place.folder / "acme", entropy=entropy, post=mesh.post,
         clock=system_now, asking=asking, own_names=own_names,
+    )  # fmt: skip
+
+
+def _starter(
+    mesh: Mesh, artifacts: ArtifactStore, requests: ChainRequests, folder: Path, *, history: History, audit: Audit,
+    workloads: Workloads,
+) -> Starter:  # fmt: skip
+    return Starter(
+        mesh.core, artifacts, requests, Ed25519Verifier(), system_now, folder,
+        slot_of=history.slot_of, ended=functools.partial(_note_start, audit), outdated=workloads.check_again,
     )  # fmt: skip
 
 

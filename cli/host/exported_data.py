@@ -23,7 +23,7 @@ import msgspec
 from cli.errors import CommandError, UsageError
 from node.errors import ConfigError
 from node.store.sealed_copy import open_sealed
-from protocols.data_models import DataManifest, ListedFile
+from protocols.api_data import DataManifest, ListedFile
 from runtime.durable import sync_folder
 from runtime.providers import ProviderError
 from runtime.services.sqlite_keyvalue import SqliteKeyValue

@@ -178,6 +178,11 @@ class Output:
         """Tell what to run next."""
         self._err.print(Text.assemble(("next: ", "green"), one_line(self._next_step(text))))
 
+    def mask(self, secret: str) -> None:
+        """Have a runner that reads workflow commands hide a text wherever it comes up in the job's log."""
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            sys.stderr.write(f"::add-mask::{_data(secret)}\n")
+
     def line(self, text: Text, *, answer: bool = False) -> None:
         """Print one styled line on standard error; on standard output if it is part of the answer."""
         if (shown := harmless(text.plain)) != text.plain:

@@ -22,7 +22,7 @@ from node.serving.data_backups import BackupState
 from node.serving.data_moves import MoveError, MoveProgress
 from node.store.data_folders import MoveTicket
 from node.store.data_staging import SIZE_MAX_BYTES
-from protocols.data_models import (
+from protocols.api_data import (
     DataView,
     ExportView,
     ImportBody,

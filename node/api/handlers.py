@@ -46,6 +46,7 @@ from node.api.reports.views import (
 )
 from node.api.secrets import SECRET_OPERATIONS
 from node.api.server import VERSION
+from node.api.trusts import TRUST_OPERATIONS
 from node.api.upgrade import UPGRADE_OPERATIONS
 from node.control import Control
 from node.decisions.history import DecisionView
@@ -598,5 +599,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *NAME_OPERATIONS,
     *AUDIT_OPERATIONS,
     *HOOK_OPERATIONS,
+    *TRUST_OPERATIONS,
     *MCP_OPERATIONS,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from node.api.problems import NOT_ALLOWED, ProblemError
 from node.control import Control
 from node.webhooks.formats import secret_text
 from node.webhooks.model import HookFile, Webhook
-from protocols.webhook_models import (
+from protocols.api_outward import (
     WEBHOOK_NAME,
     DeliveryView,
     WebhookBody,
@@ -28,19 +28,15 @@ DELIVERIES_SHOWN = 20
 
 async def webhooks(call: Call) -> tuple[WebhookView, ...]:
     """List this node's webhooks with their newest messages."""
-    control = _owned(call)
+    control = owned(call)
     return tuple(_view(file) for _, file in sorted(control.webhooks.files.items()))
 
 
 async def add_webhook(call: Call) -> WebhookSecretView:
     """Begin to tell an address what happens; the answer holds the secret of its signatures, once."""
-    control = _owned(call)
+    control = owned(call)
     body: WebhookBody = call.body
-    if body.private and not call.principal.startswith("socket:"):
-        raise ProblemError(
-            403, "webhook.private", "only from here",
-            "addresses of this machine's network are named on the machine itself", "freehold webhook add, there",
-        )  # fmt: skip
+    require_here(call, private=body.private)
     wanted = Webhook(
         name=body.name, url=body.url, secret=b"", format=body.format, events=body.events, projects=body.projects,
         environments=body.environments, private=body.private, author=call.principal,
@@ -50,24 +46,33 @@ async def add_webhook(call: Call) -> WebhookSecretView:
 
 async def remove_webhook(call: Call) -> None:
     """Tell an address no more; what it was still to be told is forgotten."""
-    await _owned(call).webhooks.remove(call.path["webhook"])
+    await owned(call).webhooks.remove(call.path["webhook"])
 
 
 async def test_webhook(call: Call) -> WebhookTestView:
     """Send one message now, once, and say how that ended. Success turns on a webhook whose receiver was gone."""
-    attempt = await _owned(call).webhooks.test(call.path["webhook"])
+    attempt = await owned(call).webhooks.test(call.path["webhook"])
     return WebhookTestView(attempt.delivered, attempt.result)
 
 
-def _owned(call: Call) -> Control:
-    """Return the node of a caller who may have it speak to others. Raises ProblemError 403."""
+def owned(call: Call) -> Control:
+    """Return the node of a caller who may say whom it speaks to. Raises ProblemError 403."""
     if not (call.scope.everything or (call.scope.whole and may(call.scope, "admin", Place()))):
         raise ProblemError(
-            403, NOT_ALLOWED, "this key may not", "webhooks are for who owns this machine or administers the mesh",
-            "on the node's machine: freehold webhook list",
+            403, NOT_ALLOWED, "this key may not", "this is for who owns the node's machine or administers the mesh",
+            "run it on the node's machine, or ask an admin",
         )  # fmt: skip
     control: Control = call.node
     return control
+
+
+def require_here(call: Call, *, private: bool) -> None:
+    """Raise ProblemError 403 where addresses of the machine's network are named from elsewhere."""
+    if private and not call.principal.startswith("socket:"):
+        raise ProblemError(
+            403, "address.private", "only from here",
+            "addresses of this machine's network are named on the machine itself", "run it there",
+        )  # fmt: skip
 
 
 def _view(file: HookFile) -> WebhookView:

@@ -197,7 +197,7 @@ _TAG_OF = {
     "artifacts": "artifacts", "lanes": "projects", "secrets": "projects", "data": "projects",
     "names": "projects",
     "admissions": "principals", "principals": "principals",
-    "mcp": "changes", "webhooks": "following",
+    "mcp": "changes", "webhooks": "following", "trusts": "principals", "token-exchange": "principals",
     "logs": "following", "events": "following", "audit": "following", "metrics": "following",
 }  # fmt: skip
 

@@ -49,7 +49,7 @@ FIRST = (
 """In this order, before any database."""
 
 DATABASES = ("vote.db", "state.db")
-FOLDERS = ("data", "artifacts", "certificates", "webhooks")
+FOLDERS = ("data", "artifacts", "certificates", "webhooks", "trusts")
 SQLITE_MAGIC = b"SQLite format 3\0"
 WAL_SUFFIXES = ("-wal", "-shm", "-journal")
 

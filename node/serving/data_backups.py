@@ -24,8 +24,8 @@ from node.errors import ConfigError, NotDoneError
 from node.serving.data_custody import copy_with_room, listed
 from node.store.data_folders import DataFolders, Lane
 from node.store.sealed_copy import check_key, seal_folder
+from protocols.api_data import DataManifest
 from protocols.core import NodeCore
-from protocols.data_models import DataManifest
 from protocols.machine import Now
 
 LOOK_EVERY_S = 10.0

@@ -24,9 +24,9 @@ from node.store.data_copy import DataCopy, take_copy
 from node.store.data_folders import TICKET_MAX_BYTES, DataFolders, Lane, Mark
 from node.store.data_staging import PIECE_MAX_BYTES, Staging, check_listing, settle_imports
 from node.store.disk_room import RESERVE_BYTES, ROOM_MIN_BYTES, free_bytes
+from protocols.api_data import ListedFile
 from protocols.changes.mandates import MANDATE_LIFETIME_MS, Act, DataMandate, read_mandate
 from protocols.core import NodeCore
-from protocols.data_models import ListedFile
 from protocols.envelope import decode, encode
 from protocols.machine import Now
 from protocols.refusal import Refusal

@@ -22,7 +22,7 @@ import msgspec
 from node.errors import ConfigError
 from node.keys import sync_tree, write_private
 from node.store.data_folders import DataFolders, Lane, Mark, children
-from protocols.data_models import ListedFile
+from protocols.api_data import ListedFile
 from protocols.envelope import DecodeError, decode, encode
 from runtime.durable import sync_folder
 from runtime.services import freeze

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from protocols.webhook_models import WEBHOOK_NAME, WebhookFormat, WebhookKind
+from protocols.api_outward import WEBHOOK_NAME, WebhookFormat, WebhookKind
 
 HOOKS_MAX = 16
 PENDING_MAX = 256

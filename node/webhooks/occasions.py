@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from node.decisions.history import DecisionView, History
 from node.mesh.presence import status_of
 from node.webhooks.model import HookFile, Message
+from protocols.api_outward import WebhookKind
 from protocols.core import NodeCore
 from protocols.liveness import Belief
 from protocols.machine import Digest, PeerId
 from protocols.rollout.dossiers import Proposed
 from protocols.trust.grants import Rights
-from protocols.webhook_models import WebhookKind
 
 OLD_MS = 24 * 3_600_000
 """What was decided longer ago is no news: a node that was away does not tell of last week."""

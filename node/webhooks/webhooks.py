@@ -19,10 +19,10 @@ import msgspec
 
 from node.errors import NotDoneError
 from node.keys import write_private
+from node.reaching import Reaching, Sending, url_problem
 from node.webhooks.formats import request_of
 from node.webhooks.model import HOOKS_MAX, SECRET_BYTES, Handled, HookFile, Message, Undelivered, Webhook, valid_name
 from node.webhooks.occasions import Occasions, message_id
-from node.webhooks.reaching import Reaching, Sending, url_problem
 from protocols.chain.messages import EntryStored, EraChanged
 from protocols.liveness import BeliefChanged
 from protocols.machine import Entropy, Now

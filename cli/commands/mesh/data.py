@@ -25,7 +25,7 @@ from cli.text.table import short, table
 from cli.text.times import moment
 from cli.text.units import size
 from cli.views.lanes import find_lane
-from protocols.data_models import MoveBody
+from protocols.api_data import MoveBody
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId

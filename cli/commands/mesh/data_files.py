@@ -26,8 +26,8 @@ from cli.text.table import short
 from cli.text.times import moment
 from cli.text.units import size
 from cli.views.lanes import find_lane
+from protocols.api_data import DataManifest, ExportView, ImportBody, ListedFile, MandateBody
 from protocols.changes.mandates import NONCE_BYTES, Act, DataMandate, sign_mandate
-from protocols.data_models import DataManifest, ExportView, ImportBody, ListedFile, MandateBody
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId

@@ -18,14 +18,7 @@ from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import in_words
-from protocols.webhook_models import (
-    WEBHOOK_FORMATS,
-    WEBHOOK_KINDS,
-    WebhookBody,
-    WebhookFormat,
-    WebhookKind,
-    WebhookView,
-)
+from protocols.api_outward import WEBHOOK_FORMATS, WEBHOOK_KINDS, WebhookBody, WebhookFormat, WebhookKind, WebhookView
 
 _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
 

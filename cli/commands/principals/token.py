@@ -84,7 +84,7 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
             next_step="freehold token list",
             kind="grant.none",
         )
-    held, grant = _shared(mine, name, () if bearer else roles, projects, environments, duration_ms(expires))
+    held, grant = shared(mine, name, () if bearer else roles, projects, environments, duration_ms(expires))
     if bearer:
         _create_bearer(output, context, signer, mine.chain_of(held), _for_bearer(held, grant, roles))
         return
@@ -96,7 +96,7 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     async def conversation(client: NodeClient) -> list[str]:
         state = await client.state()
         chain = mine.chain_of(held)
-        await _give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
+        await give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
         projects, environments = {one.name for one in state.projects}, {one.name for one in state.environments}
         unknown = [f"project {one}" for one in grant.projects if one not in {ANY, *projects}]
         return unknown + [f"environment {one}" for one in grant.environments if one not in {ANY, *environments}]
@@ -138,7 +138,7 @@ def _check(name: str, own: str, roles: tuple[Role, ...], *, bearer: bool, runner
         raise UsageError(f"there is a token {name} already", next_step="choose another name", kind="exists")
 
 
-async def _give(client: NodeClient, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant) -> None:
+async def give(client: NodeClient, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant) -> None:
     """File a grant as the next link of the signer's chain."""
     made = msgspec.structs.replace(grant, parent=bytes(digest(chain[-1].payload)))
     link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
@@ -167,7 +167,7 @@ def _create_bearer(
         token = make_token(mesh, secrets.token_bytes(SECRET_BYTES))
         agent = signer_of(token, mesh)
         assert agent is not None, "it was made for this mesh"
-        await _give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
+        await give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
         return token, agent.public_key.hex(), await client.get("/v1/node")
 
     token, key, node = talk(context, conversation)
@@ -203,7 +203,7 @@ def _create_runner(
                 next_step="freehold node run --api 0.0.0.0:4180",
                 kind="no-address",
             )
-        await _give(client, signer, chain, msgspec.structs.replace(grant, key=key))
+        await give(client, signer, chain, msgspec.structs.replace(grant, key=key))
         mesh = (await client.mesh()).hex()
         return home.RunnerToken(mesh, f"https://{served[0]['api']}", served[0]["api_pin"], seed)
 
@@ -220,7 +220,7 @@ def _create_runner(
     output.hint("put it into the CI's secret FREEHOLD_TOKEN, then: freehold ci init github")
 
 
-def _shared(mine: Principal, *wanted: Any) -> tuple[RightsView, Grant]:
+def shared(mine: Principal, *wanted: Any) -> tuple[RightsView, Grant]:
     """Return the first of my grants that covers what is wanted by itself, and the grant. Raises UsageError if none does."""
     refused: list[UsageError] = []
     for held in mine.each:

@@ -72,6 +72,7 @@ async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes
                 .replace("{key}", "0" * 64)
                 .replace("{draft}", "0" * 64)
                 .replace("{webhook}", "ops")
+                .replace("{trust}", "github")
             )
             path = path.replace("{node}", house.control(0).core.node)
             if one.stream == "always":

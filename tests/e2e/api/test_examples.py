@@ -26,12 +26,13 @@ from cli.access.login import Offer, papers_for
 from node.api.handlers import OPERATIONS
 from node.api.operations import Operation, document
 from node.mesh.pump import system_now
+from node.oidc.tokens import audience_of
+from protocols.api_data import ListedFile
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.demands import TEAM
 from protocols.changes.mandates import Act, DataMandate, sign_mandate
 from protocols.changes.secrets import SealedSecret, seal, sign_paper
-from protocols.data_models import ListedFile
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId
@@ -50,6 +51,7 @@ from protocols.trust.invites import Address, Invite, make_invite, read_line, wri
 from protocols.trust.request_signatures import sign_request
 from protocols.trust.upgrades import UpgradePaper, Wheel, sign_upgrade
 from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, until
+from tests.support.mesh.issuer import an_issuer, grant_to
 from tests.support.mesh.receiver import a_receiver
 
 RECORDED = Path(node.api.__file__).parent / "examples.json"
@@ -57,7 +59,9 @@ BY_NAME: dict[str, Operation] = {one.name: one for one in OPERATIONS}
 CUT = 120
 """Characters of a binary value that an example shows: a multiple of four, so that it stays readable as base64."""
 
-OPAQUE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}|12D3Koo\w+|[A-Za-z0-9+/]{40,}={0,2}|http\S+|127\.0\.0\.1:\d+")
+OPAQUE = re.compile(
+    r"ey[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|[0-9a-f]{32}|[0-9a-f]{64}|12D3Koo\w+|[A-Za-z0-9+/]{40,}={0,2}|http\S+|127\.0\.0\.1:\d+"
+)
 PLACE = {"project": LANE[0], "environment": LANE[1]}
 
 
@@ -186,6 +190,7 @@ async def test_every_example_of_the_document_is_executed_as_it_says(component: C
         await data(walk)
         await hooks(walk)
         await upgrade(walk)
+        await trust(walk)
         await ends(walk)
     if os.environ.get("FREEHOLD_RECORD"):
         RECORDED.write_text(json.dumps({name: walk.made[name] for name in sorted(walk.made)}, indent=1) + "\n")
@@ -357,6 +362,20 @@ async def upgrade(walk: Walk) -> None:
     signed = sign_upgrade(walk.house.admin, control.core.trust.mesh, paper)
     await walk.call("upgrade", body={"paper": b64(encode(signed))})
     await walk.call("show_upgrade")
+
+
+async def trust(walk: Walk) -> None:
+    """A job of a CI platform comes in by its token."""
+    house, job = walk.house, walk.newcomer
+    mesh = house.control(0).core.trust.mesh
+    async with an_issuer() as issuer:
+        asked = {"name": "forge", "issuer": issuer.url, "subject": "repo:web/site:ref:refs/heads/main", "private": True}
+        made = await walk.call("add_trust", body=asked)
+        await grant_to(house, bytes.fromhex(made["key"]))
+        token = issuer.token(audience_of(mesh, job.public_key), sub=asked["subject"])
+        await walk.call("exchange_token", body={"token": token})
+        await walk.call("trusts")
+        await walk.call("remove_trust", trust="forge")
 
 
 async def ends(walk: Walk) -> None:

@@ -18,13 +18,13 @@ from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.errors import CommandError
 from node.webhooks.model import HookFile, Message
+from protocols.api_outward import WebhookBody
 from protocols.changes.approvals import Approval, approve
 from protocols.changes.demands import TEAM
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.liveness import Belief
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
-from protocols.webhook_models import WebhookBody
 from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, system_now, until
 from tests.support.mesh.nodes import Fleet
 from tests.support.mesh.receiver import Received, Receiver, a_receiver
@@ -163,7 +163,7 @@ async def test_the_commands_and_a_node_that_is_killed_with_a_message_under_way()
                 return asyncio.to_thread(one.run, "webhook", *words, "--json")
 
             refused = await run("add", "ops", receiver.url)
-            assert (refused.code, refused.json["error"]["kind"]) == (3, "webhook.url"), refused
+            assert (refused.code, refused.json["error"]["kind"]) == (3, "address.url"), refused
             added = await run(
                 "add", "ops", receiver.url, "--private", "--event", "rollout.started", "--event", "grant.ending"
             )

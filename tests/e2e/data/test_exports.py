@@ -16,8 +16,8 @@ import pytest
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
+from protocols.api_data import ImportBody, ListedFile, MandateBody
 from protocols.changes.mandates import MANDATE_LIFETIME_MS, Act, DataMandate, sign_mandate
-from protocols.data_models import ImportBody, ListedFile, MandateBody
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId

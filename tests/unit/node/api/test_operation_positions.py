@@ -21,10 +21,10 @@ from node.api.callers.scope import EVERYTHING, Scope
 from node.api.handlers import OPERATIONS
 from node.api.operations import Call
 from node.api.problems import ProblemError
+from protocols.api_data import MoveBody
 from protocols.api_models import CommandBody, RecordBody, SecretBody
 from protocols.changes.change import CHANGE_DOMAIN, Change
 from protocols.changes.secrets import SecretRemoval, sign_paper
-from protocols.data_models import MoveBody
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.machine import Digest

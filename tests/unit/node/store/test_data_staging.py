@@ -16,7 +16,7 @@ import pytest
 from node.errors import ConfigError
 from node.store.data_folders import DataFolders, Mark
 from node.store.data_staging import Part, Staging, check_listing, settle_imports
-from protocols.data_models import ListedFile
+from protocols.api_data import ListedFile
 from protocols.envelope import decode, digest
 from runtime.providers import ProviderError
 from runtime.services import freeze

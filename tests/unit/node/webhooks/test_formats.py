@@ -12,7 +12,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from node.webhooks.formats import TITLES, headline, request_of, secret_text
 from node.webhooks.model import Message, Webhook
-from protocols.webhook_models import WEBHOOK_KINDS
+from protocols.api_outward import WEBHOOK_KINDS
 
 SECRET = bytes(range(32))
 MESSAGE = Message(

@@ -1,7 +1,9 @@
-"""Which addresses a webhook may reach, and one attempt at delivery. A name leads where it was checked, and no redirect on.
+"""Which addresses a node speaks to when an operator names them: one message sent, or one document read.
+
+A name leads where it was checked, and no redirect leads on.
 
 Public addresses over https; `private` ones, and plain http, where whoever runs this machine said so. Never link-local
-ones, where clouds hand out their credentials. Not here: when something is sent.
+ones, where clouds hand out their credentials. Not here: when something is sent or read.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from runtime.outbound.destinations import permitted
 TIMEOUT_S = 15.0
 CONNECT_S = 5.0
 RETRY_AFTER_MAX_S = 86_400
+AGENT = "freehold/1"
 ALLOWED = "an https address that is public; with --private also http, and addresses of this network"
 
 
@@ -36,22 +39,22 @@ class Sending:
 
 
 def url_problem(text: str, *, private: bool) -> Refusal | None:
-    """Return why an address cannot be a webhook's, as far as that is known without resolving it."""
+    """Return why an address cannot be spoken to, as far as that is known without resolving it."""
     try:
         url = URL(text)
         host, port = url.host, url.port
     except ValueError:
-        return Refusal("webhook.url", f"the address cannot be read; allowed is {ALLOWED}")
+        return Refusal("address.url", f"the address cannot be read; allowed is {ALLOWED}")
     if url.scheme not in {"https", "http"} or not host or not port:
-        return Refusal("webhook.url", f"this is no address of the web; allowed is {ALLOWED}")
+        return Refusal("address.url", f"this is no address of the web; allowed is {ALLOWED}")
     if url.scheme == "http" and not private:
-        return Refusal("webhook.url", f"http is not protected on its way; allowed is {ALLOWED}")
+        return Refusal("address.url", f"http is not protected on its way; allowed is {ALLOWED}")
     if url.user is not None or url.password is not None or url.fragment:
         return Refusal(
-            "webhook.url", "an address has no user, password or fragment; put a token into its path or query"
+            "address.url", "an address has no user, password or fragment; put a token into its path or query"
         )
     if _is_address(host) and not may_reach(host, private=private):
-        return Refusal("webhook.private", f"{host} is not public; allowed is {ALLOWED}")
+        return Refusal("address.private", f"{host} is not public; allowed is {ALLOWED}")
     return None
 
 
@@ -85,7 +88,7 @@ class Checked(AbstractResolver):
             if may_reach(str(place[0]), private=self._private)
         ]  # fmt: skip
         if not good:
-            raise OSError(None, f"{host} leads to no address that a webhook may reach")
+            raise OSError(None, f"{host} leads to no address that may be reached")
         return good
 
     async def close(self) -> None:
@@ -93,7 +96,7 @@ class Checked(AbstractResolver):
 
 
 class Reaching:
-    """Sessions for the two kinds of webhooks. Close it at the end."""
+    """Sessions for public and private addresses. Close it at the end."""
 
     def __init__(self) -> None:
         """Open nothing yet."""
@@ -120,13 +123,35 @@ class Reaching:
             return Sending(False, refusal.detail)
         try:
             async with self._session(private=private).post(
-                URL(url), data=body, headers={"User-Agent": "freehold-webhook/1", **fields}, allow_redirects=False
+                URL(url), data=body, headers={"User-Agent": AGENT, **fields}, allow_redirects=False
             ) as answer:
                 return attempt_of(answer.status, answer.headers.get("Retry-After", ""))
         except TimeoutError:
             return Sending(False, f"no answer within {TIMEOUT_S:.0f} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Sending(False, f"{type(error).__name__}: {error}"[:200])
+
+    async def get(self, url: str, max_bytes: int, *, private: bool) -> bytes:
+        """Read one document of JSON. Raises OSError, for whatever keeps it from being read."""
+        refusal = url_problem(url, private=private)
+        if refusal is not None:
+            raise OSError(None, refusal.detail)
+        try:
+            async with self._session(private=private).get(
+                URL(url), headers={"User-Agent": AGENT, "Accept": "application/json"}, allow_redirects=False
+            ) as answer:
+                if answer.status != 200:
+                    raise OSError(None, f"{url} answers {answer.status}")
+                data = b""
+                async for piece in answer.content.iter_chunked(1 << 14):
+                    data += piece
+                    if len(data) > max_bytes:
+                        raise OSError(None, f"{url} has over {max_bytes} bytes")
+                return data
+        except TimeoutError:
+            raise OSError(None, f"{url} does not answer within {TIMEOUT_S:.0f} s") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise OSError(None, f"{url}: {type(error).__name__}: {error}"[:300]) from None
 
 
 def attempt_of(status: int, retry_after: str) -> Sending:

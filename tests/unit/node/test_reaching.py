@@ -1,10 +1,10 @@
-"""Where webhooks may lead: public addresses by https, private ones where the machine's owner said so, never a cloud's own."""
+"""Where a node speaks to: public addresses by https, private ones where the machine's owner said so, never a cloud's own."""
 
 from __future__ import annotations
 
 import pytest
 
-from node.webhooks.reaching import Checked, Reaching, attempt_of, may_reach, url_problem
+from node.reaching import Checked, Reaching, attempt_of, may_reach, url_problem
 from tests.support.mesh.receiver import a_receiver
 
 PUBLIC = ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946")
@@ -25,16 +25,16 @@ def test_addresses(private: bool) -> None:
     [
         ("https://hooks.example.org/a?b=c", ""),
         ("https://93.184.216.34:8443/a", ""),
-        ("http://hooks.example.org/", "webhook.url"),
-        ("https://user:pass@hooks.example.org/", "webhook.url"),
-        ("https://hooks.example.org/#x", "webhook.url"),
-        ("ftp://hooks.example.org/", "webhook.url"),
-        ("https://", "webhook.url"),
-        ("https://[::1", "webhook.url"),
-        ("https://x:99999/", "webhook.url"),
-        ("https://127.0.0.1/", "webhook.private"),
-        ("https://[::1]/", "webhook.private"),
-        ("https://[::ffff:127.0.0.1]/", "webhook.private"),
+        ("http://hooks.example.org/", "address.url"),
+        ("https://user:pass@hooks.example.org/", "address.url"),
+        ("https://hooks.example.org/#x", "address.url"),
+        ("ftp://hooks.example.org/", "address.url"),
+        ("https://", "address.url"),
+        ("https://[::1", "address.url"),
+        ("https://x:99999/", "address.url"),
+        ("https://127.0.0.1/", "address.private"),
+        ("https://[::1]/", "address.private"),
+        ("https://[::ffff:127.0.0.1]/", "address.private"),
     ],
 )  # fmt: skip
 def test_what_may_be_named(url: str, rule: str) -> None:
@@ -48,7 +48,7 @@ def test_private_allows_this_network_and_still_no_metadata_service() -> None:
 
 
 async def test_a_name_that_leads_here_is_not_reached_by_a_public_webhook() -> None:
-    with pytest.raises(OSError, match="no address that a webhook may reach"):
+    with pytest.raises(OSError, match="no address that may be reached"):
         await Checked(private=False).resolve("localhost", 80)
     assert await Checked(private=True).resolve("localhost", 80)
     reaching = Reaching()
@@ -57,7 +57,7 @@ async def test_a_name_that_leads_here_is_not_reached_by_a_public_webhook() -> No
             port = receiver.url.partition("127.0.0.1:")[2]
             refused = await reaching.post(f"https://localhost:{port}", b"", {}, private=False)
             assert (refused.delivered, receiver.came) == (False, [])
-            assert "may reach" in refused.result
+            assert "may be reached" in refused.result
     finally:
         await reaching.close()
 
