@@ -252,8 +252,10 @@ class ApiServer:
                 raise
             self.strangers.pop(request.protocol, None)
         signed = proof is not None and bearer is None
-        with self._shares.hold(_share_of(operation, query), _payer(operation, request, principal)):
-            return await self._called(operation, request, path, query, _Caller(principal, scope, bearer), signed=signed)
+        payer = _payer(operation, request, scope.payer or principal)
+        with self._shares.hold(_share_of(operation, query), payer):
+            caller = _Caller(principal, scope, bearer, payer)
+            return await self._called(operation, request, path, query, caller, signed=signed)
 
     async def _called(
         self,
@@ -272,9 +274,9 @@ class ApiServer:
             if signed:
                 self._callers.check_digest(request, upload.digest)
             call = Call(operation, request, principal, path, query, upload, self._node, scope, bearer)
-            with self._shares.hold(BODIES, principal):
+            with self._shares.hold(BODIES, caller.payer):
                 return await self._write(operation, call, b"")
-        with self._shares.hold(BODIES, _payer(operation, request, principal)) if operation.body else nullcontext():
+        with self._shares.hold(BODIES, caller.payer) if operation.body else nullcontext():
             body = b"".join([piece async for piece in _pieces(operation, request)])
         if signed:
             self._callers.check_digest(request, hashlib.sha256(body).digest())
@@ -399,11 +401,12 @@ async def _handled(operation: Operation, call: Call) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """Who calls, how far it sees, and the signer of its token, if it showed one."""
+    """Who calls, how far it sees, the signer of its token, if it showed one, and who pays for what it holds."""
 
     principal: str
     scope: Scope
     bearer: Ed25519Signer | None
+    payer: str
 
 
 def _share_of(operation: Operation, query: Mapping[str, Any]) -> Share:
@@ -413,9 +416,9 @@ def _share_of(operation: Operation, query: Mapping[str, Any]) -> Share:
     return ADMISSIONS if operation.access == "signed" else CALLS
 
 
-def _payer(operation: Operation, request: web.Request, principal: str) -> str:
-    """Who pays for a call: its caller, or its address where anybody can make a key."""
-    return source_of(request.remote or "") if operation.access in {"signed", "open"} else principal
+def _payer(operation: Operation, request: web.Request, payer: str) -> str:
+    """Who pays for a call: the principal behind its caller, or its address where anybody can make a key."""
+    return source_of(request.remote or "") if operation.access in {"signed", "open"} else payer
 
 
 def _host_of(field: str) -> str:

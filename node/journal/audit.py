@@ -150,7 +150,7 @@ class Audit:
         if self._operator(caller):
             return None
         most = self._core.records.store.limits.node_audit_max
-        if self._shares.of(caller, self._clock().wall_ms) >= PRINCIPAL_SHARE * most:
+        if self._shares.of(self._payer(caller), self._clock().wall_ms) >= PRINCIPAL_SHARE * most:
             mine = int(PRINCIPAL_SHARE * most)
             return Refusal(
                 "quota.audit-principal",
@@ -159,6 +159,12 @@ class Audit:
         if self.fullness >= 1 - OPERATORS_SHARE:
             return Refusal("quota.audit-operators", "what is left of this node's audit log is for its operators")
         return None
+
+    def _payer(self, caller: str) -> str:
+        """The principal behind a caller, in hex; the caller itself on the socket, or where no grant tells more."""
+        if len(caller) != 2 * PUBLIC_KEY_BYTES or caller.startswith(LOCAL):
+            return caller
+        return self._core.dossiers.payer(bytes.fromhex(caller)).hex()
 
     def _operator(self, caller: str) -> bool:
         if len(caller) != 2 * PUBLIC_KEY_BYTES or caller.startswith(LOCAL):
@@ -196,8 +202,10 @@ class Audit:
         own = links_of(self._core, self._core.node)
         self._number = own[-1].number if own else 0
         self._shares = CallerShares()
-        for _, entry in read_links(own):
-            self._shares.add(_payer(entry), entry.at_ms)
+        causers = [(_causer(entry), entry.at_ms) for _, entry in read_links(own)]
+        payers = {causer: self._payer(causer) for causer, _ in causers}
+        for causer, at_ms in causers:
+            self._shares.add(payers[causer], at_ms)
         self._previous = entry_digest(own[-1].signed) if own else Digest(b"")
         if self._noted:
             held = {_unplaced(entry) for _, entry in read_links(own)}
@@ -241,7 +249,7 @@ class Audit:
             count=count,
             first_ms=first_ms,
         )
-        self._shares.add(_payer(entry), now.wall_ms)
+        self._shares.add(self._payer(_causer(entry)), now.wall_ms)
         self._noted.append(entry)
         assert len(self._noted) + len(self._waiting) <= WAITING_MAX, "the core takes no more events"
         if self._forgetful:
@@ -322,7 +330,7 @@ class Audit:
             self._kept = False
 
 
-def _payer(entry: AuditEntry) -> str:
+def _causer(entry: AuditEntry) -> str:
     """Who caused an entry: its caller, or who signed the start that waited here."""
     return entry.signers[0] if entry.caller == STARTER and entry.signers else entry.caller
 

@@ -12,6 +12,7 @@ from protocols.records.key_table import BODY_MAX_BYTES, make_key
 from protocols.records.record import Entry
 from protocols.refusal import Refusal
 from protocols.trust.certificates import Certificate, open_certificate
+from protocols.trust.grants import GRANT_MAX_BYTES, Grant
 from protocols.trust.invites import Bundle, OpenedBundle
 from protocols.trust.revocations import Revocation, RevocationStatement
 from protocols.trust.store import TrustStore
@@ -36,6 +37,26 @@ def revocation_record(revocation: Revocation, statement: RevocationStatement) ->
 def grant_record(key: bytes, chain: tuple[Signed, ...]) -> tuple[str, bytes]:
     """Return key and body of the record of a whole chain of grants that ends in `key`."""
     return make_key("grant", key.hex(), digest_of(chain).hex()), encode(chain)
+
+
+def delegator_of(prefix: str, body: bytes) -> bytes:
+    """Return the principal whose right a grant or a revocation rests on, which pays for it; b"" where that is an admin's.
+
+    A joiner's own grant is paid for by the uses of its invite.
+    """
+    try:
+        match prefix:
+            case "grant":
+                links: tuple[Signed, ...] = decode(body, tuple[Signed, ...], BODY_MAX_BYTES)
+                above = links[:-1]
+            case "revocation":
+                above = decode(body, RevocationStatement, BODY_MAX_BYTES).chain
+            case _:
+                return b""
+        given: list[Grant] = [decode(link.payload, Grant, GRANT_MAX_BYTES) for link in above]
+    except DecodeError:
+        return b""
+    return next((one.key for one in given if not one.invite_uses), b"")
 
 
 def absorb(trust: TrustStore, entry: Entry, wall_ms: int) -> Refusal | None:

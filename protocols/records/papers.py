@@ -181,6 +181,13 @@ class PaperCourt:
         for chains in self._chains.values():
             chains.pop(entry.record.key, None)
 
+    def family(self, key: bytes) -> frozenset[bytes]:
+        """Return the keys of which some grant comes from a principal that some grant of this key comes from."""
+        mine = {one.principal for one in self._chains.get(key, {}).values()}
+        return frozenset(
+            other for other, held in self._chains.items() if any(one.principal in mine for one in held.values())
+        )
+
     # --- judging ------------------------------------------------------------------------------------------------------
 
     def verify(self, prefix: str, parts: Sequence[str], body: bytes, wall_ms: int) -> Paper | Refusal:

@@ -9,10 +9,11 @@ arrival; what a decision pins never gives way. Not here: judging a paper (papers
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from protocols.records.credentials import delegator_of
 from protocols.records.key_table import DAY_MS, KeyRule
 from protocols.records.papers import Paper
 from protocols.records.record import Entry
@@ -32,9 +33,10 @@ REFUSED_FOR_MS = 600_000
 Order = tuple[int, str, str]
 """Signed time, the paper's digest, the record's key."""
 
-Budget = Literal["trust", "audit", "words", "moments", "principal", "project"]
+Budget = Literal["trust", "audit", "words", "moments", "principal", "project", "delegations"]
 """`trust`, `audit`, `words`, `moments`: of the node that wrote the record. `principal`: of the key that signed the paper.
-`project`: of all keys that write papers in one project."""
+`project`: of all keys that write papers in one project. `delegations`: of the principal whose right a grant to another
+key, or a revocation, rests on; beside `trust`, for it is asked where one is filed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ class RecordLimits:
     """The project pays, for the papers of all keys but the admins'; asked where a paper is filed."""
     project_bytes_max: int = 128 * 1024 * 1024
     """The project pays; asked where a paper is filed."""
+    delegations_max: int = 1_024
+    """The principal whose right they rest on pays, for the grants and revocations of all its keys; asked where one is filed.
+    Without it one token filled a node's share of trust records, where operators' own must find room."""
+    delegations_bytes_max: int = 4 * 1024 * 1024
+    """The same principal pays; asked where one is filed."""
     ephemeral_max: int = 16_384
     parked_max: int = 1_024
     """Records from the future, of all nodes."""
@@ -147,6 +154,8 @@ class Quotas:
         if paper is None:
             self._count(node_payer(entry), entry, 1)
             self._node_bytes[entry.author] = self._node_bytes.get(entry.author, 0) + entry.size_bytes
+            if by := delegator_of(entry.parsed.rule.prefix, entry.record.body):
+                self._count(Payer("delegations", by.hex()), entry, 1)
             return
         payers = self._charged[entry.record.key] = self.paper_payers(paper)
         for payer in payers:
@@ -157,6 +166,8 @@ class Quotas:
         if paper is None:
             self._count(node_payer(entry), entry, -1)
             self._node_bytes[entry.author] -= entry.size_bytes
+            if by := delegator_of(entry.parsed.rule.prefix, entry.record.body):
+                self._count(Payer("delegations", by.hex()), entry, -1)
             return
         for payer in self._charged.pop(entry.record.key):
             order = self._accounts[payer].order
@@ -189,26 +200,45 @@ class Quotas:
                 return limits.principal_papers_max, limits.principal_bytes_max
             case "project":
                 return limits.project_papers_max, limits.project_bytes_max
+            case "delegations":
+                return limits.delegations_max, limits.delegations_bytes_max
 
     def refusal(self, payer: Payer) -> Refusal:
         """The refusal that names the limit and who pays."""
         count, size_bytes = self.most(payer.budget)
-        who = {"principal": "the key that signed this", "project": f"project {payer.name}"}.get(
-            payer.budget, f"node {payer.name}"
-        )
+        who = {
+            "principal": "the key that signed this", "project": f"project {payer.name}",
+            "delegations": "the principal that this rests on",
+        }.get(payer.budget, f"node {payer.name}")  # fmt: skip
         room = f" and {size_bytes >> 20} MiB" if size_bytes else ""
         return Refusal(
             f"quota.{payer.budget}", f"{who} has used up its share: {count} records{room}; old ones expire, or end some"
         )
 
-    def paper_problem(self, paper: Paper, size_bytes: int) -> Refusal | None:
-        """Return why no new paper of this size is taken from its signer, or None: what the API asks before it files one."""
+    def paper_problem(self, paper: Paper, family: Collection[bytes], size_bytes: int) -> Refusal | None:
+        """Return why no new paper of this size is taken from its signer, or None: what the API asks before it files one.
+
+        `family` are the keys of the signer's principal: whoever makes keys as it likes has one share with all of them.
+        """
         for payer in self.paper_payers(paper):
-            most, most_bytes = self.most(payer.budget)
-            count, held_bytes = self.held(payer)
-            if count >= most or held_bytes + size_bytes > most_bytes:
-                return self.refusal(payer)
+            one = payer.budget == "principal"
+            accounts = {Payer("principal", key.hex()) for key in (*family, paper.author)} if one else {payer}
+            found = self._full(payer, accounts, size_bytes)
+            if found is not None:
+                return found
         return None
+
+    def delegation_problem(self, prefix: str, body: bytes) -> Refusal | None:
+        """Return why no new grant or revocation is taken from whom it rests on, or None: what the API asks."""
+        by = delegator_of(prefix, body)
+        payer = Payer("delegations", by.hex())
+        return self._full(payer, {payer}, len(body)) if by and not self._admin(by) else None
+
+    def _full(self, payer: Payer, accounts: Collection[Payer], size_bytes: int) -> Refusal | None:
+        most, most_bytes = self.most(payer.budget)
+        held = [self.held(one) for one in accounts]
+        count, held_bytes = sum(one[0] for one in held), sum(one[1] for one in held)
+        return self.refusal(payer) if count >= most or held_bytes + size_bytes > most_bytes else None
 
     def node_problem(self, entry: Entry, holder: Entry | None, holder_paper: Paper | None) -> Refusal | None:
         """Return why a node's own share does not take a record, or None; `holder` is what it replaces."""

@@ -155,12 +155,14 @@ class RecordStore:
     def quota_problem(self, key: str, body: bytes) -> Refusal | None:
         """Return why whoever signed this paper may file no more, or None: asked of whoever hands one over, not of gossip."""
         parsed = parse_key(key)
-        if isinstance(parsed, Refusal) or parsed.rule.prefix not in PAPERS:
+        if isinstance(parsed, Refusal):
             return None
+        if parsed.rule.prefix not in PAPERS:
+            return self.quotas.delegation_problem(parsed.rule.prefix, body)
         paper = read_paper(self.trust.verifier, self.trust.mesh, parsed.rule.prefix, parsed.parts, body)
         if isinstance(paper, Refusal):
             return None  # the court says it better
-        return self.quotas.paper_problem(paper, len(body))
+        return self.quotas.paper_problem(paper, self.court.family(paper.author), len(body))
 
     def holder(self, entry: Entry) -> Entry | None:
         """Return what is held under this entry's key."""

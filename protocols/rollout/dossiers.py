@@ -16,7 +16,7 @@ from protocols.machine import Digest, Verifier
 from protocols.records.record import Entry
 from protocols.refusal import Refusal
 from protocols.state.commands import Exhibits
-from protocols.trust.grants import BEFORE_EXPIRY_MS, GrantChain, Rights, united
+from protocols.trust.grants import BEFORE_EXPIRY_MS, GrantChain, Rights, payer_of, united
 
 GRANTS_SHOWN_MAX = 32
 """Chains in one set of exhibits: the author's, the signer's, and those of approvers and testers."""
@@ -92,6 +92,11 @@ class Dossiers:
         """Return every key that counts as `key`'s own doing; just itself when no held chain says more."""
         rights = self.rights(key, BEFORE_EXPIRY_MS)
         return rights.behind if isinstance(rights, Rights) else (key,)
+
+    def payer(self, key: bytes) -> bytes:
+        """Return the principal that pays for what a key costs; the key itself when no held chain says more."""
+        rights = self.rights(key, BEFORE_EXPIRY_MS)
+        return payer_of(rights) if isinstance(rights, Rights) else key
 
     def name_of(self, key: bytes, at_ms: int) -> str:
         """Return what grants call a key now; empty when none counts."""

@@ -155,6 +155,14 @@ class Rights:
         )
 
 
+def payer_of(rights: Rights) -> bytes:
+    """Return the principal that pays for what a key costs: the first that was granted, whose agents and laptops it may be.
+
+    A key makes others as it likes, so nothing that has a limit is counted by key alone.
+    """
+    return min(one.principal for one in rights.each)
+
+
 NO_GRANT = Refusal("grant.none", "the key is not an admin of this mesh and shows no grant")
 NEVER_EXPIRES_MS = 1 << 62
 BEFORE_EXPIRY_MS = 0

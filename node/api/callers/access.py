@@ -18,7 +18,7 @@ from node.api.problems import NOT_ALLOWED, ProblemError, token_refused
 from node.control import Control
 from protocols.refusal import Refusal
 from protocols.trust.bearer import BEARER_VERBS
-from protocols.trust.grants import Rights, covers
+from protocols.trust.grants import Rights, covers, payer_of
 
 OF_ONE_PROJECT = frozenset({"logs"})
 """Operations whose answers hold what guests wrote: who sees some projects only must name one of them."""
@@ -44,7 +44,7 @@ def authorize(
     problem = problems[0]
     if all(problems):
         raise ProblemError(403, NOT_ALLOWED, "this key may not", problem, MORE_RIGHTS)
-    return Scope(key, rights.each)
+    return Scope(key, rights.each, payer=payer_of(rights).hex())
 
 
 def has_grant(control: Control, key: bytes) -> bool:

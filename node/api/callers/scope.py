@@ -44,6 +44,8 @@ class Scope:
     key: str = ""
     rights: tuple[Rights, ...] = ()
     everything: bool = False
+    payer: str = ""
+    """The principal behind the key, in hex: it pays for what the key holds at once, for a key makes others as it likes."""
 
     @property
     def whole(self) -> bool:

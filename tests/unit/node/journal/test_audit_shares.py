@@ -30,13 +30,16 @@ class Log:
     def __init__(self, folder: Path, limits: RecordLimits | None = None) -> None:
         self.world = HostileRun(1, Random(1))
         self.wall_ms, self.serial = WALL_MS, 10
+        self.behind: dict[bytes, bytes] = {}
         trust = self.world.stores["n1"].trust
         self.machine = RecordMachine(trust, self.world.signer("n1"), SeededEntropy(Random(2)))
         for entry in self.world.stores["n1"].entries.values():
             self.machine.store.restore(entry.signed, WALL_MS)
         if limits is not None:
             self.machine.store.limits = limits
-        dossiers = SimpleNamespace(rights=lambda _key, _ms: Refusal("grant.none", "none"))
+        dossiers = SimpleNamespace(
+            rights=lambda _key, _ms: Refusal("grant.none", "none"), payer=lambda key: self.behind.get(key, key),
+        )  # fmt: skip
         core = SimpleNamespace(
             node=self.world.node("n1"), trust=trust, records=self.machine, dossiers=dossiers,
         )  # fmt: skip
@@ -77,6 +80,21 @@ class Log:
                 serial=self.serial, wall_ms=self.wall_ms,
             )  # fmt: skip
             self.core.trust.learn_certificate(signed, self.wall_ms)
+
+
+def test_keys_that_a_principal_makes_have_one_share_with_it_also_after_a_restart(tmp_path: Path) -> None:
+    log = Log(tmp_path, RecordLimits(node_audit_max=16))
+    author, *bots = (log.world.signer(name).public_key for name in ("author", "bot", "bot2"))
+    log.behind = dict.fromkeys(bots, author)
+    for number in range(int(16 * PRINCIPAL_SHARE)):
+        assert log.audit.refusal(log.key(("author", "bot", "bot2")[number % 3])) is None
+        log.note(("author", "bot", "bot2")[number % 3], "start")
+    for again in (False, True):
+        if again:
+            log.audit._go_on()
+        refused = [log.audit.refusal(log.key(name)) for name in ("author", "bot", "bot2")]
+        assert [one.rule for one in refused if one is not None] == ["quota.audit-principal"] * 3
+        assert log.audit.refusal(log.key("beside")) is None, "another principal still has its own"
 
 
 def test_a_principals_share_is_asked_first_and_leaves_the_rest_to_others(tmp_path: Path) -> None:
