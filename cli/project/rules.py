@@ -25,6 +25,7 @@ from cli.project.schema import APP, POLICY, PROJECT, ROLLOUT, SMOKE, Field, List
 from protocols.changes.change import ENVIRONMENTS_NAMED_MAX
 from protocols.changes.demands import DEMANDS_MAX, Demands, EvidenceDemand
 from runtime.cron import schedule_problem
+from runtime.outbound.destinations import address_inside
 
 Values = Mapping[str, Any]
 
@@ -146,6 +147,10 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     for index, remote in enumerate(filled["allow_hosts"]):
         if not 1 <= int(remote.rpartition(":")[2]) <= 65535:
             complain((*path, "allow_hosts", index), "has a port out of range", "ports 1 to 65535")
+        if address_inside(remote):
+            complain(
+                (*path, "allow_hosts", index), "is an address that no node connects to", "names, and public addresses"
+            )
     for secret in filled["secrets"]:
         if secret in filled["config"]:
             complain((*path, "config", secret), "is also the name of a secret of this app")

@@ -21,13 +21,12 @@ from typing import Final
 
 from runtime.exchange import ErrorCode, Headers, RequestBody, ResponseHead, ResponseWriter
 from runtime.outbound.destinations import Destination, allowed, parse_authority, permitted
+from runtime.outbound.lookups import Lookups, Resolve
 from runtime.outbound.response_reader import ResponseFailed, ResponseReader
 from runtime.spec import AppSpec
 
 ADDRESSES_TRIED_MAX: Final = 3
 """Addresses of one name tried in turn, within one connect timeout."""
-
-Resolve = Callable[[str, int], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ class Outbound:
     """The outgoing side of one worker. Its thread starts with the first call."""
 
     def __init__(self, resolve: Resolve | None = None) -> None:
-        self._resolve = resolve or _resolve
+        self._lookups = Lookups(resolve or _resolve)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -225,9 +224,11 @@ class Outbound:
         self, destination: Destination, tls: bool, spec: AppSpec
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            addresses = await asyncio.to_thread(self._resolve, destination.host, destination.port)
+            addresses = await self._lookups.addresses((spec.project, spec.app), destination.host, destination.port)
         except OSError as error:
             raise ResponseFailed(("DNS-error", (str(error.strerror or error), None))) from None
+        except UnicodeError:
+            raise ResponseFailed(("DNS-error", ("the name is no name", None))) from None
         chosen = [address for address in addresses if permitted(address, allow_loopback=spec.allow_loopback)]
         if not chosen:
             raise ResponseFailed(("destination-IP-prohibited" if addresses else "destination-not-found", None))

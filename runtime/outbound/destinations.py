@@ -1,4 +1,4 @@
-"""Where an app may connect: the hosts it lists, at public addresses only. Pure; resolving is `outbound.py`'s.
+"""Where an app may connect: the hosts it lists, at public addresses only. Pure; resolving is `lookups.py`'s.
 
 A name is resolved once and the connection goes to the address that was checked, so a name cannot point elsewhere
 between check and use. Sources: RFC 6890 (special-purpose addresses), RFC 6052 (NAT64), RFC 3056 (6to4).
@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_OLD_IPV4: Final = re.compile(r"(?:0[xX][0-9A-Fa-f]+|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]+|[0-9]+)){0,3}")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+_INSIDE: Final = tuple(map(ipaddress.ip_network, (
+    "fec0::/10",            # site-local, deprecated and still routed by some
+    "64:ff9b:1::/48",       # NAT64 of a network's own (RFC 8215): it may lead to any IPv4 address inside
+    "2001::/23",            # Teredo among it, which carries IPv4
+    "3fff::/20", "5f00::/16",  # documentation, segment routing
+    "192.0.0.0/24", "192.88.99.0/24",  # protocol assignments, the anycast of 6to4 relays
+    "168.63.129.16/32",     # a public address at which a cloud answers its own machines
+)))  # fmt: skip
+"""What `ipaddress` calls global in some version, and what is not."""
+
+_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
+"""The third quarter of an address that carries an IPv4 address in its last (RFC 5214)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,28 @@ def allowed(destination: Destination, allow_hosts: Sequence[str], *, tls: bool) 
     return False
 
 
+def address_inside(entry: str) -> bool:
+    """Whether an entry of a list of hosts is an address that no node connects to, however it is written.
+
+    Names are judged when they are looked up. The old spellings of IPv4 (one number, octal, hexadecimal, fewer than four
+    parts) are addresses, too: the system would read them so.
+    """
+    host, _, port = entry.rpartition(":")
+    host = (host if host and port.isdigit() else entry).strip("[]").rstrip(".")
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    if _OLD_IPV4.fullmatch(host):
+        try:
+            host = socket.inet_ntoa(socket.inet_aton(host))
+        except OSError:
+            return True  # no address, and no name either: its last label is a number
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not permitted(host, allow_loopback=False)
+
+
 def permitted(address: str, *, allow_loopback: bool) -> bool:
     """Whether an IP address may be connected to: globally routable, or loopback where a test says so."""
     try:
@@ -56,10 +93,12 @@ def permitted(address: str, *, allow_loopback: bool) -> bool:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is None and ip in _NAT64:
+        if inner is None and (ip in _NAT64 or int(ip) >> 32 & 0xFFFF_FFFF in _ISATAP):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         if inner is not None:
             return permitted(str(inner), allow_loopback=allow_loopback)
     if ip.is_loopback:
         return allow_loopback
+    if any(ip in inside for inside in _INSIDE if inside.version == ip.version):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved

@@ -84,6 +84,7 @@ from protocols.state.model import Lane, MeshState
 from protocols.state.placement import eligible, pinned_size, rendezvous
 from protocols.trust.grants import Rights
 from runtime.engine.interface import split_import
+from runtime.outbound.destinations import address_inside
 from runtime.sandbox.component import ComponentError, inspect
 
 BODY_MAX = 256 * 1024
@@ -200,6 +201,9 @@ def _problem_of(release: Release, effective: Effective, change: Change, size_byt
     """Return what is wrong with the parts of a draft, or None."""
     problem = release_problem(release) or effective_problem(effective) or change_problem(change)
     problem = problem or next((found for route in change.routes if (found := route_problem(route))), None)
+    inside = next((host for app in effective.apps for host in app.allow_hosts if address_inside(host)), "")
+    if inside:
+        problem = problem or f"{inside[:80]} is an address that no node connects to; name a host, or a public address"
     if problem is None and size_bytes > BODY_MAX_BYTES - 256:
         return "the change is too large for a record: shorten the request"
     return problem

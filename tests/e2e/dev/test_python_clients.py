@@ -29,7 +29,7 @@ language = "python"
 source = "web"
 routes = ["/"]
 timeout = "30s"
-allow_hosts = ["localhost:1"]
+allow_hosts = ["up.example:1"]
 """
 
 APP = """

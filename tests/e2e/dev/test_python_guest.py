@@ -23,7 +23,7 @@ language = "python"
 source = "whole"
 routes = ["/"]
 config = { GREETING = "built" }
-allow_hosts = ["localhost:1"]
+allow_hosts = ["up.example:1"]
 [app.late]
 language = "wsgi"
 source = "late"
