@@ -14,8 +14,10 @@ import pytest
 
 from tests.support.mesh.in_process import House, a_house
 
-CALLS_EACH: Final = 1_500
-AT_ONCE: Final = 8
+SHORT, LONG = 250, 2_500
+"""Calls on each listener: in every run of the tests, and in the long one, 5,000 together."""
+
+AT_ONCE: Final = 16
 STATUS: Final = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 
 METHODS = [b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"PATCH", b"OPTIONS", b"FOO", b"get", b"CONNECT", b"TRACE"]
@@ -152,9 +154,11 @@ async def ask(house: House, data: bytes, *, secure: bool) -> bytes:
         writer.transport.abort()
 
 
-@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("secure", [False, True], ids=["socket", "https"])
+@pytest.mark.parametrize("calls", [SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
 async def test_odd_requests_of_nobody_are_no_defects_of_the_node(
-    house: House, secure: bool, caplog: pytest.LogCaptureFixture
+    house: House, calls: int, secure: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with house.client() as client:
         known = [path.encode() for path in sorted((await client.get("/v1/openapi.json"))["paths"])]
@@ -174,11 +178,11 @@ async def test_odd_requests_of_nobody_are_no_defects_of_the_node(
             bad.append((data[:600], answer[:300]))
 
     with caplog.at_level(logging.WARNING):
-        requests = [a_request(dice, known, sane=number % 3 > 0) for number in range(CALLS_EACH)]
+        requests = [a_request(dice, known, sane=number % 3 > 0) for number in range(calls)]
         await asyncio.gather(*[one(data) for data in requests])
     assert not bad, bad[:5]
     traces = [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
     assert not traces, [(one.name, one.getMessage()[:200], str(one.exc_info)[:400]) for one in traces[:5]]
-    assert sum(count for status, count in seen.items() if 400 <= status < 500) > CALLS_EACH / 4, seen
+    assert sum(count for status, count in seen.items() if 400 <= status < 500) > calls / 4, seen
     async with house.client() as client:
         assert (await client.get("/v1/node"))["node"]
