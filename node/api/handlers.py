@@ -11,9 +11,9 @@ from collections.abc import Collection
 import msgspec
 from aiohttp import web
 
+from node.api.artifacts import ARTIFACT_OPERATIONS
 from node.api.callers.access import MORE_RIGHTS
 from node.api.callers.objects import (
-    of_artifact,
     of_decision,
     within,
 )
@@ -22,7 +22,7 @@ from node.api.data import DATA_OPERATIONS
 from node.api.hooks import HOOK_OPERATIONS
 from node.api.mcp import MCP_OPERATIONS
 from node.api.names import NAME_OPERATIONS
-from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, Upload, page
+from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, page
 from node.api.papers.auditing import AUDIT_OPERATIONS
 from node.api.papers.drafts import DRAFT_OPERATIONS
 from node.api.papers.paper_checks import paper_refusal
@@ -54,7 +54,6 @@ from node.decisions.outcomes import abort_words
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.chain_requests import BusyChainError, begin_era
 from node.mesh.peer_addresses import parse_address
-from node.store.artifacts import ArtifactError, OtherBytesError
 from node.transport import StreamError
 from protocols.api_models import (
     AddressesBody,
@@ -76,7 +75,6 @@ from protocols.api_models import (
     StartView,
     VoterView,
 )
-from protocols.artifacts import ARTIFACT_MAX_BYTES
 from protocols.chain.decision import ResetTo
 from protocols.changes.approvals import read_approval
 from protocols.envelope import DecodeError, decode, digest, encode
@@ -282,45 +280,6 @@ def require_covered(call: Call, project: str, environment: str) -> None:
             f"your grants do not cover {project} in {environment}",
             "freehold token list",
         )
-
-
-async def put_artifact(call: Call) -> None:
-    """Keep an artifact under its digest."""
-    control: Control = call.node
-    upload: Upload = call.body
-    try:
-        await control.artifacts.receive(upload.digest, upload.pieces)
-    except OtherBytesError:
-        raise ProblemError(
-            422,
-            "artifact.other-bytes",
-            "other bytes",
-            "the body's SHA-256 is not the digest in the path",
-            "send it again",
-        ) from None
-    except ArtifactError as error:
-        raise ProblemError(507, "artifact.full", "cannot be stored", str(error), "freehold doctor") from None
-    control.belongings.uploaded(call.principal, upload.digest)
-
-
-async def get_artifact(call: Call) -> web.StreamResponse:
-    """Hand out an artifact."""
-    control: Control = call.node
-    named = _artifact(call)
-    return web.FileResponse(control.artifacts.path(named))
-
-
-async def has_artifact(call: Call) -> RecordView:
-    """Say whether an artifact is here, without its bytes."""
-    return RecordView(_artifact(call).hex())
-
-
-def _artifact(call: Call) -> bytes:
-    """The digest of an artifact that is here and that the caller's grants cover."""
-    named = bytes.fromhex(call.path["digest"])
-    if not call.node.artifacts.has(named) or not covered(call.scope, of_artifact(call.node, named)):
-        raise not_found("artifact", call.path["digest"])
-    return named
 
 
 async def publish(call: Call) -> RecordView:
@@ -578,18 +537,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "carry_approval", "POST", "/v1/approvals", "File an approval, as signed; whoever may look may bring it", carry_approval,
         "write", ApprovalBody, answer=RecordView, carried=True,
     ),
-    Operation(
-        "put_artifact", "PUT", "/v1/artifacts/{digest}", "Keep an artifact", put_artifact, "write", bytes,
-        body_max_bytes=ARTIFACT_MAX_BYTES, status=204, parameters=(_path("digest", _DIGEST),), bearer=True,
-    ),
-    Operation(
-        "get_artifact", "GET", "/v1/artifacts/{digest}", "An artifact's bytes", get_artifact, answer=bytes,
-        parameters=(_path("digest", _DIGEST),),
-    ),
-    Operation(
-        "has_artifact", "GET", "/v1/artifacts/{digest}/here", "Is an artifact here?", has_artifact,
-        answer=RecordView, parameters=(_path("digest", _DIGEST),),
-    ),
+    *ARTIFACT_OPERATIONS,
     *FOLLOWING_OPERATIONS,
     *PAPER_OPERATIONS,
     *DRAFT_OPERATIONS,

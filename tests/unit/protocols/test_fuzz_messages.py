@@ -38,6 +38,7 @@ from protocols.records.audit import AuditEntry
 from protocols.records.floors import FloorVector
 from protocols.records.key_table import ParsedKey, make_key, parse_key
 from protocols.records.papers import Ended, Ending
+from protocols.records.sites import ChallengeAnswer, SiteCertificate
 from protocols.records.store import EquivocationProof
 from protocols.refusal import Refusal
 from protocols.rollout.orders import WorkObserved
@@ -62,7 +63,7 @@ STORED: tuple[Any, ...] = (
     Accepted, AcceptorRecord, AuditEntry, Bundle, Command, Contradiction, Decision, Effective, Ended, Ending,
     EquivocationProof, Resealed, SecretRemoval,
     FloorVector, Genesis, MeshState, Policy, Release, ResetTo, RevocationStatement, Signed, SignedCommand,
-    UpgradePaper,
+    UpgradePaper, ChallengeAnswer, SiteCertificate,
     *UNIONS.values(),
 )  # fmt: skip
 READ_AS_TEXT = ("_Line",)

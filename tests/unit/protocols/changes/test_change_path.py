@@ -13,7 +13,7 @@ import pytest
 from cli.access.principals import Principal
 from cli.change.evidence import Ran, held_evidence, keep_evidence, sign_build, sign_run
 from cli.commands.change.policy import evidence_of, window_of
-from cli.commands.principals.token import _narrowed, _shared
+from cli.commands.principals.token import _narrowed, shared
 from cli.errors import UsageError
 from cli.project.bundle import BuildBundle
 from cli.views.dora import DAY_MS, delivery_of
@@ -295,10 +295,10 @@ def test_a_token_is_made_from_the_grant_that_covers_it_by_itself() -> None:
         (),
         (staging,),
     )
-    assert _shared(mine, "bot", ("deployer",), (), ("staging",), 1)[0] == staging
-    assert _shared(mine, "bot", ("proposer",), (), ("production",), 1)[0].grants == ("bb",)
+    assert shared(mine, "bot", ("deployer",), (), ("staging",), 1)[0] == staging
+    assert shared(mine, "bot", ("proposer",), (), ("production",), 1)[0].grants == ("bb",)
     with pytest.raises(UsageError):
-        _shared(mine, "bot", ("deployer",), (), ("production",), 1)
+        shared(mine, "bot", ("deployer",), (), ("production",), 1)
     assert mine.every_verb == ("view", "propose", "attest")
 
 

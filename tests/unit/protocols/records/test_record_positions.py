@@ -28,7 +28,8 @@ OWN = {
     # A node's own words: the parts behind the node, and whether the node may take them back.
     "status": ((), True), "address": ((), True), "floor": ((), False), "prepared": (("c",), True),
     "verdict": (("r", "1"), True), "timeout": (("r", "1"), True), "audit": (("1",), False), "health": (("web",), False),
-    "load": ((), False),
+    "load": ((), False), "site": (("ab" * 16,), True),
+    "challenge": (("token",), False),
 }  # fmt: skip
 PAPER_WRITERS = {
     # Who of the people and nodes may sign each paper about shop in prod.
