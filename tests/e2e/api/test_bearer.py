@@ -73,6 +73,9 @@ async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes
                 .replace("{draft}", "0" * 64)
                 .replace("{webhook}", "ops")
                 .replace("{trust}", "github")
+                .replace("{export}", "0" * 32)
+                .replace("{import}", "0" * 32)
+                .replace("{number}", "0")
             )
             path = path.replace("{node}", house.control(0).core.node)
             if one.stream == "always":

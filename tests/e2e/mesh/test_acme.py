@@ -239,10 +239,10 @@ def test_a_removed_node_loses_what_it_could_do_with_its_keys(three: House) -> No
     gone.kill_workers()
     three.fleet.machines.remove(gone)
     serials = [leaf.serial_number for leaf in old.values() if leaf is not None]
-    assert len(serials) == 5
+    assert len(serials) == len(three.names) >= 3
     until(lambda: {three.authority.status_of(one) for one in serials} == {"Revoked"}, 90, "the revocation of all")
     new = {leaf.serial_number for name in old if (leaf := three.served(one, name)) is not None}
-    assert len(new) == 5
+    assert len(new) == len(serials)
     assert new.isdisjoint(serials)
     assert {three.authority.status_of(one) for one in new} == {"Valid"}
 
