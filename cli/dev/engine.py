@@ -35,7 +35,8 @@ def engine(app: App, progress: Progress) -> tuple[Path, str]:
         toolchain = install_javascript(app, progress)
         progress.step(app.name, "building the development engine (once)")
         with cache.scratch() as scratch:
-            made = javascript_build.componentize(granted, "dev", toolchain, None, scratch)
+            (scratch / "app").mkdir()
+            made = javascript_build.componentize(granted, "dev", scratch / "app", toolchain, None, scratch)
             shutil.move(made, folder / "component.wasm")
         (folder / "digest").write_text(bundle.file_digest(folder / "component.wasm"))
 
@@ -51,5 +52,6 @@ def bundled_source(app: App, tree: SourceTree, root: Path, progress: Progress) -
     javascript_build.check_entry(app, tree)
     with cache.scratch() as scratch:
         output = scratch / "bundle.js"
-        javascript_build.bundle_source(app, tree.folder.absolute(), toolchain, packages, output)
+        source = javascript_build.staged(app, tree, javascript_build.outer_files(app, root), scratch)
+        javascript_build.bundle_source(app, source, toolchain, packages, output)
         return output.read_text()

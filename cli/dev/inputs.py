@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
+from cli.project.javascript_build import OUTER
 from cli.project.model import ProjectFile
 from cli.project.parse import FILE_NAME
 from cli.project.site import WELL_KNOWN
 from cli.project.source import LEFT_OUT
 
-BESIDE: Final = frozenset({FILE_NAME, "package.json", "package-lock.json", "tsconfig.json"})
-"""Files of the project's own folder that count; everything else that counts lies in an app's source."""
+BESIDE: Final = frozenset({FILE_NAME, "package-lock.json"})
+"""Files of the project's own folder that count; everything else that counts lies in an app's source, or above it."""
 
 NOISE: Final = (".pyc", "~", ".swp", ".log")
 """Endings of what interpreters, editors and loggers leave in a source folder."""
@@ -36,6 +38,10 @@ def is_input(root: Path, project: ProjectFile, path: str) -> bool:
         return True
     if any(part.startswith(".") and part != WELL_KNOWN for part in parts):
         return False
+    if any(fnmatch(parts[-1], pattern) for pattern in OUTER):
+        return any(
+            source[: len(parts) - 1] == parts[:-1] or parts[: len(source)] == source for source in _sources(project)
+        )
     return any(parts[: len(source)] == source for source in _sources(project))
 
 

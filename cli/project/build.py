@@ -154,6 +154,7 @@ def _python_recipe(
 
 def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[str, str], progress: Progress) -> Recipe:
     declared = node.declared_packages(tree, root)
+    outer = javascript_build.outer_files(app, root)
     inputs = {
         **shared,
         "guest": _files_digest(javascript_build.guest_files()),
@@ -161,6 +162,7 @@ def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[s
         "features": "fetch" if app.allow_hosts else "",
         "declared": "\n".join(javascript_build.declared_names(app)),
         "tools": node.toolchain_digest(),
+        "outer": hashlib.sha256(repr(outer).encode()).hexdigest(),
     }
 
     def make(work: Path) -> tuple[Path, Mapping[str, str]]:
@@ -170,7 +172,7 @@ def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[s
             progress.step(app.name, "installing its packages")
             packages = node.install_packages(app.name, declared)
         progress.step(app.name, "building the component")
-        made = javascript_build.build(app, tree, toolchain, packages, work)
+        made = javascript_build.build(app, tree, outer, toolchain, packages, work)
         return made, node.installed_versions(packages) if packages else {}
 
     return Recipe(inputs, tree.digest(), node.toolchain_versions(), make)

@@ -24,6 +24,8 @@ from cli.project.world import BLOBS, CONFIG, KEYVALUE, LOGGING, SQL, WASI, WORLD
 
 GUEST: Final = Path(__file__).parent / "guest" / "javascript"
 BUILD_TIMEOUT_S: Final = 600
+OUTER: Final = ("package.json", "tsconfig*.json", "jsconfig.json")
+"""What esbuild looks for above the files it reads."""
 
 
 def guest_files() -> list[Path]:
@@ -61,12 +63,36 @@ def bindings_module(app: App, declared: list[str] | None) -> str:
     return "\n".join([*lines, f"export {{ declared, poll, {', '.join(interfaces)} }};"]) + "\n"
 
 
-def build(app: App, tree: SourceTree, toolchain: Path, packages: Path | None, work: Path) -> Path:
+def outer_files(app: App, root: Path) -> list[tuple[str, bytes]]:
+    """Return the project's files that hold for an app though they lie outside its source, by path below `root`."""
+    found = []
+    folder = root
+    for part in Path(app.source).parts:
+        listed = sorted(path for pattern in OUTER for path in folder.glob(pattern) if path.is_file())
+        found += [(path.relative_to(root).as_posix(), path.read_bytes()) for path in listed]
+        folder /= part
+    return found
+
+
+def staged(app: App, tree: SourceTree, outer: list[tuple[str, bytes]], work: Path) -> Path:
+    """Return the app's source as written below `work`, where nothing of this machine lies around it: all that is bundled."""
+    project = work / "project"
+    project.mkdir()
+    (project / "tsconfig.json").write_text("{}")  # without one the tool would take the nearest above, someone else's
+    for name, content in outer:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_bytes(content)
+    tree.write(project / app.source)
+    return project / app.source
+
+
+def build(
+    app: App, tree: SourceTree, outer: list[tuple[str, bytes]], toolchain: Path, packages: Path | None, work: Path
+) -> Path:
     """Return the component of `app`, made in the empty folder `work`. Raises `BuildError`."""
     check_entry(app, tree)
-    tree.write(work / "app")
     kind = "command" if app.schedule else "http"
-    return componentize(app, kind, toolchain, packages, work)
+    return componentize(app, kind, staged(app, tree, outer, work), toolchain, packages, work)
 
 
 def check_entry(app: App, tree: SourceTree) -> None:
@@ -80,11 +106,10 @@ def check_entry(app: App, tree: SourceTree) -> None:
         )
 
 
-def componentize(app: App, kind: str, toolchain: Path, packages: Path | None, work: Path) -> Path:
-    """Return a component of the app in `work`/app; of kind "dev" it is the engine that runs any app from source."""
+def componentize(app: App, kind: str, source: Path, toolchain: Path, packages: Path | None, work: Path) -> Path:
+    """Return a component of the app in `source`; of kind "dev" it is the engine that runs any app from source."""
     guest, output = work / "guest", work / "component.wasm"
     guest.mkdir()
-    (work / "app").mkdir(exist_ok=True)
     for path in guest_files():
         target = guest / path.relative_to(GUEST)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +117,7 @@ def componentize(app: App, kind: str, toolchain: Path, packages: Path | None, wo
     (guest / "bindings.js").write_text(bindings_module(app, None if kind == "dev" else declared_names(app)))
     write_world(world_of(app), work / "wit")
     request = {
-        "source": str(work / "app"),
+        "source": str(source),
         "entry": app.entry,
         "guest": str(guest),
         "modules": str(packages) if packages else None,

@@ -2,8 +2,9 @@
 //   { source, entry, guest, modules, wit, world, kind, fetches, work, output }
 // and writes the component to `output`. `kind` is "http", "command", "dev" (the engine that runs an app from source) or
 // "bundle" (the source for that engine; no component). Errors go to standard error as one JSON object { message }.
+import childProcess from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
-import { SourceMap } from "node:module";
+import { SourceMap, syncBuiltinESMExports } from "node:module";
 import { join, relative } from "node:path";
 import { bundled } from "./bundle.mjs";
 
@@ -45,6 +46,18 @@ function reason(text) {
   const kept = lines.filter((line) => line && !/^(Failed to initialize|Error: the `componentize|Caused by|\s*\d+: |Exception while|Stack:$|Internal error|Warning: )/.test(line.trim()) && !line.includes("../guest/"));
   return (kept.length ? kept : lines).slice(0, 40).join("\n");
 }
+
+// The engine remembers the command line that it was initialized with: the folders of this machine are mounted under names
+// that every machine has.
+const { spawnSync } = childProcess;
+childProcess.spawnSync = (command, given, options) => {
+  const sources = given.find((one) => one.startsWith("--dir="))?.slice("--dir=".length);
+  if (sources === undefined) return spawnSync(command, given, options);
+  const mounted = given.map((one) => (one === `--dir=${sources}` ? `--mapdir=/sources::${sources}` : one));
+  const input = options.input.replaceAll(sources, "/sources").replace(/--strip-path-prefix \S+/, "--strip-path-prefix /");
+  return spawnSync(command, mounted, { ...options, input });
+};
+syncBuiltinESMExports();
 
 const bundle = join(request.work, "bundle.js");
 writeFileSync(bundle, script.code);

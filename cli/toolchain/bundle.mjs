@@ -1,7 +1,7 @@
 // One app as one script, by esbuild: its packages, the guest's library, and what stands in for Node's own modules.
 // Not here: making a component of it (build.mjs).
 import { builtinModules } from "node:module";
-import { join, sep } from "node:path";
+import { join, relative, sep } from "node:path";
 import { pathToFileURL } from "node:url";
 import { build } from "esbuild";
 import { withoutProperties } from "./regexps.mjs";
@@ -23,7 +23,6 @@ function guestModules(request, chosen) {
         forDev ? { path: "freehold", namespace: "engine" } : { path: join(request.guest, "freehold.js") },
       );
       plugin.onLoad({ filter: /.*/, namespace: "engine" }, () => ({ contents: "module.exports = globalThis.freeholdModule;" }));
-      plugin.onResolve({ filter: /^freehold:app$/ }, () => ({ path: join(request.source, request.entry) }));
       plugin.onResolve({ filter: /^freehold:bindings$/ }, () => ({ path: join(request.guest, "bindings.js") }));
       plugin.onResolve({ filter: /^freehold:(crypto|normalize)$/ }, ({ path }) => ({
         path: join(request.guest, "web", chosen.has(path) ? OPTIONAL[path][0] : "nothing.js"),
@@ -98,6 +97,8 @@ async function once(request, chosen) {
     conditions: ["worker", "browser"],
     external: ["wasi:*", "freehold:sql/*"],
     nodePaths: [...(request.modules ? [request.modules] : []), TOOLS],
+    // No plugin's answer: for what a plugin resolves, esbuild does not ask tsconfig.json how JSX is meant.
+    alias: { "freehold:app": `./${request.entry}` },
     absWorkingDir: request.source,
     legalComments: "none",
     logLevel: "silent",
@@ -108,7 +109,13 @@ async function once(request, chosen) {
     plugins: [guestModules(request, chosen), await nodeModules(request)],
   });
   const text = (suffix) => made.outputFiles.find((file) => file.path.endsWith(suffix))?.text;
-  return { code: await withoutProperties(text(".js")), map: text(".js.map") };
+  return { code: await withoutProperties(withoutPlaces(request, text(".js"))), map: text(".js.map") };
+}
+
+// The bundle names its modules by their places: packages lie in the builder's home, which no release should tell of.
+function withoutPlaces(request, code) {
+  const places = [TOOLS, request.modules].filter(Boolean).map((place) => relative(request.source, place));
+  return places.reduce((text, place) => text.replaceAll(place, "node_modules"), code);
 }
 
 // Returns { code, map }. Raises esbuild's BuildFailure.

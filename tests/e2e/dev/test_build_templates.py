@@ -14,6 +14,7 @@ from cli.project import bundle
 from cli.project.find import open_project
 from cli.project.scaffold import CHOICES, create
 from tests.support.mesh.dev_process import run_freehold, serving
+from tests.support.runtime.projects import CACHE
 
 needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")
 TEMPLATES = [
@@ -32,6 +33,9 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
     assert "wasi:http/outgoing-handler" not in capabilities
     code, again, _ = run_freehold("build", "--folder", str(folder))
     assert again["build"] == answer["build"]
+    component = (Path(answer["folder"]) / bundle.ARTIFACTS / answer["apps"]["web"]["component"]).read_bytes()
+    for place in (tmp_path, CACHE):
+        assert str(place).encode() not in component, "a release tells nobody where it was built"
     if name == "express":
         subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, check=True)
     if name != "typescript":  # its tests need npm install first, as `freehold new` says
