@@ -125,6 +125,10 @@ def _python_recipe(
     project: ProjectFile, app: App, tree: SourceTree, shared: Mapping[str, str], progress: Progress
 ) -> Recipe:
     requirements = python_build.requirements_of(app, tree)
+    if servers := python_packages.servers_named(requirements or b""):
+        progress.step(
+            app.name, f"requirements.txt names {', '.join(servers)}: the node is the server, so it is not used"
+        )
     prefixes = python_build.mount_prefixes(project, app)
     inputs = {
         **shared,

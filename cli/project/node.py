@@ -21,6 +21,7 @@ from cli import cache
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
 from cli.project.foreign_builds import check_dependencies
+from cli.project.node_packages import refuse_unusable
 from cli.project.source import SourceTree
 
 TOOLCHAIN: Final = Path(__file__).parent.parent / "toolchain"
@@ -105,6 +106,7 @@ def declared_packages(tree: SourceTree, root: Path) -> Declared | None:
 def install_packages(app: str, declared: Declared) -> Path:
     """Return a node_modules folder with the app's own dependencies. Raises `BuildError`."""
     find_node(app)
+    refuse_unusable(app, declared.package_json)
     check_dependencies(app, declared.package_json, declared.lock)
 
     def make(work: Path) -> None:

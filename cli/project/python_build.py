@@ -100,7 +100,12 @@ def main_module(app: App, prefixes: tuple[str, ...], *, late: bool = False) -> s
 
 def requirements_of(app: App, tree: SourceTree) -> bytes | None:
     """Return what the app asks pip for; a file of that name on a static site is one of its pages."""
-    return None if app.language == "static" else tree.content("requirements.txt")
+    if app.language == "static":
+        return None
+    asked = tree.content("requirements.txt")
+    if any(b"zoneinfo" in content for name, content in tree.files if name.endswith(".py")):
+        return (asked or b"") + python_packages.ZONES
+    return asked
 
 
 def guest_files(app: App) -> list[Path]:

@@ -36,11 +36,17 @@ NATIVE_PART_OPTIONAL: Final = frozenset(
 )  # fmt: skip
 """Packages that work without their compiled modules, only slower."""
 
-SERVER_PARTS: Final = frozenset({"httptools", "rignore", "uvloop", "watchfiles"})
+SERVER_PARTS: Final = frozenset({"granian", "httptools", "rignore", "uvloop", "watchfiles"})
 """Native helpers of servers and of their commands, which `uvicorn[standard]` and `fastapi[standard]` ask for.
 
 The node is the server, so they are left out; an app that imports one is told when it does.
 """
+
+SERVERS: Final = frozenset({"daphne", "granian", "gunicorn", "hypercorn", "uvicorn", "waitress"})
+"""Servers that a project names for other places; harmless here, and unused."""
+
+ZONES: Final = b"\n# its source names zoneinfo, so the time zones of tzdata come with it\n"
+"""Added to what an app asks for whose source needs time zones: the sandbox has none of a system's."""
 
 UNREACHABLE: Final = "Retry(total=0,"
 """What pip says of its last attempt to reach an index, before it reports that there is no such package."""
@@ -83,12 +89,24 @@ class Resolved:
 
 def packages_digest(requirements: bytes) -> str:
     """Return the digest that names the vendored packages of a requirements.txt."""
-    return hashlib.sha256(f"{GUEST_PYTHON}\0{sorted(UNUSABLE)}\0".encode() + requirements).hexdigest()
+    return hashlib.sha256(f"{GUEST_PYTHON}\0{sorted(UNUSABLE)}\0{ZONES!r}\0".encode() + requirements).hexdigest()
 
 
 def vendor(app: str, requirements: bytes) -> Path:
     """Return a folder that holds the packages, from the cache if they were fetched before. Raises `BuildError`."""
     return cache.entry("packages", packages_digest(requirements), lambda work: _fetch(app, requirements, work))
+
+
+def named(requirements: bytes) -> set[str]:
+    """Return the packages that a requirements.txt names itself."""
+    lines = requirements.decode("utf-8", "replace").splitlines()
+    found = (re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()) for line in lines)
+    return {normal_name(one[0]) for one in found if one}
+
+
+def servers_named(requirements: bytes) -> list[str]:
+    """Return the web servers that a requirements.txt names."""
+    return sorted(named(requirements) & SERVERS)
 
 
 def versions(folder: Path) -> dict[str, str]:
@@ -121,10 +139,12 @@ def step_for_missing(said: str, source: str) -> str:
 
 def _fetch(app: str, requirements: bytes, target: Path) -> None:
     check_requirements(app, requirements)
+    # Those it names itself are refused before pip, which would say of one without wheels that there is no such package.
+    _refuse_unusable(app, [Resolved(name, "", "") for name in sorted(named(requirements))])
     with cache.scratch() as scratch:
         listed = scratch / "requirements.txt"
         listed.write_bytes(requirements)
-        chosen = _resolve(app, listed, scratch / "report.json")
+        chosen = _resolve(app, listed, scratch / "report.json") if _asks(requirements) else []
         _refuse_unusable(app, chosen)
         pure = [package for package in chosen if package.is_pure]
         if pure:
@@ -134,6 +154,17 @@ def _fetch(app: str, requirements: bytes, target: Path) -> None:
         for package in chosen:
             if not package.is_pure:
                 _unpack(_without_native_part(app, package, scratch), target)
+    if not (target / "tzdata").exists() and (requirements.endswith(ZONES) or _names_zones(target)):
+        _pip(app, ["install", "--no-deps", "--no-compile", "--target", str(target), *_platform("any"), "tzdata"])
+
+
+def _asks(requirements: bytes) -> bool:
+    lines = [line.strip() for line in requirements.splitlines()]
+    return any(line and not line.startswith(b"#") for line in lines)
+
+
+def _names_zones(folder: Path) -> bool:
+    return any(b"zoneinfo" in path.read_bytes() for path in folder.rglob("*.py"))
 
 
 def _platform(*platforms: str) -> list[str]:
