@@ -31,6 +31,7 @@ from node.serving.app_counts import AppCounts
 from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
 from node.serving.data_moves import DataMoves
+from node.serving.data_standby import DataStandby
 from node.serving.recent_answers import RecentAnswers
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
@@ -91,6 +92,7 @@ class Control:
     data: DataMoves
     custody: DataCustody
     backups: DataBackups
+    standby: DataStandby
     app_counts: AppCounts
     recent_answers: RecentAnswers
     webhooks: Webhooks

@@ -151,6 +151,7 @@ class Daemon:
                 group.create_task(control.custody.run()),
                 group.create_task(control.backups.run()),
                 group.create_task(control.webhooks.run(_occasions(control), control.core.state.name)),
+                group.create_task(control.standby.run()),
                 group.create_task(services.room.run()),
                 group.create_task(control.upgrader.run()),
                 *((group.create_task(services.certifier.run()),) if services.certifier is not None else ()),

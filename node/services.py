@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 
@@ -46,6 +47,7 @@ from node.serving.app_counts import AppCounts
 from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
 from node.serving.data_moves import DataMoves
+from node.serving.data_standby import DataStandby
 from node.serving.job_history import JobHistory
 from node.serving.recent_answers import RecentAnswers
 from node.serving.releases import Releases
@@ -166,7 +168,7 @@ def make_services(
         concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected, elsewhere),
         feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
-        recent_answers=RecentAnswers(app_counts), custody=_custody(core, data), backups=_backups(core, data, config),
+        recent_answers=RecentAnswers(app_counts), **_custodians(mesh, data, requests, config),
         webhooks=webhooks, certifier=certifier,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
         trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
@@ -260,14 +262,23 @@ def _schedules(workloads: Workloads, pool: WorkerPool, folder: Path) -> Schedule
     )
 
 
-def _backups(core: NodeCore, moves: DataMoves, config: NodeConfig) -> DataBackups:
-    return DataBackups(core, moves.place, config.backup, system_now)
+class _Custodians(TypedDict):
+    custody: DataCustody
+    backups: DataBackups
+    standby: DataStandby
 
 
-def _custody(core: NodeCore, moves: DataMoves) -> DataCustody:
-    custody = DataCustody(core, moves, system_now)
-    custody.settle()  # before any worker opens what an earlier life was putting into place
-    return custody
+def _custodians(mesh: Mesh, moves: DataMoves, requests: ChainRequests, config: NodeConfig) -> _Custodians:
+    """What looks after the data that is here; before any worker opens what an earlier life was putting into place."""
+    custody = DataCustody(mesh.core, moves, system_now)
+    custody.settle()
+    standby = DataStandby(
+        mesh.core, mesh.transport, moves, requests.read, clock=system_now,
+        is_member=functools.partial(_is_member, mesh.core),
+    )  # fmt: skip
+    standby.settle()
+    backups = DataBackups(mesh.core, moves.place, config.backup, system_now)
+    return {"custody": custody, "backups": backups, "standby": standby}
 
 
 def _subscribe(control: Control) -> None:
@@ -279,6 +290,7 @@ def _subscribe(control: Control) -> None:
             control.filing.hear,
             control.concerns.hear,
             control.feed.hear,
+            control.standby.hear,
             control.data.hear,
             control.workloads.order,
             control.secrets.hear,

@@ -34,11 +34,20 @@ class StoredFileView(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class StandbyView(msgspec.Struct, frozen=True):
+    """Where a lane's data is shipped: `at_ms` is the moment (wall) of the newest whole copy there (0: none)."""
+
+    node: str
+    at_ms: int
+    problem: str
+
+
 class DataView(msgspec.Struct, frozen=True):
     """A lane's data as one node holds it. `node` should hold it, as the chain says; `here` is the answering node.
 
     `kept_ms` are the moments (wall) at which older copies were put aside here, `backup_ms` that of the newest backup (0:
-    none), `backup_problem` why the last one failed.
+    none), `backup_problem` why the last one failed. `standby` is where the holder ships it; `copy_ms` the moment (the
+    holder's clock) of the second copy that the answering node has as a standby (0: none).
     """
 
     project: str
@@ -51,6 +60,8 @@ class DataView(msgspec.Struct, frozen=True):
     move: MoveView | None
     backup_ms: int = 0
     backup_problem: str = ""
+    standby: StandbyView | None = None
+    copy_ms: int = 0
 
 
 class MandateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

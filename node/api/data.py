@@ -30,6 +30,7 @@ from protocols.api_data import (
     MandateBody,
     MoveBody,
     MoveView,
+    StandbyView,
     StoredFileView,
 )
 from protocols.envelope import digest, encode
@@ -58,6 +59,7 @@ async def show_data(call: Call) -> DataView:
         raise not_found("lane", f"{lane[0]} in {lane[1]}")
     stores = control.data.place.stores(lane)
     files = await asyncio.to_thread(_files, stores)
+    standby = control.standby.states.get(lane)
     backup = control.backups.states.get(lane, BackupState())
     return DataView(
         project=lane[0],
@@ -70,6 +72,8 @@ async def show_data(call: Call) -> DataView:
         move=_view(control.data.moves.get(lane)),
         backup_ms=backup.at_ms,
         backup_problem=backup.problem,
+        standby=StandbyView(standby.node, standby.at_ms, standby.problem) if standby is not None else None,
+        copy_ms=control.standby.copy_ms(lane),
     )
 
 
@@ -159,6 +163,15 @@ async def thaw_data(call: Call) -> None:
         await control.custody.thaw(_lane(call))
 
 
+async def set_standby(call: Call) -> None:
+    """Ship a lane's data to the node that the mandate names, from now on, or to nobody."""
+    control: Control = call.node
+    body: MandateBody = call.body
+    with _failing():
+        mandate = control.custody.check(body.mandate, "standby", _lane(call))
+        await control.standby.plan(_lane(call), mandate, body.mandate)
+
+
 @contextmanager
 def _failing() -> Iterator[None]:
     """Turn what went wrong into a problem; nothing of the lane's data was changed then."""
@@ -231,6 +244,10 @@ DATA_OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "freeze_data", "POST", "/v1/data/{project}/{environment}/freeze", "Hold a lane's data still", freeze_data,
         "write", MandateBody, status=204, parameters=_LANE,
+    ),
+    Operation(
+        "set_standby", "POST", "/v1/data/{project}/{environment}/standby", "Ship a lane's data to another node",
+        set_standby, "write", MandateBody, status=204, parameters=_LANE,
     ),
     Operation(
         "thaw_data", "POST", "/v1/data/{project}/{environment}/thaw", "Let frozen data be written again", thaw_data,

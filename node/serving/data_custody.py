@@ -161,6 +161,8 @@ class DataCustody:
         mark: Mark = decode(note, Mark, TICKET_MAX_BYTES)
         if mark.ticket is not None:
             raise _refusal("data.under-way", "the data moves; it ends by itself", "freehold data list")
+        if mark.fenced:
+            raise _refusal("data.under-way", "the node hears no majority of voters, and waits until it does")
         if mark.left:
             raise _refusal("data.under-way", "the data went to another node; it is settled in a moment")
         return True
@@ -220,7 +222,7 @@ class DataCustody:
         if len(self._imports) >= IMPORTS_MAX:
             raise _refusal("data.under-way", f"{IMPORTS_MAX} imports are under way here; try again later")
         self._frozen(lane)
-        _require_room(self.place.folder, sum(one.size_bytes for one in files))
+        require_room(self.place.folder, sum(one.size_bytes for one in files))
         name, staging = secrets.token_hex(16), Staging(self.place, lane)
         await asyncio.to_thread(staging.open)
         self._imports[name] = Import(mandate, files, staging, time.monotonic())
@@ -299,7 +301,7 @@ def copy_with_room(stores: Path, folder: Path) -> DataCopy:
     """Copy a lane's data if the disk has room for it twice. Raises NotDoneError, OSError, sqlite3.Error."""
     size_bytes = sum(path.stat().st_size for path in stores.rglob("*") if path.is_file())
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_room(folder.parent, size_bytes)
+    require_room(folder.parent, size_bytes)
     stores.mkdir(mode=0o700, parents=True, exist_ok=True)
     return take_copy(stores, folder)
 
@@ -309,7 +311,8 @@ def listed(copy: DataCopy) -> tuple[ListedFile, ...]:
     return tuple(ListedFile(one.name, one.size, one.digest.hex()) for one in copy.files)
 
 
-def _require_room(folder: Path, size_bytes: int) -> None:
+def require_room(folder: Path, size_bytes: int) -> None:
+    """Raise NotDoneError if so much on a folder's disk would leave the node no room."""
     free = free_bytes(folder)
     if free - ROOM_KEPT_BYTES < size_bytes:
         raise _refusal(

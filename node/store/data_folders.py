@@ -38,6 +38,9 @@ class Mark(msgspec.Struct, frozen=True, tag="data_mark"):
     left: bool = False
     """The data went to another node."""
 
+    fenced: bool = False
+    """The node does not know whether it holds the data: it hears no majority, or has only just become its holder."""
+
 
 @dataclass(slots=True)
 class DataFolders:
@@ -60,6 +63,10 @@ class DataFolders:
     def importing(self, lane: Lane) -> Path:
         """Data on its way in from outside."""
         return self.folder / "importing" / lane[0] / lane[1]
+
+    def copies(self, lane: Lane) -> Path:
+        """A second copy of what another node holds."""
+        return self.folder / "copies" / lane[0] / lane[1]
 
     def exports(self) -> Path:
         """Copies that are fetched."""

@@ -46,12 +46,14 @@ _BLOB = re.compile(r"blobs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 class InstallNote(msgspec.Struct, frozen=True, tag="data_install"):
     """What a later start goes on by: when the swap began (wall ms), and whether the data stays frozen behind it.
 
-    `kept`: what was there is aside, so what lies in its place now is new.
+    `kept`: what was there is aside, so what lies in its place now is new. `source` is the folder of the new, below the node's,
+    "" for what came by an import.
     """
 
     at_ms: int
     stays_frozen: bool
     kept: bool = False
+    source: str = ""
 
 
 def check_listing(files: tuple[ListedFile, ...]) -> None:
@@ -123,12 +125,14 @@ class Staging:
         sync_tree(self._files)
         sync_folder(self.folder)
 
-    def install(self, at_ms: int, *, stays_frozen: bool) -> None:
-        """Put the assembled files into the lane's place, durable on return; a later start goes on after a kill.
+    def install(self, at_ms: int, *, stays_frozen: bool, source: str = "") -> None:
+        """Put the assembled files into the lane's place, or those of a folder of the node. Durable on return.
 
+        A later start goes on after a kill.
         Raises OSError, sqlite3.Error; nothing was changed unless `begun` says that the swap goes on.
         """
-        write_private(self._note, encode(InstallNote(at_ms, stays_frozen)))
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(self._note, encode(InstallNote(at_ms, stays_frozen, source=source)))
         try:
             self._hold(at_ms)
         except BaseException:
@@ -146,9 +150,9 @@ class Staging:
         if not note.kept:
             self._hold(note.at_ms)
             self._place.keep(self._lane, note.at_ms)
-            note = InstallNote(note.at_ms, note.stays_frozen, kept=True)
+            note = msgspec.structs.replace(note, kept=True)
             write_private(self._note, encode(note))
-        for path in children(self._files):
+        for path in children(self._place.folder / note.source if note.source else self._files):
             path.rename(stores / path.name)
         sync_folder(stores)
         if note.stays_frozen:

@@ -20,13 +20,14 @@ MANDATE_LIFETIME_MS = 300_000
 """How far its moment may be from the node's clock."""
 
 NONCE_BYTES = 16
-Act = Literal["export", "import", "freeze", "thaw"]
+Act = Literal["export", "import", "freeze", "thaw", "standby"]
 
 
 class DataMandate(msgspec.Struct, frozen=True, tag="data_mandate"):
     """One act on the data of a project in an environment, by the node that holds it.
 
     `listing` is the SHA-256 of what is to be imported, as the API takes it; `replace` allows that something is there.
+    `target` is the node that is to be a standby ("": none is), which stays so until another mandate says otherwise.
     """
 
     act: Act
@@ -37,6 +38,7 @@ class DataMandate(msgspec.Struct, frozen=True, tag="data_mandate"):
     at_ms: int
     listing: bytes = b""
     replace: bool = False
+    target: str = ""
 
 
 def sign_mandate(signer: Signer, mesh: Digest, mandate: DataMandate) -> Signed:
@@ -44,10 +46,8 @@ def sign_mandate(signer: Signer, mesh: Digest, mandate: DataMandate) -> Signed:
     return sign(signer, MANDATE_DOMAIN, mesh, mandate)
 
 
-def read_mandate(
-    data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...], now_ms: int
-) -> DataMandate | Refusal:
-    """Return what an admin signed, or why it does not count now."""
+def open_mandate(data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...]) -> DataMandate | Refusal:
+    """Return what an admin signed at any time, or why it does not count."""
     try:
         signed: Signed = decode(data, Signed, MANDATE_MAX_BYTES)
         mandate: DataMandate = open_signed(verifier, MANDATE_DOMAIN, mesh, signed, DataMandate)
@@ -55,6 +55,16 @@ def read_mandate(
         return Refusal("data.malformed", f"the mandate cannot be read: {error}")
     if signed.key not in admins:
         return Refusal("command.not-allowed", "an admin of the mesh signs what is done with data")
+    return mandate
+
+
+def read_mandate(
+    data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...], now_ms: int
+) -> DataMandate | Refusal:
+    """Return what an admin signed, or why it does not count now."""
+    mandate = open_mandate(data, verifier, mesh, admins)
+    if isinstance(mandate, Refusal):
+        return mandate
     if len(mandate.nonce) != NONCE_BYTES:
         return Refusal("data.malformed", f"a mandate's nonce has {NONCE_BYTES} bytes")
     if abs(now_ms - mandate.at_ms) > MANDATE_LIFETIME_MS:

@@ -18,6 +18,7 @@ from cli.access.members import find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.commands.mesh.data_files import export_data, freeze_data, import_data, thaw_data
+from cli.commands.mesh.data_standby import promote, standby
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, Option, command
 from cli.text.output import Output
@@ -66,10 +67,13 @@ def show(output: Output, context_name: str | None) -> None:
             "frozen" if one["frozen"] and one["node"] == one["here"] else one["move"]["phase"] if one["move"] else "-",
             ", ".join(moment(at_ms) for at_ms in one["kept_ms"]) or "-",
             _backup(one),
+            _standby(one, names),
         )
         for one in found
     ]
-    output.result({"data": found}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP"), rows))
+    output.result(
+        {"data": found}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP", "STANDBY"), rows)
+    )
     if not rows:
         output.note("no app has data on a node yet")
 
@@ -159,10 +163,20 @@ def _backup(one: dict[str, Any]) -> str:
     return moment(one["backup_ms"]) if one["backup_ms"] else "-"
 
 
+def _standby(one: dict[str, Any], names: dict[str, str]) -> str:
+    found = one["standby"]
+    if found is None:
+        return f"copy of {moment(one['copy_ms'])}" if one["copy_ms"] else "-"
+    name = names.get(found["node"], short(found["node"]))
+    if found["problem"]:
+        return f"{name}, failing: {found['problem']}"
+    return f"{name}, as of {moment(found['at_ms'])}" if found["at_ms"] else f"{name}, nothing yet"
+
+
 @click.group("data", cls=Group)
 def data() -> None:
     """See where apps' data lies, move it, and take it out or in."""
 
 
-for _one in (show, move, export_data, import_data, freeze_data, thaw_data):
+for _one in (show, move, export_data, import_data, freeze_data, thaw_data, standby, promote):
     data.add_command(_one)

@@ -55,7 +55,7 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
     Each database is one moment of it; what several must agree on needs `freehold data freeze` before. Key-value stores
     become JSON lines, databases SQLite files, objects plain files, and manifest.json lists them with their SHA-256.
     """
-    context, lane, held_by = _holder(context_name, name, environment, f"export the data of {name} in {environment}")
+    context, lane, held_by = holder_of(context_name, name, environment, f"export the data of {name} in {environment}")
     if to.exists():
         raise UsageError(f"{to} exists", next_step="choose another name", kind="exists")
     output.note(f"plan: copy the data of {name} in {environment} on {held_by}, and fetch it into {to};")
@@ -66,7 +66,7 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
     async def carry(client: NodeClient, folder: ExportFolder) -> DataManifest:
         path = f"/v1/data/{name}/{environment}/exports"
         output.live("the node makes a copy")
-        made = await client.post(path, await _mandate(client, admin, lane, "export"), patience_s=COPY_PATIENCE_S)
+        made = await client.post(path, await mandate_for(client, admin, lane, "export"), patience_s=COPY_PATIENCE_S)
         view = ExportView(made["export"], made["at_ms"], tuple(ListedFile(**one) for one in made["files"]))
         total, done = sum(one.size_bytes for one in view.files), 0
         for number, one in enumerate(view.files):
@@ -129,7 +129,7 @@ def import_data(
 
     Writers wait while the files change places, after all of them came and were compared.
     """
-    context, lane, held_by = _holder(context_name, name, environment, f"import data for {name} in {environment}")
+    context, lane, held_by = holder_of(context_name, name, environment, f"import data for {name} in {environment}")
     with opened(folder, identity) as found:
         manifest = read_manifest(found)
         _require_leave(output, context, lane, held_by, manifest, folder, replace=replace)
@@ -165,7 +165,7 @@ async def _send(
 ) -> None:  # fmt: skip
     path = f"/v1/data/{lane.project}/{lane.environment}/imports"
     with as_stored(folder, manifest) as (files, places):
-        mandate = await _mandate(client, admin, lane, "import", files, replace=replace)
+        mandate = await mandate_for(client, admin, lane, "import", files, replace=replace)
         made = await client.post(path, ImportBody(mandate.mandate, files))
         total, done = sum(one.size_bytes for one in files), 0
         for sha256, one in {one.sha256: one for one in files}.items():
@@ -212,18 +212,18 @@ def _check_file(folder: Path, one: ListedFile) -> None:
 
 
 def _hold(output: Output, act: Act, name: str, environment: str, context_name: str | None, *, yes: bool) -> None:
-    context, lane, _ = _holder(context_name, name, environment, f"{act} the data of {name} in {environment}")
+    context, lane, _ = holder_of(context_name, name, environment, f"{act} the data of {name} in {environment}")
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"{act} the data of {name} in {environment}")
 
     async def carry(client: NodeClient) -> None:
-        mandate = await _mandate(client, admin, lane, act)
+        mandate = await mandate_for(client, admin, lane, act)
         await client.post_nothing(f"/v1/data/{name}/{environment}/{act}", mandate)
 
     talk(context, carry)
 
 
-def _holder(context_name: str | None, name: str, environment: str, purpose: str) -> tuple[home.Context, Lane, str]:
+def holder_of(context_name: str | None, name: str, environment: str, purpose: str) -> tuple[home.Context, Lane, str]:
     """The context, the lane and the name of the node that holds its data. Raises CommandError if there is none."""
     _, context = home.current_context(context_name)
     require_admin(context, purpose)
@@ -234,14 +234,15 @@ def _holder(context_name: str | None, name: str, environment: str, purpose: str)
     return context, lane, next((one.title for one in members if one.node == lane.data_node), short(lane.data_node))
 
 
-async def _mandate(
+async def mandate_for(
     client: NodeClient, admin: Ed25519Signer, lane: Lane, act: Act, files: tuple[ListedFile, ...] = (), *,
-    replace: bool = False,
+    replace: bool = False, target: str = "",
 ) -> MandateBody:  # fmt: skip
+    """Sign a mandate for the node that holds a lane's data."""
     listing = bytes(digest(encode(files))) if act == "import" else b""
     mandate = DataMandate(
         act, lane.project, lane.environment, PeerId(lane.data_node), secrets.token_bytes(NONCE_BYTES),
-        time.time_ns() // 1_000_000, listing, replace,
+        time.time_ns() // 1_000_000, listing, replace, target,
     )  # fmt: skip
     return MandateBody(encode(sign_mandate(admin, await client.mesh(), mandate)))
 

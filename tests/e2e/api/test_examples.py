@@ -323,9 +323,11 @@ async def data_files(walk: Walk, index: int) -> None:
     control, admin = walk.house.control(index), walk.house.admin
     mesh, node = control.core.trust.mesh, PeerId(control.core.node)
 
-    def mandate(act: Act, files: tuple[ListedFile, ...] = ()) -> str:
+    def mandate(act: Act, files: tuple[ListedFile, ...] = (), target: str = "") -> str:
         listing = bytes(digest(encode(files))) if files else b""
-        asked = DataMandate(act, *LANE, node, secrets.token_bytes(16), system_now().wall_ms, listing, bool(files))
+        asked = DataMandate(
+            act, *LANE, node, secrets.token_bytes(16), system_now().wall_ms, listing, bool(files), target
+        )  # fmt: skip
         return b64(encode(sign_mandate(admin, mesh, asked)))
 
     async with aiohttp.ClientSession(headers={"host": "site.test"}) as visitor:
@@ -342,6 +344,9 @@ async def data_files(walk: Walk, index: int) -> None:
     await walk.call("install_import", index=index, **at)
     await walk.call("freeze_data", index=index, **PLACE, body={"mandate": mandate("freeze")})
     await walk.call("thaw_data", index=index, **PLACE, body={"mandate": mandate("thaw")})
+    standby = walk.house.control(1 - index).core.node
+    await walk.call("set_standby", index=index, **PLACE, body={"mandate": mandate("standby", target=standby)})
+    await until(lambda: walk.house.control(1 - index).standby.copy_ms(LANE) > 0, 30)
 
 
 async def hooks(walk: Walk) -> None:

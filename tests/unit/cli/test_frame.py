@@ -57,7 +57,7 @@ IN_PRODUCTION = [
     for path in (
         "diff", "propose", "deploy", "promote", "pause", "resume", "abort", "rollback", "why", "secret set",
         "secret rm", "project place", "ci init", "data move", "data export", "data import",
-        "data freeze", "data thaw",
+        "data freeze", "data thaw", "data standby", "data promote",
     )
 ]  # fmt: skip
 """The commands that act in production unless they are told."""
