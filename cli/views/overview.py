@@ -67,7 +67,9 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
                 "stage_ms": standing.opened_ms(decisions) if lane["rollout"] is not None else 0,
                 "requests": {one["id"]: one["request"] for one in changes if one["id"] in shown},
                 "waiting": [
-                    {"change": one["id"], "words": words} for one in changes if (words := standing.waiting_words(one))
+                    {"change": one["id"], "words": standing.with_names(words, members)}
+                    for one in changes
+                    if (words := standing.waiting_words(one))
                 ],
                 "aborted": standing.aborted(decisions),
                 "deadline_ms": _deadline_ms(state, lane),

@@ -33,6 +33,10 @@ ROLLED_BACK = "rolled-back"
 UNREADY_PATIENCE_S = 60.0
 """While a node tries again to prepare a change: it does so after 5, 15 and 35 seconds."""
 
+UNPREPARED = "rollout.not-prepared"
+TELL_UNPREPARED_AFTER_S = 5.0
+"""Before, nodes are expected to fetch and compile; from then on a person wants to know whom a start waits for, and why."""
+
 UNKNOWN = "start.unknown"
 """The rule of a start that no majority has answered."""
 
@@ -98,7 +102,7 @@ async def _watch(
     began_s = answered_s = time.monotonic()
     told: list[str] = []
     was_candidate = False
-    unprepared_s = 0.0
+    unprepared_s = asked_s = 0.0
     names = {one["node"]: one["name"] or short(one["node"]) for one in await client.get("/v1/members")}
     view = await client.get(f"/v1/changes/{change}")
     while True:
@@ -106,10 +110,11 @@ async def _watch(
         lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
         view = await client.get(f"/v1/changes/{change}")
         elapsed_s = time.monotonic() - began_s
-        for line in _lines(view, lane, names):
-            if output is not None and line not in told:
-                told.append(line)
-                output.happened(f"{elapsed_s:5.1f} s  {line}")
+        lines = _lines(view, lane, names)
+        if output is not None and elapsed_s > asked_s + TELL_UNPREPARED_AFTER_S:
+            asked_s = elapsed_s
+            lines += await unprepared_words(client, view, names)
+        _tell_new(output, lines, told, elapsed_s)
         if output is not None:
             output.live(_standing(view, lane))
         rollout = lane["rollout"]
@@ -206,6 +211,40 @@ def _standing(view: dict[str, Any], lane: dict[str, Any]) -> str:
     stage = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}"
     tally = f"{counted(errors, 'error')} in {counted(requests, 'request')}"
     return f"{stage}: {up} of {counted(len(rollout['cohort']), 'node')} up, {tally}"
+
+
+def _tell_new(output: Output | None, lines: Iterable[str], told: list[str], elapsed_s: float) -> None:
+    for line in lines:
+        if output is not None and line not in told:
+            told.append(line)
+            output.happened(f"{elapsed_s:5.1f} s  {line}")
+
+
+async def unprepared_words(client: NodeClient, view: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Say of each node that a start waits for why it has not prepared the change: it is down, it cannot, or it is at it."""
+    start = view["start"]
+    if start is None or start["outcome"] != "waiting" or start["rule"] != UNPREPARED:
+        return []
+    found = []
+    for one in await client.get("/v1/members"):
+        if one["node"] not in start["detail"]:
+            continue
+        if one["belief"] == standing.DOWN:
+            why = "it is down"
+        else:
+            why = await _why_unprepared(client, one["node"], view["id"]) or "it fetches, compiles and tries it"
+        found.append(f"{names.get(one['node'], short(one['node']))} has not prepared it yet: {why}")
+    return found
+
+
+async def _why_unprepared(client: NodeClient, node: str, change: str) -> str:
+    """What a node said last of why it cannot prepare a change; nothing if it said nothing, or does not answer."""
+    try:
+        page = await client.get("/v1/logs", node=node, contains=change, limit=LOG_LINES_ASKED)
+    except CommandError as error:
+        return f"it does not answer ({error})"
+    said = [entry for entry in map(json.loads, page["lines"]) if entry.get("event") == "prepare.failed"]
+    return str(said[-1]["message"]).removeprefix("not prepared: ") if said else ""
 
 
 async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, Any]) -> None:

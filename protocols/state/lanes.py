@@ -191,8 +191,8 @@ def _unprepared(case: Case, nodes: tuple[PeerId, ...], admitted: GatePassed) -> 
     if missing:
         return Refusal(
             "rollout.not-prepared",
-            f"{len(missing)} nodes of the first stage have not prepared the change; they do so by themselves, "
-            "`freehold changes` says why one cannot",
+            f"of the first stage {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not prepared the change;"
+            " a node does so by itself",
         )
     return None
 
