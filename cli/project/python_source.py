@@ -1,7 +1,8 @@
 """What an app's own Python source asks for that no sandbox has, found before the build: refused with file, line and way out.
 
-Only the app's own files are read, only calls by a module's full name, and none below `if __name__ == "__main__"` or in a `try`
-that catches what such a call raises here. Not here: packages (`python_packages.py`), and what shows when the app is imported.
+Only the app's own files are read, only imports, and calls by a module's full name, and none below `if __name__ == "__main__"`
+or in a `try` that catches what such a call raises here. Not here: packages (`python_packages.py`), and what shows when the app
+is imported.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ REFUSED: Final = {
 """Calls that cannot work, by what to do in their place."""
 
 
+ABSENT: Final = frozenset(
+    {"bz2", "ctypes", "curses", "dbm", "fcntl", "grp", "lzma", "mmap", "pwd", "readline", "resource", "syslog", "termios",
+     "tkinter", "tty"}
+)  # fmt: skip
+"""Modules of the standard library that the sandbox's Python is built without."""
+
+_WITHOUT: Final = "the sandbox's Python is built without it; do without it"
+
 CAUGHT: Final = frozenset(
     {"Exception", "BaseException", "OSError", "RuntimeError", "NotImplementedError", "ImportError"}
 )
@@ -45,10 +54,11 @@ CAUGHT: Final = frozenset(
 def refuse_impossible(app: str, source: str, tree: SourceTree) -> None:
     """Raise `BuildError` naming each call that the sandbox has nothing for."""
     found = [
-        f"{source.rstrip('/')}/{name}:{line}: {call}: {REFUSED[call].format(app=app)}"
+        f"{source.rstrip('/')}/{name}:{line}: {call}: {REFUSED.get(call, _WITHOUT).format(app=app)}"
         for name, content in tree.files
         if name.endswith(".py") and not _is_test(name)
-        for line, call in impossible_calls(content)
+        for line, call in impossible(content)
+        if not _is_own_module(call, tree)
     ]
     if found:
         raise BuildError(
@@ -57,8 +67,12 @@ def refuse_impossible(app: str, source: str, tree: SourceTree) -> None:
         )  # fmt: skip
 
 
-def impossible_calls(content: bytes) -> list[tuple[int, str]]:
-    """Return line and name of each refused call in a module; none where it cannot be parsed here."""
+def _is_own_module(name: str, tree: SourceTree) -> bool:
+    return any(path in (f"{name}.py", f"{name}/__init__.py") for path, _ in tree.files)
+
+
+def impossible(content: bytes) -> list[tuple[int, str]]:
+    """Return line and name of each refused call and import in a module; none where it cannot be parsed here."""
     try:
         module = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -70,8 +84,17 @@ def impossible_calls(content: bytes) -> list[tuple[int, str]]:
                           for one in node.names})  # fmt: skip
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.update({one.asname or one.name: f"{node.module}.{one.name}" for one in node.names})
-    calls = [(node.lineno, _full_name(node.func, names)) for node in _unguarded(module) if isinstance(node, ast.Call)]
-    return [(line, call) for line, call in calls if call in REFUSED]
+    seen = [one for node in _unguarded(module) for one in _asked(node, names)]
+    return [(line, name) for line, name in seen if name in REFUSED or name in ABSENT]
+
+
+def _asked(node: ast.AST, names: dict[str, str]) -> Iterator[tuple[int, str]]:
+    if isinstance(node, ast.Call):
+        yield node.lineno, _full_name(node.func, names)
+    elif isinstance(node, ast.Import):
+        yield from ((node.lineno, one.name.partition(".")[0]) for one in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.lineno, node.module.partition(".")[0]
 
 
 def _unguarded(node: ast.AST) -> Iterator[ast.AST]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,27 @@ def test_what_would_never_come_back_is_refused(made: str) -> None:
 
 def test_a_failing_thread_is_told_of_and_does_not_end_its_caller() -> None:
     assert run("t = threading.Thread(target=lambda: 1 / 0)\nt.start()\nprint('on')") == "on"
+
+
+def test_imports_of_what_the_sandbox_is_built_without_succeed_and_use_says_why(tmp_path: Path) -> None:
+    """networkx imports bz2, and hypercorn, which Quart imports, multiprocessing.synchronize."""
+    code = (
+        "import bz2, multiprocessing.synchronize, io, tarfile\n"
+        "for use in (lambda: bz2.compress(b'a'), lambda: bz2.decompress(b'BZh9'), lambda: multiprocessing.Lock()):\n"
+        "    try:\n        use()\n    except OSError as e:\n        print(e)\n"
+        "held = io.BytesIO()\ntarfile.open(fileobj=held, mode='w:gz').close()\nheld.seek(0)\n"
+        "print(tarfile.open(fileobj=held, mode='r:*').getnames())"
+    )
+    for name in ("_bz2", "_multiprocessing"):
+        (tmp_path / f"{name}.py").write_bytes((GUEST / f"{name}.py").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])\n" + code, str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert ["without bz2" in line for line in lines] == [True, True, False, False], done
+    assert "no processes" in lines[2]
+    assert lines[3] == "[]"
 
 
 def run(code: str) -> str:
