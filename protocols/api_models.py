@@ -307,6 +307,8 @@ class MeshView(msgspec.Struct, frozen=True):
     voters: tuple[str, ...]
     projects: tuple[str, ...]
     environments: tuple[EnvironmentView, ...]
+    recovery: tuple[str, ...] = ()
+    """Keys that may sign the next set of admins, and nothing else."""
 
 
 class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

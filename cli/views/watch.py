@@ -15,7 +15,7 @@ from typing import Any
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError, ExitCode
-from cli.text.foreign import plain
+from cli.text.foreign import foreign, plain
 from cli.text.output import Output
 from cli.text.units import counted
 from cli.views import lane_status as standing
@@ -243,8 +243,9 @@ async def _why_unprepared(client: NodeClient, node: str, change: str) -> str:
         page = await client.get("/v1/logs", node=node, contains=change, limit=LOG_LINES_ASKED)
     except CommandError as error:
         return f"it does not answer ({error})"
-    said = [entry for entry in map(json.loads, page["lines"]) if entry.get("event") == "prepare.failed"]
-    return str(said[-1]["message"]).removeprefix("not prepared: ") if said else ""
+    entries = (read(plain(line).encode()) for line in page["lines"])
+    said = [entry for entry in entries if entry.get("event") == "prepare.failed"]
+    return str(foreign(said[-1].get("message", ""))).removeprefix("not prepared: ") if said else ""
 
 
 async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from cli.text.units import counted, in_words
 from protocols.changes.change import Change, Release
 from protocols.changes.differences import route_words, stage_words
 from protocols.changes.effective import Effective
+from protocols.state.commands import admin_keys
 from protocols.state.gate import gate_of
 from protocols.state.model import Deployed, Lane, MeshState
 from protocols.state.placement import eligible, placed
@@ -164,7 +165,7 @@ def _who_approves(facts: _Facts) -> WhyAnswer:
     ]
     needed = "1 approval by another is" if gate.approvals == 1 else f"{gate.approvals or 'no'} approvals by others are"
     said = [f"{needed} needed in {environment}", _policy_words(facts)]
-    said.append(f"those who may: {', '.join([*able, counted(len(facts.state.admins), 'admin key')])}")
+    said.append(f"those who may: {', '.join([*able, counted(len(admin_keys(facts.state.admins)), 'admin key')])}")
     owners = next((one.owners for one in facts.state.projects if one.name == facts.lane.project), ())
     said.append(f"it belongs to {', '.join(owners) or 'nobody by name'}; {facts.name(base.author.hex())} proposed it")
     if base.break_glass:

@@ -16,7 +16,7 @@ import msgspec
 from protocols.chain.decision import Voter
 from protocols.changes.change import Route
 from protocols.changes.demands import Policy
-from protocols.envelope import encode, signing_bytes
+from protocols.envelope import PUBLIC_KEY_BYTES, encode, signing_bytes
 from protocols.machine import Digest, PeerId, Signer
 
 COMMAND_DOMAIN = "freehold/command/1"
@@ -51,10 +51,28 @@ class RemoveNode(msgspec.Struct, frozen=True, tag="remove_node"):
 
 
 class SetAdmins(msgspec.Struct, frozen=True, tag="set_admins"):
-    """Replace the admin keys (32 bytes each, ascending) and their threshold."""
+    """Replace the admin keys (32 bytes each, ascending) and their threshold.
+
+    From rules 4 on a recovery key stands among them, as RECOVERY before its 32 bytes: it is no admin's key to anybody who
+    looks for one, so it has no right but one, its signature counts for the next set of admins.
+    """
 
     admins: tuple[bytes, ...]
     threshold: int
+
+
+RECOVERY = b"\x01"
+"""Before a key among the admins: it is kept for the day on which the others are lost."""
+
+
+def admin_keys(admins: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return the admins' own keys of a set, without those for recovery."""
+    return tuple(key for key in admins if len(key) == PUBLIC_KEY_BYTES)
+
+
+def recovery_keys(admins: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Return the recovery keys of a set, as the 32 bytes that sign."""
+    return tuple(key[1:] for key in admins if len(key) == 1 + PUBLIC_KEY_BYTES and key[:1] == RECOVERY)
 
 
 class SetPolicy(msgspec.Struct, frozen=True, tag="set_policy"):

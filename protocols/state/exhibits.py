@@ -101,9 +101,9 @@ class Case:
                 refusal = Refusal("command.not-allowed", f"{what}; {who}")
         return refusal
 
-    def admin_threshold(self, threshold: int) -> Refusal | None:
-        """Return why fewer than `threshold` admins signed, or None."""
-        count = sum(key in self.admins for key in self.signers)
+    def admin_threshold(self, threshold: int, keys: Sequence[bytes] | None = None) -> Refusal | None:
+        """Return why fewer than `threshold` admins signed, or fewer of `keys` where others count, or None."""
+        count = sum(key in (self.admins if keys is None else keys) for key in self.signers)
         if count >= threshold:
             return None
         return Refusal(

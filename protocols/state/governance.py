@@ -31,6 +31,8 @@ from protocols.state.commands import (
     SetAdmins,
     SetPolicy,
     SetRules,
+    admin_keys,
+    recovery_keys,
 )
 from protocols.state.exhibits import Case
 from protocols.state.model import (
@@ -53,6 +55,9 @@ from protocols.trust.invites import BUNDLE_MAX_BYTES, Bundle, open_bundle
 
 RULES_VERSION = 4
 """The highest feature level this build can apply; what each brings stands in docs/guides/operations.md."""
+RECOVERY_RULES = 4
+"""The feature level from which a key may be kept for recovery alone."""
+
 OWNER_MAX = 64
 VOTER_ROLE = "voter"
 SIGNED_MAX_BYTES = 2048
@@ -71,7 +76,7 @@ def govern(state: MeshState, case: Case, action: MeshAction) -> MeshState | Refu
         case RemoveNode():
             return _remove(state, case, action)
         case SetAdmins():
-            return case.admin_threshold(state.threshold) or _set_admins(state, action)
+            return _set_admins_refusal(state, case) or _set_admins(state, action)
         case SetPolicy():
             return case.admin_threshold(state.threshold) or _set_policy(state, action)
         case SetRules(rules_version):
@@ -185,13 +190,22 @@ def _remove(state: MeshState, case: Case, action: RemoveNode) -> MeshState | Ref
 # --- who decides ------------------------------------------------------------------------------------------------------
 
 
+def _set_admins_refusal(state: MeshState, case: Case) -> Refusal | None:
+    """Return why too few signed a new set of admins, or None: for this alone, a recovery key counts like an admin's."""
+    return case.admin_threshold(state.threshold, (*admin_keys(state.admins), *recovery_keys(state.admins)))
+
+
 def _set_admins(state: MeshState, action: SetAdmins) -> MeshState | Refusal:
     keys = action.admins
-    if not 0 < len(keys) <= ADMINS_MAX or any(len(key) != PUBLIC_KEY_BYTES for key in keys):
+    own, kept = admin_keys(keys), recovery_keys(keys)
+    if not own or len(keys) > ADMINS_MAX or len(own) + len(kept) != len(keys):
         return Refusal("admins.malformed", f"there are 1 to {ADMINS_MAX} admin keys of {PUBLIC_KEY_BYTES} bytes")
-    if any(first >= second for first, second in pairwise(keys)):
+    if kept and state.rules_version < RECOVERY_RULES:
+        step = "an admin: freehold mesh rules --raise"
+        return Refusal("rules.recovery", f"a recovery key needs rules {RECOVERY_RULES}; {step}")
+    if any(first >= second for first, second in pairwise(keys)) or not set(own).isdisjoint(kept):
         return Refusal("admins.malformed", "admin keys are not distinct and ascending")
-    if not 0 < action.threshold <= len(keys):
+    if not 0 < action.threshold <= len(own):
         return Refusal("admins.malformed", "the threshold is between 1 and the number of admin keys")
     return replace(state, admins=keys, threshold=action.threshold)
 

@@ -25,7 +25,17 @@ from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import counted
 from cli.views.watch import VOTERS_DECIDE
-from protocols.state.commands import COMMAND_ID_BYTES, Command, SetAdmins, SignedCommand, sign_command
+from protocols.state.commands import (
+    COMMAND_ID_BYTES,
+    RECOVERY,
+    Command,
+    SetAdmins,
+    SignedCommand,
+    admin_keys,
+    recovery_keys,
+    sign_command,
+)
+from protocols.state.governance import RECOVERY_RULES
 from protocols.state.model import MeshState
 from protocols.trust.genesis import ADMINS_MAX
 
@@ -49,41 +59,59 @@ class AdminsPlan:
     @property
     def lines(self) -> tuple[str, ...]:
         """The plan for people."""
-        rows = [f"  + {key.hex()}" for key in self.after if key not in self.before]
-        rows += [f"  - {key.hex()}" for key in self.before if key not in self.after]
-        rows += [f"    {key.hex()}" for key in self.after if key in self.before]
-        signed = f"{self.threshold} of {counted(len(self.after), 'admin key')} must sign from then on"
-        was = f" (now {self.threshold_before} of {len(self.before)})"
+        rows = [f"  + {_shown(key)}" for key in self.after if key not in self.before]
+        rows += [f"  - {_shown(key)}" for key in self.before if key not in self.after]
+        rows += [f"    {_shown(key)}" for key in self.after if key in self.before]
+        signed = f"{self.threshold} of {counted(len(admin_keys(self.after)), 'admin key')} must sign from then on"
+        was = f" (now {self.threshold_before} of {len(admin_keys(self.before))})"
         return (*rows, f"  {signed}{was}", *(f"  beware: {one}" for one in self.warnings))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the plan makes easier to lose, or to take."""
-        found = []
-        if self.threshold == 1 and len(self.after) > 1:
+        found: list[str] = []
+        own, kept = admin_keys(self.after), recovery_keys(self.after)
+        if self.threshold == 1 and len(own) > 1:
             found.append("any one of these keys decides alone; --threshold 2 asks for two")
-        if self.threshold == len(self.after):
+        if self.threshold == len(own) and not kept:
             found.append(
-                "with one key lost nobody administers the mesh any more; add a key on paper: freehold key paper"
+                "with one key lost nobody administers the mesh any more; keep one on paper for that: freehold key paper, "
+                "then freehold mesh admins add KEY --recovery"
             )
+        if len(kept) >= self.threshold:
+            found.append("the recovery keys alone can name other admins: keep them where nobody finds them together")
         if self.threshold < self.threshold_before:
             found.append(f"fewer signatures than before: {self.threshold} where it was {self.threshold_before}")
         return tuple(found)
 
 
+def _shown(key: bytes) -> str:
+    return f"{key[len(RECOVERY) :].hex()}  for recovery alone" if recovery_keys((key,)) else key.hex()
+
+
 def plan_of(state: MeshState, added: Sequence[bytes], removed: Sequence[bytes], threshold: int | None) -> AdminsPlan:
-    """Return the plan of a change of the admins. Raises UsageError for one that could not be decided."""
+    """Return the plan of a change of the admins; a recovery key has RECOVERY before it, and none is both.
+
+    Raises UsageError for one that could not be decided.
+    """
+    if recovery_keys(added) and state.rules_version < RECOVERY_RULES:
+        raise UsageError(
+            f"a recovery key needs rules {RECOVERY_RULES}; the mesh judges by {state.rules_version}",
+            next_step="freehold mesh rules --raise", kind="rules.recovery",
+        )  # fmt: skip
     already = [key for key in added if key in state.admins]
     strangers = [key for key in removed if key not in state.admins]
     if already or strangers:
-        what = f"{already[0].hex()[:12]} is an admin key already" if already else ""
+        what = f"{_shown(already[0])[:12]} is an admin key already" if already else ""
         what = what or f"{strangers[0].hex()[:12]} is no admin key of this mesh"
         raise UsageError(what, next_step="freehold mesh admins list", kind="admins")
-    after = tuple(sorted({*state.admins, *added} - set(removed)))
-    wanted = threshold if threshold is not None else min(state.threshold, len(after))
-    if not 0 < len(after) <= ADMINS_MAX or not 0 < wanted <= len(after):
+    twins = {RECOVERY + key for key in admin_keys(added)} | set(recovery_keys(added))
+    after = tuple(sorted({*state.admins, *added} - {*removed, *twins}))
+    own = admin_keys(after)
+    wanted = threshold if threshold is not None else min(state.threshold, len(own))
+    if not own or len(after) > ADMINS_MAX or not 0 < wanted <= len(own):
         raise UsageError(
-            f"{wanted} of {len(after)} keys cannot sign: a mesh has 1 to {ADMINS_MAX} admins, and asks for at most all",
+            f"{wanted} of {len(own)} keys cannot sign: a mesh has 1 to {ADMINS_MAX} admins, and asks for at most all",
             next_step="freehold mesh admins list", kind="admins",
         )  # fmt: skip
     if after == state.admins and wanted == state.threshold:
@@ -111,22 +139,29 @@ def show(output: Output, context_name: str | None) -> None:
     _, context = home.current_context(context_name)
     state = talk(context, lambda client: client.state())
     mine = _mine(context)
-    rows = [(key.hex(), "yours" if key == mine else "") for key in state.admins]
+    own, kept = admin_keys(state.admins), recovery_keys(state.admins)
+    rows = [(key.hex(), "yours" if key == mine else "") for key in own]
+    rows += [(key.hex(), "for recovery alone" + ("; yours" if key == mine else "")) for key in kept]
     value = {
-        "admins": [{"key": key.hex(), "yours": key == mine} for key in state.admins], "threshold": state.threshold,
+        "admins": [{"key": key.hex(), "yours": key == mine} for key in own],
+        "recovery": [{"key": key.hex(), "yours": key == mine} for key in kept], "threshold": state.threshold,
     }  # fmt: skip
-    output.result(value, f"{table(('KEY', ''), rows)}\n{state.threshold} of {len(rows)} must sign")
+    output.result(value, f"{table(('KEY', ''), rows)}\n{state.threshold} of {len(own)} must sign")
     output.hint("freehold key create NAME, then freehold mesh admins add KEY")
 
 
-@command("add", examples=("freehold mesh admins add 5f0c… --threshold 2",))
+@command("add", examples=("freehold mesh admins add 5f0c… --threshold 2", "freehold mesh admins add 5f0c… --recovery"))
 @click.argument("key")
+@click.option("--recovery", is_flag=True, help="It may sign the next set of admins, and nothing else.")
 @_THRESHOLD
 @_CONTEXT
 @_YES
-def add(output: Output, key: str, threshold: int | None, context_name: str | None, yes: bool) -> None:
-    """Make a key an admin's. Who holds it makes it: freehold key create NAME, or freehold key paper."""
-    _change(output, context_name, yes, added=key, threshold=threshold)
+def add(output: Output, key: str, recovery: bool, threshold: int | None, context_name: str | None, yes: bool) -> None:
+    """Make a key an admin's. Who holds it makes it: freehold key create NAME, or freehold key paper.
+
+    With --recovery it is kept for the day on which the others are lost; one that is an admin's becomes that alone.
+    """
+    _change(output, context_name, yes, added=key, recovery=recovery, threshold=threshold)
 
 
 @command("remove", examples=("freehold mesh admins remove 5f0c2d11",))
@@ -140,13 +175,14 @@ def remove(output: Output, key: str, threshold: int | None, context_name: str | 
 
 
 def _change(output: Output, context_name: str | None, yes: bool, *, added: str = "", removed: str = "",
-            threshold: int | None) -> None:  # fmt: skip
+            recovery: bool = False, threshold: int | None) -> None:  # fmt: skip
     _, context = home.current_context(context_name)
     require_admin(context, "change the admins")
     state = talk(context, lambda client: client.state())
-    plan = plan_of(
-        state, [key_named(added)] if added else [], [key_named(removed, state.admins)] if removed else [], threshold
-    )
+    new = (RECOVERY if recovery else b"") + key_named(added) if added else b""
+    gone = key_named(removed, (*admin_keys(state.admins), *recovery_keys(state.admins))) if removed else b""
+    gone = RECOVERY + gone if gone in recovery_keys(state.admins) else gone
+    plan = plan_of(state, [new] if new else [], [gone] if gone else [], threshold)
     _agree(output, plan, yes)
     admin = unlock_admin(context, "change the admins")
     mesh = talk(context, lambda client: client.mesh())
@@ -189,10 +225,11 @@ def _agree(output: Output, plan: AdminsPlan, yes: bool) -> None:
 
 def _go_on(output: Output, context: Context, key: bytes, signed: SignedCommand, state: MeshState) -> None:
     """Have the command decided if enough have signed, else hand it to the next admin."""
-    count = len({one.key for one in signed.signatures} & set(state.admins))
+    able = {*admin_keys(state.admins), *recovery_keys(state.admins)}
+    count = len({one.key for one in signed.signatures} & able)
     lacking = max(0, state.threshold - count)
     text = write_statement(signed) if lacking else ""
-    if key not in state.admins:
+    if key not in able:
         raise UsageError(
             "your key is no admin key of this mesh", next_step="freehold mesh admins list", kind="no-admin-key"
         )

@@ -40,6 +40,7 @@ from protocols.keys import peer_id, public_key_of
 from protocols.machine import Digest, Now, PeerId
 from protocols.rollout.dossiers import Proposed
 from protocols.state.analysis import assess
+from protocols.state.commands import admin_keys, recovery_keys
 from protocols.state.model import Deployed, Environment, Lane, MeshState, Rollout
 from protocols.state.placement import eligible
 
@@ -127,7 +128,8 @@ def mesh_view(state: MeshState, core: NodeCore) -> MeshView:
         head=core.chain.position.digest.hex(),
         sequence=state.sequence,
         unsafe_resets=state.resets,
-        admins=tuple(key.hex() for key in state.admins),
+        admins=tuple(key.hex() for key in admin_keys(state.admins)),
+        recovery=tuple(key.hex() for key in recovery_keys(state.admins)),
         voters=tuple(voter.node for voter in state.voters),
         projects=tuple(project.name for project in state.projects),
         environments=tuple(_environment(state, one) for one in state.environments),

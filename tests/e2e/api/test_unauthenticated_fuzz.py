@@ -17,7 +17,7 @@ from tests.support.mesh.in_process import House, a_house
 SHORT, LONG = 250, 2_500
 """Calls on each listener: in every run of the tests, and in the long one, 5,000 together."""
 
-AT_ONCE: Final = 16
+AT_ONCE: Final = 8
 STATUS: Final = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 
 METHODS = [b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"PATCH", b"OPTIONS", b"FOO", b"get", b"CONNECT", b"TRACE"]

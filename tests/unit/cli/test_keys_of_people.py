@@ -20,7 +20,8 @@ from cli.views.endings import words
 from protocols.api_models import RightsView
 from protocols.envelope import decode
 from protocols.keys import Ed25519Signer
-from protocols.state.commands import Command, CreateProject, SetAdmins, sign_command
+from protocols.state.commands import RECOVERY, Command, CreateProject, SetAdmins, sign_command
+from protocols.state.governance import RECOVERY_RULES
 from protocols.state.model import MeshState
 from protocols.trust.grants import Grant
 from tests.support.protocols.mesh_world import MeshWorld
@@ -173,6 +174,27 @@ def test_a_plan_that_could_not_be_decided_is_refused(
 ) -> None:
     with pytest.raises(UsageError):
         plan_of(STATE, [KEYS[one] for one in added], [KEYS[one] for one in removed], threshold)
+
+
+def test_a_plan_keeps_a_key_for_recovery_and_says_what_it_may() -> None:
+    state = replace(STATE, rules_version=RECOVERY_RULES)
+    kept = RECOVERY + KEYS[3]
+    plan = plan_of(state, [kept], [], None)
+    assert (plan.after, plan.threshold) == (tuple(sorted((*KEYS[:2], kept))), 1)
+    assert f"  + {KEYS[3].hex()}  for recovery alone" in plan.lines
+    assert any("alone can name other admins" in line for line in plan.lines)
+    assert any("1 of 2 admin keys" in line for line in plan.lines), "it counts among nobody's signatures"
+    turned = plan_of(state, [RECOVERY + KEYS[1]], [], None)
+    assert turned.after == tuple(sorted((KEYS[0], RECOVERY + KEYS[1]))), "an admin's key becomes that alone"
+    both = replace(state, admins=tuple(sorted((*KEYS[:2], kept))), threshold=2)
+    assert not any("nobody administers" in line for line in plan_of(both, [KEYS[2]], [], 3).lines)
+    for added, removed, threshold in (([kept], [], 3), ([], list(KEYS[:2]), None)):
+        with pytest.raises(UsageError):
+            plan_of(
+                replace(state, admins=tuple(sorted((*KEYS[:2], kept)))) if removed else state, added, removed, threshold
+            )
+    with pytest.raises(UsageError, match="needs rules"):
+        plan_of(replace(state, rules_version=RECOVERY_RULES - 1), [kept], [], None)
 
 
 def test_a_key_is_named_whole_or_by_the_beginning_of_an_admins() -> None:
