@@ -112,7 +112,7 @@ AIMED: dict[str, tuple[str, str]] = {
     "move_data": ("write", "refused"), "submit": ("write", "refused"), "start": ("write", "refused"),
     "export_data": ("write", "refused"), "exported_file": ("view", "refused"), "drop_export": ("write", "refused"),
     "begin_import": ("write", "refused"), "put_imported": ("write", "refused"), "install_import": ("write", "refused"),
-    "freeze_data": ("write", "refused"), "thaw_data": ("write", "refused"),
+    "set_standby": ("write", "refused"), "freeze_data": ("write", "refused"), "thaw_data": ("write", "refused"),
     "withdraw_start": ("abort", ABSENT), "publish": ("write", "refused"), "file_secret": ("write", "refused"),
 }  # fmt: skip
 UNAIMED = {
