@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -62,22 +63,12 @@ def session(house: House, token: str) -> aiohttp.ClientSession:
 async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes_a_signature(house: House) -> None:
     token, key = made(house)
     await give(house, key)
+    digests = dict.fromkeys(("digest", "change", "key", "draft"), "0" * 64)
+    named = {"project": "site", "environment": "production", "node": house.control(0).core.node, **digests}
     mine, theirs = {"read": 0, "refused": 0}, []
     async with session(house, token) as asking:
         for one in OPERATIONS:
-            path = one.path.replace("{project}", "site").replace("{environment}", "production")
-            path = (
-                path.replace("{digest}", "0" * 64)
-                .replace("{change}", "0" * 64)
-                .replace("{key}", "0" * 64)
-                .replace("{draft}", "0" * 64)
-                .replace("{webhook}", "ops")
-                .replace("{trust}", "github")
-                .replace("{export}", "0" * 32)
-                .replace("{import}", "0" * 32)
-                .replace("{number}", "0")
-            )
-            path = path.replace("{node}", house.control(0).core.node)
+            path = re.sub(r"\{(\w+)\}", lambda found: named.get(found[1], "0" * 32), one.path)
             if one.stream == "always":
                 continue
             async with asking.request(

@@ -29,7 +29,7 @@ NOW_S = int(time.time())
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
     made = Issuer("https://forge.example.org")
-    made.claims = dict(SAID)
+    made.claims = {**SAID, "iat": NOW_S, "nbf": NOW_S, "exp": NOW_S + 600}
     made.keys["rsa-short"] = rsa.generate_private_key(65537, 1024)
     made.keys["ec-384"] = ec.generate_private_key(ec.SECP384R1())
     made.keys["thief"] = rsa.generate_private_key(65537, 2048)
