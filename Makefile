@@ -41,7 +41,7 @@ coverage: $(STAMP)  ## Branch coverage of protocols/ by its own tests; fails und
 bench: $(STAMP)  ## Measure, beside a peer where there is one; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
 
-demo: $(STAMP)  ## Show the whole thing working; exits 0 only if all was as said
+demo: $(STAMP)  ## Show the whole thing working; exits 0 only if all was as said (KEEP=1: and keep it up)
 	$(BIN)/python -m examples.demo
 
 $(VENV)/.publishing: $(STAMP) docs/requirements.txt

@@ -1,4 +1,4 @@
-"""The story of `make demo`: a change that goes from a request to production and back, in the eight steps of the product.
+"""The story of `make demo`: a change that goes from a request to production and back, in eight steps, and a look at it.
 
 Everything is done with the commands that a developer, an approver and an agent would use, on three machines. Not here: the
 machines (scene.py), the agent's calls (agent.py), the local environment (laptop.py).
@@ -6,10 +6,12 @@ machines (scene.py), the agent's calls (agent.py), the local environment (laptop
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import hmac
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from examples import agent, laptop
 from examples.agent import Agent, AgentRefused
 from examples.checks import Teller, Visitors, address_of, answers, call
 from examples.scene import BOT, EXAMPLES, Scene, copy, first_releases, found
-from tests.support.mesh.nodes import Fleet, Machine, until
+from tests.support.mesh.nodes import Fleet, Machine, free_port, until
 
 REQUEST = "Sign each greeting, so that visitors can tell that it is ours."
 SIGNING_KEY = "a key that stands in no file of the project"
@@ -54,6 +56,8 @@ def tell(teller: Teller, folder: Path, compiled: Path) -> None:
             _fail(scene)
             _roll_back(scene)
             _explain(scene)
+        with teller.chapter("9. The mesh in a browser"):
+            _look(scene, keep=bool(os.environ.get("KEEP")))
     finally:
         fleet.close()
 
@@ -254,3 +258,21 @@ def _explain(scene: Scene) -> None:
     teller.check(f"{verified['entries']} audit entries of {len(verified['nodes'])} nodes, whole", verified["faults"] == [], verified)
     told = "".join(machine.log.read_text(errors="replace") for machine in scene.machines)
     teller.check("the secret's value is in no node's log", SIGNING_KEY not in told)
+
+
+def _look(scene: Scene, *, keep: bool) -> None:
+    """Open the console as Ann would; with `keep` it and the mesh stay until Ctrl-C."""
+    teller, port = scene.teller, free_port()
+    teller.say("$ freehold console                       (on Ann's laptop)")
+    with scene.ann.follow("console", "--port", str(port), "--json") as said:
+        until(lambda: '"url"' in said.read_text(), 30, "the console's link")
+        link = next(json.loads(line)["url"] for line in said.read_text().splitlines() if '"url"' in line)
+        status, page, _ = call(f"localhost:{port}", "/")
+        teller.check("its page is served to this machine's browser, by her own installation", status == 200, (status, page[:200]))
+        teller.say(link)
+        if not keep:
+            teller.say("It was there until now: `make demo KEEP=1` keeps the mesh and the console up, to look around.")
+            return
+        teller.say("The link lets one browser in, within a minute. Ctrl-C ends the console and the mesh.")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
