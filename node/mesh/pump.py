@@ -193,18 +193,25 @@ class Pump:
 
 
 def share_commits(effects: list[Effect]) -> list[Effect]:
-    """Move all writes to `state.db` into one commit at the place of the first; earlier is always safe for a write.
+    """Move writes into an earlier commit of the same database, as far as that is safe; earlier always is for a write.
 
-    Writes to `vote.db` and the fence stay where they are: each statement has its own pair of barriers.
+    All writes to `state.db` share one commit. Those to `vote.db` share one up to the next fence: each promise or vote
+    brings its own fence, so no commit holds two of them, and the database is never two statements ahead of the fence.
     """
-    state = [effect for effect in effects if isinstance(effect, Persist) and effect.store is Store.STATE]
-    if len(state) < 2:
-        return effects
-    shared = Persist(Store.STATE, tuple(write for effect in state for write in effect.writes))
     kept: list[Effect] = []
+    place: dict[Store, int] = {}
     for effect in effects:
-        if effect is state[0]:
-            kept.append(shared)
-        elif not (isinstance(effect, Persist) and effect.store is Store.STATE):
+        if not isinstance(effect, Persist):
             kept.append(effect)
+            continue
+        if effect.store is Store.FENCE:
+            place.pop(Store.VOTE, None)
+        elif effect.store in place:
+            shared = kept[place[effect.store]]
+            assert isinstance(shared, Persist)
+            kept[place[effect.store]] = Persist(effect.store, shared.writes + effect.writes)
+            continue
+        else:
+            place[effect.store] = len(kept)
+        kept.append(effect)
     return kept

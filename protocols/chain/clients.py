@@ -1,8 +1,9 @@
 """Commands on their way: what clients of this node and of others asked to have decided, and what became of it.
 
-A command waits here until it is decided, refused for good, or its time is up. A voter proposes it, and asks
-another one too when that takes long: it may itself be the one who reaches no majority. Any other node forwards it to a
-voter and asks the next one if that stays silent. "Refused" is said only when no store can have
+A command waits here until it is decided, refused for good, or its time is up. A voter proposes it, unless another one
+holds promises for the open slot and so needs votes only: that one is asked first. It asks another one too when things
+take long: it may itself be the one who reaches no majority. Any other node forwards it to a voter and asks the next one
+if that stays silent. "Refused" is said only when no store can have
 accepted the command: after it was once proposed in a slot, that slot must be decided first.
 """
 
@@ -44,6 +45,8 @@ class Pending:
     """Voters it was forwarded to, and whether they answered."""
     uncertain: bool = False
     forward_ms: int = 0
+    yields_until_ms: int = 0
+    """Until when this voter leaves it to the one who holds promises; 0: it proposes it itself."""
 
 
 class Clients:
@@ -96,6 +99,9 @@ class Clients:
         pending.forward_ms = at.now.mono_ms + VOTER_PATIENCE * at.setup.times.forward_ms
         if not at.takes_part:
             self._forward(pending)
+        elif origin is None and command != NOOP and (holder := at.promise_holder) is not None:
+            pending.yields_until_ms = at.now.mono_ms + at.pacer.base_ms
+            self._ask(pending, holder)
 
     def _problem(self, pending: Pending) -> Refusal | None:
         if len(pending.request_id) > REQUEST_ID_MAX_BYTES:
@@ -115,6 +121,11 @@ class Clients:
             match answer.outcome:
                 case "decided":
                     self._end(pending, "decided", answer.slot)
+                case "refused" | "superseded" if pending.yields_until_ms:
+                    # By that voter's view; this one may propose what only the others must like.
+                    del pending.asked[peer]
+                    pending.yields_until_ms = 0
+                    self._due_ms = 0
                 case "refused" | "superseded":
                     pending.asked[peer] = True
                     proposed = pending.proposed_slot == self._at.open_slot
@@ -124,6 +135,7 @@ class Clients:
                         self._end(pending, answer.outcome, refusal=refusal)
                 case _:
                     pending.asked[peer] = True
+                    pending.yields_until_ms = 0
                     pending.uncertain = pending.uncertain or answer.rule != NOT_VOTER
                     pending.forward_ms = min(pending.forward_ms, self._at.now.mono_ms + self._at.pacer.base_ms)
                     self._due_ms = 0
@@ -137,7 +149,9 @@ class Clients:
             return False
         open_slot = self._at.open_slot
         return any(
-            not pending.decided_slot and (pending.declined is None or pending.proposed_slot == open_slot)
+            not pending.decided_slot
+            and not pending.yields_until_ms
+            and (pending.declined is None or pending.proposed_slot == open_slot)
             for pending in self._pending.values()
         )
 
@@ -146,7 +160,7 @@ class Clients:
         at = self._at
         at_ms = max(at.ledger.at_ms, wall_ms)
         for pending in list(self._pending.values()):
-            if pending.decided_slot or pending.declined is not None:
+            if pending.decided_slot or pending.declined is not None or pending.yields_until_ms:
                 continue
             draft = at.ledger.draft(pending.command, pending.material, at_ms)
             if not isinstance(draft, Refusal):
@@ -205,6 +219,7 @@ class Clients:
         self._due_ms = 0
         for pending in list(self._pending.values()):
             pending.forward_ms = at.now.mono_ms
+            pending.yields_until_ms = 0
             if pending.origin is not None and at.muted and not pending.decided_slot:
                 self._end(pending, "unknown", refusal=Refusal(NOT_VOTER, at.muted))
 
@@ -216,6 +231,8 @@ class Clients:
         if at.now.mono_ms < self._due_ms:
             return
         for pending in list(self._pending.values()):
+            if at.now.mono_ms >= pending.yields_until_ms:
+                pending.yields_until_ms = 0
             if at.now.mono_ms >= pending.deadline_ms:
                 if pending.decided_slot:
                     self._end(pending, "decided", pending.decided_slot)
@@ -236,11 +253,12 @@ class Clients:
         if not self._pending:
             return None
         if not self._due_ms:
-            self._due_ms = min(
-                min(pending.deadline_ms, pending.forward_ms) if self._forwards(pending) else pending.deadline_ms
-                for pending in self._pending.values()
-            )
+            self._due_ms = min(due_ms for pending in self._pending.values() for due_ms in self._times(pending))
         return self._due_ms
+
+    def _times(self, pending: Pending) -> tuple[int, ...]:
+        forward_ms = pending.forward_ms if self._forwards(pending) else pending.deadline_ms
+        return pending.deadline_ms, forward_ms, pending.yields_until_ms or pending.deadline_ms
 
     def _forwards(self, pending: Pending) -> bool:
         """Whether others may be asked: only for a client of this node, and by a voter only where that can help."""
@@ -260,10 +278,12 @@ class Clients:
         first = int.from_bytes(pending.digest[:4], "big")
         order = [voters[(first + place) % len(voters)] for place in range(len(voters))]
         order.sort(key=lambda node: (node not in at.peers, node in pending.asked))
-        target = order[0]
-        pending.asked[target] = False
-        left_ms = max(1, pending.deadline_ms - at.now.mono_ms)
-        at.send(target, Forward(pending.request_id, pending.command, pending.material, left_ms))
+        self._ask(pending, order[0])
+
+    def _ask(self, pending: Pending, voter: PeerId) -> None:
+        pending.asked[voter] = False
+        left_ms = max(1, pending.deadline_ms - self._at.now.mono_ms)
+        self._at.send(voter, Forward(pending.request_id, pending.command, pending.material, left_ms))
 
     # --- out ----------------------------------------------------------------------------------------------------------
 

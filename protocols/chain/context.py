@@ -160,6 +160,13 @@ class ChainContext:
         return self.takes_part and self.recovered and not self.stalled
 
     @property
+    def promise_holder(self) -> PeerId | None:
+        """The other voter to whom this one gave its promise in the open slot: it may need votes only. None: nobody here."""
+        node = self.acceptor.promised.node
+        held = node != self.setup.node and node in self.peers and voter_of(self.ledger.voters, node) is not None
+        return node if held else None
+
+    @property
     def my_rank(self) -> int:
         """This node's place among the proposers of the open slot."""
         voters, slot = self.ledger.voters, self.open_slot

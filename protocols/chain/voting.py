@@ -84,10 +84,14 @@ class Voting:
     def _stop_standing_by(self) -> None:
         """Propose with held promises once something waits; too old ones, or such as were overtaken, are let go."""
         at, attempt = self._at, self._attempt
-        if attempt is None or not attempt.stands_by or not attempt.is_promised or not self._wanted:
+        if attempt is None or not attempt.stands_by or not self._wanted:
+            return
+        overtaken = attempt.ballot < at.acceptor.promised
+        if not attempt.is_promised:
+            if not overtaken and attempt.needed - len(attempt.promises) == 1:
+                self._promise_too(attempt)
             return
         attempt.stands_by = False
-        overtaken = attempt.ballot != at.acceptor.promised
         if overtaken or at.now.mono_ms - attempt.started_ms > at.setup.times.stand_by_ms:
             self._attempt = None
         else:
@@ -104,9 +108,9 @@ class Voting:
         """Ask the others for a new ballot, and promise it oneself while they do.
 
         Who just decided `stands_by` for the next slot: what comes next often comes through the same node, and then
-        needs votes only. It costs nothing: promises are asked for once a slot either way. The own promise is durable
-        before it counts. A process that ends before that asks again with another ballot: every ballot names the
-        process's nonce.
+        needs votes only. It costs nothing: promises are asked for once a slot either way. Then the own promise is given
+        only if the others' are no majority by the time something waits: mostly it is not needed. It is durable before it
+        counts. A process that ends before that asks again with another ballot: every ballot names the process's nonce.
         """
         at = self._at
         ballot = at.promised_above()
@@ -118,7 +122,13 @@ class Voting:
             at.open_slot, at.ledger.position.era, ballot, voters, voters_digest(voters), at.now.mono_ms, stands_by
         )
         at.to_other_voters(Prepare(attempt.slot, ballot, at.ledger.position))
-        effects, promise = at.acceptor.promise(ballot)
+        if not stands_by or len(voters) == 1:
+            self._promise_too(attempt)
+
+    def _promise_too(self, attempt: Attempt) -> None:
+        """Add the proposer's own promise."""
+        at = self._at
+        effects, promise = at.acceptor.promise(attempt.ballot)
         at.out += effects
         if attempt.add_promise(promise, at.now, at.acceptor.accepted):
             self._promised(attempt)
@@ -171,7 +181,7 @@ class Voting:
 
     def _propose(self, attempt: Attempt) -> None:
         at = self._at
-        if attempt.ballot != at.acceptor.promised:
+        if attempt.ballot < at.acceptor.promised:
             self._attempt = None
             return
         found = attempt.accepted
@@ -206,7 +216,7 @@ class Voting:
         at = self._at
         barriers: list[Effect] = []
         missing = attempt.needed - len(attempt.votes)
-        if missing == 1 and at.acceptor.voter not in attempt.votes and at.acceptor.promised == attempt.ballot:
+        if missing == 1 and at.acceptor.voter not in attempt.votes and at.acceptor.promised <= attempt.ballot:
             assert attempt.proposal is not None
             barriers, vote = at.acceptor.accept(
                 attempt.proposal, attempt.decision, attempt.material, attempt.grounds, attempt.voters_digest

@@ -266,7 +266,8 @@ class ChainChecker:
                 self._proposed_ms.setdefault(key, self._world.now_ms)
                 self.first_proposed_ms.setdefault(proposal.digest, self._world.now_ms)
                 self._once(self._proposals, key, proposal.digest)
-                self._durable(near, proposal.ballot, proposal.slot, NO_BALLOT, -1)
+                # Others' promises may be enough: the ballot is unique by its process's nonce, not by the disk.
+                self._durable(near, NO_BALLOT, proposal.slot, NO_BALLOT, -1)
             case Commit():
                 host = self._world.host_of(near)
                 rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})

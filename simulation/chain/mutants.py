@@ -308,6 +308,22 @@ def _wrong_state_hash() -> Sequence[Patch]:
     return [(Ledger, "_judge", lax), (Ledger, "draft", wrong)]
 
 
+def _endless_yield() -> Sequence[Patch]:
+    """A voter that left a command to who holds promises never takes it up itself."""
+    tick, forwards = Clients.tick, Clients._forwards
+
+    def patient(self: Clients) -> None:
+        for pending in self._pending.values():
+            if pending.yields_until_ms:
+                pending.yields_until_ms = 1 << 60
+        tick(self)
+
+    return [
+        (Clients, "tick", patient),
+        (Clients, "_forwards", lambda self, pending: not pending.yields_until_ms and forwards(self, pending)),
+    ]
+
+
 def _own_clock() -> Sequence[Patch]:
     """A decision carries its proposer's clock, and no voter compares it with its own."""
     return [
@@ -362,6 +378,7 @@ MUTANTS = (
     Mutant("no-fetch", "nobody catches up", _no_fetch),
     Mutant("unverified-certificate", "entries are believed without a majority", _unverified_certificate),
     Mutant("wrong-state-hash", "state hashes are not compared", _wrong_state_hash),
+    Mutant("endless-yield", "a command is left for ever to who holds promises", _endless_yield),
     Mutant("own-clock", "a decision carries its proposer's clock, unchecked", _own_clock),
     Mutant(
         "forks-unexamined",

@@ -124,15 +124,28 @@ def test_state_writes_share_one_commit_at_the_first_place_and_votes_keep_their_b
     first = Persist(Store.STATE, (Write("a", b"1", b""),))
     second = Persist(Store.STATE, (Write("a", b"2", b""),))
     vote = Persist(Store.VOTE, (Write("v", b"1", b""),))
-    shared = share_commits([Notify(1), first, Send(PEER, 1), vote, second, Send(PEER, 2), vote])
+    fence, voted = Persist(Store.FENCE, (Write("fence", b"0", b"f"),)), Persist(Store.VOTE, vote.writes + vote.writes)
+    shared = share_commits([Notify(1), first, Send(PEER, 1), vote, second, Send(PEER, 2), vote, fence, vote, fence])
     assert shared == [
         Notify(1),
         Persist(Store.STATE, first.writes + second.writes),
         Send(PEER, 1),
-        vote,
+        voted,
         Send(PEER, 2),
+        fence,
         vote,
+        fence,
     ]
+
+
+def test_a_fence_ends_what_a_commit_of_votes_may_hold_and_no_commit_holds_two_statements() -> None:
+    fence = Persist(Store.FENCE, (Write("fence", b"0", b"f"),))
+    entry, promise, vote = (Persist(Store.VOTE, (Write("t", name, b""),)) for name in (b"entry", b"promise", b"vote"))
+    effects = [entry, Notify("stored"), promise, fence, Send(PEER, "promised"), vote, fence, Send(PEER, "voted")]
+    both = Persist(Store.VOTE, entry.writes + promise.writes)
+    assert share_commits(effects) == [
+        both, Notify("stored"), fence, Send(PEER, "promised"), vote, fence, Send(PEER, "voted"),
+    ]  # fmt: skip
 
 
 class Counting:
@@ -155,7 +168,8 @@ class Counting:
         await self.disk.wait()
         if self.broken:
             raise StorageError("the disk failed")
-        self.durable = max(self.durable, *(int.from_bytes(effect.writes[0].value or b"", "big") for effect in effects))
+        values = [write.value or b"" for effect in effects for write in effect.writes]
+        self.durable = max(self.durable, *(int.from_bytes(value, "big") for value in values))
 
 
 async def test_who_waits_for_the_pump_reads_nothing_that_is_not_durable_however_much_there_is_to_do() -> None:
