@@ -18,6 +18,7 @@ import msgspec
 
 from node.errors import ConfigError
 from protocols.records.sites import valid_site_name
+from runtime.native.choice import Wanted
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108  what is made in it has mode 0700, and is refused if another owns it
 SOCKET_PATH_MAX_BYTES = 103
@@ -92,7 +93,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     several nodes of one user share; by default a node has its own. `local_only` has the ingress refuse hosts and origins
     of other machines, for a node on a developer's. `backup` has apps' data backed up by a schedule. `acme` is the table of
     that name, by default none. `ingress_names` are the DNS names or IP addresses at which visitors reach this node, as
-    `freehold dns` prints them; by default the hosts of its mesh addresses.
+    `freehold dns` prints them; by default the hosts of its mesh addresses. `engine` is what serves
+    apps: "python", "native" or "auto", which is Python as long as the native engine is new.
     """
 
     name: str
@@ -112,6 +114,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smoke_ahead: bool = False
     compiled: str = ""
     local_only: bool = False
+    engine: Wanted = "auto"
     peers: tuple[str, ...] = ()
     backup: BackupConfig | None = None
     ingress_names: tuple[str, ...] = ()
@@ -176,7 +179,9 @@ def write_config(folder: Path, config: NodeConfig) -> None:
     """Write DATA/node.toml for the first time."""
     lines = ["# One node's settings; see `freehold node run --help`. Restart the node after a change.\n"]
     for name, value in msgspec.to_builtins(config).items():
-        if name in {"peers", "backup", "acme", "ingress_names"} and not value:
+        if (name in {"peers", "backup", "acme", "ingress_names"} and not value) or (
+            name == "engine" and value == "auto"
+        ):
             continue  # what a release before it does not know is written only where it is used
         text = msgspec.json.encode(value).decode()
         lines.append(f"{name} = {text}\n")

@@ -346,6 +346,7 @@ def _pool_settings(place: NodePlace) -> PoolSettings:
         drain_grace_ms=config.drain_s * 1000,
         orphan_limit_s=config.orphan_s,
         ingress=IngressSettings(local_only=config.local_only),
+        engine=config.engine,
     )
 
 

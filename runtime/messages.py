@@ -21,7 +21,7 @@ import msgspec
 
 from runtime.spec import AppSpec
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 """Raised with every change of a message; a daemon drains and replaces workers that speak another version."""
 
 FRAME_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -190,7 +190,8 @@ class AppStatus(msgspec.Struct, frozen=True):
     `latency_buckets[i]` counts answers for which a guest was asked, if that took less than 2**i * 64 us (and not less
     than half of it); the last one has no upper bound. `outcomes` is by kind, plus `refused` (queue full) and `expired`
     (deadline passed in the queue). `statuses` counts answers by class ("2xx"), the node's own for this app included, in
-    the same moment as latencies; `log_lines_dropped` counts what the app's log allowance did not let through.
+    the same moment as latencies; `log_lines_dropped` counts what the app's log allowance did not let through. `engine` is
+    "native" where the native engine serves its plain requests.
     """
 
     key: str
@@ -203,10 +204,14 @@ class AppStatus(msgspec.Struct, frozen=True):
     latency_buckets: tuple[int, ...]
     latency_sum_us: int
     log_lines_dropped: int
+    engine: str = "python"
 
 
 class Status(msgspec.Struct, frozen=True, tag="Status"):
-    """One worker's counters; `refused` counts requests that reached no app, by the problem's name."""
+    """One worker's counters; `refused` counts requests that reached no app, by the problem's name.
+
+    `engine` is what serves in it, `engine_reason` why not the native one.
+    """
 
     number: int
     pid: int
@@ -218,6 +223,8 @@ class Status(msgspec.Struct, frozen=True, tag="Status"):
     logs_dropped: int
     refused: dict[str, int]
     apps: tuple[AppStatus, ...]
+    engine: str = "python"
+    engine_reason: str = ""
 
 
 class JobDone(msgspec.Struct, frozen=True, tag="JobDone"):

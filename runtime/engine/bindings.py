@@ -246,10 +246,10 @@ class RawFunc:
 class RawComponent:
     """A compiled component with a filled linker, and the way to one of its exports."""
 
-    __slots__ = ("_component", "_keep", "_linker")
+    __slots__ = ("_keep", "_linker", "component")
 
     def __init__(self, component: Any, linker: Any, keep: list[Any]) -> None:
-        self._component = component
+        self.component = component
         self._linker = linker
         self._keep = keep
 
@@ -257,15 +257,15 @@ class RawComponent:
         """Return the index of function `name`, in the exported instance `instance` or at the top; None if absent."""
         parent: int | None = None
         if instance is not None:
-            parent = _get_index(_address(self._component), None, instance.encode(), len(instance.encode()))
+            parent = _get_index(_address(self.component), None, instance.encode(), len(instance.encode()))
             if not parent:
                 return None
-        return _get_index(_address(self._component), parent, name.encode(), len(name.encode())) or None
+        return _get_index(_address(self.component), parent, name.encode(), len(name.encode())) or None
 
     def instantiate(self, store: RawStore) -> Any:
         """Return the raw instance; runs the guest's start functions. Raises WasmError."""
         instance = _bindings.wasmtime_component_instance_t()
-        error = _instantiate(_address(self._linker), store.context, _address(self._component), ctypes.byref(instance))
+        error = _instantiate(_address(self._linker), store.context, _address(self.component), ctypes.byref(instance))
         if error:
             raise error_from(error)
         return instance

@@ -138,6 +138,11 @@ class GuestLog:
         if surplus > 0:
             del self._kept[:surplus]
 
+    def write_beyond(self, last: bytes, dropped: int) -> None:
+        """Add the end of what lay beyond the call's share, of which `dropped` bytes before it are gone already."""
+        self._keep(last)
+        self._dropped += dropped
+
     def entry(self, level: str, context: str, message: str) -> None:
         """Emit one structured entry, cut to the line limit, within the call's share."""
         entry = level, context[: self._line_max_bytes], message[: self._line_max_bytes]

@@ -75,6 +75,7 @@ class ClientConnection(asyncio.Protocol):
         "_answering",
         "_broken",
         "_current",
+        "_early",
         "_ended_s",
         "_exchange",
         "_next",
@@ -82,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
         "_parsing",
         "_pending",
         "_ticket",
+        "_waited_s",
         "blocked_since_s",
         "client",
         "closing",
@@ -94,8 +96,11 @@ class ClientConnection(asyncio.Protocol):
         "transport",
     )  # fmt: skip
 
-    def __init__(self, ingress: Front) -> None:
+    def __init__(self, ingress: Front, early: bytes = b"", waited_s: float = 0.0) -> None:
+        """Take the front door, and for a connection that another engine began: what it read, and how long that took."""
         self.ingress = ingress
+        self._early = early
+        self._waited_s = waited_s
         self._parser = RequestParser(self, ingress.settings)
         self._pending: deque[Incoming | IngressProblem] = deque()
         self._parsing: Incoming | None = None
@@ -123,6 +128,10 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         secure = transport.get_extra_info("sslcontext") is not None
         self.client = client_of(transport.get_extra_info("peername"), self.ingress.proxies, secure=secure)
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
+            self.phase_since_s -= self._waited_s
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; stop at the first fault and answer it."""

@@ -78,6 +78,14 @@ class Runner(Protocol):
         ...
 
 
+class EngineCounts(Protocol):
+    """Counters that another engine keeps of an app."""
+
+    def add_to(self, status: AppStatus) -> AppStatus:
+        """Return `status` with them."""
+        ...
+
+
 class TicketState(Enum):
     """Where a ticket stands."""
 
@@ -108,7 +116,9 @@ class HostedApp:
     what visitors were answered: `statuses` and latencies, of one answer together.
     """
 
-    def __init__(self, key: str, digest: str, load: AppLoad, log: AppLog, runner: Runner) -> None:
+    def __init__(self, key: str, digest: str, load: AppLoad, log: AppLog, runner: Runner, plan: object = None) -> None:
+        """Take what the app is and what runs it; `plan` is what another engine is told of it."""
+        self.plan = plan
         self.key = key
         self.digest = digest
         self.load = load
@@ -126,6 +136,8 @@ class HostedApp:
         self.latency_buckets = [0] * LATENCY_BUCKETS
         self.latency_sum_us = 0
         self.on_idle: Callable[[], None] | None = None
+        self.native: EngineCounts | None = None
+        """Of the native engine, where it serves this app too."""
 
     def answered(self, status: int, latency_s: float | None) -> None:
         """Count one answer (loop only); `latency_s` is from its coming to the guest's end, None where no guest was asked."""
@@ -137,7 +149,7 @@ class HostedApp:
 
     def status(self) -> AppStatus:
         """Return the counters as they are now; `Dispatcher.look` calls it under the lock."""
-        return AppStatus(
+        status = AppStatus(
             key=self.key,
             app=self.spec.app,
             requests=self.requests,
@@ -149,6 +161,7 @@ class HostedApp:
             latency_sum_us=self.latency_sum_us,
             log_lines_dropped=self.log.dropped_total,
         )
+        return self.native.add_to(status) if self.native is not None else status
 
 
 def latency_bucket(latency_us: int) -> int:

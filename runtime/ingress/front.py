@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from runtime.ingress.certificates import CertificateError, Certificates
 from runtime.ingress.connection import ClientConnection, Phase
@@ -50,6 +50,19 @@ ACCESS_BYTES_PER_S: Final = 512 * 1024.0
 PATH_LOGGED_MAX_CHARS: Final = 256
 
 
+class Beside(Protocol):
+    """Another engine that accepts connections in this worker, and tells the load of both."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections that it holds."""
+        ...
+
+    def set_others(self, count: int) -> None:
+        """Hear how many are held here."""
+        ...
+
+
 class Ingress:
     """See the module. All methods but `__init__` belong to the loop."""
 
@@ -67,6 +80,7 @@ class Ingress:
         secure: tuple[bool, ...] = (),
         certificates: Certificates | None = None,
         load_table: LoadTable | None = None,
+        beside: Beside | None = None,
         slot: int = 0,
         runtime_folder: Path = Path(),
     ) -> None:
@@ -89,6 +103,7 @@ class Ingress:
         self._connections: dict[ClientConnection, None] = {}
         self._opening = 0
         self._load_table = load_table
+        self._beside = beside
         self._slot = slot
         self._stepped_back_s = 0.0
         self._date = DateField()
@@ -104,6 +119,11 @@ class Ingress:
         """Swap the routing table and begin to accept if not yet; requests under way finish with their app."""
         self.routes = routes
         self._resume_accepting()
+
+    @property
+    def access_log(self) -> AppLog:
+        """The log of requests."""
+        return self._log
 
     async def drain(self, grace_s: float) -> bool:
         """Accept nothing more and wait for what is under way; whether all of it ended within `grace_s`."""
@@ -165,13 +185,16 @@ class Ingress:
                 self.loop.add_reader(listener.fileno(), self._accept, listener)
 
     def _tell_load(self) -> None:
-        if self._load_table is not None:
+        if self._beside is not None:
+            self._beside.set_others(self.connections)
+        elif self._load_table is not None:
             full = self.draining or self.connections >= self.settings.connections_max
             self._load_table.set(self._slot, CLOSED if full else self.connections)
 
     def _step_back(self) -> bool:
         """Whether another worker ought to take the next connection; this one then tries again a moment later."""
-        if self._load_table is None or self._load_table.least() >= self.connections:
+        held = self.connections + (self._beside.connections if self._beside is not None else 0)
+        if self._load_table is None or self._load_table.least() >= held:
             return False
         now_s = self.loop.time()
         if now_s - self._stepped_back_s < 4 * STEP_BACK_S:
@@ -208,8 +231,14 @@ class Ingress:
             self._pause_accepting()
         self.tasks.create_task(self._serve(accepted, secure=listener.fileno() in self._secure))
 
-    async def _serve(self, accepted: socket.socket, *, secure: bool) -> None:
-        connection = ClientConnection(self)
+    def adopt(self, accepted: socket.socket, early: bytes, waited_s: float) -> None:
+        """Go on with a connection that another engine accepted: what it read, and how long that request has been coming."""
+        self._opening += 1
+        self._tell_load()
+        self.tasks.create_task(self._serve(accepted, secure=False, early=early, waited_s=waited_s))
+
+    async def _serve(self, accepted: socket.socket, *, secure: bool, early: bytes = b"", waited_s: float = 0.0) -> None:
+        connection = ClientConnection(self, early, waited_s)
         context = self._certificates.front if secure and self._certificates is not None else None
         if secure and self.proofs.proof_open() and await offers_proof(accepted):
             context = self.proofs.proof_context() or context

@@ -63,6 +63,11 @@ def _answers(path: Path) -> bool:
         return True
 
 
+def is_plain(address: str) -> bool:
+    """Whether an address is one of TCP, without TLS."""
+    return not address.startswith((UNIX_PREFIX, TLS_PREFIX))
+
+
 def address_of(listener: socket.socket) -> str:
     """Return the address text of a bound socket."""
     name = listener.getsockname()

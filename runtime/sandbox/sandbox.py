@@ -85,6 +85,11 @@ class LoadedApp:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def linked(self) -> Linked | PublicComponent | None:
+        """What its instances are made of; None for a core module."""
+        return self._linked
+
     def prepare(self) -> Outcome:
         """Make the instances that wait for requests; `Completed`, or why none can be made."""
         while len(self._ready) < self.spec.instances_ready and not self._closed:

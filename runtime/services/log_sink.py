@@ -219,6 +219,12 @@ class AppLog:
             self.dropped_total += 1
             return False
 
+    def leave_out(self, count: int) -> None:
+        """Count lines that were never made because nobody would have read them."""
+        with self._lock:
+            self._dropped += count
+            self.dropped_total += count
+
     def flush_dropped(self) -> None:
         """Say how many lines were dropped, if any; called now and then so that a fallen-silent app's count is told."""
         with self._lock:

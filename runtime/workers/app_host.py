@@ -17,6 +17,8 @@ from runtime.engine.guest import CAPTURE_MAX_BYTES
 from runtime.exchange import Exchange
 from runtime.ingress.dispatch import HostingError, outcome_kind
 from runtime.messages import AppLoad, JobDone, RunJob
+from runtime.native.plan import NativePlan, NotNative
+from runtime.native.plan import plan as native_plan
 from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.providers import ProviderError, Providers
@@ -54,8 +56,11 @@ class ThreadLog:
 class SandboxApp:
     """A `Runner` over one loaded app; `let_go` gives its lane's stores back."""
 
-    def __init__(self, app: sandbox.LoadedApp, log: ThreadLog, let_go: Callable[[], None]) -> None:
+    def __init__(
+        self, app: sandbox.LoadedApp, log: ThreadLog, let_go: Callable[[], None], plan: NativePlan | NotNative
+    ) -> None:
         self._app = app
+        self.plan = plan
         self._log = log
         self._let_go = let_go
 
@@ -110,6 +115,7 @@ class SandboxHost:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._data_folder = Path(settings.data_folder)
+        self._native = settings.choice().module
         self._outbound = Outbound()
         self._lanes: dict[str, LaneServices] = {}
         """Only of lanes that are loaded: a store that stayed open outlives the decision that put it on this node."""
@@ -128,9 +134,10 @@ class SandboxHost:
         except BaseException:
             self._let_go(stores)
             raise
-        if load.spec.kind == "http":
+        plan = native_plan(app, self._native) if self._native is not None else NotNative("Python serves in this worker")
+        if load.spec.kind == "http" and isinstance(plan, NotNative):
             app.prepare()  # a failure shows again, with its outcome, in the first request
-        return SandboxApp(app, thread_log, partial(self._let_go, stores))
+        return SandboxApp(app, thread_log, partial(self._let_go, stores), plan)
 
     def _hold(self, stores: str) -> LaneServices:
         with self._lock:

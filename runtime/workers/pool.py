@@ -44,6 +44,7 @@ from runtime.messages import (
     Unload,
     WorkerRoute,
 )
+from runtime.native.choice import Wanted
 from runtime.workers.link import WorkerLink, WorkerRefusedError, greeted
 from runtime.workers.settings import LOAD_TABLE, WorkerSettings, control_path
 
@@ -85,7 +86,7 @@ class PoolSettings:
     if it `shares_certificates`.
 
     `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps' stores. `orphan_limit_s`
-    is how long workers serve on without a daemon.
+    is how long workers serve on without a daemon. `engine` is what serves in them (`runtime/native/choice.py`).
     """
 
     listen: tuple[str, ...]
@@ -101,6 +102,7 @@ class PoolSettings:
     drain_grace_ms: int = 30_000
     orphan_limit_s: float = 600.0
     guest_threads_max: int = 32
+    engine: Wanted = "python"
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "runtime.workers.worker")
 
 
@@ -384,6 +386,7 @@ class WorkerPool:
             proxies=settings.proxies,
             ingress=settings.ingress,
             guest_threads_max=settings.guest_threads_max,
+            engine=settings.engine,
             orphan_limit_s=settings.orphan_limit_s,
             drain_grace_s=settings.drain_grace_ms / 1000,
         )

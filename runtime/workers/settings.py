@@ -11,8 +11,11 @@ from typing import Final, Protocol
 import msgspec
 
 from runtime.ingress.dispatch import GUEST_THREADS_MAX, Runner
+from runtime.ingress.listeners import is_plain
 from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppLoad
+from runtime.native.choice import EngineChoice, Wanted, choose
+from runtime.native.plan import NativePlan, NotNative
 from runtime.services.log_sink import AppLog
 
 LOAD_TABLE: Final = "load"
@@ -35,14 +38,31 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     proxies: tuple[str, ...] = ()
     ingress: IngressSettings = IngressSettings()
     guest_threads_max: int = GUEST_THREADS_MAX
+    engine: Wanted = "python"
     orphan_limit_s: float = 600.0
     drain_grace_s: float = 30.0
+
+    def choice(self) -> EngineChoice:
+        """Return the engine that serves in a worker with these settings."""
+        plain = sum(is_plain(address) for address in self.listeners)
+        return choose(
+            self.engine, plain_listeners=plain, local_only=self.ingress.local_only, proves=self.shares_certificates,
+        )  # fmt: skip
+
+
+class HostRunner(Runner, Protocol):
+    """A runner, and what the native engine is told of its app, or why that does not serve it."""
+
+    @property
+    def plan(self) -> NativePlan | NotNative:
+        """Decided when the app was made ready."""
+        ...
 
 
 class AppHost(Protocol):
     """What the worker needs from the sandbox; `app_host.py` provides it, tests may bring another."""
 
-    def prepare(self, load: AppLoad, log: AppLog) -> Runner:
+    def prepare(self, load: AppLoad, log: AppLog) -> HostRunner:
         """Make one app ready to answer requests or run jobs; blocking. Raises `LoadError`."""
         ...
 

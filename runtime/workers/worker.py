@@ -29,7 +29,7 @@ from runtime.core_dumps import forbid_dumps
 from runtime.ingress.certificates import Certificates
 from runtime.ingress.dispatch import Dispatcher, HostedApp, HostingError
 from runtime.ingress.front import Ingress
-from runtime.ingress.listeners import TLS_PREFIX
+from runtime.ingress.listeners import TLS_PREFIX, is_plain
 from runtime.ingress.load_table import LoadTable
 from runtime.ingress.proofs import FrontFolder
 from runtime.ingress.request_head import Identifiers
@@ -62,6 +62,8 @@ from runtime.messages import (
     read_request,
     send_greeting,
 )
+from runtime.native.front import NativeFront
+from runtime.native.plan import NativePlan
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
 from runtime.workers.settings import LOAD_TABLE, AppHost, WorkerSettings, control_path
 
@@ -93,6 +95,8 @@ class Worker:
         self._dispatcher = Dispatcher(settings.guest_threads_max)
         self._listeners = [_listening_socket(fd) for fd in settings.listener_fds]
         self._logs = LogBuffer()
+        self._choice = settings.choice()
+        self._native: NativeFront | None = None
         self._releases: dict[str, dict[str, HostedApp]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._connected = 0
@@ -119,11 +123,17 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._native = self._native_front()
+                ours = [
+                    (listener, address)
+                    for listener, address in zip(self._listeners, settings.listeners, strict=True)
+                    if self._native is None or not is_plain(address)
+                ]
                 self._ingress = Ingress(
                     settings=settings.ingress,
                     dispatcher=self._dispatcher,
-                    listeners=self._listeners,
-                    secure=tuple(address.startswith(TLS_PREFIX) for address in settings.listeners),
+                    listeners=[listener for listener, _ in ours],
+                    secure=tuple(address.startswith(TLS_PREFIX) for _, address in ours),
                     certificates=_certificates(settings),
                     proxies=tuple(ip_network(proxy) for proxy in settings.proxies),
                     identifiers=Identifiers(secrets.randbits(128)),
@@ -133,7 +143,9 @@ class Worker:
                     load_table=LoadTable(Path(settings.runtime_folder) / LOAD_TABLE),
                     runtime_folder=Path(settings.runtime_folder),
                     slot=settings.slot,
+                    beside=self._native,
                 )
+                self._start_native(loop)
                 self._tasks = tasks
                 inherited = socket.socket(fileno=settings.control_fd)
                 for service in (
@@ -146,7 +158,7 @@ class Worker:
                     self._serve(service)
                 await self._stop.wait()
                 path.unlink(missing_ok=True)
-                await self._ingress.drain(self._grace_s)
+                await self._drain()
                 await self._send_logs()
                 for task in tuple(self._service):
                     task.cancel()
@@ -154,6 +166,44 @@ class Worker:
             path.unlink(missing_ok=True)
             control.close()
             self._dispatcher.stop()
+
+    # --- the native engine --------------------------------------------------------------------------------------------
+
+    def _native_front(self) -> NativeFront | None:
+        if self._choice.module is None:
+            return None
+        settings = self._settings
+        return NativeFront(
+            self._choice.module,
+            settings.ingress,
+            guests_max=settings.guest_threads_max,
+            proxies=settings.proxies,
+            load_table=str(Path(settings.runtime_folder) / LOAD_TABLE),
+            slot=settings.slot,
+            access_log=lambda: self._ingress.access_log,
+            adopt=self._adopt,
+        )
+
+    def _adopt(self, accepted: socket.socket, early: bytes, waited_s: float) -> None:
+        self._ingress.adopt(accepted, early, waited_s)
+
+    def _start_native(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._native is not None:
+            plain = [
+                listener
+                for listener, address in zip(self._listeners, self._settings.listeners, strict=True)
+                if is_plain(address)
+            ]
+            self._native.start(plain, loop)
+
+    async def _drain(self) -> None:
+        """Accept nothing more, and let what is under way end, for as long as the grace allows."""
+        end_s = time.monotonic() + self._grace_s
+        if self._native is not None:
+            self._ingress.draining = True  # what is handed over meanwhile ends with its answer
+            await self._native.drain(self._grace_s)
+            self._native.stop(asyncio.get_running_loop())
+        await self._ingress.drain(max(end_s - time.monotonic(), 0.0))
 
     # --- the daemon's side --------------------------------------------------------------------------------------------
 
@@ -195,7 +245,7 @@ class Worker:
             while True:
                 request = await read_request(reader)
                 if isinstance(request, Ping):
-                    self._write(writer, Pong(request.number, self._dispatcher.stuck(time.monotonic())))
+                    self._write(writer, Pong(request.number, self._stuck()))
                 else:
                     self._tasks.create_task(self._obey(request, writer))
         except ControlError:
@@ -206,6 +256,10 @@ class Worker:
             if self._writer is writer:
                 self._writer = None
             writer.close()
+
+    def _stuck(self) -> int:
+        now_s = time.monotonic()
+        return self._dispatcher.stuck(now_s) + (self._native.stuck(now_s) if self._native is not None else 0)
 
     def _write(self, writer: asyncio.StreamWriter, message: FromWorker) -> None:
         if not writer.is_closing():
@@ -260,10 +314,21 @@ class Worker:
         if release.key in self._releases:  # two daemons may ask for the same at once, while one takes over
             await _close(apps)
             return
+        for app in apps.values():
+            self._give_to_native(app)
         self._releases[release.key] = apps
         for name, app in apps.items():
             self._ingress.apps[release.key, name] = app
         _set_aside_lasting_objects()
+
+    def _give_to_native(self, app: HostedApp) -> None:
+        plan = app.plan
+        if self._native is None or not isinstance(plan, NativePlan):
+            return
+        try:
+            self._native.load(app, plan)
+        except RuntimeError:
+            self._ingress.log_defect("native")  # the Python path serves it all the same
 
     async def _prepare(self, release: ReleaseLoad, load: AppLoad) -> HostedApp:
         spec = load.spec
@@ -276,7 +341,7 @@ class Worker:
         except Exception as error:  # a defect of the host must not end a worker that serves other releases
             self._ingress.log_defect("load")
             raise HostingError(f"{spec.app}: {error!r}") from error
-        return HostedApp(release.key, release.digest, load, log, runner)
+        return HostedApp(release.key, release.digest, load, log, runner, runner.plan)
 
     def _activate(self, request: Activate) -> None:
         routes: list[tuple[str | None, str, HostedApp | Elsewhere]] = []
@@ -290,6 +355,8 @@ class Worker:
             routes.append((route.host, route.prefix, app))
         table = RouteTable(routes)
         self._ingress.activate(table)
+        if self._native is not None:
+            self._native.activate(routes)
         self._routed = frozenset(route.key for route in request.routes if route.key)
 
     async def _unload(self, key: str) -> None:
@@ -300,6 +367,8 @@ class Worker:
             raise HostingError(f"routes still name {key}")
         del self._releases[key]
         for app in hosted.values():
+            if self._native is not None:
+                await self._native.unload(app)
             await self._dispatcher.idle(app)
         if jobs := self._jobs.get(key):
             await asyncio.wait(jobs)  # no new ones begin: the release is not loaded any more
@@ -334,10 +403,12 @@ class Worker:
             resident_bytes=_resident_bytes(usage),
             cpu_ms=int((usage.ru_utime + usage.ru_stime) * 1000),
             uptime_ms=int((time.monotonic() - self._started_s) * 1000),
-            connections=self._ingress.connections,
+            connections=self._ingress.connections + (self._native.connections if self._native is not None else 0),
             logs_dropped=self._logs.dropped_total,
             refused=dict(self._ingress.refused),
             apps=self._ingress.dispatcher.look(self._ingress.apps.values()),
+            engine=self._choice.engine,
+            engine_reason=self._choice.reason,
         )
 
     # --- what goes on by itself ---------------------------------------------------------------------------------------
@@ -345,6 +416,8 @@ class Worker:
     async def _flush_logs(self) -> None:
         while True:
             await asyncio.sleep(LOG_FLUSH_S)
+            if self._native is not None:
+                self._native.report()
             await self._send_logs()
 
     async def _send_logs(self) -> None:

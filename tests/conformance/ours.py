@@ -31,17 +31,26 @@ ROOT: Final = CACHE.parent
 
 @dataclass(frozen=True, slots=True)
 class OurServer:
-    """A running pool: where it listens, the process that supervises, the processes that serve."""
+    """A running pool: where it listens, the process that supervises, the processes that serve, the app's engine."""
 
     port: int
     pid: int
     workers: tuple[int, ...]
+    engine: str
 
 
 @contextlib.contextmanager
-def serve_ours(component: Path, *, workers: int = 1, concurrency: int = 8, **spec: Any) -> Iterator[OurServer]:
+def serve_ours(
+    component: Path, *, workers: int = 1, concurrency: int = 8, engine: str = "python", **spec: Any
+) -> Iterator[OurServer]:
     """Serve `component` at every path; `spec` are further fields of its `AppSpec`."""
-    order = {"component": str(component), "workers": workers, "concurrency": concurrency, "spec": spec}
+    order = {
+        "component": str(component),
+        "workers": workers,
+        "concurrency": concurrency,
+        "engine": engine,
+        "spec": spec,
+    }
     command = [sys.executable, "-m", "tests.conformance.ours", json.dumps(order)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -54,7 +63,7 @@ def serve_ours(component: Path, *, workers: int = 1, concurrency: int = 8, **spe
                 errors.seek(0)
                 raise RuntimeError(f"our host did not start:\n{errors.read()[-4000:]}")
             ready = json.loads(line)
-            yield OurServer(ready["port"], process.pid, tuple(ready["workers"]))
+            yield OurServer(ready["port"], process.pid, tuple(ready["workers"]), ready["engine"])
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -79,6 +88,7 @@ async def _serve(order: dict[str, Any]) -> None:
             workers=order["workers"],
             drain_grace_ms=1000,
             orphan_limit_s=5.0,
+            engine=order["engine"],
         )
         pool = WorkerPool(settings, on_logs=_forget)
         stop = asyncio.Event()
@@ -93,8 +103,12 @@ async def _serve(order: dict[str, Any]) -> None:
             limits = AppLimits(concurrency=order["concurrency"], queue_max=1024)
             await pool.load(ReleaseLoad("only", digest, "conformance", (AppLoad(spec, limits),)))
             await pool.activate([WorkerRoute(None, "/", "only", "app")])
-            pids = [slot.pid for slot in pool.slots()]
-            print(json.dumps({"port": int(pool.addresses[0].rpartition(":")[2]), "workers": pids}), flush=True)
+            ready = {
+                "port": int(pool.addresses[0].rpartition(":")[2]),
+                "workers": [slot.pid for slot in pool.slots()],
+                "engine": (await pool.status())[0].apps[0].engine,
+            }
+            print(json.dumps(ready), flush=True)
             await stop.wait()
             await pool.stop()
             await running

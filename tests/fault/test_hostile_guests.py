@@ -17,15 +17,15 @@ import pytest_asyncio
 from runtime.messages import WorkerRoute
 from runtime.workers.pool import PoolError
 from tests.support.runtime.guests import guest, moved, release
-from tests.support.runtime.served import REAL, Served, request, running
+from tests.support.runtime.served import ENGINES, REAL, Served, request, running
 
 MEMORY = 32 * 1024 * 1024
 TIMEOUT_MS = 700
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    async with running(tmp_path_factory.mktemp("served"), command=REAL) as served:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
+async def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with running(tmp_path_factory.mktemp("served"), command=REAL, engine=request.param) as served:
         apps = [
             await guest("hello"),
             await guest("hostile", timeout_ms=TIMEOUT_MS, memory_max_bytes=MEMORY),

@@ -12,14 +12,14 @@ import pytest_asyncio
 
 from runtime.messages import AppLimits
 from tests.support.runtime.ingress_corpus import CASES, FOLLOWING, REFUSED, Case
-from tests.support.runtime.served import Served, request, running, stub_release
+from tests.support.runtime.served import ENGINES, Served, request, running, stub_release
 
 STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    async with running(tmp_path_factory.mktemp("served")) as served:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
+async def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with running(tmp_path_factory.mktemp("served"), engine=request.param) as served:
         limits = AppLimits(request_body_max_bytes=100_000)
         await served.serve(stub_release("r1", "hello", "echo", "describe", "wait", limits=limits))
         yield served

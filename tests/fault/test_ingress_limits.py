@@ -10,7 +10,7 @@ import pytest
 
 from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppLimits
-from tests.support.runtime.served import Served, request, running, stub_release
+from tests.support.runtime.served import ENGINES, Served, request, running, stub_release
 
 QUICK = IngressSettings(
     connections_max=8,
@@ -27,9 +27,9 @@ QUICK = IngressSettings(
 APPS = ("hello", "echo", "describe", "wait", "large", "smuggle", "short", "hang", "unread")
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with running(tmp_path, ingress=QUICK) as served:
+@pytest.fixture(params=ENGINES)
+async def served(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with running(tmp_path, ingress=QUICK, engine=request.param) as served:
         limits = AppLimits(concurrency=2, queue_max=1, request_body_max_bytes=100_000)
         await served.serve(stub_release("r1", *APPS, timeout_ms=2_000, limits=limits))
         yield served

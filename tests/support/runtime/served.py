@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, WorkerRoute
+from runtime.native.choice import Wanted, load_module
 from runtime.spec import AppSpec
 from runtime.workers.pool import PoolSettings, WorkerPool
 
@@ -24,6 +27,10 @@ STUB = (sys.executable, "-P", str(Path(__file__).with_name("stub_worker.py")))
 REAL = (sys.executable, "-P", "-m", "runtime.workers.worker")
 
 ANSWER_TIMEOUT_S = 20.0
+
+_NOT_BUILT = load_module()[1]
+ENGINES = ("python", pytest.param("native", marks=pytest.mark.skipif(bool(_NOT_BUILT), reason=_NOT_BUILT or "built")))
+"""Both engines, for `params`; the native one is skipped, with the reason, where it is not built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +202,7 @@ async def running(
     drain_grace_ms: int = 5_000,
     orphan_limit_s: float = 20.0,
     proxies: tuple[str, ...] = (),
+    engine: Wanted = "python",
     leave: bool = False,
 ) -> AsyncIterator[Served]:
     """Run a pool for the body of the test; `leave` leaves its workers alive for another pool."""
@@ -213,6 +221,7 @@ async def running(
         drain_grace_ms=drain_grace_ms,
         orphan_limit_s=orphan_limit_s,
         proxies=proxies,
+        engine=engine,
         command=tuple(command),
     )
     pool = WorkerPool(settings, on_logs=keep)

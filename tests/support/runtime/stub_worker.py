@@ -12,6 +12,7 @@ from runtime.call import CallCancelled, DeadlinePassed
 from runtime.exchange import Exchange, ResponseHead
 from runtime.ingress.dispatch import HostingError
 from runtime.messages import AppLoad, JobDone, RunJob
+from runtime.native.plan import NotNative
 from runtime.outcome import BodyAborted, Cancelled, Completed, DeadlineExceeded, NoResponse, Outcome
 from runtime.services.log_sink import AppLog
 from runtime.workers.settings import WorkerSettings
@@ -128,6 +129,8 @@ APPS: dict[str, Callable[[Exchange], Outcome]] = {
 
 
 class StubApp:
+    plan = NotNative("a function of Python")
+
     def __init__(self, function: Callable[[Exchange], Outcome], timeout_ms: int) -> None:
         self._function = function
         self._timeout_ms = timeout_ms

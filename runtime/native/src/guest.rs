@@ -1,0 +1,316 @@
+//! One instance's host side: its handles, its call, its log, and why it was stopped.
+//!
+//! The native twin of `runtime/engine/guest.py`; limits are the same. Not here: what host functions do, stores, sockets.
+
+use crate::host::Pending;
+use crate::resources::{OutBody, Resource, ResponseWriter};
+use crate::value::Trap;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Live host objects per instance.
+pub const HANDLES_MAX: usize = 10_000;
+/// Of a call's last lines, kept to tell why a guest trapped.
+const TAIL_MAX_BYTES: usize = 2_000;
+/// Of a call's output beyond its share of log: the end, logged anyway.
+const LAST_LINES_MAX_BYTES: usize = 8 * 1024;
+
+/// Why a call was stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended {
+    /// The guest broke a rule of an interface.
+    Rule(String),
+    Exit(i32),
+    Deadline,
+    Cancelled,
+    /// A defect of the host.
+    Defect(String),
+}
+
+/// What a suspended guest waits for; the loop looks again when it may have come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wait {
+    /// When something becomes ready by itself.
+    pub at: Option<Instant>,
+    /// Whether room for more of the answer would end the wait.
+    pub room: bool,
+}
+
+/// What all guests of an app share.
+#[derive(Debug)]
+pub struct Grants {
+    pub config: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
+    pub response_fields_max: usize,
+    pub response_fields_max_bytes: usize,
+    pub log_call_max_bytes: usize,
+}
+
+/// A request as a guest sees it; its body is whole.
+pub struct Request {
+    pub method: String,
+    pub authority: String,
+    pub target: String,
+    pub fields: Vec<(String, Vec<u8>)>,
+    pub body: Rc<RefCell<RequestBody>>,
+}
+
+/// A whole request body, read from the front.
+#[derive(Default)]
+pub struct RequestBody {
+    pub data: Vec<u8>,
+    pub at: usize,
+}
+
+impl RequestBody {
+    /// Up to `max` bytes; empty only where none are left, or none were asked for.
+    pub fn read(&mut self, max: usize) -> Vec<u8> {
+        let end = self.data.len().min(self.at.saturating_add(max));
+        let piece = self.data[self.at..end].to_vec();
+        self.at = end;
+        piece
+    }
+
+    pub fn drained(&self) -> bool {
+        self.at == self.data.len()
+    }
+}
+
+struct Slot {
+    resource: Resource,
+    parent: u32,
+    children: u32,
+}
+
+/// What a guest wrote to a standard stream in one call, bounded; the log's reader cuts it into lines.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Output {
+    pub head: Vec<u8>,
+    pub last: Vec<u8>,
+    pub dropped: usize,
+}
+
+impl Output {
+    fn write(&mut self, data: &[u8], room: &mut usize) {
+        let (within, beyond) = data.split_at(data.len().min(*room));
+        *room -= within.len();
+        self.head.extend_from_slice(within);
+        self.last.extend_from_slice(beyond);
+        if let Some(surplus) = self.last.len().checked_sub(LAST_LINES_MAX_BYTES) {
+            self.last.drain(..surplus);
+            self.dropped += surplus;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.last.is_empty()
+    }
+}
+
+/// The host side of one instance.
+pub struct Guest {
+    pub grants: Arc<Grants>,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    live: usize,
+    pub deadline: Instant,
+    pub cancelled: bool,
+    pub request: Option<Rc<Request>>,
+    pub writer: Option<Rc<RefCell<ResponseWriter>>>,
+    /// The body of the answer, which ends when the handler returns and still holds it.
+    pub answer_body: Option<Rc<RefCell<OutBody>>>,
+    pub pending: Option<Pending>,
+    pub wait: Option<Wait>,
+    pub ended: Option<Ended>,
+    pub stdout: Output,
+    pub stderr: Output,
+    room: [usize; 2],
+}
+
+impl Guest {
+    pub fn new(grants: Arc<Grants>, deadline: Instant) -> Guest {
+        let room = [grants.log_call_max_bytes; 2];
+        Guest {
+            grants, slots: Vec::new(), free: Vec::new(), live: 0, deadline, cancelled: false, request: None, writer: None,
+            answer_body: None, pending: None, wait: None, ended: None, stdout: Output::default(),
+            stderr: Output::default(), room,
+        }
+    }
+
+    /// Start a call on this instance.
+    pub fn begin(&mut self, deadline: Instant, request: Rc<Request>, writer: Rc<RefCell<ResponseWriter>>) {
+        self.deadline = deadline;
+        self.cancelled = false;
+        self.request = Some(request);
+        self.writer = Some(writer);
+        self.answer_body = None;
+        self.pending = None;
+        self.wait = None;
+        self.ended = None;
+        self.room = [self.grants.log_call_max_bytes; 2];
+    }
+
+    /// The call is over: what it was about is let go of, what the guest still holds stays.
+    pub fn finish(&mut self) -> (Output, Output) {
+        self.request = None;
+        self.writer = None;
+        self.answer_body = None;
+        self.pending = None;
+        self.wait = None;
+        (std::mem::take(&mut self.stdout), std::mem::take(&mut self.stderr))
+    }
+
+    /// Remember why the call ended; the first reason counts.
+    pub fn fail(&mut self, ended: Ended) {
+        self.ended.get_or_insert(ended);
+    }
+
+    /// A tick of the epoch: stop the guest if its call is over.
+    pub fn tick(&mut self) -> Result<(), Trap> {
+        self.check(Instant::now())
+    }
+
+    /// Whether the call may go on.
+    pub fn check(&self, now: Instant) -> Result<(), Trap> {
+        if self.cancelled {
+            return Err(Trap::stop(Ended::Cancelled));
+        }
+        if now >= self.deadline {
+            return Err(Trap::stop(Ended::Deadline));
+        }
+        Ok(())
+    }
+
+    /// Add to a standard stream of this call.
+    pub fn log(&mut self, stderr: bool, data: &[u8]) {
+        let (output, room) =
+            if stderr { (&mut self.stderr, &mut self.room[1]) } else { (&mut self.stdout, &mut self.room[0]) };
+        output.write(data, room);
+    }
+
+    /// The end of standard error, which may say why a guest trapped.
+    pub fn stderr_tail(&self) -> String {
+        let whole = if self.stderr.last.is_empty() { &self.stderr.head } else { &self.stderr.last };
+        String::from_utf8_lossy(&whole[whole.len().saturating_sub(TAIL_MAX_BYTES)..]).into_owned()
+    }
+
+    // --- handles ------------------------------------------------------------------------------------------------------
+
+    /// Keep `resource` for the guest, as a child of `parent` (0: of nothing); return its rep.
+    pub fn give(&mut self, resource: Resource, parent: u32) -> Result<u32, Trap> {
+        if self.live >= HANDLES_MAX {
+            return Err(Trap::new(&format!("more than {HANDLES_MAX} live handles")));
+        }
+        if parent != 0 {
+            self.slot_mut(parent)?.children += 1;
+        }
+        self.live += 1;
+        let slot = Some(Slot { resource, parent, children: 0 });
+        if let Some(rep) = self.free.pop() {
+            self.slots[rep as usize - 1] = slot;
+            return Ok(rep);
+        }
+        self.slots.push(slot);
+        Ok(self.slots.len() as u32)
+    }
+
+    fn slot_mut(&mut self, rep: u32) -> Result<&mut Slot, Trap> {
+        let slot = (rep as usize).checked_sub(1).and_then(|index| self.slots.get_mut(index));
+        slot.and_then(Option::as_mut).ok_or_else(|| Trap::new("a handle of nothing"))
+    }
+
+    /// The object of a borrowed handle.
+    pub fn borrow(&mut self, rep: u32) -> Result<&mut Resource, Trap> {
+        Ok(&mut self.slot_mut(rep)?.resource)
+    }
+
+    /// What a resource was made from.
+    pub fn parent(&mut self, rep: u32) -> Result<u32, Trap> {
+        Ok(self.slot_mut(rep)?.parent)
+    }
+
+    /// Remove and return the object of an owned handle; traps while children of it live.
+    pub fn take(&mut self, rep: u32) -> Result<Resource, Trap> {
+        let slot = self.slot_mut(rep)?;
+        if slot.children > 0 {
+            let name = slot.resource.name();
+            return Err(Trap::new(&format!("{name} was given up while a resource made from it is still held")));
+        }
+        let parent = slot.parent;
+        let taken = self.slots[rep as usize - 1].take().expect("it was there a moment ago");
+        self.free.push(rep);
+        self.live -= 1;
+        if parent != 0 {
+            if let Ok(slot) = self.slot_mut(parent) {
+                slot.children -= 1;
+            }
+        }
+        Ok(taken.resource)
+    }
+
+    /// The guest dropped an owned handle.
+    pub fn drop_handle(&mut self, rep: u32) -> Result<(), Trap> {
+        self.take(rep)?.dropped();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn guest() -> Guest {
+        let grants = Grants {
+            config: vec![], environment: vec![], response_fields_max: 10, response_fields_max_bytes: 100,
+            log_call_max_bytes: 10,
+        };
+        Guest::new(Arc::new(grants), Instant::now() + Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_parent_outlives_its_children() {
+        let mut guest = guest();
+        let parent = guest.give(Resource::EmptyInput, 0).unwrap();
+        let child = guest.give(Resource::AlwaysReady, parent).unwrap();
+        assert!(guest.take(parent).is_err());
+        guest.drop_handle(child).unwrap();
+        assert!(guest.take(parent).is_ok());
+        assert!(guest.borrow(parent).is_err());
+        assert!(guest.borrow(0).is_err());
+    }
+
+    #[test]
+    fn handles_are_bounded_and_used_again() {
+        let mut guest = guest();
+        for _ in 0..HANDLES_MAX {
+            guest.give(Resource::EmptyInput, 0).unwrap();
+        }
+        assert!(guest.give(Resource::EmptyInput, 0).is_err());
+        guest.drop_handle(7).unwrap();
+        assert_eq!(guest.give(Resource::AlwaysReady, 0).unwrap(), 7);
+    }
+
+    #[test]
+    fn output_keeps_its_beginning_and_its_end() {
+        let mut guest = guest();
+        guest.log(true, b"0123456");
+        guest.log(true, &[b'x'; 9000]);
+        guest.log(true, b"end");
+        assert_eq!(guest.stderr.head, b"0123456xxx");
+        assert_eq!(guest.stderr.last.len(), LAST_LINES_MAX_BYTES);
+        assert!(guest.stderr_tail().ends_with("xend"));
+        assert_eq!(guest.stderr.dropped, 7 + 9000 + 3 - 10 - LAST_LINES_MAX_BYTES);
+    }
+
+    #[test]
+    fn a_call_ends_at_its_deadline_and_when_it_is_cancelled() {
+        let mut guest = guest();
+        assert!(guest.tick().is_ok());
+        assert_eq!(guest.check(guest.deadline).unwrap_err().ended(), Ended::Deadline);
+        guest.cancelled = true;
+        assert_eq!(guest.tick().unwrap_err().ended(), Ended::Cancelled);
+    }
+}
