@@ -16,6 +16,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "dev": ("cli.commands.project.dev:dev", "serve it here, anew on every save"),
         "build": ("cli.commands.project.build:build", "make its release: components named by digest"),
         "test": ("cli.commands.project.test:test", "run its tests and smoke checks; sign the results"),
+        "wheels": ("cli.commands.project.wheels:wheels", "build packages written in Rust for the sandbox"),
         "diff": ("cli.commands.project.diff:diff", "show what a deploy would change, and the way back"),
     },
     "A change": {

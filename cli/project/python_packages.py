@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,7 +23,9 @@ from typing import Any, Final
 from cli import cache
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
+from cli.project import wheels
 from cli.project.foreign_builds import WHEELS_ONLY, check_requirements
+from cli.project.wheels import WheelRecipe
 
 GUEST_PYTHON: Final = "3.14"
 PIP_TIMEOUT_S: Final = 600
@@ -64,7 +67,7 @@ UNUSABLE: Final[Mapping[str, str]] = {
         f"it needs a database connection; {STORE}",
     ),
     **dict.fromkeys(("grpcio",), f"it needs sockets; {FETCH}"),
-    **dict.fromkeys(("numpy", "pandas", "scipy", "pillow", "lxml", "cryptography", "orjson", "pydantic-core"),
+    **dict.fromkeys(("numpy", "pandas", "scipy", "pillow", "lxml", "cryptography", "orjson"),
                     "it is native code; use a pure Python library, or build that part as its own component"),
 }  # fmt: skip
 
@@ -89,7 +92,8 @@ class Resolved:
 
 def packages_digest(requirements: bytes) -> str:
     """Return the digest that names the vendored packages of a requirements.txt."""
-    return hashlib.sha256(f"{GUEST_PYTHON}\0{sorted(UNUSABLE)}\0{ZONES!r}\0".encode() + requirements).hexdigest()
+    rules = f"{GUEST_PYTHON}\0{sorted(UNUSABLE)}\0{wheels.RECIPES.read_text()}\0"
+    return hashlib.sha256(rules.encode() + requirements).hexdigest()
 
 
 def vendor(app: str, requirements: bytes) -> Path:
@@ -153,7 +157,11 @@ def _fetch(app: str, requirements: bytes, target: Path) -> None:
             _pip(app, [*flags, *_platform("any"), *wanted])
         for package in chosen:
             if not package.is_pure:
-                _unpack(_without_native_part(app, package, scratch), target)
+                compiled = _compiled(app, package)
+                _unpack(_without_native_part(app, package, scratch, has_module=compiled is not None), target)
+                if compiled is not None:
+                    recipe, module = compiled
+                    shutil.copy(module, target / f"{recipe.module}{wheels.SUFFIX}")
     if not (target / "tzdata").exists() and (requirements.endswith(ZONES) or _names_zones(target)):
         _pip(app, ["install", "--no-deps", "--no-compile", "--target", str(target), *_platform("any"), "tzdata"])
 
@@ -183,7 +191,9 @@ def _resolve(app: str, listed: Path, report: Path) -> list[Resolved]:
         "--target",
         str(listed.parent / "t"),
     ]
-    _pip(app, [*flags, *_platform(*NATIVE_PLATFORMS), "-r", str(listed)])
+    kept_to = listed.parent / "constraints.txt"
+    kept_to.write_text(wheels.constraints())
+    _pip(app, [*flags, *_platform(*NATIVE_PLATFORMS), "-r", str(listed), "-c", str(kept_to)])
     return resolved(json.loads(report.read_bytes())["install"])
 
 
@@ -225,12 +235,26 @@ def _refuse_unusable(app: str, chosen: list[Resolved]) -> None:
         )
 
 
-def _without_native_part(app: str, package: Resolved, scratch: Path) -> Path:
-    """Return a wheel of `package` without native code: its pure one, or any if the native part is a mere speed-up."""
+def _compiled(app: str, package: Resolved) -> tuple[WheelRecipe, Path] | None:
+    """Return a package's recipe and its module as built on this machine; None if it has no recipe. Raises `BuildError`."""
+    recipe = wheels.recipes().get(package.name)
+    if recipe is None or recipe.version != package.version:
+        return None
+    module = wheels.found(recipe)
+    if module is None:
+        raise BuildError(
+            app, f"{_called(package)} {package.version} is written in Rust, and not yet built for the sandbox on this machine",
+            next_step=f"freehold wheels build {recipe.name}", kind="wheel-missing",
+        )  # fmt: skip
+    return recipe, module
+
+
+def _without_native_part(app: str, package: Resolved, scratch: Path, *, has_module: bool) -> Path:
+    """Return a wheel of `package` for its plain files: its pure one, or any if no native part of it is needed."""
     folder = scratch / package.name
     wanted = f"{package.name}=={package.version}"
     platforms: list[tuple[str, ...]] = [("any",)]
-    if package.name in NATIVE_PART_OPTIONAL:
+    if package.name in NATIVE_PART_OPTIONAL or has_module:
         platforms.append(NATIVE_PLATFORMS)
     for names in platforms:
         done = _run_pip(["download", "--no-deps", "--dest", str(folder), *_platform(*names), wanted])
