@@ -5,8 +5,10 @@ Not here: what is done to a member.
 
 from __future__ import annotations
 
+import asyncio
+
 from cli.access.client import NodeClient
-from cli.errors import UsageError
+from cli.errors import CommandError, UsageError
 from cli.text.table import short
 from cli.text.units import in_words
 from protocols.api_models import MemberView
@@ -35,6 +37,24 @@ class Member(MemberView, frozen=True):
 async def members_of(client: NodeClient) -> tuple[Member, ...]:
     """Return every node the asked one knows."""
     return await client.read(tuple[Member, ...], "/v1/members")
+
+
+async def behind(client: NodeClient, members: tuple[Member, ...]) -> dict[str, int]:
+    """Ask every member that is reached how far its chain is; return by how many decisions each is behind the furthest.
+
+    One that is not reached, or does not answer, is left out.
+    """
+
+    async def slot(node: str) -> int | None:
+        try:
+            return int((await client.get(f"/v1/nodes/{node}"))["slot"])
+        except CommandError:
+            return None
+
+    reached = [one.node for one in members if one.connected]
+    slots = await asyncio.gather(*map(slot, reached))
+    known = {node: at for node, at in zip(reached, slots, strict=True) if at is not None}
+    return {node: max(known.values()) - at for node, at in known.items()}
 
 
 def find_member(members: tuple[Member, ...], text: str) -> Member:

@@ -14,7 +14,7 @@ import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, node_folder, talk
-from cli.access.members import Member, find_member, members_of
+from cli.access.members import Member, behind, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.access.secrets import rows_of
@@ -47,22 +47,30 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 def members(output: Output, context_name: str | None) -> None:
     """List every node, as the asked node sees it.
 
-    `belief` (alive, suspect, down) is that node's own and advisory; `standing` is what a node may do.
+    `belief` (alive, suspect, down) is that node's own and advisory; `standing` is what a node may do. `behind` is by how many
+    decisions a node's chain is behind the furthest, in its own words.
     """
     _, context = home.current_context(context_name)
-    found = talk(context, members_of)
+    found, lag = talk(context, _members_and_lag)
     now_ms = time.time_ns() // 1_000_000
     rows = [
         (
             short(one.node), one.name or "-", ",".join(f"{key}={value}" for key, value in one.labels.items()) or "-",
             one.standing + ("" if one.confirmed else ", unconfirmed") + (", draining" if one.draining else ""),
             _believed(one), "yes" if one.voter else "no", "yes" if one.connected else "no",
-            f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.version or "-", one.expiry(now_ms),
+            str(lag.get(one.node, "-")), f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.version or "-",
+            one.expiry(now_ms),
         )
         for one in found
     ]  # fmt: skip
-    header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "RTT", "VERSION", "")
-    output.result({"members": [builtins_of(one) for one in found]}, table(header, rows))
+    header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "BEHIND", "RTT", "VERSION", "")
+    told = [builtins_of(one) | {"behind": lag.get(one.node)} for one in found]
+    output.result({"members": told}, table(header, rows))
+
+
+async def _members_and_lag(client: NodeClient) -> tuple[tuple[Member, ...], dict[str, int]]:
+    found = await members_of(client)
+    return found, await behind(client, found)
 
 
 def _believed(member: Member) -> str:
