@@ -281,6 +281,11 @@ class NodeCore:
         return self._due_ms
 
     @property
+    def linked(self) -> tuple[PeerId, ...]:
+        """The admitted peers that the machines behind hello were told of."""
+        return tuple(self._linked)
+
+    @property
     def state(self) -> MeshState:
         """What the chain decided, at the head this node holds."""
         state: MeshState = self.chain.state

@@ -15,11 +15,13 @@ from protocols.chain.decision import NOOP, Decided, Decision, Entry, ResetTo, Vo
 from protocols.chain.messages import EntryStored
 from protocols.changes.approvals import Approval, read_approval
 from protocols.changes.statements import STATEMENT_DOMAIN, HealthVerdict, Statement
-from protocols.envelope import DecodeError, Signed, decode, digest
+from protocols.envelope import DecodeError, Signed, decode, digest, encode
 from protocols.keys import peer_id
+from protocols.liveness import Belief
 from protocols.machine import Digest, PeerId, Store, Verifier
 from protocols.refusal import Refusal
 from protocols.rollout.agent import RolloutAgent
+from protocols.rollout.conductor import RolloutStatement
 from protocols.rollout.orders import Reverted, Run, Stop
 from protocols.state.apply import MeshMachine
 from protocols.state.commands import Command, Promote, SignedCommand, Start
@@ -53,7 +55,10 @@ class MeshChecker:
         self.views: Callable[[], Sequence[tuple[Voter, RolloutAgent, MeshState]]] = list
         self.started = 0
         self.promoted = 0
+        self._leaving: set[str] = set()
+        """Hosts that said goodbye and are about to stop."""
         world.observers.append(self._ordered)
+        world.network.send_watchers.append(self._told)
 
     # --- states -------------------------------------------------------------------------------------------------------
 
@@ -219,6 +224,30 @@ class MeshChecker:
             return None
         return peer_id(signed.key), statement
 
+    # --- goodbyes -----------------------------------------------------------------------------------------------------
+
+    def leaves(self, name: str) -> None:
+        """A host was told to say goodbye; it stops soon."""
+        self._leaving.add(name)
+
+    def check_heard(self, peer: PeerId, hearers: Sequence[tuple[str, Belief | None]]) -> None:
+        """Who had a sound link to a node that said goodbye must believe it down; None: it is no member there."""
+        for name, belief in hearers:
+            if belief in (Belief.ALIVE, Belief.SUSPECT):
+                raise Violation("Goodbye", f"{name} believes {peer[-6:]} {belief.value}, which said that it stops")
+
+    def _told(self, near: PeerId, far: PeerId, message: Any) -> None:
+        """Whoever says that it leaves before it took the candidate must not serve it."""
+        if not isinstance(message, RolloutStatement):
+            return
+        found = self._verdict(encode(message.signed))
+        if found is None or found[0] != near or not found[1].leaving or found[1].taken:
+            return
+        name = self._world.host_of(near).name
+        for (host, project, environment), (_, role, _) in self.running.items():
+            if host == name and role == "candidate" and self._rollouts[host, project, environment] == found[1].rollout:
+                raise Violation("Goodbye", f"{name} says that it has not taken a candidate of {project} that it serves")
+
     # --- orders -------------------------------------------------------------------------------------------------------
 
     def _ordered(self, host: Host, event: Any) -> None:
@@ -247,6 +276,8 @@ class MeshChecker:
             if not allowed:
                 raise Violation("AuthorizedRun", f"{host.name} runs {change.hex()[:8]} as {role} of {project}")
         held = self.running.get(key)
+        if role == "candidate" and host.name in self._leaving and (held is None or held[:2] != (change, role)):
+            raise Violation("Goodbye", f"{host.name} takes a candidate of {project} after it said goodbye")
         if held is None or held[:2] != (change, role):
             self.running[key] = (change, role, self._world.now_ms)
             self._rollouts[key] = self._rollout_of(host, project, environment)
@@ -269,6 +300,7 @@ class MeshChecker:
 
     def host_down(self, name: str) -> None:
         """A host stopped: it serves nothing."""
+        self._leaving.discard(name)
         for key in [key for key in self.running if key[0] == name]:
             del self.running[key]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from protocols import liveness
 from protocols.rollout import agent as agents
 from protocols.rollout import conductor
 from protocols.rollout.agent import RolloutAgent
@@ -17,6 +18,7 @@ from protocols.trust.store import Standing, TrustStore
 from simulation.chain.mutants import Mutant, Patch
 from simulation.mesh.run import KINDS
 
+_LEAVES = ("leave", "leave", "leave", "crash", "isolate")
 _CUTS = ("partition", "isolate", "isolate", "one_way", "crash")
 
 
@@ -110,6 +112,36 @@ def _zombie() -> Sequence[Patch]:
     ]
 
 
+def _goodbye_denies() -> Sequence[Patch]:
+    """A node that stops says of every candidate that it never took it."""
+    leave = RolloutAgent._leave
+
+    def denies(self: RolloutAgent, now: Any) -> Any:
+        for _, _, watch in self._open_stages():
+            watch.health, watch.failed, watch.said = None, "", "pending"
+        return leave(self, now)
+
+    return [(RolloutAgent, "_leave", denies)]
+
+
+def _goodbye_taken_back() -> Sequence[Patch]:
+    """A node that said goodbye goes on taking candidates until its process ends."""
+    leave = RolloutAgent._leave
+
+    def stays(self: RolloutAgent, now: Any) -> Any:
+        beat_ms = self._beat_ms
+        said = leave(self, now)
+        self._leaving, self._beat_ms = False, beat_ms
+        return said
+
+    return [(RolloutAgent, "_leave", stays)]
+
+
+def _goodbye_unheard() -> Sequence[Patch]:
+    """Goodbyes are taken for suspicions like any other."""
+    return [(liveness, "_gone", lambda peer, member: False)]
+
+
 def _stranger_admitted() -> Sequence[Patch]:
     standing = TrustStore.standing
 
@@ -140,6 +172,16 @@ MESH_MUTANTS = (
     Mutant("cohort-ignored", "every pinned node takes the candidate", _cohort_ignored, KINDS, whole=True),
     Mutant("candidate-kept", "a failing candidate is kept until the mesh decides", _candidate_kept, _CUTS, whole=True),
     Mutant("zombie", "an aborted candidate goes on", _zombie, KINDS, whole=True),
+    Mutant("goodbye-denies", "a node that stops denies what it took", _goodbye_denies, _LEAVES, whole=True),
+    Mutant("goodbye-taken-back", "a node that said goodbye takes candidates", _goodbye_taken_back, _LEAVES, whole=True),
+    Mutant(
+        "goodbye-unheard",
+        "goodbyes are suspicions like any other",
+        _goodbye_unheard,
+        ("leave",),
+        whole=True,
+        expects="Goodbye",
+    ),
     Mutant("stranger-admitted", "unknown certificates are good", _stranger_admitted, KINDS, whole=True),
     Mutant(
         "revocation-ignored",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,10 +24,12 @@ from protocols.changes.demands import SOLO, TEAM
 from protocols.changes.statements import HealthVerdict
 from protocols.core import NodeCore
 from protocols.envelope import digest
+from protocols.liveness import Leave
 from protocols.machine import Digest, PeerId
 from protocols.records.gossip import PublishRefused
+from protocols.state.analysis import GOODBYE_RULES
 from protocols.state.apply import MeshMachine
-from protocols.state.commands import Abort, CreateEnvironment, CreateProject, Pause, Promote, Resume, Rollback
+from protocols.state.commands import Abort, CreateEnvironment, CreateProject, Pause, Promote, Resume, Rollback, SetRules
 from protocols.state.exhibits import Rules
 from protocols.state.freshness import View
 from protocols.trust.genesis import decode_genesis
@@ -66,6 +68,11 @@ SCRIPTS = (
     Script(crash_ms=LATE_CRASH_MS), Script(error_ppm=400_000),
     Script(ready_ms=1 << 30),
 )  # fmt: skip
+LEAVE_MS = 500
+"""From the goodbye of a node to the end of its process."""
+LEAVE_SPREAD_MS = 3_000
+"""By when who had a sound link to it knows, slow disks included."""
+CUTS = ("partition", "isolate", "one_way", "rift", "clog")
 HLC_COUNTER_BITS = 16
 LONG_CUTS = ("partition", "isolate", "one_way")
 STRANGER = "x9"
@@ -92,6 +99,9 @@ def mesh_plan(seed: int, kinds: tuple[str, ...] = KINDS, faults_max: int = 10) -
     host_count = source.choice((1, 3, 3, 4, 5))
     safety_ms = source.randrange(20_000, 60_000)
     faults = draw(source, host_count, safety_ms, source.randint(0, faults_max), kinds)
+    # From a stream of their own, so that the other faults of a seed stay what they were.
+    leaves = stream(seed, "leaves")
+    faults += draw(leaves, host_count, safety_ms, leaves.choice((0, 0, 0, 1, 2)), ("leave",))
     patience = source.choice((1, 1, 3, 5))
     return MeshPlan(
         seed=seed,
@@ -147,7 +157,7 @@ class MeshRun(Fleet):
         first = self.chain_checker.first_proposed_ms
         self.checker.proposed_ms = lambda decision, data: first.get(digest(data), 0)
         self.world.observers.append(self._watch_admissions)
-        self.faults = Faults(self.world, {"revoke": self._revoke_host})
+        self.faults = Faults(self.world, {"revoke": self._revoke_host, "leave": self._leave_host})
         self._source = stream(plan.seed, "mesh run")
         self._releases_made = 0
         self._heard: dict[tuple[Digest, int], tuple[bytes, ...]] = {}
@@ -172,6 +182,8 @@ class MeshRun(Fleet):
         self.world.run_until(4_000)
         for action in (CreateProject("shop"), CreateProject("blog"), CreateEnvironment("prod")):
             self.outcome(self.submit(first, action, "admin"), 5_000)
+        if any(fault.kind == "leave" for fault in self.plan.faults):
+            self.outcome(self.submit(first, SetRules(GOODBYE_RULES), "admin"), 5_000)
         self.world.run_until(SETUP_MS)
 
     def safety(self) -> None:
@@ -332,6 +344,40 @@ class MeshRun(Fleet):
             return
         self.revoked.add(name)
         self.revoke("node", self.signers[name].public_key, via)
+
+    def _leave_host(self, fault: Fault) -> None:
+        """Let a node say goodbye and stop, as an orderly stop of its daemon does; it comes back after a while."""
+        host, counts = self.world.hosts[fault.hosts[0]], self.world.counts
+        core = host.machine
+        if not isinstance(core, NodeCore) or host.name in self.revoked:
+            return
+        cuts = sum(counts[f"fault {kind}"] for kind in CUTS)
+        sound = not (self.world.network.cut or self.world.network.faults.loss or host.busy or cuts)
+        hearers = [
+            (name, self.hosts[name].boot_count)
+            for name, other in self._members()
+            if sound and core.node in other.linked and other.node in core.linked
+        ]
+        self.checker.leaves(host.name)
+        host.receive(Leave())
+        self.world.after(LEAVE_MS, self._stop_host, host, host.boot_count, fault.duration_ms)
+        self.world.after(LEAVE_SPREAD_MS, self._check_goodbye, host, host.boot_count, hearers)
+
+    def _stop_host(self, host: Host, boot_count: int, duration_ms: int) -> None:
+        if host.up and host.boot_count == boot_count:
+            host.crash("it said goodbye")
+            self.world.after(max(duration_ms, LEAVE_SPREAD_MS), host.start)
+
+    def _check_goodbye(self, host: Host, boot_count: int, hearers: Sequence[tuple[str, int]]) -> None:
+        if (
+            self.faults.healed
+            or host.boot_count != boot_count
+            or any(self.world.counts[f"fault {kind}"] for kind in CUTS)
+        ):
+            return
+        cores = {name: core for name, core in self._members() if (name, self.hosts[name].boot_count) in hearers}
+        beliefs = [(name, core.liveness.belief(host.peer)) for name, core in cores.items() if not self.hosts[name].busy]
+        self.checker.check_heard(host.peer, beliefs)
 
     def _revoke_again(self) -> None:
         """Let the admin repeat a revocation that nobody holds: the host it was told to died before it was durable (9940)."""

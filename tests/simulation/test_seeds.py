@@ -74,6 +74,14 @@ def test_a_trace_can_be_read() -> None:
     assert any("notify" in line and "EntryStored" in line for line in lines)
 
 
+@pytest.mark.parametrize("name", ["goodbye-denies", "goodbye-taken-back", "goodbye-unheard"])
+def test_a_mutant_of_leaving_is_noticed_at_once(name: str) -> None:
+    mutant = next(mutant for mutant in MESH_MUTANTS if mutant.name == name)
+    found = kill(mutant, 12)
+    assert found is not None
+    assert found.invariant == "Goodbye"
+
+
 @pytest.mark.parametrize("name", ["no-adoption", "volatile-promise", "kept-store-id", "minority-quorum", "stale-read"])
 def test_a_mutant_of_the_chain_is_noticed_at_once(name: str) -> None:
     mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
