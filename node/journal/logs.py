@@ -48,7 +48,7 @@ class LogFilter:
         """Whether a line (one JSON object) is wanted; a line that is none never is."""
         try:
             fields = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
         return (
             (not self.project or fields.get("project") == self.project)
