@@ -18,6 +18,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from cli.change.evidence import Ran
 from cli.dev.compiled import Compiled, app_load, compile_cache
@@ -104,13 +107,15 @@ async def serving(prepared: PreparedRelease) -> AsyncIterator[Serving]:
         on_logs=lambda batch: served.lines.extend(batch.lines),
     )
     running = asyncio.ensure_future(pool.run())
+    held = [prepared, *_as_one_and_as_fresh(prepared)]
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             await pool.started()
-            await pool.load(prepared.load)
+            for one in held:
+                await pool.load(one.load)
             paths = _paths(prepared.effective)
             public = [WorkerRoute(None, path, prepared.key, app) for path, app in paths.items()]
-            await pool.activate([*public, *smoke_routes(prepared)])
+            await pool.activate([*public, *(route for one in held for route in smoke_routes(one))])
         base = f"http://{pool.addresses[0]}"
         where = {app: f"{base}{path.rstrip('/')}" for path, app in reversed(paths.items())}
         yield replace(served, addresses=where)
@@ -180,30 +185,51 @@ async def run_command(command: str, found: Found, serving: Serving, timeout_s: f
     return Ran("test", "host", passed, names, log, {"python": sys.version.split()[0]})
 
 
+def _as_one_and_as_fresh(prepared: PreparedRelease) -> tuple[PreparedRelease, PreparedRelease]:
+    """Return the release as one instance that answers every request, and as a fresh one for each."""
+
+    def held(name: str, instances: Literal["fresh", "reuse"], ready: int) -> PreparedRelease:
+        key = f"{prepared.key}.{name}"
+        apps = [
+            msgspec.structs.replace(load, spec=replace(load.spec, instances=instances, instances_ready=ready))
+            for load in prepared.load.apps
+            if load.spec.kind == "http" and load.spec.instances == "reuse"
+        ]
+        names = {load.spec.app for load in apps}
+        asked = tuple(app for app in prepared.effective.apps if app.name in names)
+        effective = msgspec.structs.replace(prepared.effective, apps=asked)
+        load = msgspec.structs.replace(prepared.load, key=key, apps=tuple(apps))
+        return PreparedRelease(key, prepared.release, effective, load)
+
+    return held("one", "reuse", 1), held("fresh", "fresh", 0)
+
+
 async def run_checks(serving: Serving) -> Ran | None:
-    """Run the smoke checks one by one, each to its end; None if there are none."""
+    """Run the smoke checks one by one, each to its end; None if there are none.
+
+    An app whose instances answer again is asked twice on one instance, and once on a fresh one.
+    """
     checks = serving.prepared.effective.smoke
+    one, fresh = _as_one_and_as_fresh(serving.prepared)
+    again = {app.name for app in one.effective.apps}
     passed: list[str] = []
     failed: list[str] = []
     log: list[str] = []
     for check in checks:
         name = f"{check.app} GET {check.path} {check.status}"
-        alone = Effective(
-            serving.prepared.effective.project, serving.prepared.effective.environment,
-            serving.prepared.effective.apps, (check,),
-        )  # fmt: skip
-        began_s = time.monotonic()
-        try:
-            await run_smoke(
-                serving.socket,
-                PreparedRelease(serving.prepared.key, serving.prepared.release, alone, serving.prepared.load),
-            )
-        except PreparationError as error:
-            failed.append(name)
-            log.append(f"FAILED {name}: {error}")
-        else:
-            passed.append(name)
-            log.append(f"PASSED {name} in {(time.monotonic() - began_s) * 1000:.0f} ms")
+        ways = [(one, ""), (one, ", the same instance again"), (fresh, ", a fresh instance")]
+        failures = 0
+        for prepared, way in ways if check.app in again else [(serving.prepared, "")]:
+            alone = replace(prepared, effective=msgspec.structs.replace(prepared.effective, smoke=(check,)))
+            began_s = time.monotonic()
+            try:
+                await run_smoke(serving.socket, alone)
+            except PreparationError as error:
+                failures += 1
+                log.append(f"FAILED {name}{way}: {error}")
+            else:
+                log.append(f"PASSED {name}{way} in {(time.monotonic() - began_s) * 1000:.0f} ms")
+        (failed if failures else passed).append(name)
     if not checks:
         return None
     return Ran("smoke", "sandbox", not failed, (tuple(passed), tuple(failed)), "\n".join(log), {})
