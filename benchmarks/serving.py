@@ -1,9 +1,10 @@
 """Hello through a real worker pool and through `wasmtime serve`: rate, latency, processor time per request.
 
-The same component files, the same run, alternating rounds (A B A B), medians. Our pool has one worker per core, which
-is its default; `wasmtime serve` has one thread per core by itself. The generator is a C program whose own cost is a
-row. Processor time is that of every process of the server, from /proc. "fresh" is an instance per request, "reuse" one
-for many; `wasmtime serve` is fresh unless the row says otherwise, and a componentize-js component can only be fresh.
+The same component files, the same run, alternating rounds (A B A B), medians. Both engines of ours are asked, the native one
+where it is built. Our pool has one worker per core, which is its default; `wasmtime serve` has one thread per core by
+itself. The generator is a C program whose own cost is a row. Processor time is that of every process of the server, from
+/proc. "fresh" is an instance per request, "reuse" one for many; `wasmtime serve` is fresh unless the row says otherwise,
+and a componentize-js component can only be fresh.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 from benchmarks.load import Load, load
 from benchmarks.processes import cpu_s
 from benchmarks.rows import Row, beside
+from runtime.native.choice import load_module
 from tests.conformance import peer
 from tests.conformance.ours import serve_ours
 from tests.fixtures.build import component
@@ -27,7 +29,11 @@ GUESTS: Final = {"python": "Python", "wsgi": "WSGI", "javascript": "JavaScript",
 CONNECTIONS: Final = (1, 32)
 ROUNDS: Final = 3
 ROUND_S: Final = 1.2
+ENGINES: Final = {"python": ""} if load_module()[0] is None else {"python": "", "native": "native "}
+"""Our engines, and what stands before the names of their rows; the native one where it is built."""
 REUSE_PEER: Final = "1000"
+NATIVE_AIM: Final = {"hello": 1.1, "python": 1.2}
+"""How many times less processor time and latency than `wasmtime serve` the native engine takes, both reusing."""
 FRESH_AIM: Final = {"python": 0.5, "wsgi": 0.5, "javascript": 0.5}
 """Of `wasmtime serve`'s rate, fresh against fresh; with reuse the aim is all of its (fresh) rate."""
 
@@ -57,7 +63,8 @@ def run(quick: bool) -> Iterator[Row]:
             targets = list(start(stack, component(guest), guest, binary))
             samples = rounds(targets, 1 if quick else ROUNDS, ROUND_S / 2 if quick else ROUND_S)
         for connections in CONNECTIONS:
-            mine = {name: samples[name, connections] for name in ("fresh", "reuse") if (name, connections) in samples}
+            modes = ("fresh", "reuse", "native fresh", "native reuse")
+            mine = {name: samples[name, connections] for name in modes if (name, connections) in samples}
             theirs = {
                 name: samples[name, connections] for name in ("peer", "peer reuse") if (name, connections) in samples
             }
@@ -79,8 +86,9 @@ def start(stack: contextlib.ExitStack, file: Path, guest: str, binary: Path | No
     modes = ("fresh",) if guest == "javascript" else ("fresh", "reuse")
     for mode in modes:
         more: dict[str, Any] = {"instances": mode, "memory_max_bytes": 512 << 20}
-        ours = stack.enter_context(serve_ours(file, workers=workers, **more))
-        yield Target(mode, ours.port, (ours.pid, *ours.workers))
+        for engine, prefix in ENGINES.items():
+            ours = stack.enter_context(serve_ours(file, workers=workers, engine=engine, **more))
+            yield Target(prefix + mode, ours.port, (ours.pid, *ours.workers))
     if binary is None:
         return
     theirs = stack.enter_context(peer.wasmtime_serve(binary, file))
@@ -124,9 +132,18 @@ def compare(
                 continue
             other = round(median(map(pick, theirs["peer"])), 1)
             yield beside(title, value, unit, f"{version} serve", other, at_least=aim if what == "requests/s" else None)
-            if mode == "reuse":
+            if mode.endswith("reuse"):
                 again = round(median(map(pick, theirs["peer reuse"])), 1)
-                yield beside(f"{title}, both reusing", value, unit, f"{version} serve, reuse", again)
+                yield both_reusing(f"{title}, both reusing", value, unit, again, f"{version} serve, reuse", mode, guest)
+
+
+def both_reusing(title: str, value: float, unit: str, theirs: float, by: str, mode: str, guest: str) -> Row:
+    """A row beside the peer that reuses too, with the native engine's aim where it has one: less time is better."""
+    row = beside(title, value, unit, by, theirs)
+    aim = NATIVE_AIM.get(guest)
+    if mode != "native reuse" or aim is None or not title.endswith(("CPU, both reusing", "p50, both reusing")):
+        return row
+    return row._replace(aim=f"<= peer / {aim:g}", met=value * aim <= theirs)
 
 
 def scaling(quick: bool) -> Iterator[Row]:

@@ -77,6 +77,14 @@ def sandbox(version: str) -> list[Finding]:
 FULL_STEP = "free some space there; caches may be deleted: DATA/compiled, DATA/throwaway"
 
 
+def engine(wanted: str, why_not: str) -> list[Finding]:
+    """Judge the engine that a node's settings ask for; `why_not` says why the native one cannot serve here."""
+    if wanted != "native" or not why_not:
+        return []
+    text = f"node.toml asks for the native engine, and Python serves: {why_not}"
+    return [Finding(False, text, 'build it with make native, or set engine = "auto" in node.toml')]
+
+
 def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
     """Judge what a node says of itself."""
     found = []

@@ -146,6 +146,8 @@ class Worker:
                     beside=self._native,
                 )
                 self._start_native(loop)
+                engine: dict[str, object] = {"engine": self._choice.engine, "reason": self._choice.reason}
+                self._ingress.access_log.write("info", "worker.engine", "host", engine)
                 self._tasks = tasks
                 inherited = socket.socket(fileno=settings.control_fd)
                 for service in (

@@ -26,6 +26,9 @@ from cli.text.units import counted
 from cli.views import doctor as diagnosis
 from cli.views.endings import ending
 from cli.views.finding import Finding
+from node.config import CONFIG_NAME, read_config
+from node.errors import ConfigError
+from runtime.native.choice import load_module
 
 
 @command("doctor", examples=("freehold doctor", "freehold doctor --data /srv/freehold --json"))
@@ -72,6 +75,7 @@ def _look_at_folder(folder: Path) -> list[Finding]:
     }
     found = diagnosis.permissions(folder.stat().st_mode, modes)
     found += diagnosis.disk(shutil.disk_usage(folder).free, str(folder))
+    found += _look_at_engine(folder)
     damaged = sorted(path.name for path in folder.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm")))
     if damaged:
         found.append(
@@ -80,6 +84,14 @@ def _look_at_folder(folder: Path) -> list[Finding]:
             )
         )
     return found
+
+
+def _look_at_engine(folder: Path) -> list[Finding]:
+    try:
+        wanted = read_config(folder).engine
+    except ConfigError as error:
+        return [Finding(True, str(error), f"edit {folder / CONFIG_NAME}")]
+    return diagnosis.engine(wanted, load_module()[1])
 
 
 def _look_at_keys() -> list[Finding]:

@@ -205,3 +205,11 @@ def test_a_healthy_node_has_no_fault() -> None:
 def test_what_to_look_at_follows_from_the_rule() -> None:
     assert len({cure_of(f"x.{words[0]}", "") for words in CURES}) == len(CURES)
     assert "freehold doctor" in cure_of("records.limit", "")
+
+
+def test_an_engine_that_was_asked_for_and_does_not_serve_is_told() -> None:
+    (found,) = diagnosis.engine("native", "it is not built; run: make native")
+    assert not found.fault
+    assert "it is not built" in found.what
+    assert diagnosis.engine("auto", "it is not built; run: make native") == []
+    assert diagnosis.engine("native", "") == []
