@@ -143,6 +143,7 @@ class Daemon:
                 group.create_task(services.benches.run()),
                 group.create_task(control.workloads.run()),
                 group.create_task(services.relay.run()),
+                group.create_task(services.topics.run()),
                 group.create_task(control.secrets.run(control.audit.note_own)),
                 group.create_task(control.starter.run()),
                 group.create_task(control.schedules.run()),

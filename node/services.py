@@ -42,6 +42,7 @@ from node.mesh.peer_addresses import PeerAddresses, parse_address
 from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
 from node.mesh.request_relay import Forwarding, candidates
+from node.mesh.topic_relay import TopicRelay
 from node.oidc.trusts import Trusts
 from node.serving.app_counts import AppCounts
 from node.serving.data_backups import DataBackups
@@ -104,6 +105,7 @@ class Services:
     fetcher: Fetcher
     benches: SmokeBenches
     relay: Forwarding
+    topics: TopicRelay
     answering: Answering
     room: RoomWatch
     certifier: Certifier | None
@@ -143,7 +145,7 @@ def make_services(
     audit = _audit(mesh, signer, folder, lost)
     starter = _starter(mesh, artifacts, requests, folder, history=history, audit=audit, workloads=workloads)
     is_member = functools.partial(_is_member, core)
-    relay = _relay(mesh, workloads, runtime)
+    relay, topics = _relay(mesh, workloads, runtime), _topics(mesh, runtime)
     filing = Filing(core.records.store, mesh.post)
     data = DataMoves(
         core, transport, requests.submit, history.slot_of,
@@ -174,7 +176,7 @@ def make_services(
         trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
     )  # fmt: skip
     _subscribe(control)
-    return Services(control, fetcher, benches, relay, _answering(control, is_member), _room(control), certifier)
+    return Services(control, fetcher, benches, relay, topics, _answering(control, is_member), _room(control), certifier)
 
 
 def _audit(mesh: Mesh, signer: Signer, folder: Path, lost: str) -> Audit:
@@ -253,6 +255,13 @@ def _relay(mesh: Mesh, workloads: Workloads, runtime: Path) -> Forwarding:
     return Forwarding(
         mesh.transport, workloads, functools.partial(candidates, mesh), functools.partial(_is_member, mesh.core),
         folder=runtime / "workers", ingress=runtime / "ingress.sock",
+    )  # fmt: skip
+
+
+def _topics(mesh: Mesh, runtime: Path) -> TopicRelay:
+    return TopicRelay(
+        mesh.transport, runtime / "workers", peers=mesh.core.hello.admitted,
+        may_publish=functools.partial(_is_member, mesh.core),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class AppSpec:
     `artifact_digest` the hex SHA-256 of the file it was compiled from. `allow_hosts` are "host:port" texts,
     "*.suffix:port" for subdomains. `keyvalue`, `sql` and `blobs` name the stores, databases and containers it may open, in
     `stores`, "PROJECT" or "PROJECT/ENVIRONMENT", so that one environment never sees another's (empty: the project's).
+    `websocket` is the path at which it takes WebSockets, "" for none, `websocket_origins` pages of elsewhere that may open one.
     `environment` is what the guest sees, secrets included. `redacted` are values, by name, that are blotted out of
     what the guest logs. `instances_ready` is how many instances wait ahead of requests.
     """
@@ -46,6 +47,8 @@ class AppSpec:
     sql: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
     stores: str = ""
+    websocket: str = ""
+    websocket_origins: tuple[str, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     redacted: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -114,6 +114,8 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
         keyvalue=app.keyvalue,
         sql=app.sql,
         blobs=app.blobs,
+        websocket=app.websocket or msgspec.UNSET,
+        websocket_origins=app.websocket_origins or msgspec.UNSET,
         config=tuple(sorted(app.config.items())),
         secrets=app.secrets,
     )

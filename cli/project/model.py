@@ -41,6 +41,8 @@ class App:
     keyvalue: tuple[str, ...]
     sql: tuple[str, ...]
     blobs: tuple[str, ...]
+    websocket: str
+    websocket_origins: tuple[str, ...]
     config: Mapping[str, str]
     secrets: tuple[str, ...]
 

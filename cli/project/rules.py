@@ -6,7 +6,7 @@ Every rule complains at the key that breaks it. Not here: what one key may hold 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from cli.project.kinds import MILLISECONDS
@@ -31,7 +31,7 @@ Values = Mapping[str, Any]
 
 CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 UNSCHEDULED = {"wsgi": "a WSGI app", "asgi": "an ASGI app", "static": "a static site"}
-FOR_CODE = ("keyvalue", "allow_hosts", "secrets", "config")
+FOR_CODE = ("keyvalue", "allow_hosts", "secrets", "config", "websocket")
 RESERVED_PREFIX = "/.freehold"
 CONFIG_TOTAL_MAX_BYTES = 64 * 1024
 """All of an app's configuration travels in one control message to each worker."""
@@ -144,16 +144,14 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     for index, route in enumerate(routes):
         if "/" in route and _path_of(route).rstrip("/").startswith(RESERVED_PREFIX):
             complain((*path, "routes", index), "is reserved", f"any path not under {RESERVED_PREFIX}")
-    for index, remote in enumerate(filled["allow_hosts"]):
-        if not 1 <= int(remote.rpartition(":")[2]) <= 65535:
-            complain((*path, "allow_hosts", index), "has a port out of range", "ports 1 to 65535")
-        if address_inside(remote):
-            complain(
-                (*path, "allow_hosts", index), "is an address that no node connects to", "names, and public addresses"
-            )
+    _reachable(filled["allow_hosts"], (*path, "allow_hosts"), complain)
     for secret in filled["secrets"]:
         if secret in filled["config"]:
             complain((*path, "config", secret), "is also the name of a secret of this app")
+    if filled["websocket_origins"] and not filled["websocket"]:
+        complain((*path, "websocket_origins"), "stands without websocket", 'websocket = "/ws"')
+    if schedule and filled["websocket"]:
+        complain((*path, "websocket"), "is for an app with routes")
     if language == "static":
         _no_code(filled, path, complain)
     if sum(len(key) + len(text.encode()) for key, text in filled["config"].items()) > CONFIG_TOTAL_MAX_BYTES:
@@ -172,9 +170,19 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         keyvalue=filled["keyvalue"],
         sql=filled["sql"],
         blobs=filled["blobs"],
+        websocket=filled["websocket"] or "",
+        websocket_origins=filled["websocket_origins"],
         config=filled["config"],
         secrets=filled["secrets"],
     )
+
+
+def _reachable(allow_hosts: Sequence[str], path: Path, complain: Complain) -> None:
+    for index, remote in enumerate(allow_hosts):
+        if not 1 <= int(remote.rpartition(":")[2]) <= 65535:
+            complain((*path, index), "has a port out of range", "ports 1 to 65535")
+        if address_inside(remote):
+            complain((*path, index), "is an address that no node connects to", "names, and public addresses")
 
 
 def _scheduled(language: str, schedule: str, path: Path, complain: Complain) -> None:

@@ -41,6 +41,10 @@ EVIDENCE: Final = Text(
     '"KIND:AGE" or "KIND:AGE:node", such as "smoke:24h:node"; kinds: test, smoke, build',
     r"(?:test|smoke|build):[1-9][0-9]{0,5}(?:s|m|h|d)(?::node)?",
 )
+ORIGIN: Final = Text(
+    'an origin such as "https://www.example.com", or "*" for any',
+    r"\*|https?://[a-z0-9](?:[a-z0-9.-]{0,180}[a-z0-9])?(?::[0-9]{1,5})?",
+)
 HTTP_PATH: Final = Text('a path such as "/"', r"/[^\u0000-\u0020\u007f#]{0,999}")
 
 LANGUAGES: Final = ("python", "wsgi", "asgi", "javascript", "typescript", "static", "component")
@@ -113,6 +117,10 @@ APP_OVERLAY_FIELDS: Final = (
     Field("keyvalue", Listed(NAME), "Key-value stores it may open.", default=[]),
     Field("sql", Listed(NAME), "SQL databases it may open.", default=[]),
     Field("blobs", Listed(NAME), "Containers of blobs it may open.", default=[]),
+    Field(
+        "websocket", HTTP_PATH, "Path at which it takes WebSockets: each message is a call of its `websocket` function."
+    ),
+    Field("websocket_origins", Listed(ORIGIN), "Origins of pages, other than its own, that may open one.", default=[]),
     Field("config", CONFIG, "Values it reads through `wasi:config`; strings only.", default={}),
     Field("secrets", Listed(SECRET_NAME), "Secrets it may read, by name; values never stand here.", default=[]),
 )

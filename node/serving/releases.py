@@ -223,6 +223,8 @@ class Releases:
             keyvalue=app.keyvalue,
             sql=app.sql,
             blobs=app.blobs,
+            websocket=app.socket[0],
+            websocket_origins=app.socket[1],
             stores=f"{effective.project}/{effective.environment}",
             config={**dict(app.config), **secrets},
             redacted=secrets,

@@ -126,6 +126,9 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
     facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
     facts |= {("capabilities", app.name, f"opens container {name}"): "yes" for name in app.blobs}
+    path, origins = app.socket
+    facts |= {("capabilities", app.name, f"takes WebSockets at {path}"): "yes" for path in (path,) if path}
+    facts |= {("capabilities", app.name, f"takes WebSockets from pages of {origin}"): "yes" for origin in origins}
     facts["limits", app.name, "timeout"] = written_ms(app.timeout_ms)
     facts["limits", app.name, "memory_max"] = exact_size(app.memory_max_bytes)
     facts["limits", app.name, "instances"] = app.instances

@@ -17,6 +17,8 @@ from protocols.envelope import DIGEST_BYTES, DecodeError, decode
 EFFECTIVE_MAX_BYTES = 256 * 1024
 APPS_MAX = 64
 VALUES_MAX = 512
+PATH_MAX = 200
+ORIGINS_MAX = 16
 MEMORY_MAX_BYTES = 4 << 30
 TIMEOUT_MAX_MS = 3_600_000
 
@@ -25,7 +27,9 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     """One app: its component (32-byte digest), trigger, limits and grants.
 
     `kind` "http" has routes; "command" and "module" run by `schedule` (cron, five fields) or by hand. `config` pairs
-    are in ascending order of key; `secrets` are names.
+    are in ascending order of key; `secrets` are names. `websocket` is the path at which it takes WebSockets, and
+    `websocket_origins` name pages of elsewhere that may open one; what is not set is not written, so that a configuration
+    without them has the digest it had before they were.
     """
 
     name: str
@@ -42,6 +46,13 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     sql: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
+    websocket: str | msgspec.UnsetType = msgspec.UNSET
+    websocket_origins: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def socket(self) -> tuple[str, tuple[str, ...]]:
+        """Path and origins of its WebSockets, empty for none."""
+        return self.websocket or "", self.websocket_origins or ()
 
 
 class SmokeCheck(msgspec.Struct, frozen=True):
@@ -98,6 +109,13 @@ def _app_problem(app: EffectiveApp) -> str | None:
         return f"app {app.name[:NAME_MAX]!r} has a malformed name or component digest"
     if not 0 < app.timeout_ms <= TIMEOUT_MAX_MS or not 0 < app.memory_max_bytes <= MEMORY_MAX_BYTES:
         return f"app {app.name!r} has a timeout or a memory limit out of bounds"
+    path, origins = app.socket
+    if (
+        (path and (not path.startswith("/") or len(path) > PATH_MAX))
+        or len(origins) > ORIGINS_MAX
+        or (origins and not path)
+    ):
+        return f"app {app.name!r} has a malformed WebSocket path, or too many origins"
     if any(":" in key for key, _ in app.config):
         return f"app {app.name!r} has a configuration key with a colon; those are the node's"
     listed = (app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.blobs, app.routes)

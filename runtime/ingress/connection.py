@@ -9,29 +9,25 @@ accepting, or sweeping for overdue connections (`front.py`); which guest runs (`
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
-from collections.abc import Callable
 from enum import Enum
 from typing import Final, assert_never, cast
 
 from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead, ResponseHead
 from runtime.ingress.answer import GuestAnswer
 from runtime.ingress.dispatch import HostedApp, Ticket
-from runtime.ingress.faces import Carried, Front
-from runtime.ingress.forwarding import Relayed, forward
+from runtime.ingress.faces import Carried, Front, Socket
+from runtime.ingress.forwarding import Relayed, forward, has_been_forwarded
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.proofs import ALPN, HTTP_PREFIX
-from runtime.ingress.request_head import UNIX, Client, GuestRequest, client_of, field_name, guest_request
+from runtime.ingress.request_head import Client, GuestRequest, client_of, field_name, guest_request
 from runtime.ingress.request_parser import RequestParser, StopParsing
 from runtime.ingress.response_head import (
-    BAD_METHOD,
     BODY_TOO_LARGE,
     BUSY,
     FOREIGN_HOST,
     MALFORMED,
-    NO_HOST,
     NO_ROUTE,
     TIMED_OUT,
     IngressProblem,
@@ -39,7 +35,9 @@ from runtime.ingress.response_head import (
     frame_head,
     problem_response,
 )
-from runtime.ingress.routing import Elsewhere, normal_host
+from runtime.ingress.routing import Elsewhere
+from runtime.ingress.target import address_of, is_from_here
+from runtime.ingress.websocket import FORGED_EVENTS, event_problem, is_event_call, serve_socket, wants_socket
 from runtime.outcome import Cancelled, DeadlineExceeded
 
 BODY_HELD_MAX_BYTES: Final = 128 * 1024
@@ -50,12 +48,6 @@ TOLD_AFTER_S: Final = 1.0
 
 ABANDONED_AFTER_S: Final = 3.0
 """A guest that holds its thread this far past its deadline is answered for; the daemon replaces the worker."""
-
-LOCAL_HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]")
-"""Hosts that no name server of elsewhere can lead here: browsers never ask for them (RFC 6761, 6.3)."""
-
-AUTHORITY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%-]+(:[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{0,5})?")
-"""RFC 3986, 3.2, without user information, which no request line or Host field may have."""
 
 
 class Phase(Enum):
@@ -93,6 +85,7 @@ class ClientConnection(asyncio.Protocol):
         "phase",
         "phase_since_s",
         "reading",
+        "socket",
         "transport",
     )  # fmt: skip
 
@@ -109,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
         self._answering: GuestAnswer | None = None
         self._ticket: Ticket | None = None
         self.forwarded: Carried | None = None
+        self.socket: Socket | None = None
         self._next: asyncio.Future[None] | None = None
         self.drained: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -135,6 +129,9 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; stop at the first fault and answer it."""
+        if self.socket is not None:
+            self.socket.feed(data)
+            return
         if self.closing or self._broken or self.phase is Phase.LINGER:
             return
         if self.phase is Phase.IDLE:
@@ -147,11 +144,11 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(refusal.problem)
         else:
             if len(self._pending) > 1 or (self._parsing is not None and self._parsing.held > BODY_HELD_MAX_BYTES):
-                self._stop_reading()
+                self.read_no_more()
 
     def eof_received(self) -> bool:
         """The client sends no more: what it asked for whole is answered all the same. With TLS it is gone."""
-        if self.client.secure or self.closing or self.phase is Phase.LINGER:
+        if self.client.secure or self.closing or self.phase is Phase.LINGER or self.socket is not None:
             return False
         if self._parsing is not None or self._parser.in_head:
             self._refuse(MALFORMED)
@@ -161,6 +158,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: its guest stops, unless it has answered, and `serve` comes to its end."""
         self.closing = True
+        if self.socket is not None:
+            self.socket.lost()
         if self._answering is None or not self._answering.whole:
             self._cancel_current()  # who left with a whole answer takes nothing from the work that goes on behind it
         parsing = self._parsing
@@ -251,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
             if self.ingress.draining or self._ended_s:
                 return False
             self._enter(Phase.HEAD if self._parser.in_head else Phase.IDLE)
-        self._start_reading()
+        self.read_more()
         return True
 
     @property
@@ -284,6 +283,8 @@ class ClientConnection(asyncio.Protocol):
 
         A client that half closed is believed to wait for a while; after that it has left, for the two look alike.
         """
+        if self.socket is not None:
+            self.socket.tick(now_s)
         answering = self._answering
         waited_s = now_s - self._ended_s if self._ended_s else 0.0
         if answering is not None and not answering.begun and waited_s > self.ingress.settings.half_closed_s:
@@ -297,6 +298,8 @@ class ClientConnection(asyncio.Protocol):
 
     def close_idle(self) -> None:
         """Draining: close if nothing is under way; else the connection closes after its answer."""
+        if self.socket is not None:
+            self.socket.restart()
         if not self.busy and self.phase in {Phase.IDLE, Phase.LINGER}:
             self.closing = True
             self.transport.close()
@@ -320,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
         """A fault in the bytes: no more is parsed, and the answer comes after those of earlier requests."""
         self._broken = True
         self._stop_parsing(problem)
-        self._stop_reading()
+        self.read_no_more()
 
     def _stop_parsing(self, problem: IngressProblem) -> None:
         parsing = self._parsing
@@ -338,12 +341,14 @@ class ClientConnection(asyncio.Protocol):
         self._parsing = None
         self._enter(Phase.ANSWER)
 
-    def _stop_reading(self) -> None:
+    def read_no_more(self) -> None:
+        """Leave what the client sends to its own buffers."""
         if self.reading and not self._ended_s and not self.transport.is_closing():
             self.reading = False
             self.transport.pause_reading()
 
-    def _start_reading(self) -> None:
+    def read_more(self) -> None:
+        """Read the client again."""
         if not self.reading and not self._ended_s and not self.transport.is_closing():
             self.reading = True
             self.transport.resume_reading()
@@ -360,7 +365,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._start_reading()
+        self.read_more()
         self._next = self.ingress.loop.create_future()
         await self._next  # until connection_lost; the ingress expires the phase
 
@@ -372,15 +377,19 @@ class ClientConnection(asyncio.Protocol):
         self._enter(Phase.BODY if not incoming.complete else Phase.ANSWER)
         incoming.since_s = time.monotonic()  # a request sent ahead does not pay for those before it
         request = guest_request(incoming.headers, self.client, ingress.identifiers)
-        authority, path, problem = _address(incoming)
+        authority, path, problem = address_of(incoming)
         if problem is None and path.startswith(HTTP_PREFIX) and self._prove(incoming, request, path):
             return incoming.keep_alive and incoming.complete and not ingress.draining
         found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
         if problem is not None:
             incoming.keep_alive = False  # who cannot say where to may be taken otherwise by what stands between
-        elif ingress.settings.local_only and not _from_here(incoming, self.client, authority, ingress.routes.claims):
+        elif ingress.settings.local_only and not is_from_here(incoming, self.client, authority, ingress.routes.claims):
             problem, found = FOREIGN_HOST, None
-        problem = incoming.problem or problem
+        problem = incoming.problem or problem or self._of_socket(incoming, request, found, (authority, path))
+        if problem is None and found is not None and wants_socket(incoming) and _may_be_socket(found):
+            problem = await serve_socket(self, incoming, request, found, (authority, path))
+            if problem is None:
+                return False
         app = found if isinstance(found, HostedApp) else None
         if isinstance(found, Elsewhere):
             ended = problem or await forward(self, incoming, request, found, (authority, path))
@@ -419,6 +428,21 @@ class ClientConnection(asyncio.Protocol):
             closed_s=exchange.closed_s,
         )  # fmt: skip
         return keep_alive
+
+    def _of_socket(
+        self, incoming: Incoming, request: GuestRequest, found: HostedApp | Elsewhere | None, address: tuple[str, str]
+    ) -> IngressProblem | None:
+        """Events of a WebSocket are a node's word: from another node an app hears what it may, from a client nothing."""
+        if found is None or not is_event_call(incoming) or not _may_be_socket(found):
+            return None
+        if isinstance(found, HostedApp) and has_been_forwarded(incoming, self.client.address):
+            return event_problem(found, request.headers, *address)
+        return FORGED_EVENTS
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing came behind the request that is answered."""
+        return not self._pending and not self._parser.in_head
 
     def _prove(self, incoming: Incoming, request: GuestRequest, path: str) -> bool:
         """Answer a certificate authority, if it asks for a challenge that is open; else it is a visitor's request."""
@@ -464,7 +488,7 @@ class ClientConnection(asyncio.Protocol):
                 chunk = incoming.chunks.popleft()
                 incoming.held -= len(chunk)
                 if incoming.held <= BODY_HELD_MAX_BYTES // 2 and len(self._pending) <= 1 and not incoming.problem:
-                    self._start_reading()
+                    self.read_more()
                 if not await body.feed(chunk):
                     incoming.discard = True
                     incoming.chunks.clear()
@@ -550,43 +574,9 @@ def _trailers(incoming: Incoming) -> Headers:
     return tuple((field_name(name), value) for name, value in incoming.trailers)
 
 
+def _may_be_socket(found: HostedApp | Elsewhere) -> bool:
+    return isinstance(found, Elsewhere) or bool(found.spec.websocket)
+
+
 def _too_large(incoming: Incoming, app: HostedApp) -> bool:
     return max(incoming.length or 0, incoming.bytes_in) > app.limits.request_body_max_bytes
-
-
-def _from_here(incoming: Incoming, client: Client, authority: str, claims: Callable[[str], bool]) -> bool:
-    """Whether host and origin of a request are this machine's, or hosts that a route claims: no page of elsewhere has both."""
-    if client.address == UNIX:
-        return True
-    hosts = [authority]
-    for name, value in incoming.headers:
-        if len(name) == 6 and name.lower() == b"origin":
-            scheme, _, origin = value.decode("latin-1").strip().partition("://")
-            if scheme.lower() not in {"http", "https"}:
-                return False  # a page without an origin of its own, or an extension
-            hosts.append(origin)
-    return all(LOCAL_HOST.fullmatch(normal_host(host)) or claims(host) for host in hosts)
-
-
-def _address(incoming: Incoming) -> tuple[str, str, IngressProblem | None]:
-    """Return authority and path with query of a request (RFC 9112, 3.2 and 3.3), or what is wrong with them."""
-    if incoming.method == "CONNECT":
-        return "", "", BAD_METHOD
-    hosts = [value for name, value in incoming.headers if len(name) == 4 and name.lower() == b"host"]
-    if len(hosts) > 1 or (not hosts and not incoming.http_1_0):
-        return "", "", NO_HOST
-    authority = hosts[0].decode("latin-1") if hosts else "localhost"
-    target = incoming.target.decode("latin-1")
-    if "#" in target:
-        return "", "", MALFORMED  # a fragment is never sent (RFC 9112, 3.2)
-    if not target.startswith("/"):
-        if target == "*" and incoming.method == "OPTIONS":
-            return authority, "/", None
-        scheme, separator, rest = target.partition("://")
-        if not separator or scheme.lower() not in {"http", "https"}:
-            return "", "", MALFORMED
-        cut = min((rest.find(mark) for mark in "/?" if mark in rest), default=len(rest))
-        authority, target = rest[:cut], rest[cut:] if rest[cut : cut + 1] == "/" else "/" + rest[cut:]
-    if not AUTHORITY.fullmatch(authority):
-        return "", "", NO_HOST
-    return authority, target, None

@@ -18,6 +18,7 @@ from runtime.ingress.request_head import Client, GuestRequest, Identifiers, Netw
 from runtime.ingress.response_head import IngressProblem
 from runtime.ingress.routing import Elsewhere, RouteTable
 from runtime.ingress.settings import IngressSettings
+from runtime.ingress.topics import Topics
 from runtime.outcome import Outcome
 
 
@@ -33,6 +34,9 @@ class Front(Protocol):
     routes: RouteTable[HostedApp | Elsewhere]
     runtime_folder: Path
     proofs: FrontFolder
+    topics: Topics
+    sockets: int
+    """How many WebSockets there are."""
     draining: bool
 
     def own_fields(self, request_id: str, release: str | None) -> bytes:
@@ -72,6 +76,26 @@ class Carried(Protocol):
         ...
 
 
+class Socket(Protocol):
+    """What a connection has become."""
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the client."""
+        ...
+
+    def lost(self) -> None:
+        """The client is gone."""
+        ...
+
+    def tick(self, now_s: float) -> None:
+        """Hold it to its time limits."""
+        ...
+
+    def restart(self) -> None:
+        """The node stops."""
+        ...
+
+
 class Line(Protocol):
     """A client's connection, as what answers one of its requests sees it."""
 
@@ -81,6 +105,20 @@ class Line(Protocol):
     closing: bool
     client: Client
     forwarded: Carried | None
+    socket: Socket | None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing came behind the request that is answered."""
+        ...
+
+    def read_more(self) -> None:
+        """Read the client again."""
+        ...
+
+    def read_no_more(self) -> None:
+        """Leave what the client sends to its own buffers."""
+        ...
 
     @property
     def ingress(self) -> Front:

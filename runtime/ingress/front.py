@@ -26,6 +26,7 @@ from runtime.ingress.request_head import GuestRequest, Identifiers, Network
 from runtime.ingress.response_head import DateField, IngressProblem
 from runtime.ingress.routing import Elsewhere, RouteTable
 from runtime.ingress.settings import IngressSettings
+from runtime.ingress.topics import Topics
 from runtime.outcome import DeadlineExceeded, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.services.log_sink import Allowance, AppLog, LogBuffer, LogOrigin
 
@@ -93,6 +94,8 @@ class Ingress:
         self.routes: RouteTable[HostedApp | Elsewhere] = RouteTable()
         self.runtime_folder = runtime_folder
         self.proofs = FrontFolder(runtime_folder)
+        self.topics = Topics(runtime_folder)
+        self.sockets = 0
         self.apps: dict[tuple[str, str], HostedApp] = {}
         self.draining = False
         self.refused: Counter[str] = Counter()

@@ -152,6 +152,7 @@ class Worker:
                 inherited = socket.socket(fileno=settings.control_fd)
                 for service in (
                     self._ingress.sweep(),
+                    self._ingress.topics.run(),
                     self._flush_logs(),
                     self._watch_daemon(),
                     self._accept_daemons(control),

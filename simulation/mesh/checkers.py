@@ -21,8 +21,7 @@ from protocols.liveness import Belief
 from protocols.machine import Digest, PeerId, Store, Verifier
 from protocols.refusal import Refusal
 from protocols.rollout.agent import RolloutAgent
-from protocols.rollout.conductor import RolloutStatement
-from protocols.rollout.orders import Reverted, Run, Stop
+from protocols.rollout.orders import Reverted, RolloutStatement, Run, Stop
 from protocols.state.apply import MeshMachine
 from protocols.state.commands import Command, Promote, SignedCommand, Start
 from protocols.state.model import Lane, MeshState, Rollout

@@ -70,3 +70,24 @@ export const config: { values: Record<string, string>; get(key: string, fallback
 type Entry = (message: string, context?: string) => void;
 export const log: { debug: Entry; info: Entry; warn: Entry; error: Entry };
 export const fetch: typeof globalThis.fetch;
+export type SocketEvent =
+  | { kind: "open" }
+  | { kind: "message"; data: string | Uint8Array }
+  | { kind: "close"; code: number };
+
+/** One WebSocket, for as long as one event is handled. */
+export class Socket {
+  readonly id: string;
+  readonly path: string;
+  readonly query: string;
+  readonly headers: Headers;
+  /** One of those that the client offers, to be set when it opens. */
+  protocol: string;
+  send(data: string | Uint8Array): void;
+  close(code?: number, reason?: string): void;
+  subscribe(topic: string): void;
+  unsubscribe(topic: string): void;
+}
+
+/** To all who subscribed to a topic, on every node, or to one socket by its id; at most once. */
+export const sockets: { broadcast(topic: string, data: string | Uint8Array): void; send(id: string, data: string | Uint8Array): void };

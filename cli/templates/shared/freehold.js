@@ -239,3 +239,33 @@ export const log = { debug: entry("debug"), info: entry("info"), warn: entry("wa
 export function fetch(...request) {
   return globalThis.fetch(...request);
 }
+
+/** One WebSocket, for as long as one event is handled; here a test makes its own and looks at what was said. */
+export class Socket {
+  constructor(id = "test", path = "/", query = "", headers = new Headers()) {
+    Object.assign(this, { id, path, query, headers, protocol: "", said: [] });
+  }
+  send(data) {
+    this.said.push(["send", data]);
+  }
+  close(code = 1000, reason = "") {
+    this.said.push(["close", code, reason]);
+  }
+  subscribe(topic) {
+    this.said.push(["subscribe", topic]);
+  }
+  unsubscribe(topic) {
+    this.said.push(["unsubscribe", topic]);
+  }
+}
+
+/** To all who subscribed to a topic; here it is kept in `said`, for a test to look at. */
+export const sockets = {
+  said: [],
+  broadcast(topic, data) {
+    this.said.push([topic, data]);
+  },
+  send(id, data) {
+    this.broadcast(`socket:${id}`, data);
+  },
+};

@@ -19,7 +19,7 @@ try:
 except ImportError:
     IN_SANDBOX = False
 
-__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "blobs", "config", "fetch", "log", "sql", "store"]
+__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "blobs", "config", "fetch", "log", "sockets", "sql", "store"]
 
 
 class FreeholdError(Exception):
@@ -492,6 +492,105 @@ class Response:
         return b"".join(self.pieces())
 
 
+@dataclass(frozen=True)
+class SocketEvent:
+    """What happened to a WebSocket: `kind` is "open", "message" or "close". `data` is a message's text (str) or bytes.
+
+    `code` is why it closed: 1000 and others of RFC 6455, 1006 where the client was lost.
+    """
+
+    kind: str
+    data: str | bytes = b""
+    code: int = 0
+
+
+class Socket:
+    """One WebSocket, for as long as one event is handled. `id` names it to other events; nobody can guess it."""
+
+    def __init__(self, id: str, path: str, query: str, headers: Mapping[str, str]) -> None:
+        self.id, self.path, self.query, self.headers = id, path, query, headers
+        self.protocol = ""
+        """One of those that the client offers (`sec-websocket-protocol`), to be set when it opens."""
+        self._said: list[bytes] = []
+
+    def send(self, data: str | bytes) -> None:
+        """Send a message to this client: text, or bytes."""
+        self._said.append(_event(*_message(data)))
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._said.append(_event("CLOSE", code.to_bytes(2, "big") + reason.encode()))
+
+    def subscribe(self, topic: str) -> None:
+        """From now on this client hears what is broadcast to a topic, whichever node that is said on."""
+        self._said.append(_event("SUBSCRIBE", topic.encode()))
+
+    def unsubscribe(self, topic: str) -> None:
+        self._said.append(_event("UNSUBSCRIBE", topic.encode()))
+
+
+class _Sockets:
+    """`freehold.sockets`: to all who subscribed to a topic, or to one socket by its id. At most once, from an event's handler."""
+
+    def __init__(self) -> None:
+        self._now: list[bytes] | None = None
+
+    def broadcast(self, topic: str, data: str | bytes) -> None:
+        if self._now is None:
+            raise FreeholdError("a topic is told from websocket(socket, event) alone")
+        name, content = _message(data)
+        self._now.append(_event("PUBLISH", topic.encode() + b"\0" + (b"t" if name == "TEXT" else b"b") + content))
+
+    def send(self, id: str, data: str | bytes) -> None:
+        self.broadcast(f"socket:{id}", data)
+
+
+def _message(data: str | bytes) -> tuple[str, bytes]:
+    return ("TEXT", data.encode()) if isinstance(data, str) else ("BINARY", bytes(data))
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"%b %x\r\n%b\r\n" % (name.encode(), len(data), data) if data else name.encode() + b"\r\n"
+
+
+def _read_events(body: bytes) -> Iterator[tuple[str, bytes]]:
+    at = 0
+    while at < len(body):
+        end = body.index(b"\r\n", at)
+        name, _, size = body[at:end].partition(b" ")
+        at = end + 2
+        data = b""
+        if size:
+            data = body[at : at + int(size, 16)]
+            at += len(data) + 2
+        yield name.decode(), data
+
+
+def answer_events(
+    on_event: Any, headers: Mapping[str, str], path: str, query: str, body: bytes
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Have an app handle the events of a request's body; return status, fields and body of the answer."""
+    socket = Socket(headers.get("connection-id", ""), path, query, headers)
+    sockets._now = socket._said
+    try:
+        for name, data in _read_events(body):
+            if name == "OPEN":
+                if on_event(socket, SocketEvent("open")) is False:
+                    return 403, [], b""
+                socket._said.insert(0, b"OPEN\r\n")
+            elif name in ("TEXT", "BINARY"):
+                on_event(socket, SocketEvent("message", data.decode() if name == "TEXT" else data))
+            elif name == "CLOSE":
+                on_event(socket, SocketEvent("close", code=int.from_bytes(data[:2], "big")))
+            elif name == "DISCONNECT":
+                on_event(socket, SocketEvent("close", code=1006))
+    finally:
+        sockets._now = None
+    fields = [("content-type", "application/websocket-events")]
+    if socket.protocol:
+        fields.append(("sec-websocket-protocol", socket.protocol))
+    return 200, fields, b"".join(socket._said)
+
+
 def fetch(
     url: str,
     method: str = "GET",
@@ -527,5 +626,6 @@ def _fetch_outside(url: str, method: str, headers: Mapping[str, str], body: byte
 store = _Stores()
 sql = _Databases()
 blobs = _Containers()
+sockets = _Sockets()
 config = _Config()
 log = _Log()

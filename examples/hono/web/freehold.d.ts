@@ -16,9 +16,78 @@ export interface Store {
 
 /** Open a key-value store that freehold.toml names in `keyvalue`. */
 export function store(name: string): Store;
-/** Forget every in-memory store (tests). */
+export type SqlValue = number | bigint | string | Uint8Array | null;
+/** A statement or a database was refused; `code` is SQLite's own name, such as SQLITE_CONSTRAINT_UNIQUE. */
+export class SqlError extends FreeholdError {
+  code: string;
+}
+
+export interface Statement {
+  all<T = Record<string, SqlValue>>(...parameters: unknown[]): T[];
+  get<T = Record<string, SqlValue>>(...parameters: unknown[]): T | undefined;
+  iterate<T = Record<string, SqlValue>>(...parameters: unknown[]): IterableIterator<T>;
+  run(...parameters: unknown[]): { changes: number; lastInsertRowid: number | bigint };
+  /** Rows as arrays. */
+  raw(): Statement;
+  /** The first column alone. */
+  pluck(): Statement;
+}
+
+export interface Database {
+  readonly inTransaction: boolean;
+  prepare(sql: string): Statement;
+  exec(sql: string): Database;
+  pragma(text: string, options?: { simple?: boolean }): unknown;
+  /** A function that runs `work` in a transaction: all of what it writes, or, if it throws, nothing. */
+  transaction<A extends unknown[], R>(work: (...values: A) => R): (...values: A) => R;
+}
+
+/** Open a database that freehold.toml names in `sql`. */
+export function sql(name: string): Database;
+export interface BlobBody {
+  readonly size: number;
+  readonly body: ReadableStream<Uint8Array>;
+  arrayBuffer(): Promise<ArrayBuffer>;
+  bytes(): Promise<Uint8Array>;
+  text(): Promise<string>;
+  json<T = unknown>(): Promise<T>;
+}
+
+export interface Container {
+  /** Write an object: whole, or not at all. */
+  put(name: string, value: string | ArrayBuffer | ArrayBufferView | Blob | ReadableStream | Request | Response): Promise<void>;
+  get(name: string, options?: { range?: { offset?: number; length?: number } }): Promise<BlobBody | null>;
+  head(name: string): Promise<{ name: string; size: number; uploaded: Date } | null>;
+  delete(names: string | string[]): Promise<void>;
+  list(): Promise<string[]>;
+}
+
+/** Open a container that freehold.toml names in `blobs`. */
+export function blobs(name: string): Container;
+/** Forget every in-memory store, database and container (tests). */
 export function reset(): void;
 export const config: { values: Record<string, string>; get(key: string, fallback?: string | null): string | null };
 type Entry = (message: string, context?: string) => void;
 export const log: { debug: Entry; info: Entry; warn: Entry; error: Entry };
 export const fetch: typeof globalThis.fetch;
+export type SocketEvent =
+  | { kind: "open" }
+  | { kind: "message"; data: string | Uint8Array }
+  | { kind: "close"; code: number };
+
+/** One WebSocket, for as long as one event is handled. */
+export class Socket {
+  readonly id: string;
+  readonly path: string;
+  readonly query: string;
+  readonly headers: Headers;
+  /** One of those that the client offers, to be set when it opens. */
+  protocol: string;
+  send(data: string | Uint8Array): void;
+  close(code?: number, reason?: string): void;
+  subscribe(topic: string): void;
+  unsubscribe(topic: string): void;
+}
+
+/** To all who subscribed to a topic, on every node, or to one socket by its id; at most once. */
+export const sockets: { broadcast(topic: string, data: string | Uint8Array): void; send(id: string, data: string | Uint8Array): void };

@@ -40,6 +40,8 @@ class DraftApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keyvalue: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     sql: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     blobs: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
+    websocket: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    websocket_origins: Annotated[tuple[Host, ...], msgspec.Meta(max_length=16)] = ()
     config: dict[str, Text] = {}
     secrets: Annotated[tuple[Host, ...], msgspec.Meta(max_length=64)] = ()
     toolchain: Annotated[str, msgspec.Meta(max_length=200)] = ""

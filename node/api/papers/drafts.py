@@ -12,6 +12,8 @@ import base64
 import secrets
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from node.api.callers.objects import of_artifact, of_change
 from node.api.callers.scope import Owned, covered, place_of
 from node.api.operations import Call, Operation, Parameter
@@ -256,6 +258,8 @@ def _app(one: DraftApp) -> EffectiveApp:
         keyvalue=one.keyvalue,
         sql=one.sql,
         blobs=one.blobs,
+        websocket=one.websocket or msgspec.UNSET,
+        websocket_origins=one.websocket_origins or msgspec.UNSET,
         config=tuple(sorted(one.config.items())),
         secrets=one.secrets,
     )

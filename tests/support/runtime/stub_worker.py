@@ -11,6 +11,7 @@ from collections.abc import Callable
 from runtime.call import CallCancelled, DeadlinePassed
 from runtime.exchange import Exchange, ResponseHead
 from runtime.ingress.dispatch import HostingError
+from runtime.ingress.socket_events import MEDIA_TYPE, SocketEvent, read_events, write_events
 from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.native.plan import NotNative
 from runtime.outcome import BodyAborted, Cancelled, Completed, DeadlineExceeded, NoResponse, Outcome
@@ -123,8 +124,47 @@ def short(exchange: Exchange) -> Outcome:
     return Completed()
 
 
+def sockets(exchange: Exchange) -> Outcome:
+    """A WebSocket's app: echoes, and does as a text says (join T, leave T, tell T TEXT, close CODE, wait MS, junk, fail)."""
+    events = read_events(read_all(exchange).replace(b"DISCONNECT\r\n", b""))
+    said: list[SocketEvent] = []
+    for event in events:
+        word, _, rest = event.data.decode("utf-8", "replace").partition(" ")
+        match event.name, word:
+            case "OPEN", _ if exchange.request.path_with_query.endswith("?no"):
+                exchange.response.start(ResponseHead(403, ()))
+                exchange.response.finish()
+                return Completed()
+            case "OPEN", _:
+                said.append(SocketEvent("OPEN"))
+            case "TEXT", "join":
+                said.append(SocketEvent("SUBSCRIBE", rest.encode()))
+            case "TEXT", "leave":
+                said.append(SocketEvent("UNSUBSCRIBE", rest.encode()))
+            case "TEXT", "tell":
+                topic, _, text = rest.partition(" ")
+                said.append(SocketEvent("PUBLISH", topic.encode() + b"\0t" + text.encode()))
+            case "TEXT", "close":
+                said.append(SocketEvent("CLOSE", int(rest).to_bytes(2) + b"as you say"))
+            case "TEXT", "wait":
+                pause(exchange, int(rest) / 1000)
+                said.append(SocketEvent("TEXT", b"waited"))
+            case "TEXT", "fail":
+                return NoResponse()
+            case (("TEXT" | "BINARY"), _):
+                said.append(event)
+            case _:
+                pass
+    kind = (("content-type", MEDIA_TYPE.encode()),)
+    exchange.response.start(ResponseHead(200, kind))
+    write(exchange, b"JUNK\r\n" if any(event.data == b"junk" for event in events) else write_events(*said))
+    exchange.response.finish()
+    return Completed()
+
+
 APPS: dict[str, Callable[[Exchange], Outcome]] = {
-    function.__name__: function for function in (hello, echo, describe, wait, hang, large, unread, smuggle, short)
+    function.__name__: function
+    for function in (hello, echo, describe, wait, hang, large, unread, smuggle, short, sockets)
 }
 
 

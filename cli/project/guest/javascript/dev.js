@@ -9,6 +9,7 @@ import { described, settle } from "./web/loop.js";
 import { Response } from "./web/messages.js";
 import { serve } from "./web/serve.js";
 import * as freehold from "./freehold.js";
+import { withSockets } from "./websocket.js";
 
 const SOURCE_KEY = "freehold:dev-source";
 const CHECK_HOST = "candidate.freehold.invalid";
@@ -21,8 +22,9 @@ async function load() {
   const AsyncFunction = (async () => {}).constructor;
   const app = await new AsyncFunction(configuration.get(SOURCE_KEY))(); // the bundle returns what the app exports
   await settle();
-  handler = handlerOf(app);
-  if (!handler) throw new Error(NO_HANDLER);
+  const found = handlerOf(app);
+  if (!found) throw new Error(NO_HANDLER);
+  handler = withSockets(app, found);
 }
 
 async function answer(request, env, context) {

@@ -348,3 +348,67 @@ const entry = (level) => (message, context = "") => logging.log(level, context, 
 export const log = { debug: entry("debug"), info: entry("info"), warn: entry("warn"), error: entry("error") };
 
 export { fetch } from "./web/fetch.js";
+
+let saying = null; // what the event that is handled now has said, in the order in which it said it
+
+function event(name, data) {
+  const head = encoder.encode(data.length ? `${name} ${data.length.toString(16)}\r\n` : `${name}\r\n`);
+  const whole = new Uint8Array(head.length + (data.length ? data.length + 2 : 0));
+  whole.set(head);
+  if (data.length) {
+    whole.set(data, head.length);
+    whole.set([13, 10], head.length + data.length);
+  }
+  return whole;
+}
+
+function say(name, data) {
+  if (!saying) throw new FreeholdError("a WebSocket is told something from websocket(socket, event) alone");
+  saying.push(event(name, data));
+}
+
+const kindOf = (data) => (typeof data === "string" ? "TEXT" : "BINARY");
+
+/** One WebSocket, for as long as one event is handled. `id` names it to other events; nobody can guess it. */
+export class Socket {
+  constructor(id, path, query, headers) {
+    Object.assign(this, { id, path, query, headers, protocol: "" });
+  }
+  send(data) {
+    say(kindOf(data), bytes(data));
+  }
+  close(code = 1000, reason = "") {
+    say("CLOSE", new Uint8Array([code >> 8, code & 255, ...encoder.encode(reason)]));
+  }
+  subscribe(topic) {
+    say("SUBSCRIBE", encoder.encode(topic));
+  }
+  unsubscribe(topic) {
+    say("UNSUBSCRIBE", encoder.encode(topic));
+  }
+}
+
+/** To all who subscribed to a topic, on every node, or to one socket by its id; at most once. */
+export const sockets = {
+  broadcast(topic, data) {
+    const head = encoder.encode(`${topic}\0${typeof data === "string" ? "t" : "b"}`);
+    const content = bytes(data);
+    const whole = new Uint8Array(head.length + content.length);
+    whole.set(head);
+    whole.set(content, head.length);
+    say("PUBLISH", whole);
+  },
+  send(id, data) {
+    this.broadcast(`socket:${id}`, data);
+  },
+};
+
+/** Has `call` speak for a socket into `said`; an event's own answers go nowhere else, whatever else runs meanwhile. */
+export async function telling(socket, said, call) {
+  saying = said;
+  try {
+    return await call();
+  } finally {
+    saying = null;
+  }
+}

@@ -3,11 +3,13 @@ import "./web/platform.js";
 import { NO_HANDLER, handlerOf, startOnce } from "./app.js";
 import { settle } from "./web/loop.js";
 import { serve } from "./web/serve.js";
+import { withSockets } from "./websocket.js";
 import * as app from "freehold:app";
 
 await settle();
-const handler = handlerOf(app);
-if (!handler) throw new Error(NO_HANDLER);
+const found = handlerOf(app);
+if (!found) throw new Error(NO_HANDLER);
+const handler = withSockets(app, found);
 
 export const incomingHandler = {
   async handle(incoming, outparam) {

@@ -23,6 +23,7 @@ import freehold_files
 import freehold_handler
 import freehold_http
 import freehold_static
+import freehold_websocket  # noqa: F401
 import freehold_wsgi  # noqa: F401
 
 SOURCE_KEY = "freehold:dev-source"

@@ -22,6 +22,15 @@ def load(language: str, entry: str, prefixes, scheduled: bool = False):
     freehold_loop.install()
     module_name, _, name = entry.partition(":")
     module = importlib.import_module(module_name)
+    made = _adapted(language, module_name, name, module, prefixes, scheduled)
+    if scheduled or not callable(getattr(module, "websocket", None)):
+        return made
+    import freehold_websocket
+
+    return freehold_websocket.handler(made, module.websocket)
+
+
+def _adapted(language: str, module_name: str, name: str, module, prefixes, scheduled: bool):
     if language in {"wsgi", "asgi"}:
         if not hasattr(module, name):
             raise ImportError(f"module {module_name} has no {name}; set entry in freehold.toml")

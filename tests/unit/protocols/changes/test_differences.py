@@ -21,6 +21,7 @@ OTHER_APP: dict[str, Any] = {
     "component": b"d" * 32, "kind": "command", "timeout_ms": 30_001, "memory_max_bytes": 128 * MIB + 1,
     "instances": "reuse", "schedule": "1 * * * *", "allow_hosts": ("api.test", "evil.test"),
     "keyvalue": ("carts", "users"), "sql": ("main",), "blobs": ("uploads",),
+    "websocket": "/ws", "websocket_origins": ("https://www.test",),
     "config": (("KEY", "2"),), "secrets": ("TOKEN", "OTHER"), "name": "api",
 }  # fmt: skip
 PLAN = Plan((Stage("25%"), Stage("100%")), analysis=Analysis(1_000, 500, 0))

@@ -1,0 +1,107 @@
+"""Topics between nodes: what a worker publishes reaches the workers of all nodes, once; a stranger's word reaches none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from node.mesh.topic_relay import PROTOCOL, TopicRelay
+from protocols.machine import PeerId
+from runtime.ingress.socket_events import SocketEvent
+from runtime.ingress.topics import Publication, Topics, block_of
+from tests.support.mesh.libp2p_peers import LOOPBACK, TestNode, make_transport
+
+LANE = "site production"
+
+
+class Heard:
+    """A socket that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+
+    def deliver(self, event: SocketEvent) -> None:
+        self.texts.append(event.data)
+
+
+class Machine:
+    """A node's transport and relay, and two workers that listen to a room."""
+
+    def __init__(self, folder: Path, strangers: set[PeerId]) -> None:
+        folder.mkdir()
+        self.node = TestNode(make_transport(LOOPBACK))
+        self.others: list[PeerId] = []
+        self.relay = TopicRelay(
+            self.node.transport, folder, peers=lambda: self.others, may_publish=lambda peer: peer not in strangers
+        )
+        self.workers = [Topics(folder), Topics(folder)]
+        self.heard = [Heard(), Heard()]
+        for worker, heard in zip(self.workers, self.heard, strict=True):
+            worker.subscribe(LANE, "room", heard)
+
+    @property
+    def texts(self) -> list[list[bytes]]:
+        return [one.texts for one in self.heard]
+
+
+@contextlib.asynccontextmanager
+async def machines(folder: Path, strangers: set[PeerId]) -> AsyncIterator[list[Machine]]:
+    made = [Machine(folder / name, strangers) for name in "abc"]
+    async with asyncio.TaskGroup() as group:
+        services = [
+            service
+            for one in made
+            for service in (
+                one.node.transport.run(),
+                one.node.watch(),
+                one.relay.run(),
+                *(w.run() for w in one.workers),
+            )
+        ]
+        tasks = [group.create_task(service) for service in services]
+        for one in made:
+            await one.node.transport.started.wait()
+        for one in made:
+            rest = [other for other in made if other is not one]
+            one.others = [other.node.peer for other in rest]
+            one.node.transport.set_members({other.node.peer: (other.node.address,) for other in rest})
+        for one in made:
+            await one.node.until(lambda one=one: len({up.peer for up in one.node.ups}) == 2)  # type: ignore[misc]
+        await asyncio.sleep(1.5)  # workers look for their daemon each second
+        try:
+            yield made
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def hears(made: list[Machine], wanted: list[bytes]) -> None:
+    async with asyncio.timeout(20):
+        while any(texts != wanted for one in made for texts in one.texts):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_topic_reaches_every_worker_of_every_node_once_and_in_order(tmp_path: Path) -> None:
+    async with machines(tmp_path, set()) as made:
+        for number in range(50):
+            made[0].workers[0].publish(Publication(LANE, "room", "TEXT", b"%d" % number))
+        made[0].workers[0].publish(Publication(LANE, "other", "TEXT", b"x"))
+        made[0].workers[0].publish(Publication("site staging", "room", "TEXT", b"x"))
+        await hears(made, [b"%d" % number for number in range(50)])
+        made[1].workers[1].publish(Publication(LANE, "room", "TEXT", b"back"))
+        await hears(made, [*(b"%d" % number for number in range(50)), b"back"])
+
+
+async def test_what_a_stranger_or_a_broken_peer_says_reaches_nobody(tmp_path: Path) -> None:
+    strangers: set[PeerId] = set()
+    async with machines(tmp_path, strangers) as made:
+        strangers.add(made[0].node.peer)
+        made[0].workers[0].publish(Publication(LANE, "room", "TEXT", b"psst"))
+        await hears(made[:1], [b"psst"])
+        async with await made[1].node.transport.open_stream(made[2].node.peer, PROTOCOL) as stream:
+            await stream.write_block(b"\xc1 no publication")
+        made[1].workers[0].publish(Publication(LANE, "room", "TEXT", b"well"))
+        await hears(made[1:], [b"well"])
+        assert len(block_of(Publication(LANE, "room", "TEXT", b"well"))) < 64
