@@ -20,7 +20,9 @@ from cli.access.client import NodeClient
 from cli.errors import CommandError, UsageError
 from cli.project.bundle import ARTIFACTS, BuildBundle
 from cli.project.find import Found
+from cli.project.kept_builds import kept_build
 from cli.project.model import App, ProjectFile, RolloutSettings, Settings
+from cli.project.parse import ProjectFileError, parse
 from protocols.changes.change import (
     CHANGE_DOMAIN,
     EVERYWHERE,
@@ -154,6 +156,21 @@ def built_here(found: Found, bundle: BuildBundle, author: bytes) -> Offered:
     return Offered(
         found.project, release, {name: app["kind"] for name, app in built.items()}, files, found.root, bundle.id
     )
+
+
+def kept_here(root: Path, named: str, author: bytes) -> Offered:
+    """Return the release that a kept build is, with the project file that it was built with. Raises UsageError."""
+    bundle = kept_build(root, named)
+    text = str(bundle.manifest["project_file"])
+    try:
+        project = parse(text)
+    except ProjectFileError as error:
+        raise UsageError(
+            f"build {bundle.id[:12]} was made by another version: {error}",
+            next_step="freehold build",
+            kind="other-version",
+        ) from None
+    return built_here(Found(root, project, text), bundle, author)
 
 
 def effective_of(found: Found, bundle: BuildBundle, environment: str) -> Effective:

@@ -37,10 +37,10 @@ class Filed:
     unclaimed: tuple[str, ...]
 
 
-async def to_offer(client: NodeClient, found: Found | None, release: str) -> Found | Offered:
-    """Return what a command is about: the release that is named, or the project that is there, which is not built yet."""
+async def to_offer(client: NodeClient, found: Found | Offered | None, release: str) -> Found | Offered:
+    """Return what a command is about: the release that is named, or what is there: a build, or a project to be built."""
     if release:
-        return await held_release(client, release, found)
+        return await held_release(client, release, found if isinstance(found, Found) else None)
     assert found is not None, "a command without a project names a release"
     return found
 

@@ -12,11 +12,12 @@ from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.principals import unlock_admin
 from cli.change import deploy as deploying
+from cli.change.deploy import Offered
 from cli.change.propose import resolve_change, to_offer
 from cli.change.start import NewChange, StartSigner, start_change
 from cli.errors import CommandError, UsageError
 from cli.frame import Option, command
-from cli.project.find import find_project, project_at
+from cli.project.find import Found, find_project, project_at
 from cli.text.going_on import nothing_goes_on
 from cli.text.output import Output
 from cli.text.units import duration_ms
@@ -56,6 +57,9 @@ PATIENCE_S = 5.0
     help="Deploy this release (see freehold releases), as it is; build nothing.",
 )
 @click.option(
+    "--build", "kept", default="", metavar="ID", help="Deploy this build, built or taken in before (freehold release)."
+)
+@click.option(
     "--change", "proposed", default="", help="Start this proposed change (see freehold changes); build nothing."
 )
 @click.option("--supersede", is_flag=True, help="Abort a rollout that is under way first.")
@@ -77,6 +81,7 @@ def deploy(
     wait: str,
     expect: int | None,
     release: str,
+    kept: str,
     proposed: str,
     supersede: bool,
     reason: str,
@@ -91,12 +96,9 @@ def deploy(
     With --release nothing is built: what ran in one environment goes to another by its digest, with what its own project
     file says of that one. No project folder is needed; in one, evidence that was made there goes along.
     """
-    if release and proposed:
-        step = f"freehold deploy --change {proposed}"
-        raise UsageError("a proposed change has its release already", next_step=step, kind="usage")
     _, context = home.current_context(context_name)
     signer = home.open_plain(context.key)
-    found = project_at(folder) if release else None if proposed else find_project(folder)
+    found = _named(folder, release, kept, proposed, signer.public_key)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
     starter = _start_signer(context, signer, supersede, reason)
 
@@ -129,6 +131,20 @@ def deploy(
         error.answer = {"outcome": "not-started", **error.answer}
         raise
     _tell(output, answer)
+
+
+def _named(folder: Path, release: str, kept: str, proposed: str, author: bytes) -> Found | Offered | None:
+    """Return what is here of what is to be deployed. Raises UsageError where more than one thing is named."""
+    if (release or kept) and proposed:
+        step = f"freehold deploy --change {proposed}"
+        raise UsageError("a proposed change has its release already", next_step=step, kind="usage")
+    if release and kept:
+        raise UsageError(
+            "a build is here, a release in the mesh: name one", next_step="freehold releases", kind="usage"
+        )
+    if kept:
+        return deploying.kept_here(folder, kept, author)
+    return project_at(folder) if release else None if proposed else find_project(folder)
 
 
 def _start_signer(context: home.Context, signer: Ed25519Signer, supersede: bool, reason: str) -> StartSigner:
