@@ -67,7 +67,7 @@ async def show_data(call: Call) -> DataView:
         node=decided.data_node,
         here=control.core.node,
         files=files,
-        frozen=freeze.note_of(stores) is not None,
+        frozen=freeze.note_of(stores) is not None or not freeze.leased(stores),
         kept_ms=control.data.place.kept(lane),
         move=_view(control.data.moves.get(lane)),
         backup_ms=backup.at_ms,

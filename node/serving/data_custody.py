@@ -162,7 +162,7 @@ class DataCustody:
         if mark.ticket is not None:
             raise _refusal("data.under-way", "the data moves; it ends by itself", "freehold data list")
         if mark.fenced:
-            raise _refusal("data.under-way", "the node hears no majority of voters, and waits until it does")
+            raise _refusal("data.under-way", "the node takes the place of another; it is settled in a moment")
         if mark.left:
             raise _refusal("data.under-way", "the data went to another node; it is settled in a moment")
         return True
@@ -230,7 +230,7 @@ class DataCustody:
 
     def holds(self, lane: Lane) -> bool:
         """Whether there is anything in a lane's place that somebody may miss."""
-        return any(path.suffix in {".db", ""} and path.name != freeze.FROZEN
+        return any(path.suffix in {".db", ""} and path.name not in {freeze.FROZEN, freeze.LEASE}
                    for path in self.place.stores(lane).rglob("*") if path.is_file())  # fmt: skip
 
     async def take(self, lane: Lane, name: str, sha256: str, pieces: AsyncIterator[bytes]) -> None:

@@ -1,10 +1,11 @@
 """Standbys of lanes' data: the holder ships what changed to another node, and writes only while it knows that it holds.
 
 An admin names the standby by a mandate, which the holder keeps. Each second it looks whether anything changed, and ships the
-changed blocks. It holds a lease besides: a linearizable read that began at most LEASE_S ago. Without one it freezes the data,
-durably, until a read succeeds again and the data is still here. A promotion is a decision (PlaceData at the standby); the
-standby opens its copy only WAIT_S after it learned of that, when every lease that was begun before the decision has run
-out. So the two never acknowledge writes at once; what is lost is what the copy lacks, and its moment is said.
+changed blocks. It holds a lease besides: each linearizable read that succeeds lets the data be written until LEASE_S after
+the read began. The lease lies beside the data, where whoever writes looks at it: it ends though the daemon is gone. A
+promotion is a decision (PlaceData at the standby); the standby opens its copy only WAIT_S after it learned of that, when
+every lease that was begun before the decision has run out. So the two never acknowledge writes at once; what is lost is what
+the copy lacks, and its moment is said.
 Not here: the copy's files (node/store/standby_copy.py), and moves that lose nothing (data_moves.py).
 """
 
@@ -55,7 +56,7 @@ READ_EVERY_S = 2.0
 READ_TIMEOUT_S = 5.0
 LEASE_S = 10.0
 WAIT_S = 30.0
-"""The lease, the wait for a transaction under way (freeze.LOCK_WAIT_S), and as much again for clocks that run apart."""
+"""The lease, a write under way when it ends, and as much again for clocks that run apart."""
 
 STEP_TIMEOUT_S = 60.0
 _log = logging.getLogger("freehold.data")
@@ -123,9 +124,6 @@ class DataStandby:
         for copy in self._copies():
             copy.settle()
         self._follow()
-        for lane, _ in self._plans():
-            with contextlib.suppress(OSError, sqlite3.Error):
-                self._fence(lane)
 
     async def run(self) -> None:
         """Renew the lease, fence, ship and take over, until cancelled."""
@@ -165,26 +163,25 @@ class DataStandby:
         if not mandate.target:
             path.unlink(missing_ok=True)
             self.states.pop(lane, None)
-            async with self._moves.marking:
-                self._unfence(lane)
+            freeze.end_lease(self._place.stores(lane))
             return
         state = self._core.state
         if mandate.target == self._core.node or mandate.target not in eligible(state, lane[1]):
             text = f"{lane[1]} does not select that node, or it holds the data itself"
             raise NotDoneError(Refusal("placement.not-eligible", text), "freehold mesh members")
+        if lane in self._learned_s:
+            raise NotDoneError(Refusal("data.under-way", "this node takes over in a moment"), "freehold data list")
         await self._renew_once()
-        if not self._leased:
-            raise NotDoneError(
-                Refusal("data.under-way", "this node hears no majority of voters now"), "freehold doctor"
-            )
+        until_s, stores = self._lease_s + LEASE_S, self._place.stores(lane)
+        if time.monotonic() >= until_s:
+            text = "this node hears no majority of voters now"
+            raise NotDoneError(Refusal("data.under-way", text), "freehold doctor")
+        stores.mkdir(mode=0o700, parents=True, exist_ok=True)
+        freeze.lease(stores, until_s)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(path, encode(StandbyPlan(PeerId(mandate.target), signed)))
         sync_folder(path.parent.parent)
         self.states[lane] = StandbyState(PeerId(mandate.target))
-
-    @property
-    def _leased(self) -> bool:
-        return time.monotonic() - self._lease_s <= LEASE_S
 
     async def _renew(self) -> None:
         while True:
@@ -198,45 +195,36 @@ class DataStandby:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 if await self._read() >= 0:
                     self._lease_s = began_s
+                    self._let_write()
+
+    def _let_write(self) -> None:
+        """Renew the leases of what is still here, as far as the decisions go that the read has shown."""
+        for lane, _ in self._plans():
+            if self._is_here(lane):
+                try:
+                    freeze.lease(self._place.stores(lane), self._lease_s + LEASE_S)
+                except OSError as error:
+                    _log.error("%s has no lease: %s", lane[0], error, extra={"event": "data.lease"})
 
     async def _watch(self) -> None:
-        """Fence what has no lease, thaw what has one again, and take over what is due."""
+        """Take over what is due."""
         while True:
-            for lane, _ in list(self._plans()):
-                async with self._moves.marking:
-                    try:
-                        if self._leased:
-                            self._unfence(lane)
-                        else:
-                            await asyncio.to_thread(self._fence, lane)
-                    except (OSError, sqlite3.Error) as error:
-                        _log.error("the data of %s is not fenced: %s", lane, error, extra={"event": "data.fence"})
             for lane, learned_s in list(self._learned_s.items()):
                 if time.monotonic() - learned_s >= WAIT_S:
                     await self._take_over(lane)
             await asyncio.sleep(0.25)
 
-    def _fence(self, lane: Lane) -> None:
-        stores = self._place.stores(lane)
-        if freeze.note_of(stores) is None:
-            stores.mkdir(mode=0o700, parents=True, exist_ok=True)
-            freeze.freeze(stores, encode(Mark(None, self._clock().wall_ms, fenced=True)))
-            _log.warning("no majority is heard: %s is not written", lane[0], extra={"event": "data.fenced"})
-
-    def _unfence(self, lane: Lane) -> None:
-        mark = self._mark(lane)
-        if mark is not None and mark.fenced and self._is_here(lane):
-            freeze.thaw(self._place.stores(lane))
-
     def _left(self, lane: Lane) -> None:
         """The data went to its standby, or elsewhere: nothing is written here, and what is here is put aside."""
-        if (self._place.incoming(lane) / "ticket").exists() or ((mark := self._mark(lane)) is not None and mark.ticket):
-            self._plan_path(lane).unlink(missing_ok=True)  # a move, which has its own marks
-        else:
-            self._place.stores(lane).mkdir(mode=0o700, parents=True, exist_ok=True)
+        mark, stores = self._mark(lane), self._place.stores(lane)
+        moved = (self._place.incoming(lane) / "ticket").exists() or (mark is not None and mark.ticket is not None)
+        if not moved:  # a move has its own marks
+            stores.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(stores / freeze.FROZEN, encode(Mark(None, self._clock().wall_ms, left=True)))
             self._place.leave(lane, Mark(None, self._clock().wall_ms))
-            self._plan_path(lane).unlink(missing_ok=True)
             _log.warning("%s is held elsewhere now", lane[0], extra={"event": "data.displaced"})
+        self._plan_path(lane).unlink(missing_ok=True)
+        freeze.end_lease(stores)
         self.states.pop(lane, None)
 
     async def _ship(self, lane: Lane, plan: StandbyPlan, state: StandbyState) -> None:
@@ -414,7 +402,7 @@ def _stamp(stores: Path) -> tuple[Any, ...]:
     found = []
     for parent, _, names in os.walk(stores):
         for name in names:
-            if not name.endswith((".lock", "-shm", ".new", freeze.FROZEN)):
+            if not name.endswith((".lock", "-shm", ".new")) and name not in {freeze.FROZEN, freeze.LEASE}:
                 with contextlib.suppress(FileNotFoundError):
                     stat = os.stat(os.path.join(parent, name))
                     found.append((parent, name, stat.st_ino, stat.st_size, stat.st_mtime_ns))

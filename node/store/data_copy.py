@@ -28,7 +28,7 @@ BLOCKS_MAX = 1 << 20
 
 MANIFEST_MAX_BYTES = 48 * 1024 * 1024
 BACKUP_PAGES = 4_096
-NOT_COPIED = re.compile(r".*(-wal|-shm|-journal|\.lock|\.new)|frozen")
+NOT_COPIED = re.compile(r".*(-wal|-shm|-journal|\.lock|\.new)|frozen|lease")
 """What belongs to the place and not to the data."""
 
 

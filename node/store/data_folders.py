@@ -39,7 +39,7 @@ class Mark(msgspec.Struct, frozen=True, tag="data_mark"):
     """The data went to another node."""
 
     fenced: bool = False
-    """The node does not know whether it holds the data: it hears no majority, or has only just become its holder."""
+    """The node has only just become the holder, and the former one may not know it yet."""
 
 
 @dataclass(slots=True)
@@ -73,9 +73,9 @@ class DataFolders:
         return self.folder / "exports"
 
     def keep(self, lane: Lane, at_ms: int) -> None:
-        """Put what is in the lane's place aside, unwritable, but for the mark; to be called again after a crash."""
+        """Put what is in the lane's place aside, unwritable, but for mark and lease; to be called again after a crash."""
         stores = self.stores(lane)
-        inside = [path for path in children(stores) if path.name != freeze.FROZEN]
+        inside = [path for path in children(stores) if path.name not in {freeze.FROZEN, freeze.LEASE}]
         if not inside:
             return
         kept = self.folder / "kept" / lane[0] / lane[1] / str(at_ms)

@@ -7,6 +7,7 @@ lock: so no write that was acknowledged comes after the mark. Not here: who free
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import time
@@ -20,6 +21,11 @@ from runtime.providers import ProviderError
 FROZEN: Final = "frozen"
 """Name of the mark in the folder of a project's data in an environment."""
 
+LEASE: Final = "lease"
+"""Name of the file that says until when the data may be written, where a node may do so for a time only."""
+
+LEASE_MAX_BYTES: Final = 128
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 WRITER_WAIT_S: Final = 8.0
 """How long a writer waits for a freeze to end: an app's usual time limit of 10 s has room for its answer."""
 
@@ -36,9 +42,41 @@ class FrozenError(Exception):
 
 
 def check(folder: Path) -> None:
-    """Raise FrozenError if the folder's data is frozen; the caller holds the write lock of what it means to write."""
-    if os.path.lexists(folder / FROZEN):
+    """Raise FrozenError if the folder's data may not be written; the caller holds the write lock of what it means to write."""
+    if os.path.lexists(folder / FROZEN) or not leased(folder):
         raise FrozenError
+
+
+def leased(folder: Path) -> bool:
+    """Whether the data may be written by its lease, which ends by itself though the daemon is gone; True if it needs none."""
+    try:
+        with (folder / LEASE).open("rb") as file:
+            boot, _, until = file.read(LEASE_MAX_BYTES).decode(errors="replace").partition(" ")
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    try:
+        return boot == _boot() and time.monotonic() < float(until)
+    except ValueError:
+        return False
+
+
+def lease(folder: Path, until_s: float) -> None:
+    """Let the data be written until then (monotonic, which all processes of a machine share) and no longer. Durable."""
+    temporary = folder / (LEASE + ".new")
+    temporary.write_text(f"{_boot()} {until_s}")
+    temporary.replace(folder / LEASE)
+    sync_folder(folder)
+
+
+def end_lease(folder: Path) -> None:
+    """Have the data need no lease any more."""
+    (folder / LEASE).unlink(missing_ok=True)
+
+
+@functools.cache
+def _boot() -> str:
+    """What names this start of the machine: monotonic time means nothing in another."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
 
 
 def patiently(write: Callable[[], ResultT]) -> ResultT:

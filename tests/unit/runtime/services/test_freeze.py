@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.providers import ProviderError
+from runtime.providers import ProviderError, SqlError
 from runtime.services import freeze
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
+from runtime.services.sqlite_sql import SqliteSql
 
 WRITER = """
 import sys
@@ -145,3 +146,43 @@ def test_every_write_is_synced_before_it_is_acknowledged(tmp_path: Path) -> None
 
 def _has(tool: str) -> bool:
     return any(os.access(Path(folder) / tool, os.X_OK) for folder in os.environ.get("PATH", "").split(":"))
+
+
+def test_where_there_is_a_lease_nothing_is_written_beyond_it(
+    provider: SqliteKeyValue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends by itself, at a restart of the machine too, and what cannot be read is none."""
+    bucket = provider.open("carts")
+    folder = tmp_path / "shop" / "production"
+    monkeypatch.setattr(freeze, "WRITER_WAIT_S", 0.2)
+    freeze.lease(folder, time.monotonic() + 3_600)
+    assert bucket.increment("n", 1) == 1
+    whole = (folder / freeze.LEASE).read_text()
+    for ended in (
+        lambda: freeze.lease(folder, time.monotonic() - 0.001),
+        lambda: (folder / freeze.LEASE).write_text(whole.replace(whole[:8], "00000000")),
+        lambda: (folder / freeze.LEASE).write_text("nonsense"),
+        lambda: (folder / freeze.LEASE).write_text(""),
+    ):
+        ended()
+        with pytest.raises(ProviderError, match="frozen") as refused:
+            bucket.increment("n", 1)
+        assert refused.value.retry_after_s
+        assert bucket.get("n") == b"1", "what is there is read"
+    freeze.lease(folder, time.monotonic() + 3_600)
+    assert bucket.increment("n", 1) == 2
+    freeze.end_lease(folder)
+    assert bucket.increment("n", 1) == 3
+
+
+def test_rows_are_not_committed_beyond_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = SqliteSql(tmp_path, "shop/production")
+    connection = sql.open("main")
+    connection.execute("CREATE TABLE t (x)")
+    monkeypatch.setattr(freeze, "WRITER_WAIT_S", 0.2)
+    freeze.lease(tmp_path / "shop" / "production", time.monotonic() - 0.001)
+    with pytest.raises(SqlError, match="frozen"):
+        connection.execute("INSERT INTO t VALUES (1)")
+    freeze.end_lease(tmp_path / "shop" / "production")
+    assert connection.execute("SELECT count(*) FROM t").rows == ((0,),)
+    sql.close()
