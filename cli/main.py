@@ -17,7 +17,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "build": ("cli.commands.project.build:build", "make its release: components named by digest"),
         "test": ("cli.commands.project.test:test", "run its tests and smoke checks; sign the results"),
         "wheels": ("cli.commands.project.wheels:wheels", "build packages written in Rust for the sandbox"),
-        "release": ("cli.commands.mesh.project.release:release", "carry a build elsewhere, with its bill of materials"),
+        "release": ("cli.commands.project.release:release", "carry a build elsewhere, with its bill of materials"),
         "diff": ("cli.commands.project.diff:diff", "show what a deploy would change, and the way back"),
     },
     "A change": {
