@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.commands.project.release import release
 from click.testing import CliRunner
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from cli.change.deploy import kept_here, release_of
+from cli.commands.project.release import release
 from cli.errors import UsageError
 from cli.project.bundle import BuildBundle, BuiltApp, CodeSource, manifest_of, write
 from cli.project.find import Found

@@ -28,21 +28,8 @@ def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-@asynccontextmanager
-async def a_registry(*, closed: bool = False) -> AsyncIterator[Held]:
-    """Serve one until the test leaves."""
-    held = Held(closed=closed)
-
-    @web.middleware
-    async def guard(request: web.Request, handler: web.RequestHandler) -> web.StreamResponse:  # type: ignore[name-defined]
-        shown = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if held.closed and request.path.startswith("/v2/") and shown not in held.tokens:
-            realm = f'Bearer realm="http://{held.host}/token",service="test",scope="repository:x:pull,push"'
-            return web.json_response(
-                {"errors": [{"code": "UNAUTHORIZED"}]}, status=401, headers={"WWW-Authenticate": realm}
-            )
-        answer: web.StreamResponse = await handler(request)
-        return answer
+def _doors(held: Held, routes: web.UrlDispatcher) -> None:
+    """Whoever asks is let in by a token, where it is closed."""
 
     async def token(request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != encode_basic_auth(USER, PASSWORD):
@@ -53,6 +40,22 @@ async def a_registry(*, closed: bool = False) -> AsyncIterator[Held]:
 
     async def base(_request: web.Request) -> web.Response:
         return web.json_response({})
+
+    routes.add_get("/token", token)
+    routes.add_get("/v2/", base)
+
+
+def _application(held: Held) -> web.Application:
+    @web.middleware
+    async def guard(request: web.Request, handler: web.RequestHandler) -> web.StreamResponse:  # type: ignore[name-defined]
+        shown = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if held.closed and request.path.startswith("/v2/") and shown not in held.tokens:
+            realm = f'Bearer realm="http://{held.host}/token",service="test",scope="repository:x:pull,push"'
+            return web.json_response(
+                {"errors": [{"code": "UNAUTHORIZED"}]}, status=401, headers={"WWW-Authenticate": realm}
+            )
+        answer: web.StreamResponse = await handler(request)
+        return answer
 
     async def blob(request: web.Request) -> web.Response:
         data = held.blobs.get(request.match_info["digest"])
@@ -85,14 +88,20 @@ async def a_registry(*, closed: bool = False) -> AsyncIterator[Held]:
 
     application = web.Application(client_max_size=1 << 28, middlewares=[guard])
     routes = application.router
-    routes.add_get("/token", token)
-    routes.add_get("/v2/", base)
+    _doors(held, routes)
     routes.add_get("/v2/{name:.+}/blobs/{digest:sha256:.+}", blob)
     routes.add_post("/v2/{name:.+}/blobs/uploads/", begin)
     routes.add_put("/v2/{name:.+}/blobs/uploads/{id}", upload)
     routes.add_put("/v2/{name:.+}/manifests/{reference}", put)
     routes.add_get("/v2/{name:.+}/manifests/{reference}", get)
-    runner = web.AppRunner(application, shutdown_timeout=1)
+    return application
+
+
+@asynccontextmanager
+async def a_registry(*, closed: bool = False) -> AsyncIterator[Held]:
+    """Serve one until the test leaves."""
+    held = Held(closed=closed)
+    runner = web.AppRunner(_application(held), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     held.host = f"127.0.0.1:{runner.addresses[0][1]}"
