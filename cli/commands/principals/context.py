@@ -17,6 +17,7 @@ from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
+from cli.text.foreign import plain
 from cli.text.output import Output
 from cli.text.table import table
 from node.api.callers.authority import is_of_node
@@ -69,9 +70,14 @@ def ca(output: Output, context_name: str | None) -> None:
     async def conversation(client: NodeClient) -> list[dict[str, Any]]:
         mesh, found = await client.mesh(), await client.get("/v1/authorities")
         return [
-            {**one, "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(one['api_pin'])).decode()}"}
+            # A certificate has lines, which are shown as lines: `is_of_node` has read it as one.
+            {
+                **one,
+                "certificate": plain(one["certificate"]),
+                "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(one['api_pin'])).decode()}",
+            }
             for one in found
-            if is_of_node(Ed25519Verifier(), one["node"], mesh, ssl.PEM_cert_to_DER_cert(one["certificate"]))
+            if is_of_node(Ed25519Verifier(), one["node"], mesh, ssl.PEM_cert_to_DER_cert(plain(one["certificate"])))
         ]
 
     found = talk(context, conversation)

@@ -159,7 +159,7 @@ async def test_no_operation_tells_of_an_object_that_no_grant_covers(house: House
             for place, one in held.items():
                 known = {
                     "project": place[0], "environment": place[1], "change": one.change, "node": node,
-                    "key": house.admin.public_key.hex(), "draft": one.change,
+                    "key": house.admin.public_key.hex(), "draft": one.change, "export": "0" * 32, "number": "0",
                 }  # fmt: skip
                 for operation in OPERATIONS:
                     if operation.method != "GET" or operation.stream == "always" or operation.name == "read":

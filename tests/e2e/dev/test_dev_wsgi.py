@@ -88,8 +88,14 @@ def app(environ, start_response):
         return [str(decimal.Decimal("0.1") + own_module.VALUE).encode()]
     if path == "/thread":
         import threading
+        done = []
+        threading.Thread(target=done.append, args=(b"done",)).start()
+        start_response("200 OK", text)
+        return done
+    if path == "/daemon":
+        import threading
         try:
-            threading.Thread(target=print).start()
+            threading.Thread(target=print, daemon=True).start()
         except RuntimeError as error:
             start_response("200 OK", text)
             return [str(error).encode()]
@@ -213,5 +219,6 @@ def test_modules_can_be_imported_late(shop: DevProcess) -> None:
     assert shop.call("/shop/late").text == "1.1"
 
 
-def test_a_thread_is_refused_with_an_error(shop: DevProcess) -> None:
-    assert "thread" in shop.call("/shop/thread").text
+def test_a_thread_does_its_work_in_place_and_a_daemon_is_refused(shop: DevProcess) -> None:
+    assert shop.call("/shop/thread").text == "done"
+    assert "daemon" in shop.call("/shop/daemon").text

@@ -51,7 +51,8 @@ async function answer(onEvent, request) {
 
 // Returns the handler that answers events of sockets by the app's websocket function, if it has one, and all else as before.
 export function withSockets(app, handler) {
-  const onEvent = typeof app.websocket === "function" ? app.websocket : app.default?.websocket?.bind(app.default);
+  // A script that calls addEventListener, or a server of Node, has no exports.
+  const onEvent = typeof app?.websocket === "function" ? app.websocket : app?.default?.websocket?.bind(app.default);
   if (typeof onEvent !== "function") return handler;
   return (request, ...rest) =>
     request.headers.get("content-type") === MEDIA_TYPE ? answer(onEvent, request) : handler(request, ...rest);
