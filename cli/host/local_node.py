@@ -332,7 +332,7 @@ def _kind(error: NodeError) -> str:
 
 def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
     """What a start that failed is told as: a port that somebody has by its owner's name, all else in its own words."""
-    if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+    if not any(isinstance(one, OSError) and one.errno == errno.EADDRINUSE for one in (error, error.__cause__)):
         return NodeFailedError(NodeError(f"the node cannot run: {error}", "freehold doctor"))
     advice = "stop it, or choose another address with --listen, --ingress or --api"
     for address in (*config.listen, *config.ingress, *config.ingress_tls):
@@ -341,4 +341,4 @@ def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
         if owner:
             return NodeFailedError(BusyError(f"{address} is in use by {owner}", advice))
     # A service may not see whose process that is.
-    return NodeFailedError(BusyError(str(error.strerror), advice))
+    return NodeFailedError(BusyError(getattr(error, "strerror", None) or str(error), advice))

@@ -25,7 +25,7 @@ VOTERS_DECIDE = "the voters decide"
 """What the moving line says while a command waits for a decision."""
 LOOK_EVERY_S = 0.5
 LOG_LINES_ASKED = 100
-LAST_WORDS_MAX = 12
+LAST_WORDS_MAX = 24
 LINES_DROPPED = "log.dropped"
 APPROVAL_MISSING = "approval.missing"
 NOT_PREPARED = "not-prepared"
