@@ -114,8 +114,9 @@ async function once(request, chosen) {
 
 // The bundle names its modules by their places: packages lie in the builder's home, which no release should tell of.
 function withoutPlaces(request, code) {
-  const places = [TOOLS, request.modules].filter(Boolean).map((place) => relative(request.source, place));
-  return places.reduce((text, place) => text.replaceAll(place, "node_modules"), code);
+  const packages = [TOOLS, request.modules].filter(Boolean).flatMap((place) => [relative(request.source, place), place]);
+  // What a plugin answers for (node-unwrapped:...) is named by its whole place.
+  return packages.reduce((text, place) => text.replaceAll(place, "node_modules"), code).replaceAll(request.guest, "guest");
 }
 
 // Returns { code, map }. Raises esbuild's BuildFailure.
