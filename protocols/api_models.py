@@ -339,7 +339,7 @@ class AddressesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class UpgradeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An encoded upgrades.UpgradePaper as an admin signed it (envelope.Signed)."""
 
-    paper: Annotated[bytes, msgspec.Meta(max_length=16_384)]
+    paper: Paper
 
 
 class UpgradeNodeView(msgspec.Struct, frozen=True):

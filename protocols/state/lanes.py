@@ -192,7 +192,7 @@ def _unprepared(case: Case, nodes: tuple[PeerId, ...], admitted: GatePassed) -> 
         return Refusal(
             "rollout.not-prepared",
             f"of the first stage {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} not prepared the change;"
-            " a node does so by itself",
+            " a node does so by itself, and `freehold changes` says why one cannot",
         )
     return None
 

@@ -33,6 +33,8 @@ SETTINGS: dict[str, Any] = {
         # 422: well formed, and not what it should be, as random bytes where a signed paper belongs always are.
         # 429: who fails to sign again and again has to wait, as the many unsigned calls of a newcomer's door do.
         "positive_data_acceptance": {"expected-statuses": ["2xx", "401", "403", "404", "409", "422", "429"]},
+        # The same address is asked to wait before its token is looked at.
+        "missing_required_header": {"expected-statuses": ["400", "401", "403", "406", "422", "429"]},
     },
     "operations": [{"include-name": "GET /v1/logs", "parameters": {"query.follow": "false"}}],
 }
