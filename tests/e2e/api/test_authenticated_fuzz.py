@@ -117,6 +117,7 @@ async def test_odd_requests_of_known_keys_are_no_defects_of_the_node(
         pool = {"node": [node], "project": ["site", "shop"], "environment": ["production", "staging"], "limit": ["1", "100"],
                 "key": [one.public_key.hex() for one in signers]}  # fmt: skip
         places = asyncio.Semaphore(AT_ONCE)
+        await asyncio.sleep(2)  # signatures of the second in which the node started are not taken
 
         async def one(session: aiohttp.ClientSession, number: int) -> None:
             operation = operations[number % len(operations)]
