@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from node.mesh.mesh import Mesh
+from node.mesh.worker_socket import serve_workers
 from node.transport import Stream, StreamError, Transport
 from protocols.liveness import Belief
 from protocols.machine import PeerId
@@ -151,15 +152,8 @@ class Forwarding:
 
     async def run(self) -> None:
         """Take requests from this node's workers until cancelled."""
-        self._path.unlink(missing_ok=True)
         async with asyncio.TaskGroup() as self._tasks:
-            server = await asyncio.start_unix_server(self._accept, str(self._path), limit=CHUNK_BYTES)
-            self._path.chmod(0o600)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                server.close()
-                self._path.unlink(missing_ok=True)
+            await serve_workers(self._path, self._accept, limit_bytes=CHUNK_BYTES)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._tasks is not None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from node.mesh.worker_socket import serve_workers
 from node.transport import Stream, StreamError, Transport
 from protocols.machine import PeerId
 from runtime.ingress.topics import (
@@ -63,15 +64,8 @@ class TopicRelay:
 
     async def run(self) -> None:
         """Serve this node's workers until cancelled."""
-        self._path.unlink(missing_ok=True)
         async with asyncio.TaskGroup() as self._tasks:
-            server = await asyncio.start_unix_server(self._accept, str(self._path), limit=BLOCK_MAX_BYTES)
-            self._path.chmod(0o600)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                server.close()
-                self._path.unlink(missing_ok=True)
+            await serve_workers(self._path, self._accept, limit_bytes=BLOCK_MAX_BYTES)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._tasks is None or len(self._workers) >= WORKERS_MAX:
