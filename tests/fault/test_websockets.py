@@ -144,6 +144,8 @@ async def test_topics_reach_who_joined_on_every_worker_and_nobody_else(tmp_path:
                 heard = [(await socket.receive(timeout=10)).data for socket in sockets[:6]]
                 assert heard == ["hello all"] * 6
                 await sockets[0].send_str("leave room")
+                await sockets[0].send_str("left")  # messages of one socket are heard in order
+                assert (await sockets[0].receive()).data == "left"
                 await sockets[7].send_str("tell room again")
                 assert (await sockets[1].receive(timeout=10)).data == "again"
                 for silent in (sockets[0], sockets[6]):
