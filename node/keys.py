@@ -80,6 +80,14 @@ def write_private(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_private_in(folder: Path, name: str, data: bytes) -> None:
+    """Write a file as `write_private` does, in a folder that is made, durably and for its user alone, if it is missing."""
+    if not folder.exists():
+        folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
+    write_private(folder / name, data)
+
+
 def sync_tree(folder: Path) -> None:
     """Make everything below `folder` durable, before a rename shows it to others as whole."""
     for parent, _, names in os.walk(folder):

@@ -22,6 +22,7 @@ import msgspec
 
 from cli.errors import CommandError, UsageError
 from node.errors import ConfigError
+from node.keys import sync_tree
 from node.store.sealed_copy import open_sealed
 from protocols.api_data import DataManifest, ListedFile
 from runtime.durable import sync_folder
@@ -68,7 +69,7 @@ class ExportFolder:
         files = tuple(_listed(self.path, name) for name in names)
         manifest = DataManifest(1, project, environment, node, at_ms, files)
         (self.path / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        _sync(self.path)
+        sync_tree(self.path)
         self.path.rename(self._target)
         sync_folder(self._target.parent)
         return manifest
@@ -194,14 +195,3 @@ def _listed(folder: Path, name: str) -> ListedFile:
             whole.update(block)
             size += len(block)
     return ListedFile(name, size, whole.hexdigest())
-
-
-def _sync(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            handle = os.open(Path(parent) / name, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        sync_folder(Path(parent))

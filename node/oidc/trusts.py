@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from node.errors import NotDoneError, NotNowError
-from node.keys import write_private
+from node.keys import write_private_in
 from node.mesh.filing import Filing
 from node.oidc.issuers import Issuers
 from node.oidc.tokens import Conditions, IssuerKey, audience_of, believed, issuer_named, key_named, read_keys
@@ -101,7 +101,7 @@ class Trusts:
             wanted, seed=self._entropy.random_bytes(SEED_BYTES), pinned=pinned, added_ms=self._clock().wall_ms
         )
         try:
-            await asyncio.to_thread(_write, self._folder, made.name, msgspec.msgpack.encode(made))
+            await asyncio.to_thread(write_private_in, self._folder, made.name, msgspec.msgpack.encode(made))
         except OSError as error:
             raise NotNowError(Refusal("trust.not-written", str(error)), "freehold doctor") from None
         self.held[made.name] = made
@@ -193,13 +193,6 @@ class Trusts:
         chains: tuple[GrantChain, ...] = core.dossiers.chains(public)
         chain = next(one for one in chains if digest(one[-1].payload) == rights.grants[-1])
         return tuple(chain), rights
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    if not folder.exists():
-        folder.mkdir(mode=0o700)
-        sync_folder(folder.parent)
-    write_private(folder / name, data)
 
 
 def _remove(path: Path) -> None:

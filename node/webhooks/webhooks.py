@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from node.errors import NotDoneError
-from node.keys import write_private
+from node.keys import write_private_in
 from node.reaching import Reaching, Sending, url_problem
 from node.webhooks.formats import request_of
 from node.webhooks.model import HOOKS_MAX, SECRET_BYTES, Handled, HookFile, Message, Undelivered, Webhook, valid_name
@@ -230,18 +230,11 @@ class Webhooks:
                 return False
             data = msgspec.msgpack.encode(file)
             try:
-                await asyncio.to_thread(_write, self._folder, file.hook.name, data)
+                await asyncio.to_thread(write_private_in, self._folder, file.hook.name, data)
             except OSError as error:
                 _log.error("webhook not written: %s", error, extra={"event": "webhook.not-written"})
                 return False
         return True
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    if not folder.exists():
-        folder.mkdir(mode=0o700)
-        sync_folder(folder.parent)
-    write_private(folder / name, data)
 
 
 def _remove(path: Path) -> None:
