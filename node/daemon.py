@@ -176,6 +176,7 @@ class Daemon:
                 )
             else:
                 await pool.stop()
+            await services.relay.drain(min(HAND_OVER_GRACE_S, self._config.drain_s))
             await workers
             for task in tasks:
                 task.cancel()

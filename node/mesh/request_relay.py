@@ -45,6 +45,7 @@ PATIENCE_S = 5.0
 """How long a request waits for an app that is on its way from one node to another."""
 
 PAUSE_S = 0.1
+DRAIN_LOOK_S = 0.02
 CHUNK_BYTES = 64 * 1024
 
 Lane = tuple[str, str]
@@ -148,12 +149,23 @@ class Forwarding:
         self._in = 0
         self._turn = 0
         self._tasks: asyncio.TaskGroup | None = None
+        self._server: asyncio.Task[None] | None = None
         transport.serve(PROTOCOL, self._serve)
 
     async def run(self) -> None:
         """Take requests from this node's workers until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
-            await serve_workers(self._path, self._accept, limit_bytes=CHUNK_BYTES)
+            self._server = self._tasks.create_task(serve_workers(self._path, self._accept, limit_bytes=CHUNK_BYTES))
+            await asyncio.Event().wait()
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more requests of this node's workers, and let end what is under way, either way, for `limit_s` at most."""
+        if self._server is not None:
+            self._server.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._out or self._in:  # noqa: ASYNC110  a moment, at the end of the process
+                    await asyncio.sleep(DRAIN_LOOK_S)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._tasks is not None
