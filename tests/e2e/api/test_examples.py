@@ -6,6 +6,7 @@ else of a request is what the document says, and answers fit the types it states
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -23,6 +24,7 @@ from yarl import URL
 
 import node.api
 from cli.access.login import Offer, papers_for
+from node.api.callers.callers import BEFORE_START
 from node.api.handlers import OPERATIONS
 from node.api.operations import Operation, document
 from node.mesh.pump import system_now
@@ -62,6 +64,9 @@ CUT = 120
 OPAQUE = re.compile(
     r"ey[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+|[0-9a-f]{32}|[0-9a-f]{64}|12D3Koo\w+|[A-Za-z0-9+/]{40,}={0,2}|http\S+|127\.0\.0\.1:\d+"
 )
+STARTING, NEW_S = 503, 2.5
+"""A node refuses what is dated before it started, and dates are whole seconds: it is new for two of them."""
+
 PLACE = {"project": LANE[0], "environment": LANE[1]}
 
 
@@ -118,8 +123,10 @@ class Walk:
             assert form(shown(said)) == form(known), f"the example of {name} is another call: record it anew"
         assert name not in self.made, f"{name} has an example already"
         self.made[name] = shown(said)
-        answer = await self.send(one, one.path.format_map(path), query, body, index=index)
-        found, text = answer
+        found, text = await self.send(one, one.path.format_map(path), query, body, index=index)
+        if found == STARTING and BEFORE_START.encode() in text:  # a fast machine is here within its first seconds
+            await asyncio.sleep(NEW_S)
+            found, text = await self.send(one, one.path.format_map(path), query, body, index=index)
         assert found == (status or one.status), (name, text)
         if one.answer not in (None, bytes) and one.answer != dict[str, Any]:
             value = json.loads(text)
