@@ -160,10 +160,12 @@ class Page:
         self.until("document.readyState === 'complete'")
 
     def resize(self, width: int = 1440, height: int = 900, *, dark: bool = False) -> None:
-        """Set the window's size and the person's palette."""
+        """Set the window's size and the person's palette; nothing moves, so that no colour is looked at on its way."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         value = "dark" if dark else "light"
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": value}])
+        self.call("Emulation.setEmulatedMedia", features=[
+            {"name": "prefers-color-scheme", "value": value}, {"name": "prefers-reduced-motion", "value": "reduce"}
+        ])  # fmt: skip
 
     def until(self, expression: str, timeout_s: float = LOOK_TIMEOUT_S) -> Any:
         """Wait until an expression holds; return what it gives."""
