@@ -109,6 +109,7 @@ class Chain:
         self._at.on_grown += [
             self._voting.on_grown, self._recovery.on_grown, self._clients.on_grown, self._reads.on_grown,
         ]  # fmt: skip
+        self._at.on_silenced.append(self._voting.on_silenced)
 
     # --- the machine's face -------------------------------------------------------------------------------------------
 
@@ -269,8 +270,7 @@ class Chain:
         self._recovery.tick()
 
     def _mute(self, reason: str) -> None:
-        self._at.muted = reason
-        self._voting.on_grown()
+        self._at.mute(reason)
         self._clients.on_muted()
 
     def _tick(self) -> None:

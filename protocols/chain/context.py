@@ -106,6 +106,8 @@ class ChainContext:
         self.muted = ""
         """Why this node takes no part as a voter for now: it could not write what it says."""
         self.on_grown: list[Callable[[], None]] = []
+        self.on_silenced: list[Callable[[], None]] = []
+        """Told when this node says no more for now under the store it had: what it began with it is over."""
         self._voter_for: tuple[tuple[Voter, ...], bytes, bool] = (), b"", False
         self._rank_for: tuple[tuple[Voter, ...], int, int] = (), 0, 0
 
@@ -274,6 +276,7 @@ class ChainContext:
         if not self.stalled:
             self.stalled = reason
             self.notify(Stalled(slot, reason))
+            self._be_silent()
 
     # --- stores that cannot be trusted --------------------------------------------------------------------------------
 
@@ -297,3 +300,13 @@ class ChainContext:
         self.out += founding_effects(store_id)
         self.out.append(Persist(Store.VOTE, self.acceptor.open(self.ledger.position)))
         self.notify(Quarantined(reason, store_id))
+        self._be_silent()
+
+    def mute(self, reason: str) -> None:
+        """Take no part as a voter for now."""
+        self.muted = reason
+        self._be_silent()
+
+    def _be_silent(self) -> None:
+        for hear in self.on_silenced:
+            hear()

@@ -70,6 +70,7 @@ class Attempt:
         Each voter counts once, however often its promise arrives. Return whether a majority has promised.
         """
         voter = Voter(promise.node, promise.store_id)
+        ensure(voter in self.voters, "a promise is a voter's")
         self.leads[voter] = now.wall_ms - now.mono_ms
         self.promises[voter] = promise
         if accepted is not None and (self.accepted is None or accepted.ballot > self.accepted.ballot):
@@ -78,7 +79,9 @@ class Attempt:
 
     def add_vote(self, vote: Vote) -> bool:
         """Count a verified vote; return whether a majority has voted."""
-        self.votes[Voter(vote.node, vote.store_id)] = vote
+        voter = Voter(vote.node, vote.store_id)
+        ensure(voter in self.voters, "a vote is a voter's")
+        self.votes[voter] = vote
         return len(self.votes) >= self.needed
 
     def decline(self, node: PeerId, rule: str, detail: str) -> bool:

@@ -99,7 +99,11 @@ class Voting:
             self._propose(attempt)
 
     def on_grown(self) -> None:
-        """The slot is decided, or this node says no more: an attempt on it is over."""
+        """The slot is decided: an attempt on it is over."""
+        self._attempt = None
+
+    def on_silenced(self) -> None:
+        """This node says no more, perhaps never again under this store: its own vote can complete nothing."""
         self._attempt = None
 
     # --- phase 1, proposer --------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from protocols.chain.ballots import NO_BALLOT
 from protocols.chain.chain import Chain
 from protocols.chain.clients import Clients
 from protocols.chain.context import ChainContext, ChainSetup
-from protocols.chain.decision import NOOP, Decided, Decision
+from protocols.chain.decision import NOOP, Decided, Decision, Voter
 from protocols.chain.follower import Follower
 from protocols.chain.ledger import Ledger
 from protocols.chain.messages import ReadDone
@@ -36,6 +36,7 @@ from protocols.refusal import Refusal
 from simulation.chain.plan import KINDS
 
 _HEAVY_ROLLBACK = ("lapse", "lapse", "lapse", "isolate", "crash")
+_LAPSES = ("lapse", "lapse", "view", "clog")
 _VIEWS = ("view", "view", "view", "isolate")
 _HEAVY_ISOLATION = ("isolate", "isolate", "partition", "clog")
 _CLEFT = ("isolate", "partition", "clog", "crash")
@@ -208,6 +209,14 @@ def _votes_counted_twice() -> Sequence[Patch]:
     return [(Attempt, "add_vote", add_vote)]
 
 
+def _attempt_outlives_store() -> Sequence[Patch]:
+    def add_vote(self: Attempt, vote: Any) -> bool:
+        self.votes[Voter(vote.node, vote.store_id)] = vote
+        return len(self.votes) >= self.needed
+
+    return [(Voting, "on_silenced", lambda self: None), (Attempt, "add_vote", add_vote)]
+
+
 def _revoked_counted() -> Sequence[Patch]:
     init = ChainContext.__init__
 
@@ -360,6 +369,15 @@ MUTANTS = (
     Mutant("two-configurations", "new voters take over at different slots", _two_configurations),
     Mutant("minority-quorum", "half of the voters is enough", _minority),
     Mutant("votes-counted-twice", "a vote counts for whoever has not voted", _votes_counted_twice),
+    Mutant(
+        "attempt-outlives-store",
+        "a proposer that gave up its store completes the majority with the next one's vote",
+        _attempt_outlives_store,
+        _LAPSES,
+        30,
+        "OneConfig",
+        3,
+    ),
     Mutant("revoked-voter-counted", "revocations are not heard", _revoked_counted),
     Mutant("fixed-timeout", "attempts repeat every 300 ms on 0.5 s links", _fixed_timeout, KINDS, 500),
     Mutant("stale-read", "reads are answered from the local head", _stale_read),

@@ -26,6 +26,7 @@ from protocols.chain.messages import (
     EraChanged,
     Forgotten,
     IAm,
+    Mute,
     Nack,
     Propose,
     Quarantined,
@@ -35,7 +36,7 @@ from protocols.chain.messages import (
     WhoAreYou,
 )
 from protocols.envelope import Signed, decode, digest, encode, sign
-from protocols.machine import PeerConnected, Persist, Received, Store
+from protocols.machine import PeerConnected, PeerId, Persist, Received, Store
 from protocols.refusal import Refusal
 from simulation.chain.toy_state import Add, counter
 from tests.support.protocols.chain_asks import ballot_of, reset_entry, rules, sent
@@ -130,6 +131,38 @@ def test_a_voter_fenced_by_the_boot_read_of_a_copy_of_its_machine_gives_up_its_s
     net.start("n1")
     net.connect("n1")
     assert net.outcome("n0", b"r").outcome == "decided"
+
+
+@pytest.mark.parametrize("silenced", ["fenced", "muted"])
+def test_a_proposer_that_is_silenced_completes_no_majority_with_its_own_vote(silenced: str) -> None:
+    net = ChainNet(3, 3)
+    held: list[tuple[PeerId, Any]] = []
+    n0, n2 = net.nodes["n0"], net.nodes["n2"]
+
+    def hold(near: PeerId, far: PeerId, message: Any) -> bool:
+        if far == n2.peer and isinstance(message, Voted):
+            held.append((near, message))
+        return not held
+
+    net.keep = hold
+    net.give("n2", Submit(b"r", encode(Add(b"i", "a", 4))))
+    net.run()
+    store = net["n2"].store_id
+    if silenced == "fenced":
+        net.give("n2", Received(n0.peer, Forgotten(store, net["n2"].record.counter + 1)))
+        assert net["n2"].store_id != store
+    else:
+        net.give("n2", Mute("the disk is full"))
+    assert not net["n2"].speaking
+    before = net["n2"].position
+    for peer, message in held:
+        net.give("n2", Received(peer, message))
+    assert held, "its vote was all that was missing"
+    assert net["n2"].position == before
+    net.keep = lambda near, far, message: True
+    net.run(5_000)
+    assert counter(net["n0"].state, "a") == 4
+    assert net["n2"].position == net["n0"].position
 
 
 def test_only_a_voter_may_say_that_a_store_is_fenced() -> None:
