@@ -24,6 +24,8 @@ BADF: Final = 8
 FAULT: Final = 21
 INVAL: Final = 28
 NOSYS: Final = 52
+NOTDIR: Final = 54
+NOTSOCK: Final = 57
 SPIPE: Final = 70
 
 IO_VECTORS_MAX: Final = 1_024
@@ -240,11 +242,21 @@ class _Subscription:
             self.at_ns = time.monotonic_ns() + max(remaining, 0)
 
 
+_UNFIT: Final = {"sock": NOTSOCK, "path": NOTDIR, "fd_readdir": NOTDIR} | dict.fromkeys(
+    ("fd_pread", "fd_pwrite", "fd_tell"), SPIPE
+)
+"""What a standard stream answers to what only another kind of descriptor can do."""
+
+
 def _missing(name: str) -> Function:
-    code = BADF if name.startswith(("fd_", "path_", "sock_")) else NOSYS
+    kind = name.partition("_")[0]
+    unfit = _UNFIT.get(name, _UNFIT.get(kind, BADF))
+    place = 2 if name == "path_symlink" else 0  # of the descriptor among the arguments
 
     def answer(memory: Memory, *arguments: Any) -> int:
-        return code
+        if kind not in {"fd", "path", "sock"}:
+            return NOSYS
+        return unfit if 0 <= arguments[place] <= 2 else BADF
 
     return answer
 

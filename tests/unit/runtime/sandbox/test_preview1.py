@@ -68,6 +68,13 @@ def test_arguments_and_environment_arrive_nul_terminated() -> None:
         ("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32", "(i32.const 3)" + " (i32.const 0)" * 4
             + " (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 0)", 8),
         ("sock_accept", "i32 i32 i32", "(i32.const 3) (i32.const 0) (i32.const 0)", 8),
+        ("sock_shutdown", "i32 i32", "(i32.const 1) (i32.const 0)", 57),
+        ("fd_readdir", "i32 i32 i32 i64 i32", "(i32.const 2)" + " (i32.const 0)" * 2 + " (i64.const 0) (i32.const 0)", 54),
+        ("path_symlink", "i32 i32 i32 i32 i32", "(i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0)", 54),
+        ("path_symlink", "i32 i32 i32 i32 i32", "(i32.const 0) (i32.const 0) (i32.const 3) (i32.const 0) (i32.const 0)", 8),
+        ("path_unlink_file", "i32 i32 i32", "(i32.const 0) (i32.const 0) (i32.const 0)", 54),
+        ("fd_tell", "i32 i32", "(i32.const 1) (i32.const 0)", 70),
+        ("fd_tell", "i32 i32", "(i32.const 9) (i32.const 0)", 8),
         ("proc_raise", "i32", "(i32.const 9)", 52),
         ("fd_seek", "i32 i64 i32 i32", "(i32.const 1) (i64.const 0) (i32.const 0) (i32.const 0)", 70),
         ("fd_write", "i32 i32 i32 i32", "(i32.const 1) (i32.const -8) (i32.const 1) (i32.const 0)", 21),
