@@ -216,6 +216,11 @@ class Chain:
         return self._at.acceptor.record
 
     @property
+    def promise_holder(self) -> PeerId | None:
+        """The other voter that holds this one's promise for the open slot, if there is one."""
+        return self._at.promise_holder
+
+    @property
     def speaking(self) -> bool:
         """Whether this node promises and votes now."""
         return self._at.speaking

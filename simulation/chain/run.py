@@ -21,6 +21,7 @@ HEALED_SETTLE_MS = 6_000
 """Hosts that were about to restart do; quarantines, boot reads and replacements happen."""
 LIVE_BOUND_MS = 60_000
 CONVERGE_BOUND_MS = 20_000
+DETOUR_BOUND_MS = 20_000
 RETRY_MS = 9_000
 
 
@@ -122,6 +123,27 @@ def _demand_life(fleet: ChainFleet) -> None:
     if not world.run_while(lambda: not _converged(fleet), world.now_ms + CONVERGE_BOUND_MS):
         heads = {host.name: chain.position.slot for host in world.hosts if (chain := fleet.chain_of(host))}
         raise Violation("Converge", f"heads differ {CONVERGE_BOUND_MS} ms after all was well: {heads}")
+    if not was_reset and not fleet.plan.liar:
+        _demand_detour(fleet)
+
+
+def _demand_detour(fleet: ChainFleet) -> None:
+    """A voter whose messages to the holder of its promise are lost must get its command decided through the others."""
+    world = fleet.world
+    for host in world.hosts:
+        chain = fleet.chain_of(host)
+        holder = None if chain is None else chain.promise_holder
+        if chain is not None and holder is not None and chain.speaking and not fleet.revoked:
+            break
+    else:
+        return
+    world.network.cut[host.peer, holder] = world.now_ms
+    operation = fleet.write(host, "live", 1)
+    served = world.run_while(lambda: not _served(operation), world.now_ms + DETOUR_BOUND_MS)
+    del world.network.cut[host.peer, holder]
+    world.counts["detours"] += 1
+    if not served:
+        raise Violation("Live", f"{host.name} got no command past its promise's holder in {DETOUR_BOUND_MS} ms")
 
 
 def _demand_proof(fleet: ChainFleet) -> None:
