@@ -6,6 +6,7 @@ buckets of a health verdict. Not here: what the numbers mean (protocols/state/an
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,10 +24,20 @@ class Tally:
     requests: int = 0
     errors: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
+    served: set[tuple[str, str]] = field(default_factory=set)
+    """Of the apps whose answers took a measured time: each, and the engine that its plain requests go to."""
 
     def counts(self) -> Counts:
         """The totals as a statement carries them."""
-        return Counts(self.requests, self.errors, tuple(self.buckets))
+        return Counts(self.requests, self.errors, tuple(self.buckets), self.engine)
+
+    @property
+    def engine(self) -> str:
+        """The engine whose latencies these are; of several a name that is equal where each app had the same one."""
+        engines = {engine for _, engine in self.served}
+        if len(engines) > 1:
+            return f"mixed-{hashlib.sha256(repr(sorted(self.served)).encode()).hexdigest()[:8]}"
+        return engines.pop() if engines else Counts().engine
 
 
 class Meter:
@@ -50,6 +61,8 @@ class Meter:
                 for index, count in enumerate(app.latency_buckets):
                     bucket = min(max(index - WORKER_BUCKETS_BELOW_1_MS, 0), LATENCY_BUCKETS - 1)
                     tally.buckets[bucket] += count - before[2][index]
+                if any(app.latency_buckets):
+                    tally.served.add((app.app, app.engine))
 
     def tally(self, key: str) -> Tally:
         """The totals of a release so far."""
@@ -70,4 +83,4 @@ def since(now: Counts, then: Counts) -> Counts:
     earlier = then.buckets or (0,) * len(now.buckets)
     buckets = tuple(max(0, one - other) for one, other in zip(now.buckets, earlier, strict=True))
     requests = max(0, now.requests - then.requests, sum(buckets))
-    return Counts(requests, min(max(0, now.errors - then.errors), requests), buckets)
+    return Counts(requests, min(max(0, now.errors - then.errors), requests), buckets, now.engine)

@@ -7,6 +7,7 @@ Statements are exhibits of commands: every voter judges the same bytes. They are
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,21 +24,28 @@ STATEMENT_MAX_BYTES = 2048
 LATENCY_BUCKETS = 20
 """Bucket 0 counts latencies under 1 ms, bucket b those in [2^(b-1), 2^b) ms; the last starts at 262 seconds."""
 COUNT_MAX = 1 << 48
+
+ENGINE_PATTERN = re.compile("python|native|mixed-[0-9a-f]{8}")
 """No honest node serves this much in one stage; larger numbers would only slow the arithmetic."""
 
 VerdictWord = Literal["pass", "fail", "pending"]
 
 
 class Counts(msgspec.Struct, frozen=True, array_like=True):
-    """Requests, those that failed, and their latencies in log2 buckets (empty, or LATENCY_BUCKETS long)."""
+    """Requests, those that failed, and their latencies in log2 buckets (empty, or LATENCY_BUCKETS long).
+
+    `engine` is what served them: "python", which alone served in the first release; "native"; or "mixed-" and eight hex
+    digits that are equal where the same apps were served by the same engines. Latencies are compared within one engine.
+    """
 
     requests: int = 0
     errors: int = 0
     buckets: tuple[int, ...] = ()
+    engine: str = "python"
 
     def sound(self) -> bool:
         """Return whether the numbers can be true together."""
-        return (
+        return ENGINE_PATTERN.fullmatch(self.engine) is not None and (
             0 <= self.errors <= self.requests <= COUNT_MAX
             and len(self.buckets) in (0, LATENCY_BUCKETS)
             and all(0 <= count <= COUNT_MAX for count in self.buckets)

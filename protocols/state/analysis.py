@@ -2,7 +2,8 @@
 
 Counted over the pinned cohort and its base group, never over live nodes. From rules 2 on (SetRules) no single node's
 numbers decide for others: each node of the cohort is compared with its own past first, and may stop the rollout under its
-name; pooled numbers come second, with a node's weight capped and a base group's extremes left out. Integers throughout,
+name; pooled numbers come second, with a node's weight capped and a base group's extremes left out; and latencies are
+compared only where the same engine served, since one takes a tenth of the other's time. Integers throughout,
 so that every voter reaches the same answer bit for bit. Error rates are compared by Wilson score bounds (E. B. Wilson,
 1927), one-sided 99 percent, in parts per million rounded outwards; latencies by log2 buckets. The shape (candidate beside
 base over the same windows, missing data explicit) follows Kayenta. Not here: one node's verdict (health.py).
@@ -14,6 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import isqrt
+
+import msgspec
 
 from protocols.changes.change import Analysis
 from protocols.changes.statements import LATENCY_BUCKETS, Counts, HealthVerdict
@@ -96,13 +99,13 @@ def p99_bucket(counts: Counts) -> int:
     return -1
 
 
-def pooled(counts: Sequence[Counts]) -> Counts:
-    """Return the sum of counts."""
+def pooled(counts: Sequence[Counts], engine: str = Counts().engine) -> Counts:
+    """Return the sum of counts, as of one engine: the same on both sides wherever engines make no difference."""
     buckets = [0] * LATENCY_BUCKETS
     for one in counts:
         for bucket, count in enumerate(one.buckets):
             buckets[bucket] += count
-    return Counts(sum(one.requests for one in counts), sum(one.errors for one in counts), tuple(buckets))
+    return Counts(sum(one.requests for one in counts), sum(one.errors for one in counts), tuple(buckets), engine)
 
 
 def capped(counts: Sequence[Counts]) -> list[Counts]:
@@ -121,7 +124,7 @@ def _scaled(counts: Counts, most: int) -> Counts:
         return counts
     buckets = tuple(count * min(most, timed) // timed for count in counts.buckets) if timed else counts.buckets
     kept = min(most, requests)
-    return Counts(kept, counts.errors * kept // requests if requests else 0, buckets)
+    return Counts(kept, counts.errors * kept // requests if requests else 0, buckets, counts.engine)
 
 
 def percent(ppm: int) -> str:
@@ -133,7 +136,7 @@ def percent(ppm: int) -> str:
 
 def comparison_failure(candidate: Counts, base: Counts, limits: Analysis) -> str:
     """Return why the candidate is worse than its limits or than the base allow; "" when it is not shown to be."""
-    return _errs_more(candidate, base, limits) or _slower(candidate, base, limits)
+    return _errs_more(candidate, base, limits) or _too_slow(candidate, limits) or _slower(candidate, base)
 
 
 def _errs_more(candidate: Counts, base: Counts, limits: Analysis) -> str:
@@ -147,13 +150,18 @@ def _errs_more(candidate: Counts, base: Counts, limits: Analysis) -> str:
     return ""
 
 
-def _slower(candidate: Counts, base: Counts, limits: Analysis) -> str:
+def _too_slow(candidate: Counts, limits: Analysis) -> str:
+    mine, most = p99_bucket(candidate), limits.max_latency_p99_ms
+    if sum(candidate.buckets) >= P99_MIN_REQUESTS and most and mine > 0 and (1 << (mine - 1)) >= most:
+        return f"p99 is {1 << (mine - 1)} ms or more, the limit is {most} ms"
+    return ""
+
+
+def _slower(candidate: Counts, base: Counts) -> str:
     mine, its = p99_bucket(candidate), p99_bucket(base)
-    if sum(candidate.buckets) >= P99_MIN_REQUESTS:
-        if limits.max_latency_p99_ms and mine > 0 and (1 << (mine - 1)) >= limits.max_latency_p99_ms:
-            return f"p99 is {1 << (mine - 1)} ms or more, the limit is {limits.max_latency_p99_ms} ms"
-        if sum(base.buckets) >= P99_MIN_REQUESTS and mine > its + 1:
-            return f"p99 is in latency bucket {mine}, the base's in {its}: over twice as slow"
+    enough = min(sum(candidate.buckets), sum(base.buckets)) >= P99_MIN_REQUESTS
+    if candidate.engine == base.engine and enough and mine > its + 1:
+        return f"p99 is in latency bucket {mine}, the base's in {its}: over twice as slow"
     return ""
 
 
@@ -207,7 +215,7 @@ def assess(
         return result(StageOutcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
     if pending or unreached > allowed or (silent and not settled):
         return result(StageOutcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
-    compared = _compared(said, outside)[0] if robust else base
+    compared = _compared([one.base for one in said], outside)[0] if robust else base
     doubted = candidate.requests < limits.min_requests and _doubtful(candidate, compared, limits)
     if _measured(rollout, said, candidate) and not doubted:
         return result(StageOutcome.PASS, f"{passed} of {len(cohort)} nodes passed")
@@ -233,25 +241,34 @@ def _worse_together(said: Sequence[HealthVerdict], outside: Sequence[Counts], li
     Of three and more in the group the best and the worst are left out; of two both must say so; one alone says nothing
     of others, and the cohort's own past stands in, where there are enough of the cohort.
     """
-    candidate = pooled(capped([one.candidate for one in said]))
-    rates, latencies = _compared(said, outside)
-    worse = _errs_more(candidate, rates, limits) or _slower(candidate, latencies, limits)
+    mine, past = [one.candidate for one in said], [one.base for one in said]
+    candidate = pooled(capped(mine))
+    worse = _errs_more(candidate, _compared(past, outside)[0], limits) or _too_slow(candidate, limits)
+    by_engine = {engine: _of(engine, mine) for engine in sorted({one.engine for one in mine})}
+    for engine, served in by_engine.items():
+        alike = [[one for one in group if one.engine == engine] for group in (past, outside)]
+        worse = worse or _slower(served, msgspec.structs.replace(_compared(*alike)[1], engine=engine))
     group = [one for one in outside if one.requests]
     if worse or len(group) != LARGE_COHORT - 1:
         return worse
-    against = [comparison_failure(candidate, one, limits) for one in group]
+    against = [_errs_more(candidate, one, limits) or _slower(by_engine.get(one.engine, Counts()), one) for one in group]
     return against[0] if all(against) else ""
 
 
-def _compared(said: Sequence[HealthVerdict], outside: Sequence[Counts]) -> tuple[Counts, Counts]:
+def _of(engine: str, counts: Sequence[Counts]) -> Counts:
+    """Return the sum, by their weights, of those that one engine served."""
+    return pooled(capped([one for one in counts if one.engine == engine]), engine)
+
+
+def _compared(past: Sequence[Counts], outside: Sequence[Counts]) -> tuple[Counts, Counts]:
     """Return what a cohort is compared with, for error rates and for latencies.
 
-    That is the base group without its extremes, or what the cohort's nodes say of their own past.
+    That is the base group without its extremes, or `past`: what the cohort's nodes say of their own.
     """
     group = [one for one in outside if one.requests]
     if len(group) < LARGE_COHORT:
-        past = pooled(capped([one.base for one in said]))
-        return past, past
+        own = pooled(capped(past))
+        return own, own
     by_rate = sorted(group, key=lambda one: (one.errors * _PPM // one.requests, one.requests))
     by_p99 = sorted(group, key=lambda one: (p99_bucket(one), one.requests))
     return pooled(capped(by_rate[1:-1])), pooled(capped(by_p99[1:-1]))

@@ -17,7 +17,7 @@ from protocols.state.governance import RULES_VERSION
 SAYS = {
     1: "the rules of the first release",
     2: "no single node outside a rollout's cohort turns its analysis, none of three or more inside makes it pass;"
-    " a node that said goodbye before it took a candidate is not waited for",
+    " latencies are compared within one serving engine; a node that said goodbye before it took a candidate is not waited for",
     3: "a passkey may approve, which shows that the person was there; a policy may ask for one",
     4: "nodes get certificates for the names of routes, and share them, their keys sealed;"
     " a key may be kept for recovery: it signs the next set of admins and nothing else",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from node.serving.meter import since
+from node.serving.meter import Meter, since
 from protocols.changes.statements import LATENCY_BUCKETS, Counts
+from runtime.messages import AppStatus, Status
 
 
 def buckets(count: int) -> tuple[int, ...]:
@@ -24,3 +25,27 @@ def test_a_difference_is_sound_also_when_a_count_began_anew() -> None:
 
 def test_the_first_stage_of_a_release_counts_from_nothing() -> None:
     assert since(Counts(3, 1, buckets(3)), Counts()) == Counts(3, 1, buckets(3))
+
+
+def engine_of(*apps: tuple[str, str, int]) -> str:
+    """The engine of a release whose apps were served so: (app, engine, measured answers)."""
+    found = tuple(AppStatus("k", app, count, 0, 0, {}, {}, (count, 0), 0, 0, engine) for app, engine, count in apps)
+    meter = Meter()
+    meter.add([Status(1, 1, 0, 0, 0, 0, 0, 0, {}, found)])
+    counts = meter.tally("k").counts()
+    assert counts.sound()
+    return since(counts, Counts()).engine
+
+
+def test_counts_name_the_engine_that_answered() -> None:
+    assert engine_of(("web", "native", 5), ("api", "native", 1)) == "native"
+    assert engine_of(("web", "python", 5)) == "python"
+    assert engine_of(("web", "native", 5), ("job", "python", 0)) == "native", "who answered nothing was not measured"
+    assert Meter().tally("k").counts().engine == "python"
+
+
+def test_a_mixture_is_alike_only_where_each_app_had_the_same_engine() -> None:
+    mixed = engine_of(("web", "native", 5), ("api", "python", 1))
+    assert mixed.startswith("mixed-")
+    assert mixed == engine_of(("api", "python", 900), ("web", "native", 1))
+    assert mixed != engine_of(("web", "python", 5), ("api", "native", 1))

@@ -33,6 +33,7 @@ LIES = [
     for errors in sorted({0, number // 1000, number // 2, number})
     for bucket in (0, 5, LATENCY_BUCKETS - 1)
 ] + [Counts(1000, 0), Counts(0, 0, counts(1000).buckets)]
+LIES += [replace(one, engine=engine) for one in LIES[-8:] for engine in ("native", "mixed-00000000")]
 
 
 def rollout_of(cohort: int, outside: int) -> Rollout:
