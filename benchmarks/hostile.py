@@ -33,6 +33,7 @@ from node.daemon import Daemon
 from node.membership.found import join
 from node.mesh.peer_questions import Ask
 from node.mesh.pump import system_now
+from protocols.api_models import AuditView, PrincipalView
 from protocols.changes.evidence import EvidenceRun, attest
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
@@ -108,9 +109,9 @@ def log_bytes(machine: Machine) -> int:
 
 async def others(operator: NodeClient) -> set[str]:
     """Records that the attacker did not write: audit entries by now, and whose grants there are."""
-    entries = await operator.get_all("/v1/audit")
-    grants = await operator.get_all("/v1/principals")
-    return {f"{one['node']}/{one['number']}" for one in entries} | {one["key"] for one in grants}
+    entries = await operator.read_all(AuditView, "/v1/audit")
+    grants = await operator.read_all(PrincipalView, "/v1/principals")
+    return {f"{one.node}/{one.number}" for one in entries} | {one.key for one in grants}
 
 
 async def key_of(operator: NodeClient, admin: Ed25519Signer, project: str, role: Role) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -35,7 +34,7 @@ class CommandError(Exception):
     exit_code = ExitCode.ERROR
 
     def __init__(
-        self, message: str, *, next_step: str, kind: str = "error", answer: Mapping[str, Any] | None = None
+        self, message: str, *, next_step: str, kind: str = "error", answer: Mapping[str, object] | None = None
     ) -> None:
         super().__init__(message)
         self.kind = kind

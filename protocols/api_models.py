@@ -311,6 +311,59 @@ class MeshView(msgspec.Struct, frozen=True):
     """Keys that may sign the next set of admins, and nothing else."""
 
 
+class Numbers(msgspec.Struct, frozen=True):
+    """What one node measured, as it stood in the material of a decision."""
+
+    node: str
+    verdict: str
+    requests: int
+    errors: int
+    healthy_ms: int
+    smoke_runs: int
+    reason: str
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """One decision. `signers` are keys in hex; none means that health or an admission gave the authority.
+
+    `names` are theirs, as granted: no part of the chain, so whoever answers adds them.
+    """
+
+    slot: int
+    at_ms: int
+    action: str
+    project: str
+    environment: str
+    signers: tuple[str, ...]
+    voters: tuple[str, ...]
+    subject: str
+    reason: str
+    numbers: tuple[Numbers, ...]
+    names: tuple[str, ...] = ()
+
+
+class AuditView(msgspec.Struct, frozen=True):
+    """One write. `caller` reached the API, `signers` signed what it handed over; `names` are theirs, as granted.
+
+    `count` refused calls of one caller, the first at `first_ms`, are told together; both are 1 and 0 otherwise.
+    """
+
+    node: str
+    number: int
+    at_ms: int
+    caller: str
+    signers: tuple[str, ...]
+    lineage: tuple[str, ...]
+    names: tuple[str, ...]
+    verb: str
+    target: str
+    digest: str
+    result: str
+    request: str
+    count: int
+    first_ms: int
+
+
 class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A signed command (encoded SignedCommand) and the material behind its exhibits."""
 

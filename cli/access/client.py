@@ -30,7 +30,15 @@ from cli.access.contexts import Context
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.text.foreign import foreign, plain
 from cli.text.going_on import goes_on, nothing_goes_on
-from protocols.api_models import CommandBody, PaperKind, PrincipalView, RecordBody
+from protocols.api_models import (
+    CommandBody,
+    OutcomeView,
+    PaperKind,
+    PrincipalView,
+    RecordBody,
+    RecordView,
+    StartView,
+)
 from protocols.envelope import decode as decode_message
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
@@ -49,6 +57,9 @@ SIGN_AGAIN_S = 1.0
 """A node refuses what was signed before it started; right after its start that is this moment's signature, too."""
 
 T = TypeVar("T")
+
+Parameter = str | int | bool | None
+"""One value of a query; None and "" leave it out."""
 
 
 class RefusedError(CommandError):
@@ -115,26 +126,26 @@ class NodeClient:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def get(self, path: str, **query: Any) -> Any:
-        """Return a JSON answer."""
-        return foreign(msgspec.json.decode(await self._call("GET", path, query=query)))
+    async def get(self, path: str, **query: Parameter) -> Any:
+        """Return a JSON answer as it came, for who looks at an answer's shape itself; commands `read` it."""
+        return await self.read(Any, path, **query)
 
-    async def read(self, kind: type[T], path: str, **query: Any) -> T:
-        """Return a JSON answer as the type that the API states for it."""
-        return msgspec.convert(await self.get(path, **query), kind)
+    async def read(self, kind: type[T], path: str, **query: Parameter) -> T:
+        """Return a JSON answer as the type that the API states for it. Raises CommandError for one of another type."""
+        return _typed(kind, await self._call("GET", path, query=query))
 
-    async def get_all(self, path: str, **query: Any) -> list[Any]:
-        """Return a whole list, page by page."""
-        items: list[Any] = []
+    async def read_all(self, kind: type[T], path: str, **query: Parameter) -> tuple[T, ...]:
+        """Return a whole list of `kind`, page by page."""
+        items: list[T] = []
         while True:
             data, fields = await self._exchange("GET", path, query={**query, "limit": PAGE_ITEMS})
-            items += foreign(msgspec.json.decode(data))
+            items += _typed(list[kind], data)  # type: ignore[valid-type]
             following = fields.get("Link", "").partition(">")[0].removeprefix("<")
             if not following:
-                return items
+                return tuple(items)
             query["cursor"] = URL(following).query["cursor"]
 
-    async def get_bytes(self, path: str, **query: Any) -> bytes:
+    async def get_bytes(self, path: str, **query: Parameter) -> bytes:
         """Return a binary answer."""
         return await self._call("GET", path, query=query)
 
@@ -147,7 +158,7 @@ class NodeClient:
         """Return the mesh id."""
         return mesh_id(await self.get_bytes("/v1/genesis"))
 
-    async def follow(self, path: str, **query: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async def follow(self, path: str, **query: Parameter) -> AsyncIterator[tuple[str, dict[str, object]]]:
         """Yield (event, fields) of a server-sent event stream until it ends."""
         assert self._session is not None
         params = {key: _text(value) for key, value in query.items() if value not in (None, "")}
@@ -189,13 +200,17 @@ class NodeClient:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def post(self, path: str, body: Any, *, patience_s: float = TIMEOUT_S) -> Any:
-        """Send JSON; return the JSON answer."""
-        data = msgspec.json.encode(body, enc_hook=plain)
-        answer, _ = await self._exchange("POST", path, data, "application/json", patience_s=patience_s)
-        return foreign(msgspec.json.decode(answer))
+    async def post(self, path: str, body: object = None) -> Any:
+        """Send JSON, or no body; return the JSON answer as it came. Commands `send` it."""
+        return await self.send(Any, path, body)
 
-    async def post_nothing(self, path: str, body: Any = None, *, patience_s: float = TIMEOUT_S) -> None:
+    async def send(self, kind: type[T], path: str, body: object = None, *, patience_s: float = TIMEOUT_S) -> T:
+        """Send JSON, or no body; return the JSON answer as the type that the API states for it."""
+        data = None if body is None else msgspec.json.encode(body, enc_hook=plain)
+        answer, _ = await self._exchange("POST", path, data, "application/json", patience_s=patience_s)
+        return _typed(kind, answer)
+
+    async def post_nothing(self, path: str, body: object = None, *, patience_s: float = TIMEOUT_S) -> None:
         """Send JSON, or no body, where the answer is empty."""
         data = None if body is None else msgspec.json.encode(body, enc_hook=plain)
         await self._exchange("POST", path, data, "application/json", patience_s=patience_s)
@@ -218,15 +233,11 @@ class NodeClient:
         except UNREACHED as error:
             raise self._unreached(error) from None
 
-    async def post_empty(self, path: str) -> Any:
-        """Ask for something that takes no body; return the JSON answer."""
-        return foreign(msgspec.json.decode(await self._call("POST", path)))
-
     async def delete(self, path: str) -> None:
         """Have what is at a path forgotten."""
         await self._call("DELETE", path)
 
-    async def put(self, path: str, body: Any) -> None:
+    async def put(self, path: str, body: object) -> None:
         """Replace what is at a path with JSON; the answer is empty."""
         await self._call("PUT", path, msgspec.json.encode(body, enc_hook=plain), "application/json")
 
@@ -247,8 +258,7 @@ class NodeClient:
 
     async def publish(self, kind: PaperKind, scope: str, body: bytes) -> str:
         """File a signed paper; return its key."""
-        answer = await self.post("/v1/records", RecordBody(kind, scope, body))
-        return str(answer["key"])
+        return (await self.send(RecordView, "/v1/records", RecordBody(kind, scope, body))).key
 
     async def decide(
         self,
@@ -278,37 +288,41 @@ class NodeClient:
         action = command.action
         name = str(action.__struct_config__.tag).replace("_", " ")
         goes_on(f"the command ({name}) was handed over: the voters may still decide it", "freehold decisions")
-        answer = await self.post("/v1/commands", CommandBody(encode(signed), material))
-        if answer["outcome"] != "decided":
-            if answer["outcome"] == "unknown":
+        answer = await self.send(OutcomeView, "/v1/commands", CommandBody(encode(signed), material))
+        if answer.outcome != "decided":
+            if answer.outcome == "unknown":
                 raise CommandError(
                     "no majority of voters answered in time; it may still be decided",
                     next_step="freehold mesh members",
                     kind="unknown-outcome",
                 )
-            raise RefusedError(answer["rule"] or answer["outcome"], answer["detail"], next_step)
+            raise RefusedError(answer.rule or answer.outcome, answer.detail, next_step)
         nothing_goes_on()
-        return int(answer["slot"])
+        return answer.slot
 
     async def chains(self, key: bytes) -> tuple[bytes, ...]:
         """Return the encoded chains of grants that the node holds for a key: what proves its rights."""
         return (await self.read(PrincipalView, f"/v1/principals/{key.hex()}")).chains
 
-    async def start(self, signed: SignedCommand) -> dict[str, Any]:
+    async def start(self, signed: SignedCommand) -> StartView:
         """Hand over a signed start."""
         command: Command = decode_message(signed.payload, Command)
         change = bytes(command.action.change).hex() if isinstance(command.action, Start) else ""
         told = {"change": change, "outcome": "started"}
         goes_on(f"the start of change {change[:12]} is handed over and goes on by itself", "freehold abort", told)
-        answer: dict[str, Any] = await self.post("/v1/starts", CommandBody(encode(signed)))
-        return answer
+        return await self.send(StartView, "/v1/starts", CommandBody(encode(signed)))
 
     async def withdraw(self, change: str) -> None:
         """Have the node forget a start that still waits there."""
         await self.delete(f"/v1/starts/{change}")
 
     async def _call(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "", query: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "",
+        query: Mapping[str, Parameter] | None = None,
     ) -> bytes:
         return (await self._exchange(method, path, body, kind, query))[0]
 
@@ -318,7 +332,7 @@ class NodeClient:
         path: str,
         body: bytes | BinaryIO | None = None,
         kind: str = "",
-        query: dict[str, Any] | None = None,
+        query: Mapping[str, Parameter] | None = None,
         *,
         patience_s: float = TIMEOUT_S,
         digest: bytes | None = None,
@@ -374,14 +388,14 @@ class NodeClient:
         )  # fmt: skip
 
 
-async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, dict[str, object]]]:
     name = ""
     async for raw in lines:
         line = raw.rstrip(b"\n")
         if line.startswith(b"event: "):
             name = line[7:].decode(errors="replace")
         elif line.startswith(b"data: "):
-            yield name, foreign(msgspec.json.decode(line[6:]))
+            yield name, _typed(dict[str, object], line[6:])
 
 
 def _connector(context: Context) -> aiohttp.BaseConnector:
@@ -390,16 +404,28 @@ def _connector(context: Context) -> aiohttp.BaseConnector:
     return aiohttp.UnixConnector(context.socket)
 
 
-def _text(value: Any) -> str:
+def _text(value: Parameter) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
+def _typed(kind: type[T], data: bytes) -> T:
+    """Read an answer; its texts are `Foreign` where they need it. Raises CommandError for what is not of that type."""
+    try:
+        return msgspec.convert(foreign(msgspec.json.decode(data)), kind)
+    except msgspec.MsgspecError as error:
+        raise CommandError(
+            f"the node's answer cannot be read: {error}",
+            next_step="freehold doctor; the node may run another release than this command",
+            kind="bad-answer",
+        ) from None
+
+
 def _problem(status: int, data: bytes) -> CommandError:
     try:
-        problem: dict[str, Any] = foreign(msgspec.json.decode(data))
-    except msgspec.DecodeError:
+        problem = msgspec.convert(foreign(msgspec.json.decode(data)), dict[str, object])
+    except msgspec.MsgspecError:
         return CommandError(f"the node answered {status}", next_step="freehold node status", kind="bad-answer")
     rule = str(problem.get("rule") or f"http-{status}")
     next_step = str(problem.get("next") or "freehold status")

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import os
 import secrets
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -19,7 +18,7 @@ from yarl import URL
 from cli.access.client import NodeClient
 from cli.access.contexts import Context, RunnerToken
 from cli.errors import CommandError, UsageError
-from protocols.api_outward import ExchangeBody
+from protocols.api_outward import ExchangeBody, ExchangeView
 from protocols.keys import SEED_BYTES, Ed25519Signer
 
 TRUST_VARIABLE = "FREEHOLD_TRUST"
@@ -62,13 +61,13 @@ def audience_for(mesh: str, key: bytes) -> str:
     return f"freehold:{mesh}:{hashlib.sha256(key).hexdigest()}"
 
 
-async def exchanged(line: TrustLine) -> tuple[RunnerToken, dict[str, Any]]:
+async def exchanged(line: TrustLine) -> tuple[RunnerToken, ExchangeView]:
     """Make a key, have the platform vouch for it, and have a node grant it something. Raises CommandError."""
     seed = secrets.token_bytes(SEED_BYTES)
     signer = Ed25519Signer(seed)
     token = await _id_token(audience_for(line.mesh, signer.public_key))
     async with NodeClient(Context(line.mesh, "", "", url=line.url, pin=line.pin), signer) as client:
-        got: dict[str, Any] = await client.post("/v1/token-exchange", ExchangeBody(token))
+        got = await client.send(ExchangeView, "/v1/token-exchange", ExchangeBody(token))
     return RunnerToken(line.mesh, line.url, line.pin, seed), got
 
 
@@ -91,7 +90,7 @@ async def _id_token(audience: str) -> str:
             data = await answer.content.read(ANSWER_MAX_BYTES)
             if answer.status != 200:
                 raise CommandError(f"the platform answers {answer.status}", next_step="try again", kind="no-id-token")
-        return str(msgspec.json.decode(data, type=dict[str, Any])["value"])
+        return str(msgspec.json.decode(data, type=dict[str, object])["value"])
     except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, msgspec.MsgspecError) as error:
         what = f"the platform gave no ID token: {type(error).__name__}"
         raise CommandError(what, next_step="try again", kind="no-id-token") from None

@@ -2,12 +2,11 @@
 
 The line's ephemeral key signs the new key and passes its grant on to it; the request itself is signed with the new key,
 so nothing secret leaves this machine. A person who may approve gets two keys: a sealed one, which was admitted, and an
-everyday one with what is left of the grant. Not here: asking the person, and where keys are kept (home.py).
+everyday one with what is left of the grant. Not here: asking the person, and where keys are kept (contexts.py).
 """
 
 from __future__ import annotations
 
-import base64
 import secrets
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import msgspec
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.errors import CommandError
-from protocols.api_models import AdmissionBody
+from protocols.api_models import AdmissionBody, AdmissionView
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.trust.admission import JoinPapers
@@ -77,13 +76,13 @@ async def enrol(offer: Offer, signer: Ed25519Signer) -> tuple[str, str]:
     for url, pin in offer.addresses:
         async with NodeClient(Context(mesh.hex(), "", "", url=url, pin=pin), signer) as client:
             try:
-                answer = await client.post("/v1/admissions", AdmissionBody(encode(papers)))
+                answer = await client.send(AdmissionView, "/v1/admissions", AdmissionBody(encode(papers)))
             except CommandError as error:
                 if error.kind != "no-node":
                     raise
                 silent.append(url)
                 continue
-        if mesh_id(base64.b64decode(answer["genesis"])) != mesh:
+        if mesh_id(answer.genesis) != mesh:
             raise CommandError("the node answers for another mesh", next_step="ask for a new invite", kind="wrong-mesh")
         return url, pin
     raise CommandError(

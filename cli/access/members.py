@@ -11,7 +11,7 @@ from cli.access.client import NodeClient
 from cli.errors import CommandError, UsageError
 from cli.text.table import short
 from cli.text.units import in_words
-from protocols.api_models import MemberView
+from protocols.api_models import MemberView, NodeView
 from protocols.trust.certificates import WARN_BEFORE_MS
 
 SUFFIX_MIN = 4
@@ -47,7 +47,7 @@ async def behind(client: NodeClient, members: tuple[Member, ...]) -> dict[str, i
 
     async def slot(node: str) -> int | None:
         try:
-            return int((await client.get(f"/v1/nodes/{node}"))["slot"])
+            return (await client.read(NodeView, f"/v1/nodes/{node}")).slot
         except CommandError:
             return None
 

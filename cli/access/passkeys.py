@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from typing import Any
+from dataclasses import dataclass
 
 import msgspec
 
@@ -127,18 +127,24 @@ async def require_passkey_rules(client: NodeClient) -> None:
         )
 
 
-async def approving_grant(
-    client: NodeClient, person: bytes, *, admin: bool
-) -> tuple[tuple[Signed, ...], dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class GrantScope:
+    """What a passkey's grant may give at most; `expires_ms` is 0 where the person's own right has no end."""
+
+    roles: tuple[Role, ...]
+    projects: tuple[str, ...]
+    environments: tuple[str, ...]
+    expires_ms: int
+    same_person: bool = False
+
+
+async def approving_grant(client: NodeClient, person: bytes, *, admin: bool) -> tuple[tuple[Signed, ...], GrantScope]:
     """Return the chain that a passkey's grant is put under, and what it may give; an admin's key needs no chain.
 
     Raises CommandError if the person may not approve anywhere.
     """
-    roles: tuple[Role, ...]
     if admin:
-        roles = ("approver", "admin")
-        scope = {"projects": (ANY,), "environments": (ANY,), "expires_ms": 0, "same_person": True}
-        return (), {"roles": roles, **scope}
+        return (), GrantScope(("approver", "admin"), (ANY,), (ANY,), 0, same_person=True)
     mine = await principal_of(client, person)
     held = next((one for one in mine.each if "approve" in one.verbs), None)
     if mine.problem or held is None:
@@ -148,21 +154,20 @@ async def approving_grant(
             kind="approval.no-rights",
         )
     roles = tuple(role for role in VERBS_OF_ROLE if role in held.roles and "approve" in VERBS_OF_ROLE[role])
-    scope = {"projects": held.projects, "environments": held.environments, "expires_ms": held.expires_ms}
-    return mine.chain_of(held), {"roles": roles, **scope}
+    return mine.chain_of(held), GrantScope(roles, held.projects, held.environments, held.expires_ms)
 
 
 async def grant_passkey(
-    client: NodeClient, person: Ed25519Signer, chain: tuple[Signed, ...], gives: dict[str, Any], *, key: bytes,
+    client: NodeClient, person: Ed25519Signer, chain: tuple[Signed, ...], gives: GrantScope, *, key: bytes,
     name: str, span_ms: int,
 ) -> Grant:  # fmt: skip
     """Have the person's key take the passkey `key` into its grant, for approvals alone, and file that."""
     until_ms = time.time_ns() // 1_000_000 + span_ms
-    limit_ms = gives.pop("expires_ms")
     grant = Grant(
         key=key, kind="person", name=name, nonce=secrets.token_bytes(NONCE_BYTES), verbs=("approve",),
         parent=bytes(digest(chain[-1].payload)) if chain else b"",
-        expires_ms=min(until_ms, limit_ms) if limit_ms else until_ms, **gives,
+        expires_ms=min(until_ms, gives.expires_ms) if gives.expires_ms else until_ms, roles=gives.roles,
+        projects=gives.projects, environments=gives.environments, same_person=gives.same_person,
     )  # fmt: skip
     link = sign(person, GRANT_DOMAIN, await client.mesh(), grant)
     await client.publish("grant", key.hex(), encode((*chain, link)))

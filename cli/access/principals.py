@@ -11,8 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import msgspec
-
 from cli.access import contexts as home
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
@@ -69,8 +67,7 @@ async def principal_of(client: NodeClient, key: bytes) -> Principal:
 
 async def principals_of(client: NodeClient) -> tuple[Principal, ...]:
     """Return every key with a grant."""
-    found: tuple[Principal, ...] = msgspec.convert(await client.get_all("/v1/principals"), tuple[Principal, ...])
-    return found
+    return await client.read_all(Principal, "/v1/principals")
 
 
 async def require_right(client: NodeClient, key: bytes, verb: Verb, project: str, environment: str) -> None:

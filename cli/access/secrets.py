@@ -1,7 +1,7 @@
 """Secrets from this side: sealed on this machine to the nodes that may run the app, and named by version in a change.
 
 The value goes from the prompt or the pipe into the sealed paper and nowhere else: not into an argument, a file, a log or
-an error. Not here: reading it (commands/secret.py), and what nodes do with it.
+an error. Not here: reading it (commands/change/secret.py), and what nodes do with it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-
-import msgspec
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
@@ -38,8 +36,7 @@ class SystemRandom:
 
 async def rows_of(client: NodeClient, project: str, environment: str) -> tuple[SecretView, ...]:
     """Return the versions of a project's secrets, newest first within each name; an empty environment means all."""
-    found = await client.get_all("/v1/secrets", project=project, environment=environment)
-    return msgspec.convert(found, tuple[SecretView, ...])
+    return await client.read_all(SecretView, "/v1/secrets", project=project, environment=environment)
 
 
 async def versions_for(client: NodeClient, effective: Effective) -> tuple[SecretVersion, ...]:

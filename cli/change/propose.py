@@ -1,14 +1,13 @@
 """Proposing without starting, and naming changes by a prefix of their id.
 
 A proposal is the change with its bytes and its evidence, filed with every node, which prepare it; nothing starts. Not
-here: the change itself (deploying.py), starting it, approving it.
+here: the change itself (deploy.py), starting it, approving it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 from cli.access.client import NodeClient, RefusedError
 from cli.access.secrets import versions_for
@@ -20,6 +19,7 @@ from cli.errors import UsageError
 from cli.project.build import build_project
 from cli.project.find import Found
 from cli.text.output import Output
+from protocols.api_models import ChangeView
 from protocols.changes.change import Change
 from protocols.changes.differences import route_words
 from protocols.envelope import encode
@@ -108,11 +108,11 @@ async def claim_routes(client: NodeClient, change: Change, signer: Ed25519Signer
     return ()
 
 
-async def resolve_change(client: NodeClient, text: str) -> dict[str, Any]:
+async def resolve_change(client: NodeClient, text: str) -> ChangeView:
     """Return the change that `text`, its id or the beginning of it, names. Raises UsageError for none or several."""
     wanted = text.lower()
-    known: list[dict[str, Any]] = await client.get("/v1/changes", limit=CHANGES_ASKED)
-    found = [one for one in known if len(wanted) >= PREFIX_MIN and one["id"].startswith(wanted)]
+    known = await client.read(tuple[ChangeView, ...], "/v1/changes", limit=CHANGES_ASKED)
+    found = [one for one in known if len(wanted) >= PREFIX_MIN and one.id.startswith(wanted)]
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} changes begin with {text}" if found else f"no change begins with {text!r}"

@@ -1,13 +1,11 @@
 """A release that the mesh holds already, on its way to another environment: found by its digest, built by nobody again.
 
 Its manifest has the whole project file, so what it runs with anywhere, and how a rollout moves there, can be read from the
-manifest alone. Everything comes from a node by digest. Not here: releases built here (deploying.built_here), and going
+manifest alone. Everything comes from a node by digest. Not here: releases built here (deploy.built_here), and going
 back to an earlier one (`freehold rollback`).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from cli.access.client import NodeClient
 from cli.change.deploy import Offered
@@ -15,6 +13,7 @@ from cli.change.review import effective_at, release_at
 from cli.errors import CommandError, UsageError
 from cli.project.find import Found
 from cli.project.parse import ProjectFileError, parse
+from protocols.api_models import ChangeView, DeployedView, LaneView
 from protocols.envelope import digest, encode
 
 PREFIX_MIN = 4
@@ -53,11 +52,13 @@ async def held_release(client: NodeClient, text: str, here: Found | None) -> Off
 async def _known(client: NodeClient) -> dict[str, str]:
     """Every release that was proposed or runs, newest first, each with one configuration that was made for it."""
     found: dict[str, str] = {}
-    changes: list[dict[str, Any]] = await client.get("/v1/changes", limit=CHANGES_ASKED)
-    for lane in await client.get("/v1/lanes"):
-        changes += [one for one in (lane["base"], *lane["retained"]) if one is not None]
+    changes: list[ChangeView | DeployedView] = [
+        *await client.read(tuple[ChangeView, ...], "/v1/changes", limit=CHANGES_ASKED)
+    ]
+    for lane in await client.read(tuple[LaneView, ...], "/v1/lanes"):
+        changes += [one for one in (lane.base, *lane.retained) if one is not None]
     for one in changes:
-        found.setdefault(one["release"], one["configuration"])
+        found.setdefault(one.release, one.configuration)
     return found
 
 

@@ -20,6 +20,7 @@ from cli.errors import CommandError
 from cli.text.foreign import quoted
 from cli.text.table import short
 from cli.text.units import counted
+from protocols.api_models import ChangeView, NodeView
 from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
 from protocols.changes.differences import SECTIONS, Difference, Side, differences, size_words, stage_words
 from protocols.changes.effective import EFFECTIVE_MAX_BYTES, Effective, decode_effective
@@ -123,17 +124,17 @@ async def holders_of(client: NodeClient, members: tuple[Member, ...], lane: Lane
     found: set[str] = set()
     if lane.base is not None:
         try:
-            found |= set((await client.get(f"/v1/changes/{lane.base.change.hex()}"))["prepared"])
+            found |= set((await client.read(ChangeView, f"/v1/changes/{lane.base.change.hex()}")).prepared)
         except CommandError:
             found = set()  # its record has been collected; the nodes' own words remain
     for member in members:
         if member.node in found or not (member.connected or member.belief == "self"):
             continue
         try:
-            said = await client.get(f"/v1/nodes/{member.node}")
+            said = await client.read(NodeView, f"/v1/nodes/{member.node}")
         except CommandError:
             continue
-        if f"{lane.project}/{lane.environment}" in said["running"]:
+        if f"{lane.project}/{lane.environment}" in said.running:
             found.add(member.node)
     return tuple(sorted(found))
 

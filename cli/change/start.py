@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cli.access.client import NodeClient
+from cli.access.members import members_of
 from cli.access.principals import require_right
 from cli.change import deploy as deploying
 from cli.change.deploy import Offered
@@ -18,6 +19,7 @@ from cli.errors import CommandError, ExitCode, UsageError
 from cli.project.find import Found
 from cli.text.going_on import goes_on
 from cli.text.output import Output
+from protocols.api_models import ChangeView
 from protocols.changes.change import Change
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
@@ -116,13 +118,13 @@ async def _signed_start(
         change_id, change = await _propose(client, output, wanted, lane, signer, starter)
     else:
         await require_right(client, starter.signer.public_key, "start", project, environment)
-        if not starter.supersede and (await client.get(f"/v1/changes/{wanted.hex()}"))["state"] in UNDER_WAY:
+        if not starter.supersede and (await client.read(ChangeView, f"/v1/changes/{wanted.hex()}")).state in UNDER_WAY:
             return wanted, None
         await claim_routes(client, change, signer)
         change_id = wanted
     state = await client.state()
     lane = deploying.lane_of(state, project, environment)
-    down = [member["node"] for member in await client.get("/v1/members") if member["belief"] == "down"]
+    down = [member.node for member in await members_of(client) if member.belief == "down"]
     nodes = deploying.pinned_nodes(state, lane, change, down)
     return change_id, starter.start(await client.mesh(), lane, change_id, nodes)
 

@@ -134,4 +134,4 @@ class Acts:
             raise CommandError("that is no signature of the draft", next_step="ask for it again", kind="signature")
         command = SignedCommand(pending.payload, (Signature(key, signature),), pending.exhibits)
         body = CommandBody(encode(command), pending.material)
-        return msgspec.convert(await self._client.post("/v1/commands", body), OutcomeView)
+        return await self._client.send(OutcomeView, "/v1/commands", body)

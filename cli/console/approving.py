@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import time
 from collections import OrderedDict
-from typing import Any
 
 import msgspec
 
@@ -21,6 +20,7 @@ from cli.change.review import change_at, release_at, review_change, review_text
 from cli.errors import CommandError
 from cli.text.foreign import builtins_of
 from cli.views.papers import without_bytes
+from protocols.api_models import ApprovalBody, PapersView, RecordView
 from protocols.changes.approvals import Approval, approval_statement, read_approval
 from protocols.changes.change import Change
 from protocols.keys import Ed25519Verifier
@@ -48,14 +48,14 @@ class Approving:
         self._context, self._client, self._origin = context, client, origin
         self._offered: OrderedDict[str, dict[str, StoredPasskey]] = OrderedDict()
 
-    async def shown(self, named: str) -> dict[str, Any]:
+    async def shown(self, named: str) -> dict[str, object]:
         """Return a change's review, its papers, and what a passkey of this page would sign, if one may."""
         change, _ = await change_at(self._client, named)
         review = await review_change(self._client, named)
-        papers = await self._client.get(f"/v1/changes/{named}/papers")
+        papers = await self._client.read(PapersView, f"/v1/changes/{named}/papers")
         answer = {"review": builtins_of(review), "text": review_text(review), "papers": without_bytes(papers)}
-        usable = await self._usable(change, {papers["author"]["key"], *papers["author"]["lineage"]})
-        given = {one["key"] for one in papers["approvals"] if not one["problem"]}
+        usable = await self._usable(change, {papers.author.key, *papers.author.lineage})
+        given = {one.key for one in papers.approvals if not one.problem}
         if not usable or any(one.id.hex() in given for one in usable.values()):
             return {**answer, "offer": None}
         gate = gate_of(await self._client.state(), change.environment, await release_at(self._client, change.release))
@@ -85,7 +85,7 @@ class Approving:
                 found[one.credential] = one
         return found
 
-    async def take(self, given: TouchGiven) -> dict[str, Any]:
+    async def take(self, given: TouchGiven) -> dict[str, object]:
         """File a touch for a statement that was offered. Raises CommandError naming the rule it breaks."""
         one = self._offered.get(given.statement, {}).get(given.touched.credential)
         if one is None:
@@ -94,5 +94,5 @@ class Approving:
         read = read_approval(Ed25519Verifier(), bytes.fromhex(self._context.mesh), envelope)
         if isinstance(read, Refusal):
             raise CommandError(f"{read.rule}: {read.detail}", next_step="load the change again", kind=read.rule)
-        await self._client.post("/v1/approvals", {"envelope": envelope})
+        await self._client.send(RecordView, "/v1/approvals", ApprovalBody(envelope))
         return {"change": read.change.hex(), "approver": read.key.hex(), "expires_ms": read.expires_ms}

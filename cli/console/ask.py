@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -28,7 +28,7 @@ A = TypeVar("A")
 
 
 def ask_in_browser(
-    output: Output, port: int, question: dict[str, Any], kind: type[A], take: Callable[[A], T], *, purpose: str
+    output: Output, port: int, question: Mapping[str, object], kind: type[A], take: Callable[[A], T], *, purpose: str
 ) -> T:
     """Ask at http://localhost:PORT; return what `take` makes of the answer, which it refuses with a CommandError.
 
@@ -38,7 +38,7 @@ def ask_in_browser(
 
 
 async def _ask(
-    output: Output, port: int, question: dict[str, Any], kind: type[A], take: Callable[[A], T], purpose: str
+    output: Output, port: int, question: Mapping[str, object], kind: type[A], take: Callable[[A], T], purpose: str
 ) -> T:
     code = secrets.token_urlsafe(CODE_BYTES)
     taken: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -25,6 +25,7 @@ from cli.console.callers import PageCallers
 from cli.console.serving import FIELDS, Handler, origin_of
 from cli.errors import CommandError
 from cli.text.foreign import plain
+from protocols.api_models import OutcomeView
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role, Verb
@@ -135,7 +136,7 @@ class Console:
                 pass  # the page has gone
             return answer
 
-    def _own(self, kind: type[B], act: Callable[[bytes, B], Awaitable[Any]]) -> Handler:
+    def _own(self, kind: type[B], act: Callable[[bytes, B], Awaitable[object]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             body = await request.read()
             key = await self._callers.key_of(request, body)
@@ -150,16 +151,16 @@ class Console:
 
         return handle
 
-    async def _approving_shown(self, _: bytes, change: str) -> dict[str, Any]:
+    async def _approving_shown(self, _: bytes, change: str) -> dict[str, object]:
         if len(change) != 64 or not set(change) <= set("0123456789abcdef"):
             raise CommandError("that names no change", next_step="look at the changes", kind="no-change")
         return await self._approving.shown(change)
 
-    async def _decide(self, key: bytes, said: SignedDrawn) -> Any:
+    async def _decide(self, key: bytes, said: SignedDrawn) -> OutcomeView:
         return await self._acts.decide(key, said, unpadded(said.signature))
 
 
-def _json(value: Any) -> web.Response:
+def _json(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value, enc_hook=plain), content_type="application/json")
 
 

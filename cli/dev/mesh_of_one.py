@@ -27,6 +27,7 @@ from cli.host.local_node import NodeSettings
 from cli.project.build import STATE_FOLDER
 from cli.project.model import ProjectFile
 from cli.text.output import Output
+from protocols.api_models import PrincipalView
 from protocols.changes.demands import DEV
 from protocols.envelope import Signed, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
@@ -83,7 +84,7 @@ def _found(folder: Path, settings: NodeSettings) -> None:
 async def furnish(mesh: MeshOfOne, client: NodeClient, project: ProjectFile) -> None:
     """Have the chain decide what a deploy rests on: the everyday key's grant, the environment, the project."""
     key = mesh.me.public_key.hex()
-    if (await client.get(f"/v1/principals/{key}"))["problem"]:
+    if (await client.read(PrincipalView, f"/v1/principals/{key}")).problem:
         await client.publish("grant", key, encode((_grant(mesh, await client.mesh()),)))
     state = await client.state()
     _refuse_other_project(state, project.name)

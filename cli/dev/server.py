@@ -41,6 +41,7 @@ from cli.project.model import App
 from cli.text.output import Output
 from cli.views import log_lines as logs
 from cli.views.watch import watch_change
+from protocols.api_models import ChangeView
 from protocols.changes.change import Plan, Stage
 from protocols.envelope import encode
 from protocols.state.model import Deployed
@@ -172,15 +173,17 @@ class DevServer:
 
     async def _proposed_releases(self) -> set[str]:
         """Return the releases of versions that never came to run: the node tries them anew, and the files are others now."""
-        query = {"project": self._found.project.name, "environment": DEV_ENVIRONMENT, "limit": CHANGES_ASKED}
         try:
-            changes = await self._client.get("/v1/changes", **query)
+            changes = await self._client.read(
+                tuple[ChangeView, ...], "/v1/changes", project=self._found.project.name, environment=DEV_ENVIRONMENT,
+                limit=CHANGES_ASKED,
+            )  # fmt: skip
         except CommandError as error:
             if error.kind != "no-node":
                 raise
             return set()  # it was told to stop already
-        ran = {one["release"] for one in changes if one["state"] in {"base", "candidate", "retained"}}
-        return {one["release"] for one in changes} - ran
+        ran = {one.release for one in changes if one.state in {"base", "candidate", "retained"}}
+        return {one.release for one in changes} - ran
 
     def _in_project(self, line: bytes) -> bytes:
         """Call the files in a traceback what they are called in the project."""
@@ -291,9 +294,9 @@ class DevServer:
         """Wait until the node has prepared a change. Raises CommandError saying why it cannot; then nothing is started."""
         began_s = time.monotonic()
         deadline_s = began_s + PREPARE_TIMEOUT_S
-        while not (view := await self._client.get(f"/v1/changes/{change}"))["prepared"]:
-            if (view["failure"] and not view["tries_again"]) or time.monotonic() > deadline_s:
-                why = view["failure"] or f"it took over {PREPARE_TIMEOUT_S:.0f} s"
+        while not (view := await self._client.read(ChangeView, f"/v1/changes/{change}")).prepared:
+            if (view.failure and not view.tries_again) or time.monotonic() > deadline_s:
+                why = view.failure or f"it took over {PREPARE_TIMEOUT_S:.0f} s"
                 raise _not_prepared(why, self._found.project.base.apps)
             self._tell_wait(time.monotonic() - began_s)
             await asyncio.sleep(LOOK_EVERY_S)

@@ -6,7 +6,8 @@ Not here: the command line, serving a project while somebody works on it (server
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+
+import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient
@@ -50,9 +51,22 @@ async def require_environments(found: Found, context: Context | None, names: tup
             )
 
 
+class RunResult(msgspec.Struct, frozen=True):
+    """What one run came to; `file` is where its evidence was kept, empty if it was not signed."""
+
+    kind: str
+    covers: str
+    environment: str
+    passed: bool
+    log: str
+    passed_tests: tuple[str, ...]
+    failed_tests: tuple[str, ...]
+    file: str
+
+
 async def test_project(
     output: Output, found: Found, context: Context | None, *, environments: tuple[str, ...], timeout_s: float
-) -> tuple[BuildBundle, list[dict[str, Any]]]:
+) -> tuple[BuildBundle, list[RunResult]]:
     """Build and try a project in each environment's configuration; return the build and what each run came to.
 
     Signs the evidence if a context is given. Raises CommandError if it cannot be built or served.
@@ -63,7 +77,7 @@ async def test_project(
     if context is not None:
         built = sign_build(everyday_key(context), bytes.fromhex(context.mesh), bundle)
         keep_evidence(found.root, bundle.id, "build", built)
-    results: list[dict[str, Any]] = []
+    results: list[RunResult] = []
     for environment in environments:
         effective = effective_of(found, bundle, environment)
         runs = await _try(found, bundle, effective, timeout_s, output)
@@ -97,9 +111,7 @@ def _tell_what_apps_wrote(served: Serving, output: Output) -> None:
         output.line(described(entry))
 
 
-def _result(
-    found: Found, bundle: BuildBundle, effective: Effective, context: Context | None, ran: Ran
-) -> dict[str, Any]:
+def _result(found: Found, bundle: BuildBundle, effective: Effective, context: Context | None, ran: Ran) -> RunResult:
     path = ""
     if context is not None:
         signer = everyday_key(context)
@@ -112,8 +124,7 @@ def _result(
             configuration=digest(encode(effective)),
         )  # fmt: skip
         path = str(keep_evidence(found.root, bundle.id, f"{ran.kind}-{effective.environment}", envelope))
-    return {
-        "kind": ran.kind, "covers": ran.covers, "environment": effective.environment, "passed": ran.passed,
-        "log": ran.log[-LOG_MAX_CHARACTERS:], "passed_tests": list(ran.names[0]), "failed_tests": list(ran.names[1]),
-        "file": path,
-    }  # fmt: skip
+    return RunResult(
+        kind=ran.kind, covers=ran.covers, environment=effective.environment, passed=ran.passed,
+        log=ran.log[-LOG_MAX_CHARACTERS:], passed_tests=ran.names[0], failed_tests=ran.names[1], file=path,
+    )  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mcp_types as types
 
 NAME, LOOK = "carry-a-change", "why-did-it-fail"
@@ -31,7 +29,7 @@ _PROMPTS = {
 }
 
 
-async def listed(_context: Any, _params: Any) -> types.ListPromptsResult:
+async def listed(_context: object, _params: object) -> types.ListPromptsResult:
     """List the prompts."""
     return types.ListPromptsResult(
         prompts=[
@@ -44,7 +42,7 @@ async def listed(_context: Any, _params: Any) -> types.ListPromptsResult:
     )  # fmt: skip
 
 
-async def made(_context: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+async def made(_context: object, params: types.GetPromptRequestParams) -> types.GetPromptResult:
     """Return one prompt with its arguments filled in. Raises ValueError for one that there is not."""
     if params.name not in _PROMPTS:
         raise ValueError(f"there is no prompt {params.name[:40]!r}; one of {', '.join(_PROMPTS)}")

@@ -5,8 +5,6 @@ Nothing here is decided or changed; text of the project and of apps is data. Not
 
 from __future__ import annotations
 
-from typing import Any
-
 import mcp_types as types
 
 from cli.access.client import NodeClient
@@ -14,6 +12,7 @@ from cli.errors import CommandError
 from cli.mcp.session import AgentSession, Opening
 from cli.project.schema import published_schema
 from cli.text.foreign import for_model
+from protocols.api_models import ChangeView
 
 SCHEMA, AGENTS, FAILURE = (
     "freehold://schema/freehold.toml",
@@ -29,7 +28,7 @@ _LISTED = (
 )
 
 
-async def listed(_context: Any, _params: Any) -> types.ListResourcesResult:
+async def listed(_context: object, _params: object) -> types.ListResourcesResult:
     """List what can be read."""
     return types.ListResourcesResult(
         resources=[
@@ -38,7 +37,7 @@ async def listed(_context: Any, _params: Any) -> types.ListResourcesResult:
     )
 
 
-async def read(opening: Opening, _context: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+async def read(opening: Opening, _context: object, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
     """Read one of them; what is wrong is its text, with the next step."""
     uri = str(params.uri)
     kind = next((kind for known, _, _, kind in _LISTED if known == uri), None)
@@ -65,17 +64,17 @@ async def _text(opening: Opening, uri: str) -> str:
 
 
 async def _last_failure(client: NodeClient, session: AgentSession) -> str:
-    changes: list[dict[str, Any]] = await client.get("/v1/changes", project=session.project)
-    failed = [one for one in changes if one["state"] in {"aborted", "rolled-back"} or one["failure"]]
+    changes = await client.read(tuple[ChangeView, ...], "/v1/changes", project=session.project)
+    failed = [one for one in changes if one.state in {"aborted", "rolled-back"} or one.failure]
     if not failed:
         return for_model({"change": None, "next_step": "nothing failed"}).decode()
-    one = max(failed, key=lambda each: each["ended_ms"] or each["created_ms"])
-    told = {key: one[key] for key in ("id", "environment", "release", "state", "ended_ms")}
+    one = max(failed, key=lambda each: each.ended_ms or each.created_ms)
+    told = {key: getattr(one, key) for key in ("id", "environment", "release", "state", "ended_ms")}
     return for_model(
         {
             **told,
-            "untrusted_why": one["ended"] or one["failure"],
-            "untrusted_request": one["request"],
+            "untrusted_why": one.ended or one.failure,
+            "untrusted_request": one.request,
             "next_step": "logs",
         }
     ).decode()

@@ -52,7 +52,7 @@ def make_server(opening: Opening) -> Server[Any]:
     """Return the server for one session. What is wrong with the session is told by every call, never by silence."""
     pages = Pages()
 
-    async def list_tools(_context: Any, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+    async def list_tools(_context: object, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         try:
             tools = offered(await opening.session())
         except CommandError:
@@ -138,7 +138,7 @@ def step_for_agent(step: str, tools: Collection[str]) -> str:
 
 
 async def answer(
-    session: AgentSession, tool: Tool, given: dict[str, Any], pages: Pages | None = None
+    session: AgentSession, tool: Tool, given: dict[str, object], pages: Pages | None = None
 ) -> types.CallToolResult:
     """Call a tool. Whatever is wrong comes back as an error with the next step, for the model to read."""
     tools = {one.name for one in offered(session)}
@@ -200,7 +200,7 @@ class Pages:
         )
 
 
-def marked(made: Any, data: bytes) -> str:
+def marked(made: object, data: bytes) -> str:
     """The answer as text; what is untrusted stands inside a boundary that its writer cannot have known."""
     boundary = getattr(made, "boundary", "")
     if not boundary:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from cli.change.review import Review
+from protocols.api_models import MissingView, StartView
 from protocols.state.commands import REASON_MAX
 
 LOG_BYTES_MAX = 16_000
@@ -163,7 +164,7 @@ class ProposedAnswer(ToolAnswer, frozen=True, kw_only=True):
 
     change: str
     evidence: int
-    missing: tuple[dict[str, str], ...]
+    missing: tuple[MissingView, ...]
     unclaimed_routes: tuple[str, ...]
 
 
@@ -172,7 +173,7 @@ class Asked(ToolAnswer, frozen=True, kw_only=True):
 
     change: str
     start: str
-    missing: tuple[dict[str, str], ...]
+    missing: tuple[MissingView, ...]
     for_a_person: str
 
 
@@ -182,7 +183,7 @@ class RolloutState(ToolAnswer, frozen=True, kw_only=True):
     change: str
     environment: str
     state: str
-    start: dict[str, Any] | None
+    start: StartView | None
     rollout: dict[str, Any] | None
     untrusted_reasons: dict[str, str]
     untrusted_request: str

@@ -14,7 +14,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cli.access.client import NodeClient, RefusedError
+from msgspec.structs import asdict
+
+from cli.access.client import NodeClient, Parameter, RefusedError
 from cli.access.principals import require_right
 from cli.change.deploy import release_id
 from cli.change.propose import file_proposal, put_together, resolve_change, to_offer
@@ -52,9 +54,10 @@ from cli.text.output import Output
 from cli.views.lane_status import in_short
 from cli.views.lanes import find_lane, rollback_target, target_of
 from cli.views.log_lines import read
-from cli.views.overview import look
+from cli.views.overview import SeenLane, look
 from cli.views.recent_lines import ALL, recent_lines
 from cli.views.why import explain
+from protocols.api_models import ChangeView, LaneView, MeshView, PapersView, RolloutView
 from protocols.machine import Digest
 from protocols.state.commands import Rollback
 
@@ -99,59 +102,64 @@ async def status(session: AgentSession, given: Arguments) -> Lanes:
     )
 
 
-def _placed(lane: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _placed(lane: SeenLane, names: Mapping[str, str]) -> dict[str, object]:
     """A lane with where it runs, since when, for which request, and the changes that are proposed and not started."""
-    base = lane["base"]
+    base = lane.base
     return {
         **_told(lane),
-        "nodes": [names.get(node, node) for node in lane["nodes"]],
-        "nodes_down": [names.get(node, node) for node in lane["down"]],
-        "data_on": names.get(lane["data_node"], lane["data_node"]),
-        "since_ms": lane["since_ms"],
+        "nodes": [names.get(node, node) for node in lane.nodes],
+        "nodes_down": [names.get(node, node) for node in lane.down],
+        "data_on": names.get(lane.data_node, lane.data_node),
+        "since_ms": lane.since_ms,
         "jobs": [
-            {key: one[key] for key in ("app", "schedule", "last_ms", "failing", "missed")} for one in lane["jobs"]
+            {key: getattr(one, key) for key in ("app", "schedule", "last_ms", "failing", "missed")} for one in lane.jobs
         ],
-        "untrusted_request": in_short(lane["requests"].get(base["change"], "")) if base is not None else "",
+        "untrusted_request": in_short(lane.requests.get(base.change, "")) if base is not None else "",
         "open_changes": [
             {
-                "change": one["id"][:12],
-                "waits_for": one["start"]["rule"] if one["start"] is not None else "a start",
-                "untrusted_request": in_short(one["request"]),
+                "change": one.id[:12],
+                "waits_for": one.start.rule if one.start is not None else "a start",
+                "untrusted_request": in_short(one.request),
             }
-            for one in lane["open"]
+            for one in lane.open
         ],
     }
 
 
-def _told(lane: dict[str, Any]) -> dict[str, Any]:
+def _told(lane: LaneView) -> dict[str, object]:
     """A lane with what people wrote apart from what the mesh says: a reason may be an instruction in disguise."""
-    base, rollout = dict(lane["base"] or {}), dict(lane["rollout"] or {})
-    said = {
-        "frozen": lane["frozen"],
-        "last_abort": lane["last_abort"],
-        "paused": rollout.get("paused", ""),
-        "break_glass": base.get("break_glass", ""),
-    }
-    if rollout:
-        rollout["paused"] = bool(rollout["paused"])
-    if base:
-        base["break_glass"] = bool(base["break_glass"])
-    shown = {key: lane[key] for key in ("environment", "sequence", "routes")}
+    base = lane.base
     return {
-        **shown, "frozen": bool(lane["frozen"]), "base": base or None, "rollout": rollout or None,
-        "untrusted_reasons": {key: text for key, text in said.items() if text},
+        "environment": lane.environment, "sequence": lane.sequence, "routes": lane.routes, "frozen": bool(lane.frozen),
+        "base": {**asdict(base), "break_glass": bool(base.break_glass)} if base is not None else None,
+        "rollout": _told_rollout(lane.rollout), "untrusted_reasons": _reasons(lane),
     }  # fmt: skip
+
+
+def _told_rollout(rollout: RolloutView | None) -> dict[str, object] | None:
+    return {**asdict(rollout), "paused": bool(rollout.paused)} if rollout is not None else None
+
+
+def _reasons(lane: LaneView) -> dict[str, str]:
+    """What people wrote on a lane, by what it is about."""
+    said = {
+        "frozen": lane.frozen,
+        "last_abort": lane.last_abort,
+        "paused": lane.rollout.paused if lane.rollout is not None else "",
+        "break_glass": lane.base.break_glass if lane.base is not None else "",
+    }
+    return {key: text for key, text in said.items() if text}
 
 
 async def list_projects(session: AgentSession, given: Arguments) -> Projects:
     """What the grant covers."""
-    mesh = await session.talk(lambda client: client.get("/v1/mesh"))
+    mesh = await session.talk(lambda client: client.read(MeshView, "/v1/mesh"))
     scope = session.principal.projects
     places = session.principal.environments
     return Projects(
         this_project=session.project,
-        projects=tuple(name for name in mesh["projects"] if "*" in scope or name in scope),
-        environments=tuple(one["name"] for one in mesh["environments"] if "*" in places or one["name"] in places),
+        projects=tuple(name for name in mesh.projects if "*" in scope or name in scope),
+        environments=tuple(one.name for one in mesh.environments if "*" in places or one.name in places),
         next_step="status shows what runs",
     )
 
@@ -187,20 +195,19 @@ async def rollout_status(session: AgentSession, given: OfChange) -> RolloutState
 
     async def ask(client: NodeClient) -> RolloutState:
         view = await _own_change(client, session, given.change)
-        lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
-        told = _told(lane)
-        rollout = told["rollout"] if told["rollout"] and told["rollout"]["change"] == view["id"] else None
-        waits = view["start"] is not None and view["start"]["outcome"] == "waiting"
+        lane = await client.read(LaneView, f"/v1/lanes/{view.project}/{view.environment}")
+        rollout = lane.rollout if lane.rollout is not None and lane.rollout.change == view.id else None
+        waits = view.start is not None and view.start.outcome == "waiting"
         return RolloutState(
-            change=view["id"],
-            environment=view["environment"],
-            state=view["state"],
-            start=view["start"],
-            rollout=rollout,
-            untrusted_reasons=told["untrusted_reasons"],
-            untrusted_request=view["request"],
+            change=view.id,
+            environment=view.environment,
+            state=view.state,
+            start=view.start,
+            rollout=_told_rollout(rollout),
+            untrusted_reasons=_reasons(lane),
+            untrusted_request=view.request,
             next_step="a person must help first: see start.detail" if waits else "ask again in a few seconds" if rollout
-            else "request_approval" if view["state"] == "proposed" else "logs",
+            else "request_approval" if view.state == "proposed" else "logs",
         )  # fmt: skip
 
     return await session.talk(ask)
@@ -209,7 +216,12 @@ async def rollout_status(session: AgentSession, given: OfChange) -> RolloutState
 async def logs(session: AgentSession, given: Reading) -> Logs:
     """What apps and nodes wrote."""
 
-    query = {"project": session.project, "app": given.app, "contains": given.contains, "limit": LINES_ASKED}
+    query: dict[str, Parameter] = {
+        "project": session.project,
+        "app": given.app,
+        "contains": given.contains,
+        "limit": LINES_ASKED,
+    }
     found, silent = await session.talk(lambda client: recent_lines(client, given.node or ALL, query))
     lines = [line[:LINE_MAX_CHARACTERS] for line in sorted(found, key=_written_at)]
     names = [hashlib.sha256(line.encode()).hexdigest()[:32] for line in lines]
@@ -267,7 +279,7 @@ async def build(session: AgentSession, given: Arguments) -> Built:
     found = session.folder()
     bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, _quiet())
     keys = ("component", "size_bytes", "kind", "capabilities")
-    apps: Mapping[str, Any] = bundle.manifest["apps"]
+    apps = bundle.manifest["apps"]
     shown = {name: {key: app[key] for key in keys} for name, app in apps.items()}
     release = release_id(found, bundle, session.signer.public_key)
     return Built(build=bundle.id, release=release, apps=shown, next_step="test, then diff")
@@ -280,14 +292,14 @@ async def test(session: AgentSession, given: InEnvironment) -> Tested:
     bundle, runs = await test_project(
         _quiet(), found, session.context, environments=(given.environment,), timeout_s=TEST_TIMEOUT_S
     )
-    passed = all(one["passed"] for one in runs)
+    passed = all(one.passed for one in runs)
     return Tested(
         build=bundle.id,
         release=release_id(found, bundle, session.signer.public_key),
         passed=passed,
         self_attested=True,
-        runs=tuple({key: value for key, value in one.items() if key not in {"log", "file"}} for one in runs),
-        untrusted_logs=tuple(one["log"][-TEST_LOG_CHARACTERS:] for one in runs),
+        runs=tuple({key: value for key, value in asdict(one).items() if key not in {"log", "file"}} for one in runs),
+        untrusted_logs=tuple(one.log[-TEST_LOG_CHARACTERS:] for one in runs),
         next_step="diff, then propose" if passed else "correct the code, then test again",
     )
 
@@ -334,11 +346,11 @@ async def _file(session: AgentSession, environment: str, request: str, release: 
             raise RefusedError("grant.scope", "that release is of another project", "status")
         proposal, offered = await put_together(client, output, what, environment, request, session.signer)
         filed = await file_proposal(client, output, offered, proposal, session.signer)
-        papers = await client.get(f"/v1/changes/{proposal.id.hex()}/papers")
+        papers = await client.read(PapersView, f"/v1/changes/{proposal.id.hex()}/papers")
         return ProposedAnswer(
             change=proposal.id.hex(),
             evidence=filed.evidence,
-            missing=tuple(papers["missing"]),
+            missing=papers.missing,
             unclaimed_routes=filed.unclaimed,
             next_step="request_approval with this change",
         )
@@ -353,12 +365,17 @@ async def watch(session: AgentSession, given: Watching) -> RolloutState:
     while True:
         state = await rollout_status(session, OfChange(change=given.change))
         rollout = state.rollout or {}
-        waits = (state.start or {}).get("outcome") == "waiting"
-        tell(f"{state.state}{', stage ' + str(rollout['stage'] + 1) if 'stage' in rollout else ''}")
+        waits = state.start is not None and state.start.outcome == "waiting"
+        tell(_moment(state))
         ended = state.state not in {"candidate", "proposed"} or bool(rollout.get("paused"))
         if ended or (waits and state.state == "proposed") or loop.time() >= ends_s:
             return state
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _moment(state: RolloutState) -> str:
+    stage = (state.rollout or {}).get("stage")
+    return f"{state.state}, stage {stage + 1}" if isinstance(stage, int) else state.state
 
 
 async def request_approval(session: AgentSession, given: OfChange) -> Asked:
@@ -366,7 +383,7 @@ async def request_approval(session: AgentSession, given: OfChange) -> Asked:
 
     async def ask(client: NodeClient) -> Asked:
         view = await _own_change(client, session, given.change)
-        named = str(view["id"])
+        named = view.id
         started = (
             "not handed over: the grant may not start; a deployer does: " + f"freehold deploy --change {named[:12]}"
         )
@@ -378,14 +395,14 @@ async def request_approval(session: AgentSession, given: OfChange) -> Asked:
                 signer=session.signer,
                 starter=StartSigner(session.signer),
             )
-            view = await client.get(f"/v1/changes/{named}")
-            start = view["start"]
-            started = f"{start['outcome']}: {start['rule']}" if start is not None else "handed over"
-        papers = await client.get(f"/v1/changes/{named}/papers")
+            view = await client.read(ChangeView, f"/v1/changes/{named}")
+            start = view.start
+            started = f"{start.outcome}: {start.rule}" if start is not None else "handed over"
+        papers = await client.read(PapersView, f"/v1/changes/{named}/papers")
         return Asked(
             change=named,
             start=started,
-            missing=tuple(papers["missing"]),
+            missing=papers.missing,
             for_a_person=f"freehold approve {named[:12]}   (shows the diff, asks for their passphrase at a terminal)",
             next_step="tell a person; then rollout_status",
         )
@@ -419,9 +436,9 @@ async def rollback(session: AgentSession, given: Rolling) -> RolledBack:
     return await session.talk(ask)
 
 
-async def _own_change(client: NodeClient, session: AgentSession, text: str) -> dict[str, Any]:
+async def _own_change(client: NodeClient, session: AgentSession, text: str) -> ChangeView:
     view = await resolve_change(client, text)
-    if view["project"] != session.project:
+    if view.project != session.project:
         raise RefusedError("grant.scope", "that change is of another project", "status")
     return view
 

@@ -40,7 +40,7 @@ class Kind(Protocol):
         """Return the value in internal units, or raise `ValueRefusedError`."""
         ...
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """Return the JSON Schema (2020-12) that accepts at least every value `read` accepts."""
         ...
 
@@ -80,7 +80,7 @@ class Text:
             raise ValueRefusedError(f"{shorten(text)} does not fit" if text else "is empty")
         return text
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """A string with this pattern."""
         return {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": TEXT_CHARS_MAX}
 
@@ -106,7 +106,7 @@ class Choice:
             )
         return text
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """An enumeration."""
         return {"enum": list(self.words)}
 
@@ -126,7 +126,7 @@ class Flag:
             raise ValueRefusedError(f"is {describe(value)}")
         return value
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """A boolean."""
         return {"type": "boolean"}
 
@@ -152,7 +152,7 @@ class Count:
             raise ValueRefusedError(f"{value} is out of range" if abs(value) < 10**18 else "is out of range")
         return value
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """A bounded integer."""
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
@@ -201,7 +201,7 @@ class Quantity:
                 return f"; write {match[1] + unit!r}"
         return "; it needs a unit" if not wanted else ""
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """The form; the bounds cannot be said in JSON Schema."""
         return {"type": "string", "pattern": f"^[0-9]{{1,9}}(?:{'|'.join(self.units)})$"}
 
@@ -226,7 +226,7 @@ class Percentage:
             raise ValueRefusedError(f"{text!r} is more than 100%")
         return ppm
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, object]:
         """The form."""
         return {"type": "string", "pattern": r"^[0-9]{1,3}(?:\.[0-9]{1,4})?%$"}
 

@@ -52,7 +52,7 @@ class Blob:
     title: str = ""
 
     @property
-    def descriptor(self) -> dict[str, Any]:
+    def descriptor(self) -> dict[str, object]:
         """What a manifest says of it."""
         named = {"annotations": {TITLE: self.title}} if self.title else {}
         return {"mediaType": self.media_type, "digest": self.digest, "size": self.size_bytes, **named}
@@ -229,7 +229,7 @@ def _blob_name(digest: str) -> str:
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
-def _document(data: bytes) -> dict[str, Any]:
+def _document(data: bytes) -> dict[str, object]:
     if len(data) > DOCUMENT_MAX_BYTES:
         raise _no_build(f"a document has over {DOCUMENT_MAX_BYTES >> 20} MiB")
     try:

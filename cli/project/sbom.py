@@ -19,24 +19,24 @@ _SPACE = uuid.UUID("6f6c6f68-6565-5f66-8000-6672656568ff")
 PYTHON_TOOL = "componentize-py"
 
 
-def sbom_of(build: BuildBundle) -> dict[str, Any]:
+def sbom_of(build: BuildBundle) -> dict[str, object]:
     """Return the bill of a build: one component for each app, with its packages inside, and what depends on what."""
     manifest = build.manifest
     project, source = manifest["project"], manifest["source"]
     root = f"build:{build.id}"
     apps = [_app(name, app) for name, app in sorted(manifest["apps"].items())]
-    whole: dict[str, Any] = {"type": "application", "bom-ref": root, "name": project["name"], "version": build.id}
+    whole: dict[str, object] = {"type": "application", "bom-ref": root, "name": project["name"], "version": build.id}
     if project["description"]:
         whole["description"] = project["description"]
     if source["commit"]:
         whole["properties"] = [{"name": "freehold:commit", "value": source["commit"]}]
     tools = {name: version for app in manifest["apps"].values() for name, version in app["toolchain"].items()}
-    metadata: dict[str, Any] = {"component": whole}
+    metadata: dict[str, object] = {"component": whole}
     if tools:
         metadata["tools"] = {
             "components": [{"type": "application", "name": one, "version": tools[one]} for one in sorted(tools)]
         }
-    needs = [{"ref": root, "dependsOn": [one["bom-ref"] for one in apps]}]
+    needs: list[dict[str, object]] = [{"ref": root, "dependsOn": [one["bom-ref"] for one in apps]}]
     for one in apps:
         inside = [each["bom-ref"] for each in one.get("components", ())]
         needs += [{"ref": one["bom-ref"], "dependsOn": inside}, *({"ref": each} for each in inside)]
@@ -66,7 +66,7 @@ def _app(name: str, app: Mapping[str, Any]) -> dict[str, Any]:
     return made | ({"components": packages} if packages else {})
 
 
-def _package(app: str, ecosystem: str, name: str, version: str) -> dict[str, Any]:
+def _package(app: str, ecosystem: str, name: str, version: str) -> dict[str, str]:
     """One package; the same one in two apps is two, for each is inside its own component."""
     path = "/".join(quote(part, safe="") for part in name.split("/"))
     purl = f"pkg:{ecosystem}/{path}@{quote(version, safe='')}"

@@ -241,7 +241,7 @@ OVERLAY_NOTE: Final = (
 )
 
 
-def published_schema() -> dict[str, Any]:
+def published_schema() -> dict[str, object]:
     """Return the JSON Schema (2020-12) of the whole file, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -251,12 +251,12 @@ def published_schema() -> dict[str, Any]:
     }
 
 
-def _json_schema(shape: Shape) -> dict[str, Any]:
+def _json_schema(shape: Shape) -> dict[str, object]:
     match shape:
         case Table(fields):
             properties = {field.key: _json_schema(field.shape) | _annotations(field) for field in fields}
             required = [field.key for field in fields if field.required]
-            found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+            found: dict[str, object] = {"type": "object", "properties": properties, "additionalProperties": False}
             return found | {"required": required} if required else found
         case Named(name, value):
             return {
@@ -273,7 +273,7 @@ def _json_schema(shape: Shape) -> dict[str, Any]:
             return shape.json_schema()
 
 
-def _annotations(field: Field) -> dict[str, Any]:
+def _annotations(field: Field) -> dict[str, object]:
     default = {} if field.default is None else {"default": field.default}
     return {"description": field.doc, **default}
 

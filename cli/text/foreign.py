@@ -56,7 +56,7 @@ class Foreign(str):
         return made
 
 
-def foreign(value: Any) -> Any:
+def foreign(value: object) -> Any:
     """Return a decoded answer of a node whose texts are `Foreign` where they need it, keys among them."""
     match value:
         case str():
@@ -69,7 +69,7 @@ def foreign(value: Any) -> Any:
             return value
 
 
-def visible(value: Any) -> Any:
+def visible(value: object) -> Any:
     """Return a JSON value whose texts are harmless: for a model or a page, which read no code points."""
     match value:
         case str():
@@ -82,8 +82,8 @@ def visible(value: Any) -> Any:
             return value
 
 
-def plain(value: Any) -> Any:
-    """Return text, or a JSON value, as it came: to be sent or kept, and not to be shown. It is msgspec's `enc_hook`, too.
+def plain(value: object) -> Any:
+    """Return text, a Struct, or a JSON value, as it came: to be sent or kept, not to be shown. It is msgspec's `enc_hook`, too.
 
     Raises TypeError for what is no JSON.
     """
@@ -96,21 +96,23 @@ def plain(value: Any) -> Any:
             return [plain(one) for one in value]
         case Mapping():
             return {plain(key): plain(one) for key, one in value.items()}
+        case msgspec.Struct():
+            return builtins_of(value)
         case _:
             raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-def for_model(made: Any) -> bytes:
+def for_model(made: object) -> bytes:
     """Return a Struct or a JSON value as JSON for a model, which reads what a person would not see."""
     return msgspec.json.encode(visible(builtins_of(made)))
 
 
-def builtins_of(made: Any) -> Any:
+def builtins_of(made: object) -> Any:
     """Return a Struct as a JSON value, its texts as they came."""
     return msgspec.to_builtins(made, enc_hook=plain)
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
+def json_text(value: object, indent: int | None = None) -> str:
     """Return a value as JSON, whole, and with nothing in it that acts on a terminal: such characters are escaped."""
     return escaped(json.dumps(plain(value), indent=indent, ensure_ascii=False))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +16,14 @@ class GoingOn:
 
     what: str
     next_step: str
-    answer: Mapping[str, Any] = field(default_factory=dict)
+    answer: Mapping[str, object] = field(default_factory=dict)
 
 
 class _Held:
     now: GoingOn | None = None
 
 
-def goes_on(what: str, next_step: str, answer: Mapping[str, Any] | None = None) -> None:
+def goes_on(what: str, next_step: str, answer: Mapping[str, object] | None = None) -> None:
     """Say that from here on ending the command does not end this."""
     _Held.now = GoingOn(what, next_step, answer or {})
 

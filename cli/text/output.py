@@ -15,7 +15,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -193,7 +193,7 @@ class Output:
         else:
             console.print(text, soft_wrap=True)
 
-    def result(self, value: Mapping[str, Any], human: str) -> None:
+    def result(self, value: Mapping[str, object], human: str) -> None:
         """Give the command's answer: `value` for programs, `human` for people."""
         self._settle()
         if self.as_json:
@@ -213,7 +213,7 @@ class Output:
         sys.stdout.write(f"{clear}{fold(text, width) if width else text}\n")
         sys.stdout.flush()
 
-    def event(self, value: Mapping[str, Any]) -> None:
+    def event(self, value: Mapping[str, object]) -> None:
         """Give one of many answers of a command that keeps running: one JSON object a line, only with `--json`."""
         if self.as_json:
             self._line_by_line = True

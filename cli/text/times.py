@@ -1,6 +1,6 @@
 """Moments as people read them: always UTC and marked so, as in the logs, so that what two machines say can be compared.
 
-JSON has milliseconds instead. Not here: how long something took or is ago (mesh/spans.py, mesh/standing.py).
+JSON has milliseconds instead. Not here: how long something took or is ago (units.py, views/lane_status.py).
 """
 
 from __future__ import annotations

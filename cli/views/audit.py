@@ -6,12 +6,12 @@ Not here: the entries themselves (`freehold audit`), and how a figure is compute
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from cli.access.client import NodeClient
 from cli.text.units import in_words
 from cli.views.dora import Delivery, delivery_of
 from node.api.papers.auditing import LINKS_MAX, AuditLink
+from protocols.api_models import ChangeView, DecisionView
 from protocols.envelope import decode
 from protocols.keys import Ed25519Verifier
 from protocols.machine import PeerId
@@ -36,13 +36,13 @@ async def verify_chains(client: NodeClient) -> tuple[int, tuple[str, ...], tuple
 
 async def delivery_figures(client: NodeClient, project: str = "") -> dict[str, Delivery]:
     """Return the delivery figures by "project/environment"."""
-    decisions = await client.get("/v1/decisions", project=project, limit=DECISIONS_ASKED)
-    changes = await client.get("/v1/changes", project=project, limit=DECISIONS_ASKED)
-    created = {one["id"]: int(one["created_ms"]) for one in changes}
-    lanes: dict[str, list[dict[str, Any]]] = {}
+    decisions = await client.read(tuple[DecisionView, ...], "/v1/decisions", project=project, limit=DECISIONS_ASKED)
+    changes = await client.read(tuple[ChangeView, ...], "/v1/changes", project=project, limit=DECISIONS_ASKED)
+    created = {one.id: one.created_ms for one in changes}
+    lanes: dict[str, list[DecisionView]] = {}
     for row in decisions:
-        if row["project"]:
-            lanes.setdefault(f"{row['project']}/{row['environment']}", []).append(row)
+        if row.project:
+            lanes.setdefault(f"{row.project}/{row.environment}", []).append(row)
     return {lane: delivery_of(rows, created) for lane, rows in lanes.items()}
 
 

@@ -6,7 +6,6 @@ Not here: finding it out (cli/commands/mesh/doctor.py), and curing it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cli.access.members import Member
 from cli.access.voters import VoterStore
@@ -16,6 +15,7 @@ from cli.views import lane_status as standing
 from cli.views.apps import apps
 from cli.views.finding import Finding
 from cli.views.jobs import jobs
+from protocols.api_models import NodeView
 from protocols.state.model import MeshState
 
 CLOCK_SKEW_WARN_MS = 5_000
@@ -85,19 +85,19 @@ def engine(wanted: str, why_not: str) -> list[Finding]:
     return [Finding(False, text, 'build it with make native, or set engine = "auto" in node.toml')]
 
 
-def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
+def node(view: NodeView, wall_ms: int) -> list[Finding]:
     """Judge what a node says of itself."""
     found = []
-    name = view["name"]
-    if view["standing"] == "revoked":
+    name = view.name
+    if view.standing == "revoked":
         found.append(Finding(True, f"{name} was revoked", "join again with a new folder: freehold mesh invite"))
-    elif view["standing"] == "limited":
+    elif view.standing == "limited":
         found.append(
             Finding(True, f"{name} shares its invite's use with another key", "an admin removes one of the two")
         )
-    elif view["standing"] == "joined":
+    elif view.standing == "joined":
         found.append(Finding(False, f"{name} is not confirmed by the chain yet", "is a majority of voters up?"))
-    refusals = sorted(set(view["refused_by"].values()))
+    refusals = sorted(set(view.refused_by.values()))
     if any(why.startswith("hello.cloned") for why in refusals):
         found.append(
             Finding(True, f"another machine uses the key of {name}; its peers turn both away for a while",
@@ -106,7 +106,7 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
     found += [
         Finding(True, f"two machines use the key of {short(peer)}",
                 "stop the copy for good, and never restore a backup beside its original")
-        for peer in view["doubles"]
+        for peer in view.doubles
     ]  # fmt: skip
     found += [
         Finding(True, f"peers turn {name} away: {why}", "look there: freehold mesh members")
@@ -114,47 +114,47 @@ def node(view: Mapping[str, Any], wall_ms: int) -> list[Finding]:
         if not why.startswith("hello.cloned")
     ]
     restore = "restore its newest backup into an empty folder: freehold mesh restore FILE"
-    if view["quarantined"]:
+    if view.quarantined:
         found.append(
             Finding(
                 True,
-                f"{name} gave up its vote: {view['quarantined']}",
-                restore if view["alone"] else
+                f"{name} gave up its vote: {view.quarantined}",
+                restore if view.alone else
                 "if it runs twice, stop the copy for good; then: freehold mesh voters --replace NODE NODE",
             )
         )  # fmt: skip
-    if view["rebuilt"]:
+    if view.rebuilt:
         lost = "; nobody else holds its records: grants, revocations, papers of changes, secrets and audit are lost"
         found.append(
-            Finding(view["alone"], f"{name}: {view['rebuilt']}" + (lost if view["alone"] else ""),
-                    restore if view["alone"] else "its records come back from its peers; check its disk"),
+            Finding(view.alone, f"{name}: {view.rebuilt}" + (lost if view.alone else ""),
+                    restore if view.alone else "its records come back from its peers; check its disk"),
         )  # fmt: skip
-    if view["muted"]:
-        step = FULL_STEP if "disk" in view["muted"] else "freehold mesh upgrade plan"
-        found.append(Finding(True, f"{name} serves and does not vote: {view['muted']}", step))
-    if view["stalled"]:
-        found.append(Finding(True, f"{name} cannot follow the chain: {view['stalled']}", "update Freehold there"))
-    left_ms = view["expires_ms"] - wall_ms
-    if view["expires_ms"] and left_ms <= 0:
+    if view.muted:
+        step = FULL_STEP if "disk" in view.muted else "freehold mesh upgrade plan"
+        found.append(Finding(True, f"{name} serves and does not vote: {view.muted}", step))
+    if view.stalled:
+        found.append(Finding(True, f"{name} cannot follow the chain: {view.stalled}", "update Freehold there"))
+    left_ms = view.expires_ms - wall_ms
+    if view.expires_ms and left_ms <= 0:
         found.append(
             Finding(True, f"the certificate of {name} has expired", "let it reach a node with the issuer role")
         )
-    if not view["muted"]:
-        found += disk(view["disk_free_bytes"], name)
-    for concern in view["concerns"]:
+    if not view.muted:
+        found += disk(view.disk_free_bytes, name)
+    for concern in view.concerns:
         what, _, advice = concern.rpartition("; ")
         found.append(Finding(False, f"{name}: {what}", advice))
-    return found + apps(view) + jobs(view, wall_ms) + sandbox(view["wasmtime"])
+    return found + apps(view) + jobs(view, wall_ms) + sandbox(view.wasmtime)
 
 
-def boot_read(view: Mapping[str, Any], everyone: Sequence[Member]) -> list[Finding]:
+def boot_read(view: NodeView, everyone: Sequence[Member]) -> list[Finding]:
     """Judge whether a voter that rebooted, and may have forgotten what it said, can hear it from the others."""
-    needed = view["boot_answers_needed"]
+    needed = view.boot_answers_needed
     if not needed:
         return []
-    others = [one for one in everyone if one.voter and one.node != view["node"]]
+    others = [one for one in everyone if one.voter and one.node != view.node]
     up = [one for one in others if one.belief == "self" or (one.connected and one.belief != "down")]
-    what = f"{view['name']} rebooted and does not vote before {needed} other voters have answered"
+    what = f"{view.name} rebooted and does not vote before {needed} other voters have answered"
     if len(up) >= needed:
         return [Finding(False, what, "they are up, so this takes a moment: freehold doctor")]
     lost = ", ".join(one.title for one in others if one not in up)
@@ -211,14 +211,14 @@ def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
     return found
 
 
-def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, NodeView]) -> list[Finding]:
     """Judge whether what is to run runs, by what each node that could be asked says of itself."""
     names = {one.node: one.title for one in everyone}
     found = []
     for lane in state.lanes:
         name = f"{lane.project}/{lane.environment}"
         nodes = standing.nodes_of(state, lane.project, lane.environment)
-        idle = [node for node in nodes if node in views and name not in views[node]["running"]]
+        idle = [node for node in nodes if node in views and name not in views[node].running]
         if not idle:
             continue
         who = ", ".join(names.get(node) or short(node) for node in idle)

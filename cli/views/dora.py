@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import msgspec
+
+from protocols.api_models import DecisionView
 
 DAY_MS = 86_400_000
 
@@ -36,23 +37,23 @@ class _Deployment:
     failed_ms: int = 0
 
 
-def delivery_of(decisions: Sequence[Mapping[str, Any]], created_ms: Mapping[str, int]) -> Delivery:
+def delivery_of(decisions: Sequence[DecisionView], created_ms: Mapping[str, int]) -> Delivery:
     """Return the figures from decisions in any order; `created_ms` is when each change was proposed."""
-    rows = sorted(decisions, key=lambda row: int(row["slot"]))
+    rows = sorted(decisions, key=lambda row: row.slot)
     found: list[_Deployment] = []
     for row in rows:
-        match row["action"]:
+        match row.action:
             case "start":
-                found.append(_Deployment(str(row["subject"]), int(row["at_ms"])))
+                found.append(_Deployment(row.subject, row.at_ms))
             case "promote" if found and not found[-1].failed_ms:
-                found[-1].ended_ms = int(row["at_ms"])
+                found[-1].ended_ms = row.at_ms
             case "abort" | "rollback" if found and not found[-1].failed_ms:
-                found[-1].failed_ms = int(row["at_ms"])
+                found[-1].failed_ms = row.at_ms
             case _:
                 pass
     good = [one for one in found if one.ended_ms and not one.failed_ms]
     failed = [one for one in found if one.failed_ms]
-    span_ms = int(rows[-1]["at_ms"]) - int(rows[0]["at_ms"]) if rows else 0
+    span_ms = rows[-1].at_ms - rows[0].at_ms if rows else 0
     days = max(1.0, span_ms / DAY_MS)
     leads = [one.ended_ms - created_ms[one.change] for one in good if one.change in created_ms]
     return Delivery(

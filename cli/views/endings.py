@@ -1,4 +1,4 @@
-"""Grants that end soon: whoever acts from here hears of it 30 days before. Not here: renewing them (commands/key.py)."""
+"""Grants that end soon: whoever acts from here hears of it 30 days before. Renewing: commands/principals/key.py."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
 """Where a lane stands, in words: which nodes serve it and which of them are down, since when, and what it waits for.
 
 Pure judgements on what the asked node answered, so a node is down when the asked one believes so. Not here: asking
-(commands/status.py), and what moves a rollout (rollout.py).
+(overview.py), and what moves a rollout (commands/rollout/rollout.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+import msgspec
 
 from cli.access.members import Member
 from cli.text.table import short
 from cli.text.units import counted, in_words
+from protocols.api_models import ChangeView, DecisionView, StartView
 from protocols.state.model import MeshState
 from protocols.state.placement import eligible, placed
 
@@ -30,6 +32,13 @@ STEPS = {
     "fresh.nodes-missed": "freehold deploy --change {}, which starts it on those nodes too",
 }
 """What holds a start by rule, and what to run; the start itself goes on waiting on the node."""
+
+
+class Aborted(msgspec.Struct, frozen=True):
+    """When (wall) a rollout ended early, and by whom: names of people, or health."""
+
+    at_ms: int
+    by: str
 
 
 def nodes_of(state: MeshState, project: str, environment: str) -> tuple[str, ...]:
@@ -67,35 +76,35 @@ def unserved_words(nodes: Sequence[str], down: Sequence[str], names: Mapping[str
     return f"no visitor is served: {why}"
 
 
-def began_ms(change: str, decisions: Sequence[Mapping[str, Any]]) -> int:
+def began_ms(change: str, decisions: Sequence[DecisionView]) -> int:
     """Return when a change became what runs, from the lane's decisions, newest first; 0 if they do not reach so far.
 
     That is the last promotion after its start, or the rollback that returned to it.
     """
     promoted_ms = 0
     for one in decisions:
-        if one["action"] == "promote":
-            promoted_ms = promoted_ms or one["at_ms"]
-        elif one["action"] in {"start", "rollback"} and one["subject"] == change:
-            return int(one["at_ms"] if one["action"] == "rollback" else promoted_ms or one["at_ms"])
-        elif one["action"] in {"start", "abort", "rollback"}:
+        if one.action == "promote":
+            promoted_ms = promoted_ms or one.at_ms
+        elif one.action in {"start", "rollback"} and one.subject == change:
+            return one.at_ms if one.action == "rollback" else promoted_ms or one.at_ms
+        elif one.action in {"start", "abort", "rollback"}:
             promoted_ms = 0
     return 0
 
 
-def opened_ms(decisions: Sequence[Mapping[str, Any]]) -> int:
+def opened_ms(decisions: Sequence[DecisionView]) -> int:
     """Return when the stage that is open was opened, from the lane's decisions, newest first; 0 if they do not say."""
-    moves = (one["at_ms"] for one in decisions if one["action"] in {"start", "promote", "resume"})
-    return int(next(moves, 0))
+    moves = (one.at_ms for one in decisions if one.action in {"start", "promote", "resume"})
+    return next(moves, 0)
 
 
-def aborted(decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def aborted(decisions: Sequence[DecisionView]) -> Aborted | None:
     """Return when the lane's newest rollout was aborted and by whom, from its decisions, newest first; None if it was not."""
-    newest = next((one for one in decisions if one["action"] in {"start", "promote", "abort", "rollback"}), None)
-    if newest is None or newest["action"] != "abort":
+    newest = next((one for one in decisions if one.action in {"start", "promote", "abort", "rollback"}), None)
+    if newest is None or newest.action != "abort":
         return None
-    signers = [name or key[:12] for name, key in zip(newest["names"], newest["signers"], strict=True)]
-    return {"at_ms": newest["at_ms"], "by": ", ".join(signers) or "health"}
+    signers = [name or key[:12] for name, key in zip(newest.names, newest.signers, strict=True)]
+    return Aborted(newest.at_ms, ", ".join(signers) or "health")
 
 
 def silent_words(
@@ -119,20 +128,18 @@ def step_for(rule: str, change: str) -> str:
     return next((step.format(change[:12]) for prefix, step in STEPS.items() if rule.startswith(prefix)), "")
 
 
-def held_by(change: Mapping[str, Any]) -> str:
+def held_by(start: StartView | None) -> str:
     """Return the rule that holds a start which was handed over; nothing if it waits for nobody."""
-    start = change["start"]
-    held = start is not None and start["outcome"] == "waiting" and start["rule"] not in QUIET
-    return str(start["rule"]) if held else ""
+    return start.rule if start is not None and start.outcome == "waiting" and start.rule not in QUIET else ""
 
 
-def waiting_words(change: Mapping[str, Any]) -> str:
+def waiting_words(change: ChangeView) -> str:
     """Say what a start that was handed over waits for, and what to run; nothing if it waits for nobody."""
-    start = change["start"]
-    if start is None or start["outcome"] != "waiting" or not start["detail"]:
+    start = change.start
+    if start is None or start.outcome != "waiting" or not start.detail:
         return ""
-    step = step_for(start["rule"], change["id"])
-    said = f'change {change["id"][:12]} "{in_short(change["request"])}" waits: {start["detail"]}'
+    step = step_for(start.rule, change.id)
+    said = f'change {change.id[:12]} "{in_short(change.request)}" waits: {start.detail}'
     return f"{said}; {step}" if step else said
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cli.access.client import NodeClient
 from cli.errors import UsageError
 from cli.views.watch import short
+from protocols.api_models import DecisionView
 from protocols.state.model import Deployed, Lane
 
 
@@ -56,10 +57,10 @@ async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deploy
 
 async def _rolled_back(client: NodeClient, lane: Lane) -> bool:
     where = {"project": lane.project, "environment": lane.environment}
-    for one in await client.get("/v1/decisions", **where, limit=HISTORY_ASKED):
-        if one["action"] == "rollback":
+    for one in await client.read(tuple[DecisionView, ...], "/v1/decisions", **where, limit=HISTORY_ASKED):
+        if one.action == "rollback":
             return True
-        if one["action"] in LEADS_AWAY:
+        if one.action in LEADS_AWAY:
             return False
     return False
 

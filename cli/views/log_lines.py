@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from rich.text import Text
 
@@ -15,6 +14,9 @@ LEVEL_STYLES = {"error": "red", "critical": "bold red", "warn": "yellow", "debug
 SHOWN_APART = frozenset(
     {"time", "level", "event", "node", "project", "app", "release", "stream", "message", "request_id", "trace_id"}
 )
+
+LogEntry = dict[str, object]
+"""The fields of one log line: whoever wrote it chose their types."""
 
 
 def is_of_rollout(line: bytes) -> bool:
@@ -35,7 +37,7 @@ def show(output: Output, line: bytes, *, answer: bool = False, node: bool = Fals
     output.line(described(entry, node=node), answer=answer)
 
 
-def read(line: bytes) -> dict[str, Any]:
+def read(line: bytes) -> LogEntry:
     """Return the fields of a log line; of one that is no log line, itself as the message of an odd one."""
     try:
         entry = json.loads(line)
@@ -46,7 +48,7 @@ def read(line: bytes) -> dict[str, Any]:
     return {"level": "warn", "event": "log.odd", "message": line.decode(errors="backslashreplace")}
 
 
-def described(entry: dict[str, Any], *, node: bool = False) -> Text:
+def described(entry: LogEntry, *, node: bool = False) -> Text:
     """Return one log entry as a line: time, node if that is asked for, app, who speaks, and what was said.
 
     A field of another type than it has makes the entry an odd one, shown as it came.
@@ -57,7 +59,7 @@ def described(entry: dict[str, Any], *, node: bool = False) -> Text:
         return Text(f"odd line: {one_line(json.dumps(entry))}", "yellow")
 
 
-def _described(entry: dict[str, Any], *, node: bool) -> Text:
+def _described(entry: LogEntry, *, node: bool) -> Text:
     guest = entry.get("stream") == "guest"
     level = str(entry.get("level", "info"))
     if entry.get("event") == "request" and "path" in entry:
@@ -77,20 +79,20 @@ def _described(entry: dict[str, Any], *, node: bool) -> Text:
     )
 
 
-def _run(entry: dict[str, Any]) -> str:
+def _run(entry: LogEntry) -> str:
     """A release that a node serves from now on: the one that runs, or the one that is on trial."""
     role = {"base": "as what runs", "candidate": "as the candidate"}.get(str(entry.get("role")), "")
     return _plain(f"{entry.get('message', '')} {str(entry.get('release', ''))[:12]} {role}".rstrip())
 
 
-def _request(entry: dict[str, Any]) -> str:
+def _request(entry: LogEntry) -> str:
     """One answered request, short enough for a terminal; `--json` has the rest."""
     outcome = str(entry.get("outcome", "completed"))
     words = [
         entry.get("method"),
         entry.get("path"),
         entry.get("status"),
-        f"{float(entry.get('duration_ms', 0)):.0f} ms",
+        f"{float(str(entry.get('duration_ms', 0))):.0f} ms",
     ]
     if outcome != "completed":
         words.append(outcome.replace("_", " "))

@@ -1,20 +1,23 @@
 """One look at every lane: the node's own view, and beside it where it runs, since when, for what, and what is open.
 
-People get it from `freehold status`, agents from the tool of that name. Not here: the judgements (standing.py).
+People get it from `freehold status`, agents from the tool of that name. Not here: the judgements (lane_status.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import msgspec
+from msgspec.structs import astuple, replace
 
 from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.views import lane_status as standing
+from protocols.api_models import ChangeView, DecisionView, JobView, LaneView, NodeView
 from protocols.state.model import MeshState
 
 CHANGES_ASKED = 100
@@ -24,77 +27,97 @@ DECISIONS_ASKED = 100
 OPEN_MAX = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One look. Each of `lanes` is the node's view and beside it:
+class WaitingStart(msgspec.Struct, frozen=True):
+    """A start that was handed over and waits for somebody, in words."""
 
-    `deadline_ms`, how long an open stage waits for a node that says nothing;
-    `nodes` that are to serve it and those of them, or of its cohort, that are `down`; `since_ms` when what runs began and
-    `stage_ms` when the open stage did, 0 where that is not known; `requests` by change; `waiting`, the starts that were
-    handed over and wait for somebody, in words; `aborted`, when the newest rollout ended so and by whom, if it did; `open`,
-    the newest changes that are proposed and not started. `jobs` are the scheduled apps as the node that runs them tells.
+    change: str
+    words: str
+
+
+class SeenLane(LaneView, frozen=True, kw_only=True):
+    """The asked node's view of a lane, and beside it what a look at the whole mesh adds.
+
+    `nodes` are to serve it, and those of them, or of its cohort, that do not answer are `down`. `since_ms` is when what runs
+    began, `stage_ms` when the open stage did (wall, 0: not known), `deadline_ms` how long that waits for a node that says
+    nothing. `requests` are by change; `aborted` says how the newest rollout ended, if it ended so; `open` are the newest
+    changes that are proposed and not started. `jobs` are the scheduled apps as the node that runs them tells.
     """
 
-    node: Mapping[str, Any]
-    lanes: Sequence[dict[str, Any]]
+    nodes: tuple[str, ...]
+    down: tuple[str, ...]
+    since_ms: int
+    stage_ms: int
+    deadline_ms: int
+    requests: dict[str, str]
+    waiting: tuple[WaitingStart, ...]
+    aborted: standing.Aborted | None
+    open: tuple[ChangeView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look: the asked node, every lane that was asked for, and what worries the node, with names for ids."""
+
+    node: NodeView
+    lanes: Sequence[SeenLane]
     warnings: Sequence[str]
     members: tuple[Member, ...]
 
 
 async def look(client: NodeClient, project: str, environment: str) -> Seen:
     """Ask a node about every lane, or those of one project or environment. Raises UsageError for one that is not there."""
-    lanes = await client.get("/v1/lanes", project=project, environment=environment)
+    lanes = await client.read(tuple[LaneView, ...], "/v1/lanes", project=project, environment=environment)
     if not lanes:
         await require_known(client, project, environment)
-    node, state, members = await client.get("/v1/node"), await client.state(), await members_of(client)
+    node, state, members = await client.read(NodeView, "/v1/node"), await client.state(), await members_of(client)
     found = []
-    jobs = await _jobs_elsewhere(client, lanes, node["node"], members)
+    jobs = await _jobs_elsewhere(client, lanes, node.node, members)
     for lane in lanes:
-        where = {"project": lane["project"], "environment": lane["environment"]}
-        changes = await client.get("/v1/changes", **where, limit=CHANGES_ASKED)
-        decisions = await client.get("/v1/decisions", **where, limit=DECISIONS_ASKED)
-        nodes = standing.nodes_of(state, lane["project"], lane["environment"])
-        cohort = lane["rollout"]["cohort"] if lane["rollout"] is not None else ()
-        shown = {one["change"] for one in (lane["base"], lane["rollout"]) if one is not None}
-        started = {one["subject"] for one in decisions if one["action"] == "start"}
-        proposed = [one for one in changes if one["state"] == "proposed"]
+        where = {"project": lane.project, "environment": lane.environment}
+        changes = await client.read(tuple[ChangeView, ...], "/v1/changes", **where, limit=CHANGES_ASKED)
+        decisions = await client.read(tuple[DecisionView, ...], "/v1/decisions", **where, limit=DECISIONS_ASKED)
+        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        cohort = lane.rollout.cohort if lane.rollout is not None else ()
+        shown = {one.change for one in (lane.base, lane.rollout) if one is not None}
+        started = {one.subject for one in decisions if one.action == "start"}
+        proposed = [one for one in changes if one.state == "proposed"]
+        beside = replace(lane, jobs=lane.jobs or jobs.get((lane.project, lane.environment), ()))
         found.append(
-            lane
-            | {
-                "nodes": list(nodes),
-                "down": list(standing.down_of(dict.fromkeys((*nodes, *cohort)), members)),
-                "since_ms": standing.began_ms(lane["base"]["change"] if lane["base"] is not None else "", decisions),
-                "stage_ms": standing.opened_ms(decisions) if lane["rollout"] is not None else 0,
-                "requests": {one["id"]: one["request"] for one in changes if one["id"] in shown},
-                "waiting": [
-                    {"change": one["id"], "words": standing.with_names(words, members)}
+            SeenLane(
+                *astuple(beside),
+                nodes=nodes,
+                down=standing.down_of(dict.fromkeys((*nodes, *cohort)), members),
+                since_ms=standing.began_ms(lane.base.change if lane.base is not None else "", decisions),
+                stage_ms=standing.opened_ms(decisions) if lane.rollout is not None else 0,
+                requests={one.id: one.request for one in changes if one.id in shown},
+                waiting=tuple(
+                    WaitingStart(one.id, standing.with_names(words, members))
                     for one in changes
                     if (words := standing.waiting_words(one))
-                ],
-                "aborted": standing.aborted(decisions),
-                "deadline_ms": _deadline_ms(state, lane),
-                "jobs": lane["jobs"] or jobs.get((lane["project"], lane["environment"]), []),
-                "open": [one for one in proposed if one["id"] not in started][:OPEN_MAX],
-            }
+                ),
+                aborted=standing.aborted(decisions),
+                deadline_ms=_deadline_ms(state, lane),
+                open=tuple(one for one in proposed if one.id not in started)[:OPEN_MAX],
+            )
         )
-    return Seen(node, found, [standing.with_names(one, members) for one in node["warnings"]], members)
+    return Seen(node, found, [standing.with_names(one, members) for one in node.warnings], members)
 
 
-def _deadline_ms(state: MeshState, lane: Mapping[str, Any]) -> int:
+def _deadline_ms(state: MeshState, lane: LaneView) -> int:
     """Return how long the open stage of a lane waits for a node that says nothing; 0 where none is open."""
-    decided = state.lane(lane["project"], lane["environment"])
+    decided = state.lane(lane.project, lane.environment)
     return decided.rollout.plan.progress_deadline_ms if decided is not None and decided.rollout is not None else 0
 
 
 async def _jobs_elsewhere(
-    client: NodeClient, lanes: Sequence[Mapping[str, Any]], here: str, members: Sequence[Member]
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    client: NodeClient, lanes: Sequence[LaneView], here: str, members: Sequence[Member]
+) -> dict[tuple[str, str], tuple[JobView, ...]]:
     """Ask the other nodes that run schedules of these lanes for them; one that does not answer is left out."""
     reached = {one.node for one in members if one.connected}
-    keepers = {lane["schedule_node"] for lane in lanes if lane["schedule_node"] not in {"", here}}
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    keepers = {lane.schedule_node for lane in lanes if lane.schedule_node not in {"", here}}
+    found: dict[tuple[str, str], tuple[JobView, ...]] = {}
     for keeper in sorted(keepers & reached):
         with contextlib.suppress(CommandError):
-            said = await client.get(f"/v1/nodes/{keeper}")
-            found |= {(one["project"], one["environment"]): one["jobs"] for one in said.get("jobs", ())}
+            said = await client.read(NodeView, f"/v1/nodes/{keeper}")
+            found |= {(one.project, one.environment): one.jobs for one in said.jobs}
     return found

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
+from msgspec.structs import asdict
+
+from protocols.api_models import PapersView
 
 ENVELOPE = "envelope"
 BYTES = (ENVELOPE, "signed", "release", "chains")
 
 
-def without_bytes(papers: dict[str, Any]) -> dict[str, Any]:
-    """The papers without their signed bytes; `freehold evidence export` hands those out."""
-    kept = {key: value for key, value in papers.items() if key not in BYTES}
-    kept["author"] = {key: value for key, value in papers["author"].items() if key not in BYTES}
-    for kind in ("approvals", "evidence"):
-        kept[kind] = [{key: value for key, value in one.items() if key not in BYTES} for one in papers[kind]]
+def without_bytes(papers: PapersView) -> dict[str, object]:
+    """The papers as JSON without their signed bytes; `freehold evidence export` hands those out."""
+    kept = _kept(papers)
+    kept["author"] = _kept(papers.author)
+    kept["approvals"] = [_kept(one) for one in papers.approvals]
+    kept["evidence"] = [_kept(one) for one in papers.evidence]
     return kept
 
 
-def papers_text(papers: dict[str, Any]) -> list[str]:
+def _kept(one: msgspec.Struct) -> dict[str, object]:
+    return {key: value for key, value in asdict(one).items() if key not in BYTES}
+
+
+def papers_text(papers: PapersView) -> list[str]:
     """One line for each paper, and for what is missing."""
-    author = papers["author"]
-    lines = [f"  author    {author['name'] or author['key'][:12]} ({author['kind'] or author['problem']})"]
-    for one in papers["approvals"]:
-        verdict = f"does not count: {one['problem']}" if one["problem"] else "counts"
-        how = ", by passkey" if one["by_passkey"] else ""
-        lines.append(f"  approval  {one['name'] or one['key'][:12]}{how}, {verdict}")
-    for one in papers["evidence"]:
-        by = "self-attested" if one["self_attested"] else f"by a {one['by']}"
-        lines.append(
-            f"  evidence  {one['kind']} {'PASSED' if one['passed'] else 'FAILED'}, {by} {one['name']}".rstrip()
-        )
-    lines += [f"  missing   {one['rule']}: {one['detail']}" for one in papers["missing"]]
+    author = papers.author
+    lines = [f"  author    {author.name or author.key[:12]} ({author.kind or author.problem})"]
+    for one in papers.approvals:
+        verdict = f"does not count: {one.problem}" if one.problem else "counts"
+        how = ", by passkey" if one.by_passkey else ""
+        lines.append(f"  approval  {one.name or one.key[:12]}{how}, {verdict}")
+    for paper in papers.evidence:
+        by = "self-attested" if paper.self_attested else f"by a {paper.by}"
+        lines.append(f"  evidence  {paper.kind} {'PASSED' if paper.passed else 'FAILED'}, {by} {paper.name}".rstrip())
+    lines += [f"  missing   {one.rule}: {one.detail}" for one in papers.missing]
     return lines

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from cli.access.client import NodeClient
+from cli.access.client import NodeClient, Parameter
 from cli.access.members import find_member, members_of
 from cli.errors import CommandError
+from protocols.api_models import LogLines
 
 ALL = "all"
 
@@ -19,13 +19,13 @@ async def asked_nodes(client: NodeClient, node: str) -> Sequence[tuple[str, str]
     return [(one.node, one.title) for one in chosen]
 
 
-async def recent_lines(client: NodeClient, node: str, query: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+async def recent_lines(client: NodeClient, node: str, query: Mapping[str, Parameter]) -> tuple[list[str], list[str]]:
     """Return the newest lines of one node or of `ALL`, node by node, and the titles of those that did not answer."""
     lines: list[str] = []
     silent: list[str] = []
     for peer, title in await asked_nodes(client, node):
         try:
-            lines += (await client.get("/v1/logs", node=peer, **query))["lines"]
+            lines += (await client.read(LogLines, "/v1/logs", node=peer, **query)).lines
         except CommandError as error:
             if node != ALL:
                 raise

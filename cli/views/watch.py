@@ -11,15 +11,16 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cli.access.client import NodeClient
+from cli.access.members import members_of
 from cli.errors import CommandError, ExitCode
 from cli.text.foreign import foreign, plain
 from cli.text.output import Output
 from cli.text.units import counted
 from cli.views import lane_status as standing
-from cli.views.log_lines import described, read
+from cli.views.log_lines import LogEntry, described, read
+from protocols.api_models import ChangeView, LaneView, LogLines
 
 VOTERS_DECIDE = "the voters decide"
 """What the moving line says while a command waits for a decision."""
@@ -92,7 +93,7 @@ async def watch_change(
         return await _watch(client, output, change, wait_s=wait_s, patience_s=patience_s, look_every_s=look_every_s)
     except (RolledBackError, RefusedStartError) as failed:
         if output is not None and failed.kind in (ROLLED_BACK, NOT_PREPARED):
-            await _tell_last_words(client, output, await client.get(f"/v1/changes/{change}"))
+            await _tell_last_words(client, output, await client.read(ChangeView, f"/v1/changes/{change}"))
         raise
 
 
@@ -103,12 +104,12 @@ async def _watch(
     told: list[str] = []
     was_candidate = False
     unprepared_s = asked_s = 0.0
-    names = {one["node"]: one["name"] or short(one["node"]) for one in await client.get("/v1/members")}
-    view = await client.get(f"/v1/changes/{change}")
+    names = {one.node: one.name or short(one.node) for one in await members_of(client)}
+    view = await client.read(ChangeView, f"/v1/changes/{change}")
     while True:
         # The lane first: what the change became is then at least as new as the end of its rollout.
-        lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
-        view = await client.get(f"/v1/changes/{change}")
+        lane = await client.read(LaneView, f"/v1/lanes/{view.project}/{view.environment}")
+        view = await client.read(ChangeView, f"/v1/changes/{change}")
         elapsed_s = time.monotonic() - began_s
         lines = _lines(view, lane, names)
         if output is not None and elapsed_s > asked_s + TELL_UNPREPARED_AFTER_S:
@@ -117,29 +118,29 @@ async def _watch(
         _tell_new(output, lines, told, elapsed_s)
         if output is not None:
             output.live(_standing(view, lane))
-        rollout = lane["rollout"]
-        mine = rollout is not None and rollout["change"] == change
-        was_candidate = was_candidate or mine
-        if view["state"] == "base" and not mine:
+        rollout = lane.rollout
+        mine = rollout if rollout is not None and rollout.change == change else None
+        was_candidate = was_candidate or mine is not None
+        if view.state == "base" and mine is None:
             return Watched("succeeded", elapsed_s)
-        if mine and rollout["paused"]:
+        if mine is not None and mine.paused:
             return Watched("paused", elapsed_s)
-        if was_candidate and not mine:
+        if was_candidate and mine is None:
             raise RolledBackError(
-                f"rolled back: {lane['last_abort'] or 'the rollout was aborted'}",
-                next_step=f"freehold logs --project {view['project']}",
+                f"rolled back: {lane.last_abort or 'the rollout was aborted'}",
+                next_step=f"freehold logs --project {view.project}",
                 kind=ROLLED_BACK,
             )
-        start = view["start"]
-        if start is None or start["outcome"] != "waiting" or start["rule"] != UNKNOWN:
+        start = view.start
+        if start is None or start.outcome != "waiting" or start.rule != UNKNOWN:
             answered_s = time.monotonic()
         elif time.monotonic() - answered_s > patience_s:
             raise CommandError(
-                f"no majority of voters answers: {start['detail']}; the node goes on trying, so it may still start",
+                f"no majority of voters answers: {start.detail}; the node goes on trying, so it may still start",
                 next_step="freehold mesh members",
                 kind="unknown-outcome",
             )
-        if not view["prepared"]:
+        if not view.prepared:
             unprepared_s = elapsed_s
         judge_start(view, elapsed_s, unprepared_s, patience_s)
         if elapsed_s > wait_s:
@@ -147,70 +148,70 @@ async def _watch(
         await asyncio.sleep(look_every_s)
 
 
-def judge_start(view: dict[str, Any], elapsed_s: float, unprepared_s: float, patience_s: float) -> None:
+def judge_start(view: ChangeView, elapsed_s: float, unprepared_s: float, patience_s: float) -> None:
     """Raise CommandError if a start is refused, or waits for what the command does not wait for."""
-    start = view["start"]
-    if start is None or start["outcome"] == "started" or view["state"] in {"candidate", "base"}:
+    start = view.start
+    if start is None or start.outcome == "started" or view.state in {"candidate", "base"}:
         return
-    if start["outcome"] == "refused":
+    if start.outcome == "refused":
         raise RefusedStartError(
-            f"{start['rule']}: {start['detail']}", next_step="freehold diff, then deploy again", kind=start["rule"]
+            f"{start.rule}: {start.detail}", next_step="freehold diff, then deploy again", kind=start.rule
         )
-    if view["failure"] and not (view["tries_again"] and elapsed_s <= max(patience_s, UNREADY_PATIENCE_S)):
+    if view.failure and not (view.tries_again and elapsed_s <= max(patience_s, UNREADY_PATIENCE_S)):
         raise RefusedStartError(
-            f"the release cannot be prepared: {view['failure']}",
-            next_step=f"freehold logs --project {view['project']}",
+            f"the release cannot be prepared: {view.failure}",
+            next_step=f"freehold logs --project {view.project}",
             kind=NOT_PREPARED,
         )
-    rule = str(start["rule"])
+    rule = str(start.rule)
     if rule == APPROVAL_MISSING and elapsed_s > patience_s:
         raise AwaitingApprovalError(
-            f"{rule}: {start['detail']}", next_step=f"freehold approve {view['id'][:12]}", kind="awaiting-approval"
+            f"{rule}: {start.detail}", next_step=f"freehold approve {view.id[:12]}", kind="awaiting-approval"
         )
-    step = standing.step_for(rule, view["id"])
+    step = standing.step_for(rule, view.id)
     waited_s = elapsed_s - (unprepared_s if rule.startswith("evidence.") else 0)
     if step and waited_s > patience_s:
-        raise RefusedStartError(f"{rule}: {start['detail']}", next_step=step, kind=rule)
+        raise RefusedStartError(f"{rule}: {start.detail}", next_step=step, kind=rule)
 
 
-def _lines(view: dict[str, Any], lane: dict[str, Any], names: Mapping[str, str]) -> list[str]:
+def _lines(view: ChangeView, lane: LaneView, names: Mapping[str, str]) -> list[str]:
     """What a person should know, one sentence each; the same sentence while nothing of it has changed."""
     found = []
-    start = view["start"]
-    if start is not None and start["outcome"] == "waiting" and start["rule"] not in standing.QUIET:
-        found.append(f"waiting: {start['detail']}")
-    if view["failure"] and view["tries_again"]:
-        found.append(f"waiting: {view['failure']}")
-    found += [f"{names.get(node, short(node))} has fetched, compiled and tried it" for node in view["prepared"]]
-    rollout = lane["rollout"]
-    if rollout is not None and rollout["change"] == view["id"]:
-        number, sizes = rollout["stage"], rollout["stages"]
-        cohort = ", ".join(names.get(node, short(node)) for node in rollout["cohort"])
+    start = view.start
+    if start is not None and start.outcome == "waiting" and start.rule not in standing.QUIET:
+        found.append(f"waiting: {start.detail}")
+    if view.failure and view.tries_again:
+        found.append(f"waiting: {view.failure}")
+    found += [f"{names.get(node, short(node))} has fetched, compiled and tried it" for node in view.prepared]
+    rollout = lane.rollout
+    if rollout is not None and rollout.change == view.id:
+        number, sizes = rollout.stage, rollout.stages
+        cohort = ", ".join(names.get(node, short(node)) for node in rollout.cohort)
         found.append(f"stage {number + 1} of {len(sizes)}: {sizes[number]} of {sizes[-1]} nodes ({cohort})")
-        for one in rollout["verdicts"]:
-            if one["node"] in rollout["cohort"] and one["verdict"] != "pending":
-                said = f"fails: {one['reason']}" if one["verdict"] == "fail" else "stays up"
-                numbers = f"{counted(one['errors'], 'error')} in {counted(one['requests'], 'request')}"
-                found.append(f"  {names.get(one['node'], short(one['node']))} {said}, {numbers}")
-        if rollout["paused"]:
-            found.append(f"paused: {rollout['paused']}")
+        for one in rollout.verdicts:
+            if one.node in rollout.cohort and one.verdict != "pending":
+                said = f"fails: {one.reason}" if one.verdict == "fail" else "stays up"
+                numbers = f"{counted(one.errors, 'error')} in {counted(one.requests, 'request')}"
+                found.append(f"  {names.get(one.node, short(one.node))} {said}, {numbers}")
+        if rollout.paused:
+            found.append(f"paused: {rollout.paused}")
     return found
 
 
-def _standing(view: dict[str, Any], lane: dict[str, Any]) -> str:
+def _standing(view: ChangeView, lane: LaneView) -> str:
     """Where it stands now, in one line that moves."""
-    rollout = lane["rollout"]
-    if rollout is None or rollout["change"] != view["id"]:
-        start = view["start"]
-        if start is not None and start["rule"].partition(".")[0] in {"approval", "evidence", "window"}:
+    rollout = lane.rollout
+    if rollout is None or rollout.change != view.id:
+        start = view.start
+        if start is not None and start.rule.partition(".")[0] in {"approval", "evidence", "window"}:
             return "waiting for people"
-        return f"the nodes prepare it: fetch, compile, smoke checks ({len(view['prepared'])} are done)"
-    cohort = [one for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
-    up = sum(one["verdict"] == "pass" for one in cohort)
-    errors, requests = sum(one["errors"] for one in cohort), sum(one["requests"] for one in cohort)
-    stage = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}"
+        return f"the nodes prepare it: fetch, compile, smoke checks ({len(view.prepared)} are done)"
+    cohort = [one for one in rollout.verdicts if one.node in rollout.cohort]
+    up = sum(one.verdict == "pass" for one in cohort)
+    errors, requests = sum(one.errors for one in cohort), sum(one.requests for one in cohort)
+    stage = f"stage {rollout.stage + 1} of {len(rollout.stages)}"
     tally = f"{counted(errors, 'error')} in {counted(requests, 'request')}"
-    return f"{stage}: {up} of {counted(len(rollout['cohort']), 'node')} up, {tally}"
+    return f"{stage}: {up} of {counted(len(rollout.cohort), 'node')} up, {tally}"
 
 
 def _tell_new(output: Output | None, lines: Iterable[str], told: list[str], elapsed_s: float) -> None:
@@ -220,45 +221,45 @@ def _tell_new(output: Output | None, lines: Iterable[str], told: list[str], elap
             output.happened(f"{elapsed_s:5.1f} s  {line}")
 
 
-async def unprepared_words(client: NodeClient, view: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+async def unprepared_words(client: NodeClient, view: ChangeView, names: Mapping[str, str]) -> list[str]:
     """Say of each node that a start waits for why it has not prepared the change: it is down, it cannot, or it is at it."""
-    start = view["start"]
-    if start is None or start["outcome"] != "waiting" or start["rule"] != UNPREPARED:
+    start = view.start
+    if start is None or start.outcome != "waiting" or start.rule != UNPREPARED:
         return []
     found = []
-    for one in await client.get("/v1/members"):
-        if one["node"] not in start["detail"]:
+    for one in await members_of(client):
+        if one.node not in start.detail:
             continue
-        if one["belief"] == standing.DOWN:
+        if one.belief == standing.DOWN:
             why = "it is down"
         else:
-            why = await _why_unprepared(client, one["node"], view["id"]) or "it fetches, compiles and tries it"
-        found.append(f"{names.get(one['node'], short(one['node']))} has not prepared it yet: {why}")
+            why = await _why_unprepared(client, one.node, view.id) or "it fetches, compiles and tries it"
+        found.append(f"{names.get(one.node, short(one.node))} has not prepared it yet: {why}")
     return found
 
 
 async def _why_unprepared(client: NodeClient, node: str, change: str) -> str:
     """What a node said last of why it cannot prepare a change; nothing if it said nothing, or does not answer."""
     try:
-        page = await client.get("/v1/logs", node=node, contains=change, limit=LOG_LINES_ASKED)
+        page = await client.read(LogLines, "/v1/logs", node=node, contains=change, limit=LOG_LINES_ASKED)
     except CommandError as error:
         return f"it does not answer ({error})"
-    entries = (read(plain(line).encode()) for line in page["lines"])
+    entries = (read(plain(line).encode()) for line in page.lines)
     said = [entry for entry in entries if entry.get("event") == "prepare.failed"]
     return str(foreign(said[-1].get("message", ""))).removeprefix("not prepared: ") if said else ""
 
 
-async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, Any]) -> None:
+async def _tell_last_words(client: NodeClient, output: Output, view: ChangeView) -> None:
     """Show what the release that failed wrote last, so that nobody has to search for it. Silent nodes are left out."""
-    found: list[dict[str, Any]] = []
-    for node in [one["node"] for one in await client.get("/v1/members")]:
+    found: list[LogEntry] = []
+    for node in [one.node for one in await members_of(client)]:
         try:
-            page = await client.get(
-                "/v1/logs", node=node, project=view["project"], release=view["release"], limit=LOG_LINES_ASKED
+            page = await client.read(
+                LogLines, "/v1/logs", node=node, project=view.project, release=view.release, limit=LOG_LINES_ASKED
             )
         except CommandError:
             continue
-        found += [entry for entry in (read(plain(line).encode()) for line in page["lines"]) if _is_bad_news(entry)]
+        found += [entry for entry in (read(plain(line).encode()) for line in page.lines) if _is_bad_news(entry)]
     words = last_words(found)
     if words:
         output.note("the last that it wrote:")
@@ -266,16 +267,16 @@ async def _tell_last_words(client: NodeClient, output: Output, view: dict[str, A
         output.line(described(entry) + (f"  ({times} times)" if times > 1 else ""))
 
 
-def last_words(entries: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+def last_words(entries: Iterable[LogEntry]) -> list[tuple[LogEntry, int]]:
     """Return the newest LAST_WORDS_MAX different things said, oldest first, and how often: failing visitors repeat one."""
-    said: dict[tuple[str, ...], tuple[dict[str, Any], int]] = {}
+    said: dict[tuple[str, ...], tuple[LogEntry, int]] = {}
     for entry in sorted(entries, key=lambda entry: str(entry.get("time", ""))):
         key = tuple(str(entry.get(name, "")) for name in ("app", "stream", "event", "message"))
         said[key] = (entry, said.pop(key, (entry, 0))[1] + 1)
     return list(said.values())[-LAST_WORDS_MAX:]
 
 
-def _is_bad_news(entry: dict[str, Any]) -> bool:
+def _is_bad_news(entry: LogEntry) -> bool:
     if entry.get("event") == LINES_DROPPED:
         return False  # it says that more was written, and everybody who reads this knows that
     return entry.get("stream") == "guest" or entry.get("level") in {"warn", "error", "critical"}

@@ -1,16 +1,14 @@
 """Why a project runs as it does: the eight answers, each with the signed records it rests on.
 
 Every source names its kind, its digest or slot, and who signed it, so that anybody can fetch and check it. Read from any
-one node. Not here: judging anything, and how delivery goes (delivery.py).
+one node. Not here: judging anything, and how delivery goes (dora.py).
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -22,6 +20,7 @@ from cli.errors import CommandError, UsageError
 from cli.text.table import short
 from cli.text.times import moment
 from cli.text.units import counted, in_words
+from protocols.api_models import DecisionView, PapersView
 from protocols.changes.change import Change, Release
 from protocols.changes.differences import route_words, stage_words
 from protocols.changes.effective import Effective
@@ -59,10 +58,10 @@ class _Facts:
     release: Release
     effective: Effective
     change: Change | None
-    papers: dict[str, Any] | None
+    papers: PapersView | None
     principals: tuple[Principal, ...]
     members: tuple[Member, ...]
-    decisions: tuple[dict[str, Any], ...]
+    decisions: tuple[DecisionView, ...]
     holders: tuple[str, ...]
 
     def name(self, key: str) -> str:
@@ -83,8 +82,8 @@ class _Facts:
     def decided(self, action: str, subject: str = "") -> Source | None:
         """The newest decision of a kind."""
         for row in self.decisions:
-            if row["action"] == action and (not subject or row["subject"] == subject):
-                return Source("decision", str(row["slot"]), tuple(short(voter) for voter in row["voters"]))
+            if row.action == action and (not subject or row.subject == subject):
+                return Source("decision", str(row.slot), tuple(short(voter) for voter in row.voters))
         return None
 
 
@@ -117,7 +116,7 @@ async def _gather(client: NodeClient, project: str, environment: str) -> _Facts:
     change, papers = None, None
     try:
         change, _ = await change_at(client, named)
-        papers = await client.get(f"/v1/changes/{named}/papers")
+        papers = await client.read(PapersView, f"/v1/changes/{named}/papers")
     except CommandError:
         papers = None  # the records have been collected; what was decided stays
     members = await members_of(client)
@@ -131,8 +130,8 @@ async def _gather(client: NodeClient, project: str, environment: str) -> _Facts:
         papers=papers,
         principals=await principals_of(client),
         members=members,
-        decisions=tuple(
-            await client.get("/v1/decisions", project=project, environment=environment, limit=DECISIONS_ASKED)
+        decisions=await client.read(
+            tuple[DecisionView, ...], "/v1/decisions", project=project, environment=environment, limit=DECISIONS_ASKED
         ),
         holders=await holders_of(client, members, lane),
     )
@@ -177,8 +176,8 @@ def _who_approves(facts: _Facts) -> WhyAnswer:
         said.append(f"approved by {', '.join(given)}")
     else:
         said.append("it needed no approval when it started")
-    papers = facts.papers or {"approvals": ()}
-    approvals = [Source("approval", _digest(one["envelope"]), (facts.name(one["key"]),)) for one in papers["approvals"]]
+    signed = facts.papers.approvals if facts.papers is not None else ()
+    approvals = [Source("approval", _digest(one.envelope), (facts.name(one.key),)) for one in signed]
     return WhyAnswer(
         "Who may approve it, and who did?", tuple(said), _sources(facts.started, _change_source(facts), *approvals)
     )
@@ -197,14 +196,14 @@ def _what_was_tested(facts: _Facts) -> WhyAnswer:
     if facts.papers is None:
         return WhyAnswer("Which tests ran, on which digests, when?", ("this node no longer holds the papers",), ())
     said, sources = [], []
-    for one in facts.papers["evidence"]:
-        when = moment(one["finished_ms"])
-        by = "self-attested by the author" if one["self_attested"] else f"by a {one['by']}"
-        digests = ", ".join(digest[:12] for digest in one["components"][:8])
+    for one in facts.papers.evidence:
+        when = moment(one.finished_ms)
+        by = "self-attested by the author" if one.self_attested else f"by a {one.by}"
+        digests = ", ".join(digest[:12] for digest in one.components[:8])
         said.append(
-            f"{one['kind']} {'PASSED' if one['passed'] else 'FAILED'} at {when} on {digests}, {by} {one['name']}".rstrip()
+            f"{one.kind} {'PASSED' if one.passed else 'FAILED'} at {when} on {digests}, {by} {one.name}".rstrip()
         )
-        sources.append(Source("evidence", _digest(one["envelope"]), (one["name"] or one["key"][:12],)))
+        sources.append(Source("evidence", _digest(one.envelope), (one.name or one.key[:12],)))
     if not said:
         said.append("no evidence was filed; each node ran the smoke checks before it said that it was prepared")
         sources += _sources(facts.started)  # The decision holds what the nodes of the first stage signed.
@@ -306,8 +305,8 @@ def _nodes(facts: _Facts) -> Sequence[str]:
     return placed(facts.lane, facts.base, eligible(facts.state, facts.lane.environment))
 
 
-def _digest(envelope: str) -> str:
-    return hashlib.sha256(base64.b64decode(envelope)).hexdigest()
+def _digest(envelope: bytes) -> str:
+    return hashlib.sha256(envelope).hexdigest()
 
 
 def explain_text(answers: Sequence[WhyAnswer]) -> str:

@@ -49,7 +49,6 @@ from node.api.server import VERSION
 from node.api.trusts import TRUST_OPERATIONS
 from node.api.upgrade import UPGRADE_OPERATIONS
 from node.control import Control
-from node.decisions.history import DecisionView
 from node.decisions.outcomes import abort_words
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.chain_requests import BusyChainError, begin_era
@@ -63,6 +62,7 @@ from protocols.api_models import (
     AuthorityView,
     ChangeView,
     CommandBody,
+    DecisionView,
     LaneView,
     LeaveBody,
     MemberView,

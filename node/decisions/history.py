@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
+from protocols.api_models import DecisionView, Numbers
 from protocols.chain.decision import NOOP, Decided, Decision, Entry
 from protocols.changes.statements import HealthVerdict, Statement
 from protocols.core import NodeCore
@@ -21,37 +20,6 @@ from protocols.state.commands import Command, SignedCommand
 REASON_MAX = 500
 SLOTS_SEARCHED_MAX = 1_000
 """How far back a retried command is looked for: a retry comes within minutes, and a few decisions are made a day."""
-
-
-class Numbers(msgspec.Struct, frozen=True):
-    """What one node measured, as it stood in the material of a decision."""
-
-    node: str
-    verdict: str
-    requests: int
-    errors: int
-    healthy_ms: int
-    smoke_runs: int
-    reason: str
-
-
-class DecisionView(msgspec.Struct, frozen=True):
-    """One decision. `signers` are keys in hex; none means that health or an admission gave the authority.
-
-    `names` are theirs, as granted: no part of the chain, so whoever answers adds them.
-    """
-
-    slot: int
-    at_ms: int
-    action: str
-    project: str
-    environment: str
-    signers: tuple[str, ...]
-    voters: tuple[str, ...]
-    subject: str
-    reason: str
-    numbers: tuple[Numbers, ...]
-    names: tuple[str, ...] = ()
 
 
 def view_of(slot: int, entry: Entry) -> DecisionView:

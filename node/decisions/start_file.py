@@ -3,7 +3,7 @@
 The whole file is written anew, or not at all, before that answer and when a start has ended. It needs no checksum: each
 start carries its signature, and voters refuse what does not match it. Not in a backup: a start is an order for its
 moment, and a restored sole node, which forgot what was decided since, would carry out an old one that nobody gives
-any more. Not here: what a start waits for (starter.py).
+any more. Not here: what a start waits for (start_queue.py).
 """
 
 from __future__ import annotations

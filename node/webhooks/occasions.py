@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from node.decisions.history import DecisionView, History
+from node.decisions.history import History
 from node.mesh.presence import status_of
 from node.webhooks.model import HookFile, Message
+from protocols.api_models import DecisionView
 from protocols.api_outward import WebhookKind
 from protocols.core import NodeCore
 from protocols.liveness import Belief

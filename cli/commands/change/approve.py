@@ -10,9 +10,10 @@ import asyncio
 import base64
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import click
+import msgspec
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, RefusedError, talk
@@ -20,7 +21,7 @@ from cli.access.contexts import Context
 from cli.access.passkeys import Touched, known_passkeys
 from cli.access.principals import approver_key_name, talk_as, unlock_approver
 from cli.change.propose import resolve_change
-from cli.change.review import change_at, release_at, review_change, review_text
+from cli.change.review import Review, change_at, release_at, review_change, review_text
 from cli.console.ask import ask_in_browser
 from cli.errors import CommandError, UsageError
 from cli.frame import command
@@ -30,6 +31,7 @@ from cli.text.units import duration_ms, in_words
 from cli.views.lane_status import held_by, step_for
 from cli.views.papers import papers_text
 from cli.views.watch import LOOK_EVERY_S, VOTERS_DECIDE
+from protocols.api_models import ApprovalBody, ChangeView, MissingView, PapersView, RecordView, StartView
 from protocols.changes.approvals import COMMENT_MAX_CHARACTERS, Approval, approval_statement, read_approval
 from protocols.changes.approvals import approve as sign_approval
 from protocols.changes.demands import PASSKEY_RULES
@@ -67,31 +69,51 @@ def approve(
     if len(message) > COMMENT_MAX_CHARACTERS:
         raise UsageError(f"a message has at most {COMMENT_MAX_CHARACTERS} characters", next_step="shorten it")
     shown = talk(context, lambda client: _prepare(client, context, change, span_ms))
-    output.note(shown["text"])
+    output.note(shown.text)
     if by_passkey:
         given = _touched(output, context, shown, span_ms, message)
-        answer = talk(context, lambda client: _file(client, shown, given))
+        filed = talk(context, lambda client: _file(client, shown, given))
     else:
-        signer = unlock_approver(context, f"approve {shown['id'][:12]} for {in_words(span_ms)}")
+        signer = unlock_approver(context, f"approve {shown.id[:12]} for {in_words(span_ms)}")
         given = _signed(context, signer, shown, span_ms, message)
-        answer = talk_as(context, signer, lambda client: _file(client, shown, given))
-    missing = answer["missing"]
-    output.result(answer, f"change {shown['id'][:12]} is approved for {in_words(span_ms)}")
-    for one in missing:
-        output.note(f"still missing: {one['rule']}: {one['detail']}")
-    start = answer["start"]
-    held = bool(held_by(answer)) and not missing
-    if held:
-        output.note(f"the start waits: {start['rule']}: {start['detail']}")
-    step = (step_for(start["rule"], shown["id"]) if held else "") or "freehold status"
-    output.hint(step if start is not None else f"freehold deploy --change {shown['id'][:12]}")
+        filed = talk_as(context, signer, lambda client: _file(client, shown, given))
+    answer = {"change": shown.id, **asdict(filed), "diff": builtins_of(shown.review)}
+    output.result(answer, f"change {shown.id[:12]} is approved for {in_words(span_ms)}")
+    for one in filed.missing:
+        output.note(f"still missing: {one.rule}: {one.detail}")
+    start = filed.start
+    held = start is not None and bool(held_by(start)) and not filed.missing
+    if start is not None and held:
+        output.note(f"the start waits: {start.rule}: {start.detail}")
+    step = (step_for(start.rule, shown.id) if start is not None and held else "") or "freehold status"
+    output.hint(step if start is not None else f"freehold deploy --change {shown.id[:12]}")
 
 
-async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ReviewedChange:
+    """A change as the approver saw it before signing."""
+
+    id: str
+    project: str
+    environment: str
+    text: str
+    review: Review
+
+
+class FiledApproval(msgspec.Struct, frozen=True):
+    """An approval that was filed: what the change still needs, and its start, if one was handed over."""
+
+    approver: str
+    expires_ms: int
+    missing: tuple[MissingView, ...]
+    start: StartView | None
+
+
+async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int) -> ReviewedChange:
     view = await resolve_change(client, text)
-    change, _ = await change_at(client, view["id"])
-    review = await review_change(client, view["id"])
-    papers = await client.get(f"/v1/changes/{view['id']}/papers")
+    change, _ = await change_at(client, view.id)
+    review = await review_change(client, view.id)
+    papers = await client.read(PapersView, f"/v1/changes/{view.id}/papers")
     gate = gate_of(await client.state(), change.environment, await release_at(client, change.release))
     if span_ms > gate.approval_max_ms:
         limit = in_words(gate.approval_max_ms, at_least=True)
@@ -99,15 +121,14 @@ async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int
             f"policy lets an approval last {limit} at most", next_step=f"freehold approve {text} --expires 1h"
         )
     mine = [home.public_key(name).hex() for name in (context.key, approver_key_name(context)) if name]
-    if any(key in {papers["author"]["key"], *papers["author"]["lineage"]} for key in mine):
+    if any(key in {papers.author.key, *papers.author.lineage} for key in mine):
         raise RefusedError(
             "approval.by-author",
             "you, or an agent of yours, proposed this; the author and the author's agents do not count",
             "ask another person with the role approver",
         )
     text = "\n".join([review_text(review), "", "papers", *papers_text(papers)])
-    return {"id": view["id"], "project": change.project, "environment": change.environment, "text": text,
-            "diff": builtins_of(review)}  # fmt: skip
+    return ReviewedChange(view.id, change.project, change.environment, text, review)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +139,17 @@ class Given:
     envelope: bytes
 
 
-def _approval(key: bytes, shown: dict[str, Any], span_ms: int, comment: str) -> Approval:
-    named, now_ms = Digest(bytes.fromhex(shown["id"])), time.time_ns() // 1_000_000
-    return Approval(key, named, shown["project"], shown["environment"], now_ms, now_ms + span_ms, comment)
+def _approval(key: bytes, shown: ReviewedChange, span_ms: int, comment: str) -> Approval:
+    named, now_ms = Digest(bytes.fromhex(shown.id)), time.time_ns() // 1_000_000
+    return Approval(key, named, shown.project, shown.environment, now_ms, now_ms + span_ms, comment)
 
 
-def _signed(context: Context, signer: Ed25519Signer, shown: dict[str, Any], span_ms: int, comment: str) -> Given:
+def _signed(context: Context, signer: Ed25519Signer, shown: ReviewedChange, span_ms: int, comment: str) -> Given:
     approval = _approval(signer.public_key, shown, span_ms, comment)
     return Given(approval, sign_approval(signer, bytes.fromhex(context.mesh), approval))
 
 
-def _touched(output: Output, context: Context, shown: dict[str, Any], span_ms: int, comment: str) -> Given:
+def _touched(output: Output, context: Context, shown: ReviewedChange, span_ms: int, comment: str) -> Given:
     """Have the person approve in the browser: what the page shows and what it signs come from the same bytes."""
     known = known_passkeys(context)
     if not known:
@@ -136,7 +157,7 @@ def _touched(output: Output, context: Context, shown: dict[str, Any], span_ms: i
     origin = known[0].origins[0]
     usable = {one.credential: one for one in known if origin in one.origins}
     statement = approval_statement(bytes.fromhex(context.mesh), _approval(b"", shown, span_ms, comment))
-    question = {"kind": "approve", "rp": "localhost", "credentials": sorted(usable), "text": shown["text"],
+    question = {"kind": "approve", "rp": "localhost", "credentials": sorted(usable), "text": shown.text,
                 "statement": base64.b64encode(statement).decode()}  # fmt: skip
     port = int(origin.rpartition(":")[2])
 
@@ -150,28 +171,27 @@ def _touched(output: Output, context: Context, shown: dict[str, Any], span_ms: i
             raise RefusedError(read.rule, read.detail, "freehold passkey list")
         return Given(read, envelope)
 
-    return ask_in_browser(output, port, question, Touched, take, purpose=f"approve {shown['id'][:12]} with a touch")
+    return ask_in_browser(output, port, question, Touched, take, purpose=f"approve {shown.id[:12]} with a touch")
 
 
-async def _file(client: NodeClient, shown: dict[str, Any], given: Given) -> dict[str, Any]:
+async def _file(client: NodeClient, shown: ReviewedChange, given: Given) -> FiledApproval:
     key = given.approval.key.hex()
-    await client.post("/v1/approvals", {"envelope": given.envelope})
-    papers = await client.get(f"/v1/changes/{shown['id']}/papers")
-    mine = next((one for one in papers["approvals"] if one["key"] == key), None)
-    if mine is not None and mine["problem"]:
-        rule, _, detail = str(mine["problem"]).partition(": ")
+    await client.send(RecordView, "/v1/approvals", ApprovalBody(given.envelope))
+    papers = await client.read(PapersView, f"/v1/changes/{shown.id}/papers")
+    mine = next((one for one in papers.approvals if one.key == key), None)
+    if mine is not None and mine.problem:
+        rule, _, detail = mine.problem.partition(": ")
         raise RefusedError(rule, detail, "freehold changes")
-    start = await _start_after(client, shown["id"], complete=not papers["missing"])
-    return {"change": shown["id"], "approver": key, "expires_ms": given.approval.expires_ms,
-            "missing": papers["missing"], "start": start, "diff": shown["diff"]}  # fmt: skip
+    start = await _start_after(client, shown.id, complete=not papers.missing)
+    return FiledApproval(key, given.approval.expires_ms, papers.missing, start)
 
 
-async def _start_after(client: NodeClient, change: str, *, complete: bool) -> dict[str, Any] | None:
+async def _start_after(client: NodeClient, change: str, *, complete: bool) -> StartView | None:
     """Return the start that the node holds; of a change that is complete now, once the voters have answered it, or soon."""
     give_up_s = time.monotonic() + (ANSWER_WAIT_S if complete else 0)
     while True:
-        start: dict[str, Any] | None = (await client.get(f"/v1/changes/{change}"))["start"]
-        unanswered = start is not None and start["outcome"] == "waiting" and start["rule"].startswith(BEFORE_AN_ANSWER)
+        start = (await client.read(ChangeView, f"/v1/changes/{change}")).start
+        unanswered = start is not None and start.outcome == "waiting" and start.rule.startswith(BEFORE_AN_ANSWER)
         if not unanswered or time.monotonic() > give_up_s:
             return start
         await asyncio.sleep(LOOK_EVERY_S)
@@ -181,8 +201,8 @@ async def _touches(client: NodeClient, change: str, person: bytes) -> tuple[byte
     """Return what this person's passkeys approved of a change: their key takes it back with its own."""
     if (await client.state()).rules_version < PASSKEY_RULES:
         return ()
-    papers, mesh = await client.get(f"/v1/changes/{change}/papers"), await client.mesh()
-    envelopes = [base64.b64decode(one["envelope"]) for one in papers["approvals"] if one["by_passkey"]]
+    papers, mesh = await client.read(PapersView, f"/v1/changes/{change}/papers"), await client.mesh()
+    envelopes = [one.envelope for one in papers.approvals if one.by_passkey]
     found = []
     for envelope in envelopes:
         read = read_approval(Ed25519Verifier(), mesh, envelope)
@@ -204,20 +224,20 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
         raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
     _, context = home.current_context(context_name)
     view = talk(context, lambda client: resolve_change(client, change))
-    signer = unlock_approver(context, f"reject {view['id'][:12]}")
+    signer = unlock_approver(context, f"reject {view.id[:12]}")
 
     async def conversation(client: NodeClient) -> int:
-        touched = await _touches(client, view["id"], signer.public_key)
+        touched = await _touches(client, view.id, signer.public_key)
         return await client.decide(
-            signer, WithdrawApproval(bytes.fromhex(view["id"]), message),
-            project=view["project"], environment=view["environment"], next_step="freehold changes",
+            signer, WithdrawApproval(bytes.fromhex(view.id), message),
+            project=view.project, environment=view.environment, next_step="freehold changes",
             exhibits=Exhibits(approvals=tuple(bytes(digest(one)) for one in touched)), material=touched,
         )  # fmt: skip
 
     output.live(VOTERS_DECIDE)
     slot = talk_as(context, signer, conversation)
     output.result(
-        {"change": view["id"], "slot": slot, "reason": message},
-        f"change {view['id'][:12]} is rejected (decision {slot})",
+        {"change": view.id, "slot": slot, "reason": message},
+        f"change {view.id[:12]} is rejected (decision {slot})",
     )
     output.hint("freehold changes")

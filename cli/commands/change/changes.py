@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import click
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
@@ -18,8 +19,16 @@ from cli.text.output import Output
 from cli.text.table import table
 from cli.views.lane_status import held_by, step_for
 from cli.views.papers import papers_text, without_bytes
+from protocols.api_models import ChangeView, MissingView, PapersView
 
 SHOWN_DEFAULT = 20
+
+
+class ChangeRow(NamedTuple):
+    """A change, and the rules that it does not meet yet."""
+
+    view: ChangeView
+    missing: tuple[MissingView, ...]
 
 
 @command("changes", examples=("freehold changes", "freehold changes 3f9a12", "freehold changes --env staging --json"))
@@ -32,74 +41,75 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
     """List proposed changes, newest first, or show the one whose id begins with CHANGE."""
     _, context = home.current_context(context_name)
     if change:
-        answer = talk(context, lambda client: _one(client, change))
-        text = answer.pop("text")
+        row, answer, text = talk(context, lambda client: _one(client, change))
         output.result(answer, text)
-        _hint(output, [answer["view"] | {"missing": answer["missing"]}])
+        _hint(output, [row])
         return
 
-    async def conversation(client: NodeClient) -> list[dict[str, Any]]:
-        found = await client.get("/v1/changes", project=project, environment=environment, limit=limit)
+    async def conversation(client: NodeClient) -> list[ChangeRow]:
+        found = await client.read(
+            tuple[ChangeView, ...], "/v1/changes", project=project, environment=environment, limit=limit
+        )
         if not found:
             await require_known(client, project, environment)
-        return [one | {"missing": await _missing(client, one)} for one in found]
+        return [ChangeRow(one, await _missing(client, one)) for one in found]
 
     found = talk(context, conversation)
     rows = [
-        (one["id"][:12], one["project"], one["environment"], one["state"], _words(one), one["request"][:50])
-        for one in found
+        (one.id[:12], one.project, one.environment, one.state, _words(one, missing), one.request[:50])
+        for one, missing in found
     ]
     header, *lines = table(("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST"), rows).split("\n")
     shown = [header]
-    for line, one in zip(lines, found, strict=True):
-        shown += [line, *([f"  {one['ended']}"] if one["ended"] else [])]
-    output.result({"changes": found}, "\n".join(shown) if rows else "nothing was proposed yet")
+    for line, (one, _) in zip(lines, found, strict=True):
+        shown += [line, *([f"  {one.ended}"] if one.ended else [])]
+    told = [{**asdict(one), "missing": missing} for one, missing in found]
+    output.result({"changes": told}, "\n".join(shown) if rows else "nothing was proposed yet")
     _hint(output, found)
     if not rows:
         output.hint('freehold propose -m "what it is for"')
 
 
-def _hint(output: Output, views: Sequence[dict[str, Any]]) -> None:
+def _hint(output: Output, rows: Sequence[ChangeRow]) -> None:
     """Name the command that moves the newest change which waits for somebody."""
-    for view in filter(_is_open, views):
-        for rule in (*(one["rule"] for one in view["missing"]), held_by(view)):
-            if step := step_for(rule, view["id"]):
+    for view, missing in rows:
+        for rule in (*(one.rule for one in missing), held_by(view.start)) if _is_open(view) else ():
+            if step := step_for(rule, view.id):
                 output.hint(step)
                 return
 
 
-def _is_open(view: dict[str, Any]) -> bool:
+def _is_open(view: ChangeView) -> bool:
     """Whether a change may yet start: it was never started, or is to be started anew."""
-    return view["state"] == "proposed" or bool(held_by(view))
+    return view.state == "proposed" or bool(held_by(view.start))
 
 
-async def _missing(client: NodeClient, view: dict[str, Any]) -> list[dict[str, str]]:
+async def _missing(client: NodeClient, view: ChangeView) -> tuple[MissingView, ...]:
     if not _is_open(view):
-        return []
-    papers = await client.get(f"/v1/changes/{view['id']}/papers")
-    return list(papers["missing"])
+        return ()
+    return (await client.read(PapersView, f"/v1/changes/{view.id}/papers")).missing
 
 
-def _words(view: dict[str, Any]) -> str:
+def _words(view: ChangeView, missing: Sequence[MissingView]) -> str:
     if not _is_open(view):
         return "-"
-    rules = dict.fromkeys(one for one in (*(one["rule"] for one in view["missing"]), held_by(view)) if one)
-    return ", ".join(rules) or ("a start" if view["start"] is None else "-")
+    rules = dict.fromkeys(one for one in (*(one.rule for one in missing), held_by(view.start)) if one)
+    return ", ".join(rules) or ("a start" if view.start is None else "-")
 
 
-async def _one(client: NodeClient, text: str) -> dict[str, Any]:
+async def _one(client: NodeClient, text: str) -> tuple[ChangeRow, dict[str, object], str]:
     view = await resolve_change(client, text)
-    papers = await client.get(f"/v1/changes/{view['id']}/papers")
+    papers = await client.read(PapersView, f"/v1/changes/{view.id}/papers")
     lines = []
-    answer: dict[str, Any] = {"change": view["id"], "view": view, **without_bytes(papers)}
-    if view["state"] == "proposed":
-        review = await review_change(client, view["id"])
+    answer: dict[str, object] = {"change": view.id, "view": view, **without_bytes(papers)}
+    if view.state == "proposed":
+        review = await review_change(client, view.id)
         answer["diff"] = builtins_of(review)
         lines.append(review_text(review))
     else:
-        lines.append(f"{view['project']} in {view['environment']}: {view['state']}, {view['request']}")
-        lines += [f"{view['state']} because: {view['ended']}"] if view["ended"] else []
+        lines.append(f"{view.project} in {view.environment}: {view.state}, {view.request}")
+        lines += [f"{view.state} because: {view.ended}"] if view.ended else []
     lines += ["", "papers", *papers_text(papers)]
-    if held_by(view):
-        lines.append(f"  start     waits: {view['start']['rule']}: {view['start']['detail']}")
-    return answer | {"text": "\n".join(lines)}
+    if view.start is not None and held_by(view.start):
+        lines.append(f"  start     waits: {view.start.rule}: {view.start.detail}")
+    return ChangeRow(view, papers.missing), answer, "\n".join(lines)

@@ -6,7 +6,6 @@ keys, and the bytes whose digests they name. Not here: making evidence (`freehol
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cli.frame import Group, command
 from cli.text.foreign import foreign
 from cli.text.output import Output
 from cli.views.papers import papers_text, without_bytes
+from protocols.api_models import ChangeView, PapersView
 from protocols.changes.approvals import APPROVAL, Approval, ApprovalPredicate, read_approval
 from protocols.changes.change import CHANGE_MAX_BYTES, RELEASE_MAX_BYTES, Change, Release
 from protocols.changes.evidence import ENVELOPE_MAX_BYTES, Attested, open_envelope, parse_json, read_evidence
@@ -57,14 +57,14 @@ def show(output: Output, change: str, context_name: str | None) -> None:
     """Show who attests what about a change, and what is still missing."""
     _, context = home.current_context(context_name)
 
-    async def conversation(client: NodeClient) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def conversation(client: NodeClient) -> tuple[ChangeView, PapersView]:
         view = await resolve_change(client, change)
-        return view, await client.get(f"/v1/changes/{view['id']}/papers")
+        return view, await client.read(PapersView, f"/v1/changes/{view.id}/papers")
 
     view, papers = talk(context, conversation)
-    envelopes = [base64.b64decode(one["envelope"]) for one in papers["evidence"]]
+    envelopes = [one.envelope for one in papers.evidence]
     statements = [foreign(msgspec.json.decode(payload_of(data))) for data in envelopes]
-    lines = [f"change {view['id'][:12]} of {view['project']} for {view['environment']}", *papers_text(papers)]
+    lines = [f"change {view.id[:12]} of {view.project} for {view.environment}", *papers_text(papers)]
     for one in statements:
         predicate = one["predicate"]
         run = predicate["freehold_run"]
@@ -73,7 +73,7 @@ def show(output: Output, change: str, context_name: str | None) -> None:
         lines += [f"  - {name}" for name in predicate.get("failedTests", ())]
         lines += [f"  {key} {value}" for key, value in sorted(run["tools"].items())]
         lines += [f"  | {line}" for line in run["log"].splitlines()[-20:]]
-    output.result({"change": view["id"], **without_bytes(papers), "statements": statements}, "\n".join(lines))
+    output.result({"change": view.id, **without_bytes(papers), "statements": statements}, "\n".join(lines))
 
 
 @command("export", examples=("freehold evidence export 3f9a12", "freehold evidence export 3f9a12 --to for-audit"))
@@ -86,15 +86,15 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
 
     async def conversation(client: NodeClient) -> tuple[str, dict[str, bytes], tuple[bytes, ...]]:
         view = await resolve_change(client, change)
-        wanted, signed = await change_at(client, view["id"])
-        papers = await client.get(f"/v1/changes/{view['id']}/papers")
+        wanted, signed = await change_at(client, view.id)
+        papers = await client.read(PapersView, f"/v1/changes/{view.id}/papers")
         files = {
             CHANGE_FILE: signed.payload,
             RELEASE_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.release.hex()}"),
             CONFIGURATION_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.configuration.hex()}"),
         }
-        envelopes = [base64.b64decode(one["envelope"]) for one in (*papers["approvals"], *papers["evidence"])]
-        return view["id"], files, tuple(envelopes)
+        envelopes = [*(one.envelope for one in papers.approvals), *(one.envelope for one in papers.evidence)]
+        return view.id, files, tuple(envelopes)
 
     named, files, envelopes = talk(context, conversation)
     folder = target or Path(f"evidence-{named[:12]}")

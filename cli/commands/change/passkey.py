@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import time
-from typing import Any
 
 import click
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.passkeys import (
+    GrantScope,
     StoredPasskey,
     approving_grant,
     forget_passkey,
@@ -44,6 +44,7 @@ from cli.text.output import Output
 from cli.text.units import duration_ms, in_words
 from protocols.changes.change import valid_name
 from protocols.changes.passkeys import POINT_BYTES, describe, read_passkey
+from protocols.envelope import Signed
 from protocols.refusal import Refusal
 
 RP_ID = "localhost"
@@ -74,7 +75,7 @@ def add(output: Output, name: str, expires: str, port: int, context_name: str | 
     sealed = approver_key_name(context)
     person = home.public_key(sealed)
 
-    async def allowed(client: NodeClient) -> tuple[Any, dict[str, Any]]:
+    async def allowed(client: NodeClient) -> tuple[tuple[Signed, ...], GrantScope]:
         await require_passkey_rules(client)
         return await approving_grant(
             client, person, admin=sealed == context.admin and person in (await client.state()).admins
@@ -126,21 +127,20 @@ def show(output: Output, context_name: str | None) -> None:
     _, context = home.current_context(context_name)
     known = known_passkeys(context)
 
-    async def conversation(client: NodeClient) -> list[dict[str, Any]]:
-        found = []
-        for one in known:
-            principal = await principal_of(client, one.id)
-            found.append({"key": one.id.hex(), "name": principal.name, "origins": list(one.origins),
-                          "projects": list(principal.projects), "environments": list(principal.environments),
-                          "expires_ms": principal.expires_ms, "problem": principal.problem})  # fmt: skip
-        return found
+    async def conversation(client: NodeClient) -> list[Principal]:
+        return [await principal_of(client, one.id) for one in known]
 
-    rows = talk(context, conversation)
+    rows = list(zip(known, talk(context, conversation), strict=True))
     lines = [
-        f"{one['key'][:12]}  {one['name'] or '?'}  from {', '.join(one['origins'])}  {one['problem'] or 'counts'}"
-        for one in rows
+        f"{key.id.hex()[:12]}  {one.name or '?'}  from {', '.join(key.origins)}  {one.problem or 'counts'}"
+        for key, one in rows
     ]
-    output.result({"passkeys": rows}, "\n".join(lines or ["no passkey is known here"]))
+    told = [
+        {"key": key.id.hex(), "name": one.name, "origins": key.origins, "projects": one.projects,
+         "environments": one.environments, "expires_ms": one.expires_ms, "problem": one.problem}
+        for key, one in rows
+    ]  # fmt: skip
+    output.result({"passkeys": told}, "\n".join(lines or ["no passkey is known here"]))
     output.hint("freehold passkey remove NAME" if rows else "freehold passkey add")
 
 

@@ -46,7 +46,7 @@ def show(output: Output, environment: str, context_name: str | None) -> None:
     protected = next((one.protected for one in state.environments if one.name == environment), False)
     if protected and not own:
         lines += [f"  evidence   {_evidence_words(one)} (protected environment)" for one in PROTECTED.evidence]
-    value: dict[str, Any] = {"environment": environment, "own": own, "protected": protected}
+    value: dict[str, object] = {"environment": environment, "own": own, "protected": protected}
     output.result({**value, "policy": policy_json(policy), "sequence": state.sequence}, "\n".join(lines))
 
 
@@ -158,7 +158,7 @@ def policy_text(policy: Policy) -> list[str]:
     return lines
 
 
-def policy_json(policy: Policy) -> dict[str, Any]:
+def policy_json(policy: Policy) -> dict[str, object]:
     """A policy for programs."""
     demands = policy.demands
     return {

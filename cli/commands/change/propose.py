@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key, require_right
-from cli.change.propose import file_proposal, put_together, to_offer
-from cli.change.review import review_change, review_text
+from cli.change.propose import Filed, file_proposal, put_together, to_offer
+from cli.change.review import Review, review_change, review_text
 from cli.frame import Option, command
 from cli.project.find import find_project, project_at
 from cli.text.foreign import builtins_of
@@ -47,27 +46,22 @@ def propose(
     _, context = home.current_context(context_name)
     signer = everyday_key(context)
 
-    async def conversation(client: NodeClient) -> dict[str, Any]:
+    async def conversation(client: NodeClient) -> tuple[Filed, Review]:
         what = await to_offer(client, found, release)
         await require_right(client, signer.public_key, "propose", what.project.name, environment)
         proposal, offered = await put_together(client, output, what, environment, message, signer)
         filed = await file_proposal(client, output, offered, proposal, signer)
-        review = await review_change(client, proposal.id.hex())
-        return {
-            "change": proposal.id.hex(),
-            "environment": environment,
-            "evidence": filed.evidence,
-            "sent_bytes": filed.sent_bytes,
-            "unclaimed_routes": list(filed.unclaimed),
-            "diff": builtins_of(review),
-            "text": review_text(review),
-        }
+        return filed, await review_change(client, proposal.id.hex())
 
-    answer = talk(context, conversation)
-    text = answer.pop("text")
-    output.result(answer, f"{text}\n\nchange {answer['change']} is proposed; {answer['evidence']} pieces of evidence")
-    if answer["unclaimed_routes"]:
-        output.warn(f"a deployer must claim {', '.join(answer['unclaimed_routes'])} first: freehold deploy does")
-    if not answer["evidence"]:
+    filed, review = talk(context, conversation)
+    change = filed.proposal.id.hex()
+    answer = {
+        "change": change, "environment": environment, "evidence": filed.evidence, "sent_bytes": filed.sent_bytes,
+        "unclaimed_routes": filed.unclaimed, "diff": builtins_of(review),
+    }  # fmt: skip
+    output.result(answer, f"{review_text(review)}\n\nchange {change} is proposed; {filed.evidence} pieces of evidence")
+    if filed.unclaimed:
+        output.warn(f"a deployer must claim {', '.join(filed.unclaimed)} first: freehold deploy does")
+    if not filed.evidence:
         output.warn("no evidence goes with it; freehold test makes some")
-    output.hint(f"freehold changes {answer['change'][:12]}")
+    output.hint(f"freehold changes {change[:12]}")

@@ -5,8 +5,6 @@ Not here: what the chain of decisions holds (`freehold decisions`), which is pro
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from cli.access import contexts as home
@@ -20,6 +18,7 @@ from cli.text.table import short, table
 from cli.text.times import moment
 from cli.views.audit import delivery_figures, delivery_text, verify_chains
 from cli.views.dora import Delivery
+from protocols.api_models import AuditView
 
 
 @command("audit", examples=("freehold audit", "freehold audit --contains approval", "freehold audit --verify --json"))
@@ -49,15 +48,15 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
         )
         return
 
-    async def conversation(client: NodeClient) -> tuple[list[dict[str, Any]], dict[str, Delivery]]:
+    async def conversation(client: NodeClient) -> tuple[tuple[AuditView, ...], dict[str, Delivery]]:
         node = find_member(await members_of(client), node_text).node if node_text else ""
-        rows = await client.get("/v1/audit", node=node, contains=contains, limit=limit)
+        rows = await client.read(tuple[AuditView, ...], "/v1/audit", node=node, contains=contains, limit=limit)
         return rows, await delivery_figures(client)
 
     rows, figures = talk(context, conversation)
     lines = [
-        (moment(one["at_ms"]), _who(one), one["verb"], one["target"][:60],
-         one["result"], f"{short(one['node'])}#{one['number']}")
+        (moment(one.at_ms), _who(one), one.verb, one.target[:60],
+         one.result, f"{short(one.node)}#{one.number}")
         for one in rows
     ]  # fmt: skip
     text = table(("WHEN", "WHO", "DID", "TO", "RESULT", "ENTRY"), lines)
@@ -67,6 +66,6 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
     output.hint("freehold audit --verify")
 
 
-def _who(one: dict[str, Any]) -> str:
-    names = [name or key[:12] for name, key in zip(one["names"], one["signers"], strict=True)]
-    return ", ".join(names) or str(one["caller"])[:16]
+def _who(one: AuditView) -> str:
+    names = [name or key[:12] for name, key in zip(one.names, one.signers, strict=True)]
+    return ", ".join(names) or one.caller[:16]

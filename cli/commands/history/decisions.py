@@ -5,8 +5,6 @@ Not here: the signed records behind one project's state (`freehold why`), and wr
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from cli.access import contexts as home
@@ -15,6 +13,7 @@ from cli.frame import command
 from cli.text.output import Output
 from cli.text.table import short
 from cli.text.times import moment
+from protocols.api_models import DecisionView
 
 
 @command("decisions", examples=("freehold decisions", "freehold decisions --project guestbook --env production",
@@ -32,34 +31,32 @@ def decisions(output: Output, project: str, environment: str, limit: int, contex
     _, context = home.current_context(context_name)
     found = talk(
         context,
-        lambda client: client.get("/v1/decisions", project=project, environment=environment, limit=limit),
+        lambda client: client.read(
+            tuple[DecisionView, ...], "/v1/decisions", project=project, environment=environment, limit=limit
+        ),
     )
     lines = [line for one in found for line in _described(one)]
     output.result({"decisions": found}, "\n".join(lines) or "nothing was decided yet")
 
 
-def _described(one: dict[str, Any]) -> list[str]:
-    where = "/".join(part for part in (one["project"], one["environment"]) if part)
-    subject = one["subject"]
+def _described(one: DecisionView) -> list[str]:
+    where = "/".join(part for part in (one.project, one.environment) if part)
+    subject = one.subject
     about = short(subject) if subject.startswith("12D3Koo") else subject[:12]
-    signed = [name or key[:12] for name, key in zip(one["names"], one["signers"], strict=True)]
+    signed = [name or key[:12] for name, key in zip(one.names, one.signers, strict=True)]
     signers = ", ".join(signed) or _authority(one)
     what = " ".join(part for part in (where, about) if part)
-    lines = [f"{one['slot']:>5}  {moment(one['at_ms'])}  {one['action']:<18} {what}"]
-    lines.append(
-        f"       by {signers}; certified by {', '.join(short(node) for node in one['voters']) or 'the admins'}"
-    )
-    if one["reason"]:
-        lines.append(f"       {one['reason']}")
+    lines = [f"{one.slot:>5}  {moment(one.at_ms)}  {one.action:<18} {what}"]
+    lines.append(f"       by {signers}; certified by {', '.join(short(node) for node in one.voters) or 'the admins'}")
+    if one.reason:
+        lines.append(f"       {one.reason}")
     lines += [
-        f"       {short(number['node'])}  {number['verdict']}  {number['requests']} requests, {number['errors']} errors, "
-        f"healthy {number['healthy_ms'] / 1000:.1f} s  {number['reason']}".rstrip()
-        for number in one["numbers"]
+        f"       {short(number.node)}  {number.verdict}  {number.requests} requests, {number.errors} errors, "
+        f"healthy {number.healthy_ms / 1000:.1f} s  {number.reason}".rstrip()
+        for number in one.numbers
     ]
     return lines
 
 
-def _authority(one: dict[str, Any]) -> str:
-    return {"confirm_node": "an invite", "reconfigure": "the policy", "reset": "the admins"}.get(
-        one["action"], "health"
-    )
+def _authority(one: DecisionView) -> str:
+    return {"confirm_node": "an invite", "reconfigure": "the policy", "reset": "the admins"}.get(one.action, "health")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any
 
 import click
 
@@ -26,7 +25,7 @@ from cli.text.table import short, table
 from cli.text.times import moment
 from cli.text.units import size
 from cli.views.lanes import find_lane
-from protocols.api_data import MoveBody
+from protocols.api_data import DataView, MoveBody, MoveView
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId
@@ -52,20 +51,20 @@ def show(output: Output, context_name: str | None) -> None:
     """List the data of apps, and where it is. Sizes are known of what lies on the node that is asked."""
     _, context = home.current_context(context_name)
 
-    async def ask(client: NodeClient) -> list[dict[str, Any]]:
+    async def ask(client: NodeClient) -> list[DataView]:
         state = await client.state()
         lanes = [one for one in state.lanes if one.data_node]
-        return [await client.get(f"/v1/data/{one.project}/{one.environment}") for one in lanes]
+        return [await client.read(DataView, f"/v1/data/{one.project}/{one.environment}") for one in lanes]
 
     found = talk(context, ask)
     names = {one.node: one.title for one in talk(context, members_of)}
     rows = [
         (
-            f"{one['project']}/{one['environment']}",
-            names.get(one["node"], short(one["node"])),
+            f"{one.project}/{one.environment}",
+            names.get(one.node, short(one.node)),
             _size(one),
-            "frozen" if one["frozen"] and one["node"] == one["here"] else one["move"]["phase"] if one["move"] else "-",
-            ", ".join(moment(at_ms) for at_ms in one["kept_ms"]) or "-",
+            "frozen" if one.frozen and one.node == one.here else one.move.phase if one.move else "-",
+            ", ".join(moment(at_ms) for at_ms in one.kept_ms) or "-",
             _backup(one),
             _standby(one, names),
         )
@@ -107,30 +106,32 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"move the data of {name} in {environment}")
 
-    async def carry(client: NodeClient) -> dict[str, Any]:
+    async def carry(client: NodeClient) -> MoveView:
         path = f"/v1/data/{name}/{environment}"
-        await client.post(f"{path}/move", await move_ticket(client, admin, lane, PeerId(target.node)))
+        await client.send(MoveView, f"{path}/move", await move_ticket(client, admin, lane, PeerId(target.node)))
         seen = ""
         while True:
-            going: dict[str, Any] = (await client.get(path))["move"]
-            if going["phase"] in {"done", "failed"}:
+            going = (await client.read(DataView, path)).move
+            if going is None:
+                raise CommandError("the node has forgotten the move", next_step="freehold data list", kind="bad-answer")
+            if going.phase in {"done", "failed"}:
                 return going
-            text = PHASES.get(going["phase"], going["phase"])
-            if going["total_bytes"]:
-                text += f": {size(going['done_bytes'])} of {size(going['total_bytes'])}"
+            text = PHASES.get(going.phase, going.phase)
+            if going.total_bytes:
+                text += f": {size(going.done_bytes)} of {size(going.total_bytes)}"
             if text != seen:
                 output.live(text)
             seen = text
             await asyncio.sleep(LOOK_EVERY_S)
 
     ended = talk(context, carry)
-    if ended["phase"] == "failed":
-        if ended["rule"] == "chain.unknown":
-            raise CommandError(ended["detail"], next_step="freehold data list", kind="unknown-outcome")
-        raise RefusedError(ended["rule"], ended["detail"], f"freehold data move {name} --env {environment} --to {to}")
+    if ended.phase == "failed":
+        if ended.rule == "chain.unknown":
+            raise CommandError(ended.detail, next_step="freehold data list", kind="unknown-outcome")
+        raise RefusedError(ended.rule, ended.detail, f"freehold data move {name} --env {environment} --to {to}")
     output.result(
-        {"project": name, "environment": environment, "node": target.node, "bytes": ended["total_bytes"]},
-        f"the data of {name} in {environment} is on {target.title} ({size(ended['total_bytes'])})",
+        {"project": name, "environment": environment, "node": target.node, "bytes": ended.total_bytes},
+        f"the data of {name} in {environment} is on {target.title} ({size(ended.total_bytes)})",
     )
 
 
@@ -153,24 +154,24 @@ async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, targ
     return MoveBody(signed[0], signed[1], chains)
 
 
-def _size(one: dict[str, Any]) -> str:
-    return size(sum(file["size_bytes"] for file in one["files"])) if one["node"] == one["here"] else "-"
+def _size(one: DataView) -> str:
+    return size(sum(file.size_bytes for file in one.files)) if one.node == one.here else "-"
 
 
-def _backup(one: dict[str, Any]) -> str:
-    if one["backup_problem"]:
-        return f"failed: {one['backup_problem']}"
-    return moment(one["backup_ms"]) if one["backup_ms"] else "-"
+def _backup(one: DataView) -> str:
+    if one.backup_problem:
+        return f"failed: {one.backup_problem}"
+    return moment(one.backup_ms) if one.backup_ms else "-"
 
 
-def _standby(one: dict[str, Any], names: dict[str, str]) -> str:
-    found = one["standby"]
+def _standby(one: DataView, names: dict[str, str]) -> str:
+    found = one.standby
     if found is None:
-        return f"copy of {moment(one['copy_ms'])}" if one["copy_ms"] else "-"
-    name = names.get(found["node"], short(found["node"]))
-    if found["problem"]:
-        return f"{name}, failing: {found['problem']}"
-    return f"{name}, as of {moment(found['at_ms'])}" if found["at_ms"] else f"{name}, nothing yet"
+        return f"copy of {moment(one.copy_ms)}" if one.copy_ms else "-"
+    name = names.get(found.node, short(found.node))
+    if found.problem:
+        return f"{name}, failing: {found.problem}"
+    return f"{name}, as of {moment(found.at_ms)}" if found.at_ms else f"{name}, nothing yet"
 
 
 @click.group("data", cls=Group)

@@ -26,7 +26,7 @@ from cli.text.table import short
 from cli.text.times import moment
 from cli.text.units import size
 from cli.views.lanes import find_lane
-from protocols.api_data import DataManifest, ExportView, ImportBody, ListedFile, MandateBody
+from protocols.api_data import DataManifest, DataView, ExportView, ImportBody, ImportView, ListedFile, MandateBody
 from protocols.changes.mandates import NONCE_BYTES, Act, DataMandate, sign_mandate
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
@@ -66,8 +66,9 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
     async def carry(client: NodeClient, folder: ExportFolder) -> DataManifest:
         path = f"/v1/data/{name}/{environment}/exports"
         output.live("the node makes a copy")
-        made = await client.post(path, await mandate_for(client, admin, lane, "export"), patience_s=COPY_PATIENCE_S)
-        view = ExportView(made["export"], made["at_ms"], tuple(ListedFile(**one) for one in made["files"]))
+        view = await client.send(
+            ExportView, path, await mandate_for(client, admin, lane, "export"), patience_s=COPY_PATIENCE_S
+        )
         total, done = sum(one.size_bytes for one in view.files), 0
         for number, one in enumerate(view.files):
             output.live(f"fetching {size(done)} of {size(total)}")
@@ -145,7 +146,7 @@ def _require_leave(
 ) -> None:  # fmt: skip
     """Say what an import does. Raises UsageError where it would take the place of data and nobody said so."""
     name, environment = lane.project, lane.environment
-    there = _present(talk(context, lambda client: client.get(f"/v1/data/{name}/{environment}")))
+    there = _present(talk(context, lambda client: client.read(DataView, f"/v1/data/{name}/{environment}")))
     if there and not replace:
         step = f"freehold data import {name} {source} --env {environment} --replace"
         what = f"{held_by} holds data of {name} in {environment} already ({there})"
@@ -166,14 +167,14 @@ async def _send(
     path = f"/v1/data/{lane.project}/{lane.environment}/imports"
     with as_stored(folder, manifest) as (files, places):
         mandate = await mandate_for(client, admin, lane, "import", files, replace=replace)
-        made = await client.post(path, ImportBody(mandate.mandate, files))
+        made = await client.send(ImportView, path, ImportBody(mandate.mandate, files))
         total, done = sum(one.size_bytes for one in files), 0
         for sha256, one in {one.sha256: one for one in files}.items():
             output.live(f"sending {size(done)} of {size(total)}")
-            await client.put_file(f"{path}/{made['name']}/files/{sha256}", places[sha256], sha256)
+            await client.put_file(f"{path}/{made.name}/files/{sha256}", places[sha256], sha256)
             done += one.size_bytes
         output.live("the node compares, and puts it into its place")
-        await client.post_nothing(f"{path}/{made['name']}/install", patience_s=COPY_PATIENCE_S)
+        await client.post_nothing(f"{path}/{made.name}/install", patience_s=COPY_PATIENCE_S)
 
 
 @command("freeze", examples=("freehold data freeze guestbook",))
@@ -247,11 +248,9 @@ async def mandate_for(
     return MandateBody(encode(sign_mandate(admin, await client.mesh(), mandate)))
 
 
-def _present(view: dict[str, object]) -> str:
-    files = view["files"]
-    assert isinstance(files, list)
-    held = [one for one in files if one["name"].endswith(".db") or one["name"].startswith("blobs/")]
-    return f"{len(held)} files, {size(sum(one['size_bytes'] for one in held))}" if held else ""
+def _present(view: DataView) -> str:
+    held = [one for one in view.files if one.name.endswith(".db") or one.name.startswith("blobs/")]
+    return f"{len(held)} files, {size(sum(one.size_bytes for one in held))}" if held else ""
 
 
 def _amount(manifest: DataManifest) -> str:

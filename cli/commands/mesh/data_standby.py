@@ -6,7 +6,6 @@ Not here: how it is kept and when it may be written (node/serving/data_standby.p
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import click
 
@@ -23,6 +22,7 @@ from cli.text.table import short
 from cli.text.times import moment
 from cli.text.units import in_words
 from cli.views.lanes import find_lane
+from protocols.api_data import DataView
 from protocols.machine import PeerId
 from protocols.state.commands import PlaceData
 
@@ -94,17 +94,17 @@ def promote(output: Output, name: str, to: str, environment: str, context_name: 
     lane = talk(context, lambda client: find_lane(client, name, environment))
     members = talk(context, members_of)
     target = find_member(members, to)
-    view: dict[str, Any] = talk(context, lambda client: client.get(f"/v1/data/{name}/{environment}"))
+    view = talk(context, lambda client: client.read(DataView, f"/v1/data/{name}/{environment}"))
     if lane.data_node == target.node:
         raise UsageError(f"{target.title} holds the data already", next_step="freehold data list", kind="there")
-    if view["here"] != target.node or not view["copy_ms"]:
-        what = f"the asked node is not {target.title}" if view["here"] != target.node else f"{target.title} has no copy"
+    if view.here != target.node or not view.copy_ms:
+        what = f"the asked node is not {target.title}" if view.here != target.node else f"{target.title} has no copy"
         step = f"on {target.title}: freehold data promote {name} --env {environment} --to {target.title}"
         raise UsageError(what, next_step=step, kind="no-copy")
     former = next((one for one in members if one.node == lane.data_node), None)
     title = former.title if former is not None else short(lane.data_node)
-    age_ms = max(time.time_ns() // 1_000_000 - view["copy_ms"], 0)
-    output.note(f"plan: {target.title} takes the place of {title}, with the data as of {moment(view['copy_ms'])},")
+    age_ms = max(time.time_ns() // 1_000_000 - view.copy_ms, 0)
+    output.note(f"plan: {target.title} takes the place of {title}, with the data as of {moment(view.copy_ms)},")
     output.note(f"{in_words(age_ms)} ago. What {title} acknowledged since then is lost.")
     if former is not None and former.belief == "alive":
         output.warn(f"{title} can be reached, and its latest writes would be lost")
@@ -121,8 +121,8 @@ def promote(output: Output, name: str, to: str, environment: str, context_name: 
         ),
     )  # fmt: skip
     output.result(
-        {"project": name, "environment": environment, "node": target.node, "slot": slot, "copy_ms": view["copy_ms"],
+        {"project": name, "environment": environment, "node": target.node, "slot": slot, "copy_ms": view.copy_ms,
          "lost_at_most_ms": age_ms},
-        f"{target.title} holds the data of {name} in {environment} (decision {slot}), as of {moment(view['copy_ms'])}",
+        f"{target.title} holds the data of {name} in {environment} (decision {slot}), as of {moment(view.copy_ms)}",
     )  # fmt: skip
     output.hint(f"freehold data standby {name} --env {environment} --on NODE")

@@ -8,15 +8,16 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import click
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import talk
 from cli.frame import command
 from cli.text.output import Output
 from cli.text.times import moment
+from protocols.api_models import NameView
 
 TTL_S = 300
 _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
@@ -33,11 +34,14 @@ def dns(output: Output, names: tuple[str, ...], *, zone: bool, context_name: str
     says, or else the hosts of its mesh addresses. Below each name stands how its certificate does.
     """
     _, context = home.current_context(context_name)
-    found = [one for one in talk(context, lambda client: client.get("/v1/names")) if not names or one["name"] in names]
-    told = [{**one, "records": records_of(one["name"], one["addresses"])} for one in found]
-    lines = [line for one in told for line in (one["records"] if zone else described(one))]
-    output.result({"names": told}, "\n".join(lines) or "no route has a name of its own")
-    if not zone and any(not one["records"] for one in told):
+    every = talk(context, lambda client: client.read(tuple[NameView, ...], "/v1/names"))
+    found = [(one, records_of(one.name, one.addresses)) for one in every if not names or one.name in names]
+    lines = [line for one, records in found for line in (records if zone else described(one, records))]
+    output.result(
+        {"names": [{**asdict(one), "records": records} for one, records in found]},
+        "\n".join(lines) or "no route has a name of its own",
+    )
+    if not zone and any(not records for _, records in found):
         output.hint('write ingress_names = ["HOST"] into node.toml of the nodes that visitors reach, and restart them')
 
 
@@ -49,16 +53,14 @@ def records_of(name: str, hosts: Sequence[str]) -> list[str]:
     return [f"{name}. {TTL_S} IN CNAME {one.rstrip('.')}." for one in hosts if _HOST.fullmatch(one.rstrip("."))][:1]
 
 
-def described(one: dict[str, Any]) -> list[str]:
+def described(one: NameView, records: Sequence[str]) -> list[str]:
     """Return what a person is told of one name."""
-    lines = [
-        f"{one['name']}  {one['project']} in {one['environment']}, served by {len(one['nodes'])} nodes that are up"
-    ]
-    lines += [f"  {record}" for record in one["records"]] or ["  no node says where visitors reach it"]
-    if one["certificate_until_ms"]:
-        lines.append(f"  certificate until {moment(one['certificate_until_ms'])}, by {one['certificate_by']}")
-    if one["problem"]:
-        lines.append(f"  no newer certificate: {one['problem']}")
+    lines = [f"{one.name}  {one.project} in {one.environment}, served by {len(one.nodes)} nodes that are up"]
+    lines += [f"  {record}" for record in records] or ["  no node says where visitors reach it"]
+    if one.certificate_until_ms:
+        lines.append(f"  certificate until {moment(one.certificate_until_ms)}, by {one.certificate_by}")
+    if one.problem:
+        lines.append(f"  no newer certificate: {one.problem}")
     return lines
 
 

@@ -10,7 +10,6 @@ import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -28,6 +27,7 @@ from cli.views.endings import ending
 from cli.views.finding import Finding
 from node.config import CONFIG_NAME, read_config
 from node.errors import ConfigError
+from protocols.api_models import NodeView
 from runtime.native.choice import load_module
 
 
@@ -117,15 +117,15 @@ def _look_at_mesh(context: Context, checked: list[str]) -> list[Finding]:
 
 
 async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
-    mine = await client.get("/v1/node")
-    wall_ms = mine["wall_ms"]
+    mine = await client.read(NodeView, "/v1/node")
+    wall_ms = mine.wall_ms
     findings = diagnosis.node(mine, wall_ms)
     everyone = await members_of(client)
     findings += diagnosis.boot_read(mine, everyone)
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
     findings += diagnosis.unserved(await client.state(), everyone)
     findings += diagnosis.stores(await stores_of(client))
-    names, views = [f"the node {mine['name']}"], {mine["node"]: mine}
+    names, views = [f"the node {mine.name}"], {mine.node: mine}
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":
             names.append(f"the node {one.title}")
@@ -135,16 +135,16 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
 
 
 async def _examine_peer(
-    client: NodeClient, one: Member, everyone: tuple[Member, ...], views: dict[str, Any]
+    client: NodeClient, one: Member, everyone: tuple[Member, ...], views: dict[str, NodeView]
 ) -> list[Finding]:
     """Ask a peer for its own description, kept in `views`, and compare its clock with the asked node's."""
     try:
-        before = (await client.get("/v1/node"))["wall_ms"], time.monotonic()
-        view = await client.get(f"/v1/nodes/{one.node}")
+        before = (await client.read(NodeView, "/v1/node")).wall_ms, time.monotonic()
+        view = await client.read(NodeView, f"/v1/nodes/{one.node}")
         took_ms = (time.monotonic() - before[1]) * 1000
     except CommandError as error:
         return [Finding(False, f"{one.title} does not describe itself: {error}", "look at its log: freehold logs")]
     views[one.node] = view
-    skew_ms = int(view["wall_ms"] - before[0] - took_ms / 2)
-    found = diagnosis.node(view, view["wall_ms"]) + diagnosis.boot_read(view, everyone)
+    skew_ms = int(view.wall_ms - before[0] - took_ms / 2)
+    found = diagnosis.node(view, view.wall_ms) + diagnosis.boot_read(view, everyone)
     return found + diagnosis.clock(one.title, skew_ms)

@@ -26,7 +26,7 @@ from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.times import time_of_day
 from cli.views.watch import VOTERS_DECIDE
-from protocols.api_models import LeaveBody, ResetBody
+from protocols.api_models import LeaveBody, MeshView, NodeView, RecordView, ResetBody
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer, public_key_of
@@ -171,7 +171,7 @@ async def _remove(client: NodeClient, output: Output, admin: Ed25519Signer, targ
         await _revoke(client, admin, target, reason or "removed", keep=True)
         output.note("revoked")
     if not target.confirmed:
-        return int((await client.get("/v1/mesh"))["slot"])
+        return (await client.read(MeshView, "/v1/mesh")).slot
     expect = (await client.state()).sequence
     output.live(VOTERS_DECIDE)
     return await client.decide(admin, RemoveNode(node), expect=expect, next_step="freehold mesh members")
@@ -183,7 +183,7 @@ async def _wait_until_idle(client: NodeClient, output: Output, target: Member) -
     told = False
     while time.monotonic() < deadline_s:
         try:
-            running = (await client.get(f"/v1/nodes/{target.node}"))["running"]
+            running = (await client.read(NodeView, f"/v1/nodes/{target.node}")).running
         except CommandError:
             output.note("it does not answer; nothing to wait for")
             return
@@ -272,12 +272,12 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
                 next_step="freehold mesh voters",
                 kind="no-store",
             )
-        view = await client.get("/v1/mesh")
+        view = await client.read(MeshView, "/v1/mesh")
         return Reset(
             mesh=await client.mesh(),
-            number=view["unsafe_resets"] + 1,
-            slot=view["slot"] + 1,
-            prev=bytes.fromhex(view["head"]),
+            number=view.unsafe_resets + 1,
+            slot=view.slot + 1,
+            prev=bytes.fromhex(view.head),
             at_ms=time.time_ns() // 1_000_000,
             voters=tuple(sorted(able[PeerId(one)] for one in chosen)),
             reason=message,
@@ -298,7 +298,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
     admin = unlock_admin(context, "reset the mesh")
     signed = sign(admin, RESET_DOMAIN, wanted.mesh, wanted)
     entry = encode(ResetTo(signed.payload, (signed,)))
-    talk(context, lambda client: client.post("/v1/resets", ResetBody(entry)))
+    talk(context, lambda client: client.send(MeshView, "/v1/resets", ResetBody(entry)))
     names = [voter.node for voter in wanted.voters]
     output.result({"slot": wanted.slot, "voters": names}, f"{', '.join(short(one) for one in names)} vote")
     output.hint("freehold mesh voters")
@@ -356,7 +356,7 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
     if purge:
         output.note(f"  {folder} is deleted, with the data of the apps that live here")
     confirm(output, "Leave?", yes)
-    talk(context, lambda client: client.post("/v1/leave", LeaveBody(reason)))
+    talk(context, lambda client: client.send(RecordView, "/v1/leave", LeaveBody(reason)))
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
     while local_node.is_running(folder) and time.monotonic() < deadline_s:
         time.sleep(0.1)

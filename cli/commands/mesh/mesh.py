@@ -19,6 +19,7 @@ from cli.access import contexts as home
 from cli.access import half_made
 from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
+from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
 from cli.commands.mesh.address import address
@@ -40,6 +41,7 @@ from cli.text.units import (
     labels_of,
     listen_words,
 )
+from protocols.api_models import NodeView
 from protocols.changes.change import valid_name
 from protocols.changes.demands import SOLO, TEAM
 from protocols.envelope import DecodeError, Signed, encode, sign
@@ -341,12 +343,12 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
 async def _mesh_and_addresses(client: NodeClient) -> tuple[bytes, tuple[Address, ...]]:
     """Return the mesh id, and where connected members that may admit are dialled, the asked node's first."""
     mesh = mesh_id(await client.get_bytes("/v1/genesis"))
-    me = await client.get("/v1/node")
+    me = await client.read(NodeView, "/v1/node")
     found = [
-        Address(address, member["node"])
-        for member in sorted(await client.get("/v1/members"), key=lambda one: one["node"] != me["node"])
-        if member["connected"] and member["standing"] == "member" and "issuer" in member["roles"]
-        for address in member["addresses"]
+        Address(address, member.node)
+        for member in sorted(await members_of(client), key=lambda one: one.node != me.node)
+        if member.connected and member.standing == "member" and "issuer" in member.roles
+        for address in member.addresses
     ]
     if not found:
         raise CommandError(
@@ -361,9 +363,9 @@ async def _mesh_and_apis(client: NodeClient) -> tuple[bytes, tuple[Address, ...]
     """Return the mesh id, and where people may log in: the HTTPS APIs of connected members, with their pins."""
     mesh = mesh_id(await client.get_bytes("/v1/genesis"))
     found = [
-        Address(f"https://{member['api']}", member["api_pin"])
-        for member in await client.get("/v1/members")
-        if member["api"] and member["connected"] and member["standing"] == "member" and "issuer" in member["roles"]
+        Address(f"https://{member.api}", member.api_pin)
+        for member in await members_of(client)
+        if member.api and member.connected and member.standing == "member" and "issuer" in member.roles
     ]
     if not found:
         raise CommandError(

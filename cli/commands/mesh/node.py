@@ -18,7 +18,6 @@ import venv
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -34,6 +33,7 @@ from cli.text.foreign import escaped, harmless, one_line
 from cli.text.output import Output, fold
 from cli.text.times import time_of_day
 from cli.text.units import checked_addresses, checked_api, checked_listen, checked_loopback
+from protocols.api_models import NodeView
 
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 30.0
@@ -131,24 +131,24 @@ def status(output: Output, data: Path | None) -> None:
         raise CommandError(
             f"the node in {folder} does not run", next_step=f"freehold node run --data {folder}", kind="no-node"
         )
-    view = talk(Context(mesh.hex(), local_node.socket_of(folder), ""), lambda client: client.get("/v1/node"))
+    view = talk(Context(mesh.hex(), local_node.socket_of(folder), ""), lambda client: client.read(NodeView, "/v1/node"))
     output.result({"node": view, "data": str(folder)}, "\n".join(_described(view)))
-    for warning in view["warnings"]:
+    for warning in view.warnings:
         output.warn(warning)
-    output.hint("freehold doctor" if view["warnings"] else "freehold mesh members")
+    output.hint("freehold doctor" if view.warnings else "freehold mesh members")
 
 
-def _described(view: dict[str, Any]) -> list[str]:
-    votes = "votes" if view["voter"] else "does not vote"
+def _described(view: NodeView) -> list[str]:
+    votes = "votes" if view.voter else "does not vote"
     return [
-        f"node       {view['name']}  {view['node']}",
-        f"mesh       {view['mesh_name']}  {view['mesh'][:16]}",
-        f"standing   {view['standing']}, {votes}{'' if view['speaking'] or not view['voter'] else ', silent for now'}",
-        f"decisions  {view['slot']}",
-        f"peers      {len(view['peers'])} connected",
-        f"addresses  mesh {', '.join(view['mesh_addresses']) or 'none'}; apps {', '.join(view['ingress'])}",
-        f"runs       {', '.join(view['running']) or 'nothing'}",
-        f"version    {view['version']} (wasmtime {view['wasmtime']})",
+        f"node       {view.name}  {view.node}",
+        f"mesh       {view.mesh_name}  {view.mesh[:16]}",
+        f"standing   {view.standing}, {votes}{'' if view.speaking or not view.voter else ', silent for now'}",
+        f"decisions  {view.slot}",
+        f"peers      {len(view.peers)} connected",
+        f"addresses  mesh {', '.join(view.mesh_addresses) or 'none'}; apps {', '.join(view.ingress)}",
+        f"runs       {', '.join(view.running) or 'nothing'}",
+        f"version    {view.version} (wasmtime {view.wasmtime})",
     ]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
 
 import click
 
@@ -23,9 +22,11 @@ from cli.text.output import Output
 from cli.text.table import short, table
 from cli.views.lanes import find_lane
 from cli.views.watch import VOTERS_DECIDE
+from protocols.api_models import NodeView
 from protocols.changes.change import valid_name
 from protocols.machine import PeerId
 from protocols.state.commands import CreateProject, PlaceData
+from protocols.state.model import Project
 
 SERVES_WITHIN_S = 120.0
 LOOK_EVERY_S = 1.0
@@ -62,17 +63,17 @@ def show(output: Output, context_name: str | None) -> None:
     """List the projects and where they run."""
     _, context = home.current_context(context_name)
 
-    async def ask(client: NodeClient) -> list[dict[str, Any]]:
+    async def ask(client: NodeClient) -> list[tuple[Project, list[str]]]:
         state = await client.state()
         return [
-            {"name": one.name, "owners": list(one.owners),
-             "environments": [lane.environment for lane in state.lanes if lane.project == one.name and lane.base]}
+            (one, [lane.environment for lane in state.lanes if lane.project == one.name and lane.base])
             for one in state.projects
-        ]  # fmt: skip
+        ]
 
     found = talk(context, ask)
-    rows = [(one["name"], ", ".join(one["owners"]) or "-", ", ".join(one["environments"]) or "-") for one in found]
-    output.result({"projects": found}, table(("PROJECT", "OWNERS", "RUNS IN"), rows))
+    rows = [(one.name, ", ".join(one.owners) or "-", ", ".join(environments) or "-") for one, environments in found]
+    told = [{"name": one.name, "owners": one.owners, "environments": environments} for one, environments in found]
+    output.result({"projects": told}, table(("PROJECT", "OWNERS", "RUNS IN"), rows))
     if not rows:
         output.note("there is no project yet")
         output.hint("freehold project create NAME")
@@ -136,7 +137,7 @@ async def _await_serving(client: NodeClient, output: Output, lane: str, node: Me
     deadline_s = time.monotonic() + SERVES_WITHIN_S
     while True:
         with contextlib.suppress(CommandError):
-            if lane in (await client.get(f"/v1/nodes/{node.node}"))["running"]:
+            if lane in (await client.read(NodeView, f"/v1/nodes/{node.node}")).running:
                 return True
         if time.monotonic() >= deadline_s:
             return False

@@ -173,7 +173,7 @@ async def _view(client: NodeClient) -> UpgradeView:
 
 async def _hand(client: NodeClient, admin: Ed25519Signer, paper: UpgradePaper) -> UpgradeView:
     signed = encode(sign_upgrade(admin, await client.mesh(), paper))
-    return msgspec.convert(await client.post("/v1/upgrade", UpgradeBody(signed)), UpgradeView)
+    return await client.send(UpgradeView, "/v1/upgrade", UpgradeBody(signed))
 
 
 def _say(output: Output, context: Context, action: Literal["pause", "resume", "abort"], *, yes: bool) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import talk
@@ -18,7 +19,16 @@ from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import in_words
-from protocols.api_outward import WEBHOOK_FORMATS, WEBHOOK_KINDS, WebhookBody, WebhookFormat, WebhookKind, WebhookView
+from protocols.api_outward import (
+    WEBHOOK_FORMATS,
+    WEBHOOK_KINDS,
+    WebhookBody,
+    WebhookFormat,
+    WebhookKind,
+    WebhookSecretView,
+    WebhookTestView,
+    WebhookView,
+)
 
 _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the current context.")
 
@@ -44,8 +54,8 @@ def add(output: Output, *, name: str, url: str, events: tuple[WebhookKind, ...],
     """
     _, context = home.current_context(context_name)
     body = WebhookBody(name, url, kind, events, projects, environments, private)
-    made = talk(context, lambda client: client.post("/v1/webhooks", body))
-    output.result(made, f"webhook {name}\nsecret {made['secret']}")
+    made = talk(context, lambda client: client.send(WebhookSecretView, "/v1/webhooks", body))
+    output.result(asdict(made), f"webhook {name}\nsecret {made.secret}")
     output.hint(f"freehold webhook test {name}")
 
 
@@ -83,13 +93,13 @@ def remove(output: Output, *, name: str, context_name: str | None) -> None:
 def test(output: Output, *, name: str, context_name: str | None) -> None:
     """Send one message now and say how that ended; turns a webhook on again whose receiver was gone."""
     _, context = home.current_context(context_name)
-    ended = talk(context, lambda client: client.post_empty(f"/v1/webhooks/{name}/test"))
-    if not ended["delivered"]:
+    ended = talk(context, lambda client: client.send(WebhookTestView, f"/v1/webhooks/{name}/test"))
+    if not ended.delivered:
         raise CommandError(
-            f"the webhook {name} did not deliver: {ended['result']}", next_step="freehold webhook list",
+            f"the webhook {name} did not deliver: {ended.result}", next_step="freehold webhook list",
             kind="webhook.failed",
         )  # fmt: skip
-    output.result({"name": name, **ended}, f"delivered: {ended['result']}")
+    output.result({"name": name, **asdict(ended)}, f"delivered: {ended.result}")
 
 
 def _host(url: str) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.exchange import TRUST_VARIABLE, exchanged, trust_line
@@ -183,8 +184,8 @@ def exchange(output: Output) -> None:
     output.mask(token.text())
     with Path(told).open("a") as file:
         file.write(f"{home.TOKEN_VARIABLE}={token.text()}\n")
-    left = in_words(got["expires_ms"] - time.time_ns() // 1_000_000)
-    output.result(got, f"{got['name']} may {', '.join(got['roles'])} in {', '.join(got['projects'])} for {left}")
+    left = in_words(got.expires_ms - time.time_ns() // 1_000_000)
+    output.result(asdict(got), f"{got.name} may {', '.join(got.roles)} in {', '.join(got.projects)} for {left}")
 
 
 @click.group("ci", cls=Group)

@@ -9,9 +9,9 @@ import base64
 import contextlib
 import ssl
 from pathlib import Path
-from typing import Any
 
 import click
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
@@ -21,7 +21,9 @@ from cli.text.foreign import plain
 from cli.text.output import Output
 from cli.text.table import table
 from node.api.callers.authority import is_of_node
+from protocols.api_models import AuthorityView
 from protocols.keys import Ed25519Verifier
+from protocols.machine import PeerId
 
 
 @command("list", examples=("freehold context list", "freehold context list --json"))
@@ -67,17 +69,17 @@ def ca(output: Output, context_name: str | None) -> None:
     """
     _, context = home.current_context(context_name)
 
-    async def conversation(client: NodeClient) -> list[dict[str, Any]]:
-        mesh, found = await client.mesh(), await client.get("/v1/authorities")
+    async def conversation(client: NodeClient) -> list[dict[str, object]]:
+        mesh, found = await client.mesh(), await client.read(tuple[AuthorityView, ...], "/v1/authorities")
         return [
             # A certificate has lines, which are shown as lines: `is_of_node` has read it as one.
             {
-                **one,
-                "certificate": plain(one["certificate"]),
-                "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(one['api_pin'])).decode()}",
+                **asdict(one),
+                "certificate": plain(one.certificate),
+                "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(one.api_pin)).decode()}",
             }
             for one in found
-            if is_of_node(Ed25519Verifier(), one["node"], mesh, ssl.PEM_cert_to_DER_cert(plain(one["certificate"])))
+            if is_of_node(Ed25519Verifier(), PeerId(one.node), mesh, ssl.PEM_cert_to_DER_cert(plain(one.certificate)))
         ]
 
     found = talk(context, conversation)

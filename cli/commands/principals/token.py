@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any, cast
+from typing import cast
 
 import click
 import msgspec
@@ -18,6 +18,7 @@ import msgspec
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Contexts
+from cli.access.members import members_of
 from cli.access.principals import Principal, everyday_key, principal_of, principals_of, revoke_grants
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
@@ -25,7 +26,7 @@ from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import duration_ms, in_words
-from protocols.api_models import RightsView
+from protocols.api_models import NodeView, RightsView
 from protocols.changes.change import valid_name
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
@@ -162,28 +163,28 @@ def _for_bearer(held: RightsView, grant: Grant, roles: tuple[Role, ...]) -> Gran
 def _create_bearer(
     output: Output, context: home.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
 ) -> None:
-    async def conversation(client: NodeClient) -> tuple[str, str, dict[str, Any]]:
+    async def conversation(client: NodeClient) -> tuple[str, str, NodeView]:
         mesh = await client.mesh()
         token = make_token(mesh, secrets.token_bytes(SECRET_BYTES))
         agent = signer_of(token, mesh)
         assert agent is not None, "it was made for this mesh"
         await give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
-        return token, agent.public_key.hex(), await client.get("/v1/node")
+        return token, agent.public_key.hex(), await client.read(NodeView, "/v1/node")
 
     token, key, node = talk(context, conversation)
     output.result(
         {"name": grant.name, "token": token, "key": key, "roles": list(grant.roles), "verbs": list(grant.verbs),
          "projects": list(grant.projects), "environments": list(grant.environments), "expires_ms": grant.expires_ms,
-         "api": node["api"]},
+         "api": node.api},
         token,
     )  # fmt: skip
     output.note(
         f"{grant.name} may {' and '.join(grant.verbs)} in {', '.join(grant.projects)} / {', '.join(grant.environments)} "
         f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}; this text is shown once and kept nowhere"
     )
-    if node["api"]:
+    if node.api:
         output.hint(
-            f"freehold context ca > ca.pem; curl --cacert ca.pem -H 'Authorization: Bearer TOKEN' https://{node['api']}/v1/lanes"
+            f"freehold context ca > ca.pem; curl --cacert ca.pem -H 'Authorization: Bearer TOKEN' https://{node.api}/v1/lanes"
         )
 
 
@@ -194,9 +195,8 @@ def _create_runner(
     key = Ed25519Signer(seed).public_key
 
     async def conversation(client: NodeClient) -> home.RunnerToken:
-        members = await client.get("/v1/members")
-        served = [one for one in members if one["api"] and one["standing"] == "member"]
-        served.sort(key=lambda one: one["belief"] != "self")
+        served = [one for one in await members_of(client) if one.api and one.standing == "member"]
+        served.sort(key=lambda one: one.belief != "self")
         if not served:
             raise CommandError(
                 "no node serves its API over HTTPS, so no runner could reach it",
@@ -205,7 +205,7 @@ def _create_runner(
             )
         await give(client, signer, chain, msgspec.structs.replace(grant, key=key))
         mesh = (await client.mesh()).hex()
-        return home.RunnerToken(mesh, f"https://{served[0]['api']}", served[0]["api_pin"], seed)
+        return home.RunnerToken(mesh, f"https://{served[0].api}", served[0].api_pin, seed)
 
     made = talk(context, conversation)
     output.result(
@@ -220,12 +220,19 @@ def _create_runner(
     output.hint("put it into the CI's secret FREEHOLD_TOKEN, then: freehold ci init github")
 
 
-def shared(mine: Principal, *wanted: Any) -> tuple[RightsView, Grant]:
+def shared(
+    mine: Principal,
+    name: str,
+    roles: tuple[Role, ...],
+    projects: tuple[str, ...],
+    environments: tuple[str, ...],
+    span_ms: int,
+) -> tuple[RightsView, Grant]:
     """Return the first of my grants that covers what is wanted by itself, and the grant. Raises UsageError if none does."""
     refused: list[UsageError] = []
     for held in mine.each:
         try:
-            return held, _narrowed(held, *wanted)
+            return held, _narrowed(held, name, roles, projects, environments, span_ms)
         except UsageError as error:
             refused.append(error)
     raise refused[0]

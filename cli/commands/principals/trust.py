@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
@@ -23,6 +23,7 @@ from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import table
 from cli.text.units import duration_ms, in_words
+from protocols.api_models import NodeView
 from protocols.api_outward import TrustBody, TrustView
 from protocols.changes.change import valid_name
 from protocols.trust.grants import Role
@@ -69,7 +70,7 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
     pinned = jwks.read_text() if jwks is not None else ""
     signer = everyday_key(context)
 
-    async def conversation(client: NodeClient) -> tuple[dict[str, Any], TrustLine]:
+    async def conversation(client: NodeClient) -> tuple[TrustView, TrustLine]:
         mine = await principal_of(client, signer.public_key)
         if mine.problem or not mine.chains:
             raise CommandError(
@@ -79,22 +80,20 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
         held, grant = shared(mine, name, roles, projects, environments, duration_ms(expires))
         line = await _line(client)
         body = TrustBody(name, issuer, subject, wanted, pinned, private)
-        made = await client.post("/v1/trusts", body)
+        made = await client.send(TrustView, "/v1/trusts", body)
         try:
-            await give(
-                client, signer, mine.chain_of(held), msgspec.structs.replace(grant, key=bytes.fromhex(made["key"]))
-            )
+            await give(client, signer, mine.chain_of(held), msgspec.structs.replace(grant, key=bytes.fromhex(made.key)))
         except BaseException:
             await client.delete(f"/v1/trusts/{name}")
             raise
         found = await client.read(tuple[TrustView, ...], "/v1/trusts")
-        return next(msgspec.to_builtins(one) for one in found if one.name == name), line
+        return next(one for one in found if one.name == name), line
 
     made, line = talk(context, conversation)
-    output.result({**made, "variable": "FREEHOLD_TRUST", "text": line.text()}, line.text())
+    output.result({**asdict(made), "variable": "FREEHOLD_TRUST", "text": line.text()}, line.text())
     output.note(
-        f"jobs that fit may {', '.join(made['roles'])} in {', '.join(made['projects'])} / {', '.join(made['environments'])}"
-        f" for an hour each, until {in_words(made['expires_ms'] - time.time_ns() // 1_000_000)} from now"
+        f"jobs that fit may {', '.join(made.roles)} in {', '.join(made.projects)} / {', '.join(made.environments)}"
+        f" for an hour each, until {in_words(made.expires_ms - time.time_ns() // 1_000_000)} from now"
     )
     output.hint("put the text into the platform's variable FREEHOLD_TRUST, then: freehold ci init github --oidc")
 
@@ -148,13 +147,13 @@ def _claims(given: tuple[str, ...], named: dict[str, str | None]) -> dict[str, s
 
 async def _line(client: NodeClient) -> TrustLine:
     """Where jobs go: this node's HTTPS API, which keeps the trust. Raises CommandError where it has none."""
-    node = await client.get("/v1/node")
-    if not node["api"]:
+    node = await client.read(NodeView, "/v1/node")
+    if not node.api:
         raise CommandError(
             "this node does not serve its API over HTTPS, so no job could reach it",
             next_step="freehold node run --api 0.0.0.0:4180", kind="no-address",
         )  # fmt: skip
-    return TrustLine((await client.mesh()).hex(), f"https://{node['api']}", node["api_pin"])
+    return TrustLine((await client.mesh()).hex(), f"https://{node.api}", node.api_pin)
 
 
 @click.group("trust", cls=Group)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import aiohttp
 import click
@@ -150,7 +150,7 @@ def _taken(output: Output, build: BuildBundle, folder: Path) -> None:
     made = not path.exists()
     if made:
         path.write_text(str(build.manifest["project_file"]))
-    answer: dict[str, Any] = {
+    answer: dict[str, object] = {
         "build": build.id,
         "project": build.manifest["project"]["name"],
         "folder": str(build.folder),

@@ -43,12 +43,12 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
             output, found, context, environments=environments or (home.default_environment(),), timeout_s=timeout_s
         )
     )
-    failed = [one for one in results if not one["passed"]]
+    failed = [one for one in results if not one.passed]
     lines = [
-        f"{'PASSED' if one['passed'] else 'FAILED'}  {one['kind']} in {one['environment']}, covers {one['covers']}"
+        f"{'PASSED' if one.passed else 'FAILED'}  {one.kind} in {one.environment}, covers {one.covers}"
         for one in results
     ]
-    lines += sorted({f"signed    {Path(one['file']).parent}" for one in results if one["file"]})
+    lines += sorted({f"signed    {Path(one.file).parent}" for one in results if one.file})
     if context is None:
         output.warn("no mesh is known here: the results are not signed, so they are no evidence")
     author = None if context is None else everyday_key(context).public_key

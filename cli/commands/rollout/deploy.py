@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from yarl import URL
@@ -23,6 +23,7 @@ from cli.text.output import Output
 from cli.text.units import duration_ms
 from cli.views.handed_over import awaiting, handed_over, outcome_of
 from cli.views.watch import watch_change
+from protocols.api_models import ChangeView, LaneView, NodeView
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 from protocols.state.commands import REASON_MAX
@@ -101,20 +102,24 @@ def deploy(
     found = _named(folder, release, kept, proposed, signer.public_key)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
     starter = _start_signer(context, signer, supersede, reason)
+    addresses: list[str] = []
 
-    async def conversation(client: NodeClient) -> dict[str, Any]:
+    async def conversation(client: NodeClient) -> dict[str, object]:
         wanted: NewChange | Digest
         if proposed:
             view = await resolve_change(client, proposed)
-            where, wanted = view["environment"], Digest(bytes.fromhex(view["id"]))
+            where, wanted = view.environment, Digest(bytes.fromhex(view.id))
         else:
             what, where = await to_offer(client, found, release), environment
             wanted = NewChange(what, environment, message or f"deploy of {what.project.name}")
         change = (await start_change(client, output, wanted, signer=signer, starter=starter, expect=expect)).hex()
-        answer: dict[str, Any] = {"change": change, "environment": where}
+        answer: dict[str, object] = {"change": change, "environment": where}
         try:
             if detach:
-                return answer | await handed_over(client, change)
+                handed = await handed_over(client, change)
+                if handed.missing:
+                    raise awaiting(change, handed.missing, answer | handed.answer)
+                return answer | handed.answer
             watched = await watch_change(client, output, change, wait_s=24 * 3600, patience_s=patience_s)
         except CommandError as error:  # whoever reads the exit code needs to know of which change it speaks
             error.answer = {**answer, "outcome": outcome_of(error), **error.answer}
@@ -122,7 +127,8 @@ def deploy(
         answer |= {"outcome": watched.outcome, "elapsed_ms": int(watched.seconds * 1000)}
         if watched.outcome == "succeeded":
             nothing_goes_on()
-            answer["addresses"] = await _addresses(client, change, URL(context.url).host or "")
+            addresses.extend(await _addresses(client, change, URL(context.url).host or ""))
+            answer["addresses"] = addresses
         return answer
 
     try:
@@ -130,7 +136,7 @@ def deploy(
     except CommandError as error:
         error.answer = {"outcome": "not-started", **error.answer}
         raise
-    _tell(output, answer)
+    _tell(output, answer, addresses)
 
 
 def _named(folder: Path, release: str, kept: str, proposed: str, author: bytes) -> Found | Offered | None:
@@ -154,19 +160,17 @@ def _start_signer(context: home.Context, signer: Ed25519Signer, supersede: bool,
     return StartSigner(unlock_admin(context, f"break glass: {reason}") if reason else signer, supersede, reason)
 
 
-def _tell(output: Output, answer: dict[str, Any]) -> None:
-    """Print what became of the change. Raises CommandError while it waits for somebody."""
-    if answer.get("missing"):
-        raise awaiting(answer)
-    human = f"change {answer['change'][:12]} in {answer['environment']}: {answer['outcome']}"
-    output.result(answer, human)
-    for address in answer.get("addresses", ()):
+def _tell(output: Output, answer: dict[str, object], addresses: Sequence[str]) -> None:
+    """Print what became of the change."""
+    output.result(answer, f"change {str(answer['change'])[:12]} in {answer['environment']}: {answer['outcome']}")
+    for address in addresses:
         output.note(f"  visitors reach it at {address}")
     output.hint("freehold promote, resume or abort" if answer["outcome"] == "paused" else "freehold status")
 
 
 async def _addresses(client: NodeClient, change: str, host: str) -> list[str]:
     """Where visitors reach what a change made, through the asked node, which leads on those it does not serve."""
-    view, node = await client.get(f"/v1/changes/{change}"), await client.get("/v1/node")
-    lane = await client.get(f"/v1/lanes/{view['project']}/{view['environment']}")
-    return deploying.visited_at(node["ingress"], lane["routes"], host)
+    view = await client.read(ChangeView, f"/v1/changes/{change}")
+    node = await client.read(NodeView, "/v1/node")
+    lane = await client.read(LaneView, f"/v1/lanes/{view.project}/{view.environment}")
+    return deploying.visited_at(node.ingress, lane.routes, host)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from typing import Any
+from collections.abc import Mapping
 
 import click
 
 from cli.access import contexts as home
-from cli.access.client import NodeClient, talk
+from cli.access.client import NodeClient, Parameter, talk
 from cli.change.deploy import require_known
 from cli.errors import CommandError
 from cli.frame import command
@@ -23,6 +23,7 @@ from cli.text.output import Output
 from cli.text.table import short
 from cli.views.log_lines import read, show
 from cli.views.recent_lines import ALL, asked_nodes, recent_lines
+from protocols.api_models import NodeView
 
 ASK_AGAIN_S = 2.0
 """Between two questions to a node that does not answer."""
@@ -54,7 +55,13 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     here = not project and node == ALL
     if here:
         project = project_here()
-    query = {"project": project, "app": app, "release": release, "contains": contains, "limit": limit}
+    query: dict[str, Parameter] = {
+        "project": project,
+        "app": app,
+        "release": release,
+        "contains": contains,
+        "limit": limit,
+    }
     if follow:
         talk(context, lambda client: _follow(client, output, node, query))
         return
@@ -75,7 +82,7 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
         output.warn(f"{name} does not answer; its lines are missing")
 
 
-async def _follow(client: NodeClient, output: Output, node: str, query: dict[str, Any]) -> None:
+async def _follow(client: NodeClient, output: Output, node: str, query: Mapping[str, Parameter]) -> None:
     """Follow every asked node at once: what there is in the order it was written, then what comes.
 
     A node that goes is told and asked again until it is back; when the node that this command speaks to goes, that is
@@ -106,7 +113,7 @@ async def _follow(client: NodeClient, output: Output, node: str, query: dict[str
                 if error.kind != "node.unreachable":
                     output.warn(f"{title}: {error}")
                     return
-            await client.get("/v1/node")
+            await client.read(NodeView, "/v1/node")
             if not missed:
                 output.warn(f"{title} does not answer; its lines are missing until it does")
             missed = True

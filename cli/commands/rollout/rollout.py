@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import click
 
@@ -15,11 +14,12 @@ from cli.project.find import project_here
 from cli.text.output import Output
 from cli.views.lanes import find_lane, rollback_target
 from cli.views.watch import VOTERS_DECIDE
+from protocols.api_models import ChangeView
 from protocols.envelope import decode, digest
-from protocols.state.commands import Abort, Exhibits, Pause, Promote, Resume, Rollback
+from protocols.state.commands import Abort, Action, Exhibits, Pause, Promote, Resume, Rollback
 from protocols.state.model import Lane, Rollout
 
-Step = Callable[[NodeClient, home.Context, Lane], Any]
+Step = Callable[[NodeClient, home.Context, Lane], Awaitable[int]]
 
 
 def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -47,12 +47,12 @@ def _rollout_of(lane: Lane) -> Rollout:
 
 async def _waiting_starts(client: NodeClient, lane: Lane) -> list[str]:
     """Return the changes of a lane whose starts wait on the asked node."""
-    views = await client.get_all("/v1/changes", project=lane.project, environment=lane.environment)
-    return [str(one["id"]) for one in views if one["start"] is not None and one["start"]["outcome"] == "waiting"]
+    views = await client.read_all(ChangeView, "/v1/changes", project=lane.project, environment=lane.environment)
+    return [one.id for one in views if one.start is not None and one.start.outcome == "waiting"]
 
 
 async def decide(
-    client: NodeClient, context: home.Context, lane: Lane, action: Any, *, statements: tuple[bytes, ...] = ()
+    client: NodeClient, context: home.Context, lane: Lane, action: Action, *, statements: tuple[bytes, ...] = ()
 ) -> int:
     """Sign an action on a lane with the everyday key and have it decided."""
     signer = home.open_plain(context.key)

@@ -1,7 +1,7 @@
 """`freehold status|releases|rollouts`: what runs where, what is under way, and what it can go back to.
 
-Nodes and people stand by their names. Not here: asking the node (looking.py), the words for where a lane stands (standing.py),
-and anything that moves a rollout.
+Nodes and people stand by their names. Not here: asking the node (overview.py), the words for where a lane stands
+(lane_status.py), and anything that moves a rollout.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import click
+from msgspec.structs import asdict
 
 from cli.access import contexts as home
-from cli.access.client import NodeClient, talk
+from cli.access.client import NodeClient, Parameter, talk
+from cli.access.members import members_of
 from cli.access.principals import principals_of
 from cli.change.deploy import require_known
 from cli.errors import CommandError
@@ -26,35 +28,39 @@ from cli.text.units import in_words
 from cli.views import lane_status as standing
 from cli.views.endings import ending
 from cli.views.jobs import job_words
-from cli.views.overview import Seen, look
+from cli.views.overview import Seen, SeenLane, look
 from cli.views.watch import short
+from protocols.api_models import DecisionView, DeployedView, LaneView, Numbers, VerdictView
 
 _PROJECT = click.option("--project", default="", help="Only this project.")
 _ENVIRONMENT = click.option("--env", "environment", default="", help="Only this environment.")
 _CONTEXT = click.option("--context", "context_name", help="The mesh to use, if not the current one.")
 
 
+T = TypeVar("T")
 LOOK_EVERY_S = 1.0
 
 Names = Mapping[str, str]
 """What people call nodes (by id) and keys (by their hex)."""
 
 
-def _ask(context_name: str | None, path: str, **query: Any) -> tuple[Any, Any, Names]:
-    """Return what a path answers, the asked node's own view, and everybody's names."""
+def _ask(
+    context_name: str | None, kind: type[T], path: str, project: str, environment: str, **query: Parameter
+) -> tuple[T, Names]:
+    """Return what a path answers of a lane, or of all, and everybody's names."""
     _, context = home.current_context(context_name)
 
-    async def conversation(client: NodeClient) -> tuple[Any, Any, Names]:
-        answer = await client.get(path, **query)
+    async def conversation(client: NodeClient) -> tuple[T, Names]:
+        answer = await client.read(kind, path, project=project, environment=environment, **query)
         if not answer:
-            await require_known(client, query["project"], query["environment"])
-        return answer, await client.get("/v1/node"), await _names(client)
+            await require_known(client, project, environment)
+        return answer, await _names(client)
 
     return talk(context, conversation)
 
 
 async def _names(client: NodeClient) -> Names:
-    names = {one["node"]: one["name"] for one in await client.get("/v1/members") if one["name"]}
+    names = {one.node: one.name for one in await members_of(client) if one.name}
     try:
         names |= {one.key: one.name for one in await principals_of(client) if one.name}
         names |= {admin.hex(): "admin" for admin in (await client.state()).admins}
@@ -67,15 +73,15 @@ def _key(names: Names, key: str) -> str:
     return names.get(key) or key[:8]
 
 
-def _lane(one: Mapping[str, Any]) -> str:
-    return f"{one['project']}/{one['environment']}"
+def _lane(one: LaneView | DecisionView) -> str:
+    return f"{one.project}/{one.environment}"
 
 
-def _numbers(names: Names, one: Mapping[str, Any]) -> str:
+def _numbers(names: Names, one: VerdictView | Numbers) -> str:
     """One node's verdict with the numbers behind it."""
-    word = {"pass": "is up", "fail": "failed", "pending": "is not up yet"}[one["verdict"]]
-    reason = f" ({one['reason']})" if one["reason"] else ""
-    return f"{standing.named(one['node'], names)} {word}{reason}, {standing.tally(one['errors'], one['requests'])}"
+    word = {"pass": "is up", "fail": "failed", "pending": "is not up yet"}[one.verdict]
+    reason = f" ({one.reason})" if one.reason else ""
+    return f"{standing.named(one.node, names)} {word}{reason}, {standing.tally(one.errors, one.requests)}"
 
 
 @command("status", examples=("freehold status", "freehold status -f", "freehold status --project guestbook --json"))
@@ -93,7 +99,7 @@ def status(output: Output, *, follow: bool, project: str, environment: str, cont
         return seen, await _names(client)
 
     async def watch(client: NodeClient) -> None:
-        before: dict[str, Any] = {}
+        before: dict[str, object] = {}
         while True:
             seen, names = await conversation(client)
             value = _value(seen)
@@ -124,13 +130,13 @@ def _first_step(context_name: str | None) -> str:
     )
 
 
-def _value(seen: Seen) -> dict[str, Any]:
-    return {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node["slot"]}
+def _value(seen: Seen) -> dict[str, object]:
+    return {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node.slot}
 
 
 def _text(seen: Seen, names: Names) -> str:
     if not seen.lanes:
-        return f"nothing is deployed in {seen.node['mesh_name']} yet"
+        return f"nothing is deployed in {seen.node.mesh_name} yet"
     rows = [_row(seen, names, lane) for lane in seen.lanes]
     details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
     return "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
@@ -143,59 +149,52 @@ def _asked_for(requests: Mapping[str, str], change: str) -> str:
     return f'"{standing.in_short(request)}"' if request else "without a request"
 
 
-def _row(seen: Seen, names: Names, lane: Mapping[str, Any]) -> tuple[str, ...]:
-    rollout, base = lane["rollout"], lane["base"]
-    moving = f"stage {rollout['stage'] + 1} of {len(rollout['stages'])}" if rollout is not None else "-"
+def _row(seen: Seen, names: Names, lane: SeenLane) -> tuple[str, ...]:
+    rollout, base = lane.rollout, lane.base
+    moving = f"stage {rollout.stage + 1} of {len(rollout.stages)}" if rollout is not None else "-"
     if base is None:
-        return _lane(lane), "nothing yet", "-", moving, "-", " ".join(lane["routes"])
-    down = [node for node in lane["down"] if node in lane["nodes"]]
-    where = standing.where_words(lane["nodes"], down, names, data=bool(lane["data_node"]))
-    since = standing.ago(lane["since_ms"], seen.node["wall_ms"])
-    return _lane(lane), short(base["release"]), since, moving, where, " ".join(lane["routes"])
+        return _lane(lane), "nothing yet", "-", moving, "-", " ".join(lane.routes)
+    down = [node for node in lane.down if node in lane.nodes]
+    where = standing.where_words(lane.nodes, down, names, data=bool(lane.data_node))
+    since = standing.ago(lane.since_ms, seen.node.wall_ms)
+    return _lane(lane), short(base.release), since, moving, where, " ".join(lane.routes)
 
 
-def _details(seen: Seen, names: Names, lane: Mapping[str, Any]) -> list[str]:
+def _details(seen: Seen, names: Names, lane: SeenLane) -> list[str]:
     """What runs for which request, and what is under way, waits or went wrong in a lane; one sentence each."""
-    rollout, base, found = lane["rollout"], lane["base"], []
-    requests = lane["requests"]
+    rollout, base, found = lane.rollout, lane.base, []
+    requests = lane.requests
     if base is not None:
-        down = [node for node in lane["down"] if node in lane["nodes"]]
-        found.append(f"runs {_asked_for(requests, base['change'])}, by {_key(names, base['author'])}")
-        unserved = standing.unserved_words(lane["nodes"], down, names, data=bool(lane["data_node"]))
+        down = [node for node in lane.down if node in lane.nodes]
+        found.append(f"runs {_asked_for(requests, base.change)}, by {_key(names, base.author)}")
+        unserved = standing.unserved_words(lane.nodes, down, names, data=bool(lane.data_node))
         found += [unserved] if unserved else []
     if rollout is not None:
-        state = f"paused, {rollout['paused']}" if rollout["paused"] else rollout["reason"]
-        opened = f", this stage began {standing.ago(lane['stage_ms'], seen.node['wall_ms'])}"
-        what = f"release {short(rollout['release'])}, {_asked_for(requests, rollout['change'])},"
+        state = f"paused, {rollout.paused}" if rollout.paused else rollout.reason
+        opened = f", this stage began {standing.ago(lane.stage_ms, seen.node.wall_ms)}"
+        what = f"release {short(rollout.release)}, {_asked_for(requests, rollout.change)},"
         found.append(f"{what} is coming, {state}{opened}")
-        heard = [one["node"] for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
-        found += [_numbers(names, one) for one in rollout["verdicts"] if one["node"] in rollout["cohort"]]
-        ends_ms = lane["stage_ms"] + lane["deadline_ms"] - seen.node["wall_ms"]
-        until = f" for {in_words(ends_ms)} more, then it goes back" if lane["stage_ms"] and ends_ms > 0 else ""
-        found += standing.silent_words(rollout["cohort"], heard, lane["down"], names, until)
-    elif lane["aborted"] is not None:
-        when, by = standing.ago(lane["aborted"]["at_ms"], seen.node["wall_ms"]), lane["aborted"]["by"]
-        reason = f": {lane['last_abort']}" if lane["last_abort"] else ""
+        heard = [one.node for one in rollout.verdicts if one.node in rollout.cohort]
+        found += [_numbers(names, one) for one in rollout.verdicts if one.node in rollout.cohort]
+        ends_ms = lane.stage_ms + lane.deadline_ms - seen.node.wall_ms
+        until = f" for {in_words(ends_ms)} more, then it goes back" if lane.stage_ms and ends_ms > 0 else ""
+        found += standing.silent_words(rollout.cohort, heard, lane.down, names, until)
+    elif lane.aborted is not None:
+        when, by = standing.ago(lane.aborted.at_ms, seen.node.wall_ms), lane.aborted.by
+        reason = f": {lane.last_abort}" if lane.last_abort else ""
         found.append(f"the last rollout went back {when}, by {by}{reason}")
-    if lane["frozen"]:
-        found.append(f"frozen: {lane['frozen']}")
-    found += [job_words(job, seen.node["wall_ms"]) for job in lane["jobs"]]
-    return [*found, *(one["words"] for one in lane["waiting"])]
+    if lane.frozen:
+        found.append(f"frozen: {lane.frozen}")
+    found += [job_words(job, seen.node.wall_ms) for job in lane.jobs]
+    return [*found, *(one.words for one in lane.waiting)]
 
 
-def _name_for_rollback(found: Sequence[Mapping[str, Any]]) -> str:
+def _name_for_rollback(found: Sequence[tuple[LaneView, str, DeployedView]]) -> str:
     """What names the newest release to go back to, and nothing else: its change, where it is kept more than once."""
-    newest = next(one for one in found if one["state"] == "kept")
-    lane = newest["project"], newest["environment"]
-    several = (
-        sum((one["project"], one["environment"], one["release"]) == (*lane, newest["release"]) for one in found) > 1
-    )
-    where = (
-        f" --project {lane[0]} --env {lane[1]}"
-        if {(one["project"], one["environment"]) for one in found} != {lane}
-        else ""
-    )
-    return str(newest["change"] if several else newest["release"])[:12] + where
+    lane, newest = next((lane, one) for lane, state, one in found if state == "kept")
+    several = sum((at is lane, one.release) == (True, newest.release) for at, _, one in found) > 1
+    where = f" --project {lane.project} --env {lane.environment}" if any(at is not lane for at, _, _ in found) else ""
+    return (newest.change if several else newest.release)[:12] + where
 
 
 @command("releases", examples=("freehold releases", "freehold releases --env staging --json"))
@@ -204,21 +203,25 @@ def _name_for_rollback(found: Sequence[Mapping[str, Any]]) -> str:
 @_CONTEXT
 def releases(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """List the release that runs in each environment and those it can go back to."""
-    lanes, _, names = _ask(context_name, "/v1/lanes", project=project, environment=environment)
+    lanes, names = _ask(context_name, tuple[LaneView, ...], "/v1/lanes", project, environment)
     rows: list[tuple[str, ...]] = []
-    found: list[dict[str, Any]] = []
+    found: list[tuple[LaneView, str, DeployedView]] = []
     for lane in lanes:
-        kept = [("runs", lane["base"])] if lane["base"] is not None else []
-        kept += [("kept", one) for one in lane["retained"]]
+        kept = [("runs", lane.base)] if lane.base is not None else []
+        kept += [("kept", one) for one in lane.retained]
         for state, one in kept:
-            found.append({"project": lane["project"], "environment": lane["environment"], "state": state, **one})
-            approvers = ", ".join(_key(names, key) for key in one["approvers"])
-            approvers = approvers or ("broken glass" if one["break_glass"] else "-")
-            author = _key(names, one["author"])
-            rows.append((_lane(lane), short(one["release"]), short(one["change"]), state, author, approvers))
+            found.append((lane, state, one))
+            approvers = ", ".join(_key(names, key) for key in one.approvers)
+            approvers = approvers or ("broken glass" if one.break_glass else "-")
+            author = _key(names, one.author)
+            rows.append((_lane(lane), short(one.release), short(one.change), state, author, approvers))
     header = ("WHAT", "RELEASE", "CHANGE", "STATE", "AUTHOR", "APPROVED BY")
-    output.result({"releases": found}, table(header, rows) if found else "no release runs yet")
-    if any(one["state"] == "kept" for one in found):
+    told = [
+        {"project": lane.project, "environment": lane.environment, "state": state, **asdict(one)}
+        for lane, state, one in found
+    ]
+    output.result({"releases": told}, table(header, rows) if found else "no release runs yet")
+    if any(state == "kept" for _, state, _ in found):
         output.hint(f"freehold rollback {_name_for_rollback(found)} -m REASON")
     elif not found:
         output.hint(_first_step(context_name))
@@ -233,16 +236,16 @@ def releases(output: Output, project: str, environment: str, context_name: str |
 )
 def rollouts(output: Output, project: str, environment: str, limit: int, context_name: str | None) -> None:
     """List what was decided about rollouts, newest first, with the numbers that decided it."""
-    decisions, _, names = _ask(context_name, "/v1/decisions", project=project, environment=environment, limit=limit)
-    found = [one for one in decisions if one["project"]]
+    decisions, names = _ask(context_name, tuple[DecisionView, ...], "/v1/decisions", project, environment, limit=limit)
+    found = [one for one in decisions if one.project]
     rows = [
-        (moment(one["at_ms"]), _lane(one), one["action"], ", ".join(_key(names, key) for key in one["signers"]) or "health",
-         short(one["subject"]))
+        (moment(one.at_ms), _lane(one), one.action, ", ".join(_key(names, key) for key in one.signers) or "health",
+         short(one.subject))
         for one in found
     ]  # fmt: skip
     header, *lines = table(("WHEN", "WHAT", "DECIDED", "BY", "SUBJECT"), rows).split("\n")
     shown = [header]
     for line, one in zip(lines, found, strict=True):
-        shown += [line, *([f"  {one['reason']}"] if one["reason"] else [])]
-        shown += [f"  {_numbers(names, each)}" for each in one["numbers"]]
+        shown += [line, *([f"  {one.reason}"] if one.reason else [])]
+        shown += [f"  {_numbers(names, each)}" for each in one.numbers]
     output.result({"rollouts": found}, "\n".join(shown) if found else "nothing was rolled out yet")

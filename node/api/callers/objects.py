@@ -13,7 +13,7 @@ import msgspec
 
 from node.api.callers.scope import OF_MESH, OF_NOBODY, Owned, Place, Scope, covered, overlap, place_of
 from node.control import Control
-from node.decisions.history import DecisionView
+from protocols.api_models import DecisionView
 from protocols.core import NodeCore
 from protocols.envelope import digest, encode
 from protocols.machine import Digest

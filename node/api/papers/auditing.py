@@ -11,6 +11,7 @@ from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.reports.naming import KeyNames
 from node.control import Control
 from node.journal.audit import links_of, read_links
+from protocols.api_models import AuditView
 from protocols.envelope import DecodeError, Signed, encode
 from protocols.records.audit import AuditEntry, ChainedEntry, read_entry
 
@@ -18,28 +19,6 @@ LINKS_MAX = 1_000
 """A page of at most 4 MiB; a client asks on from the last one."""
 
 _OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
-
-
-class AuditView(msgspec.Struct, frozen=True):
-    """One write. `caller` reached the API, `signers` signed what it handed over; `names` are theirs, as granted.
-
-    `count` refused calls of one caller, the first at `first_ms`, are told together; both are 1 and 0 otherwise.
-    """
-
-    node: str
-    number: int
-    at_ms: int
-    caller: str
-    signers: tuple[str, ...]
-    lineage: tuple[str, ...]
-    names: tuple[str, ...]
-    verb: str
-    target: str
-    digest: str
-    result: str
-    request: str
-    count: int
-    first_ms: int
 
 
 class AuditLink(msgspec.Struct, frozen=True, array_like=True):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from cli.views.apps import apps
+from protocols.api_models import AppAnswersView
+from tests.support.protocols.answers import node_view
 
 
 def judged(requests: int, failed: int, **ends: int) -> list[tuple[bool, str]]:
-    app: dict[str, Any] = {
-        "project": "shop", "environment": "production", "app": "web", "requests": requests, "failed": failed, "ends": ends,
-    }  # fmt: skip
-    return [(one.fault, one.what) for one in apps({"name": "one", "apps": [app]})]
+    app = AppAnswersView("shop", "production", "web", requests, failed, ends)
+    return [(one.fault, one.what) for one in apps(node_view(name="one", apps=(app,)))]
 
 
 @pytest.mark.parametrize(
@@ -32,4 +30,4 @@ def test_how_they_ended_is_told() -> None:
 
 def test_an_app_that_fails_nobody_is_not_mentioned_whatever_visitors_do() -> None:
     assert judged(10, 0, cancelled=10) == []
-    assert apps({"name": "a node of the release before"}) == []
+    assert apps(node_view(name="a node of the release before")) == []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from msgspec.structs import replace
 
 from cli.commands.mesh.dns import described, records_of
+from protocols.api_models import NameView
 
 RECORDS = [
     (["192.0.2.1", "2001:db8::1"], ["a.test. 300 IN A 192.0.2.1", "a.test. 300 IN AAAA 2001:db8::1"]),
@@ -23,13 +23,10 @@ def test_a_name_leads_to_addresses_or_else_to_one_name(hosts: list[str], lines: 
 
 
 def test_what_a_person_is_told() -> None:
-    one: dict[str, Any] = {
-        "name": "a.test", "project": "site", "environment": "production", "nodes": ["n"], "records": [],
-        "certificate_until_ms": 0, "certificate_by": "", "problem": "rateLimited: too many certificates",
-    }  # fmt: skip
-    text = "\n".join(described(one))
+    one = NameView("a.test", "site", "production", ("n",), (), 0, "", "rateLimited: too many certificates")
+    text = "\n".join(described(one, []))
     assert "no node says where visitors reach it" in text
     assert "rateLimited: too many certificates" in text
-    held = described({**one, "certificate_until_ms": 1_800_000_000_000, "certificate_by": "CN=R11", "problem": ""})
+    held = described(replace(one, certificate_until_ms=1_800_000_000_000, certificate_by="CN=R11", problem=""), [])
     assert held[-1].startswith("  certificate until 2027-01-15")
     assert held[-1].endswith("by CN=R11")

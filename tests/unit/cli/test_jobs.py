@@ -5,33 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cli.views.jobs import job_words, jobs
+from protocols.api_models import JobRunView, JobView, LaneJobsView
+from tests.support.protocols.answers import node_view
 
 NOW = 1_800_014_400_000
 MINUTE_MS = 60_000
 
 
-def job(*ends: str, **more: Any) -> dict[str, Any]:
+def job(*ends: str, **more: Any) -> JobView:
     """A job whose newest runs ended so, the last first, each a minute before the other."""
     details = {"succeeded": "exit code 0", "failed": "exit code 3", "lost": "no worker is running",
                "skipped": "the run before has not ended"}  # fmt: skip
     runs = [
-        {"due_ms": NOW - (at + 1) * MINUTE_MS, "outcome": one, "detail": details[one], "duration_ms": 5}
+        JobRunView(due_ms=NOW - (at + 1) * MINUTE_MS, outcome=one, detail=details[one], duration_ms=5)
         for at, one in enumerate(ends)
     ]
     ended = [one for one in ends if one != "skipped"]
     failing = next((at for at, one in enumerate(ended) if one == "succeeded"), len(ended))
-    last = runs[0] if runs else {"due_ms": 0, "outcome": "", "detail": "", "duration_ms": 0}
-    return {
-        "app": "sweep", "schedule": "* * * * *", "next_ms": NOW + MINUTE_MS, "runs": runs, "failing": failing,
-        "missed": 0, "missed_last_ms": 0, **{f"last_{name}": last[name] for name in ("outcome", "detail")},
-        "last_ms": last["due_ms"], **more,
-    }  # fmt: skip
+    last = runs[0] if runs else JobRunView(due_ms=0, outcome="", detail="", duration_ms=0)
+    made = JobView(
+        "sweep", "* * * * *", NOW + MINUTE_MS, last.due_ms, last.outcome, last.detail, runs=tuple(runs), failing=failing
+    )
+    return replace(made, **more)
 
 
-def judged(one: dict[str, Any]) -> list[tuple[bool, str, str]]:
-    view = {"jobs": [{"project": "shop", "environment": "production", "jobs": [one]}]}
+def judged(one: JobView) -> list[tuple[bool, str, str]]:
+    view = node_view(jobs=(LaneJobsView("shop", "production", (one,)),))
     return [(found.fault, found.what, found.advice) for found in jobs(view, NOW)]
 
 
@@ -48,7 +50,7 @@ def judged(one: dict[str, Any]) -> list[tuple[bool, str, str]]:
         (job("succeeded", next_ms=0), "job sweep succeeded 1m ago, never due again"),
     ],
 )  # fmt: skip
-def test_a_job_in_words(one: dict[str, Any], words: str) -> None:
+def test_a_job_in_words(one: JobView, words: str) -> None:
     assert job_words(one, NOW) == words
 
 
@@ -74,4 +76,4 @@ def test_minutes_missed_are_told_for_a_day() -> None:
 
 
 def test_a_node_of_the_release_before_tells_of_no_jobs() -> None:
-    assert jobs({}, NOW) == []
+    assert jobs(node_view(), NOW) == []

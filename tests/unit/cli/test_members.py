@@ -7,6 +7,8 @@ from typing import Any
 
 from cli.access.members import behind
 from cli.errors import CommandError
+from protocols.api_models import NodeView
+from tests.support.protocols.answers import node_view
 
 
 class Client:
@@ -15,11 +17,11 @@ class Client:
     def __init__(self, slots: dict[str, int | None]) -> None:
         self.slots = slots
 
-    async def get(self, path: str) -> Any:
+    async def read(self, _kind: Any, path: str) -> NodeView:
         slot = self.slots[path.removeprefix("/v1/nodes/")]
         if slot is None:
             raise CommandError("no answer", next_step="", kind="node.unreachable")
-        return {"slot": slot}
+        return node_view(slot=slot)
 
 
 async def lag(slots: dict[str, int | None], apart: tuple[str, ...] = ()) -> dict[str, int]:

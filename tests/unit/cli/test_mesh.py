@@ -27,11 +27,14 @@ from cli.views import doctor as diagnosis
 from cli.views import lane_status as standing
 from cli.views.lanes import choose_lane
 from cli.views.watch import LAST_WORDS_MAX, RefusedStartError, judge_start, last_words
+from protocols.api_models import NodeView, Numbers, StartView
 from protocols.chain.decision import Voter
 from protocols.changes.differences import written_ms
 from protocols.machine import PeerId
 from protocols.state.model import Lane
 from protocols.trust.certificates import DAY_MS
+from tests.support.protocols.answers import change_view, node_view
+from tests.support.protocols.answers import decision_view as decided
 
 NOW_MS = 1_700_000_000_000
 
@@ -184,13 +187,8 @@ def test_only_a_voter_is_replaced_and_only_by_a_ready_node() -> None:
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def view(**fields: Any) -> dict[str, Any]:
-    return {
-        "name": "oslo", "standing": "member", "quarantined": "", "refused_by": {}, "doubles": [], "stalled": "",
-        "muted": "", "rebuilt": "", "alone": False, "boot_answers_needed": 0, "concerns": [],
-        "node": member("a").node,
-        "expires_ms": NOW_MS + 90 * DAY_MS, "disk_free_bytes": 1 << 40, "wasmtime": "50.0.1", **fields,
-    }  # fmt: skip
+def view(**fields: Any) -> NodeView:
+    return node_view(**{"node": member("a").node, "expires_ms": NOW_MS + 90 * DAY_MS, **fields})
 
 
 def test_a_healthy_node_has_no_finding() -> None:
@@ -275,12 +273,9 @@ def test_files_that_others_can_read_are_faults() -> None:
 
 
 def test_a_decision_is_told_with_its_voters_and_numbers() -> None:
-    numbers = [{"node": "12D3KooWnodenode", "verdict": "fail", "requests": 40, "errors": 9, "healthy_ms": 1500,
-                "smoke_runs": 0, "reason": "error rate"}]  # fmt: skip
-    lines = decision_lines(
-        {"slot": 7, "at_ms": NOW_MS, "action": "abort", "project": "shop", "environment": "eu", "signers": [], "names": [],
-         "voters": ["12D3KooWnodenode"], "subject": "ab" * 32, "reason": "too many errors", "numbers": numbers}
-    )  # fmt: skip
+    numbers = (Numbers("12D3KooWnodenode", "fail", 40, 9, 1500, 0, "error rate"),)
+    said = {"voters": ("12D3KooWnodenode",), "reason": "too many errors", "numbers": numbers}
+    lines = decision_lines(decided("abort", NOW_MS, "ab" * 32, **said))
     assert lines[0].startswith("    7  2023-11-14 22:13:20Z  abort ")
     assert "shop/eu" in lines[0]
     assert "by health; certified by nodenode" in lines[1]
@@ -288,10 +283,7 @@ def test_a_decision_is_told_with_its_voters_and_numbers() -> None:
 
 
 def test_who_signed_a_decision_is_told_by_name_and_by_key_where_no_grant_names_it() -> None:
-    lines = decision_lines(
-        {"slot": 7, "at_ms": NOW_MS, "action": "start", "project": "shop", "environment": "eu", "reason": "",
-         "signers": ["ab" * 32, "cd" * 32], "names": ["ann", ""], "voters": [], "subject": "", "numbers": []}
-    )  # fmt: skip
+    lines = decision_lines(decided("start", NOW_MS, signers=("ab" * 32, "cd" * 32), names=("ann", "")))
     assert "by ann, cdcdcdcdcdcd; certified" in lines[1]
 
 
@@ -409,12 +401,13 @@ def test_a_lane_that_nobody_serves_says_so_and_one_that_somebody_serves_does_not
     assert standing.unserved_words((), (), names, data=False) == ""
 
 
-def decided(action: str, at_ms: int, subject: str = "") -> dict[str, Any]:
-    return {"action": action, "at_ms": at_ms, "subject": subject}
-
-
 def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollback_to_it() -> None:
-    first = [decided("promote", 4), decided("promote", 3), decided("start", 2, "one"), decided("claim_routes", 1)]
+    first = [
+        decided("promote", 4),
+        decided("promote", 3),
+        decided("start", 2, "one"),
+        decided("claim_routes", 1),
+    ]
     assert standing.began_ms("one", first) == 4
     later = [decided("promote", 6), decided("start", 5, "two"), *first]
     assert standing.began_ms("two", later) == 6
@@ -424,10 +417,10 @@ def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollba
 
 
 def test_a_rollout_that_somebody_aborted_is_told_with_who_did_until_another_begins() -> None:
-    by_hand = {**decided("abort", 9), "names": ["ann", ""], "signers": ["aa" * 32, "bb" * 32]}
-    assert standing.aborted([by_hand, decided("start", 8)]) == {"at_ms": 9, "by": "ann, bbbbbbbbbbbb"}
-    alone = {**decided("abort", 9), "names": [], "signers": []}
-    assert standing.aborted([decided("claim_routes", 10), alone]) == {"at_ms": 9, "by": "health"}
+    by_hand = decided("abort", 9, names=("ann", ""), signers=("aa" * 32, "bb" * 32))
+    assert standing.aborted([by_hand, decided("start", 8)]) == standing.Aborted(9, "ann, bbbbbbbbbbbb")
+    alone = decided("abort", 9)
+    assert standing.aborted([decided("claim_routes", 10), alone]) == standing.Aborted(9, "health")
     assert standing.aborted([decided("start", 10), by_hand]) is None
     assert standing.aborted([]) is None
 
@@ -444,30 +437,25 @@ def test_a_stage_says_of_which_of_its_nodes_it_knows_nothing() -> None:
 
 
 def test_a_change_that_waits_is_told_with_what_it_waits_for_and_its_words_on_one_line() -> None:
-    change = {"id": "ab" * 32, "request": "greet\n\x1b[2Jall " + "x" * 80, "start": None}
+    change = change_view(request="greet\n\x1b[2Jall " + "x" * 80)
     assert standing.waiting_words(change) == ""
-    waits = {"outcome": "waiting", "rule": "approval.missing", "detail": "0 of 1 approvals"}
-    said = standing.waiting_words({**change, "start": waits})
+    waits = StartView(change.id, "waiting", 0, "approval.missing", "0 of 1 approvals")
+    said = standing.waiting_words(replace(change, start=waits))
     assert said.startswith('change abababababab "greet [2Jall xxx')
     assert said.endswith('…" waits: 0 of 1 approvals; freehold approve abababababab')
     assert "\x1b" not in said
 
 
 def test_a_start_that_leaves_out_a_node_that_is_back_names_the_command_that_takes_it_in() -> None:
-    start = {
-        "outcome": "waiting",
-        "rule": "fresh.nodes-missed",
-        "detail": "the start leaves out 1 of 3 nodes that are up",
-    }
-    view = {"id": "ab" * 32, "project": "site", "request": "greet", "failure": "", "tries_again": False, "start": start}
-    view["state"] = "proposed"
+    start = StartView("ab" * 32, "waiting", 0, "fresh.nodes-missed", "the start leaves out 1 of 3 nodes that are up")
+    view = change_view(start=start)
     step = "freehold deploy --change abababababab, which starts it on those nodes too"
-    assert standing.waiting_words(view).endswith(f"waits: {start['detail']}; {step}")
-    assert standing.held_by(view) == start["rule"]
+    assert standing.waiting_words(view).endswith(f"waits: {start.detail}; {step}")
+    assert standing.held_by(start) == start.rule
     with pytest.raises(RefusedStartError, match="leaves out") as caught:
         judge_start(view, 6.0, 0.0, 5.0)
     assert caught.value.next_step == step
-    assert standing.held_by({**view, "start": {**start, "rule": "rollout.not-prepared"}}) == ""
+    assert standing.held_by(replace(start, rule="rollout.not-prepared")) == ""
 
 
 def test_a_warning_calls_nodes_by_their_names() -> None:
@@ -505,15 +493,8 @@ def test_the_project_of_a_folder_is_found_from_inside_it_and_a_broken_file_is_no
 def test_a_deploy_waits_for_a_release_that_its_node_tries_again_to_prepare_and_not_for_a_broken_one(
     tries_again: bool, elapsed_s: float, given_up: bool
 ) -> None:
-    start = {"outcome": "waiting", "rule": "rollout.not-prepared", "detail": "one node has not"}
-    view = {
-        "id": "c" * 64,
-        "project": "site",
-        "state": "proposed",
-        "failure": "no room",
-        "tries_again": tries_again,
-        "start": start,
-    }
+    start = StartView("c" * 64, "waiting", 0, "rollout.not-prepared", "one node has not")
+    view = change_view(id="c" * 64, failure="no room", tries_again=tries_again, start=start)
     if given_up:
         with pytest.raises(RefusedStartError, match="no room"):
             judge_start(view, elapsed_s, elapsed_s, 5.0)

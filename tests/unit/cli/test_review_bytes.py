@@ -12,6 +12,7 @@ from cli.access.secrets import versions_for
 from cli.change import review
 from cli.change.review import PLAIN_SET, _without_plain_set, change_at, effective_at, imports_of, release_at
 from cli.errors import CommandError
+from protocols.api_models import SecretView
 from protocols.changes.change import CHANGE_DOMAIN, Change, Plan, Stage
 from protocols.changes.differences import Difference
 from protocols.changes.effective import Effective, EffectiveApp
@@ -32,8 +33,8 @@ class LyingNode:
         self.asked.append(path)
         return self.data
 
-    async def get_all(self, _path: str, **_query: Any) -> list[Any]:
-        return list(self.rows)
+    async def read_all(self, _kind: Any, _path: str, **_query: Any) -> tuple[Any, ...]:
+        return self.rows
 
 
 def run(call: Any) -> Any:
@@ -115,12 +116,11 @@ def test_folded_imports_are_told_of_by_app_and_sign() -> None:
     assert [line.strip()[:6] for line in folded] == ["+ web:", "- api:"]
 
 
-def secret_row(version: int, problem: str = "", name: str = "TOKEN") -> dict[str, Any]:
-    return {
-        "id": f"{version:02x}" * 32, "project": "shop", "environment": "prod", "name": name, "version": version,
-        "author": "k", "author_name": "ann", "created_ms": 1, "sealed_to": (), "lacking": (), "exposed": (),
-        "in_use": False, "problem": problem,
-    }  # fmt: skip
+def secret_row(version: int, problem: str = "", name: str = "TOKEN") -> SecretView:
+    return SecretView(
+        id=f"{version:02x}" * 32, project="shop", environment="prod", name=name, version=version, author="k",
+        author_name="ann", created_ms=1, sealed_to=(), lacking=(), exposed=(), in_use=False, problem=problem,
+    )  # fmt: skip
 
 
 EFFECTIVE = Effective(

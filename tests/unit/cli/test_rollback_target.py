@@ -10,8 +10,10 @@ from msgspec.structs import replace
 
 from cli.errors import UsageError
 from cli.views.lanes import rollback_target
+from protocols.api_models import DecisionView
 from protocols.envelope import digest
 from protocols.state.model import Deployed, Lane
+from tests.support.protocols.answers import decision_view
 
 
 def deployed(name: str, applied: int) -> Deployed:
@@ -27,9 +29,9 @@ class Decisions:
     def __init__(self, *actions: str) -> None:
         self.actions = actions
 
-    async def get(self, path: str, **query: Any) -> list[dict[str, str]]:
+    async def read(self, _kind: Any, path: str, **query: Any) -> tuple[DecisionView, ...]:
         assert (path, query["project"], query["environment"]) == ("/v1/decisions", "shop", "prod")
-        return [{"action": action} for action in self.actions]
+        return tuple(decision_view(action, 0) for action in self.actions)
 
 
 GOOD, BAD, OLD = deployed("good", 2), deployed("bad", 3), deployed("old", 1)

@@ -7,6 +7,9 @@ from typing import Any
 
 from cli.errors import CommandError
 from cli.views.watch import unprepared_words
+from protocols.api_models import ChangeView, LogLines, StartView
+from tests.support.protocols.answers import change_view
+from tests.unit.cli.test_mesh import member
 
 CHANGE = "c" * 64
 
@@ -18,24 +21,24 @@ class Answers:
         self.logs, self.down = logs, down
         self.asked: list[str] = []
 
-    async def get(self, path: str, **query: Any) -> Any:
+    async def read(self, kind: Any, path: str, **query: Any) -> Any:
         if path == "/v1/members":
-            return [{"node": one, "belief": "down" if one == self.down else "alive"} for one in self.logs]
+            return tuple(member("", node=one, belief="down" if one == self.down else "alive") for one in self.logs)
         self.asked.append(query["node"])
         assert query["contains"] == CHANGE
         lines = self.logs[query["node"]]
         if lines is None:
             raise CommandError("timed out", next_step="", kind="node.unreachable")
-        return {"lines": [json.dumps(one) for one in lines]}
+        return LogLines(tuple(json.dumps(one) for one in lines))
 
 
 def failed(why: str) -> dict[str, Any]:
     return {"event": "prepare.failed", "message": f"not prepared: {why}"}
 
 
-def view(rule: str, *nodes: str) -> dict[str, Any]:
+def view(rule: str, *nodes: str) -> ChangeView:
     detail = f"of the first stage {', '.join(nodes)} have not prepared the change"
-    return {"id": CHANGE, "start": {"outcome": "waiting", "rule": rule, "detail": detail}}
+    return change_view(id=CHANGE, start=StartView(CHANGE, "waiting", 0, rule, detail))
 
 
 async def test_each_node_that_is_waited_for_is_named_with_why() -> None:
@@ -58,5 +61,5 @@ async def test_each_node_that_is_waited_for_is_named_with_why() -> None:
 async def test_nothing_is_asked_where_a_start_waits_for_something_else() -> None:
     client = Answers({"busy": []})
     assert await unprepared_words(client, view("approval.missing", "busy"), {}) == []  # type: ignore[arg-type]
-    assert await unprepared_words(client, {"id": CHANGE, "start": None}, {}) == []  # type: ignore[arg-type]
+    assert await unprepared_words(client, change_view(id=CHANGE), {}) == []  # type: ignore[arg-type]
     assert client.asked == []

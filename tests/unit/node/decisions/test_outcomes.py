@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from node.decisions.history import DecisionView, Numbers
 from node.decisions.outcomes import Fates
+from protocols.api_models import DecisionView, Numbers
 
 LANE = ("hello", "production")
 OTHER = ("shop", "production")

@@ -1,7 +1,7 @@
 """Each durable write is synced before it is acknowledged: the system calls recorded, the pragmas asserted.
 
 A process that is killed loses nothing of the page cache, so only what was asked of the disk tells. Not here: what a
-disk does with it (tests/fault/test_power_cut.py).
+disk does with it (tests/e2e/durability/test_power_cut.py).
 """
 
 from __future__ import annotations

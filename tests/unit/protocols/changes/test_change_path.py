@@ -17,7 +17,7 @@ from cli.commands.principals.token import _narrowed, shared
 from cli.errors import UsageError
 from cli.project.bundle import BuildBundle
 from cli.views.dora import DAY_MS, delivery_of
-from protocols.api_models import RightsView
+from protocols.api_models import DecisionView, RightsView
 from protocols.chain.messages import Declined
 from protocols.changes.change import Component, Plan, Release, Route, SecretVersion, Stage
 from protocols.changes.demands import FreezeWindow
@@ -37,6 +37,7 @@ from protocols.records.audit import (
 )
 from protocols.records.key_table import BODY_MAX_BYTES
 from simulation.chain.toy_state import Add, CounterCommand, counter
+from tests.support.protocols.answers import decision_view
 from tests.support.protocols.chain_net import ChainNet
 
 NOW_MS = 1_800_000_000_000
@@ -102,11 +103,8 @@ def test_a_secret_is_shown_by_name_and_version_only() -> None:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def decisions(*rows: tuple[str, str, int]) -> list[dict[str, Any]]:
-    return [
-        {"slot": slot, "action": action, "subject": subject, "at_ms": at_ms}
-        for slot, (action, subject, at_ms) in enumerate(rows, 1)
-    ]
+def decisions(*rows: tuple[str, str, int]) -> list[DecisionView]:
+    return [decision_view(action, at_ms, subject, slot=slot) for slot, (action, subject, at_ms) in enumerate(rows, 1)]
 
 
 def test_the_four_figures_come_from_decisions_alone() -> None:

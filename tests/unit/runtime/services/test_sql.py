@@ -1,4 +1,4 @@
-"""SQL databases: durable, bounded, apart from each other, still while frozen. What guests see of them: test_sql_guests.py.
+"""SQL databases: durable, bounded, apart from each other, still while frozen. What guests see of them: e2e/dev/test_sql.py.
 
 The freezing side runs in another process, as it does in a node: two builds of SQLite must not share a file in one.
 """
