@@ -1,6 +1,6 @@
 """What an operator is warned of, each warning with what to do about it; and what this node saw that leads to one.
 
-Not here: how warnings are shown (the CLI), and the numbers for a monitoring system (api/metrics.py).
+Not here: how warnings are shown (the CLI), and the numbers for a monitoring system (api/reports/metrics.py).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A worker listens on `worker-SLOT.sock` in a folder of mode 0700 and speaks first: one `Greeting`, with the descriptors
 of its listening sockets attached (SCM_RIGHTS, unix(7)), so that a new daemon can adopt a worker that outlived the old
 one. After that the daemon asks, each request carrying a number, and the worker answers with the same number in any
-order; `LogBatch` alone comes unasked. Not here: who acts on the messages (`worker.py`, `supervisor.py`).
+order; `LogBatch` alone comes unasked. Not here: who acts on the messages (`worker.py`, `pool.py`).
 
 Frame: 4 bytes big-endian length, then one MessagePack map tagged with its type. A length above the cap, a truncated
 frame or an unknown message ends the connection: the two ends are of the same build, so it can only be damage.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -117,6 +118,57 @@ def test_one_word_is_one_thing() -> None:
     assert defined_twice({"a.py": "class Run: ...\nclass _One: ...", "b.py": "class Run: ...\nclass _One: ..."}) == {
         "Run": ["a.py", "b.py"]
     }
+
+
+HARNESS_WORDS: dict[str, str] = {
+    **dict.fromkeys(
+        ("Machine", "Fleet", "FleetConfig", "Node", "Site", "World", "Quiet"),
+        "what a harness runs: whole nodes, or machines alone in virtual time; each harness has its own",
+    ),
+    **dict.fromkeys(
+        ("Answer", "Received", "Client", "Stream", "Page", "Booted", "Ended", "Held", "Tally", "Target", "Side"),
+        "the same idea seen from outside by a test, which must not use the product's type for it",
+    ),
+    **dict.fromkeys(
+        ("Disk", "SystemEntropy", "SeededEntropy", "Guest", "Case", "Load", "Row", "Shown"),
+        "a stand-in, or a row of a table of one test or benchmark",
+    ),
+}
+"""Names of classes of the product, or of another harness, that support code of tests and benchmarks has, with why."""
+
+
+def test_support_code_has_no_further_words_of_two_meanings() -> None:
+    support = [
+        path
+        for path in files_of_tests()
+        if path.relative_to(ROOT).parts[:2] == ("tests", "support") or "benchmarks" in path.parts
+    ]
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in (*source_files(), *support)}
+    assert defined_twice(sources).keys() == HARNESS_WORDS.keys(), "name the new one apart, or take the old one out"
+
+
+def test_the_command_line_reads_answers_by_their_types() -> None:
+    untyped = re.compile(r"client\.(?:get|post)\(")
+    found = [path for path in source_files() if path.is_relative_to(ROOT / "cli") and untyped.search(path.read_text())]
+    assert found == [], "use NodeClient.read and send, with a body of protocols/api_models.py"
+    assert untyped.search("await self._client.get('/v1/node')")
+    assert not untyped.search("client.get_bytes('/v1/state')")
+
+
+MODULE_NAMED = re.compile(r"(?<![\w./*-])([a-z_][\w/]*\.py)\b")
+
+
+def test_a_docstring_that_names_a_module_names_one_that_is_there() -> None:
+    there = {str(path.relative_to(ROOT)) for path in tracked(".py")}
+    tails = {"/".join(parts[start:]) for parts in (name.split("/") for name in there) for start in range(len(parts))}
+    gone = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (*source_files(), *files_of_tests())
+        for name in MODULE_NAMED.findall(ast.get_docstring(ast.parse(path.read_text())) or "")
+        if name not in tails
+    ]
+    assert gone == []
+    assert MODULE_NAMED.findall("asking (api/views.py), `gone.py`; not `x/*.py`") == ["api/views.py", "gone.py"]
 
 
 def test_no_lock_file_names_a_registry() -> None:

@@ -4,7 +4,7 @@ One entry for one call, signed and chained (protocols/records/audit.py), with wh
 how it ended. Entries are taken in order and wait here while the core's inbox is full, and on a node that lost its
 records until every other node has given back what it holds: a chain begun anew would overwrite the one that they hold, and
 an entry may be on a single one of them. Those wait on disk (audit_backlog.py); no caller is answered before the entry of its
-call is durable. Not here: judging anything, and what an API call handed over (api/audit_papers.py).
+call is durable. Not here: judging anything, and what an API call handed over (api/papers/audit_papers.py).
 """
 
 from __future__ import annotations

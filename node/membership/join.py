@@ -1,7 +1,7 @@
 """Knocking: one newcomer's conversation with the members an invite names, from dialling to the welcome.
 
 Drives the join machine over a transport of its own that listens nowhere. Not here: what is checked
-(protocols/trust/joining.py), and what is written down afterwards (founding.py).
+(protocols/trust/joining.py), and what is written down afterwards (found.py).
 """
 
 from __future__ import annotations

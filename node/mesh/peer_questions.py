@@ -4,7 +4,7 @@
     answerer -> blocks; with `follow`, until the asker goes
 
 Only confirmed members are answered, and only for reading. An answer is the peer's word, shown and never judged. Not
-here: what a description contains (api/views.py), and what is logged.
+here: what a description contains (api/reports/views.py), and what is logged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Counts of what apps answered, for monitoring: totals that only grow, whichever worker counted and however often it died.
 
 By app, environment, release and class of status, so there are as many as is deployed. Workers count from zero when they
-start; the differences are added up. Not here: health verdicts (meter.py), and how counts are shown (api/metrics.py).
+start; the differences are added up. Not here: health verdicts (meter.py), and how counts are shown (api/reports/metrics.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A minute is missed when a job was due and no run was begun: the node was away, or slept longer than it catches up. Where a
 lane's schedules went to another node and came back while this one was away, what that one ran counts as missed here.
-Not here: what is due and running it (schedules.py), and how it is shown (api/views.py).
+Not here: what is due and running it (schedules.py), and how it is shown (api/reports/views.py).
 """
 
 from __future__ import annotations

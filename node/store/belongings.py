@@ -1,7 +1,7 @@
 """What artifacts belong to: the projects whose changes name them, and until then whoever uploaded them.
 
 Uploads are remembered in this process alone: after a restart the same bytes are sent again, which costs nothing but them.
-Not here: the bytes (artifacts.py), and who may see what (api/scope.py).
+Not here: the bytes (artifacts.py), and who may see what (api/callers/scope.py).
 """
 
 from __future__ import annotations

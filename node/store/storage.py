@@ -4,7 +4,7 @@
 and can be rebuilt by sync. The fence is a file of two slots, a disk sector each, written in place and fsynced. Each
 database has one connection on one thread (SQLite before 3.51.3 can corrupt a WAL that two connections checkpoint),
 WAL, synchronous=FULL. Any error of a durable write is a StorageError: the process must end, nothing is retried on a
-page that may be marked clean. Only what found no room is tried again, with space from the reserve (room.py): of that
+page that may be marked clean. Only what found no room is tried again, with space from the reserve (disk_room.py): of that
 nothing was written. Not here: what the tables mean (protocols/), and artifacts (artifacts.py).
 """
 

@@ -4,7 +4,7 @@ A new record goes out at once: whole up to 1 KiB, else as an announcement that o
 neighbours; whoever hears of it passes it on to a few, so nothing here needs a full mesh and a record costs each node a
 fixed few messages. What gets lost on the way comes with anti-entropy (sync.py); what a node learns by that is old to
 many, so it is gathered for a moment and announced in one message. Every accepted batch is one `Persist` before anything
-derived from it is sent. Not here: the merge rules (record_store.py). Source of the spreading: rumour mongering, Demers
+derived from it is sent. Not here: the merge rules (store.py). Source of the spreading: rumour mongering, Demers
 et al., PODC 1987.
 """
 

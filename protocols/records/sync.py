@@ -9,7 +9,7 @@ One side asks, the other answers from what it holds at that moment and keeps not
     SyncRecords, SyncRoot    ->    SyncEqual                                what the answerer lacked; confirmation
 
 It runs every 30 s with jitter with a random neighbour, and when one connects. Messages are bounded, answers are paid
-from a token bucket per peer. Equal sets also exchange floors (floors.py). Not here: merging (record_store.py), and
+from a token bucket per peer. Equal sets also exchange floors (floors.py). Not here: merging (store.py), and
 spreading what was learnt, which records.py does as for any new record.
 """
 

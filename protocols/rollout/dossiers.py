@@ -1,7 +1,7 @@
 """Dossiers: what this node holds about each proposed change: the change, grants, evidence and approvals.
 
 A dossier is enough to show a change to a person, to prepare it, and to assemble the exhibits of its start. Nothing in
-it is believed for being there: the gate judges every exhibit again (gatekeeping.py). Not here: the records themselves
+it is believed for being there: the gate judges every exhibit again (state/gate.py). Not here: the records themselves
 (records.py), and what nodes say of a rollout (conductor.py).
 """
 

@@ -4,7 +4,7 @@ A command is bytes signed by a principal (or by several admins, or by a node tha
 project and environment, carries an idempotency id and `expect`, the sequence it was computed against. The exhibits
 beside it are digests of the material that proves it (grants, approvals, evidence, verdicts); they are chosen by whoever
 proposes it and bound by the decision, not by the command's signature. The empty command is
-the chain's own no-op (decision.NOOP). Not here: what a command does (transitions.py, mesh_state.py).
+the chain's own no-op (decision.NOOP). Not here: what a command does (apply.py, governance.py, lanes.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one voter's own view adds to the judgement of a fresh decision: revocations, admissions, liveness, newer verdicts.
 
 Views differ between voters, so none of this is asked of an adopted decision: that could wedge a slot. It stops a
-proposer who picks its exhibits. Not here: what every voter judges alike (mesh_state.py), and the clock (acceptor.py).
+proposer who picks its exhibits. Not here: what every voter judges alike (apply.py), and the clock (acceptor.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shape of the replicated mesh state: plain values that every voter hashes alike.
 
 Tuples in a fixed order and integers only, encoded as arrays, so that equal states have equal bytes. Caps stand beside
-each part: the state is bounded whatever is proposed. Not here: how it changes (mesh_state.py, rollout.py).
+each part: the state is bounded whatever is proposed. Not here: how it changes (apply.py, lanes.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NODES_MAX = 32
 PROJECTS_MAX = 256
 ENVIRONMENTS_MAX = 16
 LANES_MAX = 512
-"""A usual lane encodes to under 2 KiB; STATE_MAX_BYTES (mesh_state.py) bounds what unusual ones may add up to."""
+"""A usual lane encodes to under 2 KiB; STATE_MAX_BYTES (apply.py) bounds what unusual ones may add up to."""
 ROUTES_TOTAL_MAX = 2048
 LABELS_MAX = 16
 OWNERS_MAX = 16

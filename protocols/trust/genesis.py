@@ -2,7 +2,7 @@
 
 Its bytes are hashed, never re-encoded: `mesh_id = SHA-256(genesis bytes)`, so whoever knows the id can check a genesis
 from anywhere and needs no signature on it. It is immutable; admin keys, threshold, policy and voters change later by
-decision (mesh_state.py), which starts from the values here. Not here: the meaning of the policy bytes (policy.py).
+decision (state/apply.py), which starts from the values here. Not here: the meaning of the policy bytes (policy.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Genesis(msgspec.Struct, frozen=True, tag="genesis"):
 
     `nonce` is 16 random bytes; `admins` are distinct 32-byte Ed25519 keys in ascending order, of which `threshold` must
     sign what the chain calls admin-threshold; `voter_node` and `voter_store` (16 bytes) are the first voter; `policy`
-    is the encoded first policy of mesh_state.py, opaque here; `created_ms` is the founder's wall clock.
+    is the encoded first policy of state/policy.py, opaque here; `created_ms` is the founder's wall clock.
     """
 
     name: str

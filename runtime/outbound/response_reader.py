@@ -1,7 +1,7 @@
 """One HTTP/1.1 response, read from a stream: head, body pieces, trailers, and every way it can be wrong.
 
 The parser is llhttp (httptools). Sources: RFC 9112 sections 6 and 7, RFC 9110 section 15. Not here: connecting or
-sending (`outbound.py`).
+sending (`client.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The daemon's end of one worker's control connection: numbered requests, their answers, and whether it is alive.
 
-Not here: starting workers and deciding what they run (`supervisor.py`), the messages (`control.py`).
+Not here: starting workers and deciding what they run (`pool.py`), the messages (`runtime/messages.py`).
 """
 
 from __future__ import annotations

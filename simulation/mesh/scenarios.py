@@ -2,7 +2,7 @@
 
 A transcript is its own input: lines that start with `> ` are commands, `#` lines are comments, all else is what the fleet
 answered. `replay` runs the commands again and returns the whole text, so a difference in behaviour is a difference in
-the file. Not here: the fleet (fleet.py), how notices read (telling.py), and the transcripts (tests/scenarios/).
+the file. Not here: the fleet (fleet.py), how notices read (transcript.py), and the transcripts (tests/scenarios/).
 
 Source of the form: data-driven tests as etcd's raft library and CockroachDB keep them.
 """

@@ -1,6 +1,6 @@
 """`freehold node install` on a machine that a real systemd runs: what stands in the README and in `--help`, done.
 
-A long haul: it boots a machine in namespaces of its own (booted.py). Not here: the unit's text (test_unit.py).
+A long haul: it boots a machine in namespaces of its own (booted.py). Not here: the unit's text (test_systemd_unit.py).
 """
 
 from __future__ import annotations

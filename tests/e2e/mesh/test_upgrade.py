@@ -1,6 +1,6 @@
 """The daemon's own upgrade on a real node that is visited: back by itself when it is bad, and nobody notices either way.
 
-Not here: a mesh of several nodes (test_upgrade_of_three.py).
+Not here: a mesh of several nodes.
 """
 
 from __future__ import annotations
