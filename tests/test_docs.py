@@ -45,6 +45,28 @@ def test_each_actor_of_a_diagram_names_what_is_there(monkeypatch: pytest.MonkeyP
             assert "/" not in actor.file or (ROOT / actor.file).exists(), f"{walk.title}: {actor.file} is gone"
 
 
+def test_the_rooms_of_each_walk_are_there_and_counted() -> None:
+    text = (ROOT / "docs" / "concepts" / "walks.md").read_text()
+    walks = re.findall(r"^Rooms: (.+?)\.\s(\d+)\srooms;", text, re.DOTALL | re.MULTILINE)
+    assert len(walks) == 4
+    for listed, count in walks:
+        rooms = re.findall(r"`([^`]+)`", listed)
+        assert [room for room in rooms if not (ROOT / room).is_file()] == []
+        assert len(set(rooms)) == len(rooms) == int(count)
+
+
+@pytest.mark.parametrize("page", ["orientation.md", "style.md"])
+def test_what_a_page_says_of_the_code_is_there(page: str) -> None:
+    cells = (ROOT / "docs" / "project" / page).read_text().split("|")
+    named = {
+        name
+        for cell in cells
+        for name in re.findall(r"`((?:cli|node|protocols|runtime|simulation|tests|docs)/[^`: ]*)`", cell)
+    }
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    assert len(named) > 15
+
+
 def test_each_decision_says_why_and_is_numbered_once() -> None:
     records = sorted((ROOT / "docs" / "project" / "decisions").glob("[0-9]*.md"))
     assert [int(record.name[:3]) for record in records] == list(range(1, len(records) + 1))
