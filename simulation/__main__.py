@@ -14,7 +14,7 @@ from time import perf_counter
 from simulation.chain.mutants import Mutant
 from simulation.chain.run import Result, Verdict
 from simulation.hunt.hunt import BY_NAME, HuntTally, collect_rarely, hostile_runs, kills, minimised, run_seed, runs
-from simulation.hunt.report import mutant_rows, mutants_page, seeds_page
+from simulation.hunt.report import hostile_page, mutant_rows, mutants_page, seeds_page
 from simulation.mesh import scale
 from simulation.mesh.scale_plot import plot as draw
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutant", help="only this mutant")
     parser.add_argument("--scale", help="measure fleets of these sizes, as in 3,10,32; write a table and a plot")
     parser.add_argument("--jobs", type=int, default=1, help="run seeds or mutants in so many processes")
-    parser.add_argument("--write", action="store_true", help="write seeds.md or mutants.md, to commit")
+    parser.add_argument("--write", action="store_true", help="write seeds.md, mutants.md or hostile.md, to commit")
     parser.add_argument(
         "--out", type=Path, default=Path("docs/reports"), help="the folder that --scale and --write write to"
     )
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.scale:
         return scales([int(size) for size in options.scale.split(",")], options.out)
     if options.hostile:
-        return hostile(options.first_seed, options.hostile, options.jobs)
+        page = options.out / "hostile.md" if options.write else None
+        return hostile(options.first_seed, options.hostile, options.jobs, page)
     if options.seed is not None:
         return one_seed(options.seed, options.trace)
     if options.mutants or options.mutant:
@@ -82,17 +83,18 @@ def many_seeds(first_seed: int, count: int, jobs: int, page: Path | None) -> int
     return int(tally.verdict)
 
 
-def hostile(first_seed: int, count: int, jobs: int) -> int:
+def hostile(first_seed: int, count: int, jobs: int, page: Path | None = None) -> int:
     """Run seeds of a hostile member; say how often it tried, and each cell that did not hold."""
-    attempts, failed = 0, 0
+    tally = HuntTally()
     for number, result in enumerate(hostile_runs(first_seed, count, jobs), 1):
-        attempts += result.events
+        tally.add(result)
         if result.verdict is not Verdict.CLEAN:
-            failed += 1
             say(f"seed {result.seed}: {result.invariant}: {result.detail}")
         if number % (10 * PROGRESS_EVERY) == 0 or number == count:
-            say(f"{number:6} seeds of a hostile member, {attempts:,} attempts, {failed} failed")
-    return int(Verdict.SAFETY) if failed else 0
+            say(f"{number:6} seeds of a hostile member, {tally.counts.total():,} attempts, {len(tally.failed)} failed")
+    if page is not None:
+        page.write_text(hostile_page(first_seed, tally))
+    return int(tally.verdict)
 
 
 def one_seed(seed: int, trace: bool) -> int:

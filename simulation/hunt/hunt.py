@@ -19,13 +19,14 @@ from simulation.chain.mutants import MUTANTS, Mutant
 from simulation.chain.plan import ChainPlan, plan
 from simulation.chain.run import Result, Verdict, run
 from simulation.mesh.hostile import hostile_run
+from simulation.mesh.hostile_key_mutants import KEY_MUTANTS
 from simulation.mesh.hostile_mutants import HOSTILE_MUTANTS
 from simulation.mesh.mutants import MESH_MUTANTS
 from simulation.mesh.run import MeshPlan, mesh_plan, mesh_run
 from simulation.world.faults import Fault
 
 PlanT = TypeVar("PlanT")
-BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *MESH_MUTANTS, *HOSTILE_MUTANTS)}
+BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *MESH_MUTANTS, *HOSTILE_MUTANTS, *KEY_MUTANTS)}
 
 WHOLE_EVERY = 10
 """A run of whole nodes costs several times one of chains."""

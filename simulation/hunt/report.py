@@ -44,6 +44,32 @@ def seeds_page(first_seed: int, tally: HuntTally) -> str:
     return "\n".join(lines)
 
 
+def hostile_page(first_seed: int, tally: HuntTally) -> str:
+    """Return the page on a stretch of seeds of a hostile member."""
+    last = first_seed + tally.seeds - 1
+    lines = [
+        "# A hostile member",
+        "",
+        f"`python -m simulation --hostile {tally.seeds} --first-seed {first_seed} --write` wrote this. In each seed a",
+        "certified node, and keys with rights elsewhere, try every cell of the trust model among honest stores, in an order",
+        "of its own, while honest people file papers, end some and are revoked. A cell is a thing that must never succeed;",
+        "beside each stands how often it was tried. Those that begin with `honest` are the counterpart: what must succeed.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| seeds | {first_seed} to {last} |",
+        f"| attempts | {tally.counts.total():,} |",
+        f"| cells | {len(tally.counts)} |",
+        f"| violations | {_violations(tally.failed)} |",
+        "",
+        "| cell | attempts |",
+        "|---|---|",
+        *(f"| {name} | {number:,} |" for name, number in sorted(tally.counts.items())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def _violations(failed: Sequence[Result]) -> str:
     return "none" if not failed else ", ".join(f"seed {result.seed}: {result.invariant}" for result in failed)
 

@@ -8,6 +8,7 @@ that should be there is missing. Signatures are the simulator's. Not here: links
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -31,6 +32,7 @@ from protocols.trust.revocations import Revocation, revoke
 from protocols.trust.store import TrustStore
 from simulation.chain.run import Result, Verdict
 from simulation.mesh.hostile_cells import CELLS
+from simulation.mesh.hostile_keys import KEY_CELLS
 from simulation.world.authenticator import Authenticator
 from simulation.world.clock import WALL_START_MS as WALL_MS
 from simulation.world.entropy import KeyRing, stream
@@ -82,7 +84,8 @@ class HostileRun:
     papers: list[Held] = field(default_factory=list)
     pins: frozenset[bytes] = frozenset()
     number: int = 0
-    attempts: int = 0
+    tried: Counter[str] = field(default_factory=Counter)
+    """Attempts, by cell."""
     wall_ms: int = WALL_MS
 
     def __post_init__(self) -> None:
@@ -184,14 +187,14 @@ class HostileRun:
 
     def attempt(self, cell: str, signed: Signed) -> None:
         """Try what must be refused by every store."""
-        self.attempts += 1
+        self.tried[cell] += 1
         found = self.spread(signed)
         if OfferOutcome.MERGED.value in found:
             raise ViolationError(cell, "a store took what nobody may write")
 
     def must(self, cell: str, holds: bool, detail: str) -> None:
         """Judge a cell that is no record."""
-        self.attempts += 1
+        self.tried[cell] += 1
         if not holds:
             raise ViolationError(cell, detail)
 
@@ -284,9 +287,9 @@ def hostile_run(seed: int) -> Result:
     try:
         world = HostileRun(seed, stream(seed, "hostile"))
         _run(world)
-        result.events = world.attempts
+        result.events = world.tried.total()
         result.digest = digest(b"".join(signed.payload for signed in world.said)).hex()[:16]
-        result.counts["attempts of a hostile member"] = world.attempts
+        result.counts = world.tried
     except ViolationError as error:
         result.verdict, result.invariant, result.detail = Verdict.SAFETY, error.cell, error.detail
     return result
@@ -296,7 +299,7 @@ def _run(world: HostileRun) -> None:
     source = world.source
     for kind in PAPERS:
         world.file(kind, "approver" if kind == "approval" else "author", source.choice((*HONEST, LIAR)))
-    order = [*CELLS.items()]
+    order = [*CELLS.items(), *KEY_CELLS.items()]
     source.shuffle(order)
     for step in range(max(STEPS, len(order))):
         name, cell = order[step % len(order)]
