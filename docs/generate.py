@@ -16,7 +16,16 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocols", "runtime", "node", "cli")
+FIELD = re.compile(r"^[a-z_]+_(max|extra)(_[a-z]+)?$")
 LIMIT = re.compile(r"^[A-Z][A-Z0-9_]*_MAX(_[A-Z_]+)?$|^MAX_[A-Z_]+$")
+
+
+FIELDS = {
+    "Shares of the record store": ("protocols/records/quotas.py", "RecordLimits"),
+    "Limits of one app at the ingress": ("runtime/messages.py", "AppLimits"),
+    "Limits of one worker's ingress": ("runtime/ingress/settings.py", "IngressSettings"),
+    "Limits of one app in its sandbox": ("runtime/spec.py", "AppSpec"),
+}
 
 
 def write_all(folder: Path) -> None:
@@ -69,8 +78,18 @@ def _operations() -> list[Any]:
     return list(OPERATIONS)
 
 
-def _limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
-    body = ast.parse(path.read_text()).body
+def limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each named limit of a file: name, value, and the reason that stands beside it."""
+    yield from _named(ast.parse(path.read_text()).body, LIMIT)
+
+
+def fields_of(path: Path, owner: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each limit among the fields of a class, in the same way."""
+    classes = [one for one in ast.parse(path.read_text()).body if isinstance(one, ast.ClassDef) and one.name == owner]
+    yield from _named(classes[0].body, FIELD)
+
+
+def _named(body: list[ast.stmt], wanted: re.Pattern[str]) -> Iterator[tuple[str, str, str]]:
     for statement, after in zip(body, [*body[1:], None], strict=True):
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -79,7 +98,7 @@ def _limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
                 pass
             case _:
                 continue
-        if LIMIT.match(name):
+        if wanted.match(name):
             reason = ""
             if (
                 isinstance(after, ast.Expr)
@@ -90,20 +109,46 @@ def _limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
             yield name, ast.unparse(value), reason
 
 
-def constants_page() -> str:
-    """Return every named limit of the code, with the reason that stands beside it."""
-    parts = [
-        "# Named limits in the code\n",
-        "Every queue, table and body has a limit. Who pays for which stands in the trust model.",
-    ]
+def limited() -> Iterator[tuple[str, str, str, str]]:
+    """Yield every named limit of the code: its file, name, value and reason."""
     for package in PACKAGES:
-        parts.append(f"\n## {package}\n\n| limit | value | where | why |\n|---|---|---|---|")
         for path in sorted((ROOT / package).rglob("*.py")):
             if "templates" in path.parts or "guest" in path.parts:
                 continue
-            place = path.relative_to(ROOT)
-            parts.extend(
-                f"| `{name}` | `{value}` | {place} | {reason.replace('|', '/')} |"
-                for name, value, reason in _limits_of(path)
-            )
+            for name, value, reason in limits_of(path):
+                yield path.relative_to(ROOT).as_posix(), name, value, reason
+
+
+def constants_page() -> str:
+    """Return every named limit of the code, with who pays and the reason that stands beside it."""
+    from payers import PAYERS, payer_of
+
+    parts = [
+        "# Named limits in the code\n",
+        "Every queue, table and body has a limit, and somebody who pays: at whose cost it is met, so that nobody else",
+        "waits or loses anything. The [trust model](../concepts/trust.md) says why.",
+        *_shares(PAYERS),
+    ]
+    package = ""
+    for place, name, value, reason in limited():
+        if not place.startswith(f"{package}/"):
+            package = place.partition("/")[0]
+            parts.append(f"\n## {package}\n\n| limit | value | who pays | where | why |\n|---|---|---|---|---|")
+        why = reason.replace("|", "/")
+        parts.append(f"| `{name}` | `{value}` | {payer_of(place, name)} | {place} | {why} |")
     return "\n".join(parts) + "\n"
+
+
+def _shares(payers: dict[str, Any]) -> Iterator[str]:
+    """The shares of callers and of the record store, whose limits are fields and no constants."""
+    from node.api.callers.shares import SHARES
+
+    yield "\n## Shares of those who call the API\n"
+    yield "The caller pays: the principal behind the key, whose other keys count as one; of `admissions` the address.\n"
+    yield "| at once | from the network | on the socket | of one caller |\n|---|---|---|---|"
+    for one in SHARES:
+        yield f"| {one.name} | {one.remote_max} | {one.local_max} | {one.principal_max} |"
+    for title, (place, owner) in FIELDS.items():
+        yield f"\n## {title}\n\n| limit | value | who pays | why |\n|---|---|---|---|"
+        for name, value, reason in fields_of(ROOT / place, owner):
+            yield f"| `{name}` | `{value}` | {payers[f'{place}:{owner}'][name]} | {reason.replace('|', '/')} |"
