@@ -10,7 +10,6 @@ Not here: who listens to what, which workers know.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +31,9 @@ PROTOCOL: Final = "/freehold/topic/1"
 UNSENT_MAX_BYTES: Final = 4 << 20
 WAITING_MAX: Final = 256
 """Blocks for one peer."""
+
+WAITING_MAX_BYTES: Final = 4 << 20
+"""Of those blocks: a peer that reads nothing costs this node no more."""
 
 WORKERS_MAX: Final = 256
 IDLE_S: Final = 120.0
@@ -59,6 +61,7 @@ class TopicRelay:
         self._may_publish = may_publish
         self._workers: dict[asyncio.StreamWriter, None] = {}
         self._waiting: dict[PeerId, asyncio.Queue[bytes]] = {}
+        self._held_bytes: dict[PeerId, int] = {}
         self._tasks: asyncio.TaskGroup | None = None
         transport.serve(PROTOCOL, self._serve)
 
@@ -100,9 +103,11 @@ class TopicRelay:
             waiting = self._waiting.get(peer)
             if waiting is None:
                 waiting = self._waiting[peer] = asyncio.Queue(WAITING_MAX)
+                self._held_bytes[peer] = 0
                 self._tasks.create_task(self._tell_peer(peer, waiting))
-            with contextlib.suppress(asyncio.QueueFull):
+            if not waiting.full() and self._held_bytes[peer] + len(block) <= WAITING_MAX_BYTES:
                 waiting.put_nowait(block)
+                self._held_bytes[peer] += len(block)
 
     async def _tell_peer(self, peer: PeerId, waiting: asyncio.Queue[bytes]) -> None:
         """Send a peer what waits for it, over one stream, until nothing has for a while."""
@@ -112,13 +117,14 @@ class TopicRelay:
                     async with asyncio.timeout(IDLE_S):
                         block = await waiting.get()
                     await stream.write_block(block[4:])
+                    self._held_bytes[peer] -= len(block)
         except TimeoutError:
             pass
         except StreamError as error:
             _log.debug("a peer takes no publications now: %s", error)
             await asyncio.sleep(REFUSED_FOR_S if self._transport.link_to(peer) is not None else 1.0)
         finally:
-            del self._waiting[peer]
+            del self._waiting[peer], self._held_bytes[peer]
 
     async def _serve(self, stream: Stream) -> None:
         if not self._may_publish(stream.peer):

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from node.mesh.topic_relay import PROTOCOL, TopicRelay
+from node.mesh.topic_relay import PROTOCOL, WAITING_MAX, WAITING_MAX_BYTES, TopicRelay
 from protocols.machine import PeerId
 from runtime.ingress.socket_events import SocketEvent
 from runtime.ingress.topics import Publication, Topics, block_of
@@ -92,6 +92,27 @@ async def test_a_topic_reaches_every_worker_of_every_node_once_and_in_order(tmp_
         await hears(made, [b"%d" % number for number in range(50)])
         made[1].workers[1].publish(Publication(LANE, "room", "TEXT", b"back"))
         await hears(made, [*(b"%d" % number for number in range(50)), b"back"])
+
+
+async def test_a_peer_that_reads_nothing_costs_a_node_a_few_mebibytes(tmp_path: Path) -> None:
+    async with machines(tmp_path, set()) as made:
+        relay, peer = made[0].relay, made[1].node.peer
+        made[0].others = [peer]
+        hole = asyncio.Event()
+
+        async def never(_peer: PeerId, _protocol: str) -> None:
+            await hole.wait()
+
+        made[0].node.transport.open_stream = never  # type: ignore[method-assign,assignment]
+        block = block_of(Publication(LANE, "room", "BINARY", bytes(250_000)))
+        for _ in range(300):
+            relay._tell_peers(block)
+        assert len(block) * relay._waiting[peer].qsize() <= WAITING_MAX_BYTES
+        assert relay._waiting[peer].qsize() == WAITING_MAX_BYTES // len(block)
+        small = block_of(Publication(LANE, "room", "TEXT", b"x"))
+        for _ in range(2 * WAITING_MAX):
+            relay._tell_peers(small)
+        assert relay._waiting[peer].qsize() <= WAITING_MAX
 
 
 async def test_what_a_stranger_or_a_broken_peer_says_reaches_nobody(tmp_path: Path) -> None:
