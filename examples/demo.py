@@ -15,6 +15,7 @@ from pathlib import Path
 
 from examples import story
 from examples.checks import Teller
+from runtime.native.choice import load_module
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "xdg"
 
@@ -26,6 +27,8 @@ def main() -> int:
     teller = Teller()
     print("Freehold: a change, from a request to running software on machines you own.")
     print("Lines with `ok` are claims that were checked just now; `|` quotes a command or a file.")
+    why = load_module()[1]
+    print(f"Plain requests are served in {'Python: ' + why if why else 'the native engine'}.")
     with tempfile.TemporaryDirectory(prefix="freehold-demo-") as folder:
         try:
             story.tell(teller, Path(folder), CACHE / "freehold" / "compiled")

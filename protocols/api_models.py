@@ -26,7 +26,8 @@ class NodeView(msgspec.Struct, frozen=True):
 
     `boot_answers_needed`: other voters that must answer before this one, which rebooted, votes again; 0: none. `concerns`
     are those of its warnings that only it can judge, each as "what; what to do". `jobs` are those whose schedules it runs,
-    `apps` what those with routes answered lately.
+    `apps` what those with routes answered lately. `engine` is what serves in its workers ("python", "native", or
+    "native+python" where they differ; empty before they were asked), `engine_reason` why not the native one.
     """
 
     node: str
@@ -62,6 +63,8 @@ class NodeView(msgspec.Struct, frozen=True):
     concerns: tuple[str, ...] = ()
     jobs: tuple[LaneJobsView, ...] = ()
     apps: tuple[AppAnswersView, ...] = ()
+    engine: str = ""
+    engine_reason: str = ""
 
 
 class MemberView(msgspec.Struct, frozen=True):
@@ -187,7 +190,7 @@ class EnvironmentView(msgspec.Struct, frozen=True):
 
 
 class VerdictView(msgspec.Struct, frozen=True):
-    """One node's word on the open stage."""
+    """One node's word on the open stage; `engine` is what served the candidate there, as `Counts` says it."""
 
     node: str
     verdict: str
@@ -195,6 +198,7 @@ class VerdictView(msgspec.Struct, frozen=True):
     requests: int
     errors: int
     reason: str
+    engine: str = "python"
 
 
 class RolloutView(msgspec.Struct, frozen=True):
@@ -255,7 +259,10 @@ class JobView(msgspec.Struct, frozen=True):
 
 
 class AppAnswersView(msgspec.Struct, frozen=True):
-    """What one app answered on a node in the last minutes: all its requests, those of 5xx, ends that were not orderly."""
+    """What one app answered on a node in the last minutes: all its requests, those of 5xx, ends that were not orderly.
+
+    `engine` is what its plain requests are served by there.
+    """
 
     project: str
     environment: str
@@ -263,6 +270,7 @@ class AppAnswersView(msgspec.Struct, frozen=True):
     requests: int
     failed: int
     ends: dict[str, int]
+    engine: str = ""
 
 
 class LaneJobsView(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 from cli.access.members import Member
 from cli.text.table import short
 from cli.text.units import counted, in_words
-from protocols.api_models import ChangeView, DecisionView, StartView
+from protocols.api_models import ChangeView, DecisionView, NodeView, StartView
 from protocols.state.model import MeshState
 from protocols.state.placement import eligible, placed
 
@@ -39,6 +39,20 @@ class Aborted(msgspec.Struct, frozen=True):
 
     at_ms: int
     by: str
+
+
+ENGINES = {"python": "Python", "native": "the native engine"}
+
+
+def engine_words(engine: str) -> str:
+    """Name what serves, for a sentence."""
+    return ENGINES.get(engine, engine)
+
+
+def served_words(node: NodeView) -> str:
+    """Say by what a node serves, and why not by the native engine where there is something to say."""
+    reason = f": {node.engine_reason}" if node.engine_reason else ""
+    return f"{node.name} serves in {engine_words(node.engine)}{reason}"
 
 
 def nodes_of(state: MeshState, project: str, environment: str) -> tuple[str, ...]:

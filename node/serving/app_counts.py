@@ -37,6 +37,8 @@ class AppTotals:
     lines_dropped: int = 0
     queued: int = 0
     in_flight: int = 0
+    engine: str = ""
+    """What serves its plain requests, by the last look; "native+python" where workers differ."""
 
 
 class AppCounts:
@@ -47,10 +49,17 @@ class AppCounts:
         self.looking = asyncio.Lock()
         """Held from asking the workers to `add`: an older look that came in later would be counted a second time."""
         self.totals: dict[AppName, AppTotals] = {}
+        self.engine = ""
+        """What serves in the workers, by the last look."""
+        self.engine_reason = ""
+        """Why not the native one, if something is to be said."""
         self._seen: dict[tuple[int, str, str], AppStatus] = {}
 
     def add(self, statuses: Iterable[Status], loaded: Mapping[str, tuple[str, str, str]]) -> None:
         """Take one look at all workers; `loaded` says which project, environment and release each key is."""
+        statuses = tuple(statuses)
+        self.engine = _joined(status.engine for status in statuses)
+        self.engine_reason = next((status.engine_reason for status in statuses if status.engine_reason), "")
         looks = [(status.pid, app) for status in statuses for app in status.apps if app.key in loaded]
         names = {AppName(*loaded[app.key][:2], app.app, loaded[app.key][2]) for _, app in looks}
         self.totals = {name: total for name, total in self.totals.items() if name in names}
@@ -58,11 +67,17 @@ class AppCounts:
         for name in names:
             total = self.totals.setdefault(name, AppTotals())
             total.queued = total.in_flight = 0
+            total.engine = ""
         for pid, app in looks:
             project, environment, release = loaded[app.key]
             total = self.totals[AppName(project, environment, app.app, release)]
+            total.engine = _joined({*total.engine.split("+"), app.engine} - {""})
             _grow(total, app, self._seen.get((pid, app.key, app.app)))
             self._seen[pid, app.key, app.app] = app
+
+
+def _joined(engines: Iterable[str]) -> str:
+    return "+".join(sorted(set(engines)))
 
 
 def _grow(total: AppTotals, now: AppStatus, before: AppStatus | None) -> None:

@@ -15,8 +15,10 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Final
 
 from runtime.messages import LogBatch, ReleaseLoad
+from runtime.native.choice import Wanted
 from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
 
 START_TIMEOUT_S = 30.0
@@ -34,6 +36,8 @@ END_TIMEOUT_S = 10.0
 """For a worker to write its last lines and end."""
 
 BUILD = "smoke"
+SMOKE_ENGINE: Final[Wanted] = "python"
+"""Its ingress is a Unix socket, which the Python engine serves."""
 
 
 class Bench:
@@ -51,6 +55,7 @@ class Bench:
                 data_folder=self._data / "data",
                 build=BUILD,
                 workers=1,
+                engine=SMOKE_ENGINE,
                 drain_grace_ms=DRAIN_GRACE_MS,
                 orphan_limit_s=ORPHAN_LIMIT_S,
             ),

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from node.serving.releases import PreparedRelease
+from node.serving.smoke_bench import SMOKE_ENGINE
 from node.store.artifacts import ArtifactStore
 from protocols.changes.change import RELEASE_MAX_BYTES, Change, Release
 from protocols.changes.evidence import EvidenceRun, attest
@@ -52,7 +53,7 @@ class SmokeWitness:
             kind="smoke",
             covers="sandbox",
             finished_ms=self._clock().wall_ms,
-            tools={"freehold": version("freehold"), "wasmtime": version("wasmtime")},
+            tools={"freehold": version("freehold"), "wasmtime": version("wasmtime"), "engine": SMOKE_ENGINE},
         )
         envelope = attest(
             self._signer,

@@ -19,9 +19,8 @@ from protocols.refusal import Refusal
 from protocols.state import apply as judging
 from protocols.state import governance
 from protocols.state.apply import MeshMachine
-from protocols.state.commands import RECOVERY, admin_keys, recovery_keys
+from protocols.state.commands import RECOVERY, SetAdmins, admin_keys, recovery_keys
 from protocols.state.exhibits import Case
-from protocols.state.governance import SetAdmins
 from protocols.trust import grants
 from protocols.trust.grants import Grant
 from protocols.trust.store import TrustStore
@@ -49,7 +48,7 @@ def _counts_everywhere() -> Sequence[Patch]:
 
 def _signs_alone() -> Sequence[Patch]:
     """A command is opened with the recovery keys among the admins."""
-    opened = judging.open_case
+    opened = vars(judging)["open_case"]
     return [(judging, "open_case", lambda *rest: opened(*rest[:-1], (*rest[-1], *recovery_keys(rest[-1]))))]
 
 
@@ -194,7 +193,7 @@ def _never_refunded() -> Sequence[Patch]:
 
     def keeps(self: Quotas, entry: Any, paper: Any) -> None:
         refund(self, entry, paper)
-        if by := quotas.delegator_of(entry.parsed.rule.prefix, entry.record.body):
+        if by := vars(quotas)["delegator_of"](entry.parsed.rule.prefix, entry.record.body):
             self._count(quotas.Payer("delegations", by.hex()), entry, 1)
 
     return [(Quotas, "refund", keeps)]

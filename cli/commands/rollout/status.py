@@ -81,7 +81,10 @@ def _numbers(names: Names, one: VerdictView | Numbers) -> str:
     """One node's verdict with the numbers behind it."""
     word = {"pass": "is up", "fail": "failed", "pending": "is not up yet"}[one.verdict]
     reason = f" ({one.reason})" if one.reason else ""
-    return f"{standing.named(one.node, names)} {word}{reason}, {standing.tally(one.errors, one.requests)}"
+    tally = standing.tally(one.errors, one.requests)
+    served = one.engine if isinstance(one, VerdictView) else "python"
+    engine = "" if served == "python" else f", in {standing.engine_words(served)}"
+    return f"{standing.named(one.node, names)} {word}{reason}, {tally}{engine}"
 
 
 @command("status", examples=("freehold status", "freehold status -f", "freehold status --project guestbook --json"))
@@ -131,7 +134,8 @@ def _first_step(context_name: str | None) -> str:
 
 
 def _value(seen: Seen) -> dict[str, object]:
-    return {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node.slot}
+    engine = {"engine": seen.node.engine, "engine_reason": seen.node.engine_reason}
+    return {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node.slot, **engine}
 
 
 def _text(seen: Seen, names: Names) -> str:
@@ -139,7 +143,8 @@ def _text(seen: Seen, names: Names) -> str:
         return f"nothing is deployed in {seen.node.mesh_name} yet"
     rows = [_row(seen, names, lane) for lane in seen.lanes]
     details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
-    return "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details])
+    served = [standing.served_words(seen.node)] if seen.node.engine else []
+    return "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details, *served])
 
 
 def _asked_for(requests: Mapping[str, str], change: str) -> str:

@@ -40,6 +40,9 @@ def app_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
     lost = CounterMetricFamily("freehold_app_log_lines_dropped", "Log lines over an app's allowance.", labels=_APP)
     waiting = GaugeMetricFamily("freehold_app_queued", "Requests that wait for an instance.", labels=_APP)
     running = GaugeMetricFamily("freehold_app_in_flight", "Requests that an app works on.", labels=_APP)
+    engine = GaugeMetricFamily(
+        "freehold_app_engine_info", "1 for the engine that serves an app's plain requests.", labels=[*_APP, "engine"]
+    )
     for name, total in sorted(control.app_counts.totals.items()):
         if not scope.sees(name.project, name.environment):
             continue
@@ -58,7 +61,8 @@ def app_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
         lost.add_metric(labels, total.lines_dropped)
         waiting.add_metric(labels, total.queued)
         running.add_metric(labels, total.in_flight)
-    yield from (requests, ended, spent, lost, waiting, running)
+        engine.add_metric([*labels, total.engine], 1)
+    yield from (requests, ended, spent, lost, waiting, running, engine)
 
 
 def job_metrics(control: Control, scope: Scope) -> Iterable[Metric]:

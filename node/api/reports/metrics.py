@@ -42,6 +42,9 @@ class _Node(Collector):
         yield InfoMetricFamily("freehold_node", "Who this node is.", {
             "node": core.node, "name": control.config.name, "mesh": core.trust.mesh.hex(), "version": self._build,
         })  # fmt: skip
+        yield InfoMetricFamily(
+            "freehold_serving", "What serves in this node's workers.", {"engine": control.app_counts.engine}
+        )
         yield _gauge("chain_slot", "Decisions this node holds.", core.chain.position.slot)
         yield _gauge("chain_speaking", "1 if this node's store may promise and vote.", core.chain.speaking)
         yield _gauge("chain_stalled", "1 if this node cannot follow the chain.", bool(core.chain.stalled))

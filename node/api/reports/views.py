@@ -92,6 +92,8 @@ def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeVi
         concerns=tuple(control.concerns.own(scope.sees)),
         jobs=_all_jobs(control, scope),
         apps=_answers(control, scope),
+        engine=control.app_counts.engine,
+        engine_reason=control.app_counts.engine_reason,
     )
 
 
@@ -253,8 +255,11 @@ def _job(control: Control, lane: tuple[str, str], app: EffectiveApp) -> JobView:
 
 def _answers(control: Control, scope: Scope) -> tuple[AppAnswersView, ...]:
     """What this node's apps answered in the last minutes; those that failed most come first, if there are many."""
+    totals = control.app_counts.totals
     found = [
-        AppAnswersView(name.project, name.environment, name.app, one.requests, one.failed, one.ends)
+        AppAnswersView(
+            name.project, name.environment, name.app, one.requests, one.failed, one.ends, totals[name].engine
+        )
         for name, one in control.recent_answers.recent().items()
         if one.requests and scope.sees(name.project, name.environment)
     ]
@@ -306,7 +311,13 @@ def _rollout(core: NodeCore, rollout: Rollout, now: Now) -> RolloutView:
         reason=assessed.reason,
         verdicts=tuple(
             VerdictView(
-                node, said.verdict, said.healthy_ms, said.candidate.requests, said.candidate.errors, said.reason
+                node,
+                said.verdict,
+                said.healthy_ms,
+                said.candidate.requests,
+                said.candidate.errors,
+                said.reason,
+                said.candidate.engine,
             )
             for node, said in sorted(verdicts.items())
         ),

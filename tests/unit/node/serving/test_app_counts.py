@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from node.serving.app_counts import AppCounts, AppName
 from runtime.messages import AppStatus, Status
 
@@ -42,3 +44,23 @@ def test_what_is_not_deployed_any_more_has_no_series_and_other_environments_are_
     counts.add(look((1, app(6))), {"k": LOADED["k"]})
     assert list(counts.totals) == [NAME]
     assert counts.totals[NAME].statuses["2xx"] == 6
+
+
+def test_the_engine_of_the_workers_and_of_each_app_is_named() -> None:
+    counts = AppCounts()
+    first, second = (
+        replace(status, engine=engine, engine_reason=reason)
+        for status, engine, reason in zip(
+            look((1, replace(app(5), engine="native")), (2, app(3))),
+            ("native", "python"),
+            ("", "not built"),
+            strict=True,
+        )
+    )
+    counts.add([first], LOADED)
+    assert (counts.engine, counts.engine_reason, counts.totals[NAME].engine) == ("native", "", "native")
+    counts.add([first, second], LOADED)
+    assert (counts.engine, counts.engine_reason) == ("native+python", "not built")
+    assert counts.totals[NAME].engine == "native+python"
+    counts.add([second], LOADED)
+    assert (counts.engine, counts.totals[NAME].engine) == ("python", "python"), "what a worker was is not remembered"
