@@ -21,9 +21,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $(STAMP)
 
 native: $(STAMP)  ## Build the native serving engine; needs cargo (one to three minutes, once)
-	@command -v cargo > /dev/null || { echo "no cargo; on Debian or Ubuntu: apt-get install cargo (1.83 or newer)"; exit 1; }
-	cargo build --quiet --locked --release --features extension-module --manifest-path runtime/native/Cargo.toml
-	cp runtime/native/target/release/lib_engine.so runtime/native/_engine.abi3.so
+	$(BIN)/python -m runtime.native.build
 	@$(BIN)/python -m runtime.native
 
 check: $(STAMP)  ## Static checks: format, lint, types, import contracts, style (one minute)
@@ -72,4 +70,4 @@ lock: $(STAMP)  ## Pin every dependency, with hashes and without an index addres
 	  --python-version 3.11 --no-emit-index-url --no-header --no-strip-extras --no-annotate --quiet -o docs/requirements.txt
 
 clean:  ## Remove the environment and the caches
-	rm -rf $(VENV) .cache build dist docs/_build *.egg-info runtime/native/target runtime/native/*.so
+	rm -rf $(VENV) .cache build dist docs/_build *.egg-info runtime/native/target runtime/native/*.so runtime/native/Cargo.lock

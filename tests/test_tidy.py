@@ -172,10 +172,11 @@ def test_a_docstring_that_names_a_module_names_one_that_is_there() -> None:
 
 
 def test_no_lock_file_names_a_registry() -> None:
-    for path in tracked("requirements.txt", "package-lock.json", "Cargo.lock"):
+    for path in tracked("requirements.txt", "package-lock.json", "Cargo.lock", "crates.lock"):
         text = path.read_text()
         assert "https://" not in text.replace("https://opencollective.com", "").replace("https://github.com", ""), path
         assert "--index-url" not in text, path
+        assert "registry+" not in text, path
 
 
 def test_the_top_level_is_fixed() -> None:
