@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cli import cache
-from cli.project import bundle, python_build, python_packages
+from cli.project import bundle, native_hash, python_build, python_packages
 from cli.project.build import Progress
 from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
@@ -53,6 +53,7 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
         "world": world_of(granted),
         "packages": python_packages.packages_digest(requirements) if requirements else "",
         "guest": [bundle.file_digest(path) for path in python_build.guest_files(app)],
+        "compiled": hashlib.sha256(native_hash.module()).hexdigest(),
         **python_build.toolchain(),
     }
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -67,8 +68,7 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
             stage, nothing = work / "stage", work / "app"
             for path in (stage, nothing, work / "packages", work / "env" / "lib" / "site-packages"):
                 path.mkdir(parents=True)
-            for path in python_build.guest_files(app):
-                shutil.copy(path, stage / path.name)
+            python_build.write_guest(app, stage)
             (stage / "freehold_main.py").write_text(MAIN)
             write_world(world_of(granted), work / "wit")
             made = python_build.componentize(granted, [stage, nothing, packages or work / "packages"], work)

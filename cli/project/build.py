@@ -20,7 +20,7 @@ from typing import Final, Protocol, assert_never
 
 from cli import cache
 from cli.errors import BuildError
-from cli.project import bundle, javascript_build, node, python_build, python_packages, python_source
+from cli.project import bundle, javascript_build, native_hash, node, python_build, python_packages, python_source
 from cli.project.bundle import BuildBundle, BuiltApp, CodeSource
 from cli.project.instantiate import instantiate_once
 from cli.project.model import App, ProjectFile
@@ -135,6 +135,7 @@ def _python_recipe(
         "prefixes": "\n".join(prefixes),
         "declared": "\n".join(python_build.declared_names(app)),
         "guest": _files_digest(python_build.guest_files(app)),
+        "compiled": hashlib.sha256(native_hash.module()).hexdigest(),
         "packages": python_packages.packages_digest(requirements) if requirements else "",
         **python_build.toolchain(),
     }

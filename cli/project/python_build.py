@@ -17,7 +17,7 @@ from typing import Final
 
 from cli.errors import BuildError, refuse_full_disk
 from cli.guard import run_tool
-from cli.project import python_packages
+from cli.project import native_hash, python_packages
 from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
 from cli.project.world import BLOBS, CONFIG, KEYVALUE, SQL, WASI, WORLD, world_of, write_world
@@ -113,6 +113,13 @@ def guest_files(app: App) -> list[Path]:
     return sorted(GUEST.glob("*.py"))
 
 
+def write_guest(app: App, stage: Path) -> None:
+    """Write the guest's modules into `stage`, the compiled one among them."""
+    for path in guest_files(app):
+        shutil.copy(path, stage / path.name)
+    (stage / native_hash.FILE_NAME).write_bytes(native_hash.module())
+
+
 def build(
     app: App, prefixes: tuple[str, ...], tree: SourceTree, packages: Path | None, work: Path, *, late: bool = False
 ) -> Path:
@@ -120,8 +127,7 @@ def build(
     stage, source, wit = work / "stage", work / "app", work / "wit"
     for folder in (stage, source, work / "packages", work / "env" / "lib" / "site-packages"):
         folder.mkdir(parents=True)
-    for path in guest_files(app):
-        shutil.copy(path, stage / path.name)
+    write_guest(app, stage)
     (stage / "freehold_main.py").write_text(main_module(app, prefixes, late=late))
     tree.write(source)
     write_world(world_of(app), wit)

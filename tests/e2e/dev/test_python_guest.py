@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import time
@@ -30,17 +31,11 @@ source = "late"
 routes = ["/late"]
 config = { GREETING = "built" }
 secrets = ["TOKEN"]
-[app.job]
-language = "python"
-source = "job"
-schedule = "0 3 1 1 *"
-[env.prod.app.job.config]
-GREETING = "later"
 """
 
 WHOLE = """
-import concurrent.futures, email.utils, errno, glob, importlib.resources, json, os, pathlib, pkgutil, shutil, statistics
-import tempfile, threading
+import concurrent.futures, email.utils, errno, glob, hashlib, importlib.resources, json, os, pathlib, pkgutil, shutil
+import statistics, tempfile, threading
 import freehold
 
 
@@ -97,6 +92,17 @@ def handle(request):
             except RuntimeError as error:
                 seen.append(str(error)[:26])
             return freehold.Response.json(seen)
+        case "/hash":
+            if request.query == "huge":
+                try:
+                    return hashlib.scrypt(b"a", salt=b"b", n=1 << 20, r=8, p=1, maxmem=2 << 30).hex()
+                except MemoryError:
+                    return "MemoryError"
+            if request.query == "scrypt":
+                key = hashlib.scrypt(b"a", salt=b"b", n=32768, r=8, p=1, maxmem=132 * 32768 * 8)
+            else:
+                key = hashlib.pbkdf2_hmac(request.query, b"a", b"b", 200_000)
+            return key.hex()
         case "/dated":
             when = os.stat("data/a.txt").st_mtime if request.query == "file" else 1_700_000_000
             return freehold.Response("", 200, {"Last-Modified": email.utils.formatdate(when, usegmt=True)})
@@ -124,7 +130,7 @@ def project(folder: Path) -> Path:
         "freehold.toml": PROJECT, "whole/app.py": WHOLE, "whole/data/a.txt": "as it stands",
         "whole/space/inner/deep.py": "NAME = 5",
         "whole/pack/__init__.py": "", "whole/pack/note.txt": "note", "whole/statistics.py": "OWN = True",
-        "late/app.py": LATE, "job/app.py": "import os\n\n\ndef main():\n    print(os.environ['GREETING'])\n",
+        "late/app.py": LATE,
     }.items():  # fmt: skip
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +195,21 @@ async def test_a_file_has_no_time_that_a_visitor_may_compare(served: Served) -> 
 
 async def test_work_for_threads_is_done_in_place(served: Served) -> None:
     assert await said(served, "/threads") == [1, 1, 2, "the sandbox has no threads"]
+
+
+async def test_passwords_are_hashed_by_compiled_code(served: Served) -> None:
+    expected = {
+        "scrypt": hashlib.scrypt(b"a", salt=b"b", n=32768, r=8, p=1, maxmem=132 * 32768 * 8),
+        **{name: hashlib.pbkdf2_hmac(name, b"a", b"b", 200_000) for name in ("sha256", "sha512")},
+    }
+    for host in ("whole", "whole", "whole-fresh"):
+        for name, key in expected.items():
+            assert (await ask(served, f"/hash?{name}", host)).body.decode() == key.hex(), (host, name)
+
+
+async def test_a_hash_that_needs_more_memory_than_the_app_has_fails_in_the_app(served: Served) -> None:
+    assert (await ask(served, "/hash?huge")).body == b"MemoryError"
+    assert (await said(served, "/environ"))[0] == "here"
 
 
 async def test_modules_are_found_as_in_a_folder(served: Served) -> None:

@@ -116,7 +116,7 @@ def _keep_folder(folder: str, only: str = "", left_out=frozenset()) -> int:
             name for name in folders if name != "__pycache__" and not name.startswith(".") and name not in left_out
         )
         wanted = sorted(name for name in files if name.endswith(only) and name.removesuffix(".py") not in left_out)
-        _extensions.update(os.path.join(path, name) for name in wanted if name.endswith((EXTENSION, ".abi3.so")))
+        _extensions.update(os.path.join(path, name) for name in files if name.endswith((EXTENSION, ".abi3.so")))
         wanted = [name for name in wanted if not name.endswith((".pyc", ".so", ".pyd", ".pyi", ".exe"))]
         if path.endswith(".dist-info"):
             wanted = [name for name in wanted if name in {"METADATA", "entry_points.txt", "top_level.txt"}]
