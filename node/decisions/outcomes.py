@@ -1,7 +1,8 @@
 """What became of each change that was started and runs no longer, as the chain says.
 
 A lane knows what runs, what is coming and what it can go back to; of everything else only the decisions tell how it ended.
-They are followed from the first on, each read once. Not here: where a change stands that a lane still holds (api/reports/views.py).
+They are followed from the first on, each read once. Not here: where a change stands that a lane still holds
+(api/reports/views.py).
 """
 
 from __future__ import annotations

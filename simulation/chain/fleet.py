@@ -1,8 +1,8 @@
 """A fleet of chain machines in one world: hosts, their clients, the faults that belong to chains, and an operator.
 
 The chain runs here alone, over a tiny state machine, which makes it quick enough for many seeds; the composed node runs
-in simulation/mesh/fleet.py. The operator does what a person would after the faults: replace lost stores through the chain while a
-majority lives, and reset it when none does. Not here: judging (checkers.py), and what a run is (run.py).
+in simulation/mesh/fleet.py. The operator does what a person would after the faults: replace lost stores through the chain
+while a majority lives, and reset it when none does. Not here: judging (checkers.py), and what a run is (run.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One run of whole nodes: principals change things through different nodes while faults happen; then liveness.
 
 Every host runs the composed `NodeCore` over the real mesh state: admission, liveness, records, chain, rollouts. The
-chain's own judges watch beside those of rollouts (checkers.py). Slower than chains alone (simulation/chain/run.py), and wider. Not
-here: a stranger's certificate that would be good, which no fault can make.
+chain's own judges watch beside those of rollouts (checkers.py). Slower than chains alone (simulation/chain/run.py), and
+wider. Not here: a stranger's certificate that would be good, which no fault can make.
 """
 
 from __future__ import annotations

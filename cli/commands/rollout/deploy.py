@@ -105,13 +105,7 @@ def deploy(
     addresses: list[str] = []
 
     async def conversation(client: NodeClient) -> dict[str, object]:
-        wanted: NewChange | Digest
-        if proposed:
-            view = await resolve_change(client, proposed)
-            where, wanted = view.environment, Digest(bytes.fromhex(view.id))
-        else:
-            what, where = await to_offer(client, found, release), environment
-            wanted = NewChange(what, environment, message or f"deploy of {what.project.name}")
+        wanted, where = await _wanted(client, proposed, found, release, environment, message)
         change = (await start_change(client, output, wanted, signer=signer, starter=starter, expect=expect)).hex()
         answer: dict[str, object] = {"change": change, "environment": where}
         try:
@@ -137,6 +131,17 @@ def deploy(
         error.answer = {"outcome": "not-started", **error.answer}
         raise
     _tell(output, answer, addresses)
+
+
+async def _wanted(
+    client: NodeClient, proposed: str, found: Found | Offered | None, release: str, environment: str, message: str
+) -> tuple[NewChange | Digest, str]:
+    """Return what is to start, a proposed change or a new one, and the environment that it is for."""
+    if proposed:
+        view = await resolve_change(client, proposed)
+        return Digest(bytes.fromhex(view.id)), view.environment
+    what = await to_offer(client, found, release)
+    return NewChange(what, environment, message or f"deploy of {what.project.name}"), environment
 
 
 def _named(folder: Path, release: str, kept: str, proposed: str, author: bytes) -> Found | Offered | None:
