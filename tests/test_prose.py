@@ -43,6 +43,28 @@ BANNED_PHRASES = {
     "and/or": "say which",
 }
 
+SYNONYMS = {
+    "cluster": "mesh",
+    "leader": "the preferred proposer, or the voters",
+    "canary": "the first stage",
+    "namespace": "project, or environment",
+    "tenant": "project",
+    "privilege": "right",
+    "whitelist": "the list of what is allowed",
+    "blacklist": "the list of what is refused",
+    "roll-out": "rollout",
+    "roll-back": "rollback",
+    "username": "name",
+    "replica set": "the nodes that serve it",
+    "shard": "lane, or partition",
+    "consensus round": "slot",
+    "microservice": "app",
+    "deployment unit": "release",
+}
+"""Words for which the glossary has another; errors, help and the docs use the glossary's."""
+
+_SYNONYM = re.compile(rf"\b(?:{'|'.join(SYNONYMS)})s?\b", re.IGNORECASE)
+
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(`])")
 
 
@@ -101,6 +123,28 @@ def test_docstrings_and_messages_are_plain_english() -> None:
                     if phrase in node.value
                 ]
     assert found == []
+
+
+def said_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """What a module may say to a person: its texts of several words, and docstrings, which are the help of commands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
+
+
+def test_errors_and_help_use_the_words_of_the_glossary() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {word[0]!r}: say {SYNONYMS[word[0].lower().removesuffix('s')]}"
+        for path in source_files()
+        if path.relative_to(ROOT).parts[0] in {"cli", "node"}
+        for line, text in said_by(ast.parse(path.read_text()))
+        for word in _SYNONYM.finditer(text)
+    ]
+    assert found == []
+    glossary = (ROOT / "docs" / "project" / "glossary.md").read_text()
+    assert not _SYNONYM.search(glossary), "a word cannot be banned and explained"
+    (seen,) = said_by(ast.parse('raise CommandError("the Clusters are down")'))
+    assert _SYNONYM.search(seen[1])
 
 
 def test_the_check_sees_what_it_is_for() -> None:

@@ -279,9 +279,9 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if len(nodes) == 1:
-        notes.append("one node serves this: there is no canary; smoke checks stand in for one")
+        notes.append("one node serves this, so there is no first stage: smoke checks stand in for it")
     elif len(stages) == 1:
-        notes.append("all nodes change at once: add stages in [rollout] for a canary")
+        notes.append("all nodes change at once: add stages in [rollout] to try it on some nodes first")
     if change.data:
         notes.append("it keeps data, on one node; the data does not move with a release")
     if not after.effective.smoke:

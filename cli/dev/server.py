@@ -72,7 +72,7 @@ PATIENCE_S: Final = 5.0
 PLAN: Final = Plan(
     (Stage("100%", min_healthy_ms=0),), healthy_deadline_ms=30_000, progress_deadline_ms=60_000, probe_only=True
 )
-"""One node, no canary: smoke checks ran on throwaway data before it serves, and being ready is enough then."""
+"""One node, no first stage: smoke checks ran on throwaway data before it serves, and being ready is enough then."""
 
 REQUEST: Final = "a save under freehold dev"
 

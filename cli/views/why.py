@@ -270,7 +270,7 @@ def _how_it_is_observed(facts: _Facts) -> WhyAnswer:
 
 def _how_rollback_works(facts: _Facts) -> WhyAnswer:
     kept = [one for one in facts.lane.retained if not one.withdrawn]
-    said = ["freehold rollback returns code, configuration and secret versions together, at once, without a canary"]
+    said = ["freehold rollback returns code, configuration and secret versions together, at once, without stages"]
     if kept:
         said.append(f"it goes to release {kept[0].release.hex()[:12]} of change {kept[0].change.hex()[:12]}")
         said.append(f"kept and compiled: {', '.join(one.release.hex()[:12] for one in kept)}")

@@ -161,7 +161,7 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class Rollback(msgspec.Struct, frozen=True, tag="rollback"):
-    """Return to the change `change` of a retained release, at once and without a canary."""
+    """Return to the change `change` of a retained release, at once and without stages."""
 
     change: bytes
     reason: str

@@ -53,7 +53,7 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 @command("approve", examples=("freehold approve 3f9a12", 'freehold approve 3f9a12 --expires 2h -m "read the diff"'))
 @click.argument("change")
 @click.option("--expires", default=EXPIRES_DEFAULT, show_default=True, metavar="DURATION",
-              help="Until when it may start a rollout; policy has a limit.")  # fmt: skip
+              help="How long it may start a rollout; policy has a limit.")  # fmt: skip
 @click.option("-m", "--message", default="", help="Kept with the approval.")
 @click.option("--passkey", "by_passkey", is_flag=True, help="Sign with a touch, in this machine's browser.")
 @_CONTEXT
@@ -216,7 +216,7 @@ async def _touches(client: NodeClient, change: str, person: bytes) -> tuple[byte
 @click.option("-m", "--message", required=True, help="Why; kept with the decision.")
 @_CONTEXT
 def reject(output: Output, change: str, message: str, context_name: str | None) -> None:
-    """Say no to a change, or take an approval back: your key's approval of it never counts again.
+    """Reject a change, or take an approval back: your key's approval of it never counts again.
 
     A rollout of it that needed your approval pauses. Needs your passphrase at a terminal.
     """

@@ -61,9 +61,15 @@ class Created(msgspec.Struct, frozen=True):
 
 @command("add", examples=("freehold passkey add", "freehold passkey add --name phone --expires 90d"))
 @click.option("--name", default="", help="What it is called; by default after the context.")
-@click.option("--expires", default="365d", show_default=True, metavar="DURATION", help="At most your own grant's end.")
+@click.option(
+    "--expires",
+    default="365d",
+    show_default=True,
+    metavar="DURATION",
+    help="How long it may approve; at most until your own grant ends.",
+)
 @click.option("--port", type=click.IntRange(1024, 65535), default=PORT, show_default=True,
-              help="Of the page on localhost; the passkey approves from there only.")  # fmt: skip
+              help="Port of the page on localhost; the passkey approves from that port only.")  # fmt: skip
 @_CONTEXT
 def add(output: Output, name: str, expires: str, port: int, context_name: str | None) -> None:
     """Make a passkey in this machine's browser and let it approve in your name. Needs your passphrase."""

@@ -108,7 +108,9 @@ def show(output: Output, *, environment: str, project: str, context_name: str | 
 @_CONTEXT
 @click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 def remove(output: Output, *, name: str, environment: str, project: str, context_name: str | None, yes: bool) -> None:
-    """Take a secret away, all its versions. Refused while a release that runs or is kept for rollback needs it."""
+    """Remove a secret with all its versions.
+
+    It is refused while a release that runs, or is kept for rollback, needs the secret."""
     _check_name(name)
     _, context = home.current_context(context_name)
     signer, project = everyday_key(context), project or _project_here()

@@ -41,7 +41,12 @@ PHASES = {
 }
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 _ENVIRONMENT = click.option(
-    "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
+    help="Where the project runs.",
 )
 
 

@@ -38,7 +38,12 @@ COPY_PATIENCE_S = 3_600.0
 
 CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 ENVIRONMENT = click.option(
-    "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
+    help="Where the project runs.",
 )
 YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 

@@ -221,7 +221,13 @@ def _conclude(
 @click.option(
     "--uses", type=click.IntRange(1, USES_MAX), default=1, show_default=True, help="How many may join with it."
 )
-@click.option("--expires", default="24h", show_default=True, metavar="DURATION", help="At most 24h.")
+@click.option(
+    "--expires",
+    default="24h",
+    show_default=True,
+    metavar="DURATION",
+    help="How long the line lets anybody in; at most 24h.",
+)
 @click.option("--for", "name", default="guest", show_default=True, help="Principal: what the grant calls them.")
 @click.option("--myself", is_flag=True,
               help="Principal: yourself on another machine; the mesh then knows that both are one person.")  # fmt: skip

@@ -83,7 +83,12 @@ def show(output: Output, context_name: str | None) -> None:
                             "freehold project place guestbook --env staging --data attic -y"))  # fmt: skip
 @click.argument("name")
 @click.option(
-    "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
+    "--env",
+    "environment",
+    default=home.default_environment,
+    show_default=home.ENVIRONMENT_DEFAULT,
+    cls=Option,
+    help="Where the project runs.",
 )
 @click.option("--schedules", metavar="NODE", help="The node that runs the scheduled apps from now on.")
 @click.option("--data", metavar="NODE", help="The node that holds the key-value stores from now on.")

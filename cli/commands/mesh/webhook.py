@@ -81,7 +81,7 @@ def show(output: Output, *, context_name: str | None) -> None:
 @click.argument("name")
 @_CONTEXT
 def remove(output: Output, *, name: str, context_name: str | None) -> None:
-    """Tell an address no more; messages that wait for it are forgotten."""
+    """Remove a webhook. Messages that wait for its address are forgotten."""
     _, context = home.current_context(context_name)
     talk(context, lambda client: client.delete(f"/v1/webhooks/{name}"))
     output.result({"name": name, "removed": True}, f"webhook {name} is removed")

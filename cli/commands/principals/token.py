@@ -62,7 +62,7 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 )
 @click.option(
     "--expires", default="", metavar="DURATION",
-    help=f"Until when; at most your own end. By default {KEY_EXPIRES}, with --bearer {BEARER_EXPIRES}.",
+    help=f"How long it works; at most until your own grant ends. By default {KEY_EXPIRES}, with --bearer {BEARER_EXPIRES}.",
 )  # fmt: skip
 @click.option("--bearer", is_flag=True, help="A text to send as 'Authorization: Bearer': it looks and proposes.")
 @click.option(

@@ -49,7 +49,11 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 @click.option("--project", "projects", multiple=True, help="Only this project; by default all of yours. May repeat.")
 @click.option("--env", "environments", multiple=True, help="Only this environment. May repeat.")
 @click.option(
-    "--expires", default="90d", show_default=True, metavar="DURATION", help="Until when; at most your own end."
+    "--expires",
+    default="90d",
+    show_default=True,
+    metavar="DURATION",
+    help="How long jobs come in; at most until your own grant ends.",
 )
 @click.option("--jwks", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="The issuer's keys (a JWK Set), if the node is not to read them from the issuer.")  # fmt: skip
@@ -59,7 +63,7 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
         subject: str, claims: tuple[str, ...], roles: tuple[Role, ...], projects: tuple[str, ...],
         environments: tuple[str, ...], expires: str, jwks: Path | None, private: bool,
         context_name: str | None) -> None:  # fmt: skip
-    """Let jobs in whose tokens say this. They get what you give the trust here, a part of your own rights.
+    """Let in CI jobs whose tokens say what these options name. They get a part of your own rights.
 
     Jobs of pull requests are never let in. Prints the text for the platform's variable FREEHOLD_TRUST; it is no secret.
     """
@@ -128,7 +132,9 @@ def show(output: Output, *, context_name: str | None) -> None:
 @click.argument("name")
 @_CONTEXT
 def remove(output: Output, *, name: str, context_name: str | None) -> None:
-    """Let no more jobs in. What jobs hold ends within the hour; to end that too, revoke the trust's grant."""
+    """Remove a trust: no more jobs come in by it.
+
+    What jobs hold ends within the hour; to end that too, revoke the trust's grant."""
     _, context = home.current_context(context_name)
     talk(context, lambda client: client.delete(f"/v1/trusts/{name}"))
     output.result({"name": name, "removed": True}, f"trust {name} is removed")

@@ -24,7 +24,9 @@ from cli.text.units import duration_ms
 
 @command("test", examples=("freehold test", "freehold test --env staging --json", "freehold test --timeout 30m"))
 @click.option("--env", "environments", multiple=True, help="With the configuration of this environment; may repeat.")
-@click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="Of the test command.")
+@click.option(
+    "--timeout", default="10m", show_default=True, metavar="DURATION", help="How long the test command may take."
+)
 @click.option("--context", "context_name", help="The mesh the evidence is for, if not the current context.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
               help="The project's folder; by default the current one.")  # fmt: skip

@@ -26,7 +26,12 @@ def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--project", help="The project; by default that of this folder, or the only one."),
         click.option(
-            "--env", "environment", default=home.default_environment, show_default=home.ENVIRONMENT_DEFAULT, cls=Option
+            "--env",
+            "environment",
+            default=home.default_environment,
+            show_default=home.ENVIRONMENT_DEFAULT,
+            cls=Option,
+            help="Where the project runs.",
         ),
         click.option("--context", "context_name", help="The mesh to use, if not the current one."),
     )
@@ -95,7 +100,7 @@ def _run(
 @command("promote", examples=("freehold promote", "freehold promote --project guestbook --env staging"))
 @_lane_options
 def promote(output: Output, project: str | None, environment: str, context_name: str | None) -> None:
-    """Take the rollout to its next stage; health that forbids it is refused all the same."""
+    """Take the rollout to its next stage. The mesh refuses that while health forbids it."""
 
     async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
         rollout = _rollout_of(lane)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shlex
 import signal
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_every_command_that_answers_takes_json_and_all_show_examples() -> None:
         assert any(option.name == "as_json" for option in found.params) == (path != "freehold mcp"), path
         assert f"  {path}" in (found.epilog or ""), path
         assert found.get_short_help_str(), path
+
+
+def test_every_option_says_what_it_is_for_and_every_command_what_it_does() -> None:
+    unsaid = []
+    for path, found in leaves(freehold, "freehold"):
+        said = [(path, (found.help or "").split("\n\n")[0])]
+        said += [
+            (f"{path} {one.opts[0]}", one.help or "")
+            for one in found.params
+            if isinstance(one, click.Option) and not one.hidden
+        ]
+        unsaid += [
+            (what, text) for what, text in said if not re.fullmatch(r"[A-Za-z'`].*[.)]", text.strip(), re.DOTALL)
+        ]
+    assert unsaid == []
 
 
 def test_a_default_is_shown_without_brackets_of_its_own() -> None:
