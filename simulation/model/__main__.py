@@ -68,7 +68,8 @@ INVARIANTS UniqueDecision OneConfig BallotOnce
 
 
 RUNS = (
-    ModelRun("one slot, three ballots, one disk lost", losses=1),
+    ModelRun("one slot, two ballots, one disk lost", ballots=2, losses=1),
+    ModelRun("one slot, three ballots, one disk lost", losses=1, quick=False),
     ModelRun("one slot, three ballots, one machine rolled back", rollbacks=1, quick=False),
     ModelRun("two slots, 3 voters to 1, two ballots each", slots=2, ballots=2, configs=SINGLES, values="{x}", quick=False),
     ModelRun(
