@@ -56,6 +56,7 @@ PAYERS: dict[str, Payers] = {
     "protocols/changes/effective.py": AUTHOR,
     "protocols/changes/evidence.py": AUTHOR,
     "protocols/changes/mandates.py": AUTHOR,
+    "protocols/changes/networks.py": AUTHOR,
     "protocols/changes/passkeys.py": AUTHOR,
     "protocols/changes/secrets.py": AUTHOR,
     "protocols/changes/statements.py": PEER,

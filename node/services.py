@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -76,6 +76,7 @@ from protocols.changes.secrets import node_secret_key
 from protocols.core import CoreSetup, CoreStored, NodeCore
 from protocols.keys import Ed25519Verifier
 from protocols.machine import PeerId, Signer
+from protocols.state.placement import private_networks
 from protocols.trust.store import Standing
 from runtime.ingress import certificates
 from runtime.ingress.listeners import TLS_PREFIX
@@ -136,7 +137,7 @@ def make_services(
     secrets = Secrets(core, node_secret_key(read_seed(folder / "node.key")), entropy, mesh.post, system_now)
     fetcher = _fetcher(mesh, artifacts)
     benches = SmokeBenches(folder / "throwaway", throwaway_folder(runtime), logs.append, ahead=config.smoke_ahead)
-    releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values)
+    releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, _networks(core))
     pool = WorkerPool(_pool_settings(place), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
     workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
@@ -245,6 +246,11 @@ def _upgrader(
         mesh.core, mesh.transport, artifacts, fetcher.ensure, workloads,
         folder=folder, version=VERSION, trial=on_trial(), clock=system_now, relaunch=ends.relaunch,
     )  # fmt: skip
+
+
+def _networks(core: NodeCore) -> Callable[[str], Sequence[str]]:
+    """The private networks that the mesh lets apps reach from an environment, when asked."""
+    return lambda environment: private_networks(core.state, environment)
 
 
 def _compile_cache(place: NodePlace) -> CompileCache:

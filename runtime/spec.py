@@ -20,9 +20,10 @@ class AppSpec:
 
     `artifact` is the path `CompileCache.ensure` returned, for components and preview 1 modules alike, and
     `artifact_digest` the hex SHA-256 of the file it was compiled from. `allow_hosts` are "host:port" texts,
-    "*.suffix:port" for subdomains. `keyvalue`, `sql` and `blobs` name the stores, databases and containers it may open, in
-    `stores`, "PROJECT" or "PROJECT/ENVIRONMENT", so that one environment never sees another's (empty: the project's).
-    `websocket` is the path at which it takes WebSockets, "" for none, `websocket_origins` pages of elsewhere that may open one.
+    "*.suffix:port" for subdomains; `private_networks` those inside of which their addresses may be. `keyvalue`, `sql` and
+    `blobs` name the stores, databases and containers it may open, in `stores`, "PROJECT" or "PROJECT/ENVIRONMENT", so that
+    one environment never sees another's (empty: the project's). `websocket` is the path at which it takes WebSockets, ""
+    for none, `websocket_origins` pages of elsewhere that may open one.
     `environment` is what the guest sees, secrets included. `redacted` are values, by name, that are blotted out of
     what the guest logs. `instances_ready` is how many instances wait ahead of requests.
     """
@@ -40,6 +41,7 @@ class AppSpec:
     instance_uses_max: int = 1_000
     instances_ready: int = 4
     allow_hosts: tuple[str, ...] = ()
+    private_networks: tuple[str, ...] = ()
     allow_loopback: bool = False
     outbound_max: int = 32
     outbound_connect_timeout_ms: int = 5_000

@@ -118,6 +118,7 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
         blobs=app.blobs,
         websocket=app.websocket or msgspec.UNSET,
         websocket_origins=app.websocket_origins or msgspec.UNSET,
+        private_networks=app.private_networks or msgspec.UNSET,
         config=tuple(sorted(app.config.items())),
         secrets=app.secrets,
     )

@@ -38,6 +38,7 @@ class App:
     memory_max_bytes: int
     instances: Literal["fresh", "reuse"]
     allow_hosts: tuple[str, ...]
+    private_networks: tuple[str, ...]
     keyvalue: tuple[str, ...]
     sql: tuple[str, ...]
     blobs: tuple[str, ...]

@@ -24,6 +24,7 @@ from cli.project.model import (
 from cli.project.schema import APP, POLICY, PROJECT, ROLLOUT, SMOKE, Field, Listed, Named, Table
 from protocols.changes.change import ENVIRONMENTS_NAMED_MAX
 from protocols.changes.demands import DEMANDS_MAX, Demands, EvidenceDemand
+from protocols.changes.networks import NETWORKS_MAX, network_problem
 from runtime.cron import schedule_problem
 from runtime.outbound.destinations import address_inside
 
@@ -31,7 +32,7 @@ Values = Mapping[str, Any]
 
 CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 UNSCHEDULED = {"wsgi": "a WSGI app", "asgi": "an ASGI app", "static": "a static site"}
-FOR_CODE = ("keyvalue", "allow_hosts", "secrets", "config", "websocket")
+FOR_CODE = ("keyvalue", "allow_hosts", "private_networks", "secrets", "config", "websocket")
 RESERVED_PREFIX = "/.freehold"
 CONFIG_TOTAL_MAX_BYTES = 64 * 1024
 """All of an app's configuration travels in one control message to each worker."""
@@ -144,7 +145,9 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     for index, route in enumerate(routes):
         if "/" in route and _path_of(route).rstrip("/").startswith(RESERVED_PREFIX):
             complain((*path, "routes", index), "is reserved", f"any path not under {RESERVED_PREFIX}")
-    _reachable(filled["allow_hosts"], (*path, "allow_hosts"), complain)
+    _private(filled, path, complain)
+    good = [one for one in filled["private_networks"] if network_problem(one) is None]
+    _reachable(filled["allow_hosts"], good, (*path, "allow_hosts"), complain)
     for secret in filled["secrets"]:
         if secret in filled["config"]:
             complain((*path, "config", secret), "is also the name of a secret of this app")
@@ -167,6 +170,7 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         memory_max_bytes=filled["memory_max"],
         instances="reuse" if language == "static" else filled["instances"],  # nothing of a request stays in it
         allow_hosts=filled["allow_hosts"],
+        private_networks=filled["private_networks"],
         keyvalue=filled["keyvalue"],
         sql=filled["sql"],
         blobs=filled["blobs"],
@@ -177,12 +181,28 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     )
 
 
-def _reachable(allow_hosts: Sequence[str], path: Path, complain: Complain) -> None:
+def _private(filled: Values, path: Path, complain: Complain) -> None:
+    networks = filled["private_networks"]
+    for index, network in enumerate(networks):
+        problem = network_problem(network)
+        if problem:
+            complain((*path, "private_networks", index), "is no network that may be allowed", problem)
+    if networks and not filled["allow_hosts"]:
+        complain((*path, "private_networks"), "stands without allow_hosts", 'allow_hosts = ["db.example.org:443"]')
+    if len(networks) > NETWORKS_MAX or len(set(networks)) != len(networks):
+        complain((*path, "private_networks"), "has too many entries, or one twice", f"at most {NETWORKS_MAX}")
+
+
+def _reachable(allow_hosts: Sequence[str], networks: Sequence[str], path: Path, complain: Complain) -> None:
     for index, remote in enumerate(allow_hosts):
         if not 1 <= int(remote.rpartition(":")[2]) <= 65535:
             complain((*path, index), "has a port out of range", "ports 1 to 65535")
-        if address_inside(remote):
-            complain((*path, index), "is an address that no node connects to", "names, and public addresses")
+        if address_inside(remote, networks):
+            complain(
+                (*path, index),
+                "is an address that no node connects to",
+                "names, public addresses, and addresses of private_networks, where the environment allows them",
+            )
 
 
 def _scheduled(language: str, schedule: str, path: Path, complain: Complain) -> None:

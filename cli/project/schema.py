@@ -29,6 +29,7 @@ REMOTE: Final = Text(
     '"host:port", or "*.example.org:443" for every host below it',
     r"(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?:[0-9]{1,5}",
 )
+NETWORK: Final = Text('a private network, like "10.0.5.0/24"', r"[0-9a-f.:]{2,45}/[0-9]{1,3}")
 STAGE_SIZE: Final = Text(
     'a number of nodes ("1"), a percentage ("25%"), or a node label ("zone=north")',
     r"[1-9][0-9]{0,3}|(?:[1-9][0-9]?|100)%|[a-z][a-z0-9._-]{0,62}=[A-Za-z0-9._-]{1,63}",
@@ -114,6 +115,12 @@ APP_OVERLAY_FIELDS: Final = (
         default="fresh",
     ),
     Field("allow_hosts", Listed(REMOTE), "Where it may call out to; nothing else resolves.", default=[]),
+    Field(
+        "private_networks",
+        Listed(NETWORK),
+        "Networks inside of which hosts may have their addresses, where the environment allows it.",
+        default=[],
+    ),
     Field("keyvalue", Listed(NAME), "Key-value stores it may open.", default=[]),
     Field("sql", Listed(NAME), "SQL databases it may open.", default=[]),
     Field("blobs", Listed(NAME), "Containers of blobs it may open.", default=[]),

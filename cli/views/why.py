@@ -287,12 +287,13 @@ def _what_it_depends_on(facts: _Facts) -> WhyAnswer:
     nodes = [facts.title(node) for node in _nodes(facts)]
     voters = [facts.title(voter.node) for voter in facts.state.voters]
     hosts = sorted({host for app in apps for host in app.allow_hosts})
+    networks = sorted({network for app in apps for network in app.networks})
     stores = sorted({store for app in apps for store in (*app.keyvalue, *app.sql, *app.blobs)})
     tools = sorted({one.toolchain for one in facts.release.components if one.toolchain})
     said = [
         f"nodes: {', '.join(nodes) or 'none'}; decisions need {len(voters) // 2 + 1} of the voters {', '.join(voters)}",
         f"routes: {', '.join(route_words(route) for route in facts.base.routes) or 'none'}",
-        f"other hosts: {', '.join(hosts) or 'none'}",
+        f"other hosts: {', '.join(hosts) or 'none'}{', inside too: ' + ', '.join(networks) if networks else ''}",
         f"stores: {', '.join(stores) + ' on ' + facts.title(facts.lane.data_node) if stores else 'none'}",
         f"built with: {', '.join(tools) or 'not said'}; runs on wasmtime, nothing else at run time",
     ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
+import msgspec
 
 from node.mesh.artifact_fetcher import Fetcher
 from node.serving.secrets import SealedAwayError, SecretError
@@ -29,6 +30,7 @@ from protocols.changes.change import (
     release_problem,
 )
 from protocols.changes.effective import EFFECTIVE_MAX_BYTES, Effective, EffectiveApp, decode_effective
+from protocols.changes.networks import within
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import Digest
 from runtime.cron import schedule_problem
@@ -72,6 +74,35 @@ class PreparedRelease:
     from_source: tuple[str, ...] = ()
 
 
+def networks_problem_of(effective: Effective, allowed: Sequence[str]) -> str:
+    """Why an environment that allows these private networks does not take a configuration; empty if it does."""
+    for app in effective.apps:
+        for network in app.networks:
+            if not within(network, allowed):
+                few = f"allows {', '.join(allowed)}" if allowed else "allows no private network"
+                networks = " ".join(f"--allow {one}" for one in (*allowed, network))
+                return (
+                    f"app {app.name} asks for the private network {network}, and {effective.environment} {few}; "
+                    f"an admin: freehold env networks {effective.environment} {networks}"
+                )
+    return ""
+
+
+def with_networks(prepared: PreparedRelease, allowed: Sequence[str]) -> PreparedRelease:
+    """Return a release as it runs where these private networks are allowed: others are taken out, under another key."""
+    apps = tuple(msgspec.structs.replace(one, spec=_spec_with(one.spec, allowed)) for one in prepared.load.apps)
+    if apps == prepared.load.apps:
+        return prepared
+    kept = digest(encode(tuple(app.spec.private_networks for app in apps))).hex()
+    key = f"{prepared.key[:-8]}{kept[:8]}"
+    load = msgspec.structs.replace(prepared.load, key=key, apps=apps)
+    return replace(prepared, key=key, load=load)
+
+
+def _spec_with(spec: AppSpec, allowed: Sequence[str]) -> AppSpec:
+    return replace(spec, private_networks=tuple(one for one in spec.private_networks if within(one, allowed)))
+
+
 def load_key(release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> str:
     """The key under which workers hold a release with one configuration and these versions of its secrets."""
     return f"{release.hex()}.{digest(encode((configuration, tuple(secrets)))).hex()[:32]}"
@@ -92,13 +123,15 @@ class Releases:
         cache: CompileCache,
         benches: SmokeBenches,
         secrets: SecretValues,
+        networks: Callable[[str], Sequence[str]] = lambda _environment: (),
     ) -> None:
-        """Take the stores, the workers for smoke checks, and what unseals an app's secrets."""
+        """Take the stores, the workers for smoke checks, what unseals an app's secrets, and what an environment allows."""
         self._artifacts = artifacts
         self._fetcher = fetcher
         self._cache = cache
         self._benches = benches
         self._secrets = secrets
+        self._networks = networks
 
     async def manifest(self, release: bytes) -> Release:
         """Fetch and read a manifest. Raises PreparationError."""
@@ -142,6 +175,8 @@ class Releases:
             raise PreparationError(str(error)) from error
         if effective.project != manifest.project:
             raise PreparationError("the configuration is of another project than the release")
+        if not decided and (problem := networks_problem_of(effective, self._networks(effective.environment))):
+            raise PreparationError(problem)
         components = {one.app: bytes(one.digest) for one in manifest.components}
         sources = {one.app: one.source for one in manifest.components if isinstance(one.source, bytes)}
         loads = []
@@ -220,6 +255,7 @@ class Releases:
             memory_max_bytes=app.memory_max_bytes,
             instances=app.instances,
             allow_hosts=app.allow_hosts,
+            private_networks=app.networks,
             keyvalue=app.keyvalue,
             sql=app.sql,
             blobs=app.blobs,

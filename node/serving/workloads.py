@@ -17,7 +17,15 @@ from typing import Any
 
 from node.mesh.request_relay import routes_away
 from node.serving.meter import Meter, since
-from node.serving.releases import LaterError, PreparationError, PreparedRelease, Releases, run_smoke, smoke_routes
+from node.serving.releases import (
+    LaterError,
+    PreparationError,
+    PreparedRelease,
+    Releases,
+    run_smoke,
+    smoke_routes,
+    with_networks,
+)
 from protocols.chain.messages import EntryStored
 from protocols.changes.change import SecretVersion
 from protocols.changes.effective import EffectiveApp
@@ -38,6 +46,7 @@ from protocols.rollout.orders import (
     WorkObserved,
 )
 from protocols.state.model import Deployed
+from protocols.state.placement import private_networks
 from runtime.messages import WorkerRoute
 from runtime.workers.pool import PoolError, WorkerPool
 
@@ -360,6 +369,7 @@ class Workloads:
                 case None:
                     self._switch_due = False
                     await self._switch()
+                    await self._follow_networks()
 
     async def _start(self, lane: Lane, order: Run) -> None:
         deployed = order.deployed
@@ -370,6 +380,7 @@ class Workloads:
                     deployed.release, deployed.configuration, deployed.secrets, decided=True
                 )
                 self._keep(deployed.change, prepared)
+            prepared = with_networks(prepared, self._networks(lane[1]))
             running = Running(deployed, order.role, prepared, order.schedules)
             if prepared.key in self._unloading:
                 await self._unloading[prepared.key]
@@ -395,6 +406,20 @@ class Workloads:
         await asyncio.sleep(START_AGAIN_S)
         if self._ordered.get(lane) is order:
             self._orders.put_nowait(order)
+
+    def _networks(self, environment: str) -> tuple[str, ...]:
+        """The private networks that the mesh lets apps reach from an environment now."""
+        return private_networks(self._core.state, environment)
+
+    async def _follow_networks(self) -> None:
+        """Run again, with what is allowed now, whatever asks for private networks of which others are."""
+        for lane, running in list(self.running.items()):
+            prepared, order = self._prepared.get(running.deployed.change), self._ordered.get(lane)
+            asks = any(app.networks for app in running.prepared.effective.apps)
+            if not asks or order is None or order.deployed != running.deployed:
+                continue
+            if prepared is None or with_networks(prepared, self._networks(lane[1])).key != running.key:
+                await self._start(lane, order)
 
     def _adopted(self) -> bool:
         """Whether workers serve here that another daemon started."""

@@ -123,6 +123,7 @@ def _facts(side: Side | None, imports: Imports) -> dict[_Key, str]:
 def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str, int]) -> dict[_Key, str]:
     facts: dict[_Key, str] = {("capabilities", app.name, f"imports {name}"): "yes" for name in imports}
     facts |= {("capabilities", app.name, f"reaches {host}"): "yes" for host in app.allow_hosts}
+    facts |= {("capabilities", app.name, f"reaches private network {network}"): "yes" for network in app.networks}
     facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
     facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
     facts |= {("capabilities", app.name, f"opens container {name}"): "yes" for name in app.blobs}

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from protocols.changes.change import NAME_MAX, Route, valid_name
+from protocols.changes.networks import networks_problem
 from protocols.envelope import DIGEST_BYTES, DecodeError, decode
 
 EFFECTIVE_MAX_BYTES = 256 * 1024
@@ -28,8 +29,9 @@ class EffectiveApp(msgspec.Struct, frozen=True):
 
     `kind` "http" has routes; "command" and "module" run by `schedule` (cron, five fields) or by hand. `config` pairs
     are in ascending order of key; `secrets` are names. `websocket` is the path at which it takes WebSockets, and
-    `websocket_origins` name pages of elsewhere that may open one; what is not set is not written, so that a configuration
-    without them has the digest it had before they were.
+    `websocket_origins` name pages of elsewhere that may open one. `private_networks` are those of whose addresses the hosts
+    may be, where the environment allows it. What is not set is not written, so that a configuration without it has the
+    digest it had before it was.
     """
 
     name: str
@@ -48,6 +50,12 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     blobs: tuple[str, ...] = ()
     websocket: str | msgspec.UnsetType = msgspec.UNSET
     websocket_origins: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    private_networks: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The private networks that it asks for, empty for none."""
+        return self.private_networks or ()
 
     @property
     def socket(self) -> tuple[str, tuple[str, ...]]:
@@ -116,6 +124,9 @@ def _app_problem(app: EffectiveApp) -> str | None:
         or (origins and not path)
     ):
         return f"app {app.name!r} has a malformed WebSocket path, or too many origins"
+    problem = networks_problem(app.networks)
+    if problem:
+        return f"app {app.name!r}: {problem}"
     if any(":" in key for key, _ in app.config):
         return f"app {app.name!r} has a configuration key with a colon; those are the node's"
     listed = (app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.blobs, app.routes)

@@ -105,6 +105,13 @@ class CreateEnvironment(msgspec.Struct, frozen=True, tag="create_environment"):
     replace: bool = False
 
 
+class SetNetworks(msgspec.Struct, frozen=True, tag="set_networks"):
+    """Set the private networks that apps may reach from an environment, ascending; none: public addresses alone."""
+
+    environment: str
+    networks: tuple[str, ...] = ()
+
+
 class Reconfigure(msgspec.Struct, frozen=True, tag="reconfigure"):
     """Name the voters of the next slot, in ascending order; exhibits hold their `VoterReady` statements."""
 
@@ -200,6 +207,7 @@ MeshAction = (
     | SetRules
     | CreateProject
     | CreateEnvironment
+    | SetNetworks
     | Reconfigure
 )
 LaneAction = (

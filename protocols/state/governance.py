@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from protocols.chain.decision import VOTER_COUNTS, VOTER_READY_DOMAIN, Voter, VoterReady
 from protocols.changes.change import ROUTES_MAX, Route, route_problem, valid_name
 from protocols.changes.demands import PASSKEY_RULES, Policy, policy_problem
+from protocols.changes.networks import networks_problem
 from protocols.envelope import PUBLIC_KEY_BYTES, DecodeError, Signed, open_signed
 from protocols.keys import peer_id, public_key_of
 from protocols.machine import PeerId
@@ -29,6 +30,7 @@ from protocols.state.commands import (
     Reconfigure,
     RemoveNode,
     SetAdmins,
+    SetNetworks,
     SetPolicy,
     SetRules,
     admin_keys,
@@ -47,6 +49,7 @@ from protocols.state.model import (
     MeshState,
     Project,
     RouteClaim,
+    guarded,
 )
 from protocols.trust.certificates import NODE_ROLES, valid_labels
 from protocols.trust.genesis import ADMINS_MAX, STORE_ID_BYTES
@@ -57,12 +60,14 @@ RULES_VERSION = 4
 """The highest feature level this build can apply; what each brings stands in docs/guides/operations.md."""
 RECOVERY_RULES = 4
 """The feature level from which a key may be kept for recovery alone."""
+NETWORK_RULES = 4
+"""The feature level from which an environment may allow private networks."""
 
 OWNER_MAX = 64
 VOTER_ROLE = "voter"
 SIGNED_MAX_BYTES = 2048
 
-ORDERED = (SetAdmins, SetPolicy, SetRules, Reconfigure, CreateEnvironment, RemoveNode)
+ORDERED = (SetAdmins, SetPolicy, SetRules, Reconfigure, CreateEnvironment, SetNetworks, RemoveNode)
 """Commands whose order matters: they carry `expect` (a new environment need not), and raise the mesh's sequence."""
 
 
@@ -85,6 +90,8 @@ def govern(state: MeshState, case: Case, action: MeshAction) -> MeshState | Refu
             return _admin(case, action.name) or _create_project(state, action)
         case CreateEnvironment():
             return _create_environment(state, case, action)
+        case SetNetworks():
+            return case.admin_threshold(state.threshold) or _set_networks(state, action)
         case Reconfigure():
             return _reconfigure(state, case, action)
         case _:
@@ -236,6 +243,20 @@ def _policy_refusal(state: MeshState, policy: Policy | None) -> Refusal | None:
     return Refusal("policy.malformed", problem) if problem else None
 
 
+def _set_networks(state: MeshState, action: SetNetworks) -> MeshState | Refusal:
+    if state.rules_version < NETWORK_RULES:
+        step = "an admin: freehold mesh rules --raise"
+        return Refusal("rules.networks", f"private networks need rules {NETWORK_RULES}; {step}")
+    problem = networks_problem(action.networks)
+    if problem or list(action.networks) != sorted(action.networks):
+        return Refusal("networks.malformed", problem or "private networks are in ascending order")
+    found = next((one for one in state.environments if one.name == action.environment), None)
+    if found is None:
+        return Refusal("environment.unknown", f"there is no environment {action.environment[:63]!r}")
+    made = replace(found, guard=guarded(found.protected, action.networks))
+    return replace(state, environments=tuple(made if one is found else one for one in state.environments))
+
+
 def _set_rules(state: MeshState, rules_version: int) -> MeshState | Refusal:
     if not state.rules_version < rules_version <= RULES_VERSION:
         return Refusal("rules.version", f"this build applies rules up to {RULES_VERSION}; versions only rise")
@@ -272,7 +293,8 @@ def _create_environment(state: MeshState, case: Case, action: CreateEnvironment)
         return Refusal("environment.exists", "`create` makes a new environment, `set` changes one there is")
     if len(others) >= ENVIRONMENTS_MAX:
         return Refusal("environment.limit", f"a mesh has at most {ENVIRONMENTS_MAX} environments")
-    made = Environment(action.name, action.selector, action.policy, action.protected)
+    kept = next((one.networks for one in state.environments if one.name == action.name), ())
+    made = Environment(action.name, action.selector, action.policy, guarded(action.protected, kept))
     return replace(state, environments=tuple(sorted((*others, made), key=lambda one: one.name)))
 
 

@@ -59,13 +59,39 @@ class Project(msgspec.Struct, frozen=True, array_like=True):
     owners: tuple[str, ...]
 
 
+class Bounds(msgspec.Struct, frozen=True):
+    """What else is said of an environment: `protected`, and the private networks that apps may reach from there."""
+
+    protected: bool
+    networks: tuple[str, ...]
+
+
 class Environment(msgspec.Struct, frozen=True, array_like=True):
-    """A named target: nodes that carry every label of `selector`; `policy` None means the mesh's."""
+    """A named target: nodes that carry every label of `selector`; `policy` None means the mesh's.
+
+    `guard` is whether it is protected, and from rules 4 on `Bounds` where it allows private networks: one that allows none
+    is written as before, so that states of older builds keep their digests.
+    """
 
     name: str
     selector: tuple[tuple[str, str], ...]
     policy: Policy | None
-    protected: bool
+    guard: bool | Bounds
+
+    @property
+    def protected(self) -> bool:
+        """Whether a change needs smoke evidence that a node ran."""
+        return self.guard.protected if isinstance(self.guard, Bounds) else self.guard
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The private networks that apps may reach from here, ascending."""
+        return self.guard.networks if isinstance(self.guard, Bounds) else ()
+
+
+def guarded(protected: bool, networks: tuple[str, ...]) -> bool | Bounds:
+    """Return the guard of an environment, in the one form it has."""
+    return Bounds(protected, networks) if networks else protected
 
 
 class RouteClaim(msgspec.Struct, frozen=True, array_like=True, order=True):

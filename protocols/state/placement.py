@@ -40,6 +40,11 @@ def eligible(state: MeshState, environment: str) -> tuple[PeerId, ...]:
     return tuple(node.node for node in state.nodes if selects(found, node))
 
 
+def private_networks(state: MeshState, environment: str) -> tuple[str, ...]:
+    """Return the private networks that apps may reach from an environment; none when there is no such environment."""
+    return next((one.networks for one in state.environments if one.name == environment), ())
+
+
 def placed(
     lane: Lane, deployed: Deployed, nodes: Sequence[PeerId], down: Collection[PeerId] = ()
 ) -> tuple[PeerId, ...]:

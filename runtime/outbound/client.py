@@ -20,7 +20,7 @@ from functools import cache
 from typing import Final
 
 from runtime.exchange import ErrorCode, Headers, RequestBody, ResponseHead, ResponseWriter
-from runtime.outbound.destinations import Destination, allowed, parse_authority, permitted
+from runtime.outbound.destinations import Destination, allowed, is_own, parse_authority, permitted
 from runtime.outbound.lookups import Lookups, Resolve
 from runtime.outbound.response_reader import ResponseFailed, ResponseReader
 from runtime.spec import AppSpec
@@ -229,7 +229,7 @@ class Outbound:
             raise ResponseFailed(("DNS-error", (str(error.strerror or error), None))) from None
         except UnicodeError:
             raise ResponseFailed(("DNS-error", ("the name is no name", None))) from None
-        chosen = [address for address in addresses if permitted(address, allow_loopback=spec.allow_loopback)]
+        chosen = [address for address in addresses if _may_reach(address, spec)]
         if not chosen:
             raise ResponseFailed(("destination-IP-prohibited" if addresses else "destination-not-found", None))
         failure: ErrorCode = ("destination-unavailable", None)
@@ -244,6 +244,14 @@ class Outbound:
             except OSError as error:
                 failure = connect_failure(error)
         raise ResponseFailed(failure)
+
+
+def _may_reach(address: str, spec: AppSpec) -> bool:
+    """Whether an app may connect to an address: a public one, or one of its private networks that is not this machine's."""
+    if permitted(address, allow_loopback=spec.allow_loopback):
+        return True
+    networks = spec.private_networks
+    return bool(networks) and permitted(address, allow_loopback=False, networks=networks) and not is_own(address)
 
 
 def connect_failure(error: OSError) -> ErrorCode:

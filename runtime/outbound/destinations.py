@@ -6,6 +6,7 @@ between check and use. Sources: RFC 6890 (special-purpose addresses), RFC 6052 (
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -26,6 +27,13 @@ _INSIDE: Final = tuple(map(ipaddress.ip_network, (
     "168.63.129.16/32",     # a public address at which a cloud answers its own machines
 )))  # fmt: skip
 """What `ipaddress` calls global in some version, and what is not."""
+
+_PRIVATE: Final = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+)
+"""Of these a network can be allowed; protocols/changes/networks.py has the same."""
+_METADATA: Final = tuple(map(ipaddress.ip_network, ("100.100.100.200/32", "fd00:ec2::/32", "fd20:ce::254/128")))
+"""Private addresses at which clouds answer their own machines, with credentials."""
 
 _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 """The third quarter of an address that carries an IPv4 address in its last (RFC 5214)."""
@@ -63,8 +71,10 @@ def allowed(destination: Destination, allow_hosts: Sequence[str], *, tls: bool) 
     return False
 
 
-def address_inside(entry: str) -> bool:
+def address_inside(entry: str, networks: Sequence[str] = ()) -> bool:
     """Whether an entry of a list of hosts is an address that no node connects to, however it is written.
+
+    `networks` are the private networks whose addresses it may be.
 
     Names are judged when they are looked up. The old spellings of IPv4 (one number, octal, hexadecimal, fewer than four
     parts) are addresses, too: the system would read them so.
@@ -82,11 +92,14 @@ def address_inside(entry: str) -> bool:
         ipaddress.ip_address(host)
     except ValueError:
         return False
-    return not permitted(host, allow_loopback=False)
+    return not permitted(host, allow_loopback=False, networks=networks)
 
 
-def permitted(address: str, *, allow_loopback: bool) -> bool:
-    """Whether an IP address may be connected to: globally routable, or loopback where a test says so."""
+def permitted(address: str, *, allow_loopback: bool, networks: Sequence[str] = ()) -> bool:
+    """Whether an IP address may be connected to: globally routable, of these private `networks`, or, in tests, loopback.
+
+    What is link-local, at which a cloud answers its machines, or the machine itself is of no network that can be named.
+    """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -95,10 +108,30 @@ def permitted(address: str, *, allow_loopback: bool) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour
         if inner is None and (ip in _NAT64 or int(ip) >> 32 & 0xFFFF_FFFF in _ISATAP):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-        if inner is not None:
-            return permitted(str(inner), allow_loopback=allow_loopback)
+        if inner is not None:  # behind a translator lies another network than the one that was named
+            return permitted(
+                str(inner), allow_loopback=allow_loopback, networks=networks if ip.ipv4_mapped is not None else ()
+            )
     if ip.is_loopback:
         return allow_loopback
     if any(ip in inside for inside in _INSIDE if inside.version == ip.version):
         return False
+    if any(ip in own for own in _PRIVATE if own.version == ip.version):
+        clouds = any(ip in one for one in _METADATA if one.version == ip.version)
+        return not clouds and any(ip in ipaddress.ip_network(one) for one in networks)
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def is_own(address: str) -> bool:
+    """Whether an address is this machine's: the one kind of address that a socket can be bound to.
+
+    A network that is allowed holds the node itself, and what listens there alone trusts whoever is on the machine.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(ip), 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True

@@ -14,6 +14,7 @@ from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.commands.mesh.maintenance import freeze, unfreeze
+from cli.commands.mesh.mesh.networks import networks
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
@@ -89,7 +90,8 @@ def show(output: Output, context_name: str | None) -> None:
         nodes = _nodes(state, one)
         approvals = policy.demands.approvals
         values.append({"name": one.name, "selector": dict(one.selector), "protected": one.protected, "nodes": nodes,
-                       "policy": "own" if one.policy else "mesh", "approvals": approvals})  # fmt: skip
+                       "policy": "own" if one.policy else "mesh", "approvals": approvals,
+                       "networks": list(one.networks)})  # fmt: skip
         rows.append((one.name, _selector(one.selector), str(len(nodes)), "yes" if one.protected else "no",
                      f"{approvals} ({'its own' if one.policy else 'the mesh’s'} policy)"))  # fmt: skip
     output.result({"environments": values}, table(("ENVIRONMENT", "SELECTS", "NODES", "PROTECTED", "APPROVALS"), rows))
@@ -135,5 +137,5 @@ def env() -> None:
     """Make, change, freeze and list environments."""
 
 
-for _one in (create, change, show, freeze, unfreeze):
+for _one in (create, change, show, networks, freeze, unfreeze):
     env.add_command(_one)

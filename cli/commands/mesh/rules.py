@@ -20,7 +20,8 @@ SAYS = {
     " latencies are compared within one serving engine; a node that said goodbye before it took a candidate is not waited for",
     3: "a passkey may approve, which shows that the person was there; a policy may ask for one",
     4: "nodes get certificates for the names of routes, and share them, their keys sealed;"
-    " a key may be kept for recovery: it signs the next set of admins and nothing else",
+    " a key may be kept for recovery: it signs the next set of admins and nothing else;"
+    " an environment may let apps that ask for it reach private networks",
 }
 
 

@@ -12,6 +12,7 @@ import msgspec
 from protocols.api_models import Hex64, MissingView
 from protocols.changes.change import COMPONENTS_MAX, REQUEST_MAX_CHARACTERS, ROUTES_MAX, STAGES_MAX
 from protocols.changes.differences import Difference
+from protocols.changes.networks import NETWORKS_MAX
 from protocols.state.commands import REASON_MAX
 
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
@@ -37,6 +38,7 @@ class DraftApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     routes: Annotated[tuple[RouteText, ...], msgspec.Meta(max_length=ROUTES_MAX)] = ()
     schedule: Annotated[str, msgspec.Meta(max_length=100)] = ""
     allow_hosts: Annotated[tuple[Host, ...], msgspec.Meta(max_length=64)] = ()
+    private_networks: Annotated[tuple[Host, ...], msgspec.Meta(max_length=NETWORKS_MAX)] = ()
     keyvalue: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     sql: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     blobs: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()

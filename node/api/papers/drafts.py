@@ -203,9 +203,12 @@ def _problem_of(release: Release, effective: Effective, change: Change, size_byt
     """Return what is wrong with the parts of a draft, or None."""
     problem = release_problem(release) or effective_problem(effective) or change_problem(change)
     problem = problem or next((found for route in change.routes if (found := route_problem(route))), None)
-    inside = next((host for app in effective.apps for host in app.allow_hosts if address_inside(host)), "")
-    if inside:
-        problem = problem or f"{inside[:80]} is an address that no node connects to; name a host, or a public address"
+    if problem is None:
+        hosts = ((host, app.networks) for app in effective.apps for host in app.allow_hosts)
+        inside = next((host for host, networks in hosts if address_inside(host, networks)), "")
+        if inside:
+            also = "a public address, or one of the app's private_networks"
+            problem = f"{inside[:80]} is an address that no node connects to; name a host, {also}"
     if problem is None and size_bytes > BODY_MAX_BYTES - 256:
         return "the change is too large for a record: shorten the request"
     return problem
@@ -260,6 +263,7 @@ def _app(one: DraftApp) -> EffectiveApp:
         blobs=one.blobs,
         websocket=one.websocket or msgspec.UNSET,
         websocket_origins=one.websocket_origins or msgspec.UNSET,
+        private_networks=one.private_networks or msgspec.UNSET,
         config=tuple(sorted(one.config.items())),
         secrets=one.secrets,
     )

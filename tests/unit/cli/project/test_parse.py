@@ -277,3 +277,19 @@ def test_replicas_and_the_time_to_live_are_read_and_an_app_with_data_has_no_repl
     assert (parse(GOOD).base.rollout.replicas, parse(GOOD).base.rollout.candidate_ttl_ms) == (0, 1_800_000)
     said = problems(more.replace('timeout = "10s"', 'keyvalue = ["visits"]'))
     assert any("rollout.replicas cannot be more than 1: web keeps its data on one node" in one for one in said)
+
+
+def test_private_networks_are_read_and_let_addresses_of_theirs_be_named_and_no_other() -> None:
+    asking = 'timeout = "10s"\nallow_hosts = ["10.0.5.7:9000"]\nprivate_networks = ["10.0.5.0/24"]'
+    app = parse(GOOD.replace('timeout = "10s"', asking)).base.apps["web"]
+    assert (app.allow_hosts, app.private_networks) == (("10.0.5.7:9000",), ("10.0.5.0/24",))
+    for old, new, said in (
+        ("10.0.5.7:9000", "10.0.6.7:9000", "app.web.allow_hosts[0] is an address that no node connects to"),
+        ("10.0.5.7:9000", "169.254.169.254:80", "app.web.allow_hosts[0] is an address that no node connects to"),
+        ("10.0.5.0/24", "169.254.0.0/16", "169.254.0.0/16 is not private"),
+        ("10.0.5.0/24", "8.8.8.0/24", "8.8.8.0/24 is not private"),
+        ("10.0.5.0/24", "10.0.5.7/24", "'10.0.5.7/24' is no network in its shortest form"),
+        ('allow_hosts = ["10.0.5.7:9000"]', "", "app.web.private_networks stands without allow_hosts"),
+    ):
+        found = problems(GOOD.replace('timeout = "10s"', asking.replace(old, new)))
+        assert any(said in line for line in found), (said, found)

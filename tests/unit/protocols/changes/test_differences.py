@@ -22,6 +22,7 @@ OTHER_APP: dict[str, Any] = {
     "instances": "reuse", "schedule": "1 * * * *", "allow_hosts": ("api.test", "evil.test"),
     "keyvalue": ("carts", "users"), "sql": ("main",), "blobs": ("uploads",),
     "websocket": "/ws", "websocket_origins": ("https://www.test",),
+    "private_networks": ("10.0.5.0/24",),
     "config": (("KEY", "2"),), "secrets": ("TOKEN", "OTHER"), "name": "api",
 }  # fmt: skip
 PLAN = Plan((Stage("25%"), Stage("100%")), analysis=Analysis(1_000, 500, 0))

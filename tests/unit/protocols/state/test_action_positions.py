@@ -39,6 +39,7 @@ from protocols.state.commands import (
     Resume,
     Rollback,
     SetAdmins,
+    SetNetworks,
     SetPolicy,
     SetRules,
     Start,
@@ -46,6 +47,7 @@ from protocols.state.commands import (
     WithdrawApproval,
     sign_command,
 )
+from protocols.state.governance import RULES_VERSION
 from protocols.state.model import MeshState
 from protocols.trust.grants import GRANT_DOMAIN, VERBS_OF_ROLE, Grant, PrincipalKind, Role
 from tests.support.protocols.mesh_world import MeshWorld, node_id
@@ -60,7 +62,7 @@ RIGHTS = frozenset({
 NEEDS: dict[type[object], str] = {
     # Pinned: what the signer of each action must hold. `threshold`: as many admins of the mesh as it says.
     ConfirmNode: "admin", DrainNode: "admin", RemoveNode: "admin", SetAdmins: "threshold", SetPolicy: "threshold",
-    SetRules: "threshold", CreateProject: "admin", CreateEnvironment: "admin", Reconfigure: "admin",
+    SetRules: "threshold", SetNetworks: "threshold", CreateProject: "admin", CreateEnvironment: "admin", Reconfigure: "admin",
     ClaimRoutes: "start", Start: "start", Promote: "promote", Pause: "pause", Resume: "resume", Abort: "abort",
     Rollback: "rollback", Freeze: "admin", Unfreeze: "admin", PlaceData: "admin",
 }  # fmt: skip
@@ -102,6 +104,8 @@ def world(phase: str) -> MeshWorld:
     made = MeshWorld().furnish()
     for action in (CreateProject("blog"), CreateEnvironment("staging")):
         assert isinstance(made.govern(action, made.admin), MeshState)
+    if phase == "newest":
+        assert isinstance(made.govern(SetRules(RULES_VERSION), made.admin), MeshState)
     if phase == "kept":
         return made.deployed(1).deployed(2)
     if phase in {"running", "paused"}:
@@ -113,7 +117,7 @@ def world(phase: str) -> MeshWorld:
     return made
 
 
-WORLDS = {phase: world(phase) for phase in ("idle", "running", "paused", "frozen", "kept")}
+WORLDS = {phase: world(phase) for phase in ("idle", "newest", "running", "paused", "frozen", "kept")}
 
 
 def actions() -> dict[str, tuple[str, Action]]:
@@ -129,6 +133,7 @@ def actions() -> dict[str, tuple[str, Action]]:
         "set_rules": ("idle", SetRules(2)),
         "create_project": ("idle", CreateProject("more")),
         "create_environment": ("idle", CreateEnvironment("more")),
+        "set_networks": ("newest", SetNetworks("prod", ("10.0.5.0/24",))),
         "reconfigure": ("idle", Reconfigure((Voter(node_id("n2"), b"t" * 16),))),
         "claim_routes": ("idle", ClaimRoutes(())),
         "start": ("idle", Start(bytes(32), ())),
