@@ -179,6 +179,7 @@ PAYERS: dict[str, Payers] = {
     "runtime/workers/link.py": NODE,
     "runtime/workers/pool.py": OPERATOR,
     "runtime/workers/worker.py": {"LOG_BATCH_MAX_BYTES": NODE, "JOBS_MAX": "projects with jobs: one more waits"},
+    "node/acme/authorities.py": AUTHOR,
     "node/acme/certifier.py": OPERATOR,
     "node/acme/client.py": OPERATOR,
     "node/acme/dns_records.py": OPERATOR,

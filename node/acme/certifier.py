@@ -63,6 +63,8 @@ PROVE_S: Final = 120.0
 ISSUE_S: Final = 120.0
 ORDER_S: Final = 600.0
 ASK_RENEWAL_EVERY_MS: Final = 6 * 3_600_000
+KEYLESS_MS: Final = 900_000
+"""A node that is new to a name gets the key within seconds from whoever has it."""
 SALT_BYTES: Final = 32
 FILE_MAX_BYTES: Final = 8 * 1024
 KEY_COMPROMISE: Final = 1
@@ -122,6 +124,8 @@ class Certifier:
         self._states: dict[str, NameState] = {}
         self._since: dict[str, int] = {}
         """Since when a name's certificate is due here (mono ms)."""
+        self._keyless: dict[str, int] = {}
+        """Since when the only certificate of a name is sealed to others alone (mono ms)."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._windows: dict[str, tuple[int, tuple[int, int] | None]] = {}
         """When the authority was last asked about a name's renewal (mono ms), and what it said."""
@@ -197,8 +201,12 @@ class Certifier:
 
     def _held(self, name: str) -> HeldSite | None:
         """The certificate that serves a name, its own or a wildcard's, if this node or the mesh has one."""
-        own = [one for one in (self._shared.best(name), self._shared.best(covering(name))) if one is not None]
-        return max(own, key=lambda one: one.ends_ms, default=None)
+        for opens_here in (True, False):  # of what is sealed to others alone nobody here knows whether it is any good
+            found = (self._shared.best(one, opens_here=opens_here) for one in (name, covering(name)))
+            held = [one for one in found if one is not None]
+            if held:
+                return max(held, key=lambda one: (one.believed, one.ends_ms))
+        return None
 
     def _due(self, name: str, held: HeldSite | None, now: Now) -> bool:
         state = self._states.get(name)
@@ -207,12 +215,20 @@ class Certifier:
             or bool(state is not None and state.order)
             or now.wall_ms >= renewal_due_ms(held, self._windows.get(name, (0, None))[1])
             or bool(self._strangers(held))
+            or self._is_kept_away(name, held, now)
         )
         if not due or (held is None and not {name, covering(name)}.isdisjoint(self._own_names())):
             self._since.pop(name, None)
             return False
         self._since.setdefault(name, now.mono_ms)
         return state is None or now.wall_ms >= state.not_before_ms
+
+    def _is_kept_away(self, name: str, held: HeldSite, now: Now) -> bool:
+        """Whether nobody has given this node the key of what is held, for so long that it orders for itself."""
+        if self._core.node in held.nodes:
+            self._keyless.pop(name, None)
+            return False
+        return now.mono_ms - self._keyless.setdefault(name, now.mono_ms) >= KEYLESS_MS
 
     def _strangers(self, held: HeldSite) -> frozenset[PeerId]:
         """Who has a certificate's key and is no node of the mesh any more."""

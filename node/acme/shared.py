@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from node.acme.authorities import is_believed, system_roots
 from node.acme.jose import key_pem
 from node.mesh.presence import status_of
 from protocols.chain.messages import EntryStored, EraChanged
@@ -50,11 +52,15 @@ _log = logging.getLogger("freehold.acme")
 
 @dataclass(frozen=True, slots=True)
 class HeldSite:
-    """A certificate that some node got: what its record says, read; `author` ordered it."""
+    """A certificate that some node got: what its record says, read; `author` ordered it.
+
+    `believed` says that an authority which this machine believes signed it.
+    """
 
     author: PeerId
     site: SiteCertificate
     leaf: x509.Certificate
+    believed: bool = False
 
     @property
     def begins_ms(self) -> int:
@@ -76,12 +82,19 @@ class SharedSites:
     """This node's view of them. `hear` takes the core's notices; `reconcile` makes the files say what is held."""
 
     def __init__(
-        self, core: NodeCore, key: X25519PrivateKey, front: FrontFolder, wildcards: Sequence[str] = ()
+        self,
+        core: NodeCore,
+        key: X25519PrivateKey,
+        front: FrontFolder,
+        wildcards: Sequence[str] = (),
+        roots: Sequence[x509.Certificate] | None = None,
     ) -> None:
+        """Take the node's key, the workers' folder, and the authorities that are believed: by default this machine's."""
         self._core = core
         self._key = key
         self._front = front
         self._wildcards = tuple(wildcards)
+        self._roots = system_roots() if roots is None else tuple(roots)
         self._sites: dict[str, HeldSite] = {}
         self._challenges: dict[str, tuple[PeerId, ChallengeAnswer]] = {}
         self._written: dict[Path, bytes] = {}
@@ -140,7 +153,7 @@ class SharedSites:
         return any(node in eligible(state, claim.environment) for claim in claims)
 
     def best(self, name: str, *, opens_here: bool = False) -> HeldSite | None:
-        """The certificate of a name that counts: of a node that may serve it, valid the longest.
+        """The certificate of a name that counts: of a node that may serve it, by an authority if any is, valid the longest.
 
         `opens_here` leaves out what is sealed to other nodes alone.
         """
@@ -151,7 +164,7 @@ class SharedSites:
             and self.may_serve(one.author, name)
             and (not opens_here or self._core.node in one.nodes)
         )
-        return max(held, key=lambda one: (one.ends_ms, one.author), default=None)
+        return max(held, key=lambda one: (one.believed, one.ends_ms, one.author), default=None)
 
     def all(self) -> list[HeldSite]:
         """Every certificate that a record holds, by name and who ordered it."""
@@ -219,14 +232,28 @@ class SharedSites:
 
     def _take_site(self, entry: Entry) -> None:
         site = read_site(entry.record.body)
-        leaf = x509.load_pem_x509_certificates(site.chain)[0]
+        chain = x509.load_pem_x509_certificates(site.chain)
+        leaf = chain[0]
         try:
             names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             names = x509.SubjectAlternativeName([])
         if site.name not in names.get_values_for_type(x509.DNSName):
             raise DecodeError(f"the certificate is none of {site.name}")
-        self._sites[entry.record.key] = HeldSite(entry.author, site, leaf)
+        self._check_key(site, leaf)
+        believed = is_believed(chain, site.name, self._roots)
+        self._sites[entry.record.key] = HeldSite(entry.author, site, leaf, believed)
+
+    def _check_key(self, site: SiteCertificate, leaf: x509.Certificate) -> None:
+        """Refuse a certificate that anybody may copy, beside another key than its own: no node could serve it."""
+        if all(box.node != self._core.node for box in site.sealed.boxes):
+            return
+        try:
+            key = serialization.load_pem_private_key(self.key_of(site), None)
+        except (SealError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise DecodeError(f"the key of {site.name} cannot be read: {error}") from None
+        if key.public_key() != leaf.public_key():
+            raise DecodeError(f"the key beside the certificate of {site.name} is another's")
 
     def _forget(self, entries: Iterable[Entry]) -> bool:
         changed = False

@@ -10,10 +10,19 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from node.acme.certifier import LIMITED_MS, RETRY_MAX_MS, RETRY_MS, NameState, next_try_ms, renewal_due_ms
+from node.acme.certifier import (
+    KEYLESS_MS,
+    LIMITED_MS,
+    RETRY_MAX_MS,
+    RETRY_MS,
+    Certifier,
+    NameState,
+    next_try_ms,
+    renewal_due_ms,
+)
 from node.acme.client import AcmeError
 from node.acme.shared import HeldSite
-from protocols.machine import PeerId
+from protocols.machine import Now, PeerId
 from protocols.records.sites import SiteCertificate
 from tests.support.runtime import pem
 
@@ -66,3 +75,55 @@ def test_what_is_kept_of_a_name_holds_no_key() -> None:
     text = msgspec.json.encode(state)
     assert msgspec.json.decode(text, type=NameState) == state
     assert set(msgspec.json.decode(text)) == {"name", "order", "salt", "failures", "not_before_ms", "why"}
+
+
+class Sites:
+    """What records say of one name: each with whom its key is sealed to."""
+
+    def __init__(self, *held: HeldSite) -> None:
+        self.held = held
+
+    def best(self, name: str, *, opens_here: bool = False) -> HeldSite | None:
+        found = [one for one in self.held if name == "site.test" and (not opens_here or "me" in one.nodes)]
+        return max(found, key=lambda one: one.ends_ms, default=None)
+
+
+def sealed_to(folder: Path, *nodes: str, ends: int) -> HeldSite:
+    chain = pem.write(folder / "one.pem", begins=-1, ends=ends).read_bytes()
+    boxes = tuple(SimpleNamespace(node=PeerId(one)) for one in nodes)
+    return HeldSite(
+        PeerId(nodes[0]),
+        SiteCertificate("site.test", chain, cast(Any, SimpleNamespace(boxes=boxes))),
+        x509.load_pem_x509_certificate(chain),
+    )
+
+
+def certifier(folder: Path, sites: Sites) -> Certifier:
+    nodes = [SimpleNamespace(node=PeerId(one)) for one in ("me", "liar", "other")]
+    core: Any = SimpleNamespace(node=PeerId("me"), state=SimpleNamespace(nodes=nodes))
+    rest: Any = {"entropy": None, "post": None, "clock": None, "asking": None}
+    shared: Any = sites
+    return Certifier(core, cast(Any, None), shared, seed=b"s", folder=folder / "orders", own_names=frozenset, **rest)
+
+
+def test_a_certificate_that_nobody_gives_this_node_keeps_it_from_ordering_for_minutes_not_for_ever(
+    tmp_path: Path,
+) -> None:
+    now_ms = int(pem.NOW.timestamp() * 1000)
+    hidden = sealed_to(tmp_path, "liar", ends=3_000)
+    made = certifier(tmp_path, Sites(hidden))
+    held = made._held("site.test")
+    assert held is hidden
+    assert not made._due("site.test", held, Now(1_000, now_ms)), "whoever has it may still be about to give it"
+    assert not made._due("site.test", held, Now(1_000 + KEYLESS_MS - 1, now_ms))
+    assert made._due("site.test", held, Now(1_000 + KEYLESS_MS, now_ms))
+
+
+def test_what_opens_here_is_renewed_whatever_a_member_says_of_one_that_does_not(tmp_path: Path) -> None:
+    now_ms = int(pem.NOW.timestamp() * 1000)
+    mine, hidden = sealed_to(tmp_path, "me", "other", ends=30), sealed_to(tmp_path, "liar", ends=3_000)
+    made = certifier(tmp_path, Sites(mine, hidden))
+    held = made._held("site.test")
+    assert held is mine
+    assert not made._due("site.test", held, Now(1_000, now_ms))
+    assert made._due("site.test", held, Now(1_000, mine.ends_ms - 5 * DAY_MS)), "a third of its life is left"

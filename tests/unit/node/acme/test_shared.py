@@ -23,6 +23,7 @@ from protocols.records.sites import ChallengeAnswer, challenge_key, seal_site, s
 from protocols.state.model import ConfirmedNode, Environment, RouteClaim
 from runtime.ingress.proofs import FrontFolder
 from tests.support.runtime import pem
+from tests.support.runtime.pem import Authority
 
 MESH, PRINT = b"m" * 32, "p" * 43
 SIGNERS = [Ed25519Signer(bytes([number]) * 32) for number in (1, 2, 3)]
@@ -45,7 +46,8 @@ class Node:
         records = SimpleNamespace(store=SimpleNamespace(entries=self.entries))
         core = cast(Any, SimpleNamespace(node=ME, state=state, trust=trust, records=records))
         self.front = FrontFolder(folder)
-        self.shared = SharedSites(core, node_secret_key(b"\1" * 32), self.front)
+        self.authority = Authority()
+        self.shared = SharedSites(core, node_secret_key(b"\1" * 32), self.front, roots=[self.authority.certificate])
         self.count = 0
 
     def merge(self, author: int, key: str, body: bytes, kind: Any = "owned") -> Entry:
@@ -68,6 +70,13 @@ class Node:
         chain = x509.load_pem_x509_certificate(whole).public_bytes(Encoding.PEM)
         private = load_pem_private_key(whole, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         site = seal_site(MESH, "site.test", chain, private, nodes=to, at_ms=1, entropy=SystemEntropy())
+        self.merge(author, site_key(peer_id(SIGNERS[author].public_key), site), encode(site))
+        return chain
+
+    def signed(self, author: int, *, ends: int, key: bytes | None = None, name: str = "site.test") -> bytes:
+        """A certificate by the authority that this node believes; beside it may lie another key than its own."""
+        chain, private = self.authority.issue(name, ends)
+        site = seal_site(MESH, "site.test", chain, key or private, nodes=(ME, OTHER), at_ms=1, entropy=SystemEntropy())
         self.merge(author, site_key(peer_id(SIGNERS[author].public_key), site), encode(site))
         return chain
 
@@ -133,6 +142,28 @@ def test_what_a_node_of_another_environment_says_and_what_is_sealed_to_others_is
     node.revoked.add(SIGNERS[1].public_key)
     node.shared.reconcile()
     assert not node.served()
+
+
+def test_a_member_that_may_serve_a_name_cannot_have_others_serve_what_no_authority_signed(
+    node: Node, tmp_path: Path
+) -> None:
+    good = node.signed(0, ends=20)
+    node.site(1, tmp_path, ends=3_000)
+    [served] = node.served()
+    assert served.startswith(good)
+    assert node.shared.best("site.test").author == ME  # type: ignore[union-attr]
+    newer = node.signed(1, ends=30)
+    assert node.served()[0].startswith(newer), "of two that an authority signed the later one is served"
+
+
+def test_a_certificate_that_anybody_may_copy_is_not_taken_without_its_key(node: Node, tmp_path: Path) -> None:
+    good = node.signed(0, ends=20)
+    _, other = node.authority.issue("site.test", 1)
+    node.signed(1, ends=80, key=other)
+    node.signed(1, ends=80, key=b"no key at all")
+    [served] = node.served()
+    assert served.startswith(good)
+    assert len(node.shared.all()) == 1
 
 
 def test_files_of_a_life_before_are_gone_at_a_start(node: Node, tmp_path: Path) -> None:
