@@ -162,8 +162,9 @@ def _last_key_pays() -> Sequence[Patch]:
             return b""
         if prefix != "grant":
             return credentials.delegator_of(prefix, body)
-        above: Signed = decode(body, tuple[Signed, ...])[-2]
-        return bytes(decode(above.payload, Grant).key)
+        links: tuple[Signed, ...] = decode(body, tuple[Signed, ...])
+        above: Grant = decode(links[-2].payload, Grant)
+        return above.key
 
     return [(quotas, "delegator_of", last)]
 
@@ -176,7 +177,8 @@ def _first_key_pays() -> Sequence[Patch]:
             links: tuple[Signed, ...] = decode(body, tuple[Signed, ...])
         except DecodeError:
             return credentials.delegator_of(prefix, body)
-        return bytes(decode(links[0].payload, Grant).key) if prefix == "grant" and links[1:] else b""
+        first_of: Grant = decode(links[0].payload, Grant)
+        return first_of.key if prefix == "grant" and links[1:] else b""
 
     return [(quotas, "delegator_of", first)]
 

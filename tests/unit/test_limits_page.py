@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    for name in ("generate", "payers"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import generate  # type: ignore[import-not-found]
-
-    return generate  # type: ignore[no-any-return]
+    return import_module("generate")
 
 
-def test_each_limit_has_somebody_who_pays(page: ModuleType) -> None:
-    import payers  # type: ignore[import-not-found]
+@pytest.fixture
+def payers(page: ModuleType) -> ModuleType:
+    return import_module("payers")
 
+
+def test_each_limit_has_somebody_who_pays(page: ModuleType, payers: ModuleType) -> None:
     limits = list(page.limited())
     assert len(limits) > 400
     missing = []
@@ -35,15 +34,13 @@ def test_each_limit_has_somebody_who_pays(page: ModuleType) -> None:
     assert not missing, "docs/payers.py says who pays for each limit"
 
 
-def test_nobody_pays_for_what_is_gone(page: ModuleType) -> None:
-    from payers import PAYERS
-
+def test_nobody_pays_for_what_is_gone(page: ModuleType, payers: ModuleType) -> None:
     named = {(place, name) for place, name, _, _ in page.limited()}
     for place, owner in page.FIELDS.values():
         fields = {name for name, _, _ in page.fields_of(ROOT / place, owner)}
-        assert fields == set(PAYERS[f"{place}:{owner}"]), place
+        assert fields == set(payers.PAYERS[f"{place}:{owner}"]), place
     places = {place for place, _ in named}
-    for place, said in PAYERS.items():
+    for place, said in payers.PAYERS.items():
         if place == "cli" or ":" in place:
             continue
         assert place in places, f"{place} has no limit"
@@ -61,9 +58,7 @@ def test_the_page_shows_each_limit_with_its_payer(page: ModuleType) -> None:
             assert all(cell.strip() for cell in line.split("|")[1:4]), line
 
 
-def test_a_limit_that_nobody_pays_for_is_noticed(page: ModuleType) -> None:
-    import payers
-
+def test_a_limit_that_nobody_pays_for_is_noticed(payers: ModuleType) -> None:
     with pytest.raises(KeyError):
         payers.payer_of("node/feed.py", "NEW_MAX")
     with pytest.raises(KeyError):
