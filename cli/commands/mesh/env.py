@@ -14,7 +14,7 @@ from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.commands.mesh.maintenance import freeze, unfreeze
-from cli.commands.mesh.mesh.networks import networks
+from cli.commands.mesh.networks import networks
 from cli.errors import UsageError
 from cli.frame import Group, command
 from cli.text.output import Output
