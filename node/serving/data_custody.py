@@ -85,6 +85,7 @@ class DataCustody:
         self._clock = clock
         self.place: DataFolders = moves.place
         self._nonces: OrderedDict[bytes, int] = OrderedDict()
+        self._started_ms = clock().wall_ms
         self._exports: dict[str, Export] = {}
         self._imports: dict[str, Import] = {}
 
@@ -117,6 +118,8 @@ class DataCustody:
             raise _refusal("data.mandate", "the mandate is for something else")
         if found.listing != listing:
             raise _refusal("data.mandate", "the mandate is for other files")
+        if found.at_ms < self._started_ms:  # whether it was used is known of this life alone
+            raise _refusal("data.mandate", "the mandate was signed before this node started; sign another")
         while self._nonces and next(iter(self._nonces.values())) < now_ms - 2 * MANDATE_LIFETIME_MS:
             self._nonces.popitem(last=False)
         if found.nonce in self._nonces or len(self._nonces) >= NONCES_MAX:

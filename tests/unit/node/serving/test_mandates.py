@@ -1,0 +1,80 @@
+"""A mandate is good once, for one node and one act, in these minutes, and in the life of the node that it reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from node.errors import NotDoneError
+from node.serving.data_custody import DataCustody
+from protocols.changes.mandates import MANDATE_LIFETIME_MS, DataMandate, sign_mandate
+from protocols.envelope import encode
+from protocols.machine import Now, PeerId
+from protocols.state.commands import RECOVERY
+from tests.support.protocols.trust_world import VERIFIER, WALL_MS, signer
+
+MESH, ME, LANE = b"m" * 32, PeerId("me"), ("shop", "prod")
+MANDATE = DataMandate("export", *LANE, ME, b"n" * 16, WALL_MS)
+
+
+def custody(started_ms: int = WALL_MS - 1, **core: Any) -> tuple[DataCustody, list[int]]:
+    """A node that holds the lane's data, begun then; and its clock, which is at the mandate's moment."""
+    clock = [started_ms]
+    lane = SimpleNamespace(data_node=ME)
+    state = SimpleNamespace(
+        admins=(signer("admin").public_key, RECOVERY + signer("paper").public_key), lane=lambda *_: lane
+    )
+    trust = SimpleNamespace(verifier=VERIFIER, mesh=MESH)
+    made = DataCustody(
+        SimpleNamespace(node=ME, state=state, trust=trust, **core),  # type: ignore[arg-type]
+        SimpleNamespace(place=Path("unused")),  # type: ignore[arg-type]
+        lambda: Now(0, clock[0]),
+    )
+    clock[0] = WALL_MS
+    return made, clock
+
+
+def signed(mandate: DataMandate = MANDATE, by: str = "admin") -> bytes:
+    return encode(sign_mandate(signer(by), MESH, mandate))  # type: ignore[arg-type]
+
+
+def refusal(made: DataCustody, data: bytes, act: Any = "export", lane: tuple[str, str] = LANE) -> str:
+    with pytest.raises(NotDoneError) as refused:
+        made.check(data, act, lane)
+    return refused.value.refusal.rule
+
+
+def test_a_mandate_is_good_once_also_after_the_node_started_again() -> None:
+    made, _ = custody()
+    assert made.check(signed(), "export", LANE) == MANDATE
+    assert refusal(made, signed()) == "data.mandate"
+    again, _ = custody(started_ms=WALL_MS + 1)
+    assert refusal(again, signed()) == "data.mandate", "what an earlier life took is not known any more"
+    fresh, _ = custody(started_ms=WALL_MS)
+    assert fresh.check(signed(), "export", LANE) == MANDATE, "signed in this life"
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule"),
+    [
+        ({"act": "thaw"}, "data.mandate"), ({"project": "blog"}, "data.mandate"), ({"nonce": b"n"}, "data.malformed"),
+        ({"environment": "staging"}, "data.mandate"), ({"node": PeerId("other")}, "data.mandate"),
+        ({"listing": b"l" * 32}, "data.mandate"),
+        ({"at_ms": WALL_MS - MANDATE_LIFETIME_MS - 1}, "data.expired"),
+        ({"at_ms": WALL_MS + MANDATE_LIFETIME_MS + 1}, "data.expired"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_mandate_for_anything_else_is_refused(changed: dict[str, Any], rule: str) -> None:
+    made, _ = custody()
+    assert refusal(made, signed(replace(MANDATE, **changed))) == rule
+
+
+@pytest.mark.parametrize("by", ["paper", "somebody", "me"])
+def test_only_an_admin_signs_one_and_a_recovery_key_is_none(by: str) -> None:
+    made, _ = custody()
+    assert refusal(made, signed(by=by)) == "command.not-allowed"
