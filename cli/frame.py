@@ -28,6 +28,7 @@ from click.types import OptionHelpExtra
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.text.going_on import nothing_goes_on, what_goes_on
 from cli.text.output import Output
+from cli.text.reminders import reminders
 from protocols.envelope import DecodeError
 
 MEANT_MIN = 0.7
@@ -69,6 +70,8 @@ def command(
                 output.error(interrupted())
                 raise SystemExit(interrupted_code()) from None
             finally:
+                for text in reminders():
+                    output.warn(text)
                 output.close()
 
         flag = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on standard output.")

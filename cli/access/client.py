@@ -26,10 +26,12 @@ from cryptography.hazmat.primitives import serialization
 from yarl import URL
 
 from cli.access import contexts as home
+from cli.access import endings
 from cli.access.contexts import Context
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.text.foreign import foreign, plain
 from cli.text.going_on import goes_on, nothing_goes_on
+from cli.text.reminders import remind
 from protocols.api_models import (
     CommandBody,
     OutcomeView,
@@ -119,10 +121,25 @@ class NodeClient:
         )
         return self
 
-    async def __aexit__(self, *error: object) -> None:
-        """Close the session."""
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close the session; of a grant that ends soon the command's end will tell."""
         if self._session is not None:
+            if kind is None and self._context.key:
+                remind(await self.ending())
             await self._session.close()
+
+    async def ending(self) -> str:
+        """Return what to say of the grants of the context's everyday key, or ""; a node is asked when it is time to."""
+        try:
+            key = home.public_key(self._context.key).hex()
+            held = endings.known(key)
+            if held is None or held.is_old(endings.now_ms()):
+                one = await self.read(PrincipalView, f"/v1/principals/{key}")
+                held = endings.ending_of(one, endings.now_ms())
+                endings.keep(key, held)
+        except (CommandError, UsageError):
+            return ""  # whoever may not look at principals hears of it when a command is refused
+        return held.words(endings.now_ms())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from cli.access import contexts as home
+from cli.access.endings import ending_of, keep, known
 from cli.access.paper_key import TEXT_CHARACTERS, from_paper, on_paper
 from cli.access.principals import Principal
 from cli.access.statements import add_signature, read_statement, write_statement
@@ -16,7 +17,7 @@ from cli.commands.mesh.admins import key_named, plan_of
 from cli.commands.principals import key as commands
 from cli.commands.principals.key import key
 from cli.errors import CommandError, UsageError
-from cli.views.endings import words
+from cli.text.reminders import remind, reminders, told
 from protocols.api_models import RightsView
 from protocols.envelope import decode
 from protocols.keys import Ed25519Signer
@@ -251,22 +252,54 @@ def principal(*ends_ms: int, kind: str = "person") -> Principal:
     )  # fmt: skip
 
 
+def said(one: Principal, wall_ms: int) -> str:
+    return ending_of(one, wall_ms).words(wall_ms)
+
+
 def test_a_grant_that_ends_within_30_days_is_told_of_and_one_that_does_not_is_not() -> None:
-    assert words(principal(NOW_MS + 31 * DAY_MS), NOW_MS) == ""
-    assert words(principal(NOW_MS + 30 * DAY_MS + 1), NOW_MS) == ""
-    assert words(principal(NOW_MS + 30 * DAY_MS), NOW_MS).endswith("an admin: freehold key renew")
-    assert "ends in" in words(principal(NOW_MS + DAY_MS), NOW_MS)
-    assert "has ended" in words(principal(NOW_MS), NOW_MS)
-    assert words(principal(), NOW_MS) == ""
+    assert said(principal(NOW_MS + 31 * DAY_MS), NOW_MS) == ""
+    assert said(principal(NOW_MS + 30 * DAY_MS + 1), NOW_MS) == ""
+    assert said(principal(NOW_MS + 30 * DAY_MS), NOW_MS).endswith("an admin: freehold key renew")
+    assert "ends in" in said(principal(NOW_MS + DAY_MS), NOW_MS)
+    assert "has ended" in said(principal(NOW_MS), NOW_MS)
+    assert said(principal(), NOW_MS) == ""
 
 
 def test_of_several_grants_the_last_end_counts() -> None:
-    assert words(principal(NOW_MS + DAY_MS, NOW_MS + 90 * DAY_MS), NOW_MS) == ""
-    assert words(principal(NOW_MS + 90 * DAY_MS, NOW_MS + DAY_MS), NOW_MS) == ""
+    assert said(principal(NOW_MS + DAY_MS, NOW_MS + 90 * DAY_MS), NOW_MS) == ""
+    assert said(principal(NOW_MS + 90 * DAY_MS, NOW_MS + DAY_MS), NOW_MS) == ""
 
 
 def test_an_agents_key_is_made_anew() -> None:
-    assert words(principal(NOW_MS + DAY_MS, kind="agent"), NOW_MS).endswith("freehold token create NAME")
+    assert said(principal(NOW_MS + DAY_MS, kind="agent"), NOW_MS).endswith("freehold token create NAME")
+
+
+def test_a_node_is_asked_once_a_day_and_always_while_the_end_is_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path))
+    assert known("ab" * 32) is None
+    far = ending_of(principal(NOW_MS + 90 * DAY_MS), NOW_MS)
+    keep("ab" * 32, far)
+    keep("cd" * 32, ending_of(principal(NOW_MS + DAY_MS), NOW_MS))
+    assert known("ab" * 32) == far
+    assert not far.is_old(NOW_MS + DAY_MS - 1)
+    assert far.is_old(NOW_MS + DAY_MS)
+    assert far.is_old(NOW_MS - 1), "the clock went back"
+    near = known("cd" * 32)
+    assert near is not None
+    assert near.is_old(NOW_MS + 1), "it may have been renewed meanwhile"
+    (tmp_path / "endings.json").write_text("{")
+    assert known("ab" * 32) is None
+
+
+def test_a_reminder_is_said_once_and_not_where_the_command_says_it() -> None:
+    reminders()
+    for text in ("one", "one", "", "two"):
+        remind(text)
+    told("two")
+    assert reminders() == ["one"]
+    assert reminders() == []
 
 
 # --- renewal ----------------------------------------------------------------------------------------------------------
