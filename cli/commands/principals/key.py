@@ -1,4 +1,4 @@
-"""`freehold key create|passphrase|paper|renew`: the keys of a person on this machine, and the grants of those keys.
+"""`freehold key create|use|passphrase|paper|renew`: the keys of a person on this machine, and the grants of those keys.
 
 A passphrase and the letters of a key on paper go from the terminal into the key and nowhere else. Not here: who is an
 admin (admins.py), and keys of agents (token.py).
@@ -14,7 +14,7 @@ import msgspec
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.access.contexts import Contexts
+from cli.access.contexts import Context, Contexts
 from cli.access.paper_key import from_paper, on_paper
 from cli.access.principals import Principal, principal_of, principals_of, require_admin, talk_as, unlock_admin
 from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm
@@ -55,12 +55,34 @@ def create(output: Output, *, name: str, use: bool, paper: bool, context_name: s
     passphrase = ask_new_passphrase(f"the key {name}")
     signer = home.store_sealed(name, seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
     if context is not None:
-        known = home.read_contexts()
-        used = msgspec.structs.replace(context, admin=name)
-        home.write_contexts(Contexts(known.current, {**known.contexts, where: used}))
+        _administer(where, context, name)
     public = signer.public_key.hex()
     output.result({"name": name, "key": public, "key_file": str(home.key_path(name))}, public)
     output.hint(f"an admin: freehold mesh admins add {public}")
+
+
+@command("use", examples=("freehold key use ann-admin",))
+@click.argument("name")
+@_CONTEXT
+def use(output: Output, *, name: str, context_name: str | None) -> None:
+    """Administer the current context's mesh with another key that is here, from now on."""
+    where, context = home.current_context(context_name)
+    public = home.public_key(name).hex()
+    if not home.is_sealed(name):
+        raise UsageError(
+            f"{name} opens without a passphrase, and an admin's key never does",
+            next_step=f"freehold key passphrase {name}", kind="passphrase",
+        )  # fmt: skip
+    _administer(where, context, name)
+    output.result({"context": where, "name": name, "key": public}, f"{where} is administered with {name} from here")
+    output.hint("freehold mesh admins list")
+
+
+def _administer(where: str, context: Context, name: str) -> None:
+    """Keep a key as the one that administers a context's mesh."""
+    known = home.read_contexts()
+    used = msgspec.structs.replace(context, admin=name)
+    home.write_contexts(Contexts(known.current, {**known.contexts, where: used}))
 
 
 @command(
@@ -108,7 +130,9 @@ def paper(output: Output) -> None:
     if from_paper(ask_passphrase("Type all 14 groups from the paper, to see that they are right: ")) != seed:
         raise CommandError("those are another key's", next_step="freehold key paper, anew", kind="paper")
     output.result({"key": public}, public)
-    output.hint(f"freehold mesh admins add {public}; when all else is lost: freehold key create NAME --paper --use")
+    output.hint(
+        f"freehold mesh admins add {public} --recovery; when all else is lost: freehold key create NAME --paper --use"
+    )
 
 
 @command("renew", examples=("freehold key renew", "freehold key renew ann --for 90d"))
@@ -199,5 +223,5 @@ def key() -> None:
     """Look after the keys that act from here."""
 
 
-for _one in (create, passphrase, paper, renew):
+for _one in (create, use, passphrase, paper, renew):
     key.add_command(_one)
