@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 from aiohttp import web
@@ -248,7 +248,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for one in operations:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, by_type)
-    return {
+    made = {
         "openapi": "3.1.0",
         "info": {
             "title": "Freehold node API",
@@ -277,6 +277,17 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
             },
         },
     }
+    return cast(dict[str, Any], _wide(made))
+
+
+def _wide(value: Any) -> Any:
+    """The same with the width of whole numbers said: a generator takes one that says none for 32 bits; times have more."""
+    if isinstance(value, list):
+        return [_wide(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    wide = {"format": "int64"} if value.get("type") == "integer" else {}
+    return wide | {key: one if key in {"example", "examples"} else _wide(one) for key, one in value.items()}
 
 
 def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:

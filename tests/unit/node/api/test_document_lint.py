@@ -159,3 +159,21 @@ def test_what_a_type_says_is_text_on_the_page(stated: dict[str, Any]) -> None:
     page = _Page()
     page.feed(page_of(copy).decode())
     assert page.loads == []
+
+
+def whole_numbers(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        for one in value:
+            yield from whole_numbers(one)
+    if isinstance(value, dict):
+        if value.get("type") == "integer":
+            yield value
+        for key, one in value.items():
+            if key not in {"example", "examples"}:
+                yield from whole_numbers(one)
+
+
+def test_whole_numbers_say_their_width_so_that_generated_clients_hold_times() -> None:
+    found = list(whole_numbers(document(OPERATIONS, "1")))
+    assert len(found) > 50
+    assert all(one["format"] == "int64" for one in found)
