@@ -1,4 +1,4 @@
-"""What an MCP client may read beside the tools: the project file's schema, the project's AGENTS.md, the last failure.
+"""What an MCP client may read beside the tools: schema, AGENTS.md, the last failure, the page that shows a rollout.
 
 Nothing here is decided or changed; text of the project and of apps is data. Not here: the tools (tools.py).
 """
@@ -12,6 +12,7 @@ from cli.errors import CommandError
 from cli.mcp.session import AgentSession, Opening
 from cli.project.schema import published_schema
 from cli.text.foreign import for_model
+from node.api import rollout_page
 from protocols.api_models import ChangeView
 
 SCHEMA, AGENTS, FAILURE = (
@@ -25,6 +26,7 @@ _LISTED = (
     (SCHEMA, "freehold.toml schema", "What freehold.toml may say, as JSON Schema.", "application/schema+json"),
     (AGENTS, "AGENTS.md", "What the project's people tell agents.", "text/markdown"),
     (FAILURE, "Last failing rollout", "Which change was aborted or rolled back last, and why.", "application/json"),
+    (rollout_page.URI, rollout_page.NAME, rollout_page.TEXT, rollout_page.KIND),
 )
 
 
@@ -32,7 +34,8 @@ async def listed(_context: object, _params: object) -> types.ListResourcesResult
     """List what can be read."""
     return types.ListResourcesResult(
         resources=[
-            types.Resource(uri=uri, name=name, description=text, mime_type=kind) for uri, name, text, kind in _LISTED
+            types.Resource(uri=uri, name=name, description=text, mime_type=kind, _meta=_look(uri))
+            for uri, name, text, kind in _LISTED
         ]
     )
 
@@ -47,13 +50,19 @@ async def read(opening: Opening, _context: object, params: types.ReadResourceReq
         text = await _text(opening, uri)
     except CommandError as error:
         text, kind = f"{error}; next: {error.next_step}", "text/plain"
-    contents = types.TextResourceContents(uri=uri, mime_type=kind, text=text[:TEXT_MAX_CHARACTERS])
+    contents = types.TextResourceContents(uri=uri, mime_type=kind, text=text[:TEXT_MAX_CHARACTERS], _meta=_look(uri))
     return types.ReadResourceResult(contents=[contents])
+
+
+def _look(uri: str) -> dict[str, Any] | None:
+    return rollout_page.LOOK if uri == rollout_page.URI else None
 
 
 async def _text(opening: Opening, uri: str) -> str:
     if uri == SCHEMA:
         return for_model(published_schema()).decode()
+    if uri == rollout_page.URI:
+        return rollout_page.page()
     session = await opening.session()
     if uri == AGENTS:
         path = session.folder().root / "AGENTS.md"

@@ -30,6 +30,7 @@ from cli.mcp.session import AgentSession, Opening
 from cli.mcp.shapes import Arguments, ToolPage
 from cli.mcp.tools import TOOLS, Tool, offered
 from cli.text.foreign import for_model
+from node.api import rollout_page
 
 ANSWER_MAX_BYTES = 32 * 1024
 """Of one answer's JSON: clients cut longer ones, or fill the model's context with them."""
@@ -75,7 +76,7 @@ def make_server(opening: Opening) -> Server[Any]:
         async with telling(context.session.report_progress):
             return await answer(session, tool, given, pages)
 
-    return Server(
+    server: Server[Any] = Server(
         "freehold",
         version=version("freehold"),
         title="Freehold",
@@ -87,6 +88,8 @@ def make_server(opening: Opening) -> Server[Any]:
         on_list_prompts=prompts.listed,
         on_get_prompt=prompts.made,
     )
+    server.extensions[rollout_page.EXTENSION] = {}
+    return server
 
 
 def described(tool: Tool) -> types.Tool:
@@ -97,6 +100,7 @@ def described(tool: Tool) -> types.Tool:
         description=tool.description,
         input_schema=schema_of(tool.arguments),
         output_schema=answers_of(tool.answer),
+        _meta=rollout_page.meta_of(tool.name),
         annotations=types.ToolAnnotations(
             title=tool.title,
             read_only_hint=tool.reads_only,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
+from node.api import rollout_page
 from node.api.operations import PERFORMER, WELL_KNOWN, Call, Operation, Performer, parameters_of, value_of
 from node.api.papers.draft_models import ChangeDraft
 from node.api.problems import ProblemError
@@ -35,7 +36,11 @@ TELL_EVERY_S = 2.0
 
 METHOD_UNKNOWN, PARAMETERS, HEADERS, VERSION_UNKNOWN = -32601, -32602, -32020, -32022
 STATUS_OF = {METHOD_UNKNOWN: 404, PARAMETERS: 400, HEADERS: 400, VERSION_UNKNOWN: 400}
+NAMED_BY = {"tools/call": "name", "resources/read": "uri"}
+"""The parameter that the field Mcp-Name repeats."""
+
 _META = "io.modelcontextprotocol/"
+CAPABILITIES: dict[str, Any] = {"tools": {}, "resources": {}, "extensions": {rollout_page.EXTENSION: {}}}
 SERVER = {"name": "freehold", "title": "Freehold", "version": version("freehold")}
 INSTRUCTIONS = (
     "Freehold carries changes to a project into production. Here: status, diff (the review of a change), propose, watch, "
@@ -143,7 +148,7 @@ def _check_headers(call: Call, rpc: RpcRequest, meta: Mapping[str, Any], *, stat
             raise RpcError(VERSION_UNKNOWN, "this revision is not spoken", {"supported": [STATELESS, *HANDSHAKEN]})
         return
     wanted = meta[f"{_META}protocolVersion"]
-    name = rpc.params.get("name") if rpc.method == "tools/call" else None
+    name = rpc.params.get(NAMED_BY[rpc.method]) if rpc.method in NAMED_BY else None
     for field, value in (("MCP-Protocol-Version", wanted), ("Mcp-Method", rpc.method), ("Mcp-Name", name)):
         if value is not None and headers.get(field) != value:
             raise RpcError(HEADERS, f"the field {field} is not what the body says")
@@ -160,12 +165,12 @@ async def _answer(call: Call, rpc: RpcRequest, *, stateless: bool) -> dict[str, 
             spoken = asked if asked in HANDSHAKEN else HANDSHAKEN[0]
             return {
                 "protocolVersion": spoken,
-                "capabilities": {"tools": {}},
+                "capabilities": CAPABILITIES,
                 "serverInfo": SERVER,
                 "instructions": INSTRUCTIONS,
             }
         case "server/discover":
-            said = {"supportedVersions": [STATELESS], "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS}
+            said = {"supportedVersions": [STATELESS], "capabilities": CAPABILITIES, "instructions": INSTRUCTIONS}
             return said | lasting | more
         case "ping":
             return more
@@ -173,8 +178,31 @@ async def _answer(call: Call, rpc: RpcRequest, *, stateless: bool) -> dict[str, 
             return {"tools": [_described(call, tool) for tool in TOOLS]} | lasting | more
         case "tools/call":
             return await _called(call, rpc.params) | more
+        case "resources/list":
+            return {"resources": [_PAGE]} | lasting | more
+        case "resources/read":
+            return _page_read(rpc.params) | lasting | more
         case _:
             raise RpcError(METHOD_UNKNOWN, f"there is no method {rpc.method[:60]!r} here")
+
+
+_PAGE: dict[str, Any] = {
+    "uri": rollout_page.URI, "name": rollout_page.NAME, "description": rollout_page.TEXT, "mimeType": rollout_page.KIND,
+    "_meta": rollout_page.LOOK,
+}  # fmt: skip
+
+
+def _page_read(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The one resource: the page in which hosts of MCP Apps show a rollout. It is the same for everybody."""
+    if params.get("uri") != rollout_page.URI:
+        raise RpcError(PARAMETERS, f"there is no such resource; the one is {rollout_page.URI}")
+    page = {
+        "uri": rollout_page.URI,
+        "mimeType": rollout_page.KIND,
+        "text": rollout_page.page(),
+        "_meta": rollout_page.LOOK,
+    }
+    return {"contents": [page]}
 
 
 def _performer(call: Call) -> Performer:
@@ -208,9 +236,11 @@ def _described(call: Call, tool: McpTool) -> dict[str, Any]:
         }
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     hints = {"readOnlyHint": tool.reads_only, "destructiveHint": False, "idempotentHint": True, "openWorldHint": False}
+    meta = rollout_page.meta_of(tool.name)
     return {
         "name": tool.name, "title": tool.name.replace("_", " "), "description": tool.text,
         "inputSchema": schema | ({"$defs": definitions} if definitions else {}), "annotations": hints,
+        **({"_meta": meta} if meta else {}),
     }  # fmt: skip
 
 

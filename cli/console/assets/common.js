@@ -1,4 +1,4 @@
-// What every page needs: elements whose text is only ever text, base64url, and requests that show the link's code.
+// What every page needs: elements whose text is only ever text, and base64url.
 
 export const b64 = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, '-').replace(/\//g, '_').replace(/=+$/, '');
 export const unb64 = (text) => Uint8Array.from(atob(text.replace(/-/g, '+').replace(/_/g, '/')), (letter) => letter.charCodeAt(0));
@@ -21,23 +21,4 @@ export function h(tag, fields, ...children) {
   const shown = children.flat(9).filter((one) => one !== null && one !== undefined && one !== false);
   made.append(...shown.map((one) => (one instanceof Node ? one : clean(one))));
   return made;
-}
-
-/** The code behind the # of the link; it is taken out of the address so that no history keeps it. */
-export function takeCode() {
-  const code = location.hash.slice(1);
-  if (code) history.replaceState(null, '', location.pathname);
-  return code;
-}
-
-/** Ask this installation. Returns [status, JSON or null]; status 0 when it no longer answers. */
-export async function ask(code, path, body) {
-  const fields = { 'Freehold-Code': code, 'Content-Type': 'application/json' };
-  try {
-    const answer = await fetch(path, body === undefined ? { headers: fields } : { method: 'POST', headers: fields, body: JSON.stringify(body) });
-    const kind = answer.headers.get('Content-Type') || '';
-    return [answer.status, kind.startsWith('application/json') ? await answer.json() : null];
-  } catch {
-    return [0, null];
-  }
 }

@@ -1,5 +1,6 @@
 // The console: which view is open, what its buttons do, and when to draw anew.
-import { ask, h, takeCode, unb64 } from './common.js';
+import { h, unb64 } from './common.js';
+import { ask, takeCode } from './link.js';
 import { decide, follow, get, known, load, may, open, own } from './state.js';
 import { forgetKey, keepKey, makeKey } from './sign.js';
 import { touch, why } from './touch.js';

@@ -1,5 +1,6 @@
 // The page of `freehold passkey add` and `freehold approve --passkey`: one question, one touch.
-import { ask, h, takeCode, unb64 } from './common.js';
+import { h, unb64 } from './common.js';
+import { ask, takeCode } from './link.js';
 import { approvalFacts, create, readApproval, touch, why } from './touch.js';
 
 const code = takeCode();

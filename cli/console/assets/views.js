@@ -1,5 +1,6 @@
 // The views, each from what is known to elements. Whatever others wrote is text and nothing else.
 import { h, unb64 } from './common.js';
+import { grid, heard, none, panel, stages, table } from './rollout.js';
 import { known, nodeName } from './state.js';
 import { approvalFacts, readApproval } from './touch.js';
 
@@ -8,17 +9,6 @@ const when = (ms) => (ms ? new Date(ms).toLocaleString() : '');
 const link = (path, ...words) => h('a', { href: `#${path}` }, ...words);
 const laneLink = (one) => link(`/lane/${one.project}/${one.environment}`, `${one.project} in ${one.environment}`);
 const changeLink = (id) => link(`/change/${id}`, h('code', {}, short(id)));
-const panel = (kind, ...parts) => h('section', { class: `panel ${kind}` }, ...parts);
-const none = (words) => h('p', { class: 'quiet' }, words);
-
-function table(names, rows, words) {
-  if (!rows.length) return none(words);
-  const number = (index) => (names[index].startsWith('#') ? 'number' : '');
-  const head = h('tr', {}, names.map((name, index) => h('th', { scope: 'col', class: number(index) }, name.replace('#', ''))));
-  const line = (row) => h('tr', { class: row.kind }, (row.cells || row).map((cell, index) => h('td', { class: number(index) }, cell)));
-  return h('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': words }, h('table', {}, h('thead', {}, head), h('tbody', {}, rows.map(line))));
-}
-
 const waiting = (one) => one.state === 'proposed' && one.start && one.start.outcome === 'waiting';
 
 export function home() {
@@ -51,36 +41,18 @@ export function home() {
   ];
 }
 
-function stages(rollout) {
-  const kind = (index) => (index < rollout.stage ? 'over' : index > rollout.stage ? '' : rollout.verdicts.some((one) => one.verdict === 'fail') ? 'failed' : 'open');
-  return [
-    h('p', {}, `Stage ${rollout.stage + 1} of ${rollout.stages.length}: ${rollout.cohort.length} of ${rollout.stages[rollout.stages.length - 1]} nodes. ${rollout.assessment} ${rollout.reason}`),
-    h('div', { class: 'bar', 'aria-hidden': 'true' }, rollout.stages.map((_, index) => h('span', { class: kind(index) }))),
-  ];
-}
-
-const share = (one) => (one.requests ? `${((100 * one.errors) / one.requests).toFixed(1)} %` : '-');
-const word = (verdict) => h('span', { class: { pass: 'good', fail: 'bad' }[verdict] || 'quiet' }, verdict || 'not heard');
-const meter = (one) => h('meter', { min: '0', max: '1', low: '0.01', high: '0.05', optimum: '0', value: one.requests ? String(one.errors / one.requests) : '0', 'aria-label': `share of errors on ${nodeName(one.node)}` });
-
-function grid(numbers, words, order) {
-  return table(['node', 'verdict', '#requests', '#errors', '#share', 'errors', '#healthy', 'why'],
-    numbers.map((one, index) => ({ kind: order && order[index] ? 'apart' : undefined, cells: [nodeName(one.node), word(one.verdict), String(one.requests), String(one.errors), share(one), meter(one), `${Math.round(one.healthy_ms / 1000)} s`, one.reason] })), words);
-}
-
 /** One project in one environment; `logs` are the last lines of nodes that failed, `acts` the buttons that may be pressed. */
 export function lane(one, logs, acts) {
   const history = known.decisions.filter((each) => each.project === one.project && each.environment === one.environment);
   const back = history.find((each) => each.numbers.length && each.action === 'abort');
-  const heard = one.rollout ? one.rollout.cohort.map((node) => one.rollout.verdicts.find((said) => said.node === node) || { node, verdict: '', requests: 0, errors: 0, healthy_ms: 0, reason: '' }) : [];
   return [
     h('h1', {}, `${one.project} in ${one.environment}`),
     one.frozen && panel('alert', h('strong', {}, 'Frozen: '), one.frozen),
     one.rollout
-      ? panel('', h('h2', {}, 'The rollout'), h('p', {}, 'change ', changeLink(one.rollout.change)), one.rollout.paused && h('p', { class: 'warn' }, `Paused: ${one.rollout.paused}`), stages(one.rollout), grid(heard, 'what the nodes of this stage say'))
+      ? panel('', h('h2', {}, 'The rollout'), h('p', {}, 'change ', changeLink(one.rollout.change)), one.rollout.paused && h('p', { class: 'warn' }, `Paused: ${one.rollout.paused}`), stages(one.rollout), grid(heard(one.rollout), 'what the nodes of this stage say', nodeName))
       : panel('', h('h2', {}, 'What runs'), one.base ? h('p', {}, 'release ', h('code', {}, short(one.base.release)), ' of change ', changeLink(one.base.change)) : none('Nothing was deployed yet.'), h('p', { class: 'quiet' }, one.routes.join(', '))),
     acts,
-    one.last_abort && !one.rollout && panel('alert', h('h2', {}, 'Why the last release went back'), h('p', {}, one.last_abort), back && grid(back.numbers, 'the numbers of that decision')),
+    one.last_abort && !one.rollout && panel('alert', h('h2', {}, 'Why the last release went back'), h('p', {}, one.last_abort), back && grid(back.numbers, 'the numbers of that decision', nodeName)),
     logs.map(([node, lines]) => [h('h3', {}, `Last log lines on ${nodeName(node)}`), h('pre', { class: 'log', tabindex: '0', 'aria-label': `log lines of ${nodeName(node)}` }, lines.map(logLine).join('\n') || 'none'), link(`/logs/${node}/${one.project}`, 'All log lines')]),
     h('h2', {}, 'Can return to'),
     table(['release', 'change', 'approved by'], one.retained.map((each) => [h('code', {}, short(each.release)), changeLink(each.change), each.approvers.map(short).join(', ')]), 'no earlier release is kept'),

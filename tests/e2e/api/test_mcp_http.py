@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from node.api import rollout_page
 from node.api.mcp import HANDSHAKEN, STATELESS, TOOLS
 from tests.e2e.api.test_bearer import give, made, session
 from tests.e2e.api.test_drafts import change, put
@@ -65,6 +66,11 @@ async def test_an_agent_reviews_proposes_and_watches_and_starts_nothing(
         assert not any(word in name for name in tools for word in ("approve", "start", "rollback"))
         for one in tools.values():
             Draft202012Validator.check_schema(one.input_schema)
+        (shown,) = (await agent.list_resources()).resources
+        assert tools["rollout_status"].meta == {"ui": {"resourceUri": str(shown.uri)}}
+        (page,) = (await agent.read_resource(str(shown.uri))).contents
+        assert (page.mime_type, page.text) == ("text/html;profile=mcp-app", rollout_page.page())
+        assert tools["logs"].meta is None
         wanted = {name: value for name, value in change(named).items() if name != "kind"}
         Draft202012Validator(tools["diff"].input_schema).validate(wanted)
         view = told(await agent.call_tool("diff", wanted))
@@ -202,6 +208,15 @@ async def test_fields_that_disagree_with_the_body_are_refused(house: House) -> N
             async with asking.post("/mcp", json=body, headers=fields) as answer:
                 said = await answer.json()
                 assert (answer.status, said.get("error", {}).get("code")) == (status, code), said
+        for uri, named, status in (
+            (rollout_page.URI, rollout_page.URI, 200), (rollout_page.URI, "ui://freehold/other", 400),
+            ("ui://freehold/other", "ui://freehold/other", 400),
+        ):  # fmt: skip
+            fields = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": "resources/read", "Mcp-Name": named}
+            async with asking.post(
+                "/mcp", json=request("resources/read", uri=uri, _meta=meta), headers=fields
+            ) as answer:
+                assert answer.status == status, await answer.text()
         odd = {**meta, f"{prefix}protocolVersion": "2031-01-01"}
         fields = {"MCP-Protocol-Version": "2031-01-01", "Mcp-Method": "ping"}
         async with asking.post("/mcp", json=request("ping", _meta=odd), headers=fields) as answer:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 
+from node.api import rollout_page
 from tests.e2e.api.test_mcp import Team
 from tests.support.mesh.nodes import until
 
@@ -56,6 +57,8 @@ async def test_a_server_without_a_mesh_or_with_a_broken_project_says_so_and_how_
         error = await told(client, "status")
         assert "no mesh is known" in error["message"], "the folder was mended, and the server did not look again"
         assert (await client.read_resource("freehold://schema/freehold.toml")).contents
+        (page,) = (await client.read_resource(rollout_page.URI)).contents
+        assert (page.mime_type, page.text) == (rollout_page.KIND, rollout_page.page())
         assert len((await client.list_prompts()).prompts) == 2
 
 
