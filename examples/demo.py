@@ -15,7 +15,7 @@ from pathlib import Path
 
 from examples import story
 from examples.checks import Teller
-from runtime.native.choice import load_module
+from runtime.native.choice import choose
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "xdg"
 
@@ -27,8 +27,9 @@ def main() -> int:
     teller = Teller()
     print("Freehold: a change, from a request to running software on machines you own.")
     print("Lines with `ok` are claims that were checked just now; `|` quotes a command or a file.")
-    why = load_module()[1]
-    print(f"Plain requests are served in {'Python: ' + why if why else 'the native engine'}.")
+    served = choose("auto", plain_listeners=1, local_only=False)
+    engine = "the native engine" if served.engine == "native" else f"Python: {served.reason}"
+    print(f"Plain requests are served in {engine}.")
     with tempfile.TemporaryDirectory(prefix="freehold-demo-") as folder:
         try:
             story.tell(teller, Path(folder), CACHE / "freehold" / "compiled")
