@@ -2,7 +2,8 @@
 
 A shape is a folder with `shape.toml` and a project beside it, or snippets from which the project is made. `[[call]]` is a
 request with what must come back, `[[snippet]]` a function with what it must return, `[[refusal]]` files laid over the project
-with what the refusal must say. What answers is asked twice on one instance and once on a fresh one. Not here: who runs it.
+with what the refusal must say. `[[imitation]]` is an answer of what the app calls, by its configuration UPSTREAM. What answers
+is asked twice on one instance and once on a fresh one. Not here: who runs it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import json
 import shutil
 import tempfile
 import tomllib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from aiohttp import web
 
 from cli.errors import CommandError
 from cli.project.wheels import found, recipes
@@ -143,10 +147,44 @@ async def judge(shape: Shape, work: Path) -> AsyncIterator[Judged]:
         yield _refused(shape, refusal, work / f"refusal-{number}")
 
 
+@asynccontextmanager
+async def _imitated(shape: Shape) -> AsyncIterator[str]:
+    """Answer on loopback as the shape's `[[imitation]]`s say; yield the address that its app finds as UPSTREAM."""
+    known = {(one["method"], one["path"]): one for one in shape.told.get("imitation", ())}
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        one = known.get((request.method, request.path))
+        if one is None:
+            return web.Response(status=501, text=f"{request.method} {request.path} is not imitated")
+        return web.Response(
+            status=one.get("status", 200), body=one.get("body", "").encode(), headers=one.get("headers")
+        )
+
+    runner = web.AppRunner(_application(answer))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"localhost:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _application(answer: Callable[[web.Request], Awaitable[web.Response]]) -> web.Application:
+    made = web.Application()
+    made.router.add_route("*", "/{path:.*}", answer)
+    return made
+
+
 async def _served(shape: Shape, folder: Path, work: Path) -> AsyncIterator[Judged]:
     wrong: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory(prefix="shape", dir="/tmp") as short:
-        async with serving_project(folder, Path(short)) as served:
+        async with (
+            _imitated(shape) as upstream,
+            serving_project(
+                folder, Path(short), config={"UPSTREAM": f"http://{upstream}"}, allow_hosts=(upstream,)
+            ) as served,
+        ):
             for call in shape.calls:
                 said = await _asked(served, call)
                 wrong.setdefault((call["kind"], call["subject"]), said)

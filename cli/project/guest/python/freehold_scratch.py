@@ -226,6 +226,15 @@ def _rmtree(path, ignore_errors=False, onerror=None, *, onexc=None, dir_fd=None)
     _folders.difference_update({folder for folder in _folders if folder == name or folder.startswith(name + "/")} - {ROOT})
 
 
+def _at_home(path, expand=os.path.expanduser):
+    """`os.path.expanduser`: there are no users; where no HOME is configured, /tmp is the home, so that files can be made in it."""
+    text = os.fspath(path)
+    tilde, slash = (b"~", b"/") if isinstance(text, bytes) else ("~", "/")
+    if "HOME" in os.environ or not (text == tilde or text.startswith(tilde + slash)):
+        return expand(path)
+    return (b"/tmp" if isinstance(text, bytes) else "/tmp") + text[1:]
+
+
 def install() -> None:
     """Serve /tmp from memory, above whatever serves the other paths. Call after `freehold_files` was installed."""
     import shutil
@@ -242,6 +251,7 @@ def install() -> None:
     os.remove = os.unlink = _remove
     os.mkdir, os.rmdir, os.rename, os.replace = _mkdir, _rmdir, _rename, _rename
     os.utime, os.chmod = _utime, _chmod
+    os.path.expanduser = _at_home
     shutil.rmtree = _rmtree
     tempfile.tempdir = ROOT
     tempfile.TemporaryFile = tempfile.NamedTemporaryFile = _temporary

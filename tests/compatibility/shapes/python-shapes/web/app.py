@@ -135,6 +135,12 @@ def namespace():
     return deep.NAME
 
 
+def home():
+    settings = pathlib.Path.home() / ".settings"
+    settings.write_text("kept")
+    return open(os.path.expanduser("~/.settings")).read()
+
+
 SHAPES = {
     "own-files": own_files,
     "temporary": temporary,
@@ -153,6 +159,8 @@ SHAPES = {
     "csv": lambda: list(csv.DictReader(io.StringIO("a,b\n1,2"))),
     "decimal": lambda: decimal.Decimal("0.1") + decimal.Decimal("0.2"),
     "hash": lambda: hashlib.sha256(b"a").hexdigest()[:8] + hmac.new(b"k", b"m", "sha256").hexdigest()[:8],
+    "home": home,
+    "scrypt": lambda: hashlib.scrypt(b"a", salt=b"b", n=16384, r=8, p=1).hex()[:8],
     "pbkdf2": lambda: hashlib.pbkdf2_hmac("sha256", b"a", b"b", 1000).hex()[:8],
     "random": lambda: len({random.getrandbits(64), secrets.token_hex(), str(uuid.uuid4())}),
     "re": lambda: re.sub(r"(?P<a>\w)", r"<\g<a>>", "ab"),

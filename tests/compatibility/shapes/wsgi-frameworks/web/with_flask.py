@@ -19,4 +19,5 @@ def login():
 
 @app.get("/password")
 def password():
-    return str(check_password_hash(generate_password_hash("a", method="pbkdf2:sha256:1000"), "a"))
+    methods = [{}, {"method": "pbkdf2"}, {"method": "pbkdf2:sha512:1000"}]
+    return str([check_password_hash(generate_password_hash("a", **one), given) for one in methods for given in "ab"])
