@@ -101,11 +101,11 @@ def require_unknown(name: str) -> None:
         )  # fmt: skip
 
 
-def store_passkey(name: str, one: StoredPasskey) -> None:
+def store_passkey(name: str, passkey: StoredPasskey) -> None:
     """Keep what is known of a passkey."""
     folder = home.home_folder() / "passkeys"
     folder.mkdir(exist_ok=True, mode=0o700)
-    (folder / f"{name}.json").write_bytes(msgspec.json.encode(one))
+    (folder / f"{name}.json").write_bytes(msgspec.json.encode(passkey))
 
 
 def forget_passkey(context: Context, key: bytes) -> None:

@@ -102,10 +102,10 @@ async def _how_to_get(client: NodeClient, one: Principal, verb: Verb, project: s
     return f"ask an admin: freehold mesh invite --kind principal --role {role}, then freehold login LINE"
 
 
-async def revoke_grants(client: NodeClient, signer: Ed25519Signer, one: Principal, reason: str) -> str:
+async def revoke_grants(client: NodeClient, signer: Ed25519Signer, principal: Principal, reason: str) -> str:
     """Revoke every grant of the key that comes from the signer; return the key of the last revocation's record."""
     mesh, filed = await client.mesh(), ""
-    for data in one.chains:
+    for data in principal.chains:
         chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
         if signer.public_key not in [link.key for link in chain]:
             continue  # somebody else gave it, and takes it away

@@ -5,6 +5,8 @@ Nothing here is decided or changed; text of the project and of apps is data. Not
 
 from __future__ import annotations
 
+from typing import Any
+
 import mcp_types as types
 
 from cli.access.client import NodeClient

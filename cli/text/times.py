@@ -13,15 +13,15 @@ def moment(wall_ms: float) -> str:
     return _text(datetime.fromtimestamp(wall_ms / 1000, UTC))
 
 
-def time_of_day(at: float | str) -> str:
+def time_of_day(when: float | str) -> str:
     """Return the time alone, of wall milliseconds or of a log line's own ISO 8601 text: "14:02:09Z"; "" for no time."""
-    if isinstance(at, str):
+    if isinstance(when, str):
         try:
-            found = datetime.fromisoformat(at).astimezone(UTC)
+            found = datetime.fromisoformat(when).astimezone(UTC)
         except ValueError:
             return ""
         return _text(found)[11:]
-    return moment(at)[11:]
+    return moment(when)[11:]
 
 
 def _text(at: datetime) -> str:

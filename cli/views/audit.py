@@ -46,13 +46,13 @@ async def delivery_figures(client: NodeClient, project: str = "") -> dict[str, D
     return {lane: delivery_of(rows, created) for lane, rows in lanes.items()}
 
 
-def delivery_text(one: Delivery) -> str:
+def delivery_text(delivery: Delivery) -> str:
     """The figures for people."""
-    lead = in_words(one.lead_time_ms) if one.lead_time_ms is not None else "-"
-    rate = f"{one.change_fail_rate:.0%}" if one.change_fail_rate is not None else "-"
-    plural = "" if one.deployments == 1 else "s"
-    recovery = f", recovered in {in_words(one.recovery_time_ms)}" if one.recovery_time_ms is not None else ""
+    lead = in_words(delivery.lead_time_ms) if delivery.lead_time_ms is not None else "-"
+    rate = f"{delivery.change_fail_rate:.0%}" if delivery.change_fail_rate is not None else "-"
+    plural = "" if delivery.deployments == 1 else "s"
+    recovery = f", recovered in {in_words(delivery.recovery_time_ms)}" if delivery.recovery_time_ms is not None else ""
     return (
-        f"{one.deployments} deployment{plural} ({one.per_day:g} a day), lead time {lead}, {rate} of changes failed"
+        f"{delivery.deployments} deployment{plural} ({delivery.per_day:g} a day), lead time {lead}, {rate} of changes failed"
         f"{recovery}"
     )

@@ -11,7 +11,7 @@ from cli.access.members import Member
 from cli.access.voters import VoterStore
 from cli.text.table import short
 from cli.text.units import in_words
-from cli.views import lane_status as standing
+from cli.views import lane_status
 from cli.views.apps import apps
 from cli.views.finding import Finding
 from cli.views.jobs import jobs
@@ -203,9 +203,9 @@ def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
     names = {one.node: one.title for one in everyone}
     found = []
     for lane in state.lanes:
-        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        nodes = lane_status.nodes_of(state, lane.project, lane.environment)
         data = lane.base is not None and lane.base.data
-        words = standing.unserved_words(nodes, standing.down_of(nodes, everyone), names, data=data)
+        words = lane_status.unserved_words(nodes, lane_status.down_of(nodes, everyone), names, data=data)
         if words:
             found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", LOOK_STEP))
     return found
@@ -217,12 +217,12 @@ def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, No
     found = []
     for lane in state.lanes:
         name = f"{lane.project}/{lane.environment}"
-        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        nodes = lane_status.nodes_of(state, lane.project, lane.environment)
         idle = [node for node in nodes if node in views and name not in views[node].running]
         if not idle:
             continue
         who = ", ".join(names.get(node) or short(node) for node in idle)
-        gone = standing.down_of(nodes, everyone)
+        gone = lane_status.down_of(nodes, everyone)
         nobody = len(idle) + len([node for node in gone if node not in idle]) >= len(nodes)
         what = (
             f"{name}: no visitor is served: {who} does not run its release yet"

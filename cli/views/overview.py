@@ -16,7 +16,7 @@ from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.change.deploy import require_known
 from cli.errors import CommandError
-from cli.views import lane_status as standing
+from cli.views import lane_status
 from protocols.api_models import ChangeView, DecisionView, JobView, LaneView, NodeView
 from protocols.state.model import MeshState
 
@@ -50,7 +50,7 @@ class SeenLane(LaneView, frozen=True, kw_only=True):
     deadline_ms: int
     requests: dict[str, str]
     waiting: tuple[WaitingStart, ...]
-    aborted: standing.Aborted | None
+    aborted: lane_status.Aborted | None
     open: tuple[ChangeView, ...]
 
 
@@ -76,7 +76,7 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
         where = {"project": lane.project, "environment": lane.environment}
         changes = await client.read(tuple[ChangeView, ...], "/v1/changes", **where, limit=CHANGES_ASKED)
         decisions = await client.read(tuple[DecisionView, ...], "/v1/decisions", **where, limit=DECISIONS_ASKED)
-        nodes = standing.nodes_of(state, lane.project, lane.environment)
+        nodes = lane_status.nodes_of(state, lane.project, lane.environment)
         cohort = lane.rollout.cohort if lane.rollout is not None else ()
         shown = {one.change for one in (lane.base, lane.rollout) if one is not None}
         started = {one.subject for one in decisions if one.action == "start"}
@@ -86,21 +86,21 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
             SeenLane(
                 *astuple(beside),
                 nodes=nodes,
-                down=standing.down_of(dict.fromkeys((*nodes, *cohort)), members),
-                since_ms=standing.began_ms(lane.base.change if lane.base is not None else "", decisions),
-                stage_ms=standing.opened_ms(decisions) if lane.rollout is not None else 0,
+                down=lane_status.down_of(dict.fromkeys((*nodes, *cohort)), members),
+                since_ms=lane_status.began_ms(lane.base.change if lane.base is not None else "", decisions),
+                stage_ms=lane_status.opened_ms(decisions) if lane.rollout is not None else 0,
                 requests={one.id: one.request for one in changes if one.id in shown},
                 waiting=tuple(
-                    WaitingStart(one.id, standing.with_names(words, members))
+                    WaitingStart(one.id, lane_status.with_names(words, members))
                     for one in changes
-                    if (words := standing.waiting_words(one))
+                    if (words := lane_status.waiting_words(one))
                 ),
-                aborted=standing.aborted(decisions),
+                aborted=lane_status.aborted(decisions),
                 deadline_ms=_deadline_ms(state, lane),
                 open=tuple(one for one in proposed if one.id not in started)[:OPEN_MAX],
             )
         )
-    return Seen(node, found, [standing.with_names(one, members) for one in node.warnings], members)
+    return Seen(node, found, [lane_status.with_names(one, members) for one in node.warnings], members)
 
 
 def _deadline_ms(state: MeshState, lane: LaneView) -> int:

@@ -18,7 +18,7 @@ from cli.errors import CommandError, ExitCode
 from cli.text.foreign import foreign, plain
 from cli.text.output import Output
 from cli.text.units import counted
-from cli.views import lane_status as standing
+from cli.views import lane_status
 from cli.views.log_lines import LogEntry, described, read
 from protocols.api_models import ChangeView, LaneView, LogLines
 
@@ -168,7 +168,7 @@ def judge_start(view: ChangeView, elapsed_s: float, unprepared_s: float, patienc
         raise AwaitingApprovalError(
             f"{rule}: {start.detail}", next_step=f"freehold approve {view.id[:12]}", kind="awaiting-approval"
         )
-    step = standing.step_for(rule, view.id)
+    step = lane_status.step_for(rule, view.id)
     waited_s = elapsed_s - (unprepared_s if rule.startswith("evidence.") else 0)
     if step and waited_s > patience_s:
         raise RefusedStartError(f"{rule}: {start.detail}", next_step=step, kind=rule)
@@ -178,7 +178,7 @@ def _lines(view: ChangeView, lane: LaneView, names: Mapping[str, str]) -> list[s
     """What a person should know, one sentence each; the same sentence while nothing of it has changed."""
     found = []
     start = view.start
-    if start is not None and start.outcome == "waiting" and start.rule not in standing.QUIET:
+    if start is not None and start.outcome == "waiting" and start.rule not in lane_status.QUIET:
         found.append(f"waiting: {start.detail}")
     if view.failure and view.tries_again:
         found.append(f"waiting: {view.failure}")
@@ -230,7 +230,7 @@ async def unprepared_words(client: NodeClient, view: ChangeView, names: Mapping[
     for one in await members_of(client):
         if one.node not in start.detail:
             continue
-        if one.belief == standing.DOWN:
+        if one.belief == lane_status.DOWN:
             why = "it is down"
         else:
             why = await _why_unprepared(client, one.node, view.id) or "it fetches, compiles and tries it"

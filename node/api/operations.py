@@ -174,9 +174,9 @@ PAGING = (
 )  # fmt: skip
 
 
-def parameters_of(one: Operation) -> tuple[Parameter, ...]:
+def parameters_of(operation: Operation) -> tuple[Parameter, ...]:
     """Everything an operation reads from its path and query."""
-    return (*one.parameters, *(PAGING if one.paged else ()))
+    return (*operation.parameters, *(PAGING if operation.paged else ()))
 
 
 TAGS = {
@@ -202,9 +202,9 @@ _TAG_OF = {
 }  # fmt: skip
 
 
-def tag_of(one: Operation) -> str:
+def tag_of(operation: Operation) -> str:
     """The group an operation belongs to, by its path."""
-    return _TAG_OF.get(one.path.removeprefix("/v1").split("/")[1], "mesh")
+    return _TAG_OF.get(operation.path.removeprefix("/v1").split("/")[1], "mesh")
 
 
 @cache

@@ -73,10 +73,10 @@ class Fates:
             self._fates[change] = fate
 
 
-def abort_words(one: DecisionView) -> str:
+def abort_words(decision: DecisionView) -> str:
     """Say why a rollout was aborted, with what each node measured."""
     numbers = "; ".join(
         f"{each.node[-6:]}: {each.errors} errors in {each.requests} requests {each.reason}".strip()
-        for each in one.numbers
+        for each in decision.numbers
     )
-    return f"{one.reason} ({numbers})" if numbers else one.reason
+    return f"{decision.reason} ({numbers})" if numbers else decision.reason

@@ -98,10 +98,12 @@ class HookFile(msgspec.Struct):
             self.end(self.pending[0], now_ms, delivered=False, result=f"over {PENDING_MAX} messages wait")
         self.pending.append(Undelivered(message, now_ms))
 
-    def end(self, one: Undelivered, now_ms: int, *, delivered: bool, result: str) -> None:
+    def end(self, undelivered: Undelivered, now_ms: int, *, delivered: bool, result: str) -> None:
         """Take a message off, and remember how it ended."""
-        self.pending = [other for other in self.pending if other is not one]
-        ended = Handled(one.message.id, one.message.kind, delivered, now_ms, one.attempts, result)
+        self.pending = [other for other in self.pending if other is not undelivered]
+        ended = Handled(
+            undelivered.message.id, undelivered.message.kind, delivered, now_ms, undelivered.attempts, result
+        )
         self.ended = [*self.ended, ended][-ENDED_KEPT:]
 
 

@@ -141,12 +141,12 @@ def beats(challenger: Entry, holder: Entry) -> bool:
     return challenger.digest < holder.digest
 
 
-def equivocates(one: Entry, other: Entry) -> bool:
+def equivocates(entry: Entry, other: Entry) -> bool:
     """Return whether two different records prove that their author used one sequence twice for one key."""
     return (
-        one.parsed.rule.kind == "owned"
-        and one.author == other.author
-        and one.record.key == other.record.key
-        and one.record.seq == other.record.seq
-        and one.digest != other.digest
+        entry.parsed.rule.kind == "owned"
+        and entry.author == other.author
+        and entry.record.key == other.record.key
+        and entry.record.seq == other.record.seq
+        and entry.digest != other.digest
     )

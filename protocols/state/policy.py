@@ -91,10 +91,10 @@ class Subject:
 
 
 def approval_problem(
-    found: Vouched, subject: Subject, withdrawn: Sequence[bytes], at_ms: int, limit_ms: int
+    vouched: Vouched, subject: Subject, withdrawn: Sequence[bytes], at_ms: int, limit_ms: int
 ) -> Refusal | None:
     """Return why this approval does not count for the subject at `at_ms`, or None."""
-    approval, rights, change = found.approval, found.rights, subject.change
+    approval, rights, change = vouched.approval, vouched.rights, subject.change
     if approval.change != subject.digest:
         return Refusal("approval.other-change", "the approval is for another change; anything altered voids it")
     if (approval.project, approval.environment) != (change.project, change.environment):
@@ -112,7 +112,7 @@ def approval_problem(
         return Refusal("approval.withdrawn", "the approver has withdrawn this approval")
     if isinstance(rights, Refusal):
         return Refusal("approval.no-rights", f"the approver's key has no rights here: {rights.detail}")
-    here = _approving(found, change)
+    here = _approving(vouched, change)
     if not here:
         return Refusal("approval.no-rights", f"{rights.name} may not approve in {change.environment}")
     if not _independent(here, subject):
@@ -121,14 +121,14 @@ def approval_problem(
 
 
 def approvals_refusal(
-    wanted: Gate, subject: Subject, found: Sequence[Vouched], withdrawn: Sequence[bytes], at_ms: int
+    wanted: Gate, subject: Subject, vouched: Sequence[Vouched], withdrawn: Sequence[bytes], at_ms: int
 ) -> tuple[bytes, ...] | Refusal:
     """Return the approvers' keys in ascending order, one per person, or what is missing and who can give it.
 
     When approvals are missing, the refusal is the first offered approval's own fault, if one was offered.
     """
-    problems = [approval_problem(item, subject, withdrawn, at_ms, wanted.approval_max_ms) for item in found]
-    good = [item for item, problem in zip(found, problems, strict=True) if problem is None]
+    problems = [approval_problem(item, subject, withdrawn, at_ms, wanted.approval_max_ms) for item in vouched]
+    good = [item for item, problem in zip(vouched, problems, strict=True) if problem is None]
     for demand in wanted.demands:
         able = [item for item in good if item.approval.by_passkey or not demand.by_passkey]
         people = _people(able, subject, demand.approver_roles)
@@ -148,10 +148,10 @@ def approvals_refusal(
     return tuple(sorted(_people(good, subject).values()))
 
 
-def evidence_refusal(wanted: Gate, subject: Subject, found: Sequence[Shown], at_ms: int) -> Refusal | None:
+def evidence_refusal(wanted: Gate, subject: Subject, shown: Sequence[Shown], at_ms: int) -> Refusal | None:
     """Return which demanded evidence is missing, stale, failed, foreign or only self-attested, or None."""
     for demand in (one for demands in wanted.demands for one in demands.evidence):
-        problems = [_evidence_problem(demand, subject, item, at_ms) for item in found]
+        problems = [_evidence_problem(demand, subject, item, at_ms) for item in shown]
         if None in problems:
             continue
         who = A_NODE_RUNS_IT if demand.by_node else "freehold test makes it"

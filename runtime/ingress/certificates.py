@@ -210,6 +210,6 @@ def _fingerprint(folder: Path) -> Fingerprint:
     return tuple(found)
 
 
-def days_left(one: Loaded) -> int:
+def days_left(certificate: Loaded) -> int:
     """Whole days until a certificate ends; negative once it has."""
-    return (one.not_after - datetime.now(UTC)).days
+    return (certificate.not_after - datetime.now(UTC)).days

@@ -53,14 +53,14 @@ def records_of(name: str, hosts: Sequence[str]) -> list[str]:
     return [f"{name}. {TTL_S} IN CNAME {one.rstrip('.')}." for one in hosts if _HOST.fullmatch(one.rstrip("."))][:1]
 
 
-def described(one: NameView, records: Sequence[str]) -> list[str]:
+def described(view: NameView, records: Sequence[str]) -> list[str]:
     """Return what a person is told of one name."""
-    lines = [f"{one.name}  {one.project} in {one.environment}, served by {len(one.nodes)} nodes that are up"]
+    lines = [f"{view.name}  {view.project} in {view.environment}, served by {len(view.nodes)} nodes that are up"]
     lines += [f"  {record}" for record in records] or ["  no node says where visitors reach it"]
-    if one.certificate_until_ms:
-        lines.append(f"  certificate until {moment(one.certificate_until_ms)}, by {one.certificate_by}")
-    if one.problem:
-        lines.append(f"  no newer certificate: {one.problem}")
+    if view.certificate_until_ms:
+        lines.append(f"  certificate until {moment(view.certificate_until_ms)}, by {view.certificate_by}")
+    if view.problem:
+        lines.append(f"  no newer certificate: {view.problem}")
     return lines
 
 

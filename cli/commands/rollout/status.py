@@ -25,7 +25,7 @@ from cli.text.output import Output
 from cli.text.table import table
 from cli.text.times import moment
 from cli.text.units import in_words
-from cli.views import lane_status as standing
+from cli.views import lane_status
 from cli.views.endings import ending
 from cli.views.jobs import job_words
 from cli.views.overview import Seen, SeenLane, look
@@ -81,10 +81,10 @@ def _numbers(names: Names, one: VerdictView | Numbers) -> str:
     """One node's verdict with the numbers behind it."""
     word = {"pass": "is up", "fail": "failed", "pending": "is not up yet"}[one.verdict]
     reason = f" ({one.reason})" if one.reason else ""
-    tally = standing.tally(one.errors, one.requests)
+    tally = lane_status.tally(one.errors, one.requests)
     served = one.engine if isinstance(one, VerdictView) else "python"
-    engine = "" if served == "python" else f", in {standing.engine_words(served)}"
-    return f"{standing.named(one.node, names)} {word}{reason}, {tally}{engine}"
+    engine = "" if served == "python" else f", in {lane_status.engine_words(served)}"
+    return f"{lane_status.named(one.node, names)} {word}{reason}, {tally}{engine}"
 
 
 @command("status", examples=("freehold status", "freehold status -f", "freehold status --project guestbook --json"))
@@ -143,7 +143,7 @@ def _text(seen: Seen, names: Names) -> str:
         return f"nothing is deployed in {seen.node.mesh_name} yet"
     rows = [_row(seen, names, lane) for lane in seen.lanes]
     details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
-    served = [standing.served_words(seen.node)] if seen.node.engine else []
+    served = [lane_status.served_words(seen.node)] if seen.node.engine else []
     return "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details, *served])
 
 
@@ -151,7 +151,7 @@ def _asked_for(requests: Mapping[str, str], change: str) -> str:
     request = requests.get(change)
     if request is None:
         return f"change {change[:12]}"  # this node no longer holds the words
-    return f'"{standing.in_short(request)}"' if request else "without a request"
+    return f'"{lane_status.in_short(request)}"' if request else "without a request"
 
 
 def _row(seen: Seen, names: Names, lane: SeenLane) -> tuple[str, ...]:
@@ -160,8 +160,8 @@ def _row(seen: Seen, names: Names, lane: SeenLane) -> tuple[str, ...]:
     if base is None:
         return _lane(lane), "nothing yet", "-", moving, "-", " ".join(lane.routes)
     down = [node for node in lane.down if node in lane.nodes]
-    where = standing.where_words(lane.nodes, down, names, data=bool(lane.data_node))
-    since = standing.ago(lane.since_ms, seen.node.wall_ms)
+    where = lane_status.where_words(lane.nodes, down, names, data=bool(lane.data_node))
+    since = lane_status.ago(lane.since_ms, seen.node.wall_ms)
     return _lane(lane), short(base.release), since, moving, where, " ".join(lane.routes)
 
 
@@ -172,20 +172,20 @@ def _details(seen: Seen, names: Names, lane: SeenLane) -> list[str]:
     if base is not None:
         down = [node for node in lane.down if node in lane.nodes]
         found.append(f"runs {_asked_for(requests, base.change)}, by {_key(names, base.author)}")
-        unserved = standing.unserved_words(lane.nodes, down, names, data=bool(lane.data_node))
+        unserved = lane_status.unserved_words(lane.nodes, down, names, data=bool(lane.data_node))
         found += [unserved] if unserved else []
     if rollout is not None:
         state = f"paused, {rollout.paused}" if rollout.paused else rollout.reason
-        opened = f", this stage began {standing.ago(lane.stage_ms, seen.node.wall_ms)}"
+        opened = f", this stage began {lane_status.ago(lane.stage_ms, seen.node.wall_ms)}"
         what = f"release {short(rollout.release)}, {_asked_for(requests, rollout.change)},"
         found.append(f"{what} is coming, {state}{opened}")
         heard = [one.node for one in rollout.verdicts if one.node in rollout.cohort]
         found += [_numbers(names, one) for one in rollout.verdicts if one.node in rollout.cohort]
         ends_ms = lane.stage_ms + lane.deadline_ms - seen.node.wall_ms
         until = f" for {in_words(ends_ms)} more, then it goes back" if lane.stage_ms and ends_ms > 0 else ""
-        found += standing.silent_words(rollout.cohort, heard, lane.down, names, until)
+        found += lane_status.silent_words(rollout.cohort, heard, lane.down, names, until)
     elif lane.aborted is not None:
-        when, by = standing.ago(lane.aborted.at_ms, seen.node.wall_ms), lane.aborted.by
+        when, by = lane_status.ago(lane.aborted.at_ms, seen.node.wall_ms), lane.aborted.by
         reason = f": {lane.last_abort}" if lane.last_abort else ""
         found.append(f"the last rollout went back {when}, by {by}{reason}")
     if lane.frozen:

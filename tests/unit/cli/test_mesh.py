@@ -24,7 +24,7 @@ from cli.text.table import table
 from cli.text.times import moment, time_of_day
 from cli.text.units import checked_addresses, duration_ms, in_words, labels_of
 from cli.views import doctor as diagnosis
-from cli.views import lane_status as standing
+from cli.views import lane_status
 from cli.views.lanes import choose_lane
 from cli.views.watch import LAST_WORDS_MAX, RefusedStartError, judge_start, last_words
 from protocols.api_models import NodeView, Numbers, StartView
@@ -386,19 +386,19 @@ def test_visitors_are_told_addresses_they_can_open() -> None:
 
 def test_where_a_lane_runs_names_the_nodes_that_are_down() -> None:
     names = {"a": "oslo", "b": "berlin", "c": "rome"}
-    assert standing.where_words(("a", "b"), (), names, data=False) == "oslo, berlin"
-    assert standing.where_words(("a", "b"), ("b",), names, data=False) == "oslo, berlin; berlin is down"
-    assert standing.where_words(("b",), ("b",), names, data=True) == "data on berlin, which is down"
+    assert lane_status.where_words(("a", "b"), (), names, data=False) == "oslo, berlin"
+    assert lane_status.where_words(("a", "b"), ("b",), names, data=False) == "oslo, berlin; berlin is down"
+    assert lane_status.where_words(("b",), ("b",), names, data=True) == "data on berlin, which is down"
     many = tuple("abcdef")
-    assert standing.where_words(many, ("a", "b"), names, data=False) == "6 nodes; oslo, berlin are down"
+    assert lane_status.where_words(many, ("a", "b"), names, data=False) == "6 nodes; oslo, berlin are down"
 
 
 def test_a_lane_that_nobody_serves_says_so_and_one_that_somebody_serves_does_not() -> None:
     names = {"a": "oslo", "b": "berlin"}
-    assert "its data is on berlin, which is down" in standing.unserved_words(("b",), ("b",), names, data=True)
-    assert "oslo, berlin are down" in standing.unserved_words(("a", "b"), ("a", "b"), names, data=False)
-    assert standing.unserved_words(("a", "b"), ("b",), names, data=False) == ""
-    assert standing.unserved_words((), (), names, data=False) == ""
+    assert "its data is on berlin, which is down" in lane_status.unserved_words(("b",), ("b",), names, data=True)
+    assert "oslo, berlin are down" in lane_status.unserved_words(("a", "b"), ("a", "b"), names, data=False)
+    assert lane_status.unserved_words(("a", "b"), ("b",), names, data=False) == ""
+    assert lane_status.unserved_words((), (), names, data=False) == ""
 
 
 def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollback_to_it() -> None:
@@ -408,39 +408,39 @@ def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollba
         decided("start", 2, "one"),
         decided("claim_routes", 1),
     ]
-    assert standing.began_ms("one", first) == 4
+    assert lane_status.began_ms("one", first) == 4
     later = [decided("promote", 6), decided("start", 5, "two"), *first]
-    assert standing.began_ms("two", later) == 6
-    assert standing.began_ms("one", [decided("abort", 7), *later[1:]]) == 4
-    assert standing.began_ms("one", [decided("rollback", 8, "one"), *later]) == 8
-    assert standing.began_ms("one", []) == 0
+    assert lane_status.began_ms("two", later) == 6
+    assert lane_status.began_ms("one", [decided("abort", 7), *later[1:]]) == 4
+    assert lane_status.began_ms("one", [decided("rollback", 8, "one"), *later]) == 8
+    assert lane_status.began_ms("one", []) == 0
 
 
 def test_a_rollout_that_somebody_aborted_is_told_with_who_did_until_another_begins() -> None:
     by_hand = decided("abort", 9, names=("ann", ""), signers=("aa" * 32, "bb" * 32))
-    assert standing.aborted([by_hand, decided("start", 8)]) == standing.Aborted(9, "ann, bbbbbbbbbbbb")
+    assert lane_status.aborted([by_hand, decided("start", 8)]) == lane_status.Aborted(9, "ann, bbbbbbbbbbbb")
     alone = decided("abort", 9)
-    assert standing.aborted([decided("claim_routes", 10), alone]) == standing.Aborted(9, "health")
-    assert standing.aborted([decided("start", 10), by_hand]) is None
-    assert standing.aborted([]) is None
+    assert lane_status.aborted([decided("claim_routes", 10), alone]) == lane_status.Aborted(9, "health")
+    assert lane_status.aborted([decided("start", 10), by_hand]) is None
+    assert lane_status.aborted([]) is None
 
 
 def test_a_stage_says_of_which_of_its_nodes_it_knows_nothing() -> None:
     names = {"a": "oslo", "b": "berlin", "c": "rome"}
-    said = standing.silent_words(("a", "b", "c"), ["a", "b"], ("b",), names)
+    said = lane_status.silent_words(("a", "b", "c"), ["a", "b"], ("b",), names)
     assert said == [
         "berlin is down: the stage waits for it",
         "rome has not reported yet: the stage waits for it",
     ]
-    until = standing.silent_words(("b",), [], ("b",), names, " for 3 minutes more, then it goes back")
+    until = lane_status.silent_words(("b",), [], ("b",), names, " for 3 minutes more, then it goes back")
     assert until == ["berlin is down: the stage waits for it for 3 minutes more, then it goes back"]
 
 
 def test_a_change_that_waits_is_told_with_what_it_waits_for_and_its_words_on_one_line() -> None:
     change = change_view(request="greet\n\x1b[2Jall " + "x" * 80)
-    assert standing.waiting_words(change) == ""
+    assert lane_status.waiting_words(change) == ""
     waits = StartView(change.id, "waiting", 0, "approval.missing", "0 of 1 approvals")
-    said = standing.waiting_words(replace(change, start=waits))
+    said = lane_status.waiting_words(replace(change, start=waits))
     assert said.startswith('change abababababab "greet [2Jall xxx')
     assert said.endswith('…" waits: 0 of 1 approvals; freehold approve abababababab')
     assert "\x1b" not in said
@@ -450,17 +450,17 @@ def test_a_start_that_leaves_out_a_node_that_is_back_names_the_command_that_take
     start = StartView("ab" * 32, "waiting", 0, "fresh.nodes-missed", "the start leaves out 1 of 3 nodes that are up")
     view = change_view(start=start)
     step = "freehold deploy --change abababababab, which starts it on those nodes too"
-    assert standing.waiting_words(view).endswith(f"waits: {start.detail}; {step}")
-    assert standing.held_by(start) == start.rule
+    assert lane_status.waiting_words(view).endswith(f"waits: {start.detail}; {step}")
+    assert lane_status.held_by(start) == start.rule
     with pytest.raises(RefusedStartError, match="leaves out") as caught:
         judge_start(view, 6.0, 0.0, 5.0)
     assert caught.value.next_step == step
-    assert standing.held_by(replace(start, rule="rollout.not-prepared")) == ""
+    assert lane_status.held_by(replace(start, rule="rollout.not-prepared")) == ""
 
 
 def test_a_warning_calls_nodes_by_their_names() -> None:
     one = member("oslo")
-    assert standing.with_names(f"voter {one.node} is down", [one]) == f"voter {one.title} is down"
+    assert lane_status.with_names(f"voter {one.node} is down", [one]) == f"voter {one.title} is down"
 
 
 def test_a_step_in_a_rollout_is_taken_in_the_project_that_was_named_or_in_the_only_one_and_none_is_guessed() -> None:
