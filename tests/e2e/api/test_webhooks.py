@@ -105,7 +105,7 @@ async def test_who_may_have_a_node_speak_to_others() -> None:
                 for attempt in (
                     client.get("/v1/webhooks"),
                     client.post("/v1/webhooks", WebhookBody("spy", "https://hooks.example.org/")),
-                    client.post_empty("/v1/webhooks/ops/test"),
+                    client.post("/v1/webhooks/ops/test"),
                     client.delete("/v1/webhooks/ops"),
                 ):
                     with pytest.raises(RefusedError):
@@ -141,7 +141,7 @@ async def test_a_webhook_and_what_it_was_told_outlive_the_daemon(component: Call
         await house.stop(0)
         await house.start(0)
         async with house.client() as client:
-            answer = await client.post_empty("/v1/webhooks/ops/test")
+            answer = await client.post("/v1/webhooks/ops/test")
         assert answer["delivered"]
         await asyncio.sleep(1.5)
         assert kinds(receiver) == ["rollout.started", "rollout.succeeded", "test"]

@@ -457,7 +457,7 @@ async def what_is_in_order_starts(
         await asyncio.sleep(0.1)
     else:
         raise AssertionError(await w.client.get(f"/v1/changes/{named.hex()}"))
-    return f"{handed['outcome']} {handed['rule']}"
+    return f"{handed.outcome} {handed.rule}"
 
 
 async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(

@@ -148,7 +148,7 @@ async def test_a_start_that_voters_refuse_on_what_they_see_takes_few_slots_while
         assert waiting.outcome == "waiting"
         async with house.client() as client:
             lane, *_ = (await look(client, "", "")).lanes
-            assert f"freehold deploy --change {proposal.id.hex()[:12]}," in lane["waiting"][0]["words"]
+            assert f"freehold deploy --change {proposal.id.hex()[:12]}," in lane.waiting[0].words
             await start_change(
                 client, Output(as_json=True), proposal.id, signer=house.admin, starter=StartSigner(house.admin)
             )

@@ -37,14 +37,14 @@ async def test_a_second_start_of_what_is_under_way_or_runs_is_no_refusal(house: 
         waited = await client.start(
             anew(house, start)
         )  # the first waits for its node to prepare, or is decided just now
-        assert waited["outcome"] in {"waiting", "started"}
+        assert waited.outcome in {"waiting", "started"}
         outcomes = set()
         await until(lambda: outcomes.add(starter.starts[proposal.id].outcome) is None and house.based(proposal.id))
         assert outcomes <= {"waiting", "started"}
         view = await client.get(f"/v1/changes/{proposal.id.hex()}")
         assert (view["state"], view["start"]["outcome"]) == ("base", "started")
         again = await client.start(anew(house, start))
-        assert (again["outcome"], again["slot"]) == ("started", view["start"]["slot"])
+        assert (again.outcome, again.slot) == ("started", view["start"]["slot"])
 
 
 async def test_a_start_of_what_ran_before_is_refused_when_it_is_outdated(house: House, component: Component) -> None:
