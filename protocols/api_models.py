@@ -368,8 +368,8 @@ class AuditView(msgspec.Struct, frozen=True):
     digest: str
     result: str
     request: str
-    count: int
-    first_ms: int
+    count: int = 1
+    first_ms: int = 0
 
 
 class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

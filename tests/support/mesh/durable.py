@@ -28,6 +28,7 @@ from cli.project.build import build_project
 from cli.project.find import open_project
 from node.keys import SystemEntropy
 from node.mesh.pump import system_now
+from protocols.api_models import StartView
 from protocols.changes.secrets import SealedSecret, seal, sign_paper
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
@@ -183,7 +184,7 @@ class Site:
 
     async def start(
         self, client: NodeClient, proposal: deploying.ChangeProposal, *, supersede: bool = False
-    ) -> dict[str, Any]:
+    ) -> StartView:
         """Hand over the start of a proposed change; the node submits it once its papers are there."""
         change = proposal.change
         lane = deploying.lane_of(await client.state(), change.project, change.environment)
