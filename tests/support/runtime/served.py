@@ -140,6 +140,10 @@ class Served:
         self._clients.append(client)
         return client
 
+    def forget(self, client: Client) -> None:
+        """Leave a connection to the test, which has ended it: of many, none is kept here."""
+        self._clients.remove(client)
+
     async def hang_up(self) -> None:
         """Close every connection of the test."""
         for client in self._clients:
@@ -203,6 +207,7 @@ async def running(
     orphan_limit_s: float = 20.0,
     proxies: tuple[str, ...] = (),
     engine: Wanted = "python",
+    certificates: Path | None = None,
     leave: bool = False,
 ) -> AsyncIterator[Served]:
     """Run a pool for the body of the test; `leave` leaves its workers alive for another pool."""
@@ -222,6 +227,7 @@ async def running(
         orphan_limit_s=orphan_limit_s,
         proxies=proxies,
         engine=engine,
+        certificates=certificates,
         command=tuple(command),
     )
     pool = WorkerPool(settings, on_logs=keep)
