@@ -23,6 +23,13 @@ RUNS_PYTHON: Final = """\
   files to write.
 - `freehold.store`, `freehold.config`, `freehold.fetch` and `freehold.log` reach the node. `web/freehold.py` is the
   module for tests outside the sandbox; do not edit it."""
+RUNS_FASTAPI: Final = (
+    RUNS_PYTHON
+    + """
+- FastAPI needs pydantic-core, which is written in Rust and built for the sandbox once on each machine:
+  `freehold wheels build pydantic-core`. It takes minutes and a Rust toolchain; without one the command says what to install.
+- Endpoints run one at a time in an instance: those with `async def` take turns where they wait, those with `def` do not."""
+)
 RUNS_JAVASCRIPT: Final = """\
 - Web-standard JavaScript (`fetch`, `Request`, `Response`, `URL`, streams, `crypto`), and of Node's own modules those that
   need no files, sockets, processes or threads. The top level runs once, at build: no `crypto`, no `fetch` there.
@@ -58,6 +65,7 @@ CHOICES: Final = {
     for template in (
         Template("python", PYTHON_MODULE, TEST_PYTHON, "", RUNS_PYTHON),
         Template("wsgi", PYTHON_MODULE, TEST_PYTHON, "", RUNS_PYTHON),
+        Template("fastapi", PYTHON_MODULE, TEST_PYTHON, "freehold wheels build pydantic-core", RUNS_FASTAPI),
         Template("javascript", JAVASCRIPT_MODULE, "node --test", "", RUNS_JAVASCRIPT),
         Template("express", JAVASCRIPT_MODULE, "npm test", "npm install", RUNS_JAVASCRIPT),
         Template("typescript", JAVASCRIPT_MODULE, "npm test", "npm install", RUNS_JAVASCRIPT),

@@ -24,5 +24,5 @@ def new(output: Output, name: str, choice: str) -> None:
         "\n".join(f"{folder}/{file}" for file in files),
     )
     if template.prepare:
-        output.note(f"to run its tests: cd {folder} && {template.prepare}, then {template.test_command}")
+        output.note(f"before the first build and test: cd {folder} && {template.prepare}")
     output.hint(f"cd {folder} && freehold dev")
