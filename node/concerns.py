@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from node.config import NodeConfig, certificates_folder
+from node.decisions.acknowledged import Acknowledged
 from node.journal.audit import Audit
 from node.mesh.mesh import Rejected
 from node.serving.workloads import Workloads
@@ -100,13 +101,14 @@ class Concerns:
         clock: Callable[[], Now],
         rebuilt: str,
         rejected: Mapping[PeerId, Rejected],
-        elsewhere: Callable[[], list[str]],
+        elsewhere: Sequence[Callable[[], Sequence[str]]],
+        acknowledged: Acknowledged,
     ) -> None:
         """Take what is read, and why this process began without the records that the node had ("" if it has them).
 
-        `rejected` is what was refused of each peer last, `elsewhere` what other parts of this node are worried by.
+        `rejected` is what was refused of each peer last, `elsewhere` what says by what other parts are worried.
         """
-        self._rejected, self._elsewhere = rejected, elsewhere
+        self._rejected, self._elsewhere, self._acknowledged = rejected, elsewhere, acknowledged
         self._core, self._config, self._folder, self._clock = core, config, folder, clock
         self._workloads, self._audit = workloads, audit
         self.rebuilt = rebuilt
@@ -220,12 +222,12 @@ class Concerns:
                 f"{100 * used:.0f} % of the records that this node may write are used up, most of them entries of its audit"
                 " log, which expire after 400 days; write through another node: --context"
             )
-        if core.state.resets:
+        if self._acknowledged.open:
             found.append(
                 f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned; "
-                "compare what runs with what should: freehold status"
+                "compare what runs with what should: freehold status, and then: freehold mesh acknowledge"
             )
-        return found + self._of_certificates() + self._elsewhere()
+        return found + self._of_certificates() + [one for worried in self._elsewhere for one in worried()]
 
     def _unprepared(self, lanes: Sequence[Lane]) -> list[str]:
         """What of that the chain names this node could not make ready."""

@@ -12,10 +12,12 @@ from pathlib import Path
 from node.acme.certifier import Certifier
 from node.concerns import Concerns, is_alone
 from node.config import NodeConfig
+from node.decisions.acknowledged import Acknowledged
 from node.decisions.drafts import Drafts
 from node.decisions.history import History
 from node.decisions.outcomes import Fates
 from node.decisions.start_queue import Starter
+from node.decisions.undrains import Undrains
 from node.feed import Feed
 from node.journal.audit import Audit
 from node.journal.logs import LogStore
@@ -55,6 +57,10 @@ class ApiPlace:
     authority: bytes = b""
     announce: Callable[[], None] = lambda: None
     """Tells the others again where this node is."""
+
+    def tell(self) -> None:
+        """Tell the others again what this node says of itself."""
+        self.announce()
 
     def take(self, address: str, pin: str, authority: bytes) -> None:
         """Note where the API listens now, and the certificate (DER) of what vouches for it."""
@@ -98,6 +104,8 @@ class Control:
     webhooks: Webhooks
     trusts: Trusts
     upgrader: Upgrader
+    acknowledged: Acknowledged
+    undrains: Undrains
     certifier: Certifier | None = None
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)

@@ -33,7 +33,7 @@ from node.journal.logs import JsonHandler, LogStore
 from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
 from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX, parse_address
-from node.mesh.presence import NodeStatus, outgoing_address
+from node.mesh.presence import NodeStatus, body_of, outgoing_address
 from node.services import Ends, NodePlace, Services, lost_state, make_services, read_stored
 from node.store.schema_copy import copy_before_change
 from node.store.storage import Storage, failure
@@ -155,6 +155,7 @@ class Daemon:
                 group.create_task(control.standby.run()),
                 group.create_task(services.room.run()),
                 group.create_task(control.upgrader.run()),
+                group.create_task(control.undrains.run()),
                 *((group.create_task(services.certifier.run()),) if services.certifier is not None else ()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
@@ -188,8 +189,9 @@ class Daemon:
         status = NodeStatus(
             self._config.name, VERSION, control.api, control.api_pin, control.api_place.authority,
             acme is not None, acme.exceptions if acme is not None else (), self._config.ingress_names,
+            control.acknowledged.signed, control.undrains.promised(),
         )  # fmt: skip
-        control.mesh.post(Publish(make_key("status", control.core.node), encode(status)))
+        control.mesh.post(Publish(make_key("status", control.core.node), body_of(status)))
         control.addresses.take(list(control.core.records.store.entries.values()))
 
     def _mine(self, control: Control) -> tuple[str, ...]:

@@ -21,10 +21,12 @@ from node.api.reports.views import node_view
 from node.api.server import VERSION
 from node.concerns import Concerns, is_alone
 from node.config import NodeConfig, certificates_folder, throwaway_folder
-from node.control import Control
+from node.control import ApiPlace, Control
+from node.decisions.acknowledged import Acknowledged
 from node.decisions.history import History
 from node.decisions.outcomes import Fates
 from node.decisions.start_queue import Starter, Waiting
+from node.decisions.undrains import Undrains
 from node.errors import ConfigError
 from node.feed import Feed
 from node.journal.audit import STARTER, Audit, start_paper
@@ -155,24 +157,26 @@ def make_services(
     leaving = Leaving(
         core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=ends.stop
     )
+    asking, api_place = Asking(transport), ApiPlace()
+    acknowledged = Acknowledged(core, folder, api_place.tell)
+    undrains = Undrains(core, requests, verifier, system_now, folder, api_place.tell)
     app_counts, webhooks = AppCounts(), Webhooks(folder / "webhooks", system_now, entropy)
-    asking = Asking(transport)
     certifier = _certifier(place, mesh, asking, entropy)
-
-    def elsewhere() -> list[str]:
-        return [*webhooks.concerns(), *(certifier.problems() if certifier is not None else ())]
-
+    elsewhere = (webhooks.concerns, undrains.concerns, *((certifier.problems,) if certifier is not None else ()))
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=asking, clock=system_now,
         leaving=leaving, enrolling=Enrolling(core, filing, signer, verifier, system_now), secrets=secrets,
         schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
         fates=Fates(history.decision, history.digest_at),
-        concerns=Concerns(core, config, folder, workloads, audit, system_now, lost, mesh.rejected, elsewhere),
+        concerns=Concerns(
+            core, config, folder, workloads, audit, system_now, lost, mesh.rejected, elsewhere, acknowledged
+        ),
         feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         recent_answers=RecentAnswers(app_counts), **_custodians(mesh, data, requests, config),
         webhooks=webhooks, certifier=certifier,
+        acknowledged=acknowledged, undrains=undrains, api_place=api_place,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
         trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
     )  # fmt: skip
@@ -303,6 +307,8 @@ def _subscribe(control: Control) -> None:
             control.requests.hear,
             control.starter.hear,
             control.filing.hear,
+            control.acknowledged.hear,
+            control.undrains.hear,
             control.concerns.hear,
             control.feed.hear,
             control.standby.hear,

@@ -70,6 +70,7 @@ class NodeView(msgspec.Struct, frozen=True):
 class MemberView(msgspec.Struct, frozen=True):
     """One member as this node sees it. `belief` is alive, suspect, down or self; `connected` is this node's own link.
 
+    `drained_until_ms` is when some node undrains it, if it is drained for a time (wall, as that node says).
     `since_ms` is when the belief last changed (wall, 0 for not since this node started); `left` says that the member
     stopped and said so.
     `name`, `version`, `api` (where its HTTPS API is, empty for nowhere) and `api_pin` (the SHA-256 of its public key)
@@ -95,6 +96,7 @@ class MemberView(msgspec.Struct, frozen=True):
     last_serial: int
     since_ms: int = 0
     left: bool = False
+    drained_until_ms: int = 0
     api: str = ""
     api_pin: str = ""
 
@@ -383,6 +385,36 @@ class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A reset that as many admins signed as the mesh asks for (encoded ResetTo)."""
 
     entry: Blob
+
+
+DRAIN_MAX_MS = 30 * 86_400_000
+"""A longer one is no maintenance: `drain` without an end."""
+
+
+class DrainBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A drain of a node and the undrain that ends it at `until_ms` (wall), as an admin signed them (encoded SignedCommand)."""
+
+    drain: Papers
+    undrain: Papers
+    until_ms: int
+    material: Annotated[tuple[Papers, ...], msgspec.Meta(max_length=32)] = ()
+
+
+class AcknowledgementBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An encoded acknowledgements.Acknowledgement as an admin signed it (envelope.Signed)."""
+
+    paper: Paper
+
+
+class AcknowledgementView(msgspec.Struct, frozen=True):
+    """How often the mesh was reset, into which era, and who looked into the newest reset: `by` is a key in hex."""
+
+    resets: int
+    era: Hex64
+    by: str = ""
+    name: str = ""
+    at_ms: int = 0
+    note: str = ""
 
 
 class LeaveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,6 +34,7 @@ from cli.text.going_on import goes_on, nothing_goes_on
 from cli.text.reminders import remind
 from protocols.api_models import (
     CommandBody,
+    DrainBody,
     OutcomeView,
     PaperKind,
     PrincipalView,
@@ -45,7 +46,7 @@ from protocols.envelope import decode as decode_message
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
-from protocols.state.commands import Action, Command, Exhibits, SignedCommand, Start, sign_command
+from protocols.state.commands import Action, Command, DrainNode, Exhibits, SignedCommand, Start, sign_command
 from protocols.state.model import MeshState
 from protocols.trust.genesis import mesh_id
 from protocols.trust.request_signatures import sign_request
@@ -297,6 +298,18 @@ class NodeClient:
         signed = sign_command([signer], await self.mesh(), command, exhibits)
         return await self.decide_signed(signed, material, next_step)
 
+    async def drain_until(self, admin: Ed25519Signer, action: DrainNode, until_ms: int) -> int:
+        """Have a node drained, and have the asked node undrain it at a moment (wall ms); return the drain's slot."""
+        chains, mesh = await self.chains(admin.public_key), await self.mesh()
+        exhibits = Exhibits(grants=tuple(bytes(digest(one)) for one in chains))
+        drain, undrain = (
+            encode(sign_command([admin], mesh, Command(secrets.token_bytes(16), one), exhibits))
+            for one in (action, msgspec.structs.replace(action, draining=False))
+        )
+        step = "freehold mesh members"
+        goes_on("the drain was handed over: the voters may still decide it", step)
+        return _slot_of(await self.send(OutcomeView, "/v1/drains", DrainBody(drain, undrain, until_ms, chains)), step)
+
     async def decide_signed(
         self, signed: SignedCommand, material: tuple[bytes, ...] = (), next_step: str = "freehold status"
     ) -> int:
@@ -305,17 +318,7 @@ class NodeClient:
         action = command.action
         name = str(action.__struct_config__.tag).replace("_", " ")
         goes_on(f"the command ({name}) was handed over: the voters may still decide it", "freehold decisions")
-        answer = await self.send(OutcomeView, "/v1/commands", CommandBody(encode(signed), material))
-        if answer.outcome != "decided":
-            if answer.outcome == "unknown":
-                raise CommandError(
-                    "no majority of voters answered in time; it may still be decided",
-                    next_step="freehold mesh members",
-                    kind="unknown-outcome",
-                )
-            raise RefusedError(answer.rule or answer.outcome, answer.detail, next_step)
-        nothing_goes_on()
-        return answer.slot
+        return _slot_of(await self.send(OutcomeView, "/v1/commands", CommandBody(encode(signed), material)), next_step)
 
     async def chains(self, key: bytes) -> tuple[bytes, ...]:
         """Return the encoded chains of grants that the node holds for a key: what proves its rights."""
@@ -459,6 +462,20 @@ def talk(context: Context, conversation: Callable[[NodeClient], Awaitable[T]]) -
             return await conversation(client)
 
     return asyncio.run(run())
+
+
+def _slot_of(answer: OutcomeView, next_step: str) -> int:
+    """Return where a command was decided. Raises RefusedError naming the rule, or CommandError if nobody knows."""
+    if answer.outcome == "unknown":
+        raise CommandError(
+            "no majority of voters answered in time; it may still be decided",
+            next_step="freehold mesh members",
+            kind="unknown-outcome",
+        )
+    if answer.outcome != "decided":
+        raise RefusedError(answer.rule or answer.outcome, answer.detail, next_step)
+    nothing_goes_on()
+    return answer.slot
 
 
 def node_folder(data: Path | None) -> Path:

@@ -20,6 +20,7 @@ from node.api.callers.objects import (
 from node.api.callers.scope import Owned, Place, covered, may, place_of
 from node.api.data import DATA_OPERATIONS
 from node.api.hooks import HOOK_OPERATIONS
+from node.api.maintenance import MAINTENANCE_OPERATIONS
 from node.api.mcp import MCP_OPERATIONS
 from node.api.names import NAME_OPERATIONS
 from node.api.operations import PAGE_ITEMS, Call, Operation, Page, Parameter, page
@@ -544,6 +545,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *SECRET_OPERATIONS,
     *DATA_OPERATIONS,
     *UPGRADE_OPERATIONS,
+    *MAINTENANCE_OPERATIONS,
     *NAME_OPERATIONS,
     *AUDIT_OPERATIONS,
     *HOOK_OPERATIONS,

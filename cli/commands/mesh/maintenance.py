@@ -6,19 +6,23 @@ removing one for good (membership.py).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.access.members import find_member, members_of
+from cli.access.members import Member, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.errors import UsageError
 from cli.frame import command
 from cli.text.output import Output
+from cli.text.times import moment
+from cli.text.units import duration_ms, in_words
 from cli.views.watch import VOTERS_DECIDE
+from protocols.api_models import DRAIN_MAX_MS
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId
 from protocols.state.commands import REASON_MAX, DrainNode, Freeze, Unfreeze
@@ -29,16 +33,18 @@ _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 _PROJECT = click.option("--project", default="", help="Only this project; by default every one.")
 
 
-@command("drain", examples=("freehold node drain berlin", "freehold node drain Xy3kQ9ab -y"))
+@command("drain", examples=("freehold node drain berlin", "freehold node drain Xy3kQ9ab --for 2h -y"))
 @click.argument("node")
+@click.option("--for", "span", default="", metavar="DURATION", help="Undrain it by itself after so long: 90m, 2h, 7d.")
 @_CONTEXT
 @_YES
-def drain(output: Output, *, node: str, context_name: str | None, yes: bool) -> None:
+def drain(output: Output, *, node: str, span: str, context_name: str | None, yes: bool) -> None:
     """Take a node out of work before maintenance: its apps move to others. Needs the admin key.
 
     It stays a member and keeps its vote. Data does not move: an app that keeps its data there stops until undrain.
+    With --for the asked node keeps the signed undrain, and hands it over when the time is over, or when it runs again.
     """
-    _set_draining(output, node, context_name, draining=True, yes=yes)
+    _set_draining(output, node, context_name, draining=True, yes=yes, span_ms=duration_ms(span) if span else 0)
 
 
 @command("undrain", examples=("freehold node undrain berlin",))
@@ -50,30 +56,55 @@ def undrain(output: Output, *, node: str, context_name: str | None, yes: bool) -
     _set_draining(output, node, context_name, draining=False, yes=yes)
 
 
-def _set_draining(output: Output, node: str, context_name: str | None, *, draining: bool, yes: bool) -> None:
+def _set_draining(
+    output: Output, node: str, context_name: str | None, *, draining: bool, yes: bool, span_ms: int = 0
+) -> None:
     verb = "drain" if draining else "undrain"
     _, context = home.current_context(context_name)
     require_admin(context, f"{verb} {node}")
     target = find_member(talk(context, members_of), node)
     state = talk(context, lambda client: client.state())
-    if target.draining == draining:
+    if span_ms > DRAIN_MAX_MS:
+        raise UsageError(
+            f"a drain for a time lasts up to {in_words(DRAIN_MAX_MS)}", next_step=f"freehold node drain {node} --for 7d"
+        )
+    if target.draining == draining and not span_ms and not target.drained_until_ms:
         word = "drained already" if draining else "not drained"
-        output.result({"node": target.node, "draining": draining, "slot": None}, f"{target.title} is {word}")
+        told = {"node": target.node, "draining": draining, "slot": None, "until_ms": 0}
+        output.result(told, f"{target.title} is {word}")
         return
     output.note(f"This {verb}s {target.title}:")
     output.note("  apps without data move to other nodes" if draining else "  what its labels select runs there again")
     for lane in state.lanes:
         if draining and lane.base is not None and lane.base.data and lane.data_node == target.node:
             output.note(f"  {lane.project} in {lane.environment} keeps its data there: it stops until undrain")
+    for line in _ends(target, draining=draining, span_ms=span_ms):
+        output.note(f"  {line}")
     confirm(output, "Go on?", yes)
     admin = unlock_admin(context, f"{verb} {target.title}")
     output.live(VOTERS_DECIDE)
-    action = DrainNode(PeerId(target.node), draining)
-    slot = talk(context, lambda client: client.decide(admin, action, next_step="freehold mesh members"))
+    action, until_ms = DrainNode(PeerId(target.node), draining), 0
+    if span_ms:
+        until_ms = time.time_ns() // 1_000_000 + span_ms
+        slot = talk(context, lambda client: client.drain_until(admin, action, until_ms))
+    else:
+        slot = talk(context, lambda client: client.decide(admin, action, next_step="freehold mesh members"))
+    until = f", until {moment(until_ms)}" if until_ms else ""
     output.result(
-        {"node": target.node, "draining": draining, "slot": slot}, f"{target.title} is {verb}ed (decision {slot})"
+        {"node": target.node, "draining": draining, "slot": slot, "until_ms": until_ms},
+        f"{target.title} is {verb}ed (decision {slot}){until}",
     )
     output.hint(f"freehold node undrain {target.node[-8:]}" if draining else "freehold mesh members")
+
+
+def _ends(target: Member, *, draining: bool, span_ms: int) -> list[str]:
+    """What a plan says of when a drain ends."""
+    lines = []
+    if draining and target.drained_until_ms:
+        lines.append(f"so far it was drained until {moment(target.drained_until_ms)}: that no longer counts")
+    if span_ms:
+        lines.append(f"after {in_words(span_ms)} the asked node undrains it, or when that node runs again")
+    return lines
 
 
 @command("freeze", examples=('freehold env freeze production -m "the sale runs"',

@@ -24,7 +24,7 @@ from cli.frame import command
 from cli.text.foreign import builtins_of
 from cli.text.output import Output
 from cli.text.table import short, table
-from cli.text.times import time_of_day
+from cli.text.times import moment, time_of_day
 from cli.views.watch import VOTERS_DECIDE
 from protocols.api_models import LeaveBody, MeshView, NodeView, RecordView, ResetBody
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo
@@ -56,7 +56,7 @@ def members(output: Output, context_name: str | None) -> None:
     rows = [
         (
             short(one.node), one.name or "-", ",".join(f"{key}={value}" for key, value in one.labels.items()) or "-",
-            one.standing + ("" if one.confirmed else ", unconfirmed") + (", draining" if one.draining else ""),
+            one.standing + ("" if one.confirmed else ", unconfirmed") + (_drained(one)),
             _believed(one), "yes" if one.voter else "no", "yes" if one.connected else "no",
             str(lag.get(one.node, "-")), f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.version or "-",
             one.expiry(now_ms),
@@ -71,6 +71,12 @@ def members(output: Output, context_name: str | None) -> None:
 async def _members_and_lag(client: NodeClient) -> tuple[tuple[Member, ...], dict[str, int]]:
     found = await members_of(client)
     return found, await behind(client, found)
+
+
+def _drained(member: Member) -> str:
+    if not member.draining:
+        return ""
+    return f", drained until {moment(member.drained_until_ms)}" if member.drained_until_ms else ", drained"
 
 
 def _believed(member: Member) -> str:
@@ -255,8 +261,9 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
 def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: str | None, yes: bool) -> None:
     """Go on after a majority of the voters is lost for good: the 1, 3, 5 or 7 named nodes vote from now on.
 
-    Unsafe, and shown as that for ever: whatever the lost voters decided among themselves is abandoned. Be sure that none
-    of them runs any more. Run it on the machine that holds the most decisions (`freehold node status`). Needs the admin key.
+    Unsafe, and warned of until `mesh acknowledge`: whatever the lost voters decided among themselves is abandoned. Be sure
+    that none of them runs any more. Run it on the machine that holds the most decisions (`freehold node status`). Needs the
+    admin key.
     """
     _, context = home.current_context(context_name)
     require_admin(context, "reset the mesh")

@@ -22,6 +22,7 @@ from cli.access.contexts import Context
 from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import ask_new_passphrase, confirm
+from cli.commands.mesh.acknowledge import acknowledge
 from cli.commands.mesh.address import address
 from cli.commands.mesh.admins import admins
 from cli.commands.mesh.backup import backup, restore
@@ -447,6 +448,7 @@ def mesh() -> None:
 
 
 for _one in (
-    create, invite, join, members, address, label, remove, voters, admins, rules, upgrade, reset, leave, backup, restore,
+    create, invite, join, members, address, label, remove, voters, admins, rules, upgrade, reset, acknowledge, leave, backup,
+    restore,
 ):  # fmt: skip
     mesh.add_command(_one)

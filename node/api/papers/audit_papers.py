@@ -9,7 +9,7 @@ from typing import Any
 
 from node.api.operations import Call, Upload
 from node.journal.audit import Audit, AuditedPaper, command_paper
-from protocols.api_models import ApprovalBody, CommandBody, RecordBody, SecretBody
+from protocols.api_models import AcknowledgementBody, ApprovalBody, CommandBody, DrainBody, RecordBody, SecretBody
 from protocols.changes.evidence import open_envelope
 from protocols.changes.secrets import SealedSecret, SecretPaper
 from protocols.envelope import DecodeError, Signed, decode, digest
@@ -27,12 +27,14 @@ def audit_call(audit: Audit, call: Call, result: str, request: str, refused: boo
 def paper_of(operation: str, path: str, body: Any) -> AuditedPaper:
     """What a call hands over: a command, a paper or plain bytes. Reads it only to name it; nothing is believed."""
     match body:
-        case CommandBody(command=data):
+        case CommandBody(command=data) | DrainBody(drain=data):
             return command_paper(operation, data)
         case RecordBody(kind=kind, scope=scope, body=data):
             return AuditedPaper(f"publish {kind}", scope, digest(data), _paper_signers(kind, data))
         case ApprovalBody(envelope=data):
             return AuditedPaper("publish approval", "", digest(data), _paper_signers("approval", data))
+        case AcknowledgementBody(paper=data):
+            return AuditedPaper(operation, path, digest(data), _paper_signers("change", data))
         case SecretBody(paper=data):
             return _secret_paper(operation, data)
         case Upload(digest=named):

@@ -13,7 +13,7 @@ from node.api.callers.scope import EVERYTHING, Scope
 from node.control import Control
 from node.decisions.outcomes import Fate
 from node.decisions.start_queue import Waiting
-from node.mesh.presence import status_of
+from node.mesh.presence import status_of, undrains_of
 from protocols.api_models import (
     AppAnswersView,
     AuthorityView,
@@ -150,6 +150,7 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
     confirmed = {one.node: one for one in core.state.nodes}
     voters = {voter.node for voter in core.state.voters}
     connected = {*core.hello.admitted(), core.node}
+    until_ms = undrains_of(core.records, confirmed)
     views = []
     for node in sorted({*core.trust.nodes(), *confirmed}):
         certificate = core.trust.certificate(node)
@@ -178,6 +179,7 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
                 last_serial=core.trust.next_serial(public_key_of(node)) - 1,
                 since_ms=core.liveness.believed_since_ms(node),
                 left=core.liveness.said_goodbye(node),
+                drained_until_ms=until_ms.get(node, 0) if one is not None and one.draining else 0,
             )
         )
     return tuple(views)

@@ -41,6 +41,7 @@ from protocols.machine import PeerId
 from protocols.state.commands import (
     Command,
     CreateEnvironment,
+    DrainNode,
     PlaceData,
     SetPolicy,
     Signature,
@@ -48,6 +49,7 @@ from protocols.state.commands import (
     sign_command,
 )
 from protocols.state.placement import eligible
+from protocols.trust.acknowledgements import Acknowledgement, sign_acknowledgement
 from protocols.trust.grants import GRANT_DOMAIN, Grant
 from protocols.trust.invites import Address, Invite, make_invite, read_line, write_line
 from protocols.trust.request_signatures import sign_request
@@ -91,6 +93,8 @@ def form(value: Any) -> Any:
         case list() | tuple():
             return [form(one) for one in value]
         case str() if OPAQUE.fullmatch(value):
+            return "..."
+        case int() if value > 1 << 40:
             return "..."
         case _:
             return value
@@ -372,6 +376,17 @@ async def upgrade(walk: Walk) -> None:
     wheel = Wheel("freehold-0.2.0-py3-none-any.whl", held)
     paper = UpgradePaper("start", system_now().wall_ms, "0.2.0", (wheel,))
     signed = sign_upgrade(walk.house.admin, control.core.trust.mesh, paper)
+    control_of_second = walk.house.control(1)
+    pair = [
+        encode(sign_command([walk.house.admin], control.core.trust.mesh, Command(secrets.token_bytes(16), action)))
+        for action in (DrainNode(control_of_second.core.node), DrainNode(control_of_second.core.node, draining=False))
+    ]
+    until_ms = system_now().wall_ms + 3_600_000
+    await walk.call(
+        "drain", body={"drain": b64(pair[0]), "undrain": b64(pair[1]), "until_ms": until_ms, "material": []}
+    )
+    async with walk.house.client() as client:
+        await client.decide(walk.house.admin, DrainNode(control_of_second.core.node, draining=False))
     await walk.call("upgrade", body={"paper": b64(encode(signed))})
     await walk.call("show_upgrade")
 
@@ -403,4 +418,9 @@ async def ends(walk: Walk) -> None:
     )  # fmt: skip
     signed = sign(house.admin, RESET_DOMAIN, reset.mesh, reset)
     await walk.call("reset", body={"entry": b64(encode(ResetTo(signed.payload, (signed,))))})
+    state = control.core.state
+    said = Acknowledgement(state.resets, state.era, system_now().wall_ms, "compared with the deploy log")
+    paper = encode(sign_acknowledgement(house.admin, reset.mesh, said))
+    await walk.call("acknowledge", body={"paper": b64(paper)})
+    await walk.call("show_acknowledgement")
     await walk.call("leave", index=1, body={"reason": "an old machine"})

@@ -121,7 +121,8 @@ UNAIMED = {
     "authorities", "tell_addresses", "members", "decisions", "lanes", "changes", "reset", "put_artifact", "carry_approval",
     "logs", "events", "principals", "principal", "secrets", "audit", "audit_links", "draft", "propose", "sign_draft", "mcp",
     "resource", "mcp_resource", "upgrade", "show_upgrade", "webhooks", "add_webhook", "remove_webhook", "test_webhook",
-    "names", "trusts", "add_trust", "remove_trust", "exchange_token",
+    "names", "trusts", "add_trust", "remove_trust", "exchange_token", "acknowledge", "show_acknowledgement",
+    "drain",
 }  # fmt: skip
 TOKENS = {"put_artifact", "propose"}
 """The writes for which a token may be shown."""
