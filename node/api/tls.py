@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from node.api.callers.authority import Key, Names, make_authority, make_leaf, permitted_by, spki_of
+from node.api.callers.authority import Key, Names, is_readable, make_authority, make_leaf, permitted_by, spki_of
 from node.errors import ConfigError
 from node.keys import write_private
 from protocols.machine import PeerId, Signer
@@ -59,7 +59,7 @@ class ApiCertificate:
         path = self._folder / SERVED_NAME
         held = _load(path)
         key = held[0] if held is not None else ec.generate_private_key(ec.SECP256R1())
-        if held is None or not _is_good(held[1], authority, names, now):
+        if held is None or not _is_good(held[1], authority, names, now) or _vouching(path) != [authority]:
             leaf = make_leaf(authority, authority_key, key, names, now=now, lifetime=LIFETIME)
             _write(path, key, leaf, authority)
         self._serve(path)
@@ -73,7 +73,7 @@ class ApiCertificate:
             key, certificate = held
             may = permitted_by(certificate)
             covers = set(names.dns) <= set(may.dns) and set(names.addresses) <= set(may.addresses)
-            if covers and certificate.not_valid_after_utc - now > AUTHORITY_RENEWED_BEFORE:
+            if covers and is_readable(certificate) and certificate.not_valid_after_utc - now > AUTHORITY_RENEWED_BEFORE:
                 return key, certificate
         key = held[0] if held is not None else ec.generate_private_key(ec.SECP256R1())
         made = make_authority(key, names, node=self._node, mesh=self._mesh, signer=self._signer, now=now)
@@ -97,6 +97,11 @@ def _is_good(leaf: x509.Certificate, authority: x509.Certificate, names: Names, 
 
 def _public(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def _vouching(path: Path) -> list[x509.Certificate]:
+    """What is sent beside a server's certificate."""
+    return x509.load_pem_x509_certificates(path.read_bytes())[1:]
 
 
 def _load(path: Path) -> tuple[Key, x509.Certificate] | None:

@@ -24,8 +24,10 @@ from protocols.keys import public_key_of
 from protocols.machine import PeerId, Signer, Verifier
 
 DOMAIN = "freehold/api-authority/1"
-BOUND = x509.ObjectIdentifier("2.25.329800735698586629295641978511506172918")
-"""The extension with the node key's signature: of the UUID arc, which needs no registration (ITU-T X.667)."""
+BOUND = "freehold-bound:"
+"""Begins the name (a URI, in hex from here on) that holds the node key's signature."""
+BOUND_BEFORE = x509.ObjectIdentifier("2.25.329800735698586629295641978511506172918")
+"""The extension that held it before, of an arc of 128 bits: no client written in Go reads a certificate with it."""
 
 CERTIFICATE_MAX_BYTES = 2_048
 LIFETIME = datetime.timedelta(days=3650)
@@ -94,7 +96,9 @@ def make_authority(
         .add_extension(_usage(certifies=True), critical=True)
         .add_extension(x509.NameConstraints(permitted, None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.UnrecognizedExtension(BOUND, bound), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(BOUND + bound.hex())]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
 
@@ -136,7 +140,7 @@ def is_of_node(verifier: Verifier, node: PeerId, mesh: bytes, data: bytes) -> bo
         certificate = x509.load_der_x509_certificate(data)
         certificate.verify_directly_issued_by(certificate)
         extensions = certificate.extensions
-        bound = extensions.get_extension_for_oid(BOUND).value
+        bound = _bound_by(certificate)
         constraints = extensions.get_extension_for_class(x509.NameConstraints)
         limits = extensions.get_extension_for_class(x509.BasicConstraints).value
         spki = spki_of(certificate)
@@ -144,11 +148,24 @@ def is_of_node(verifier: Verifier, node: PeerId, mesh: bytes, data: bytes) -> bo
         return False
     kinds = {type(one) for one in constraints.value.permitted_subtrees or ()}
     narrow = constraints.critical and {x509.DNSName, x509.IPAddress} <= kinds and limits.path_length == 0
-    return (
-        narrow
-        and isinstance(bound, x509.UnrecognizedExtension)
-        and verifier.verify(public_key_of(node), signing_bytes(DOMAIN, mesh, spki), bound.value)
-    )
+    return narrow and verifier.verify(public_key_of(node), signing_bytes(DOMAIN, mesh, spki), bound)
+
+
+def is_readable(authority: x509.Certificate) -> bool:
+    """Whether every client can read an authority's certificate: one of an earlier release is made anew, of the same key."""
+    return not any(one.oid == BOUND_BEFORE for one in authority.extensions)
+
+
+def _bound_by(certificate: x509.Certificate) -> bytes:
+    """The signature of the node's key. Raises one of UNREADABLE where there is none."""
+    if not is_readable(certificate):
+        before = certificate.extensions.get_extension_for_oid(BOUND_BEFORE).value
+        return before.value if isinstance(before, x509.UnrecognizedExtension) else b""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (said,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if not said.startswith(BOUND):
+        raise ValueError("it is bound to no node's key")
+    return bytes.fromhex(said.removeprefix(BOUND))
 
 
 def permitted_by(authority: x509.Certificate) -> Names:

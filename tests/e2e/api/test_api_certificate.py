@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
-from node.api.callers.authority import Names, is_of_node, make_authority, make_leaf
+from node.api.callers.authority import BOUND, BOUND_BEFORE, Key, Names, is_of_node, make_authority, make_leaf
 from node.api.tls import AUTHORITY_NAME, EARLIER_NAME, SERVED_NAME, ApiCertificate, _load, _write
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from tests.support.mesh.nodes import Fleet
@@ -71,13 +71,51 @@ def test_an_authority_certifies_no_other_nodes_names(tmp_path: Path) -> None:
         assert (done.returncode == 0) == good, (names, done.stderr)
 
 
+def as_before(authority: x509.Certificate, key: Key) -> x509.Certificate:
+    """The same authority as an earlier release made it: its binding in an extension of a long number."""
+    names = authority.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (said,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    builder = (
+        x509.CertificateBuilder().subject_name(authority.subject).issuer_name(authority.issuer)
+        .public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(authority.not_valid_before_utc).not_valid_after(authority.not_valid_after_utc)
+    )  # fmt: skip
+    for one in authority.extensions:
+        if not isinstance(one.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(one.value, one.critical)
+    bound = x509.UnrecognizedExtension(BOUND_BEFORE, bytes.fromhex(said.removeprefix(BOUND)))
+    return builder.add_extension(bound, critical=False).sign(key, hashes.SHA256())
+
+
+def test_an_authority_of_an_earlier_release_is_made_anew_so_that_clients_in_go_can_read_it(tmp_path: Path) -> None:
+    first = made(tmp_path / "a").refresh(NAMES, NOW)
+    path, served = tmp_path / "a" / AUTHORITY_NAME, tmp_path / "a" / SERVED_NAME
+    held, leaf = _load(path), _load(served)
+    assert held is not None
+    assert leaf is not None
+    before = as_before(held[1], held[0])
+    assert is_of_node(
+        Ed25519Verifier(), peer_id(NODE_KEY.public_key), MESH, before.public_bytes(serialization.Encoding.DER)
+    )
+    _write(path, held[0], before)
+    _write(served, leaf[0], leaf[1], before)
+    second = made(tmp_path / "a").refresh(NAMES, NOW)
+    assert second.pin == first.pin
+    sent = x509.load_pem_x509_certificates(served.read_bytes())
+    assert sent[1].public_bytes(serialization.Encoding.DER) == second.authority
+    assert sent[1].public_key() == before.public_key()
+    for one in sent:
+        arcs = [int(arc) for each in one.extensions for arc in each.oid.dotted_string.split(".")]
+        assert max(arcs) < 1 << 31, "what Go's parser takes of a number"
+
+
 def test_a_broad_authority_of_a_node_is_not_handed_on() -> None:
     held = make_authority(
         _key(), Names.of(("node-1",)), node=peer_id(NODE_KEY.public_key), mesh=MESH, signer=NODE_KEY, now=NOW
     )
     der = held.public_bytes(serialization.Encoding.DER)
     assert is_of_node(Ed25519Verifier(), peer_id(NODE_KEY.public_key), MESH, der)
-    bound = next(one for one in held.extensions if isinstance(one.value, x509.UnrecognizedExtension))
+    bound = held.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     builder = x509.CertificateBuilder().subject_name(held.subject).issuer_name(held.subject)
     key = _key()
     broad = (
