@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,6 +29,10 @@ SOCKETS_BELOW_BYTES = len("/workers/worker-64-4194304.sock")
 THROWAWAY_BELOW_BYTES = len("/smoke-12345678/run/worker-64-4194304.sock")
 
 CONFIG_NAME = "node.toml"
+WRITTEN_IF_USED = frozenset({"peers", "backup", "acme", "ingress_names", "log_days", "telemetry"})
+"""Settings that releases before them do not know."""
+FIELD_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~]*)")
+LOG_DAYS_MAX = 3650
 CONFIG_MAX_BYTES = 64 * 1024
 MESH_PORT_DEFAULT = 4100
 API_PORT_DEFAULT = 4180
@@ -94,7 +100,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     of other machines, for a node on a developer's. `backup` has apps' data backed up by a schedule. `acme` is the table of
     that name, by default none. `ingress_names` are the DNS names or IP addresses at which visitors reach this node, as
     `freehold dns` prints them; by default the hosts of its mesh addresses. `engine` is what serves
-    apps: "python", "native" or "auto", which is Python as long as the native engine is new.
+    apps: "python", "native" or "auto", which is Python as long as the native engine is new. The log is kept as long as
+    `log_max_bytes` allow, and at most `log_days` unless that is 0. `telemetry` is the table of that name, by default none.
     """
 
     name: str
@@ -119,6 +126,27 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup: BackupConfig | None = None
     ingress_names: tuple[str, ...] = ()
     acme: AcmeSettings | None = None
+    log_days: int = 0
+    telemetry: TelemetrySettings | None = None
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[telemetry]`: this node sends its traces and logs to a collector of OpenTelemetry (OTLP over HTTP).
+
+    `otlp` is the collector's address ("http://127.0.0.1:4318"), under which /v1/traces and /v1/logs are. `traces` is the
+    share of traces that begin here and are recorded, 0 to 1; one that a client began says itself whether it is. `logs` says
+    whether the log is sent. `fields` is a file of mode 0600 with a line "NAME: VALUE" for each HTTP field that the
+    collector asks for.
+    """
+
+    otlp: str
+    traces: float = 1.0
+    logs: bool = True
+    fields: str = ""
+
+
+TELEMETRY_FIELDS_MAX = 16
+TELEMETRY_FIELDS_MAX_BYTES = 16 * 1024
 
 
 def no_node_step(folder: Path) -> str:
@@ -148,7 +176,51 @@ def read_config(folder: Path) -> NodeConfig:
     problem = acme_problem(config.acme) if config.acme is not None else ""
     if problem:
         raise ConfigError(f"{path}: [acme] {problem}", f"edit {path}")
+    problem = telemetry_problem(config.telemetry) if config.telemetry is not None else ""
+    if problem:
+        raise ConfigError(f"{path}: [telemetry] {problem}", f"edit {path}")
+    if not 0 <= config.log_days <= LOG_DAYS_MAX:
+        raise ConfigError(f"{path}: log_days is 0 (no limit) to {LOG_DAYS_MAX}", f"edit {path}")
     return config
+
+
+def telemetry_problem(telemetry: TelemetrySettings) -> str:
+    """Return what is wrong with the table `[telemetry]`, "" for nothing."""
+    address = urlsplit(telemetry.otlp)
+    if address.scheme not in {"http", "https"} or not address.hostname or address.query or address.fragment:
+        return 'otlp is the address of a collector, as "http://127.0.0.1:4318"'
+    if address.username is not None or address.password is not None:
+        return "otlp has no user or password: put the field that the collector asks for into the file `fields`"
+    if not 0 <= telemetry.traces <= 1:
+        return "traces is a share, 0 to 1"
+    return ""
+
+
+def telemetry_fields(telemetry: TelemetrySettings) -> dict[str, str]:
+    """Return the HTTP fields for the collector. Raises ConfigError naming the file and what is wrong with it."""
+    if not telemetry.fields:
+        return {}
+    path, found = Path(telemetry.fields), {}
+    step = f"one line NAME: VALUE for each, then chmod 600 {path}"
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigError(f"{path} can be read by other users", f"chmod 600 {path}")
+        with path.open("rb") as file:
+            data = file.read(TELEMETRY_FIELDS_MAX_BYTES + 1)
+        text = data.decode("ascii")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", step) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not plain ASCII", step) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(data) > TELEMETRY_FIELDS_MAX_BYTES or len(lines) > TELEMETRY_FIELDS_MAX:
+        raise ConfigError(f"{path} has over {TELEMETRY_FIELDS_MAX} fields", step)
+    for line in lines:
+        match = FIELD_LINE.fullmatch(line)
+        if match is None or match[1].lower() in {"content-type", "content-encoding", "content-length", "host"}:
+            raise ConfigError(f"{path} holds a line that is no field a collector asks for", step)
+        found[match[1]] = match[2].strip()
+    return found
 
 
 def acme_problem(acme: AcmeSettings) -> str:
@@ -179,13 +251,17 @@ def write_config(folder: Path, config: NodeConfig) -> None:
     """Write DATA/node.toml for the first time."""
     lines = ["# One node's settings; see `freehold node run --help`. Restart the node after a change.\n"]
     for name, value in msgspec.to_builtins(config).items():
-        if (name in {"peers", "backup", "acme", "ingress_names"} and not value) or (
-            name == "engine" and value == "auto"
-        ):
+        if (name in WRITTEN_IF_USED and not value) or (name == "engine" and value == "auto"):
             continue  # what a release before it does not know is written only where it is used
-        text = msgspec.json.encode(value).decode()
-        lines.append(f"{name} = {text}\n")
+        lines.append(f"{name} = {_toml(value)}\n")
     (folder / CONFIG_NAME).write_text("".join(lines))
+
+
+def _toml(value: Any) -> str:
+    """A setting as TOML has it: a table stands in one line, all else is as JSON has it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + " }"
+    return msgspec.json.encode(value).decode()
 
 
 def certificates_folder(config: NodeConfig, data: Path) -> Path:

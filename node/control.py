@@ -41,6 +41,7 @@ from node.serving.workloads import Workloads
 from node.store.artifacts import ArtifactStore
 from node.store.belongings import Belongings
 from node.store.storage import Storage
+from node.telemetry.telemetry import Telemetry
 from node.upgrade.upgrader import Upgrader
 from node.webhooks.webhooks import Webhooks
 from protocols.core import NodeCore
@@ -106,6 +107,7 @@ class Control:
     upgrader: Upgrader
     acknowledged: Acknowledged
     undrains: Undrains
+    telemetry: Telemetry
     certifier: Certifier | None = None
     api_place: ApiPlace = field(default_factory=ApiPlace)
     drafts: Drafts = field(default_factory=Drafts)

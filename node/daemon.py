@@ -50,6 +50,7 @@ from protocols.rollout.dossiers import Proposed
 GOODBYE_S = 0.5
 """Between the goodbye and the end: the others lead visitors past this node by then, and what came is passed on."""
 LOOK_AT_ADDRESS_EVERY_S = 15.0
+FORGET_EVERY_S = 600.0
 HAND_OVER_S = 15.0
 """How long workers serve on for the next daemon behind an orderly stop; with the grace below and a margin 30 s in all."""
 HAND_OVER_GRACE_S = 10.0
@@ -87,7 +88,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until `stop`, SIGTERM or SIGINT. Raises NodeError for what an operator must know."""
         with _locked(self._folder):
-            logs = LogStore(self._folder / "logs", self._config.log_max_bytes)
+            logs = LogStore(self._folder / "logs", self._config.log_max_bytes, days=self._config.log_days)
             handler = JsonHandler(logs.append, self._config.name)
             logging.getLogger("freehold").addHandler(handler)
             logging.getLogger("freehold").setLevel(logging.INFO)
@@ -156,6 +157,8 @@ class Daemon:
                 group.create_task(services.room.run()),
                 group.create_task(control.upgrader.run()),
                 group.create_task(control.undrains.run()),
+                group.create_task(control.telemetry.run()),
+                group.create_task(_forget_logs(control)),
                 *((group.create_task(services.certifier.run()),) if services.certifier is not None else ()),
             ]
             await asyncio.sleep(0)  # workloads take orders from their first step on
@@ -209,6 +212,13 @@ class Daemon:
             if now != said and control.mesh.post(Publish(make_key("address", control.core.node), encode(now))):
                 _log.info("reached at %s now", ", ".join(now), extra={"event": "address.changed"})
                 said = now
+
+
+async def _forget_logs(control: Control) -> None:
+    """Remove, now and then, what of the log is older than the settings allow."""
+    while True:
+        control.logs.expire(control.clock().wall_ms / 1000)
+        await asyncio.sleep(FORGET_EVERY_S)
 
 
 async def _say_goodbye(control: Control) -> None:

@@ -20,7 +20,7 @@ from node.acme.shared import SharedSites
 from node.api.reports.views import node_view
 from node.api.server import VERSION
 from node.concerns import Concerns, is_alone
-from node.config import NodeConfig, certificates_folder, throwaway_folder
+from node.config import NodeConfig, certificates_folder, telemetry_fields, throwaway_folder
 from node.control import ApiPlace, Control
 from node.decisions.acknowledged import Acknowledged
 from node.decisions.history import History
@@ -63,6 +63,7 @@ from node.store.artifacts import ArtifactStore
 from node.store.belongings import Belongings
 from node.store.disk_room import MUTED, RoomWatch
 from node.store.storage import Storage, Tables
+from node.telemetry.telemetry import Telemetry
 from node.transport import Transport, TransportSettings
 from node.upgrade.launcher import on_trial
 from node.upgrade.upgrader import Upgrader
@@ -150,10 +151,7 @@ def make_services(
     is_member = functools.partial(_is_member, core)
     relay, topics = _relay(mesh, workloads, runtime), _topics(mesh, runtime)
     filing = Filing(core.records.store, mesh.post)
-    data = DataMoves(
-        core, transport, requests.submit, history.slot_of,
-        signer=signer, clock=system_now, folder=folder, is_member=is_member,
-    )  # fmt: skip
+    data = _data_moves(mesh, requests, history, signer, folder)
     leaving = Leaving(
         core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=ends.stop
     )
@@ -162,7 +160,9 @@ def make_services(
     undrains = Undrains(core, requests, verifier, system_now, folder, api_place.tell)
     app_counts, webhooks = AppCounts(), Webhooks(folder / "webhooks", system_now, entropy)
     certifier = _certifier(place, mesh, asking, entropy)
-    elsewhere = (webhooks.concerns, undrains.concerns, *((certifier.problems,) if certifier is not None else ()))
+    telemetry = _telemetry(config, core, logs)
+    certified = (certifier.problems,) if certifier is not None else ()
+    elsewhere = (webhooks.concerns, undrains.concerns, telemetry.problems, *certified)
     control = Control(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=asking, clock=system_now,
@@ -175,13 +175,29 @@ def make_services(
         feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         recent_answers=RecentAnswers(app_counts), **_custodians(mesh, data, requests, config),
-        webhooks=webhooks, certifier=certifier,
+        webhooks=webhooks, certifier=certifier, telemetry=telemetry,
         acknowledged=acknowledged, undrains=undrains, api_place=api_place,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
         trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
     )  # fmt: skip
     _subscribe(control)
     return Services(control, fetcher, benches, relay, topics, _answering(control, is_member), _room(control), certifier)
+
+
+def _telemetry(config: NodeConfig, core: NodeCore, logs: LogStore) -> Telemetry:
+    """What tells a collector, if there is one; it hears every line of the log."""
+    fields = telemetry_fields(config.telemetry) if config.telemetry is not None else {}
+    telemetry = Telemetry(config.telemetry, fields, core, system_now, name=config.name, version=VERSION)
+    logs.listeners.append(telemetry.take_line)
+    return telemetry
+
+
+def _data_moves(mesh: Mesh, requests: ChainRequests, history: History, signer: Signer, folder: Path) -> DataMoves:
+    core = mesh.core
+    return DataMoves(
+        core, mesh.transport, requests.submit, history.slot_of, signer=signer, clock=system_now, folder=folder,
+        is_member=functools.partial(_is_member, core),
+    )  # fmt: skip
 
 
 def _audit(mesh: Mesh, signer: Signer, folder: Path, lost: str) -> Audit:
@@ -318,6 +334,7 @@ def _subscribe(control: Control) -> None:
             control.addresses.hear,
             control.audit.hear,
             control.webhooks.hear,
+            control.telemetry.hear,
             *((control.certifier.hear,) if control.certifier is not None else ()),
         )
     )
@@ -366,7 +383,9 @@ def _pool_settings(place: NodePlace) -> PoolSettings:
         proxies=config.proxies,
         drain_grace_ms=config.drain_s * 1000,
         orphan_limit_s=config.orphan_s,
-        ingress=IngressSettings(local_only=config.local_only),
+        ingress=IngressSettings(
+            local_only=config.local_only, traced=config.telemetry.traces if config.telemetry is not None else 1.0
+        ),
         engine=config.engine,
     )
 

@@ -18,6 +18,8 @@ from protocols.keys import peer_id
 from protocols.state.commands import Command, SignedCommand
 
 REASON_MAX = 500
+NOOP_ACTION = "noop"
+"""What a slot says that decided nothing."""
 SLOTS_SEARCHED_MAX = 1_000
 """How far back a retried command is looked for: a retry comes within minutes, and a few decisions are made a day."""
 
@@ -29,7 +31,7 @@ def view_of(slot: int, entry: Entry) -> DecisionView:
     decision: Decision = decode(entry.decision, Decision)
     voters = tuple(vote.node for vote in entry.certificate.votes)
     if decision.command == NOOP:
-        return DecisionView(slot, decision.at_ms, "noop", "", "", (), voters, "", "", ())
+        return DecisionView(slot, decision.at_ms, NOOP_ACTION, "", "", (), voters, "", "", ())
     signed: SignedCommand = decode(decision.command, SignedCommand)
     command: Command = decode(signed.payload, Command)
     action = command.action
@@ -85,7 +87,7 @@ class History:
         for slot in range(newest if before is None else min(newest, before - 1), 0, -1):
             view = self.decision(slot)
             here = (not project or view.project == project) and (not environment or view.environment == environment)
-            if here and view.action != "noop" and wanted(view):
+            if here and view.action != NOOP_ACTION and wanted(view):
                 found.append(view)
             if len(found) >= limit:
                 break

@@ -30,6 +30,7 @@ FOLLOWER_LINES_MAX = 2_000
 """Lines a slow follower may lag; beyond it the oldest are dropped, and it is told how many."""
 
 RECENT_LINES = 5_000
+DAY_S = 86_400
 _FIELDS = ("project", "environment", "app", "release", "rollout", "request_id", "trace_id", "principal", "peer", "rule",
            "detail", "change", "role", "count")  # fmt: skip
 
@@ -62,8 +63,8 @@ class LogFilter:
 class LogStore:
     """The ring of files and those who follow it."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Take the folder; lines of earlier runs stay readable."""
+    def __init__(self, folder: Path, max_bytes: int, *, days: int = 0) -> None:
+        """Take the folder, whose lines of earlier runs stay readable, and how long any is kept (0: as room allows)."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file_max_bytes = max_bytes // FILES
@@ -77,6 +78,9 @@ class LogStore:
         self.in_memory_only = False
         """While the disk has no room: what is left of it is for votes."""
         self.dropped = 0
+        self._days = days
+        self.listeners: list[Callable[[bytes], None]] = []
+        """Each is told of every line; none may raise."""
 
     def append(self, line: bytes) -> None:
         """Keep one line; a full disk loses it and says so in `dropped`, never more."""
@@ -86,6 +90,8 @@ class LogStore:
             self.dropped += 1
         else:
             self._write(line)
+        for listener in self.listeners:
+            listener(line)
         for wanted, queue, event in self._followers.values():
             if wanted.matches(line):
                 queue.append(line)
@@ -125,6 +131,29 @@ class LogStore:
         finally:
             del self._followers[number]
 
+    def expire(self, now_s: float) -> None:
+        """Forget what is older than it may get; a file goes as a whole, so it is begun anew every day."""
+        if not self._days:
+            return
+        oldest_s = now_s - self._days * DAY_S
+        for path in self._folder.glob("[0-9]*.jsonl"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
+        oldest = datetime.fromtimestamp(oldest_s, UTC).isoformat(timespec="milliseconds")
+        kept = [line for line in self._recent if _time_of(line) >= oldest]
+        if len(kept) < len(self._recent):
+            self._recent.clear()
+            self._recent.extend(kept)
+        if self._size and _time_of(self._first()) < datetime.fromtimestamp(now_s - DAY_S, UTC).isoformat():
+            with contextlib.suppress(OSError):
+                self._turn()
+
+    def _first(self) -> bytes:
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            return file.readline(LINE_MAX_BYTES + 1).rstrip(b"\n")
+        return b""
+
     def close(self) -> None:
         """Close the current file."""
         self._file.close()
@@ -156,6 +185,17 @@ class LogStore:
         for path in (self._folder / "1.jsonl", self._path):
             if path.exists():
                 yield from path.read_bytes().splitlines()[-RECENT_LINES:]
+
+
+def _time_of(line: bytes) -> str:
+    """When a line was written, as ISO text in UTC; a line that does not say so is old."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(line, type=_Dated).time
+    return ""
+
+
+class _Dated(msgspec.Struct):
+    time: str = ""
 
 
 class JsonHandler(logging.Handler):

@@ -316,6 +316,7 @@ class Ingress:
         fields: dict[str, object] = {
             "request_id": request.request_id,
             "trace_id": request.trace_id,
+            "span_id": request.span_id,
             "client": request.client,
             "method": incoming.method,
             "path": path.partition("?")[0][:PATH_LOGGED_MAX_CHARS],
@@ -324,6 +325,10 @@ class Ingress:
             "bytes_out": bytes_out,
             "duration_ms": round((time.monotonic() - incoming.since_s) * 1000, 3),
         }
+        if request.parent_id:
+            fields["parent_id"] = request.parent_id
+        if not request.recorded:
+            fields["recorded"] = False
         if forwarded:
             fields["forwarded"] = forwarded
         if outcome is not None:

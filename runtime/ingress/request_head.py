@@ -44,7 +44,7 @@ UNIX: Final = "unix"
 """Address of a client on a Unix socket."""
 
 TRACEPARENT: Final = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?:-.*)?"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 """https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags."""
 
@@ -67,8 +67,10 @@ def field_name(raw: bytes) -> str:
 class Identifiers:
     """Makes request ids and trace ids: unique, not secret, and cheap, so not from the operating system each time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, traced: float = 1.0) -> None:
+        """Take a seed, and the share of traces that begin here and are recorded."""
         self._random = random.Random(seed)  # noqa: S311 - identifiers, not secrets
+        self._traced = traced
         self._prefix = f"{self._random.getrandbits(48):012x}"
         self._count = 0
 
@@ -84,6 +86,10 @@ class Identifiers:
     def span_id(self) -> str:
         """Return 16 hex digits, not all zero."""
         return f"{self._random.getrandbits(64) | 1:016x}"
+
+    def flags(self) -> str:
+        """Return the flags of a trace that begins here: whether it is recorded is decided at its head."""
+        return "01" if self._traced >= 1 or self._random.random() < self._traced else "00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,10 @@ def client_of(peername: object, proxies: Sequence[Network], *, secure: bool = Fa
 
 @dataclass(frozen=True, slots=True)
 class GuestRequest:
-    """The fields a guest gets, and what the log and the exchange need beside them."""
+    """The fields a guest gets, and what the log and the exchange need beside them.
+
+    `span_id` names this request in its trace, `parent_id` what it came from ("" where the trace begins here).
+    """
 
     headers: Headers
     scheme: str
@@ -119,6 +128,9 @@ class GuestRequest:
     trace_id: str
     request_id: str
     wants_trailers: bool
+    span_id: str
+    parent_id: str
+    recorded: bool
 
 
 def guest_request(raw: RawHeaders, client: Client, identifiers: Identifiers) -> GuestRequest:
@@ -139,7 +151,7 @@ def guest_request(raw: RawHeaders, client: Client, identifiers: Identifiers) -> 
             fields = _without_named(fields, special["connection"])
         if "te" in special:
             fields.append(("te", special["te"]))
-    trace_id = _continue_trace(fields, special, identifiers)
+    trace_id, span_id, parent_id, flags = _continue_trace(fields, special, identifiers)
     request_id = ""
     scheme, origin, forwarded_for = "https" if client.secure else "http", client.address, client.address.encode()
     if client.trusted:
@@ -155,8 +167,14 @@ def guest_request(raw: RawHeaders, client: Client, identifiers: Identifiers) -> 
     fields.append(("x-forwarded-for", forwarded_for))
     fields.append(("x-forwarded-proto", scheme.encode()))
     return GuestRequest(
-        tuple(fields), scheme, origin, trace_id, request_id, b"trailers" in special.get("te", b"").lower()
-    )
+        tuple(fields), scheme, origin, trace_id, request_id, b"trailers" in special.get("te", b"").lower(),
+        span_id, parent_id, is_recorded(flags),
+    )  # fmt: skip
+
+
+def is_recorded(flags: str) -> bool:
+    """Whether the flags of a trace context ("01") say that its head is recorded."""
+    return bool(int(flags, 16) & 1)
 
 
 def _without_named(fields: list[tuple[str, bytes]], connection: bytes) -> list[tuple[str, bytes]]:
@@ -165,14 +183,20 @@ def _without_named(fields: list[tuple[str, bytes]], connection: bytes) -> list[t
     return [pair for pair in fields if pair[0] not in named] if named else fields
 
 
-def _continue_trace(fields: list[tuple[str, bytes]], special: dict[str, bytes], identifiers: Identifiers) -> str:
-    """Append the guest's trace context, the client's continued or a new one; return the trace id."""
+def _continue_trace(
+    fields: list[tuple[str, bytes]], special: dict[str, bytes], identifiers: Identifiers
+) -> tuple[str, str, str, str]:
+    """Append the guest's trace context, the client's continued or a new one.
+
+    Return the ids of the trace, of this request in it and of what it came from ("" for nothing), and the flags.
+    """
     match = TRACEPARENT.fullmatch(special["traceparent"]) if "traceparent" in special else None
     if match is None:
-        trace_id, flags = identifiers.trace_id(), "01"
+        trace_id, parent_id, flags = identifiers.trace_id(), "", identifiers.flags()
     else:
-        trace_id, flags = match[1].decode(), match[2].decode()
+        trace_id, parent_id, flags = match[1].decode(), match[2].decode(), match[3].decode()
         if "tracestate" in special:
             fields.append(("tracestate", special["tracestate"]))
-    fields.append(("traceparent", f"00-{trace_id}-{identifiers.span_id()}-{flags}".encode()))
-    return trace_id
+    span_id = identifiers.span_id()
+    fields.append(("traceparent", f"00-{trace_id}-{span_id}-{flags}".encode()))
+    return trace_id, span_id, parent_id, flags

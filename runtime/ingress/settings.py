@@ -10,7 +10,8 @@ class IngressSettings:
     """Limits of one worker's ingress. Times in seconds, sizes in bytes.
 
     `local_only` answers browsers of this machine alone: a page of elsewhere that reaches it under a name of its own (DNS
-    rebinding), or that sends it requests (Origin), is refused.
+    rebinding), or that sends it requests (Origin), is refused. `traced` is the share of traces beginning here that are
+    recorded; one that a client began says itself whether it is.
     """
 
     connections_max: int = 2048
@@ -24,3 +25,4 @@ class IngressSettings:
     fields_max_bytes: int = 64 * 1024
     target_max_bytes: int = 8 * 1024
     local_only: bool = False
+    traced: float = 1.0

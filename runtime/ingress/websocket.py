@@ -16,6 +16,7 @@ import codecs
 import secrets
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from websockets.exceptions import ProtocolError
@@ -235,17 +236,24 @@ class WebSocket:
             return NO_SOCKET
         if isinstance(found, HostedApp) and (problem := self._problem(found)):
             return problem
-        own: Headers = (("content-type", MEDIA_TYPE.encode()), ("connection-id", self._id.encode()))
+        span_id, flags = ingress.identifiers.span_id(), "01" if self._request.recorded else "00"
+        traced = f"00-{self._request.trace_id}-{span_id}-{flags}"
+        own: Headers = (
+            ("content-type", MEDIA_TYPE.encode()), ("connection-id", self._id.encode()), ("traceparent", traced.encode()),
+        )  # fmt: skip
         kept = tuple(one for one in self._request.headers if one[0] not in _REPLACED)
         head = RequestHead("POST", self._request.scheme, self._authority, self._path, (*kept, *own))
         incoming = Incoming("POST", self._path.encode("latin-1"), [])
         ids = (ingress.identifiers.request_id(), self._request.trace_id)
         reply = await call_app(ingress, found, head, write_events(event), ids, REPLY_MAX_BYTES)
         incoming.bytes_in = len(event.data)
+        request = replace(
+            self._request, headers=head.headers, request_id=ids[0], wants_trailers=False,
+            span_id=span_id, parent_id=self._request.span_id,
+        )  # fmt: skip
         ingress.access(
-            incoming, GuestRequest(head.headers, head.scheme, self._request.client, ids[1], ids[0], wants_trailers=False),
-            reply.app, self._path, status=reply.status or 502, bytes_out=len(reply.body), outcome=reply.outcome,
-            closed_s=reply.closed_s, forwarded=found.lane if isinstance(found, Elsewhere) else "",
+            incoming, request, reply.app, self._path, status=reply.status or 502, bytes_out=len(reply.body),
+            outcome=reply.outcome, closed_s=reply.closed_s, forwarded=found.lane if isinstance(found, Elsewhere) else "",
         )  # fmt: skip
         return reply
 
@@ -387,7 +395,7 @@ class WebSocket:
 
 _REPLACED: Final = frozenset({
     "content-type", "content-length", "connection-id", "sec-websocket-key", "sec-websocket-version",
-    "sec-websocket-extensions",
+    "sec-websocket-extensions", "traceparent",
 })  # fmt: skip
 
 

@@ -136,7 +136,7 @@ class Worker:
                     secure=tuple(address.startswith(TLS_PREFIX) for _, address in ours),
                     certificates=_certificates(settings),
                     proxies=tuple(ip_network(proxy) for proxy in settings.proxies),
-                    identifiers=Identifiers(secrets.randbits(128)),
+                    identifiers=Identifiers(secrets.randbits(128), settings.ingress.traced),
                     logs=self._logs,
                     node=settings.node,
                     tasks=tasks,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from node.journal.logs import FILES, LogFilter, LogStore
@@ -48,3 +49,37 @@ def test_a_moment_without_descriptors_costs_no_line_of_the_ring(tmp_path: Path) 
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) < (FILES + 1) * FILE_BYTES
         assert kept(tmp_path)[-1] == 429
         assert len(store.recent(LogFilter(), 1_000)) == 430
+
+
+def dated(store: LogStore, day: int) -> None:
+    store.append(b'{"time":"2026-11-%02dT12:00:00.000Z","number":%d}' % (day, day))
+
+
+def test_lines_older_than_their_days_are_forgotten_in_files_and_in_memory(tmp_path: Path) -> None:
+    store = LogStore(tmp_path, 1 << 20, days=3)
+    with contextlib.closing(store):
+        for day in (20, 21, 22, 23, 24):
+            dated(store, day)
+            store.expire(moment_s(day))
+            for path in tmp_path.glob("*.jsonl"):
+                if path.name != "current.jsonl" and path.stat().st_mtime > moment_s(day + 1):
+                    os.utime(path, (moment_s(day), moment_s(day)))
+        assert [int(line[-3:-1]) for line in store.recent(LogFilter(), 99)] == [22, 23, 24]
+        store.expire(moment_s(26) + 3600)
+        assert [int(line[-3:-1]) for line in store.recent(LogFilter(), 99)] == [24]
+        left = b"".join(path.read_bytes() for path in tmp_path.glob("*.jsonl"))
+        assert b'"number":23' not in left
+        assert b'"number":24' in left
+
+
+def test_without_days_nothing_is_forgotten_for_its_age(tmp_path: Path) -> None:
+    store = LogStore(tmp_path, 1 << 20)
+    with contextlib.closing(store):
+        dated(store, 20)
+        store.expire(moment_s(30))
+        assert len(store.recent(LogFilter(), 9)) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["current.jsonl"]
+
+
+def moment_s(day: int) -> float:
+    return datetime(2026, 11, day, 13, tzinfo=UTC).timestamp()
