@@ -106,6 +106,10 @@ class HookFile(msgspec.Struct):
         )
         self.ended = [*self.ended, ended][-ENDED_KEPT:]
 
+    def lost(self) -> list[Handled]:
+        """Of the newest messages those that were given up; one that an operator sent to try it is none."""
+        return [one for one in self.ended if not one.delivered and one.kind != "test"]
+
 
 def valid_name(name: str) -> bool:
     """Whether a webhook may be called so: its file is."""

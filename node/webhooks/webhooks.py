@@ -130,7 +130,7 @@ class Webhooks:
             if file.off
         ]
         for name, file in sorted(self.files.items()):
-            lost = [one for one in file.ended if not one.delivered and one.kind != "test"]
+            lost = file.lost()
             if lost:
                 found.append(
                     f"{len(lost)} messages to the webhook {name} were given up, the last one: {lost[-1].result};"

@@ -1,4 +1,4 @@
-"""Metrics of apps, rollouts, certificates and grants: one series for each thing that is deployed or held, and no more.
+"""Metrics of apps, jobs and rollouts: one series for each thing that is deployed, and no more.
 
 A caller sees those of its own projects. Not here: counting (node/serving/app_counts.py), and metrics of the node itself.
 """
@@ -13,9 +13,8 @@ from node.api.callers.scope import Scope
 from node.control import Control
 from node.serving.app_counts import FIRST_BUCKET_S
 from node.serving.schedules import OUTCOMES
-from protocols.refusal import Refusal
+from protocols.state.model import Rollout
 
-GRANTS_MAX = 256
 _APP = ["project", "environment", "app", "release"]
 _LANE = ["project", "environment"]
 _JOB = [*_LANE, "app"]
@@ -90,6 +89,9 @@ def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
     """Yield where rollouts stand, and which starts wait for people."""
     stage = GaugeMetricFamily("freehold_rollout_stage", "The open stage of a rollout, from 1.", labels=_LANE)
     opened = GaugeMetricFamily("freehold_rollout_stage_opened_slot", "The decision that opened it.", labels=_LANE)
+    due = GaugeMetricFamily(
+        "freehold_rollout_stage_due_timestamp_seconds", "By when the open stage should be decided.", labels=_LANE
+    )
     paused = GaugeMetricFamily("freehold_rollout_paused", "1 if a rollout is paused.", labels=_LANE)
     frozen = GaugeMetricFamily("freehold_lane_frozen", "1 if nothing may start there.", labels=_LANE)
     held = GaugeMetricFamily("freehold_starts_waiting", "Starts that wait on this node.", labels=_LANE)
@@ -102,6 +104,7 @@ def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
             stage.add_metric(labels, lane.rollout.stage + 1)
             opened.add_metric(labels, lane.rollout.opened)
             paused.add_metric(labels, bool(lane.rollout.paused))
+            due.add_metric(labels, due_ms(lane.rollout) / 1000)
     changes = control.core.dossiers.changes
     known = [
         changes[one] for one, waits in control.starter.starts.items() if one in changes and waits.outcome == "waiting"
@@ -110,30 +113,10 @@ def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
     for place in sorted(set(places)):
         if scope.sees(*place):
             held.add_metric(list(place), places.count(place))
-    yield from (stage, opened, paused, frozen, held)
+    yield from (stage, opened, due, paused, frozen, held)
 
 
-def expiry_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
-    """Yield when each member's certificate and each principal's grant ends, as Unix times."""
-    core, wall_ms = control.core, control.clock().wall_ms
-    members = GaugeMetricFamily(
-        "freehold_member_certificate_expiry_timestamp_seconds", "When it ends.", labels=["node"]
-    )
-    for one in core.state.nodes:
-        certificate = core.trust.certificate(one.node)
-        if certificate is not None:
-            members.add_metric([one.node], certificate.expires_ms / 1000)
-    yield members
-    if not scope.whole:
-        return
-    grants = GaugeMetricFamily("freehold_grant_expiry_timestamp_seconds", "When a grant ends.", labels=["name", "key"])
-    for key in core.dossiers.principals()[:GRANTS_MAX]:
-        rights = core.dossiers.rights(key, wall_ms)
-        if not isinstance(rights, Refusal):
-            grants.add_metric([rights.name, key.hex()[:16]], max(one.expires_ms for one in rights.each) / 1000)
-    yield grants
-    yield GaugeMetricFamily(
-        "freehold_records_used_ratio",
-        "Of the records this node may write, how many it has.",
-        value=control.audit.fullness,
-    )
+def due_ms(rollout: Rollout) -> int:
+    """Return by when (wall ms) the open stage of a rollout is decided where all goes well: its times, and its deadline."""
+    stage = rollout.stages[rollout.stage]
+    return rollout.stage_at_ms + stage.min_healthy_ms + stage.pause_ms + rollout.plan.progress_deadline_ms

@@ -14,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from node.api.callers.scope import Scope
-from node.api.reports.app_metrics import app_metrics, expiry_metrics, job_metrics, lane_metrics
+from node.api.reports.app_metrics import app_metrics, job_metrics, lane_metrics
+from node.api.reports.upkeep_metrics import ending_metrics, upkeep_metrics
 from node.control import Control
 from protocols.liveness import Belief
 
@@ -74,7 +75,8 @@ class _Node(Collector):
         yield self._rejects()
         yield from app_metrics(control, self._scope)
         yield from lane_metrics(control, self._scope)
-        yield from expiry_metrics(control, self._scope)
+        yield from ending_metrics(control, self._scope)
+        yield from upkeep_metrics(control, self._scope)
 
     def _members(self) -> Metric:
         core = self._control.core
