@@ -1,7 +1,7 @@
 // The console: which view is open, what its buttons do, and when to draw anew.
 import { h, unb64 } from './common.js';
 import { ask, takeCode } from './link.js';
-import { decide, follow, get, known, load, may, open, own } from './state.js';
+import { decide, follow, get, known, load, may, open, own, partsOf } from './state.js';
 import { forgetKey, keepKey, makeKey } from './sign.js';
 import { touch, why } from './touch.js';
 import * as views from './views.js';
@@ -13,6 +13,7 @@ const TABS = [['/', 'What needs you'], ['/projects', 'Projects'], ['/nodes', 'No
 let shown = {};
 let logs = { node: '', project: '', contains: '', lines: [], stop: null };
 let armed = '';
+let drawing = null;
 
 function tell(text, kind = '') {
   const said = document.getElementById('said');
@@ -143,7 +144,11 @@ async function followLogs(node, project, contains) {
   follow(`/v1/logs?${query}`, (kind, line) => {
     if (kind !== 'log') return;
     mine.lines = [...mine.lines.slice(-499), JSON.stringify(line)];
-    if (mine === logs && current()[0] === 'logs') soon(draw);
+    if (drawing) return;
+    drawing = setTimeout(() => {
+      drawing = null;
+      if (mine === logs && current()[0] === 'logs') draw();
+    }, 250);
   }, mine.stop.signal);
 }
 
@@ -175,16 +180,24 @@ async function turn() {
   draw();
 }
 
+const AGAIN_MS = 1000;
 let timer = null;
-/** Do it in a moment, once for all that happens until then. */
-function soon(act) {
-  clearTimeout(timer);
-  timer = setTimeout(act, 250);
-}
+let stale = new Set();
+let loaded = 0;
 
-async function again() {
-  await load();
-  await turn();
+/** Look anew at what an event is about, once for all that happens meanwhile: no event puts it off, and none has it at once. */
+function again(kind, fields) {
+  for (const part of partsOf(kind, fields)) stale.add(part);
+  if (timer || !stale.size) return;
+  timer = setTimeout(async () => {
+    const parts = stale;
+    stale = new Set();
+    await load(parts);
+    timer = null;
+    loaded = Date.now();
+    again('record', {}); // what came meanwhile
+    await turn();
+  }, Math.max(100, loaded + AGAIN_MS - Date.now()));
 }
 
 async function start() {
@@ -211,7 +224,7 @@ async function start() {
     main.focus();
   });
   await turn();
-  follow('/v1/events', () => soon(again));
+  follow('/v1/events', again);
   return undefined;
 }
 

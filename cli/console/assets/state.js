@@ -48,13 +48,27 @@ export async function open() {
   return known.key !== null;
 }
 
-export async function load() {
+const PATHS = {
+  me: () => `/v1/principals/${known.key.name}`, node: () => '/v1/node', lanes: () => '/v1/lanes',
+  changes: () => '/v1/changes?limit=50', members: () => '/v1/members', decisions: () => '/v1/decisions?limit=50',
+};
+const TOLD = {
+  rollout: ['lanes'], run: ['lanes', 'changes'], stop: ['lanes', 'changes'], reverted: ['lanes', 'changes', 'decisions'],
+  member: ['members', 'node'],
+};
+const OF_RECORD = {
+  certificate: ['members', 'me'], admission: ['members', 'me'], revocation: ['members', 'me'], grant: ['me'],
+  change: ['changes'], evidence: ['changes'], approval: ['changes'], prepared: ['changes'], status: ['members'], address: ['members'],
+  equivocation: ['node', 'members'], site: ['node'],
+};
+
+/** The parts that an event of the node makes old: all of them for an event that is not known here, none for records that no view shows. */
+export const partsOf = (kind, fields) => (kind === 'record' ? OF_RECORD[String(fields.key).split('/')[1]] || [] : TOLD[kind] || Object.keys(PATHS));
+
+export async function load(parts = Object.keys(PATHS)) {
   try {
-    const [me, node, lanes, changes, members, decisions] = await Promise.all([
-      get(`/v1/principals/${known.key.name}`), get('/v1/node'), get('/v1/lanes'), get('/v1/changes?limit=50'),
-      get('/v1/members'), get('/v1/decisions?limit=50'),
-    ]);
-    Object.assign(known, { me, node, lanes, changes, members, decisions, trouble: '' });
+    const found = await Promise.all([...parts].map(async (part) => [part, await get(PATHS[part]())]));
+    Object.assign(known, Object.fromEntries(found), { trouble: '' });
   } catch (error) {
     known.trouble = error.message;
   }
