@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help native check test test-long coverage bench demo docs release fix lock clean
+.PHONY: help native check test test-long coverage bench demo docs pictures release fix lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ demo: $(STAMP)  ## Show the whole thing working; exits 0 only if all was as said
 $(VENV)/.publishing: $(STAMP) docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --require-hashes -r docs/requirements.txt
 	@touch $@
+
+pictures: $(VENV)/.publishing  ## Make docs/pictures anew: screenshots of the console, a recording of a terminal; needs Chromium
+	$(BIN)/python docs/pictures.py
 
 docs: $(VENV)/.publishing  ## Build the site into docs/_build; a link that leads nowhere is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

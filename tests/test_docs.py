@@ -5,6 +5,7 @@ Not here: the README's commands (e2e/install/test_readme.py), and the site's own
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,26 @@ def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
             continue
         path = target.partition("#")[0]
         assert (page.parent / path).exists() or Path(path).name in MADE_AT_BUILD, f"{page}: {target} leads nowhere"
+
+
+def test_each_picture_is_small_and_shown_by_a_page() -> None:
+    pictures = sorted((ROOT / "docs" / "pictures").iterdir())
+    pages = "".join(page.read_text() for page in tracked(".md"))
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, f"{picture.name} is too large; see docs/pictures.py"
+        assert f"pictures/{picture.name}" in pages or picture.suffix == ".cast", f"no page shows {picture.name}"
+    assert sum(picture.stat().st_size for picture in pictures) < 1_500_000
+
+
+def test_the_recording_is_drawn_from_its_events_and_runs_nothing() -> None:
+    film = (ROOT / "docs" / "pictures" / "deploy.svg").read_text()
+    for word in ("<script", 'href="http', "url(", "<image", "<foreignObject", " on"):
+        assert word not in re.sub(r">[^<]*</text>", "></text>", film), word
+    events = [json.loads(line) for line in (ROOT / "docs" / "pictures" / "deploy.cast").read_text().splitlines()]
+    typed = "".join(one[2] for one in events[1:])
+    for words in ("freehold diff", "freehold deploy", "freehold why"):
+        assert words in typed
+        assert words in "".join(re.findall(r">([^<]*)</text>", film)), "run: make pictures"
 
 
 def test_the_sequence_diagrams_are_drawn_from_their_source(monkeypatch: pytest.MonkeyPatch) -> None:
