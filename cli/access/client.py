@@ -32,16 +32,8 @@ from cli.errors import CommandError, ExitCode, UsageError
 from cli.text.foreign import foreign, plain
 from cli.text.going_on import goes_on, nothing_goes_on
 from cli.text.reminders import remind
-from protocols.api_models import (
-    CommandBody,
-    DrainBody,
-    OutcomeView,
-    PaperKind,
-    PrincipalView,
-    RecordBody,
-    RecordView,
-    StartView,
-)
+from protocols.api_models import CommandBody, OutcomeView, PaperKind, PrincipalView, RecordBody, RecordView, StartView
+from protocols.api_upkeep import DrainBody
 from protocols.envelope import decode as decode_message
 from protocols.envelope import digest, encode
 from protocols.keys import Ed25519Signer

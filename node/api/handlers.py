@@ -56,7 +56,6 @@ from node.mesh.chain_requests import BusyChainError, begin_era
 from node.mesh.peer_addresses import parse_address
 from node.transport import StreamError
 from protocols.api_models import (
-    AddressesBody,
     AdmissionBody,
     AdmissionView,
     ApprovalBody,
@@ -65,17 +64,16 @@ from protocols.api_models import (
     CommandBody,
     DecisionView,
     LaneView,
-    LeaveBody,
     MemberView,
     MeshView,
     NodeView,
     OutcomeView,
     RecordBody,
     RecordView,
-    ResetBody,
     StartView,
     VoterView,
 )
+from protocols.api_upkeep import AddressesBody, LeaveBody, ResetBody
 from protocols.chain.decision import ResetTo
 from protocols.changes.approvals import read_approval
 from protocols.envelope import DecodeError, decode, digest, encode

@@ -13,7 +13,8 @@ from node.api.reports.naming import KeyNames
 from node.control import Control
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.chain_requests import BusyChainError
-from protocols.api_models import AcknowledgementBody, AcknowledgementView, DrainBody, OutcomeView
+from protocols.api_models import OutcomeView
+from protocols.api_upkeep import AcknowledgementBody, AcknowledgementView, DrainBody
 from protocols.envelope import DecodeError, Signed, decode
 from protocols.state.commands import SignedCommand
 from protocols.trust.acknowledgements import PAPER_MAX_BYTES

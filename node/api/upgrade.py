@@ -12,7 +12,7 @@ from node.api.problems import NOT_ALLOWED, ProblemError, refused, unreadable
 from node.control import Control
 from node.mesh.presence import status_of
 from node.upgrade.upgrader import Conducted, NotTakenError, UpgradeStanding
-from protocols.api_models import UpgradeBody, UpgradeNodeView, UpgradeView
+from protocols.api_upkeep import UpgradeBody, UpgradeNodeView, UpgradeView
 from protocols.envelope import DecodeError, Signed, decode, digest
 from protocols.machine import PeerId
 from protocols.refusal import Refusal

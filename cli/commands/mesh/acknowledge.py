@@ -18,7 +18,7 @@ from cli.errors import UsageError
 from cli.frame import command
 from cli.text.output import Output
 from cli.text.times import moment
-from protocols.api_models import AcknowledgementBody, AcknowledgementView
+from protocols.api_upkeep import AcknowledgementBody, AcknowledgementView
 from protocols.envelope import encode
 from protocols.trust.acknowledgements import NOTE_MAX, Acknowledgement, sign_acknowledgement
 

@@ -20,7 +20,7 @@ from cli.frame import command
 from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.units import checked_addresses
-from protocols.api_models import AddressesBody
+from protocols.api_upkeep import AddressesBody
 
 REACHED_WITHIN_S = 10.0
 LOOK_EVERY_S = 0.5

@@ -22,7 +22,7 @@ from cli.text.output import Output
 from cli.text.times import moment
 from cli.text.units import duration_ms, in_words
 from cli.views.watch import VOTERS_DECIDE
-from protocols.api_models import DRAIN_MAX_MS
+from protocols.api_upkeep import DRAIN_MAX_MS
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId
 from protocols.state.commands import REASON_MAX, DrainNode, Freeze, Unfreeze

@@ -26,7 +26,8 @@ from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.times import moment, time_of_day
 from cli.views.watch import VOTERS_DECIDE
-from protocols.api_models import LeaveBody, MeshView, NodeView, RecordView, ResetBody
+from protocols.api_models import MeshView, NodeView, RecordView
+from protocols.api_upkeep import LeaveBody, ResetBody
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer, public_key_of

@@ -28,7 +28,7 @@ from cli.text.going_on import goes_on, nothing_goes_on
 from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.units import duration_ms
-from protocols.api_models import UpgradeBody, UpgradeNodeView, UpgradeView
+from protocols.api_upkeep import UpgradeBody, UpgradeNodeView, UpgradeView
 from protocols.envelope import encode
 from protocols.keys import Ed25519Signer
 from protocols.state.model import MeshState

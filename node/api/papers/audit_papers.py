@@ -9,7 +9,8 @@ from typing import Any
 
 from node.api.operations import Call, Upload
 from node.journal.audit import Audit, AuditedPaper, command_paper
-from protocols.api_models import AcknowledgementBody, ApprovalBody, CommandBody, DrainBody, RecordBody, SecretBody
+from protocols.api_models import ApprovalBody, CommandBody, RecordBody, SecretBody
+from protocols.api_upkeep import AcknowledgementBody, DrainBody
 from protocols.changes.evidence import open_envelope
 from protocols.changes.secrets import SealedSecret, SecretPaper
 from protocols.envelope import DecodeError, Signed, decode, digest

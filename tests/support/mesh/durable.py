@@ -64,7 +64,7 @@ path = "{smoke}"
 
 
 @dataclass
-class Acknowledged:
+class AcknowledgedWrites:
     """What the mesh said it has: every one of these must be on every node, whatever happens."""
 
     projects: set[str] = field(default_factory=set)
@@ -74,9 +74,9 @@ class Acknowledged:
     slots: dict[int, str] = field(default_factory=dict)
     """What each slot was said to have decided."""
 
-    def copy(self) -> Acknowledged:
+    def copy(self) -> AcknowledgedWrites:
         """As it is now; somebody else may be writing."""
-        return Acknowledged(
+        return AcknowledgedWrites(
             set(self.projects), set(self.environments), set(self.secrets), set(self.changes), dict(self.slots)
         )
 
@@ -91,7 +91,7 @@ class Site:
     def __init__(self, fleet: Fleet, components: Callable[[str], Path]) -> None:
         self.fleet = fleet
         self.components = components
-        self.acknowledged = Acknowledged()
+        self.acknowledged = AcknowledgedWrites()
         self._admin: Ed25519Signer | None = None
 
     @property

@@ -13,7 +13,7 @@ import pytest
 from node.decisions import undrains
 from node.decisions.undrains import FILE_NAME, LATE_MS, UNDECIDED_MS, Undrains
 from node.errors import NotDoneError, NotNowError
-from protocols.api_models import DRAIN_MAX_MS
+from protocols.api_upkeep import DRAIN_MAX_MS
 from protocols.chain.messages import EntryStored, Outcome
 from protocols.envelope import decode, encode
 from protocols.keys import Ed25519Signer, Ed25519Verifier
