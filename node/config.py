@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from node.errors import ConfigError
+from protocols.changes.change import valid_name
 from protocols.records.sites import valid_site_name
 from runtime.native.choice import Wanted
+from runtime.services.declared_providers import DeclaredProvider, provider_problem
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108  what is made in it has mode 0700, and is refused if another owns it
 SOCKET_PATH_MAX_BYTES = 103
@@ -29,7 +31,7 @@ SOCKETS_BELOW_BYTES = len("/workers/worker-64-4194304.sock")
 THROWAWAY_BELOW_BYTES = len("/smoke-12345678/run/worker-64-4194304.sock")
 
 CONFIG_NAME = "node.toml"
-WRITTEN_IF_USED = frozenset({"peers", "backup", "acme", "ingress_names", "log_days", "telemetry"})
+WRITTEN_IF_USED = frozenset({"peers", "backup", "acme", "ingress_names", "log_days", "provider", "telemetry"})
 """Settings that releases before them do not know."""
 FIELD_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~]*)")
 LOG_DAYS_MAX = 3650
@@ -46,6 +48,20 @@ class BackupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str
     every_s: int = 86_400
     keep: int = 14
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A provider that the operator runs, `[provider.NAME]`; its keys are told in runtime/services/declared_providers.py."""
+
+    kind: Literal["redis"]
+    url: str
+    password_file: str = ""
+    ca: str = ""
+    may_lose: bool = False
+
+    def access(self, name: str) -> DeclaredProvider:
+        """What a worker is told of it."""
+        return DeclaredProvider(name, self.kind, self.url, self.password_file, self.ca, self.may_lose)
 
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
@@ -102,6 +118,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `freehold dns` prints them; by default the hosts of its mesh addresses. `engine` is what serves
     apps: "python", "native" or "auto", which is Python as long as the native engine is new. The log is kept as long as
     `log_max_bytes` allow, and at most `log_days` unless that is 0. `telemetry` is the table of that name, by default none.
+    `provider` are the tables `[provider.NAME]`: servers of the operator in which apps' stores may lie.
     """
 
     name: str
@@ -128,6 +145,12 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     acme: AcmeSettings | None = None
     log_days: int = 0
     telemetry: TelemetrySettings | None = None
+    provider: dict[str, ProviderConfig] = {}
+
+    @property
+    def declared(self) -> tuple[DeclaredProvider, ...]:
+        """The providers that apps' stores may lie in here."""
+        return tuple(one.access(name) for name, one in sorted(self.provider.items()))
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,6 +196,10 @@ def read_config(folder: Path) -> NodeConfig:
         raise ConfigError(
             f"{path}: ingress_names are at most {INGRESS_NAMES_MAX} DNS names or addresses", f"edit {path}"
         )
+    for one in config.declared:
+        problem = provider_problem(one) if valid_name(one.name) else f"provider.{one.name[:60]} is no good name"
+        if problem:
+            raise ConfigError(f"{path}: {problem}", f"edit {path}")
     problem = acme_problem(config.acme) if config.acme is not None else ""
     if problem:
         raise ConfigError(f"{path}: [acme] {problem}", f"edit {path}")

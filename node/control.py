@@ -34,6 +34,7 @@ from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
 from node.serving.data_moves import DataMoves
 from node.serving.data_standby import DataStandby
+from node.serving.deliveries import Deliveries
 from node.serving.recent_answers import RecentAnswers
 from node.serving.schedules import Schedules
 from node.serving.secrets import Secrets
@@ -88,6 +89,7 @@ class Control:
     enrolling: Enrolling
     secrets: Secrets
     schedules: Schedules
+    deliveries: Deliveries
     audit: Audit
     history: History
     fates: Fates

@@ -148,6 +148,7 @@ class Daemon:
                 group.create_task(control.secrets.run(control.audit.note_own)),
                 group.create_task(control.starter.run()),
                 group.create_task(control.schedules.run()),
+                group.create_task(control.deliveries.run()),
                 group.create_task(control.recent_answers.run(functools.partial(look, control))),
                 group.create_task(control.data.run()),
                 group.create_task(control.custody.run()),

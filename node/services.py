@@ -51,6 +51,7 @@ from node.serving.data_backups import DataBackups
 from node.serving.data_custody import DataCustody
 from node.serving.data_moves import DataMoves
 from node.serving.data_standby import DataStandby
+from node.serving.deliveries import Deliveries
 from node.serving.job_history import JobHistory
 from node.serving.recent_answers import RecentAnswers
 from node.serving.releases import Releases
@@ -86,6 +87,7 @@ from runtime.ingress.listeners import TLS_PREFIX
 from runtime.ingress.proofs import FrontFolder
 from runtime.ingress.settings import IngressSettings
 from runtime.sandbox.compile_cache import CompileCache
+from runtime.services.declared_providers import PROVIDERS_FILE, write_providers
 from runtime.workers.pool import PoolSettings, WorkerPool
 
 FETCHING = frozenset({Standing.MEMBER, Standing.EXPIRED})
@@ -140,7 +142,8 @@ def make_services(
     secrets = Secrets(core, node_secret_key(read_seed(folder / "node.key")), entropy, mesh.post, system_now)
     fetcher = _fetcher(mesh, artifacts)
     benches = SmokeBenches(folder / "throwaway", throwaway_folder(runtime), logs.append, ahead=config.smoke_ahead)
-    releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, _networks(core))
+    granted = _networks(core), set(config.provider)
+    releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, *granted)
     pool = WorkerPool(_pool_settings(place), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
     workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
@@ -167,6 +170,7 @@ def make_services(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=asking, clock=system_now,
         leaving=leaving, enrolling=Enrolling(core, filing, signer, verifier, system_now), secrets=secrets,
+        deliveries=_deliveries(mesh, workloads, pool, folder),
         schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
         fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(
@@ -297,6 +301,14 @@ def _schedules(workloads: Workloads, pool: WorkerPool, folder: Path) -> Schedule
     )
 
 
+def _deliveries(mesh: Mesh, workloads: Workloads, pool: WorkerPool, folder: Path) -> Deliveries:
+    def holds(project: str, environment: str) -> bool:
+        lane = mesh.core.state.lane(project, environment)
+        return lane is not None and lane.data_node == mesh.core.node
+
+    return Deliveries(lambda: workloads.running, pool.deliver, system_now, folder / "data", holds)
+
+
 class _Custodians(TypedDict):
     custody: DataCustody
     backups: DataBackups
@@ -367,6 +379,7 @@ def _empty_folders(place: NodePlace) -> None:
 
 def _pool_settings(place: NodePlace) -> PoolSettings:
     config, runtime = place.config, place.runtime
+    write_providers(place.folder / PROVIDERS_FILE, config.declared)
     return PoolSettings(
         listen=(
             *config.ingress,
@@ -387,6 +400,7 @@ def _pool_settings(place: NodePlace) -> PoolSettings:
             local_only=config.local_only, traced=config.telemetry.traces if config.telemetry is not None else 1.0
         ),
         engine=config.engine,
+        providers_file=place.folder / PROVIDERS_FILE,
     )
 
 

@@ -15,13 +15,13 @@ import array
 import asyncio
 import socket
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from runtime.spec import AppSpec
 
-PROTOCOL_VERSION: Final = 5
+PROTOCOL_VERSION: Final = 6
 """Raised with every change of a message; a daemon drains and replaces workers that speak another version."""
 
 FRAME_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -146,6 +146,19 @@ class RunJob(msgspec.Struct, frozen=True, tag="RunJob"):
     request_id: str = ""
 
 
+class Deliver(msgspec.Struct, frozen=True, tag="Deliver"):
+    """Have an app of a loaded release handle one message of a queue; `attempt` counts from 1."""
+
+    number: int
+    key: str
+    app: str
+    subject: str
+    id: int
+    attempt: int
+    published_ms: int
+    body: bytes
+
+
 class Drain(msgspec.Struct, frozen=True, tag="Drain"):
     """Accept nothing more, finish what is under way for at most `grace_ms`, then exit 0."""
 
@@ -241,6 +254,18 @@ class JobDone(msgspec.Struct, frozen=True, tag="JobDone"):
     duration_ms: int
 
 
+DeliveryFate = Literal["done", "failed", "refused"]
+"""`refused`: the app had no room, and nothing of it ran."""
+
+
+class Delivered(msgspec.Struct, frozen=True, tag="Delivered"):
+    """What became of a message; `status` is that of the app's answer."""
+
+    number: int
+    fate: DeliveryFate
+    status: int
+
+
 class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
     """Log lines, each one JSON object without its newline, and how many were dropped before them for want of room."""
 
@@ -248,8 +273,8 @@ class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
     dropped: int
 
 
-Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Drain | AwaitDaemon
-Answer = Done | RequestRefused | Pong | Status | JobDone
+Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Deliver | Drain | AwaitDaemon
+Answer = Done | RequestRefused | Pong | Status | JobDone | Delivered
 FromWorker = Greeting | Answer | LogBatch
 
 

@@ -1,4 +1,4 @@
-"""The services a guest may reach, as the host sees them: key-value stores, SQL databases and a log sink.
+"""The services a guest may reach, as the host sees them: stores, databases, blobs, queues and a log sink.
 
 Not here: any provider (`runtime/services/`) or the wasi interfaces over them (`runtime/wasi/`). Configuration needs no
 provider: it is a plain mapping. Every method may be called from any guest thread.
@@ -233,13 +233,27 @@ class BlobProvider(Protocol):
         ...
 
 
+class QueueProvider(Protocol):
+    """Where messages are kept until a handler is done with them."""
+
+    def publish(self, subject: str, body: bytes, now_ms: int) -> int:
+        """Keep a message, durable on return; raises `ProviderError`. The host checks that the app may publish there."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """Where the data of one project lies in one environment; None is what it has not."""
+    """Where the data of one project lies in one environment; None is what it has not.
+
+    `declared` gives a key-value provider that the node's operator declared, by its name, and raises
+    `ProviderError`; where it is None, as for smoke checks, every store lies with the node's own data.
+    """
 
     keyvalue: KeyValueProvider | None = None
     sql: SqlProvider | None = None
     blobs: BlobProvider | None = None
+    queue: QueueProvider | None = None
+    declared: Callable[[str], KeyValueProvider] | None = None
 
 
 class LogSink(Protocol):

@@ -21,9 +21,10 @@ class AppSpec:
     `artifact` is the path `CompileCache.ensure` returned, for components and preview 1 modules alike, and
     `artifact_digest` the hex SHA-256 of the file it was compiled from. `allow_hosts` are "host:port" texts,
     "*.suffix:port" for subdomains; `private_networks` those inside of which their addresses may be. `keyvalue`, `sql` and
-    `blobs` name the stores, databases and containers it may open, in `stores`, "PROJECT" or "PROJECT/ENVIRONMENT", so that
-    one environment never sees another's (empty: the project's). `websocket` is the path at which it takes WebSockets, ""
-    for none, `websocket_origins` pages of elsewhere that may open one.
+    `blobs` name the stores, databases and containers it may open, `publish` the queues it may put messages into, all in
+    `stores`, "PROJECT" or "PROJECT/ENVIRONMENT", so that one environment never sees another's (empty: the project's).
+    `providers` names what a key-value store lies in, of the operator's; the others lie with the node's own data.
+    `websocket` is the path at which it takes WebSockets, "" for none, `websocket_origins` pages of elsewhere that may open one.
     `environment` is what the guest sees, secrets included. `redacted` are values, by name, that are blotted out of
     what the guest logs. `instances_ready` is how many instances wait ahead of requests.
     """
@@ -48,6 +49,8 @@ class AppSpec:
     keyvalue: tuple[str, ...] = ()
     sql: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    providers: Mapping[str, str] = field(default_factory=dict)
     stores: str = ""
     websocket: str = ""
     websocket_origins: tuple[str, ...] = ()

@@ -116,6 +116,9 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
         keyvalue=app.keyvalue,
         sql=app.sql,
         blobs=app.blobs,
+        publish=app.publish or msgspec.UNSET,
+        subscribe=app.subscribe or msgspec.UNSET,
+        providers=tuple(sorted(app.providers.items())) or msgspec.UNSET,
         websocket=app.websocket or msgspec.UNSET,
         websocket_origins=app.websocket_origins or msgspec.UNSET,
         private_networks=app.private_networks or msgspec.UNSET,
@@ -221,7 +224,7 @@ def plan_of(settings: Settings) -> Plan:
             max_latency_p99_ms=limits.max_latency_p99_ms or 0,
             failure_limit=limits.failure_limit,
         ),
-        probe_only=all(app.schedule for app in settings.apps.values()),
+        probe_only=not any(app.routes for app in settings.apps.values()),
     )
 
 

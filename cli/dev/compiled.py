@@ -46,6 +46,7 @@ def app_load(project: ProjectFile, app: App, release: str, code: Compiled, confi
             keyvalue=app.keyvalue,
             sql=app.sql,
             blobs=app.blobs,
+            publish=app.publish,
             websocket=app.websocket,
             websocket_origins=app.websocket_origins,
             config={**app.config, **config},

@@ -40,8 +40,9 @@ MAIN: Final = "\n".join(
 def fully_granted(app: App) -> App:
     """Return the app as if granted every interface, for a component that serves whatever app it is given."""
     return replace(
-        app, keyvalue=("any",), sql=("any",), blobs=("any",), allow_hosts=("any:1",), secrets=("ANY",), schedule=None
-    )
+        app, keyvalue=("any",), sql=("any",), blobs=("any",), publish=("any",), allow_hosts=("any:1",), secrets=("ANY",),
+        schedule=None,
+    )  # fmt: skip
 
 
 def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, str]:

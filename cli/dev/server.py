@@ -348,6 +348,8 @@ class DevServer:
         for name, app in self._found.project.base.apps.items():
             if app.schedule:
                 self._output.note(f"  {name}  runs by its schedule, {app.schedule}")
+            if app.subscribe:
+                self._output.note(f"  {name}  handles the messages of {', '.join(app.subscribe)}")
 
     def _told(self, error: Exception) -> Exception:
         """Name what a developer can change: another port, or a folder that is in the way."""

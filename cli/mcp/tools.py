@@ -181,6 +181,7 @@ async def get_config(session: AgentSession, given: InEnvironment) -> Configurati
                 {"app": app.name, "config": dict(app.config), "allow_hosts": list(app.allow_hosts),
                  "private_networks": list(app.networks),
                  "keyvalue": list(app.keyvalue), "sql": list(app.sql), "blobs": list(app.blobs),
+                 "publish": list(app.queues[0]), "subscribe": list(app.queues[1]),
                  "timeout_ms": app.timeout_ms, "memory_max_bytes": app.memory_max_bytes,
                  "secrets": {name: versions.get(name) for name in app.secrets}}
                 for app in effective.apps

@@ -20,7 +20,7 @@ from cli.guard import run_tool
 from cli.project import node
 from cli.project.model import App
 from cli.project.source import SourceTree
-from cli.project.world import BLOBS, CONFIG, KEYVALUE, LOGGING, SQL, WASI, WORLD, world_of, write_world
+from cli.project.world import BLOBS, CONFIG, KEYVALUE, LOGGING, MESSAGING, SQL, WASI, WORLD, world_of, write_world
 
 GUEST: Final = Path(__file__).parent / "guest" / "javascript"
 BUILD_TIMEOUT_S: Final = 600
@@ -49,6 +49,7 @@ def bindings_module(app: App, declared: list[str] | None) -> str:
         "databases": SQL if app.sql else None,
         "blobValues": BLOBS[0] if app.blobs else None,
         "blobstore": BLOBS[2] if app.blobs else None,
+        "consumer": MESSAGING[1] if app.publish else None,
         "configuration": CONFIG if app.config or app.secrets else None,
         "logging": LOGGING,
         "clock": f"wasi:clocks/monotonic-clock@{WASI}",

@@ -42,6 +42,9 @@ class App:
     keyvalue: tuple[str, ...]
     sql: tuple[str, ...]
     blobs: tuple[str, ...]
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    providers: Mapping[str, str]
     websocket: str
     websocket_origins: tuple[str, ...]
     config: Mapping[str, str]
@@ -50,7 +53,8 @@ class App:
     @property
     def keeps_data(self) -> bool:
         """Whether it opens anything that lies on one node."""
-        return bool(self.keyvalue or self.sql or self.blobs)
+        own = set(self.keyvalue) - self.providers.keys()
+        return bool(own or self.sql or self.blobs or self.publish or self.subscribe)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from cli.guard import run_tool
 from cli.project import native_hash, python_packages
 from cli.project.model import App, ProjectFile
 from cli.project.source import SourceTree
-from cli.project.world import BLOBS, CONFIG, KEYVALUE, SQL, WASI, WORLD, world_of, write_world
+from cli.project.world import BLOBS, CONFIG, KEYVALUE, MESSAGING, SQL, WASI, WORLD, world_of, write_world
 
 GUEST = Path(__file__).parent / "guest" / "python"
 BUILD_TIMEOUT_S = 600
@@ -31,6 +31,8 @@ IMPORT_NAMES = {
     SQL: "sql_databases",
     BLOBS[0]: "blob_types",
     BLOBS[1]: "blob_container",
+    MESSAGING[0]: "message_types",
+    MESSAGING[1]: "message_consumer",
     f"wasi:http/types@{WASI}": "types",
 }
 """What the guest's side calls interfaces whose own names say too little."""

@@ -32,7 +32,9 @@ Values = Mapping[str, Any]
 
 CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 UNSCHEDULED = {"wsgi": "a WSGI app", "asgi": "an ASGI app", "static": "a static site"}
-FOR_CODE = ("keyvalue", "allow_hosts", "private_networks", "secrets", "config", "websocket")
+FOR_CODE = (
+    "keyvalue", "sql", "blobs", "publish", "subscribe", "allow_hosts", "private_networks", "secrets", "config", "websocket",
+)  # fmt: skip
 RESERVED_PREFIX = "/.freehold"
 CONFIG_TOTAL_MAX_BYTES = 64 * 1024
 """All of an app's configuration travels in one control message to each worker."""
@@ -106,6 +108,7 @@ def _settings(values: Values, test: Values, above: Path, complain: Complain) -> 
     apps = sorted(values["app"].items())
     read = {name: _app(name, own, (*above, "app", name), complain) for name, own in apps}
     _routes_do_not_clash(read, above, complain)
+    _one_handler_a_queue(read, above, complain)
     demands = _demands(values.get("policy", {}), test, (*above, "policy"), complain)
     moves = _rollout(values.get("rollout", {}), (*above, "rollout"), complain)
     keeping = [name for name, app in read.items() if app.keeps_data]
@@ -138,8 +141,9 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     language, routes, schedule = filled["language"], filled["routes"] or (), filled["schedule"]
     if routes and schedule:
         complain((*path, "schedule"), "stands beside routes; an app has one or the other")
-    if not routes and not schedule:
-        complain(path, "has neither routes nor a schedule", 'routes = ["/"], or schedule = "*/5 * * * *"')
+    if not routes and not schedule and not filled["subscribe"]:
+        permitted = 'routes = ["/"], schedule = "*/5 * * * *", or subscribe = ["jobs"]'
+        complain(path, "has neither routes, nor a schedule, nor a queue to handle", permitted)
     if schedule:
         _scheduled(language, schedule, (*path, "schedule"), complain)
     for index, route in enumerate(routes):
@@ -153,8 +157,9 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
             complain((*path, "config", secret), "is also the name of a secret of this app")
     if filled["websocket_origins"] and not filled["websocket"]:
         complain((*path, "websocket_origins"), "stands without websocket", 'websocket = "/ws"')
-    if schedule and filled["websocket"]:
-        complain((*path, "websocket"), "is for an app with routes")
+    _mapped(filled, path, complain)
+    if schedule:
+        _only_scheduled(filled, path, complain)
     if language == "static":
         _no_code(filled, path, complain)
     if sum(len(key) + len(text.encode()) for key, text in filled["config"].items()) > CONFIG_TOTAL_MAX_BYTES:
@@ -174,11 +179,30 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
         keyvalue=filled["keyvalue"],
         sql=filled["sql"],
         blobs=filled["blobs"],
+        publish=filled["publish"],
+        subscribe=filled["subscribe"],
+        providers=filled["providers"],
         websocket=filled["websocket"] or "",
         websocket_origins=filled["websocket_origins"],
         config=filled["config"],
         secrets=filled["secrets"],
     )
+
+
+def _only_scheduled(filled: Values, path: Path, complain: Complain) -> None:
+    if filled["subscribe"]:
+        complain(
+            (*path, "subscribe"),
+            "stands beside a schedule; messages are handled by an app with routes, or with neither",
+        )
+    if filled["websocket"]:
+        complain((*path, "websocket"), "is for an app with routes")
+
+
+def _mapped(filled: Values, path: Path, complain: Complain) -> None:
+    for store in filled["providers"]:
+        if store not in filled["keyvalue"]:
+            complain((*path, "providers", store), "is no key-value store of this app", ", ".join(filled["keyvalue"]))
 
 
 def _private(filled: Values, path: Path, complain: Complain) -> None:
@@ -252,6 +276,14 @@ def _routes_do_not_clash(apps: Mapping[str, App], above: Path, complain: Complai
             claimed[normal] = name
 
 
+def _one_handler_a_queue(apps: Mapping[str, App], above: Path, complain: Complain) -> None:
+    handlers: dict[str, str] = {}
+    for name, app in apps.items():
+        for index, subject in enumerate(app.subscribe):
+            if handlers.setdefault(subject, name) != name:
+                complain((*above, "app", name, "subscribe", index), f"is already handled by app {handlers[subject]}")
+
+
 def _cron(schedule: str, path: Path, complain: Complain) -> None:
     """Check five fields of numbers, ranges, lists and steps (POSIX crontab, without names)."""
     for text, (noun, low, high) in zip(schedule.split(" "), CRON_RANGES, strict=True):
@@ -275,7 +307,7 @@ def _smoke(values: Values, index: int, base: Settings, complain: Complain) -> Sm
     if app is None:
         complain(("test", "smoke", index, "app"), "names an app that does not exist", ", ".join(sorted(base.apps)))
     elif not app.routes:
-        complain(("test", "smoke", index, "app"), "names a scheduled app; only an app with routes answers requests")
+        complain(("test", "smoke", index, "app"), "names an app without routes; only one with routes answers requests")
     return Smoke(filled["app"], filled["path"], filled["status"], filled["contains"])
 
 

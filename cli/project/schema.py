@@ -17,6 +17,10 @@ from protocols.changes.demands import APPROVALS_MAX
 NAME: Final = Text(
     "a name of a-z, 0-9 and dashes, starting with a letter, at most 40 characters", r"[a-z][a-z0-9-]{0,39}"
 )
+SUBJECT: Final = Text(
+    "a name of a-z, 0-9 and dashes, or up to seven of them with dots between",
+    r"[a-z][a-z0-9-]{0,39}(\.[a-z][a-z0-9-]{0,39}){0,6}",
+)
 LINE: Final = Text("one line of text, not empty", r"[^\u0000-\u001f\u007f]{1,500}")
 CONFIG_KEY: Final = Text("a key of letters, digits, _ . and -, starting with a letter", r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 SECRET_NAME: Final = Text("a name such as STRIPE_KEY: A-Z, 0-9 and _", r"[A-Z][A-Z0-9_]{0,99}")
@@ -124,6 +128,19 @@ APP_OVERLAY_FIELDS: Final = (
     Field("keyvalue", Listed(NAME), "Key-value stores it may open.", default=[]),
     Field("sql", Listed(NAME), "SQL databases it may open.", default=[]),
     Field("blobs", Listed(NAME), "Containers of blobs it may open.", default=[]),
+    Field(
+        "providers",
+        Named(NAME, NAME),
+        "What a key-value store lies in, of what the nodes' operators declared.",
+        default={},
+    ),
+    Field("publish", Listed(SUBJECT), "Queues it may put messages into.", default=[]),
+    Field(
+        "subscribe",
+        Listed(SUBJECT),
+        "Queues whose messages it handles: each is a call of its `message` function.",
+        default=[],
+    ),
     Field(
         "websocket", HTTP_PATH, "Path at which it takes WebSockets: each message is a call of its `websocket` function."
     ),

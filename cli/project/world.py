@@ -22,6 +22,7 @@ KEYVALUE = ("wasi:keyvalue/store@0.2.0-draft2", "wasi:keyvalue/atomics@0.2.0-dra
 CONFIG = "wasi:config/store@0.2.0-rc.1"
 SQL = "freehold:sql/databases@0.1.0"
 BLOBS = tuple(f"wasi:blobstore/{name}@0.2.0-draft" for name in ("types", "container", "blobstore"))
+MESSAGING = ("wasmcloud:messaging/types@0.2.0", "wasmcloud:messaging/consumer@0.2.0")
 LOGGING = "wasi:logging/logging@0.1.0-draft"
 
 
@@ -34,6 +35,8 @@ def granted_anywhere(project: ProjectFile, app: App) -> App:
         secrets=tuple(dict.fromkeys(name for one in everywhere for name in one.secrets)),
         keyvalue=tuple(dict.fromkeys(name for one in everywhere for name in one.keyvalue)),
         sql=tuple(dict.fromkeys(name for one in everywhere for name in one.sql)),
+        blobs=tuple(dict.fromkeys(name for one in everywhere for name in one.blobs)),
+        publish=tuple(dict.fromkeys(name for one in everywhere for name in one.publish)),
         allow_hosts=tuple(dict.fromkeys(host for one in everywhere for host in one.allow_hosts)),
     )
 
@@ -58,6 +61,8 @@ def world_of(app: App) -> str:
         imports.append(SQL)
     if app.blobs:
         imports += BLOBS
+    if app.publish:
+        imports += MESSAGING
     if app.allow_hosts:
         imports.append(f"wasi:http/outgoing-handler@{WASI}")
     if app.schedule:

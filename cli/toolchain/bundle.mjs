@@ -95,7 +95,7 @@ async function once(request, chosen) {
     mainFields: ["module", "main"],
     // Without an explicit "import": require() of a package that has both forms must get the one for require().
     conditions: ["worker", "browser"],
-    external: ["wasi:*", "freehold:sql/*"],
+    external: ["wasi:*", "freehold:sql/*", "wasmcloud:*"],
     nodePaths: [...(request.modules ? [request.modules] : []), TOOLS],
     // No plugin's answer: for what a plugin resolves, esbuild does not ask tsconfig.json how JSX is meant.
     alias: { "freehold:app": `./${request.entry}` },

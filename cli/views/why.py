@@ -288,7 +288,9 @@ def _what_it_depends_on(facts: _Facts) -> WhyAnswer:
     voters = [facts.title(voter.node) for voter in facts.state.voters]
     hosts = sorted({host for app in apps for host in app.allow_hosts})
     networks = sorted({network for app in apps for network in app.networks})
-    stores = sorted({store for app in apps for store in (*app.keyvalue, *app.sql, *app.blobs)})
+    stores = sorted(
+        {store for app in apps for store in (*app.keyvalue, *app.sql, *app.blobs, *app.queues[0], *app.queues[1])}
+    )
     tools = sorted({one.toolchain for one in facts.release.components if one.toolchain})
     said = [
         f"nodes: {', '.join(nodes) or 'none'}; decisions need {len(voters) // 2 + 1} of the voters {', '.join(voters)}",

@@ -124,14 +124,19 @@ class Releases:
         benches: SmokeBenches,
         secrets: SecretValues,
         networks: Callable[[str], Sequence[str]] = lambda _environment: (),
+        providers: Collection[str] = (),
     ) -> None:
-        """Take the stores, the workers for smoke checks, what unseals an app's secrets, and what an environment allows."""
+        """Take the stores, the workers for smoke checks, what unseals an app's secrets, and what an environment allows.
+
+        `providers` are the names of those that the node's operator declared.
+        """
         self._artifacts = artifacts
         self._fetcher = fetcher
         self._cache = cache
         self._benches = benches
         self._secrets = secrets
         self._networks = networks
+        self._providers = providers
 
     async def manifest(self, release: bytes) -> Release:
         """Fetch and read a manifest. Raises PreparationError."""
@@ -187,6 +192,11 @@ class Releases:
             problem = schedule_problem(app.schedule) if app.schedule else ""
             if problem:
                 raise PreparationError(f"the schedule of {app.name}, {app.schedule!r}, cannot be run: {problem}")
+            if absent := sorted(set(app.mapped.values()) - set(self._providers)):
+                raise PreparationError(
+                    f"app {app.name} keeps a store in the provider {absent[0]}, which this node does not have;"
+                    f" its operator declares [provider.{absent[0]}] in node.toml"
+                )
             try:
                 values = await self._secrets(effective, app, secrets)
             except SealedAwayError as error:
@@ -259,6 +269,8 @@ class Releases:
             keyvalue=app.keyvalue,
             sql=app.sql,
             blobs=app.blobs,
+            publish=app.queues[0],
+            providers=app.mapped,
             websocket=app.socket[0],
             websocket_origins=app.socket[1],
             stores=f"{effective.project}/{effective.environment}",

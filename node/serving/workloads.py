@@ -107,6 +107,11 @@ class Running:
         """The apps with a schedule."""
         return tuple(app for app in self.prepared.effective.apps if app.schedule)
 
+    @property
+    def handlers(self) -> tuple[EffectiveApp, ...]:
+        """The apps that handle messages."""
+        return tuple(app for app in self.prepared.effective.apps if app.queues[1])
+
 
 class Workloads:
     """The node's apps."""

@@ -30,6 +30,8 @@ from runtime.services.file_blobs import SCHEMA as BLOBS_SCHEMA
 from runtime.services.file_blobs import SCHEMA_VERSION as BLOBS_VERSION
 from runtime.services.sqlite_keyvalue import SCHEMA as KEYVALUE_SCHEMA
 from runtime.services.sqlite_keyvalue import SCHEMA_VERSION as KEYVALUE_VERSION
+from runtime.services.sqlite_queue import SCHEMA as QUEUE_SCHEMA
+from runtime.services.sqlite_queue import SCHEMA_VERSION as QUEUE_VERSION
 
 FILES_MAX = 100_000
 SIZE_MAX_BYTES = 64 << 30
@@ -37,6 +39,7 @@ PIECE_MAX_BYTES = 1 << 20
 DATABASES = {
     "keyvalue.db": (KEYVALUE_SCHEMA, KEYVALUE_VERSION),
     "blobs.db": (BLOBS_SCHEMA, BLOBS_VERSION),
+    "queue.db": (QUEUE_SCHEMA, QUEUE_VERSION),
 }
 _log = logging.getLogger("freehold.data")
 _SQL = re.compile(r"sql/[a-z][a-z0-9-]{0,39}\.db")

@@ -124,9 +124,16 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     facts: dict[_Key, str] = {("capabilities", app.name, f"imports {name}"): "yes" for name in imports}
     facts |= {("capabilities", app.name, f"reaches {host}"): "yes" for host in app.allow_hosts}
     facts |= {("capabilities", app.name, f"reaches private network {network}"): "yes" for network in app.networks}
-    facts |= {("capabilities", app.name, f"opens store {store}"): "yes" for store in app.keyvalue}
+    mapped = app.mapped
+    facts |= {
+        ("capabilities", app.name, f"opens store {store}"): f"in provider {mapped[store]}" if store in mapped else "yes"
+        for store in app.keyvalue
+    }
     facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
     facts |= {("capabilities", app.name, f"opens container {name}"): "yes" for name in app.blobs}
+    publish, subscribe = app.queues
+    facts |= {("capabilities", app.name, f"publishes to {name}"): "yes" for name in publish}
+    facts |= {("capabilities", app.name, f"handles messages of {name}"): "yes" for name in subscribe}
     path, origins = app.socket
     facts |= {("capabilities", app.name, f"takes WebSockets at {path}"): "yes" for path in (path,) if path}
     facts |= {("capabilities", app.name, f"takes WebSockets from pages of {origin}"): "yes" for origin in origins}

@@ -7,6 +7,7 @@ only. Not here: the file itself (the CLI reads it), and what a sandbox makes of 
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
@@ -28,10 +29,12 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     """One app: its component (32-byte digest), trigger, limits and grants.
 
     `kind` "http" has routes; "command" and "module" run by `schedule` (cron, five fields) or by hand. `config` pairs
-    are in ascending order of key; `secrets` are names. `websocket` is the path at which it takes WebSockets, and
-    `websocket_origins` name pages of elsewhere that may open one. `private_networks` are those of whose addresses the hosts
-    may be, where the environment allows it. What is not set is not written, so that a configuration without it has the
-    digest it had before it was.
+    are in ascending order of key; `secrets` are names. `publish` names queues it may put messages into, `subscribe` those
+    whose messages it handles, each a POST to `/.freehold/messages/SUBJECT`; one app handles a queue. `providers` are pairs
+    of a key-value store and the operator's provider it lies in, ascending. `websocket` is the path at which it takes
+    WebSockets, and `websocket_origins` name pages of elsewhere that may open one. `private_networks` are those of whose
+    addresses the hosts may be, where the environment allows it. What is not set is not written, so that a configuration
+    without it has the digest it had before it was.
     """
 
     name: str
@@ -51,6 +54,9 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     websocket: str | msgspec.UnsetType = msgspec.UNSET
     websocket_origins: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     private_networks: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    publish: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    subscribe: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    providers: tuple[tuple[str, str], ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -61,6 +67,22 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     def socket(self) -> tuple[str, tuple[str, ...]]:
         """Path and origins of its WebSockets, empty for none."""
         return self.websocket or "", self.websocket_origins or ()
+
+    @property
+    def queues(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Queues it may put messages into, and queues whose messages it handles."""
+        return self.publish or (), self.subscribe or ()
+
+    @property
+    def mapped(self) -> dict[str, str]:
+        """What a key-value store lies in, by the store's name; the others lie with the node's own data."""
+        return dict(self.providers or ())
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether it uses an embedded provider, whose data lies on one node."""
+        own = set(self.keyvalue) - self.mapped.keys()
+        return bool(own or self.sql or self.blobs or self.publish or self.subscribe)
 
 
 class SmokeCheck(msgspec.Struct, frozen=True):
@@ -88,7 +110,15 @@ class Effective(msgspec.Struct, frozen=True, tag="effective"):
     @property
     def keeps_data(self) -> bool:
         """Whether an app opens a store of the embedded provider, which lives on one node."""
-        return any(app.keyvalue or app.sql or app.blobs for app in self.apps)
+        return any(app.keeps_data for app in self.apps)
+
+
+_SUBJECT = re.compile(r"[a-z][a-z0-9-]{0,39}(\.[a-z][a-z0-9-]{0,39}){0,6}")
+
+
+def valid_subject(subject: str) -> bool:
+    """Whether a queue may bear this name: up to seven words of a-z, 0-9 and dash, with dots between them."""
+    return _SUBJECT.fullmatch(subject) is not None
 
 
 def decode_effective(data: bytes) -> Effective:
@@ -109,6 +139,9 @@ def effective_problem(effective: Effective) -> str | None:
         return f"there must be 1 to {APPS_MAX} apps with distinct names"
     if any(check.app not in names or not check.path.startswith("/") for check in effective.smoke):
         return "a smoke check names an unknown app, or a path that does not start with /"
+    handled = [subject for app in effective.apps for subject in app.queues[1]]
+    if len(handled) != len(set(handled)):
+        return "two apps handle the messages of one queue"
     return next((problem for app in effective.apps if (problem := _app_problem(app))), None)
 
 
@@ -129,7 +162,24 @@ def _app_problem(app: EffectiveApp) -> str | None:
         return f"app {app.name!r}: {problem}"
     if any(":" in key for key, _ in app.config):
         return f"app {app.name!r} has a configuration key with a colon; those are the node's"
-    listed = (app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.blobs, app.routes)
+    publish, subscribe = app.queues
+    pairs = app.providers or ()
+    listed = (
+        app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.blobs, app.routes, publish, subscribe, pairs,
+    )  # fmt: skip
     if sum(len(one) for one in listed) > VALUES_MAX:
         return f"app {app.name!r} has over {VALUES_MAX} values"
+    return _data_problem(app)
+
+
+def _data_problem(app: EffectiveApp) -> str | None:
+    publish, subscribe = app.queues
+    if not all(map(valid_subject, (*publish, *subscribe))):
+        return f"app {app.name!r} has a malformed name of a queue"
+    if subscribe and app.kind != "http":
+        return f"app {app.name!r} handles messages, but does not answer requests"
+    if list(app.providers or ()) != sorted(app.mapped.items()) or not app.mapped.keys() <= set(app.keyvalue):
+        return f"app {app.name!r} has a provider for what is no key-value store of it, or two for one"
+    if not all(map(valid_name, app.mapped.values())):
+        return f"app {app.name!r} has a malformed name of a provider"
     return None

@@ -6,6 +6,7 @@ wasmtime checks the static type of each; the table maps them to host objects. No
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
@@ -215,7 +216,10 @@ class GuestServices:
             raise ProviderError("no-such-store", store)
         if store not in self.spec.keyvalue:
             raise ProviderError("access-denied", store)
-        return self.providers.keyvalue.open(store)
+        declared = self.spec.providers.get(store)
+        if declared is None or self.providers.declared is None:
+            return self.providers.keyvalue.open(store)
+        return self.providers.declared(declared).open(store)
 
     def open_database(self, name: str) -> SqlConnection:
         """Open a database the app was granted; raises `SqlError`."""
@@ -230,6 +234,12 @@ class GuestServices:
         if self.providers.blobs is None or name not in self.spec.blobs:
             raise ProviderError("access-denied", f"this app may not open the container {name[:60]!r}; grant it: blobs")
         return self.providers.blobs
+
+    def publish(self, subject: str, body: bytes) -> None:
+        """Put a message into a queue that the app may publish to; raises `ProviderError`."""
+        if self.providers.queue is None or subject not in self.spec.publish:
+            raise ProviderError("access-denied", f"this app may not publish to {subject[:60]!r}; grant it: publish")
+        self.providers.queue.publish(subject, body, time.time_ns() // 1_000_000)
 
 
 class Guest:

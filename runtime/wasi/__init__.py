@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from runtime.engine.interface import Interface
-from runtime.wasi import blobs, cli, clocks, http_outgoing, http_types, poll, random, refused, services, sql, streams
+from runtime.wasi import (
+    blobs,
+    cli,
+    clocks,
+    http_outgoing,
+    http_types,
+    messaging,
+    poll,
+    random,
+    refused,
+    services,
+    sql,
+    streams,
+)
 
 INTERFACES: Final[tuple[Interface, ...]] = (
     poll.error,
@@ -23,6 +36,7 @@ INTERFACES: Final[tuple[Interface, ...]] = (
     *services.INTERFACES,
     *sql.INTERFACES,
     *blobs.INTERFACES,
+    *messaging.INTERFACES,
 )
 """What a guest may import."""
 

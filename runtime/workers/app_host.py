@@ -5,6 +5,7 @@ Not here: how guests run (`sandbox.py`), who runs when (`dispatch.py`).
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +24,13 @@ from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.providers import ProviderError, Providers
 from runtime.sandbox import sandbox
+from runtime.services import freeze
+from runtime.services.declared_providers import ProviderUnusableError, read_providers
 from runtime.services.file_blobs import FileBlobs
 from runtime.services.log_sink import AppLog
+from runtime.services.redis_keyvalue import RedisKeyValue
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
+from runtime.services.sqlite_queue import SqliteQueue
 from runtime.services.sqlite_sql import SqliteSql
 from runtime.workers.settings import WorkerSettings
 
@@ -93,6 +98,51 @@ class SandboxApp:
         self._let_go()
 
 
+class LaneProviders:
+    """The operator's providers that the stores of one lane lie in, each opened when it is first needed."""
+
+    def __init__(self, providers_file: Path | None, owner: str) -> None:
+        """Take the file that says where they are, None where none is used, and whose stores they are."""
+        self._providers_file = providers_file
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._open: dict[str, RedisKeyValue] = {}
+        self._closed = False
+
+    def open(self, name: str) -> RedisKeyValue:
+        """Return what reaches a provider; raises `ProviderError`."""
+        with self._lock:
+            if self._closed:
+                raise ProviderError("other", "the store is closed", retry_after_s=freeze.RETRY_AFTER_S)
+            found = self._open.get(name)
+            if found is None:
+                try:
+                    access = (
+                        read_providers(self._providers_file).get(name) if self._providers_file is not None else None
+                    )
+                except ProviderUnusableError as error:
+                    raise ProviderError("other", str(error)) from error
+                if access is None:
+                    raise ProviderError(
+                        "other", f"this node has no provider {name}; its operator declares it in node.toml"
+                    )
+                found = self._open[name] = RedisKeyValue(access, self._owner, _say_restored)
+            return found
+
+    def close(self) -> None:
+        """Close every connection, for good."""
+        with self._lock:
+            self._closed = True
+            held, self._open = self._open, {}
+        for one in held.values():
+            one.close()
+
+
+def _say_restored(text: str) -> None:
+    """Say on the worker's standard error, which is the node's, that a provider lost what it had acknowledged."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @dataclass(slots=True)
 class LaneServices:
     """What the apps of one project and environment share in this process, and how many of them hold it."""
@@ -100,6 +150,8 @@ class LaneServices:
     keyvalue: SqliteKeyValue
     sql: SqliteSql
     blobs: FileBlobs
+    queue: SqliteQueue
+    declared: LaneProviders
     sandbox: sandbox.Sandbox
     holders: int = 0
 
@@ -108,6 +160,8 @@ class LaneServices:
         self.keyvalue.close()
         self.sql.close()
         self.blobs.close()
+        self.queue.close()
+        self.declared.close()
 
 
 class SandboxHost:
@@ -115,6 +169,7 @@ class SandboxHost:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._data_folder = Path(settings.data_folder)
+        self._providers_file = Path(settings.providers_file) if settings.providers_file else None
         self._native = settings.choice().module
         self._outbound = Outbound()
         self._lanes: dict[str, LaneServices] = {}
@@ -144,13 +199,14 @@ class SandboxHost:
             found = self._lanes.get(stores)
             if found is None:
                 folder = self._data_folder
-                keyvalue, sql, blobs = (
-                    SqliteKeyValue(folder, stores),
-                    SqliteSql(folder, stores),
-                    FileBlobs(folder, stores),
+                keyvalue, sql = SqliteKeyValue(folder, stores), SqliteSql(folder, stores)
+                blobs, queue = FileBlobs(folder, stores), SqliteQueue(folder, stores)
+                declared = LaneProviders(self._providers_file, stores)
+                box = sandbox.Sandbox(
+                    Providers(keyvalue, sql, blobs, queue, declared.open if self._providers_file is not None else None),
+                    self._outbound,
                 )
-                box = sandbox.Sandbox(Providers(keyvalue, sql, blobs), self._outbound)
-                found = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, box)
+                found = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, queue, declared, box)
                 with suppress(ProviderError):  # another time, if it cannot be now
                     blobs.clean()
             found.holders += 1

@@ -34,6 +34,9 @@ from runtime.messages import (
     AskStatus,
     AwaitDaemon,
     ControlError,
+    Deliver,
+    Delivered,
+    DeliveryFate,
     JobDone,
     Load,
     LogBatch,
@@ -45,6 +48,7 @@ from runtime.messages import (
     WorkerRoute,
 )
 from runtime.native.choice import Wanted
+from runtime.services.sqlite_queue import QueuedMessage
 from runtime.workers.link import WorkerLink, WorkerRefusedError, greeted
 from runtime.workers.settings import LOAD_TABLE, WorkerSettings, control_path
 
@@ -87,6 +91,7 @@ class PoolSettings:
 
     `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps' stores. `orphan_limit_s`
     is how long workers serve on without a daemon. `engine` is what serves in them (`runtime/native/choice.py`).
+    `providers_file` says where the operator's providers are; without it every store lies in `data_folder`.
     """
 
     listen: tuple[str, ...]
@@ -103,6 +108,7 @@ class PoolSettings:
     orphan_limit_s: float = 600.0
     guest_threads_max: int = 32
     engine: Wanted = "python"
+    providers_file: Path | None = None
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "runtime.workers.worker")
 
 
@@ -250,11 +256,9 @@ class WorkerPool:
         self, key: str, app: str, arguments: Sequence[str] = (), *, timeout_ms: int, request_id: str = ""
     ) -> JobDone:
         """Run a command of a loaded release in one worker; `timeout_ms` bounds the wait, its own limit the run."""
-        links = [slot.link for slot in self._slots if slot.link is not None and slot.link.alive]
-        if not links:
+        link = self._one_link()
+        if link is None:
             raise PoolError("no worker is running")
-        self._next_job_slot += 1
-        link = links[self._next_job_slot % len(links)]
         request = RunJob(link.next_number(), key, app, tuple(arguments), request_id)
         try:
             answer = await link.ask(request, timeout_ms / 1000 + JOB_MARGIN_S)
@@ -262,6 +266,27 @@ class WorkerPool:
             raise PoolError(f"the job did not end: {error or 'no answer in time'}") from error
         assert isinstance(answer, JobDone)
         return answer
+
+    async def deliver(self, key: str, app: str, message: QueuedMessage, *, timeout_ms: int) -> DeliveryFate:
+        """Have an app of a loaded release handle a message, in one worker. Raises `PoolError` if no answer came."""
+        link = self._one_link()
+        if link is None:  # nobody began with it: a worker that ended is not back yet
+            return "refused"
+        asked = (message.subject, message.id, message.attempt, message.published_ms, message.body)
+        try:
+            answer = await link.ask(Deliver(link.next_number(), key, app, *asked), timeout_ms / 1000 + JOB_MARGIN_S)
+        except WorkerRefusedError:  # it does not have the release yet, or not any more
+            return "refused"
+        except (ControlError, TimeoutError) as error:
+            raise PoolError(f"the message was not handled: {error or 'no answer in time'}") from error
+        assert isinstance(answer, Delivered)
+        return answer.fate
+
+    def _one_link(self) -> WorkerLink | None:
+        """The next of the workers in turn, None while there is none."""
+        links = [slot.link for slot in self._slots if slot.link is not None and slot.link.alive]
+        self._next_job_slot += 1
+        return links[self._next_job_slot % len(links)] if links else None
 
     async def status(self) -> tuple[Status, ...]:
         """Return the counters of every worker that answers now."""
@@ -387,6 +412,7 @@ class WorkerPool:
             ingress=settings.ingress,
             guest_threads_max=settings.guest_threads_max,
             engine=settings.engine,
+            providers_file=str(settings.providers_file or ""),
             orphan_limit_s=settings.orphan_limit_s,
             drain_grace_s=settings.drain_grace_ms / 1000,
         )

@@ -27,6 +27,7 @@ import msgspec
 
 from runtime.core_dumps import forbid_dumps
 from runtime.ingress.certificates import Certificates
+from runtime.ingress.delivery import deliver
 from runtime.ingress.dispatch import Dispatcher, HostedApp, HostingError
 from runtime.ingress.front import Ingress
 from runtime.ingress.listeners import TLS_PREFIX, is_plain
@@ -43,6 +44,7 @@ from runtime.messages import (
     AskStatus,
     AwaitDaemon,
     ControlError,
+    Deliver,
     Done,
     Drain,
     FromWorker,
@@ -287,6 +289,8 @@ class Worker:
                     answer = self._status(request.number)
                 case RunJob():
                     answer = await self._run_job(request)
+                case Deliver():
+                    answer = await deliver(self._ingress, self._handler(request), request)
                 case Drain():
                     self._grace_s = request.grace_ms / 1000
                     self._stop.set()
@@ -379,6 +383,12 @@ class Worker:
             if self._ingress.apps.get((key, name)) is app:  # a new daemon may have loaded the same key meanwhile
                 del self._ingress.apps[key, name]
         await _close(hosted)
+
+    def _handler(self, request: Deliver) -> HostedApp:
+        app = self._ingress.apps.get((request.key, request.app))
+        if app is None or app.spec.kind != "http" or request.key not in self._releases:
+            raise HostingError(f"{request.app} of {request.key} is not loaded, or handles no messages")
+        return app
 
     async def _run_job(self, request: RunJob) -> FromWorker:
         hosted = self._releases.get(request.key)

@@ -91,3 +91,18 @@ export class Socket {
 
 /** To all who subscribed to a topic, on every node, or to one socket by its id; at most once. */
 export const sockets: { broadcast(topic: string, data: string | Uint8Array): void; send(id: string, data: string | Uint8Array): void };
+
+/** A message of a queue, as an app's `message(message)` gets it; `attempt` counts from 1, `id` is the same each time. */
+export class Message {
+  constructor(subject: string, data: Uint8Array | string, id?: string, attempt?: number, published?: Date);
+  readonly subject: string;
+  readonly data: Uint8Array;
+  readonly id: string;
+  readonly attempt: number;
+  readonly published: Date;
+  text(): string;
+  json(): any;
+}
+
+/** Puts bytes or text into a queue that freehold.toml names in `publish`, or anything else as JSON; durable on return. */
+export const messaging: { publish(subject: string, data: unknown): void };

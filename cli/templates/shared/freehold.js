@@ -269,3 +269,26 @@ export const sockets = {
     this.broadcast(`socket:${id}`, data);
   },
 };
+
+/** A message of a queue, as an app's `message(message)` gets it; a test makes its own. */
+export class Message {
+  constructor(subject, data, id = "", attempt = 1, published = new Date(0)) {
+    Object.assign(this, { subject, data: typeof data === "string" ? new TextEncoder().encode(data) : data, id, attempt, published });
+  }
+  text() {
+    return new TextDecoder().decode(this.data);
+  }
+  json() {
+    return JSON.parse(this.text());
+  }
+}
+
+/** Puts a message into a queue; here it is kept in `published`, for a test to look at. */
+export const messaging = {
+  published: [],
+  publish(subject, data) {
+    const isBytes = ArrayBuffer.isView(data) || data instanceof ArrayBuffer;
+    const body = isBytes ? new Uint8Array(data) : typeof data === "string" ? data : JSON.stringify(data);
+    this.published.push(new Message(subject, body, String(this.published.length + 1)));
+  },
+};

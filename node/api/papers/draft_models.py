@@ -42,6 +42,9 @@ class DraftApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keyvalue: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     sql: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     blobs: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
+    publish: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
+    subscribe: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
+    providers: dict[Name, Name] = {}
     websocket: Annotated[str, msgspec.Meta(max_length=200)] = ""
     websocket_origins: Annotated[tuple[Host, ...], msgspec.Meta(max_length=16)] = ()
     config: dict[str, Text] = {}

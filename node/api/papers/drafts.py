@@ -261,6 +261,9 @@ def _app(one: DraftApp) -> EffectiveApp:
         keyvalue=one.keyvalue,
         sql=one.sql,
         blobs=one.blobs,
+        publish=one.publish or msgspec.UNSET,
+        subscribe=one.subscribe or msgspec.UNSET,
+        providers=tuple(sorted(one.providers.items())) or msgspec.UNSET,
         websocket=one.websocket or msgspec.UNSET,
         websocket_origins=one.websocket_origins or msgspec.UNSET,
         private_networks=one.private_networks or msgspec.UNSET,
@@ -324,7 +327,7 @@ def _plan(said: DraftPlan | None, effective: Effective) -> Plan:
         auto_promote=plan.auto_promote,
         auto_revert=plan.auto_revert,
         analysis=Analysis(plan.max_error_ppm, plan.max_latency_p99_ms, plan.failure_limit),
-        probe_only=all(app.schedule for app in effective.apps),
+        probe_only=not any(app.routes for app in effective.apps),
     )
 
 

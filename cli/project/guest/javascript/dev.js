@@ -9,6 +9,7 @@ import { described, settle } from "./web/loop.js";
 import { Response } from "./web/messages.js";
 import { serve } from "./web/serve.js";
 import * as freehold from "./freehold.js";
+import { withMessages } from "./queues.js";
 import { withSockets } from "./websocket.js";
 
 const SOURCE_KEY = "freehold:dev-source";
@@ -22,7 +23,7 @@ async function load() {
   const AsyncFunction = (async () => {}).constructor;
   const app = await new AsyncFunction(configuration.get(SOURCE_KEY))(); // the bundle returns what the app exports
   await settle();
-  const found = handlerOf(app);
+  const found = withMessages(app, handlerOf(app));
   if (!found) throw new Error(NO_HANDLER);
   handler = withSockets(app, found);
 }

@@ -1,5 +1,5 @@
 // What a JavaScript app may ask of the node it runs on, inside the sandbox. Its twin outside is templates' freehold.js.
-import { atomics, blobstore, blobValues, configuration, databases, keyvalue, logging } from "freehold:bindings";
+import { atomics, blobstore, blobValues, configuration, consumer, databases, keyvalue, logging } from "freehold:bindings";
 
 export class FreeholdError extends Error {}
 
@@ -341,6 +341,32 @@ export function blobs(name) {
 export const config = {
   get(key, fallback = null) {
     return configuration ? (asked(`configuration ${key}`, () => configuration.get(key)) ?? fallback) : fallback;
+  },
+};
+
+/** A message of a queue, as an app's `message(message)` gets it; `attempt` counts from 1, `id` is the same each time. */
+export class Message {
+  constructor(subject, data, id = "", attempt = 1, published = new Date(0)) {
+    Object.assign(this, { subject, data, id, attempt, published });
+  }
+  text() {
+    return decoder.decode(this.data);
+  }
+  json() {
+    return JSON.parse(this.text());
+  }
+}
+
+const isBytes = (data) => ArrayBuffer.isView(data) || data instanceof ArrayBuffer;
+const octets = (data) =>
+  data instanceof ArrayBuffer ? new Uint8Array(data) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** Puts bytes or text into a queue, or anything else as JSON; it is kept, durably, before the call returns. */
+export const messaging = {
+  publish(subject, data) {
+    if (!consumer) throw new FreeholdError(`this app may publish nowhere; add publish = ["${subject}"] to freehold.toml`);
+    const body = isBytes(data) ? octets(data) : encoder.encode(typeof data === "string" ? data : JSON.stringify(data));
+    asked(`queue ${subject}`, () => consumer.publish({ subject, body, replyTo: undefined }));
   },
 };
 

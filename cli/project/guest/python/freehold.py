@@ -19,7 +19,8 @@ try:
 except ImportError:
     IN_SANDBOX = False
 
-__all__ = ["IN_SANDBOX", "FreeholdError", "Request", "Response", "blobs", "config", "fetch", "log", "sockets", "sql", "store"]
+__all__ = ["IN_SANDBOX", "FreeholdError", "Message", "Request", "Response", "blobs", "config", "fetch", "log", "messaging", "sockets",
+           "sql", "store"]  # fmt: skip
 
 
 class FreeholdError(Exception):
@@ -37,6 +38,7 @@ def _binding(name: str) -> Any:
 if IN_SANDBOX:
     _keyvalue, _atomics = _binding("keyvalue_store"), _binding("atomics")
     _config, _logging, _outgoing = _binding("config_store"), _binding("logging"), _binding("outgoing_handler")
+    _consumer, _message_types = _binding("message_consumer"), _binding("message_types")
     _blobstore, _blob_types = _binding("blobstore"), _binding("blob_types")
     from componentize_py_types import Err
 
@@ -544,6 +546,53 @@ class _Sockets:
         self.broadcast(f"socket:{id}", data)
 
 
+@dataclass(frozen=True)
+class Message:
+    """A message of a queue, as an app's `message(message)` gets it; `attempt` counts from 1, `id` is the same each time."""
+
+    subject: str
+    data: bytes
+    id: str = ""
+    attempt: int = 1
+    published_ms: int = 0
+
+    def text(self) -> str:
+        return self.data.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+class _Messaging:
+    """`freehold.messaging.publish("jobs", data)`: the message is kept, durably, before the call returns.
+
+    Outside the sandbox nothing is delivered: `published` lists what was said.
+    """
+
+    def __init__(self) -> None:
+        self.published: list[Message] = []
+
+    def publish(self, subject: str, data: Any) -> None:
+        """Put bytes or text into a queue, or anything else as JSON. Raises `FreeholdError`."""
+        if isinstance(data, str):
+            data = data.encode()
+        elif not isinstance(data, (bytes, bytearray, memoryview)):
+            data = json.dumps(data, separators=(",", ":")).encode()
+        if not IN_SANDBOX:
+            self.published.append(Message(subject, bytes(data), str(len(self.published) + 1)))
+            return
+        if _consumer is None:
+            raise FreeholdError(f'this app may publish nowhere; add publish = ["{subject}"] to its table in freehold.toml')
+        try:
+            _consumer.publish(_message_types.BrokerMessage(subject, bytes(data), None))
+        except Err as error:
+            raise FreeholdError(f"queue {subject}: {error.value}") from None
+
+    def reset(self) -> None:
+        """Forget what was published (tests)."""
+        self.published.clear()
+
+
 def _message(data: str | bytes) -> tuple[str, bytes]:
     return ("TEXT", data.encode()) if isinstance(data, str) else ("BINARY", bytes(data))
 
@@ -626,6 +675,7 @@ def _fetch_outside(url: str, method: str, headers: Mapping[str, str], body: byte
 store = _Stores()
 sql = _Databases()
 blobs = _Containers()
+messaging = _Messaging()
 sockets = _Sockets()
 config = _Config()
 log = _Log()

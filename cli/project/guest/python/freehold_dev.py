@@ -22,6 +22,7 @@ import freehold_environ
 import freehold_files
 import freehold_handler
 import freehold_http
+import freehold_messages  # noqa: F401
 import freehold_static
 import freehold_websocket  # noqa: F401
 import freehold_wsgi  # noqa: F401

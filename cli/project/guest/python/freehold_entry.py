@@ -23,11 +23,17 @@ def load(language: str, entry: str, prefixes, scheduled: bool = False):
     module_name, _, name = entry.partition(":")
     module = importlib.import_module(module_name)
     made = _adapted(language, module_name, name, module, prefixes, scheduled)
-    if scheduled or not callable(getattr(module, "websocket", None)):
+    if scheduled:
         return made
-    import freehold_websocket
+    if callable(getattr(module, "message", None)):
+        import freehold_messages
 
-    return freehold_websocket.handler(made, module.websocket)
+        made = freehold_messages.handler(made, module.message)
+    if callable(getattr(module, "websocket", None)):
+        import freehold_websocket
+
+        made = freehold_websocket.handler(made, module.websocket)
+    return made
 
 
 def _adapted(language: str, module_name: str, name: str, module, prefixes, scheduled: bool):
@@ -48,7 +54,11 @@ def _adapted(language: str, module_name: str, name: str, module, prefixes, sched
         import freehold_handler
 
         return freehold_handler.handler(module_name, module.handle)
-    raise ImportError(f"module {module_name} has no handle(request) and no class IncomingHandler")
+    if callable(getattr(module, "message", None)):
+        import freehold_messages
+
+        return freehold_messages.nothing_else()
+    raise ImportError(f"module {module_name} has no handle(request), no message(message) and no class IncomingHandler")
 
 
 def built(language: str, entry: str, prefixes, scheduled: bool, declared: list[str], app_folder: str):

@@ -21,6 +21,7 @@ OTHER_APP: dict[str, Any] = {
     "component": b"d" * 32, "kind": "command", "timeout_ms": 30_001, "memory_max_bytes": 128 * MIB + 1,
     "instances": "reuse", "schedule": "1 * * * *", "allow_hosts": ("api.test", "evil.test"),
     "keyvalue": ("carts", "users"), "sql": ("main",), "blobs": ("uploads",),
+    "publish": ("jobs",), "subscribe": ("mail",), "providers": (("carts", "main-kv"),),
     "websocket": "/ws", "websocket_origins": ("https://www.test",),
     "private_networks": ("10.0.5.0/24",),
     "config": (("KEY", "2"),), "secrets": ("TOKEN", "OTHER"), "name": "api",

@@ -1,0 +1,67 @@
+"""Every provider of key-value stores against one suite, and the page that is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.providers import KeyValueProvider
+from runtime.services.redis_keyvalue import RedisKeyValue
+from runtime.services.sqlite_keyvalue import SqliteKeyValue, StoreCaps
+from tests.conformance.keyvalue_providers import CAPABILITIES, HOSTILE_KEYS, LACKS, NEAR, PAGE, PROVIDERS, Make, page
+from tests.support.runtime.redis_server import BINARY, RedisServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if BINARY is None:
+        pytest.skip("neither valkey-server nor redis-server is on this machine")
+    made = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield made
+    made.kill()
+
+
+def maker(provider: str, folder: Path, request: pytest.FixtureRequest, made: list[KeyValueProvider]) -> Make:
+    if provider == "embedded":
+
+        def embedded(owner: str, caps: StoreCaps | None) -> KeyValueProvider:
+            made.append(SqliteKeyValue(folder, owner, caps))
+            return made[-1]
+
+        return embedded
+    server: RedisServer = request.getfixturevalue("server")
+    server.say("FLUSHALL")
+
+    def declared(owner: str, caps: StoreCaps | None) -> KeyValueProvider:
+        made.append(RedisKeyValue(server.declared(), owner, pytest.fail, caps))
+        return made[-1]
+
+    return declared
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_provider_does_what_the_page_says(
+    provider: str, capability: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    made: list[KeyValueProvider] = []
+    try:
+        make = maker(provider, tmp_path, request, made)
+        if (provider, capability) in LACKS:
+            with pytest.raises(AssertionError):
+                CAPABILITIES[capability](make)
+        else:
+            CAPABILITIES[capability](make)
+    finally:
+        for one in made:
+            one.close()  # type: ignore[attr-defined]
+
+
+def test_at_least_two_hundred_attempts_to_reach_another_tenant() -> None:
+    assert len(NEAR) * len(HOSTILE_KEYS) >= 200
+
+
+def test_the_page_is_the_suite() -> None:
+    assert PAGE.read_text() == page(), "python -m tests.conformance.keyvalue_providers writes it anew"
