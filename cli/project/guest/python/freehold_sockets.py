@@ -59,6 +59,11 @@ class Connection:
         """How much of what was sent waits for the other side; none once it has answered."""
         return self._call.unsent_bytes if self._call is not None and self._call.status is None else 0
 
+    @property
+    def readable(self) -> bool:
+        """Whether a reader would be told something now."""
+        return bool(self.out) or self.ended or self._failure is not None
+
     def feed(self, data) -> None:
         """Take bytes that the client sends. Raises OSError for what cannot be sent, and then whenever it is asked."""
         self._in += data
@@ -400,6 +405,11 @@ class Socket:
             self.close()
 
 
+def descriptor(number):
+    """Return what the descriptor stands for, None where it is none of ours."""
+    return _open.get(number)
+
+
 PORTS = {"http": 80, "https": 443, None: 0, "": 0}
 
 
@@ -445,6 +455,9 @@ def install() -> None:
     _socket.getaddrinfo = getaddrinfo
     _socket.gethostbyname = _socket.gethostbyaddr = _socket.gethostbyname_ex = _no_names
     _socket.has_ipv6 = False
+    import freehold_select
+
+    freehold_select.install()
     if "socket" in sys.modules:
         import importlib
 
