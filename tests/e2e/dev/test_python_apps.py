@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.mesh.dev_process import DevProcess, serving
+from tests.support.mesh.dev_process import DevProcess, run_freehold, serving
 
 PLAIN = """
 import json
 import freehold
 
 
+ASKED = []
+
+
 def handle(request):
     match request.path:
+        case "/once":
+            ASKED.append(1)
+            return freehold.Response("", 200 if len(ASKED) < 2 else 500)
         case "/text":
             return "é"
         case "/pairs":
@@ -81,6 +88,13 @@ ASGI = """
 import asyncio
 
 EVENTS = []
+TASKS = set()
+
+
+async def forty_steps():
+    for _ in range(40):
+        await asyncio.sleep(0.02)
+    EVENTS.append("forty")
 
 
 async def app(scope, receive, send):
@@ -114,6 +128,23 @@ async def app(scope, receive, send):
         await asyncio.sleep(0.4)
         EVENTS.append("behind")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+    elif path == "/fire":
+        TASKS.add(asyncio.create_task(forty_steps()))
+        await answer(b"fired")
+    elif path == "/thousand":
+        TASKS.update(asyncio.create_task(asyncio.sleep(0.01)) for _ in range(1000))
+        await answer(b"begun")
+    elif path == "/unawaited":
+        asyncio.sleep(0)
+        await answer(b"well")
+    elif path == "/drip":
+        await answer(b"a", more=True)
+        try:
+            for _ in range(20):
+                await asyncio.sleep(0.1)
+                await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        except OSError:
+            EVENTS.append("left")
     elif path == "/text":
         await answer("text")
     elif path == "/dict":
@@ -130,12 +161,12 @@ async def app(scope, receive, send):
 """
 
 
-def project(folder: Path, language: str, source: str) -> Path:
+def project(folder: Path, language: str, source: str, instances: str = "reuse", more: str = "") -> Path:
     (folder / "web").mkdir(parents=True)
     (folder / "web" / "app.py").write_text(source)
     (folder / "freehold.toml").write_text(
         f'[project]\nname = "shapes"\n[app.web]\nlanguage = "{language}"\n'
-        'source = "web"\nroutes = ["/"]\ninstances = "reuse"\n'
+        f'source = "web"\nroutes = ["/"]\ninstances = "{instances}"\n{more}'
     )
     return folder
 
@@ -192,6 +223,20 @@ def test_temporary_files_live_in_memory(plain: DevProcess) -> None:
     assert json.loads(plain.call("/temporary").text) == ["kept", 4, False, ["a"], False, "refused"]
 
 
+def test_smoke_asks_instances_that_answer_again_twice_and_a_fresh_one_once(tmp_path: Path) -> None:
+    smoke = '[[test.smoke]]\napp = "web"\npath = "/once"\n'
+    code, tested, said = run_freehold("test", "--folder", str(project(tmp_path / "a", "python", PLAIN, "reuse", smoke)))
+    assert code != 0, (tested, said)
+    lines = tested["results"][0]["log"].splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["PASSED", "FAILED", "PASSED"]
+    assert "the same instance again" in lines[1]
+    assert "a fresh instance" in lines[2]
+    assert tested["results"][0]["failed_tests"] == ["web GET /once 200"]
+    code, tested, said = run_freehold("test", "--folder", str(project(tmp_path / "b", "python", PLAIN, "fresh", smoke)))
+    assert code == 0, (tested, said)
+    assert len(tested["results"][0]["log"].splitlines()) == 1
+
+
 def test_an_asgi_app_streams_both_ways_and_starts_once(asgi: DevProcess) -> None:
     assert asgi.call("/echo?x=1", "POST", b"z" * 300_000).text == "300000x=1"
     assert asgi.call("/stream").body == b"ab"
@@ -211,6 +256,29 @@ def test_work_behind_a_whole_answer_survives_a_client_that_leaves(asgi: DevProce
     while "behind" not in asgi.call("/events").text:
         assert time.monotonic() < deadline, "the work was cut off"
         time.sleep(0.1)
+
+
+def test_a_task_that_nobody_awaits_goes_on_behind_the_answer(asgi: DevProcess) -> None:
+    assert asgi.call("/fire").text == "fired"
+    time.sleep(3)
+    seen = [
+        asgi.call("/events").text for _ in range(12)
+    ]  # of all instances; each lets a task take one of its forty steps
+    assert any("forty" in one for one in seen), "it waits for requests"
+
+
+def test_a_thousand_tasks_and_one_that_is_never_awaited_do_no_harm(asgi: DevProcess) -> None:
+    for path, text in (("/thousand", "begun"), ("/thousand", "begun"), ("/unawaited", "well")):
+        assert asgi.call(path).text == text
+    assert asgi.call("/text").status == 200
+
+
+def test_an_app_that_sends_on_after_its_client_left_is_told_and_answers_the_next(asgi: DevProcess) -> None:
+    with socket.create_connection(("127.0.0.1", int(asgi.address.rpartition(":")[2]))) as leaving:
+        leaving.sendall(b"GET /drip HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert leaving.recv(100).startswith(b"HTTP/1.1 200")
+    for _ in range(3):
+        assert asgi.call("/text").text == "text"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """An ASGI 3 app behind wasi:http. Runs only inside the sandbox.
 
 One event loop lives as long as the instance; the app's lifespan starts with the first request. Bodies stream both ways.
-Work that goes on after the response has until the app's time limit. Not here: WebSockets, which wasi:http has not.
+Work that the app awaits after its response has until the app's time limit; tasks that it does not await have `GO_ON_S`. Not
+here: WebSockets, which wasi:http has not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import freehold_http
 import freehold_loop
 
 STARTUP_FAILED = "the app's lifespan did not start: "
+GO_ON_S = 5.0
 
 
 def handler(application, prefixes):
@@ -34,14 +36,26 @@ def handler(application, prefixes):
             def respond(request, body, answer):
                 async def run() -> None:
                     await lifespan.started()
+                    before = asyncio.all_tasks()
                     exchange = _Exchange(loop, request, body, answer, prefixes, dict(lifespan.state))
                     await exchange.run(application)
+                    await _let_end(asyncio.all_tasks() - before - set(freehold_loop.own_tasks))
 
                 loop.run_until_complete(run())
 
             freehold_http.serve(request, response_out, respond)
 
     return IncomingHandler
+
+
+async def _let_end(tasks) -> None:
+    """Wait for what a request started and did not await; between requests nothing runs in an instance."""
+    if not tasks:
+        return
+    _, pending = await asyncio.wait(tasks, timeout=GO_ON_S)
+    if pending:
+        told = f"tasks of this request still wait {GO_ON_S:.0f} s after its answer; they go on only while others are served"
+        print(f"{len(pending)} {told}", file=sys.stderr, flush=True)
 
 
 class _Lifespan:

@@ -146,6 +146,10 @@ class Loop(asyncio.base_events.BaseEventLoop):
         return secured._app_transport
 
 
+own_tasks = weakref.WeakSet()
+"""Those that move a connection's bytes: it may outlive the request that opened it."""
+
+
 class _Transport(asyncio.transports.Transport):
     """A connection of `freehold_sockets` as asyncio's protocols see it. One task moves its bytes and lets go of it."""
 
@@ -161,6 +165,7 @@ class _Transport(asyncio.transports.Transport):
         self._connection.timeout_s = None  # asyncio's own timeouts cancel what waits
         loop.call_soon(protocol.connection_made, self)
         self._task = loop.create_task(self._run())
+        own_tasks.add(self._task)
         if waiter is not None:
             loop.call_soon(lambda: waiter.done() or waiter.set_result(None))
 
