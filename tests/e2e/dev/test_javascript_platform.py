@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -56,35 +56,89 @@ def test_the_platform_answers_as_node_does(flags: tuple[str, ...], tmp_path: Pat
     assert not differing
 
 
-REUSED = """
+PARTS = """
 const born = Math.random(), clock = performance.now();
 let answered = 0;
-export default { async fetch(request) {
+const kept = async (request) => {
   const body = new Uint8Array(await request.arrayBuffer());
   return Response.json({ answered: ++answered, born, clock, path: new URL(request.url).pathname, method: request.method,
     mark: request.headers.get("mark"), size: body.length, drawn: Math.random() });
+};
+const upload = async (request) => {
+  const form = await request.formData();
+  const file = form.get("file");
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
+  const { name, size } = file;
+  const sha = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Response.json({ name, size, other: form.get("other"), sha });
+};
+export default { fetch(request) {
+  const path = new URL(request.url).pathname;
+  switch (path) {
+    case "/object": return { a: 1 };
+    case "/nothing": return undefined;
+    case "/string": return "text";
+    case "/read": { const r = new Response("x"); return r.text().then(() => r); }
+    case "/broken": return new Response(new ReadableStream({ pull() { throw new Error("broke off"); } }));
+    case "/strings": return new Response(new ReadableStream({ start(c) { c.enqueue("text"); c.close(); } }));
+    case "/upload": return upload(request);
+    case "/both-forms": return new Response(typeof require("is-promise"));
+    default: return path.startsWith("/kept") ? kept(request) : new Response("right");
+  }
 } };
 """
 
 
-@pytest.mark.parametrize("flags", [(), ("--exact",)], ids=["from source", "as a release"])
-def test_kept_instances_answer_each_request_for_itself(flags: tuple[str, ...], tmp_path: Path) -> None:
-    folder = project(tmp_path, {"app.js": REUSED}, 'instances = "reuse"\n')
-    with serving(folder, *flags) as process:
-        seen = []
-        for number in range(24):
-            body = b"x" * number if number % 2 else None
-            method = "POST" if number % 2 else "GET"
-            answer = process.call(f"/n{number}", method, body, {"mark": f"m{number}"})
-            assert answer.status == 200, answer.text
-            seen.append(json.loads(answer.text))
+@pytest.fixture(scope="module", params=[(), ("--exact",)], ids=["from source", "as a release"])
+def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevProcess]:
+    """One app for several tests: a build costs more than they do."""
+    files = {"app.js": PARTS, "package.json": '{"dependencies": {"is-promise": "4.0.0"}}'}
+    with serving(project(tmp_path_factory.mktemp("parts"), files, 'instances = "reuse"\n'), *request.param) as process:
+        yield process
+
+
+def test_kept_instances_answer_each_request_for_itself(parts: DevProcess) -> None:
+    seen = []
+    for number in range(24):
+        body = b"x" * number if number % 2 else None
+        answer = parts.call(f"/kept{number}", "POST" if number % 2 else "GET", body, {"mark": f"m{number}"})
+        assert answer.status == 200, answer.text
+        seen.append(json.loads(answer.text))
     for number, one in enumerate(seen):
-        assert one["path"] == f"/n{number}"
+        assert one["path"] == f"/kept{number}"
         assert one["mark"] == f"m{number}"
         assert one["size"] == (number if number % 2 else 0)
     assert max(one["answered"] for one in seen) > 1, "no instance was kept"
     assert {(one["born"], one["clock"]) for one in seen} == {(seen[0]["born"], 0)}
     assert len({one["drawn"] for one in seen}) == 24
+
+
+def test_an_uploaded_file_arrives_as_it_was_sent(parts: DevProcess) -> None:
+    boundary = "----b0undary"
+    for content in (b"hello\x01\xc8", b"", b"\r\n--" + boundary.encode()[:-1], random.Random(1).randbytes(3_000_000)):
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="other"\r\n\r\nvälue\r\n--{boundary}\r\n'
+        head += 'Content-Disposition: form-data; name="file"; filename="a b.bin"\r\nContent-Type: application/x\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        answer = parts.call("/upload", "POST", body, {"content-type": f"multipart/form-data; boundary={boundary}"})
+        assert answer.status == 200, answer.text
+        digest = hashlib.sha256(content).hexdigest()
+        assert json.loads(answer.text) == {"name": "a b.bin", "size": len(content), "sha": digest, "other": "välue"}
+
+
+def test_a_handler_that_returns_something_else_answers_500_and_says_what(parts: DevProcess) -> None:
+    for path, said in (
+        ("/object", "the handler returned a value of type Object; it must return a Response"),
+        ("/nothing", "the handler returned nothing; it must return a Response"),
+        ("/string", "the handler returned a value of type String"),
+        ("/read", "whose body was read"),
+    ):
+        assert parts.call(path).status == 500
+        parts.log_with(said)
+        assert parts.call("/").text == "right"
+
+
+def test_require_of_a_package_with_both_forms_gets_the_one_for_require(parts: DevProcess) -> None:
+    assert parts.call("/both-forms").text == "function"
 
 
 @pytest.mark.parametrize(
@@ -113,74 +167,3 @@ def test_dev_refuses_it_too(tmp_path: Path) -> None:
         assert "crypto.randomUUID() at the top level" in event["error"]["message"]
     finally:
         process.stop()
-
-
-UPLOADS = """
-export default { async fetch(request) {
-  const form = await request.formData();
-  const file = form.get("file");
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
-  const { name, size } = file;
-  const sha = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return Response.json({ name, size, other: form.get("other"), sha });
-} };
-"""
-
-
-def test_an_uploaded_file_arrives_as_it_was_sent(tmp_path: Path) -> None:
-    folder = project(tmp_path, {"app.js": UPLOADS})
-    boundary = "----b0undary"
-    with serving(folder, "--exact") as process:
-        for content in (
-            b"hello\x01\xc8",
-            b"",
-            b"\r\n--" + boundary.encode()[:-1],
-            random.Random(1).randbytes(3_000_000),
-        ):
-            head = f'--{boundary}\r\nContent-Disposition: form-data; name="other"\r\n\r\nvälue\r\n--{boundary}\r\n'
-            head += (
-                'Content-Disposition: form-data; name="file"; filename="a b.bin"\r\nContent-Type: application/x\r\n\r\n'
-            )
-            body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-            answer = process.call("/", "POST", body, {"content-type": f"multipart/form-data; boundary={boundary}"})
-            assert answer.status == 200, answer.text
-            digest = hashlib.sha256(content).hexdigest()
-            assert json.loads(answer.text) == {"name": "a b.bin", "size": len(content), "sha": digest, "other": "välue"}
-
-
-WRONG = """
-export default { fetch(request) {
-  switch (new URL(request.url).pathname) {
-    case "/object": return { a: 1 };
-    case "/nothing": return undefined;
-    case "/string": return "text";
-    case "/read": { const r = new Response("x"); return r.text().then(() => r); }
-    case "/broken": return new Response(new ReadableStream({ pull() { throw new Error("broke off"); } }));
-    case "/strings": return new Response(new ReadableStream({ start(c) { c.enqueue("text"); c.close(); } }));
-    default: return new Response("right");
-  }
-} };
-"""
-
-
-def test_a_handler_that_returns_something_else_answers_500_and_says_what(tmp_path: Path) -> None:
-    folder = project(tmp_path, {"app.js": WRONG}, 'instances = "reuse"\n')
-    with serving(folder, "--exact") as process:
-        for path, said in (
-            ("/object", "the handler returned a value of type Object; it must return a Response"),
-            ("/nothing", "the handler returned nothing; it must return a Response"),
-            ("/string", "the handler returned a value of type String"),
-            ("/read", "whose body was read"),
-        ):
-            assert process.call(path).status == 500
-            process.log_with(said)
-            assert process.call("/").text == "right"
-
-
-def test_require_of_a_package_with_both_forms_gets_the_one_for_require(tmp_path: Path) -> None:
-    files = {
-        "app.js": 'const both = require("is-promise"); export default { fetch: () => new Response(typeof both) };\n',
-        "package.json": '{"dependencies": {"is-promise": "4.0.0"}}',
-    }
-    with serving(project(tmp_path, files)) as process:
-        assert process.call("/").text == "function"
