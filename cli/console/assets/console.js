@@ -112,9 +112,11 @@ async function prepare(parts) {
   return { body: { projects: views.projects, nodes: views.nodes, history: views.history }[kind] || views.home };
 }
 
-/** Nodes whose last words matter: those that failed, and those whose errors failed the stage while they still judged. */
+const LOGS_OF = 3;
+
+/** Nodes whose last words matter, the worst first: those that failed, and those whose errors failed the stage while they still judged. */
 function failed(one) {
-  const ill = (list) => list.filter((said) => said.verdict === 'fail' || said.errors > 0).map((said) => said.node);
+  const ill = (list) => list.filter((said) => said.verdict === 'fail' || said.errors > 0).sort((a, b) => b.errors - a.errors).slice(0, LOGS_OF).map((said) => said.node);
   if (one.rollout) return ill(one.rollout.verdicts);
   const last = known.decisions.find((each) => each.project === one.project && each.environment === one.environment && ['abort', 'start', 'promote', 'rollback'].includes(each.action));
   return last && last.action === 'abort' ? ill(last.numbers) : [];
