@@ -1,4 +1,7 @@
-"""WebSockets in guests: a Python, a WSGI and a JavaScript app are the same chat, built as a release and in a real worker."""
+"""WebSockets in guests: a Python, a WSGI and a JavaScript app are the same chat, built as a release and in a real worker.
+
+A Python app differs from a WSGI app in its page alone, and each costs a build: it is a long test.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ APPS = {
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")
-@pytest.mark.parametrize("name", list(APPS))
+@pytest.mark.parametrize("name", [pytest.param("py", marks=pytest.mark.long), "wsgi", "js"])
 async def test_a_chat_is_the_same_in_every_language(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     tables = ['[project]\nname = "chat"\n']
