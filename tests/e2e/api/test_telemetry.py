@@ -1,0 +1,114 @@
+"""Traces and logs of real nodes at a collector: of requests across nodes, of decisions, of a rollout; and without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from node.config import TelemetrySettings
+from tests.e2e.api.test_metrics import series
+from tests.support.mesh.alerting import EVERYTHING, look, render
+from tests.support.mesh.collector import Collector, a_collector, attributes
+from tests.support.mesh.in_process import House, a_house, until
+
+TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def telling(monkeypatch: pytest.MonkeyPatch, settings: TelemetrySettings) -> None:
+    """Have every node of a house that is made send to a collector."""
+    plain = House.config
+    monkeypatch.setattr(
+        House, "config", lambda self, name: msgspec.structs.replace(plain(self, name), telemetry=settings)
+    )
+
+
+def named(collector: Collector, name: str) -> list[Span]:
+    return [span for span in collector.spans if span.name == name]
+
+
+async def visit(house: House, index: int, path: str, **fields: str) -> str:
+    address = f"http://{house.ingress(index)}{path}"
+    async with (
+        aiohttp.ClientSession() as visiting,
+        visiting.get(address, headers={"Host": "site.test", **fields}) as answer,
+    ):
+        return await answer.text()
+
+
+@pytest.mark.timeout(240)
+async def test_a_request_that_another_node_answers_is_one_trace_and_so_is_a_rollout(
+    component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with a_collector() as collector:
+        keys = tmp_path / "fields"
+        keys.touch(0o600)
+        keys.write_text("api-key: k1\n")
+        telling(monkeypatch, TelemetrySettings(collector.url, fields=str(keys)))
+        async with a_house(2) as house:
+            await house.prepare_lane()
+            await house.deploy(component("services"), app='keyvalue = ["visits"]', smoke="/env")
+            await until(lambda: house.runs(0) != house.runs(1), 30)
+            away = 0 if house.runs(1) else 1
+            await visit(house, away, "/env", traceparent=f"00-{TRACE}-{CLIENT}-01")
+            await visit(house, away, "/env", traceparent=f"00-{TRACE[:-1]}d-{CLIENT}-00")
+            await until(lambda: len([span for span in collector.spans if span.trace_id.hex() == TRACE]) == 2, 30)
+            await until(lambda: bool(named(collector, "rollout site production")), 20)
+            names = {index: house.control(index).core.node for index in (0, 1)}
+            metrics = render(house.control(0), "1", EVERYTHING).decode()
+        assert all(one.fields["api-key"] == "k1" for one in collector.came)
+    (here,) = [span for span in named(collector, "GET site/web") if span.trace_id.hex() == TRACE]
+    (through,) = [span for span in named(collector, "GET") if span.trace_id.hex() == TRACE]
+    assert (here.trace_id.hex(), through.parent_span_id.hex()) == (TRACE, CLIENT)
+    assert here.parent_span_id == through.span_id, (
+        "the node that answered goes on with the trace of the one that was asked"
+    )
+    assert (here.kind, attributes(here)["url.path"]) == (Span.SPAN_KIND_SERVER, "/env")
+    assert all(span.trace_id.hex() != f"{TRACE[:-1]}d" for span in collector.spans), "its client does not record it"
+    rollouts = named(collector, "rollout site production")
+    (trace,) = {span.trace_id for span in rollouts}
+    assert all(span.status.code == Status.STATUS_CODE_UNSET for span in rollouts)
+    stages = named(collector, "stage 1 of 1")
+    assert {span.trace_id for span in stages} == {trace}
+    assert {span.parent_span_id for span in stages} <= {span.span_id for span in rollouts}
+    decisions = [span for span in collector.spans if span.name == "decision start"]
+    assert {span.trace_id for span in decisions} == {trace}
+    assert any(record.body.string_value == "the node runs" for record in collector.records)
+    assert any(record.trace_id.hex() == TRACE for record in collector.records), "lines lead to their trace"
+    sent = series(metrics)
+    assert sent["freehold_telemetry_sent_total[('signal', 'traces')]"] >= 2
+    assert sent["freehold_telemetry_dropped_total[('signal', 'logs')]"] == 0
+    assert len(set(names.values())) == 2
+
+
+async def test_a_collector_that_is_away_costs_visitors_nothing_and_is_told_of(
+    component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = [True]
+    async with a_collector(lambda _one: (503 if away[0] else 200, {})) as collector:
+        telling(monkeypatch, TelemetrySettings(collector.url))
+        async with a_house(1) as house:
+            await house.prepare_lane()
+            await house.deploy(component("hello"), smoke="/other")
+            assert await visit(house, 0, "/") == "hello world"
+            await until(lambda: len(house.control(0).telemetry.problems()) == 2, 20)
+            async with house.client() as client:
+                warnings = (await client.get("/v1/node"))["warnings"]
+            assert any("the collector does not take traces (status 503)" in one for one in warnings)
+            await look(house.control(0))
+            away[0] = False
+            await until(lambda: not house.control(0).telemetry.problems(), 40)
+            await until(lambda: bool(named(collector, "GET site/web")), 20)
+
+
+async def test_without_settings_nothing_is_kept_or_sent(component: Callable[[str], Path]) -> None:
+    del component
+    async with a_house(1) as house:
+        telemetry = house.control(0).telemetry
+        assert telemetry.exporters == ()
+        telemetry.take_line(b'{"span_id":"x"}')
+        assert telemetry.problems() == []
