@@ -170,9 +170,8 @@ def make_services(
         config=config, folder=folder, mesh=mesh, storage=storage, artifacts=artifacts, pool=pool, workloads=workloads,
         requests=requests, starter=starter, logs=logs, asking=asking, clock=system_now,
         leaving=leaving, enrolling=Enrolling(core, filing, signer, verifier, system_now), secrets=secrets,
-        deliveries=_deliveries(mesh, workloads, pool, folder),
-        schedules=_schedules(workloads, pool, folder), audit=audit, history=history,
-        fates=Fates(history.decision, history.digest_at),
+        deliveries=_deliveries(mesh, workloads, pool, folder), schedules=_schedules(workloads, pool, folder),
+        audit=audit, history=history, fates=Fates(history.decision, history.digest_at),
         concerns=Concerns(
             core, config, folder, workloads, audit, system_now, lost, mesh.rejected, elsewhere, acknowledged
         ),

@@ -5,7 +5,7 @@ Not here: how guests run (`sandbox.py`), who runs when (`dispatch.py`).
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +33,9 @@ from runtime.services.sqlite_keyvalue import SqliteKeyValue
 from runtime.services.sqlite_queue import SqliteQueue
 from runtime.services.sqlite_sql import SqliteSql
 from runtime.workers.settings import WorkerSettings
+
+_log = logging.getLogger("freehold.worker")
+"""Nobody configures it in a worker: what is a warning goes to standard error."""
 
 
 class ThreadLog:
@@ -140,7 +143,7 @@ class LaneProviders:
 
 def _say_restored(text: str) -> None:
     """Say on the worker's standard error, which is the node's, that a provider lost what it had acknowledged."""
-    print(text, file=sys.stderr, flush=True)
+    _log.warning("%s", text)
 
 
 @dataclass(slots=True)
