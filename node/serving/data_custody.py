@@ -25,7 +25,7 @@ from node.store.data_folders import TICKET_MAX_BYTES, DataFolders, Lane, Mark
 from node.store.data_staging import PIECE_MAX_BYTES, Staging, check_listing, settle_imports
 from node.store.disk_room import RESERVE_BYTES, ROOM_MIN_BYTES, free_bytes
 from protocols.api_data import ListedFile
-from protocols.changes.mandates import MANDATE_LIFETIME_MS, Act, DataMandate, read_mandate
+from protocols.changes.mandates import MANDATE_AHEAD_MS, MANDATE_LIFETIME_MS, Act, DataMandate, read_mandate
 from protocols.core import NodeCore
 from protocols.envelope import decode, encode
 from protocols.machine import Now
@@ -118,8 +118,8 @@ class DataCustody:
             raise _refusal("data.mandate", "the mandate is for something else")
         if found.listing != listing:
             raise _refusal("data.mandate", "the mandate is for other files")
-        if found.at_ms < self._started_ms:  # whether it was used is known of this life alone
-            raise _refusal("data.mandate", "the mandate was signed before this node started; sign another")
+        if found.at_ms < self._started_ms + MANDATE_AHEAD_MS:  # whether it was used is known of this life alone
+            raise _refusal("data.mandate", "the mandate may be from before this node started; sign another")
         while self._nonces and next(iter(self._nonces.values())) < now_ms - 2 * MANDATE_LIFETIME_MS:
             self._nonces.popitem(last=False)
         if found.nonce in self._nonces or len(self._nonces) >= NONCES_MAX:

@@ -17,7 +17,10 @@ from protocols.refusal import Refusal
 MANDATE_DOMAIN = "freehold/data-mandate/1"
 MANDATE_MAX_BYTES = 2_048
 MANDATE_LIFETIME_MS = 300_000
-"""How far its moment may be from the node's clock."""
+"""How old it may be by the node's clock."""
+
+MANDATE_AHEAD_MS = 1_000
+"""How far it may be dated ahead, as a signed request may: one from before a restart is then known by its date."""
 
 NONCE_BYTES = 16
 Act = Literal["export", "import", "freeze", "thaw", "standby"]
@@ -67,6 +70,6 @@ def read_mandate(
         return mandate
     if len(mandate.nonce) != NONCE_BYTES:
         return Refusal("data.malformed", f"a mandate's nonce has {NONCE_BYTES} bytes")
-    if abs(now_ms - mandate.at_ms) > MANDATE_LIFETIME_MS:
+    if not -MANDATE_AHEAD_MS <= now_ms - mandate.at_ms <= MANDATE_LIFETIME_MS:
         return Refusal("data.expired", "the mandate is not of these minutes; check both clocks and sign it again")
     return mandate

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from node.errors import NotDoneError
 from node.serving.data_custody import DataCustody
-from protocols.changes.mandates import MANDATE_LIFETIME_MS, DataMandate, sign_mandate
+from protocols.changes.mandates import MANDATE_AHEAD_MS, MANDATE_LIFETIME_MS, DataMandate, sign_mandate
 from protocols.envelope import encode
 from protocols.machine import Now, PeerId
 from protocols.state.commands import RECOVERY
@@ -21,7 +21,7 @@ MESH, ME, LANE = b"m" * 32, PeerId("me"), ("shop", "prod")
 MANDATE = DataMandate("export", *LANE, ME, b"n" * 16, WALL_MS)
 
 
-def custody(started_ms: int = WALL_MS - 1, **core: Any) -> tuple[DataCustody, list[int]]:
+def custody(started_ms: int = WALL_MS - MANDATE_AHEAD_MS, **core: Any) -> tuple[DataCustody, list[int]]:
     """A node that holds the lane's data, begun then; and its clock, which is at the mandate's moment."""
     clock = [started_ms]
     lane = SimpleNamespace(data_node=ME)
@@ -54,7 +54,9 @@ def test_a_mandate_is_good_once_also_after_the_node_started_again() -> None:
     assert refusal(made, signed()) == "data.mandate"
     again, _ = custody(started_ms=WALL_MS + 1)
     assert refusal(again, signed()) == "data.mandate", "what an earlier life took is not known any more"
-    fresh, _ = custody(started_ms=WALL_MS)
+    again, _ = custody(started_ms=WALL_MS - MANDATE_AHEAD_MS + 1)
+    assert refusal(again, signed()) == "data.mandate", "an earlier life may have taken one that was dated ahead"
+    fresh, _ = custody()
     assert fresh.check(signed(), "export", LANE) == MANDATE, "signed in this life"
 
 
@@ -65,7 +67,7 @@ def test_a_mandate_is_good_once_also_after_the_node_started_again() -> None:
         ({"environment": "staging"}, "data.mandate"), ({"node": PeerId("other")}, "data.mandate"),
         ({"listing": b"l" * 32}, "data.mandate"),
         ({"at_ms": WALL_MS - MANDATE_LIFETIME_MS - 1}, "data.expired"),
-        ({"at_ms": WALL_MS + MANDATE_LIFETIME_MS + 1}, "data.expired"),
+        ({"at_ms": WALL_MS + MANDATE_AHEAD_MS + 1}, "data.expired"),
     ],
     ids=str,
 )  # fmt: skip
