@@ -201,3 +201,6 @@ COMMANDS: Final = tuple(
         ("trap", ("trap",), True),
     )
 )
+
+REUSABLE = ("probe", "python", "wsgi")
+"""Fixtures whose instance answers more than once: componentize-js alone makes none such."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.native.choice import load_module
-from tests.conformance.cases import BY_FIXTURE, DEAD, UPSTREAM
+from tests.conformance.cases import BY_FIXTURE, DEAD, REUSABLE, UPSTREAM
 from tests.conformance.compare import ask, differences
 from tests.conformance.ours import serve_ours
 from tests.conformance.record import golden
@@ -22,8 +22,10 @@ MODULE, WHY = load_module()
 pytestmark = pytest.mark.skipif(MODULE is None, reason=WHY or "built")
 
 
-@pytest.mark.parametrize("instances", ["fresh", "reuse"])
-@pytest.mark.parametrize("fixture", list(BY_FIXTURE))
+@pytest.mark.parametrize(
+    ("fixture", "instances"),
+    [*((fixture, "fresh") for fixture in BY_FIXTURE), *((fixture, "reuse") for fixture in REUSABLE)],
+)
 def test_the_native_engine_answers_the_same(fixture: str, instances: str, component: Callable[[str], Path]) -> None:
     recorded = golden(fixture)["answers"]
     cases = [case for case in BY_FIXTURE[fixture] if UPSTREAM not in case.ask.path and DEAD not in case.ask.path]

@@ -20,7 +20,7 @@ from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
 from runtime.workers.pool import PoolSettings, WorkerPool
 from tests.conformance import peer
-from tests.conformance.cases import BY_FIXTURE, COMMANDS, Case, CommandCase
+from tests.conformance.cases import BY_FIXTURE, COMMANDS, REUSABLE, Case, CommandCase
 from tests.conformance.compare import ask, differences
 from tests.conformance.ours import serve_ours
 from tests.conformance.record import golden, peer_answers, peer_command
@@ -30,7 +30,6 @@ from tests.fixtures.build import CACHE
 
 EVERY = [pytest.param(case, id=f"{fixture}: {case.name}") for fixture, cases in BY_FIXTURE.items() for case in cases]
 JCO_FIXTURES = ("probe", "hello", "javascript")
-REUSABLE = ("probe", "python", "wsgi")
 
 
 @pytest.fixture(scope="module")
