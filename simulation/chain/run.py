@@ -130,13 +130,12 @@ def _demand_life(fleet: ChainFleet) -> None:
 def _demand_detour(fleet: ChainFleet) -> None:
     """A voter whose messages to the holder of its promise are lost must get its command decided through the others."""
     world = fleet.world
-    for host in world.hosts:
-        chain = fleet.chain_of(host)
-        holder = None if chain is None else chain.promise_holder
-        if chain is not None and holder is not None and chain.speaking and not fleet.revoked:
-            break
-    else:
-        return
+    chains = {host: chain for host in world.hosts if (chain := fleet.chain_of(host)) is not None and chain.speaking}
+    holders = [(host, holder) for host, chain in chains.items() if (holder := chain.promise_holder) is not None]
+    voters = max((len(chain.voters) for chain in chains.values()), default=0)
+    if not holders or len(chains) < voters or fleet.revoked:
+        return  # without the cut the others must be a majority
+    host, holder = holders[0]
     world.network.cut[host.peer, holder] = world.now_ms
     operation = fleet.write(host, "live", 1)
     served = world.run_while(lambda: not _served(operation), world.now_ms + DETOUR_BOUND_MS)
