@@ -27,6 +27,7 @@ Payers = str | dict[str, str]
 
 PAYERS: dict[str, Payers] = {
     "cli": "the person whose command it is",
+    "protocols/api_models.py": AUTHOR,
     "protocols/api_outward.py": AUTHOR,
     "protocols/api_upkeep.py": ADMIN,
     "protocols/artifacts.py": {

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from protocols.api_models import Blob
+from protocols.api_models import INT64_MAX, Blob
 
 
 class MoveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +74,7 @@ class ListedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file of a lane's data outside its node: its name, size in bytes, SHA-256 in hex."""
 
     name: Annotated[str, msgspec.Meta(max_length=200)]
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 

@@ -11,6 +11,10 @@ from typing import Annotated, Literal
 import msgspec
 
 Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+INT64_MAX = 2**63 - 1
+Int64 = Annotated[int, msgspec.Meta(ge=-INT64_MAX - 1, le=INT64_MAX)]
+"""A whole number of a body: what the document calls int64, and no more."""
+
 _BASE64 = {"pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}
 # Lengths are multiples of three, so that as many characters of base64 always are as many bytes.
 Blob = Annotated[bytes, msgspec.Meta(max_length=3 * 175_000, extra_json_schema=_BASE64)]

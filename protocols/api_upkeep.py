@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from protocols.api_models import Blob, Hex64, Paper, Papers
+from protocols.api_models import Blob, Hex64, Int64, Paper, Papers
 
 
 class ResetBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +27,7 @@ class DrainBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     drain: Papers
     undrain: Papers
-    until_ms: int
+    until_ms: Int64
     material: Annotated[tuple[Papers, ...], msgspec.Meta(max_length=32)] = ()
 
 

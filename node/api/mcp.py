@@ -21,6 +21,7 @@ from node.api import rollout_page
 from node.api.operations import PERFORMER, WELL_KNOWN, Call, Operation, Performer, parameters_of, value_of
 from node.api.papers.draft_models import ChangeDraft
 from node.api.problems import ProblemError
+from protocols.api_models import Int64
 
 STATELESS = "2026-07-28"
 HANDSHAKEN = ("2025-11-25", "2025-06-18", "2025-03-26")
@@ -54,7 +55,7 @@ class RpcRequest(msgspec.Struct, frozen=True):
 
     jsonrpc: Literal["2.0"]
     method: str
-    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
+    id: str | Int64 | msgspec.UnsetType | None = msgspec.UNSET
     params: dict[str, Any] = {}
 
 

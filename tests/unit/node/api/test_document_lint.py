@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -177,3 +178,25 @@ def test_whole_numbers_say_their_width_so_that_generated_clients_hold_times() ->
     found = list(whole_numbers(document(OPERATIONS, "1")))
     assert len(found) > 50
     assert all(one["format"] == "int64" for one in found)
+
+
+def _unbounded(schema: Any, place: str) -> list[str]:
+    """Where a schema says integer without both ends."""
+    found = [place] if schema.get("type") == "integer" and not {"minimum", "maximum"} <= schema.keys() else []
+    for name, below in schema.get("properties", {}).items():
+        found += _unbounded(below, f"{place}.{name}")
+    for key in ("anyOf", "allOf", "oneOf", "prefixItems"):
+        for below in schema.get(key, ()):
+            found += _unbounded(below, place)
+    for key in ("items", "additionalProperties"):
+        if isinstance(below := schema.get(key), dict):
+            found += _unbounded(below, f"{place}[]")
+    return found
+
+
+def test_every_whole_number_of_a_body_has_both_ends() -> None:
+    bodies = [one.body for one in OPERATIONS if one.body not in (None, bytes)]
+    schemas, named = msgspec.json.schema_components(bodies)
+    found = [place for name, schema in named.items() for place in _unbounded(schema, name)]
+    assert not [*found, *(place for one in schemas for place in _unbounded(one, "body"))]
+    assert _unbounded({"properties": {"a": {"type": "integer", "minimum": 0}}}, "x") == ["x.a"], "a near miss"
