@@ -6,6 +6,7 @@ the contexts. Not here: renewing them (commands/principals/key.py).
 
 from __future__ import annotations
 
+import os
 import time
 
 import msgspec
@@ -60,7 +61,9 @@ def known(key: str) -> GrantEnd | None:
 
 
 def keep(key: str, ending: GrantEnd) -> None:
-    """Keep what a node said of a key; one that cannot be kept is asked for again."""
+    """Keep what a node said of a key; one that cannot be kept is asked for again. A runner keeps nothing."""
+    if os.environ.get(home.TOKEN_VARIABLE):
+        return
     others = {name: one for name, one in _read().items() if name != key}
     newest = sorted(others.items(), key=lambda item: -item[1].asked_ms)[: KEPT_MAX - 1]
     try:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from cli.access import contexts as home
-from cli.access.endings import ending_of, keep, known
+from cli.access.endings import GrantEnd, ending_of, keep, known
 from cli.access.paper_key import TEXT_CHARACTERS, from_paper, on_paper
 from cli.access.principals import Principal
 from cli.access.statements import add_signature, read_statement, write_statement
@@ -322,3 +322,13 @@ def test_a_renewal_makes_no_second_person_of_a_founder() -> None:
     for lineage in ((admin.public_key,), (admin.public_key, other.public_key), (KEYS[2], KEYS[3])):
         with pytest.raises(UsageError, match="counts as one person"):
             renewed(lineage, other)
+
+
+def test_a_runner_keeps_nothing_of_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path))
+    monkeypatch.setenv("FREEHOLD_TOKEN", "fhk1.anything")
+    keep("aa" * 32, GrantEnd("ci", "agent", 1, 1))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.delenv("FREEHOLD_TOKEN")
+    keep("aa" * 32, GrantEnd("ci", "agent", 1, 1))
+    assert known("aa" * 32) is not None
