@@ -30,7 +30,7 @@ from tests.support.mesh.wires import Wires
 
 PASSPHRASE = "correct horse battery"
 COMMAND_TIMEOUT_S = 40.0
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 PROMPT = re.compile(rb"^(?:A passphrase for|The same again|Passphrase of|Value of)[^\n]*: \Z", re.MULTILINE)
 """A prompt that waits; what else a command says may end in a colon too, where a read happens to cut it."""
 
