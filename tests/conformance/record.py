@@ -20,6 +20,7 @@ from tests.conformance.wire import Answer
 from tests.fixtures.build import component
 
 GOLDEN: Final = Path(__file__).resolve().parent / "golden"
+CHECKOUT: Final = f"{Path(__file__).resolve().parents[2]}/"
 COMMAND_TIMEOUT_S: Final = 60
 CUT_ASKS: Final = 10
 """How often a case is asked whose recorded answer is cut off. How much of it the peer had sent by then is chance: of 200
@@ -40,7 +41,7 @@ def peer_answers(binary: Path, fixture: str, recorded: Mapping[str, Any] | None 
 
 
 def peer_command(binary: Path, fixture: str, arguments: tuple[str, ...]) -> dict[str, Any]:
-    """Run a command with `wasmtime run`: exit code, stdout, stderr."""
+    """Run a command with `wasmtime run`: exit code, stdout, stderr; that without the folder of this checkout."""
     done = subprocess.run(
         [binary, "run", "--env", "GREETING=hello", component(fixture), *arguments],
         stdin=subprocess.DEVNULL,
@@ -49,7 +50,7 @@ def peer_command(binary: Path, fixture: str, arguments: tuple[str, ...]) -> dict
         timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
-    return {"exit_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    return {"exit_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr.replace(CHECKOUT, "")}
 
 
 def golden(name: str) -> dict[str, Any]:
