@@ -11,7 +11,8 @@ from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key, require_right
 from cli.change.propose import Filed, file_proposal, put_together, to_offer
 from cli.change.review import Review, review_change, review_text
-from cli.frame import Option, command
+from cli.commands.options import environment_option
+from cli.frame import command
 from cli.project.find import find_project, project_at
 from cli.text.foreign import builtins_of
 from cli.text.output import Output
@@ -21,14 +22,7 @@ from cli.text.output import Output
     "propose",
     examples=('freehold propose -m "greet by name"', 'freehold propose --env staging -m "greet by name" --json'),
 )
-@click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where it is meant to run.",
-)
+@environment_option("Where it is meant to run.")
 @click.option("-m", "--message", required=True, help="The change request this fulfils; kept with the change.")
 @click.option("--release", default="", metavar="DIGEST",
               help="Propose this release (see freehold releases), as it is; build nothing.")  # fmt: skip

@@ -18,8 +18,9 @@ from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key
 from cli.access.prompts import confirm
 from cli.access.secrets import remove_versions, rows_of, set_secret
+from cli.commands.options import environment_option
 from cli.errors import CommandError, UsageError
-from cli.frame import Group, Option, command
+from cli.frame import Group, command
 from cli.project.find import find_project
 from cli.project.schema import SECRET_NAME
 from cli.text.output import Output
@@ -28,14 +29,7 @@ from protocols.api_models import SecretView
 from protocols.changes.secrets import VALUE_MAX_BYTES
 from runtime.core_dumps import forbid_dumps
 
-_ENVIRONMENT = click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where it is.",
-)
+_ENVIRONMENT = environment_option("Where it is.")
 _PROJECT = click.option("--project", default="", help="The project, if not that of the folder.")
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 

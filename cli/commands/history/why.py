@@ -6,8 +6,9 @@ import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
+from cli.commands.options import environment_option
 from cli.errors import UsageError
-from cli.frame import Option, command
+from cli.frame import command
 from cli.project.find import project_here
 from cli.text.foreign import builtins_of
 from cli.text.output import Output
@@ -18,14 +19,7 @@ from cli.views.why import WhyAnswer, explain, explain_text
 
 @command("why", examples=("freehold why guestbook", "freehold why guestbook --env staging --json"))
 @click.argument("project", default="")
-@click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where it runs.",
-)
+@environment_option("Where it runs.")
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 def why(output: Output, project: str, environment: str, context_name: str | None) -> None:
     """Say who approved what runs, what was tested, where configuration and secrets are, what happens when it fails,

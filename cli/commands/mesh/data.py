@@ -18,8 +18,9 @@ from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
 from cli.commands.mesh.data_files import export_data, freeze_data, import_data, thaw_data
 from cli.commands.mesh.data_standby import promote, standby
+from cli.commands.options import environment_option
 from cli.errors import CommandError, UsageError
-from cli.frame import Group, Option, command
+from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import short, table
 from cli.text.times import moment
@@ -40,14 +41,7 @@ PHASES = {
     "switching": "having the switch decided",
 }
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
-_ENVIRONMENT = click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where the project runs.",
-)
+_ENVIRONMENT = environment_option("Where the project runs.")
 
 
 @command("list", examples=("freehold data list", "freehold data list --json"))

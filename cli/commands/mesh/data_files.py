@@ -18,8 +18,9 @@ from cli.access.client import NodeClient, talk
 from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
+from cli.commands.options import environment_option
 from cli.errors import CommandError, UsageError
-from cli.frame import Option, command
+from cli.frame import command
 from cli.host.exported_data import ExportFolder, as_stored, opened, read_manifest
 from cli.text.output import Output
 from cli.text.table import short
@@ -37,14 +38,7 @@ COPY_PATIENCE_S = 3_600.0
 """The node copies, or compares and puts into place, before it answers."""
 
 CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
-ENVIRONMENT = click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where the project runs.",
-)
+ENVIRONMENT = environment_option("Where the project runs.")
 YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 
 

@@ -16,8 +16,9 @@ from cli.access.client import NodeClient, talk
 from cli.access.members import Member, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
+from cli.commands.options import environment_option
 from cli.errors import CommandError, UsageError
-from cli.frame import Group, Option, command
+from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.table import short, table
 from cli.views.lanes import find_lane
@@ -82,14 +83,7 @@ def show(output: Output, context_name: str | None) -> None:
 @command("place", examples=("freehold project place guestbook --schedules garage",
                             "freehold project place guestbook --env staging --data attic -y"))  # fmt: skip
 @click.argument("name")
-@click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where the project runs.",
-)
+@environment_option("Where the project runs.")
 @click.option("--schedules", metavar="NODE", help="The node that runs the scheduled apps from now on.")
 @click.option("--data", metavar="NODE", help="The node that holds the key-value stores from now on.")
 @_CONTEXT

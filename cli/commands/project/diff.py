@@ -11,8 +11,9 @@ from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key
 from cli.change.propose import put_together, to_offer
 from cli.change.review import Review, review_proposal, review_text
+from cli.commands.options import environment_option
 from cli.errors import ExitCode
-from cli.frame import Option, command
+from cli.frame import command
 from cli.project.find import find_project, project_at
 from cli.text.foreign import builtins_of
 from cli.text.output import Output
@@ -20,14 +21,7 @@ from cli.text.output import Output
 
 @command("diff", examples=("freehold diff", "freehold diff --env staging --json", "freehold diff --exit-code",
                            "freehold diff --release 5c1d09 --env production"))  # fmt: skip
-@click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Against what runs there.",
-)
+@environment_option("Against what runs there.")
 @click.option("--exit-code", is_flag=True, help=f"End with {int(ExitCode.CHANGES)} if there are changes.")
 @click.option("--release", default="", metavar="DIGEST",
               help="Compare this release (see freehold releases), as it is; build nothing.")  # fmt: skip

@@ -15,8 +15,9 @@ from cli.change import deploy as deploying
 from cli.change.deploy import Offered
 from cli.change.propose import resolve_change, to_offer
 from cli.change.start import NewChange, StartSigner, start_change
+from cli.commands.options import environment_option
 from cli.errors import CommandError, UsageError
-from cli.frame import Option, command
+from cli.frame import command
 from cli.project.find import Found, find_project, project_at
 from cli.text.going_on import nothing_goes_on
 from cli.text.output import Output
@@ -39,14 +40,7 @@ PATIENCE_S = 5.0
     "freehold deploy --detach --json",
     'freehold deploy --change 3f9a12 --break-glass "the site is down"',
 ))  # fmt: skip
-@click.option(
-    "--env",
-    "environment",
-    default=home.default_environment,
-    show_default=home.ENVIRONMENT_DEFAULT,
-    cls=Option,
-    help="Where to deploy.",
-)
+@environment_option("Where to deploy.")
 @click.option("-m", "--message", default="", help="The change request this fulfils; kept with the change.")
 @click.option("--detach", is_flag=True, help="Hand over the start and return; `freehold status` tells the rest.")
 @click.option("--wait", "wait", default="", metavar="DURATION", help="How long to wait for approvals, such as 30m.")

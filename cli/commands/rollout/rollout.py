@@ -8,8 +8,9 @@ import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
+from cli.commands.options import environment_option
 from cli.errors import CommandError
-from cli.frame import Option, command
+from cli.frame import command
 from cli.project.find import project_here
 from cli.text.output import Output
 from cli.views.lanes import find_lane, rollback_target
@@ -25,14 +26,7 @@ Step = Callable[[NodeClient, home.Context, Lane], Awaitable[int]]
 def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--project", help="The project; by default that of this folder, or the only one."),
-        click.option(
-            "--env",
-            "environment",
-            default=home.default_environment,
-            show_default=home.ENVIRONMENT_DEFAULT,
-            cls=Option,
-            help="Where the project runs.",
-        ),
+        environment_option("Where the project runs."),
         click.option("--context", "context_name", help="The mesh to use, if not the current one."),
     )
     for option in reversed(options):

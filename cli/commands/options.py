@@ -1,0 +1,23 @@
+"""Options that commands of several rooms share, each stated once. Not here: what help makes of them (frame.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cli.access import contexts as home
+from cli.frame import Option
+
+
+def environment_option(help_text: str) -> Callable[..., Any]:
+    """`--env`, by default where commands act unless they are told; `help_text` says what the environment is for here."""
+    return click.option(
+        "--env",
+        "environment",
+        default=home.default_environment,
+        show_default=home.ENVIRONMENT_DEFAULT,
+        cls=Option,
+        help=help_text,
+    )
