@@ -39,15 +39,13 @@ class Acknowledged:
         """Take what is read, the data folder, and what tells the others anew what this node says of itself."""
         self._core, self._path, self._announce = core, folder / FILE_NAME, announce
         self.signed = self._read()
+        self._said = self._opened(self.signed) if self.signed is not None else None
 
     @property
     def newest(self) -> tuple[bytes, Acknowledgement] | None:
         """Who acknowledged the newest reset (a key) and in which words; None while nobody did."""
-        state = self._core.state
-        if self.signed is None:
-            return None
-        said = self._opened(self.signed)
-        if said is None or (said.resets, said.era) != (state.resets, state.era):
+        state, said = self._core.state, self._said
+        if self.signed is None or said is None or (said.resets, said.era) != (state.resets, state.era):
             return None
         return self.signed.key, said
 
@@ -64,7 +62,7 @@ class Acknowledged:
             admins = admin_keys(state.admins)
             found = acknowledgement_problem(said, signed.key, admins=admins, resets=state.resets, era=state.era)
             if found is None:
-                self._keep(signed)
+                self._keep(signed, said)
                 return
             problem = found
         raise NotDoneError(problem, NEXT)
@@ -93,13 +91,13 @@ class Acknowledged:
                 continue  # of an older reset, or no admin's: nobody's word but an admin's counts
             return
 
-    def _keep(self, signed: Signed) -> None:
+    def _keep(self, signed: Signed, said: Acknowledgement) -> None:
         try:
             write_private(self._path, encode(signed))
         except OSError as error:
             refusal = Refusal("node.disk", f"it cannot be kept: {error.strerror}")
             raise NotNowError(refusal, "freehold doctor") from error
-        self.signed = signed
+        self.signed, self._said = signed, said
         self._announce()
 
     def _opened(self, signed: Signed) -> Acknowledgement | None:
