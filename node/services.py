@@ -154,7 +154,7 @@ def make_services(
     is_member = functools.partial(_is_member, core)
     relay, topics = _relay(mesh, workloads, runtime), _topics(mesh, runtime)
     filing = Filing(core.records.store, mesh.post)
-    data = _data_moves(mesh, requests, history, signer, folder)
+    data = _data_moves(mesh, requests, history, signer, folder, is_member=is_member)
     leaving = Leaving(
         core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=ends.stop
     )
@@ -195,11 +195,13 @@ def _telemetry(config: NodeConfig, core: NodeCore, logs: LogStore) -> Telemetry:
     return telemetry
 
 
-def _data_moves(mesh: Mesh, requests: ChainRequests, history: History, signer: Signer, folder: Path) -> DataMoves:
-    core = mesh.core
+def _data_moves(
+    mesh: Mesh, requests: ChainRequests, history: History, signer: Signer, folder: Path,
+    *, is_member: Callable[[PeerId], bool],
+) -> DataMoves:  # fmt: skip
     return DataMoves(
-        core, mesh.transport, requests.submit, history.slot_of, signer=signer, clock=system_now, folder=folder,
-        is_member=functools.partial(_is_member, core),
+        mesh.core, mesh.transport, requests.submit, history.slot_of,
+        signer=signer, clock=system_now, folder=folder, is_member=is_member,
     )  # fmt: skip
 
 
