@@ -92,12 +92,26 @@ async def test_a_client_that_half_closes_is_answered_everything_that_it_asked(se
     client.close()
 
 
-@pytest.mark.parametrize("part", [b"GET /hel", request("POST", "/echo", "Content-Length: 9") + b"half"])
+@pytest.mark.parametrize("part", [b"GET /hel", request("POST", "/describe", "Content-Length: 9") + b"half"])
 async def test_a_client_that_half_closes_within_a_request_is_told(served: Served, part: bytes) -> None:
     client = await served.connect()
     await client.send(part)
     client.writer.write_eof()
     assert (await client.receive()).status == 400
+    assert await client.closed()
+    client.close()
+
+
+async def test_an_answer_that_began_before_the_client_half_closed_within_its_request_is_broken_off(
+    served: Served,
+) -> None:
+    client = await served.connect()
+    await client.send(request("POST", "/echo", "Content-Length: 9") + b"half")
+    begun = asyncio.ensure_future(client.receive())
+    await asyncio.sleep(0.2)
+    client.writer.write_eof()
+    answer = await begun
+    assert answer.status == 400 or (answer.status == 200 and not answer.whole)
     assert await client.closed()
     client.close()
 
