@@ -55,7 +55,7 @@ async def clients(machines: Sequence[Machine]) -> AsyncIterator[list[NodeClient]
     async with contextlib.AsyncExitStack() as stack:
         made = []
         for machine in machines:
-            socket = str(next((machine.folder / "run").glob("*/api.sock")))
+            socket = str(next(machine.runtime.glob("*/api.sock")))
             made.append(await stack.enter_async_context(NodeClient(Context("home", socket, "bench"))))
         yield made
 

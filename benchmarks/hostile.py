@@ -136,7 +136,7 @@ async def key_of(operator: NodeClient, admin: Ed25519Signer, project: str, role:
 
 def socket_of(machine: Machine) -> str:
     """Where a node's API is on its own machine."""
-    return str(next((machine.folder / "run").glob("*/api.sock")))
+    return str(next(machine.runtime.glob("*/api.sock")))
 
 
 @contextlib.asynccontextmanager

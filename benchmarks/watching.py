@@ -176,7 +176,7 @@ def _api(count: int) -> Iterator[Row]:
 
 
 async def _asked(machine: Machine, count: int) -> list[Row]:
-    path = str(next((machine.folder / "run").glob("*/api.sock")))
+    path = str(next(machine.runtime.glob("*/api.sock")))
     rows = []
     async with _session(path) as session:
         code = component("hello").read_bytes()

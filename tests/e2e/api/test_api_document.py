@@ -73,7 +73,7 @@ def test_the_document_names_every_operation_and_nothing_else(document: dict[str,
 def test_whatever_is_sent_the_answer_is_as_the_document_says(machine: Machine, document: dict[str, Any]) -> None:
     found: Counter[str] = Counter()
     tried: set[str] = set()
-    with relay_to(next((machine.folder / "run").glob("*/api.sock"))) as address:
+    with relay_to(next(machine.runtime.glob("*/api.sock"))) as address:
         settings = SchemathesisConfig.from_dict({**SETTINGS, "base-url": address})
         schema = schemathesis.openapi.from_dict(document, config=settings).exclude(name=list(STREAMS))
         for event in engine.from_schema(schema).execute():

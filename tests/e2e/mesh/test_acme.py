@@ -191,7 +191,7 @@ def test_one_node_orders_for_all_and_any_of_them_answers(three: House) -> None:
 
 def test_no_key_lies_in_clear_in_a_folder_a_log_or_a_backup(three: House, tmp_path: Path) -> None:
     for machine in three.fleet.machines:
-        files = list((machine.folder / "run").rglob("front/certificates/*.pem"))
+        files = list(machine.runtime.rglob("front/certificates/*.pem"))
         assert len(files) == 3
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
         write_backup(machine.data, tmp_path / machine.name, "node", "mesh")

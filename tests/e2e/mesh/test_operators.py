@@ -312,7 +312,7 @@ def test_doctor_names_a_boot_read_that_waits_and_a_clock_that_is_wrong(three: tu
     one, two, third = three
     third.kill()
     two.stop()
-    for path in (two.folder / "run").glob("*/fence"):
+    for path in two.runtime.glob("*/fence"):
         path.unlink()  # as after a reboot: the volatile folder is empty
     two.start()
     until(lambda: connected(one) == 2, 20, "it to be connected again")

@@ -286,7 +286,7 @@ def client_of(machine: Machine) -> NodeClient:
 
 def socket_of(machine: Machine) -> Path:
     name = hashlib.sha256(str(machine.data.resolve()).encode()).hexdigest()[:12]
-    return machine.folder / "run" / name / "api.sock"
+    return machine.runtime / name / "api.sock"
 
 
 async def _is_there(client: NodeClient, path: str) -> bool:

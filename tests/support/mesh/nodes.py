@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,10 +64,13 @@ class Machine:
     """Where the data folder lies, if not beside the rest: a disk of its own."""
     started: Callable[[Machine], None] = lambda _machine: None
     log: Path = field(init=False)
+    runtime: Path = field(init=False)
+    """Where its sockets lie: a short path, whatever the test is called, for an address has 103 bytes."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "run").mkdir(exist_ok=True)
+        self.runtime = Path(tempfile.mkdtemp(prefix="fhr-"))
+        weakref.finalize(self, shutil.rmtree, self.runtime, ignore_errors=True)
         self.log = self.folder / "daemon.log"
 
     @property
@@ -80,7 +84,7 @@ class Machine:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "XDG_CACHE_HOME") if name in os.environ}
-        runtime = str(self.folder / "run")
+        runtime = str(self.runtime)
         return {**kept, "FREEHOLD_HOME": str(self.folder / "home"), "RUNTIME_DIRECTORY": runtime, "NO_COLOR": "1"}
 
     # --- commands -------------------------------------------------------------------------------------------------
@@ -181,7 +185,7 @@ class Machine:
 
     def kill_workers(self) -> None:
         """End the workers that a killed daemon left; their control sockets name their process ids."""
-        for path in (self.folder / "run").glob("*/workers/worker-*-*.sock"):
+        for path in self.runtime.glob("*/workers/worker-*-*.sock"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.stem.rpartition("-")[2]), signal.SIGKILL)
 
@@ -219,7 +223,7 @@ class Machine:
         """Ask the node's API on its socket: what is polled must not cost a process each time."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(COMMAND_TIMEOUT_S)
-            connection.connect(str(next((self.folder / "run").glob("*/api.sock"))))
+            connection.connect(str(next(self.runtime.glob("*/api.sock"))))
             connection.sendall(f"GET {path} HTTP/1.0\r\nHost: node\r\n\r\n".encode())
             answer = b""
             while part := connection.recv(65536):
