@@ -26,7 +26,8 @@ import aiohttp
 from benchmarks import fleet
 from benchmarks.rows import Row, at_most
 from cli.access.client import NodeClient
-from cli.change import deploy as deploying
+from cli.change.proposal import built_here, lane_of, make_proposal, pinned_nodes, start_of
+from cli.change.propose import claim_missing_routes, upload
 from cli.project.build import build_project
 from cli.project.find import open_project
 from protocols.envelope import encode
@@ -140,15 +141,13 @@ async def release(clients: list[NodeClient], signer: Ed25519Signer, folder: Path
     bundle = build_project(project.project, text, folder, Quiet())
     first, mesh = clients[0], await clients[0].mesh()
     state = await first.state()
-    offered = deploying.built_here(project, bundle, signer.public_key)
-    proposal = deploying.propose(state, mesh, offered, environment=ENVIRONMENT, request="a measurement", signer=signer)
-    await deploying.claim_missing_routes(
-        first, deploying.lane_of(state, PROJECT, ENVIRONMENT), proposal.change.routes, signer
-    )
-    await deploying.upload(first, proposal)
+    offered = built_here(project, bundle, signer.public_key)
+    proposal = make_proposal(state, mesh, offered, environment=ENVIRONMENT, request="a measurement", signer=signer)
+    await claim_missing_routes(first, lane_of(state, PROJECT, ENVIRONMENT), proposal.change.routes, signer)
+    await upload(first, proposal)
     state = await first.state()
-    lane = deploying.lane_of(state, PROJECT, ENVIRONMENT)
-    start = deploying.start_of(mesh, lane, proposal.id, deploying.pinned_nodes(state, lane, proposal.change), signer)
+    lane = lane_of(state, PROJECT, ENVIRONMENT)
+    start = start_of(mesh, lane, proposal.id, pinned_nodes(state, lane, proposal.change), signer)
     async with asyncio.timeout(LIVE_TIMEOUT_S), asyncio.TaskGroup() as group:
         watches = [group.create_task(promoted(client, stages)) for client in clients]
         await asyncio.sleep(SETTLE_S)

@@ -74,7 +74,7 @@ WALKS: Mapping[str, Walk] = {
     "walk-deploy": Walk(
         "A deploy",
         (
-            Actor("Developer", "cli/change/start.py"),
+            Actor("Developer", "cli/change/propose.py"),
             Actor("API", "node/api/server.py"),
             Actor("Start queue", "node/decisions/start_queue.py"),
             Actor("Voters", "protocols/chain/"),

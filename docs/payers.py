@@ -219,9 +219,8 @@ PAYERS: dict[str, Payers] = {
         "DRAFTS_MAX": OLDEST, "DRAFTS_PER_PRINCIPAL_MAX": PRINCIPAL, "IMPORTS_KEPT_MAX": OLDEST,
     },
     "node/decisions/history.py": {"REASON_MAX": AUTHOR, "SLOTS_SEARCHED_MAX": PRINCIPAL},
-    "node/decisions/start_file.py": NODE,
     "node/decisions/start_queue.py": {
-        "AGAIN_MAX_MS": NODE, "STARTS_MAX": "whoever starts one more: refused (429)",
+        "AGAIN_MAX_MS": NODE, "FILE_MAX_BYTES": NODE, "STARTS_MAX": "whoever starts one more: refused (429)",
     },
     "node/decisions/undrains.py": ADMIN,
     "node/feed.py": {
@@ -242,7 +241,7 @@ PAYERS: dict[str, Payers] = {
         "UNWRITTEN_MAX": NODE, "READS_MAX": "peers that fetch: one more waits", "ASKS_MAX": PEER, "STREAMS_PER_PEER_MAX": PEER,
         "LISTS_MAX": OLDEST,
     },
-    "node/mesh/chain_requests.py": "whoever asks for one decision more: refused",
+    "node/mesh/core_requests.py": "whoever asks for one decision more: refused",
     "node/mesh/mesh.py": {
         "MALFORMED_MAX": PEER, "REJECTS_SAID_MAX": OLDEST, "REJECTED_PEERS_MAX": OLDEST, "DETAIL_KEPT_MAX": PEER,
     },

@@ -23,8 +23,7 @@ from node.journal.audit import Audit
 from node.journal.logs import LogStore
 from node.membership.admit import Enrolling
 from node.membership.leave import Leaving
-from node.mesh.chain_requests import ChainRequests
-from node.mesh.filing import Filing
+from node.mesh.core_requests import ChainRequests, Filing
 from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses
 from node.mesh.peer_questions import Asking

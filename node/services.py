@@ -37,8 +37,7 @@ from node.membership.admit import Enrolling
 from node.membership.found import read_identity
 from node.membership.leave import Leaving
 from node.mesh.artifact_fetcher import Fetcher
-from node.mesh.chain_requests import ChainRequests
-from node.mesh.filing import Filing
+from node.mesh.core_requests import ChainRequests, Filing
 from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses, parse_address
 from node.mesh.peer_questions import Answering, Asking

@@ -8,7 +8,7 @@ back to an earlier one (`freehold rollback`).
 from __future__ import annotations
 
 from cli.access.client import NodeClient
-from cli.change.deploy import Offered
+from cli.change.proposal import Offered
 from cli.change.review import effective_at, release_at
 from cli.errors import CommandError, UsageError
 from cli.project.find import Found

@@ -15,7 +15,7 @@ import msgspec
 from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
 from cli.cache import entry
-from cli.change.deploy import ChangeProposal, lane_of, pinned_nodes
+from cli.change.proposal import ChangeProposal, lane_of, pinned_nodes
 from cli.errors import CommandError
 from cli.text.foreign import quoted
 from cli.text.table import short

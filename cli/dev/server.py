@@ -24,8 +24,8 @@ from cli.access.client import NodeClient
 from cli.access.contexts import DEV_CONTEXT, DEV_ENVIRONMENT
 from cli.access.secrets import versions_for
 from cli.cache import cache_folder
-from cli.change import deploy as deploying
-from cli.change.deploy import ChangeProposal
+from cli.change.proposal import ChangeProposal, built_here, lane_of, make_proposal, pinned_nodes, routes_of, start_of
+from cli.change.propose import claim_missing_routes, upload
 from cli.dev.candidate import from_source_of, put_together
 from cli.dev.inputs import is_input
 from cli.dev.mesh_of_one import NODE_NAME, MeshOfOne, furnish, open_mesh
@@ -256,24 +256,24 @@ class DevServer:
         await self._claim_first(found)
         bundle = await asyncio.to_thread(put_together, found, mesh.folder / "version", self._output, exact=exact)
         await set_changed(client, mesh.me, found, values, mesh.folder / "secrets-set")
-        offered = deploying.built_here(found, bundle, mesh.me.public_key)
+        offered = built_here(found, bundle, mesh.me.public_key)
         versions = await versions_for(client, offered.effective(DEV_ENVIRONMENT))
-        proposal = deploying.propose(
+        proposal = make_proposal(
             await client.state(), await client.mesh(), offered, environment=DEV_ENVIRONMENT, request=REQUEST,
             signer=mesh.me, versions=versions, plan=PLAN,
         )  # fmt: skip
         self._given_up.discard(proposal.change.release.hex())
-        lane = deploying.lane_of(await client.state(), found.project.name, DEV_ENVIRONMENT)
+        lane = lane_of(await client.state(), found.project.name, DEV_ENVIRONMENT)
         if lane.rollout is None and lane.base is not None and _is_same(lane.base, proposal):
             return await self._served(found, bundle, proposal, lane.base.change)
-        await deploying.claim_missing_routes(client, lane, proposal.change.routes, mesh.me)
-        await deploying.upload(client, proposal)
+        await claim_missing_routes(client, lane, proposal.change.routes, mesh.me)
+        await upload(client, proposal)
         await client.publish("change", found.project.name, encode(proposal.signed))
         await self._prepared(proposal.id.hex())
         state = await client.state()
-        lane = deploying.lane_of(state, found.project.name, DEV_ENVIRONMENT)
-        nodes = deploying.pinned_nodes(state, lane, proposal.change)
-        start = deploying.start_of(await client.mesh(), lane, proposal.id, nodes, mesh.me, supersede=True)
+        lane = lane_of(state, found.project.name, DEV_ENVIRONMENT)
+        nodes = pinned_nodes(state, lane, proposal.change)
+        start = start_of(await client.mesh(), lane, proposal.id, nodes, mesh.me, supersede=True)
         await client.start(start)
         watched = await watch_change(client, None, proposal.id.hex(), wait_s=ROLLOUT_TIMEOUT_S, patience_s=PATIENCE_S,
                                      look_every_s=LOOK_EVERY_S)  # fmt: skip
@@ -284,11 +284,11 @@ class DevServer:
 
     async def _claim_first(self, found: Found) -> None:
         """Claim the routes before the first version is built: a visitor who comes meanwhile is told to try again."""
-        lane = deploying.lane_of(await self._client.state(), found.project.name, DEV_ENVIRONMENT)
+        lane = lane_of(await self._client.state(), found.project.name, DEV_ENVIRONMENT)
         if lane.base is None:
             apps = found.project.settings(DEV_ENVIRONMENT).apps.values()
-            wanted = [route for app in apps for route in deploying.routes_of(app)]
-            await deploying.claim_missing_routes(self._client, lane, wanted, self._mesh.me)
+            wanted = [route for app in apps for route in routes_of(app)]
+            await claim_missing_routes(self._client, lane, wanted, self._mesh.me)
 
     async def _prepared(self, change: str) -> None:
         """Wait until the node has prepared a change. Raises CommandError saying why it cannot; then nothing is started."""
@@ -318,7 +318,7 @@ class DevServer:
         shown = {
             app.name: f"http://{route.host or self._node.address}{route.path}"
             for app in apps
-            for route in deploying.routes_of(app)
+            for route in routes_of(app)
         }
         return Version(proposal.change.release.hex(), change.hex(), shown, tuple(from_source_of(bundle)))
 

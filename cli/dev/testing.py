@@ -13,8 +13,8 @@ from cli.access import contexts as home
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.access.principals import everyday_key
-from cli.change.deploy import effective_of, require_known
 from cli.change.evidence import LOG_MAX_CHARACTERS, Ran, keep_evidence, sign_build, sign_run
+from cli.change.proposal import effective_of, require_known
 from cli.dev.trial import Serving, load_of, run_checks, run_command, serving
 from cli.errors import CommandError, UsageError
 from cli.project.build import build_project

@@ -18,10 +18,9 @@ from msgspec.structs import asdict
 
 from cli.access.client import NodeClient, Parameter, RefusedError
 from cli.access.principals import require_right
-from cli.change.deploy import release_id
-from cli.change.propose import file_proposal, put_together, resolve_change, to_offer
+from cli.change.proposal import release_id
+from cli.change.propose import StartSigner, file_proposal, put_together, resolve_change, start_change, to_offer
 from cli.change.review import Review, effective_at, review_proposal
-from cli.change.start import StartSigner, start_change
 from cli.dev.testing import require_environments, test_project
 from cli.errors import CommandError
 from cli.mcp.progress import Told, tell

@@ -2,7 +2,7 @@
 
 The manifest is canonical JSON (sorted keys, no spaces, UTF-8, integers and strings only); the build's id is the
 SHA-256 of exactly those bytes, so anyone can check it without this code. Not here: making components (`build.py`), and
-the release, which a mesh knows by another id: it names these components and its author (cli/change/deploy.py).
+the release, which a mesh knows by another id: it names these components and its author (cli/change/proposal.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from msgspec.structs import astuple, replace
 
 from cli.access.client import NodeClient
 from cli.access.members import Member, members_of
-from cli.change.deploy import require_known
+from cli.change.proposal import require_known
 from cli.errors import CommandError
 from cli.views import lane_status
 from protocols.api_models import ChangeView, DecisionView, JobView, LaneView, NodeView

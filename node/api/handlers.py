@@ -52,7 +52,7 @@ from node.api.upgrade import UPGRADE_OPERATIONS
 from node.control import Control
 from node.decisions.outcomes import abort_words
 from node.decisions.start_queue import DUPLICATE
-from node.mesh.chain_requests import BusyChainError, begin_era
+from node.mesh.core_requests import BusyChainError, begin_era
 from node.mesh.peer_addresses import parse_address
 from node.transport import StreamError
 from protocols.api_models import (

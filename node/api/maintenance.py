@@ -12,7 +12,7 @@ from node.api.problems import NOT_ALLOWED, ProblemError, unreadable
 from node.api.reports.naming import KeyNames
 from node.control import Control
 from node.decisions.start_queue import DUPLICATE
-from node.mesh.chain_requests import BusyChainError
+from node.mesh.core_requests import BusyChainError
 from protocols.api_models import OutcomeView
 from protocols.api_upkeep import AcknowledgementBody, AcknowledgementView, DrainBody
 from protocols.envelope import DecodeError, Signed, decode

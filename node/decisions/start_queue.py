@@ -2,9 +2,13 @@
 
 What is missing (approvals, evidence, prepared nodes) is found by judging the start here exactly as voters will, on
 the papers this node holds; the refusal is what `status` shows. A start whose ground has moved (another release runs,
-the policy changed) is final and forgotten. What waits is in a file before its giver is answered (start_file.py), and is
-taken up again by the next process; signing it again is harmless, the chain refuses duplicates. Not here: any right to
-start; the signature and the exhibits carry it all.
+the policy changed) is final and forgotten. What waits is in a file before its giver is answered, and is
+taken up again by the next process; signing it again is harmless, the chain refuses duplicates.
+
+The whole file is written anew, or not at all, before that answer and when a start has ended. It needs no checksum: each
+start carries its signature, and voters refuse what does not match it. Not in a backup: a start is an order for its
+moment, and a restored sole node, which forgot what was decided since, would carry out an old one that nobody gives
+any more. Not here: any right to start; the signature and the exhibits carry it all.
 """
 
 from __future__ import annotations
@@ -12,13 +16,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node.decisions.start_file import Kept, read_starts, write_starts
-from node.mesh.chain_requests import BusyChainError, ChainRequests
+import msgspec
+
+from node.keys import write_private
+from node.mesh.core_requests import BusyChainError, ChainRequests
 from node.store.artifacts import ArtifactError, ArtifactStore
 from protocols.chain.decision import material_of
 from protocols.chain.messages import EntryStored
@@ -37,6 +43,7 @@ from protocols.state.apply import apply
 from protocols.state.commands import Command, SignedCommand, Start
 from protocols.state.exhibits import Rules
 from protocols.state.policy import A_NODE_RUNS_IT
+from runtime.durable import sync_folder
 
 LOOK_EVERY_S = 1.0
 """While a start waits: for what nothing announces, such as a window that opens."""
@@ -44,6 +51,10 @@ LOOK_EVERY_S = 1.0
 AGAIN_MS = 1_000
 AGAIN_MAX_MS = 60_000
 """Between two submissions of one start, doubling up to this: voters refuse on what they see, which no record announces."""
+
+FILE_NAME = "starts"
+FILE_MAX_BYTES = 1 << 20
+"""Room for as many starts as may wait, each over as many nodes as a mesh has."""
 
 STARTS_MAX = 256
 KEEP_MS = 24 * 3_600_000
@@ -306,6 +317,44 @@ class Starter:
         """Whether a key was revoked, or not let in: what it signed proves nothing, and voters refuse the rest with it."""
         rights = self._core.dossiers.rights(key, self._clock().wall_ms)
         return self._core.trust.key_revoked(key) or void(rights)
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """A start as it was signed, without exhibits, and when it was handed over (wall ms)."""
+
+    signed: SignedCommand
+    since_ms: int
+
+
+def write_starts(folder: Path, kept: Iterable[Kept]) -> bool:
+    """Put these in the file, durably; with none there is no file. False if they are too large. Raises OSError."""
+    starts = tuple(kept)
+    if not starts:
+        (folder / FILE_NAME).unlink(missing_ok=True)
+        sync_folder(folder)
+        return True
+    data = encode(starts)
+    if len(data) > FILE_MAX_BYTES:
+        return False
+    write_private(folder / FILE_NAME, data)
+    return True
+
+
+def read_starts(folder: Path) -> tuple[Kept, ...]:
+    """Return what waited in an earlier life; none if there was none, or the file is damaged or cannot be read."""
+    path = folder / FILE_NAME
+    try:
+        with path.open("rb") as file:
+            starts: tuple[Kept, ...] = decode(file.read(FILE_MAX_BYTES + 1), tuple[Kept, ...], FILE_MAX_BYTES)
+    except FileNotFoundError:
+        return ()
+    except (OSError, DecodeError) as error:  # it is no reason to run nothing at all
+        _log.error(
+            "the starts that waited here are lost, sign them again (freehold changes, freehold deploy --change ID): %s: %s",
+            path, error, extra={"event": "starts.lost"},
+        )  # fmt: skip
+        return ()
+    return starts
 
 
 def _kept(starts: dict[Digest, Waiting]) -> list[Kept]:

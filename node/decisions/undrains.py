@@ -18,7 +18,7 @@ import msgspec
 from node.decisions.history import payload_of
 from node.errors import NotDoneError, NotNowError
 from node.keys import write_private
-from node.mesh.chain_requests import BusyChainError, ChainRequests
+from node.mesh.core_requests import BusyChainError, ChainRequests
 from protocols.api_upkeep import DRAIN_MAX_MS
 from protocols.chain.decision import material_of
 from protocols.chain.messages import EntryStored

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from node.errors import NotDoneError
-from node.mesh.filing import Filing
+from node.mesh.core_requests import Filing
 from protocols.core import NodeCore
 from protocols.envelope import Signed, decode
 from protocols.machine import Now, Signer, Verifier

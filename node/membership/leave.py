@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from node.errors import NotDoneError, NotNowError
-from node.mesh.chain_requests import ChainRequests
-from node.mesh.filing import Filing
+from node.mesh.core_requests import ChainRequests, Filing
 from node.serving.workloads import Workloads
 from protocols.core import NodeCore
 from protocols.envelope import encode

@@ -14,8 +14,7 @@ import msgspec
 
 from node.errors import ConfigError, NotDoneError, NotNowError
 from node.keys import write_private
-from node.mesh.chain_requests import ChainRequests
-from node.mesh.filing import Filing
+from node.mesh.core_requests import ChainRequests, Filing
 from protocols.envelope import DecodeError, decode, encode
 from runtime.durable import sync_folder
 

@@ -19,7 +19,7 @@ import msgspec
 
 from node.errors import NotDoneError, NotNowError
 from node.keys import write_private_in
-from node.mesh.filing import Filing
+from node.mesh.core_requests import Filing
 from node.oidc.issuers import Issuers
 from node.oidc.tokens import Conditions, IssuerKey, audience_of, believed, issuer_named, key_named, read_keys
 from node.reaching import url_problem

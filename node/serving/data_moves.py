@@ -24,7 +24,7 @@ import msgspec
 
 from node.errors import ConfigError
 from node.keys import write_private
-from node.mesh.chain_requests import BusyChainError
+from node.mesh.core_requests import BusyChainError
 from node.store.data_copy import (
     BLOCK_BYTES,
     MANIFEST_MAX_BYTES,

@@ -27,7 +27,7 @@ import msgspec
 
 from node.errors import ConfigError, NotDoneError
 from node.keys import write_private
-from node.mesh.chain_requests import BusyChainError
+from node.mesh.core_requests import BusyChainError
 from node.serving.data_custody import copy_with_room, require_room
 from node.serving.data_moves import DataMoves
 from node.store.data_copy import BLOCK_BYTES, MANIFEST_MAX_BYTES, DataCopy, read_block

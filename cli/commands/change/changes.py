@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
-from cli.change.deploy import require_known
+from cli.change.proposal import require_known
 from cli.change.propose import resolve_change
 from cli.change.review import review_change, review_text
 from cli.frame import command

@@ -9,7 +9,7 @@ import click
 
 from cli.access import contexts as home
 from cli.access.principals import everyday_key
-from cli.change.deploy import release_id
+from cli.change.proposal import release_id
 from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.project.build import build_app, build_project

@@ -13,7 +13,7 @@ import click
 
 from cli.access import contexts as home
 from cli.access.principals import everyday_key
-from cli.change.deploy import release_id
+from cli.change.proposal import release_id
 from cli.dev.testing import require_environments, test_project
 from cli.errors import CommandError
 from cli.frame import command

@@ -11,10 +11,8 @@ from yarl import URL
 from cli.access import contexts as home
 from cli.access.client import NodeClient, talk
 from cli.access.principals import unlock_admin
-from cli.change import deploy as deploying
-from cli.change.deploy import Offered
-from cli.change.propose import resolve_change, to_offer
-from cli.change.start import NewChange, StartSigner, start_change
+from cli.change.proposal import Offered, kept_here, visited_at
+from cli.change.propose import NewChange, StartSigner, resolve_change, start_change, to_offer
 from cli.commands.options import environment_option
 from cli.errors import CommandError, UsageError
 from cli.frame import command
@@ -148,7 +146,7 @@ def _named(folder: Path, release: str, kept: str, proposed: str, author: bytes) 
             "a build is here, a release in the mesh: name one", next_step="freehold releases", kind="usage"
         )
     if kept:
-        return deploying.kept_here(folder, kept, author)
+        return kept_here(folder, kept, author)
     return project_at(folder) if release else None if proposed else find_project(folder)
 
 
@@ -172,4 +170,4 @@ async def _addresses(client: NodeClient, change: str, host: str) -> list[str]:
     view = await client.read(ChangeView, f"/v1/changes/{change}")
     node = await client.read(NodeView, "/v1/node")
     lane = await client.read(LaneView, f"/v1/lanes/{view.project}/{view.environment}")
-    return deploying.visited_at(node.ingress, lane.routes, host)
+    return visited_at(node.ingress, lane.routes, host)

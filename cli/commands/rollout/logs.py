@@ -14,7 +14,7 @@ import click
 
 from cli.access import contexts as home
 from cli.access.client import NodeClient, Parameter, talk
-from cli.change.deploy import require_known
+from cli.change.proposal import require_known
 from cli.errors import CommandError
 from cli.frame import command
 from cli.project.find import project_here

@@ -18,7 +18,7 @@ from cli.access import contexts as home
 from cli.access.client import NodeClient, Parameter, talk
 from cli.access.members import members_of
 from cli.access.principals import principals_of
-from cli.change.deploy import require_known
+from cli.change.proposal import require_known
 from cli.errors import CommandError
 from cli.frame import command
 from cli.text.output import Output

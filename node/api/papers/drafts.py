@@ -35,7 +35,7 @@ from node.api.problems import NOT_ALLOWED, ProblemError, not_found, refused, unr
 from node.control import Control
 from node.decisions import drafts as kept
 from node.decisions.start_queue import DUPLICATE
-from node.mesh.chain_requests import BusyChainError
+from node.mesh.core_requests import BusyChainError
 from node.store.artifacts import ArtifactError
 from protocols.api_models import MissingView, OutcomeView
 from protocols.changes.change import (

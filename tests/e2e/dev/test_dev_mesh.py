@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from cli.access.client import RefusedError
-from cli.change import deploy as deploying
+from cli.change.proposal import built_here, lane_of, make_proposal, pinned_nodes, start_of
+from cli.change.propose import claim_missing_routes, upload
 from cli.dev.candidate import put_together
 from cli.project.find import open_project
 from cli.project.scaffold import CHOICES, create
@@ -171,18 +172,18 @@ async def test_a_real_mesh_refuses_what_dev_runs() -> None:
             await house.prepare_lane()
             async with house.client() as client:
                 mesh = await client.mesh()
-                proposal = deploying.propose(
-                    await client.state(), mesh, deploying.built_here(found, bundle, house.admin.public_key),
+                proposal = make_proposal(
+                    await client.state(), mesh, built_here(found, bundle, house.admin.public_key),
                     environment=LANE[1], request="smuggled", signer=house.admin,
                 )  # fmt: skip
-                lane = deploying.lane_of(await client.state(), *LANE)
-                await deploying.claim_missing_routes(client, lane, proposal.change.routes, house.admin)
-                await deploying.upload(client, proposal)
+                lane = lane_of(await client.state(), *LANE)
+                await claim_missing_routes(client, lane, proposal.change.routes, house.admin)
+                await upload(client, proposal)
                 await client.publish("change", LANE[0], encode(proposal.signed))
-                lane = deploying.lane_of(await client.state(), *LANE)
-                nodes = deploying.pinned_nodes(await client.state(), lane, proposal.change)
+                lane = lane_of(await client.state(), *LANE)
+                nodes = pinned_nodes(await client.state(), lane, proposal.change)
                 with pytest.raises(RefusedError) as refused:
-                    await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, house.admin))
+                    await client.start(start_of(mesh, lane, proposal.id, nodes, house.admin))
                 assert refused.value.rule == "release.unreleasable"
                 assert "freehold deploy" in str(refused.value)
     finally:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from cli.change.deploy import kept_here, release_of
+from cli.change.proposal import kept_here, release_of
 from cli.commands.project.release import release
 from cli.errors import UsageError
 from cli.project.bundle import BuildBundle, BuiltApp, CodeSource, manifest_of, write

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from cli.change.start import StartSigner, start_change
+from cli.change.propose import StartSigner, start_change
 from cli.text.output import Output
 from cli.views.overview import look
 from node.config import read_config

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.errors import CommandError
-from node.decisions.start_file import FILE_NAME, read_starts
+from node.decisions.start_queue import FILE_NAME, read_starts
 from tests.support.mesh.in_process import LANE, PROJECT, a_house
 from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, until
 

@@ -22,7 +22,8 @@ from cli.access import contexts as home
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.access.secrets import rows_of, versions_for
-from cli.change import deploy as deploying
+from cli.change.proposal import ChangeProposal, built_here, lane_of, make_proposal, pinned_nodes, start_of
+from cli.change.propose import claim_missing_routes, upload
 from cli.errors import CommandError
 from cli.project.build import build_project
 from cli.project.find import open_project
@@ -163,7 +164,7 @@ class Site:
     async def propose(
         self, client: NodeClient, name: str, component: str, text: str, *, more: str = "", stages: str = '["1", "100%"]',
         healthy: str = "0s", smoke: str = "/",
-    ) -> deploying.ChangeProposal:  # fmt: skip
+    ) -> ChangeProposal:  # fmt: skip
         """Build a release, upload it and file its change; return once that is acknowledged."""
         folder = self.fleet.folder / f"project-{name}"
         folder.mkdir(exist_ok=True)
@@ -172,28 +173,26 @@ class Site:
         (folder / "freehold.toml").write_text(toml)
         project = open_project(folder)
         bundle = await asyncio.to_thread(build_project, project.project, toml, folder, Quiet())
-        offered = deploying.built_here(project, bundle, self.admin.public_key)
-        proposal = deploying.propose(
+        offered = built_here(project, bundle, self.admin.public_key)
+        proposal = make_proposal(
             await client.state(), await client.mesh(), offered, environment=ENVIRONMENT, request=text,
             signer=self.admin, versions=await versions_for(client, offered.effective(ENVIRONMENT)),
         )  # fmt: skip
-        await deploying.upload(client, proposal)
+        await upload(client, proposal)
         await client.publish("change", name, encode(proposal.signed))
         self.acknowledged.changes.add(proposal.id.hex())
         return proposal
 
-    async def start(
-        self, client: NodeClient, proposal: deploying.ChangeProposal, *, supersede: bool = False
-    ) -> StartView:
+    async def start(self, client: NodeClient, proposal: ChangeProposal, *, supersede: bool = False) -> StartView:
         """Hand over the start of a proposed change; the node submits it once its papers are there."""
         change = proposal.change
-        lane = deploying.lane_of(await client.state(), change.project, change.environment)
-        await deploying.claim_missing_routes(client, lane, proposal.change.routes, self.admin)
+        lane = lane_of(await client.state(), change.project, change.environment)
+        await claim_missing_routes(client, lane, proposal.change.routes, self.admin)
         state = await client.state()
-        lane = deploying.lane_of(state, change.project, change.environment)
-        nodes = deploying.pinned_nodes(state, lane, change)
+        lane = lane_of(state, change.project, change.environment)
+        nodes = pinned_nodes(state, lane, change)
         mesh = await client.mesh()
-        return await client.start(deploying.start_of(mesh, lane, proposal.id, nodes, self.admin, supersede=supersede))
+        return await client.start(start_of(mesh, lane, proposal.id, nodes, self.admin, supersede=supersede))
 
     def deploy(
         self,
@@ -211,7 +210,7 @@ class Site:
         A rollout that goes on may end before this one is prepared: its ground has moved then, and it is proposed anew.
         """
 
-        async def conversation(client: NodeClient) -> deploying.ChangeProposal:
+        async def conversation(client: NodeClient) -> ChangeProposal:
             proposal = await self.propose(client, name, component, text, **options)
             await self.start(client, proposal, supersede=supersede)
             return proposal

@@ -15,8 +15,8 @@ from pathlib import Path
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.access.secrets import versions_for
-from cli.change import deploy as deploying
-from cli.change.deploy import ChangeProposal
+from cli.change.proposal import ChangeProposal, built_here, lane_of, make_proposal, pinned_nodes, start_of
+from cli.change.propose import claim_missing_routes, upload
 from cli.project.build import build_project
 from cli.project.find import open_project
 from node.config import NodeConfig, read_config
@@ -179,20 +179,20 @@ class House:
         bundle = await asyncio.to_thread(build_project, project.project, text, folder, Quiet())
         async with self.client() as client:
             state = await client.state()
-            offered = deploying.built_here(project, bundle, self.admin.public_key)
-            proposal = deploying.propose(
+            offered = built_here(project, bundle, self.admin.public_key)
+            proposal = make_proposal(
                 state, self.control(0).core.trust.mesh, offered, environment=LANE[1], request="a test",
                 signer=self.admin, versions=await versions_for(client, offered.effective(LANE[1])),
             )  # fmt: skip
-            lane = deploying.lane_of(state, *LANE)
-            await deploying.claim_missing_routes(client, lane, proposal.change.routes, self.admin)
-            await deploying.upload(client, proposal)
+            lane = lane_of(state, *LANE)
+            await claim_missing_routes(client, lane, proposal.change.routes, self.admin)
+            await upload(client, proposal)
             await client.publish("change", LANE[0], encode(proposal.signed))
             state = await client.state()
-            lane = deploying.lane_of(state, *LANE)
-            nodes = deploying.pinned_nodes(state, lane, proposal.change, down)
+            lane = lane_of(state, *LANE)
+            nodes = pinned_nodes(state, lane, proposal.change, down)
             mesh = self.control(0).core.trust.mesh
-            start = deploying.start_of(mesh, lane, proposal.id, nodes, self.admin)
+            start = start_of(mesh, lane, proposal.id, nodes, self.admin)
             await client.start(start)
         return proposal, start
 

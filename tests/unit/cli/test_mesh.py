@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from cli.access.members import Member, find_member
 from cli.access.voters import VoterStore, replacing, without
-from cli.change.deploy import visited_at
+from cli.change.proposal import visited_at
 from cli.commands.history.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
 from cli.host import systemd as service

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.change.deploy import demands_of
+from cli.change.proposal import demands_of
 from cli.project.locate import locate
 from cli.project.parse import FILE_MAX_BYTES, PROBLEMS_MAX, ProjectFileError, parse
 from protocols.changes.change import Release

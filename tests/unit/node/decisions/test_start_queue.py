@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.decisions.start_file import FILE_MAX_BYTES, FILE_NAME, Kept, read_starts, write_starts
-from node.decisions.start_queue import STARTS_MAX
+from node.decisions.start_queue import FILE_MAX_BYTES, FILE_NAME, STARTS_MAX, Kept, read_starts, write_starts
 from node.keys import SystemEntropy
 from protocols.keys import Ed25519Signer
 from protocols.machine import PeerId

@@ -40,7 +40,7 @@ from protocols.changes.effective import Effective, EffectiveApp, SmokeCheck
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
-from protocols.state.commands import ClaimRoutes, Command, SignedCommand, Start, sign_command
+from protocols.state.commands import Command, SignedCommand, Start, sign_command
 from protocols.state.gate import gate_of
 from protocols.state.model import Lane, MeshState
 from protocols.state.placement import eligible, pinned_size, rendezvous
@@ -228,7 +228,7 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
-def propose(
+def make_proposal(
     state: MeshState,
     mesh: Digest,
     offered: Offered,
@@ -357,35 +357,3 @@ def start_of(
     action = Start(bytes(change), nodes, supersede, break_glass)
     command = Command(secrets.token_bytes(16), action, lane.project, lane.environment, lane.sequence)
     return sign_command([signer], mesh, command)
-
-
-async def upload(client: NodeClient, proposal: ChangeProposal) -> int:
-    """Send every artifact the node lacks; return how many bytes went."""
-    sent = 0
-    for data in (proposal.release_bytes, encode(proposal.effective)):
-        if await client.put_artifact(data, digest(data)):
-            sent += len(data)
-    for named, path in proposal.components.items():
-        if not await client.has_artifact(named):
-            data = path.read_bytes()
-            await client.put_artifact(data, named)
-            sent += len(data)
-    return sent
-
-
-async def claim_missing_routes(client: NodeClient, lane: Lane, routes: Sequence[Route], signer: Ed25519Signer) -> bool:
-    """Claim routes for a lane, if it does not hold them all; return whether a decision was needed."""
-    state = await client.state()
-    mine = [one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)]
-    wanted = tuple(sorted({*mine, *routes}))
-    if set(wanted) == set(mine):
-        return False
-    await client.decide(
-        signer,
-        ClaimRoutes(wanted),
-        project=lane.project,
-        environment=lane.environment,
-        expect=lane.sequence,
-        next_step="change the routes in freehold.toml",
-    )
-    return True
