@@ -42,7 +42,7 @@ from node.mesh.mesh import Mesh
 from node.mesh.peer_addresses import PeerAddresses, parse_address
 from node.mesh.peer_questions import Answering, Asking
 from node.mesh.pump import system_now
-from node.mesh.request_relay import Forwarding, candidates
+from node.mesh.request_relay import Forwarding, candidates, runs_lane
 from node.mesh.topic_relay import TopicRelay
 from node.oidc.trusts import Trusts
 from node.serving.app_counts import AppCounts
@@ -143,7 +143,7 @@ def make_services(
     benches = SmokeBenches(folder / "throwaway", throwaway_folder(runtime), logs.append, ahead=config.smoke_ahead)
     granted = _networks(core), set(config.provider)
     releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, *granted)
-    pool = WorkerPool(_pool_settings(place), on_logs=logs.take_batch, restore=releases.restore)
+    pool = WorkerPool(_pool_settings(place, core.node), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
     workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
     requests = ChainRequests(mesh.post, entropy)
@@ -291,7 +291,7 @@ def _relay(mesh: Mesh, workloads: Workloads, runtime: Path) -> Forwarding:
 def _topics(mesh: Mesh, runtime: Path) -> TopicRelay:
     return TopicRelay(
         mesh.transport, runtime / "workers", peers=mesh.core.hello.admitted,
-        may_publish=functools.partial(_is_member, mesh.core),
+        is_member=functools.partial(_is_member, mesh.core), runs=functools.partial(runs_lane, mesh),
     )  # fmt: skip
 
 
@@ -377,7 +377,7 @@ def _empty_folders(place: NodePlace) -> None:
     (place.folder / "data").mkdir(exist_ok=True)
 
 
-def _pool_settings(place: NodePlace) -> PoolSettings:
+def _pool_settings(place: NodePlace, peer: PeerId) -> PoolSettings:
     config, runtime = place.config, place.runtime
     write_providers(place.folder / PROVIDERS_FILE, config.declared)
     return PoolSettings(
@@ -393,6 +393,7 @@ def _pool_settings(place: NodePlace) -> PoolSettings:
         build=VERSION,
         workers=config.workers,
         node=config.name,
+        peer=peer,
         proxies=config.proxies,
         drain_grace_ms=config.drain_s * 1000,
         orphan_limit_s=config.orphan_s,

@@ -116,10 +116,20 @@ def candidates(mesh: Mesh, lane: Lane, role: str) -> Candidates:
     decided = core.state.lane(*lane)
     if decided is None or decided.rollout is None:
         role = "any"
-    down = {one.node for one in core.state.nodes if core.liveness.belief(one.node) is Belief.DOWN}
+    down = _down(mesh)
     wanted = runners(core.state, lane, role, down)
     peers = tuple(node for node in wanted if node != core.node and mesh.transport.link_to(node) is not None)
     return Candidates(peers, role, any(node not in down for node in wanted))
+
+
+def runs_lane(mesh: Mesh, node: PeerId, lane: Lane) -> bool:
+    """Whether a node runs the lane as it is decided: of the base or the candidate, or in place of one that is down."""
+    return node in runners(mesh.core.state, lane, "any", _down(mesh))
+
+
+def _down(mesh: Mesh) -> set[PeerId]:
+    core = mesh.core
+    return {one.node for one in core.state.nodes if core.liveness.belief(one.node) is Belief.DOWN}
 
 
 class Forwarding:

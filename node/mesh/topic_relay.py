@@ -2,9 +2,10 @@
 
     worker -> daemon, daemon -> worker, daemon -> peer: blocks, each a publication (runtime/ingress/topics.py)
 
-What a worker publishes goes to the node's other workers and to every connected member; what a member publishes goes to the
-workers here and no further. At most once, in order for each publisher: whoever does not keep up loses what does not fit.
-Not here: who listens to what, which workers know.
+What a worker publishes goes to the node's other workers and, as far as it reaches, to every connected member; what a member
+publishes goes to the workers here and no further, and only if that member runs the project in that environment, by what is
+decided here. At most once, in order for each publisher: whoever does not keep up loses what does not fit, and so does a
+node that hears of a decision before the other does. Not here: who listens to what, which workers know.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from node.mesh.worker_socket import serve_workers
 from node.transport import Stream, StreamError, Transport
 from protocols.machine import PeerId
 from runtime.ingress.topics import (
     BLOCK_MAX_BYTES,
+    EVERYWHERE,
+    HERE,
     TOPICS_SOCKET,
     Publication,
     block_of,
@@ -52,13 +57,15 @@ class TopicRelay:
         folder: Path,
         *,
         peers: Callable[[], Sequence[PeerId]],
-        may_publish: Callable[[PeerId], bool],
+        is_member: Callable[[PeerId], bool],
+        runs: Callable[[PeerId, tuple[str, str]], bool],
     ) -> None:
-        """Take the workers' folder, the members that are connected, and whose publications are taken."""
+        """Take the workers' folder, the members that are connected, who is one, and which of them runs a lane."""
         self._transport = transport
         self._path = folder / TOPICS_SOCKET
         self._peers = peers
-        self._may_publish = may_publish
+        self._is_member = is_member
+        self._runs = runs
         self._workers: dict[asyncio.StreamWriter, None] = {}
         self._waiting: dict[PeerId, asyncio.Queue[bytes]] = {}
         self._held_bytes: dict[PeerId, int] = {}
@@ -81,8 +88,10 @@ class TopicRelay:
         try:
             while True:
                 said = await read_publication_block(reader)
-                self._tell_workers(said, writer)
-                self._tell_peers(block_of(said))
+                everywhere = replace(said, reach=EVERYWHERE)
+                self._tell_workers(everywhere, writer)
+                if said.reach != HERE:
+                    self._tell_peers(block_of(everywhere), PeerId(said.reach))
         except (OSError, EOFError, ValueError):
             pass  # the worker ended
         finally:
@@ -97,9 +106,11 @@ class TopicRelay:
 
     # --- between nodes ------------------------------------------------------------------------------------------------
 
-    def _tell_peers(self, block: bytes) -> None:
+    def _tell_peers(self, block: bytes, but: PeerId | None = None) -> None:
         assert self._tasks is not None
         for peer in self._peers():
+            if peer == but:
+                continue
             waiting = self._waiting.get(peer)
             if waiting is None:
                 waiting = self._waiting[peer] = asyncio.Queue(WAITING_MAX)
@@ -127,13 +138,22 @@ class TopicRelay:
             del self._waiting[peer], self._held_bytes[peer]
 
     async def _serve(self, stream: Stream) -> None:
-        if not self._may_publish(stream.peer):
+        peer = stream.peer
+        if not self._is_member(peer):
             raise StreamError("topics.refused")
+        told = False
         while (data := await stream.read_block(BLOCK_MAX_BYTES)) is not None:
             try:
                 said = read_publication_bytes(data)
             except ValueError:
                 raise StreamError("topics.malformed") from None
-            if not self._may_publish(stream.peer):
+            if not self._is_member(peer):
                 raise StreamError("topics.refused")
-            self._tell_workers(said)
+            project, _, environment = said.lane.partition(" ")
+            if self._runs(peer, (project, environment)):
+                self._tell_workers(said)
+            elif not told:
+                told = True
+                _log.info(
+                    "it does not run that here", extra={"event": "topics.not-placed", "peer": peer, "lane": said.lane}
+                )

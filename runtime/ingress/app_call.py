@@ -14,7 +14,7 @@ from typing import Final
 from runtime.exchange import Exchange, Headers, RequestHead
 from runtime.ingress.dispatch import HostedApp, Ticket
 from runtime.ingress.faces import Front
-from runtime.ingress.forwarding import ANSWER_MAX_BYTES, GO, HERE, MARK
+from runtime.ingress.forwarding import ANSWER_MAX_BYTES, GO, HERE, MARK, TELLS_ITSELF
 from runtime.ingress.routing import Elsewhere
 from runtime.messages import FORWARD_SOCKET
 from runtime.outbound.response_reader import ResponseFailed, ResponseReader
@@ -95,6 +95,8 @@ async def _call_elsewhere(
             return AppReply(503)
         lines = [f"{head.method} {head.path_with_query} HTTP/1.1\r\nhost: {head.authority}\r\n".encode("latin-1")]
         lines += [b"%b: %b\r\n" % (name.encode("latin-1"), value) for name, value in head.headers]
+        if ingress.topics.node:
+            lines.append(f"{TELLS_ITSELF}: {ingress.topics.node}\r\n".encode("ascii"))
         lines.append(b"content-length: %d\r\n%b: 1\r\nconnection: close\r\n\r\n" % (len(body), MARK.encode()))
         writer.write(b"".join(lines) + body)
         answer = ResponseReader(reader, head.method)

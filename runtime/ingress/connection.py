@@ -17,6 +17,7 @@ from typing import Final, assert_never, cast
 from runtime.exchange import BodyFailure, BodyTaker, Exchange, Headers, RequestHead, ResponseHead
 from runtime.ingress.answer import GuestAnswer
 from runtime.ingress.dispatch import HostedApp, Ticket
+from runtime.ingress.event_answer import answer_of
 from runtime.ingress.faces import Carried, Front, Socket
 from runtime.ingress.forwarding import Relayed, forward, has_been_forwarded
 from runtime.ingress.incoming import Incoming
@@ -418,7 +419,7 @@ class ClientConnection(asyncio.Protocol):
         if feeding:
             self.tell_continue(incoming)
             ingress.tasks.create_task(self.feed(incoming, exchange.body, app.limits.request_body_max_bytes))
-        answer = self._answering = GuestAnswer(self, incoming, request, app)
+        answer = self._answering = answer_of(self, incoming, request, app)
         try:
             keep_alive = await answer.relay(exchange)
         finally:

@@ -34,6 +34,12 @@ from runtime.outbound.response_reader import ResponseFailed, ResponseReader
 
 MARK: Final = "freehold-forwarded"
 
+TELLS_ITSELF: Final = "freehold-topics"
+"""Beside an event of a WebSocket: the node whose socket it is, which tells its own workers what the app publishes."""
+
+PUBLISHED: Final = "freehold-published"
+"""Beside the answer to such an event: all other nodes were told."""
+
 GO: Final = b"go\n"
 """A node took the connection."""
 HERE: Final = b"here\n"

@@ -77,6 +77,7 @@ class Ingress:
         identifiers: Identifiers,
         logs: LogBuffer,
         node: str,
+        peer: str = "",
         tasks: asyncio.TaskGroup,
         secure: tuple[bool, ...] = (),
         certificates: Certificates | None = None,
@@ -94,7 +95,7 @@ class Ingress:
         self.routes: RouteTable[HostedApp | Elsewhere] = RouteTable()
         self.runtime_folder = runtime_folder
         self.proofs = FrontFolder(runtime_folder)
-        self.topics = Topics(runtime_folder)
+        self.topics = Topics(runtime_folder, peer)
         self.sockets = 0
         self.apps: dict[tuple[str, str], HostedApp] = {}
         self.draining = False

@@ -2,8 +2,9 @@
 
 A worker keeps one connection to `topics.sock` in its runtime folder; what is published here goes there as a block and comes
 back from there for what is published elsewhere. At most once, in order for each publisher; while no daemon runs a topic
-reaches this worker's own sockets. A topic belongs to a project and an environment. Not here: passing on between nodes
-(node/mesh/topic_relay.py).
+reaches this worker's own sockets. A topic belongs to a project and an environment, and only nodes that run it there are
+heard on it. So where the app of a socket runs on another node, that node tells all nodes but the socket's own, which tells
+its own workers. Not here: passing on between nodes, and whom they hear (node/mesh/topic_relay.py).
 """
 
 from __future__ import annotations
@@ -24,13 +25,24 @@ UNSENT_MAX_BYTES: Final = 4 << 20
 CONNECT_AGAIN_S: Final = 1.0
 
 
+EVERYWHERE: Final = ""
+HERE: Final = "here"
+
+REACH_MAX_CHARS: Final = 64
+
+
 class Publication(msgspec.Struct, frozen=True, array_like=True):
-    """One message to a topic of a lane ("PROJECT ENVIRONMENT"); `name` is TEXT or BINARY."""
+    """One message to a topic of a lane ("PROJECT ENVIRONMENT"); `name` is TEXT or BINARY.
+
+    `reach` is EVERYWHERE, HERE for this node alone, or the peer id of the node that is left out. Between nodes it says
+    nothing.
+    """
 
     lane: str
     topic: str
     name: str
     data: bytes
+    reach: str = EVERYWHERE
 
 
 class TopicListener(Protocol):
@@ -44,7 +56,9 @@ class TopicListener(Protocol):
 class Topics:
     """The listeners of one worker. All methods belong to the loop."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, node: str = "") -> None:
+        """Take the runtime folder, and the node's peer id ("" where there is no mesh)."""
+        self.node = node
         self._path = folder / TOPICS_SOCKET
         self._listeners: dict[tuple[str, str], dict[TopicListener, None]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -63,7 +77,7 @@ class Topics:
                 del self._listeners[lane, topic]
 
     def publish(self, said: Publication) -> None:
-        """Tell every listener, here and elsewhere."""
+        """Tell every listener in reach."""
         self._deliver(said)
         writer = self._writer
         if writer is None or writer.transport.get_write_buffer_size() > UNSENT_MAX_BYTES:
@@ -110,6 +124,10 @@ def read_publication_bytes(data: bytes) -> Publication:
         said = msgspec.msgpack.decode(data, type=Publication)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from None
-    if said.name not in {"TEXT", "BINARY"} or len(said.lane) > 160 or len(said.topic) > 64:
+    if (
+        said.name not in {"TEXT", "BINARY"}
+        or len(said.lane) > 160
+        or max(len(said.topic), len(said.reach)) > REACH_MAX_CHARS
+    ):
         raise ValueError("no publication")
     return said

@@ -28,6 +28,7 @@ from runtime.exchange import Headers, RequestHead
 from runtime.ingress.app_call import AppReply, call_app
 from runtime.ingress.dispatch import HostedApp
 from runtime.ingress.faces import Line
+from runtime.ingress.forwarding import PUBLISHED
 from runtime.ingress.incoming import Incoming
 from runtime.ingress.request_head import GuestRequest, field_name
 from runtime.ingress.response_head import IngressProblem
@@ -42,7 +43,7 @@ from runtime.ingress.socket_events import (
     read_topic,
     write_events,
 )
-from runtime.ingress.topics import Publication
+from runtime.ingress.topics import EVERYWHERE, HERE, Publication
 
 MESSAGE_MAX_BYTES: Final = 256 * 1024
 WAITING_MAX: Final = 32
@@ -262,20 +263,21 @@ class WebSocket:
 
     def _obey(self, reply: AppReply | IngressProblem, *, leaving: bool = False) -> None:
         """Do what an app said. One that says what is no event has failed."""
-        if isinstance(reply, IngressProblem) or not _is_events(reply):
+        if isinstance(reply, IngressProblem) or not is_events(reply.status, reply.headers):
             if not leaving and (isinstance(reply, IngressProblem) or reply.body):
                 self._close(FAILED, "the app answered with what is no event")
             return
+        told = reply.app is None and any(name == PUBLISHED for name, _ in reply.headers)
         try:
             for event in read_events(reply.body):
-                self._do(event)
+                self._do(event, HERE if told else EVERYWHERE)
         except BadEventsError as error:
             if reply.app is not None:
                 reply.app.log.write("error", "app.bad-events", "host", {"reason": str(error)})
             self._close(FAILED, "the app answered with what is no event")
         self._flush()
 
-    def _do(self, event: SocketEvent) -> None:
+    def _do(self, event: SocketEvent, reach: str) -> None:
         match event.name:
             case "TEXT" | "BINARY" | "PING" | "PONG":
                 if self._frames.state is State.OPEN:
@@ -291,10 +293,7 @@ class WebSocket:
                 self._topics.pop(topic, None)
                 self._ingress.topics.unsubscribe(self._lane, topic, self)
             case "PUBLISH":
-                topic, said = read_publication(event.data)
-                if len(said.data) > MESSAGE_MAX_BYTES:
-                    raise BadEventsError(f"a message has at most {MESSAGE_MAX_BYTES} bytes")
-                self._ingress.topics.publish(Publication(self._lane, topic, said.name, said.data))
+                self._ingress.topics.publish(publication_of(self._lane, event, reach))
             case _:
                 pass
 
@@ -399,9 +398,10 @@ _REPLACED: Final = frozenset({
 })  # fmt: skip
 
 
-def _is_events(reply: AppReply) -> bool:
-    kind = next((value for name, value in reply.headers if name == "content-type"), b"")
-    return reply.status == 200 and kind.lower().startswith(MEDIA_TYPE.encode())
+def is_events(status: int, headers: Headers) -> bool:
+    """Whether an app's answer is events."""
+    kind = next((value for name, value in headers if name == "content-type"), b"")
+    return status == 200 and kind.lower().startswith(MEDIA_TYPE.encode())
 
 
 def _is_away(reply: AppReply | IngressProblem) -> bool:
@@ -411,7 +411,7 @@ def _is_away(reply: AppReply | IngressProblem) -> bool:
 def takes(reply: AppReply) -> bool:
     """Whether an app's answer takes the socket."""
     try:
-        return _is_events(reply) and any(one.name == "OPEN" for one in read_events(reply.body))
+        return is_events(reply.status, reply.headers) and any(one.name == "OPEN" for one in read_events(reply.body))
     except BadEventsError:
         return False
 
@@ -428,6 +428,14 @@ def switching_head(reply: AppReply, offered: Headers, own_fields: bytes) -> byte
     if chosen and chosen in protocols:
         lines.append(b"sec-websocket-protocol: %b\r\n" % chosen)
     return b"".join([*lines, own_fields, b"\r\n"])
+
+
+def publication_of(lane: str, event: SocketEvent, reach: str) -> Publication:
+    """What an app's PUBLISH says. Raises BadEventsError."""
+    topic, said = read_publication(event.data)
+    if len(said.data) > MESSAGE_MAX_BYTES:
+        raise BadEventsError(f"a message has at most {MESSAGE_MAX_BYTES} bytes")
+    return Publication(lane, topic, said.name, said.data, reach)
 
 
 def lane_of(found: HostedApp | Elsewhere) -> str:

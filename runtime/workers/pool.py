@@ -87,11 +87,9 @@ class PoolSettings:
     """What the pool needs to know. `listen` are "host:port", "[v6]:port" or "unix:/path" texts; port 0 picks one.
 
     "tls:" before an address asks for TLS with the certificates of the folder `certificates`, and with those of the mesh
-    if it `shares_certificates`.
-
-    `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps' stores. `orphan_limit_s`
-    is how long workers serve on without a daemon. `engine` is what serves in them (`runtime/native/choice.py`).
-    `providers_file` says where the operator's providers are; without it every store lies in `data_folder`.
+    if it `shares_certificates`. `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps'
+    stores; `providers_file` says where the operator's lie. `orphan_limit_s` is how long workers serve on without a daemon,
+    `engine` what serves in them (`runtime/native/choice.py`), `peer` the node's id in its mesh.
     """
 
     listen: tuple[str, ...]
@@ -100,6 +98,7 @@ class PoolSettings:
     build: str
     workers: int = 2
     node: str = "local"
+    peer: str = ""
     certificates: Path | None = None
     shares_certificates: bool = False
     proxies: tuple[str, ...] = ()
@@ -401,6 +400,7 @@ class WorkerPool:
             slot=slot.number,
             build=settings.build,
             node=settings.node,
+            peer=settings.peer,
             runtime_folder=str(settings.runtime_folder.resolve()),
             data_folder=str(settings.data_folder.resolve()),
             control_fd=fds[0],

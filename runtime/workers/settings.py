@@ -33,6 +33,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     control_fd: int
     listener_fds: tuple[int, ...]
     listeners: tuple[str, ...]
+    peer: str = ""
     providers_file: str = ""
     certificates: str = ""
     shares_certificates: bool = False

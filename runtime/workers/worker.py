@@ -141,6 +141,7 @@ class Worker:
                     identifiers=Identifiers(secrets.randbits(128), settings.ingress.traced),
                     logs=self._logs,
                     node=settings.node,
+                    peer=settings.peer,
                     tasks=tasks,
                     load_table=LoadTable(Path(settings.runtime_folder) / LOAD_TABLE),
                     runtime_folder=Path(settings.runtime_folder),

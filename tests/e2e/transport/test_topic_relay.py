@@ -1,4 +1,7 @@
-"""Topics between nodes: what a worker publishes reaches the workers of all nodes, once; a stranger's word reaches none."""
+"""Topics between nodes: what a worker publishes reaches the workers of all nodes, once.
+
+What a stranger says reaches none of them, nor what a member says of an app that it does not run.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from pathlib import Path
 from node.mesh.topic_relay import PROTOCOL, WAITING_MAX, WAITING_MAX_BYTES, TopicRelay
 from protocols.machine import PeerId
 from runtime.ingress.socket_events import SocketEvent
-from runtime.ingress.topics import Publication, Topics, block_of
+from runtime.ingress.topics import EVERYWHERE, HERE, Publication, Topics, block_of
 from tests.support.mesh.libp2p_peers import LOOPBACK, TestNode, make_transport
 
 LANE = "site production"
+LANES = [("site", "production"), ("site", "staging")]
 
 
 class Heard:
@@ -29,17 +33,24 @@ class Heard:
 class Machine:
     """A node's transport and relay, and two workers that listen to a room."""
 
-    def __init__(self, folder: Path, strangers: set[PeerId]) -> None:
+    def __init__(self, folder: Path, strangers: set[PeerId], runs: dict[PeerId, list[tuple[str, str]]]) -> None:
         folder.mkdir()
         self.node = TestNode(make_transport(LOOPBACK))
         self.others: list[PeerId] = []
         self.relay = TopicRelay(
-            self.node.transport, folder, peers=lambda: self.others, may_publish=lambda peer: peer not in strangers
-        )
-        self.workers = [Topics(folder), Topics(folder)]
+            self.node.transport, folder, peers=lambda: self.others, is_member=lambda peer: peer not in strangers,
+            runs=self.judges,
+        )  # fmt: skip
+        self.placed = runs
+        self.judged: list[PeerId] = []
+        self.workers = [Topics(folder, self.node.peer), Topics(folder, self.node.peer)]
         self.heard = [Heard(), Heard()]
         for worker, heard in zip(self.workers, self.heard, strict=True):
             worker.subscribe(LANE, "room", heard)
+
+    def judges(self, peer: PeerId, lane: tuple[str, str]) -> bool:
+        self.judged.append(peer)
+        return lane in self.placed.get(peer, LANES)
 
     @property
     def texts(self) -> list[list[bytes]]:
@@ -47,8 +58,11 @@ class Machine:
 
 
 @contextlib.asynccontextmanager
-async def machines(folder: Path, strangers: set[PeerId]) -> AsyncIterator[list[Machine]]:
-    made = [Machine(folder / name, strangers) for name in "abc"]
+async def machines(
+    folder: Path, strangers: set[PeerId], runs: dict[PeerId, list[tuple[str, str]]] | None = None
+) -> AsyncIterator[list[Machine]]:
+    placed = {} if runs is None else runs
+    made = [Machine(folder / name, strangers, placed) for name in "abc"]
     async with asyncio.TaskGroup() as group:
         services = [
             service
@@ -92,6 +106,39 @@ async def test_a_topic_reaches_every_worker_of_every_node_once_and_in_order(tmp_
         await hears(made, [b"%d" % number for number in range(50)])
         made[1].workers[1].publish(Publication(LANE, "room", "TEXT", b"back"))
         await hears(made, [*(b"%d" % number for number in range(50)), b"back"])
+
+
+async def test_a_member_is_heard_only_of_what_it_runs_there(tmp_path: Path) -> None:
+    runs: dict[PeerId, list[tuple[str, str]]] = {}
+    async with machines(tmp_path, set(), runs) as made:
+        liar = made[0]
+        for number, elsewhere in enumerate(
+            ([], [("blog", "production")], [("site", "staging")], [("site production", "")], [("site", "productio")])
+        ):
+            runs[liar.node.peer] = elsewhere
+            liar.workers[0].publish(Publication(LANE, "room", "TEXT", b"false %d" % number))
+            async with asyncio.timeout(20):
+                while any(one.judged.count(liar.node.peer) <= number for one in made[1:]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        runs[liar.node.peer] = [("site", "production")]
+        liar.workers[0].publish(Publication(LANE, "room", "TEXT", b"true"))
+        await hears(made[1:], [b"true"])  # and over the same stream: what is not heard ends none
+        runs[liar.node.peer] = []
+        liar.workers[0].publish(Publication(LANE, "room", "TEXT", b"late"))
+        made[1].workers[0].publish(Publication(LANE, "room", "TEXT", b"well"))
+        await hears(made[1:], [b"true", b"well"])
+
+
+async def test_a_publication_reaches_no_further_than_it_says(tmp_path: Path) -> None:
+    async with machines(tmp_path, set()) as made:
+        one, two, three = made
+        one.workers[0].publish(Publication(LANE, "room", "TEXT", b"here", HERE))
+        one.workers[0].publish(Publication(LANE, "room", "TEXT", b"but two", two.node.peer))
+        one.workers[0].publish(Publication(LANE, "room", "TEXT", b"all", EVERYWHERE))
+        await hears([two], [b"all"])
+        await hears([three], [b"but two", b"all"])
+        for heard in one.heard:
+            assert heard.texts == [b"here", b"but two", b"all"]
 
 
 async def test_a_peer_that_reads_nothing_costs_a_node_a_few_mebibytes(tmp_path: Path) -> None:
