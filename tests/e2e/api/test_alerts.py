@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,16 +19,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from node.mesh.pump import system_now
+from node.serving import schedules
+from node.store import disk_room
+from node.store.disk_room import ROOM_MARGIN_BYTES, ROOM_MIN_BYTES
+from protocols.changes.demands import TEAM
 from protocols.envelope import digest
 from protocols.liveness import Belief
 from protocols.records.quotas import RecordLimits
+from protocols.state.commands import Pause, Resume, SetPolicy
 from tests.e2e.api.test_bearer import give
 from tests.e2e.api.test_webhooks import add
 from tests.support.mesh.alerting import Series, firing, need_promtool, parsed, scraped
 from tests.support.mesh.in_process import ENTROPY, LANE, House, a_house, until
 from tests.support.mesh.receiver import a_receiver
+from tests.support.runtime.wasm_text import module
 
 DAY_S = 86_400
+EXIT = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
 Component = Callable[[str], Path]
 
 
@@ -102,16 +110,80 @@ async def test_a_lost_voter_and_a_rollout_that_cannot_go_on(component: Component
             return lane is not None and lane.rollout is not None
 
         await until(open_stage, 100)
+        paused, resumed = await held_up(house)
         gone = house.control(0).core.node
         running = await scraped(house, 1)
         house.daemons[0].hand_over()
         await asyncio.wait_for(house._tasks[0], 40)
         await until(lambda: house.control(1).core.liveness.belief(gone) is Belief.DOWN, 90)
         stuck = await scraped(house, 1)
-    assert firing(running, minutes=9) == {}, "a rollout on its way"
+    assert firing(paused, minutes=14) == {}
+    assert set(firing(paused)) == {"FreeholdRolloutPaused"}, "it is paused, and so not overdue"
+    assert firing(resumed, minutes=9) == firing(running, minutes=9) == {}, "a rollout on its way"
     found = firing(stuck)
     assert set(found) == {"FreeholdNodeDown", "FreeholdRolloutStuck"}
     assert "project" in found["FreeholdRolloutStuck"]
+
+
+async def held_up(house: House) -> tuple[Series, Series]:
+    """Pause the rollout under way and let it go on; return what the second node showed in between and afterwards."""
+
+    async def decided(action: Pause | Resume, *, paused: bool) -> Series:
+        lane = house.control(1).core.state.lane(*LANE)
+        assert lane is not None
+        async with house.client() as client:
+            await client.decide(house.admin, action, project=LANE[0], environment=LANE[1], expect=lane.sequence)
+
+        def seen() -> bool:
+            lane = house.control(1).core.state.lane(*LANE)
+            return lane is not None and lane.rollout is not None and bool(lane.rollout.paused) == paused
+
+        await until(seen)
+        return await scraped(house, 1)
+
+    lane = house.control(1).core.state.lane(*LANE)
+    assert lane is not None
+    assert lane.rollout is not None
+    rollout = lane.rollout.id
+    return await decided(Pause(rollout, "the owner asks"), paused=True), await decided(Resume(rollout), paused=False)
+
+
+@pytest.mark.timeout(240)
+async def test_a_job_that_fails_and_a_start_that_waits_for_a_person(
+    component: Component, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "MINUTE_MS", 2_000)
+    async with a_house(1) as house:
+        await house.prepare_lane()
+        source = house.folder / "project"
+        source.mkdir()
+        (source / "good.wasm").write_bytes(module("(nop)"))
+        (source / "bad.wasm").write_bytes(module("(call $exit (i32.const 3))", imports=EXIT))
+        jobs = "".join(
+            f'[app.{name}]\nlanguage = "component"\nsource = "{name}.wasm"\nschedule = "* * * * *"\n'
+            for name in ("good", "bad")
+        )
+        await house.deploy(component("hello"), app=jobs, smoke="/other")
+        shown: dict[float, Series] = {}
+        failures = "freehold_job_failures_in_a_row"
+        async with asyncio.timeout(60):
+            while max(shown, default=0) < 3:
+                now = await scraped(house)
+                shown.setdefault(max((value for (name, _), value in now.items() if name == failures), default=0), now)
+                await asyncio.sleep(0.1)
+        async with house.client() as client:
+            action = SetPolicy(TEAM, LANE[1])
+            await client.decide(house.admin, action, expect=(await client.state()).sequence)
+        await house.propose(component("hello"), app='config = { A = "b" }', smoke="/other")
+        waits = house.control(0).starter.starts
+        await until(lambda: any(one.outcome == "waiting" for one in waits.values()))
+        waiting = await scraped(house)
+    assert firing(shown[2]) == {}, "two runs failed"
+    found = firing(shown[3])
+    assert set(found) == {"FreeholdJobFails"}
+    assert 'app="bad"' in found["FreeholdJobFails"]
+    assert set(firing(waiting, minutes=59)) == {"FreeholdJobFails"}, "people have an hour"
+    assert set(firing(waiting)) == {"FreeholdJobFails", "FreeholdStartWaits"}
 
 
 async def test_records_that_fill_up_and_a_grant_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,8 +258,23 @@ async def test_a_small_disk_and_a_certificate_for_visitors_that_ends(
     monkeypatch.setattr(House, "config", config)
     async with a_house(1) as house:
         found = firing(await scraped(house))
+        near = await filled(house, free_bytes=ROOM_MIN_BYTES + ROOM_MARGIN_BYTES)
+        full = await filled(house, free_bytes=ROOM_MIN_BYTES // 2)
     assert set(found) == {"FreeholdDiskFills", "FreeholdIngressCertificateEnds"}
+    assert set(firing(near)) == set(found), "it votes as long as there is room"
+    assert set(firing(full)) == {*found, "FreeholdChainStalled"}
     assert 'file="old.pem"' in found["FreeholdIngressCertificateEnds"]
+
+
+async def filled(house: House, *, free_bytes: int) -> Series:
+    """Fill a node's disk but for this much; return what it shows two looks later."""
+    control = house.control(0)
+    left = os.statvfs(control.folder)
+    with (house.folder / "ballast").open("ab") as ballast:
+        end = ballast.seek(0, os.SEEK_END)
+        os.posix_fallocate(ballast.fileno(), end, left.f_bavail * left.f_frsize - free_bytes)
+    await asyncio.sleep(2.5 * disk_room.LOOK_EVERY_S)
+    return await scraped(house)
 
 
 def test_a_node_that_does_not_answer_its_scraper() -> None:

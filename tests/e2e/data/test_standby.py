@@ -22,6 +22,7 @@ from protocols.machine import PeerId
 from protocols.state.commands import PlaceData
 from runtime.services import freeze
 from tests.e2e.data.test_moves import HOST, PATH, count, finished, holder, ticket
+from tests.support.mesh.alerting import firing, need_promtool, scraped
 from tests.support.mesh.in_process import LANE, House, a_house, until
 
 LEASE_S = 1.5
@@ -206,3 +207,26 @@ async def test_only_an_admin_and_only_the_holder_ships_and_only_where_it_was_sai
     assert isinstance(
         house.control(target).standby._allowed(ship, PeerId(house.control(source).core.node)), DataMandate
     )
+
+
+@pytest.mark.timeout(240)
+async def test_a_copy_that_gets_old_is_told_to_whoever_watches(house: House) -> None:
+    need_promtool()
+    source = holder(house)
+    target = (source + 1) % 3
+    await shipping(house, source, target)
+    await copied(house, source, target)
+    first = await scraped(house, source)
+    now_ms = system_now().wall_ms
+    await until(lambda: house.control(target).standby.copy_ms(LANE) > now_ms, 30)
+    good = await scraped(house, source)
+    await house.stop(target)
+    await until(lambda: bool(house.control(source).standby.states[LANE].problem), 60)
+    last = await scraped(house, source)
+    await asyncio.sleep(3 * data_standby.CONFIRM_EVERY_S)
+    stopped = await scraped(house, source)
+    assert "FreeholdStandbyLags" not in firing(good, first), "the copy is as old as ever, and that is seconds"
+    assert "FreeholdStandbyLags" not in firing(stopped, last, minutes=2)
+    found = firing(stopped, last)
+    assert {"FreeholdStandbyLags"} <= set(found) <= {"FreeholdStandbyLags", "FreeholdNodeDown"}
+    assert f'project="{LANE[0]}"' in found["FreeholdStandbyLags"]

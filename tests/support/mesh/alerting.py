@@ -54,17 +54,17 @@ def firing(
 ) -> dict[str, str]:
     """The alerts that fire within `minutes` in which everything goes on as it stands, each with its labels.
 
-    Counters grow each minute by what they grew from `before` to `now`. `later_s` moves the whole hour into the future.
+    Counters grow each minute by what they grew from `before` to `now`, and a time in the past that moved on from `before`
+    to `now` goes on with the clock. `later_s` moves the whole hour into the future.
     """
     began_s = time.time() + later_s
     series = []
     for (name, labels), value in now.items():
         start = value - began_s if name.endswith("_timestamp_seconds") else value
-        step = (
-            value - before.get((name, labels), 0.0)
-            if before is not None and name.endswith(("_total", "_count"))
-            else 0.0
-        )
+        grown = value - before.get((name, labels), 0.0) if before is not None else 0.0
+        step = grown if name.endswith(("_total", "_count")) else 0.0
+        if name.endswith("_timestamp_seconds") and grown and value <= began_s:
+            step = 60.0
         series.append({"series": _written(name, dict(labels)), "values": f"{start!r}+{step!r}x{minutes}"})
     judged = [
         {"eval_time": f"{at}m", "alertname": name, "exp_alerts": []} for at in range(1, minutes, 3) for name in NAMES
