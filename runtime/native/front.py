@@ -133,6 +133,7 @@ class NativeFront:
                 "proxies": [_network(proxy) for proxy in proxies],
                 "load_table": load_table,
                 "slot": slot,
+                "traced": settings.traced,
                 "failed": _problem(FAILED),
                 "busy": _problem(BUSY),
                 "deadline": _problem(DEADLINE),

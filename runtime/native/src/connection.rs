@@ -4,7 +4,7 @@ use crate::guest::Request;
 use crate::outcome::Outcome;
 use crate::resources::ResponseWriter;
 use crate::respond::{write_body, write_end, write_head, About, BadResponse, Framing, Own};
-use crate::shared::{App, Settings};
+use crate::shared::{App, Settings, Span};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use std::cell::RefCell;
@@ -62,6 +62,7 @@ pub struct Exchange {
     pub writer: Rc<RefCell<ResponseWriter>>,
     pub request_id: String,
     pub trace_id: String,
+    pub span: Span,
     pub keep_alive: bool,
     pub since: Instant,
     pub bytes_in: u64,

@@ -43,11 +43,25 @@ impl Identifiers {
     pub fn span_id(&mut self) -> String {
         format!("{:016x}", self.next() | 1)
     }
+
+    /// The flags of a trace that begins here: a share of them is recorded, which is decided at their head.
+    pub fn flags(&mut self, traced: f64) -> &'static str {
+        let drawn = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        if drawn < traced { "01" } else { "00" }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_of_traces_is_recorded() {
+        let mut one = Identifiers::new();
+        let mut share = |traced| (0..10_000).filter(|_| one.flags(traced) == "01").count();
+        assert_eq!((share(0.0), share(1.0)), (0, 10_000));
+        assert!((2_000..3_000).contains(&share(0.25)));
+    }
 
     #[test]
     fn no_two_are_alike() {

@@ -112,6 +112,7 @@ struct PySettings {
     proxies: Vec<(IpAddr, u8)>,
     load_table: String,
     slot: u64,
+    traced: f64,
     failed: PyProblem,
     busy: PyProblem,
     deadline: PyProblem,
@@ -168,7 +169,7 @@ impl Engine {
             patience: seconds(settings.patience_s)?,
             write_idle: seconds(settings.write_idle_timeout_s)?, linger: seconds(settings.linger_s)?,
             half_closed: seconds(settings.half_closed_s)?, guests_max: settings.guests_max, proxies: settings.proxies,
-            load_table: settings.load_table, slot: settings.slot, failed: settings.failed.into(),
+            load_table: settings.load_table, slot: settings.slot, traced: settings.traced, failed: settings.failed.into(),
             busy: settings.busy.into(), deadline: settings.deadline.into(),
             body_too_large: settings.body_too_large.into(),
         };
@@ -293,6 +294,13 @@ impl Engine {
             let fields = PyDict::new(py);
             fields.set_item("request_id", line.request_id)?;
             fields.set_item("trace_id", line.trace_id)?;
+            fields.set_item("span_id", line.span.id)?;
+            if !line.span.parent.is_empty() {
+                fields.set_item("parent_id", line.span.parent)?;
+            }
+            if !line.span.recorded {
+                fields.set_item("recorded", false)?;
+            }
             fields.set_item("client", line.client)?;
             fields.set_item("method", line.method)?;
             fields.set_item("path", line.path)?;

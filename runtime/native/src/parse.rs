@@ -155,8 +155,8 @@ fn is_host(host: &str) -> bool {
         && port.is_none_or(|port| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The trace id and flags of a W3C `traceparent`, if it is one.
-pub fn trace_of(value: &[u8]) -> Option<(&str, &str)> {
+/// The trace id, the parent's id and the flags of a W3C `traceparent`, if it is one.
+pub fn trace_of(value: &[u8]) -> Option<(&str, &str, &str)> {
     let text = std::str::from_utf8(value).ok()?;
     let hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     let zero = |part: &str| part.bytes().all(|byte| byte == b'0');
@@ -164,7 +164,12 @@ pub fn trace_of(value: &[u8]) -> Option<(&str, &str)> {
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let sized = version.len() == 2 && trace.len() == 32 && parent.len() == 16 && flags.len() == 2;
     let sound = sized && [version, trace, parent, flags].into_iter().all(hex) && version != "ff";
-    (sound && !zero(trace) && !zero(parent)).then_some((trace, flags))
+    (sound && !zero(trace) && !zero(parent)).then_some((trace, parent, flags))
+}
+
+/// Whether the flags of a trace context ("01") say that its head is recorded.
+pub fn recorded(flags: &str) -> bool {
+    u8::from_str_radix(flags, 16).is_ok_and(|bits| bits & 1 == 1)
 }
 
 #[cfg(test)]
@@ -255,10 +260,13 @@ mod tests {
     fn a_trace_is_continued_only_if_it_is_one() {
         let id = "0af7651916cd43dd8448eb211c80319c";
         let sound = format!("00-{id}-b7ad6b7169203331-01");
-        assert_eq!(trace_of(sound.as_bytes()), Some((id, "01")));
-        assert_eq!(trace_of(format!("{sound}-more").as_bytes()), Some((id, "01")));
+        let found = Some((id, "b7ad6b7169203331", "01"));
+        assert_eq!(trace_of(sound.as_bytes()), found);
+        assert_eq!(trace_of(format!("{sound}-more").as_bytes()), found);
         for bad in ["", "00-x", &sound.replace("00-", "ff-"), &sound.to_uppercase(), &sound.replace(id, &"0".repeat(32))] {
             assert_eq!(trace_of(bad.as_bytes()), None, "{bad}");
         }
+        let flags = ["01", "00", "02", "03", "ff"];
+        assert_eq!(flags.map(recorded), [true, false, false, true, true]);
     }
 }

@@ -8,11 +8,11 @@ use crate::connection::{Answered, Conn, Exchange, Io, Phase, Then};
 use crate::guest::{Request, RequestBody};
 use crate::ids::Identifiers;
 use crate::outcome::{Outcome, CANCELLED, EXPIRED, REFUSED};
-use crate::parse::{parse, trace_of, Head, Parsed};
+use crate::parse::{parse, recorded, trace_of, Head, Parsed};
 use crate::resources::ResponseWriter;
 use crate::respond::DateField;
 use crate::routes::Routes;
-use crate::shared::{held, within, Access, Failure, Handed, Order, Shared};
+use crate::shared::{held, within, Access, Failure, Handed, Order, Shared, Span};
 use rustix::event::epoll;
 use rustix::event::epoll::{EventData, EventFlags};
 use rustix::io::Errno;
@@ -373,16 +373,19 @@ impl Server {
         conn.enter(Phase::Answer, now);
         let client = conn.client.clone();
         let request_id = self.identifiers.request_id();
-        let (trace_id, flags) = match head.traceparent.as_deref().and_then(trace_of) {
-            Some((trace, flags)) => (trace.to_owned(), flags.to_owned()),
-            None => (self.identifiers.trace_id(), "01".to_owned()),
+        let (trace_id, parent, flags) = match head.traceparent.as_deref().and_then(trace_of) {
+            Some((trace, parent, flags)) => (trace.to_owned(), parent.to_owned(), flags.to_owned()),
+            None => {
+                let flags = self.identifiers.flags(self.shared.settings.traced);
+                (self.identifiers.trace_id(), String::new(), flags.to_owned())
+            }
         };
+        let span = Span { id: self.identifiers.span_id(), parent, recorded: recorded(&flags) };
         let mut fields = head.fields;
         if head.traceparent.as_deref().and_then(trace_of).is_some() {
             fields.extend(head.tracestate.map(|state| ("tracestate".to_owned(), state)));
         }
-        let parent = format!("00-{trace_id}-{}-{flags}", self.identifiers.span_id());
-        fields.push(("traceparent".to_owned(), parent.into_bytes()));
+        fields.push(("traceparent".to_owned(), format!("00-{trace_id}-{}-{flags}", span.id).into_bytes()));
         fields.push(("x-request-id".to_owned(), request_id.clone().into_bytes()));
         fields.push(("x-forwarded-for".to_owned(), client.into_bytes()));
         fields.push(("x-forwarded-proto".to_owned(), b"http".to_vec()));
@@ -392,7 +395,7 @@ impl Server {
         };
         let exchange = Box::new(Exchange {
             app: app.clone(), request: Rc::new(request), writer: Rc::new(RefCell::new(ResponseWriter::default())),
-            request_id, trace_id, keep_alive: head.keep_alive, since: now, bytes_in: head.length as u64, bytes_out: 0,
+            request_id, trace_id, span, keep_alive: head.keep_alive, since: now, bytes_in: head.length as u64, bytes_out: 0,
             status: 0, framing: None, begun: false, call: None, outcome: None, closed: None, bad: None,
         });
         app.counters.requests.fetch_add(1, Relaxed);
@@ -587,7 +590,7 @@ impl Server {
             let path = exchange.request.target.split('?').next().unwrap_or("");
             report.access.push(Access {
                 app: exchange.app.number, request_id: exchange.request_id.clone(), trace_id: exchange.trace_id.clone(),
-                client: client.to_owned(), method: exchange.request.method.clone(),
+                span: exchange.span.clone(), client: client.to_owned(), method: exchange.request.method.clone(),
                 path: path.chars().take(PATH_LOGGED_MAX_CHARS).collect(), status: exchange.status,
                 bytes_in: exchange.bytes_in, bytes_out: exchange.bytes_out, duration: exchange.since.elapsed(),
                 outcome: exchange.outcome.as_ref().map(Outcome::kind),

@@ -35,6 +35,8 @@ pub struct Settings {
     pub proxies: Vec<(IpAddr, u8)>,
     pub load_table: String,
     pub slot: u64,
+    /// The share of traces that begin here and are recorded.
+    pub traced: f64,
     pub failed: Problem,
     pub busy: Problem,
     pub deadline: Problem,
@@ -100,12 +102,21 @@ pub struct Handed {
     pub waited: Duration,
 }
 
+/// A request's place in its trace: its id, what it came from ("" where the trace begins here), whether it is recorded.
+#[derive(Debug, Clone, Default)]
+pub struct Span {
+    pub id: String,
+    pub parent: String,
+    pub recorded: bool,
+}
+
 /// One answered request, for the log.
 #[derive(Debug)]
 pub struct Access {
     pub app: u64,
     pub request_id: String,
     pub trace_id: String,
+    pub span: Span,
     pub client: String,
     pub method: String,
     pub path: String,

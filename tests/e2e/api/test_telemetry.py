@@ -11,20 +11,23 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from node.config import TelemetrySettings
+from runtime.native.choice import Wanted
 from tests.e2e.api.test_metrics import series
-from tests.support.mesh.alerting import EVERYTHING, look, render
+from tests.support.mesh.alerting import EVERYTHING, firing, need_promtool, render, scraped
 from tests.support.mesh.collector import Collector, a_collector, attributes
 from tests.support.mesh.in_process import House, a_house, until
+from tests.support.runtime.served import ENGINES
 
 TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
-def telling(monkeypatch: pytest.MonkeyPatch, settings: TelemetrySettings) -> None:
-    """Have every node of a house that is made send to a collector."""
+def telling(monkeypatch: pytest.MonkeyPatch, settings: TelemetrySettings, engine: Wanted = "auto") -> None:
+    """Have every node of a house that is made send to a collector, and serve by an engine."""
     plain = House.config
     monkeypatch.setattr(
-        House, "config", lambda self, name: msgspec.structs.replace(plain(self, name), telemetry=settings)
-    )
+        House, "config",
+        lambda self, name: msgspec.structs.replace(plain(self, name), telemetry=settings, engine=engine),
+    )  # fmt: skip
 
 
 def named(collector: Collector, name: str) -> list[Span]:
@@ -88,8 +91,9 @@ async def test_a_request_that_another_node_answers_is_one_trace_and_so_is_a_roll
 async def test_a_collector_that_is_away_costs_visitors_nothing_and_is_told_of(
     component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = [True]
-    async with a_collector(lambda _one: (503 if away[0] else 200, {})) as collector:
+    need_promtool()
+    status = [503]
+    async with a_collector(lambda _one: (status[0], {})) as collector:
         telling(monkeypatch, TelemetrySettings(collector.url))
         async with a_house(1) as house:
             await house.prepare_lane()
@@ -99,10 +103,39 @@ async def test_a_collector_that_is_away_costs_visitors_nothing_and_is_told_of(
             async with house.client() as client:
                 warnings = (await client.get("/v1/node"))["warnings"]
             assert any("the collector does not take traces (status 503)" in one for one in warnings)
-            await look(house.control(0))
-            away[0] = False
+            away = await scraped(house)
+            status[0] = 200
             await until(lambda: not house.control(0).telemetry.problems(), 40)
             await until(lambda: bool(named(collector, "GET site/web")), 20)
+            back = await scraped(house)
+            status[0] = 400
+            assert await visit(house, 0, "/") == "hello world"
+            traces, _logs = house.control(0).telemetry.exporters
+            await until(lambda: traces.dropped > 0, 20)
+            refusing = await scraped(house)
+    assert firing(away) == {}, "what a collector could take later waits for it"
+    assert firing(back, away) == {}, "nothing was lost"
+    assert set(firing(refusing, back)) == {"FreeholdTelemetryDrops"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_either_engine_places_its_answers_in_their_traces_and_records_a_share_of_its_own(
+    engine: Wanted, component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_collector() as collector:
+        telling(monkeypatch, TelemetrySettings(collector.url, traces=1e-9), engine)
+        async with a_house(1) as house:
+            await house.prepare_lane()
+            await house.deploy(component("hello"), smoke="/other")
+            await visit(house, 0, "/ours")
+            await visit(house, 0, "/unrecorded", traceparent=f"00-{TRACE[:-1]}d-{CLIENT}-02")
+            await visit(house, 0, "/theirs", traceparent=f"00-{TRACE}-{CLIENT}-03")
+            await until(lambda: bool(named(collector, "GET site/web")), 20)
+            shown = await scraped(house)
+    (span,) = named(collector, "GET site/web")
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, CLIENT)
+    assert attributes(span)["url.path"] == "/theirs"
+    assert {dict(labels)["engine"] for name, labels in shown if name == "freehold_serving_info"} == {engine}
 
 
 async def test_without_settings_nothing_is_kept_or_sent(component: Callable[[str], Path]) -> None:
