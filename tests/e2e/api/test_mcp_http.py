@@ -104,7 +104,7 @@ async def test_a_watch_tells_how_far_it_is_and_ends_with_the_release(house: Hous
         said.append(progress)
 
     async with client(house, token) as agent:
-        result = await agent.call_tool("watch", {"change": proposal.id.hex()}, progress_callback=heard)
+        result = await agent.call_tool("watch", {"change": proposal.id.hex(), "part": 1}, progress_callback=heard)
         assert told(result)["state"] == "base"
     assert len(said) >= 1
     assert said == sorted(said)
@@ -223,5 +223,9 @@ async def test_fields_that_disagree_with_the_body_are_refused(house: House) -> N
             said = await answer.json()
             assert (answer.status, said["error"]["code"]) == (400, -32022)
             assert said["error"]["data"]["supported"] == [STATELESS]
+        listed = request("tools/call", name="watch", arguments=[1], _meta={"progressToken": 1})
+        async with asking.post("/mcp", json=listed) as answer:
+            said = json.loads((await answer.text()).partition("data: ")[2])
+            assert (answer.status, said["error"]["code"]) == (200, -32602), "told as an event where events began"
         async with asking.post("/mcp", json=request("no/such")) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (200, -32601)
