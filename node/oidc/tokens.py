@@ -28,6 +28,9 @@ AUDIENCE_PREFIX = "freehold"
 PULL_REQUEST = re.compile(r"pull_request|merge_request|external_pull_request")
 """Values of `event_name` and `pipeline_source`: code that nobody has merged."""
 
+ACTOR_CLAIMS = ("actor_id", "user_id")
+"""Claims that number the account that started the job: of GitHub and Forgejo, and of GitLab."""
+
 _ALGORITHMS = {"RSA": "RS256", "EC": "ES256"}
 
 
@@ -48,6 +51,11 @@ class Conditions(msgspec.Struct, frozen=True):
     issuer: str
     subject: str
     claims: dict[str, str]
+
+    @property
+    def names_actor(self) -> bool:
+        """Whether all jobs that fit are one person's."""
+        return any(name in self.claims for name in ACTOR_CLAIMS)
 
 
 def audience_of(mesh: bytes, key: bytes) -> str:

@@ -29,7 +29,7 @@ from protocols.keys import SEED_BYTES, Ed25519Signer
 from protocols.machine import Entropy, Now
 from protocols.records.credentials import grant_record
 from protocols.refusal import Refusal
-from protocols.trust.grants import GRANT_DOMAIN, Grant, GrantChain, Rights
+from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant, GrantChain, Rights
 from runtime.durable import sync_folder
 
 TRUSTS_MAX = 16
@@ -127,6 +127,7 @@ class Trusts:
         """Give the key that signed the request a grant for a believed token. Raises NotDoneError, NotNowError."""
         issuer = issuer_named(token)
         about = [one for one in self.held.values() if issuer and one.conditions.issuer == issuer]
+        about.sort(key=lambda one: not one.conditions.names_actor)  # whose job it is comes before anybody's
         refusal = Refusal("token.issuer", "no trust of this node is in the token's issuer")
         for trust in about:
             found = await self._believed(trust, token, key)
@@ -159,6 +160,9 @@ class Trusts:
         if isinstance(held, Rights):  # the answer before was lost
             return JobGrant(trust.name, held.name, held.expires_ms, subject)
         chain, rights = self._source(trust, wall_ms)
+        refusal = self._stranger(trust, rights)
+        if refusal is not None:
+            raise NotDoneError(refusal, "each person adds one for their own jobs: freehold trust add NAME --actor-id N")
         given = self._given.setdefault(trust.name, deque())
         while given and wall_ms - given[0] >= JOB_MS:
             given.popleft()
@@ -180,6 +184,22 @@ class Trusts:
             raise NotDoneError(found, "an operator looks: freehold token list")
         _log.info("trust %s gave a grant to %s", trust.name, subject, extra={"event": "oidc.granted"})
         return JobGrant(trust.name, name, grant.expires_ms, subject)
+
+    def _stranger(self, trust: Trust, rights: Rights) -> Refusal | None:
+        """Why jobs of a trust that says nobody's must stay out: whoever starts one could approve their own change."""
+        state = self._core.state
+        asking = [
+            one.name for one in state.environments
+            if (one.policy or state.policy).demands.approvals
+            and any(one.name in each.environments or ANY in each.environments for each in rights.each)
+        ]  # fmt: skip
+        if trust.conditions.names_actor or not asking:
+            return None
+        return Refusal(
+            "token.actor",
+            f"a change of {asking[0]} needs somebody else's approval, and the trust {trust.name} does not say whose jobs"
+            " come in by it",
+        )
 
     def _source(self, trust: Trust, wall_ms: int) -> tuple[tuple[Signed, ...], Rights]:
         """The chain that a person gave the trust, and what it gives now. Raises NotDoneError if none holds."""

@@ -34,6 +34,7 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 
 @command("add", examples=(
     "freehold trust add github --repository-id 123456 --owner-id 789 --ref refs/heads/main --project hello",
+    "freehold trust add ann --repository-id 123456 --owner-id 789 --actor-id 4711 --project hello",
     "freehold trust add forge --issuer https://forge.example.org/api/actions --subject repo:web/hello:ref:refs/heads/main",
     "freehold trust add github --repository-id 123456 --owner-id 789 --ref refs/heads/main --role deployer --env staging",
 ))  # fmt: skip
@@ -41,6 +42,7 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 @click.option("--issuer", default=GITHUB, show_default=True, help="Whose tokens, exactly as they say it themselves.")
 @click.option("--repository-id", help="The number of the repository: its name can be registered again by others.")
 @click.option("--owner-id", help="The number of its owner.")
+@click.option("--actor-id", help="The number of your account there: only jobs that you started, which count as yours.")
 @click.option("--ref", help="The branch or tag, whole: refs/heads/main.")
 @click.option("--subject", default="", help="What the token's subject is; * stands for one part of it.")
 @click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="What else it must say. May repeat.")
@@ -59,9 +61,9 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
               help="The issuer's keys (a JWK Set), if the node is not to read them from the issuer.")  # fmt: skip
 @click.option("--private", is_flag=True, help="Allow an issuer in this network; only on the node's machine.")
 @_CONTEXT
-def add(output: Output, *, name: str, issuer: str, repository_id: str | None, owner_id: str | None, ref: str | None,
-        subject: str, claims: tuple[str, ...], roles: tuple[Role, ...], projects: tuple[str, ...],
-        environments: tuple[str, ...], expires: str, jwks: Path | None, private: bool,
+def add(output: Output, *, name: str, issuer: str, repository_id: str | None, owner_id: str | None,
+        actor_id: str | None, ref: str | None, subject: str, claims: tuple[str, ...], roles: tuple[Role, ...],
+        projects: tuple[str, ...], environments: tuple[str, ...], expires: str, jwks: Path | None, private: bool,
         context_name: str | None) -> None:  # fmt: skip
     """Let in CI jobs whose tokens say what these options name. They get a part of your own rights.
 
@@ -70,7 +72,9 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
     _, context = home.current_context(context_name)
     if not valid_name(name):
         raise UsageError("a trust's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold trust add github")
-    wanted = _claims(claims, {"repository_id": repository_id, "repository_owner_id": owner_id, "ref": ref})
+    wanted = _claims(claims, {
+        "repository_id": repository_id, "repository_owner_id": owner_id, "actor_id": actor_id, "ref": ref,
+    })  # fmt: skip
     pinned = jwks.read_text() if jwks is not None else ""
     signer = everyday_key(context)
 

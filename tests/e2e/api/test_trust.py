@@ -16,12 +16,15 @@ import pytest
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.errors import CommandError
+from node.mesh.pump import system_now
 from node.oidc.issuers import AGAIN_MS
 from node.oidc.tokens import audience_of
 from protocols.api_outward import ExchangeBody, TrustBody
+from protocols.changes.demands import TEAM
+from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
-from protocols.trust.grants import Rights
-from tests.support.mesh.in_process import House, a_house
+from protocols.trust.grants import GRANT_DOMAIN, Grant, Rights
+from tests.support.mesh.in_process import ENTROPY, House, a_house, until
 from tests.support.mesh.issuer import REQUEST_SECRET, Issuer, a_job, an_issuer, grant_to
 from tests.support.mesh.nodes import Fleet, Machine
 
@@ -147,6 +150,57 @@ async def test_near_misses_over_https() -> None:
         with pytest.raises(CommandError):
             await platform.exchange(job, "x" * 8_193)
         await platform.exchange(job, platform.token(job, **good))
+
+
+async def test_a_job_counts_as_the_person_who_started_it_where_approvals_are_asked_for() -> None:
+    async with a_house(1, policy=TEAM) as house, an_issuer() as issuer:
+        await house.prepare_lane()
+        platform = Platform(house, issuer)
+        await platform.trust(name="anybody")
+        await grant_to(house, platform.key, "deployer")
+        job = a_job()
+        with pytest.raises(RefusedError) as refused:
+            await platform.exchange(job, platform.token(job, actor_id="77"))
+        assert refused.value.rule == "token.actor"
+        async with house.client() as client:
+            await client.delete("/v1/trusts/anybody")
+        people = {"77": Ed25519Signer(ENTROPY.random_bytes(32)), "78": Ed25519Signer(ENTROPY.random_bytes(32))}
+        for number, person in people.items():
+            await platform.trust(name=f"of-{number}", claims={**CLAIMS, "actor_id": number})
+            await handed_on(house, person, platform.key)
+        control = house.control(0)
+        for number, said in (("77", "77"), ("78", 78)):
+            job = a_job()
+            await platform.exchange(job, platform.token(job, actor_id=said))
+            rights = control.core.dossiers.rights(job.public_key, control.clock().wall_ms)
+            assert isinstance(rights, Rights)
+            others = [one.public_key for key, one in people.items() if key != number]
+            assert people[number].public_key in rights.behind
+            assert not set(others) & set(rights.behind), "only who started it may not approve it"
+        job = a_job()
+        for wrong in ("770", "7", "077", " 77", "77 ", "", 7, 77.0, True, None, ["77"], "ann"):
+            with pytest.raises(RefusedError) as refused:
+                await platform.exchange(job, platform.token(job, actor_id=wrong, actor="77"))
+            assert refused.value.rule == "token.claim", wrong
+
+
+async def handed_on(house: House, person: Ed25519Signer, key: bytes) -> None:
+    """Have the admin give a person something, and the person give a trust's key of it, as `trust add` does."""
+    control = house.control(0)
+    mesh = control.core.trust.mesh
+    common: dict[str, Any] = {
+        "projects": ("site",), "environments": ("*",), "expires_ms": system_now().wall_ms + 86_400_000,
+    }  # fmt: skip
+    own = Grant(key=person.public_key, kind="person", name="somebody", roles=("deployer", "approver"),
+                nonce=ENTROPY.random_bytes(16), **common)  # fmt: skip
+    first = sign(house.admin, GRANT_DOMAIN, mesh, own)
+    given = Grant(key=key, kind="agent", name="forge", roles=("deployer",), nonce=ENTROPY.random_bytes(16),
+                  parent=bytes(digest(first.payload)), **common)  # fmt: skip
+    link = sign(person, GRANT_DOMAIN, mesh, given)
+    async with house.client() as client:
+        await client.publish("grant", person.public_key.hex(), encode((first,)))
+        await client.publish("grant", key.hex(), encode((first, link)))
+    await until(lambda: key in control.core.dossiers.principals())
 
 
 async def test_who_may_trust_an_issuer_and_how_widely() -> None:
