@@ -118,12 +118,17 @@ async def test_a_long_test_tells_progress_and_no_process_of_it_outlives_its_call
     await asyncio.to_thread(until, lambda: not living(), 10, "the test command to end")
 
 
-async def test_an_answer_of_any_length_is_read_to_its_end(team: Team) -> None:
+def many_keys(team: Team) -> None:
+    """Give the project's app 40 keys of configuration, each of 900 characters."""
     text = (team.project / "freehold.toml").read_text()
     values = "\n".join(f'KEY_{number} = "{str(number) * 450}"' for number in range(10, 50))
     start = text.index("config = ")
     text = text.replace(text[start : text.index("\n", start)], "")
     (team.project / "freehold.toml").write_text(f"{text}\n[app.web.config]\n{values}\n")
+
+
+async def test_an_answer_of_any_length_is_read_to_its_end(team: Team) -> None:
+    many_keys(team)
     async with client_in(team.project, team.dev.environment, "--context", "home-bot") as client:
         parts, cursor = [], ""
         while True:
