@@ -10,15 +10,18 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from node.decisions.history import view_of
+from node.decisions.start_queue import Waiting
 from protocols.chain.messages import EntryStored, Lied, Quarantined, Stalled
 from protocols.core import NodeCore
 from protocols.liveness import BeliefChanged
+from protocols.machine import Digest
 from protocols.records.gossip import RecordsMerged
 from protocols.rollout.orders import Reverted, Run, Stop
 from protocols.trust.hello import PeerCloned
@@ -33,11 +36,11 @@ PROGRESS_LOOK_S = 1.0
 
 
 class Feed:
-    """Tells every watcher what the core notices, and how far rollouts are."""
+    """Tells every watcher what the core notices, how far rollouts are, and what starts wait for."""
 
-    def __init__(self, core: NodeCore) -> None:
-        """Take the core, to read how far rollouts are."""
-        self._core = core
+    def __init__(self, core: NodeCore, starts: Mapping[Digest, Waiting] = MappingProxyType({})) -> None:
+        """Take the core, to read how far rollouts are, and the starts that this node holds."""
+        self._core, self._starts = core, starts
         self._watchers: dict[int, tuple[asyncio.Queue[bytes], Wanted]] = {}
         self._number = 0
         self._boot = secrets.token_hex(4)
@@ -101,7 +104,7 @@ class Feed:
         queue: asyncio.Queue[bytes] = asyncio.Queue(WATCHER_EVENTS_MAX)
         missed = self._missed(after, wanted) if after else []
         self._watchers[number] = queue, wanted
-        told: dict[tuple[str, str], dict[str, Any]] = {}
+        told: dict[tuple[str, ...], dict[str, Any]] = {}
         loop = asyncio.get_running_loop()
         look_s = loop.time()
         try:
@@ -111,10 +114,9 @@ class Feed:
                 if loop.time() >= look_s:
                     look_s = loop.time() + PROGRESS_LOOK_S
                     seen = self._progress()
-                    for lane in [
-                        lane for lane in seen if told.get(lane) != seen[lane] and wanted("rollout", seen[lane])
-                    ]:
-                        yield _frame("rollout", seen[lane])
+                    for what, fields in seen.items():
+                        if told.get(what) != fields and wanted(what[0], fields):
+                            yield _frame(what[0], fields)
                     told = seen
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(look_s):
@@ -123,14 +125,17 @@ class Feed:
         finally:
             del self._watchers[number]
 
-    def _progress(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """How far each rollout is: what nodes say of its open stage changes between two decisions."""
-        found = {}
+    def _progress(self) -> dict[tuple[str, ...], dict[str, Any]]:
+        """What goes on between two decisions, by its kind and what it is about.
+
+        Of each rollout what nodes say of its open stage, and of each start whether it waits, and for what.
+        """
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
         for lane in self._core.state.lanes:
             rollout = lane.rollout
             if rollout is not None:
                 said = self._core.agent.conductor.verdicts(rollout.id, rollout.opened)
-                found[lane.project, lane.environment] = {
+                found["rollout", lane.project, lane.environment] = {
                     "project": lane.project,
                     "environment": lane.environment,
                     "rollout": rollout.id.hex(),
@@ -138,6 +143,16 @@ class Feed:
                     "stages": len(rollout.stages),
                     "paused": rollout.paused,
                     "verdicts": {node: verdict.verdict for node, verdict in sorted(said.items())},
+                }
+        for change, waiting in self._starts.items():
+            proposed = self._core.dossiers.changes.get(change)
+            if proposed is not None:
+                found["start", change.hex()] = {
+                    "project": proposed.change.project,
+                    "environment": proposed.change.environment,
+                    "change": change.hex(),
+                    "outcome": waiting.outcome,
+                    "rule": waiting.refusal.rule,
                 }
         return found
 

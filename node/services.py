@@ -174,11 +174,11 @@ def make_services(
         concerns=Concerns(
             core, config, folder, workloads, audit, system_now, lost, mesh.rejected, elsewhere, acknowledged
         ),
-        feed=Feed(core), filing=filing, belongings=Belongings(core, releases.named_by), data=data, app_counts=app_counts,
+        feed=Feed(core, starter.starts), filing=filing, data=data, app_counts=app_counts,
+        belongings=Belongings(core, releases.named_by), api_place=api_place,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
         recent_answers=RecentAnswers(app_counts), **_custodians(mesh, data, requests, config),
-        webhooks=webhooks, certifier=certifier, telemetry=telemetry,
-        acknowledged=acknowledged, undrains=undrains, api_place=api_place,
+        webhooks=webhooks, certifier=certifier, telemetry=telemetry, acknowledged=acknowledged, undrains=undrains,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
         trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
     )  # fmt: skip

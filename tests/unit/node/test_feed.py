@@ -1,13 +1,18 @@
-"""The feed: event ids, what a watcher that comes back hears, and the gap where that is not known any more."""
+"""The feed: event ids, what a watcher that comes back hears, the gap where that is not known any more, starts that wait."""
 
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
+from node.decisions.start_queue import Waiting
 from node.feed import RECENT_MAX, Feed
 from protocols.core import NodeCore
+from protocols.machine import Digest
+from protocols.refusal import Refusal
 from protocols.rollout.orders import Stop
+from protocols.state.commands import SignedCommand
 
 
 class NoRollouts:
@@ -56,3 +61,36 @@ async def test_what_is_too_old_or_was_never_told_is_a_gap() -> None:
     for after in (f"{feed._boot}-3", f"{feed._boot}-99999", f"{feed._boot}-x", "junk"):
         assert b"event: gap" in (await take(feed, 1, after=after))[0], after
     assert b"event: stop" in (await take(feed, 1, after=f"{feed._boot}-{RECENT_MAX}"))[0]
+
+
+class OneChange(NoRollouts):
+    class Dossiers:
+        changes = {Digest(b"c"): SimpleNamespace(change=SimpleNamespace(project="p", environment="production"))}  # noqa: RUF012
+
+    dossiers = Dossiers()
+
+
+async def test_a_start_that_begins_to_wait_or_waits_for_something_else_is_told_to_who_may_hear_it() -> None:
+    starts: dict[Digest, Waiting] = {}
+    feed = Feed(cast("NodeCore", OneChange()), starts)
+    mine = feed.watch(lambda kind, fields: kind == "start" and fields["project"] == "p")
+    other = feed.watch(lambda kind, fields: kind == "start" and fields["project"] == "another")
+    hears, silent = asyncio.ensure_future(anext(mine)), asyncio.ensure_future(anext(other))
+    await asyncio.sleep(0)
+    waiting = Waiting(cast("SignedCommand", None), (), 0, refusal=Refusal("approval.missing", ""))
+    starts[Digest(b"c")] = starts[Digest(b"not here yet")] = waiting
+    told = await asyncio.wait_for(hears, 5)
+    assert told == (
+        b'event: start\ndata: {"project":"p","environment":"production","change":"63","outcome":"waiting",'
+        b'"rule":"approval.missing"}\n\n'
+    )
+    hears = asyncio.ensure_future(anext(mine))
+    await asyncio.sleep(1.2)
+    assert not hears.done(), "what did not change is told once"
+    waiting.refusal = Refusal("rollout.not-prepared", "")
+    assert b"rollout.not-prepared" in await asyncio.wait_for(hears, 5)
+    assert not silent.done()
+    silent.cancel()
+    await asyncio.gather(silent, return_exceptions=True)
+    for watching in (mine, other):
+        await watching.aclose()  # type: ignore[attr-defined]
