@@ -1,20 +1,25 @@
 """Pebble, the test authority of Let's Encrypt, beside its name server, as processes on loopback. Not here: any test.
 
 Both are built once with Go into .cache/. Names lead where the test says; a certificate's status is the authority's word.
+Pebble knows no limits of rate: `Limits` stands before it, passes everything on, and refuses orders for names as RFC 8555 says.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
 import ssl
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +63,7 @@ class Pebble:
     log: Path
     _management: str
     _names: str
+    limits: Limits
 
     def lead(self, name: str, addresses: Sequence[str]) -> None:
         """Have a name lead to these addresses and no others."""
@@ -104,16 +110,89 @@ class Pebble:
         urllib.request.urlopen(request, timeout=10).close()
 
 
+@dataclass
+class Limits:
+    """What stands before the authority. Mutable: for how long it refuses orders of which names, and when it did (wall s)."""
+
+    port: int
+    behind: int
+    authority: Path
+    retry_after_s: dict[str, int] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        limits, verified = self, ssl.create_default_context(cafile=str(self.authority))
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                name = _ordered(body) if self.path == "/order-plz" else ""
+                if name in limits.retry_after_s:
+                    limits.refused.append(name)
+                    problem = {
+                        "type": "urn:ietf:params:acme:error:rateLimited",
+                        "detail": f"too many orders for {name}",
+                    }
+                    fields = {
+                        "Content-Type": "application/problem+json",
+                        "Retry-After": str(limits.retry_after_s[name]),
+                    }
+                    self._answer(429, fields, json.dumps(problem).encode())
+                    return
+                behind = http.client.HTTPSConnection("localhost", limits.behind, timeout=60, context=verified)
+                with contextlib.closing(behind):
+                    behind.request(self.command, self.path, body or None, dict(self.headers))
+                    answer = behind.getresponse()
+                    kept = {k: v for k, v in answer.getheaders() if k.lower() not in {"content-length", "connection"}}
+                    self._answer(answer.status, kept, answer.read())
+
+            do_POST = do_HEAD = do_GET  # noqa: N815  the names are http.server's
+
+            def _answer(self, status: int, fields: dict[str, str], body: bytes) -> None:
+                self.send_response_only(status)
+                for name, value in {**fields, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.authority)
+        with ThreadingHTTPServer(("127.0.0.1", self.port), Handler) as server:
+            server.daemon_threads, server.block_on_close = True, False
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield
+            finally:
+                server.shutdown()
+                thread.join()
+
+
+def _ordered(body: bytes) -> str:
+    """The name that a request for an order is about (RFC 8555, 7.4)."""
+    payload: str = json.loads(body)["payload"]
+    asked = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    name: str = asked["identifiers"][0]["value"]
+    return name
+
+
 @contextlib.contextmanager
 def pebble(folder: Path, *, lifetime_s: int = 7_776_000, sleep_s: int = 0) -> Iterator[Pebble]:
     """Run one for the duration of the block; certificates live for `lifetime_s`, a validation waits up to `sleep_s`."""
     program, names = tools()
     folder.mkdir()
     certificate = pem.write(folder / "authority.pem", "localhost")
-    directory, management, http, tls, dns, told = (free_port() for _ in range(6))
+    directory, behind, management, visited, tls, dns, told = (free_port() for _ in range(7))
     config = {
-        "listenAddress": f"127.0.0.1:{directory}", "managementListenAddress": f"127.0.0.1:{management}",
-        "certificate": str(certificate), "privateKey": str(certificate), "httpPort": http, "tlsPort": tls,
+        "listenAddress": f"127.0.0.1:{behind}", "managementListenAddress": f"127.0.0.1:{management}",
+        "certificate": str(certificate), "privateKey": str(certificate), "httpPort": visited, "tlsPort": tls,
         "ocspResponderURL": "", "externalAccountBindingRequired": False, "retryAfter": {"authz": 1, "order": 1},
         "keyAlgorithm": "ecdsa", "profiles": {"default": {"description": "as asked", "validityPeriod": lifetime_s}},
     }  # fmt: skip
@@ -133,12 +212,13 @@ def pebble(folder: Path, *, lifetime_s: int = 7_776_000, sleep_s: int = 0) -> It
             ),
         ]  # fmt: skip
     made = Pebble(
-        f"https://localhost:{directory}/dir", certificate, http, tls, folder / "pebble.log",
-        f"https://localhost:{management}", f"http://127.0.0.1:{told}",
+        f"https://localhost:{directory}/dir", certificate, visited, tls, folder / "pebble.log",
+        f"https://localhost:{management}", f"http://127.0.0.1:{told}", Limits(directory, behind, certificate),
     )  # fmt: skip
     try:
         until(lambda: _answers(made), 20, "the authority to answer")
-        yield made
+        with made.limits.serving():
+            yield made
     finally:
         for process in ended:
             process.terminate()
