@@ -133,7 +133,6 @@ def stage(folder: Path) -> Iterator[Stage]:
         ignored = shutil.ignore_patterns(".freehold")
         project = Path(shutil.copytree(ROOT / "examples" / "greeter", folder / "greeter", ignore=ignored))
         port, page = free_port(), browser.page(width=1440, height=900)
-        page.call("Emulation.setScrollbarsHidden", hidden=True)
         page.authenticator()
         adding = _freehold(ann, "passkey", "add", "--port", str(port))
         terminals.append(adding)

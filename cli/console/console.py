@@ -6,10 +6,11 @@ verified here. Not here: the page itself (assets/), what a node answers.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -91,7 +92,7 @@ class Console:
             return _no("the page sent no Ed25519 key")
         self._used = True
         try:
-            grant = await self._grant(key)
+            grant = await asyncio.shield(self._grant(key))
         except CommandError as error:
             return _no(str(error))
         return _json({"name": grant.name, "expires_ms": grant.expires_ms})
@@ -136,14 +137,15 @@ class Console:
                 pass  # the page has gone
             return answer
 
-    def _own(self, kind: type[B], act: Callable[[bytes, B], Awaitable[object]]) -> Handler:
+    def _own(self, kind: type[B], act: Callable[[bytes, B], Coroutine[Any, Any, object]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             body = await request.read()
             key = await self._callers.key_of(request, body)
             if isinstance(key, str):
                 return _no(key, status=401)
             try:
-                return _json(await act(key, msgspec.json.decode(body, type=kind)))
+                # What was asked for is done to its end, also for a page that has gone meanwhile.
+                return _json(await asyncio.shield(act(key, msgspec.json.decode(body, type=kind))))
             except msgspec.DecodeError:
                 return _no("the request is not what this page sends; load it again")
             except CommandError as error:

@@ -1,14 +1,19 @@
-"""How pages are served to this machine's browser: localhost only, files of this installation only, nothing inline.
+"""How pages are served to this machine's browser: localhost only, files of this installation only, no script inline.
 
+A page is painted after one request: its styles stand in it, named by their digest in the policy.
 A page of another origin can neither read nor write here (Host, Origin and Sec-Fetch-Site are looked at, and every request
 but those for files shows the code that stands in the link's fragment). Not here: what a page asks (ask.py).
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import functools
+import hashlib
 import hmac
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -26,9 +31,16 @@ TRIES_MAX = 8
 """Wrong codes until a page is closed: nobody guesses, and somebody who tries is told to the person."""
 
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_POLICY = (
+    "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; object-src 'none'; "
+    "require-trusted-types-for 'script'"
+)
+_STYLES = re.compile(r'(?:<link rel="stylesheet" href="/assets/[^"]+">\n)+')
+_STYLE = re.compile(r'href="/assets/([^"]+)"')
+_SCRIPT = re.compile(r'(<script type="module" src="/assets/)([^"]+)')
+_IMPORT = re.compile(r"^import .* from '\./([^']+)';$", re.MULTILINE)
 FIELDS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
-    "object-src 'none'; require-trusted-types-for 'script'",
+    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -54,6 +66,34 @@ def asset(name: str) -> bytes:
     if name not in asset_names():
         raise KeyError(name)
     return files("cli.console").joinpath("assets", name).read_bytes()
+
+
+@functools.cache
+def composed(page: str) -> tuple[bytes, str]:
+    """Return a page as it is served, and its policy: its styles inside, its modules asked for all at once.
+
+    Nothing else that it loads stands before its first paint.
+    """
+    text = asset(page).decode()
+    styles = "".join(asset(name).decode() for found in _STYLES.findall(text) for name in _STYLE.findall(found))
+    named = base64.b64encode(hashlib.sha256(styles.encode()).digest()).decode()
+    text = _STYLES.sub(lambda _: f"<style>{styles}</style>\n", text, count=1)
+    modules = _imported(*(name for _, name in _SCRIPT.findall(text)))
+    ahead = "".join(f'<link rel="modulepreload" href="/assets/{name}">\n' for name in modules)
+    text = _SCRIPT.sub(lambda found: f"{ahead}{found[0]}", text)
+    return text.encode(), f"{_POLICY}; style-src 'self' 'sha256-{named}'"
+
+
+def _imported(*names: str) -> tuple[str, ...]:
+    """The modules that these import, and those import; each once."""
+    found: dict[str, None] = {}
+    waiting = list(names)
+    while waiting:
+        for name in _IMPORT.findall(asset(waiting.pop()).decode()):
+            if name not in found:
+                found[name] = None
+                waiting.append(name)
+    return tuple(found)
 
 
 def _kind(name: str) -> str:
@@ -111,26 +151,32 @@ async def serving(
                 return web.Response(status=403, text=refusal, headers=FIELDS)
             answer = await handler(request)
             if not answer.prepared:
-                answer.headers.update(FIELDS)
+                answer.headers.update({**FIELDS, **answer.headers})
             return answer
 
         return handle
 
+    async def front(_: web.Request) -> web.Response:
+        body, policy = composed(page)
+        fields = {"Content-Security-Policy": policy}
+        return web.Response(body=body, content_type="text/html", charset="utf-8", headers=fields)
+
     async def file(request: web.Request) -> web.Response:
-        name = request.match_info.get("name", page)
+        name = request.match_info["name"]
         try:
             return web.Response(body=asset(name), content_type=_kind(name), charset="utf-8")
         except KeyError:
             return web.Response(status=404, text="there is no such file")
 
     app = web.Application(client_max_size=BODY_MAX_BYTES)
-    app.router.add_get("/", guarded(file, by_code=False))
+    app.router.add_get("/", guarded(front, by_code=False))
     app.router.add_get("/assets/{name}", guarded(file, by_code=False))
     for (method, path), handler in routes.items():
         app.router.add_route(method, path, guarded(handler, by_code=True))
     for (method, path), handler in signed.items():
         app.router.add_route(method, path, guarded(handler, by_code=False))
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    # A page that has gone holds no stream of the node any longer: each caller has only so many.
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True)
     await runner.setup()
     try:
         await _listen(runner, port)

@@ -67,6 +67,11 @@ class Browser:
             time.sleep(0.1)
         raise TimeoutError("the browser did not start")
 
+    @property
+    def pid(self) -> int:
+        """Of its first process, which leads the group of all of them."""
+        return self._process.pid
+
     def run(self, work: Any) -> Any:
         """Run a coroutine in the browser's loop to its end."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(CALL_TIMEOUT_S)
@@ -160,7 +165,11 @@ class Page:
         self.until("document.readyState === 'complete'")
 
     def resize(self, width: int = 1440, height: int = 900, *, dark: bool = False) -> None:
-        """Set the window's size and the person's palette; nothing moves, so that no colour is looked at on its way."""
+        """Set the window's size and the person's palette; nothing moves, so that no colour is looked at on its way.
+
+        No bar to scroll by takes room: a picture is of the page without it, and would be cut where it stood.
+        """
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         value = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[

@@ -7,8 +7,8 @@ export const utf8 = (text) => new TextEncoder().encode(text);
 
 const ODD = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Me}\u115f\u1160\u2800\u3164\uffa0\u17b4\u17b5\ufe00-\ufe0f]/gu;
 
-/** Text of others as it may be shown: what is invisible, or turns the direction of what follows, is written out. */
-export const clean = (text) => String(text).replace(ODD, (letter) => ('\t\n'.includes(letter) ? letter : `\\u{${letter.codePointAt(0).toString(16).padStart(4, '0')}}`));
+/** Text of others as it may be shown: what is invisible, or turns the direction of what follows, is written out, as the command line does. */
+export const clean = (text) => String(text).replace(ODD, (letter) => ('\t\n'.includes(letter) ? letter : `<${letter.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}>`));
 
 /** Make an element. Strings among its children become text nodes; nothing is ever parsed as HTML. */
 export function h(tag, fields, ...children) {

@@ -13,6 +13,7 @@ const TABS = [['/', 'What needs you'], ['/projects', 'Projects'], ['/nodes', 'No
 let shown = {};
 let logs = { node: '', project: '', contains: '', lines: [], stop: null };
 let armed = '';
+let acting = false;
 let drawing = null;
 
 function tell(text, kind = '') {
@@ -52,14 +53,16 @@ function button(words, act, kind = '') {
 
 document.addEventListener('click', async (event) => {
   const pressed = event.target.closest('button');
-  if (!pressed || !pressed.onact || pressed.disabled) return;
-  pressed.disabled = true;
+  if (!pressed || !pressed.onact || acting) return;
+  acting = true;
+  pressed.ariaDisabled = 'true'; // `disabled` would take the focus from whoever pressed it by keyboard
   try {
     await pressed.onact();
   } catch (error) {
     tell(why(error), 'bad');
   }
-  pressed.disabled = false;
+  pressed.ariaDisabled = null;
+  acting = false;
 });
 
 // --- acts on a lane ------------------------------------------------------------------------------------------------------
@@ -146,10 +149,10 @@ async function followLogs(node, project, contains) {
   follow(`/v1/logs?${query}`, (kind, line) => {
     if (kind !== 'log') return;
     mine.lines = [...mine.lines.slice(-499), JSON.stringify(line)];
-    if (drawing) return;
+    if (drawing || document.hidden) return;
     drawing = setTimeout(() => {
       drawing = null;
-      if (mine === logs && current()[0] === 'logs') draw();
+      if (current()[0] === 'logs') draw();
     }, 250);
   }, mine.stop.signal);
 }
@@ -183,24 +186,34 @@ async function turn() {
 }
 
 const AGAIN_MS = 1000;
+const AWAY_MS = 5000;
 let timer = null;
 let stale = new Set();
 let loaded = 0;
 
-/** Look anew at what an event is about, once for all that happens meanwhile: no event puts it off, and none has it at once. */
+/**
+ * Look anew at what an event is about, once for all that happens meanwhile: no event puts it off, and none has it at once.
+ * A page that nobody sees waits until somebody does.
+ */
 function again(kind, fields) {
   for (const part of partsOf(kind, fields)) stale.add(part);
-  if (timer || !stale.size) return;
+  if (timer || !stale.size || document.hidden) return;
   timer = setTimeout(async () => {
     const parts = stale;
     stale = new Set();
-    await load(parts);
+    const news = await load(parts);
+    if (!news) parts.forEach((part) => stale.add(part)); // the node did not answer: they are old still
     timer = null;
-    loaded = Date.now();
+    loaded = Date.now() + (news ? 0 : AWAY_MS - AGAIN_MS);
     again('record', {}); // what came meanwhile
-    await turn();
+    if (!news || news.length) await turn();
   }, Math.max(100, loaded + AGAIN_MS - Date.now()));
 }
+
+document.addEventListener('visibilitychange', () => {
+  again('record', {});
+  if (!document.hidden && logs.stop) draw();
+});
 
 async function start() {
   const code = takeCode();

@@ -7,9 +7,11 @@ export const none = (words) => h('p', { class: 'quiet' }, words);
 export function table(names, rows, words) {
   if (!rows.length) return none(words);
   const number = (index) => (names[index].startsWith('#') ? 'number' : '');
-  const head = h('tr', {}, names.map((name, index) => h('th', { scope: 'col', class: number(index) }, name.replace('#', ''))));
-  const line = (row) => h('tr', {}, row.map((cell, index) => h('td', { class: number(index) }, cell)));
-  return h('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': words }, h('table', {}, h('thead', {}, head), h('tbody', {}, rows.map(line))));
+  const plain = names.map((name) => name.replace('#', ''));
+  // The roles are those that the elements have; a narrow window shows rows as cards, and the styles for that take them away.
+  const head = h('tr', { role: 'row' }, plain.map((name, index) => h('th', { scope: 'col', role: 'columnheader', class: number(index) }, name)));
+  const line = (row) => h('tr', { role: 'row' }, row.map((cell, index) => h('td', { role: 'cell', class: number(index), 'data-of': plain[index] }, cell)));
+  return h('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': words }, h('table', { role: 'table' }, h('thead', { role: 'rowgroup' }, head), h('tbody', { role: 'rowgroup' }, rows.map(line))));
 }
 
 export function stages(rollout) {
@@ -26,8 +28,8 @@ const meter = (one, nameOf) => h('meter', { min: '0', max: '1', low: '0.01', hig
 
 /** A row for each node: its verdict and numbers. `nameOf` gives a node's name. */
 export function grid(numbers, words, nameOf) {
-  return table(['node', 'verdict', '#requests', '#errors', '#share', 'errors', '#healthy', 'why'],
-    numbers.map((one) => [nameOf(one.node), word(one.verdict), String(one.requests), String(one.errors), share(one), meter(one, nameOf), `${Math.round(one.healthy_ms / 1000)} s`, one.reason]), words);
+  return table(['node', 'verdict', '#requests', '#errors', '#share of errors', '#healthy', 'why'],
+    numbers.map((one) => [nameOf(one.node), word(one.verdict), String(one.requests), String(one.errors), [meter(one, nameOf), ' ', share(one)], `${Math.round(one.healthy_ms / 1000)} s`, one.reason]), words);
 }
 
 /** Each node of the stage with its word, also those that said none yet. */

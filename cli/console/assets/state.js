@@ -4,13 +4,17 @@ import { unb64 } from './common.js';
 
 export const known = { where: null, key: null, me: null, node: null, lanes: [], changes: [], members: [], decisions: [], trouble: '' };
 
-/** Ask the node. Returns the JSON of a 200; throws an Error with the node's own words. */
-export async function get(path) {
+/** Ask the node. Returns the JSON of a 200 as text; throws an Error with the node's own words. */
+async function asked(path) {
   const answer = await carried(path);
-  const found = await answer.json().catch(() => null);
-  if (answer.status !== 200) throw new Error((found && (found.detail || found.why)) || `the node answered ${answer.status}`);
-  return found;
+  const text = await answer.text();
+  if (answer.status === 200) return text;
+  let said = {};
+  try { said = JSON.parse(text); } catch { /* no words of the node's */ }
+  throw new Error(said.detail || said.why || `the node answered ${answer.status}`);
 }
+
+export const get = async (path) => JSON.parse(await asked(path));
 
 async function carried(path, signal) {
   const fields = await signed(known.key, 'GET', known.where.authority + path, '', known.where.node);
@@ -53,7 +57,7 @@ const PATHS = {
   changes: () => '/v1/changes?limit=50', members: () => '/v1/members', decisions: () => '/v1/decisions?limit=50',
 };
 const TOLD = {
-  rollout: ['lanes'], run: ['lanes', 'changes'], stop: ['lanes', 'changes'], reverted: ['lanes', 'changes', 'decisions'],
+  rollout: ['lanes'], start: ['changes'], run: ['lanes', 'changes'], stop: ['lanes', 'changes'], reverted: ['lanes', 'changes', 'decisions'],
   member: ['members', 'node'],
 };
 const OF_RECORD = {
@@ -65,12 +69,20 @@ const OF_RECORD = {
 /** The parts that an event of the node makes old: all of them for an event that is not known here, none for records that no view shows. */
 export const partsOf = (kind, fields) => (kind === 'record' ? OF_RECORD[String(fields.key).split('/')[1]] || [] : TOLD[kind] || Object.keys(PATHS));
 
+const texts = {};
+
+/** Look at parts anew. Returns which of them differ from before, `trouble` among them; null where the node did not answer. */
 export async function load(parts = Object.keys(PATHS)) {
   try {
-    const found = await Promise.all([...parts].map(async (part) => [part, await get(PATHS[part]())]));
-    Object.assign(known, Object.fromEntries(found), { trouble: '' });
+    const found = await Promise.all([...parts].map(async (part) => [part, await asked(PATHS[part]())]));
+    const news = found.filter(([part, text]) => texts[part] !== text);
+    if (known.trouble) news.push(['trouble', '""']);
+    for (const [part, text] of news) Object.assign(known, { [part]: JSON.parse(text) });
+    Object.assign(texts, Object.fromEntries(news));
+    return news.map(([part]) => part);
   } catch (error) {
     known.trouble = error.message;
+    return null;
   }
 }
 

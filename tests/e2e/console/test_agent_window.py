@@ -124,7 +124,7 @@ def test_text_of_others_is_text_and_what_is_wrong_is_told(page: Page) -> None:
     page.js("document.title = 'mine'")
     tell(page, beside_files(), rollout_status=beside_files())
     shown = shows(page, "onerror")
-    assert "\\u{202e}gnp.exe" in shown
+    assert "<202E>gnp.exe" in shown
     assert "\u202e" not in shown
     assert page.js("document.querySelector('iframe').contentDocument.querySelectorAll('img, iframe, a').length") == 0
     tell(page, {"error": {"kind": "no-node", "message": f"no node answers {HOSTILE}", "next_step": "start it"}})
