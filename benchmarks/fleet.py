@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from protocols.keys import Ed25519Signer
@@ -65,7 +65,7 @@ def admin(machine: Machine) -> Ed25519Signer:
     before = os.environ.get("FREEHOLD_HOME")
     os.environ["FREEHOLD_HOME"] = str(machine.folder / "home")
     try:
-        return home.open_sealed(home.current_context()[1].admin, PASSPHRASE)
+        return contexts.open_sealed(contexts.current_context()[1].admin, PASSPHRASE)
     finally:
         if before is None:
             del os.environ["FREEHOLD_HOME"]

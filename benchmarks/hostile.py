@@ -30,7 +30,7 @@ from cli.access.contexts import Context
 from cli.errors import CommandError
 from node.config import NodeConfig, read_config
 from node.daemon import Daemon
-from node.membership.found import join
+from node.membership.found import join_mesh
 from node.mesh.peer_questions import Ask
 from node.mesh.pump import system_now
 from protocols.api_models import AuditView, PrincipalView
@@ -224,7 +224,7 @@ async def by_member(machine: Machine, operator: NodeClient, _: Ed25519Signer) ->
     line = machine.typed_ok("mesh", "invite", *fleet.ROLES)["line"]
     folder = Path(tempfile.mkdtemp(prefix="fh"))
     config = NodeConfig("liar", listen=("127.0.0.1:0",), ingress=("127.0.0.1:0",), workers=1)
-    await join(folder / "n", config, read_line(line))
+    await join_mesh(folder / "n", config, read_line(line))
     daemon = Daemon(folder / "n", read_config(folder / "n"))
     running, said = asyncio.ensure_future(daemon.run()), [0]
     await daemon.started.wait()

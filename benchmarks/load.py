@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from tests.fixtures.build import CACHE, digest_of, locked, zig
-from tests.fixtures.build import run as run_step
+from tests.fixtures.build import CACHE, digest_of, locked, run, zig
 
 SOURCE: Final = Path(__file__).with_name("load.c")
 MARGIN_S: Final = 30
@@ -39,7 +38,7 @@ def generator() -> Path:
     home = CACHE / "tools" / f"load-{digest_of(SOURCE.read_text())[:16]}"
     with locked(home.with_suffix(".lock")):
         if not home.exists():
-            run_step(*zig(), "cc", "-O2", SOURCE, "-o", home.with_suffix(".part"))
+            run(*zig(), "cc", "-O2", SOURCE, "-o", home.with_suffix(".part"))
             home.with_suffix(".part").replace(home)
     return home
 

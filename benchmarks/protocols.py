@@ -18,10 +18,8 @@ from protocols.changes.demands import Policy
 from protocols.core import decode_message
 from protocols.keys import Ed25519Signer, Ed25519Verifier
 from protocols.state.commands import CreateProject
-from simulation.chain.plan import ChainPlan
-from simulation.chain.plan import plan as chain_plan
-from simulation.chain.run import Result, Verdict
-from simulation.chain.run import run as chain_run
+from simulation.chain.plan import ChainPlan, chain_plan
+from simulation.chain.run import Result, Verdict, chain_run
 from simulation.hunt.hunt import WHOLE_EVERY, collect_rarely
 from simulation.mesh.fleet import Fleet, FleetConfig
 from simulation.mesh.run import MeshPlan, mesh_plan, mesh_run

@@ -21,7 +21,7 @@ from mcp.client.stdio import stdio_client
 
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Contexts, StoredKey
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.envelope import Signed, decode, digest, encode, sign
 from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant
 from protocols.keys import Ed25519Signer
@@ -130,7 +130,7 @@ def approves_by_api(machine: Machine, context: str, change: str, project: str) -
             named = Digest(bytes.fromhex(change))
             said = Approval(signer.public_key, named, project, "production", now_ms, now_ms + 3_600_000, "me too")
             try:
-                await client.publish("approval", change, approve(signer, await client.mesh(), said))
+                await client.publish("approval", change, sign_approval(signer, await client.mesh(), said))
             except RefusedError as error:
                 return str(error)
             papers = await client.get(f"/v1/changes/{change}/papers")

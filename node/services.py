@@ -70,9 +70,8 @@ from node.upgrade.upgrader import Upgrader
 from node.webhooks.webhooks import Webhooks
 from protocols.chain.ballots import BOOT_NONCE_BYTES
 from protocols.chain.context import Stored
-from protocols.chain.fence import TABLE as FENCE_TABLE
-from protocols.chain.fence import newest
-from protocols.chain.ledger import TABLE as CHAIN_TABLE
+from protocols.chain.fence import FENCE_TABLE, newest_fence
+from protocols.chain.ledger import CHAIN_TABLE
 from protocols.chain.messages import Mute
 from protocols.chain.pacing import ChainTimes
 from protocols.changes.secrets import node_secret_key
@@ -444,8 +443,8 @@ def read_stored(runtime: Path, vote: Tables | None, fence: dict[bytes, bytes]) -
     same_boot = False
     with contextlib.suppress(FileNotFoundError):
         token = (runtime / "fence").read_bytes()
-        held = newest(fence)
-        copied = newest({b"0": token, b"1": b""})
+        held = newest_fence(fence)
+        copied = newest_fence({b"0": token, b"1": b""})
         same_boot = (
             held is not None
             and copied is not None

@@ -16,11 +16,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never, get_args
 
-from protocols.chain import messages as chain_messages
 from protocols.chain.chain import Chain
 from protocols.chain.context import ChainSetup, Stored
 from protocols.chain.decision import Voter
-from protocols.chain.messages import Booted, ChainMessage, EntryStored, Mute, Read, Submit, SubmitReset
+from protocols.chain.messages import (
+    Booted,
+    ChainMessage,
+    Commit,
+    Entries,
+    EntryStored,
+    Fetch,
+    Head,
+    Mute,
+    Read,
+    Submit,
+    SubmitReset,
+)
 from protocols.chain.pacing import ChainTimes
 from protocols.changes.statements import HealthVerdict
 from protocols.envelope import DecodeError, decode, digest, encode
@@ -64,8 +75,7 @@ from protocols.records.gossip import (
     RecordsVoided,
 )
 from protocols.records.sync import AnsweredEqual, SyncConfig, Synced, SyncMachine, SyncMessage, SyncRecords
-from protocols.rollout import agent as agents
-from protocols.rollout.agent import RolloutAgent
+from protocols.rollout.agent import LATCH_TABLE, RolloutAgent
 from protocols.rollout.conductor import AgentConfig, SubmitStep
 from protocols.rollout.dossiers import Dossiers, Proposed
 from protocols.rollout.orders import (
@@ -88,7 +98,7 @@ from protocols.trust.hello import ALLOWED, Admitted, ChainHead, Family, HelloMac
 from protocols.trust.renewal import RenewalMachine, RenewalMessage, Renewed
 from protocols.trust.store import Credentials, Standing, TrustChanged, TrustStore
 
-_CHAIN_READING = (chain_messages.Head, chain_messages.Fetch, chain_messages.Entries, chain_messages.Commit)
+_CHAIN_READING = (Head, Fetch, Entries, Commit)
 
 CoreMessage = (
     HelloMessage | LivenessMessage | RenewalMessage | RecordMessage | SyncMessage | ChainMessage | AgentMessage
@@ -212,7 +222,7 @@ class NodeCore:
             self.trust.mesh,
             setup.signer,
             setup.verifier,
-            latched=stored.state.get(agents.LATCH_TABLE),
+            latched=stored.state.get(LATCH_TABLE),
             revoked=lambda node: self.trust.key_revoked(public_key_of(node)),
             config=setup.agent,
         )

@@ -16,7 +16,7 @@ from simulation.chain.run import Result, Verdict
 from simulation.hunt.hunt import BY_NAME, HuntTally, collect_rarely, hostile_runs, kills, minimised, run_seed, runs
 from simulation.hunt.report import hostile_page, mutant_rows, mutants_page, seeds_page
 from simulation.mesh import scale
-from simulation.mesh.scale_plot import plot as draw
+from simulation.mesh.scale_plot import draw
 
 PROGRESS_EVERY = 100
 MUTANT_SEEDS_MAX = 3_000

@@ -155,6 +155,27 @@ def test_the_command_line_reads_answers_by_their_types() -> None:
     assert not untyped.search("client.get_bytes('/v1/state')")
 
 
+LIBRARY_ALIASES = {"wasmtime.component as wc"}
+"""The product's only names for what is called otherwise: that of a library, which would hide our own word."""
+
+
+def import_aliases(source: str) -> list[str]:
+    return [
+        f"{f'{node.module}.' if isinstance(node, ast.ImportFrom) else ''}{alias.name} as {alias.asname}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    ]
+
+
+def test_what_is_imported_keeps_its_name() -> None:
+    aliases = {alias for path in source_files() for alias in import_aliases(path.read_text())}
+    assert aliases == LIBRARY_ALIASES, "rename the thing itself, so that it has one name everywhere"
+    assert import_aliases("from cli.access import contexts as home") == ["cli.access.contexts as home"]
+    assert import_aliases("import json\nfrom cli.access import contexts") == []
+
+
 MODULE_NAMED = re.compile(r"(?<![\w./*-])([a-z_][\w/]*\.py)\b")
 
 

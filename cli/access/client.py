@@ -25,8 +25,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from yarl import URL
 
-from cli.access import contexts as home
-from cli.access import endings
+from cli.access import contexts, endings
 from cli.access.contexts import Context
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.text.foreign import foreign, plain
@@ -34,8 +33,7 @@ from cli.text.going_on import goes_on, nothing_goes_on
 from cli.text.reminders import remind
 from protocols.api_models import CommandBody, OutcomeView, PaperKind, PrincipalView, RecordBody, RecordView, StartView
 from protocols.api_upkeep import DrainBody
-from protocols.envelope import decode as decode_message
-from protocols.envelope import digest, encode
+from protocols.envelope import decode, digest, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest
 from protocols.state.commands import Action, Command, DrainNode, Exhibits, SignedCommand, Start, sign_command
@@ -106,7 +104,7 @@ class NodeClient:
     async def __aenter__(self) -> Self:
         """Open the session; no request is made yet."""
         if self._context.url and self._signer is None:
-            self._signer = home.open_plain(self._context.key)
+            self._signer = contexts.open_plain(self._context.key)
         self._session = aiohttp.ClientSession(
             connector=_connector(self._context),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=TIMEOUT_S),
@@ -124,7 +122,7 @@ class NodeClient:
     async def ending(self) -> str:
         """Return what to say of the grants of the context's everyday key, or ""; a node is asked when it is time to."""
         try:
-            key = home.public_key(self._context.key).hex()
+            key = contexts.public_key(self._context.key).hex()
             held = endings.known(key)
             if held is None or held.is_old(endings.now_ms()):
                 one = await self.read(PrincipalView, f"/v1/principals/{key}")
@@ -161,7 +159,7 @@ class NodeClient:
 
     async def state(self) -> MeshState:
         """Return the mesh state at the node's head."""
-        state: MeshState = decode_message(await self.get_bytes("/v1/state"), MeshState, 8 << 20)
+        state: MeshState = decode(await self.get_bytes("/v1/state"), MeshState, 8 << 20)
         return state
 
     async def mesh(self) -> Digest:
@@ -306,7 +304,7 @@ class NodeClient:
         self, signed: SignedCommand, material: tuple[bytes, ...] = (), next_step: str = "freehold status"
     ) -> int:
         """Have a signed command decided, return its slot. Raises RefusedError naming the rule."""
-        command: Command = decode_message(signed.payload, Command)
+        command: Command = decode(signed.payload, Command)
         action = command.action
         name = str(action.__struct_config__.tag).replace("_", " ")
         goes_on(f"the command ({name}) was handed over: the voters may still decide it", "freehold decisions")
@@ -318,7 +316,7 @@ class NodeClient:
 
     async def start(self, signed: SignedCommand) -> StartView:
         """Hand over a signed start."""
-        command: Command = decode_message(signed.payload, Command)
+        command: Command = decode(signed.payload, Command)
         change = bytes(command.action.change).hex() if isinstance(command.action, Start) else ""
         told = {"change": change, "outcome": "started"}
         goes_on(f"the start of change {change[:12]} is handed over and goes on by itself", "freehold abort", told)
@@ -479,7 +477,7 @@ def node_folder(data: Path | None) -> Path:
     folder = (data or default_data_folder()).absolute()
     if data is not None or (folder / "genesis").exists():
         return folder
-    for name, context in home.read_contexts().contexts.items():
+    for name, context in contexts.read_contexts().contexts.items():
         words = shlex.split(context.start)
         if "--data" in words[:-1] and Path(elsewhere := words[words.index("--data") + 1], "genesis").exists():
             step = f"add --data {shlex.quote(elsewhere)}, the node of {name}"

@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.text.units import in_words
 from protocols.api_models import PrincipalView
 from protocols.trust.certificates import DAY_MS
@@ -62,18 +62,18 @@ def known(key: str) -> GrantEnd | None:
 
 def keep(key: str, ending: GrantEnd) -> None:
     """Keep what a node said of a key; one that cannot be kept is asked for again. A runner keeps nothing."""
-    if os.environ.get(home.TOKEN_VARIABLE):
+    if os.environ.get(contexts.TOKEN_VARIABLE):
         return
     others = {name: one for name, one in _read().items() if name != key}
     newest = sorted(others.items(), key=lambda item: -item[1].asked_ms)[: KEPT_MAX - 1]
     try:
-        home.write_durably(home.home_folder() / FILE, msgspec.json.encode({key: ending, **dict(newest)}))
+        contexts.write_durably(contexts.home_folder() / FILE, msgspec.json.encode({key: ending, **dict(newest)}))
     except OSError:
         return
 
 
 def _read() -> dict[str, GrantEnd]:
     try:
-        return msgspec.json.decode((home.home_folder() / FILE).read_bytes(), type=dict[str, GrantEnd])
+        return msgspec.json.decode((contexts.home_folder() / FILE).read_bytes(), type=dict[str, GrantEnd])
     except (OSError, msgspec.DecodeError):
         return {}

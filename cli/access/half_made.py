@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from runtime.durable import sync_folder
 
 
@@ -24,7 +24,7 @@ class Note(msgspec.Struct, frozen=True):
 def write_note(path: Path, keys: Mapping[str, bytes], about: str = "") -> None:
     """Note, durably, which keys are about to be stored."""
     note = Note({name: key.hex() for name, key in keys.items()}, about)
-    home.write_durably(path.with_suffix(".new"), msgspec.json.encode(note))
+    contexts.write_durably(path.with_suffix(".new"), msgspec.json.encode(note))
     path.with_suffix(".new").replace(path)
     sync_folder(path.parent)
 
@@ -41,7 +41,7 @@ def discard(path: Path) -> None:
     """Remove the keys that an earlier run stored and nothing uses, and its note."""
     note = read_note(path)
     for name, key in (note.keys if note is not None else {}).items():
-        stored = home.key_path(name)
-        if stored.exists() and home.public_key(name).hex() == key:
+        stored = contexts.key_path(name)
+        if stored.exists() and contexts.public_key(name).hex() == key:
             stored.unlink()
     path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.access.principals import principal_of
@@ -79,7 +79,7 @@ def unpadded(text: str) -> bytes:
 def known_passkeys(context: Context) -> tuple[StoredPasskey, ...]:
     """Return the passkeys of this mesh that are known here, by file name."""
     found = []
-    for path in sorted((home.home_folder() / "passkeys").glob("*.json")):
+    for path in sorted((contexts.home_folder() / "passkeys").glob("*.json")):
         try:
             data = path.read_bytes()
             one = msgspec.json.decode(data, type=StoredPasskey) if len(data) <= STORED_MAX_BYTES else None
@@ -94,7 +94,7 @@ def known_passkeys(context: Context) -> tuple[StoredPasskey, ...]:
 
 def require_unknown(name: str) -> None:
     """Raise UsageError if there is a passkey of that name."""
-    if (home.home_folder() / "passkeys" / f"{name}.json").exists():
+    if (contexts.home_folder() / "passkeys" / f"{name}.json").exists():
         raise UsageError(
             f"there is a passkey {name} already", next_step="choose another: freehold passkey add --name NAME",
             kind="exists",
@@ -103,14 +103,14 @@ def require_unknown(name: str) -> None:
 
 def store_passkey(name: str, passkey: StoredPasskey) -> None:
     """Keep what is known of a passkey."""
-    folder = home.home_folder() / "passkeys"
+    folder = contexts.home_folder() / "passkeys"
     folder.mkdir(exist_ok=True, mode=0o700)
     (folder / f"{name}.json").write_bytes(msgspec.json.encode(passkey))
 
 
 def forget_passkey(context: Context, key: bytes) -> None:
     """Forget what is known here of a passkey."""
-    for path in (home.home_folder() / "passkeys").glob("*.json"):
+    for path in (contexts.home_folder() / "passkeys").glob("*.json"):
         known = msgspec.json.decode(path.read_bytes(), type=StoredPasskey)
         if (known.mesh, known.id) == (context.mesh, key):
             path.unlink()

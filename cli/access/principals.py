@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.access.prompts import NeedsPersonError, unlock
@@ -21,8 +21,7 @@ from protocols.envelope import Signed, decode, digest
 from protocols.keys import Ed25519Signer
 from protocols.records.credentials import revocation_record
 from protocols.trust.grants import Verb, covers, holders_of
-from protocols.trust.revocations import NOTHING_VALID, Revocation
-from protocols.trust.revocations import revoke as sign_revocation
+from protocols.trust.revocations import NOTHING_VALID, Revocation, sign_revocation
 
 T = TypeVar("T")
 
@@ -125,14 +124,14 @@ def everyday_key(context: Context) -> Ed25519Signer:
             next_step="freehold context list, or ask an operator for a login: freehold mesh invite --kind principal",
             kind="no-key",
         )
-    return home.open_plain(context.key)
+    return contexts.open_plain(context.key)
 
 
 def approver_key_name(context: Context) -> str:
     """Return the name of the sealed key that approves from here. Raises NeedsPersonError where there is none."""
     if context.admin:
         return context.admin
-    if context.key and home.is_sealed(context.key):
+    if context.key and contexts.is_sealed(context.key):
         return context.key
     raise NeedsPersonError(
         "an approval needs a person's sealed key, and there is none in this context",
@@ -154,7 +153,7 @@ def require_admin(context: Context, purpose: str) -> None:
             next_step="run the same command where the mesh was created",
             kind="no-admin-key",
         )
-    home.public_key(context.admin)  # raises UsageError if its file is gone
+    contexts.public_key(context.admin)  # raises UsageError if its file is gone
 
 
 def unlock_admin(context: Context, purpose: str) -> Ed25519Signer:

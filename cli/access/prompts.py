@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.errors import CommandError, ExitCode
 from cli.text.output import Output
 from protocols.keys import Ed25519Signer
@@ -39,8 +39,8 @@ def ask_passphrase(prompt: str) -> str:
 
 def ask_new_passphrase(what: str) -> str:
     """Ask twice for a new passphrase."""
-    first = ask_passphrase(f"A passphrase for {what}, {home.PASSPHRASE_MIN_CHARACTERS} characters or more: ")
-    home.require_long(first)
+    first = ask_passphrase(f"A passphrase for {what}, {contexts.PASSPHRASE_MIN_CHARACTERS} characters or more: ")
+    contexts.require_long(first)
     if ask_passphrase("The same again: ") != first:
         raise CommandError("the two passphrases differ", next_step="run the command again", kind="passphrase")
     return first
@@ -48,9 +48,9 @@ def ask_new_passphrase(what: str) -> str:
 
 def unlock(name: str, purpose: str) -> Ed25519Signer:
     """Open a sealed key for one purpose, named in the prompt. One that is not sealed, as freehold dev's, asks nothing."""
-    if not home.is_sealed(name):
-        return home.open_plain(name)
-    return home.open_sealed(name, ask_passphrase(f"Passphrase of {name}, to {purpose}: "))
+    if not contexts.is_sealed(name):
+        return contexts.open_plain(name)
+    return contexts.open_sealed(name, ask_passphrase(f"Passphrase of {name}, to {purpose}: "))
 
 
 def confirm(output: Output, question: str, yes: bool) -> None:

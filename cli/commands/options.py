@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.frame import Option
 
 
@@ -16,8 +16,8 @@ def environment_option(help_text: str) -> Callable[..., Any]:
     return click.option(
         "--env",
         "environment",
-        default=home.default_environment,
-        show_default=home.ENVIRONMENT_DEFAULT,
+        default=contexts.default_environment,
+        show_default=contexts.ENVIRONMENT_DEFAULT,
         cls=Option,
         help=help_text,
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient
 from cli.access.contexts import DEV_CONTEXT, DEV_ENVIRONMENT, Context
 from cli.errors import CommandError
@@ -64,8 +64,8 @@ def open_mesh(root: Path, settings: NodeSettings, output: Output) -> MeshOfOne:
         )
     mesh = local_node.mesh_id_of(node)
     context = Context(mesh.hex(), local_node.socket_of(node), me_name, admin_name, start="freehold dev")
-    home.write_dev_context(folder, context)
-    return MeshOfOne(folder, node, context, home.open_plain(admin_name), home.open_plain(me_name))
+    contexts.write_dev_context(folder, context)
+    return MeshOfOne(folder, node, context, contexts.open_plain(admin_name), contexts.open_plain(me_name))
 
 
 def _found(folder: Path, settings: NodeSettings) -> None:
@@ -74,8 +74,8 @@ def _found(folder: Path, settings: NodeSettings) -> None:
     shutil.rmtree(keys, ignore_errors=True)
     keys.mkdir(parents=True, mode=0o700)
     (folder / ".gitignore").write_text("*\n")
-    admin = home.store_plain(str(keys / "admin"), secrets.token_bytes(SEED_BYTES))
-    home.store_plain(str(keys / "me"), secrets.token_bytes(SEED_BYTES))
+    admin = contexts.store_plain(str(keys / "admin"), secrets.token_bytes(SEED_BYTES))
+    contexts.store_plain(str(keys / "me"), secrets.token_bytes(SEED_BYTES))
     local_node.found(
         folder / "node", settings, name=NODE_NAME, mesh_name=DEV_CONTEXT, admin=admin, policy=DEV, labels=()
     )

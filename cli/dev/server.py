@@ -39,7 +39,7 @@ from cli.project.bundle import BuildBundle
 from cli.project.find import Found, open_project
 from cli.project.model import App
 from cli.text.output import Output
-from cli.views import log_lines as logs
+from cli.views import log_lines
 from cli.views.watch import watch_change
 from protocols.api_models import ChangeView
 from protocols.changes.change import Plan, Stage
@@ -168,8 +168,8 @@ class DevServer:
 
     async def _show_logs(self) -> None:
         async for line in self._node.lines(self._found.project.name):
-            if not logs.is_of_rollout(line) and logs.read(line).get("release") not in self._given_up:
-                logs.show(self._output, self._in_project(line))
+            if not log_lines.is_of_rollout(line) and log_lines.read(line).get("release") not in self._given_up:
+                log_lines.show(self._output, self._in_project(line))
 
     async def _proposed_releases(self) -> set[str]:
         """Return the releases of versions that never came to run: the node tries them anew, and the files are others now."""
@@ -187,7 +187,7 @@ class DevServer:
 
     def _in_project(self, line: bytes) -> bytes:
         """Call the files in a traceback what they are called in the project."""
-        entry = logs.read(line)
+        entry = log_lines.read(line)
         app = self._found.project.base.apps.get(str(entry.get("app", "")))
         if app is None or entry.get("stream") != "guest":
             return line

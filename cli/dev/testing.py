@@ -9,7 +9,7 @@ import asyncio
 
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient
 from cli.access.contexts import Context
 from cli.access.principals import everyday_key
@@ -41,7 +41,7 @@ async def require_environments(found: Found, context: Context | None, names: tup
                 raise
         else:
             return
-    written = {home.default_environment(), *found.project.environments}
+    written = {contexts.default_environment(), *found.project.environments}
     for name in names:
         if name not in written:
             raise UsageError(

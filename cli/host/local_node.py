@@ -27,8 +27,8 @@ from node.control import Control
 from node.errors import BusyError, NodeError
 from node.journal.logs import JsonHandler, LogFilter
 from node.keys import SystemEntropy, load_or_create_key
-from node.membership import found as founding
 from node.membership.backup import Manifest, manifest_of, read_backup, write_backup
+from node.membership.found import found_mesh, join_mesh, read_identity
 from node.membership.new_folder import MAKING, abandon, holds_node, is_free
 from node.membership.pending_papers import FoundingPaper, PendingPapers
 from node.upgrade import launcher
@@ -108,7 +108,7 @@ def found(
         papers, commands = complete(making, mesh, node) if complete is not None else ((), ())
         return PendingPapers(tuple(FoundingPaper(*one) for one in papers), tuple(commands))
 
-    making = founding.found(
+    making = found_mesh(
         folder, config, mesh_name=mesh_name, admin=admin, policy=policy, labels=labels, complete=pending
     )
     return Digest(_translated(lambda: asyncio.run(making)))
@@ -116,7 +116,7 @@ def found(
 
 def join(folder: Path, settings: NodeSettings, name: str, line: InviteLine) -> str:
     """Make a node that joins by invite; return the id of the node that admitted it. Raises NodeFailedError."""
-    joining = founding.join(folder, settings.config(NodeConfig(name)), line)
+    joining = join_mesh(folder, settings.config(NodeConfig(name)), line)
     return str(_translated(lambda: asyncio.run(joining)))
 
 
@@ -235,7 +235,7 @@ def socket_of(folder: Path) -> str:
 
 def mesh_id_of(folder: Path) -> Digest:
     """Return the mesh of the node in a folder. Raises NodeFailedError if there is none."""
-    identity = _translated(lambda: founding.read_identity(folder))
+    identity = _translated(lambda: read_identity(folder))
     return mesh_id(identity.genesis)
 
 
@@ -295,7 +295,7 @@ def in_the_making(folder: Path) -> Path:
 
 def founder_of(folder: Path) -> tuple[bytes, ...]:
     """Return the admin keys that the mesh of the node in a folder was founded with. Raises NodeFailedError."""
-    identity = _translated(lambda: founding.read_identity(folder))
+    identity = _translated(lambda: read_identity(folder))
     genesis: Genesis = decode(identity.genesis, Genesis)
     return genesis.admins
 

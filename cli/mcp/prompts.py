@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mcp_types as types
+import mcp_types
 
 NAME, LOOK = "carry-a-change", "why-did-it-fail"
 REQUEST_MAX_CHARACTERS = 4_000
@@ -29,20 +29,20 @@ _PROMPTS = {
 }
 
 
-async def listed(_context: object, _params: object) -> types.ListPromptsResult:
+async def listed(_context: object, _params: object) -> mcp_types.ListPromptsResult:
     """List the prompts."""
-    return types.ListPromptsResult(
+    return mcp_types.ListPromptsResult(
         prompts=[
-            types.Prompt(
+            mcp_types.Prompt(
                 name=name, description=text,
-                arguments=[types.PromptArgument(name=one, required=needed) for one, needed in arguments],
+                arguments=[mcp_types.PromptArgument(name=one, required=needed) for one, needed in arguments],
             )
             for name, (text, _, arguments) in _PROMPTS.items()
         ]
     )  # fmt: skip
 
 
-async def made(_context: object, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+async def made(_context: object, params: mcp_types.GetPromptRequestParams) -> mcp_types.GetPromptResult:
     """Return one prompt with its arguments filled in. Raises ValueError for one that there is not."""
     if params.name not in _PROMPTS:
         raise ValueError(f"there is no prompt {params.name[:40]!r}; one of {', '.join(_PROMPTS)}")
@@ -52,5 +52,5 @@ async def made(_context: object, params: types.GetPromptRequestParams) -> types.
         request=given.get("request", "(ask for it)")[:REQUEST_MAX_CHARACTERS],
         environment=given.get("environment", "production")[:63],
     )
-    message = types.PromptMessage(role="user", content=types.TextContent(type="text", text=filled))
-    return types.GetPromptResult(description=text, messages=[message])
+    message = mcp_types.PromptMessage(role="user", content=mcp_types.TextContent(type="text", text=filled))
+    return mcp_types.GetPromptResult(description=text, messages=[message])

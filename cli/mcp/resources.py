@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import mcp_types as types
+import mcp_types
 
 from cli.access.client import NodeClient
 from cli.errors import CommandError
@@ -32,17 +32,19 @@ _LISTED = (
 )
 
 
-async def listed(_context: object, _params: object) -> types.ListResourcesResult:
+async def listed(_context: object, _params: object) -> mcp_types.ListResourcesResult:
     """List what can be read."""
-    return types.ListResourcesResult(
+    return mcp_types.ListResourcesResult(
         resources=[
-            types.Resource(uri=uri, name=name, description=text, mime_type=kind, _meta=_look(uri))
+            mcp_types.Resource(uri=uri, name=name, description=text, mime_type=kind, _meta=_look(uri))
             for uri, name, text, kind in _LISTED
         ]
     )
 
 
-async def read(opening: Opening, _context: object, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+async def read(
+    opening: Opening, _context: object, params: mcp_types.ReadResourceRequestParams
+) -> mcp_types.ReadResourceResult:
     """Read one of them; what is wrong is its text, with the next step."""
     uri = str(params.uri)
     kind = next((kind for known, _, _, kind in _LISTED if known == uri), None)
@@ -52,8 +54,10 @@ async def read(opening: Opening, _context: object, params: types.ReadResourceReq
         text = await _text(opening, uri)
     except CommandError as error:
         text, kind = f"{error}; next: {error.next_step}", "text/plain"
-    contents = types.TextResourceContents(uri=uri, mime_type=kind, text=text[:TEXT_MAX_CHARACTERS], _meta=_look(uri))
-    return types.ReadResourceResult(contents=[contents])
+    contents = mcp_types.TextResourceContents(
+        uri=uri, mime_type=kind, text=text[:TEXT_MAX_CHARACTERS], _meta=_look(uri)
+    )
+    return mcp_types.ReadResourceResult(contents=[contents])
 
 
 def _look(uri: str) -> dict[str, Any] | None:

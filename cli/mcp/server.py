@@ -18,7 +18,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import mcp_types as types
+import mcp_types
 import msgspec
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -53,14 +53,16 @@ def make_server(opening: Opening) -> Server[Any]:
     """Return the server for one session. What is wrong with the session is told by every call, never by silence."""
     pages = Pages()
 
-    async def list_tools(_context: object, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+    async def list_tools(
+        _context: object, _params: mcp_types.PaginatedRequestParams | None
+    ) -> mcp_types.ListToolsResult:
         try:
             tools = offered(await opening.session())
         except CommandError:
             tools = TOOLS
-        return types.ListToolsResult(tools=[described(tool) for tool in tools])
+        return mcp_types.ListToolsResult(tools=[described(tool) for tool in tools])
 
-    async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(context: Any, params: mcp_types.CallToolRequestParams) -> mcp_types.CallToolResult:
         known = {tool.name: tool for tool in TOOLS}
         try:
             session = await opening.session()
@@ -92,16 +94,16 @@ def make_server(opening: Opening) -> Server[Any]:
     return server
 
 
-def described(tool: Tool) -> types.Tool:
+def described(tool: Tool) -> mcp_types.Tool:
     """A tool as clients see it."""
-    return types.Tool(
+    return mcp_types.Tool(
         name=tool.name,
         title=tool.title,
         description=tool.description,
         input_schema=schema_of(tool.arguments),
         output_schema=answers_of(tool.answer),
         _meta=rollout_page.meta_of(tool.name),
-        annotations=types.ToolAnnotations(
+        annotations=mcp_types.ToolAnnotations(
             title=tool.title,
             read_only_hint=tool.reads_only,
             destructive_hint=tool.destructive,
@@ -143,7 +145,7 @@ def step_for_agent(step: str, tools: Collection[str]) -> str:
 
 async def answer(
     session: AgentSession, tool: Tool, given: dict[str, object], pages: Pages | None = None
-) -> types.CallToolResult:
+) -> mcp_types.CallToolResult:
     """Call a tool. Whatever is wrong comes back as an error with the next step, for the model to read."""
     tools = {one.name for one in offered(session)}
     try:
@@ -159,8 +161,8 @@ async def answer(
     text = marked(made, data)
     if max(len(data), len(text.encode())) > ANSWER_MAX_BYTES:
         return (pages or Pages()).first(text)
-    return types.CallToolResult(
-        content=[types.TextContent(type="text", text=text)], structured_content=msgspec.json.decode(data)
+    return mcp_types.CallToolResult(
+        content=[mcp_types.TextContent(type="text", text=text)], structured_content=msgspec.json.decode(data)
     )
 
 
@@ -171,7 +173,7 @@ class Pages:
         """Begin with none."""
         self._kept: OrderedDict[str, str] = OrderedDict()
 
-    def first(self, text: str) -> types.CallToolResult:
+    def first(self, text: str) -> mcp_types.CallToolResult:
         """Keep an answer and return its first page."""
         if len(text) > WHOLE_MAX_CHARACTERS:
             return failure("too-large", f"the answer has {len(text)} characters", "ask for less at once")
@@ -182,7 +184,7 @@ class Pages:
             self._kept.popitem(last=False)
         return self._page(name, text, 0)
 
-    def next(self, cursor: str) -> types.CallToolResult:
+    def next(self, cursor: str) -> mcp_types.CallToolResult:
         """Return the page that a cursor names."""
         _, name, number = (*cursor.split("-"), "", "")[:3]
         text = self._kept.get(name)
@@ -190,7 +192,7 @@ class Pages:
             return failure("cursor", "no page begins there any more", "call the tool again without a cursor")
         return self._page(name, text, int(number))
 
-    def _page(self, name: str, text: str, number: int) -> types.CallToolResult:
+    def _page(self, name: str, text: str, number: int) -> mcp_types.CallToolResult:
         count = -(-len(text) // PAGE_CHARACTERS)
         last = number + 1 >= count
         page = ToolPage(
@@ -199,8 +201,9 @@ class Pages:
             next_step="this was the last page" if last else "call the same tool with this cursor for the next page",
         )  # fmt: skip
         data = for_model(page)
-        return types.CallToolResult(
-            content=[types.TextContent(type="text", text=data.decode())], structured_content=msgspec.json.decode(data)
+        return mcp_types.CallToolResult(
+            content=[mcp_types.TextContent(type="text", text=data.decode())],
+            structured_content=msgspec.json.decode(data),
         )
 
 
@@ -216,11 +219,11 @@ def marked(made: object, data: bytes) -> str:
     return f"{head}\n<untrusted-{boundary}>\n{body}\n</untrusted-{boundary}>"
 
 
-def failure(kind: str, message: str, next_step: str) -> types.CallToolResult:
+def failure(kind: str, message: str, next_step: str) -> mcp_types.CallToolResult:
     """An error that names the next step."""
     told = {"error": {"kind": kind, "message": message[:2000], "next_step": next_step}}
     text = for_model(told).decode()
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
+    return mcp_types.CallToolResult(content=[mcp_types.TextContent(type="text", text=text)], is_error=True)
 
 
 async def serve(opening: Opening) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 _BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
@@ -24,7 +24,7 @@ class TextPosition:
     column: int
 
 
-def locate(text: str) -> dict[Path, TextPosition]:
+def locate(text: str) -> dict[KeyPath, TextPosition]:
     """Return the place of every table, key and list entry of a valid TOML document. Linear in the text."""
     return _Walk(text.replace("\r\n", "\n")).document()
 
@@ -35,14 +35,14 @@ class _Walk:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._places: dict[Path, TextPosition] = {(): TextPosition(1, 1)}
-        self._list_lengths: dict[Path, int] = {}
+        self._places: dict[KeyPath, TextPosition] = {(): TextPosition(1, 1)}
+        self._list_lengths: dict[KeyPath, int] = {}
         self._line = 1
         self._line_start = 0
         self._counted = 0
 
-    def document(self) -> dict[Path, TextPosition]:
-        header: Path = ()
+    def document(self) -> dict[KeyPath, TextPosition]:
+        header: KeyPath = ()
         self._skip_blank(newlines=True)
         while self._at < len(self._text):
             if self._peek() == "[":
@@ -71,7 +71,7 @@ class _Walk:
             else:
                 self._at += 1
 
-    def _header(self) -> Path:
+    def _header(self) -> KeyPath:
         is_list = self._text.startswith("[[", self._at)
         self._at += 2 if is_list else 1
         self._skip_blank(newlines=False)
@@ -87,20 +87,20 @@ class _Walk:
             self._mark(path, place)
         return path
 
-    def _resolve(self, keys: Sequence[str], *, whole: bool) -> Path:
+    def _resolve(self, keys: Sequence[str], *, whole: bool) -> KeyPath:
         """Step into the last entry of every list of tables on the way; the last key too if `whole`."""
-        path: Path = ()
+        path: KeyPath = ()
         for index, key in enumerate(keys):
             path = (*path, key)
             if path in self._list_lengths and (whole or index < len(keys) - 1):
                 path = (*path, self._list_lengths[path] - 1)
         return path
 
-    def _mark(self, path: Path, place: TextPosition) -> None:
+    def _mark(self, path: KeyPath, place: TextPosition) -> None:
         for length in range(1, len(path) + 1):
             self._places.setdefault(path[:length], place)
 
-    def _pair(self, parent: Path) -> None:
+    def _pair(self, parent: KeyPath) -> None:
         place = self._here()
         path = (*parent, *self._key())
         self._mark(path, place)
@@ -125,7 +125,7 @@ class _Walk:
                 return keys
             self._at += 1
 
-    def _value(self, path: Path) -> None:
+    def _value(self, path: KeyPath) -> None:
         match self._peek():
             case '"' | "'":
                 self._string()
@@ -137,7 +137,7 @@ class _Walk:
                 while (char := self._peek()) and char not in ",]}#\n":
                     self._at += 1
 
-    def _list(self, path: Path) -> None:
+    def _list(self, path: KeyPath) -> None:
         self._at += 1
         entry = 0
         while True:
@@ -152,7 +152,7 @@ class _Walk:
             if self._peek() == ",":
                 self._at += 1
 
-    def _inline_table(self, path: Path) -> None:
+    def _inline_table(self, path: KeyPath) -> None:
         self._at += 1
         while True:
             self._skip_blank(newlines=True)

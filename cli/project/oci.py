@@ -21,8 +21,7 @@ from typing import Any, BinaryIO
 
 from cli.errors import CommandError
 from cli.project.bundle import ARTIFACTS, MANIFEST, BuildBundle, BundleError, canonical, read
-from cli.project.sbom import MEDIA_TYPE as SBOM_TYPE
-from cli.project.sbom import sbom_of
+from cli.project.sbom import SBOM_TYPE, sbom_of
 
 ARTIFACT_TYPE = "application/vnd.freehold.build.v1"
 CONFIG_TYPE = "application/vnd.freehold.build.manifest.v1+json"

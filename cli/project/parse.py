@@ -11,11 +11,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Final
 
 from cli.project.kinds import LIST_ITEMS_MAX, ValueRefusedError, describe, shorten
-from cli.project.locate import Path, TextPosition, locate
+from cli.project.locate import KeyPath, TextPosition, locate
 from cli.project.model import ProjectFile
 from cli.project.rules import build_project
 from cli.project.schema import FILE, Either, Field, Listed, Named, Shape, Table, allowed
@@ -62,7 +62,7 @@ class ProjectFileError(Exception):
         super().__init__("\n".join([*lines, *([f"... and {self.left_off} more"] if self.left_off else [])]))
 
 
-def load(path: FilePath) -> tuple[ProjectFile, str]:
+def load(path: Path) -> tuple[ProjectFile, str]:
     """Read the file at `path`; return the project and the exact text. Raises `ProjectFileError` and `OSError`."""
     with path.open("rb") as file:
         raw = file.read(FILE_MAX_BYTES + 1)
@@ -85,7 +85,7 @@ def parse(text: str) -> ProjectFile:
     return project
 
 
-def _read(text: str) -> tuple[dict[str, Any], dict[Path, TextPosition]]:
+def _read(text: str) -> tuple[dict[str, Any], dict[KeyPath, TextPosition]]:
     """Parse the TOML and locate its keys."""
     if len(text.encode("utf-8", "surrogatepass")) > FILE_MAX_BYTES:
         raise ProjectFileError([FileProblem(1, 1, "", f"is larger than {FILE_MAX_BYTES // 1024} KiB")])
@@ -115,11 +115,11 @@ def _syntax_problem(text: str, message: str) -> FileProblem:
 class _Checker:
     """Walks the schema and the document together and gathers problems."""
 
-    def __init__(self, places: Mapping[Path, TextPosition]) -> None:
+    def __init__(self, places: Mapping[KeyPath, TextPosition]) -> None:
         self.problems: list[FileProblem] = []
         self._places = places
 
-    def complain(self, path: Path, message: str, permitted: str = "", suggestion: str = "") -> None:
+    def complain(self, path: KeyPath, message: str, permitted: str = "", suggestion: str = "") -> None:
         """Record a problem at `path`, or at the nearest table above it that stands in the file."""
         at = path
         while at not in self._places:
@@ -127,7 +127,7 @@ class _Checker:
         place = self._places[at]
         self.problems.append(FileProblem(place.line, place.column, dotted(path), message, permitted, suggestion))
 
-    def table(self, table: Table, value: object, path: Path) -> dict[str, Any]:
+    def table(self, table: Table, value: object, path: KeyPath) -> dict[str, Any]:
         """Read a table with fixed keys; absent keys are left out."""
         found: dict[str, Any] = {}
         if not isinstance(value, dict):
@@ -144,12 +144,12 @@ class _Checker:
         self._missing(table.fields, value, path)
         return found
 
-    def _missing(self, fields: Iterable[Field], value: Mapping[str, object], path: Path) -> None:
+    def _missing(self, fields: Iterable[Field], value: Mapping[str, object], path: KeyPath) -> None:
         for field in fields:
             if field.required and field.key not in value:
                 self.complain((*path, field.key), "is missing", allowed(field.shape))
 
-    def value(self, shape: Shape, value: object, path: Path) -> Any:
+    def value(self, shape: Shape, value: object, path: KeyPath) -> Any:
         """Read one value of any shape; None after a problem."""
         match shape:
             case Table():
@@ -169,7 +169,7 @@ class _Checker:
                     self.complain(path, str(error), shape.allowed)
                     return None
 
-    def _named(self, shape: Named, value: object, path: Path) -> dict[str, Any]:
+    def _named(self, shape: Named, value: object, path: KeyPath) -> dict[str, Any]:
         if not isinstance(value, dict):
             self.complain(path, f"is {describe(value)}, not a table", allowed(shape))
             return {}
@@ -186,7 +186,7 @@ class _Checker:
                 found[key] = self.value(shape.value, item, (*path, key))
         return found
 
-    def _listed(self, shape: Listed, value: object, path: Path) -> tuple[Any, ...]:
+    def _listed(self, shape: Listed, value: object, path: KeyPath) -> tuple[Any, ...]:
         if not isinstance(value, list):
             self.complain(path, f"is {describe(value)}, not a list", allowed(shape))
             return ()
@@ -196,7 +196,7 @@ class _Checker:
         return tuple(self.value(shape.value, item, (*path, index)) for index, item in enumerate(value))
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """Write a path as the developer would: app.web.routes[0]."""
     parts: list[str] = []
     for step in path:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from cli.project.kinds import MILLISECONDS
-from cli.project.locate import Path
+from cli.project.locate import KeyPath
 from cli.project.model import (
     ENTRY_DEFAULTS,
     AnalysisSettings,
@@ -43,7 +43,7 @@ CONFIG_TOTAL_MAX_BYTES = 64 * 1024
 class Complain(Protocol):
     """Records a problem at a path of the file."""
 
-    def __call__(self, path: Path, message: str, permitted: str = "", suggestion: str = "") -> None:
+    def __call__(self, path: KeyPath, message: str, permitted: str = "", suggestion: str = "") -> None:
         """Record it."""
         ...
 
@@ -55,7 +55,7 @@ class _Counted:
         self._complain = complain
         self.problems = 0
 
-    def __call__(self, path: Path, message: str, permitted: str = "", suggestion: str = "") -> None:
+    def __call__(self, path: KeyPath, message: str, permitted: str = "", suggestion: str = "") -> None:
         self.problems += 1
         self._complain(path, message, permitted, suggestion)
 
@@ -104,7 +104,7 @@ def _default(field: Field) -> Any:
             return kind.read(field.default)  # type: ignore[union-attr]
 
 
-def _settings(values: Values, test: Values, above: Path, complain: Complain) -> Settings:
+def _settings(values: Values, test: Values, above: KeyPath, complain: Complain) -> Settings:
     apps = sorted(values["app"].items())
     read = {name: _app(name, own, (*above, "app", name), complain) for name, own in apps}
     _routes_do_not_clash(read, above, complain)
@@ -120,7 +120,7 @@ def _settings(values: Values, test: Values, above: Path, complain: Complain) -> 
 
 
 def _overlaid(values: Values, overlay: Values, name: str, complain: Complain) -> Settings:
-    above: Path = ("env", name)
+    above: KeyPath = ("env", name)
     apps = {app: dict(own) for app, own in values["app"].items()}
     for app, changes in overlay.get("app", {}).items():
         if app not in apps:
@@ -136,7 +136,7 @@ def _overlaid(values: Values, overlay: Values, name: str, complain: Complain) ->
     return _settings({"app": apps, "rollout": rollout, "policy": policy}, values.get("test", {}), above, complain)
 
 
-def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
+def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
     filled = _with_defaults(APP, values)
     language, routes, schedule = filled["language"], filled["routes"] or (), filled["schedule"]
     if routes and schedule:
@@ -189,7 +189,7 @@ def _app(name: str, values: Values, path: Path, complain: Complain) -> App:
     )
 
 
-def _only_scheduled(filled: Values, path: Path, complain: Complain) -> None:
+def _only_scheduled(filled: Values, path: KeyPath, complain: Complain) -> None:
     if filled["subscribe"]:
         complain(
             (*path, "subscribe"),
@@ -199,13 +199,13 @@ def _only_scheduled(filled: Values, path: Path, complain: Complain) -> None:
         complain((*path, "websocket"), "is for an app with routes")
 
 
-def _mapped(filled: Values, path: Path, complain: Complain) -> None:
+def _mapped(filled: Values, path: KeyPath, complain: Complain) -> None:
     for store in filled["providers"]:
         if store not in filled["keyvalue"]:
             complain((*path, "providers", store), "is no key-value store of this app", ", ".join(filled["keyvalue"]))
 
 
-def _private(filled: Values, path: Path, complain: Complain) -> None:
+def _private(filled: Values, path: KeyPath, complain: Complain) -> None:
     networks = filled["private_networks"]
     for index, network in enumerate(networks):
         problem = network_problem(network)
@@ -217,7 +217,7 @@ def _private(filled: Values, path: Path, complain: Complain) -> None:
         complain((*path, "private_networks"), "has too many entries, or one twice", f"at most {NETWORKS_MAX}")
 
 
-def _reachable(allow_hosts: Sequence[str], networks: Sequence[str], path: Path, complain: Complain) -> None:
+def _reachable(allow_hosts: Sequence[str], networks: Sequence[str], path: KeyPath, complain: Complain) -> None:
     for index, remote in enumerate(allow_hosts):
         if not 1 <= int(remote.rpartition(":")[2]) <= 65535:
             complain((*path, index), "has a port out of range", "ports 1 to 65535")
@@ -229,19 +229,19 @@ def _reachable(allow_hosts: Sequence[str], networks: Sequence[str], path: Path, 
             )
 
 
-def _scheduled(language: str, schedule: str, path: Path, complain: Complain) -> None:
+def _scheduled(language: str, schedule: str, path: KeyPath, complain: Complain) -> None:
     if language in UNSCHEDULED:
         complain(path, f"cannot run {UNSCHEDULED[language]}", "language python, javascript, typescript or component")
     _cron(schedule, path, complain)
 
 
-def _no_code(filled: Values, path: Path, complain: Complain) -> None:
+def _no_code(filled: Values, path: KeyPath, complain: Complain) -> None:
     for key in FOR_CODE:
         if filled[key]:
             complain((*path, key), "is for code, and a static site has none", "language python or javascript")
 
 
-def _entry(language: str, entry: str | None, path: Path, complain: Complain) -> str:
+def _entry(language: str, entry: str | None, path: KeyPath, complain: Complain) -> str:
     if entry is None:
         return ENTRY_DEFAULTS[language]
     forms = {
@@ -266,7 +266,7 @@ def _path_of(route: str) -> str:
     return "/" + route.partition("/")[2]
 
 
-def _routes_do_not_clash(apps: Mapping[str, App], above: Path, complain: Complain) -> None:
+def _routes_do_not_clash(apps: Mapping[str, App], above: KeyPath, complain: Complain) -> None:
     claimed: dict[str, str] = {}
     for name, app in apps.items():
         for index, route in enumerate(app.routes):
@@ -276,7 +276,7 @@ def _routes_do_not_clash(apps: Mapping[str, App], above: Path, complain: Complai
             claimed[normal] = name
 
 
-def _one_handler_a_queue(apps: Mapping[str, App], above: Path, complain: Complain) -> None:
+def _one_handler_a_queue(apps: Mapping[str, App], above: KeyPath, complain: Complain) -> None:
     handlers: dict[str, str] = {}
     for name, app in apps.items():
         for index, subject in enumerate(app.subscribe):
@@ -284,7 +284,7 @@ def _one_handler_a_queue(apps: Mapping[str, App], above: Path, complain: Complai
                 complain((*above, "app", name, "subscribe", index), f"is already handled by app {handlers[subject]}")
 
 
-def _cron(schedule: str, path: Path, complain: Complain) -> None:
+def _cron(schedule: str, path: KeyPath, complain: Complain) -> None:
     """Check five fields of numbers, ranges, lists and steps (POSIX crontab, without names)."""
     for text, (noun, low, high) in zip(schedule.split(" "), CRON_RANGES, strict=True):
         for part in text.split(","):
@@ -311,7 +311,7 @@ def _smoke(values: Values, index: int, base: Settings, complain: Complain) -> Sm
     return Smoke(filled["app"], filled["path"], filled["status"], filled["contains"])
 
 
-def _rollout(values: Values, path: Path, complain: Complain) -> RolloutSettings:
+def _rollout(values: Values, path: KeyPath, complain: Complain) -> RolloutSettings:
     filled = _with_defaults(ROLLOUT, values)
     analysis = filled["analysis"]
     shares = [int(stage["nodes"][:-1]) for stage in filled["stages"] if stage["nodes"].endswith("%")]
@@ -340,7 +340,7 @@ def _rollout(values: Values, path: Path, complain: Complain) -> RolloutSettings:
     )
 
 
-def _demands(values: Values, test: Values, path: Path, complain: Complain) -> Demands:
+def _demands(values: Values, test: Values, path: KeyPath, complain: Complain) -> Demands:
     filled = _with_defaults(POLICY, values)
     made_by = {"smoke": ("test.smoke", test.get("smoke")), "test": ("test.command", test.get("command"))}
     evidence = []

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from cli.project.bundle import BuildBundle
 
-MEDIA_TYPE = "application/vnd.cyclonedx+json"
+SBOM_TYPE = "application/vnd.cyclonedx+json"
 _SPACE = uuid.UUID("6f6c6f68-6565-5f66-8000-6672656568ff")
 """Under which serial numbers are made of builds' ids (RFC 9562, version 5)."""
 

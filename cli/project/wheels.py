@@ -99,7 +99,7 @@ def found(recipe: WheelRecipe) -> Path | None:
     return path if path.is_file() else None
 
 
-def build(recipe: WheelRecipe, on_step: Callable[[str], None]) -> Path:
+def build_wheel(recipe: WheelRecipe, on_step: Callable[[str], None]) -> Path:
     """Return the compiled module, built now if it was not before. Raises `BuildError`."""
 
     def make(work: Path) -> None:

@@ -1,4 +1,4 @@
-"""One thing that was found to be wrong, with what to do about it. Not here: judging (doctor.py, jobs.py)."""
+"""One thing that was found to be wrong, with what to do about it. Not here: judging (checks.py, jobs.py)."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ from node.api.papers.papers import PAPER_OPERATIONS, change_named
 from node.api.problems import NOT_ALLOWED, ProblemError, invalid, not_found, refused, unreadable
 from node.api.reports.app_metrics import look
 from node.api.reports.following import FOLLOWING_OPERATIONS, require_known, unreachable
-from node.api.reports.metrics import CONTENT_TYPE as METRICS_TYPE
-from node.api.reports.metrics import render
+from node.api.reports.metrics import METRICS_TYPE, render
 from node.api.reports.naming import KeyNames
 from node.api.reports.views import (
     authority_views,

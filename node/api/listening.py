@@ -30,7 +30,7 @@ from node.api.callers.strangers import expect, listener_log, unknown
 from node.api.handlers import OPERATIONS
 from node.api.papers.audit_papers import audit_call
 from node.api.reports.app_metrics import look
-from node.api.reports.metrics import CONTENT_TYPE, render
+from node.api.reports.metrics import METRICS_TYPE, render
 from node.api.reports.naming import PrincipalNames
 from node.api.server import HEADER_MAX_BYTES, VERSION, ApiServer
 from node.api.tls import ApiCertificate, Tls
@@ -125,7 +125,7 @@ async def _serve_metrics(control: Control, stack: contextlib.AsyncExitStack) -> 
         if not request.host.startswith(("127.0.0.1", "localhost", "[::1]")) or "Origin" in request.headers:
             return web.Response(status=403, text="this address is for scrapers on this machine\n")
         await look(control)
-        return web.Response(body=render(control, VERSION, EVERYTHING), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(control, VERSION, EVERYTHING), headers={"Content-Type": METRICS_TYPE})
 
     application = web.Application()
     application.router.add_get("/metrics", metrics, expect_handler=expect)

@@ -21,7 +21,7 @@ IMPORTS_KEPT_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class HeldDraft:
     """A change or a command as canonical bytes; `to_sign` is what a signature must cover, until `expires_ms` (wall)."""
 
     principal: str
@@ -37,11 +37,11 @@ class Drafts:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._held: OrderedDict[Digest, Draft] = OrderedDict()
+        self._held: OrderedDict[Digest, HeldDraft] = OrderedDict()
         self.imports: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
         """By component: what it imports."""
 
-    def keep(self, draft: Draft) -> None:
+    def keep(self, draft: HeldDraft) -> None:
         """Keep a draft under its digest."""
         mine = [name for name, one in self._held.items() if one.principal == draft.principal]
         if len(mine) >= DRAFTS_PER_PRINCIPAL_MAX:
@@ -56,7 +56,7 @@ class Drafts:
         while len(self.imports) > IMPORTS_KEPT_MAX:
             self.imports.popitem(last=False)
 
-    def find(self, name: bytes, principal: str, now_ms: int) -> Draft | None:
+    def find(self, name: bytes, principal: str, now_ms: int) -> HeldDraft | None:
         """Return this principal's draft; None for another's, or one that is too old."""
         found = self._held.get(Digest(name))
         return found if found is not None and found.principal == principal and now_ms < found.expires_ms else None

@@ -16,7 +16,7 @@ from protocols.envelope import DecodeError, decode, encode
 from protocols.records.audit import ENTRY_MAX_BYTES, AuditEntry
 from runtime.durable import sync_folder
 
-FILE_NAME = "audit-backlog"
+BACKLOG_FILE_NAME = "audit-backlog"
 _HEAD_BYTES = 8
 
 
@@ -25,7 +25,7 @@ class Backlog:
 
     def __init__(self, folder: Path) -> None:
         """Take the data folder."""
-        self._path = folder / FILE_NAME
+        self._path = folder / BACKLOG_FILE_NAME
         self._end = 0
 
     @property

@@ -25,8 +25,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from node.errors import ConfigError
-from node.journal.audit_backlog import FILE_NAME as BACKLOG
-from node.journal.audit_backlog import Backlog
+from node.journal.audit_backlog import BACKLOG_FILE_NAME, Backlog
 from node.membership.new_folder import abandon, begin, finish
 from runtime.durable import sync_folder
 
@@ -44,7 +43,7 @@ FIRST = (
     "api.pem",
     "api-ca.pem",
     "api-tls.pem",
-    BACKLOG,
+    BACKLOG_FILE_NAME,
 )
 """In this order, before any database."""
 

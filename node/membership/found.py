@@ -72,7 +72,7 @@ def _nothing(_making: Path, _mesh: Digest, _node: PeerId) -> PendingPapers:
     return PendingPapers()
 
 
-async def found(
+async def found_mesh(
     folder: Path,
     config: NodeConfig,
     *,
@@ -123,7 +123,7 @@ async def found(
     return mesh
 
 
-async def join(folder: Path, config: NodeConfig, line: InviteLine) -> PeerId:
+async def join_mesh(folder: Path, config: NodeConfig, line: InviteLine) -> PeerId:
     """Join the mesh of an invite line; return the peer that admitted this node. Raises ConfigError saying why not.
 
     An attempt that was cut short is taken up with the key it had: a use of the invite may be spent on that already.

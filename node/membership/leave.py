@@ -19,7 +19,7 @@ from protocols.machine import Entropy, Now, Signer
 from protocols.records.credentials import revocation_record
 from protocols.refusal import Refusal
 from protocols.state.commands import Command, DrainNode, sign_command
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 
 DRAIN_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.2
@@ -99,6 +99,6 @@ class Leaving:
             reason=reason or "left",
             at_ms=self._clock().wall_ms,
         )
-        key, body = revocation_record(revocation, revoke(self._signer, core.trust.mesh, revocation))
+        key, body = revocation_record(revocation, sign_revocation(self._signer, core.trust.mesh, revocation))
         await self._filing.file(key, body)
         return key

@@ -17,9 +17,9 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
+from protocols import envelope
 from protocols.artifacts import ARTIFACT_MAX_BYTES, CHUNK_BYTES, ArtifactOffer, chunk_count, offer_problem
 from protocols.envelope import DecodeError, decode, encode
-from protocols.envelope import digest as digest_of_bytes
 from protocols.machine import Digest
 from runtime.durable import sync_folder
 
@@ -124,7 +124,7 @@ class ArtifactStore:
         async def once() -> AsyncIterator[bytes]:
             yield data
 
-        digest = digest_of_bytes(data)
+        digest = envelope.digest(data)
         await self.receive(digest, once())
         return digest
 
@@ -191,7 +191,7 @@ class ArtifactStore:
         try:
             with self.path(digest).open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
-                    chunks.append(digest_of_bytes(chunk))
+                    chunks.append(envelope.digest(chunk))
                 return ArtifactOffer(digest, file.tell(), tuple(chunks))
         except OSError:
             return ArtifactOffer(digest, 0)
@@ -214,7 +214,7 @@ class ArtifactStore:
             if offer.digest != digest or offer_problem(offer) is not None:
                 return None
             with self._fetching(digest).open("rb") as file:
-                found = [digest_of_bytes(file.read(CHUNK_BYTES)) for _ in offer.chunks]
+                found = [envelope.digest(file.read(CHUNK_BYTES)) for _ in offer.chunks]
         except (OSError, DecodeError):
             return None
         return offer, tuple(index for index, one in enumerate(offer.chunks) if found[index] == one)

@@ -26,12 +26,9 @@ from protocols.api_data import ListedFile
 from protocols.envelope import DecodeError, decode, encode
 from runtime.durable import sync_folder
 from runtime.services import freeze
-from runtime.services.file_blobs import SCHEMA as BLOBS_SCHEMA
-from runtime.services.file_blobs import SCHEMA_VERSION as BLOBS_VERSION
-from runtime.services.sqlite_keyvalue import SCHEMA as KEYVALUE_SCHEMA
-from runtime.services.sqlite_keyvalue import SCHEMA_VERSION as KEYVALUE_VERSION
-from runtime.services.sqlite_queue import SCHEMA as QUEUE_SCHEMA
-from runtime.services.sqlite_queue import SCHEMA_VERSION as QUEUE_VERSION
+from runtime.services.file_blobs import BLOBS_SCHEMA, BLOBS_VERSION
+from runtime.services.sqlite_keyvalue import KEYVALUE_SCHEMA, KEYVALUE_VERSION
+from runtime.services.sqlite_queue import QUEUE_SCHEMA, QUEUE_VERSION
 
 FILES_MAX = 100_000
 SIZE_MAX_BYTES = 64 << 30

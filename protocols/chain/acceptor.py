@@ -13,16 +13,15 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocols.chain import fence
 from protocols.chain.ballots import NO_BALLOT, Ballot, Grounds, Promise, Proposal, Vote, sign_statement, statement_bytes
 from protocols.chain.decision import Voter
-from protocols.chain.fence import Fence
+from protocols.chain.fence import Fence, advance_fence, renew_fence
 from protocols.chain.messages import Accepted, Position
 from protocols.envelope import DIGEST_BYTES, DecodeError, decode, digest, encode
 from protocols.invariants import ensure
 from protocols.machine import Digest, Effect, PeerId, Persist, Signer, Store, Write
 
-TABLE = "acceptor"
+ACCEPTOR_TABLE = "acceptor"
 RECORD_KEY = b"record"
 ACCEPTED_KEY = b"accepted"
 ACCEPTED_MAX_BYTES = 1 << 20
@@ -60,15 +59,15 @@ def founding_effects(store_id: bytes) -> list[Effect]:
     return [
         Persist(
             Store.VOTE,
-            (Write(TABLE, RECORD_KEY, encode(record)), Write(TABLE, ACCEPTED_KEY, None)),
+            (Write(ACCEPTOR_TABLE, RECORD_KEY, encode(record)), Write(ACCEPTOR_TABLE, ACCEPTED_KEY, None)),
         ),
-        fence.renew(Fence(store_id, 0, record.said)),
+        renew_fence(Fence(store_id, 0, record.said)),
     ]
 
 
-def load(tables: Mapping[str, Mapping[bytes, bytes]]) -> tuple[AcceptorRecord, Accepted | None] | None:
+def load_acceptor(tables: Mapping[str, Mapping[bytes, bytes]]) -> tuple[AcceptorRecord, Accepted | None] | None:
     """Return the stored record and accepted decision, or None if there is none. Raises DecodeError on damage."""
-    rows = tables.get(TABLE, {})
+    rows = tables.get(ACCEPTOR_TABLE, {})
     data = rows.get(RECORD_KEY)
     if data is None:
         return None
@@ -114,7 +113,7 @@ class Acceptor:
             self.record, era=head.era, slot=slot, promised=NO_BALLOT, accepted_ballot=NO_BALLOT, accepted_digest=b""
         )
         self.accepted = None
-        return (Write(TABLE, RECORD_KEY, encode(self.record)), Write(TABLE, ACCEPTED_KEY, None))
+        return (Write(ACCEPTOR_TABLE, RECORD_KEY, encode(self.record)), Write(ACCEPTOR_TABLE, ACCEPTED_KEY, None))
 
     def promise(self, ballot: Ballot) -> tuple[list[Effect], Promise]:
         """Promise a ballot above all promised before; the statement may be sent behind the effects."""
@@ -155,12 +154,12 @@ class Acceptor:
             accepted_digest=proposal.digest,
             said=digest(statement_bytes(self._mesh, vote)),
         )
-        return self._say(changed, (Write(TABLE, ACCEPTED_KEY, encode(self.accepted)),)), vote
+        return self._say(changed, (Write(ACCEPTOR_TABLE, ACCEPTED_KEY, encode(self.accepted)),)), vote
 
     def suspect(self) -> list[Effect]:
         """This store may be an old copy: a boot read must precede its next word, even if the process ends before it."""
         self.record = msgspec.structs.replace(self.record, recovering=True)
-        return [Persist(Store.VOTE, (Write(TABLE, RECORD_KEY, encode(self.record)),))]
+        return [Persist(Store.VOTE, (Write(ACCEPTOR_TABLE, RECORD_KEY, encode(self.record)),))]
 
     def bow(self, ballot: Ballot, store_id: bytes, floor: int) -> list[Effect]:
         """Answer a boot read: promise its ballot, and count nothing of that store below `floor` from now on."""
@@ -197,13 +196,13 @@ class Acceptor:
             floors=self._raised(floors),
             said=digest(encode((ballot, floor))),
         )
-        writes = (Write(TABLE, ACCEPTED_KEY, None if own is None else encode(own)),)
+        writes = (Write(ACCEPTOR_TABLE, ACCEPTED_KEY, None if own is None else encode(own)),)
         return self._say(changed, writes)
 
     def _say(self, changed: AcceptorRecord, writes: tuple[Write, ...]) -> list[Effect]:
         """Return the barriers of one statement: database, then fence."""
         self.record = record = msgspec.structs.replace(changed, counter=changed.counter + 1)
         return [
-            Persist(Store.VOTE, (Write(TABLE, RECORD_KEY, encode(record)), *writes)),
-            fence.advance(Fence(record.store_id, record.counter, record.said)),
+            Persist(Store.VOTE, (Write(ACCEPTOR_TABLE, RECORD_KEY, encode(record)), *writes)),
+            advance_fence(Fence(record.store_id, record.counter, record.said)),
         ]

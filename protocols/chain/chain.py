@@ -20,16 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, assert_never
 
-from protocols.chain import acceptor as acceptors
-from protocols.chain import fence as fences
-from protocols.chain.acceptor import Acceptor, AcceptorRecord, fresh_record
+from protocols.chain.acceptor import Acceptor, AcceptorRecord, founding_effects, fresh_record, load_acceptor
 from protocols.chain.ballots import NO_BALLOT, STORE_ID_BYTES
 from protocols.chain.boot_read import Recovery
 from protocols.chain.clients import Clients
 from protocols.chain.clones import Clones
 from protocols.chain.context import PROOF_TABLE, ChainContext, ChainSetup, Stored
 from protocols.chain.decision import NOOP, ResetTo, Voter, VoterReady
-from protocols.chain.fence import Fence
+from protocols.chain.fence import FENCE_TABLE, Fence, advance_fence, distrust_of, newest_fence
 from protocols.chain.follower import Follower
 from protocols.chain.growth import Growing
 from protocols.chain.ledger import Ledger
@@ -259,14 +257,14 @@ class Chain:
             at.give_up_store(self._distrust)
         elif not self.record.store_id:
             at.acceptor.record = fresh_record(at.setup.entropy.random_bytes(STORE_ID_BYTES))
-            at.out += acceptors.founding_effects(self.store_id)
+            at.out += founding_effects(self.store_id)
         elif self._damage and not at.ledger.newer_rules:
             at.give_up_store(self._damage)
         elif self._needs_boot_read:
             at.out += at.acceptor.suspect()
         if self._fence_behind:
             # The process ended between the two barriers: what the database kept may be told from now on.
-            at.out.append(fences.advance(Fence(self.record.store_id, self.record.counter, self.record.said)))
+            at.out.append(advance_fence(Fence(self.record.store_id, self.record.counter, self.record.said)))
         if at.ledger.newer_rules:
             # An older build than the one that stored the chain: nothing is lost, and nothing is said until it is updated.
             at.stall(at.open_slot, at.ledger.newer_rules)
@@ -398,22 +396,22 @@ class Chain:
 def _load_store(stored: Stored) -> tuple[AcceptorRecord, Accepted | None, str]:
     """Return the acceptor on disk and why it must not be trusted, or an empty record for a first start."""
     empty = fresh_record(b"")
-    slots = None if stored.fence is None else stored.fence.get(fences.TABLE, {})
-    fence = None if slots is None else fences.newest(slots)
+    slots = None if stored.fence is None else stored.fence.get(FENCE_TABLE, {})
+    fence = None if slots is None else newest_fence(slots)
     if stored.vote is None:
-        return empty, None, fences.distrust(None, fence)
+        return empty, None, distrust_of(None, fence)
     try:
-        loaded = acceptors.load(stored.vote)
+        loaded = load_acceptor(stored.vote)
     except DecodeError as error:
         return empty, None, f"the acceptor's record is damaged: {error}"
     if loaded is None:
         # A fence without a database is a lost disk; nothing at all is a first start, unless the fence is unreadable.
         return empty, None, "the vote database is gone" if slots is None or slots else ""
     record, accepted = loaded
-    return record, accepted, fences.distrust(Fence(record.store_id, record.counter, record.said), fence)
+    return record, accepted, distrust_of(Fence(record.store_id, record.counter, record.said), fence)
 
 
 def _fence_behind(stored: Stored, record: AcceptorRecord) -> bool:
     """Return whether the database holds a statement that the fence does not."""
-    fence = fences.newest((stored.fence or {}).get(fences.TABLE, {}))
+    fence = newest_fence((stored.fence or {}).get(FENCE_TABLE, {}))
     return fence is not None and fence.store_id == record.store_id and fence.counter < record.counter

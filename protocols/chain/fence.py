@@ -18,7 +18,7 @@ from protocols.chain.ballots import STORE_ID_BYTES
 from protocols.envelope import DIGEST_BYTES, digest
 from protocols.machine import Persist, Store, Write
 
-TABLE = "fence"
+FENCE_TABLE = "fence"
 SLOT_KEYS = (b"0", b"1")
 BOOT_LEAP = 1 << 32
 """A boot read lifts a store's counter by this much: more statements than the forgotten life can have made."""
@@ -54,24 +54,24 @@ def decode_slot(data: bytes) -> Fence | None:
     return Fence(store_id, counter, said)
 
 
-def newest(slots: Mapping[bytes, bytes]) -> Fence | None:
+def newest_fence(slots: Mapping[bytes, bytes]) -> Fence | None:
     """Return the good slot with the highest counter, or None if neither is good."""
     found = [fence for key in SLOT_KEYS if (fence := decode_slot(slots.get(key, b""))) is not None]
     return max(found, key=lambda fence: fence.counter, default=None)
 
 
-def advance(fence: Fence) -> Persist:
+def advance_fence(fence: Fence) -> Persist:
     """Return the write of this fence into the older slot: counters alternate between the two."""
-    return Persist(Store.FENCE, (Write(TABLE, SLOT_KEYS[fence.counter % 2], encode_slot(fence)),))
+    return Persist(Store.FENCE, (Write(FENCE_TABLE, SLOT_KEYS[fence.counter % 2], encode_slot(fence)),))
 
 
-def renew(fence: Fence) -> Persist:
+def renew_fence(fence: Fence) -> Persist:
     """Return the write of a new store's first fence into both slots."""
     slot = encode_slot(fence)
-    return Persist(Store.FENCE, tuple(Write(TABLE, key, slot) for key in SLOT_KEYS))
+    return Persist(Store.FENCE, tuple(Write(FENCE_TABLE, key, slot) for key in SLOT_KEYS))
 
 
-def distrust(database: Fence | None, fence: Fence | None) -> str:
+def distrust_of(database: Fence | None, fence: Fence | None) -> str:
     """Return why a store must be quarantined, or "" when database and fence agree.
 
     The database may be one statement ahead: the process ended between the two writes, and nothing was sent.
@@ -91,11 +91,11 @@ def distrust(database: Fence | None, fence: Fence | None) -> str:
     return ""
 
 
-def same_boot(runtime_copy: bytes, slots: Mapping[bytes, bytes]) -> bool:
+def is_same_boot(runtime_copy: bytes, slots: Mapping[bytes, bytes]) -> bool:
     """Return whether a copy kept in the volatile runtime folder shows that the fence was not taken back since.
 
     The node writes the copy, without fsync, after each fence write. It is gone after a reboot; after a restore of the
     disk it is ahead. A copy one statement behind only means that the process ended between the two writes.
     """
-    copy, fence = decode_slot(runtime_copy), newest(slots)
+    copy, fence = decode_slot(runtime_copy), newest_fence(slots)
     return copy is not None and fence is not None and copy.store_id == fence.store_id and copy.counter <= fence.counter

@@ -35,7 +35,7 @@ from protocols.invariants import ensure
 from protocols.machine import Digest, Verifier, Write
 from protocols.refusal import Refusal
 
-TABLE = "chain"
+CHAIN_TABLE = "chain"
 STATE_TABLE = "state"
 STATE_KEY = b"state"
 STATE_EVERY_SLOTS = 16
@@ -217,7 +217,7 @@ class Ledger:
             self.voters_changed_at = decision.slot
         if decision.command != NOOP:
             self._remember(decision.command, decision.slot)
-        writes = [Write(TABLE, slot_key(decision.slot), encode(entry))]
+        writes = [Write(CHAIN_TABLE, slot_key(decision.slot), encode(entry))]
         if decision.slot % STATE_EVERY_SLOTS == 0:
             writes.append(self._state_write())
         return tuple(writes)
@@ -279,10 +279,10 @@ class Ledger:
             base.replay(held)
         era = digest(entry.reset)
         state = self._machine.apply_reset(base.state, reset, era)
-        cut = tuple(Write(TABLE, slot_key(slot), None) for slot in range(reset.slot, self.position.slot + 1))
+        cut = tuple(Write(CHAIN_TABLE, slot_key(slot), None) for slot in range(reset.slot, self.position.slot + 1))
         base._begin_era(entry, reset, era, state)
         self.__dict__.update(base.__dict__)
-        return (*cut, Write(TABLE, slot_key(reset.slot), encode(entry)), self._state_write())
+        return (*cut, Write(CHAIN_TABLE, slot_key(reset.slot), encode(entry)), self._state_write())
 
     def _begin_era(self, entry: ResetTo, reset: Reset, era: Digest, state: Any) -> None:
         self._push(entry, Position(era, reset.number, reset.slot, era), state, reset.at_ms)
@@ -327,7 +327,7 @@ class Ledger:
 
     def restore(self, tables: Mapping[str, Mapping[bytes, bytes]]) -> str:
         """Load the stored chain; return what was wrong with it, after keeping the prefix that is good."""
-        rows = tables.get(TABLE, {})
+        rows = tables.get(CHAIN_TABLE, {})
         state_slot, state = self._load_state(tables, rows)
         for slot in range(1, len(rows) + 1):
             data = rows.get(slot_key(slot))

@@ -53,7 +53,7 @@ class Approval:
         return bool(self.person)
 
 
-def approve(signer: Signer, mesh: bytes, approval: Approval) -> bytes:
+def sign_approval(signer: Signer, mesh: bytes, approval: Approval) -> bytes:
     """Return the signed envelope of an approval; `approval.key` is ignored for the signer's own."""
     return seal(signer, approval_statement(mesh, approval))
 

@@ -19,8 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from protocols.libp2p import multistream
-from protocols.libp2p import yamux_frames as frames
+from protocols.libp2p import multistream, yamux_frames
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
 from protocols.libp2p.noise_channel import PLAINTEXT_MAX_BYTES, NoiseChannel
 from protocols.libp2p.noise_payload import Identity
@@ -131,7 +130,7 @@ class Connection:
                 for plaintext in self._channel.receive_data(data):
                     self._receive_plaintext(plaintext, now_ms, events)
         except RemoteProtocolError:
-            self.close(frames.PROTOCOL_ERROR)
+            self.close(yamux_frames.PROTOCOL_ERROR)
             raise
         return events
 
@@ -174,7 +173,7 @@ class Connection:
         try:
             self._check_time(now_ms)
         except RemoteProtocolError:
-            self.close(frames.NORMAL)
+            self.close(yamux_frames.NORMAL)
             raise
         if self.state is State.UPGRADING:
             return events
@@ -194,7 +193,7 @@ class Connection:
         """Ask the peer for a sign of life; the answer is `Ponged`."""
         self._session.ping(now_ms)
 
-    def close(self, code: int = frames.NORMAL) -> None:
+    def close(self, code: int = yamux_frames.NORMAL) -> None:
         """Announce the end; what `data_to_send` returns now is the last."""
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
@@ -294,7 +293,7 @@ class Connection:
 
     def _receive_plaintext(self, plaintext: bytes, now_ms: int, events: list[ConnectionEvent]) -> None:
         for event in self._session.receive_data(plaintext, now_ms):
-            if isinstance(event, frames.StreamAccepted):
+            if isinstance(event, yamux_frames.StreamAccepted):
                 self._begin_negotiation(event.stream_id, now_ms)
             elif isinstance(event, Ponged | GoneAway) or event.stream_id not in self._negotiations:
                 events.append(event)

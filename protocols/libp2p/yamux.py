@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 
 from protocols.invariants import ensure
-from protocols.libp2p import yamux_frames as frames
+from protocols.libp2p import yamux_frames
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
 from protocols.libp2p.yamux_frames import HEADER, HEADER_BYTES, SessionEvent
 from protocols.libp2p.yamux_stream import SEND_BUFFER_MAX_BYTES, StreamState
@@ -93,8 +93,8 @@ class Session:
 
         When the ids are used up we go away: the next connection counts from the beginning.
         """
-        if self._next_id > frames.STREAM_ID_MAX:
-            self.go_away(frames.NORMAL)
+        if self._next_id > yamux_frames.STREAM_ID_MAX:
+            self.go_away(yamux_frames.NORMAL)
         if self._leaving:
             raise LocalProtocolError("yamux.leaving", "the session takes no new streams")
         if len(self._streams) - self._inbound >= OUTBOUND_STREAMS_MAX:
@@ -144,7 +144,7 @@ class Session:
         stream = self._streams.get(stream_id)
         if stream is not None:
             if stream.syn_sent:
-                self._send_control(frames.WINDOW_UPDATE, frames.RST, stream_id, 0)
+                self._send_control(yamux_frames.WINDOW_UPDATE, yamux_frames.RST, stream_id, 0)
             self._forget(stream)
 
     def consumed(self, stream_id: int, count: int, now_ms: int) -> None:
@@ -171,19 +171,19 @@ class Session:
         stream.owed_bytes = 0
         stream.granted_at_ms = now_ms
         stream.receive_window_bytes += delta
-        self._send_control(frames.WINDOW_UPDATE, 0, stream_id, delta)
+        self._send_control(yamux_frames.WINDOW_UPDATE, 0, stream_id, delta)
 
     def ping(self, now_ms: int) -> None:
         """Send a ping; its answer is `Ponged`. An unanswered earlier one is forgotten."""
         self._ping_value = (self._ping_value + 1) & 0xFFFFFFFF
         self._ping_at_ms = now_ms
-        self._send_control(frames.PING, frames.SYN, frames.SESSION_ID, self._ping_value)
+        self._send_control(yamux_frames.PING, yamux_frames.SYN, yamux_frames.SESSION_ID, self._ping_value)
 
     def go_away(self, code: int) -> None:
         """Announce the end of the session; no new streams from now on."""
         if not self._leaving:
             self._leaving = True
-            self._send_control(frames.GO_AWAY, 0, frames.SESSION_ID, code)
+            self._send_control(yamux_frames.GO_AWAY, 0, yamux_frames.SESSION_ID, code)
 
     def data_to_send(self, limit_bytes: int) -> bytes:
         """Return up to `limit_bytes` (at least 13) of frames: session frames first, then streams in turn."""
@@ -203,7 +203,7 @@ class Session:
             quantum = min(QUANTUM_BYTES, room - HEADER_BYTES) if self._ready else room - HEADER_BYTES
             size = stream.take(quantum, body)
             flags = stream.take_flags(size)
-            parts.append(HEADER.pack(frames.VERSION, frames.DATA, flags, stream.stream_id, size))
+            parts.append(HEADER.pack(yamux_frames.VERSION, yamux_frames.DATA, flags, stream.stream_id, size))
             parts += body
             room -= HEADER_BYTES + size
             if stream.sendable:
@@ -217,7 +217,7 @@ class Session:
             self._ready.append(stream)
 
     def _send_control(self, kind: int, flags: int, stream_id: int, value: int) -> None:
-        self._control += HEADER.pack(frames.VERSION, kind, flags, stream_id, value)
+        self._control += HEADER.pack(yamux_frames.VERSION, kind, flags, stream_id, value)
 
     # --- what the peer sends ------------------------------------------------------------------------------------------
 
@@ -247,30 +247,30 @@ class Session:
         return events
 
     def _receive_header(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
-        if version != frames.VERSION:
+        if version != yamux_frames.VERSION:
             raise RemoteProtocolError("yamux.version", str(version))
         if len(self._control) > CONTROL_MAX_BYTES:
             raise RemoteProtocolError("yamux.deaf", f"{CONTROL_MAX_BYTES} bytes of answers were not read")
-        if kind <= frames.WINDOW_UPDATE:
-            if stream_id == frames.SESSION_ID:
+        if kind <= yamux_frames.WINDOW_UPDATE:
+            if stream_id == yamux_frames.SESSION_ID:
                 raise RemoteProtocolError("yamux.stream-zero", "data and windows belong to streams")
-            stream = self._accept(stream_id) if flags & frames.SYN else self._streams.get(stream_id)
+            stream = self._accept(stream_id) if flags & yamux_frames.SYN else self._streams.get(stream_id)
             if stream is None:
                 self._unknown_stream(stream_id, flags)
             elif not stream.acknowledged:
                 stream.acknowledged = True
                 self._unacknowledged -= 1
-            if kind == frames.DATA:
+            if kind == yamux_frames.DATA:
                 self._receive_data_header(stream, flags, length)
             elif stream is not None:
                 self._receive_window_update(stream, flags, length)
-        elif stream_id != frames.SESSION_ID:
+        elif stream_id != yamux_frames.SESSION_ID:
             raise RemoteProtocolError("yamux.session-frame", f"type {kind} on stream {stream_id}")
-        elif kind == frames.PING:
+        elif kind == yamux_frames.PING:
             self._receive_ping(flags, length)
-        elif kind == frames.GO_AWAY:
+        elif kind == yamux_frames.GO_AWAY:
             self._leaving = True
-            self._events.append(frames.GoneAway(length))
+            self._events.append(yamux_frames.GoneAway(length))
         else:
             raise RemoteProtocolError("yamux.type", str(kind))
 
@@ -282,20 +282,20 @@ class Session:
             raise RemoteProtocolError("yamux.stream-twice", f"stream {stream_id} is open")
         if self._inbound >= INBOUND_STREAMS_MAX or self._leaving:
             self._ration()
-            self._send_control(frames.WINDOW_UPDATE, frames.RST, stream_id, 0)
+            self._send_control(yamux_frames.WINDOW_UPDATE, yamux_frames.RST, stream_id, 0)
             return None
         stream = StreamState(stream_id, inbound=True, now_ms=self._now_ms)
         self._streams[stream_id] = stream
         self._inbound += 1
-        self._send_control(frames.WINDOW_UPDATE, frames.ACK, stream_id, 0)
-        self._events.append(frames.StreamAccepted(stream_id))
+        self._send_control(yamux_frames.WINDOW_UPDATE, yamux_frames.ACK, stream_id, 0)
+        self._events.append(yamux_frames.StreamAccepted(stream_id))
         return stream
 
     def _unknown_stream(self, stream_id: int, flags: int) -> None:
         # Frames may still come for a stream that we reset; for one of ours that never was, they may not.
         if stream_id % 2 == self._parity and stream_id >= self._next_id:
             raise RemoteProtocolError("yamux.stream-unknown", f"stream {stream_id} was never opened")
-        if not flags & frames.SYN:
+        if not flags & yamux_frames.SYN:
             self._ration()
 
     def _receive_data_header(self, stream: StreamState | None, flags: int, length: int) -> None:
@@ -320,9 +320,9 @@ class Session:
             stream.received_any = True
             stream.unread_bytes += len(chunk)
             self._unread_bytes += len(chunk)
-            self._events.append(frames.DataReceived(stream.stream_id, chunk))
+            self._events.append(yamux_frames.DataReceived(stream.stream_id, chunk))
             if self._unread_bytes > UNREAD_MAX_BYTES:
-                self._events.append(frames.StreamReset(stream.stream_id, "yamux.unread"))
+                self._events.append(yamux_frames.StreamReset(stream.stream_id, "yamux.unread"))
                 self._body_stream = None
                 self.reset(stream.stream_id)
                 return
@@ -339,27 +339,27 @@ class Session:
         self._end_of_frame(stream, flags)
 
     def _end_of_frame(self, stream: StreamState | None, flags: int) -> None:
-        if stream is None or not flags & (frames.FIN | frames.RST):
+        if stream is None or not flags & (yamux_frames.FIN | yamux_frames.RST):
             return
-        if flags & frames.RST:
+        if flags & yamux_frames.RST:
             if stream.inbound and not stream.received_any:
                 self._ration()
             self._forget(stream)
-            self._events.append(frames.StreamReset(stream.stream_id))
+            self._events.append(yamux_frames.StreamReset(stream.stream_id))
         elif not stream.remote_finished:
             stream.remote_finished = True
-            self._events.append(frames.StreamFinished(stream.stream_id))
+            self._events.append(yamux_frames.StreamFinished(stream.stream_id))
             self._forget_if_closed(stream)
 
     def _receive_ping(self, flags: int, value: int) -> None:
-        if flags & frames.SYN:
+        if flags & yamux_frames.SYN:
             self._ration()
-            self._send_control(frames.PING, frames.ACK, frames.SESSION_ID, value)
+            self._send_control(yamux_frames.PING, yamux_frames.ACK, yamux_frames.SESSION_ID, value)
         elif value == self._ping_value and self._ping_at_ms is not None:
             rtt_ms = max(self._now_ms - self._ping_at_ms, 0)
             self._rtt_min_ms = rtt_ms if self._rtt_min_ms is None else min(rtt_ms, self._rtt_min_ms)
             self._ping_at_ms = None
-            self._events.append(frames.Ponged(rtt_ms))
+            self._events.append(yamux_frames.Ponged(rtt_ms))
         else:
             self._ration()
 
@@ -386,7 +386,7 @@ class Session:
         if not stream.acknowledged:
             self._unacknowledged -= 1
         self._unread_bytes -= stream.unread_bytes
-        self._grown_bytes -= stream.window_max_bytes - frames.INITIAL_WINDOW_BYTES
+        self._grown_bytes -= stream.window_max_bytes - yamux_frames.INITIAL_WINDOW_BYTES
         stream.pending.clear()
         stream.buffered_bytes = 0
         stream.syn_sent = stream.finish_wanted = stream.finish_sent = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from protocols.libp2p import yamux_frames as frames
+from protocols.libp2p import yamux_frames
 
 SEND_BUFFER_MAX_BYTES = 1024 * 1024
 """Bytes a caller may queue on one stream beyond the peer's window; a writer that respects `send_room` never sees it."""
@@ -48,9 +48,9 @@ class StreamState:
         self.queued = False
         self.pending: deque[memoryview] = deque()
         self.buffered_bytes = 0
-        self.send_window_bytes = frames.INITIAL_WINDOW_BYTES
-        self.receive_window_bytes = frames.INITIAL_WINDOW_BYTES
-        self.window_max_bytes = frames.INITIAL_WINDOW_BYTES
+        self.send_window_bytes = yamux_frames.INITIAL_WINDOW_BYTES
+        self.receive_window_bytes = yamux_frames.INITIAL_WINDOW_BYTES
+        self.window_max_bytes = yamux_frames.INITIAL_WINDOW_BYTES
         self.unread_bytes = 0
         self.owed_bytes = 0
         self.granted_at_ms = now_ms
@@ -92,8 +92,8 @@ class StreamState:
         flags = 0
         if not self.syn_sent:
             self.syn_sent = True
-            flags |= frames.SYN
+            flags |= yamux_frames.SYN
         if self.finish_wanted and not self.finish_sent and not size and not self.buffered_bytes:
             self.finish_sent = True
-            flags |= frames.FIN
+            flags |= yamux_frames.FIN
         return flags

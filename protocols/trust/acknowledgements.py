@@ -13,7 +13,7 @@ from protocols.envelope import Signed, open_signed, sign
 from protocols.machine import Signer, Verifier
 from protocols.refusal import Refusal
 
-DOMAIN = "freehold/acknowledgement/1"
+ACKNOWLEDGEMENT_DOMAIN = "freehold/acknowledgement/1"
 NOTE_MAX = 200
 PAPER_MAX_BYTES = 2 * 1024
 
@@ -29,12 +29,12 @@ class Acknowledgement(msgspec.Struct, frozen=True, tag="acknowledgement"):
 
 def sign_acknowledgement(signer: Signer, mesh: bytes, said: Acknowledgement) -> Signed:
     """Sign one with an admin's key."""
-    return sign(signer, DOMAIN, mesh, said)
+    return sign(signer, ACKNOWLEDGEMENT_DOMAIN, mesh, said)
 
 
 def read_acknowledgement(verifier: Verifier, mesh: bytes, signed: Signed) -> Acknowledgement:
     """Return what a paper says. Raises DecodeError if its signature is not its key's."""
-    said: Acknowledgement = open_signed(verifier, DOMAIN, mesh, signed, Acknowledgement)
+    said: Acknowledgement = open_signed(verifier, ACKNOWLEDGEMENT_DOMAIN, mesh, signed, Acknowledgement)
     return said
 
 

@@ -60,7 +60,9 @@ class RevocationStatement(msgspec.Struct, frozen=True, tag="revocation_statement
     chain: tuple[Signed, ...] = ()
 
 
-def revoke(signer: Signer, mesh: bytes, revocation: Revocation, chain: tuple[Signed, ...] = ()) -> RevocationStatement:
+def sign_revocation(
+    signer: Signer, mesh: bytes, revocation: Revocation, chain: tuple[Signed, ...] = ()
+) -> RevocationStatement:
     """Sign a revocation."""
     return RevocationStatement(sign(signer, REVOCATION_DOMAIN, mesh, revocation), chain)
 

@@ -24,8 +24,8 @@ from functools import lru_cache
 
 import msgspec
 
+from protocols import keys
 from protocols.envelope import PUBLIC_KEY_BYTES, Signed, digest
-from protocols.keys import peer_id as encode_peer_id
 from protocols.keys import public_key_of
 from protocols.machine import Digest, PeerId, Verifier
 from protocols.refusal import Refusal
@@ -61,7 +61,7 @@ _BY_REVOKED = Refusal(
     BY_REVOKED, "a key or grant that the revocation rests on was revoked; somebody who still may makes it again"
 )
 
-peer_id = lru_cache(1_024)(encode_peer_id)
+peer_id = lru_cache(1_024)(keys.peer_id)
 """Standing is asked for on every record; base58 is slow."""
 
 

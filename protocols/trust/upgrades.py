@@ -15,7 +15,7 @@ import msgspec
 from protocols.envelope import DecodeError, Signed, decode, sign, verify
 from protocols.machine import Signer, Verifier
 
-DOMAIN = "freehold/upgrade/1"
+UPGRADE_DOMAIN = "freehold/upgrade/1"
 PAPER_MAX_BYTES = 16 * 1024
 WHEELS_MAX = 32
 WHEEL_NAME_MAX = 200
@@ -75,7 +75,7 @@ def following_problem(old: str, new: str) -> str:
 
 def sign_upgrade(signer: Signer, mesh: bytes, paper: UpgradePaper) -> Signed:
     """Sign a paper with an admin's key."""
-    return sign(signer, DOMAIN, mesh, paper)
+    return sign(signer, UPGRADE_DOMAIN, mesh, paper)
 
 
 def open_upgrade(
@@ -84,8 +84,8 @@ def open_upgrade(
     """Return what an admin's paper says. Raises DecodeError for one that is nobody's, malformed, or too old."""
     if signed.key not in admins:
         raise DecodeError("the key that signed it is no admin's")
-    if not verify(verifier, DOMAIN, mesh, signed):
-        raise DecodeError(f"signature does not verify for {DOMAIN}")
+    if not verify(verifier, UPGRADE_DOMAIN, mesh, signed):
+        raise DecodeError(f"signature does not verify for {UPGRADE_DOMAIN}")
     paper: UpgradePaper = decode(signed.payload, UpgradePaper, PAPER_MAX_BYTES)
     if abs(now_ms - paper.at_ms) > GOOD_FOR_MS:
         raise DecodeError("it was signed over a week ago, or a clock is wrong")

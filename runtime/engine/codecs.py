@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from wasmtime import component as wc
 
-from runtime.engine import bindings as raw
+from runtime.engine import bindings
 from runtime.engine.bindings import ENTRY_BYTES, MEM, VAL_BYTES, word, words2, words3
 
 
@@ -133,19 +133,19 @@ def _lift_string(at: int, holder: ResourceHolder) -> str:
 
 def _lower_string(value: str, at: int, holder: ResourceHolder) -> None:
     text = value.encode()
-    raw.bytes_new(at + 8, len(text), text)
+    bindings.bytes_new(at + 8, len(text), text)
     MEM[at] = _STRING
 
 
 def _lift_bytes(at: int, holder: ResourceHolder) -> bytes:
     size, data = words2(MEM, at + 8)
-    return raw.read_u8_list(size, data) if size else b""
+    return bindings.read_u8_list(size, data) if size else b""
 
 
 def _lower_bytes(value: bytes, at: int, holder: ResourceHolder) -> None:
-    raw.list_new(at + 8, len(value))
+    bindings.list_new(at + 8, len(value))
     if value:
-        raw.write_u8_list(value, word(MEM, at + 16)[0])
+        bindings.write_u8_list(value, word(MEM, at + 16)[0])
     MEM[at] = _LIST
 
 
@@ -159,7 +159,7 @@ def _list(element: Codec) -> Codec:
         return [lift_one(data + VAL_BYTES * n, holder) for n in range(size)]
 
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
-        raw.list_new(at + 8, len(value))
+        bindings.list_new(at + 8, len(value))
         data = word(MEM, at + 16)[0]
         for item in value:
             lower_one(item, data, holder)
@@ -179,7 +179,7 @@ def _tuple(elements: list[Codec]) -> Codec:
         return tuple([one(data + offset, holder) for one, offset in lifts])
 
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
-        raw.tuple_new(at + 8, count)
+        bindings.tuple_new(at + 8, count)
         data = word(MEM, at + 16)[0]
         for item, (one, offset) in zip(value, lowers, strict=True):
             one(item, data + offset, holder)
@@ -198,10 +198,10 @@ def _record(fields: list[tuple[str, Codec]]) -> Codec:
         return tuple([one(data + offset, holder) for one, offset in lifts])
 
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
-        raw.record_new(at + 8, count)
+        bindings.record_new(at + 8, count)
         data = word(MEM, at + 16)[0]
         for item, (name, one, offset) in zip(value, lowers, strict=True):
-            raw.bytes_new(data + offset, len(name), name)
+            bindings.bytes_new(data + offset, len(name), name)
             one(item, data + offset + 16, holder)
         MEM[at] = _RECORD
 
@@ -221,9 +221,9 @@ def _variant(cases: list[tuple[str, Codec | None]]) -> Codec:
         name, one = to_write[value[0]]
         boxed = 0
         if one is not None:
-            boxed = raw.box()
+            boxed = bindings.box()
             one(value[1], boxed, holder)
-        raw.bytes_new(at + 8, len(name), name)
+        bindings.bytes_new(at + 8, len(name), name)
         _put_word(MEM, at + 24, boxed)
         MEM[at] = _VARIANT
 
@@ -241,7 +241,7 @@ def _enum(names: list[str]) -> Codec:
 
     def lower(value: str, at: int, holder: ResourceHolder) -> None:
         text = to_write[value]
-        raw.bytes_new(at + 8, len(text), text)
+        bindings.bytes_new(at + 8, len(text), text)
         MEM[at] = _ENUM
 
     return Codec(lift, lower, f"enum{{{','.join(names)}}}")
@@ -257,11 +257,11 @@ def _flags(names: list[str]) -> Codec:
 
     def lower(value: frozenset[str], at: int, holder: ResourceHolder) -> None:
         chosen = [name for name in names if name in value]
-        raw.flags_new(at + 8, len(chosen))
+        bindings.flags_new(at + 8, len(chosen))
         data = word(MEM, at + 16)[0]
         for n, name in enumerate(chosen):
             text = name.encode()
-            raw.bytes_new(data + 16 * n, len(text), text)
+            bindings.bytes_new(data + 16 * n, len(text), text)
         MEM[at] = _FLAGS
 
     return Codec(lift, lower, f"flags{{{','.join(names)}}}")
@@ -277,7 +277,7 @@ def _option(some: Codec) -> Codec:
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
         boxed = 0
         if value is not None:
-            boxed = raw.box()
+            boxed = bindings.box()
             lower_some(value, boxed, holder)
         _put_option(MEM, at, _OPTION, boxed)
 
@@ -302,7 +302,7 @@ def _result(ok: Codec | None, err: Codec | None) -> Codec:
             value = value.value
         boxed = 0
         if one is not None:
-            boxed = raw.box()
+            boxed = bindings.box()
             one(value, boxed, holder)
         _put_result(MEM, at, _RESULT, is_ok, boxed)
 
@@ -310,16 +310,16 @@ def _result(ok: Codec | None, err: Codec | None) -> Codec:
 
 
 def _lift_own(at: int, holder: ResourceHolder) -> Any:
-    return holder.take(raw.take_resource(holder.context, word(MEM, at + 8)[0]))
+    return holder.take(bindings.take_resource(holder.context, word(MEM, at + 8)[0]))
 
 
 def _lift_borrow(at: int, holder: ResourceHolder) -> Any:
-    return holder.borrow(raw.take_resource(holder.context, word(MEM, at + 8)[0]))
+    return holder.borrow(bindings.take_resource(holder.context, word(MEM, at + 8)[0]))
 
 
 def _lower_own(value: Any, at: int, holder: ResourceHolder) -> None:
     rep, type_id = holder.give(value)
-    raw.give_resource(holder.context, rep, type_id, at + 8)
+    bindings.give_resource(holder.context, rep, type_id, at + 8)
     MEM[at] = _RESOURCE
 
 

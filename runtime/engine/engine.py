@@ -11,7 +11,7 @@ from typing import Final
 
 import wasmtime
 
-from runtime.engine import bindings as raw
+from runtime.engine import bindings
 
 TICK_S: Final = 0.010
 """How late a deadline, a cancellation or a flushed byte of a computing guest may be."""
@@ -35,7 +35,7 @@ def engine() -> wasmtime.Engine:
     config.epoch_interruption = True
     config.max_wasm_stack = WASM_STACK_MAX_BYTES
     config.cranelift_opt_level = "speed"
-    raw.without_concurrency(config)
+    bindings.without_concurrency(config)
     return wasmtime.Engine(config)
 
 

@@ -10,7 +10,7 @@ import ctypes
 import threading
 from typing import Final, Protocol
 
-from runtime.engine import bindings as raw
+from runtime.engine import bindings
 from runtime.engine.bindings import VAL_BYTES, RawStore
 from runtime.engine.codecs import Err, Ok
 from runtime.engine.engine import engine
@@ -122,8 +122,8 @@ class RawInstance:
         try:
             self._func.call(at, 2, at + VAL_BYTES * 2, 0)
         finally:
-            raw.val_delete(at)
-            raw.val_delete(at + VAL_BYTES)
+            bindings.val_delete(at)
+            bindings.val_delete(at + VAL_BYTES)
 
     def run(self) -> Ok | Err:
         """Call and lift the result."""
@@ -131,7 +131,7 @@ class RawInstance:
         self._func.call(at, 0, at, 1)
         assert self._entry.result is not None
         result: Ok | Err = self._entry.result.lift(at, self._guest)
-        raw.val_delete(at)
+        bindings.val_delete(at)
         return result
 
     def close(self) -> None:

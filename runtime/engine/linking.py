@@ -16,7 +16,7 @@ from typing import Any, Final
 import wasmtime
 from wasmtime import component as wc
 
-from runtime.engine import bindings as raw
+from runtime.engine import bindings
 from runtime.engine.bindings import VAL_BYTES, RawComponent
 from runtime.engine.codecs import FunctionCodecs, Lift, Lower, ResourceNames, UnsupportedTypeError, signature_of
 from runtime.engine.guest import RESOURCES, Guest, Resource
@@ -71,7 +71,7 @@ def link(
             if function is None or not isinstance(function.ty, wc.FuncType):
                 raise LinkError(f"the component exports {name} without {entry[1]}")
             signature = _checked(name, entry[1], function.ty, resources)
-            if not raw.supported():
+            if not bindings.supported():
                 return _by_public_api(component, imports, (name, entry[1]))
             return _by_raw_calls(engine, component, imports, (name, entry[1], signature))
     raise LinkError(f"the component does not export {entry[0]}")
@@ -88,11 +88,11 @@ def _by_raw_calls(
     for name, items in imports.items():
         with linker.root() as root, root.add_instance(name) as instance:
             for item, kind in items.resources.items():
-                raw.add_resource(instance, item, kind.type_id, _DESTRUCTOR)
+                bindings.add_resource(instance, item, kind.type_id, _DESTRUCTOR)
             for item, (function, _, signature) in items.functions.items():
-                callback = raw.CALLBACK(_callback(function, signature))
+                callback = bindings.CALLBACK(_callback(function, signature))
                 keep.append(callback)
-                raw.add_function(instance, item, callback)
+                bindings.add_function(instance, item, callback)
     raw_component = RawComponent(component, linker, keep)
     index = raw_component.export_index(entry[0], entry[1])
     assert index is not None, "the type said so"
@@ -113,7 +113,7 @@ def _warn_once() -> None:
     _log.warning(
         "wasmtime %s is not one this version was tested with (%s): guests run through its public API, ten times slower",
         version("wasmtime"),
-        ", ".join(sorted(raw.KNOWN_VERSIONS)),
+        ", ".join(sorted(bindings.KNOWN_VERSIONS)),
     )
 
 
@@ -235,7 +235,7 @@ def _callback_n(function: HostFunction, lifts: list[Lift], lower: Lower) -> Any:
 
 def _fail(guest: Guest, error: BaseException) -> int:
     guest.failure = error
-    return raw.new_error(str(error) or type(error).__name__)
+    return bindings.new_error(str(error) or type(error).__name__)
 
 
 def _drop(_data: int, context: int, rep: int) -> int:
@@ -251,12 +251,12 @@ def _tick(context: int, _data: int, delta: int, _kind: int) -> int:
     guest = GUESTS[context]
     try:
         guest.call.tick()
-        raw.set_epoch_delta(delta, 1)
+        bindings.set_epoch_delta(delta, 1)
     except BaseException as error:
         return _fail(guest, error)
     return 0
 
 
-_DESTRUCTOR: Final = raw.DESTRUCTOR(_drop)
-ON_EPOCH: Final = raw.EPOCH(_tick)
+_DESTRUCTOR: Final = bindings.DESTRUCTOR(_drop)
+ON_EPOCH: Final = bindings.EPOCH(_tick)
 """What every store does at a tick: let output go, and stop the guest if its call is over."""

@@ -34,7 +34,7 @@ class NotNative:
     reason: str
 
 
-def plan(app: LoadedApp, module: Any) -> NativePlan | NotNative:
+def native_plan(app: LoadedApp, module: Any) -> NativePlan | NotNative:
     """Decide for one app; `module` is the compiled engine."""
     spec, linked = app.spec, app.linked
     if spec.kind != "http" or not isinstance(linked, Linked):

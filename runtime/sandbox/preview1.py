@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import wasmtime
 
-from runtime.engine import bindings as raw
+from runtime.engine import bindings
 from runtime.engine.engine import TICK_S, engine
 from runtime.engine.guest import ExitCalled, Guest, GuestServices
 from runtime.engine.linking import GUESTS, ON_EPOCH
@@ -81,8 +81,8 @@ class Preview1:
         self._environment = [f"{name}={value}".encode() + b"\0" for name, value in spec.environment.items()]
         self._store = wasmtime.Store(engine())
         self._store.set_limits(spec.memory_max_bytes, spec.table_elements_max, 4, 10, 4)
-        if raw.supported():
-            guest.context = raw.watch_store(self._store, ON_EPOCH)
+        if bindings.supported():
+            guest.context = bindings.watch_store(self._store, ON_EPOCH)
             GUESTS[guest.context] = guest
         else:
             self._store.set_epoch_deadline(spec.timeout_ms // int(TICK_S * 1000) + 1)

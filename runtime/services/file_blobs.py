@@ -22,8 +22,8 @@ from runtime.providers import BlobInfo, ProviderError
 from runtime.services import freeze
 from runtime.services.sqlite_file import SqliteFile, lane_folder
 
-SCHEMA_VERSION: Final = 1
-SCHEMA: Final = """
+BLOBS_VERSION: Final = 1
+BLOBS_SCHEMA: Final = """
 CREATE TABLE containers (name TEXT PRIMARY KEY, created_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE contents (digest BLOB PRIMARY KEY, size INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE objects (
@@ -59,7 +59,7 @@ class FileBlobs:
         """`owner` is "PROJECT" or "PROJECT/ENVIRONMENT"; `clock` tells wall seconds."""
         self.caps = caps or BlobCaps()
         lane = lane_folder(folder, owner)
-        self.file = SqliteFile(lane, "blobs", SCHEMA, SCHEMA_VERSION)
+        self.file = SqliteFile(lane, "blobs", BLOBS_SCHEMA, BLOBS_VERSION)
         self._contents = lane / "blobs"
         self._clock = clock
         self._lock = threading.Lock()

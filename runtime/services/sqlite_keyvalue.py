@@ -17,9 +17,9 @@ from typing import Final
 from runtime.providers import ProviderError
 from runtime.services.sqlite_file import SqliteFile, lane_folder
 
-SCHEMA_VERSION: Final = 1
+KEYVALUE_VERSION: Final = 1
 
-SCHEMA: Final = """
+KEYVALUE_SCHEMA: Final = """
 CREATE TABLE stores (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -52,7 +52,7 @@ class SqliteKeyValue:
 
     def __init__(self, folder: Path, owner: str, caps: StoreCaps | None = None) -> None:
         self._caps = caps or StoreCaps()
-        self.file = SqliteFile(lane_folder(folder, owner), "keyvalue", SCHEMA, SCHEMA_VERSION)
+        self.file = SqliteFile(lane_folder(folder, owner), "keyvalue", KEYVALUE_SCHEMA, KEYVALUE_VERSION)
 
     def open(self, store: str) -> SqliteBucket:
         """Open `store`, made on first use; raises `ProviderError`."""

@@ -18,9 +18,9 @@ from typing import Final
 from runtime.providers import ProviderError
 from runtime.services.sqlite_file import SqliteFile, lane_folder
 
-SCHEMA_VERSION: Final = 1
+QUEUE_VERSION: Final = 1
 
-SCHEMA: Final = """
+QUEUE_SCHEMA: Final = """
 CREATE TABLE subjects (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
     messages INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0
@@ -85,7 +85,7 @@ class SqliteQueue:
 
     def __init__(self, folder: Path, owner: str, caps: QueueCaps | None = None) -> None:
         self._caps = caps or QueueCaps()
-        self.file = SqliteFile(lane_folder(folder, owner), FILE_NAME.removesuffix(".db"), SCHEMA, SCHEMA_VERSION)
+        self.file = SqliteFile(lane_folder(folder, owner), FILE_NAME.removesuffix(".db"), QUEUE_SCHEMA, QUEUE_VERSION)
 
     def publish(self, subject: str, body: bytes, now_ms: int) -> int:
         """Keep a message, durable on return; return its number."""

@@ -18,8 +18,7 @@ from runtime.engine.guest import CAPTURE_MAX_BYTES
 from runtime.exchange import Exchange
 from runtime.ingress.dispatch import HostingError, outcome_kind
 from runtime.messages import AppLoad, JobDone, RunJob
-from runtime.native.plan import NativePlan, NotNative
-from runtime.native.plan import plan as native_plan
+from runtime.native.plan import NativePlan, NotNative, native_plan
 from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
 from runtime.providers import ProviderError, Providers

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from protocols.chain import acceptor as acceptors
-from protocols.chain import fence as fences
-from protocols.chain import ledger as ledgers
-from protocols.chain.acceptor import AcceptorRecord
+from protocols.chain.acceptor import ACCEPTOR_TABLE, RECORD_KEY, AcceptorRecord
 from protocols.chain.ballots import NO_BALLOT, Ballot, statement_holds
 from protocols.chain.decision import (
     CLOCK_TOLERANCE_MS,
@@ -29,6 +26,8 @@ from protocols.chain.decision import (
     Voter,
     material_of,
 )
+from protocols.chain.fence import FENCE_TABLE, newest_fence
+from protocols.chain.ledger import CHAIN_TABLE, slot_key
 from protocols.chain.messages import Commit, EntryStored, Promised, Propose, Voted
 from protocols.envelope import decode, digest, digest_of
 from protocols.machine import PeerId, Persist, Store, Verifier
@@ -118,9 +117,9 @@ class ChainChecker:
         if effect.store is not Store.VOTE:
             return
         for write in effect.writes:
-            if write.table == ledgers.TABLE and write.value is not None:
+            if write.table == CHAIN_TABLE and write.value is not None:
                 self._entry_stored(host, int.from_bytes(write.key, "big"), _entry(write.value))
-            elif write.table == acceptors.TABLE and write.key == acceptors.RECORD_KEY and write.value is not None:
+            elif write.table == ACCEPTOR_TABLE and write.key == RECORD_KEY and write.value is not None:
                 self._record_stored(host, _record(write.value))
 
     def _record_stored(self, host: Host, record: AcceptorRecord) -> None:
@@ -167,7 +166,7 @@ class ChainChecker:
         """Return what was decided at a slot; nothing if the only disk that ever held it lost it before it was told."""
         teller = self._untold.get((era, slot))
         if teller is not None:
-            data = teller.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {}).get(ledgers.slot_key(slot))
+            data = teller.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {}).get(slot_key(slot))
             entry: Entry | None = None if data is None else _entry(data)
             held = digest(entry.decision) if isinstance(entry, Decided) else None
             if held != self.decided[era, slot]:
@@ -222,10 +221,10 @@ class ChainChecker:
 
     def _voters_of(self, host: Host, slot: int) -> tuple[Voter, ...]:
         """Return who votes on `slot`, by the decision stored before it on that host's disk."""
-        rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+        rows = host.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {})
         if slot == 1:
             return self._machine.voters(self._machine.genesis())
-        entry = _entry(rows[ledgers.slot_key(slot - 1)])
+        entry = _entry(rows[slot_key(slot - 1)])
         match entry:
             case Decided():
                 decision = _decision(entry.decision)
@@ -235,13 +234,13 @@ class ChainChecker:
                 return reset.voters
 
     def _check_prefix(self, host: Host, slot: int) -> None:
-        rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
-        if slot > 1 and ledgers.slot_key(slot - 1) not in rows:
+        rows = host.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {})
+        if slot > 1 and slot_key(slot - 1) not in rows:
             raise Violation("ChainPrefix", f"{host.name} stored slot {slot} without slot {slot - 1}")
-        entry = _entry(rows[ledgers.slot_key(slot)])
+        entry = _entry(rows[slot_key(slot)])
         if isinstance(entry, Decided) and slot > 1:
             decision = _decision(entry.decision)
-            before = _entry(rows[ledgers.slot_key(slot - 1)])
+            before = _entry(rows[slot_key(slot - 1)])
             expected = digest(before.decision if isinstance(before, Decided) else before.reset)
             if decision.prev != expected:
                 raise Violation("ChainPrefix", f"{host.name} stored slot {slot} behind another entry than its own")
@@ -270,8 +269,8 @@ class ChainChecker:
                 self._durable(near, NO_BALLOT, proposal.slot, NO_BALLOT, -1)
             case Commit():
                 host = self._world.host_of(near)
-                rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
-                if ledgers.slot_key(message.slot) not in rows:
+                rows = host.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {})
+                if slot_key(message.slot) not in rows:
                     raise Violation("DurableBeforeSpeak", f"{host.name} told slot {message.slot} before storing it")
             case _:
                 pass
@@ -282,7 +281,7 @@ class ChainChecker:
 
     def _durable(self, near: PeerId, ballot: Ballot, slot: int, accepted: Ballot, counter: int) -> None:
         host = self._world.host_of(near)
-        data = host.disk.stores[Store.VOTE].tables.get(acceptors.TABLE, {}).get(acceptors.RECORD_KEY)
+        data = host.disk.stores[Store.VOTE].tables.get(ACCEPTOR_TABLE, {}).get(RECORD_KEY)
         record: AcceptorRecord | None = None if data is None else _record(data)
         if record is None or record.slot < slot:
             raise Violation("DurableBeforeSpeak", f"{host.name} spoke in slot {slot} without a record of it")
@@ -290,7 +289,7 @@ class ChainChecker:
             return
         if record.promised < ballot or record.accepted_ballot < accepted or record.counter < counter:
             raise Violation("DurableBeforeSpeak", f"{host.name} said in slot {slot} what its disk does not hold")
-        fence = fences.newest(host.disk.stores[Store.FENCE].tables.get(fences.TABLE, {}))
+        fence = newest_fence(host.disk.stores[Store.FENCE].tables.get(FENCE_TABLE, {}))
         if counter >= 0 and (fence is None or fence.store_id != record.store_id or fence.counter < counter):
             raise Violation("DurableBeforeSpeak", f"{host.name} spoke in slot {slot} ahead of its fence")
 
@@ -298,8 +297,8 @@ class ChainChecker:
 
     def _noticed(self, host: Host, event: Any) -> None:
         if isinstance(event, EntryStored):
-            rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
-            if ledgers.slot_key(event.slot) not in rows:
+            rows = host.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {})
+            if slot_key(event.slot) not in rows:
                 raise Violation("DurableBeforeSpeak", f"{host.name} acts on slot {event.slot} before storing it")
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -311,10 +310,10 @@ class ChainChecker:
         """
         after: dict[bytes, Any] = {}
         for host in self._world.hosts:
-            rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+            rows = host.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {})
             state = self._machine.genesis()
             for slot in range(1, len(rows) + 1):
-                row = rows[ledgers.slot_key(slot)]
+                row = rows[slot_key(slot)]
                 if row in after:
                     state = after[row]
                     continue

@@ -13,12 +13,12 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from protocols.chain import acceptor as acceptors
-from protocols.chain import fence as fences
+from protocols.chain.acceptor import founding_effects, load_acceptor
 from protocols.chain.ballots import Proposal
 from protocols.chain.chain import Chain
 from protocols.chain.context import ChainSetup, Stored
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
+from protocols.chain.fence import FENCE_TABLE, is_same_boot, newest_fence
 from protocols.chain.messages import Booted, Outcome, Quarantined, Read, ReadDone, Submit, SubmitReset
 from protocols.chain.pacing import ChainTimes
 from protocols.chain.quorum import boot_quorum, majority
@@ -106,7 +106,7 @@ class ChainFleet:
         host = self.world.add_host(name, self._peers[name], self._make_machine)
         for voter in self._founders:
             if voter.node == host.peer:
-                for effect in acceptors.founding_effects(voter.store_id):
+                for effect in founding_effects(voter.store_id):
                     assert isinstance(effect, Persist)
                     host.disk.apply(effect.store, effect.writes)
                     self._keep_runtime_copy(host, effect)
@@ -116,8 +116,8 @@ class ChainFleet:
         host = boot.host
         if not boot.runtime_folder_kept:
             self._runtime_copy.pop(host.name, None)
-        slots = (boot.fence or {}).get(fences.TABLE, {})
-        same_boot = fences.same_boot(self._runtime_copy.get(host.name, b""), slots)
+        slots = (boot.fence or {}).get(FENCE_TABLE, {})
+        same = is_same_boot(self._runtime_copy.get(host.name, b""), slots)
         rules_version = RULES_VERSION - 1 if host.name in self._old else RULES_VERSION
         machine = self._state_machines[host.name] = self.make_state_machine(rules_version)
         if host.name in self._narrow:
@@ -127,7 +127,7 @@ class ChainFleet:
             machine, self.revoked.__contains__, TIMES,
         )  # fmt: skip
         make = ForgetfulChain if host.peer in self.checker.excused else self._make_chain
-        chain = make(setup, Stored(boot.vote, boot.fence, same_boot))
+        chain = make(setup, Stored(boot.vote, boot.fence, same))
         self.world.after(0, host.receive, Booted(), host.boot_count)
         return chain
 
@@ -169,8 +169,8 @@ class ChainFleet:
 
     @staticmethod
     def _fence_ahead(host: Host) -> bool:
-        loaded = acceptors.load(host.disk.stores[Store.VOTE].tables)
-        fence = fences.newest(host.disk.stores[Store.FENCE].tables.get(fences.TABLE, {}))
+        loaded = load_acceptor(host.disk.stores[Store.VOTE].tables)
+        fence = newest_fence(host.disk.stores[Store.FENCE].tables.get(FENCE_TABLE, {}))
         return loaded is not None and fence is not None and fence.counter > loaded[0].counter
 
     def _lapse(self, fault: Fault) -> None:

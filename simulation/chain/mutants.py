@@ -13,10 +13,7 @@ from typing import Any
 
 import msgspec
 
-from protocols.chain import boot_read as recovery
-from protocols.chain import context as chain_context
-from protocols.chain import fence as fences
-from protocols.chain import grounds, ledger, proposer, quorum, reads, voting
+from protocols.chain import boot_read, chain, context, grounds, ledger, proposer, quorum, reads, voting
 from protocols.chain.acceptor import Acceptor, fresh_record
 from protocols.chain.ballots import NO_BALLOT
 from protocols.chain.chain import Chain
@@ -93,7 +90,7 @@ def _grounds_unchecked() -> Sequence[Patch]:
     return [
         (voting, "adopted", lambda promises: (NO_BALLOT, b"")),
         (voting, "grounds_problem", lambda *args: ""),
-        (chain_context, "grounds_problem", lambda *args: ""),
+        (context, "grounds_problem", lambda *args: ""),
         (ledger, "grounds_problem", lambda *args: ""),
     ]
 
@@ -168,7 +165,7 @@ def _kept_store_id() -> Sequence[Patch]:
 
 
 def _unfenced_rollback() -> Sequence[Patch]:
-    return [(fences, "distrust", lambda database, fence: "")]
+    return [(chain, "distrust_of", lambda database, fence: "")]
 
 
 def _no_boot_read() -> Sequence[Patch]:
@@ -176,7 +173,7 @@ def _no_boot_read() -> Sequence[Patch]:
 
 
 def _boot_read_one() -> Sequence[Patch]:
-    return [(recovery, "boot_quorum", lambda count: 1)]
+    return [(boot_read, "boot_quorum", lambda count: 1)]
 
 
 def _two_configurations() -> Sequence[Patch]:

@@ -46,7 +46,7 @@ class ChainPlan:
         return replace(self, faults=faults)
 
 
-def plan(
+def chain_plan(
     seed: int,
     kinds: tuple[str, ...] = KINDS,
     delay_max_ms: int | None = None,

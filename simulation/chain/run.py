@@ -50,7 +50,7 @@ class Result:
     lines: list[str] = field(default_factory=list)
 
 
-def run(plan: ChainPlan, make_chain: MakeChain = Chain, keep_trace: bool = False) -> Result:
+def chain_run(plan: ChainPlan, make_chain: MakeChain = Chain, keep_trace: bool = False) -> Result:
     """Run one plan to its end, or to the first violation."""
     fleet = ChainFleet(plan, make_chain, keep_trace)
     result = Result(plan.seed, Verdict.CLEAN)

@@ -16,8 +16,8 @@ from multiprocessing import Pool
 from typing import Any, TypeVar
 
 from simulation.chain.mutants import MUTANTS, Mutant
-from simulation.chain.plan import ChainPlan, plan
-from simulation.chain.run import Result, Verdict, run
+from simulation.chain.plan import ChainPlan, chain_plan
+from simulation.chain.run import Result, Verdict, chain_run
 from simulation.mesh.hostile import hostile_run
 from simulation.mesh.hostile_key_mutants import KEY_MUTANTS
 from simulation.mesh.hostile_mutants import HOSTILE_MUTANTS
@@ -66,7 +66,7 @@ def run_seed(seed: int, keep_trace: bool = False) -> Result:
     """Run the fleet a seed stands for: every tenth one of whole nodes, the others of chains alone."""
     if seed % WHOLE_EVERY == 0:
         return mesh_run(mesh_plan(seed), keep_trace)
-    return run(plan(seed), keep_trace=keep_trace)
+    return chain_run(chain_plan(seed), keep_trace=keep_trace)
 
 
 def collect_rarely() -> None:
@@ -101,7 +101,7 @@ def _hunted(mutant: Mutant, seed: int) -> Result:
         return hostile_run(seed)
     if mutant.whole:
         return mesh_run(mesh_plan(seed, mutant.kinds))
-    return run(plan(seed, mutant.kinds, mutant.delay_max_ms, mutant.voters, mutant.liar))
+    return chain_run(chain_plan(seed, mutant.kinds, mutant.delay_max_ms, mutant.voters, mutant.liar))
 
 
 def kill(mutant: Mutant, seeds_max: int, first_seed: int = 0) -> Result | None:
@@ -139,7 +139,7 @@ def minimised(result: Result) -> ChainPlan | MeshPlan:
     """Return the smallest plan found that fails as a seed's run did."""
     if result.seed % WHOLE_EVERY == 0:
         return minimise(mesh_plan(result.seed), result.invariant, _smaller_mesh, mesh_run)
-    return minimise(plan(result.seed), result.invariant, _smaller_chain, run)
+    return minimise(chain_plan(result.seed), result.invariant, _smaller_chain, chain_run)
 
 
 def minimise(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from protocols.chain import ledger as ledgers
 from protocols.chain.decision import NOOP, Decided, Decision, Entry, ResetTo, Voter, material_of
+from protocols.chain.ledger import CHAIN_TABLE, slot_key
 from protocols.chain.messages import EntryStored
 from protocols.changes.approvals import Approval, read_approval
 from protocols.changes.statements import STATEMENT_DOMAIN, HealthVerdict, Statement
@@ -63,12 +63,12 @@ class MeshChecker:
 
     def state_of(self, host: Host) -> MeshState | None:
         """Return the state of a host's highest durable decision; None behind a reset, which is not replayed here."""
-        rows = host.disk.stores[Store.VOTE].tables.get(ledgers.TABLE, {})
+        rows = host.disk.stores[Store.VOTE].tables.get(CHAIN_TABLE, {})
         head = len(rows)
         missing: list[tuple[bytes, Decided]] = []
         state: MeshState | None = None
         while head:
-            entry: Entry = decode(rows[ledgers.slot_key(head)], Entry)
+            entry: Entry = decode(rows[slot_key(head)], Entry)
             if isinstance(entry, ResetTo):
                 return None
             whole = bytes(digest(entry.decision))

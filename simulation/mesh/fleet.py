@@ -16,7 +16,7 @@ from protocols.chain.context import Stored
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.chain.messages import Booted, Outcome, Submit, SubmitReset
 from protocols.chain.pacing import ChainTimes
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Stage
 from protocols.changes.demands import SOLO, Policy
 from protocols.changes.evidence import EvidenceRun, attest
@@ -29,8 +29,16 @@ from protocols.records.credentials import grant_record, revocation_record
 from protocols.records.gossip import Publish
 from protocols.records.key_table import make_key
 from protocols.records.papers import Ending, end_paper
-from protocols.state.commands import Action, Command, ConfirmNode, Exhibits, Reconfigure, SignedCommand, sign_command
-from protocols.state.commands import Start as StartRollout
+from protocols.state.commands import (
+    Action,
+    Command,
+    ConfirmNode,
+    Exhibits,
+    Reconfigure,
+    SignedCommand,
+    Start,
+    sign_command,
+)
 from protocols.state.gate import gate_of
 from protocols.state.model import MeshState
 from protocols.state.placement import eligible
@@ -40,7 +48,7 @@ from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
 from protocols.trust.hello import RefusedBy
 from protocols.trust.invites import Address, Invite, InviteLine, make_invite
 from protocols.trust.joining import Joined, JoinMachine
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from protocols.trust.store import Credentials
 from simulation.mesh.workshop import Script, Workshop
 from simulation.world.clock import WALL_START_MS
@@ -263,7 +271,7 @@ class Fleet:
         """Publish the admin's revocation of a key through a host."""
         wall_ms = WALL_START_MS + self.world.now_ms
         revocation = Revocation(kind, key, 0, 0, "lost", wall_ms)
-        statement = revoke(self.admin, self.mesh, revocation)
+        statement = sign_revocation(self.admin, self.mesh, revocation)
         self.publish(via, *revocation_record(revocation, statement))
 
     # --- the mesh -----------------------------------------------------------------------------------------------------
@@ -355,7 +363,7 @@ class Fleet:
         """Publish a principal's approval of a change, good for a day."""
         said, _ = self.releases[change]
         wall_ms = WALL_START_MS + self.world.now_ms
-        body = approve(
+        body = sign_approval(
             self.principal(by),
             self.mesh,
             Approval(b"", change, said.project, said.environment, wall_ms, wall_ms + DAY_MS),
@@ -379,7 +387,7 @@ class Fleet:
             envelopes=(core.dossiers.approvals(change), ()),
             statements=core.agent.conductor.prepared(change, nodes),
         )
-        action = StartRollout(change, nodes, supersede=supersede)
+        action = Start(change, nodes, supersede=supersede)
         return self.submit(via, action, by, lane=(said.project, said.environment), shown=shown)
 
     @staticmethod

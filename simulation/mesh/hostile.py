@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from protocols.changes.approvals import Approval, approval_statement, approve
+from protocols.changes.approvals import Approval, approval_statement, sign_approval
 from protocols.changes.change import CHANGE_DOMAIN, Change, Plan, Stage
 from protocols.changes.demands import SOLO
 from protocols.changes.evidence import EvidenceRun, attest
@@ -28,13 +28,13 @@ from protocols.records.store import OfferOutcome, RecordStore
 from protocols.trust.certificates import issue
 from protocols.trust.genesis import Genesis, mesh_id
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from protocols.trust.store import TrustStore
 from simulation.chain.run import Result, Verdict
 from simulation.mesh.hostile_cells import CELLS
 from simulation.mesh.hostile_keys import KEY_CELLS
 from simulation.world.authenticator import Authenticator
-from simulation.world.clock import WALL_START_MS as WALL_MS
+from simulation.world.clock import WALL_START_MS
 from simulation.world.entropy import KeyRing, stream
 
 DAY_MS = 86_400_000
@@ -86,20 +86,20 @@ class HostileRun:
     number: int = 0
     tried: Counter[str] = field(default_factory=Counter)
     """Attempts, by cell."""
-    wall_ms: int = WALL_MS
+    wall_ms: int = WALL_START_MS
 
     def __post_init__(self) -> None:
         """Found the mesh and grant the principals their rights."""
         founder = peer_id(self.signer("n1").public_key)
         admin = self.signer("admin").public_key
         policy = encode(SOLO)
-        self.genesis = encode(Genesis("m", b"n" * 16, (admin,), 1, founder, b"s" * 16, policy, WALL_MS - DAY_MS))
+        self.genesis = encode(Genesis("m", b"n" * 16, (admin,), 1, founder, b"s" * 16, policy, WALL_START_MS - DAY_MS))
         self.mesh = mesh_id(self.genesis)
         self.chains: dict[str, tuple[Signed, ...]] = {
             name: (self.grant(name, *what),) for name, what in PRINCIPALS.items()
         }
         agent = Grant(
-            self.signer("agent").public_key, "agent", "bot", ("deployer",), ("shop",), ("prod",), WALL_MS + DAY_MS,
+            self.signer("agent").public_key, "agent", "bot", ("deployer",), ("shop",), ("prod",), WALL_START_MS + DAY_MS,
             b"a" * 16, parent=digest(self.chains["leaver"][0].payload),
         )  # fmt: skip
         link = sign(self.signer("leaver"), GRANT_DOMAIN, self.mesh, agent)
@@ -123,7 +123,7 @@ class HostileRun:
     def grant(self, name: str, role: Role, project: str, environment: str, by: str = "admin") -> Signed:
         """A grant, signed by the admin or by whoever should not."""
         made = Grant(
-            self.signer(name).public_key, "person", name, (role,), (project,), (environment,), WALL_MS + 300 * DAY_MS,
+            self.signer(name).public_key, "person", name, (role,), (project,), (environment,), WALL_START_MS + 300 * DAY_MS,
             b"g" * 16,
         )  # fmt: skip
         return sign(self.signer(by), GRANT_DOMAIN, self.mesh, made)
@@ -136,7 +136,7 @@ class HostileRun:
     def grant_passkey(self, one: Authenticator, by: str) -> Signed:
         """The link by which a person takes a passkey into their grant."""
         made = Grant(
-            one.id, "person", f"{by}'s phone", ("approver",), ("shop",), ("prod",), WALL_MS + 200 * DAY_MS, b"p" * 16,
+            one.id, "person", f"{by}'s phone", ("approver",), ("shop",), ("prod",), WALL_START_MS + 200 * DAY_MS, b"p" * 16,
             parent=digest(self.chains[by][0].payload), verbs=("approve",),
         )  # fmt: skip
         return sign(self.signer(by), GRANT_DOMAIN, self.mesh, made)
@@ -157,9 +157,9 @@ class HostileRun:
         for serial, name in enumerate(members, 1):
             signed = issue(
                 self.signer("admin"), self.mesh, self.node(name), roles=("worker",), labels=(), serial=serial,
-                wall_ms=WALL_MS,
+                wall_ms=WALL_START_MS,
             )  # fmt: skip
-            trust.learn_certificate(signed, WALL_MS)
+            trust.learn_certificate(signed, WALL_START_MS)
         trust.chain_decided(trust.admins, 1, [self.node(name) for name in members])
         held = RecordStore(trust)
         held.court.pins = self.pins
@@ -207,7 +207,7 @@ class HostileRun:
             body = encode(sign(signer, CHANGE_DOMAIN, self.mesh, self.change(signer.public_key, at_ms)))
             return make_key("change", "shop", digest(body).hex()), body
         if kind == "approval":
-            body = approve(signer, self.mesh, Approval(b"", name, "shop", "prod", at_ms, at_ms + DAY_MS))
+            body = sign_approval(signer, self.mesh, Approval(b"", name, "shop", "prod", at_ms, at_ms + DAY_MS))
             return make_key("approval", name.hex(), digest(body).hex()), body
         if kind == "evidence":
             run = EvidenceRun(self.mesh.hex(), "test", "host", at_ms)
@@ -250,7 +250,7 @@ class HostileRun:
         """Spread a revocation."""
         revocation = Revocation(kind, subject, 0, 0, "lost", self.wall_ms)
         return self.spread(
-            self.carry("n1", *revocation_record(revocation, revoke(self.signer(by), self.mesh, revocation)))
+            self.carry("n1", *revocation_record(revocation, sign_revocation(self.signer(by), self.mesh, revocation)))
         )
 
     def settle(self) -> None:

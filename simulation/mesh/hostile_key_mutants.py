@@ -16,8 +16,7 @@ from protocols.records import credentials, quotas
 from protocols.records.papers import PaperCourt
 from protocols.records.quotas import Quotas
 from protocols.refusal import Refusal
-from protocols.state import apply as judging
-from protocols.state import governance
+from protocols.state import apply, governance
 from protocols.state.apply import MeshMachine
 from protocols.state.commands import RECOVERY, SetAdmins, admin_keys, recovery_keys
 from protocols.state.exhibits import Case
@@ -48,8 +47,8 @@ def _counts_everywhere() -> Sequence[Patch]:
 
 def _signs_alone() -> Sequence[Patch]:
     """A command is opened with the recovery keys among the admins."""
-    opened = vars(judging)["open_case"]
-    return [(judging, "open_case", lambda *rest: opened(*rest[:-1], (*rest[-1], *recovery_keys(rest[-1]))))]
+    opened = vars(apply)["open_case"]
+    return [(apply, "open_case", lambda *rest: opened(*rest[:-1], (*rest[-1], *recovery_keys(rest[-1]))))]
 
 
 def _outlives() -> Sequence[Patch]:

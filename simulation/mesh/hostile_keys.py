@@ -38,7 +38,7 @@ from protocols.trust import grants
 from protocols.trust.certificates import Certificate, issue
 from protocols.trust.genesis import Genesis
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Rights
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from protocols.trust.store import TrustStore
 
 DAY_MS = 86_400_000
@@ -142,7 +142,11 @@ def _recovery_vouches(w: Any, cell: str) -> None:
     known = trust.learn_certificate(certified, w.wall_ms)
     w.must(cell, not isinstance(known, Certificate), "a recovery key certified a node")
     said = Revocation("principal", council.key("author"), 0, 0, "", w.wall_ms)
-    w.must(cell, isinstance(trust.learn_revocation(revoke(paper, w.mesh, said)), Refusal), "a recovery key revoked")
+    w.must(
+        cell,
+        isinstance(trust.learn_revocation(sign_revocation(paper, w.mesh, said)), Refusal),
+        "a recovery key revoked",
+    )
     w.must(cell, paper.public_key not in council.resets(), "a recovery key resets the chain")
 
 
@@ -244,12 +248,12 @@ def _delegations(w: Any, cell: str) -> None:
     more = _below(w, "d", *w.source.choice(((first[1], "b"), (deep, "c"), (w.chains["author"], "author"))))
     found.append(_filed(w, store, *grant_record(w.signer("d").public_key, more)))
     said = Revocation("grant", digest(first[0][-1].payload), 0, 0, "", w.wall_ms)
-    mine = revocation_record(said, revoke(w.signer("author"), w.mesh, said, first[0]))
+    mine = revocation_record(said, sign_revocation(w.signer("author"), w.mesh, said, first[0]))
     found.append(_filed(w, store, *mine))
     w.must(cell, found == [True] * 3 + [False] * 2, f"three grants for all keys of a principal: {found}")
     other = _below(w, "e", w.chains["beside"], "beside")
     w.must(cell, _filed(w, store, *grant_record(w.signer("e").public_key, other)), "another principal is charged")
-    by_admin = revocation_record(said, revoke(w.signer("admin"), w.mesh, said))
+    by_admin = revocation_record(said, sign_revocation(w.signer("admin"), w.mesh, said))
     w.must(cell, _filed(w, store, *by_admin), "an admin finds no room to take away")
     _given_back(w, cell)
 

@@ -18,8 +18,7 @@ from protocols.changes import approvals, evidence, passkeys
 from protocols.changes.demands import Demands
 from protocols.envelope import decode
 from protocols.machine import Reject
-from protocols.records import papers, sync
-from protocols.records import record as records
+from protocols.records import papers, record, sync
 from protocols.records.papers import PaperCourt
 from protocols.records.quotas import Quotas
 from protocols.records.store import RecordStore
@@ -136,7 +135,7 @@ def _arrival_decides() -> Sequence[Patch]:
     offer = RecordStore.offer
 
     def late(self: RecordStore, signed: Any, wall_ms: int, not_before_ms: int = 0) -> Any:
-        entry = records.read_record(signed)
+        entry = record.read_record(signed)
         if not isinstance(entry, Refusal) and not entry.record.tombstone:
             holder = self.entries.get(entry.record.key)
             if holder is not None and holder.record.tombstone:
@@ -262,7 +261,7 @@ HOSTILE_MUTANTS = (
     _mutant(
         "form-of-tombstones",
         "audit and approvals take tombstones",
-        _forgives(records, "_content_problem", "records.tombstone"),
+        _forgives(record, "_content_problem", "records.tombstone"),
     ),
     _mutant("rights-unasked", "a paper needs no grant", _forgives(PaperCourt, "standing", "paper.not-allowed")),
     _mutant(

@@ -8,12 +8,9 @@ from typing import Any
 import msgspec
 
 from protocols import liveness
-from protocols.rollout import agent as agents
-from protocols.rollout import conductor
+from protocols.rollout import agent, conductor
 from protocols.rollout.agent import RolloutAgent
-from protocols.state import analysis, freshness
-from protocols.state import gate as gatekeeping
-from protocols.state import lanes as rollout
+from protocols.state import analysis, freshness, gate, lanes
 from protocols.trust.store import Standing, TrustStore
 from simulation.chain.mutants import Mutant, Patch
 from simulation.mesh.run import KINDS
@@ -34,16 +31,16 @@ def _health_over_live_nodes() -> Sequence[Patch]:
         )
         return assess(msgspec.structs.replace(judged, order=heard, stages=stages), verdicts, at_ms, **rest)
 
-    return [(module, "assess", lenient) for module in (rollout, freshness, conductor) if "assess" in module.__dict__]
+    return [(module, "assess", lenient) for module in (lanes, freshness, conductor) if "assess" in module.__dict__]
 
 
 def _skipped_approval() -> Sequence[Patch]:
-    return [(gatekeeping, "approvals_refusal", lambda *rest: ())]
+    return [(gate, "approvals_refusal", lambda *rest: ())]
 
 
 def _unbound_evidence() -> Sequence[Patch]:
     """Verdicts of any stage and rollout are counted."""
-    read = rollout.read_said
+    read = lanes.read_said
 
     def unbound(state: Any, judged: Any, case: Any) -> Any:
         class Relabelled:
@@ -64,7 +61,7 @@ def _unbound_evidence() -> Sequence[Patch]:
 
         return read(state, judged, Relabelled())  # type: ignore[arg-type]
 
-    return [(module, "read_said", unbound) for module in (rollout, freshness)]
+    return [(module, "read_said", unbound) for module in (lanes, freshness)]
 
 
 def _stale_verdict() -> Sequence[Patch]:
@@ -77,7 +74,7 @@ def _cohort_ignored() -> Sequence[Patch]:
     def takes(self: RolloutAgent, lane: Any, judged: Any, now: Any) -> bool:
         return self._me in judged.order and judged.candidate.change in self._prepared
 
-    return [(RolloutAgent, "_takes_candidate", takes), (agents, "ensure_authorized", lambda *rest: None)]
+    return [(RolloutAgent, "_takes_candidate", takes), (agent, "ensure_authorized", lambda *rest: None)]
 
 
 def _candidate_kept() -> Sequence[Patch]:
@@ -108,7 +105,7 @@ def _zombie() -> Sequence[Patch]:
 
     return [
         (RolloutAgent, "_wanted_run", undead),
-        (agents, "ensure_authorized", lambda *rest: None),
+        (agent, "ensure_authorized", lambda *rest: None),
     ]
 
 

@@ -17,7 +17,7 @@ COLOURS = ("#4269d0", "#ff8ab7", "#3ca951", "#9c6b4e", "#ff725c", "#6cc5b0", "#a
 FONT = 'font-family="sans-serif" font-size="11"'
 
 
-def plot(found: Sequence[Scale]) -> str:
+def draw(found: Sequence[Scale]) -> str:
     """Return an SVG of two panels: 99 % times in ms, and bytes per node."""
     names = [row.measure for row in found[0].rows]
     panels = [

@@ -8,7 +8,7 @@ import pytest
 
 from simulation.mesh.fleet import Fleet
 from simulation.mesh.scale import STARTED_MAX, aims, measure, report, start
-from simulation.mesh.scale_plot import plot
+from simulation.mesh.scale_plot import draw
 
 
 def test_a_small_fleet_meets_every_aim_and_is_written_up() -> None:
@@ -17,7 +17,7 @@ def test_a_small_fleet_meets_every_aim_and_is_written_up() -> None:
     page = report(found, "scale.svg")
     assert page.count("| record push |") == 2
     assert "**missed**" not in page
-    drawing = ElementTree.fromstring(plot(found))
+    drawing = ElementTree.fromstring(draw(found))
     lines = drawing.findall("{http://www.w3.org/2000/svg}polyline")
     with_times = sum(bool(row.times_ms) for row in found[0].rows)
     assert len(lines) == with_times + len(found[0].rows), (

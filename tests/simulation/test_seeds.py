@@ -12,8 +12,8 @@ import pytest
 
 from simulation.__main__ import main
 from simulation.chain.mutants import MUTANTS
-from simulation.chain.plan import plan
-from simulation.chain.run import Result, Verdict, run
+from simulation.chain.plan import chain_plan
+from simulation.chain.run import Result, Verdict, chain_run
 from simulation.hunt.hunt import HuntTally, kill, minimised, run_seed
 from simulation.mesh.mutants import MESH_MUTANTS
 from simulation.mesh.run import mesh_plan, mesh_run
@@ -35,7 +35,7 @@ def explain(result: Result) -> str:
 @pytest.mark.parametrize(("seed", "fleet", "what"), FAILED, ids=[f"{fleet} {seed}" for seed, fleet, _ in FAILED])
 def test_a_seed_that_once_failed_stays_clean(seed: str, fleet: str, what: str) -> None:
     number = int(seed)
-    result = run(plan(number)) if fleet == "chain:" else mesh_run(mesh_plan(number))
+    result = chain_run(chain_plan(number)) if fleet == "chain:" else mesh_run(mesh_plan(number))
     assert result.verdict is Verdict.CLEAN, f"{explain(result)}; once: {what}"
 
 
@@ -69,7 +69,7 @@ def test_one_seed_gives_one_trace_in_any_process(seed: int) -> None:
 
 
 def test_a_trace_can_be_read() -> None:
-    lines = run(plan(11), keep_trace=True).lines
+    lines = chain_run(chain_plan(11), keep_trace=True).lines
     assert any("persist" in line for line in lines)
     assert any("notify" in line and "EntryStored" in line for line in lines)
 
@@ -97,12 +97,12 @@ def test_a_mutant_of_rollouts_or_admission_is_noticed_at_once(name: str) -> None
 def test_a_failing_run_is_made_small() -> None:
     mutant = next(mutant for mutant in MUTANTS if mutant.name == "minority-quorum")
     with mutant.applied():
-        seed = next(seed for seed in range(1, 60) if run(plan(seed)).verdict is not Verdict.CLEAN)
-        failing = run(plan(seed))
+        seed = next(seed for seed in range(1, 60) if chain_run(chain_plan(seed)).verdict is not Verdict.CLEAN)
+        failing = chain_run(chain_plan(seed))
         small = minimised(failing)
-        assert run(small).invariant == failing.invariant
-    assert len(small.faults) <= len(plan(seed).faults)
-    assert run(small).verdict is Verdict.CLEAN
+        assert chain_run(small).invariant == failing.invariant
+    assert len(small.faults) <= len(chain_plan(seed).faults)
+    assert chain_run(small).verdict is Verdict.CLEAN
 
 
 def test_the_command_line_says_what_happened_and_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:

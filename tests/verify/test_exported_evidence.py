@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cli.change.evidence import Ran, sign_run, signer_pem, sigstore_bundle
 from cli.commands.change.evidence import CHANGE_FILE, CONFIGURATION_FILE, RELEASE_FILE, verify_export, write_export
 from cli.errors import CommandError
-from protocols.changes.approvals import Approval, approval_statement, approve
+from protocols.changes.approvals import Approval, approval_statement, sign_approval
 from protocols.changes.change import Change, Component, Plan, Release, Stage
 from protocols.changes.effective import Effective, EffectiveApp
 from protocols.changes.evidence import EVIDENCE_KINDS, EvidenceRun, attest, attest_build, seal
@@ -53,7 +53,7 @@ def export(folder: Path) -> str:
     smoke = sign_run(AUTHOR, MESH, ran, subjects=(("web", COMPONENT),), configuration=change.configuration)
     said = Approval(b"", Digest(named), "hello", "production", NOW_MS, NOW_MS + 1)
     touched = PHONE.touch(approval_statement(MESH, said))
-    write_export(folder, named.hex(), files, (approve(APPROVER, MESH, said), smoke, touched))
+    write_export(folder, named.hex(), files, (sign_approval(APPROVER, MESH, said), smoke, touched))
     return named.hex()
 
 
@@ -135,7 +135,7 @@ def paper(kind: str, change: str, configuration: bytes, component: bytes = COMPO
     """A paper of a kind about this change, this configuration and this component."""
     said = Approval(b"", Digest(bytes.fromhex(change)), "hello", "production", NOW_MS, NOW_MS + 1)
     if kind == "approval":
-        return approve(APPROVER, MESH, said)
+        return sign_approval(APPROVER, MESH, said)
     if kind == "passkey":
         return PHONE.touch(approval_statement(MESH, said))
     run = EvidenceRun(MESH.hex(), kind, "sandbox", NOW_MS, {"freehold": "1"}, log=configuration.hex())  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.contexts import Context
 from cli.access.passkeys import Touched, known_passkeys
@@ -32,8 +32,13 @@ from cli.views.lane_status import held_by, step_for
 from cli.views.papers import papers_text
 from cli.views.watch import LOOK_EVERY_S, VOTERS_DECIDE
 from protocols.api_models import ApprovalBody, ChangeView, MissingView, PapersView, RecordView, StartView
-from protocols.changes.approvals import COMMENT_MAX_CHARACTERS, Approval, approval_statement, read_approval
-from protocols.changes.approvals import approve as sign_approval
+from protocols.changes.approvals import (
+    COMMENT_MAX_CHARACTERS,
+    Approval,
+    approval_statement,
+    read_approval,
+    sign_approval,
+)
 from protocols.changes.demands import PASSKEY_RULES
 from protocols.envelope import digest
 from protocols.keys import Ed25519Signer, Ed25519Verifier
@@ -64,7 +69,7 @@ def approve(
 
     The key needs your passphrase at a terminal; the passkey needs you at its authenticator.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     span_ms = duration_ms(expires)
     if len(message) > COMMENT_MAX_CHARACTERS:
         raise UsageError(f"a message has at most {COMMENT_MAX_CHARACTERS} characters", next_step="shorten it")
@@ -120,7 +125,7 @@ async def _prepare(client: NodeClient, context: Context, text: str, span_ms: int
         raise UsageError(
             f"policy lets an approval last {limit} at most", next_step=f"freehold approve {text} --expires 1h"
         )
-    mine = [home.public_key(name).hex() for name in (context.key, approver_key_name(context)) if name]
+    mine = [contexts.public_key(name).hex() for name in (context.key, approver_key_name(context)) if name]
     if any(key in {papers.author.key, *papers.author.lineage} for key in mine):
         raise RefusedError(
             "approval.by-author",
@@ -222,7 +227,7 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
     """
     if len(message) > REASON_MAX:
         raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     view = talk(context, lambda client: resolve_change(client, change))
     signer = unlock_approver(context, f"reject {view.id[:12]}")
 

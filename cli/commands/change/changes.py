@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.change.proposal import require_known
 from cli.change.propose import resolve_change
@@ -39,7 +39,7 @@ class ChangeRow(NamedTuple):
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 def changes(output: Output, change: str, project: str, environment: str, limit: int, context_name: str | None) -> None:
     """List proposed changes, newest first, or show the one whose id begins with CHANGE."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     if change:
         row, answer, text = talk(context, lambda client: _one(client, change))
         output.result(answer, text)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.change.evidence import mesh_of, one_spelling, payload_of, signer_pem, sigstore_bundle
 from cli.change.propose import resolve_change
@@ -55,7 +55,7 @@ _CONTEXT = click.option("--context", "context_name", help="The mesh, if not the 
 @_CONTEXT
 def show(output: Output, change: str, context_name: str | None) -> None:
     """Show who attests what about a change, and what is still missing."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[ChangeView, PapersView]:
         view = await resolve_change(client, change)
@@ -82,7 +82,7 @@ def show(output: Output, change: str, context_name: str | None) -> None:
 @_CONTEXT
 def export(output: Output, change: str, target: Path | None, context_name: str | None) -> None:
     """Write a change's papers into a folder that a stranger can check offline."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[str, dict[str, bytes], tuple[bytes, ...]]:
         view = await resolve_change(client, change)

@@ -12,7 +12,7 @@ import time
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.passkeys import (
     GrantScope,
@@ -73,13 +73,13 @@ class Created(msgspec.Struct, frozen=True):
 @_CONTEXT
 def add(output: Output, name: str, expires: str, port: int, context_name: str | None) -> None:
     """Make a passkey in this machine's browser and let it approve in your name. Needs your passphrase."""
-    where, context = home.current_context(context_name)
+    where, context = contexts.current_context(context_name)
     name, span_ms = name or f"{where}-passkey", duration_ms(expires)
     if not valid_name(name):
         raise UsageError("a name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold passkey add --name phone")
     require_unknown(name)
     sealed = approver_key_name(context)
-    person = home.public_key(sealed)
+    person = contexts.public_key(sealed)
 
     async def allowed(client: NodeClient) -> tuple[tuple[Signed, ...], GrantScope]:
         await require_passkey_rules(client)
@@ -111,7 +111,7 @@ def user_handle(person: bytes) -> str:
     return base64.urlsafe_b64encode(person[:16]).rstrip(b"=").decode()
 
 
-def _stored(context: home.Context, person: bytes, port: int, said: Created) -> StoredPasskey:
+def _stored(context: contexts.Context, person: bytes, port: int, said: Created) -> StoredPasskey:
     spki, credential = (unpadded(one) for one in (said.spki, said.credential))
     if not spki.startswith(SPKI_PREFIX) or len(spki) != len(SPKI_PREFIX) + POINT_BYTES:
         raise CommandError(
@@ -130,7 +130,7 @@ def _stored(context: home.Context, person: bytes, port: int, said: Created) -> S
 @_CONTEXT
 def show(output: Output, context_name: str | None) -> None:
     """List the passkeys that are known here, and whether they count."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     known = known_passkeys(context)
 
     async def conversation(client: NodeClient) -> list[Principal]:
@@ -156,9 +156,9 @@ def show(output: Output, context_name: str | None) -> None:
 @_CONTEXT
 def remove(output: Output, name: str, message: str, context_name: str | None) -> None:
     """Take a passkey's right to approve away, everywhere, for good. Needs your passphrase."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     sealed = approver_key_name(context)
-    person = home.public_key(sealed).hex()
+    person = contexts.public_key(sealed).hex()
 
     async def conversation(client: NodeClient) -> Principal:
         mine = [

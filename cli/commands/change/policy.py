@@ -12,7 +12,7 @@ from typing import Any, cast
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import require_admin, talk_as, unlock_admin
 from cli.access.prompts import confirm
@@ -35,7 +35,7 @@ _ENVIRONMENT = click.option("--env", "environment", default="", help="Of this en
 @_CONTEXT
 def show(output: Output, environment: str, context_name: str | None) -> None:
     """Show what a change needs here before it may start."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     policy, own = policy_of(state, environment)
     where = environment or "the mesh"
@@ -80,7 +80,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
            approval_max: str | None, voters: str | None, inherit: bool, context_name: str | None,
            yes: bool) -> None:  # fmt: skip
     """Change a policy. Needs the admin key; every proposed change must be proposed again."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"set the policy of {environment or 'the mesh'}")
     state = talk(context, lambda client: client.state())
     now, _ = policy_of(state, environment)

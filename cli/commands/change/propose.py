@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key, require_right
 from cli.change.propose import Filed, file_proposal, put_together, to_offer
@@ -37,7 +37,7 @@ def propose(
     The evidence that `freehold test` left for this release goes along.
     """
     found = project_at(folder) if release else find_project(folder)
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> tuple[Filed, Review]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key
 from cli.access.prompts import confirm
@@ -48,7 +48,7 @@ def set_one(output: Output, *, name: str, environment: str, project: str, contex
     Asks for the value without showing it, or reads standard input up to its end (one final line break is not part of it).
     """
     _check_name(name)
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     signer, project = everyday_key(context), project or _project_here()
     forbid_dumps()
     value = _value(name)
@@ -71,7 +71,7 @@ def set_one(output: Output, *, name: str, environment: str, project: str, contex
 @_CONTEXT
 def show(output: Output, *, environment: str, project: str, context_name: str | None) -> None:
     """List secrets by name and version, who set them and which nodes can open them. Values are never shown."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     project = project or _project_here()
 
     async def conversation(client: NodeClient) -> tuple[SecretView, ...]:
@@ -106,7 +106,7 @@ def remove(output: Output, *, name: str, environment: str, project: str, context
 
     It is refused while a release that runs, or is kept for rollback, needs the secret."""
     _check_name(name)
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     signer, project = everyday_key(context), project or _project_here()
     place = (project, environment, name)
 

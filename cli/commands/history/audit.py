@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import find_member, members_of
 from cli.errors import CommandError
@@ -31,7 +31,7 @@ from protocols.api_models import AuditView
 @click.option("--context", "context_name", help="The mesh, if not the current context.")
 def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: int, context_name: str | None) -> None:
     """Show who wrote what through which node, newest first, with the delivery figures; or verify the chains."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     if check:
         count, nodes, faults = talk(context, verify_chains)
         if faults:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import talk
 from cli.frame import command
 from cli.text.output import Output
@@ -28,7 +28,7 @@ def decisions(output: Output, project: str, environment: str, limit: int, contex
     Each has its number in the chain, who signed for it (or that health or an admission gave the authority), the voters
     whose signatures make it final, and for a rollout what each node had measured.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     found = talk(
         context,
         lambda client: client.read(

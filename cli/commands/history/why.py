@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.commands.options import environment_option
 from cli.errors import UsageError
@@ -27,7 +27,7 @@ def why(output: Output, project: str, environment: str, context_name: str | None
     project = project or project_here()
     if not project:
         raise UsageError("which project?", next_step="freehold why PROJECT; freehold project list names them")
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[tuple[WhyAnswer, ...], dict[str, Delivery]]:
         return await explain(client, project, environment), await delivery_figures(client, project)

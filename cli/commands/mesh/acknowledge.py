@@ -10,7 +10,7 @@ import time
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import require_admin, talk_as, unlock_admin
 from cli.access.prompts import confirm
@@ -50,7 +50,7 @@ def acknowledge(output: Output, *, message: str, show: bool, context_name: str |
     """
     if len(message) > NOTE_MAX:
         raise UsageError(f"a message has at most {NOTE_MAX} characters", next_step="shorten it")
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     if not show:
         require_admin(context, "acknowledge the reset")
     found = talk(context, _look)

@@ -11,7 +11,7 @@ import time
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import Member, find_member, members_of
 from cli.access.prompts import confirm
@@ -42,7 +42,7 @@ def address(
     others is, and the rest follows. A wrong address does no harm: a node proves its key, wherever it is dialled. What was told
     counts until that node says itself where it is. Run it on the node's own machine.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     everyone = talk(context, members_of)
     if not node:
         rows = [(short(one.node), one.name or "-", _reached(one), ", ".join(one.addresses) or "-") for one in everyone]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Context
 from cli.access.principals import require_admin, unlock_admin
@@ -136,7 +136,7 @@ def key_named(text: str, admins: Sequence[bytes] = ()) -> bytes:
 @_CONTEXT
 def show(output: Output, context_name: str | None) -> None:
     """List the admin keys, and how many of them must sign."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     mine = _mine(context)
     own, kept = admin_keys(state.admins), recovery_keys(state.admins)
@@ -176,7 +176,7 @@ def remove(output: Output, key: str, threshold: int | None, context_name: str | 
 
 def _change(output: Output, context_name: str | None, yes: bool, *, added: str = "", removed: str = "",
             recovery: bool = False, threshold: int | None) -> None:  # fmt: skip
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, "change the admins")
     state = talk(context, lambda client: client.state())
     new = (RECOVERY if recovery else b"") + key_named(added) if added else b""
@@ -198,7 +198,7 @@ def _change(output: Output, context_name: str | None, yes: bool, *, added: str =
 @_YES
 def sign(output: Output, statement: str, context_name: str | None, yes: bool) -> None:
     """Add your signature to a change of the admins that another admin began; the last one needed has it decided."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, "sign a change of the admins")
 
     async def look(client: NodeClient) -> tuple[MeshState, bytes]:
@@ -247,7 +247,7 @@ def _go_on(output: Output, context: Context, key: bytes, signed: SignedCommand, 
 
 def _mine(context: Context) -> bytes:
     try:
-        return home.public_key(context.admin) if context.admin else b""
+        return contexts.public_key(context.admin) if context.admin else b""
     except UsageError:
         return b""
 

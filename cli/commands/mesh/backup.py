@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import default_data_folder, node_folder
 from cli.access.prompts import confirm
 from cli.errors import CommandError, UsageError
@@ -52,7 +52,7 @@ def backup(output: Output, file: Path, data: Path | None) -> None:
         raise CommandError(f"the backup failed: {error}", next_step="choose another place", kind="os") from None
     output.result({"file": str(file), "size_bytes": size_bytes}, f"{file}  {size_bytes / (1 << 20):.1f} MiB")
     output.note("It holds the node's private key: keep it as you keep a password.")
-    output.note("Your own keys are not in it; they are in " + str(home.home_folder() / "keys"))
+    output.note("Your own keys are not in it; they are in " + str(contexts.home_folder() / "keys"))
 
 
 @command(
@@ -81,10 +81,10 @@ def restore(output: Output, file: Path, data: Path | None, yes: bool) -> None:
     else:
         manifest = local_node.restore(file, folder)
     age_ms = time.time_ns() // 1_000_000 - manifest.at_ms
-    known = home.read_contexts().contexts.values()
+    known = contexts.read_contexts().contexts.values()
     socket = local_node.socket_of(folder)
     if not any(one.socket == socket for one in known):
-        home.write_context(f"node-{manifest.mesh[:8]}", home.Context(manifest.mesh, socket, ""))
+        contexts.write_context(f"node-{manifest.mesh[:8]}", contexts.Context(manifest.mesh, socket, ""))
     output.result(
         {"node": manifest.node, "mesh": manifest.mesh, "at_ms": manifest.at_ms, "data": str(folder)},
         f"node {manifest.node} as it was {in_words(age_ms)} ago",

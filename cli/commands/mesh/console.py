@@ -7,7 +7,7 @@ import secrets
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient
 from cli.access.principals import everyday_key
 from cli.console.console import ENROL_WITHIN_S, Console
@@ -26,7 +26,7 @@ def console(output: Output, port: int, context_name: str | None) -> None:
 
     The link lets one browser in, within a minute, with what your everyday key may; a passkey approves. Ctrl-C ends it.
     """
-    name, context = home.current_context(context_name)
+    name, context = contexts.current_context(context_name)
     signer = everyday_key(context)
     code = secrets.token_urlsafe(CODE_BYTES)
 

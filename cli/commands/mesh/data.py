@@ -11,7 +11,7 @@ import secrets
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.members import find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -48,7 +48,7 @@ _ENVIRONMENT = environment_option("Where the project runs.")
 @_CONTEXT
 def show(output: Output, context_name: str | None) -> None:
     """List the data of apps, and where it is. Sizes are known of what lies on the node that is asked."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def ask(client: NodeClient) -> list[DataView]:
         state = await client.state()
@@ -89,7 +89,7 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
     compared, and the voters decide the switch. If anything fails before that, the data stays where it was, and is
     writable again after a minute at most. The old copy is kept for a week, unwritable.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"move the data of {name} in {environment}")
     lane = talk(context, lambda client: find_lane(client, name, environment))
     members = talk(context, members_of)

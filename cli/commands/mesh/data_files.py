@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -140,7 +140,7 @@ def import_data(
 
 
 def _require_leave(
-    output: Output, context: home.Context, lane: Lane, held_by: str, manifest: DataManifest, source: Path, *,
+    output: Output, context: contexts.Context, lane: Lane, held_by: str, manifest: DataManifest, source: Path, *,
     replace: bool,
 ) -> None:  # fmt: skip
     """Say what an import does. Raises UsageError where it would take the place of data and nobody said so."""
@@ -223,9 +223,11 @@ def _hold(output: Output, act: Act, name: str, environment: str, context_name: s
     talk(context, carry)
 
 
-def holder_of(context_name: str | None, name: str, environment: str, purpose: str) -> tuple[home.Context, Lane, str]:
+def holder_of(
+    context_name: str | None, name: str, environment: str, purpose: str
+) -> tuple[contexts.Context, Lane, str]:
     """The context, the lane and the name of the node that holds its data. Raises CommandError if there is none."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, purpose)
     lane = talk(context, lambda client: find_lane(client, name, environment))
     if not lane.data_node:

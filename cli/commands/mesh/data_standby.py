@@ -9,7 +9,7 @@ import time
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -89,7 +89,7 @@ def promote(output: Output, name: str, to: str, environment: str, context_name: 
     What was acknowledged after the copy's moment is lost; a holder that can still be reached loses nothing by
     `freehold data move`. Ask the standby itself: it knows what its copy is of.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"promote the standby of {name} in {environment}")
     lane = talk(context, lambda client: find_lane(client, name, environment))
     members = talk(context, members_of)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import talk
 from cli.frame import command
 from cli.text.output import Output
@@ -33,7 +33,7 @@ def dns(output: Output, names: tuple[str, ...], *, zone: bool, context_name: str
     A name leads to every node that is up and serves it. Where visitors reach a node is what its setting ingress_names
     says, or else the hosts of its mesh addresses. Below each name stands how its certificate does.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     every = talk(context, lambda client: client.read(tuple[NameView, ...], "/v1/names"))
     found = [(one, records_of(one.name, one.addresses)) for one in every if not names or one.name in names]
     lines = [line for one, records in found for line in (records if zone else described(one, records))]

@@ -1,6 +1,6 @@
 """`freehold doctor`: looks for everything that is or will soon be wrong, and says what to do about each.
 
-Not here: the judgements (cli/views/doctor.py). It changes nothing.
+Not here: the judgements (cli/views/checks.py). It changes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
 from cli.access.members import Member, members_of
@@ -22,7 +22,7 @@ from cli.errors import CommandError, UsageError
 from cli.frame import command
 from cli.text.output import Output
 from cli.text.units import counted
-from cli.views import doctor as diagnosis
+from cli.views import checks
 from cli.views.endings import ending
 from cli.views.finding import Finding
 from cli.views.lane_status import engine_words
@@ -40,7 +40,7 @@ from runtime.native.choice import load_module
 def doctor(output: Output, data: Path | None, context_name: str | None) -> None:
     """Look for faults here, on the asked node and on its peers. Exit code 1 if there is any."""
     checked: list[str] = []
-    findings = diagnosis.sandbox(version("wasmtime"))
+    findings = checks.sandbox(version("wasmtime"))
     checked.append("this installation")
     folder = (data or default_data_folder()).absolute()
     if data is not None or (folder / "node.key").exists():
@@ -48,7 +48,7 @@ def doctor(output: Output, data: Path | None, context_name: str | None) -> None:
         checked.append(f"the data folder {folder}")
     findings += _look_at_keys()
     try:
-        _, context = home.current_context(context_name)
+        _, context = contexts.current_context(context_name)
     except UsageError as error:
         findings.append(Finding(data is None, str(error), error.next_step))
     else:
@@ -70,12 +70,10 @@ def _look_at_folder(folder: Path) -> list[Finding]:
     if not (folder / "node.key").exists():
         return [Finding(True, f"{folder} holds no node", "freehold mesh create NAME, or freehold mesh join LINE")]
     modes = {
-        str(folder / name): (folder / name).stat().st_mode
-        for name in diagnosis.PRIVATE_FILES
-        if (folder / name).exists()
+        str(folder / name): (folder / name).stat().st_mode for name in checks.PRIVATE_FILES if (folder / name).exists()
     }
-    found = diagnosis.permissions(folder.stat().st_mode, modes)
-    found += diagnosis.disk(shutil.disk_usage(folder).free, str(folder))
+    found = checks.permissions(folder.stat().st_mode, modes)
+    found += checks.disk(shutil.disk_usage(folder).free, str(folder))
     found += _look_at_engine(folder)
     damaged = sorted(path.name for path in folder.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm")))
     if damaged:
@@ -92,11 +90,11 @@ def _look_at_engine(folder: Path) -> list[Finding]:
         wanted = read_config(folder).engine
     except ConfigError as error:
         return [Finding(True, str(error), f"edit {folder / CONFIG_NAME}")]
-    return diagnosis.engine(wanted, load_module()[1])
+    return checks.engine(wanted, load_module()[1])
 
 
 def _look_at_keys() -> list[Finding]:
-    keys = sorted((home.home_folder() / "keys").glob("*.json"))
+    keys = sorted((contexts.home_folder() / "keys").glob("*.json"))
     return [
         Finding(True, f"{path} can be read by other users", f"chmod 600 {path}")
         for path in keys
@@ -120,18 +118,18 @@ def _look_at_mesh(context: Context, checked: list[str]) -> list[Finding]:
 async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     mine = await client.read(NodeView, "/v1/node")
     wall_ms = mine.wall_ms
-    findings = diagnosis.node(mine, wall_ms)
+    findings = checks.node(mine, wall_ms)
     everyone = await members_of(client)
-    findings += diagnosis.boot_read(mine, everyone)
-    findings += diagnosis.members(everyone, wall_ms) + diagnosis.quorum(everyone)
-    findings += diagnosis.unserved(await client.state(), everyone)
-    findings += diagnosis.stores(await stores_of(client))
+    findings += checks.boot_read(mine, everyone)
+    findings += checks.members(everyone, wall_ms) + checks.quorum(everyone)
+    findings += checks.unserved(await client.state(), everyone)
+    findings += checks.stores(await stores_of(client))
     names, views = [_served(f"the node {mine.name}", mine)], {mine.node: mine}
     for one in everyone:
         if one.connected and one.confirmed and one.belief != "self":
             findings += await _examine_peer(client, one, everyone, views)
             names.append(_served(f"the node {one.title}", views.get(one.node)))
-    findings += diagnosis.unready(await client.state(), everyone, views)
+    findings += checks.unready(await client.state(), everyone, views)
     return findings, names
 
 
@@ -152,5 +150,5 @@ async def _examine_peer(
         return [Finding(False, f"{one.title} does not describe itself: {error}", "look at its log: freehold logs")]
     views[one.node] = view
     skew_ms = int(view.wall_ms - before[0] - took_ms / 2)
-    found = diagnosis.node(view, view.wall_ms) + diagnosis.boot_read(view, everyone)
-    return found + diagnosis.clock(one.title, skew_ms)
+    found = checks.node(view, view.wall_ms) + checks.boot_read(view, everyone)
+    return found + checks.clock(one.title, skew_ms)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import talk
 from cli.access.contexts import Context
 from cli.access.members import members_of
@@ -46,7 +46,7 @@ def create(output: Output, *, name: str, selector: tuple[str, ...], protected: b
         raise UsageError(
             "an environment's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold env create staging"
         )
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"make the environment {name}")
     state = talk(context, lambda client: client.state())
     if any(one.name == name for one in state.environments):
@@ -65,7 +65,7 @@ def create(output: Output, *, name: str, selector: tuple[str, ...], protected: b
 def change(output: Output, *, name: str, selector: tuple[str, ...], every_node: bool, protected: bool | None,
            context_name: str | None, yes: bool) -> None:  # fmt: skip
     """Change an environment's nodes or protection; its policy stays. Needs the admin key."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"change the environment {name}")
     state = talk(context, lambda client: client.state())
     before = next((one for one in state.environments if one.name == name), None)
@@ -82,7 +82,7 @@ def change(output: Output, *, name: str, selector: tuple[str, ...], every_node: 
 @_CONTEXT
 def show(output: Output, context_name: str | None) -> None:
     """List the environments: which nodes they select, and what a change needs there."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     rows, values = [], []
     for one in state.environments:

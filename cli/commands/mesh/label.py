@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -39,7 +39,7 @@ def label(output: Output, *, node: str, changes: tuple[str, ...], context_name: 
     Environments and stages choose nodes by labels: the plan says which environments the node enters and leaves. A rollout
     that is under way keeps the nodes it began with.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     target = find_member(talk(context, members_of), node)
     known = next((one for one in state.nodes if one.node == target.node), None)

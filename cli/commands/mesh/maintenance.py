@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import Member, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -60,7 +60,7 @@ def _set_draining(
     output: Output, node: str, context_name: str | None, *, draining: bool, yes: bool, span_ms: int = 0
 ) -> None:
     verb = "drain" if draining else "undrain"
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"{verb} {node}")
     target = find_member(talk(context, members_of), node)
     state = talk(context, lambda client: client.state())
@@ -136,7 +136,7 @@ def unfreeze(output: Output, *, name: str, project: str, context_name: str | Non
 
 def _set_frozen(output: Output, name: str, project: str, reason: str, context_name: str | None, *, yes: bool) -> None:
     verb = "freeze" if reason else "unfreeze"
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"{verb} {name}")
     lanes = talk(context, lambda client: _lanes(client, name, project))
     due = [lane for lane in lanes if bool(lane.frozen) != bool(reason)]

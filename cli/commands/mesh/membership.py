@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, node_folder, talk
 from cli.access.members import Member, behind, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -33,7 +33,7 @@ from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer, public_key_of
 from protocols.machine import PeerId
 from protocols.state.commands import DrainNode, RemoveNode
-from protocols.trust.revocations import NOTHING_VALID, Revocation, revoke
+from protocols.trust.revocations import NOTHING_VALID, Revocation, sign_revocation
 
 DRAIN_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.5
@@ -51,7 +51,7 @@ def members(output: Output, context_name: str | None) -> None:
     `belief` (alive, suspect, down) is that node's own and advisory; `standing` is what a node may do. `behind` is by how many
     decisions a node's chain is behind the furthest, in its own words.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     found, lag = talk(context, _members_and_lag)
     now_ms = time.time_ns() // 1_000_000
     rows = [
@@ -99,7 +99,7 @@ def remove(output: Output, *, node: str, reason: str, compromised: bool, context
 
     Needs the admin key. The revocation works at once and for good; a node that comes back needs a new key.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"remove {node}")
     target, voters, exposed, notes = talk(context, lambda client: _plan_removal(client, node, compromised))
     output.note(f"This removes {target.title} from the mesh:")
@@ -214,7 +214,7 @@ async def _revoke(client: NodeClient, admin: Ed25519Signer, target: Member, reas
         reason=reason,
         at_ms=time.time_ns() // 1_000_000,
     )
-    statement = revoke(admin, await client.mesh(), revocation)
+    statement = sign_revocation(admin, await client.mesh(), revocation)
     await client.publish("revocation", subject.hex(), encode(statement))
 
 
@@ -228,7 +228,7 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
 
     The mesh grows its voters on its own, up to what the policy wants; only a loss needs a person.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     if pair is None:
         talk(context, lambda client: _show_voters(client, output))
         return
@@ -266,7 +266,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
     that none of them runs any more. Run it on the machine that holds the most decisions (`freehold node status`). Needs the
     admin key.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, "reset the mesh")
 
     async def plan(client: NodeClient) -> tuple[Reset, int]:
@@ -357,7 +357,7 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
     from cli.host import local_node
 
     folder = node_folder(data)
-    context = home.Context(local_node.mesh_id_of(folder).hex(), local_node.socket_of(folder), "")
+    context = contexts.Context(local_node.mesh_id_of(folder).hex(), local_node.socket_of(folder), "")
     output.note(f"The node in {folder} leaves its mesh:")
     for line in ("its apps move to other nodes", "its key is revoked and never valid again", "it stops"):
         output.note(f"  {line}")
@@ -371,8 +371,8 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
     stopped = not local_node.is_running(folder)
     if purge and stopped:
         shutil.rmtree(folder)
-    known = home.read_contexts()
+    known = contexts.read_contexts()
     kept = {name: one for name, one in known.contexts.items() if one.socket != context.socket or one.admin}
-    home.write_contexts(home.Contexts(known.current if known.current in kept else "", kept))
+    contexts.write_contexts(contexts.Contexts(known.current if known.current in kept else "", kept))
     output.result({"stopped": stopped, "purged": purge and stopped}, "the node has left")
     output.hint("on an admin's machine, to forget it: freehold mesh remove NODE")

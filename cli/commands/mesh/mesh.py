@@ -15,8 +15,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
-from cli.access import half_made
+from cli.access import contexts, half_made
 from cli.access.client import NodeClient, default_data_folder, talk
 from cli.access.contexts import Context
 from cli.access.members import members_of
@@ -146,8 +145,8 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
         f"nodes reach it at        {listen_words(settings.listen, '0.0.0.0:4100')}",
         f"apps are served at       {', '.join(settings.ingress or ('127.0.0.1:8080',))}",
         f"policy                   {policy}: {POLICY_WORDS[policy]}",
-        f"admin key                {home.key_path(admin_name)} (sealed by a passphrase)",
-        f"everyday key             {home.key_path(me_name)} (proposes and deploys, for a year)",
+        f"admin key                {contexts.key_path(admin_name)} (sealed by a passphrase)",
+        f"everyday key             {contexts.key_path(me_name)} (proposes and deploys, for a year)",
     ):
         output.note(f"  {line}")
     confirm(output, "Found it?", yes)
@@ -157,8 +156,8 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
 
     def complete(making: Path, mesh: Digest, node: PeerId) -> tuple[list[tuple[str, bytes]], list[bytes]]:
         half_made.write_note(making / note.name, {admin_name: admin.public_key, me_name: me.public_key})
-        home.store_sealed(admin_name, admin_seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
-        home.store_plain(me_name, me_seed)
+        contexts.store_sealed(admin_name, admin_seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+        contexts.store_plain(me_name, me_seed)
         grant = _grant(admin, mesh, me.public_key, "person", ("proposer", "deployer"), same_person=True)
         return [grant_record(me.public_key, (grant,))], _first_commands(admin, mesh, node, rules, node_labels)
 
@@ -170,7 +169,7 @@ def create(output: Output, *, name: str, data: Path | None, policy: str, listen:
     except BaseException:
         if not local_node.is_made(folder):
             for key in (admin_name, me_name):
-                home.key_path(key).unlink(missing_ok=True)
+                contexts.key_path(key).unlink(missing_ok=True)
         raise
     _conclude(output, name, mesh, folder, policy, (admin_name, me_name), _run(data, folder))
 
@@ -191,9 +190,13 @@ def _is_founded(folder: Path, context: str, admin: str) -> bool:
     """Whether the node in a folder was founded by this user's admin key of this name, and no context leads to it yet."""
     from cli.host import local_node
 
-    if not local_node.is_made(folder) or context in home.read_contexts().contexts or not home.key_path(admin).exists():
+    if (
+        not local_node.is_made(folder)
+        or context in contexts.read_contexts().contexts
+        or not contexts.key_path(admin).exists()
+    ):
         return False
-    return home.public_key(admin) in local_node.founder_of(folder)
+    return contexts.public_key(admin) in local_node.founder_of(folder)
 
 
 def _conclude(
@@ -203,7 +206,7 @@ def _conclude(
     from cli.host import local_node
 
     admin_name, me_name = keys
-    home.write_context(name, Context(mesh.hex(), local_node.socket_of(folder), me_name, admin_name, start=run))
+    contexts.write_context(name, Context(mesh.hex(), local_node.socket_of(folder), me_name, admin_name, start=run))
     output.result(
         {"mesh": mesh.hex(), "name": name, "data": str(folder), "context": name, "policy": policy,
          "admin_key": admin_name, "key": me_name, "next_step": run},
@@ -239,7 +242,7 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
 
     Whoever has the line can use it: send it on a private way. It is worth nothing after its uses or its time.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     span_ms = duration_ms(expires)
     if span_ms > INVITE_LIFETIME_MAX_MS:
         raise UsageError("an invite lasts at most 24h", next_step="freehold mesh invite --expires 24h")
@@ -337,8 +340,8 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     run = _run(data, folder)
     context_name = _free_context(mesh)
     # Who can act in this mesh from here already goes on doing so: through this node alone nobody could deploy.
-    acts = any(one.mesh == mesh and one.key for one in home.read_contexts().contexts.values())
-    home.write_context(context_name, Context(mesh, local_node.socket_of(folder), "", start=run), current=not acts)
+    acts = any(one.mesh == mesh and one.key for one in contexts.read_contexts().contexts.values())
+    contexts.write_context(context_name, Context(mesh, local_node.socket_of(folder), "", start=run), current=not acts)
     output.result(
         {"node": node, "mesh": mesh, "admitted_by": admitted_by, "data": str(folder), "context": context_name,
          "next_step": run},
@@ -401,16 +404,16 @@ def _run(data: Path | None, folder: Path) -> str:
 def _refuse_existing(folder: Path, context: str, keys: tuple[str, ...]) -> None:
     from cli.host import local_node
 
-    home.require_free_name(context)
-    known = home.read_contexts().contexts.get(context)
+    contexts.require_free_name(context)
+    known = contexts.read_contexts().contexts.get(context)
     if known is not None:
         step = f"choose another name; to run that one: {known.start}"
         raise UsageError(f"a mesh {context} is known here already", next_step=step, kind="exists")
     if not local_node.can_be_made(folder):
         raise UsageError(f"{folder} is not empty", next_step="choose another folder with --data", kind="exists")
     for key in keys:
-        if home.key_path(key).exists():
-            raise UsageError(f"{home.key_path(key)} exists", next_step="choose another name", kind="exists")
+        if contexts.key_path(key).exists():
+            raise UsageError(f"{contexts.key_path(key)} exists", next_step="choose another name", kind="exists")
 
 
 def _refuse_known(folder: Path, run: str) -> None:
@@ -418,12 +421,12 @@ def _refuse_known(folder: Path, run: str) -> None:
     from cli.host import local_node
 
     socket = local_node.socket_of(folder)
-    if any(one.socket == socket for one in home.read_contexts().contexts.values()):
+    if any(one.socket == socket for one in contexts.read_contexts().contexts.values()):
         raise UsageError(f"{folder} holds a node of this mesh already", next_step=run, kind="exists")
 
 
 def _free_context(mesh: str) -> str:
-    known = home.read_contexts().contexts
+    known = contexts.read_contexts().contexts
     name = f"node-{mesh[:8]}"
     return next(one for one in (name, *(f"{name}-{n}" for n in range(2, len(known) + 3))) if one not in known)
 

@@ -10,7 +10,7 @@ import ipaddress
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import talk
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
@@ -42,7 +42,7 @@ def networks(output: Output, *, name: str, allowed: tuple[str, ...], nothing: bo
     An app that asks for one of them in freehold.toml (private_networks) may then call hosts whose addresses lie there. This
     machine's own addresses, loopback and link-local ones stay out of reach.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     found = next((one for one in state.environments if one.name == name), None)
     if found is None:

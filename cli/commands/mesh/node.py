@@ -27,7 +27,7 @@ from cli.access.prompts import confirm
 from cli.commands.mesh.maintenance import drain, undrain
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
-from cli.host import systemd as service
+from cli.host import systemd
 from cli.host.systemd import Step
 from cli.text.foreign import escaped, harmless, one_line
 from cli.text.output import Output, fold
@@ -158,10 +158,10 @@ def _described(view: NodeView) -> list[str]:
 @_YES
 def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> None:
     """Install this version as a systemd service that starts at boot. Needs root; shows its plan first."""
-    folder = (data or service.DATA_FOLDER).absolute()
-    unit = service.unit_text(folder, _ports(folder))
+    folder = (data or systemd.DATA_FOLDER).absolute()
+    unit = systemd.unit_text(folder, _ports(folder))
     if only_print:
-        output.result({"unit": unit, "path": str(service.UNIT_PATH)}, unit.rstrip())
+        output.result({"unit": unit, "path": str(systemd.UNIT_PATH)}, unit.rstrip())
         return
     _require_systemd("freehold node install --print")
     if not (folder / "node.toml").exists():
@@ -170,29 +170,29 @@ def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> N
             next_step=f"freehold mesh create NAME --data {folder}, or freehold mesh join LINE --data {folder}",
             kind="no-node",
         )
-    if home := service.hidden_home(sys.base_prefix):
+    if home := systemd.hidden_home(sys.base_prefix):
         raise CommandError(
             f"this Python is in {home}, where the service may not look",
             next_step="install freehold with the system's Python, then: freehold node install",
             kind="python-in-home",
         )
-    if home := service.hidden_home(str(folder)):
+    if home := systemd.hidden_home(str(folder)):
         raise UsageError(
             f"{folder} is in {home}, where the service may not look",
-            next_step=f"move it, then: freehold node install --data {service.DATA_FOLDER}",
+            next_step=f"move it, then: freehold node install --data {systemd.DATA_FOLDER}",
             kind="data-in-home",
         )
     build = version("freehold")
-    steps = service.install_steps(build, folder, user_exists=_user_exists())
+    steps = systemd.install_steps(build, folder, user_exists=_user_exists())
     _show(output, "This installs the node as a service:", steps)
     confirm(output, "Install it?", yes)
-    copy_installation(service.PREFIX / build)
-    switch_link(service.PREFIX / "current", service.PREFIX / build)
-    service.UNIT_PATH.with_suffix(".new").write_text(unit)
-    service.UNIT_PATH.with_suffix(".new").replace(service.UNIT_PATH)
+    copy_installation(systemd.PREFIX / build)
+    switch_link(systemd.PREFIX / "current", systemd.PREFIX / build)
+    systemd.UNIT_PATH.with_suffix(".new").write_text(unit)
+    systemd.UNIT_PATH.with_suffix(".new").replace(systemd.UNIT_PATH)
     _execute(output, steps)
     _await_node(folder)
-    output.result({"version": build, "unit": str(service.UNIT_PATH), "data": str(folder)}, f"freehold {build} runs")
+    output.result({"version": build, "unit": str(systemd.UNIT_PATH), "data": str(folder)}, f"freehold {build} runs")
     output.hint(f"freehold node status --data {folder}")
 
 
@@ -202,22 +202,22 @@ def install(output: Output, data: Path | None, only_print: bool, yes: bool) -> N
 @_YES
 def uninstall(output: Output, data: Path | None, purge: bool, yes: bool) -> None:
     """Remove the service and its versions. The node stays a member: run `freehold mesh leave` before, to end that."""
-    folder = (data or service.DATA_FOLDER).absolute()
+    folder = (data or systemd.DATA_FOLDER).absolute()
     _require_systemd("systemctl status freehold")
-    if not service.UNIT_PATH.exists():
-        raise UsageError(f"{service.UNIT_PATH} does not exist", next_step="freehold node install", kind="not-installed")
-    steps = service.uninstall_steps(folder, purge=purge, user_exists=_user_exists())
+    if not systemd.UNIT_PATH.exists():
+        raise UsageError(f"{systemd.UNIT_PATH} does not exist", next_step="freehold node install", kind="not-installed")
+    steps = systemd.uninstall_steps(folder, purge=purge, user_exists=_user_exists())
     _show(output, "This removes the service:", steps)
     confirm(output, "Remove it?", yes)
     _execute(output, steps[:1])
-    _end_processes(service.USER)
-    service.UNIT_PATH.unlink()
-    (service.PREFIX / "current").unlink(missing_ok=True)
-    for installed in service.versions():
+    _end_processes(systemd.USER)
+    systemd.UNIT_PATH.unlink()
+    (systemd.PREFIX / "current").unlink(missing_ok=True)
+    for installed in systemd.versions():
         shutil.rmtree(installed, ignore_errors=True)
     if purge:
         shutil.rmtree(folder, ignore_errors=True)
-    for emptied in (service.PREFIX, *((folder.parent,) if folder == service.DATA_FOLDER and purge else ())):
+    for emptied in (systemd.PREFIX, *((folder.parent,) if folder == systemd.DATA_FOLDER and purge else ())):
         with contextlib.suppress(OSError):
             emptied.rmdir()
     _execute(output, steps[1:])
@@ -245,7 +245,7 @@ def _user_exists() -> bool:
     import pwd
 
     try:
-        pwd.getpwnam(service.USER)
+        pwd.getpwnam(systemd.USER)
     except KeyError:
         return False
     return True
@@ -295,18 +295,18 @@ def _owned_by(process: Path, uid: int) -> bool:
 
 def _await_node(folder: Path) -> None:
     """Wait until the service's node answers. Raises CommandError with its last words if it does not."""
-    ask = (str(service.PREFIX / "current/bin/freehold"), "node", "status", "--data", str(folder))
+    ask = (str(systemd.PREFIX / "current/bin/freehold"), "node", "status", "--data", str(folder))
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while subprocess.run(ask, capture_output=True, check=False).returncode:  # noqa: S603
-        state = _answer("systemctl", "show", "--property=ActiveState,SubState", "--value", service.UNIT_NAME).split()
+        state = _answer("systemctl", "show", "--property=ActiveState,SubState", "--value", systemd.UNIT_NAME).split()
         if state[:1] == ["failed"] or "auto-restart" in state or time.monotonic() > deadline_s:
             words = _answer(
-                "journalctl", "--unit", service.UNIT_NAME, "--lines=3", "--output=cat", "--no-pager"
+                "journalctl", "--unit", systemd.UNIT_NAME, "--lines=3", "--output=cat", "--no-pager"
             ).strip()
-            status = _answer("systemctl", "show", "--property=Result,ExecMainStatus", service.UNIT_NAME)
+            status = _answer("systemctl", "show", "--property=Result,ExecMainStatus", systemd.UNIT_NAME)
             raise CommandError(
                 f"the service does not run ({', '.join(status.split())}){': ' if words else ''}{words}",
-                next_step=f"journalctl -u {service.UNIT_NAME}, then the command again",
+                next_step=f"journalctl -u {systemd.UNIT_NAME}, then the command again",
                 kind="service-failed",
             )
         time.sleep(LOOK_EVERY_S)

@@ -11,7 +11,7 @@ import time
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.members import Member, find_member, members_of
 from cli.access.principals import require_admin, unlock_admin
@@ -43,7 +43,7 @@ def create(output: Output, name: str, owners: tuple[str, ...], context_name: str
     """Make a project. Needs the admin key."""
     if not valid_name(name):
         raise UsageError("a project's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold project create shop")
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"make the project {name}")
     state = talk(context, lambda client: client.state())
     if any(one.name == name for one in state.projects):
@@ -62,7 +62,7 @@ def create(output: Output, name: str, owners: tuple[str, ...], context_name: str
 @_CONTEXT
 def show(output: Output, context_name: str | None) -> None:
     """List the projects and where they run."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def ask(client: NodeClient) -> list[tuple[Project, list[str]]]:
         state = await client.state()
@@ -98,7 +98,7 @@ def place(output: Output, name: str, environment: str, schedules: str | None, da
     """
     if (schedules is None) == (data is None):
         raise UsageError("name --schedules NODE or --data NODE", next_step="freehold project place --help")
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, f"place {name} in {environment}")
     lane = talk(context, lambda client: find_lane(client, name, environment))
     node = find_member(talk(context, members_of), schedules or data or "")

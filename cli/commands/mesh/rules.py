@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import require_admin, talk_as, unlock_admin
 from cli.access.prompts import confirm
@@ -35,7 +35,7 @@ def rules(output: Output, *, raised: bool, context_name: str | None, yes: bool) 
     A version adds to those before it. Raise it once every node runs a release that knows it: an older node follows
     no decision from then on.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     newer = range(state.rules_version + 1, RULES_VERSION + 1)
     lines = [f"rules {state.rules_version}", *(f"  {version} adds: {SAYS[version]}" for version in newer)]

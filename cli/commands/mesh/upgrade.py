@@ -17,7 +17,7 @@ from typing import Literal
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.contexts import Context
 from cli.access.principals import require_admin, talk_as, unlock_admin
@@ -68,7 +68,7 @@ class WheelSet:
 @_CONTEXT
 def plan(output: Output, wheels: tuple[Path, ...], context_name: str | None) -> None:
     """Show what each node runs and how an upgrade goes; with the wheels, what `start` would do, and what stands in its way."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     view = talk(context, _view)
     if not wheels:
         _show(output, view)
@@ -105,7 +105,7 @@ def start(
     release beside the one it runs, hands its visitors over, and tries it: if it is not well in time it goes back by itself, and
     the upgrade ends there. No node begins while another voter is not reached or a rollout is under way.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     if not wheels:
         _say(output, context, "resume", yes=yes)
         if not detach:
@@ -149,7 +149,7 @@ def pause(output: Output, context_name: str | None, yes: bool) -> None:
 
     A node that is at work goes on to its end.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     _say(output, context, "pause", yes=yes)
     _show(output, talk(context, _view))
 
@@ -162,7 +162,7 @@ def abort(output: Output, context_name: str | None, yes: bool) -> None:
 
     A mesh of two releases next to each other works; `start` with the same wheels takes the upgrade up again.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     _say(output, context, "abort", yes=yes)
     _show(output, talk(context, _view))
 

@@ -12,7 +12,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import talk
 from cli.errors import CommandError
 from cli.frame import Group, command
@@ -52,7 +52,7 @@ def add(output: Output, *, name: str, url: str, events: tuple[WebhookKind, ...],
 
     Signatures are those of Standard Webhooks. A message that fails is sent again for three days.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     body = WebhookBody(name, url, kind, events, projects, environments, private)
     made = talk(context, lambda client: client.send(WebhookSecretView, "/v1/webhooks", body))
     output.result(asdict(made), f"webhook {name}\nsecret {made.secret}")
@@ -63,7 +63,7 @@ def add(output: Output, *, name: str, url: str, events: tuple[WebhookKind, ...],
 @_CONTEXT
 def show(output: Output, *, context_name: str | None) -> None:
     """List this node's webhooks, and how their newest messages ended."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     found = talk(context, lambda client: client.read(tuple[WebhookView, ...], "/v1/webhooks"))
     rows = [
         (one.name, _host(one.url), one.format, ", ".join(one.events) or "all", str(one.waiting), str(one.given_up),
@@ -82,7 +82,7 @@ def show(output: Output, *, context_name: str | None) -> None:
 @_CONTEXT
 def remove(output: Output, *, name: str, context_name: str | None) -> None:
     """Remove a webhook. Messages that wait for its address are forgotten."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     talk(context, lambda client: client.delete(f"/v1/webhooks/{name}"))
     output.result({"name": name, "removed": True}, f"webhook {name} is removed")
 
@@ -92,7 +92,7 @@ def remove(output: Output, *, name: str, context_name: str | None) -> None:
 @_CONTEXT
 def test(output: Output, *, name: str, context_name: str | None) -> None:
     """Send one message now and say how that ended; turns a webhook on again whose receiver was gone."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     ended = talk(context, lambda client: client.send(WebhookTestView, f"/v1/webhooks/{name}/test"))
     if not ended.delivered:
         raise CommandError(

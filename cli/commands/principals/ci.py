@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.exchange import TRUST_VARIABLE, exchanged, trust_line
 from cli.errors import UsageError
 from cli.frame import Group, command
@@ -158,7 +158,7 @@ def init(
     )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
-    variable = TRUST_VARIABLE if oidc else home.TOKEN_VARIABLE
+    variable = TRUST_VARIABLE if oidc else contexts.TOKEN_VARIABLE
     output.result({"platform": platform, "file": str(target), "variable": variable}, f"wrote {target}")
     if oidc:
         output.hint(f"freehold trust add {platform} --role deployer, and put its text into the variable {variable}")
@@ -183,7 +183,7 @@ def exchange(output: Output) -> None:
         )  # fmt: skip
     output.mask(token.text())
     with Path(told).open("a") as file:
-        file.write(f"{home.TOKEN_VARIABLE}={token.text()}\n")
+        file.write(f"{contexts.TOKEN_VARIABLE}={token.text()}\n")
     left = in_words(got.expires_ms - time.time_ns() // 1_000_000)
     output.result(asdict(got), f"{got.name} may {', '.join(got.roles)} in {', '.join(got.projects)} for {left}")
 

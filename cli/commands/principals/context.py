@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
@@ -29,33 +29,33 @@ from protocols.machine import PeerId
 @command("list", examples=("freehold context list", "freehold context list --json"))
 def show(output: Output) -> None:
     """List the meshes known here, with the mesh of one of the project here; the current one is marked."""
-    known = home.read_contexts()
-    contexts = dict(known.contexts)
+    known = contexts.read_contexts()
+    by_name = dict(known.contexts)
     with contextlib.suppress(UsageError):
-        contexts[home.DEV_CONTEXT] = home.read_dev_context(Path.cwd())
+        by_name[contexts.DEV_CONTEXT] = contexts.read_dev_context(Path.cwd())
     rows = [
         ("*" if name == known.current else "", name, one.mesh[:16], one.where, one.key or "-", one.admin or "-")
-        for name, one in sorted(contexts.items())
+        for name, one in sorted(by_name.items())
     ]
     values = [
         {"name": name, "current": name == known.current, "mesh": one.mesh, "socket": one.socket, "url": one.url, "key": one.key,
          "admin_key": one.admin}
-        for name, one in sorted(contexts.items())
+        for name, one in sorted(by_name.items())
     ]  # fmt: skip
     output.result({"contexts": values}, table(("", "NAME", "MESH", "API", "KEY", "ADMIN KEY"), rows))
     if not rows:
         output.note("no mesh is known here")
-        output.hint(home.FIRST_STEP)
+        output.hint(contexts.FIRST_STEP)
 
 
 @command("use", examples=("freehold context use home",))
 @click.argument("name")
 def use(output: Output, name: str) -> None:
     """Make a mesh the current one. FREEHOLD_CONTEXT overrides it for one command."""
-    known = home.read_contexts()
+    known = contexts.read_contexts()
     if name not in known.contexts:
         raise UsageError(f"there is no context {name!r}", next_step="freehold context list", kind="no-context")
-    home.write_contexts(home.Contexts(name, known.contexts))
+    contexts.write_contexts(contexts.Contexts(name, known.contexts))
     output.result({"current": name}, f"commands now speak to {name}")
 
 
@@ -67,7 +67,7 @@ def ca(output: Output, context_name: str | None) -> None:
 
     Each is a node's own and good for that node's names alone; take them anew when a node is reached at a new address.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> list[dict[str, object]]:
         mesh, found = await client.mesh(), await client.read(tuple[AuthorityView, ...], "/v1/authorities")

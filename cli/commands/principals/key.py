@@ -12,7 +12,7 @@ import time
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Context, Contexts
 from cli.access.paper_key import from_paper, on_paper
@@ -48,16 +48,16 @@ def create(output: Output, *, name: str, use: bool, paper: bool, context_name: s
     """Make a key that opens only with a passphrase, and show its public part: an admin adds it to the mesh's."""
     if not valid_name(name):
         raise UsageError("a key's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold key create ann-admin")
-    if home.key_path(name).exists():
+    if contexts.key_path(name).exists():
         raise UsageError(f"there is a key {name} already", next_step="choose another name", kind="key-exists")
-    where, context = home.current_context(context_name) if use else ("", None)
+    where, context = contexts.current_context(context_name) if use else ("", None)
     seed = from_paper(ask_passphrase("The 14 groups of the paper: ")) if paper else secrets.token_bytes(SEED_BYTES)
     passphrase = ask_new_passphrase(f"the key {name}")
-    signer = home.store_sealed(name, seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+    signer = contexts.store_sealed(name, seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
     if context is not None:
         _administer(where, context, name)
     public = signer.public_key.hex()
-    output.result({"name": name, "key": public, "key_file": str(home.key_path(name))}, public)
+    output.result({"name": name, "key": public, "key_file": str(contexts.key_path(name))}, public)
     output.hint(f"an admin: freehold mesh admins add {public}")
 
 
@@ -66,9 +66,9 @@ def create(output: Output, *, name: str, use: bool, paper: bool, context_name: s
 @_CONTEXT
 def use(output: Output, *, name: str, context_name: str | None) -> None:
     """Administer the current context's mesh with another key that is here, from now on."""
-    where, context = home.current_context(context_name)
-    public = home.public_key(name).hex()
-    if not home.is_sealed(name):
+    where, context = contexts.current_context(context_name)
+    public = contexts.public_key(name).hex()
+    if not contexts.is_sealed(name):
         raise UsageError(
             f"{name} opens without a passphrase, and an admin's key never does",
             next_step=f"freehold key passphrase {name}", kind="passphrase",
@@ -80,9 +80,9 @@ def use(output: Output, *, name: str, context_name: str | None) -> None:
 
 def _administer(where: str, context: Context, name: str) -> None:
     """Keep a key as the one that administers a context's mesh."""
-    known = home.read_contexts()
+    known = contexts.read_contexts()
     used = msgspec.structs.replace(context, admin=name)
-    home.write_contexts(Contexts(known.current, {**known.contexts, where: used}))
+    contexts.write_contexts(Contexts(known.current, {**known.contexts, where: used}))
 
 
 @command(
@@ -95,21 +95,21 @@ def _administer(where: str, context: Context, name: str) -> None:
 @_YES
 def passphrase(output: Output, *, name: str | None, removed: bool, context_name: str | None, yes: bool) -> None:
     """Change, set or remove the passphrase of a key here; by default of the admin key. The key stays what it is."""
-    context = home.known_context(context_name)
+    context = contexts.known_context(context_name)
     named = name or (context.admin or context.key if context is not None else "")
     if not named:
         raise UsageError("which key?", next_step="freehold key passphrase NAME", kind="no-key")
-    sealed = home.is_sealed(named)
-    if removed and (not sealed or named in {one.admin for one in home.read_contexts().contexts.values()}):
+    sealed = contexts.is_sealed(named)
+    if removed and (not sealed or named in {one.admin for one in contexts.read_contexts().contexts.values()}):
         what = "an admin's key always opens with a passphrase" if sealed else f"{named} has no passphrase"
         raise UsageError(what, next_step=f"freehold key passphrase {named}", kind="passphrase")
     if removed:
         output.note(f"Whoever runs as this user, an agent among them, can then act with {named}.")
         confirm(output, f"Keep {named} without a passphrase?", yes)
     before = ask_passphrase(f"The passphrase of {named}, as it is: ") if sealed else None
-    seed = home.seed_of(named, before)
+    seed = contexts.seed_of(named, before)
     after = None if removed else ask_new_passphrase(f"the key {named}")
-    home.change_passphrase(named, Ed25519Signer(seed), seed, after, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+    contexts.change_passphrase(named, Ed25519Signer(seed), seed, after, secrets.token_bytes(SEAL_ENTROPY_BYTES))
     how = "without a passphrase" if removed else "under the new passphrase"
     output.result({"name": named, "sealed": not removed}, f"{named} is kept {how}")
     output.note("Copies made before, in a backup say, still open as they did.")
@@ -147,9 +147,9 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
 
     By default your own everyday key; WHO is a name or a key of freehold token list.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     require_admin(context, "renew a grant")
-    mine = home.public_key(context.key).hex() if context.key else ""
+    mine = contexts.public_key(context.key).hex() if context.key else ""
     one, mesh = talk(context, lambda client: _found(client, who or mine))
     until_ms = time.time_ns() // 1_000_000 + duration_ms(span)
     held = [each for each in one.each if each.roles]
@@ -158,7 +158,7 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
             f"{one.name or who} has no grant of a person to renew",
             next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",
         )  # fmt: skip
-    same_person = _is_same_person(one, home.public_key(context.admin))
+    same_person = _is_same_person(one, contexts.public_key(context.admin))
     for each in held:
         output.note(
             f"  {one.name}: {', '.join(each.roles)} in {','.join(each.projects)} / {','.join(each.environments)}"

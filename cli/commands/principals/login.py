@@ -12,8 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from cli.access import contexts as home
-from cli.access import half_made
+from cli.access import contexts, half_made
 from cli.access.client import RefusedError
 from cli.access.contexts import Context
 from cli.access.login import Offer, enrol, offer_of, share_with_everyday_key
@@ -43,23 +42,23 @@ def login(output: Output, *, line: str, name: str | None) -> None:
         raise UsageError(str(error), next_step="freehold mesh invite --kind principal", kind="invite") from None
     mesh = offer.line.invite.mesh.hex()
     chosen = name or f"mesh-{mesh[:8]}"
-    home.require_free_name(chosen)
+    contexts.require_free_name(chosen)
     everyday, sealed = f"{chosen}-me", f"{chosen}-approver" if offer.needs_sealed_key else ""
-    note = home.home_folder() / f"login-{chosen}.json"
+    note = contexts.home_folder() / f"login-{chosen}.json"
     begun = half_made.read_note(note)
-    known = chosen in home.read_contexts().contexts
+    known = chosen in contexts.read_contexts().contexts
     if known:
         note.unlink(missing_ok=True)  # the last step of an earlier login was taken
     elif begun is not None and begun.about != _named(offer):
         half_made.discard(note)
         begun = None
-    for taken, kind in ((known, "mesh"), *((home.key_path(key).exists(), "key")
+    for taken, kind in ((known, "mesh"), *((contexts.key_path(key).exists(), "key")
                         for key in (everyday, sealed) if key and begun is None)):  # fmt: skip
         if taken:
             raise UsageError(f"a {kind} of {chosen} is here already", next_step="choose another --name", kind="exists")
     me, person = _keys(note, offer, everyday, sealed)
     context = _enrolled(note, offer, Context(mesh, "", everyday, sealed), me, person)
-    home.write_context(chosen, context)
+    contexts.write_context(chosen, context)
     note.unlink()
     output.result(
         {"context": chosen, "mesh": mesh, "url": context.url, "key": everyday, "admin_key": sealed,
@@ -76,17 +75,17 @@ def _named(offer: Offer) -> str:
 def _keys(note: Path, offer: Offer, everyday: str, sealed: str) -> tuple[Ed25519Signer, Ed25519Signer]:
     """Return the everyday key and the one to be admitted: new ones, or those of an attempt that was cut short."""
     seeds = {name: secrets.token_bytes(SEED_BYTES) for name in (everyday, sealed) if name}
-    if half_made.read_note(note) is not None and all(home.key_path(name).exists() for name in seeds):
-        me = home.open_plain(everyday)
+    if half_made.read_note(note) is not None and all(contexts.key_path(name).exists() for name in seeds):
+        me = contexts.open_plain(everyday)
         return me, unlock(sealed, "go on with the login") if sealed else me
     half_made.discard(note)
     passphrase = ask_new_passphrase(f"the key {sealed}") if sealed else ""
     publics = {name: Ed25519Signer(seed).public_key for name, seed in seeds.items()}
     half_made.write_note(note, publics, _named(offer))
-    me = home.store_plain(everyday, seeds[everyday])
+    me = contexts.store_plain(everyday, seeds[everyday])
     if not sealed:
         return me, me
-    return me, home.store_sealed(sealed, seeds[sealed], passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+    return me, contexts.store_sealed(sealed, seeds[sealed], passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
 
 
 def _enrolled(note: Path, offer: Offer, context: Context, me: Ed25519Signer, person: Ed25519Signer) -> Context:

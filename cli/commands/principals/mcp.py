@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.errors import UsageError
 from cli.frame import command
 from cli.project.find import Found, find_project
@@ -32,7 +32,7 @@ def mcp(output: Output, context_name: str | None, project: str, folder: Path) ->
 
     async def opened() -> AgentSession:
         found = await asyncio.to_thread(_found, folder)
-        _, context = home.current_context(context_name)
+        _, context = contexts.current_context(context_name)
         session = await open_session(context, project, found)
         output.note(
             f"serving {session.project} to an agent as {session.principal.name} ({', '.join(session.principal.roles)})"

@@ -15,7 +15,7 @@ from typing import cast
 import click
 import msgspec
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Contexts
 from cli.access.members import members_of
@@ -73,7 +73,7 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
            environments: tuple[str, ...], expires: str, bearer: bool, runner: bool,
            context_name: str | None) -> None:  # fmt: skip
     """Make a key for an agent, with a part of your own rights."""
-    where, context = home.current_context(context_name)
+    where, context = contexts.current_context(context_name)
     own = f"{where}-{name}"
     _check(name, own, roles, bearer=bearer, runner=runner)
     expires = expires or (BEARER_EXPIRES if bearer else KEY_EXPIRES)
@@ -92,7 +92,7 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     if runner:
         _create_runner(output, context, signer, mine.chain_of(held), grant)
         return
-    agent = home.store_plain(own, secrets.token_bytes(SEED_BYTES))
+    agent = contexts.store_plain(own, secrets.token_bytes(SEED_BYTES))
 
     async def conversation(client: NodeClient) -> list[str]:
         state = await client.state()
@@ -105,17 +105,17 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     try:
         unknown = talk(context, conversation)
     except BaseException:
-        home.key_path(own).unlink()
+        contexts.key_path(own).unlink()
         raise
-    known = home.read_contexts()
+    known = contexts.read_contexts()
     added = msgspec.structs.replace(context, key=own, admin="")
-    home.write_contexts(Contexts(known.current, {**known.contexts, own: added}))
+    contexts.write_contexts(Contexts(known.current, {**known.contexts, own: added}))
     output.result(
-        {"name": name, "context": own, "key": agent.public_key.hex(), "key_file": str(home.key_path(own)),
+        {"name": name, "context": own, "key": agent.public_key.hex(), "key_file": str(contexts.key_path(own)),
          "roles": list(grant.roles), "projects": list(grant.projects), "environments": list(grant.environments),
          "expires_ms": grant.expires_ms},
         f"token {name}: {', '.join(grant.roles)} in {', '.join(grant.projects)} / {', '.join(grant.environments)}, "
-        f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}\nkey file {home.key_path(own)}",
+        f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}\nkey file {contexts.key_path(own)}",
     )  # fmt: skip
     for named in unknown:
         output.warn(f"the mesh has no {named} yet: the token is for one of that name when it is made")
@@ -135,7 +135,7 @@ def _check(name: str, own: str, roles: tuple[Role, ...], *, bearer: bool, runner
         )  # fmt: skip
     if not valid_name(name):
         raise UsageError("a token's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold token create bot")
-    if own in home.read_contexts().contexts or home.key_path(own).exists():
+    if own in contexts.read_contexts().contexts or contexts.key_path(own).exists():
         raise UsageError(f"there is a token {name} already", next_step="choose another name", kind="exists")
 
 
@@ -161,7 +161,7 @@ def _for_bearer(held: RightsView, grant: Grant, roles: tuple[Role, ...]) -> Gran
 
 
 def _create_bearer(
-    output: Output, context: home.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
+    output: Output, context: contexts.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
 ) -> None:
     async def conversation(client: NodeClient) -> tuple[str, str, NodeView]:
         mesh = await client.mesh()
@@ -189,12 +189,12 @@ def _create_bearer(
 
 
 def _create_runner(
-    output: Output, context: home.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
+    output: Output, context: contexts.Context, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant
 ) -> None:
     seed = secrets.token_bytes(SEED_BYTES)
     key = Ed25519Signer(seed).public_key
 
-    async def conversation(client: NodeClient) -> home.RunnerToken:
+    async def conversation(client: NodeClient) -> contexts.RunnerToken:
         served = [one for one in await members_of(client) if one.api and one.standing == "member"]
         served.sort(key=lambda one: one.belief != "self")
         if not served:
@@ -205,7 +205,7 @@ def _create_runner(
             )
         await give(client, signer, chain, msgspec.structs.replace(grant, key=key))
         mesh = (await client.mesh()).hex()
-        return home.RunnerToken(mesh, f"https://{served[0].api}", served[0].api_pin, seed)
+        return contexts.RunnerToken(mesh, f"https://{served[0].api}", served[0].api_pin, seed)
 
     made = talk(context, conversation)
     output.result(
@@ -275,9 +275,9 @@ def _narrowed(
 @_CONTEXT
 def show(output: Output, context_name: str | None) -> None:
     """List every key with a grant: people and agents, what they may do, and until when."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     found = talk(context, principals_of)
-    mine = home.public_key(context.key).hex() if context.key else ""
+    mine = contexts.public_key(context.key).hex() if context.key else ""
     now_ms = time.time_ns() // 1_000_000
     rows = [
         (one.name or "-", one.kind or "-", _may(one, held), _scope(held),
@@ -311,16 +311,16 @@ def _scope(one: RightsView) -> str:
 @_CONTEXT
 def revoke(output: Output, name: str, message: str, context_name: str | None) -> None:
     """Take a token's rights away, everywhere, for good; every node hears it within seconds."""
-    where, context = home.current_context(context_name)
+    where, context = contexts.current_context(context_name)
     signer = everyday_key(context)
     one = talk(context, lambda client: _find(client, name, signer.public_key.hex()))
     statement = talk(context, lambda client: revoke_grants(client, signer, one, message))
     own = f"{where}-{name}"
-    known = home.read_contexts()
-    if own in known.contexts and home.public_key(own).hex() == one.key:
-        home.key_path(own).unlink()
+    known = contexts.read_contexts()
+    if own in known.contexts and contexts.public_key(own).hex() == one.key:
+        contexts.key_path(own).unlink()
         rest = {key: value for key, value in known.contexts.items() if key != own}
-        home.write_contexts(Contexts(known.current, rest))
+        contexts.write_contexts(Contexts(known.current, rest))
     output.result({"name": one.name, "key": one.key, "revocation": statement}, f"token {one.name} is revoked")
 
 

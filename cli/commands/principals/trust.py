@@ -13,7 +13,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.exchange import TrustLine
 from cli.access.principals import everyday_key, principal_of
@@ -69,7 +69,7 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
 
     Jobs of pull requests are never let in. Prints the text for the platform's variable FREEHOLD_TRUST; it is no secret.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     if not valid_name(name):
         raise UsageError("a trust's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold trust add github")
     wanted = _claims(claims, {
@@ -110,7 +110,7 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
 @_CONTEXT
 def show(output: Output, *, context_name: str | None) -> None:
     """List this node's trusts, what their tokens must say, and what their jobs get."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[tuple[TrustView, ...], str]:
         found = await client.read(tuple[TrustView, ...], "/v1/trusts")
@@ -139,7 +139,7 @@ def remove(output: Output, *, name: str, context_name: str | None) -> None:
     """Remove a trust: no more jobs come in by it.
 
     What jobs hold ends within the hour; to end that too, revoke the trust's grant."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     talk(context, lambda client: client.delete(f"/v1/trusts/{name}"))
     output.result({"name": name, "removed": True}, f"trust {name} is removed")
     output.hint(f"freehold token revoke {name}, which also ends what its jobs hold now")

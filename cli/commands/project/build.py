@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.principals import everyday_key
 from cli.change.proposal import release_id
 from cli.errors import CommandError, UsageError
@@ -60,7 +60,7 @@ def build(output: Output, only: str | None, folder: Path) -> None:
 def _author() -> bytes | None:
     """The key that would propose this from here; building needs none."""
     try:
-        context = home.known_context()
+        context = contexts.known_context()
         return everyday_key(context).public_key if context is not None else None
     except CommandError:
         return None

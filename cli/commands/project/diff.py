@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import everyday_key
 from cli.change.propose import put_together, to_offer
@@ -36,7 +36,7 @@ def diff(
     Prints the command that deploys exactly this: it is refused if anything has moved since.
     """
     found = project_at(folder) if release else find_project(folder)
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> Review:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.principals import everyday_key
 from cli.change.proposal import release_id
 from cli.dev.testing import require_environments, test_project
@@ -38,11 +38,11 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     """
     found = find_project(folder)
     timeout_s = duration_ms(timeout) / 1000
-    context = home.known_context(context_name)
+    context = contexts.known_context(context_name)
     asyncio.run(require_environments(found, context, environments))
     bundle, results = asyncio.run(
         test_project(
-            output, found, context, environments=environments or (home.default_environment(),), timeout_s=timeout_s
+            output, found, context, environments=environments or (contexts.default_environment(),), timeout_s=timeout_s
         )
     )
     failed = [one for one in results if not one.passed]

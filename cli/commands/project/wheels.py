@@ -9,8 +9,7 @@ import click
 
 from cli.errors import UsageError
 from cli.frame import Group, command
-from cli.project.wheels import build as build_wheel
-from cli.project.wheels import found, recipes
+from cli.project.wheels import build_wheel, found, recipes
 from cli.text.output import Output
 from cli.text.table import table
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from yarl import URL
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.access.principals import unlock_admin
 from cli.change.proposal import Offered, kept_here, visited_at
@@ -89,8 +89,8 @@ def deploy(
     With --release nothing is built: what ran in one environment goes to another by its digest, with what its own project
     file says of that one. No project folder is needed; in one, evidence that was made there goes along.
     """
-    _, context = home.current_context(context_name)
-    signer = home.open_plain(context.key)
+    _, context = contexts.current_context(context_name)
+    signer = contexts.open_plain(context.key)
     found = _named(folder, release, kept, proposed, signer.public_key)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
     starter = _start_signer(context, signer, supersede, reason)
@@ -150,7 +150,7 @@ def _named(folder: Path, release: str, kept: str, proposed: str, author: bytes) 
     return project_at(folder) if release else None if proposed else find_project(folder)
 
 
-def _start_signer(context: home.Context, signer: Ed25519Signer, supersede: bool, reason: str) -> StartSigner:
+def _start_signer(context: contexts.Context, signer: Ed25519Signer, supersede: bool, reason: str) -> StartSigner:
     """Whoever signs the start: the everyday key, or, with a reason to break glass, an admin's, unlocked here."""
     if len(reason) > REASON_MAX:
         raise UsageError(f"a reason has at most {REASON_MAX} characters", next_step="shorten it")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, Parameter, talk
 from cli.change.proposal import require_known
 from cli.errors import CommandError
@@ -51,7 +51,7 @@ def logs(output: Output, *, follow: bool, project: str, app: str, release: str, 
     What an app wrote is marked `|` and untrusted; what a node says is marked `·`. Of several nodes, each line names its
     own.
     """
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
     here = not project and node == ALL
     if here:
         project = project_here()

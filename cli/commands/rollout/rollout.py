@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, talk
 from cli.commands.options import environment_option
 from cli.errors import CommandError
@@ -20,7 +20,7 @@ from protocols.envelope import decode, digest
 from protocols.state.commands import Abort, Action, Exhibits, Pause, Promote, Resume, Rollback
 from protocols.state.model import Lane, Rollout
 
-Step = Callable[[NodeClient, home.Context, Lane], Awaitable[int]]
+Step = Callable[[NodeClient, contexts.Context, Lane], Awaitable[int]]
 
 
 def _lane_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -51,10 +51,10 @@ async def _waiting_starts(client: NodeClient, lane: Lane) -> list[str]:
 
 
 async def decide(
-    client: NodeClient, context: home.Context, lane: Lane, action: Action, *, statements: tuple[bytes, ...] = ()
+    client: NodeClient, context: contexts.Context, lane: Lane, action: Action, *, statements: tuple[bytes, ...] = ()
 ) -> int:
     """Sign an action on a lane with the everyday key and have it decided."""
-    signer = home.open_plain(context.key)
+    signer = contexts.open_plain(context.key)
     return await client.decide(
         signer,
         action,
@@ -75,7 +75,7 @@ def _run(
     done: str,
     otherwise: str = "nothing to do, it is there already",
 ) -> None:
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[int, Lane]:
         lane = await find_lane(client, project or project_here() or None, environment)
@@ -96,7 +96,7 @@ def _run(
 def promote(output: Output, project: str | None, environment: str, context_name: str | None) -> None:
     """Take the rollout to its next stage. The mesh refuses that while health forbids it."""
 
-    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+    async def step(client: NodeClient, context: contexts.Context, lane: Lane) -> int:
         rollout = _rollout_of(lane)
         path = f"/v1/lanes/{lane.project}/{lane.environment}/statements"
         statements: tuple[bytes, ...] = tuple(decode(await client.get_bytes(path), tuple[bytes, ...]))
@@ -111,7 +111,7 @@ def promote(output: Output, project: str | None, environment: str, context_name:
 def pause(output: Output, message: str, project: str | None, environment: str, context_name: str | None) -> None:
     """Hold the rollout where it is."""
 
-    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+    async def step(client: NodeClient, context: contexts.Context, lane: Lane) -> int:
         return await decide(client, context, lane, Pause(_rollout_of(lane).id, message))
 
     _run(output, context_name, project, environment, step, "paused")
@@ -122,7 +122,7 @@ def pause(output: Output, message: str, project: str | None, environment: str, c
 def resume(output: Output, project: str | None, environment: str, context_name: str | None) -> None:
     """Continue a paused rollout; its stage opens anew."""
 
-    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+    async def step(client: NodeClient, context: contexts.Context, lane: Lane) -> int:
         return await decide(client, context, lane, Resume(_rollout_of(lane).id))
 
     _run(output, context_name, project, environment, step, "resumed")
@@ -134,7 +134,7 @@ def resume(output: Output, project: str | None, environment: str, context_name: 
 def abort(output: Output, message: str, project: str | None, environment: str, context_name: str | None) -> None:
     """End the rollout; every node returns to the release it had. A start that still waits is withdrawn."""
 
-    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+    async def step(client: NodeClient, context: contexts.Context, lane: Lane) -> int:
         waiting = [] if lane.rollout is not None else await _waiting_starts(client, lane)
         for change in waiting:
             await client.withdraw(change)
@@ -159,7 +159,7 @@ def rollback(
     twice it is one rollback: the second finds the lane there already, decides nothing and says so (`slot` 0).
     """
 
-    async def step(client: NodeClient, context: home.Context, lane: Lane) -> int:
+    async def step(client: NodeClient, context: contexts.Context, lane: Lane) -> int:
         target = await rollback_target(client, lane, release)
         return await decide(client, context, lane, Rollback(target.change, message)) if target is not None else 0
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import click
 from msgspec.structs import asdict
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, Parameter, talk
 from cli.access.members import members_of
 from cli.access.principals import principals_of
@@ -48,7 +48,7 @@ def _ask(
     context_name: str | None, kind: type[T], path: str, project: str, environment: str, **query: Parameter
 ) -> tuple[T, Names]:
     """Return what a path answers of a lane, or of all, and everybody's names."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[T, Names]:
         answer = await client.read(kind, path, project=project, environment=environment, **query)
@@ -94,7 +94,7 @@ def _numbers(names: Names, one: VerdictView | Numbers) -> str:
 @_CONTEXT
 def status(output: Output, *, follow: bool, project: str, environment: str, context_name: str | None) -> None:
     """Show what runs where, since when and for which request, what is under way or waits, and what is wrong."""
-    _, context = home.current_context(context_name)
+    _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[Seen, Names]:
         seen, own = await look(client, project, environment), await ending(client, context)
@@ -125,10 +125,10 @@ def status(output: Output, *, follow: bool, project: str, environment: str, cont
 
 def _first_step(context_name: str | None) -> str:
     """What to do where nothing runs: in the mesh of one, freehold dev is about to do it."""
-    name, _ = home.current_context(context_name)
+    name, _ = contexts.current_context(context_name)
     return (
         "look where freehold dev runs: it is building, or says why it cannot"
-        if name == home.DEV_CONTEXT
+        if name == contexts.DEV_CONTEXT
         else "freehold deploy"
     )
 

@@ -23,7 +23,7 @@ from protocols.envelope import signing_bytes
 from protocols.keys import public_key_of
 from protocols.machine import PeerId, Signer, Verifier
 
-DOMAIN = "freehold/api-authority/1"
+AUTHORITY_DOMAIN = "freehold/api-authority/1"
 BOUND = "freehold-bound:"
 """Begins the name (a URI, in hex from here on) that holds the node key's signature."""
 BOUND_BEFORE = x509.ObjectIdentifier("2.25.329800735698586629295641978511506172918")
@@ -81,7 +81,7 @@ def make_authority(
     name = _subject(node)
     public = key.public_key()
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    bound = signer.sign(signing_bytes(DOMAIN, mesh, der))
+    bound = signer.sign(signing_bytes(AUTHORITY_DOMAIN, mesh, der))
     permitted: list[x509.GeneralName] = [x509.DNSName(one) for one in names.dns or ("invalid",)]
     permitted += [x509.IPAddress(ipaddress.ip_network(one)) for one in names.addresses or ("192.0.2.1",)]
     return (
@@ -148,7 +148,7 @@ def is_of_node(verifier: Verifier, node: PeerId, mesh: bytes, data: bytes) -> bo
         return False
     kinds = {type(one) for one in constraints.value.permitted_subtrees or ()}
     narrow = constraints.critical and {x509.DNSName, x509.IPAddress} <= kinds and limits.path_length == 0
-    return narrow and verifier.verify(public_key_of(node), signing_bytes(DOMAIN, mesh, spki), bound)
+    return narrow and verifier.verify(public_key_of(node), signing_bytes(AUTHORITY_DOMAIN, mesh, spki), bound)
 
 
 def is_readable(authority: x509.Certificate) -> bool:

@@ -33,7 +33,7 @@ from node.api.papers.draft_models import (
 from node.api.papers.papers import missing_of
 from node.api.problems import NOT_ALLOWED, ProblemError, not_found, refused, unreadable
 from node.control import Control
-from node.decisions import drafts as kept
+from node.decisions.drafts import LIFE_MS, HeldDraft
 from node.decisions.start_queue import DUPLICATE
 from node.mesh.core_requests import BusyChainError
 from node.store.artifacts import ArtifactError
@@ -94,7 +94,7 @@ _VERIFIER = Ed25519Verifier()
 _DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
 
-Made = tuple[kept.Draft, DraftView]
+Made = tuple[HeldDraft, DraftView]
 
 
 async def draft(call: Call) -> DraftView:
@@ -166,8 +166,8 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         MissingView("signature.author", f"the signature of {author.hex()[:12]} over to_sign: POST /v1/changes"),
         *missing_of(control, proposed),
     )
-    made = kept.Draft(
-        call.principal, named, payload, signing_bytes(CHANGE_DOMAIN, core.trust.mesh, payload), wall_ms + kept.LIFE_MS,
+    made = HeldDraft(
+        call.principal, named, payload, signing_bytes(CHANGE_DOMAIN, core.trust.mesh, payload), wall_ms + LIFE_MS,
         change,
     )  # fmt: skip
     view = DraftView(
@@ -434,9 +434,9 @@ def _draft_command(
         )  # fmt: skip
     command = Command(secrets.token_bytes(16), action, lane.project, lane.environment, lane.sequence)
     payload = encode(command)
-    made = kept.Draft(
+    made = HeldDraft(
         call.principal, digest(payload), payload, signing_bytes(COMMAND_DOMAIN, control.core.trust.mesh, payload),
-        control.clock().wall_ms + kept.LIFE_MS, command,
+        control.clock().wall_ms + LIFE_MS, command,
     )  # fmt: skip
     view = DraftView(
         str(action.__struct_config__.tag), made.digest.hex(), payload, made.to_sign, lane.project, lane.environment,
@@ -446,7 +446,7 @@ def _draft_command(
     return made, view
 
 
-def _find(control: Control, call: Call, named: str) -> kept.Draft:
+def _find(control: Control, call: Call, named: str) -> HeldDraft:
     found = control.drafts.find(bytes.fromhex(named), call.principal, control.clock().wall_ms)
     if found is None:
         raise not_found("draft", named, "make it again: POST /v1/drafts")
@@ -498,7 +498,7 @@ async def propose(call: Call) -> ProposedView:
     return ProposedView(proposed.id.hex(), through, missing, step)
 
 
-def _signed_change(control: Control, call: Call, made: kept.Draft, change: Change, body: SignedDraft) -> Signed:
+def _signed_change(control: Control, call: Call, made: HeldDraft, change: Change, body: SignedDraft) -> Signed:
     if call.bearer is not None:
         if body.signature or body.key:
             raise unreadable("a token sends no signature: leave key and signature out")

@@ -19,7 +19,7 @@ from node.api.reports.upkeep_metrics import ending_metrics, upkeep_metrics
 from node.control import Control
 from protocols.liveness import Belief
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RULES_MAX = 64
 """Kinds of rejected messages shown; there are about that many rules, and a peer cannot invent one."""
 

@@ -17,7 +17,7 @@ from protocols.envelope import digest, encode, sign
 from protocols.records.credentials import revocation_record
 from protocols.trust.bearer import SECRET_BYTES, make_token, signer_of
 from protocols.trust.grants import GRANT_DOMAIN, Grant
-from protocols.trust.revocations import NOTHING_VALID, Revocation, revoke
+from protocols.trust.revocations import NOTHING_VALID, Revocation, sign_revocation
 from tests.support.mesh.in_process import ENTROPY, House, a_house, until
 
 HOUR_MS = 3_600_000
@@ -129,7 +129,7 @@ async def test_what_the_mesh_keeps_tells_nothing_of_the_token_and_revoking_ends_
             assert answer.status == 200
         subject = bytes(digest(signed.payload))
         said = Revocation("grant", subject, NOTHING_VALID, NOTHING_VALID, "lost", system_now().wall_ms)
-        statement = revoke(house.admin, control.core.trust.mesh, said, (signed,))
+        statement = sign_revocation(house.admin, control.core.trust.mesh, said, (signed,))
         async with house.client() as client:
             await client.publish("revocation", subject.hex(), revocation_record(said, statement)[1])
         async with asking.get("/v1/lanes") as answer:

@@ -31,7 +31,7 @@ from node.mesh.pump import system_now
 from node.oidc.tokens import audience_of
 from protocols.api_data import ListedFile
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.changes.demands import TEAM
 from protocols.changes.mandates import Act, DataMandate, sign_mandate
 from protocols.changes.secrets import SealedSecret, seal, sign_paper
@@ -260,9 +260,11 @@ async def papers(walk: Walk, view: dict[str, Any]) -> None:
     await walk.call("change_bytes", change=change)
     now_ms = system_now().wall_ms
     said = Approval(b"", digest(base64.b64decode(view["payload"])), *LANE, now_ms, now_ms + 86_400_000, "reads well")
-    await walk.call("publish", body={"kind": "approval", "scope": change, "body": b64(approve(admin, mesh, said))})
+    await walk.call(
+        "publish", body={"kind": "approval", "scope": change, "body": b64(sign_approval(admin, mesh, said))}
+    )
     longer = replace(said, expires_ms=said.expires_ms + 1)
-    await walk.call("carry_approval", body={"envelope": b64(approve(admin, mesh, longer))})
+    await walk.call("carry_approval", body={"envelope": b64(sign_approval(admin, mesh, longer))})
     await walk.call("papers", change=change)
     await walk.call("decisions", project=LANE[0], environment=LANE[1], limit=100)
     await walk.call("lanes", **PLACE)

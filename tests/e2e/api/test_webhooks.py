@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from standardwebhooks.webhooks import Webhook as Judge
+from standardwebhooks.webhooks import Webhook
 
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.errors import CommandError
 from node.webhooks.model import HookFile, Message
 from protocols.api_outward import WebhookBody
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.changes.demands import TEAM
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
@@ -34,7 +34,7 @@ HOUR_MS = 3_600_000
 
 def said(receiver: Receiver, secret: str) -> list[dict[str, Any]]:
     """Everything that came, as far as the library believes it."""
-    judge = Judge(secret)
+    judge = Webhook(secret)
     return [judge.verify(one.body, one.fields) for one in receiver.came]
 
 
@@ -75,7 +75,7 @@ async def test_an_approval_a_rollout_and_a_lost_node_are_told(component: Callabl
         now_ms = system_now().wall_ms
         yes = Approval(b"", proposal.id, *LANE, now_ms, now_ms + HOUR_MS, "reads well")
         async with house.client() as client:
-            envelope = approve(ann, house.control(0).core.trust.mesh, yes)
+            envelope = sign_approval(ann, house.control(0).core.trust.mesh, yes)
             await client.publish("approval", proposal.id.hex(), envelope)
         await until(lambda: house.based(proposal.id), 90)
         await until(lambda: "rollout.succeeded" in kinds(receiver), 20)
@@ -181,7 +181,7 @@ async def test_the_commands_and_a_node_that_is_killed_with_a_message_under_way()
             path.write_bytes(msgspec.msgpack.encode(file))  # as a node leaves it that is killed before it sends
             await asyncio.to_thread(one.start)
             await until(lambda: receiver.came[-1].fields["webhook-id"] == "msg_waits", 20)
-            assert Judge(added.json["secret"]).verify(receiver.came[-1].body, receiver.came[-1].fields)
+            assert Webhook(added.json["secret"]).verify(receiver.came[-1].body, receiver.came[-1].fields)
             assert (await run("test", "ops")).code == 0
             listed = (await run("list")).json["webhooks"]
             assert [(two["kind"], two["delivered"]) for two in listed[0]["deliveries"]][:2] == [

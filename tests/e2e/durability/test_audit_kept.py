@@ -12,7 +12,7 @@ import pytest
 
 from cli.errors import CommandError
 from cli.views.audit import verify_chains
-from node.journal.audit_backlog import FILE_NAME
+from node.journal.audit_backlog import BACKLOG_FILE_NAME
 from protocols.envelope import digest
 from tests.support.mesh.durable import client_of, ports
 from tests.support.mesh.nodes import Fleet, Machine, until
@@ -94,7 +94,7 @@ def test_what_a_node_without_its_records_answered_survives_its_ends_and_follows_
     one.start()
     for machine in (one, two):
         until(lambda machine=machine: uploads(machine) == written, 60, "every entry, once, in order")  # type: ignore[misc]
-    until(lambda: not (two.data / FILE_NAME).exists(), 20, "the wait to be over")
+    until(lambda: not (two.data / BACKLOG_FILE_NAME).exists(), 20, "the wait to be over")
     assert not any("audit log" in warning for warning in two.status()["warnings"])
     written.append(upload(two, "after"))
     two.kill()
@@ -128,7 +128,7 @@ def test_a_node_that_cannot_keep_an_entry_says_so(fleet: Fleet) -> None:
     two.stop()
     (two.data / "state.db").unlink()
     two.start()
-    (two.data / FILE_NAME).unlink()  # what an append then meets is an error of the disk like any other
+    (two.data / BACKLOG_FILE_NAME).unlink()  # what an append then meets is an error of the disk like any other
     with pytest.raises(CommandError, match="the log does not hold it yet") as told:
         upload(two, "bytes")
     assert told.value.kind == "audit.unsettled"

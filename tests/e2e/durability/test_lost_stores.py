@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.store.storage import FenceFile
-from protocols.chain.fence import BOOT_LEAP, Fence, newest
+from protocols.chain.fence import BOOT_LEAP, Fence, newest_fence
 from tests.support.mesh.disks import doctor, needs
 from tests.support.mesh.durable import VOTING, Site, call, ingress_of, socket_of
 from tests.support.mesh.nodes import Machine, until
@@ -30,7 +30,7 @@ def put_back(machine: Machine, files: dict[str, bytes], *names: str) -> None:
 
 
 def fence_of(machine: Machine) -> Fence:
-    found = newest(FenceFile(machine.data / "fence").load())
+    found = newest_fence(FenceFile(machine.data / "fence").load())
     assert found is not None
     return found
 

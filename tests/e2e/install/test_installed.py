@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.host import systemd as service
+from cli.host import systemd
 from tests.support.mesh import booted
 from tests.support.mesh.booted import Booted
 from tests.support.mesh.nodes import PASSPHRASE, Machine, until
@@ -28,13 +28,13 @@ pytestmark = [
 ]
 
 
-def identity(machine: Booted, data: str = str(service.DATA_FOLDER)) -> str:
+def identity(machine: Booted, data: str = str(systemd.DATA_FOLDER)) -> str:
     """The id of the node that answers."""
     return str(json.loads(machine.freehold("node", "status", "--data", data, "--json"))["node"]["node"])
 
 
 def answering(machine: Booted) -> bool:
-    return machine.try_freehold("node", "status", "--data", str(service.DATA_FOLDER)).returncode == 0
+    return machine.try_freehold("node", "status", "--data", str(systemd.DATA_FOLDER)).returncode == 0
 
 
 def answers(machine: Booted) -> bool:
@@ -44,7 +44,7 @@ def answers(machine: Booted) -> bool:
 
 
 def main_pid(machine: Booted) -> int:
-    return int(machine.unit(service.UNIT_NAME)["MainPID"])
+    return int(machine.unit(systemd.UNIT_NAME)["MainPID"])
 
 
 def owner(machine: Booted, path: str) -> str:
@@ -63,12 +63,12 @@ def make_node(machine: Booted, folder: Path) -> None:
         typing=(PASSPHRASE, PASSPHRASE),
     )  # fmt: skip
     assert answer.code == 0, answer
-    machine.ok("mkdir", "-p", str(service.STATE_FOLDER))
-    machine.ok("cp", "-a", "/mnt/shared/node", str(service.DATA_FOLDER))
+    machine.ok("mkdir", "-p", str(systemd.STATE_FOLDER))
+    machine.ok("cp", "-a", "/mnt/shared/node", str(systemd.DATA_FOLDER))
 
 
 def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_path: Path) -> None:
-    mounts, name = Path("/proc/self/mounts").read_text(), service.UNIT_NAME
+    mounts, name = Path("/proc/self/mounts").read_text(), systemd.UNIT_NAME
     with booted.booted() as machine:
         make_node(machine, tmp_path / "admin")
         machine.ok("mkdir", "-p", "/opt/freehold/mine", "/srv/mine")
@@ -78,8 +78,8 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
         assert (unit["ActiveState"], unit["SubState"], unit["UnitFileState"]) == ("active", "running", "enabled")
         node = identity(machine)
         until(lambda: answers(machine), 30, "visitors to be answered")
-        assert owner(machine, str(service.DATA_FOLDER)) == service.USER
-        assert set(machine.processes(service.USER)) >= {main_pid(machine)}
+        assert owner(machine, str(systemd.DATA_FOLDER)) == systemd.USER
+        assert set(machine.processes(systemd.USER)) >= {main_pid(machine)}
         said = machine.ok("systemd-analyze", "security", name, "--no-pager").splitlines()[-1]
         exposure = re.search(r"exposure level for \S+: ([0-9.]+)", said)
         assert exposure is not None, said
@@ -88,7 +88,7 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
 
         systemd_starts_it_again_and_visitors_do_not_wait(machine, name, node)
 
-        before, link = main_pid(machine), str(service.PREFIX / "current")
+        before, link = main_pid(machine), str(systemd.PREFIX / "current")
         version = machine.ok("readlink", link)
         machine.ok("touch", f"{version}/of-the-version-before")
         machine.freehold("node", "install", "-y")
@@ -99,25 +99,25 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
 
         machine.freehold("node", "uninstall", "-y")
         assert machine.unit(name)["LoadState"] == "not-found"
-        assert machine.processes(service.USER) == {}
-        assert exists(machine, f"{service.DATA_FOLDER}/node.key"), "the data went with the service"
-        assert machine.ok("ls", str(service.PREFIX)) == "mine"
+        assert machine.processes(systemd.USER) == {}
+        assert exists(machine, f"{systemd.DATA_FOLDER}/node.key"), "the data went with the service"
+        assert machine.ok("ls", str(systemd.PREFIX)) == "mine"
 
-        machine.ok("mv", str(service.DATA_FOLDER), ELSEWHERE)
+        machine.ok("mv", str(systemd.DATA_FOLDER), ELSEWHERE)
         machine.freehold("node", "install", "--data", ELSEWHERE, "-y")
         assert identity(machine, ELSEWHERE) == node
         until(lambda: answers(machine), 30, "visitors to be answered from there")
         assert (owner(machine, ELSEWHERE), owner(machine, "/srv"), owner(machine, "/srv/mine")) == (
-            service.USER,
+            systemd.USER,
             "root",
             "root",
         )
 
         machine.freehold("node", "uninstall", "--data", ELSEWHERE, "--purge", "-y")
         assert machine.ok("ls", "/srv") == "mine"
-        assert machine.ok("ls", str(service.PREFIX)) == "mine"
-        assert machine.run("getent", "passwd", service.USER).returncode == 2, "the user is still there"
-        assert not exists(machine, str(service.UNIT_PATH))
+        assert machine.ok("ls", str(systemd.PREFIX)) == "mine"
+        assert machine.run("getent", "passwd", systemd.USER).returncode == 2, "the user is still there"
+        assert not exists(machine, str(systemd.UNIT_PATH))
         group, first = _cgroup_of(machine.pid), machine.pid
     assert not group.exists()
     assert not Path(f"/proc/{first}").exists()
@@ -127,18 +127,18 @@ def test_a_node_is_installed_survives_its_end_is_updated_moved_and_removed(tmp_p
 def systemd_starts_it_again_and_visitors_do_not_wait(machine: booted.Booted, name: str, node: str) -> None:
     """Kill the daemon, then stop and start it as an operator does."""
     killed = main_pid(machine)
-    workers = set(machine.processes(service.USER)) - {killed}
+    workers = set(machine.processes(systemd.USER)) - {killed}
     machine.ok("kill", "-9", str(killed))
     until(lambda: main_pid(machine) not in {0, killed}, 30, "systemd to start it again")
     until(lambda: machine.unit(name)["ActiveState"] == "active", 30, "the unit to be active")
     until(lambda: answering(machine), 60, "it to answer")
     assert (machine.unit(name)["NRestarts"], identity(machine)) == ("1", node)
-    assert workers <= set(machine.processes(service.USER)), "its workers did not serve on"
+    assert workers <= set(machine.processes(systemd.USER)), "its workers did not serve on"
     assert answers(machine)
 
     machine.ok("systemctl", "stop", name)
     assert machine.unit(name)["ActiveState"] == "inactive"
-    until(lambda: machine.processes(service.USER) == {}, 30, "every process of it to be gone")
+    until(lambda: machine.processes(systemd.USER) == {}, 30, "every process of it to be gone")
     machine.ok("systemctl", "start", name)
     until(lambda: answers(machine), 60, "visitors to be answered after the start")
     assert identity(machine) == node

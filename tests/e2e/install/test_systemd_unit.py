@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.host import systemd as service
+from cli.host import systemd
 from tests.support.mesh import confined
 from tests.support.mesh.in_process import PROJECT
 from tests.support.mesh.nodes import Fleet, Machine, until
@@ -43,8 +43,8 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def written(folder: Path, port: int) -> Path:
-    path = folder / service.UNIT_NAME
-    path.write_text(service.unit_text(service.DATA_FOLDER, [port]))
+    path = folder / systemd.UNIT_NAME
+    path.write_text(systemd.unit_text(systemd.DATA_FOLDER, [port]))
     return path
 
 
@@ -57,7 +57,7 @@ def test_systemd_finds_no_mistake_in_the_unit_and_little_exposure(tmp_path: Path
     assert level is not None, said
     assert float(level[1]) <= EXPOSURE_MAX, said
     # What it starts is not installed here; the rest must be without a remark.
-    unit.write_text(unit.read_text().replace(f"{service.PREFIX}/current/bin/freehold", sys.executable))
+    unit.write_text(unit.read_text().replace(f"{systemd.PREFIX}/current/bin/freehold", sys.executable))
     verified = analyze("verify", str(unit))
     assert (verified.returncode, verified.stderr) == (0, ""), verified
 

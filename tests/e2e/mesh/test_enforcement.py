@@ -26,9 +26,9 @@ from cli.views.why import explain
 from node.config import NodeConfig, read_config
 from node.daemon import Daemon
 from node.journal import audit_shares
-from node.membership.found import found
+from node.membership.found import found_mesh
 from protocols.chain.decision import material_of
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Route, Stage
 from protocols.changes.demands import SOLO, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy
 from protocols.changes.effective import Effective, EffectiveApp, SmokeCheck
@@ -51,7 +51,7 @@ from protocols.state.commands import (
 )
 from protocols.state.gate import gate_of
 from protocols.trust.grants import ANY, GRANT_DOMAIN, Grant, PrincipalKind, Role
-from protocols.trust.revocations import NOTHING_VALID, Revocation, revoke
+from protocols.trust.revocations import NOTHING_VALID, Revocation, sign_revocation
 from tests.support.mesh.in_process import LANE, House, a_house, until
 
 HOUR_MS = 3_600_000
@@ -164,7 +164,9 @@ class World:
             b"", Digest(digest(encode(change))), change.project, change.environment, now_ms(), now_ms() + HOUR_MS
         )
         mesh = fields.pop("mesh", self.mesh)
-        return approve(key(by), mesh, Approval(**{name: fields.get(name, getattr(said, name)) for name in _APPROVAL}))
+        return sign_approval(
+            key(by), mesh, Approval(**{name: fields.get(name, getattr(said, name)) for name in _APPROVAL})
+        )
 
     def evidence(self, by: str, change: Change, kind: str = "test", **fields: Any) -> bytes:
         run = EvidenceRun(
@@ -253,7 +255,7 @@ _WAYS_ON = (
 async def running(folder: Path) -> AsyncIterator[World]:
     admin = key("admin")
     config = NodeConfig("one", listen=("127.0.0.1:0",), ingress=("127.0.0.1:0",), workers=1)
-    await found(folder / "one", config, mesh_name="home", admin=admin, policy=TEAM)
+    await found_mesh(folder / "one", config, mesh_name="home", admin=admin, policy=TEAM)
     daemon = Daemon(folder / "one", read_config(folder / "one"))
     async with asyncio.TaskGroup() as group:
         task = group.create_task(daemon.run())
@@ -384,7 +386,11 @@ async def revoked_principals(w: World) -> None:
         subject = key(name).public_key if kind == "principal" else bytes(digest(chain[-1].payload))
         made = Revocation(cast("Any", kind), subject, NOTHING_VALID, NOTHING_VALID, "lost", now_ms())
         # A grant is taken back by whoever gave it, here the agent's person; a principal by an admin.
-        signed = revoke(key("dev"), w.mesh, made, chain) if kind == "grant" else revoke(w.admin, w.mesh, made)
+        signed = (
+            sign_revocation(key("dev"), w.mesh, made, chain)
+            if kind == "grant"
+            else sign_revocation(w.admin, w.mesh, made)
+        )
         await w.client.publish("revocation", subject.hex(), revocation_record(made, signed)[1])
         if kind == "principal" and name == "bob":
             continue
@@ -448,11 +454,11 @@ async def what_is_in_order_starts(
     for name in approvers[-1:]:
         await w.client.publish("approval", named.hex(), w.approval(name, change))
     for _ in range(300):
-        found = (await w.client.state()).lane("hello", environment)
-        if found is not None and found.base is not None:
+        found_mesh = (await w.client.state()).lane("hello", environment)
+        if found_mesh is not None and found_mesh.base is not None:
             given = tuple(key(name).public_key for name in approvers[-1:])
-            assert (found.base.change, found.base.approvers) == (named, given)
-            assert (found.base.break_glass, found.base.author) == (break_glass, key("dev").public_key)
+            assert (found_mesh.base.change, found_mesh.base.approvers) == (named, given)
+            assert (found_mesh.base.break_glass, found_mesh.base.author) == (break_glass, key("dev").public_key)
             break
         await asyncio.sleep(0.1)
     else:
@@ -553,7 +559,7 @@ async def test_a_node_without_its_gate_starts_nothing_because_the_others_refuse(
         approval = Approval(b"", proposal.id, *LANE, now_ms(), now_ms() + HOUR_MS)
         async with house.client(0) as client:
             await client.publish("grant", made.key.hex(), encode((sign(house.admin, GRANT_DOMAIN, mesh, made),)))
-            await client.publish("approval", proposal.id.hex(), approve(ann, mesh, approval))
+            await client.publish("approval", proposal.id.hex(), sign_approval(ann, mesh, approval))
         await until(lambda: house.based(proposal.id) and all(house.runs(one) for one in range(3)), 60)
         await every_node_explains_it(house)
         await a_revocation_is_heard_everywhere(house, ann.public_key)
@@ -578,7 +584,9 @@ async def a_revocation_is_heard_everywhere(house: House, principal: bytes) -> No
     mesh = house.control(0).core.trust.mesh
     made = Revocation("principal", principal, NOTHING_VALID, NOTHING_VALID, "left the team", now_ms())
     async with house.client(0) as client:
-        await client.publish("revocation", principal.hex(), revocation_record(made, revoke(house.admin, mesh, made))[1])
+        await client.publish(
+            "revocation", principal.hex(), revocation_record(made, sign_revocation(house.admin, mesh, made))[1]
+        )
     began_s = time.monotonic()
     for index in range(3):
         async with house.client(index) as client:

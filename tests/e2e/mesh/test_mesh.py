@@ -16,7 +16,7 @@ from node.transport import Transport, TransportSettings
 from protocols.chain.acceptor import founding_effects
 from protocols.chain.ballots import BOOT_NONCE_BYTES
 from protocols.chain.context import Stored
-from protocols.chain.fence import TABLE
+from protocols.chain.fence import FENCE_TABLE
 from protocols.chain.messages import Outcome, Submit
 from protocols.changes.demands import SOLO
 from protocols.core import CoreSetup, CoreStored
@@ -79,7 +79,7 @@ class Fleet:
         mesh = Mesh(
             CoreSetup(self.genesis, signer, VERIFIER, ENTROPY, nonce),
             CoreStored(
-                Stored(vote, {TABLE: fence} if fence else {}, same_boot=True),
+                Stored(vote, {FENCE_TABLE: fence} if fence else {}, same_boot=True),
                 state or {},
                 (Credentials((self.certificates[index],)),),
             ),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.access.secrets import rows_of, versions_for
@@ -104,8 +104,8 @@ class Site:
         """The admin's key, opened once as a person opens it."""
         if self._admin is None:
             with _home_of(self.fleet.machines[0]):
-                _, context = home.current_context()
-                self._admin = home.open_sealed(context.admin, PASSPHRASE)
+                _, context = contexts.current_context()
+                self._admin = contexts.open_sealed(context.admin, PASSPHRASE)
         return self._admin
 
     def found(self, disks: dict[str, Path] | None = None) -> None:

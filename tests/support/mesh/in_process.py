@@ -23,7 +23,7 @@ from node.config import NodeConfig, read_config
 from node.control import Control
 from node.daemon import Daemon
 from node.keys import SystemEntropy
-from node.membership.found import found, join
+from node.membership.found import found_mesh, join_mesh
 from node.mesh.pump import system_now
 from protocols.changes.demands import SOLO, Policy
 from protocols.envelope import encode
@@ -87,7 +87,7 @@ class House:
 
     async def open(self, count: int) -> None:
         """Found a mesh and have the others join; return when every node is confirmed."""
-        await found(self.folder / "n0", self.config("n0"), mesh_name="home", admin=self.admin, policy=self.policy)
+        await found_mesh(self.folder / "n0", self.config("n0"), mesh_name="home", admin=self.admin, policy=self.policy)
         await self.start(0)
         for index in range(1, count):
             await self.join(index)
@@ -106,7 +106,7 @@ class House:
             ),
         )  # fmt: skip
         here = tuple(Address(str(address), first.core.node) for address in first.mesh.transport.listening)
-        await join(self.folder / f"n{index}", self.config(f"n{index}"), read_line(write_line(seed, invite, here)))
+        await join_mesh(self.folder / f"n{index}", self.config(f"n{index}"), read_line(write_line(seed, invite, here)))
         await self.start(index)
 
     async def start(self, index: int) -> None:

@@ -20,7 +20,7 @@ from cli.access.client import NodeClient
 from cli.errors import CommandError
 from node.membership.found import read_identity
 from protocols.chain.decision import Decided, Entry
-from protocols.chain.ledger import ENTRY_MAX_BYTES, TABLE, Judged, Ledger
+from protocols.chain.ledger import CHAIN_TABLE, ENTRY_MAX_BYTES, Judged, Ledger
 from protocols.changes.statements import HealthVerdict
 from protocols.envelope import decode
 from protocols.keys import Ed25519Verifier
@@ -318,7 +318,9 @@ def states_of(machine: Machine) -> list[MeshState]:
     ledger = Ledger(mesh, rules, verifier)
     states: list[MeshState] = [ledger.state]
     with sqlite3.connect(f"file:{machine.data / 'vote.db'}?mode=ro", uri=True) as database:
-        rows = database.execute("SELECT value FROM entries WHERE table_name = ? ORDER BY key", (TABLE,)).fetchall()
+        rows = database.execute(
+            "SELECT value FROM entries WHERE table_name = ? ORDER BY key", (CHAIN_TABLE,)
+        ).fetchall()
     database.close()
     for (row,) in rows:
         entry: Entry = decode(row, Entry, ENTRY_MAX_BYTES)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.chain import acceptor as acceptors
-from protocols.chain import fence as fences
+from protocols.chain.acceptor import founding_effects
 from protocols.chain.chain import Chain
 from protocols.chain.context import ChainSetup, Stored
 from protocols.chain.decision import Voter
+from protocols.chain.fence import FENCE_TABLE, is_same_boot
 from protocols.chain.messages import Booted, Outcome, Read, ReadDone, Submit
 from protocols.chain.pacing import ChainTimes
 from protocols.envelope import digest, encode
@@ -76,7 +76,7 @@ class ChainNet:
         self.nodes = {name: Node(name, peers[name], Disk(), self.state_machine()) for name in self.signers}
         self.by_peer = {node.peer: node for node in self.nodes.values()}
         for voter in self.founders:
-            self._write(self.by_peer[voter.node], acceptors.founding_effects(voter.store_id))
+            self._write(self.by_peer[voter.node], founding_effects(voter.store_id))
         for name in self.nodes:
             self.start(name)
         self.connect_all()
@@ -100,8 +100,8 @@ class ChainNet:
         node.boots += 1
         node.machine = self.state_machine(rules_version)
         fence = node.disk.load(Store.FENCE)
-        slots = (fence or {}).get(fences.TABLE, {})
-        same = fences.same_boot(node.runtime_copy, slots) if same_boot is None else same_boot
+        slots = (fence or {}).get(FENCE_TABLE, {})
+        same = is_same_boot(node.runtime_copy, slots) if same_boot is None else same_boot
         setup = ChainSetup(
             self.mesh, node.peer, b"boot%04d" % node.boots, self.signers[name], self.ring,
             SeededEntropy(stream(node.boots, name)), node.machine, self.revoked.__contains__, self.times,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Plan, Release, Route, Stage
 from protocols.changes.demands import SOLO, Demands, Policy
 from protocols.changes.evidence import EvidenceRun, attest
@@ -242,7 +242,7 @@ class MeshWorld:
             "approved_ms": self.at_ms,
             "expires_ms": self.at_ms + DAY_MS,
         }
-        return approve(signer(by), fields.pop("mesh", self.mesh), Approval(**{**said, **fields}))
+        return sign_approval(signer(by), fields.pop("mesh", self.mesh), Approval(**{**said, **fields}))
 
     def evidence(self, by: str, kind: Any = "test", **fields: Any) -> bytes:
         run = EvidenceRun(fields.get("mesh", self.mesh).hex(), kind, "sandbox", fields.get("finished_ms", self.at_ms))

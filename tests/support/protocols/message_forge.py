@@ -21,14 +21,12 @@ from protocols.envelope import Signed, encode, signing_bytes
 from protocols.liveness import ALIVE_DOMAIN, SUSPICION_DOMAIN, Aliveness, Suspicion
 from protocols.machine import Signer
 from protocols.records.record import RECORD_DOMAIN, Record
-from protocols.trust.acknowledgements import DOMAIN as ACKNOWLEDGEMENT_DOMAIN
-from protocols.trust.acknowledgements import Acknowledgement
+from protocols.trust.acknowledgements import ACKNOWLEDGEMENT_DOMAIN, Acknowledgement
 from protocols.trust.certificates import CERTIFICATE_DOMAIN, Certificate
 from protocols.trust.grants import GRANT_DOMAIN, Grant
 from protocols.trust.invites import ADMISSION_DOMAIN, INVITE_DOMAIN, JOIN_DOMAIN, Admission, Invite, JoinRequest
 from protocols.trust.revocations import REVOCATION_DOMAIN, Revocation
-from protocols.trust.upgrades import DOMAIN as UPGRADE_DOMAIN
-from protocols.trust.upgrades import UpgradePaper
+from protocols.trust.upgrades import UPGRADE_DOMAIN, UpgradePaper
 
 SIGNABLE: tuple[tuple[str, type], ...] = (
     (ACKNOWLEDGEMENT_DOMAIN, Acknowledgement),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocols.changes.approvals import Approval, approve
+from protocols.changes.approvals import Approval, sign_approval
 from protocols.changes.change import CHANGE_DOMAIN
 from protocols.changes.evidence import EvidenceRun, attest
 from protocols.changes.secrets import Box, SealedSecret, sign_paper
@@ -17,7 +17,7 @@ from protocols.records.record import Record, sign_record
 from protocols.records.store import OfferOutcome, OfferResult, RecordStore
 from protocols.trust.certificates import issue
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Role
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from protocols.trust.store import TrustStore
 from tests.support.protocols.mesh_world import MeshWorld
 from tests.support.protocols.trust_world import DAY_MS, VERIFIER, WALL_MS, signer
@@ -70,7 +70,7 @@ def paper(kind: str, by: Signer, number: int = 1, at_ms: int = WALL_MS) -> tuple
         return make_key("change", made.project, digest(body).hex()), body
     if kind == "approval":
         named = digest(b"change %d" % number)
-        body = approve(by, MESH, Approval(b"", named, "shop", "prod", at_ms, at_ms + DAY_MS))
+        body = sign_approval(by, MESH, Approval(b"", named, "shop", "prod", at_ms, at_ms + DAY_MS))
         return make_key("approval", named.hex(), digest(body).hex()), body
     if kind == "evidence":
         component = digest(b"component %d" % number)
@@ -96,4 +96,4 @@ def rule(offered: OfferResult) -> str:
 
 
 def revoked(kind: Any, subject: bytes) -> Any:
-    return revoke(signer("admin"), MESH, Revocation(kind, subject, 0, 0, "lost", WALL_MS))
+    return sign_revocation(signer("admin"), MESH, Revocation(kind, subject, 0, 0, "lost", WALL_MS))

@@ -21,7 +21,7 @@ from protocols.records.store import (
     RecordStore,
 )
 from protocols.refusal import Refusal
-from protocols.trust.revocations import Revocation, RevocationStatement, revoke
+from protocols.trust.revocations import Revocation, RevocationStatement, sign_revocation
 from tests.support.protocols.record_world import (
     ADMIN,
     MESH,
@@ -58,7 +58,7 @@ def entry_of(signed: Signed):  # type: ignore[no-untyped-def]
 
 def revocation_of(name: str, last_seq: int, last_serial: int = 9) -> tuple[Revocation, RevocationStatement]:
     body = Revocation("node", FastSigner(name).public_key, last_seq, last_serial, "stolen", WALL_MS)
-    return body, revoke(ADMIN, MESH, body)
+    return body, sign_revocation(ADMIN, MESH, body)
 
 
 def revocation_by(author: str, name: str, last_seq: int) -> Signed:

@@ -14,7 +14,7 @@ from protocols.trust.certificates import NodeRole, issue
 from protocols.trust.genesis import Genesis
 from protocols.trust.grants import ALL_ROLES, GRANT_DOMAIN, Grant, PrincipalKind, Role
 from protocols.trust.invites import Invite, JoinRequest, make_invite, make_join
-from protocols.trust.revocations import Revocation, RevocationStatement, revoke, statement_id
+from protocols.trust.revocations import Revocation, RevocationStatement, sign_revocation, statement_id
 from protocols.trust.store import TrustStore
 
 VERIFIER = Ed25519Verifier()
@@ -154,4 +154,4 @@ class World:
     ) -> RevocationStatement:
         names = tuple(bytes(statement_id(one.signed)) for one in kept)
         body = Revocation(kind, subject, last_seq, last_serial, "lost", WALL_MS, names)  # type: ignore[arg-type]
-        return revoke(signer(by), self.mesh, body, chain)
+        return sign_revocation(signer(by), self.mesh, body, chain)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.contexts import TOKEN_PREFIX, TOKEN_VARIABLE, RunnerToken, current_context, token_of
 from cli.commands.principals.ci import PLATFORMS, ci
 from cli.errors import UsageError
@@ -61,7 +61,7 @@ def test_one_variable_is_a_context_and_a_key_as_often_as_it_is_read(
     for _ in range(3):
         name, context = current_context()
         assert (name, context.url, context.pin, context.mesh) == (TOKEN_VARIABLE, TOKEN.url, TOKEN.pin, TOKEN.mesh)
-        assert home.open_plain(context.key).public_key == home.public_key(context.key)
+        assert contexts.open_plain(context.key).public_key == contexts.public_key(context.key)
     assert list(tmp_path.rglob("*.json")) == [], "the key was written down"
     with pytest.raises(UsageError, match="no context 'home'"):
         current_context("home")

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.contexts import Context
 from cli.access.prompts import unlock
 from cli.commands.principals.context import context
@@ -45,7 +45,9 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     (folder / ".freehold" / "dev" / "keys").mkdir(parents=True)
     (folder / "web").mkdir()
-    home.write_dev_context(folder / ".freehold" / "dev", Context("m" * 64, "/run/api.sock", "k", start="freehold dev"))
+    contexts.write_dev_context(
+        folder / ".freehold" / "dev", Context("m" * 64, "/run/api.sock", "k", start="freehold dev")
+    )
     return folder
 
 
@@ -53,26 +55,26 @@ def test_the_context_dev_is_the_project_here_or_above_and_never_the_users(
     project: Path, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project / "web")
-    assert home.current_context("dev")[1].start == "freehold dev"
+    assert contexts.current_context("dev")[1].start == "freehold dev"
     assert not user.exists()
     with pytest.raises(UsageError) as unnamed:
-        home.current_context()
+        contexts.current_context()
     assert "--context dev" in unnamed.value.next_step
     monkeypatch.setenv("FREEHOLD_CONTEXT", "dev")
-    assert home.current_context()[0] == "dev"
+    assert contexts.current_context()[0] == "dev"
     listed = CliRunner().invoke(context, ["list", "--json"]).output
     assert [one["name"] for one in json.loads(listed)["contexts"]] == ["dev"]
     monkeypatch.chdir(project.parent)
     with pytest.raises(UsageError) as caught:
-        home.current_context()
+        contexts.current_context()
     assert caught.value.next_step == "freehold dev"
     with pytest.raises(UsageError, match="freehold dev"):
-        home.require_free_name("dev")
+        contexts.require_free_name("dev")
 
 
 def test_commands_act_in_its_one_environment_unless_told() -> None:
     @click.command()
-    @click.option("--env", default=home.default_environment)
+    @click.option("--env", default=contexts.default_environment)
     @click.option("--context", "context_name")
     def show(env: str, context_name: str | None) -> None:
         del context_name
@@ -89,7 +91,7 @@ def test_commands_act_in_its_one_environment_unless_told() -> None:
 
 def test_a_key_of_the_project_lies_beside_it_and_asks_for_no_passphrase(project: Path) -> None:
     name = str(project / ".freehold" / "dev" / "keys" / "admin")
-    home.store_plain(name, SEED)
+    contexts.store_plain(name, SEED)
     path = Path(f"{name}.json")
     assert path.stat().st_mode & 0o777 == 0o600
     assert unlock(name, "try it").public_key == Ed25519Signer(SEED).public_key

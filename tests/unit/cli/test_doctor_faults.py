@@ -16,8 +16,8 @@ import pytest
 from msgspec.structs import replace
 
 from cli.main import freehold
-from cli.views import doctor as diagnosis
-from cli.views.doctor import Finding
+from cli.views import checks
+from cli.views.checks import Finding
 from node.concerns import CURES, cure_of, voter_warnings
 from protocols.chain.decision import Voter
 from protocols.changes.demands import SOLO
@@ -31,7 +31,7 @@ COMMAND = re.compile(r"freehold(?: [a-zA-Z-]+| --[a-z-]+)+")
 
 
 def concern(text: str) -> list[Finding]:
-    return diagnosis.node(view(concerns=[text]), NOW_MS)
+    return checks.node(view(concerns=[text]), NOW_MS)
 
 
 def warning(texts: Sequence[str]) -> list[Finding]:
@@ -59,11 +59,11 @@ class Fault:
 
 
 def of_node(name: str, named: str, *, may_harm: bool = False, **fields: Any) -> Fault:
-    return Fault(name, lambda: diagnosis.node(view(**fields), NOW_MS), named, may_harm)
+    return Fault(name, lambda: checks.node(view(**fields), NOW_MS), named, may_harm)
 
 
 def of_members(name: str, named: str, *everyone: Any, may_harm: bool = False) -> Fault:
-    return Fault(name, lambda: diagnosis.members(everyone, NOW_MS), named, may_harm)
+    return Fault(name, lambda: checks.members(everyone, NOW_MS), named, may_harm)
 
 
 def rejected(rule: str, detail: str) -> Fault:
@@ -98,30 +98,30 @@ FAULTS = [
     of_members("member down", "down, or nobody reaches it", member("oslo", belief="down", connected=False)),
     of_members("one link cut", "is not connected", member("oslo", connected=False)),
     of_members("invite used twice", "shares its invite", member("oslo", standing="limited"), may_harm=True),
-    Fault("one voter lost", lambda: diagnosis.quorum([OSLO, BERLIN, replace(ROME, belief="down")]), "one more lost voter"),
+    Fault("one voter lost", lambda: checks.quorum([OSLO, BERLIN, replace(ROME, belief="down")]), "one more lost voter"),
     Fault(
         "two voters lost",
-        lambda: diagnosis.quorum([OSLO, replace(BERLIN, belief="down"), replace(ROME, connected=False)]),
+        lambda: checks.quorum([OSLO, replace(BERLIN, belief="down"), replace(ROME, connected=False)]),
         "nothing can be decided",
     ),
-    Fault("one voter of three", lambda: diagnosis.quorum([OSLO, IDLE, replace(IDLE, node="c")]), "one voter"),
-    Fault("two nodes", lambda: diagnosis.quorum([OSLO, IDLE]), "one voter decides alone"),
+    Fault("one voter of three", lambda: checks.quorum([OSLO, IDLE, replace(IDLE, node="c")]), "one voter"),
+    Fault("two nodes", lambda: checks.quorum([OSLO, IDLE]), "one voter decides alone"),
     Fault(
         "rebooted and alone",
-        lambda: diagnosis.boot_read(
+        lambda: checks.boot_read(
             view(boot_answers_needed=2), [OSLO, BERLIN, replace(ROME, belief="down", connected=False)]
         ),
         "rebooted",
     ),
-    Fault("voter's disk lost", lambda: diagnosis.stores((store("b", ready=False), store("b", votes=False, number=2))),
+    Fault("voter's disk lost", lambda: checks.stores((store("b", ready=False), store("b", votes=False, number=2))),
           "another store", may_harm=True),
-    Fault("clock 10 s ahead", lambda: diagnosis.clock("oslo", 10_000), "clock of oslo"),
-    Fault("clock an hour behind", lambda: diagnosis.clock("oslo", -3_600_000), "behind"),
-    Fault("folder open to others", lambda: diagnosis.permissions(0o40755, {}), "other users"),
-    Fault("key open to others", lambda: diagnosis.permissions(0o40700, {"node.key": 0o100644}), "node.key"),
+    Fault("clock 10 s ahead", lambda: checks.clock("oslo", 10_000), "clock of oslo"),
+    Fault("clock an hour behind", lambda: checks.clock("oslo", -3_600_000), "behind"),
+    Fault("folder open to others", lambda: checks.permissions(0o40755, {}), "other users"),
+    Fault("key open to others", lambda: checks.permissions(0o40700, {"node.key": 0o100644}), "node.key"),
     Fault("release unprepared", lambda: concern(UNPREPARED), "not ready"),
-    Fault("release under way", lambda: diagnosis.unready(WORLD, [OSLO], {OSLO.node: view(running=[])}), "no visitor"),
-    Fault("data holder down", lambda: diagnosis.unserved(WORLD, [replace(OSLO, belief="down")]), "no visitor"),
+    Fault("release under way", lambda: checks.unready(WORLD, [OSLO], {OSLO.node: view(running=[])}), "no visitor"),
+    Fault("data holder down", lambda: checks.unserved(WORLD, [replace(OSLO, belief="down")]), "no visitor"),
     Fault("certificate of visitors", lambda: concern("a.pem ends in 3 days; put its successor in its place"), "a.pem"),
     Fault("schedules stand still", lambda: concern(STANDING_STILL), "stand still"),
     Fault("share of records", lambda: concern("90 % are used up; write through another node: --context"), "used up"),
@@ -193,12 +193,12 @@ def test_a_fault_is_named_and_its_cure_destroys_nothing(fault: Fault) -> None:
 
 
 def test_a_healthy_node_has_no_fault() -> None:
-    assert diagnosis.node(view(), NOW_MS) == []
-    assert diagnosis.members([OSLO, BERLIN, ROME], NOW_MS) == []
-    assert diagnosis.quorum([OSLO, BERLIN, ROME]) == []
-    assert diagnosis.unready(WORLD, [OSLO], {OSLO.node: view(running=["shop/production"])}) == []
-    assert diagnosis.unready(WORLD, [OSLO], {}) == [], "who cannot be asked is not accused"
-    assert diagnosis.unserved(WORLD, [OSLO]) == []
+    assert checks.node(view(), NOW_MS) == []
+    assert checks.members([OSLO, BERLIN, ROME], NOW_MS) == []
+    assert checks.quorum([OSLO, BERLIN, ROME]) == []
+    assert checks.unready(WORLD, [OSLO], {OSLO.node: view(running=["shop/production"])}) == []
+    assert checks.unready(WORLD, [OSLO], {}) == [], "who cannot be asked is not accused"
+    assert checks.unserved(WORLD, [OSLO]) == []
     assert voter_warnings(VOTERS, [], 0) == []
 
 
@@ -208,8 +208,8 @@ def test_what_to_look_at_follows_from_the_rule() -> None:
 
 
 def test_an_engine_that_was_asked_for_and_does_not_serve_is_told() -> None:
-    (found,) = diagnosis.engine("native", "it is not built; run: make native")
+    (found,) = checks.engine("native", "it is not built; run: make native")
     assert not found.fault
     assert "it is not built" in found.what
-    assert diagnosis.engine("auto", "it is not built; run: make native") == []
-    assert diagnosis.engine("native", "") == []
+    assert checks.engine("auto", "it is not built; run: make native") == []
+    assert checks.engine("native", "") == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.errors import CommandError, ExitCode, UsageError
 from cli.frame import command, in_context, run
 from cli.main import COMMANDS, freehold
@@ -288,8 +288,8 @@ def test_a_damaged_file_of_the_user_is_named_with_what_to_do(
     outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damaged: str, named: str
 ) -> None:
     monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
-    home.write_context("home", home.Context("m" * 64, "/nowhere/api.sock", "home-me"))
-    home.store_plain("home-me", bytes(32))
+    contexts.write_context("home", contexts.Context("m" * 64, "/nowhere/api.sock", "home-me"))
+    contexts.store_plain("home-me", bytes(32))
     (outside / "home" / damaged).write_text("{bad")
     assert run(freehold, ["token", "create", "bot", "--json"]) == ExitCode.ERROR
     error = json.loads(capsys.readouterr().out)["error"]
@@ -311,7 +311,7 @@ def test_who_has_no_admin_key_is_told_before_anything_is_looked_up_or_asked(
     monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
     # No node answers there and nobody can say yes: a command that came to either would say that instead.
     for admin, kind, code in (("", "no-admin-key", ExitCode.REFUSED_BY_POLICY), ("lost", "no-key", ExitCode.USAGE)):
-        home.write_context("home", home.Context("m" * 64, "/nowhere/api.sock", "home-me", admin))
+        contexts.write_context("home", contexts.Context("m" * 64, "/nowhere/api.sock", "home-me", admin))
         assert run(freehold, [*line.split(), "--json"]) == code
         assert json.loads(capsys.readouterr().out)["error"]["kind"] == kind
 
@@ -331,7 +331,7 @@ def test_a_node_that_is_not_where_it_is_by_default_is_named_and_never_guessed(
     monkeypatch.setattr("cli.access.client.default_data_folder", lambda: outside / "default")
     elsewhere = outside / "my node"
     start = f"freehold node run --data {shlex.quote(str(elsewhere))}"
-    home.write_context("home", home.Context("m" * 64, "/nowhere/api.sock", "", start=start))
+    contexts.write_context("home", contexts.Context("m" * 64, "/nowhere/api.sock", "", start=start))
     commands = (["node", "run"], ["node", "status"], ["mesh", "backup", "new.tar.gz"], ["mesh", "leave", "-y"])
     for words in commands:
         assert run(freehold, [*words, "--json"]) != ExitCode.DONE
@@ -344,13 +344,13 @@ def test_a_node_that_is_not_where_it_is_by_default_is_named_and_never_guessed(
         assert error["next_step"] == f"add --data {shlex.quote(str(elsewhere))}, the node of home"
 
 
-@pytest.mark.parametrize("context", [None, home.Context("m" * 64, "/nowhere/api.sock", "home-me")])
+@pytest.mark.parametrize("context", [None, contexts.Context("m" * 64, "/nowhere/api.sock", "home-me")])
 def test_where_no_mesh_answers_tests_run_for_the_environments_of_the_project_file(
-    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], context: home.Context | None
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], context: contexts.Context | None
 ) -> None:
     monkeypatch.setenv("FREEHOLD_HOME", str(outside / "home"))
     if context is not None:
-        home.write_context("home", context)
+        contexts.write_context("home", context)
     text = '[project]\nname = "a"\n[app.web]\nlanguage = "component"\nsource = "web.wasm"\nroutes = ["/"]\n'
     (outside / "freehold.toml").write_text(f'{text}[env.staging.app.web]\nconfig = {{ A = "b" }}\n')
     assert run(freehold, ["test", "--env", "stagin", "--json"]) == ExitCode.USAGE

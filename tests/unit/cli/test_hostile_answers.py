@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from cli.access import client as access
-from cli.access import contexts as home
+from cli.access import client, contexts
 from cli.access.contexts import Context
 from cli.frame import run
 from cli.main import freehold
@@ -69,15 +68,15 @@ def answered(path: str, *, every: bool) -> bytes:
 def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Let every command speak to a node that answers so."""
     monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path))
-    home.store_plain("me", bytes(range(32)))
-    monkeypatch.setattr(home, "current_context", lambda *_: ("home", Context("ab" * 32, "/nowhere", "me")))
+    contexts.store_plain("me", bytes(range(32)))
+    monkeypatch.setattr(contexts, "current_context", lambda *_: ("home", Context("ab" * 32, "/nowhere", "me")))
 
     def set_up(*, every: bool) -> None:
         async def exchange(_client: Any, method: str, path: str, *_: Any, **__: Any) -> tuple[bytes, Mapping[str, str]]:
             assert method == "GET", "looking asks for nothing else"
             return answered(path, every=every), {}
 
-        monkeypatch.setattr(access.NodeClient, "_exchange", exchange)
+        monkeypatch.setattr(client.NodeClient, "_exchange", exchange)
 
     return set_up
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from cli.access import contexts as home
+from cli.access import contexts
 from cli.access.endings import GrantEnd, ending_of, keep, known
 from cli.access.paper_key import TEXT_CHARACTERS, from_paper, on_paper
 from cli.access.principals import Principal
@@ -37,7 +37,7 @@ STATE: MeshState = replace(MeshWorld().state, admins=KEYS[:2], threshold=1)
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FREEHOLD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(home, "SCRYPT_N", 1 << 4)
+    monkeypatch.setattr(contexts, "SCRYPT_N", 1 << 4)
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
@@ -51,14 +51,14 @@ def typed(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
 
 
 def test_a_passphrase_is_changed_and_the_key_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = home.store_sealed("ann", b"s" * 32, "old passphrase", ENTROPY)
+    before = contexts.store_sealed("ann", b"s" * 32, "old passphrase", ENTROPY)
     typed(monkeypatch, "old passphrase", "new passphrase", "new passphrase")
     key.main(["passphrase", "ann"], standalone_mode=False)
-    assert home.is_sealed("ann")
-    assert home.open_sealed("ann", "new passphrase").public_key == before.public_key == home.public_key("ann")
+    assert contexts.is_sealed("ann")
+    assert contexts.open_sealed("ann", "new passphrase").public_key == before.public_key == contexts.public_key("ann")
     with pytest.raises(CommandError, match="the passphrase is wrong"):
-        home.open_sealed("ann", "old passphrase")
-    assert home.key_path("ann").stat().st_mode & 0o777 == 0o600
+        contexts.open_sealed("ann", "old passphrase")
+    assert contexts.key_path("ann").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -71,40 +71,40 @@ def test_a_passphrase_is_changed_and_the_key_stays_what_it_is(monkeypatch: pytes
 def test_a_change_that_fails_leaves_the_key_as_it_was(
     monkeypatch: pytest.MonkeyPatch, answers: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home.store_sealed("ann", b"s" * 32, "old passphrase", ENTROPY)
-    held = home.key_path("ann").read_bytes()
+    contexts.store_sealed("ann", b"s" * 32, "old passphrase", ENTROPY)
+    held = contexts.key_path("ann").read_bytes()
     typed(monkeypatch, *answers)
     with pytest.raises(SystemExit):
         key.main(["passphrase", "ann"], standalone_mode=False)
     assert why in capsys.readouterr().err
-    assert home.key_path("ann").read_bytes() == held
+    assert contexts.key_path("ann").read_bytes() == held
 
 
 def test_an_everyday_key_gets_a_passphrase_and_loses_it_and_an_admins_never_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home.store_plain("me", b"s" * 32)
+    contexts.store_plain("me", b"s" * 32)
     typed(monkeypatch, "new passphrase", "new passphrase")
     key.main(["passphrase", "me"], standalone_mode=False)
-    assert home.is_sealed("me")
+    assert contexts.is_sealed("me")
     typed(monkeypatch, "new passphrase")
     key.main(["passphrase", "me", "--remove", "-y"], standalone_mode=False)
-    assert home.open_plain("me").public_key == Ed25519Signer(b"s" * 32).public_key
-    home.store_sealed("ann", b"t" * 32, "old passphrase", ENTROPY)
-    home.write_context("home", home.Context("ab" * 32, "/x", "me", admin="ann"))
+    assert contexts.open_plain("me").public_key == Ed25519Signer(b"s" * 32).public_key
+    contexts.store_sealed("ann", b"t" * 32, "old passphrase", ENTROPY)
+    contexts.write_context("home", contexts.Context("ab" * 32, "/x", "me", admin="ann"))
     with pytest.raises(SystemExit):
         key.main(["passphrase", "--remove", "-y"], standalone_mode=False)
     assert "always opens with a passphrase" in capsys.readouterr().err
-    assert home.is_sealed("ann")
+    assert contexts.is_sealed("ann")
 
 
 def test_a_new_key_is_sealed_and_can_become_the_admin_key_of_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    home.store_plain("me", b"s" * 32)
-    home.write_context("home", home.Context("ab" * 32, "/x", "me"))
+    contexts.store_plain("me", b"s" * 32)
+    contexts.write_context("home", contexts.Context("ab" * 32, "/x", "me"))
     typed(monkeypatch, "new passphrase", "new passphrase")
     key.main(["create", "ann", "--use"], standalone_mode=False)
-    assert home.is_sealed("ann")
-    assert home.current_context()[1].admin == "ann"
+    assert contexts.is_sealed("ann")
+    assert contexts.current_context()[1].admin == "ann"
 
 
 # --- paper ------------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_a_key_from_paper_is_kept_under_a_passphrase(monkeypatch: pytest.MonkeyP
     seed = b"p" * 32
     typed(monkeypatch, on_paper(seed), "new passphrase", "new passphrase")
     key.main(["create", "rescue", "--paper"], standalone_mode=False)
-    assert home.open_sealed("rescue", "new passphrase").public_key == Ed25519Signer(seed).public_key
+    assert contexts.open_sealed("rescue", "new passphrase").public_key == Ed25519Signer(seed).public_key
 
 
 def test_a_key_on_paper_is_shown_to_nobody_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

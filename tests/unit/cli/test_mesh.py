@@ -17,14 +17,13 @@ from cli.access.voters import VoterStore, replacing, without
 from cli.change.proposal import visited_at
 from cli.commands.history.decisions import _described as decision_lines
 from cli.errors import CommandError, UsageError
-from cli.host import systemd as service
+from cli.host import systemd
 from cli.project.find import project_here
 from cli.project.scaffold import CHOICES, create
 from cli.text.table import table
 from cli.text.times import moment, time_of_day
 from cli.text.units import checked_addresses, duration_ms, in_words, labels_of
-from cli.views import doctor as diagnosis
-from cli.views import lane_status
+from cli.views import checks, lane_status
 from cli.views.lanes import choose_lane
 from cli.views.watch import LAST_WORDS_MAX, RefusedStartError, judge_start, last_words
 from protocols.api_models import NodeView, Numbers, StartView
@@ -33,8 +32,7 @@ from protocols.changes.differences import written_ms
 from protocols.machine import PeerId
 from protocols.state.model import Lane
 from protocols.trust.certificates import DAY_MS
-from tests.support.protocols.answers import change_view, node_view
-from tests.support.protocols.answers import decision_view as decided
+from tests.support.protocols.answers import change_view, decision_view, node_view
 
 NOW_MS = 1_700_000_000_000
 
@@ -192,7 +190,7 @@ def view(**fields: Any) -> NodeView:
 
 
 def test_a_healthy_node_has_no_finding() -> None:
-    assert diagnosis.node(view(), NOW_MS) == []
+    assert checks.node(view(), NOW_MS) == []
 
 
 @pytest.mark.parametrize(
@@ -212,61 +210,61 @@ def test_a_healthy_node_has_no_finding() -> None:
     ],
 )
 def test_each_fault_of_a_node_is_named_with_advice(fields: dict[str, Any], words: str) -> None:
-    found = diagnosis.node(view(**fields), NOW_MS)
+    found = checks.node(view(**fields), NOW_MS)
     assert [(one.fault, words in one.what, bool(one.advice)) for one in found] == [(True, True, True)]
 
 
 def test_a_certificate_that_runs_out_within_two_weeks_is_a_warning_and_a_fault_afterwards() -> None:
-    soon = diagnosis.members([member("oslo", expires_ms=NOW_MS + 3 * DAY_MS)], NOW_MS)
+    soon = checks.members([member("oslo", expires_ms=NOW_MS + 3 * DAY_MS)], NOW_MS)
     assert [(one.fault, "3d" in one.what) for one in soon] == [(False, True)]
-    late = diagnosis.members([member("oslo", expires_ms=NOW_MS - 1)], NOW_MS)
+    late = checks.members([member("oslo", expires_ms=NOW_MS - 1)], NOW_MS)
     assert [one.fault for one in late] == [True]
-    assert diagnosis.members([member("oslo", expires_ms=NOW_MS + 15 * DAY_MS)], NOW_MS) == []
+    assert checks.members([member("oslo", expires_ms=NOW_MS + 15 * DAY_MS)], NOW_MS) == []
 
 
 def test_the_quorum_is_judged_by_the_voters_that_can_be_reached() -> None:
     up = [member("a", belief="self"), member("b"), member("c")]
     down = member("c", belief="down", connected=False)
-    assert diagnosis.quorum(up) == []
-    one_left = diagnosis.quorum([*up[:2], down])
+    assert checks.quorum(up) == []
+    one_left = checks.quorum([*up[:2], down])
     assert [(one.fault, "one more" in one.what) for one in one_left] == [(True, True)]
-    lost = diagnosis.quorum([up[0], member("b", belief="down"), down])
+    lost = checks.quorum([up[0], member("b", belief="down"), down])
     assert [(one.fault, "nothing can be decided" in one.what) for one in lost] == [(True, True)]
-    two_nodes = diagnosis.quorum([up[0], member("b", voter=False)])
+    two_nodes = checks.quorum([up[0], member("b", voter=False)])
     assert [(one.fault, "add a third" in one.advice) for one in two_nodes] == [(False, True)]
 
 
 def test_a_voter_that_rebooted_is_a_fault_when_too_few_others_can_answer_it() -> None:
     up, down = [member("a", belief="self"), member("b"), member("c")], member("c", belief="down", connected=False)
-    assert diagnosis.boot_read(view(), up) == []
-    reading = diagnosis.boot_read(view(boot_answers_needed=2), up)
+    assert checks.boot_read(view(), up) == []
+    reading = checks.boot_read(view(boot_answers_needed=2), up)
     assert [(one.fault, "a moment" in one.advice) for one in reading] == [(False, True)]
-    stuck = diagnosis.boot_read(view(boot_answers_needed=2), [*up[:2], down])
+    stuck = checks.boot_read(view(boot_answers_needed=2), [*up[:2], down])
     assert [(one.fault, "1 can be reached" in one.what, "start" in one.advice) for one in stuck] == [(True, True, True)]
 
 
 def test_what_only_the_node_can_judge_is_passed_on_with_its_advice() -> None:
-    found = diagnosis.node(view(concerns=["a.pem ends in 3 days; put its successor in its place"]), NOW_MS)
+    found = checks.node(view(concerns=["a.pem ends in 3 days; put its successor in its place"]), NOW_MS)
     assert [(one.fault, one.what, one.advice) for one in found] == [
         (False, "oslo: a.pem ends in 3 days", "put its successor in its place")
     ]
 
 
 def test_a_voter_with_another_store_than_the_one_that_votes_is_a_fault() -> None:
-    assert diagnosis.stores((store("a"), store("d", votes=False))) == []
-    lost = diagnosis.stores((store("a"), store("b", ready=False), store("b", votes=False, number=2)))
+    assert checks.stores((store("a"), store("d", votes=False))) == []
+    lost = checks.stores((store("a"), store("b", ready=False), store("b", votes=False, number=2)))
     assert [(one.fault, "--replace b b" in one.advice) for one in lost] == [(True, True)]
 
 
 def test_a_clock_is_a_warning_at_five_seconds_and_a_fault_at_sixty() -> None:
-    assert diagnosis.clock("oslo", 4_000) == []
-    assert [one.fault for one in diagnosis.clock("oslo", -10_000)] == [False]
-    assert [one.fault for one in diagnosis.clock("oslo", 61_000)] == [True]
+    assert checks.clock("oslo", 4_000) == []
+    assert [one.fault for one in checks.clock("oslo", -10_000)] == [False]
+    assert [one.fault for one in checks.clock("oslo", 61_000)] == [True]
 
 
 def test_files_that_others_can_read_are_faults() -> None:
-    assert diagnosis.permissions(0o40700, {"node.key": 0o100600}) == []
-    assert len(diagnosis.permissions(0o40755, {"node.key": 0o100644})) == 2
+    assert checks.permissions(0o40700, {"node.key": 0o100600}) == []
+    assert len(checks.permissions(0o40755, {"node.key": 0o100644})) == 2
 
 
 # --- decisions and the service ----------------------------------------------------------------------------------------
@@ -275,7 +273,7 @@ def test_files_that_others_can_read_are_faults() -> None:
 def test_a_decision_is_told_with_its_voters_and_numbers() -> None:
     numbers = (Numbers("12D3KooWnodenode", "fail", 40, 9, 1500, 0, "error rate"),)
     said = {"voters": ("12D3KooWnodenode",), "reason": "too many errors", "numbers": numbers}
-    lines = decision_lines(decided("abort", NOW_MS, "ab" * 32, **said))
+    lines = decision_lines(decision_view("abort", NOW_MS, "ab" * 32, **said))
     assert lines[0].startswith("    7  2023-11-14 22:13:20Z  abort ")
     assert "shop/eu" in lines[0]
     assert "by health; certified by nodenode" in lines[1]
@@ -283,31 +281,31 @@ def test_a_decision_is_told_with_its_voters_and_numbers() -> None:
 
 
 def test_who_signed_a_decision_is_told_by_name_and_by_key_where_no_grant_names_it() -> None:
-    lines = decision_lines(decided("start", NOW_MS, signers=("ab" * 32, "cd" * 32), names=("ann", "")))
+    lines = decision_lines(decision_view("start", NOW_MS, signers=("ab" * 32, "cd" * 32), names=("ann", "")))
     assert "by ann, cdcdcdcdcdcd; certified" in lines[1]
 
 
 def test_the_unit_keeps_only_what_a_node_needs() -> None:
-    unit = service.unit_text(service.DATA_FOLDER, [4100, 8080])
+    unit = systemd.unit_text(systemd.DATA_FOLDER, [4100, 8080])
     assert "User=freehold" in unit
     assert "CapabilityBoundingSet=\n" in unit
     assert "PrivateUsers=yes" in unit
     assert "MemoryDenyWriteExecute=" not in unit
-    low = service.unit_text(service.DATA_FOLDER, [80])
+    low = systemd.unit_text(systemd.DATA_FOLDER, [80])
     assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in low
     assert "PrivateUsers" not in low
 
 
 def test_a_data_folder_elsewhere_is_all_that_the_service_may_write_and_all_that_is_handed_over_or_deleted() -> None:
     elsewhere = Path("/srv/my apps/free%hold")
-    unit = service.unit_text(elsewhere, [4100])
+    unit = systemd.unit_text(elsewhere, [4100])
     assert 'ReadWritePaths="/srv/my apps/free%%hold"\n' in unit
     assert '--data "/srv/my apps/free%%hold"\n' in unit
     assert "StateDirectory=" not in unit
-    assert "StateDirectory=freehold\n" in service.unit_text(service.DATA_FOLDER, [4100])
-    install = service.install_steps("1.2", elsewhere, user_exists=True)
+    assert "StateDirectory=freehold\n" in systemd.unit_text(systemd.DATA_FOLDER, [4100])
+    install = systemd.install_steps("1.2", elsewhere, user_exists=True)
     assert [step.command[-1] for step in install if step.command[:1] == ("chown",)] == [str(elsewhere)]
-    purge = service.uninstall_steps(elsewhere, purge=True, user_exists=False)
+    purge = systemd.uninstall_steps(elsewhere, purge=True, user_exists=False)
     assert any(f"delete {elsewhere}," in step.text for step in purge)
 
 
@@ -319,13 +317,13 @@ def test_only_what_an_installation_made_counts_as_a_version(tmp_path: Path) -> N
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "freehold").touch()
     (tmp_path / "current").symlink_to(tmp_path / "0.2.0")
-    assert service.versions(tmp_path) == (tmp_path / "0.1.0", tmp_path / "0.2.0")
+    assert systemd.versions(tmp_path) == (tmp_path / "0.1.0", tmp_path / "0.2.0")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_rates_the_unit_well(tmp_path: Path) -> None:
-    path = tmp_path / service.UNIT_NAME
-    path.write_text(service.unit_text(service.DATA_FOLDER, [4100, 8080]))
+    path = tmp_path / systemd.UNIT_NAME
+    path.write_text(systemd.unit_text(systemd.DATA_FOLDER, [4100, 8080]))
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(path)],
         capture_output=True, text=True, check=False,
@@ -336,14 +334,14 @@ def test_systemd_rates_the_unit_well(tmp_path: Path) -> None:
 
 
 def test_a_python_in_somebodys_home_is_no_use_to_the_service() -> None:
-    assert service.hidden_home("/root/.pyenv/versions/3.11.7") == "/root"
-    assert service.hidden_home("/home/ada/python") == "/home"
-    assert service.hidden_home("/usr") == ""
-    assert service.hidden_home("/homes/python") == ""
+    assert systemd.hidden_home("/root/.pyenv/versions/3.11.7") == "/root"
+    assert systemd.hidden_home("/home/ada/python") == "/home"
+    assert systemd.hidden_home("/usr") == ""
+    assert systemd.hidden_home("/homes/python") == ""
 
 
 def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
-    install = service.install_steps("1.2", service.DATA_FOLDER, user_exists=False)
+    install = systemd.install_steps("1.2", systemd.DATA_FOLDER, user_exists=False)
     assert [step.command[0] for step in install if step.command] == [
         "useradd",
         "chown",
@@ -351,10 +349,10 @@ def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
         "systemctl",
         "systemctl",
     ]
-    again = service.install_steps("1.2", service.DATA_FOLDER, user_exists=True)
+    again = systemd.install_steps("1.2", systemd.DATA_FOLDER, user_exists=True)
     assert len(again) == len(install) - 1
-    kept = service.uninstall_steps(service.DATA_FOLDER, purge=False, user_exists=True)
-    purged = service.uninstall_steps(service.DATA_FOLDER, purge=True, user_exists=True)
+    kept = systemd.uninstall_steps(systemd.DATA_FOLDER, purge=False, user_exists=True)
+    purged = systemd.uninstall_steps(systemd.DATA_FOLDER, purge=True, user_exists=True)
     assert not any("delete" in step.text for step in kept)
     assert [step.command[0] for step in purged if step.command][-1] == "userdel"
 
@@ -403,25 +401,25 @@ def test_a_lane_that_nobody_serves_says_so_and_one_that_somebody_serves_does_not
 
 def test_what_runs_began_with_the_last_promotion_of_its_start_or_with_the_rollback_to_it() -> None:
     first = [
-        decided("promote", 4),
-        decided("promote", 3),
-        decided("start", 2, "one"),
-        decided("claim_routes", 1),
+        decision_view("promote", 4),
+        decision_view("promote", 3),
+        decision_view("start", 2, "one"),
+        decision_view("claim_routes", 1),
     ]
     assert lane_status.began_ms("one", first) == 4
-    later = [decided("promote", 6), decided("start", 5, "two"), *first]
+    later = [decision_view("promote", 6), decision_view("start", 5, "two"), *first]
     assert lane_status.began_ms("two", later) == 6
-    assert lane_status.began_ms("one", [decided("abort", 7), *later[1:]]) == 4
-    assert lane_status.began_ms("one", [decided("rollback", 8, "one"), *later]) == 8
+    assert lane_status.began_ms("one", [decision_view("abort", 7), *later[1:]]) == 4
+    assert lane_status.began_ms("one", [decision_view("rollback", 8, "one"), *later]) == 8
     assert lane_status.began_ms("one", []) == 0
 
 
 def test_a_rollout_that_somebody_aborted_is_told_with_who_did_until_another_begins() -> None:
-    by_hand = decided("abort", 9, names=("ann", ""), signers=("aa" * 32, "bb" * 32))
-    assert lane_status.aborted([by_hand, decided("start", 8)]) == lane_status.Aborted(9, "ann, bbbbbbbbbbbb")
-    alone = decided("abort", 9)
-    assert lane_status.aborted([decided("claim_routes", 10), alone]) == lane_status.Aborted(9, "health")
-    assert lane_status.aborted([decided("start", 10), by_hand]) is None
+    by_hand = decision_view("abort", 9, names=("ann", ""), signers=("aa" * 32, "bb" * 32))
+    assert lane_status.aborted([by_hand, decision_view("start", 8)]) == lane_status.Aborted(9, "ann, bbbbbbbbbbbb")
+    alone = decision_view("abort", 9)
+    assert lane_status.aborted([decision_view("claim_routes", 10), alone]) == lane_status.Aborted(9, "health")
+    assert lane_status.aborted([decision_view("start", 10), by_hand]) is None
     assert lane_status.aborted([]) is None
 
 

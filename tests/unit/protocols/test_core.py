@@ -19,7 +19,7 @@ from protocols.rollout.orders import ChangeProposed, PreparationDone, RolloutSta
 from protocols.state.commands import CreateEnvironment, CreateProject
 from protocols.state.model import MeshState
 from protocols.trust.hello import ChainHead, Echo, Hello, Refused
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from protocols.trust.store import Standing
 from simulation.mesh.fleet import Fleet
 from simulation.world.clock import WALL_START_MS
@@ -317,7 +317,7 @@ def test_whoever_hears_first_of_a_revoked_administrators_revocation_all_end_alik
 
     def revoke_as_ops(name: str, via: str) -> None:
         made = Revocation("node", fleet.signers[name].public_key, -1, -1, "spite", WALL_START_MS + world.now_ms)
-        fleet.publish(via, *revocation_record(made, revoke(ops, fleet.mesh, made, chain)))
+        fleet.publish(via, *revocation_record(made, sign_revocation(ops, fleet.mesh, made, chain)))
 
     here, there = ([fleet.peers[name] for name in side] for side in (("n1", "n2"), ("n3", "n4")))
     for near, far in itertools.product(here, there):

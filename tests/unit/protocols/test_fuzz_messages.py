@@ -24,7 +24,7 @@ from protocols.chain.acceptor import AcceptorRecord
 from protocols.chain.ballots import STORE_ID_BYTES
 from protocols.chain.decision import Decision, Entry, ResetTo
 from protocols.chain.messages import Accepted, Contradiction, Fetch
-from protocols.changes.approvals import Approval, approve, read_approval
+from protocols.changes.approvals import Approval, read_approval, sign_approval
 from protocols.changes.change import Release
 from protocols.changes.demands import Policy
 from protocols.changes.effective import Effective
@@ -247,7 +247,7 @@ def test_every_rejection_in_the_source_names_a_peer_and_a_rule() -> None:
 # --- papers that travel as text ---------------------------------------------------------------------------------------
 
 CHANGE = digest(b"change")
-APPROVAL = approve(SAMPLE.admin, SAMPLE.mesh, Approval(b"", CHANGE, "shop", "prod", 1, 2))
+APPROVAL = sign_approval(SAMPLE.admin, SAMPLE.mesh, Approval(b"", CHANGE, "shop", "prod", 1, 2))
 INVITE = SAMPLE.invite("door", 1, "n1")
 LINE = write_line(b"k" * 32, INVITE.signed, INVITE.addresses)
 

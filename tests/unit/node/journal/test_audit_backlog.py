@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.journal.audit_backlog import FILE_NAME, Backlog
+from node.journal.audit_backlog import BACKLOG_FILE_NAME, Backlog
 from protocols.records.audit import AuditEntry
 
 
@@ -35,7 +35,7 @@ def test_an_entry_that_was_cut_off_is_gone_and_the_next_one_takes_its_place(tmp_
     made.begin()
     made.append(entry(1))
     made.append(entry(2))
-    path = tmp_path / FILE_NAME
+    path = tmp_path / BACKLOG_FILE_NAME
     path.write_bytes(path.read_bytes()[:-cut])
     again = Backlog(tmp_path)
     again.begin()
@@ -48,9 +48,9 @@ def test_a_damaged_entry_ends_what_can_be_read(tmp_path: Path) -> None:
     made = Backlog(tmp_path)
     made.begin()
     made.append(entry(1))
-    size = (tmp_path / FILE_NAME).stat().st_size
+    size = (tmp_path / BACKLOG_FILE_NAME).stat().st_size
     made.append(entry(2))
-    data = bytearray((tmp_path / FILE_NAME).read_bytes())
+    data = bytearray((tmp_path / BACKLOG_FILE_NAME).read_bytes())
     data[size + 20] ^= 1
-    (tmp_path / FILE_NAME).write_bytes(data)
+    (tmp_path / BACKLOG_FILE_NAME).write_bytes(data)
     assert Backlog(tmp_path).load() == [entry(1)]

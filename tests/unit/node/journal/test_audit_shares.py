@@ -20,7 +20,7 @@ from protocols.records.key_table import DAY_MS, make_key
 from protocols.records.quotas import Payer, RecordLimits
 from protocols.refusal import Refusal
 from protocols.trust.certificates import issue
-from simulation.mesh.hostile import HONEST, WALL_MS, HostileRun
+from simulation.mesh.hostile import HONEST, WALL_START_MS, HostileRun
 from simulation.world.entropy import SeededEntropy
 
 
@@ -29,12 +29,12 @@ class Log:
 
     def __init__(self, folder: Path, limits: RecordLimits | None = None) -> None:
         self.world = HostileRun(1, Random(1))
-        self.wall_ms, self.serial = WALL_MS, 10
+        self.wall_ms, self.serial = WALL_START_MS, 10
         self.behind: dict[bytes, bytes] = {}
         trust = self.world.stores["n1"].trust
         self.machine = RecordMachine(trust, self.world.signer("n1"), SeededEntropy(Random(2)))
         for entry in self.world.stores["n1"].entries.values():
-            self.machine.store.restore(entry.signed, WALL_MS)
+            self.machine.store.restore(entry.signed, WALL_START_MS)
         if limits is not None:
             self.machine.store.limits = limits
         dossiers = SimpleNamespace(
@@ -46,13 +46,13 @@ class Log:
         self.core = cast(Any, core)
         self.heard: list[Any] = []
         self.audit = Audit(
-            self.core, self.world.signer("n1"), self.post, lambda: Now(self.wall_ms - WALL_MS, self.wall_ms),
+            self.core, self.world.signer("n1"), self.post, lambda: Now(self.wall_ms - WALL_START_MS, self.wall_ms),
             Backlog(folder), forgetful=False,
         )  # fmt: skip
         self.deliver()
 
     def post(self, event: Any) -> bool:
-        effects = self.machine.handle(event, Now(self.wall_ms - WALL_MS, self.wall_ms))
+        effects = self.machine.handle(event, Now(self.wall_ms - WALL_START_MS, self.wall_ms))
         self.heard += [effect.event for effect in effects if isinstance(effect, Notify)]
         return True
 
@@ -154,8 +154,8 @@ def test_refused_calls_make_one_entry_and_one_more_that_counts_the_rest(tmp_path
     ]  # fmt: skip
     log.note("author", "publish change")
     assert len(log.entries()) == 3, "what is done has an entry of its own at once"
-    first_ms = WALL_MS + 200
-    log.wall_ms = WALL_MS + 100 + WINDOW_MIN_MS
+    first_ms = WALL_START_MS + 200
+    log.wall_ms = WALL_START_MS + 100 + WINDOW_MIN_MS
     log.note("beside", "publish change")
     told = [entry for entry in log.entries() if entry.count > 1]
     assert [(one.caller, one.verb, one.count, one.first_ms, one.result) for one in told] == [
@@ -175,28 +175,28 @@ def test_a_start_that_waits_or_a_caller_that_left_is_not_told_together(tmp_path:
 
 def test_whoever_goes_on_is_told_of_ever_less_often() -> None:
     refusals, entries = Refusals(), 0
-    for wall_ms in range(WALL_MS, WALL_MS + 30 * DAY_MS, 10_000):
+    for wall_ms in range(WALL_START_MS, WALL_START_MS + 30 * DAY_MS, 10_000):
         entries += len(refusals.due(wall_ms))
         entries += refusals.alone("key", "caller.not-allowed", wall_ms)
     assert entries <= 45, "a month of a call every ten seconds"
-    assert refusals.due(WALL_MS + 32 * DAY_MS)[0].last_ms < WALL_MS + 30 * DAY_MS
-    refusals.due(WALL_MS + 32 * DAY_MS + WINDOW_MAX_MS)
-    assert refusals.alone("key", "caller.not-allowed", WALL_MS + 34 * DAY_MS), "a quiet window ends it"
+    assert refusals.due(WALL_START_MS + 32 * DAY_MS)[0].last_ms < WALL_START_MS + 30 * DAY_MS
+    refusals.due(WALL_START_MS + 32 * DAY_MS + WINDOW_MAX_MS)
+    assert refusals.alone("key", "caller.not-allowed", WALL_START_MS + 34 * DAY_MS), "a quiet window ends it"
 
 
 def test_the_windows_are_bounded() -> None:
     refusals = Refusals()
     for number in range(WINDOWS_MAX + 3):
-        refusals.alone(f"key {number}", "x", WALL_MS)
-        refusals.alone(f"key {number}", "x", WALL_MS)
-    assert [one.caller for one in refusals.due(WALL_MS)] == ["key 0", "key 1", "key 2"]
+        refusals.alone(f"key {number}", "x", WALL_START_MS)
+        refusals.alone(f"key {number}", "x", WALL_START_MS)
+    assert [one.caller for one in refusals.due(WALL_START_MS)] == ["key 0", "key 1", "key 2"]
 
 
 def test_caller_shares_forget_what_expired() -> None:
     shares = CallerShares()
-    shares.add("a", WALL_MS)
-    shares.add("a", WALL_MS + 1)
-    assert [shares.of("a", WALL_MS + KEPT_MS + late) for late in (-1, 0, 1)] == [2, 1, 0]
+    shares.add("a", WALL_START_MS)
+    shares.add("a", WALL_START_MS + 1)
+    assert [shares.of("a", WALL_START_MS + KEPT_MS + late) for late in (-1, 0, 1)] == [2, 1, 0]
 
 
 DEPLOYS_A_DAY = 20
@@ -243,7 +243,7 @@ def test_400_days_of_20_deploys_a_day_through_one_node_stay_under_half_of_every_
     )
     most: dict[str, float] = {}
     for day in range(410):
-        log.wall_ms = WALL_MS + day * DAY_MS
+        log.wall_ms = WALL_START_MS + day * DAY_MS
         if day % 10 == 0:
             log.renew()
         for _ in range(DEPLOYS_A_DAY // SCALE):

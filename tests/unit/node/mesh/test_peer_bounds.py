@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from node.mesh import mesh as mesh_module
+from node.mesh import mesh
 from node.mesh.mesh import MALFORMED_MAX, REJECTS_SAID_EVERY_MS, REJECTS_SAID_MAX, Mesh
 from node.transport import ChannelName
 from protocols.machine import Now, PeerId
@@ -19,7 +19,7 @@ def lonely_mesh() -> Mesh:
     """A mesh of which only the edge to the transport is looked at."""
     made = Mesh.__new__(Mesh)
     made.rejects, made._malformed, made._said = (
-        mesh_module.Counter(), mesh_module.Counter(), {},
+        mesh.Counter(), mesh.Counter(), {},
     )  # fmt: skip
     made.rejected = {}
     made.closed = []  # type: ignore[attr-defined]

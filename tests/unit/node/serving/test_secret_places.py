@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from node.keys import SystemEntropy
-from node.serving import secrets as serving
+from node.serving import secrets
 from node.serving.secrets import SealedAwayError, SecretError, Secrets
 from protocols.changes.change import SecretVersion
 from protocols.changes.effective import Effective, EffectiveApp
@@ -107,7 +107,7 @@ def junk(node: PeerId) -> Box:
 async def test_a_box_that_opens_nothing_hides_no_good_one(
     order: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "WAIT_S", 0.0)
+    monkeypatch.setattr(secrets, "WAIT_S", 0.0)
     world, secret = World("new"), sealed()
     held = world.hold(secret)
     theirs = next(box for box in secret.boxes if box.node == NODES["two"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.store import disk_room as room
+from node.store import disk_room
 from node.store.disk_room import MUTED, RESERVE_BYTES, ROOM_MARGIN_BYTES, ROOM_MIN_BYTES, STEP_BYTES, Reserve, RoomWatch
 
 
@@ -32,7 +32,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Says how much is free: no test can empty the machine's own disk."""
 
     def free(count: int) -> None:
-        monkeypatch.setattr(room, "free_bytes", lambda folder: count)
+        monkeypatch.setattr(disk_room, "free_bytes", lambda folder: count)
 
     return free
 

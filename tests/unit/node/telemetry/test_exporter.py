@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from node.reaching import Sending
-from node.telemetry import exporter as module
+from node.telemetry import exporter
 from node.telemetry.exporter import BATCH_MAX, QUEUE_MAX_BYTES, Exporter
 
 
@@ -59,8 +59,8 @@ async def test_what_does_not_fit_is_dropped_the_oldest_first_and_counted() -> No
 async def test_a_batch_that_could_be_taken_later_is_tried_again_whole(
     later: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EVERY_S", 0.01)
-    monkeypatch.setattr(module, "PATIENCE_S", (0.01, 0.02))
+    monkeypatch.setattr(exporter, "EVERY_S", 0.01)
+    monkeypatch.setattr(exporter, "PATIENCE_S", (0.01, 0.02))
     collector = Collector(later, later, later)
     one = made(collector)
     for number in range(3):

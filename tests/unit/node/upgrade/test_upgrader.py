@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from node.upgrade import upgrader as module
+from node.upgrade import upgrader
 from node.upgrade.releases_here import Chosen, Failed, ReleaseError, ReleasesHere, Trial
 from node.upgrade.upgrader import GATE, REFUSED, NotTakenError, Upgrader, UpgradeStanding
 from protocols.envelope import Signed, digest
@@ -70,7 +70,7 @@ class Node:
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def ask(_self: Upgrader, node: PeerId, question: Any, _timeout_s: float) -> UpgradeStanding:
-            if isinstance(question, module.Look):
+            if isinstance(question, upgrader.Look):
                 one = self.peers[node]
                 if one is None:
                     raise TimeoutError
@@ -139,7 +139,7 @@ async def test_an_admins_later_word_counts_for_that_order_alone(node: Node) -> N
 
 
 async def test_a_word_reaches_the_node_that_conducts_and_an_abort_the_one_on_trial(node: Node) -> None:
-    node.peers[TWO] = UpgradeStanding("0.1.0", conducted=module.Conducted(PAPER, "running"))
+    node.peers[TWO] = UpgradeStanding("0.1.0", conducted=upgrader.Conducted(PAPER, "running"))
     node.peers[WORKER] = UpgradeStanding("0.2.0", trial=True)
     await node.upgrader.hand(word("abort"))
     assert [one for one, _ in node.asked] == [TWO, WORKER]
@@ -204,7 +204,7 @@ async def test_a_node_that_went_back_or_refuses_or_stays_away_ends_the_upgrade(n
     await node.upgrader.hand(PAPER)
     await node.step()
     node.peers[WORKER] = None
-    node.now_ms += int((module.BACK_WITHIN_S + 31) * 1000)
+    node.now_ms += int((upgrader.BACK_WITHIN_S + 31) * 1000)
     await node.step()
     assert node.phase == "failed"
     assert "did not come back" in node.upgrader._conducted.why  # type: ignore[union-attr]
@@ -244,7 +244,7 @@ async def test_a_node_takes_up_only_what_it_may_and_only_when_it_may(
 
 async def test_what_is_taken_up_is_on_trial_before_the_node_stops(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReleasesHere, "prepare", lambda *_: "0.2.0-x")
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(upgrader, "LOOK_EVERY_S", 0.0)
     await node.upgrader.take_up(PAPER)
     assert node.fetched == [b"d" * 32]
     trial = ReleasesHere(node.folder).read().trial
@@ -257,7 +257,7 @@ async def test_what_is_taken_up_is_on_trial_before_the_node_stops(node: Node, mo
     [
         ({"stalled": "x"}, "follow the chain"), ({"speaking": False}, "does not vote yet"),
         ({"muted": "its disk is full"}, "disk"),
-        ({"muted": module.ON_TRIAL, "speaking": False}, ""), ({}, ""),
+        ({"muted": upgrader.ON_TRIAL, "speaking": False}, ""), ({}, ""),
     ],
     ids=["stalled", "silent", "full", "held back by the trial", "well"],
 )  # fmt: skip
@@ -281,14 +281,14 @@ async def test_a_release_on_trial_with_changed_stores_does_not_vote_and_is_kept_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Node(tmp_path, trial="0.2.0-x")
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(upgrader, "LOOK_EVERY_S", 0.5)
     here = ReleasesHere(tmp_path)
     here.path("0.2.0-x").mkdir(parents=True)
     here.write(Chosen(trial=Trial("0.2.0-x", "0.2.0", ORDER.hex(), 1), failed=Failed("0.2.0", "", "")))
     assert node.upgrader.hold == "", "its schema is as it was"
-    module.copy_folder(tmp_path).mkdir()
-    assert node.upgrader.hold == module.ON_TRIAL
+    upgrader.copy_folder(tmp_path).mkdir()
+    assert node.upgrader.hold == upgrader.ON_TRIAL
     await node.upgrader._judge()
     assert here.read() == Chosen("0.2.0-x", "0.2.0")
     assert node.upgrader.hold == ""
-    assert not module.copy_folder(tmp_path).exists()
+    assert not upgrader.copy_folder(tmp_path).exists()

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.chain import acceptor as acceptors
-from protocols.chain import fence as fences
 from protocols.chain import quorum
-from protocols.chain.acceptor import Acceptor, AcceptorRecord, fresh_record, load
+from protocols.chain.acceptor import (
+    ACCEPTED_KEY,
+    ACCEPTOR_TABLE,
+    FLOORS_MAX,
+    RECORD_KEY,
+    Acceptor,
+    AcceptorRecord,
+    fresh_record,
+    load_acceptor,
+)
 from protocols.chain.ballots import (
     Ballot,
 )
@@ -27,7 +34,18 @@ from protocols.chain.decision import (
     material_of,
     voters_digest,
 )
-from protocols.chain.fence import BOOT_LEAP, Fence
+from protocols.chain.fence import (
+    BOOT_LEAP,
+    SLOT_BYTES,
+    SLOT_KEYS,
+    Fence,
+    advance_fence,
+    decode_slot,
+    distrust_of,
+    encode_slot,
+    is_same_boot,
+    newest_fence,
+)
 from protocols.chain.ledger import Ledger, slot_key
 from protocols.chain.messages import Accepted, ChainMessage, Entries, Position, Prepare
 from protocols.chain.pacing import ChainTimes, Pacer
@@ -54,34 +72,34 @@ from tests.support.protocols.chain_statements import (
 
 def test_a_fence_slot_survives_encoding_and_nothing_else_passes_for_one() -> None:
     fence = Fence(b"s" * 16, 7, bytes(digest(b"x")))
-    data = fences.encode_slot(fence)
-    assert len(data) == fences.SLOT_BYTES
-    assert fences.decode_slot(data) == fence
+    data = encode_slot(fence)
+    assert len(data) == SLOT_BYTES
+    assert decode_slot(data) == fence
     for position in range(len(data)):
         flipped = bytearray(data)
         flipped[position] ^= 1
-        assert fences.decode_slot(bytes(flipped)) is None
+        assert decode_slot(bytes(flipped)) is None
 
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_no_fence(data: bytes) -> None:
-    assert fences.decode_slot(data) is None
+    assert decode_slot(data) is None
 
 
 def test_the_newest_good_slot_counts_and_writes_go_to_the_other() -> None:
     slots: dict[bytes, bytes] = {}
     for counter in range(4):
-        persist = fences.advance(Fence(b"s" * 16, counter, bytes(32)))
+        persist = advance_fence(Fence(b"s" * 16, counter, bytes(32)))
         assert persist.store is Store.FENCE
         slots[persist.writes[0].key] = persist.writes[0].value or b""
     assert len(slots) == 2
-    newest = fences.newest(slots)
+    newest = newest_fence(slots)
     assert newest is not None
     assert newest.counter == 3
-    torn = fences.newest({**slots, fences.SLOT_KEYS[1]: b"torn"})
+    torn = newest_fence({**slots, SLOT_KEYS[1]: b"torn"})
     assert torn is not None
     assert torn.counter == 2
-    assert fences.newest({}) is None
+    assert newest_fence({}) is None
 
 
 @pytest.mark.parametrize(
@@ -101,23 +119,23 @@ def test_database_and_fence_must_agree(database: Any, fence: Any, why: str) -> N
     def made(pair: Any) -> Fence | None:
         return None if pair is None else Fence(pair[0] * 16, pair[1], bytes(32))
 
-    found = fences.distrust(made(database), made(fence))
+    found = distrust_of(made(database), made(fence))
     assert why in found
     assert bool(found) == bool(why)
     same = Fence(b"a" * 16, 5, bytes(32))
-    assert "disagree" in fences.distrust(same, Fence(b"a" * 16, 5, b"1" * 32))
+    assert "disagree" in distrust_of(same, Fence(b"a" * 16, 5, b"1" * 32))
 
 
 def test_a_copy_in_the_runtime_folder_shows_whether_the_fence_went_back() -> None:
     fence = Fence(b"s" * 16, 5, bytes(32))
-    slots = {fences.SLOT_KEYS[1]: fences.encode_slot(fence)}
-    copy = fences.encode_slot
-    assert fences.same_boot(copy(fence), slots)
-    assert fences.same_boot(copy(Fence(b"s" * 16, 4, bytes(32))), slots)
-    assert not fences.same_boot(copy(Fence(b"s" * 16, 6, bytes(32))), slots)
-    assert not fences.same_boot(copy(Fence(b"t" * 16, 5, bytes(32))), slots)
-    assert not fences.same_boot(b"", slots)
-    assert not fences.same_boot(copy(fence), {})
+    slots = {SLOT_KEYS[1]: encode_slot(fence)}
+    copy = encode_slot
+    assert is_same_boot(copy(fence), slots)
+    assert is_same_boot(copy(Fence(b"s" * 16, 4, bytes(32))), slots)
+    assert not is_same_boot(copy(Fence(b"s" * 16, 6, bytes(32))), slots)
+    assert not is_same_boot(copy(Fence(b"t" * 16, 5, bytes(32))), slots)
+    assert not is_same_boot(b"", slots)
+    assert not is_same_boot(copy(fence), {})
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -233,37 +251,37 @@ def test_promised_and_accepted_come_back_from_disk() -> None:
     made = an_acceptor()
     effects, said = made.promise(BALLOT)
     tables = tables_of(effects)
-    assert load(tables) == (made.record, None)
+    assert load_acceptor(tables) == (made.record, None)
     assert said.counter == 1
     data = b"a decision"
     effects, voted = made.accept(proposal(digest=digest(data)), data, (b"m",), ((promise(),),), voters_digest(VOTERS))
     tables = tables_of(effects, tables)
-    loaded = load(tables)
+    loaded = load_acceptor(tables)
     assert loaded == (made.record, made.accepted)
     assert (voted.counter, voted.digest) == (2, digest(data))
     with pytest.raises(AssertionError):
         made.promise(BALLOT)
     with pytest.raises(AssertionError):
         made.accept(proposal(), data, (), (), voters_digest(VOTERS))
-    tables[acceptors.TABLE][acceptors.ACCEPTED_KEY] = encode(Accepted(BALLOT, b"another", (), b""))
+    tables[ACCEPTOR_TABLE][ACCEPTED_KEY] = encode(Accepted(BALLOT, b"another", (), b""))
     with pytest.raises(DecodeError):
-        load(tables)
+        load_acceptor(tables)
     with pytest.raises(DecodeError):
-        load({acceptors.TABLE: {acceptors.RECORD_KEY: b"junk"}})
-    assert load({}) is None
+        load_acceptor({ACCEPTOR_TABLE: {RECORD_KEY: b"junk"}})
+    assert load_acceptor({}) is None
 
 
 def test_opening_the_same_slot_again_writes_nothing() -> None:
     made = an_acceptor()
     assert made.open(Position(MESH, 0, 0, MESH)) == ()
-    assert made.open(Position(MESH, 0, 1, MESH))[0] == Write(acceptors.TABLE, acceptors.RECORD_KEY, encode(made.record))
+    assert made.open(Position(MESH, 0, 1, MESH))[0] == Write(ACCEPTOR_TABLE, RECORD_KEY, encode(made.record))
 
 
 def test_floors_only_rise_and_are_bounded() -> None:
     made = an_acceptor()
-    for at in range(acceptors.FLOORS_MAX + 4):
+    for at in range(FLOORS_MAX + 4):
         made.bow(Ballot(at + 1, VOTERS[1].node, b"n"), b"store %d" % at, at)
-    assert len(made.record.floors) == acceptors.FLOORS_MAX
+    assert len(made.record.floors) == FLOORS_MAX
     made.bow(Ballot(99, VOTERS[1].node, b"n"), b"store 19", 3)
     assert made.floor_of(b"store 19") == 19
     assert made.floor_of(b"unknown") == 0

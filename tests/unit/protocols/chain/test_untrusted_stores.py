@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocols.chain import acceptor as acceptors
-from protocols.chain import fence as fences
+from protocols.chain.acceptor import ACCEPTOR_TABLE, RECORD_KEY
 from protocols.chain.ballots import NO_BALLOT, Ballot, Promise, Proposal, sign_statement
 from protocols.chain.decision import (
     RESET_DOMAIN,
@@ -17,7 +16,7 @@ from protocols.chain.decision import (
     ResetTo,
     Voter,
 )
-from protocols.chain.fence import BOOT_LEAP
+from protocols.chain.fence import BOOT_LEAP, decode_slot
 from protocols.chain.messages import (
     BootAnswer,
     BootRead,
@@ -70,7 +69,7 @@ def test_what_only_the_database_kept_is_fenced_before_anything_else_is_said() ->
     chain = net.start("n0", same_boot=True)
     written = [one for one in net.nodes["n0"].effects if isinstance(one, Persist)]
     assert [one.store for one in written] == [Store.FENCE]
-    fence = fences.decode_slot(written[0].writes[0].value or b"")
+    fence = decode_slot(written[0].writes[0].value or b"")
     assert fence is not None
     assert (fence.counter, fence.digest) == (chain.record.counter, chain.record.said)
     assert chain.speaking
@@ -89,7 +88,7 @@ def test_any_damage_to_database_or_fence_costs_the_store_its_vote(damage: str) -
         case "fence":
             node.disk.lose(Store.FENCE)
         case "record":
-            vote.tables[acceptors.TABLE][acceptors.RECORD_KEY] = b"junk"
+            vote.tables[ACCEPTOR_TABLE][RECORD_KEY] = b"junk"
         case "chain":
             vote.tables["chain"][(3).to_bytes(8, "big")] = b"junk"
         case "gap":

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from protocols.keys import Ed25519Verifier
 from protocols.libp2p import connection as rules
-from protocols.libp2p import multistream
-from protocols.libp2p import yamux_frames as frames
+from protocols.libp2p import multistream, yamux_frames
 from protocols.libp2p.connection import Connection, ConnectionEvent, Secured, State, StreamOpened
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
 from protocols.libp2p.noise_channel import NoiseChannel
@@ -256,7 +255,7 @@ def test_a_megabyte_passes_with_the_windows_of_the_connection() -> None:
 
 
 def in_stream(channel: NoiseChannel, stream_id: int, body: bytes, flags: int = 0) -> bytes:
-    return channel.seal(frames.HEADER.pack(0, frames.DATA, flags, stream_id, len(body)) + body)
+    return channel.seal(yamux_frames.HEADER.pack(0, yamux_frames.DATA, flags, stream_id, len(body)) + body)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +267,9 @@ def test_a_stream_that_negotiates_nonsense_is_reset_and_the_next_one_works(talk:
     listener = connection(initiator=False, seed=2)
     channel = upgraded_by_hand(listener)
     listener.admit()
-    assert listener.receive_data(in_stream(channel, 1, talk, frames.SYN), 0) == []
+    assert listener.receive_data(in_stream(channel, 1, talk, yamux_frames.SYN), 0) == []
     good = multistream.frame(b"/multistream/1.0.0") + multistream.frame(b"/echo") + b"hi"
-    assert listener.receive_data(in_stream(channel, 3, good, frames.SYN), 0) == [
+    assert listener.receive_data(in_stream(channel, 3, good, yamux_frames.SYN), 0) == [
         StreamOpened(3, "/echo", inbound=True),
         DataReceived(3, b"hi"),
     ]
@@ -280,10 +279,12 @@ def test_a_stream_opened_and_ended_in_one_breath_is_nobodys_news() -> None:
     listener = connection(initiator=False, seed=2)
     channel = upgraded_by_hand(listener)
     listener.admit()
-    header = frames.HEADER.pack
-    opened_and_reset = header(0, frames.DATA, frames.SYN, 1, 0) + header(0, frames.DATA, frames.RST, 1, 0)
+    header = yamux_frames.HEADER.pack
+    opened_and_reset = header(0, yamux_frames.DATA, yamux_frames.SYN, 1, 0) + header(
+        0, yamux_frames.DATA, yamux_frames.RST, 1, 0
+    )
     assert listener.receive_data(channel.seal(opened_and_reset), 0) == []
-    assert listener.receive_data(in_stream(channel, 3, b"", frames.SYN | frames.FIN), 0) == []
+    assert listener.receive_data(in_stream(channel, 3, b"", yamux_frames.SYN | yamux_frames.FIN), 0) == []
     assert listener.deadline_ms() == rules.KEEP_ALIVE_MS
 
 
@@ -291,10 +292,12 @@ def test_a_stream_without_a_protocol_is_reset_in_time() -> None:
     listener = connection(initiator=False, seed=2)
     channel = upgraded_by_hand(listener)
     listener.admit()
-    listener.receive_data(in_stream(channel, 1, b"", frames.SYN), 100)
-    listener.receive_data(in_stream(channel, 3, b"", frames.SYN), 200)
+    listener.receive_data(in_stream(channel, 1, b"", yamux_frames.SYN), 100)
+    listener.receive_data(in_stream(channel, 3, b"", yamux_frames.SYN), 200)
     listener.tick(rules.KEEP_ALIVE_MS)
-    listener.receive_data(channel.seal(frames.HEADER.pack(0, frames.PING, frames.ACK, 0, 1)), rules.KEEP_ALIVE_MS + 1)
+    listener.receive_data(
+        channel.seal(yamux_frames.HEADER.pack(0, yamux_frames.PING, yamux_frames.ACK, 0, 1)), rules.KEEP_ALIVE_MS + 1
+    )
     listener.tick(100 + rules.NEGOTIATION_MS)
     good = multistream.frame(b"/multistream/1.0.0") + multistream.frame(b"/echo")
     assert listener.receive_data(in_stream(channel, 1, good), 10_150) == []
@@ -347,7 +350,7 @@ def test_closing_says_go_away_and_nothing_else() -> None:
     pair.dialler.close()
     pair.dialler.close()
     pair.run()
-    assert pair.listener_events == [GoneAway(frames.NORMAL)]
+    assert pair.listener_events == [GoneAway(yamux_frames.NORMAL)]
     assert pair.dialler.state is State.CLOSED
 
 
@@ -357,7 +360,7 @@ def test_a_broken_rule_is_answered_with_a_protocol_error() -> None:
     assert channel is not None
     with pytest.raises(RemoteProtocolError, match=r"yamux\.version"):
         pair.dialler.receive_data(channel.seal(bytes([9] * 12)), 0)
-    assert pair.listener.receive_data(pair.dialler.data_to_send(), 0) == [GoneAway(frames.PROTOCOL_ERROR)]
+    assert pair.listener.receive_data(pair.dialler.data_to_send(), 0) == [GoneAway(yamux_frames.PROTOCOL_ERROR)]
 
 
 def test_closing_before_the_upgrade_says_nothing() -> None:

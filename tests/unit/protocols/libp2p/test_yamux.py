@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.libp2p import yamux
-from protocols.libp2p import yamux_frames as frames
+from protocols.libp2p import yamux, yamux_frames
 from protocols.libp2p.errors import LocalProtocolError, RemoteProtocolError
 from protocols.libp2p.yamux import Session
 from protocols.libp2p.yamux_frames import (
@@ -187,8 +186,8 @@ def test_a_go_away_ends_the_opening_of_streams_not_the_streams() -> None:
     client, listener = Session(client=True), Session(client=False)
     client.send(client.open_stream(0), b"x")
     exchange(client, listener)
-    listener.go_away(frames.NORMAL)
-    listener.go_away(frames.NORMAL)
+    listener.go_away(yamux_frames.NORMAL)
+    listener.go_away(yamux_frames.NORMAL)
     assert client.receive_data(drain(listener), 0) == [GoneAway(0)]
     with pytest.raises(LocalProtocolError, match=r"yamux\.leaving"):
         client.open_stream(0)

@@ -12,7 +12,7 @@ from protocols.records.store import RecordStore
 from protocols.refusal import Refusal
 from protocols.rollout.dossiers import Dossiers
 from protocols.trust.grants import payer_of
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from tests.support.protocols.paper_world import MESH, carried, granted, paper, rule, world
 from tests.support.protocols.trust_world import VERIFIER, WALL_MS, signer
 
@@ -58,9 +58,9 @@ def test_the_grants_and_revocations_of_a_principal_have_a_share_that_fills_no_no
     assert [*said, filed(store, *deeper)] == ["merged"] * 3
     assert filed(store, *grant_record(signer("d").public_key, below("d", below("b"), "b"))) == "quota.delegations"
     revocation = Revocation("grant", digest(below("a")[-1].payload), 0, 0, "done", WALL_MS)
-    mine = revocation_record(revocation, revoke(signer("author"), MESH, revocation, below("a")))
+    mine = revocation_record(revocation, sign_revocation(signer("author"), MESH, revocation, below("a")))
     assert filed(store, *mine) == "quota.delegations"
-    by_admin = revocation_record(revocation, revoke(signer("admin"), MESH, revocation))
+    by_admin = revocation_record(revocation, sign_revocation(signer("admin"), MESH, revocation))
     assert filed(store, *by_admin) == "merged", "an admin takes away whatever a principal filled its share with"
     assert (
         filed(store, *grant_record(signer("new").public_key, (granted("new", "viewer", "shop", "prod"),))) == "merged"

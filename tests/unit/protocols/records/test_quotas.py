@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from msgspec.structs import replace as altered
+from msgspec.structs import replace
 
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.records.audit import entry_key
@@ -14,7 +14,7 @@ from protocols.records.credentials import grant_record
 from protocols.records.key_table import DAY_MS, KEY_TABLE, make_key
 from protocols.records.quotas import REFUSED_FOR_MS, REFUSED_MAX, Payer, RecordLimits, budget_of
 from protocols.records.store import OfferOutcome, RecordStore
-from simulation.mesh.hostile import LIAR, WALL_MS, HostileRun
+from simulation.mesh.hostile import LIAR, WALL_START_MS, HostileRun
 
 KINDS = ("change", "evidence", "secret")
 
@@ -35,7 +35,7 @@ def papers(w: HostileRun, by: str, count: int, kinds: tuple[str, ...] = KINDS) -
     return made
 
 
-def rule(store: RecordStore, signed: Signed, wall_ms: int = WALL_MS) -> str:
+def rule(store: RecordStore, signed: Signed, wall_ms: int = WALL_START_MS) -> str:
     offered = store.offer(signed, wall_ms)
     return offered.refusal.rule if offered.refusal is not None else offered.outcome.value
 
@@ -132,7 +132,7 @@ def test_a_project_pays_for_all_keys_but_the_admins_and_no_key_pushes_out_anothe
     assert store.quota_problem(*w.paper("change", "admin")) is None, "an operator's word finds room"
     assert store.quota_problem(*other_change(w)) is None, "and so does another project's"
     held_before = set(store.entries)
-    backdated = w.carry("n1", *w.paper("change", "beside", WALL_MS - DAY_MS))
+    backdated = w.carry("n1", *w.paper("change", "beside", WALL_START_MS - DAY_MS))
     assert rule(store, backdated) == "merged"
     assert held_before < set(store.entries), "what was gossiped displaces nothing of another key, whatever its date"
 
@@ -141,7 +141,7 @@ def other_change(w: HostileRun) -> tuple[str, bytes]:
     from protocols.changes.change import CHANGE_DOMAIN
 
     signer = w.signer("other")
-    change = altered(w.change(signer.public_key, w.wall_ms), project="blog")
+    change = replace(w.change(signer.public_key, w.wall_ms), project="blog")
     body = encode(sign(signer, CHANGE_DOMAIN, w.mesh, change))
     return make_key("change", "blog", digest(body).hex()), body
 
@@ -150,7 +150,7 @@ def test_an_admin_made_later_still_frees_what_it_was_charged_for() -> None:
     w = world()
     store = w.stores["n1"]
     for one in papers(w, "author", 2, ("change",)):
-        store.offer(one, WALL_MS)
+        store.offer(one, WALL_START_MS)
     key = w.signer("author").public_key
     store.trust.chain_decided((*store.trust.admins, key), 1, [w.node("n1")])
     assert key in store.trust.every_admin()
@@ -199,15 +199,17 @@ def test_one_nodes_health_and_one_nodes_clock_leave_room_for_the_others() -> Non
 
     assert [rule(store, health(LIAR, one)) for one in "abc"] == ["merged", "merged", "quota.moments"]
     assert rule(store, health("n2", "a")) == "merged"
-    ahead = [w.carry(LIAR, make_key("status", w.node(LIAR)), b"%d" % one, kind="owned", hlc=WALL_MS + DAY_MS << 16)
+    ahead = [w.carry(LIAR, make_key("status", w.node(LIAR)), b"%d" % one, kind="owned", hlc=WALL_START_MS + DAY_MS << 16)
              for one in range(3)]  # fmt: skip
     assert [rule(store, one) for one in ahead] == ["parked", "parked", "records.ahead"]
     assert rule(store, ahead[0]) == "parked", "the same one twice takes one place"
-    other = w.carry("n2", make_key("status", w.node("n2")), b"x", kind="owned", hlc=WALL_MS + DAY_MS << 16)
+    other = w.carry("n2", make_key("status", w.node("n2")), b"x", kind="owned", hlc=WALL_START_MS + DAY_MS << 16)
     assert rule(store, other) == "parked"
-    assert len(store.release_parked(WALL_MS + DAY_MS)) == 3
+    assert len(store.release_parked(WALL_START_MS + DAY_MS)) == 3
     assert (
-        rule(store, w.carry(LIAR, make_key("status", w.node(LIAR)), b"y", kind="owned", hlc=WALL_MS + DAY_MS << 16))
+        rule(
+            store, w.carry(LIAR, make_key("status", w.node(LIAR)), b"y", kind="owned", hlc=WALL_START_MS + DAY_MS << 16)
+        )
         == "parked"
     )
 
@@ -220,16 +222,16 @@ def test_what_a_quota_refused_is_not_looked_at_again_for_a_while(monkeypatch: py
     looked: list[Any] = []
     check = store.court.check
     monkeypatch.setattr(store.court, "check", lambda entry, wall_ms: looked.append(entry) or check(entry, wall_ms))
-    assert rule(store, second, WALL_MS + REFUSED_FOR_MS - 1) == "quota.again"
+    assert rule(store, second, WALL_START_MS + REFUSED_FOR_MS - 1) == "quota.again"
     assert looked == []
-    assert rule(store, second, WALL_MS + REFUSED_FOR_MS) == "quota.principal"
+    assert rule(store, second, WALL_START_MS + REFUSED_FOR_MS) == "quota.principal"
     store.quotas.reconsider()
-    assert rule(store, second, WALL_MS + REFUSED_FOR_MS) == "quota.principal"
+    assert rule(store, second, WALL_START_MS + REFUSED_FOR_MS) == "quota.principal"
     assert len(looked) == 2
-    entry = store.offer(second, WALL_MS).entry
+    entry = store.offer(second, WALL_START_MS).entry
     assert entry is not None
     for number in range(REFUSED_MAX + 1):
-        store.quotas.remember(altered_entry(entry, number), WALL_MS)
+        store.quotas.remember(altered_entry(entry, number), WALL_START_MS)
     assert len(store.quotas._refused) == REFUSED_MAX
 
 
@@ -244,11 +246,11 @@ def test_what_gave_way_is_remembered_and_comes_back_when_room_is_made() -> None:
     store = w.stores["n1"]
     first, second = papers(w, "author", 2, ("secret",))
     assert rule(store, second) == "merged"
-    offered = store.offer(first, WALL_MS)
+    offered = store.offer(first, WALL_START_MS)
     assert [gone.signed for gone in offered.gave_way] == [second]
     assert rule(store, second) == "quota.again"
     w.revoke("principal", w.signer("author").public_key)
-    assert store.remove_ended(WALL_MS), "its author is revoked"
+    assert store.remove_ended(WALL_START_MS), "its author is revoked"
     assert rule(store, second) == "paper.author-revoked"
 
 
@@ -257,14 +259,16 @@ def test_the_api_refuses_before_it_files_and_never_makes_an_older_paper_give_way
     store = w.stores["n1"]
     later = papers(w, "author", 2, ("change",))
     for one in later:
-        store.offer(one, WALL_MS)
-    key, body = w.paper("change", "author", WALL_MS - 1_000)
+        store.offer(one, WALL_START_MS)
+    key, body = w.paper("change", "author", WALL_START_MS - 1_000)
     problem = store.quota_problem(key, body)
     assert problem is not None
     assert problem.rule == "quota.principal"
     assert store.quota_problem(*w.paper("change", "beside")) is None
     assert store.quota_problem(make_key("status", w.node("n1")), b"up") is None
-    assert store.offer(w.carry("n1", key, body), WALL_MS).outcome is OfferOutcome.MERGED, "gossip keeps the total order"
+    assert store.offer(w.carry("n1", key, body), WALL_START_MS).outcome is OfferOutcome.MERGED, (
+        "gossip keeps the total order"
+    )
     assert [held(store, one) for one in later] == [True, False]
 
 
@@ -273,9 +277,9 @@ def test_restored_papers_are_charged_again() -> None:
     store = w.stores["n1"]
     said = papers(w, "author", 3)
     for one in said:
-        store.offer(one, WALL_MS)
+        store.offer(one, WALL_START_MS)
     fresh = w.store()
     for entry in store.entries.values():
-        fresh.restore(entry.signed, WALL_MS)
+        fresh.restore(entry.signed, WALL_START_MS)
     payer = Payer("principal", w.signer("author").public_key.hex())
     assert fresh.quotas.held(payer) == store.quotas.held(payer) != (0, 0)

@@ -17,7 +17,7 @@ from protocols.records.papers import PAPERS, Ending, end_paper
 from protocols.records.record import Record, sign_record
 from protocols.records.store import EquivocationProof, RecordStore
 from protocols.trust.certificates import issue
-from protocols.trust.revocations import Revocation, revoke
+from protocols.trust.revocations import Revocation, sign_revocation
 from tests.support.protocols.paper_world import MESH, author_of, carried, granted, paper, rule, world
 from tests.support.protocols.trust_world import WALL_MS, node_id, signer
 
@@ -50,7 +50,7 @@ def furnished() -> RecordStore:
         made = issue(signer("admin"), MESH, node_id(name), roles=("worker",), labels=(), serial=number, wall_ms=WALL_MS)
         held.trust.learn_certificate(made, WALL_MS)
     held.trust.learn_revocation(
-        revoke(signer("admin"), MESH, Revocation("node", signer("gone").public_key, -1, -1, "lost", WALL_MS))
+        sign_revocation(signer("admin"), MESH, Revocation("node", signer("gone").public_key, -1, -1, "lost", WALL_MS))
     )
     return held
 
@@ -152,7 +152,7 @@ def trust_record(act: str, by: str) -> tuple[str, bytes]:
     }[act]
     chain = (upper,) if act == "revoke grant" and by != "admin" else ()
     revocation = Revocation(kind, subject, -1, -1, "", WALL_MS)  # type: ignore[arg-type]
-    return revocation_record(revocation, revoke(signer(by), MESH, revocation, chain))
+    return revocation_record(revocation, sign_revocation(signer(by), MESH, revocation, chain))
 
 
 @pytest.mark.parametrize("act", TRUST_ACTS)
@@ -219,7 +219,7 @@ def test_a_revoked_member_keeps_what_it_said_before_its_cutoff_and_says_nothing_
     key = make_key("status", str(node_id("n2")))
     assert rule(held.offer(said("n2", key, seq=4), WALL_MS)) == "merged"
     held.trust.learn_revocation(
-        revoke(signer("admin"), MESH, Revocation("node", signer("n2").public_key, 4, 9, "lost", WALL_MS))
+        sign_revocation(signer("admin"), MESH, Revocation("node", signer("n2").public_key, 4, 9, "lost", WALL_MS))
     )
     assert held.void_revoked(WALL_MS) == []
     assert rule(held.offer(said("n2", key, seq=5, body=b"more"), WALL_MS)) == "records.revoked"

@@ -13,7 +13,7 @@ from protocols.records.gossip import ANNOUNCED_MAX, Announce, Push, RecordMachin
 from protocols.records.key_table import make_key
 from protocols.records.record import read_record
 from protocols.refusal import Refusal
-from protocols.trust.revocations import Revocation, RevocationStatement, revoke
+from protocols.trust.revocations import Revocation, RevocationStatement, sign_revocation
 from tests.support.protocols.record_world import (
     ADMIN,
     MESH,
@@ -33,7 +33,7 @@ STATUS = make_key("status", fast_id("n0"))
 
 def revoked(name: str) -> tuple[Revocation, RevocationStatement]:
     body = Revocation("node", FastSigner(name).public_key, 0, 9, "stolen", WALL_MS)
-    return body, revoke(ADMIN, MESH, body)
+    return body, sign_revocation(ADMIN, MESH, body)
 
 
 def key_of(signed: Signed) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.changes.approvals import APPROVAL, Approval, approve, read_approval
+from protocols.changes.approvals import APPROVAL, Approval, read_approval, sign_approval
 from protocols.changes.change import CHANGE_DOMAIN, Change, Component, Release
 from protocols.changes.demands import (
     SOLO,
@@ -455,7 +455,7 @@ def test_the_two_founding_policies_are_sound() -> None:
 
 def _approval() -> bytes:
     said = Approval(b"", Digest(b"c" * 32), "shop", "prod", WALL_MS, WALL_MS + 1)
-    return approve(signer("ann"), MESH, said)
+    return sign_approval(signer("ann"), MESH, said)
 
 
 def test_any_flipped_byte_of_an_envelope_is_refused_or_changes_nothing() -> None:

@@ -9,7 +9,7 @@ from protocols.changes.change import Analysis, Plan, Route, Stage
 from protocols.changes.demands import APPROVAL_MAX_MS, TEAM, Demands, EvidenceDemand, FreezeWindow, Policy
 from protocols.changes.statements import Counts, Prepared, TimeoutVote, Vanished
 from protocols.envelope import digest, encode
-from protocols.state import lanes as rollout
+from protocols.state import lanes
 from protocols.state.commands import (
     Abort,
     Freeze,
@@ -532,9 +532,9 @@ def test_one_wrong_stage_step_is_an_assertion() -> None:
     lane = w.lane
     for stage in (2, -1):
         with pytest.raises(AssertionError, match="StageStep"):
-            rollout._assert_stage_step(lane, replace(lane, rollout=replace(w.rollout, stage=stage)))
+            lanes._assert_stage_step(lane, replace(lane, rollout=replace(w.rollout, stage=stage)))
     with pytest.raises(AssertionError, match="StageStep"):
-        rollout._assert_stage_step(lane, replace(lane, rollout=replace(w.rollout, stage=1)))
+        lanes._assert_stage_step(lane, replace(lane, rollout=replace(w.rollout, stage=1)))
 
 
 def test_statements_that_cannot_be_read_refuse_whatever_rests_on_them() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wasmtime import component as wc
 
 from runtime.call import GuestCall
-from runtime.engine import bindings as raw
+from runtime.engine import bindings
 from runtime.engine.bindings import VAL_BYTES, RawComponent, RawStore, WasmError
 from runtime.engine.codecs import Err, Ok, signature_of
 from runtime.engine.engine import engine
@@ -123,9 +123,9 @@ class Echo:
         self.seen: list[Any] = []
         self.answer: Any = None
         linker = wc.Linker(engine())
-        callback = raw.CALLBACK(_callback(self._echo, self.signature))
+        callback = bindings.CALLBACK(_callback(self._echo, self.signature))
         with linker.root() as root, root.add_instance("test:codecs/echo") as instance:
-            raw.add_function(instance, "f", callback)
+            bindings.add_function(instance, "f", callback)
         linked = RawComponent(component, linker, [callback])
         self.store = RawStore(engine(), ON_EPOCH)
         self.guest = Guest(GuestServices(a_spec(), SilentLog(), Providers(), None))
@@ -148,10 +148,10 @@ class Echo:
         at = ctypes.addressof(self.values)
         self.signature.params[0].lower(value, at, self.guest)
         self.function.call(at, 1, at + VAL_BYTES, 1)
-        raw.val_delete(at)
+        bindings.val_delete(at)
         assert self.signature.result is not None
         result = self.signature.result.lift(at + VAL_BYTES, self.guest)
-        raw.val_delete(at + VAL_BYTES)
+        bindings.val_delete(at + VAL_BYTES)
         return result
 
     def close(self) -> None:

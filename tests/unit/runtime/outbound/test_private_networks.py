@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.call import Waker
-from runtime.outbound import client as outbound_client
+from runtime.outbound import client
 from runtime.outbound.client import Outbound, OutboundCall, OutboundRequest, Timeouts
 from runtime.outbound.destinations import address_inside, is_own, permitted
 from tests.support.runtime.wasm_parts import a_spec
@@ -120,7 +120,7 @@ def test_the_machines_own_address_stays_out_of_reach_in_an_allowed_network(
     outbound: Outbound, resolved: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved[:] = ["10.0.5.7"]
-    monkeypatch.setattr(outbound_client, "is_own", lambda address: address == "10.0.5.7")
+    monkeypatch.setattr(client, "is_own", lambda address: address == "10.0.5.7")
     assert failure(outbound, OFFICE) == PROHIBITED
     resolved[:] = ["10.0.5.7", "10.0.5.8"]
     assert failure(outbound, OFFICE) != PROHIBITED

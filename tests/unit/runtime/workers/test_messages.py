@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import messages as control
+from runtime import messages
 from runtime.ingress.listeners import address_of, bind, forget
 from runtime.messages import (
     FRAME_MAX_BYTES,
@@ -59,12 +59,12 @@ def fed(data: bytes) -> asyncio.StreamReader:
         Ping(5),
     ],
 )
-async def test_a_request_comes_back_as_it_was(request_: control.Request) -> None:
+async def test_a_request_comes_back_as_it_was(request_: messages.Request) -> None:
     assert await read_request(fed(frame(request_))) == request_
 
 
 @pytest.mark.parametrize("answer", [Done(1), LogBatch((b"{}",), 2), GREETING])
-async def test_an_answer_comes_back_as_it_was(answer: control.FromWorker) -> None:
+async def test_an_answer_comes_back_as_it_was(answer: messages.FromWorker) -> None:
     assert await read_answer(fed(frame(answer))) == answer
 
 
