@@ -28,6 +28,13 @@ TESTSUITE: Final = "https://github.com/WebAssembly/wasi-testsuite"
 COMMIT: Final = "9f80ca35444cfd9e63100725615140a346652e6c"
 """Of the branch prod/testsuite-base, which holds the programs as built."""
 
+GO_PACKAGES: Final = (
+    "bufio", "bytes", "container/heap", "container/list", "encoding/base64", "encoding/binary", "encoding/json", "errors",
+    "hash/crc32", "path", "regexp", "slices", "sort", "strconv", "strings", "unicode/utf8",
+)  # fmt: skip
+GO_READS_FILES: Final = {"regexp": "TestRE2Search|TestFowler"}
+"""Tests that read files beside their source, which a command has not. (Examples are captured in a file, so none is run.)"""
+
 GO_HELLO: Final = """package main
 
 import (
@@ -135,6 +142,18 @@ def test_what_assemblyscript_makes_is_built_and_runs(tmp_path: Path) -> None:
     made("npx", "asc", "hello.ts", "--config", shim, "-O", "-o", "hello.wasm", folder=tmp_path)
     result = run(as_job(tmp_path / "hello.wasm", tmp_path), "a", "b", environment={"NAME": "four"})
     assert said(result) == (Exited(3), "hello [a b] worked 4", "to stderr")
+
+
+@pytest.mark.long
+@needs_go
+@pytest.mark.parametrize("package", GO_PACKAGES)
+def test_a_package_of_go_passes_its_own_tests(package: str, tmp_path: Path) -> None:
+    made("go", "test", "-c", "-o", str(tmp_path / "all.wasm"), package, folder=tmp_path, GOOS="wasip1", GOARCH="wasm")
+    chosen = ("-test.run=^Test", f"-test.skip={GO_READS_FILES.get(package, '^$')}")
+    result = run((tmp_path / "all.wasm").read_bytes(), "-test.short", *chosen, timeout_ms=300_000)
+    outcome, told, errors = said(result)
+    assert outcome == Exited(0), (told[-2000:], errors[-2000:])
+    assert told.endswith("PASS"), told[-500:]
 
 
 @pytest.fixture(scope="module")
