@@ -1,7 +1,7 @@
 """The local environment: projects under `freehold dev`, called, edited, and one of them misbehaving in the sandbox.
 
-A Python app that is being changed, a JavaScript app with Hono, and one that traps, spins and eats memory. Not
-here: the mesh (story.py).
+A Python app that is being changed, a JavaScript app with Hono, new projects with Express and FastAPI, and one that traps,
+spins and eats memory. Not here: the mesh (story.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cli.project.scaffold import CHOICES, create
 from examples.checks import Teller, Visitors, call
 from tests.support.mesh.nodes import Machine
 
@@ -78,13 +79,15 @@ class Dev:
 
 
 def tell(teller: Teller, machine: Machine, greeter: Path, notes: Path, faults: Path) -> None:
-    """Serve the edited greeter and the two other apps on this laptop; call them; break one."""
+    """Serve the edited greeter and the other apps on this laptop; call them; break one."""
     environment = machine.environment
     served = {"greeter": Dev(greeter, environment), "faults": Dev(faults, environment)}
     if shutil.which("node") and shutil.which("npm"):
         served["notes"] = Dev(notes, environment)
     else:
         teller.skip("the JavaScript app", "it needs Node.js 20 or newer and npm: apt-get install nodejs npm")
+    for template in _templates(teller, machine):
+        served[template] = Dev(create(f"new-{template}", CHOICES[template], greeter.parent)[0], environment)
     try:
         for one in served.values():
             one.wait(1, START_TIMEOUT_S)
@@ -95,12 +98,37 @@ def tell(teller: Teller, machine: Machine, greeter: Path, notes: Path, faults: P
             listed = served["notes"].call("/notes")
             held = created[0] == 201 and json.loads(listed[1]) == [{"id": 1, "text": "buy milk"}]
             teller.check("a Hono app in JavaScript keeps a note and lists it", held, (created, listed))
+        _call_templates(teller, served)
         others = [(one.address, path) for name, path in (("greeter", "/greeter"), ("notes", "/notes"))
                   if (one := served.get(name))]  # fmt: skip
         _break(teller, served["faults"], others)
     finally:
         codes = {name: one.stop() for name, one in served.items()}
     teller.check("Ctrl-C ends each with exit code 0", set(codes.values()) == {0}, codes)
+
+
+def _templates(teller: Teller, machine: Machine) -> list[str]:
+    """Return the templates of well-known frameworks that this laptop has the tools for."""
+    found = []
+    if shutil.which("node") and shutil.which("npm"):
+        found.append("express")
+    else:
+        teller.skip("the Express app", "it needs Node.js 20 or newer and npm: apt-get install nodejs npm")
+    if any(one["name"] == "pydantic-core" and one["built"] for one in machine.ok("wheels", "list")["wheels"]):
+        found.append("fastapi")
+    else:
+        teller.skip("the FastAPI app", "it needs a package built once for the sandbox: freehold wheels build pydantic-core")
+    return found
+
+
+def _call_templates(teller: Teller, served: dict[str, Dev]) -> None:
+    if express := served.get("express"):
+        visits = [express.call("/")[0], express.call("/")[0], express.call("/api/visits")]
+        teller.check("a new Express app counts its visits", visits == [200, 200, (200, '{"visits":2}')], visits)
+    if fastapi := served.get("fastapi"):
+        seen = [fastapi.call("/api/squares/7"), fastapi.call("/api/squares/seven")]
+        held = seen[0] == (200, "49") and seen[1][0] == 422 and "int_parsing" in seen[1][1]
+        teller.check("a new FastAPI app validates: 7 gives 49, seven is refused with 422", held, seen)
 
 
 def _edit_and_save(teller: Teller, dev: Dev) -> None:
