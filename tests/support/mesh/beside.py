@@ -55,7 +55,7 @@ def problem() -> str:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Networks:
     """The networks; a command that begins with `under` runs where the nodes do."""
 
     under: tuple[str, ...]
@@ -67,7 +67,7 @@ class Beside:
 
 
 @contextmanager
-def networks(folder: Path) -> Iterator[Beside]:
+def networks(folder: Path) -> Iterator[Networks]:
     """Make both, and have the servers answer until the end of the block."""
     hosts = folder / "hosts"
     hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in HOSTS.items()))
@@ -89,7 +89,7 @@ def networks(folder: Path) -> Iterator[Beside]:
         server = subprocess.Popen(("nsenter", "-t", str(office.pid), "-n", sys.executable, "-c", code))
         holders.append(server)
         here = os.fspath(Path.cwd())
-        made = Beside(("nsenter", "-t", str(nodes.pid), "-n", "-m", f"--wd={here}"))
+        made = Networks(("nsenter", "-t", str(nodes.pid), "-n", "-m", f"--wd={here}"))
         for name in HOSTS.keys() - {"own.office"}:
             until(lambda name=name: _answers(made, name), 20, f"{name} to answer")  # type: ignore[misc]
         yield made
@@ -115,7 +115,7 @@ def _within(holder: subprocess.Popen[bytes], *command: str, also: tuple[str, ...
     subprocess.run(("nsenter", "-t", str(holder.pid), "-n", *also, *command), check=True)
 
 
-def _answers(made: Beside, name: str) -> bool:
+def _answers(made: Networks, name: str) -> bool:
     try:
         return made.fetch(name) == "inside"
     except subprocess.CalledProcessError:
