@@ -198,6 +198,8 @@ async def rollout_status(session: AgentSession, given: OfChange) -> RolloutState
         view = await _own_change(client, session, given.change)
         lane = await client.read(LaneView, f"/v1/lanes/{view.project}/{view.environment}")
         rollout = lane.rollout if lane.rollout is not None and lane.rollout.change == view.id else None
+        if rollout is None and view.state == "candidate":  # it ended between the two answers
+            view = await _own_change(client, session, given.change)
         waits = view.start is not None and view.start.outcome == "waiting"
         return RolloutState(
             change=view.id,

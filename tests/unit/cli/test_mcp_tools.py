@@ -227,6 +227,27 @@ async def test_no_answer_exceeds_its_cap_whatever_was_printed() -> None:
         assert len(text_of(result).encode()) <= ANSWER_MAX_BYTES
 
 
+class Ending(Shown):
+    """The rollout ends after the change was told, before its environment is."""
+
+    async def get(self, path: str, **query: Any) -> Any:
+        answered = await super().get(path, **query)
+        if path.startswith("/v1/lanes/"):
+            self.answers["/v1/changes"] = [change_view(id=RUNNING, project="hello", state="base")]
+        return answered
+
+
+async def test_a_rollout_that_ends_between_two_answers_is_told_by_its_end() -> None:
+    coming = change_view(id=RUNNING, project="hello", state="candidate")
+    lane = LaneView("hello", "production", 4, "", None, None, (), "one", "one", (), "", "")
+    held = session()
+    asked = {"/v1/changes": [coming], f"/v1/lanes/hello/{coming.environment}": lane}
+    object.__setattr__(held, "pages", Ending(asked))
+    answered = await answer(held, tool("rollout_status"), {"change": RUNNING})
+    told = json.loads(text_of(answered))
+    assert (told.get("state", told), told.get("rollout")) == ("base", None)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
