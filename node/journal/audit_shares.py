@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from protocols.records.audit import KEPT_MS
 
 PRINCIPAL_SHARE = 5 / 8
-"""Of the entries of one node; the principal pays. 400 days of 20 deploys a day by one key are under half of it."""
+"""Of the entries of one node; the principal pays. 400 days of 20 deploys a day by one key are seven tenths of it."""
 
 OPERATORS_SHARE = 1 / 8
 """Of the entries of one node: what nobody else can fill."""

@@ -49,15 +49,15 @@ class RecordLimits:
     """Room above every limit, for certificates, revocations and grants: space must never refuse them."""
     reserve_max: int = 4_096
     """Of each node's audit entries, and of each admin's papers: so many find room in a store that others have filled."""
-    node_audit_max: int = 100_000
-    """A node pays for the writes that it takes down: 400 days of 20 deploys a day are under half of it."""
+    node_audit_max: int = 150_000
+    """A node pays for the writes that it takes down: 400 days of 20 reviewed deploys a day are under half of it."""
     node_words_max: int = 8_192
     """A node pays for its status, address, floor, prepared releases, verdicts, boxes and proofs."""
     node_trust_max: int = 16_384
     """A node pays for the certificates, admissions, revocations and grants that it was the first to carry."""
     node_moments_max: int = 512
     """A node pays for the health of its apps and its load."""
-    node_bytes_max: int = 96 * 1024 * 1024
+    node_bytes_max: int = 128 * 1024 * 1024
     """A node pays: all of the above together."""
     principal_papers_max: int = 12_288
     """The key that signed pays, whichever node carries it: 90 days of 20 deploys a day are under half of it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from protocols.records.quotas import RecordLimits
 from protocols.state.commands import CreateEnvironment, CreateProject
 from tests.support.mesh.in_process import House, a_house, until
 from tests.support.mesh.nodes import free_port
+from tests.unit.node.journal.test_audit_shares import LEAVES
 
 
 @pytest.fixture
@@ -160,3 +162,16 @@ async def test_a_node_whose_share_of_the_records_is_used_up_says_so_early_and_th
     assert told.value.kind == "node.muted"
     async with house.client(1) as client:
         assert not await client.has_artifact(digest(b"no more")), "it was done, and its caller told that it was not"
+
+
+async def test_a_deploy_leaves_as_many_entries_as_400_days_of_them_are_reckoned_with(
+    house: House, component: Callable[[str], Path]
+) -> None:
+    await house.prepare_lane()
+    await house.deploy(component("hello"))
+    before = held(house, 0)
+    await house.deploy(component("probe"))
+    async with house.client(0) as client:
+        rows = await client.get("/v1/audit")
+    newest = sorted(rows, key=lambda row: int(row["number"]))[before:]
+    assert Counter(row["verb"] for row in newest) == LEAVES

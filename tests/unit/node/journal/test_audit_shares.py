@@ -199,6 +199,9 @@ def test_caller_shares_forget_what_expired() -> None:
     assert [shares.of("a", WALL_START_MS + KEPT_MS + late) for late in (-1, 0, 1)] == [2, 1, 0]
 
 
+LEAVES = {"put_artifact": 3, "publish change": 1, "start": 2}
+"""What a deploy of one app that was built anew leaves in the log, as a real node shows (tests/e2e/api/test_audit.py)."""
+
 DEPLOYS_A_DAY = 20
 SCALE = 10
 """A tenth of the deploys, against a tenth of every share."""
@@ -208,7 +211,9 @@ PAPER_DAYS = 95
 
 
 def deploy(log: Log, day: int) -> None:
-    """A change, two pieces of evidence, an approval, a start, and how it ended; uploads are no entries."""
+    """Three uploads, a change, two pieces of evidence, an approval, a start, and how it ended."""
+    for _ in range(LEAVES["put_artifact"]):
+        log.note("author", "put_artifact")
     for kind in ("change", "evidence", "evidence", "approval"):
         by = "approver" if kind == "approval" else "author"
         if day < PAPER_DAYS:
