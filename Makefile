@@ -1,7 +1,7 @@
 # Every target makes its own environment in .venv from the hashed lock file. PYTHON chooses the interpreter.
 PYTHON ?= python3
-# Files of tests that run at once, each in a process of its own.
-JOBS ?= 2
+# Files of tests that run at once, each in a process of its own. One more than there are processors: meshes mostly wait.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -33,7 +33,7 @@ check: $(STAMP)  ## Static checks: format, lint, types, import contracts, style 
 
 test: $(STAMP)  ## All that must pass before a change lands
 	@base=$$(mktemp -d /tmp/fhXXXXXX) && \
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --basetemp=$$base/t --durations=15 && rm -rf $$base || \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --basetemp=$$base/t --durations=15 && rm -rf $$base || \
 	{ echo "what the tests left, logs among it: $$base"; exit 1; }
 
 test-long: $(STAMP)  ## Long hauls; results are committed

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from tests.fixtures import build
+from tests.support.running_order import running_order
 
 settings.register_profile("freehold", deadline=None)
 settings.load_profile("freehold")
@@ -32,6 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["RUNTIME_DIRECTORY"] = str(config.stash[MADE])
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the files in the order that ends soonest; every process of xdist must find the same one."""
+    files = {item: os.path.relpath(item.path, config.rootpath) for item in items}
+    place = {file: number for number, file in enumerate(running_order(files.values()))}
+    items.sort(key=lambda item: place[files[item]])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
