@@ -3,7 +3,8 @@
 A request pays by what the line of its answer says more, and by being counted; both are measured alone, in one thread, with
 the same call without them beside. The API is asked over the Unix socket by one client, one call after another, beside an
 aiohttp handler in a process of its own that answers as many bytes. Webhooks go one after another to a receiver in the
-measuring process, signed; events go to one watcher. Not here: what a whole request costs (`serving`).
+measuring process, signed; events go to one watcher. Not here: the native engine (watching_native), and what a
+whole request costs (`serving`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Final, cast
 
 import aiohttp
 
-from benchmarks import fleet
+from benchmarks import fleet, watching_native
 from benchmarks.rows import Row, at_most, beside
 from node.feed import Feed
 from node.keys import SystemEntropy
@@ -60,6 +61,7 @@ TRACED: Final[dict[str, object]] = {**LINE, "span_id": "b7ad6b7169203331", "pare
 def run(quick: bool) -> Iterator[Row]:
     scale = 10 if quick else 1
     yield from _request_path(CALLS // scale)
+    yield from watching_native.rows(ROUNDS // scale)
     yield from asyncio.run(_webhooks(TOLD // scale))
     yield from asyncio.run(_events(CALLS // scale))
     yield from _api(ASKED // scale)
