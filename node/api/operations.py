@@ -277,17 +277,24 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
             },
         },
     }
-    return cast(dict[str, Any], _wide(made))
+    return cast(dict[str, Any], _exact(made))
 
 
-def _wide(value: Any) -> Any:
-    """The same with the width of whole numbers said: a generator takes one that says none for 32 bits; times have more."""
+def _exact(value: Any) -> Any:
+    """The same with what generators of clients would guess said.
+
+    They take a whole number without a width for 32 bits, and times have more. Of shapes that a tag tells apart exactly one
+    fits; told that any of them may, they make one shape that has the fields of all.
+    """
     if isinstance(value, list):
-        return [_wide(one) for one in value]
+        return [_exact(one) for one in value]
     if not isinstance(value, dict):
         return value
     wide = {"format": "int64"} if value.get("type") == "integer" else {}
-    return wide | {key: one if key in {"example", "examples"} else _wide(one) for key, one in value.items()}
+    names = {"anyOf": "oneOf"} if "discriminator" in value else {}
+    return wide | {
+        names.get(key, key): one if key in {"example", "examples"} else _exact(one) for key, one in value.items()
+    }
 
 
 def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:

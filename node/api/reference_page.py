@@ -92,8 +92,8 @@ def _shape(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         name = _text(schema["$ref"].rpartition("/")[2])
         return f'<a href="#type-{name}">{name}</a>'
-    if "anyOf" in schema:
-        return " or ".join(_shape(one) for one in schema["anyOf"])
+    if shapes := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(_shape(one) for one in shapes)
     if schema.get("type") == "array":
         return f"list of {_shape(schema['items'])}" if isinstance(schema.get("items"), dict) else "list"
     if "enum" in schema:
