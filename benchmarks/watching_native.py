@@ -114,9 +114,9 @@ def _engine_us(asked: http.client.HTTPConnection, count: int) -> float:
 
 
 def _engine_ns() -> int:
-    """Processor time of the engine's thread so far, as Linux accounts it for each thread."""
-    (thread,) = [one for one in Path("/proc/self/task").iterdir() if (one / "comm").read_text() == "native-loop\n"]
-    return int((thread / "schedstat").read_text().split()[0])
+    """Processor time of the engine's thread and of those that it began, as Linux accounts it for each thread."""
+    threads = [one for one in Path("/proc/self/task").iterdir() if (one / "comm").read_text() == "native-loop\n"]
+    return sum(int((one / "schedstat").read_text().split()[0]) for one in threads)
 
 
 def _refuse(accepted: socket.socket, _early: bytes, _waited_s: float) -> None:
