@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from protocols.changes.demands import TEAM
 from protocols.envelope import digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.trust.grants import GRANT_DOMAIN, Grant, Rights
+from tests.e2e.api.test_ci import PROJECT
 from tests.support.mesh.in_process import ENTROPY, House, a_house, until
 from tests.support.mesh.issuer import REQUEST_SECRET, Issuer, a_job, an_issuer, grant_to
 from tests.support.mesh.nodes import Fleet, Machine
@@ -258,16 +259,18 @@ class Job(Machine):
         return dict(line.split("=", 1) for line in lines)
 
 
-async def test_a_clean_job_comes_in_by_the_commands() -> None:
+async def test_a_clean_job_comes_in_by_the_commands_and_deploys(component: Callable[[str], Path]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="fh-"))
     fleet = Fleet(folder)
     try:
         async with an_issuer() as issuer:
             issuer.claims = {"sub": "repo:web/hello:ref:refs/heads/main", **CLAIMS}
             one = await asyncio.to_thread(fleet.found, "d", "--api", "127.0.0.1:0")
+            await asyncio.to_thread(one.typed_ok, "env", "create", "production", "-y")
+            await asyncio.to_thread(one.typed_ok, "project", "create", "hello", "--owner", "web-team")
             added = await asyncio.to_thread(
                 one.run, "trust", "add", "forge", "--issuer", issuer.url, "--repository-id", "123", "--ref", "refs/heads/main",
-                "--role", "proposer", "--project", "hello", "--private", "--json",
+                "--role", "deployer", "--project", "hello", "--private", "--json",
             )  # fmt: skip
             assert added.code == 0, added
             job = Job(folder / "job")
@@ -281,7 +284,17 @@ async def test_a_clean_job_comes_in_by_the_commands() -> None:
             listed = await asyncio.to_thread(job.run, "token", "list", "--json")
             mine = [two for two in listed.json["principals"] if two["name"] == "forge-job"]
             assert mine
-            assert mine[0]["roles"] == ["proposer"]
+            assert mine[0]["roles"] == ["deployer"]
+            checkout = folder / "checkout"
+            checkout.mkdir()
+            shutil.copy(component("hello"), checkout / "web.wasm")
+            (checkout / "freehold.toml").write_text(PROJECT)
+            where = ("--folder", str(checkout), "--json")
+            done = await asyncio.to_thread(job.run, "test", *where)
+            assert done.code == 0, done
+            done = await asyncio.to_thread(job.run, "deploy", *where, timeout_s=90)
+            assert (done.code, done.json["outcome"]) == (0, "succeeded"), done
+            assert not any((job.folder / "home").rglob("*.json")), "the key was written down"
             issuer.claims["ref"] = "refs/heads/feature"
             other = Job(folder / "other")
             other.issuer_url, other.line = issuer.url, job.line
