@@ -263,6 +263,7 @@ PAYERS: dict[str, Payers] = {
     "node/serving/data_custody.py": {
         "EXPORTS_MAX": "peers that take copies: one more is told to wait", "IMPORTS_MAX": NODE, "NONCES_MAX": OLDEST,
     },
+    "node/serving/migrations.py": PROJECT,
     "node/serving/data_moves.py": {"WANTED_MAX": ASKER, "MOVES_MAX": ADMIN},
     "node/serving/deliveries.py": APP,
     "node/serving/job_history.py": {"JOBS_MAX": OLDEST, "DETAIL_MAX_CHARS": APP},
@@ -280,6 +281,7 @@ PAYERS: dict[str, Payers] = {
     "node/store/data_copy.py": PROJECT,
     "node/store/data_folders.py": PROJECT,
     "node/store/data_staging.py": PROJECT,
+    "node/store/migrated.py": {"MIGRATED_MAX": OLDEST, "MIGRATED_MAX_BYTES": PROJECT},
     "node/store/sealed_copy.py": OPERATOR,
     "node/transport/channel.py": PEER,
     "node/transport/link.py": PEER,

@@ -52,6 +52,7 @@ from node.serving.data_moves import DataMoves
 from node.serving.data_standby import DataStandby
 from node.serving.deliveries import Deliveries
 from node.serving.job_history import JobHistory
+from node.serving.migrations import Migrations
 from node.serving.recent_answers import RecentAnswers
 from node.serving.releases import Releases
 from node.serving.schedules import Schedules
@@ -86,7 +87,8 @@ from runtime.ingress.proofs import FrontFolder
 from runtime.ingress.settings import IngressSettings
 from runtime.sandbox.compile_cache import CompileCache
 from runtime.services.declared_providers import PROVIDERS_FILE, write_providers
-from runtime.workers.pool import PoolSettings, WorkerPool
+from runtime.workers.pool import WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 
 FETCHING = frozenset({Standing.MEMBER, Standing.EXPIRED})
 """Who may have artifacts: an expired node keeps its certified release, one that is not confirmed has no workload."""
@@ -144,15 +146,15 @@ def make_services(
     releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, *granted)
     pool = WorkerPool(_pool_settings(place, core.node), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
-    workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed)
-    requests = ChainRequests(mesh.post, entropy)
-    history = History(core)
+    requests, history = ChainRequests(mesh.post, entropy), History(core)
+    is_member = functools.partial(_is_member, core)
+    data = _data_moves(mesh, requests, history, signer, folder, is_member=is_member)
+    migrations = Migrations(core, data.place, data.marking, benches, folder / PROVIDERS_FILE, system_now)
+    workloads = Workloads(core, releases, pool, runtime / "ingress.sock", mesh.post, smoke_witness.passed, migrations)
     audit = _audit(mesh, signer, folder, lost)
     starter = _starter(mesh, artifacts, requests, folder, history=history, audit=audit, workloads=workloads)
-    is_member = functools.partial(_is_member, core)
     relay, topics = _relay(mesh, workloads, runtime), _topics(mesh, runtime)
     filing = Filing(core.records.store, mesh.post)
-    data = _data_moves(mesh, requests, history, signer, folder, is_member=is_member)
     leaving = Leaving(
         core, requests, filing, workloads, signer=signer, entropy=entropy, clock=system_now, stop=ends.stop
     )
@@ -176,7 +178,7 @@ def make_services(
         feed=Feed(core, starter.starts), filing=filing, data=data, app_counts=app_counts,
         belongings=Belongings(core, releases.named_by), api_place=api_place,
         addresses=PeerAddresses(mesh, folder, tuple(map(parse_address, config.peers))),
-        recent_answers=RecentAnswers(app_counts), **_custodians(mesh, data, requests, config),
+        recent_answers=RecentAnswers(app_counts), **_custodians(mesh, data, requests, config, migrations),
         webhooks=webhooks, certifier=certifier, telemetry=telemetry, acknowledged=acknowledged, undrains=undrains,
         upgrader=_upgrader(mesh, artifacts, fetcher, workloads, folder, ends),
         trusts=Trusts(folder / "trusts", core, filing, system_now, entropy),
@@ -314,10 +316,13 @@ class _Custodians(TypedDict):
     standby: DataStandby
 
 
-def _custodians(mesh: Mesh, moves: DataMoves, requests: ChainRequests, config: NodeConfig) -> _Custodians:
+def _custodians(
+    mesh: Mesh, moves: DataMoves, requests: ChainRequests, config: NodeConfig, migrations: Migrations
+) -> _Custodians:
     """What looks after the data that is here; before any worker opens what an earlier life was putting into place."""
     custody = DataCustody(mesh.core, moves, system_now)
     custody.settle()
+    migrations.settle()
     standby = DataStandby(
         mesh.core, mesh.transport, moves, requests.read, clock=system_now,
         is_member=functools.partial(_is_member, mesh.core),

@@ -159,6 +159,14 @@ class Deliver(msgspec.Struct, frozen=True, tag="Deliver"):
     body: bytes
 
 
+class Migrate(msgspec.Struct, frozen=True, tag="Migrate"):
+    """Have an app of a loaded release migrate its data."""
+
+    number: int
+    key: str
+    app: str
+
+
 class Drain(msgspec.Struct, frozen=True, tag="Drain"):
     """Accept nothing more, finish what is under way for at most `grace_ms`, then exit 0."""
 
@@ -266,6 +274,14 @@ class Delivered(msgspec.Struct, frozen=True, tag="Delivered"):
     status: int
 
 
+class Migrated(msgspec.Struct, frozen=True, tag="Migrated"):
+    """How an app answered when it was to migrate its data: the status (503: no guest was asked), and the text if it failed."""
+
+    number: int
+    status: int
+    said: str
+
+
 class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
     """Log lines, each one JSON object without its newline, and how many were dropped before them for want of room."""
 
@@ -273,8 +289,8 @@ class LogBatch(msgspec.Struct, frozen=True, tag="LogBatch"):
     dropped: int
 
 
-Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Deliver | Drain | AwaitDaemon
-Answer = Done | RequestRefused | Pong | Status | JobDone | Delivered
+Request = Load | Activate | Unload | Ping | AskStatus | RunJob | Deliver | Migrate | Drain | AwaitDaemon
+Answer = Done | RequestRefused | Pong | Status | JobDone | Delivered | Migrated
 FromWorker = Greeting | Answer | LogBatch
 
 

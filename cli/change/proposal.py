@@ -119,6 +119,7 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
         publish=app.publish or msgspec.UNSET,
         subscribe=app.subscribe or msgspec.UNSET,
         providers=tuple(sorted(app.providers.items())) or msgspec.UNSET,
+        migrate=app.migrate or msgspec.UNSET,
         websocket=app.websocket or msgspec.UNSET,
         websocket_origins=app.websocket_origins or msgspec.UNSET,
         private_networks=app.private_networks or msgspec.UNSET,

@@ -251,7 +251,7 @@ def _review(
         names={one.node: one.name or short(one.node) for one in ground.members},
         stages=stages,
         notes=_notes(ground, change, after, nodes, stages),
-        irreversible=_irreversible(ground, change, found),
+        irreversible=_irreversible(ground, change, after, found),
         rollback=Return(base.change.hex(), base.release.hex(), ground.holders) if base is not None else None,
         approvals=gate.approvals,
         evidence=evidence,
@@ -295,7 +295,12 @@ def _notes(
     return tuple(notes)
 
 
-def _irreversible(ground: Ground, change: Change, found: tuple[Difference, ...]) -> tuple[str, ...]:
+def migration_words(app: str) -> str:
+    """What no rollback of a release that migrates data undoes."""
+    return f"app {app} migrates its data before visitors come; a rollback, also one by itself, leaves it migrated"
+
+
+def _irreversible(ground: Ground, change: Change, after: Side, found: tuple[Difference, ...]) -> tuple[str, ...]:
     said = []
     if change.plan.irreversible:
         said.append("the change says that it cannot be rolled back once it served")
@@ -303,6 +308,7 @@ def _irreversible(ground: Ground, change: Change, found: tuple[Difference, ...])
     said += [f"what it writes into the store {store} stays after a rollback" for store in stores]
     if change.data and not stores:
         said.append("what it writes into its stores stays after a rollback")
+    said += [migration_words(app.name) for app in after.effective.apps if app.migrates]
     if any(one.section == "capabilities" and one.name.startswith("reaches ") for one in found):
         said.append("what it sends to other hosts cannot be taken back")
     if ground.base is None:

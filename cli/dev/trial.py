@@ -32,13 +32,21 @@ from cli.project.build import STATE_FOLDER
 from cli.project.bundle import ARTIFACTS, BuildBundle
 from cli.project.find import Found
 from cli.text.output import Output
-from node.serving.releases import PreparationError, PreparedRelease, run_smoke, smoke_routes
+from node.serving.releases import (
+    PreparationError,
+    PreparedRelease,
+    ask_migrations,
+    migration_load,
+    run_smoke,
+    smoke_routes,
+)
 from protocols.changes.effective import Effective
 from protocols.machine import Digest
 from runtime.messages import ReleaseLoad, WorkerRoute
 from runtime.sandbox.component import ComponentError
 from runtime.services.log_sink import Blotter
-from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
+from runtime.workers.pool import PoolError, WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 
 TEMPORARY_MAX_CHARACTERS = 40
 START_TIMEOUT_S = 60.0
@@ -113,12 +121,17 @@ async def serving(prepared: PreparedRelease) -> AsyncIterator[Serving]:
             await pool.started()
             for one in held:
                 await pool.load(one.load)
+            if prepared.migrating:
+                await pool.load(migration_load(prepared))
+                await ask_migrations(pool, prepared)
             paths = _paths(prepared.effective)
             public = [WorkerRoute(None, path, prepared.key, app) for path, app in paths.items()]
             await pool.activate([*public, *(route for one in held for route in smoke_routes(one))])
         base = f"http://{pool.addresses[0]}"
         where = {app: f"{base}{path.rstrip('/')}" for path, app in reversed(paths.items())}
         yield replace(served, addresses=where)
+    except PreparationError as error:
+        raise CommandError(str(error), next_step="correct the app, then run: freehold test", kind="migrate") from None
     except (PoolError, TimeoutError) as error:
         raise CommandError(
             f"the release did not start: {error or 'no answer in time'}", next_step="freehold dev --exact", kind="pool"

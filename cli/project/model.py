@@ -45,6 +45,7 @@ class App:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     providers: Mapping[str, str]
+    migrate: bool
     websocket: str
     websocket_origins: tuple[str, ...]
     config: Mapping[str, str]

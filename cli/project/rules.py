@@ -33,7 +33,8 @@ Values = Mapping[str, Any]
 CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 UNSCHEDULED = {"wsgi": "a WSGI app", "asgi": "an ASGI app", "static": "a static site"}
 FOR_CODE = (
-    "keyvalue", "sql", "blobs", "publish", "subscribe", "allow_hosts", "private_networks", "secrets", "config", "websocket",
+    "keyvalue", "sql", "blobs", "publish", "subscribe", "migrate", "allow_hosts", "private_networks", "secrets", "config",
+    "websocket",
 )  # fmt: skip
 RESERVED_PREFIX = "/.freehold"
 CONFIG_TOTAL_MAX_BYTES = 64 * 1024
@@ -158,6 +159,10 @@ def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
     if filled["websocket_origins"] and not filled["websocket"]:
         complain((*path, "websocket_origins"), "stands without websocket", 'websocket = "/ws"')
     _mapped(filled, path, complain)
+    if filled["migrate"] and not (
+        set(filled["keyvalue"]) - filled["providers"].keys() or filled["sql"] or filled["blobs"]
+    ):
+        complain((*path, "migrate"), "stands without data that lies on a node", 'sql = ["main"]')
     if schedule:
         _only_scheduled(filled, path, complain)
     if language == "static":
@@ -182,6 +187,7 @@ def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
         publish=filled["publish"],
         subscribe=filled["subscribe"],
         providers=filled["providers"],
+        migrate=filled["migrate"],
         websocket=filled["websocket"] or "",
         websocket_origins=filled["websocket_origins"],
         config=filled["config"],
@@ -195,8 +201,9 @@ def _only_scheduled(filled: Values, path: KeyPath, complain: Complain) -> None:
             (*path, "subscribe"),
             "stands beside a schedule; messages are handled by an app with routes, or with neither",
         )
-    if filled["websocket"]:
-        complain((*path, "websocket"), "is for an app with routes")
+    for key in ("websocket", "migrate"):
+        if filled[key]:
+            complain((*path, key), "is for an app with routes")
 
 
 def _mapped(filled: Values, path: KeyPath, complain: Complain) -> None:

@@ -134,6 +134,12 @@ APP_OVERLAY_FIELDS: Final = (
         "What a key-value store lies in, of what the nodes' operators declared.",
         default={},
     ),
+    Field(
+        "migrate",
+        Flag(),
+        "Whether its `migrate` function runs on its data, once for each release, before visitors come.",
+        default=False,
+    ),
     Field("publish", Listed(SUBJECT), "Queues it may put messages into.", default=[]),
     Field(
         "subscribe",

@@ -166,6 +166,8 @@ class DataCustody:
             raise _refusal("data.under-way", "the data moves; it ends by itself", "freehold data list")
         if mark.fenced:
             raise _refusal("data.under-way", "the node takes the place of another; it is settled in a moment")
+        if mark.migrating:
+            raise _refusal("data.under-way", "a release migrates the data; it ends by itself")
         if mark.left:
             raise _refusal("data.under-way", "the data went to another node; it is settled in a moment")
         return True

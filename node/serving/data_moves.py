@@ -406,9 +406,12 @@ class DataMoves:
             shutil.rmtree(outgoing, ignore_errors=True)
 
     def _require_no_other(self, move: Move) -> None:
-        """Raise MoveError while an admin holds the data still, or puts another copy into its place."""
+        """Raise MoveError while an admin holds the data still or puts a copy into its place, or a release migrates it."""
         note = freeze.note_of(self.place.stores(move.lane))
-        if note is not None and decode(note, Mark, TICKET_MAX_BYTES).ticket is None:
+        mark: Mark | None = decode(note, Mark, TICKET_MAX_BYTES) if note is not None else None
+        if mark is not None and mark.migrating:
+            raise MoveError("data.under-way", "a release migrates the data; move it when that has ended")
+        if mark is not None and mark.ticket is None:
             raise MoveError(
                 "data.frozen", f"an admin froze it: freehold data thaw {move.project} --env {move.environment}"
             )

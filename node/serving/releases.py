@@ -39,10 +39,13 @@ from runtime.sandbox.compile_cache import CompileCache
 from runtime.sandbox.component import CompilerEndedError, ComponentError
 from runtime.spec import AppSpec
 from runtime.workers.link import WorkerRefusedError
-from runtime.workers.pool import PoolError
+from runtime.workers.pool import PoolError, WorkerPool
 
 SMOKE_TIMEOUT_S = 30.0
 SMOKE_BODY_MAX_BYTES = 1 << 20
+MIGRATION_TIMEOUT_MS = 600_000
+"""A migration may take so long, or as long as its app's `timeout` if that is longer."""
+
 IMPORT_HOST = "candidate.freehold.invalid"
 """A request to this host makes an app that runs from source import it, and answer with the traceback if that failed."""
 
@@ -72,6 +75,11 @@ class PreparedRelease:
     effective: Effective
     load: ReleaseLoad
     from_source: tuple[str, ...] = ()
+
+    @property
+    def migrating(self) -> tuple[EffectiveApp, ...]:
+        """The apps that migrate their data before the release takes visitors."""
+        return tuple(app for app in self.effective.apps if app.migrates)
 
 
 def networks_problem_of(effective: Effective, allowed: Sequence[str]) -> str:
@@ -225,14 +233,18 @@ class Releases:
     async def smoke(self, prepared: PreparedRelease) -> bool:
         """Run the smoke checks on throwaway data; False if the release has none. Raises PreparationError naming one.
 
-        Apps that run from source are asked to import it first: a build would have failed there.
+        Apps that run from source are asked to import it first: a build would have failed there. Those that migrate their data
+        do so before they are checked, from nothing.
         """
-        if not prepared.effective.smoke and not prepared.from_source:
+        if not prepared.effective.smoke and not prepared.from_source and not prepared.migrating:
             return False
         try:
             async with self._benches.take(prepared.load) as bench:
                 await bench.pool.activate([*smoke_routes(prepared), *_import_routes(prepared)])
                 await _ask_imports(bench.ingress, prepared)
+                if prepared.migrating:
+                    await bench.pool.load(migration_load(prepared))
+                    await ask_migrations(bench.pool, prepared)
                 await run_smoke(bench.ingress, prepared)
         except (PoolError, TimeoutError) as error:
             refused = isinstance(
@@ -298,6 +310,32 @@ class Releases:
             await self._fetcher.ensure(digest)
         except ArtifactError as error:  # nobody has it now, or there is no room for it: who lied was asked no further
             raise LaterError(str(error)) from error
+
+
+def migration_load(prepared: PreparedRelease) -> ReleaseLoad:
+    """The apps of a release that migrate their data, with as much time as that may take, under a key of their own."""
+    names = {app.name for app in prepared.migrating}
+    apps = tuple(
+        msgspec.structs.replace(
+            one, spec=replace(one.spec, timeout_ms=max(one.spec.timeout_ms, MIGRATION_TIMEOUT_MS), instances_ready=1)
+        )
+        for one in prepared.load.apps
+        if one.spec.app in names
+    )
+    return msgspec.structs.replace(prepared.load, key=f"{prepared.key}.migrate", apps=apps)
+
+
+async def ask_migrations(pool: WorkerPool, prepared: PreparedRelease) -> None:
+    """Have each app that does migrate its data, in the order of their names; a pool has loaded `migration_load`.
+
+    Raises PreparationError with what the app said, PoolError.
+    """
+    for load in migration_load(prepared).apps:
+        app = load.spec.app
+        answer = await pool.migrate(f"{prepared.key}.migrate", app, timeout_ms=load.spec.timeout_ms)
+        if not 200 <= answer.status < 300:
+            said = f":\n{answer.said.strip()}" if answer.said.strip() else ""
+            raise PreparationError(f"app {app} did not migrate its data, it answered {answer.status}{said}")
 
 
 def smoke_routes(prepared: PreparedRelease) -> list[WorkerRoute]:

@@ -1,4 +1,6 @@
-"""Workers for smoke checks: each run gets a worker of its own with empty stores, which are thrown away afterwards.
+"""Workers for what runs before visitors come: smoke checks on empty stores that are thrown away, migrations on a copy.
+
+Each run gets a worker of its own.
 
 A node of a developer keeps one such worker started ahead, since every save waits for it. What apps write during a run is
 heard only if it fails: it says why, and of a run that passed it would be noise. Not here: which checks are run, and what
@@ -15,11 +17,13 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from runtime.messages import LogBatch, ReleaseLoad
 from runtime.native.choice import Wanted
-from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
+from runtime.services.sqlite_sql import STATEMENT_MAX_S
+from runtime.workers.pool import PoolError, WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 
 START_TIMEOUT_S = 30.0
 AHEAD_AFTER_S = 1.0
@@ -43,16 +47,24 @@ SMOKE_ENGINE: Final[Wanted] = "python"
 class Bench:
     """One worker, its ingress on a Unix socket, and its stores."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, folder: Path, sockets: Path) -> None:
-        """Start it; `folder` takes the stores and `sockets`, which has a short path, the sockets."""
-        self._data = Path(tempfile.mkdtemp(prefix="smoke-", dir=folder))
+    def __init__(
+        self, tasks: asyncio.TaskGroup, folder: Path, sockets: Path, *, data: Path | None = None,
+        providers_file: Path | None = None, statement_max_s: float = STATEMENT_MAX_S,
+    ) -> None:  # fmt: skip
+        """Start it; `folder` takes the stores and `sockets`, which has a short path, the sockets.
+
+        With `data` the stores are those of that folder, which stays.
+        """
+        self._thrown_away = Path(tempfile.mkdtemp(prefix="smoke-", dir=folder))
         self._sockets = Path(tempfile.mkdtemp(prefix="smoke-", dir=sockets))
         self.ingress = self._sockets / "ingress.sock"
         self.pool = WorkerPool(
             PoolSettings(
                 listen=(f"unix:{self.ingress}",),
                 runtime_folder=self._sockets / "run",
-                data_folder=self._data / "data",
+                data_folder=data or self._thrown_away / "data",
+                providers_file=providers_file,
+                statement_max_s=statement_max_s,
                 build=BUILD,
                 workers=1,
                 engine=SMOKE_ENGINE,
@@ -91,7 +103,7 @@ class Bench:
         except* (PoolError, OSError) as group:
             self._problem = str(group.exceptions[0])
         finally:
-            await asyncio.to_thread(shutil.rmtree, self._data, True)
+            await asyncio.to_thread(shutil.rmtree, self._thrown_away, True)
             await asyncio.to_thread(shutil.rmtree, self._sockets, True)
 
 
@@ -153,11 +165,31 @@ class SmokeBenches:
         Raises PoolError, TimeoutError.
         """
         bench, self._next = self._next or self._make(), None
+        async with self._loaded(bench, load):
+            self._last = load
+            yield bench
+
+    @contextlib.asynccontextmanager
+    async def over(
+        self, data: Path, load: ReleaseLoad, providers_file: Path, statement_max_s: float
+    ) -> AsyncIterator[Bench]:
+        """Hand out a bench over stores that stay; behind the caller nobody writes there any more.
+
+        Raises PoolError, TimeoutError.
+        """
+        bench = self._make(data=data, providers_file=providers_file, statement_max_s=statement_max_s)
+        try:
+            async with self._loaded(bench, load):
+                yield bench
+        finally:
+            await asyncio.wait({bench.life})
+
+    @contextlib.asynccontextmanager
+    async def _loaded(self, bench: Bench, load: ReleaseLoad) -> AsyncIterator[None]:
         try:
             await bench.started()
             await bench.pool.load(load)
-            self._last = load
-            yield bench
+            yield
         except Exception:
             for line in await bench.said():
                 self._on_said(line)
@@ -165,9 +197,9 @@ class SmokeBenches:
         finally:
             await bench.pool.stop()
 
-    def _make(self) -> Bench:
+    def _make(self, **other: Any) -> Bench:
         assert self._tasks is not None, "a bench before run"
-        bench = Bench(self._tasks, self._folder, self._sockets)
+        bench = Bench(self._tasks, self._folder, self._sockets, **other)
         self._open[bench] = None
         bench.life.add_done_callback(lambda _: self._open.pop(bench))
         return bench

@@ -17,6 +17,7 @@ from typing import Any
 
 from node.mesh.request_relay import routes_away
 from node.serving.meter import Meter, since
+from node.serving.migrations import Migrations, UnwantedError
 from node.serving.releases import (
     LaterError,
     PreparationError,
@@ -124,10 +125,11 @@ class Workloads:
         ingress: Path,
         post: Callable[[Any], bool],
         smoked: Callable[[Digest, PreparedRelease], None] = lambda _change, _prepared: None,
+        migrations: Migrations | None = None,
     ) -> None:
         """Take the core to read, what prepares, the pool with its Unix ingress, and where observations go.
 
-        `smoked` hears that a change's smoke checks passed here.
+        Without `migrations` no release migrates data. `smoked` hears that a change's smoke checks passed here.
         """
         self._core = core
         self._releases = releases
@@ -151,6 +153,8 @@ class Workloads:
         self._looking = asyncio.Lock()
         self.running: dict[Lane, Running] = {}
         self._smoked = smoked
+        self._migrations = migrations
+        self._migrating: set[Lane] = set()
         self._checking: set[Digest] = set()
         self._unready: set[Digest] = set()
         """Changes that wait to be prepared again."""
@@ -386,6 +390,10 @@ class Workloads:
                 )
                 self._keep(deployed.change, prepared)
             prepared = with_networks(prepared, self._networks(lane[1]))
+            if self._migrations is not None and self._migrations.is_due(lane, prepared):
+                assert self._tasks is not None
+                self._tasks.create_task(self._migrate(lane, order, self._migrations, prepared))
+                return
             running = Running(deployed, order.role, prepared, order.schedules)
             if prepared.key in self._unloading:
                 await self._unloading[prepared.key]
@@ -395,17 +403,46 @@ class Workloads:
             running.ready = True
         except (PoolError, PreparationError, OSError) as error:
             _log.error("not started: %s", error, extra=_about(lane, "run.failed"))
-            self._fail(deployed.change, f"{error}{AGAIN}")
             self._post(WorkObserved(*lane, deployed.change, ready=False, crashes=1))
             await self._switch()
-            assert self._tasks is not None
-            self._tasks.create_task(self._start_again(lane, order))
+            self._try_again(lane, order, error)
             return
         self.failures.pop(deployed.change, None)
         self.running[lane] = running
         await self._switch()
         self._look(lane, running, self._alive(), 0)  # at once: what is ready need not wait to be found so
         _log.info("serving", extra={**_about(lane, "run"), "release": deployed.release.hex(), "role": order.role})
+
+    def _try_again(self, lane: Lane, order: Run, problem: Exception) -> None:
+        self._fail(order.deployed.change, f"{problem}{AGAIN}")
+        assert self._tasks is not None
+        self._tasks.create_task(self._start_again(lane, order))
+
+    async def _migrate(self, lane: Lane, order: Run, migrations: Migrations, prepared: PreparedRelease) -> None:
+        """Have a release migrate its data beside all else, then start it. What ran before serves meanwhile.
+
+        A candidate that cannot is reported like one that cannot be prepared.
+        """
+        if lane in self._migrating:  # an earlier order's, which ends as it is wanted no more
+            return self._try_again(lane, order, LaterError("an earlier migration has to end"))
+        self._migrating.add(lane)
+        try:
+            await migrations.run(lane, prepared, lambda: self._ordered.get(lane) is order)
+        except UnwantedError:
+            wanted = self._ordered.get(lane) is order
+            return self._try_again(lane, order, LaterError("the data went elsewhere")) if wanted else None
+        except PreparationError as error:
+            _log.error("not migrated: %s", error, extra=_about(lane, "migrate.failed"))
+            if order.role != "candidate" or isinstance(error, LaterError):
+                return self._try_again(lane, order, error)
+            self._fail(order.deployed.change, str(error))
+            self._post(PreparationDone(order.deployed.change, False, reason=str(error)[:200]))
+            return None
+        finally:
+            self._migrating.discard(lane)
+        if self._ordered.get(lane) is order:
+            self._orders.put_nowait(order)
+        return None
 
     async def _start_again(self, lane: Lane, order: Run) -> None:
         await asyncio.sleep(START_AGAIN_S)

@@ -67,6 +67,36 @@ def take_copy(folder: Path, target: Path) -> DataCopy:
     return describe(target)
 
 
+def clone(folder: Path, target: Path) -> None:
+    """Make `target` the folder's data as it is now, to be written on: objects, which never change, are shared.
+
+    Raises OSError, sqlite3.Error.
+    """
+    target.mkdir(mode=0o700, parents=True)
+    for path in sorted(_files(folder), key=lambda path: path.suffix != ".db"):
+        name = path.relative_to(folder)
+        (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.suffix == ".db":
+            _copy_database(path, target / name)
+        elif name.parts[0] == "blobs":
+            _share(path, target / name)
+        else:
+            shutil.copyfile(path, target / name)
+
+
+def seal(folder: Path) -> None:
+    """Bring the logs of all databases in, and leave nothing but the data, durable. Raises OSError, sqlite3.Error."""
+    for path in sorted(folder.rglob("*.db")):
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+            busy, _, _ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise sqlite3.OperationalError(f"{path.name} is still used")
+    for path in folder.rglob("*"):
+        if path.is_file() and NOT_COPIED.fullmatch(path.name):
+            path.unlink()
+    sync_tree(folder)
+
+
 def describe(folder: Path) -> DataCopy:
     """Return the files of a folder that nobody writes, with their hashes."""
     return DataCopy(tuple(_describe(path, str(path.relative_to(folder).as_posix())) for path in _files(folder)))
@@ -164,6 +194,13 @@ def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             yield block
+
+
+def _share(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, target)
 
 
 def _copy_database(path: Path, target: Path) -> None:

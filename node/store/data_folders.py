@@ -41,6 +41,9 @@ class Mark(msgspec.Struct, frozen=True, tag="data_mark"):
     fenced: bool = False
     """The node has only just become the holder, and the former one may not know it yet."""
 
+    migrating: bool = False
+    """A release migrates a copy of the data, which is put into its place then."""
+
 
 @dataclass(slots=True)
 class DataFolders:
@@ -67,6 +70,10 @@ class DataFolders:
     def copies(self, lane: Lane) -> Path:
         """A second copy of what another node holds."""
         return self.folder / "copies" / lane[0] / lane[1]
+
+    def migrating(self, lane: Lane) -> Path:
+        """Copies that a release migrates."""
+        return self.folder / "migrating" / lane[0] / lane[1]
 
     def exports(self) -> Path:
         """Copies that are fetched."""

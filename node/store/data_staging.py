@@ -22,6 +22,7 @@ import msgspec
 from node.errors import ConfigError
 from node.keys import sync_tree, write_private
 from node.store.data_folders import DataFolders, Lane, Mark, children
+from node.store.migrated import MIGRATED, migrated_by
 from protocols.api_data import ListedFile
 from protocols.envelope import DecodeError, decode, encode
 from runtime.durable import sync_folder
@@ -64,7 +65,7 @@ def check_listing(files: tuple[ListedFile, ...]) -> None:
         raise ConfigError("a file is listed twice", "export the data again")
     for one in files:
         blob = _BLOB.fullmatch(one.name)
-        if one.name not in DATABASES and not _SQL.fullmatch(one.name) and not blob:
+        if one.name not in DATABASES and one.name != MIGRATED and not _SQL.fullmatch(one.name) and not blob:
             raise ConfigError(f"{one.name[:80]!r} is no file of an app's data", "export the data again")
         if one.size_bytes < 0 or not re.fullmatch("[0-9a-f]{64}", one.sha256) or (blob and blob[2] != one.sha256):
             raise ConfigError(f"{one.name[:80]!r} has a size or a digest that cannot be", "export the data again")
@@ -121,6 +122,7 @@ class Staging:
             target.chmod(0o600)
             if target.suffix == ".db":
                 check_database(target, one.name)
+        migrated_by(self._files)
         _check_blobs(self._files)
         sync_tree(self._files)
         sync_folder(self.folder)

@@ -26,6 +26,8 @@ SECTIONS: tuple[Section, ...] = (
 
 _UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
+MIGRATES = "migrates its data before it takes visitors, once for each release"
+
 Imports = Mapping[bytes, tuple[str, ...]]
 """The interfaces each component asks its host for, by the component's digest."""
 
@@ -134,6 +136,8 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
     publish, subscribe = app.queues
     facts |= {("capabilities", app.name, f"publishes to {name}"): "yes" for name in publish}
     facts |= {("capabilities", app.name, f"handles messages of {name}"): "yes" for name in subscribe}
+    if app.migrates:
+        facts["capabilities", app.name, MIGRATES] = "yes"
     path, origins = app.socket
     facts |= {("capabilities", app.name, f"takes WebSockets at {path}"): "yes" for path in (path,) if path}
     facts |= {("capabilities", app.name, f"takes WebSockets from pages of {origin}"): "yes" for origin in origins}

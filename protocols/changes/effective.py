@@ -31,7 +31,8 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     `kind` "http" has routes; "command" and "module" run by `schedule` (cron, five fields) or by hand. `config` pairs
     are in ascending order of key; `secrets` are names. `publish` names queues it may put messages into, `subscribe` those
     whose messages it handles, each a POST to `/.freehold/messages/SUBJECT`; one app handles a queue. `providers` are pairs
-    of a key-value store and the operator's provider it lies in, ascending. `websocket` is the path at which it takes
+    of a key-value store and the operator's provider it lies in, ascending. `migrate`: it is asked to migrate its data, once
+    for a release, by a POST to `/.freehold/migrate`. `websocket` is the path at which it takes
     WebSockets, and `websocket_origins` name pages of elsewhere that may open one. `private_networks` are those of whose
     addresses the hosts may be, where the environment allows it. What is not set is not written, so that a configuration
     without it has the digest it had before it was.
@@ -57,6 +58,7 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     publish: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     subscribe: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     providers: tuple[tuple[str, str], ...] | msgspec.UnsetType = msgspec.UNSET
+    migrate: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -72,6 +74,11 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     def queues(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Queues it may put messages into, and queues whose messages it handles."""
         return self.publish or (), self.subscribe or ()
+
+    @property
+    def migrates(self) -> bool:
+        """Whether it migrates its data before its release takes visitors."""
+        return self.migrate is True
 
     @property
     def mapped(self) -> dict[str, str]:
@@ -178,6 +185,8 @@ def _data_problem(app: EffectiveApp) -> str | None:
         return f"app {app.name!r} has a malformed name of a queue"
     if subscribe and app.kind != "http":
         return f"app {app.name!r} handles messages, but does not answer requests"
+    if app.migrates and (app.kind != "http" or not app.keeps_data):
+        return f"app {app.name!r} is to migrate data, but keeps none on a node, or does not answer requests"
     if list(app.providers or ()) != sorted(app.mapped.items()) or not app.mapped.keys() <= set(app.keyvalue):
         return f"app {app.name!r} has a provider for what is no key-value store of it, or two for one"
     if not all(map(valid_name, app.mapped.values())):

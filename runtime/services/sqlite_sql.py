@@ -29,6 +29,7 @@ from runtime.services.sql_rules import DATABASE_NAME, FUNCTIONS, authorize, fits
 from runtime.services.sqlite_file import lane_folder
 
 BUSY_WAIT_S: Final = 3.0
+STATEMENT_MAX_S: Final = 5.0
 PROGRESS_STEPS: Final = 2_000
 """Steps of SQLite's machine between two looks at the clock: about 0.1 ms."""
 
@@ -56,7 +57,7 @@ class SqlCaps:
     result_max_bytes: int = 16 * 1024 * 1024
     database_max_bytes: int = 1024 * 1024 * 1024
     temporary_max_bytes: int = 64 * 1024 * 1024
-    statement_max_s: float = 5.0
+    statement_max_s: float = STATEMENT_MAX_S
     connections_max: int = 64
 
 

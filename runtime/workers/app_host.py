@@ -30,7 +30,7 @@ from runtime.services.log_sink import AppLog
 from runtime.services.redis_keyvalue import RedisKeyValue
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
 from runtime.services.sqlite_queue import SqliteQueue
-from runtime.services.sqlite_sql import SqliteSql
+from runtime.services.sqlite_sql import SqlCaps, SqliteSql
 from runtime.workers.settings import WorkerSettings
 
 _log = logging.getLogger("freehold.worker")
@@ -172,6 +172,7 @@ class SandboxHost:
     def __init__(self, settings: WorkerSettings) -> None:
         self._data_folder = Path(settings.data_folder)
         self._providers_file = Path(settings.providers_file) if settings.providers_file else None
+        self._sql_caps = SqlCaps(statement_max_s=settings.statement_max_s)
         self._native = settings.choice().module
         self._outbound = Outbound()
         self._lanes: dict[str, LaneServices] = {}
@@ -201,7 +202,7 @@ class SandboxHost:
             found = self._lanes.get(stores)
             if found is None:
                 folder = self._data_folder
-                keyvalue, sql = SqliteKeyValue(folder, stores), SqliteSql(folder, stores)
+                keyvalue, sql = SqliteKeyValue(folder, stores), SqliteSql(folder, stores, self._sql_caps)
                 blobs, queue = FileBlobs(folder, stores), SqliteQueue(folder, stores)
                 declared = LaneProviders(self._providers_file, stores)
                 box = sandbox.Sandbox(

@@ -15,10 +15,9 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,11 +25,11 @@ import msgspec
 
 from runtime.ingress.listeners import TLS_PREFIX, address_of, bind, forget
 from runtime.ingress.load_table import CLOSED, SLOTS_MAX, LoadTable
-from runtime.ingress.settings import IngressSettings
 from runtime.messages import (
     LISTENERS_MAX,
     PROTOCOL_VERSION,
     Activate,
+    Answer,
     AskStatus,
     AwaitDaemon,
     ControlError,
@@ -40,6 +39,8 @@ from runtime.messages import (
     JobDone,
     Load,
     LogBatch,
+    Migrate,
+    Migrated,
     ReleaseLoad,
     Request,
     RunJob,
@@ -47,10 +48,10 @@ from runtime.messages import (
     Unload,
     WorkerRoute,
 )
-from runtime.native.choice import Wanted
 from runtime.services.sqlite_queue import QueuedMessage
 from runtime.workers.link import WorkerLink, WorkerRefusedError, greeted
-from runtime.workers.settings import LOAD_TABLE, WorkerSettings, control_path
+from runtime.workers.pool_settings import PoolSettings
+from runtime.workers.settings import LOAD_TABLE, control_path
 
 PING_EVERY_S: Final = 2.0
 PING_TIMEOUT_S: Final = 15.0
@@ -80,35 +81,6 @@ SOCKET_PATH_MAX_BYTES: Final = 103
 
 class PoolError(Exception):
     """The pool cannot do what was asked; the text says what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """What the pool needs to know. `listen` are "host:port", "[v6]:port" or "unix:/path" texts; port 0 picks one.
-
-    "tls:" before an address asks for TLS with the certificates of the folder `certificates`, and with those of the mesh
-    if it `shares_certificates`. `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps'
-    stores; `providers_file` says where the operator's lie. `orphan_limit_s` is how long workers serve on without a daemon,
-    `engine` what serves in them (`runtime/native/choice.py`), `peer` the node's id in its mesh.
-    """
-
-    listen: tuple[str, ...]
-    runtime_folder: Path
-    data_folder: Path
-    build: str
-    workers: int = 2
-    node: str = "local"
-    peer: str = ""
-    certificates: Path | None = None
-    shares_certificates: bool = False
-    proxies: tuple[str, ...] = ()
-    ingress: IngressSettings = field(default_factory=IngressSettings)
-    drain_grace_ms: int = 30_000
-    orphan_limit_s: float = 600.0
-    guest_threads_max: int = 32
-    engine: Wanted = "python"
-    providers_file: Path | None = None
-    command: tuple[str, ...] = (sys.executable, "-P", "-m", "runtime.workers.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,16 +227,26 @@ class WorkerPool:
         self, key: str, app: str, arguments: Sequence[str] = (), *, timeout_ms: int, request_id: str = ""
     ) -> JobDone:
         """Run a command of a loaded release in one worker; `timeout_ms` bounds the wait, its own limit the run."""
+        answer = await self._ask_one(
+            lambda number: RunJob(number, key, app, tuple(arguments), request_id), timeout_ms, "the job"
+        )
+        assert isinstance(answer, JobDone)
+        return answer
+
+    async def migrate(self, key: str, app: str, *, timeout_ms: int) -> Migrated:
+        """Have an app of a loaded release migrate its data, in one worker. Raises `PoolError` if no answer came."""
+        answer = await self._ask_one(lambda number: Migrate(number, key, app), timeout_ms, "the migration")
+        assert isinstance(answer, Migrated)
+        return answer
+
+    async def _ask_one(self, make: Callable[[int], Request], timeout_ms: int, what: str) -> Answer:
         link = self._one_link()
         if link is None:
             raise PoolError("no worker is running")
-        request = RunJob(link.next_number(), key, app, tuple(arguments), request_id)
         try:
-            answer = await link.ask(request, timeout_ms / 1000 + JOB_MARGIN_S)
+            return await link.ask(make(link.next_number()), timeout_ms / 1000 + JOB_MARGIN_S)
         except (WorkerRefusedError, ControlError, TimeoutError) as error:
-            raise PoolError(f"the job did not end: {error or 'no answer in time'}") from error
-        assert isinstance(answer, JobDone)
-        return answer
+            raise PoolError(f"{what} did not end: {error or 'no answer in time'}") from error
 
     async def deliver(self, key: str, app: str, message: QueuedMessage, *, timeout_ms: int) -> DeliveryFate:
         """Have an app of a loaded release handle a message, in one worker. Raises `PoolError` if no answer came."""
@@ -374,7 +356,8 @@ class WorkerPool:
         slot.starts += 1
         ours, theirs = socket.socketpair()
         fds = (theirs.fileno(), *(listener.fileno() for listener in self._listeners))
-        command = [*self._settings.command, msgspec.json.encode(self._worker_settings(slot, fds)).decode()]
+        settings = self._settings.of_worker(slot.number, self.addresses, fds)
+        command = [*self._settings.command, msgspec.json.encode(settings).decode()]
         with theirs:
             # Not asyncio's subprocess: its transport kills the child when it is collected, and workers outlive us.
             process = subprocess.Popen(  # noqa: ASYNC220, S603 - starting takes 2 ms; the command is ours
@@ -393,29 +376,6 @@ class WorkerPool:
         for listener in listeners:
             listener.close()
         return WorkerLink(ours, greeting, self._on_logs), process
-
-    def _worker_settings(self, slot: Slot, fds: tuple[int, ...]) -> WorkerSettings:
-        settings = self._settings
-        return WorkerSettings(
-            slot=slot.number,
-            build=settings.build,
-            node=settings.node,
-            peer=settings.peer,
-            runtime_folder=str(settings.runtime_folder.resolve()),
-            data_folder=str(settings.data_folder.resolve()),
-            control_fd=fds[0],
-            listener_fds=fds[1:],
-            listeners=self.addresses,
-            certificates=str(settings.certificates or ""),
-            shares_certificates=settings.shares_certificates,
-            proxies=settings.proxies,
-            ingress=settings.ingress,
-            guest_threads_max=settings.guest_threads_max,
-            engine=settings.engine,
-            providers_file=str(settings.providers_file or ""),
-            orphan_limit_s=settings.orphan_limit_s,
-            drain_grace_s=settings.drain_grace_ms / 1000,
-        )
 
     async def _watch(self, slot: Slot, link: WorkerLink) -> None:
         """Bring one worker to what ought to run, then ping it until it ends or the pool stops."""

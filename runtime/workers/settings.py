@@ -17,6 +17,7 @@ from runtime.messages import AppLoad
 from runtime.native.choice import EngineChoice, Wanted, choose
 from runtime.native.plan import NativePlan, NotNative
 from runtime.services.log_sink import AppLog
+from runtime.services.sqlite_sql import STATEMENT_MAX_S
 
 LOAD_TABLE: Final = "load"
 """Name of the load table in the runtime folder."""
@@ -35,6 +36,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     listeners: tuple[str, ...]
     peer: str = ""
     providers_file: str = ""
+    statement_max_s: float = STATEMENT_MAX_S
     certificates: str = ""
     shares_certificates: bool = False
     proxies: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ import msgspec
 
 from runtime.core_dumps import forbid_dumps
 from runtime.ingress.certificates import Certificates
-from runtime.ingress.delivery import deliver
+from runtime.ingress.delivery import deliver, migrate
 from runtime.ingress.dispatch import Dispatcher, HostedApp, HostingError
 from runtime.ingress.front import Ingress
 from runtime.ingress.listeners import TLS_PREFIX, is_plain
@@ -52,6 +52,7 @@ from runtime.messages import (
     JobDone,
     Load,
     LogBatch,
+    Migrate,
     Ping,
     Pong,
     ReleaseLoad,
@@ -292,6 +293,8 @@ class Worker:
                     answer = await self._run_job(request)
                 case Deliver():
                     answer = await deliver(self._ingress, self._handler(request), request)
+                case Migrate():
+                    answer = await migrate(self._ingress, self._handler(request), request)
                 case Drain():
                     self._grace_s = request.grace_ms / 1000
                     self._stop.set()
@@ -385,10 +388,10 @@ class Worker:
                 del self._ingress.apps[key, name]
         await _close(hosted)
 
-    def _handler(self, request: Deliver) -> HostedApp:
+    def _handler(self, request: Deliver | Migrate) -> HostedApp:
         app = self._ingress.apps.get((request.key, request.app))
         if app is None or app.spec.kind != "http" or request.key not in self._releases:
-            raise HostingError(f"{request.app} of {request.key} is not loaded, or handles no messages")
+            raise HostingError(f"{request.app} of {request.key} is not loaded, or answers no requests")
         return app
 
     async def _run_job(self, request: RunJob) -> FromWorker:

@@ -22,7 +22,8 @@ from typing import Any, Final
 from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, WorkerRoute
 from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
-from runtime.workers.pool import PoolSettings, WorkerPool
+from runtime.workers.pool import WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 from tests.fixtures.build import CACHE
 
 STOP_TIMEOUT_S: Final = 10.0

@@ -18,7 +18,8 @@ import pytest
 from runtime.messages import AppLoad, JobDone, ReleaseLoad
 from runtime.sandbox.compile_cache import CompileCache, file_digest
 from runtime.spec import AppSpec
-from runtime.workers.pool import PoolSettings, WorkerPool
+from runtime.workers.pool import WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 from tests.conformance import peer
 from tests.conformance.cases import BY_FIXTURE, COMMANDS, REUSABLE, Case, CommandCase
 from tests.conformance.compare import ask, differences

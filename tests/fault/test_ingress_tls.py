@@ -17,7 +17,8 @@ from runtime.ingress.certificates import CertificateError, Certificates, days_le
 from runtime.ingress.listeners import TLS_PREFIX
 from runtime.ingress.settings import IngressSettings
 from runtime.messages import WorkerRoute
-from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
+from runtime.workers.pool import PoolError, WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 from tests.support.runtime.guests import guest, release
 from tests.support.runtime.served import REAL
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from runtime.messages import WorkerRoute
-from runtime.workers.pool import PoolError, PoolSettings, WorkerPool
+from runtime.workers.pool import PoolError, WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 from tests.support.runtime import daemon as daemon_program
 from tests.support.runtime.served import STUB, Client, request, running, stub_release, until
 from tests.support.runtime.stream import Stream

@@ -8,6 +8,7 @@ import click
 
 from cli.access import contexts
 from cli.access.client import NodeClient, talk
+from cli.change.review import effective_at
 from cli.commands.options import environment_option
 from cli.errors import CommandError
 from cli.frame import command
@@ -18,7 +19,7 @@ from cli.views.watch import VOTERS_DECIDE
 from protocols.api_models import ChangeView
 from protocols.envelope import decode, digest
 from protocols.state.commands import Abort, Action, Exhibits, Pause, Promote, Resume, Rollback
-from protocols.state.model import Lane, Rollout
+from protocols.state.model import Deployed, Lane, Rollout
 
 Step = Callable[[NodeClient, contexts.Context, Lane], Awaitable[int]]
 
@@ -48,6 +49,15 @@ async def _waiting_starts(client: NodeClient, lane: Lane) -> list[str]:
     """Return the changes of a lane whose starts wait on the asked node."""
     views = await client.read_all(ChangeView, "/v1/changes", project=lane.project, environment=lane.environment)
     return [one.id for one in views if one.start is not None and one.start.outcome == "waiting"]
+
+
+async def _migrating(client: NodeClient, deployed: Deployed) -> tuple[str, ...]:
+    """Return the apps of a release that migrate their data; none where its configuration is not to be had."""
+    try:
+        effective = await effective_at(client, deployed.configuration)
+    except CommandError:
+        return ()
+    return tuple(app.name for app in effective.apps if app.migrates)
 
 
 async def decide(
@@ -161,6 +171,12 @@ def rollback(
 
     async def step(client: NodeClient, context: contexts.Context, lane: Lane) -> int:
         target = await rollback_target(client, lane, release)
-        return await decide(client, context, lane, Rollback(target.change, message)) if target is not None else 0
+        if target is None:
+            return 0
+        left = lane.rollout.candidate if lane.rollout is not None else lane.base
+        slot = await decide(client, context, lane, Rollback(target.change, message))
+        for app in await _migrating(client, left) if left is not None else ():
+            output.warn(f"the data of app {app} stays as the release that is left migrated it")
+        return slot
 
     _run(output, context_name, project, environment, step, f"rolled back to {release or 'the release before'}")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from runtime.messages import AppLoad, ReleaseLoad, WorkerRoute
 from runtime.spec import AppSpec
-from runtime.workers.pool import PoolSettings, WorkerPool
+from runtime.workers.pool import WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 
 
 async def main(folder: Path, command: tuple[str, ...]) -> None:

@@ -21,7 +21,8 @@ from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppLimits, AppLoad, LogBatch, ReleaseLoad, WorkerRoute
 from runtime.native.choice import Wanted, load_module
 from runtime.spec import AppSpec
-from runtime.workers.pool import PoolSettings, WorkerPool
+from runtime.workers.pool import WorkerPool
+from runtime.workers.pool_settings import PoolSettings
 
 STUB = (sys.executable, "-P", str(Path(__file__).with_name("stub_worker.py")))
 REAL = (sys.executable, "-P", "-m", "runtime.workers.worker")

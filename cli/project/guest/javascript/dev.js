@@ -9,6 +9,7 @@ import { described, settle } from "./web/loop.js";
 import { Response } from "./web/messages.js";
 import { serve } from "./web/serve.js";
 import * as freehold from "./freehold.js";
+import { withMigration } from "./migrate.js";
 import { withMessages } from "./queues.js";
 import { withSockets } from "./websocket.js";
 
@@ -23,7 +24,7 @@ async function load() {
   const AsyncFunction = (async () => {}).constructor;
   const app = await new AsyncFunction(configuration.get(SOURCE_KEY))(); // the bundle returns what the app exports
   await settle();
-  const found = withMessages(app, handlerOf(app));
+  const found = withMigration(app, withMessages(app, handlerOf(app)));
   if (!found) throw new Error(NO_HANDLER);
   handler = withSockets(app, found);
 }

@@ -3,12 +3,13 @@ import "./web/platform.js";
 import { NO_HANDLER, handlerOf, startOnce } from "./app.js";
 import { settle } from "./web/loop.js";
 import { serve } from "./web/serve.js";
+import { withMigration } from "./migrate.js";
 import { withMessages } from "./queues.js";
 import { withSockets } from "./websocket.js";
 import * as app from "freehold:app";
 
 await settle();
-const found = withMessages(app, handlerOf(app));
+const found = withMigration(app, withMessages(app, handlerOf(app)));
 if (!found) throw new Error(NO_HANDLER);
 const handler = withSockets(app, found);
 

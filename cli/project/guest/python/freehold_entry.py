@@ -7,6 +7,7 @@ instance. `freehold dev` uses the second way for every app. Runs only inside the
 from __future__ import annotations
 
 import importlib
+import inspect
 
 import freehold_environ
 import freehold_files
@@ -29,6 +30,10 @@ def load(language: str, entry: str, prefixes, scheduled: bool = False):
         import freehold_messages
 
         made = freehold_messages.handler(made, module.message)
+    if inspect.isfunction(getattr(module, "migrate", None)):
+        import freehold_migrate
+
+        made = freehold_migrate.handler(made, module.migrate)
     if callable(getattr(module, "websocket", None)):
         import freehold_websocket
 

@@ -23,7 +23,7 @@ OTHER_APP: dict[str, Any] = {
     "keyvalue": ("carts", "users"), "sql": ("main",), "blobs": ("uploads",),
     "publish": ("jobs",), "subscribe": ("mail",), "providers": (("carts", "main-kv"),),
     "websocket": "/ws", "websocket_origins": ("https://www.test",),
-    "private_networks": ("10.0.5.0/24",),
+    "private_networks": ("10.0.5.0/24",), "migrate": True,
     "config": (("KEY", "2"),), "secrets": ("TOKEN", "OTHER"), "name": "api",
 }  # fmt: skip
 PLAN = Plan((Stage("25%"), Stage("100%")), analysis=Analysis(1_000, 500, 0))

@@ -1,0 +1,84 @@
+"""A project of one Python app on a real node, deployed by the command from its source. Not here: any test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.mesh.durable import call
+from tests.support.mesh.nodes import Answer, Fleet, Machine, free_port, until
+from tests.support.runtime.projects import CACHE
+
+ENVIRONMENT = "production"
+DEPLOY_TIMEOUT_S = 240.0
+
+
+class PythonApp:
+    """The project's folder; its app answers at the host NAME.test."""
+
+    def __init__(self, folder: Path, name: str, *, language: str = "python", rest: str = "") -> None:
+        """Take the app's further lines and tables of the project file."""
+        self.folder, self.name, self.host = folder / name, name, f"{name}.test"
+        (self.folder / "web").mkdir(parents=True)
+        self.configure(language, rest)
+
+    def configure(self, language: str, rest: str) -> None:
+        """Write the project file."""
+        text = (
+            f'[project]\nname = "{self.name}"\nowners = ["me"]\n[app.web]\nlanguage = "{language}"\nsource = "web"\n'
+            f'routes = ["{self.host}"]\n{rest}\n[rollout]\nstages = ["100%"]\nmin_healthy_time = "0s"\n'
+        )
+        if "[[test.smoke]]" not in text:
+            text += '[[test.smoke]]\napp = "web"\npath = "/"\n'
+        (self.folder / "freehold.toml").write_text(text)
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Write files of the app."""
+        for name, text in files.items():
+            path = self.folder / "web" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def deploy(self, machine: Machine, *options: str) -> Answer:
+        """Build it and deploy it."""
+        return machine.run(
+            "deploy", "--folder", str(self.folder), "--json", *options, timeout_s=DEPLOY_TIMEOUT_S
+        )  # fmt: skip
+
+    def deployed(self, machine: Machine, *options: str) -> dict[str, Any]:
+        """Deploy it; it must succeed, and serve."""
+        answer = self.deploy(machine, *options)
+        assert answer.code == 0, (answer, machine.log.read_text()[-3_000:])
+        until(lambda: self.get(machine)[0] == 200, 30, "the app to be served")
+        return answer.json
+
+    def get(self, machine: Machine, path: str = "/", timeout_s: float = 25.0) -> tuple[int, str]:
+        """Ask the app through a node."""
+        status, _, body = call(machine.ingress, self.host, path, timeout_s)
+        return status, body
+
+
+@contextmanager
+def kept_builds() -> Iterator[None]:
+    """Have commands build in the tests' own cache, so that toolchains and packages are made once."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(CACHE)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def solo(fleet: Fleet, *projects: str) -> Machine:
+    """Found a mesh of one node, with these projects in an environment."""
+    one = fleet.found("one", "--policy", "solo", "--ingress", f"127.0.0.1:{free_port()}")
+    one.typed_ok("env", "create", ENVIRONMENT, "-y")
+    for project in projects:
+        one.typed_ok("project", "create", project)
+    return one
