@@ -229,6 +229,7 @@ PAYERS: dict[str, Payers] = {
     },
     "node/journal/audit.py": {"WAITING_MAX": NODE, "BACKLOG_MAX": NODE},
     "node/journal/audit_shares.py": {"WINDOW_MAX_MS": PRINCIPAL, "WINDOWS_MAX": OLDEST, "RULES_TOLD_MAX": PRINCIPAL},
+    "node/journal/caused_lines.py": {"LINES_MAX": PRINCIPAL, "PAYERS_MAX": OLDEST},
     "node/journal/logs.py": {
         "LINE_MAX_BYTES": AUTHOR,
         "FOLLOWERS_MAX": "principals: each has a share of followers, and one more of its own is refused",

@@ -29,6 +29,7 @@ from node.api.server import VERSION
 from node.config import NodeConfig, runtime_folder
 from node.control import Control
 from node.errors import BusyError, ConfigError
+from node.journal.caused_lines import CausedLines
 from node.journal.logs import JsonHandler, LogStore
 from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
@@ -90,6 +91,7 @@ class Daemon:
         with _locked(self._folder):
             logs = LogStore(self._folder / "logs", self._config.log_max_bytes, days=self._config.log_days)
             handler = JsonHandler(logs.append, self._config.name)
+            handler.addFilter(CausedLines())
             logging.getLogger("freehold").addHandler(handler)
             logging.getLogger("freehold").setLevel(logging.INFO)
             storage = Storage(self._folder, self.runtime / "fence")

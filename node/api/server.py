@@ -51,6 +51,7 @@ from node.api.problems import (
 )
 from node.api.reference_page import POLICY, page_of
 from node.errors import NotDoneError
+from node.journal.caused_lines import STRANGERS
 from node.transport.half_open import source_of
 from protocols.api_models import OutcomeView, StartView
 from protocols.keys import Ed25519Signer
@@ -295,7 +296,10 @@ class ApiServer:
         if error.problem.rule != NOT_ALLOWED:
             _log.warning(
                 "%s %s", call.operation.name, error.problem.rule,
-                extra={"event": "api.denied", "principal": call.principal, "request_id": call.request[REQUEST_ID]},
+                extra={
+                    "event": "api.denied", "principal": call.principal, "payer": STRANGERS,
+                    "request_id": call.request[REQUEST_ID],
+                },
             )  # fmt: skip
             return
         self._require_room(call.principal)

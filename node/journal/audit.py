@@ -257,11 +257,13 @@ class Audit:
         self.flush()
         self._log_write(caller, paper, result, request)
 
-    @staticmethod
-    def _log_write(caller: str, paper: AuditedPaper, result: str, request: str) -> None:
+    def _log_write(self, caller: str, paper: AuditedPaper, result: str, request: str) -> None:
         _log.info(
             "%s %s", paper.verb, result[:TEXT_MAX],
-            extra={"event": "api.write", "principal": caller, "detail": paper.target[:TEXT_MAX], "request_id": request},
+            extra={
+                "event": "api.write", "principal": caller, "payer": self._payer(caller),
+                "detail": paper.target[:TEXT_MAX], "request_id": request,
+            },
         )  # fmt: skip
 
     def note_own(self, paper: AuditedPaper) -> None:

@@ -4,7 +4,7 @@ Entries stay for over a year, so what one principal may have taken down has a li
 begun; the last eighth of the log is for the node itself, for admins and for the callers on its socket. Refused calls of
 one principal make one entry at once and one at the end of a window that tells how many more there were; the window
 doubles, from a minute to a day, while they go on; what a window has counted is lost with the process (the node's own log
-has a line for each call). Not here: the entries (audit.py), and what a store holds (quotas.py).
+has a line for each of the first sixty a minute). Not here: the entries (audit.py), and what a store holds (quotas.py).
 """
 
 from __future__ import annotations
