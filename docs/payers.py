@@ -193,6 +193,7 @@ PAYERS: dict[str, Payers] = {
     "node/acme/shared.py": OLDEST,
     "node/api/callers/authority.py": OPERATOR,
     "node/api/callers/callers.py": {"FAILURES_MAX": ADDRESS, "ADDRESSES_MAX": OLDEST},
+    "node/api/callers/connections.py": PRINCIPAL,
     "node/api/callers/http_signatures.py": SENDER,
     "node/api/callers/nonces.py": {
         "NONCES_PER_KEY_MAX": KEY, "NONCES_MAX": "keys above their reserve: they wait, and others do not",
@@ -252,7 +253,9 @@ PAYERS: dict[str, Payers] = {
         "ANSWERS_MAX": "peers that ask: each has its share of them",
     },
     "node/mesh/presence.py": MEMBER,
-    "node/mesh/pump.py": {"INBOX_MAX": "peers: their streams wait", "BATCH_MAX": NODE},
+    "node/loop_time.py": "the principal, or the member: it waits",
+    "node/mesh/inbox.py": NODE,
+    "node/mesh/pump.py": NODE,
     "node/mesh/request_relay.py": {
         "FORWARDS_MAX": "visitors of apps on other nodes: one more is answered 503", "LINE_MAX_BYTES": PEER,
     },

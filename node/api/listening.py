@@ -87,7 +87,7 @@ async def listening(control: Control, runtime: Path) -> AsyncIterator[None]:
         control.audit.settled,
         functools.partial(authorize, control), lambda: control.artifacts.closed or control.audit.full,
         control.audit.refusal,
-        control.mesh.performed,
+        control.mesh.performed, control.mesh.loop_time,
     )  # fmt: skip
     runner = web.AppRunner(
         server.application(), handler_cancellation=True, access_log=None, max_field_size=HEADER_MAX_BYTES,

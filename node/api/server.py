@@ -24,6 +24,7 @@ from aiohttp import ETag, web
 from aiohttp.web_protocol import RequestHandler
 
 from node.api.callers.callers import Callers
+from node.api.callers.connections import Connections
 from node.api.callers.scope import EVERYTHING, NOTHING, Scope
 from node.api.callers.shares import ADMISSIONS, BODIES, CALLS, FOLLOWERS, LOCAL, Share, Shares
 from node.api.callers.strangers import expect, unknown
@@ -52,6 +53,7 @@ from node.api.problems import (
 from node.api.reference_page import POLICY, page_of
 from node.errors import NotDoneError
 from node.journal.caused_lines import STRANGERS
+from node.loop_time import STRANGERS_SHARE, LoopTime, Metered
 from node.transport.half_open import source_of
 from protocols.api_models import OutcomeView, StartView
 from protocols.keys import Ed25519Signer
@@ -83,6 +85,7 @@ _KEY = re.compile("[A-Za-z0-9_-]{8,64}")
 _log = logging.getLogger("freehold.api")
 
 REQUEST_ID = web.RequestKey("request_id", str)
+METER = web.RequestKey("meter", Metered)
 
 _Middleware = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -102,13 +105,14 @@ class ApiServer:
         muted: Callable[[], str],
         quota: Callable[[str], Refusal | None],
         performed: Callable[[], Awaitable[None]],
+        loop_time: LoopTime,
     ) -> None:
         """Take what the answers need.
 
         `operations` is the table, `node` the control surface. `audit` notes a write, and `settled` waits until the notes are
         durable. `authorize` raises ProblemError unless a key may do an operation with these parameters; it is told whether
         a token stands for the key. `muted` says why nobody can write now, `quota` why a caller cannot. `performed` waits
-        until all that the node believes is durable.
+        until all that the node believes is durable. `loop_time` is what principals share with members.
         """
         self._node = node
         self._callers = callers
@@ -119,6 +123,8 @@ class ApiServer:
         self._muted = muted
         self._quota = quota
         self._performed = performed
+        self._loop_time, self._strangers_time = loop_time, LoopTime(STRANGERS_SHARE)
+        self._connections = Connections()
         self._done: OrderedDict[tuple[str, str], tuple[bytes, int, bytes]] = OrderedDict()
         self._writing: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._shares = Shares()
@@ -185,6 +191,10 @@ class ApiServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:
+        meter = request[METER] = Metered()
+        return await meter.run(self._guarded(request, handler))
+
+    async def _guarded(self, request: web.Request, handler: _Middleware) -> web.StreamResponse:
         request_id = request[REQUEST_ID] = hashlib.blake2b(
             f"{id(request)}{asyncio.get_running_loop().time()}".encode(), digest_size=8
         ).hexdigest()
@@ -216,7 +226,15 @@ class ApiServer:
             answer.headers.setdefault("Cache-Control", "no-store")
             answer.headers["Server"] = "freehold"
             answer.headers["X-Content-Type-Options"] = "nosniff"
+        await self._have_strangers_pay(request)
         return answer
+
+    async def _have_strangers_pay(self, request: web.Request) -> None:
+        """Charge what no principal stands for to its address: while that has nothing left, the answer waits."""
+        meter = request[METER]
+        if not meter.payer and self._callers.local(request) is None:
+            meter.pays(source_of(request.remote or ""), self._strangers_time)
+            await asyncio.sleep(0)
 
     def _check_browser(self, request: web.Request) -> None:
         if self._callers.local(request) is None:
@@ -254,6 +272,10 @@ class ApiServer:
             self.strangers.pop(request.protocol, None)
         signed = proof is not None and bearer is None
         payer = _payer(operation, request, scope.payer or principal)
+        if scope.payer:
+            self._connections.use(scope.payer, request.protocol)
+            request[METER].pays(scope.payer, self._loop_time)
+            await asyncio.sleep(0)  # it has its turn before its body is read
         with self._shares.hold(_share_of(operation, query), payer):
             caller = _Caller(principal, scope, bearer, payer)
             return await self._called(operation, request, path, query, caller, signed=signed)

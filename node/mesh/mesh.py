@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from node.loop_time import LoopTime
 from node.mesh.pump import Persisting, Pump, system_now
 from node.transport import ChannelName, FramesReceived, LinkDown, LinkUp, Transport
 from node.transport.events import LinkReady
@@ -68,6 +69,8 @@ class Mesh:
         self.core = NodeCore(setup, stored, clock())
         self.transport = transport
         self.listeners: list[Listener] = []
+        self.loop_time = LoopTime()
+        """The event loop's time as members and principals share it."""
         self.rejects: Counter[str] = Counter()
         self.rejected: dict[PeerId, Rejected] = {}
         """What was refused of each peer last; a diagnosis begins there."""
@@ -75,7 +78,7 @@ class Mesh:
         self._said: dict[tuple[PeerId, str], tuple[int, int]] = {}
         """When a line of that peer and rule is due again (mono ms), and how many were not said since the last."""
         self._clock = clock
-        self._pump = Pump(self.core, self, persist, self._notified, clock)
+        self._pump = Pump(self.core, self, persist, self._notified, clock, self.loop_time)
         self._links: dict[PeerId, list[int]] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -154,31 +157,40 @@ class Mesh:
                 case LinkUp(link, peer, inbound, _):
                     self._question_rivals(peer)
                     self._links.setdefault(peer, []).append(link)
-                    await self._pump.put(PeerConnected(peer, inbound))
+                    self._pump.put_for(peer, PeerConnected(peer, inbound))
                 case FramesReceived(_, peer, channel, frames):
-                    for frame in frames:
-                        if self._malformed[peer] < MALFORMED_MAX:
-                            await self._take_frame(peer, channel, frame)
+                    self._take_frames(peer, channel, frames)
                 case LinkDown(link, peer, reason):
                     links = self._links.get(peer, [])
                     if link in links:
                         links.remove(link)
                     if not links and self._links.pop(peer, None) is not None:
                         self._malformed.pop(peer, None)
-                        await self._pump.put(PeerDisconnected(peer, reason))
+                        self._pump.put_for(peer, PeerDisconnected(peer, reason))
                 case LinkReady():
                     pass
 
-    async def _take_frame(self, peer: PeerId, channel: ChannelName, frame: bytes) -> None:
+    def _take_frames(self, peer: PeerId, channel: ChannelName, frames: Sequence[bytes]) -> None:
+        """Queue what frames say; until all of it was handled they count against their peer."""
+        read = (self._message_in(peer, channel, frame) for frame in frames)
+        messages = [message for message in read if message is not None]
+        taken = self.transport.hold() if messages else None
+        for number, message in enumerate(messages, 1):
+            self._pump.put_for(peer, Received(peer, message), taken if number == len(messages) else None)
+
+    def _message_in(self, peer: PeerId, channel: ChannelName, frame: bytes) -> Any:
+        """The message of a frame; None if there is none, or the peer sent too much that was none."""
+        if self._malformed[peer] >= MALFORMED_MAX:
+            return None
         try:
             message = decode_message(frame)
         except DecodeError as error:
             self._count_malformed(peer, str(error))
-            return
+            return None
         if channel is ChannelName.HELLO and not isinstance(message, HelloMessage):
             self.reject(peer, "core.wrong-channel", f"a {type(message).__name__} on the hello channel")
-            return
-        await self._pump.put(Received(peer, message))
+            return None
+        return message
 
     def _count_malformed(self, peer: PeerId, detail: str) -> None:
         """Count a frame that is no message; a peer that goes on loses its connection, and that is one line."""

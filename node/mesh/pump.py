@@ -2,17 +2,21 @@
 
 One Pump owns one machine; nobody else may touch it, so there are no locks. A `Persist` is durable before any later
 effect of the machine is performed; writes in a row are handed over together, and those to `state.db` share one commit.
-A failed `Persist` ends the process: the machine already believes what the disk does not hold. Not here: what effects
-mean to the network (transport/) and to the node (`on_notify`).
+Whoever reads what was decided waits until it is durable; for records it does not wait, which their authors are told of
+once they are, and which come again from others. A failed `Persist` ends the process: the machine already believes what
+the disk does not hold. Not here: what effects mean to the network (transport/) and to the node (`on_notify`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never
 
+from node.loop_time import LoopTime
+from node.mesh.inbox import Inbox, InboxItem
 from protocols.machine import (
     Broadcast,
     Disconnect,
@@ -28,11 +32,11 @@ from protocols.machine import (
     Tick,
 )
 
-INBOX_MAX = 10_000
-"""Events that wait for the machine; beyond it senders wait, which is back-pressure on the peers' streams."""
-
 BATCH_MAX = 64
 """Events handled before their effects are performed: enough to share a commit, few enough to answer quickly."""
+
+STEP_MAX_S: Final = 0.002
+"""After so long the others that use the loop have their turn, between two events and between two effects."""
 
 
 def system_now() -> Now:
@@ -78,34 +82,39 @@ class Pump:
         persist: Persisting,
         on_notify: Callable[[Any], None],
         clock: Callable[[], Now] = system_now,
+        loop_time: LoopTime | None = None,
     ) -> None:
-        """Take the machine and what performs its effects; `on_notify` must not block."""
+        """Take the machine and what performs its effects; `on_notify` must not block. Peers pay from `loop_time`."""
         self._machine = machine
         self._outlet = outlet
         self._persist = persist
         self._on_notify = on_notify
         self._clock = clock
-        self._inbox: asyncio.Queue[Any] = asyncio.Queue(INBOX_MAX)
+        self._loop_time = loop_time or LoopTime()
+        self._inbox = Inbox(self._loop_time)
+        self._step_began_s = 0.0
+        self._ticked = False
         self._ahead = False
-        """Whether the machine is ahead of what was performed: it believes what the disk may not hold yet."""
+        """Whether the machine is ahead of what was performed: it knows of decisions that the disk may not hold yet."""
         self._readers: list[asyncio.Future[None]] = []
         self._ended = False
         self.event_count = 0
 
     def post(self, event: Any) -> bool:
-        """Queue one event; False if the inbox is full and the event was dropped."""
-        try:
-            self._inbox.put_nowait(event)
-        except asyncio.QueueFull:
-            return False
-        return True
+        """Queue one event of this node; False if too many wait and it was dropped."""
+        return self._inbox.post(event)
 
     async def put(self, event: Any) -> None:
-        """Queue one event, waiting while the inbox is full."""
-        await self._inbox.put(event)
+        """Queue one event of this node, waiting while too many wait."""
+        while not self._inbox.post(event):
+            await self._inbox.room()
+
+    def put_for(self, peer: PeerId, event: Any, done: Callable[[], None] | None = None) -> None:
+        """Queue what a peer caused; `done` is called once it was handled."""
+        self._inbox.put_for(peer, event, done)
 
     async def performed(self) -> None:
-        """Return when everything that the machine has done is performed: what is read of it at once is durable."""
+        """Return when every decision that the machine knows of is performed: what is read of it at once is durable."""
         while self._ahead:
             reader = asyncio.get_running_loop().create_future()
             self._readers.append(reader)
@@ -136,35 +145,53 @@ class Pump:
         self._readers.clear()
 
     async def _next_effects(self) -> list[Effect]:
-        effects: list[Effect] = []
-        effects.extend(self._handle(await self._next_event()))
+        """Handle what waits, up to a batch; whoever waits for it to be performed ends it early."""
+        effects = self._handle(await self._next_event())
         for _ in range(BATCH_MAX - 1):
-            if self._inbox.empty():
+            await self._let_others()
+            if self._readers or (waiting := self._inbox.take()) is None:
                 break
-            effects.extend(self._handle(self._inbox.get_nowait()))
+            effects.extend(self._handle(waiting))
         return effects
 
-    def _handle(self, event: Any) -> list[Effect]:
+    def _handle(self, waiting: InboxItem) -> list[Effect]:
         self.event_count += 1
-        self._ahead = True
-        return list(self._machine.handle(event, self._clock()))
+        began_s = self._loop_time.clock()
+        effects = list(self._machine.handle(waiting.event, self._clock()))
+        self._ahead = self._ahead or any(isinstance(one, Persist) and one.store is not Store.STATE for one in effects)
+        if waiting.peer:
+            self._loop_time.account(waiting.peer).spend(self._loop_time.clock() - began_s)
+        if waiting.done is not None:
+            waiting.done()
+        return effects
 
-    async def _next_event(self) -> Any:
-        if not self._inbox.empty():
-            return self._inbox.get_nowait()
-        due_ms = self._machine.deadline_ms()
-        if due_ms is None:
-            return await self._inbox.get()
-        wait_ms = due_ms - self._clock().mono_ms
-        if wait_ms <= 0:
-            # A tick that is always due must not starve the event loop.
+    async def _let_others(self) -> None:
+        """Give the loop away if this has held it for long."""
+        if self._loop_time.clock() - self._step_began_s > STEP_MAX_S:
             await asyncio.sleep(0)
-            return Tick()
-        try:
-            async with asyncio.timeout(wait_ms / 1000):
-                return await self._inbox.get()
-        except TimeoutError:
-            return Tick()
+            self._step_began_s = self._loop_time.clock()
+
+    async def _next_event(self) -> InboxItem:
+        while True:
+            due_ms = self._machine.deadline_ms()
+            wait_ms = None if due_ms is None else due_ms - self._clock().mono_ms
+            ticks = wait_ms is not None and wait_ms <= 0
+            if not (ticks and not self._ticked) and (waiting := self._inbox.take()) is not None:
+                self._ticked = False
+                return waiting
+            if ticks:
+                # A tick that is always due must starve neither the event loop nor the events.
+                await asyncio.sleep(0)
+                self._step_began_s = self._loop_time.clock()
+                self._ticked = True
+                return InboxItem(Tick())
+            waits_s = [
+                one for one in (self._inbox.wait_s(), None if wait_ms is None else wait_ms / 1000) if one is not None
+            ]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(waits_s, default=None)):
+                    await self._inbox.arrival()
+            self._step_began_s = self._loop_time.clock()
 
     async def _perform(self, effects: list[Effect]) -> None:
         waiting: list[Persist] = []
@@ -175,6 +202,8 @@ class Pump:
             if waiting:
                 await self._persist(*waiting)
                 waiting = []
+                self._step_began_s = self._loop_time.clock()
+            await self._let_others()
             match effect:
                 case Send(peer, message):
                     self._outlet.send(peer, message)

@@ -83,6 +83,8 @@ class Transport:
         self._half_open = HalfOpen(HALF_OPEN_MAX, HALF_OPEN_PER_ADDRESS_MAX)
         self._members: dict[PeerId, _Member] = {}
         self._events: asyncio.Queue[tuple[TransportEvent, Channel | None]] = asyncio.Queue()
+        self._told: tuple[tuple[bytes, ...], Channel] | None = None
+        """The frames of the event that came last, and whose they are; None once somebody answers for them."""
         self._group: asyncio.TaskGroup | None = None
         self._last_number = 0
 
@@ -132,9 +134,16 @@ class Transport:
         """Yield what happens, for ever, to one consumer; asking for the next event says the last one is dealt with."""
         while True:
             event, channel = await self._events.get()
+            self._told = (event.frames, channel) if channel and isinstance(event, FramesReceived) else None
             yield event
-            if channel is not None and isinstance(event, FramesReceived):
-                channel.taken(event.frames)
+            if self._told is not None:
+                self.hold()()
+
+    def hold(self) -> Callable[[], None]:
+        """Have the frames of the event that came last count against their peer until what this returns is called."""
+        assert self._told is not None, "the last event brought no frames, or they are held already"
+        (frames, channel), self._told = self._told, None
+        return lambda: channel.taken(frames)
 
     def admit(self, link: int) -> bool:
         """Lift the probation of a link; False if it is gone or gave way to another link of the same peer."""

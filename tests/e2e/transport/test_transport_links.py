@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from node.transport import ChannelName, DialError, LinkReady, Stream, StreamError
+from node.transport import ChannelName, DialError, FramesReceived, LinkReady, Stream, StreamError
+from node.transport.channel import INBOX_MAX_BYTES
 from protocols.libp2p import connection, multiaddr
 from protocols.libp2p.multiaddr import Multiaddr
 from protocols.machine import PeerId
@@ -247,6 +248,37 @@ async def test_a_daemon_that_falls_behind_holds_its_peer_back_and_then_frames_ar
             event = await anext(events)
             received += len(getattr(event, "frames", ()))
         assert b.transport.send_to(slow.peer, b"again")
+        task.cancel()
+
+
+async def test_frames_that_somebody_answers_for_hold_their_peer_back_until_he_is_done_with_them() -> None:
+    slow = make_transport(LOOPBACK)
+    async with running() as b, asyncio.TaskGroup() as group:
+        task = group.create_task(slow.run())
+        await slow.started.wait()
+        events = slow.events()
+        b.transport.set_members({slow.peer: (slow.listening[0],)})
+        slow.admit((await anext(events)).link)
+        while not isinstance(await anext(events), LinkReady):
+            pass
+        await b.until(lambda: bool(b.ready))
+        held, received, accepted = [], 0, 0
+        with contextlib.suppress(TimeoutError):
+            for _ in range(300):
+                accepted += b.transport.send_to(slow.peer, bytes(100_000))
+                async with asyncio.timeout(2):
+                    event = await anext(events)
+                assert isinstance(event, FramesReceived)
+                received += sum(map(len, event.frames))
+                held.append(slow.hold())
+        assert received < 5 * INBOX_MAX_BYTES, "what is not dealt with counts, though the next event was asked for"
+        events = slow.events()
+        for done in held:
+            done()
+        while received < accepted * 100_000:
+            event = await anext(events)
+            assert isinstance(event, FramesReceived)
+            received += sum(map(len, event.frames))
         task.cancel()
 
 

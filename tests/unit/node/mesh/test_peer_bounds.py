@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import pytest
@@ -31,7 +30,7 @@ def test_a_peer_that_sends_noise_loses_its_connection_and_is_one_line(caplog: py
     made = lonely_mesh()
     with caplog.at_level(logging.WARNING, "freehold.mesh"):
         for _ in range(MALFORMED_MAX):
-            asyncio.run(made._take_frame(PEER, ChannelName.CONTROL, b"\xc1"))
+            made._take_frames(PEER, ChannelName.CONTROL, (b"\xc1",))
     assert made.closed == [(PEER, "core.malformed")]  # type: ignore[attr-defined]
     assert [record.getMessage() for record in caplog.records] == [
         "a peer sends what is no message; its connection ends"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from node.errors import StorageError
-from node.mesh.pump import Pump, share_commits
+from node.loop_time import LoopTime
+from node.mesh.pump import BATCH_MAX, Pump, share_commits
 from protocols.machine import Disconnect, Effect, Notify, Now, PeerId, Persist, Reject, Send, Store, Tick, Write
 
 PEER = PeerId("peer")
@@ -151,15 +152,16 @@ def test_a_fence_ends_what_a_commit_of_votes_may_hold_and_no_commit_holds_two_st
 class Counting:
     """A machine that counts what it handled, which a reader may read, and the writes that made that durable."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store = Store.VOTE) -> None:
         self.handled = 0
         self.durable = 0
         self.disk = asyncio.Event()
         self.broken = False
+        self.store = store
 
     def handle(self, _event: Any, _now: Now) -> list[Effect]:
         self.handled += 1
-        return [Persist(Store.VOTE, (Write("t", b"k", self.handled.to_bytes(2, "big")),)), Notify(self.handled)]
+        return [Persist(self.store, (Write("t", b"k", self.handled.to_bytes(2, "big")),)), Notify(self.handled)]
 
     def deadline_ms(self) -> int | None:
         return None
@@ -199,6 +201,84 @@ async def test_who_waits_for_the_pump_reads_nothing_that_is_not_durable_however_
         assert all(handled == durable for handled, durable in seen), seen
         assert seen[0][0] < 400, "they waited for all there was to do"
         task.cancel()
+
+
+async def test_who_reads_decisions_does_not_wait_for_records_to_be_durable() -> None:
+    for store, waits in ((Store.STATE, False), (Store.FENCE, True), (Store.VOTE, True)):
+        machine = Counting(store)
+        pump = Pump(machine, Recorder(), machine.persist, lambda _event: None)
+        pump.post("go")
+        running = asyncio.ensure_future(pump.run())
+        while not machine.handled:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        reader = asyncio.ensure_future(pump.performed())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert reader.done() is not waits, store
+        assert machine.durable == 0, "the disk has not answered yet"
+        machine.disk.set()
+        await reader
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_peers_message_is_charged_to_it_and_told_of_once_it_was_handled() -> None:
+    now_s = [10.0]
+
+    class Slow(Script):
+        def handle(self, event: Any, now: Now) -> list[Effect]:
+            now_s[0] += 1.0
+            return super().handle(event, now)
+
+    loop_time = LoopTime(clock=lambda: now_s[0])
+    machine, recorder, done = Slow({}), Recorder(), asyncio.Event()
+    pump = Pump(machine, recorder, recorder.persist, recorder.notify, loop_time=loop_time)
+    pump.put_for(PEER, "first", done.set)
+    pump.put_for(PEER, "second")
+    pump.post("own")
+    running = asyncio.ensure_future(pump.run())
+    await done.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert machine.seen == ["own", "first"], "the peer used up its part; this node's own events are not held back"
+    assert loop_time.account(PEER).wait_s() > 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_tick_that_is_due_comes_in_a_flood_of_events_too() -> None:
+    machine, recorder = Script({}, due_ms=5), Recorder()
+    pump = Pump(machine, recorder, recorder.persist, recorder.notify, lambda: Now(6, 0))
+    for number in range(1_000):
+        pump.post(number)
+    running = asyncio.ensure_future(pump.run())
+    while len(machine.seen) < 1_000:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert machine.seen.index(Tick()) <= BATCH_MAX
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_loop_belongs_to_others_between_two_events_that_take_long() -> None:
+    now_s = [10.0]
+
+    class Slow(Script):
+        def handle(self, event: Any, now: Now) -> list[Effect]:
+            now_s[0] += 1.0
+            return super().handle(event, now)
+
+    machine, recorder = Slow({}), Recorder()
+    pump = Pump(machine, recorder, recorder.persist, recorder.notify, loop_time=LoopTime(clock=lambda: now_s[0]))
+    for number in range(BATCH_MAX):
+        pump.post(number)
+    running = asyncio.ensure_future(pump.run())
+    turns = 0
+    while len(machine.seen) < BATCH_MAX:
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= BATCH_MAX - 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_who_waits_for_a_pump_whose_disk_fails_reads_nothing() -> None:
