@@ -92,12 +92,16 @@ def next_try_ms(failures: int, error: AcmeError, jitter: float) -> int:
 
 
 def renewal_due_ms(held: HeldSite, window: tuple[int, int] | None) -> int:
-    """Return when a certificate is to be renewed: in the window, where its own digest says, or with a third of life left."""
+    """Return when a certificate is to be renewed: in the window, where its own digest says, or with a third of life left.
+
+    A window that leads too near to the certificate's end is cut short: with a sixth of its life left it is renewed anyhow.
+    """
+    life_ms = held.ends_ms - held.begins_ms
     if window is not None:
         start, end = window
         share = int.from_bytes(hashlib.sha256(held.site.chain).digest()[:4]) / (1 << 32)
-        return start + int((end - start) * share)
-    return held.ends_ms - (held.ends_ms - held.begins_ms) // 3
+        return min(start + int((end - start) * share), held.ends_ms - life_ms // 6)
+    return held.ends_ms - life_ms // 3
 
 
 class Certifier:

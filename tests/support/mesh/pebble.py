@@ -112,13 +112,17 @@ class Pebble:
 
 @dataclass
 class Limits:
-    """What stands before the authority. Mutable: for how long it refuses orders of which names, and when it did (wall s)."""
+    """What stands before the authority.
+
+    Mutable: for how long it refuses orders of which names, which it refused, and whether it says when to renew (RFC 9773).
+    """
 
     port: int
     behind: int
     authority: Path
     retry_after_s: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    says_when: bool = True
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -147,7 +151,10 @@ class Limits:
                     behind.request(self.command, self.path, body or None, dict(self.headers))
                     answer = behind.getresponse()
                     kept = {k: v for k, v in answer.getheaders() if k.lower() not in {"content-length", "connection"}}
-                    self._answer(answer.status, kept, answer.read())
+                    body = answer.read()
+                    if self.path == "/dir" and not limits.says_when:
+                        body = json.dumps({k: v for k, v in json.loads(body).items() if k != "renewalInfo"}).encode()
+                    self._answer(answer.status, kept, body)
 
             do_POST = do_HEAD = do_GET  # noqa: N815  the names are http.server's
 

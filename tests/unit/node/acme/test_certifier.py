@@ -70,6 +70,15 @@ def test_in_the_authoritys_window_each_certificate_has_a_moment_of_its_own(tmp_p
     assert renewal_due_ms(one, (1_000, 101_000)) == renewal_due_ms(one, (1_000, 101_000))
 
 
+def test_a_window_that_leads_to_the_end_is_no_reason_to_have_no_certificate(tmp_path: Path) -> None:
+    one = held(tmp_path, begins=-60, ends=30)
+    latest_ms = one.ends_ms - 15 * DAY_MS
+    assert renewal_due_ms(one, (one.ends_ms, one.ends_ms + DAY_MS)) == latest_ms
+    assert renewal_due_ms(one, (latest_ms - 1, latest_ms - 1)) == latest_ms - 1, (
+        "the authority's word, where it can be kept"
+    )
+
+
 def test_what_is_kept_of_a_name_holds_no_key() -> None:
     state = NameState("site.test", "https://localhost/o", "ab" * 32, 2, 5, "why")
     text = msgspec.json.encode(state)

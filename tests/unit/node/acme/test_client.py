@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from node.acme.client import ANSWER_MAX_BYTES, AcmeClient, AcmeError, acme_client, renewal_id
+from node.acme.client import ANSWER_MAX_BYTES, NONCE_TRIES, AcmeClient, AcmeError, acme_client, renewal_id
 from node.acme.jose import base64url, derive_key, public_jwk, thumbprint
 from tests.support.runtime import pem
 
@@ -142,7 +142,7 @@ async def test_a_refused_nonce_is_replaced_and_not_for_ever(tmp_path: Path) -> N
         authority.bad_nonces = 99
         with pytest.raises(AcmeError, match="badNonce"):
             await client.look(f"{authority.base}/o")
-        assert authority.bad_nonces == 99 - 5
+        assert authority.bad_nonces == 99 - NONCE_TRIES
 
 
 @pytest.mark.parametrize(
