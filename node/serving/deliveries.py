@@ -42,6 +42,9 @@ REFUSED_PAUSE_S = 0.5
 THREADS = 8
 """For the queues alone: a write waits while data is frozen, and nothing else of the node may wait with it."""
 
+DELIVERY_OUTCOMES = ("done", "failed", "dead", "refused", "lost")
+"""`dead`: it failed for the last time; `refused`: it was not begun; `lost`: what became of it could not be kept."""
+
 Lane = tuple[str, str]
 Stamp = tuple[int, ...]
 ResultT = TypeVar("ResultT")

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from node.api.callers.scope import Scope
 from node.control import Control
 from node.serving.app_counts import FIRST_BUCKET_S
+from node.serving.deliveries import DELIVERY_OUTCOMES
 from node.serving.schedules import OUTCOMES
 from protocols.state.model import Rollout
 
@@ -83,6 +84,19 @@ def job_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
         if good:
             last.add_metric(name, good[-1] / 1000)
     yield from (runs, missed, last, failing)
+
+
+def message_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
+    """Yield what became of the messages of each queue that this node delivered, since the daemon started."""
+    ended = CounterMetricFamily(
+        "freehold_messages", "Deliveries of a queue's messages, by end.", labels=[*_LANE, "queue", "outcome"]
+    )
+    found = control.deliveries.outcomes
+    for project, environment, queue in sorted({name[:3] for name in found}):
+        if scope.sees(project, environment):
+            for outcome in DELIVERY_OUTCOMES:
+                ended.add_metric([project, environment, queue, outcome], found[project, environment, queue, outcome])
+    yield ended
 
 
 def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:

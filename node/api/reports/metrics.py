@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from node.api.callers.scope import Scope
-from node.api.reports.app_metrics import app_metrics, job_metrics, lane_metrics
+from node.api.reports.app_metrics import app_metrics, job_metrics, lane_metrics, message_metrics
 from node.api.reports.upkeep_metrics import ending_metrics, upkeep_metrics
 from node.control import Control
 from protocols.liveness import Belief
@@ -74,6 +74,7 @@ class _Node(Collector):
         yield _counter("log_lines_lost", "Log lines that a full disk lost.", control.logs.dropped)
         yield self._rejects()
         yield from app_metrics(control, self._scope)
+        yield from message_metrics(control, self._scope)
         yield from lane_metrics(control, self._scope)
         yield from ending_metrics(control, self._scope)
         yield from upkeep_metrics(control, self._scope)
