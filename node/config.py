@@ -115,10 +115,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     several nodes of one user share; by default a node has its own. `local_only` has the ingress refuse hosts and origins
     of other machines, for a node on a developer's. `backup` has apps' data backed up by a schedule. `acme` is the table of
     that name, by default none. `ingress_names` are the DNS names or IP addresses at which visitors reach this node, as
-    `freehold dns` prints them; by default the hosts of its mesh addresses. `engine` is what serves
-    apps: "python", "native" or "auto", which is Python as long as the native engine is new. The log is kept as long as
-    `log_max_bytes` allow, and at most `log_days` unless that is 0. `telemetry` is the table of that name, by default none.
-    `provider` are the tables `[provider.NAME]`: servers of the operator in which apps' stores may lie.
+    `freehold dns` prints them; by default the hosts of its mesh addresses. `engine` is what serves apps: "python",
+    "native" or "auto", which is the native engine where it is built and fits, and else Python. The log is kept as long
+    as `log_max_bytes` allow, and at most `log_days` unless that is 0. `telemetry` is the table of that name, by default
+    none. `provider` are the tables `[provider.NAME]`: servers of the operator in which apps' stores may lie.
     """
 
     name: str

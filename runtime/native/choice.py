@@ -13,14 +13,12 @@ from typing import Any, Final, Literal
 from wasmtime import _ffi
 
 Wanted = Literal["auto", "python", "native"]
-"""What a node's settings say: "native" takes that engine where it is built, fits and has all that the listeners need; "auto"
-takes Python as long as the native engine is new."""
+"""What a node's settings say: "auto" takes the native engine where it is built, fits and has all that the listeners need,
+and "native" does the same and has `doctor` warn where it is not so; "python" never takes it."""
 
 ENGINES: Final = ("python", "native")
 
-NOT_ASKED_FOR: Final = 'the native engine is new, and serves only where node.toml says engine = "native"'
-
-NOT_BUILT: Final = "it is not built; run: make native"
+NOT_BUILT: Final = "the native engine is not built; run: make native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def load_module() -> tuple[Any, str]:
     except ModuleNotFoundError:
         return None, NOT_BUILT
     except ImportError as error:  # built for another Python, or machine
-        return None, f"it does not load ({error}); run: make native"
+        return None, f"the native engine does not load ({error}); run: make native"
     try:
         module.open(_ffi.dll._name, version("wasmtime"))
     except RuntimeError as error:
@@ -56,8 +54,6 @@ def choose(wanted: Wanted, *, plain_listeners: int, local_only: bool, proves: bo
     """
     if wanted == "python":
         return EngineChoice("python", "asked for")
-    if wanted == "auto":
-        return EngineChoice("python", NOT_ASKED_FOR)
     if local_only:
         return EngineChoice(
             "python", "a node for this machine alone checks hosts and origins, which the native engine does not"

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from runtime.messages import AppLoad, WorkerRoute
+from runtime.native.choice import Wanted
 from tests.support.runtime.guests import guest, release
-from tests.support.runtime.served import REAL, running, until
+from tests.support.runtime.served import ENGINES, REAL, running, until
 from tests.support.runtime.stream import Stream
 
 
@@ -20,10 +21,13 @@ def named(load: AppLoad, key: str) -> AppLoad:
     return msgspec.structs.replace(load, spec=replace(load.spec, release=key))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("instances", ["fresh", "reuse"])
-async def test_swaps_under_load_fail_no_request_and_kill_no_worker(tmp_path: Path, instances: str) -> None:
+async def test_swaps_under_load_fail_no_request_and_kill_no_worker(
+    tmp_path: Path, instances: str, engine: Wanted
+) -> None:
     load = await guest("hello", instances=instances)
-    async with running(tmp_path, command=REAL, workers=2) as served:
+    async with running(tmp_path, command=REAL, workers=2, engine=engine) as served:
         await served.pool.load(release(named(load, "r1")))
         await served.pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         async with Stream(served, clients=8) as stream:
@@ -40,9 +44,10 @@ async def test_swaps_under_load_fail_no_request_and_kill_no_worker(tmp_path: Pat
             assert [(app.key, app.queued) for app in status.apps] == [("r7", 0)]
 
 
-async def test_a_worker_killed_under_load_costs_only_what_was_inside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_worker_killed_under_load_costs_only_what_was_inside_it(tmp_path: Path, engine: Wanted) -> None:
     load = await guest("hello")
-    async with running(tmp_path, command=REAL, workers=2) as served:
+    async with running(tmp_path, command=REAL, workers=2, engine=engine) as served:
         await served.pool.load(release(load))
         await served.pool.activate([WorkerRoute(None, "/", "r1", "hello")])
         async with Stream(served, clients=8) as stream:

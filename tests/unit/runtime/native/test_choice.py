@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.native import choice
-from runtime.native.choice import NOT_ASKED_FOR, NOT_BUILT, choose, load_module
+from runtime.native.choice import NOT_BUILT, choose, load_module
 
 NAME = "runtime.native._engine"
 
@@ -32,15 +32,16 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_a_node_that_asks_for_it_gets_it(built: Built) -> None:
-    assert choose("native", plain_listeners=1, local_only=False).module is built
+@pytest.mark.parametrize("wanted", ["native", "auto"])
+def test_a_node_gets_it_where_it_is_built(built: Built, wanted: Any) -> None:
+    found = choose(wanted, plain_listeners=1, local_only=False)
+    assert (found.engine, found.reason, found.module) == ("native", "", built)
 
 
 @pytest.mark.parametrize(
     ("wanted", "plain_listeners", "local_only", "reason"),
     [
         ("python", 1, False, "asked for"),
-        ("auto", 1, False, NOT_ASKED_FOR),
         ("native", 0, False, "no listener without TLS"),
     ],
 )
@@ -70,7 +71,9 @@ def test_an_engine_that_is_not_built_says_how_to_build_it(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(choice, "importlib", SimpleNamespace(import_module=missing))
     assert load_module() == (None, NOT_BUILT)
-    assert choose("native", plain_listeners=1, local_only=False).reason == NOT_BUILT
+    for wanted in ("native", "auto"):
+        found = choose(wanted, plain_listeners=1, local_only=False)
+        assert (found.engine, found.reason) == ("python", NOT_BUILT)
 
 
 def test_an_engine_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
