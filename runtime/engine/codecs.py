@@ -327,6 +327,18 @@ def _lower_borrow(value: Any, at: int, holder: ResourceHolder) -> None:
     raise AssertionError("no export of ours takes a borrow")
 
 
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """How handles cross: as those of a store, or otherwise."""
+
+    lift_own: Lift
+    lift_borrow: Lift
+    lower_own: Lower
+
+
+OF_STORE: Final = Handles(_lift_own, _lift_borrow, _lower_own)
+
+
 _CHAR_CODEC: Final = Codec(_lift_char, _lower_char, "char")
 _STRING_CODEC: Final = Codec(_lift_string, _lower_string, "string")
 
@@ -339,7 +351,7 @@ def resource_name(ty: wc.ResourceType, resources: ResourceNames) -> str:
     return next((name for known, name in resources if known == ty), "?")
 
 
-def codec_for(ty: Any, resources: ResourceNames = ()) -> Codec:
+def codec_for(ty: Any, resources: ResourceNames = (), handles: Handles = OF_STORE) -> Codec:
     """Return the codec of a type of the public API; raises `UnsupportedTypeError`."""
     scalar = _SCALARS.get(type(ty))
     if scalar is not None:
@@ -350,25 +362,25 @@ def codec_for(ty: Any, resources: ResourceNames = ()) -> Codec:
         case wc.String():
             return _STRING_CODEC
         case wc.ListType():
-            return _list(codec_for(ty.element, resources))
+            return _list(codec_for(ty.element, resources, handles))
         case wc.TupleType():
-            return _tuple([codec_for(element, resources) for element in ty.elements])
+            return _tuple([codec_for(element, resources, handles) for element in ty.elements])
         case wc.RecordType():
-            return _record([(name, codec_for(field, resources)) for name, field in ty.fields])
+            return _record([(name, codec_for(field, resources, handles)) for name, field in ty.fields])
         case wc.VariantType():
-            return _variant([(name, _maybe(case, resources)) for name, case in ty.cases])
+            return _variant([(name, _maybe(case, resources, handles)) for name, case in ty.cases])
         case wc.EnumType():
             return _enum(ty.names)
         case wc.FlagsType():
             return _flags(ty.names)
         case wc.OptionType():
-            return _option(codec_for(ty.payload, resources))
+            return _option(codec_for(ty.payload, resources, handles))
         case wc.ResultType():
-            return _result(_maybe(ty.ok, resources), _maybe(ty.err, resources))
+            return _result(_maybe(ty.ok, resources, handles), _maybe(ty.err, resources, handles))
         case wc.OwnType():
-            return Codec(_lift_own, _lower_own, f"own<{resource_name(ty.ty, resources)}>")
+            return Codec(handles.lift_own, handles.lower_own, f"own<{resource_name(ty.ty, resources)}>")
         case wc.BorrowType():
-            return Codec(_lift_borrow, _lower_borrow, f"borrow<{resource_name(ty.ty, resources)}>")
+            return Codec(handles.lift_borrow, _lower_borrow, f"borrow<{resource_name(ty.ty, resources)}>")
     raise UnsupportedTypeError(f"{type(ty).__name__} is not a WASI 0.2 type")
 
 
@@ -385,11 +397,11 @@ class FunctionCodecs:
         return f"({','.join(codec.shape for codec in self.params)})->{self.result.shape if self.result else '()'}"
 
 
-def _maybe(ty: Any, resources: ResourceNames) -> Codec | None:
-    return codec_for(ty, resources) if ty is not None else None
+def _maybe(ty: Any, resources: ResourceNames, handles: Handles) -> Codec | None:
+    return codec_for(ty, resources, handles) if ty is not None else None
 
 
-def signature_of(function: wc.FuncType, resources: ResourceNames = ()) -> FunctionCodecs:
+def signature_of(function: wc.FuncType, resources: ResourceNames = (), handles: Handles = OF_STORE) -> FunctionCodecs:
     """Resolve a function type; raises `UnsupportedTypeError`."""
-    params = tuple(codec_for(ty, resources) for _, ty in function.params)
-    return FunctionCodecs(params, _maybe(function.result, resources))
+    params = tuple(codec_for(ty, resources, handles) for _, ty in function.params)
+    return FunctionCodecs(params, _maybe(function.result, resources, handles))

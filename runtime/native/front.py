@@ -22,10 +22,19 @@ from runtime.engine.engine import engine
 from runtime.engine.guest import GuestLog
 from runtime.engine.instance import INSTANCES_MAX, MEMORIES_MAX, TABLES_MAX
 from runtime.ingress.dispatch import HostedApp
-from runtime.ingress.response_head import BODY_TOO_LARGE, BUSY, DEADLINE, FAILED, IngressProblem, problem_response
+from runtime.ingress.response_head import (
+    BODY_TOO_LARGE,
+    BUSY,
+    DEADLINE,
+    FAILED,
+    UNAVAILABLE,
+    IngressProblem,
+    problem_response,
+)
 from runtime.ingress.routing import Elsewhere, normal_host, normal_prefix
 from runtime.ingress.settings import IngressSettings
 from runtime.messages import AppStatus
+from runtime.native.lender import Lender
 from runtime.native.plan import NativePlan
 from runtime.services.log_sink import AppLog
 
@@ -138,8 +147,10 @@ class NativeFront:
                 "busy": _problem(BUSY),
                 "deadline": _problem(DEADLINE),
                 "body_too_large": _problem(BODY_TOO_LARGE),
+                "away": _problem(UNAVAILABLE),
             }
         )
+        self._lender = Lender(self._engine, guests_max)
 
     @property
     def connections(self) -> int:
@@ -186,6 +197,7 @@ class NativeFront:
             "response_fields_max_bytes": spec.response_fields_max_bytes,
             "log_call_max_bytes": spec.log_call_max_bytes,
         }
+        self._lender.add(self._number, plan.lent)
         hosted = self._engine.load(described, (engine(), component))
         native = NativeApp(self._number, hosted)
         self._apps[native.number] = app
@@ -207,8 +219,9 @@ class NativeFront:
         if native is None:
             return
         self._engine.unload(native.number)
-        while not native.gone:  # noqa: ASYNC110 - the engine's thread says so
+        while not native.gone or self._lender.holds(native.number):  # noqa: ASYNC110 - other threads let go of it
             await asyncio.sleep(LOOK_S)
+        self._lender.remove(native.number)
         self.report()
         del self._natives[app], self._apps[native.number]
 

@@ -90,6 +90,11 @@ class LoadedApp:
         """What its instances are made of; None for a core module."""
         return self._linked
 
+    @property
+    def services(self) -> GuestServices:
+        """What its guests may reach."""
+        return self._services
+
     def prepare(self) -> Outcome:
         """Make the instances that wait for requests; `Completed`, or why none can be made."""
         while len(self._ready) < self.spec.instances_ready and not self._closed:

@@ -192,7 +192,9 @@ class SandboxHost:
         except BaseException:
             self._let_go(stores)
             raise
-        plan = native_plan(app, self._native) if self._native is not None else NotNative("Python serves in this worker")
+        plan: NativePlan | NotNative = NotNative("Python serves in this worker")
+        if self._native is not None:
+            plan = native_plan(app, self._native, thread_log.serving)
         if load.spec.kind == "http" and isinstance(plan, NotNative):
             app.prepare()  # a failure shows again, with its outcome, in the first request
         return SandboxApp(app, thread_log, partial(self._let_go, stores), plan)

@@ -13,18 +13,20 @@ import pytest
 
 from tests.conformance.ours import serve_ours
 from tests.conformance.wire import Ask, exchange
+from tests.support.runtime.served import ENGINES
 
 Get = Callable[[str], tuple[int, str]]
 
 
-@pytest.fixture(scope="module")
-def get(component: Callable[[str], Path]) -> Iterator[Get]:
+@pytest.fixture(scope="module", params=ENGINES)
+def get(request: pytest.FixtureRequest, component: Callable[[str], Path]) -> Iterator[Get]:
     spec = {
         "keyvalue": ("visitors", "other"),
         "config": {"GREETING": "hello", "EMPTY": ""},
         "environment": {"MODE": "test"},
     }
-    with serve_ours(component("services"), **spec) as server:
+    with serve_ours(component("services"), engine=request.param, **spec) as server:
+        assert server.engine == request.param
 
         def ask(path: str) -> tuple[int, str]:
             answer = exchange(server.port, Ask(path))

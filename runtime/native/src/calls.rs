@@ -434,6 +434,15 @@ impl Calls {
         }
     }
 
+    /// Python has answered the guest of this instance: it goes on.
+    pub fn answered(&mut self, instance: u64) {
+        let of = |running: &mut Box<Running>| running.kept.instance.guest().lent == instance;
+        let found = self.calls.iter_mut().position(|call| call.as_mut().is_some_and(of));
+        if let Some(id) = found {
+            self.resume(id);
+        }
+    }
+
     /// Stop a guest at its next wait or tick.
     pub fn cancel(&mut self, call: Option<usize>) {
         let Some(id) = call else { return };

@@ -13,6 +13,8 @@
 //! * **T (trusted caller).** `front.py` alone calls the face in `lib.rs`. It gives away duplicates of its listening sockets, which
 //!   nobody else closes, and addresses of live objects of the opened library together with what keeps them alive; the imports' types
 //!   are those of the interfaces, which `linking.py` has checked.
+//! * **L (loan).** A `Loan` alone owns its values, which are copies. Python alone reads and writes them until it has answered, and
+//!   the loop alone after that. Places that an answer names are blank values of the result, which nothing moves but `lower`.
 //! * **K (kinds).** A payload is read only as its kind says; what has another kind is an error of the guest.
 //!
 //! Not here: what host functions do (`host.rs` and behind it), or which guest runs when (`calls.rs`).
@@ -20,12 +22,17 @@
 
 use crate::guest::{Ended, Guest};
 use crate::host::{self, Start, Step};
+use crate::resources::Resource;
+use crate::shared::held;
 use crate::value::{Trap, Value};
+use std::cell::UnsafeCell;
 use std::ffi::{c_char, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::{null_mut, NonNull};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// Releases whose C header was read and tested.
 pub const KNOWN_VERSIONS: [&str; 1] = ["50.0.1"];
@@ -116,6 +123,7 @@ api! {
     val_delete = "wasmtime_component_val_delete"(*mut Val);
     host_new = "wasmtime_component_resource_host_new"(bool, u32, u32) -> Ptr;
     host_rep = "wasmtime_component_resource_host_rep"(Ptr) -> u32;
+    host_owned = "wasmtime_component_resource_host_owned"(Ptr) -> bool;
     host_delete = "wasmtime_component_resource_host_delete"(Ptr);
     any_to_host = "wasmtime_component_resource_any_to_host"(Ptr, Ptr, *mut Ptr) -> Ptr;
     host_to_any = "wasmtime_component_resource_host_to_any"(Ptr, Ptr, *mut Ptr) -> Ptr;
@@ -343,6 +351,11 @@ impl<'a> Arg<'a> {
 
     /// The rep of a handle, own or borrowed; once for each argument, since a borrow is consumed by it.
     pub fn rep(&self) -> Result<u32, Trap> {
+        Ok(self.handle()?.0)
+    }
+
+    /// The rep of a handle, and whether the guest gives it away.
+    fn handle(&self) -> Result<(u32, bool), Trap> {
         self.expect(RESOURCE)?;
         let mut host = null_mut();
         // SAFETY: A, K; the context is that of the running callback.
@@ -351,9 +364,120 @@ impl<'a> Arg<'a> {
             if !error.is_null() {
                 return Err(Trap::new(&consume_error(error).message));
             }
-            let rep = (api().host_rep)(host);
+            let found = ((api().host_rep)(host), (api().host_owned)(host));
             (api().host_delete)(host);
-            Ok(rep)
+            Ok(found)
+        }
+    }
+}
+
+// --- what Python is lent ----------------------------------------------------------------------------------------------
+
+/// What Python made of a loan: the objects in its result (where, number, name of the type), or why the guest's call ends.
+pub struct LoanAnswer {
+    pub given: Result<Vec<(usize, u32, String)>, Ended>,
+    pub away_s: Option<u32>,
+}
+
+/// One call of a host function that Python serves (L).
+pub struct Loan {
+    pub function: u32,
+    pub ids: (String, String),
+    pub deadline: Instant,
+    arguments: Box<[Val]>,
+    result: Box<UnsafeCell<Val>>,
+    answer: Mutex<Option<LoanAnswer>>,
+    settled: AtomicBool,
+    abandoned: AtomicBool,
+}
+
+// SAFETY: L; the values are plain memory of the library, which may be read, written and freed on any thread.
+unsafe impl Send for Loan {}
+// SAFETY: L; all else is behind locks and atomics.
+unsafe impl Sync for Loan {}
+
+impl std::fmt::Debug for Loan {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "loan of {}", self.function)
+    }
+}
+
+impl PartialEq for Loan {
+    fn eq(&self, other: &Loan) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Loan {
+    /// Copy a call's arguments; a handle becomes the number of its object, which leaves the guest if it gave it away.
+    fn new(guest: &mut Guest, function: u32, values: &[Val], context: Ptr) -> Result<Loan, Trap> {
+        let mut loan = Loan {
+            function, ids: guest.ids(), deadline: guest.deadline, arguments: vec![BLANK; values.len()].into(),
+            result: Box::new(UnsafeCell::new(BLANK)), answer: Mutex::default(), settled: false.into(),
+            abandoned: false.into(),
+        };
+        for (value, copy) in values.iter().zip(loan.arguments.iter_mut()) {
+            if value.kind != RESOURCE {
+                // SAFETY: A; the copy is ours, and `drop` frees it.
+                unsafe { (api().val_clone)(value, copy) };
+                continue;
+            }
+            let (rep, owned) = Arg { value, context }.handle()?;
+            let number = match if owned { guest.take(rep)? } else { Resource::Lent(guest.lent_number(rep)?) } {
+                Resource::Lent(number) => number,
+                _ => return Err(Trap::new("a handle stands for something else than its type says")),
+            };
+            *copy = Val { kind: U64, a: number.into(), ..BLANK };
+        }
+        Ok(loan)
+    }
+
+    pub fn arguments(&self) -> usize {
+        self.arguments.as_ptr() as usize
+    }
+
+    pub fn result(&self) -> usize {
+        self.result.get() as usize
+    }
+
+    /// Keep the answer; false where there is one already.
+    pub fn settle(&self, answer: LoanAnswer) -> bool {
+        if self.settled.swap(true, SeqCst) {
+            return false;
+        }
+        *held(&self.answer) = Some(answer);
+        true
+    }
+
+    /// Take the answer, once there is one.
+    pub fn answer(&self) -> Option<LoanAnswer> {
+        held(&self.answer).take()
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, SeqCst);
+    }
+
+    pub fn abandoned(&self) -> bool {
+        self.abandoned.load(SeqCst)
+    }
+
+    /// Move the result out; the answer was taken, so it is the loop's.
+    fn take_result(&self) -> Val {
+        // SAFETY: L; Python has answered, and only the loop's thread calls this.
+        unsafe { std::mem::replace(&mut *self.result.get(), BLANK) }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // SAFETY: L; every value is whole or blank, and nobody else has the loan any more.
+        unsafe {
+            for value in self.arguments.iter_mut() {
+                (api().val_delete)(value);
+            }
+            (api().val_delete)(self.result.get());
         }
     }
 }
@@ -440,6 +564,13 @@ fn lower(value: Value, context: Ptr, target: *mut Val) -> Result<(), Trap> {
                 (*target).b = boxed(payload, context)?;
                 (*target).a = 0;
                 RESULT
+            }
+            Value::Lent(loan, handles) => {
+                for (place, rep, type_id) in handles {
+                    lower(Value::Own(rep, type_id), context, place as *mut Val)?; // L
+                }
+                *target = loan.take_result();
+                return Ok(());
             }
             Value::Own(rep, type_id) => {
                 let host = (api().host_new)(true, rep, type_id);
@@ -563,6 +694,34 @@ unsafe extern "C" fn on_call_async(
     }
 }
 
+/// A host function that Python serves: the guest waits for it.
+unsafe extern "C" fn on_lend(
+    data: Ptr, context: Ptr, _type: Ptr, args: *const Val, nargs: usize, results: *mut Val, nresults: usize,
+    error: *mut Ptr, continuation: *mut Continuation,
+) {
+    // SAFETY: as in `on_call_async`; `data` is a number, not an address.
+    unsafe {
+        let (guest, values) = (guest_of(context), values_at(args, nargs));
+        let asked = guarded(guest, |guest| {
+            let loan = Loan::new(guest, data as usize as u32, values, context)?;
+            guest.ask(Arc::new(loan));
+            Ok(())
+        });
+        continuation.write(match asked {
+            Err(failed) => {
+                *error = failed;
+                Continuation { callback: already_done, env: null_mut(), finalizer: None }
+            }
+            Ok(()) => {
+                let suspended = Box::new(Suspended { context, results, nresults, error });
+                Continuation {
+                    callback: look_again, env: Box::into_raw(suspended).cast(), finalizer: Some(forget_suspended),
+                }
+            }
+        });
+    }
+}
+
 unsafe extern "C" fn already_done(_env: Ptr) -> bool {
     true
 }
@@ -625,6 +784,8 @@ pub struct Import {
     pub name: String,
     pub resources: Vec<(String, u32)>,
     pub functions: Vec<(String, &'static host::Entry)>,
+    /// Functions that Python serves, each with its number there.
+    pub lent: Vec<(String, u32)>,
 }
 
 /// A component, joined to the host functions, and where its handler is. `Send` and `Sync` as the objects behind it are in
@@ -689,6 +850,11 @@ impl Linked {
                             (api().add_func_async)(instance, name.as_ptr(), name.len(), on_call_async, data, None)
                         }
                     };
+                    found = found.and_then(|()| if error.is_null() { Ok(()) } else { Err(consume_error(error).message) });
+                }
+                for (name, number) in &import.lent {
+                    let data = *number as usize as Ptr; // a number in the place of an address, which nothing follows
+                    let error = (api().add_func_async)(instance, name.as_ptr(), name.len(), on_lend, data, None);
                     found = found.and_then(|()| if error.is_null() { Ok(()) } else { Err(consume_error(error).message) });
                 }
                 (api().instance_delete)(instance);

@@ -131,6 +131,14 @@ impl Exchange {
             (Outcome::ErrorResponse(code), None) if code == "HTTP-request-body-size" => &settings.body_too_large,
             _ => &settings.failed,
         };
+        let away_s = self.writer.borrow().away_s;
+        let away = away_s.filter(|_| std::ptr::eq(problem, &settings.failed)).map(|away_s| {
+            let mut away = settings.away.clone();
+            away.fields.retain(|(name, _)| name != "retry-after");
+            away.fields.push(("retry-after".to_owned(), away_s.to_string().into_bytes()));
+            away
+        });
+        let problem = away.as_ref().unwrap_or(problem);
         let keep_alive = self.keep_alive && !draining;
         self.refuse(output, problem, date, keep_alive);
         Answered::Whole(keep_alive)

@@ -2,7 +2,9 @@
 //!
 //! The native twin of `runtime/engine/guest.py`; limits are the same. Not here: what host functions do, stores, sockets.
 
-use crate::host::Pending;
+use crate::capi::Loan;
+use crate::host::{type_id, Pending};
+use crate::lending::{Errand, Lending, Message};
 use crate::resources::{OutBody, Resource, ResponseWriter};
 use crate::value::Trap;
 use std::cell::RefCell;
@@ -39,8 +41,10 @@ pub struct Wait {
 }
 
 /// What all guests of an app share.
-#[derive(Debug)]
 pub struct Grants {
+    /// The app's number, and where its guests ask Python.
+    pub number: u64,
+    pub lending: Arc<Lending>,
     pub config: Vec<(String, String)>,
     pub environment: Vec<(String, String)>,
     pub response_fields_max: usize,
@@ -127,6 +131,11 @@ pub struct Guest {
     pub stdout: Output,
     pub stderr: Output,
     room: [usize; 2],
+    /// Its number with Python; 0 before it asked for the first time.
+    pub lent: u64,
+    /// Whether this call asked, and what the guest let go of since.
+    asked: bool,
+    dropped: Vec<u32>,
 }
 
 impl Guest {
@@ -135,7 +144,7 @@ impl Guest {
         Guest {
             grants, slots: Vec::new(), free: Vec::new(), live: 0, deadline, cancelled: false, request: None, writer: None,
             answer_body: None, pending: None, wait: None, ended: None, stdout: Output::default(),
-            stderr: Output::default(), room,
+            stderr: Output::default(), room, lent: 0, asked: false, dropped: Vec::new(),
         }
     }
 
@@ -157,8 +166,11 @@ impl Guest {
         self.request = None;
         self.writer = None;
         self.answer_body = None;
-        self.pending = None;
+        self.give_up();
         self.wait = None;
+        if std::mem::take(&mut self.asked) {
+            self.send(Errand::Ended);
+        }
         (std::mem::take(&mut self.stdout), std::mem::take(&mut self.stderr))
     }
 
@@ -196,6 +208,52 @@ impl Guest {
         String::from_utf8_lossy(&whole[whole.len().saturating_sub(TAIL_MAX_BYTES)..]).into_owned()
     }
 
+    // --- what Python serves ---------------------------------------------------------------------------------------------
+
+    /// Have Python serve a call; the guest waits until it has answered.
+    pub fn ask(&mut self, loan: Arc<Loan>) {
+        if self.lent == 0 {
+            self.lent = self.grants.lending.enrol();
+        }
+        self.asked = true;
+        self.pending = Some(Pending::Lent(loan.clone()));
+        self.wait = Some(Wait { at: None, room: false });
+        self.send(Errand::Ask(loan));
+    }
+
+    fn send(&mut self, errand: Errand) {
+        let dropped = std::mem::take(&mut self.dropped);
+        let message = Message { app: self.grants.number, instance: self.lent, dropped, errand };
+        self.grants.lending.send(message);
+    }
+
+    /// The call is over: Python is told that nobody waits for its answer any more.
+    fn give_up(&mut self) {
+        if let Some(Pending::Lent(loan)) = self.pending.take() {
+            loan.abandon();
+        }
+    }
+
+    /// What Python answered, with a handle for each object it gave; None while it has not.
+    pub fn lent_step(&mut self, loan: &Arc<Loan>) -> Result<Option<crate::value::Value>, Trap> {
+        let Some(answer) = loan.answer() else {
+            self.wait = Some(Wait { at: None, room: false });
+            return Ok(None);
+        };
+        if let (Some(away_s), Some(writer)) = (answer.away_s, &self.writer) {
+            writer.borrow_mut().away_s = Some(away_s);
+        }
+        let given = answer.given.map_err(|ended| match ended {
+            Ended::Rule(reason) => Trap::new(&reason),
+            other => Trap::stop(other),
+        })?;
+        let mut handles = Vec::new();
+        for (place, id, name) in given {
+            handles.push((place, self.give(Resource::Lent(id), 0)?, type_id(&name)));
+        }
+        Ok(Some(crate::value::Value::Lent(loan.clone(), handles)))
+    }
+
     // --- handles ------------------------------------------------------------------------------------------------------
 
     /// Keep `resource` for the guest, as a child of `parent` (0: of nothing); return its rep.
@@ -219,6 +277,24 @@ impl Guest {
     fn slot_mut(&mut self, rep: u32) -> Result<&mut Slot, Trap> {
         let slot = (rep as usize).checked_sub(1).and_then(|index| self.slots.get_mut(index));
         slot.and_then(Option::as_mut).ok_or_else(|| Trap::new("a handle of nothing"))
+    }
+
+    /// The number of the object that Python holds for a handle.
+    pub fn lent_number(&mut self, rep: u32) -> Result<u32, Trap> {
+        match self.borrow(rep)? {
+            Resource::Lent(number) => Ok(*number),
+            _ => Err(Trap::new("a handle stands for something else than its type says")),
+        }
+    }
+
+    /// The request's id and trace id, as its fields say them; empty while an instance is being made.
+    pub fn ids(&self) -> (String, String) {
+        let of = |name: &str| {
+            let fields = self.request.iter().flat_map(|request| &request.fields).rev();
+            let value = fields.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.as_slice());
+            String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+        };
+        (of("x-request-id"), of("traceparent").split('-').nth(1).unwrap_or_default().to_owned())
     }
 
     /// The object of a borrowed handle.
@@ -252,8 +328,21 @@ impl Guest {
 
     /// The guest dropped an owned handle.
     pub fn drop_handle(&mut self, rep: u32) -> Result<(), Trap> {
-        self.take(rep)?.dropped();
+        let mut resource = self.take(rep)?;
+        resource.dropped();
+        if let Resource::Lent(id) = resource {
+            self.dropped.push(id);
+        }
         Ok(())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.give_up();
+        if self.lent != 0 {
+            self.send(Errand::Gone);
+        }
     }
 }
 
@@ -264,8 +353,8 @@ mod tests {
 
     fn guest() -> Guest {
         let grants = Grants {
-            config: vec![], environment: vec![], response_fields_max: 10, response_fields_max_bytes: 100,
-            log_call_max_bytes: 10,
+            number: 1, lending: Arc::default(), config: vec![], environment: vec![], response_fields_max: 10,
+            response_fields_max_bytes: 100, log_call_max_bytes: 10,
         };
         Guest::new(Arc::new(grants), Instant::now() + Duration::from_secs(60))
     }

@@ -1,14 +1,14 @@
-//! The host functions this engine has: by interface and name, each with how it starts. What is not here runs in Python.
+//! The host functions this engine has: by interface and name, each with how it starts. `lender.py` names those Python serves.
 //!
 //! A function that may wait is begun once, with its arguments, and leaves a `Pending` on the guest; it is looked at again whenever
 //! the loop polls the guest. Not here: what the functions do (`streams.rs`, `http_types.rs`, `others.rs`).
 
-use crate::capi::Args;
+use crate::capi::{Args, Loan};
 use crate::guest::{Guest, Wait};
 use crate::value::{Trap, Value};
 use crate::{http_types, others, streams};
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// What a function that may wait has come to.
@@ -38,6 +38,8 @@ pub enum Pending {
     Block(u32),
     Write { stream: u32, data: Vec<u8>, at: usize },
     Splice { to: u32, from: u32, len: usize },
+    /// Python serves it.
+    Lent(Arc<Loan>),
 }
 
 /// Begin to wait, or have it at once.
@@ -60,6 +62,7 @@ fn step(guest: &mut Guest) -> Result<Step, Trap> {
         Pending::Block(rep) => streams::poll_step(guest, &[*rep])?.map(|_| Value::Nothing),
         Pending::Write { stream, data, at } => streams::write_step(guest, *stream, data, at)?,
         Pending::Splice { to, from, len } => streams::splice_step(guest, *to, *from, *len)?,
+        Pending::Lent(loan) => guest.lent_step(loan)?,
     };
     if let Some(value) = done {
         return Ok(Step::Done(value));
@@ -104,6 +107,7 @@ pub fn type_id(resource: &str) -> u32 {
     let name = match resource {
         "headers" | "trailers" => "fields",
         "io-error" => "error",
+        "connection" => "database",
         other => other,
     };
     NAMES.iter().position(|known| *known == name).map_or(0, |index| index as u32 + 1)

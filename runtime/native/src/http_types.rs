@@ -256,6 +256,10 @@ fn get_trailers(guest: &mut Guest, args: &Args<'_>) -> Result<Value, Trap> {
 
 // --- the answer -------------------------------------------------------------------------------------------------------
 
+/// A status of a guest that a service's absence turns into the other one.
+const FAILED: u16 = 500;
+const UNAVAILABLE: u16 = 503;
+
 fn outparam_set(guest: &mut Guest, args: &Args<'_>) -> Result<Value, Trap> {
     let writer = match guest.take(args.at(0)?.rep()?)? {
         Resource::ResponseOutparam(writer) => writer,
@@ -284,7 +288,13 @@ fn outparam_set(guest: &mut Guest, args: &Args<'_>) -> Result<Value, Trap> {
     }
     {
         let mut writer = writer.borrow_mut();
-        writer.head = Some((status, fields.entries));
+        let (mut status, mut entries) = (status, fields.entries);
+        if let (FAILED, Some(away_s)) = (status, writer.away_s) {
+            status = UNAVAILABLE;
+            entries.retain(|(name, _)| name != "retry-after");
+            entries.push(("retry-after".to_owned(), away_s.to_string().into_bytes()));
+        }
+        writer.head = Some((status, entries));
         writer.started = true;
         writer.complete = body.is_none();
     }

@@ -7,6 +7,7 @@ mod guest;
 mod host;
 mod http_types;
 mod ids;
+mod lending;
 mod others;
 mod outcome;
 pub mod parse;
@@ -21,7 +22,8 @@ mod value;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use lending::Errand;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyList};
 use shared::{held, Order, Settings, Shared};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -49,6 +51,8 @@ struct PyImport {
     interface: String,
     resources: Vec<String>,
     functions: Vec<String>,
+    /// Those of its functions that Python serves: each with its number there.
+    lent: Vec<(String, u32)>,
 }
 
 /// What Python says of an app.
@@ -117,10 +121,82 @@ struct PySettings {
     busy: PyProblem,
     deadline: PyProblem,
     body_too_large: PyProblem,
+    away: PyProblem,
 }
 
 fn seconds(value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// One call of a guest that Python serves. What its addresses name is Python's until it has answered, once.
+#[pyclass(frozen)]
+struct Ask {
+    loan: Arc<capi::Loan>,
+    instance: u64,
+    shared: Arc<Shared>,
+}
+
+impl Ask {
+    fn say(&self, given: Result<Vec<(usize, u32, String)>, guest::Ended>, away_s: Option<u32>) {
+        if self.loan.settle(capi::LoanAnswer { given, away_s }) {
+            self.shared.order(Order::Answered(self.instance));
+        }
+    }
+}
+
+#[pymethods]
+impl Ask {
+    /// The number of the function, which `front.py` gave it.
+    #[getter]
+    fn function(&self) -> u32 {
+        self.loan.function
+    }
+
+    /// Where its arguments lie, as values of wasmtime; handles are numbers of objects.
+    #[getter]
+    fn arguments(&self) -> usize {
+        self.loan.arguments()
+    }
+
+    /// Where its result goes; handles in it stay blank.
+    #[getter]
+    fn result(&self) -> usize {
+        self.loan.result()
+    }
+
+    /// The request's id and trace id; empty while an instance is being made.
+    #[getter]
+    fn ids(&self) -> (String, String) {
+        self.loan.ids.clone()
+    }
+
+    /// Seconds until the call's deadline.
+    #[getter]
+    fn rest_s(&self) -> f64 {
+        self.loan.deadline.saturating_duration_since(std::time::Instant::now()).as_secs_f64()
+    }
+
+    /// Whether nobody waits for the answer any more.
+    #[getter]
+    fn abandoned(&self) -> bool {
+        self.loan.abandoned()
+    }
+
+    /// The result is in its place; `handles` are the objects in it: where, number, name of the type. `away_s`: a service was away.
+    #[pyo3(signature = (handles, away_s=None))]
+    fn answer(&self, handles: Vec<(usize, u32, String)>, away_s: Option<u32>) {
+        self.say(Ok(handles), away_s);
+    }
+
+    /// The guest broke a rule, which ends its call.
+    fn refuse(&self, reason: String) {
+        self.say(Err(guest::Ended::Rule(reason)), None);
+    }
+
+    /// The host has a defect, which ends the guest's call.
+    fn fail(&self, reason: String) {
+        self.say(Err(guest::Ended::Defect(reason)), None);
+    }
 }
 
 /// The counters of one app of the engine.
@@ -171,7 +247,7 @@ impl Engine {
             half_closed: seconds(settings.half_closed_s)?, guests_max: settings.guests_max, proxies: settings.proxies,
             load_table: settings.load_table, slot: settings.slot, traced: settings.traced, failed: settings.failed.into(),
             busy: settings.busy.into(), deadline: settings.deadline.into(),
-            body_too_large: settings.body_too_large.into(),
+            body_too_large: settings.body_too_large.into(), away: settings.away.into(),
         };
         let shared = Shared::new(settings).map_err(|error| PyOSError::new_err(error.to_string()))?;
         Ok(Engine { shared: Arc::new(shared), thread: Mutex::default() })
@@ -204,6 +280,7 @@ impl Engine {
             });
             imports.push(capi::Import {
                 name: import.name, resources: resources.collect::<PyResult<_>>()?, functions: functions.collect::<PyResult<_>>()?,
+                lent: import.lent,
             });
         }
         let entry = (app.export.as_str(), app.function.as_str());
@@ -213,6 +290,7 @@ impl Engine {
             tables: app.tables_max, memories: app.memories_max,
         };
         let grants = guest::Grants {
+            number: app.number, lending: self.shared.lending.clone(),
             config: app.config, environment: app.environment, response_fields_max: app.response_fields_max,
             response_fields_max_bytes: app.response_fields_max_bytes, log_call_max_bytes: app.log_call_max_bytes,
         };
@@ -243,12 +321,34 @@ impl Engine {
     /// End the loop; what is under way is broken off.
     fn stop(&self, py: Python<'_>) {
         self.shared.order(Order::Stop);
+        self.shared.lending.close();
         let thread = held(&self.thread).take();
         py.detach(|| {
             if let Some(thread) = thread {
                 let _ = thread.join();
             }
         });
+    }
+
+    /// Wait for what a guest asks of Python: (app, instance, numbers of objects it let go of, what: an `Ask`, True for the end of
+    /// a request, False for the end of the instance; whether every thread is busy now). None once the engine stopped.
+    #[allow(clippy::type_complexity)]
+    fn next_errand(&self, py: Python<'_>) -> PyResult<Option<(u64, u64, Vec<u32>, Py<PyAny>, bool)>> {
+        let Some((message, all_busy)) = py.detach(|| self.shared.lending.next()) else { return Ok(None) };
+        let what = match message.errand {
+            Errand::Ask(loan) => {
+                let ask = Ask { loan, instance: message.instance, shared: self.shared.clone() };
+                Py::new(py, ask)?.into_any()
+            }
+            Errand::Ended => PyBool::new(py, true).to_owned().unbind().into_any(),
+            Errand::Gone => PyBool::new(py, false).to_owned().unbind().into_any(),
+        };
+        Ok(Some((message.app, message.instance, message.dropped, what, all_busy)))
+    }
+
+    /// The thread that took an errand of this instance is done with it.
+    fn errand_done(&self, instance: u64) {
+        self.shared.lending.done(instance);
     }
 
     /// Say how many connections of this worker the Python path holds.
@@ -337,6 +437,7 @@ impl Engine {
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<Hosted>()?;
+    module.add_class::<Ask>()?;
     module.add_function(wrap_pyfunction!(open, module)?)?;
     module.add_function(wrap_pyfunction!(missing, module)?)?;
     Ok(())

@@ -160,6 +160,8 @@ pub struct ResponseWriter {
     pub data: Vec<u8>,
     pub trailers: FieldList,
     pub refusal: Option<String>,
+    /// A service that the guest needed was away: when to try again. What fails then is answered with 503.
+    pub away_s: Option<u32>,
     pub started: bool,
     pub complete: bool,
     pub closed: bool,
@@ -301,6 +303,8 @@ pub enum Resource {
     /// An output stream, its parent, has a permit or a failure to give.
     OutputReady,
     Network,
+    /// An object that Python holds, by its number there.
+    Lent(u32),
 }
 
 impl Resource {
@@ -320,6 +324,7 @@ impl Resource {
             Resource::IoError { .. } => "error",
             Resource::AlwaysReady | Resource::Timer(_) | Resource::OutputReady => "pollable",
             Resource::Network => "network",
+            Resource::Lent(_) => "resource",
         }
     }
 

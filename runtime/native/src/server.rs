@@ -172,6 +172,7 @@ impl Server {
             match order {
                 Order::Load(app) => self.calls.load(app),
                 Order::Unload(number) => self.calls.unload(number),
+                Order::Answered(instance) => self.calls.answered(instance),
                 Order::Activate(routes) => {
                     self.routes = routes;
                     self.routed = true;

@@ -2,6 +2,7 @@
 
 use crate::capi::{Caps, Linked};
 use crate::guest::{Grants, Output};
+use crate::lending::Lending;
 use crate::outcome::KINDS;
 use crate::parse::HeadLimits;
 use crate::respond::Problem;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub busy: Problem,
     pub deadline: Problem,
     pub body_too_large: Problem,
+    /// A service that the guest needed was away.
+    pub away: Problem,
 }
 
 /// Counters of one app, exact: the loop alone adds.
@@ -91,6 +94,8 @@ pub enum Order {
     Load(Arc<App>),
     Activate(Routes),
     Unload(u64),
+    /// Python has answered this instance.
+    Answered(u64),
     Drain,
     Stop,
 }
@@ -203,6 +208,7 @@ pub struct Shared {
     /// Wakes Python: connections were handed over.
     pub told: OwnedFd,
     pub report: Mutex<Report>,
+    pub lending: Arc<Lending>,
     pub connections: AtomicUsize,
     /// Connections of this worker that the Python path holds.
     pub others: AtomicUsize,
@@ -216,7 +222,7 @@ impl Shared {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Shared {
             settings, orders: Mutex::default(), wake: eventfd(0, flags)?, handed: Mutex::default(),
-            told: eventfd(0, flags)?, report: Mutex::default(), connections: AtomicUsize::new(0),
+            told: eventfd(0, flags)?, report: Mutex::default(), lending: Arc::default(), connections: AtomicUsize::new(0),
             others: AtomicUsize::new(0), turns: AtomicU64::new(0), stopped: AtomicBool::new(false),
         })
     }

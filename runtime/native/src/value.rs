@@ -1,6 +1,8 @@
 //! Values that host functions give to guests, and the two ways in which they end a guest instead.
 
+use crate::capi::Loan;
 use crate::guest::Ended;
+use std::sync::Arc;
 
 /// One value, to be lowered by `capi.rs`.
 #[derive(Debug, PartialEq)]
@@ -22,6 +24,8 @@ pub enum Value {
     Err(Option<Box<Value>>),
     /// An own handle: its rep and the type of the resource.
     Own(u32, u32),
+    /// What Python made of a loan, and the handles in it: where each goes, its rep and its type.
+    Lent(Arc<Loan>, Vec<(usize, u32, u32)>),
 }
 
 impl Value {
