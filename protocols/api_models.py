@@ -31,7 +31,8 @@ class NodeView(msgspec.Struct, frozen=True):
     `boot_answers_needed`: other voters that must answer before this one, which rebooted, votes again; 0: none. `concerns`
     are those of its warnings that only it can judge, each as "what; what to do". `jobs` are those whose schedules it runs,
     `apps` what those with routes answered lately. `engine` is what serves in its workers ("python", "native", or
-    "native+python" where they differ; empty before they were asked), `engine_reason` why not the native one.
+    "native+python" where they differ; empty before they were asked), `engine_reason` why not the native one, or what it
+    leaves to Python. `left_to_python` are the apps that Python serves where the native engine serves others.
     """
 
     node: str
@@ -69,6 +70,7 @@ class NodeView(msgspec.Struct, frozen=True):
     apps: tuple[AppAnswersView, ...] = ()
     engine: str = ""
     engine_reason: str = ""
+    left_to_python: tuple[AppEngineView, ...] = ()
 
 
 class MemberView(msgspec.Struct, frozen=True):
@@ -277,6 +279,15 @@ class AppAnswersView(msgspec.Struct, frozen=True):
     failed: int
     ends: dict[str, int]
     engine: str = ""
+
+
+class AppEngineView(msgspec.Struct, frozen=True):
+    """An app that Python serves on a node whose native engine serves others, and why."""
+
+    project: str
+    environment: str
+    app: str
+    reason: str
 
 
 class LaneJobsView(msgspec.Struct, frozen=True):

@@ -212,7 +212,7 @@ class AppStatus(msgspec.Struct, frozen=True):
     than half of it); the last one has no upper bound. `outcomes` is by kind, plus `refused` (queue full) and `expired`
     (deadline passed in the queue). `statuses` counts answers by class ("2xx"), the node's own for this app included, in
     the same moment as latencies; `log_lines_dropped` counts what the app's log allowance did not let through. `engine` is
-    "native" where the native engine serves its plain requests.
+    "native" where the native engine serves its plain requests, `engine_reason` why it does not in a worker that has it.
     """
 
     key: str
@@ -226,6 +226,7 @@ class AppStatus(msgspec.Struct, frozen=True):
     latency_sum_us: int
     log_lines_dropped: int
     engine: str = "python"
+    engine_reason: str = ""
 
 
 class Status(msgspec.Struct, frozen=True, tag="Status"):

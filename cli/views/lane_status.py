@@ -55,6 +55,14 @@ def served_words(node: NodeView) -> str:
     return f"{node.name} serves in {engine_words(node.engine)}{reason}"
 
 
+def left_to_python(node: NodeView) -> list[str]:
+    """Say of each app that a node's native engine leaves to Python why it does."""
+    return [
+        f"{one.project} in {one.environment}, {one.app}: {node.name} serves it in Python: {one.reason}"
+        for one in node.left_to_python
+    ]
+
+
 def nodes_of(state: MeshState, project: str, environment: str) -> tuple[str, ...]:
     """Return the nodes that are to serve a lane; none before its first release."""
     lane = state.lane(project, environment)

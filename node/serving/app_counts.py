@@ -39,6 +39,8 @@ class AppTotals:
     in_flight: int = 0
     engine: str = ""
     """What serves its plain requests, by the last look; "native+python" where workers differ."""
+    engine_reason: str = ""
+    """Why not the native engine, in a worker that has it."""
 
 
 class AppCounts:
@@ -67,11 +69,12 @@ class AppCounts:
         for name in names:
             total = self.totals.setdefault(name, AppTotals())
             total.queued = total.in_flight = 0
-            total.engine = ""
+            total.engine = total.engine_reason = ""
         for pid, app in looks:
             project, environment, release = loaded[app.key]
             total = self.totals[AppName(project, environment, app.app, release)]
             total.engine = _joined({*total.engine.split("+"), app.engine} - {""})
+            total.engine_reason = total.engine_reason or app.engine_reason
             _grow(total, app, self._seen.get((pid, app.key, app.app)))
             self._seen[pid, app.key, app.app] = app
 

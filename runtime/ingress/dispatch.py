@@ -119,6 +119,8 @@ class HostedApp:
     def __init__(self, key: str, digest: str, load: AppLoad, log: AppLog, runner: Runner, plan: object = None) -> None:
         """Take what the app is and what runs it; `plan` is what another engine is told of it."""
         self.plan = plan
+        self.engine_reason = ""
+        """Why the worker's native engine does not serve it, where there is one."""
         self.key = key
         self.digest = digest
         self.load = load
@@ -160,6 +162,7 @@ class HostedApp:
             latency_buckets=tuple(self.latency_buckets),
             latency_sum_us=self.latency_sum_us,
             log_lines_dropped=self.log.dropped_total,
+            engine_reason=self.engine_reason,
         )
         return self.native.add_to(status) if self.native is not None else status
 

@@ -18,6 +18,8 @@ and "native" does the same and has `doctor` warn where it is not so; "python" ne
 
 ENGINES: Final = ("python", "native")
 
+OTHERS_IN_PYTHON: Final = "addresses with TLS and Unix sockets are served in Python"
+
 NOT_BUILT: Final = "the native engine is not built; run: make native"
 
 
@@ -46,11 +48,13 @@ def load_module() -> tuple[Any, str]:
     return module, ""
 
 
-def choose(wanted: Wanted, *, plain_listeners: int, local_only: bool, proves: bool = False) -> EngineChoice:
+def choose(
+    wanted: Wanted, *, plain_listeners: int, local_only: bool, other_listeners: int = 0, proves: bool = False
+) -> EngineChoice:
     """Return the engine for a worker.
 
-    It has `plain_listeners` without TLS, is for this machine alone or not, and `proves` the control of names to an
-    authority over HTTP (ACME) or does not.
+    It has `plain_listeners` without TLS and `other_listeners` with it or on a Unix socket, is for this machine alone or
+    not, and `proves` the control of names to an authority over HTTP (ACME) or does not.
     """
     if wanted == "python":
         return EngineChoice("python", "asked for")
@@ -67,4 +71,4 @@ def choose(wanted: Wanted, *, plain_listeners: int, local_only: bool, proves: bo
     module, why = load_module()
     if module is None:
         return EngineChoice("python", why)
-    return EngineChoice("native", "", module)
+    return EngineChoice("native", OTHERS_IN_PYTHON if other_listeners else "", module)

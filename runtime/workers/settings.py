@@ -50,8 +50,12 @@ class WorkerSettings(msgspec.Struct, frozen=True):
         """Return the engine that serves in a worker with these settings."""
         plain = sum(is_plain(address) for address in self.listeners)
         return choose(
-            self.engine, plain_listeners=plain, local_only=self.ingress.local_only, proves=self.shares_certificates,
-        )  # fmt: skip
+            self.engine,
+            plain_listeners=plain,
+            other_listeners=len(self.listeners) - plain,
+            local_only=self.ingress.local_only,
+            proves=self.shares_certificates,
+        )
 
 
 class HostRunner(Runner, Protocol):

@@ -66,7 +66,7 @@ from runtime.messages import (
     send_greeting,
 )
 from runtime.native.front import NativeFront
-from runtime.native.plan import NativePlan
+from runtime.native.plan import NativePlan, NotNative
 from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
 from runtime.workers.settings import LOAD_TABLE, AppHost, WorkerSettings, control_path
 
@@ -334,12 +334,17 @@ class Worker:
 
     def _give_to_native(self, app: HostedApp) -> None:
         plan = app.plan
-        if self._native is None or not isinstance(plan, NativePlan):
+        if self._native is None:
+            return
+        if isinstance(plan, NotNative):
+            app.engine_reason = plan.reason if app.spec.kind == "http" else ""
+        if not isinstance(plan, NativePlan):
             return
         try:
             self._native.load(app, plan)
-        except RuntimeError:
+        except RuntimeError as error:
             self._ingress.log_defect("native")  # the Python path serves it all the same
+            app.engine_reason = f"the native engine refuses it: {error}"
 
     async def _prepare(self, release: ReleaseLoad, load: AppLoad) -> HostedApp:
         spec = load.spec

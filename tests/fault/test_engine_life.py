@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from runtime.ingress.listeners import TLS_PREFIX
 from runtime.messages import AppLoad, WorkerRoute
-from runtime.native.choice import Wanted
+from runtime.native.choice import OTHERS_IN_PYTHON, Wanted
+from tests.fault.test_ingress_tls import ask, write
 from tests.support.runtime.guests import guest, release
 from tests.support.runtime.served import ENGINES, REAL, Client, Served, request, running, until
 
@@ -72,6 +74,28 @@ async def test_a_request_under_way_ends_in_the_release_it_began_in(tmp_path: Pat
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+async def test_a_new_daemon_adopts_workers_and_a_killed_one_comes_back(tmp_path: Path, engine: Wanted) -> None:
+    load = await guest("hello")
+    async with running(tmp_path, command=REAL, engine=engine, leave=True) as first:
+        await serve(first, load, "r1")
+        (address,), (slot,) = first.pool.addresses, first.pool.slots()
+        client = Client(*await asyncio.open_connection("127.0.0.1", first.port))
+    assert (await client.get("/")).status == 200, "nobody is in charge now"
+    async with running(tmp_path, command=REAL, engine=engine, listen=(address,)) as second:
+        assert second.pool.slots()[0].pid == slot.pid
+        await serve(second, load, "r2")
+        assert (await client.get("/")).header("freehold-release") == "r2"
+        assert slot.pid is not None
+        os.kill(slot.pid, signal.SIGABRT)  # as a panic of the engine ends it
+        assert await client.closed()
+        await until(lambda: second.pool.slots()[0].pid not in {None, slot.pid}, timeout_s=30)
+        assert (await second.get("/")).header("freehold-release") == "r2"
+        (status,) = await second.pool.status()
+        assert status.engine == engine, "the engine is chosen anew, never changed for a crash"
+        client.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_worker_that_hangs_is_replaced(tmp_path: Path, engine: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.workers.pool.PING_EVERY_S", 0.1)
     monkeypatch.setattr("runtime.workers.pool.PING_TIMEOUT_S", 2.0)
@@ -83,3 +107,37 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path: Path, engine: Wanted, m
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: served.pool.slots()[0].pid not in {None, pid}, timeout_s=30)
         assert (await served.get("/")).body == b"hello world"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_worker_with_a_tls_address_too_serves_both(tmp_path: Path, engine: Wanted) -> None:
+    """The engine has the plain address; what comes by TLS is Python's, with the same apps and one count of them."""
+    folder = tmp_path / "certificates"
+    trusted = write(folder, "one.pem", "one.test")
+    load = await guest("probe", timeout_ms=TIMEOUT_MS)
+    listen = ("127.0.0.1:0", f"{TLS_PREFIX}127.0.0.1:0")
+    async with running(tmp_path, command=REAL, engine=engine, listen=listen, certificates=folder) as served:
+        await serve(served, load, "r1")
+        assert "freehold-release: r1" in await ask(served.pool.addresses[1], "one.test", trusted)
+        assert (await served.get("/")).body == b"probe\n"
+        await serve(served, load, "r2")
+        assert "freehold-release: r2" in await ask(served.pool.addresses[1], "one.test", trusted)
+        assert (await served.get("/")).header("freehold-release") == "r2"
+        (status,) = await served.pool.status()
+        assert {app.key: (app.requests, app.engine) for app in status.apps} == {"r1": (2, engine), "r2": (2, engine)}
+        assert status.engine_reason == (OTHERS_IN_PYTHON if engine == "native" else "asked for")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_app_that_asks_for_more_is_left_to_python_alone_and_said(tmp_path: Path, engine: Wanted) -> None:
+    plain, reaching = await guest("hello"), await guest("probe", allow_hosts=("http://127.0.0.1",))
+    async with running(tmp_path, command=REAL, engine=engine) as served:
+        await served.serve(release(plain, reaching))
+        assert (await served.get("/hello")).body == b"hello world"
+        assert (await served.get("/probe")).body == b"no such route\n"
+        (status,) = await served.pool.status()
+        left = "it may connect to other hosts" if engine == "native" else ""
+        assert {app.app: (app.requests, app.engine, app.engine_reason) for app in status.apps} == {
+            "hello": (1, engine, ""),
+            "probe": (1, "python", left),
+        }

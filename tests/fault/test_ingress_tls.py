@@ -65,7 +65,7 @@ async def ask(address: str, name: str, trusted: bytes) -> str:
         finally:
             writer.close()
     assert answer.startswith(b"HTTP/1.1 200"), answer
-    return answer.decode()
+    return answer.decode("latin-1")
 
 
 async def refused(address: str, name: str, trusted: bytes) -> bool:

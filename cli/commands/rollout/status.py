@@ -134,7 +134,11 @@ def _first_step(context_name: str | None) -> str:
 
 
 def _value(seen: Seen) -> dict[str, object]:
-    engine = {"engine": seen.node.engine, "engine_reason": seen.node.engine_reason}
+    engine = {
+        "engine": seen.node.engine,
+        "engine_reason": seen.node.engine_reason,
+        "left_to_python": seen.node.left_to_python,
+    }
     return {"lanes": seen.lanes, "warnings": seen.warnings, "slot": seen.node.slot, **engine}
 
 
@@ -143,7 +147,8 @@ def _text(seen: Seen, names: Names) -> str:
         return f"nothing is deployed in {seen.node.mesh_name} yet"
     rows = [_row(seen, names, lane) for lane in seen.lanes]
     details = [f"{_lane(lane)}: {line}" for lane in seen.lanes for line in _details(seen, names, lane)]
-    served = [lane_status.served_words(seen.node)] if seen.node.engine else []
+    words = [lane_status.served_words(seen.node), *lane_status.left_to_python(seen.node)]
+    served = words if seen.node.engine else []
     return "\n".join([table(("WHAT", "RUNS", "SINCE", "UNDER WAY", "WHERE", "ROUTES"), rows), *details, *served])
 
 

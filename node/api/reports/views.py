@@ -16,6 +16,7 @@ from node.decisions.start_queue import Waiting
 from node.mesh.presence import status_of, undrains_of
 from protocols.api_models import (
     AppAnswersView,
+    AppEngineView,
     AuthorityView,
     ChangeView,
     DeployedView,
@@ -94,6 +95,7 @@ def node_view(control: Control, build: str, scope: Scope = EVERYTHING) -> NodeVi
         apps=_answers(control, scope),
         engine=control.app_counts.engine,
         engine_reason=control.app_counts.engine_reason,
+        left_to_python=_left_to_python(control, scope),
     )
 
 
@@ -104,7 +106,8 @@ def peers_view(view: NodeView, scope: Scope) -> NodeView:
     running = tuple(one for one in view.running if scope.sees(*one.partition("/")[::2]))
     jobs = tuple(one for one in view.jobs if scope.sees(one.project, one.environment))
     apps = tuple(one for one in view.apps if scope.sees(one.project, one.environment))
-    return replace(view, running=running, warnings=(), concerns=(), jobs=jobs, apps=apps)
+    left = tuple(one for one in view.left_to_python if scope.sees(one.project, one.environment))
+    return replace(view, running=running, warnings=(), concerns=(), jobs=jobs, apps=apps, left_to_python=left)
 
 
 def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
@@ -253,6 +256,16 @@ def _job(control: Control, lane: tuple[str, str], app: EffectiveApp) -> JobView:
         last_detail=last.detail,
         last_duration_ms=last.duration_ms,
     )
+
+
+def _left_to_python(control: Control, scope: Scope) -> tuple[AppEngineView, ...]:
+    """The apps that this node's native engine does not serve, and why."""
+    found = {
+        (name.project, name.environment, name.app): total.engine_reason
+        for name, total in control.app_counts.totals.items()
+        if total.engine_reason and scope.sees(name.project, name.environment)
+    }
+    return tuple(AppEngineView(*name, reason) for name, reason in sorted(found.items())[:DESCRIBED_APPS_MAX])
 
 
 def _answers(control: Control, scope: Scope) -> tuple[AppAnswersView, ...]:

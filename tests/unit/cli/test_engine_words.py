@@ -7,8 +7,8 @@ import pytest
 
 from cli.commands.mesh.doctor import _served
 from cli.commands.rollout.status import _numbers
-from cli.views.lane_status import served_words
-from protocols.api_models import Numbers, VerdictView
+from cli.views.lane_status import left_to_python, served_words
+from protocols.api_models import AppEngineView, Numbers, VerdictView
 from tests.support.protocols.answers import node_view
 
 
@@ -22,6 +22,12 @@ from tests.support.protocols.answers import node_view
 )
 def test_status_says_what_serves_and_why_not_the_other(engine: str, reason: str, said: str) -> None:
     assert served_words(node_view(name="a", engine=engine, engine_reason=reason)) == said
+
+
+def test_status_says_which_apps_the_native_engine_leaves_to_python_and_why() -> None:
+    node = node_view(name="a", engine="native", left_to_python=(AppEngineView("shop", "production", "web", "why"),))
+    assert left_to_python(node) == ["shop in production, web: a serves it in Python: why"]
+    assert left_to_python(node_view(name="a", engine="native")) == []
 
 
 def test_doctor_names_the_engine_of_a_node_that_says_it() -> None:

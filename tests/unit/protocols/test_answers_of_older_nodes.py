@@ -13,6 +13,7 @@ from protocols import api_data, api_models, api_outward
 REQUIRED = """
 AdmissionView: name genesis
 AppAnswersView: project environment app requests failed ends
+AppEngineView: project environment app reason
 ApprovalView: key name approved_ms expires_ms comment problem envelope
 AuditView: node number at_ms caller signers lineage names verb target digest result request
 AuthorityView: node name api api_pin certificate

@@ -7,7 +7,10 @@ import itertools
 import pytest
 
 from node.api.callers.scope import EVERYTHING, NOTHING, OF_MESH, OF_NOBODY, Owned, Place, Scope, covered, overlap
+from node.api.reports.views import peers_view
+from protocols.api_models import AppEngineView
 from protocols.trust.grants import ANY, VERBS_OF_ROLE, Rights, Role
+from tests.support.protocols.answers import node_view
 
 PROJECTS, ENVIRONMENTS = ("shop", "blog"), ("prod", "staging")
 NAMES: tuple[tuple[str, ...], ...] = (("shop",), ("blog",), (ANY,), ("shop", "blog"), ())
@@ -111,3 +114,10 @@ def test_scopes_of_names_overlap_by_a_name_or_the_star() -> None:
     assert overlap((ANY,), ("blog",))
     assert overlap(("blog",), (ANY,))
     assert not overlap(("shop",), ("blog",))
+
+
+def test_a_neighbours_view_keeps_to_itself_which_apps_of_others_are_left_to_python() -> None:
+    scope = Scope("k", (rights("viewer", ("shop",), ("prod",)),))
+    places = (("shop", "prod"), ("shop", "staging"), ("blog", "prod"))
+    seen, near, far = (AppEngineView(*place, "web", "why") for place in places)
+    assert peers_view(node_view(left_to_python=(seen, near, far)), scope).left_to_python == (seen,)

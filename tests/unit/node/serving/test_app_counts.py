@@ -46,6 +46,14 @@ def test_what_is_not_deployed_any_more_has_no_series_and_other_environments_are_
     assert counts.totals[NAME].statuses["2xx"] == 6
 
 
+def test_why_an_app_is_left_to_python_is_kept_until_it_no_longer_is() -> None:
+    counts = AppCounts()
+    counts.add(look((1, replace(app(5), engine_reason="it asks for more")), (2, app(3))), LOADED)
+    assert counts.totals[NAME].engine_reason == "it asks for more"
+    counts.add(look((1, app(5)), (2, app(3))), LOADED)
+    assert counts.totals[NAME].engine_reason == ""
+
+
 def test_the_engine_of_the_workers_and_of_each_app_is_named() -> None:
     counts = AppCounts()
     first, second = (

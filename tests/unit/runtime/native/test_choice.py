@@ -38,6 +38,11 @@ def test_a_node_gets_it_where_it_is_built(built: Built, wanted: Any) -> None:
     assert (found.engine, found.reason, found.module) == ("native", "", built)
 
 
+def test_addresses_that_it_does_not_serve_are_said_to_be_pythons(built: Built) -> None:
+    found = choose("auto", plain_listeners=1, other_listeners=1, local_only=False)
+    assert (found.engine, found.reason) == ("native", choice.OTHERS_IN_PYTHON)
+
+
 @pytest.mark.parametrize(
     ("wanted", "plain_listeners", "local_only", "reason"),
     [
