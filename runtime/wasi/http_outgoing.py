@@ -11,12 +11,15 @@ from typing import Final
 from runtime.engine.codecs import Err, Ok
 from runtime.engine.guest import Guest, Resource
 from runtime.engine.interface import Interface
-from runtime.exchange import ErrorCode
+from runtime.exchange import ErrorCode, Headers
 from runtime.outbound.client import OutboundCall, OutboundRequest, Timeouts
 from runtime.wasi.http_types import IncomingResponse, OutgoingRequest, RequestOptions, types
 from runtime.wasi.poll import Pollable
 
 NS_PER_S: Final = 1_000_000_000
+
+TRACEPARENT: Final = "traceparent"
+"""https://www.w3.org/TR/trace-context/: what the other side goes on with."""
 
 
 class FutureIncomingResponse(Resource, wit="future-incoming-response"):
@@ -51,7 +54,7 @@ outgoing_handler: Final = Interface("wasi:http/outgoing-handler")
 
 @outgoing_handler.function("handle")
 def _handle(guest: Guest, request: OutgoingRequest, options: RequestOptions | None) -> FutureIncomingResponse | Err:
-    made = _request(request, options)
+    made = _request(request, options, _fields(guest, request))
     if isinstance(made, Err):
         return made
     outbound = guest.services.outbound
@@ -69,7 +72,18 @@ def _handle(guest: Guest, request: OutgoingRequest, options: RequestOptions | No
     return FutureIncomingResponse(started)
 
 
-def _request(request: OutgoingRequest, options: RequestOptions | None) -> OutboundRequest | Err:
+def _fields(guest: Guest, request: OutgoingRequest) -> Headers:
+    """The fields that the guest gave, and its place in the trace of the request it answers, unless it says another.
+
+    `tracestate` stays here: it is whatever a visitor wrote, and the other side is not the visitor's.
+    """
+    own = request.fields.frozen()
+    if guest.exchange is None or any(name == TRACEPARENT for name, _ in own):
+        return own
+    return own + tuple(entry for entry in guest.exchange.request.headers if entry[0] == TRACEPARENT)
+
+
+def _request(request: OutgoingRequest, options: RequestOptions | None, fields: Headers) -> OutboundRequest | Err:
     scheme = request.scheme[0] if request.scheme is not None else "HTTPS"
     if scheme not in {"HTTP", "HTTPS"}:
         return Err(("HTTP-protocol-error", None))
@@ -82,7 +96,7 @@ def _request(request: OutgoingRequest, options: RequestOptions | None) -> Outbou
         tls=scheme == "HTTPS",
         authority=request.authority,
         target=request.path_with_query or "/",
-        headers=request.fields.frozen(),
+        headers=fields,
         content_length=request.body.expected if request.body is not None else 0,
         timeouts=Timeouts(
             _seconds(timeouts.connect_ns), _seconds(timeouts.first_byte_ns), _seconds(timeouts.between_bytes_ns)
