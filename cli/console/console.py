@@ -33,7 +33,8 @@ from protocols.trust.grants import GRANT_DOMAIN, Grant, Role, Verb
 
 ENROL_WITHIN_S = 60.0
 BROWSER_KEY_MS = 30 * 86_400_000
-PIECE_BYTES = 64 * 1024
+GATHER_S = 0.25
+"""Events that come together are given to the page together: it is woken once for a decision and all that follows from it."""
 CARRIED = ("Signature", "Signature-Input", "Content-Digest", "Freehold-Node", "Last-Event-ID", "Accept")
 """Header fields of the page's requests that go on to the node; nothing else does."""
 
@@ -131,7 +132,10 @@ class Console:
             answer = web.StreamResponse(status=found.status, headers={**FIELDS, "Content-Type": kind})
             await answer.prepare(request)
             try:
-                async for piece in found.content.iter_chunked(PIECE_BYTES):
+                while piece := await found.content.readany():
+                    if kind.startswith("text/event-stream"):
+                        await asyncio.sleep(GATHER_S)
+                        piece += found.content.read_nowait()
                     await answer.write(piece)
             except ConnectionError:
                 pass  # the page has gone

@@ -1,7 +1,7 @@
 // The console: which view is open, what its buttons do, and when to draw anew.
 import { h, unb64 } from './common.js';
 import { ask, takeCode } from './link.js';
-import { decide, follow, get, known, load, may, open, own, partsOf } from './state.js';
+import { decide, follow, get, known, load, may, open, own, partsIn, partsOf } from './state.js';
 import { forgetKey, keepKey, makeKey } from './sign.js';
 import { touch, why } from './touch.js';
 import * as views from './views.js';
@@ -186,28 +186,40 @@ async function turn() {
 }
 
 const AGAIN_MS = 1000;
+const BUSY_MS = 3000;
 const AWAY_MS = 5000;
 let timer = null;
 let stale = new Set();
 let loaded = 0;
+let patience = AGAIN_MS;
 
 /**
- * Look anew at what an event is about, once for all that happens meanwhile: no event puts it off, and none has it at once.
- * A page that nobody sees waits until somebody does.
+ * Look anew at what an event is about, as far as the open view shows it, once for all that happens meanwhile. No event puts
+ * it off; the first has it at once, and a stream of them every few seconds. A page that nobody sees waits until somebody does.
  */
 function again(kind, fields) {
   for (const part of partsOf(kind, fields)) stale.add(part);
-  if (timer || !stale.size || document.hidden) return;
+  if (timer || !wanted().length || document.hidden) return;
+  const since = Date.now() - loaded;
+  patience = since > BUSY_MS ? AGAIN_MS : Math.min(patience * 1.5, BUSY_MS);
   timer = setTimeout(async () => {
-    const parts = stale;
-    stale = new Set();
-    const news = await load(parts);
-    if (!news) parts.forEach((part) => stale.add(part)); // the node did not answer: they are old still
+    const news = await look();
     timer = null;
-    loaded = Date.now() + (news ? 0 : AWAY_MS - AGAIN_MS);
     again('record', {}); // what came meanwhile
-    if (!news || news.length) await turn();
-  }, Math.max(100, loaded + AGAIN_MS - Date.now()));
+    if (!news || news.length || current()[0] === 'change') await turn();
+  }, Math.max(100, patience - since));
+}
+
+const wanted = () => partsIn(current()[0]).filter((part) => stale.has(part));
+
+/** Load what the open view shows and is old. Returns what `load` does. */
+async function look() {
+  const parts = wanted();
+  parts.forEach((part) => stale.delete(part));
+  const news = await load(parts);
+  if (!news) parts.forEach((part) => stale.add(part)); // the node did not answer: they are old still
+  loaded = Date.now() + (news ? 0 : AWAY_MS);
+  return news;
 }
 
 document.addEventListener('visibilitychange', () => {
@@ -235,6 +247,7 @@ async function start() {
     tell('');
     shown = { body: [h('h1', {}, 'One moment')] }; // what was open before is not left to be pressed under another address
     draw();
+    if (wanted().length) await look();
     await turn();
     main.focus();
   });

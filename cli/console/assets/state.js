@@ -67,7 +67,19 @@ const OF_RECORD = {
 };
 
 /** The parts that an event of the node makes old: all of them for an event that is not known here, none for records that no view shows. */
-export const partsOf = (kind, fields) => (kind === 'record' ? OF_RECORD[String(fields.key).split('/')[1]] || [] : TOLD[kind] || Object.keys(PATHS));
+export function partsOf(kind, fields) {
+  if (kind === 'record') return OF_RECORD[String(fields.key).split('/')[1]] || [];
+  if (kind === 'decision' && fields.project) return TOLD.reverted;
+  return TOLD[kind] || Object.keys(PATHS);
+}
+
+const SHOWN = {
+  lane: ['lanes', 'changes', 'decisions'], change: ['changes'], projects: ['lanes', 'changes'], nodes: ['members', 'node'],
+  logs: ['lanes'], history: ['decisions'],
+};
+
+/** The parts that a view shows; the others can be old until another view is opened. What the key may do is known to all. */
+export const partsIn = (view) => ['me', ...(SHOWN[view] || ['node', 'lanes', 'changes', 'members'])];
 
 const texts = {};
 
