@@ -80,6 +80,8 @@ def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_unt
     code, faults = doctor(two)
     assert code == 1
     assert any("two gave up its vote" in fault for fault in faults), faults
+    assert b"\nfreehold_quarantined 1.0\n" in two.get("/metrics"), "what the alert FreeholdChainStalled looks at"
+    assert b"\nfreehold_quarantined 0.0\n" in one.get("/metrics")
     until(lambda: any("its disk was lost" in fault for fault in doctor(one)[1]), 30, "the others to notice")
     newest_slot = one.status()["slot"]
     decide_some(site, "without-" + damage.replace(" ", "-"))
