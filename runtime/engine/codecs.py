@@ -76,7 +76,7 @@ class UnsupportedTypeError(Exception):
 
 _CHAR: Final = 11
 _STRING: Final = 12
-_LIST: Final = 13
+LIST: Final = 13
 _RECORD: Final = 14
 _TUPLE: Final = 15
 _VARIANT: Final = 16
@@ -146,7 +146,7 @@ def _lower_bytes(value: bytes, at: int, holder: ResourceHolder) -> None:
     bindings.list_new(at + 8, len(value))
     if value:
         bindings.write_u8_list(value, word(MEM, at + 16)[0])
-    MEM[at] = _LIST
+    MEM[at] = LIST
 
 
 def _list(element: Codec) -> Codec:
@@ -164,7 +164,7 @@ def _list(element: Codec) -> Codec:
         for item in value:
             lower_one(item, data, holder)
             data += VAL_BYTES
-        MEM[at] = _LIST
+        MEM[at] = LIST
 
     return Codec(lift, lower, f"list<{element.shape}>")
 
@@ -342,6 +342,9 @@ OF_STORE: Final = Handles(_lift_own, _lift_borrow, _lower_own)
 _CHAR_CODEC: Final = Codec(_lift_char, _lower_char, "char")
 _STRING_CODEC: Final = Codec(_lift_string, _lower_string, "string")
 
+ENTRIES: Final = _list(_tuple([_STRING_CODEC, Codec(_lift_bytes, _lower_bytes, "list<u8>")]))
+"""The names and values of HTTP fields."""
+
 ResourceNames = Sequence[tuple[wc.ResourceType, str]]
 """The resource types of one component's imports, each with its name."""
 
@@ -405,3 +408,13 @@ def signature_of(function: wc.FuncType, resources: ResourceNames = (), handles: 
     """Resolve a function type; raises `UnsupportedTypeError`."""
     params = tuple(codec_for(ty, resources, handles) for _, ty in function.params)
     return FunctionCodecs(params, _maybe(function.result, resources, handles))
+
+
+def stream_signatures(handles: Handles) -> tuple[FunctionCodecs, FunctionCodecs]:
+    """Return the types of wasi:io's `read` and `write`, for a component that imports neither."""
+    own = Codec(handles.lift_own, handles.lower_own, "own<error>")
+    error = _variant([("last-operation-failed", own), ("closed", None)])
+    stream = Codec(handles.lift_borrow, _lower_borrow, "borrow<stream>")
+    data = Codec(_lift_bytes, _lower_bytes, "list<u8>")
+    read = FunctionCodecs((stream, _scalar(*_SCALARS[wc.U64])), _result(data, error))
+    return read, FunctionCodecs((stream, data), _result(None, error))

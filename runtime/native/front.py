@@ -150,7 +150,7 @@ class NativeFront:
                 "away": _problem(UNAVAILABLE),
             }
         )
-        self._lender = Lender(self._engine, guests_max)
+        self._lender = Lender(self._engine, module.POLL, guests_max)
 
     @property
     def connections(self) -> int:
@@ -196,6 +196,7 @@ class NativeFront:
             "response_fields_max": spec.response_fields_max,
             "response_fields_max_bytes": spec.response_fields_max_bytes,
             "log_call_max_bytes": spec.log_call_max_bytes,
+            "splice": plan.splice,
         }
         self._lender.add(self._number, plan.lent)
         hosted = self._engine.load(described, (engine(), component))

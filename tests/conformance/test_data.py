@@ -9,21 +9,26 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from tests.conformance.ours import serve_ours
 from tests.conformance.wire import Ask, exchange
+from tests.support.runtime.served import ENGINES
 
 Do = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def port(component: Callable[[str], Path]) -> Iterator[int]:
-    with serve_ours(
-        component("data"), sql=("main", "default"), keyvalue=("visits",), blobs=("uploads", "other"), timeout_ms=30_000
-    ) as server:
+GRANTS: Final[dict[str, Any]] = {
+    "sql": ("main", "default"), "keyvalue": ("visits",), "blobs": ("uploads", "other"), "timeout_ms": 30_000,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def port(request: pytest.FixtureRequest, component: Callable[[str], Path]) -> Iterator[int]:
+    with serve_ours(component("data"), engine=request.param, **GRANTS) as server:
+        assert server.engine == request.param
         yield server.port
 
 

@@ -126,18 +126,3 @@ async def test_a_worker_with_a_tls_address_too_serves_both(tmp_path: Path, engin
         (status,) = await served.pool.status()
         assert {app.key: (app.requests, app.engine) for app in status.apps} == {"r1": (2, engine), "r2": (2, engine)}
         assert status.engine_reason == (OTHERS_IN_PYTHON if engine == "native" else "asked for")
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_an_app_that_asks_for_more_is_left_to_python_alone_and_said(tmp_path: Path, engine: Wanted) -> None:
-    plain, reaching = await guest("hello"), await guest("probe", allow_hosts=("http://127.0.0.1",))
-    async with running(tmp_path, command=REAL, engine=engine) as served:
-        await served.serve(release(plain, reaching))
-        assert (await served.get("/hello")).body == b"hello world"
-        assert (await served.get("/probe")).body == b"no such route\n"
-        (status,) = await served.pool.status()
-        left = "it may connect to other hosts" if engine == "native" else ""
-        assert {app.app: (app.requests, app.engine, app.engine_reason) for app in status.apps} == {
-            "hello": (1, engine, ""),
-            "probe": (1, "python", left),
-        }

@@ -22,7 +22,7 @@
 
 use crate::guest::{Ended, Guest};
 use crate::host::{self, Start, Step};
-use crate::resources::Resource;
+use crate::resources::{FieldList, Resource};
 use crate::shared::held;
 use crate::value::{Trap, Value};
 use std::cell::UnsafeCell;
@@ -250,6 +250,8 @@ fn new_error(message: &str) -> Ptr {
 pub struct Args<'a> {
     values: &'a [Val],
     context: Ptr,
+    /// The rep of the first argument, where it was looked at before: a borrow may be consumed but once.
+    first: Option<u32>,
 }
 
 /// One value that the guest gave; read as its kind says (K).
@@ -257,13 +259,14 @@ pub struct Args<'a> {
 pub struct Arg<'a> {
     value: &'a Val,
     context: Ptr,
+    known: Option<u32>,
 }
 
 impl<'a> Args<'a> {
     /// The argument at `index`.
     pub fn at(&self, index: usize) -> Result<Arg<'a>, Trap> {
         let value = self.values.get(index).ok_or_else(|| Trap::new("an argument is missing"))?;
-        Ok(Arg { value, context: self.context })
+        Ok(Arg { value, context: self.context, known: self.first.filter(|_| index == 0) })
     }
 }
 
@@ -275,7 +278,7 @@ impl<'a> Arg<'a> {
     fn boxed(&self, address: u64) -> Option<Arg<'a>> {
         // SAFETY: A, K; a payload of an option, result or variant is null or an initialised value that lives as long.
         let value = unsafe { (address as *const Val).as_ref() }?;
-        Some(Arg { value, context: self.context })
+        Some(Arg { value, context: self.context, known: None })
     }
 
     fn slice<T>(&self, size: u64, data: u64) -> &'a [T] {
@@ -329,7 +332,7 @@ impl<'a> Arg<'a> {
         }
         let context = self.context;
         let values: &[Val] = self.slice(self.value.a, self.value.b);
-        Ok(values.iter().map(move |value| Arg { value, context }))
+        Ok(values.iter().map(move |value| Arg { value, context, known: None }))
     }
 
     pub fn option(&self) -> Result<Option<Arg<'a>>, Trap> {
@@ -351,7 +354,7 @@ impl<'a> Arg<'a> {
 
     /// The rep of a handle, own or borrowed; once for each argument, since a borrow is consumed by it.
     pub fn rep(&self) -> Result<u32, Trap> {
-        Ok(self.handle()?.0)
+        self.known.map_or_else(|| Ok(self.handle()?.0), Ok)
     }
 
     /// The rep of a handle, and whether the guest gives it away.
@@ -373,9 +376,22 @@ impl<'a> Arg<'a> {
 
 // --- what Python is lent ----------------------------------------------------------------------------------------------
 
-/// What Python made of a loan: the objects in its result (where, number, name of the type), or why the guest's call ends.
+/// The number of the function that looks at pollables.
+pub const POLL: u32 = u32::MAX;
+
+/// An object in the result of a loan: its place, its number and type with Python, the number of what it is a part of (0: of
+/// nothing). Of fields, which are given by value, the entries.
+pub struct Given {
+    pub place: usize,
+    pub number: u32,
+    pub name: String,
+    pub parent: u32,
+    pub entries: Option<FieldList>,
+}
+
+/// What Python made of a loan: the objects in its result, or why the guest's call ends.
 pub struct LoanAnswer {
-    pub given: Result<Vec<(usize, u32, String)>, Ended>,
+    pub given: Result<Vec<Given>, Ended>,
     pub away_s: Option<u32>,
 }
 
@@ -409,27 +425,49 @@ impl PartialEq for Loan {
 }
 
 impl Loan {
-    /// Copy a call's arguments; a handle becomes the number of its object, which leaves the guest if it gave it away.
-    fn new(guest: &mut Guest, function: u32, values: &[Val], context: Ptr) -> Result<Loan, Trap> {
-        let mut loan = Loan {
-            function, ids: guest.ids(), deadline: guest.deadline, arguments: vec![BLANK; values.len()].into(),
+    fn blank(guest: &Guest, function: u32, size: usize) -> Loan {
+        Loan {
+            function, ids: guest.ids(), deadline: guest.deadline, arguments: vec![BLANK; size].into(),
             result: Box::new(UnsafeCell::new(BLANK)), answer: Mutex::default(), settled: false.into(),
             abandoned: false.into(),
-        };
-        for (value, copy) in values.iter().zip(loan.arguments.iter_mut()) {
-            if value.kind != RESOURCE {
-                // SAFETY: A; the copy is ours, and `drop` frees it.
-                unsafe { (api().val_clone)(value, copy) };
-                continue;
-            }
-            let (rep, owned) = Arg { value, context }.handle()?;
-            let number = match if owned { guest.take(rep)? } else { Resource::Lent(guest.lent_number(rep)?) } {
-                Resource::Lent(number) => number,
-                _ => return Err(Trap::new("a handle stands for something else than its type says")),
-            };
-            *copy = Val { kind: U64, a: number.into(), ..BLANK };
+        }
+    }
+
+    /// Copy a call's arguments; a handle becomes the number of its object, which leaves the guest if it gave it away, and
+    /// fields become their entries. `first` is the first argument's handle, if that was looked at before.
+    fn new(guest: &mut Guest, function: u32, args: &Args<'_>, first: Option<(u32, bool)>) -> Result<Loan, Trap> {
+        let mut loan = Loan::blank(guest, function, args.values.len());
+        for (index, copy) in loan.arguments.iter_mut().enumerate() {
+            export(guest, args.at(index)?, copy, first.filter(|_| index == 0))?;
         }
         Ok(loan)
+    }
+
+    /// A loan with arguments of our own, among which are no handles.
+    pub fn made(guest: &Guest, function: u32, values: Vec<Value>) -> Loan {
+        let mut loan = Loan::blank(guest, function, values.len());
+        for (value, place) in values.into_iter().zip(loan.arguments.iter_mut()) {
+            let lowered = lower(value, null_mut(), place);
+            debug_assert!(lowered.is_ok(), "no handle is among them");
+        }
+        loan
+    }
+
+    /// The result, which is of the kind `result`; the answer was taken, so it is the loop's.
+    fn outcome(&self) -> Option<Result<Option<Arg<'_>>, Option<Arg<'_>>>> {
+        // SAFETY: L; Python has answered, and only the loop's thread calls this.
+        let value = unsafe { &*self.result.get() };
+        Arg { value, context: null_mut(), known: None }.result().ok()
+    }
+
+    /// Whether the result says that it went well.
+    pub fn went_well(&self) -> bool {
+        matches!(self.outcome(), Some(Ok(_)))
+    }
+
+    /// The bytes of a result that went well.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        self.outcome()?.ok()??.bytes().ok()
     }
 
     pub fn arguments(&self) -> usize {
@@ -468,6 +506,38 @@ impl Loan {
         // SAFETY: L; Python has answered, and only the loop's thread calls this.
         unsafe { std::mem::replace(&mut *self.result.get(), BLANK) }
     }
+}
+
+/// Copy one argument for Python.
+fn export(guest: &mut Guest, arg: Arg<'_>, copy: &mut Val, seen: Option<(u32, bool)>) -> Result<(), Trap> {
+    let is_handle = |arg: &Arg<'_>| arg.value.kind == RESOURCE;
+    if arg.value.kind == OPTION {
+        if let Some(inner) = arg.option()?.filter(is_handle) {
+            let mut blank = BLANK;
+            // SAFETY: the library moves the blank into a new allocation, which the copy owns.
+            let place = unsafe { (api().val_new)(&raw mut blank) };
+            *copy = Val { kind: OPTION, a: place as u64, ..BLANK };
+            // SAFETY: it was made above, and nobody else has its address.
+            return export(guest, inner, unsafe { &mut *place }, None);
+        }
+    }
+    if !is_handle(&arg) {
+        // SAFETY: A; the copy is the loan's, which frees it.
+        unsafe { (api().val_clone)(arg.value, copy) };
+        return Ok(());
+    }
+    let (rep, owned) = seen.map_or_else(|| arg.handle(), Ok)?;
+    let given = if owned { Some(guest.take(rep)?) } else { None };
+    match given.as_ref().map_or_else(|| guest.borrow(rep).map(|held| &*held), Ok)? {
+        Resource::Lent(number) => *copy = Val { kind: U64, a: (*number).into(), ..BLANK },
+        Resource::Fields(fields) => {
+            let pair = |(name, value): &(String, Vec<u8>)| Value::Tuple(vec![Value::text(name), Value::Bytes(value.clone())]);
+            let entries = fields.entries.iter().map(pair).collect();
+            lower(Value::List(entries), null_mut(), copy)?;
+        }
+        _ => return Err(Trap::new("a handle stands for something else than its type says")),
+    }
+    Ok(())
 }
 
 impl Drop for Loan {
@@ -649,7 +719,7 @@ unsafe extern "C" fn on_call(
     let (guest, entry, values) = unsafe { (guest_of(context), &*data.cast::<host::Entry>(), values_at(args, nargs)) };
     let answer = guarded(guest, |guest| {
         let Start::Now(run) = entry.start else { return Err(Trap::new("not a function of this kind")) };
-        let value = run(guest, &Args { values, context })?;
+        let value = run(guest, &Args { values, context, first: None })?;
         if nresults == 1 { lower(value, context, results) } else { Ok(()) }
     });
     answer.err().unwrap_or(null_mut())
@@ -672,25 +742,53 @@ unsafe extern "C" fn on_call_async(
         let (guest, entry, values) = (guest_of(context), &*data.cast::<host::Entry>(), values_at(args, nargs));
         let answer = guarded(guest, |guest| {
             let Start::Suspending(begin) = entry.start else { return Err(Trap::new("not a function of this kind")) };
-            match begin(guest, &Args { values, context })? {
+            match begin(guest, &Args { values, context, first: None })? {
                 Step::Done(value) if nresults == 1 => lower(value, context, results).map(|()| true),
                 Step::Done(_) => Ok(true),
                 Step::Wait => Ok(false),
             }
         });
-        continuation.write(Continuation { callback: already_done, env: null_mut(), finalizer: None });
-        match answer {
-            Err(failed) => *error = failed,
-            Ok(true) => {}
-            Ok(false) => {
-                let suspended = Box::new(Suspended { context, results, nresults, error });
-                continuation.write(Continuation {
-                    callback: look_again,
-                    env: Box::into_raw(suspended).cast(),
-                    finalizer: Some(forget_suspended),
-                });
+        settle_call(answer, Suspended { context, results, nresults, error }, continuation);
+    }
+}
+
+/// A function of the engine that Python serves for its own objects.
+struct Either {
+    entry: &'static host::Entry,
+    number: u32,
+}
+
+unsafe extern "C" fn on_either(
+    data: Ptr, context: Ptr, _type: Ptr, args: *const Val, nargs: usize, results: *mut Val, nresults: usize,
+    error: *mut Ptr, continuation: *mut Continuation,
+) {
+    // SAFETY: as in `on_call_async`; `data` is a box that the linker's `Linked` keeps.
+    unsafe {
+        let (guest, either, values) = (guest_of(context), &*data.cast::<Either>(), values_at(args, nargs));
+        let answer = guarded(guest, |guest| {
+            let mut args = Args { values, context, first: None };
+            let first = match values.first() {
+                Some(value) if value.kind == RESOURCE => Some(args.at(0)?.handle()?),
+                _ => None,
+            };
+            if let Some((rep, _)) = first {
+                if guest.is_lent(rep)? {
+                    let loan = Loan::new(guest, either.number, &args, first)?;
+                    guest.ask(Arc::new(loan));
+                    return Ok(false);
+                }
             }
-        }
+            args.first = first.map(|(rep, _)| rep);
+            let value = match either.entry.start {
+                Start::Now(run) => run(guest, &args)?,
+                Start::Suspending(begin) => match begin(guest, &args)? {
+                    Step::Done(value) => value,
+                    Step::Wait => return Ok(false),
+                },
+            };
+            if nresults == 1 { lower(value, context, results).map(|()| true) } else { Ok(true) }
+        });
+        settle_call(answer, Suspended { context, results, nresults, error }, continuation);
     }
 }
 
@@ -703,22 +801,31 @@ unsafe extern "C" fn on_lend(
     unsafe {
         let (guest, values) = (guest_of(context), values_at(args, nargs));
         let asked = guarded(guest, |guest| {
-            let loan = Loan::new(guest, data as usize as u32, values, context)?;
+            let loan = Loan::new(guest, data as usize as u32, &Args { values, context, first: None }, None)?;
             guest.ask(Arc::new(loan));
-            Ok(())
+            Ok(false)
         });
-        continuation.write(match asked {
-            Err(failed) => {
-                *error = failed;
-                Continuation { callback: already_done, env: null_mut(), finalizer: None }
-            }
-            Ok(()) => {
-                let suspended = Box::new(Suspended { context, results, nresults, error });
-                Continuation {
-                    callback: look_again, env: Box::into_raw(suspended).cast(), finalizer: Some(forget_suspended),
-                }
-            }
-        });
+        settle_call(asked, Suspended { context, results, nresults, error }, continuation);
+    }
+}
+
+/// Tell the library what has become of a call: it failed, it is done (true), or it is to be looked at again.
+///
+/// # Safety
+/// A: `continuation` and what `suspended` points to are those of the running callback.
+unsafe fn settle_call(answer: Result<bool, Ptr>, suspended: Suspended, continuation: *mut Continuation) {
+    // SAFETY: the caller's promise; the box is freed by `forget_suspended` alone.
+    unsafe {
+        continuation.write(Continuation { callback: already_done, env: null_mut(), finalizer: None });
+        match answer {
+            Err(failed) => *suspended.error = failed,
+            Ok(true) => {}
+            Ok(false) => continuation.write(Continuation {
+                callback: look_again,
+                env: Box::into_raw(Box::new(suspended)).cast(),
+                finalizer: Some(forget_suspended),
+            }),
+        }
     }
 }
 
@@ -786,6 +893,8 @@ pub struct Import {
     pub functions: Vec<(String, &'static host::Entry)>,
     /// Functions that Python serves, each with its number there.
     pub lent: Vec<(String, u32)>,
+    /// Functions that Python serves for objects which it holds, and the engine for its own.
+    pub either: Vec<(String, &'static host::Entry, u32)>,
 }
 
 /// A component, joined to the host functions, and where its handler is. `Send` and `Sync` as the objects behind it are in
@@ -795,6 +904,7 @@ pub struct Linked {
     component: Ptr,
     linker: Ptr,
     entry: Ptr,
+    eithers: Vec<Box<Either>>,
     _keep: Box<dyn std::any::Any + Send + Sync>,
 }
 
@@ -820,7 +930,8 @@ impl Linked {
             if index.is_null() {
                 return Err(format!("no export {} in {}", entry.1, entry.0));
             }
-            let linked = Linked { engine, component, linker: (api().linker_new)(engine), entry: index, _keep: keep };
+            let linker = (api().linker_new)(engine);
+            let mut linked = Linked { engine, component, linker, entry: index, eithers: Vec::new(), _keep: keep };
             for import in imports {
                 linked.define(import)?;
             }
@@ -828,7 +939,7 @@ impl Linked {
         }
     }
 
-    fn define(&self, import: &Import) -> Result<(), String> {
+    fn define(&mut self, import: &Import) -> Result<(), String> {
         // SAFETY: V; a root borrows the linker until it is deleted, an instance its root.
         unsafe {
             let root = (api().linker_root)(self.linker);
@@ -850,6 +961,13 @@ impl Linked {
                             (api().add_func_async)(instance, name.as_ptr(), name.len(), on_call_async, data, None)
                         }
                     };
+                    found = found.and_then(|()| if error.is_null() { Ok(()) } else { Err(consume_error(error).message) });
+                }
+                for (name, entry, number) in &import.either {
+                    let either = Box::new(Either { entry, number: *number });
+                    let data = (&raw const *either).cast_mut().cast();
+                    self.eithers.push(either); // its place stays the same
+                    let error = (api().add_func_async)(instance, name.as_ptr(), name.len(), on_either, data, None);
                     found = found.and_then(|()| if error.is_null() { Ok(()) } else { Err(consume_error(error).message) });
                 }
                 for (name, number) in &import.lent {

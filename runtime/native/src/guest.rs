@@ -2,11 +2,11 @@
 //!
 //! The native twin of `runtime/engine/guest.py`; limits are the same. Not here: what host functions do, stores, sockets.
 
-use crate::capi::Loan;
+use crate::capi::{Given, Loan, POLL};
 use crate::host::{type_id, Pending};
 use crate::lending::{Errand, Lending, Message};
-use crate::resources::{OutBody, Resource, ResponseWriter};
-use crate::value::Trap;
+use crate::resources::{Fields, OutBody, Resource, ResponseWriter};
+use crate::value::{Trap, Value};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct Grants {
     /// The app's number, and where its guests ask Python.
     pub number: u64,
     pub lending: Arc<Lending>,
+    /// Python's functions that read, wait and read, and write a stream, for one that is joined to another.
+    pub splice: Option<[u32; 3]>,
     pub config: Vec<(String, String)>,
     pub environment: Vec<(String, String)>,
     pub response_fields_max: usize,
@@ -133,6 +135,8 @@ pub struct Guest {
     room: [usize; 2],
     /// Its number with Python; 0 before it asked for the first time.
     pub lent: u64,
+    /// What Python looks at for a guest that waits for several things.
+    pub polling: Option<Arc<Loan>>,
     /// Whether this call asked, and what the guest let go of since.
     asked: bool,
     dropped: Vec<u32>,
@@ -144,7 +148,7 @@ impl Guest {
         Guest {
             grants, slots: Vec::new(), free: Vec::new(), live: 0, deadline, cancelled: false, request: None, writer: None,
             answer_body: None, pending: None, wait: None, ended: None, stdout: Output::default(),
-            stderr: Output::default(), room, lent: 0, asked: false, dropped: Vec::new(),
+            stderr: Output::default(), room, lent: 0, polling: None, asked: false, dropped: Vec::new(),
         }
     }
 
@@ -212,13 +216,49 @@ impl Guest {
 
     /// Have Python serve a call; the guest waits until it has answered.
     pub fn ask(&mut self, loan: Arc<Loan>) {
+        self.pending = Some(Pending::Lent(loan.clone()));
+        self.wait = Some(Wait { at: None, room: false });
+        self.lend(loan);
+    }
+
+    /// Have Python read (0), read and wait (1) or write (2) a stream that it holds.
+    pub fn ask_of_stream(&mut self, what: usize, stream: u32, about: Value) -> Result<Arc<Loan>, Trap> {
+        let function = self.grants.splice.ok_or_else(|| Trap::new("no function of Python's streams is known"))?[what];
+        let Resource::Lent(number) = self.borrow(stream)? else { return Err(Trap::new("Python does not hold it")) };
+        let number = Value::U64((*number).into());
+        let loan = Arc::new(Loan::made(self, function, vec![number, about]));
+        self.lend(loan.clone());
+        Ok(loan)
+    }
+
+    fn lend(&mut self, loan: Arc<Loan>) {
         if self.lent == 0 {
             self.lent = self.grants.lending.enrol();
         }
         self.asked = true;
-        self.pending = Some(Pending::Lent(loan.clone()));
-        self.wait = Some(Wait { at: None, room: false });
         self.send(Errand::Ask(loan));
+    }
+
+    /// Which of some pollables that Python holds are ready; None until one is.
+    pub fn poll_lent(&mut self, numbers: &[u32]) -> Result<Option<Vec<u32>>, Trap> {
+        let Some(loan) = self.polling.clone() else {
+            let numbers = numbers.iter().map(|number| Value::U64((*number).into())).collect();
+            let loan = Arc::new(Loan::made(self, POLL, vec![Value::List(numbers)]));
+            self.polling = Some(loan.clone());
+            self.lend(loan);
+            return Ok(None);
+        };
+        let Some(answer) = loan.answer() else { return Ok(None) };
+        self.polling = None;
+        let given = answer.given.map_err(Trap::of)?;
+        Ok(Some(given.iter().map(|one| one.number).collect()))
+    }
+
+    /// The guest waits no longer for what Python looks at.
+    pub fn poll_no_more(&mut self) {
+        if let Some(loan) = self.polling.take() {
+            loan.abandon();
+        }
     }
 
     fn send(&mut self, errand: Errand) {
@@ -229,13 +269,16 @@ impl Guest {
 
     /// The call is over: Python is told that nobody waits for its answer any more.
     fn give_up(&mut self) {
-        if let Some(Pending::Lent(loan)) = self.pending.take() {
-            loan.abandon();
+        match self.pending.take() {
+            Some(Pending::Lent(loan)) => loan.abandon(),
+            Some(Pending::Splice(splice)) => splice.abandon(),
+            _ => {}
         }
+        self.poll_no_more();
     }
 
     /// What Python answered, with a handle for each object it gave; None while it has not.
-    pub fn lent_step(&mut self, loan: &Arc<Loan>) -> Result<Option<crate::value::Value>, Trap> {
+    pub fn lent_step(&mut self, loan: &Arc<Loan>) -> Result<Option<Value>, Trap> {
         let Some(answer) = loan.answer() else {
             self.wait = Some(Wait { at: None, room: false });
             return Ok(None);
@@ -243,15 +286,17 @@ impl Guest {
         if let (Some(away_s), Some(writer)) = (answer.away_s, &self.writer) {
             writer.borrow_mut().away_s = Some(away_s);
         }
-        let given = answer.given.map_err(|ended| match ended {
-            Ended::Rule(reason) => Trap::new(&reason),
-            other => Trap::stop(other),
-        })?;
+        let given = answer.given.map_err(Trap::of)?;
         let mut handles = Vec::new();
-        for (place, id, name) in given {
-            handles.push((place, self.give(Resource::Lent(id), 0)?, type_id(&name)));
+        for Given { place, number, name, parent, entries } in given {
+            let resource = match entries {
+                Some(entries) => Resource::Fields(Fields::of(entries, true)),
+                None => Resource::Lent(number),
+            };
+            let parent = if parent == 0 { 0 } else { self.lent_rep(parent)? };
+            handles.push((place, self.give(resource, parent)?, type_id(&name)));
         }
-        Ok(Some(crate::value::Value::Lent(loan.clone(), handles)))
+        Ok(Some(Value::Lent(loan.clone(), handles)))
     }
 
     // --- handles ------------------------------------------------------------------------------------------------------
@@ -279,12 +324,16 @@ impl Guest {
         slot.and_then(Option::as_mut).ok_or_else(|| Trap::new("a handle of nothing"))
     }
 
-    /// The number of the object that Python holds for a handle.
-    pub fn lent_number(&mut self, rep: u32) -> Result<u32, Trap> {
-        match self.borrow(rep)? {
-            Resource::Lent(number) => Ok(*number),
-            _ => Err(Trap::new("a handle stands for something else than its type says")),
-        }
+    /// The rep of an object that Python holds.
+    fn lent_rep(&self, number: u32) -> Result<u32, Trap> {
+        let is = |slot: &Option<Slot>| matches!(slot, Some(Slot { resource: Resource::Lent(held), .. }) if *held == number);
+        let found = self.slots.iter().position(is);
+        found.map(|index| index as u32 + 1).ok_or_else(|| Trap::new("an object was made from one that is gone"))
+    }
+
+    /// Whether a handle is of an object that Python holds.
+    pub fn is_lent(&mut self, rep: u32) -> Result<bool, Trap> {
+        Ok(matches!(self.borrow(rep)?, Resource::Lent(_)))
     }
 
     /// The request's id and trace id, as its fields say them; empty while an instance is being made.
@@ -353,7 +402,7 @@ mod tests {
 
     fn guest() -> Guest {
         let grants = Grants {
-            number: 1, lending: Arc::default(), config: vec![], environment: vec![], response_fields_max: 10,
+            number: 1, lending: Arc::default(), splice: None, config: vec![], environment: vec![], response_fields_max: 10,
             response_fields_max_bytes: 100, log_call_max_bytes: 10,
         };
         Guest::new(Arc::new(grants), Instant::now() + Duration::from_secs(60))

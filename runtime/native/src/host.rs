@@ -37,7 +37,7 @@ pub enum Pending {
     Poll(Vec<u32>),
     Block(u32),
     Write { stream: u32, data: Vec<u8>, at: usize },
-    Splice { to: u32, from: u32, len: usize },
+    Splice(streams::Splice),
     /// Python serves it.
     Lent(Arc<Loan>),
 }
@@ -61,7 +61,7 @@ fn step(guest: &mut Guest) -> Result<Step, Trap> {
         Pending::Poll(reps) => streams::poll_step(guest, reps)?.map(Value::List),
         Pending::Block(rep) => streams::poll_step(guest, &[*rep])?.map(|_| Value::Nothing),
         Pending::Write { stream, data, at } => streams::write_step(guest, *stream, data, at)?,
-        Pending::Splice { to, from, len } => streams::splice_step(guest, *to, *from, *len)?,
+        Pending::Splice(splice) => streams::splice_step(guest, splice)?,
         Pending::Lent(loan) => guest.lent_step(loan)?,
     };
     if let Some(value) = done {
@@ -97,17 +97,19 @@ pub fn find(interface: &str, name: &str) -> Option<&'static Entry> {
 
 /// Host type ids of the resources this engine makes, by name; others have one too, since components import them.
 pub fn type_id(resource: &str) -> u32 {
-    const NAMES: [&str; 29] = [
+    const NAMES: [&str; 32] = [
         "fields", "error", "pollable", "input-stream", "output-stream", "incoming-request", "incoming-body",
         "future-trailers", "response-outparam", "outgoing-response", "outgoing-request", "request-options",
         "outgoing-body", "incoming-response", "future-incoming-response", "terminal-input", "terminal-output",
         "descriptor", "directory-entry-stream", "network", "tcp-socket", "udp-socket", "incoming-datagram-stream",
         "outgoing-datagram-stream", "resolve-address-stream", "bucket", "cas", "database", "container",
+        "outgoing-value", "incoming-value", "stream-object-names",
     ];
     let name = match resource {
         "headers" | "trailers" => "fields",
         "io-error" => "error",
         "connection" => "database",
+        "incoming-value-async-body" => "input-stream",
         other => other,
     };
     NAMES.iter().position(|known| *known == name).map_or(0, |index| index as u32 + 1)

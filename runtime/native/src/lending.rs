@@ -16,6 +16,8 @@ pub enum Errand {
     Ended,
     /// The instance is gone, and everything it held.
     Gone,
+    /// Something that the guest may wait for has changed.
+    Woken,
 }
 
 /// One errand, and what the guest let go of since the last one.
@@ -53,6 +55,16 @@ impl Lending {
     pub fn send(&self, message: Message) {
         held(&self.state).queue.push_back(message);
         self.wake.notify_one();
+    }
+
+    /// Have a thread look at what an instance waits for, unless one is about to.
+    pub fn nudge(&self, app: u64, instance: u64) {
+        let mut state = held(&self.state);
+        let about_to = |one: &Message| one.instance == instance && matches!(one.errand, Errand::Woken);
+        if !state.queue.iter().any(about_to) {
+            state.queue.push_back(Message { app, instance, dropped: Vec::new(), errand: Errand::Woken });
+            self.wake.notify_one();
+        }
     }
 
     /// Wait for a message of an instance that no other thread serves now, and whether every thread is busy then; None once
@@ -112,6 +124,16 @@ mod tests {
         assert_eq!(lending.next().unwrap().0.instance, other);
         lending.done(one);
         assert_eq!(lending.next().unwrap().0.instance, one);
+    }
+
+    #[test]
+    fn one_look_serves_for_many_wakes() {
+        let lending = Lending::default();
+        for instance in [1, 1, 2] {
+            lending.nudge(7, instance);
+        }
+        lending.close();
+        assert_eq!(std::iter::from_fn(|| lending.next()).count(), 2);
     }
 
     #[test]

@@ -23,7 +23,8 @@ mod value;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use lending::Errand;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use resources::FieldList;
 use shared::{held, Order, Settings, Shared};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -53,6 +54,8 @@ struct PyImport {
     functions: Vec<String>,
     /// Those of its functions that Python serves: each with its number there.
     lent: Vec<(String, u32)>,
+    /// Those of its functions that Python serves for objects which it holds.
+    either: Vec<(String, u32)>,
 }
 
 /// What Python says of an app.
@@ -83,6 +86,7 @@ struct PyApp {
     response_fields_max: usize,
     response_fields_max_bytes: usize,
     log_call_max_bytes: usize,
+    splice: Option<[u32; 3]>,
 }
 
 #[derive(FromPyObject)]
@@ -137,7 +141,7 @@ struct Ask {
 }
 
 impl Ask {
-    fn say(&self, given: Result<Vec<(usize, u32, String)>, guest::Ended>, away_s: Option<u32>) {
+    fn say(&self, given: Result<Vec<capi::Given>, guest::Ended>, away_s: Option<u32>) {
         if self.loan.settle(capi::LoanAnswer { given, away_s }) {
             self.shared.order(Order::Answered(self.instance));
         }
@@ -182,10 +186,14 @@ impl Ask {
         self.loan.abandoned()
     }
 
-    /// The result is in its place; `handles` are the objects in it: where, number, name of the type. `away_s`: a service was away.
+    /// The result is in its place; `handles` are the objects in it: where, number, name of the type, number of what it is a
+    /// part of or 0, and of fields their entries. `away_s`: a service was away. For a poll the numbers are indexes.
     #[pyo3(signature = (handles, away_s=None))]
-    fn answer(&self, handles: Vec<(usize, u32, String)>, away_s: Option<u32>) {
-        self.say(Ok(handles), away_s);
+    fn answer(&self, handles: Vec<(usize, u32, String, u32, Option<FieldList>)>, away_s: Option<u32>) {
+        let given = handles.into_iter().map(|(place, number, name, parent, entries)| capi::Given {
+            place, number, name, parent, entries,
+        });
+        self.say(Ok(given.collect()), away_s);
     }
 
     /// The guest broke a rule, which ends its call.
@@ -278,7 +286,12 @@ impl Engine {
                 let type_id = host::type_id(&name);
                 if type_id == 0 { Err(PyRuntimeError::new_err(format!("{name} is not native"))) } else { Ok((name, type_id)) }
             });
+            let either = import.either.into_iter().map(|(name, number)| match host::find(&import.interface, &name) {
+                Some(entry) => Ok((name, entry, number)),
+                None => Err(PyRuntimeError::new_err(format!("{name} of {} is not native", import.interface))),
+            });
             imports.push(capi::Import {
+                either: either.collect::<PyResult<_>>()?,
                 name: import.name, resources: resources.collect::<PyResult<_>>()?, functions: functions.collect::<PyResult<_>>()?,
                 lent: import.lent,
             });
@@ -290,7 +303,7 @@ impl Engine {
             tables: app.tables_max, memories: app.memories_max,
         };
         let grants = guest::Grants {
-            number: app.number, lending: self.shared.lending.clone(),
+            number: app.number, lending: self.shared.lending.clone(), splice: app.splice,
             config: app.config, environment: app.environment, response_fields_max: app.response_fields_max,
             response_fields_max_bytes: app.response_fields_max_bytes, log_call_max_bytes: app.log_call_max_bytes,
         };
@@ -330,8 +343,8 @@ impl Engine {
         });
     }
 
-    /// Wait for what a guest asks of Python: (app, instance, numbers of objects it let go of, what: an `Ask`, True for the end of
-    /// a request, False for the end of the instance; whether every thread is busy now). None once the engine stopped.
+    /// Wait for what a guest asks of Python: (app, instance, numbers of objects it let go of, what: an `Ask`, or "ended" for the
+    /// end of a request, "gone" for that of the instance, "woken"; whether every thread is busy now). None once it stopped.
     #[allow(clippy::type_complexity)]
     fn next_errand(&self, py: Python<'_>) -> PyResult<Option<(u64, u64, Vec<u32>, Py<PyAny>, bool)>> {
         let Some((message, all_busy)) = py.detach(|| self.shared.lending.next()) else { return Ok(None) };
@@ -340,10 +353,16 @@ impl Engine {
                 let ask = Ask { loan, instance: message.instance, shared: self.shared.clone() };
                 Py::new(py, ask)?.into_any()
             }
-            Errand::Ended => PyBool::new(py, true).to_owned().unbind().into_any(),
-            Errand::Gone => PyBool::new(py, false).to_owned().unbind().into_any(),
+            Errand::Ended => PyString::new(py, "ended").unbind().into_any(),
+            Errand::Gone => PyString::new(py, "gone").unbind().into_any(),
+            Errand::Woken => PyString::new(py, "woken").unbind().into_any(),
         };
         Ok(Some((message.app, message.instance, message.dropped, what, all_busy)))
+    }
+
+    /// Have a thread look at what an instance waits for.
+    fn nudge(&self, app: u64, instance: u64) {
+        self.shared.lending.nudge(app, instance);
     }
 
     /// The thread that took an errand of this instance is done with it.
@@ -438,6 +457,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<Hosted>()?;
     module.add_class::<Ask>()?;
+    module.add("POLL", capi::POLL)?;
     module.add_function(wrap_pyfunction!(open, module)?)?;
     module.add_function(wrap_pyfunction!(missing, module)?)?;
     Ok(())

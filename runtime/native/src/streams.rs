@@ -2,11 +2,12 @@
 //!
 //! A request body is whole before its guest starts, so input never waits; output waits for room, pollables for a clock or for room.
 
-use crate::capi::Args;
+use crate::capi::{Args, Loan};
 use crate::guest::{Guest, Wait};
 use crate::host::{begin, type_id, Pending, Start, Step};
 use crate::resources::{ErrorCode, Resource};
 use crate::value::{Trap, Value};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub const READ_MAX_BYTES: u64 = 256 * 1024;
@@ -35,7 +36,7 @@ pub const FUNCTIONS: &[(&str, &str, Start)] = &[
     (IO, "[method]output-stream.subscribe", Start::Now(subscribe_output)),
     (IO, "[method]output-stream.write-zeroes", Start::Now(write_zeroes)),
     (IO, "[method]output-stream.blocking-write-zeroes-and-flush", Start::Suspending(blocking_write_zeroes)),
-    (IO, "[method]output-stream.splice", Start::Now(splice)),
+    (IO, "[method]output-stream.splice", Start::Suspending(splice)),
     (IO, "[method]output-stream.blocking-splice", Start::Suspending(blocking_splice)),
     (HEX, "input-stream-read", Start::Now(read_hex)),
     (HEX, "input-stream-blocking-read", Start::Now(read_hex)),
@@ -111,7 +112,12 @@ pub fn poll_step(guest: &mut Guest, reps: &[u32]) -> Result<Option<Vec<Value>>, 
     let now = Instant::now();
     let mut found = Vec::new();
     let mut wait = Wait { at: None, room: false };
+    let mut lent = Vec::new();
     for (index, rep) in reps.iter().enumerate() {
+        if let Resource::Lent(number) = guest.borrow(*rep)? {
+            lent.push((index as u32, *number));
+            continue;
+        }
         match look(guest, *rep, now)? {
             (true, _) => found.push(Value::U32(index as u32)),
             (false, Some(at)) => wait.at = Some(wait.at.map_or(at, |other| other.min(at))),
@@ -119,7 +125,15 @@ pub fn poll_step(guest: &mut Guest, reps: &[u32]) -> Result<Option<Vec<Value>>, 
         }
     }
     if !found.is_empty() {
+        guest.poll_no_more();
         return Ok(Some(found));
+    }
+    if !lent.is_empty() {
+        let numbers: Vec<u32> = lent.iter().map(|(_, number)| *number).collect();
+        if let Some(ready) = guest.poll_lent(&numbers)? {
+            let index = |place: &u32| lent.get(*place as usize).map(|(index, _)| Value::U32(*index)).ok_or_else(wrong);
+            return ready.iter().map(index).collect::<Result<Vec<_>, _>>().map(Some);
+        }
     }
     guest.wait = Some(wait);
     Ok(None)
@@ -288,33 +302,88 @@ fn subscribe_output(guest: &mut Guest, args: &Args<'_>) -> Result<Value, Trap> {
     Ok(Value::Own(guest.give(Resource::OutputReady, stream)?, type_id("pollable")))
 }
 
-fn splice_args(args: &Args<'_>) -> Result<(u32, u32, usize), Trap> {
-    let len = args.at(2)?.u64()?.min(READ_MAX_BYTES) as usize;
-    Ok((args.at(0)?.rep()?, args.at(1)?.rep()?, len))
+/// A guest that moves bytes from one stream to another, each of which may be Python's; a loan for each side that is.
+pub struct Splice {
+    to: u32,
+    from: u32,
+    len: usize,
+    blocking: bool,
+    read: Option<Arc<Loan>>,
+    data: Option<Vec<u8>>,
+    written: usize,
+    write: Option<Arc<Loan>>,
 }
 
-fn splice(guest: &mut Guest, args: &Args<'_>) -> Result<Value, Trap> {
-    let (to, from, len) = splice_args(args)?;
-    Ok(splice_step(guest, to, from, len)?.unwrap_or_else(|| Value::ok(Value::U64(0))))
+impl Splice {
+    /// Its call is over: nobody waits for Python's answers any more.
+    pub fn abandon(&self) {
+        for loan in self.read.iter().chain(&self.write) {
+            loan.abandon();
+        }
+    }
+}
+
+fn begin_splice(guest: &mut Guest, args: &Args<'_>, blocking: bool) -> Result<Step, Trap> {
+    let len = args.at(2)?.u64()?.min(READ_MAX_BYTES) as usize;
+    let (to, from) = (args.at(0)?.rep()?, args.at(1)?.rep()?);
+    begin(guest, Pending::Splice(Splice { to, from, len, blocking, read: None, data: None, written: 0, write: None }))
+}
+
+fn splice(guest: &mut Guest, args: &Args<'_>) -> Result<Step, Trap> {
+    begin_splice(guest, args, false)
 }
 
 fn blocking_splice(guest: &mut Guest, args: &Args<'_>) -> Result<Step, Trap> {
-    let (to, from, len) = splice_args(args)?;
-    begin(guest, Pending::Splice { to, from, len })
+    begin_splice(guest, args, true)
 }
 
-/// Move what fits from one stream to another; None while there is no room.
-pub fn splice_step(guest: &mut Guest, to: u32, from: u32, len: usize) -> Result<Option<Value>, Trap> {
-    let Some(room) = permit(guest, to)? else { return Ok(Some(closed())) };
-    if room == 0 {
-        return Ok(None);
+fn moved(size: usize) -> Option<Value> {
+    Some(Value::ok(Value::U64(size as u64)))
+}
+
+/// Move what fits from one stream to another; None while it waits for room or for Python.
+pub fn splice_step(guest: &mut Guest, it: &mut Splice) -> Result<Option<Value>, Trap> {
+    let (to_lent, from_lent) = (guest.is_lent(it.to)?, guest.is_lent(it.from)?);
+    loop {
+        if let Some(loan) = &it.write {
+            let Some(answer) = guest.lent_step(loan)? else { return Ok(None) };
+            return Ok(if loan.went_well() { moved(it.written) } else { Some(answer) });
+        }
+        if let Some(data) = it.data.take() {
+            it.written = data.len();
+            if !to_lent {
+                return Ok(put(guest, it.to, &data)?.or_else(|| moved(it.written)));
+            }
+            it.write = Some(guest.ask_of_stream(2, it.to, Value::Bytes(data))?);
+            continue;
+        }
+        if let Some(loan) = it.read.take() {
+            let Some(answer) = guest.lent_step(&loan)? else {
+                it.read = Some(loan);
+                return Ok(None);
+            };
+            match loan.bytes() {
+                None => return Ok(Some(answer)),
+                Some(data) if data.is_empty() => return Ok(moved(0)),
+                Some(data) => it.data = Some(data),
+            }
+            continue;
+        }
+        let room = if to_lent { BLOCKING_WRITE_MAX_BYTES } else {
+            let Some(room) = permit(guest, it.to)? else { return Ok(Some(closed())) };
+            room
+        };
+        let size = it.len.min(room);
+        if size == 0 {
+            return Ok(if it.blocking && it.len > 0 { None } else { moved(0) });
+        }
+        if from_lent {
+            it.read = Some(guest.ask_of_stream(it.blocking.into(), it.from, Value::U64(size as u64))?);
+        } else {
+            let Some(got) = take(guest, it.from, size as u64)? else { return Ok(Some(closed())) };
+            it.data = Some(got);
+        }
     }
-    if len == 0 {
-        return Ok(Some(Value::ok(Value::U64(0))));
-    }
-    let Some(got) = take(guest, from, len.min(room) as u64)? else { return Ok(Some(closed())) };
-    let refused = put(guest, to, &got)?;
-    Ok(Some(refused.unwrap_or_else(|| Value::ok(Value::U64(got.len() as u64)))))
 }
 
 // --- digits -----------------------------------------------------------------------------------------------------------

@@ -67,6 +67,14 @@ impl Trap {
         Trap { reason: format!("{ended:?}"), ended: Some(ended) }
     }
 
+    /// What Python said that a call ends with.
+    pub fn of(ended: Ended) -> Trap {
+        match ended {
+            Ended::Rule(reason) => Trap::new(&reason),
+            other => Trap::stop(other),
+        }
+    }
+
     /// What the call ended with.
     pub fn ended(self) -> Ended {
         self.ended.unwrap_or(Ended::Rule(self.reason))
