@@ -30,6 +30,9 @@ Headers = tuple[tuple[str, bytes], ...]
 ErrorCode = tuple[str, Any]
 """A `wasi:http/types.error-code`: its case and payload, None for a case without one."""
 
+TRACEPARENT: Final = "traceparent"
+"""https://www.w3.org/TR/trace-context/: a request's place in a trace."""
+
 REQUEST_BUFFER_MAX_BYTES: Final = 256 * 1024
 """Request body bytes held for a slow guest; above it `feed` waits, so the client's TCP window closes."""
 
@@ -336,6 +339,11 @@ class Exchange:
         """Set once a service that the guest needed was away: what fails then is answered with 503, and when to try."""
         self.closed_s = 0.0
         """When the guest was done (`time.monotonic`), before anybody hears of it; 0 while it is not."""
+
+    @property
+    def traceparent(self) -> bytes:
+        """The request's place in a trace, as the host gave it to the guest; empty for none."""
+        return next((value for name, value in reversed(self.request.headers) if name == TRACEPARENT), b"")
 
     def cancel(self) -> None:
         """The client is gone: stop the guest (any thread). `take` still ends with an outcome."""

@@ -161,12 +161,13 @@ class LentCall(GuestCall):
         super().sleep(look_s if until_s is None else min(until_s, look_s))
 
 
-class _Away:
-    """What of an exchange host functions use here: that a service was away."""
+class _LentExchange:
+    """What of an exchange host functions use here: the request's place in a trace, and that a service was away."""
 
-    __slots__ = ("retry_after_s",)
+    __slots__ = ("retry_after_s", "traceparent")
 
-    def __init__(self) -> None:
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent.encode()
         self.retry_after_s: int | None = None
 
 
@@ -223,7 +224,7 @@ class LentGuest(Guest):
         except Exception as error:  # a defect of ours ends this call, not the thread
             ask.fail(repr(error))
         else:
-            ask.answer(self._given, cast(_Away, self.exchange).retry_after_s)
+            ask.answer(self._given, cast(_LentExchange, self.exchange).retry_after_s)
 
     def poll(self, ask: Any) -> None:
         """Answer once one of some pollables is ready: now, or when the guest is woken."""
@@ -249,7 +250,7 @@ class LentGuest(Guest):
     def _begin(self, ask: Any) -> None:
         self._given = []
         if self.exchange is None:
-            self.begin(LentCall(ask), cast(Exchange, _Away()))
+            self.begin(LentCall(ask), cast(Exchange, _LentExchange(ask.ids[1])))
         else:
             cast(LentCall, self.call).ask = ask
 
@@ -328,7 +329,8 @@ class Lender:
         elif what == "woken":
             guest.look()
         elif not what.abandoned:
-            app.serving(*what.ids)
+            request_id, traceparent = what.ids
+            app.serving(request_id, traceparent.split("-")[1] if traceparent else "")
             if what.function == self._poll:
                 guest.poll(what)
             else:

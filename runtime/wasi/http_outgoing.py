@@ -11,15 +11,12 @@ from typing import Final
 from runtime.engine.codecs import Err, Ok
 from runtime.engine.guest import Guest, Resource
 from runtime.engine.interface import Interface
-from runtime.exchange import ErrorCode, Headers
+from runtime.exchange import TRACEPARENT, ErrorCode, Headers
 from runtime.outbound.client import OutboundCall, OutboundRequest, Timeouts
 from runtime.wasi.http_types import IncomingResponse, OutgoingRequest, RequestOptions, types
 from runtime.wasi.poll import Pollable
 
 NS_PER_S: Final = 1_000_000_000
-
-TRACEPARENT: Final = "traceparent"
-"""https://www.w3.org/TR/trace-context/: what the other side goes on with."""
 
 
 class FutureIncomingResponse(Resource, wit="future-incoming-response"):
@@ -80,7 +77,8 @@ def _fields(guest: Guest, request: OutgoingRequest) -> Headers:
     own = request.fields.frozen()
     if guest.exchange is None or any(name == TRACEPARENT for name, _ in own):
         return own
-    return own + tuple(entry for entry in guest.exchange.request.headers if entry[0] == TRACEPARENT)
+    traceparent = guest.exchange.traceparent
+    return (*own, (TRACEPARENT, traceparent)) if traceparent else own
 
 
 def _request(request: OutgoingRequest, options: RequestOptions | None, fields: Headers) -> OutboundRequest | Err:

@@ -336,14 +336,14 @@ impl Guest {
         Ok(matches!(self.borrow(rep)?, Resource::Lent(_)))
     }
 
-    /// The request's id and trace id, as its fields say them; empty while an instance is being made.
+    /// The request's id and its place in a trace, as its fields say them; empty while an instance is being made.
     pub fn ids(&self) -> (String, String) {
         let of = |name: &str| {
             let fields = self.request.iter().flat_map(|request| &request.fields).rev();
             let value = fields.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.as_slice());
             String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
         };
-        (of("x-request-id"), of("traceparent").split('-').nth(1).unwrap_or_default().to_owned())
+        (of("x-request-id"), of("traceparent"))
     }
 
     /// The object of a borrowed handle.

@@ -168,7 +168,7 @@ impl Ask {
         self.loan.result()
     }
 
-    /// The request's id and trace id; empty while an instance is being made.
+    /// The request's id and its `traceparent`; empty while an instance is being made.
     #[getter]
     fn ids(&self) -> (String, String) {
         self.loan.ids.clone()
