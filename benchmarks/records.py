@@ -147,7 +147,9 @@ def trie(store: RecordStore) -> Iterator[Row]:
 
 class Side:
     def __init__(self, index: int) -> None:
-        limits = RecordLimits(records_max=STORE_RECORDS + DIFFERENCES, node_words_max=STORE_RECORDS)
+        limits = RecordLimits(
+            records_max=STORE_RECORDS + DIFFERENCES, node_words_max=STORE_RECORDS, node_words_bytes_max=1 << 30
+        )
         own = trust(Trusting())
         self.peer = PEERS[index]
         self.records = RecordMachine(own, NODES[index], Halves(), RecordsConfig(limits))

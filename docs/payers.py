@@ -305,6 +305,7 @@ PAYERS: dict[str, Payers] = {
     "protocols/records/quotas.py:RecordLimits": {
         "records_max": "nobody: the shares below keep it from filling up", "urgent_extra": "nobody: certificates find room",
         "reserve_max": "nobody: room for each node's audit and each admin", "node_audit_max": MEMBER, "node_words_max": MEMBER,
+        "node_words_bytes_max": MEMBER,
         "node_trust_max": MEMBER, "node_moments_max": MEMBER, "node_bytes_max": MEMBER,
         "principal_papers_max": "the principal behind the key that signed", "principal_bytes_max": "the same principal",
         "project_papers_max": PROJECT, "project_bytes_max": PROJECT,

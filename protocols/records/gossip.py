@@ -74,7 +74,8 @@ class RecordsConfig:
     """Neighbours that a new record is passed on to; with n nodes about 98 % hear of it before any repair."""
     author_rate_per_s: int = 20
     author_burst: int = 400
-    """Pushed records of one author; what exceeds it waits for anti-entropy, which has its own bounds."""
+    """Pushed records of one author, and announced ones of one author or peer; what exceeds it waits for anti-entropy,
+    which has its own bounds."""
     fetch_timeout_ms: int = 2_000
     gather_ms: int = 1_000
     """How long what comparisons taught is gathered: a node that starts compares with everybody in that time."""
@@ -344,6 +345,7 @@ class RecordMachine:
         if len(message.records) > ANNOUNCED_MAX:
             return [Reject(peer, "records.announce", f"more than {ANNOUNCED_MAX} records in one announcement")]
         asked: list[str] = []
+        late: list[Effect] = []
         for item in message.records:
             held = self.store.entries.get(item.key) or self.store.ephemeral.get(item.key)
             if held is not None and (held.digest == item.digest or held.record.seq > item.seq):
@@ -352,11 +354,15 @@ class RecordMachine:
             if wanted is not None and wanted.digest == item.digest:
                 sources = tuple(dict.fromkeys((*wanted.sources, peer)))[:SOURCES_MAX]
                 self._wanted[item.key] = _Wanted(item.digest, sources, wanted.asked_ms)
-            elif len(self._wanted) < WANTED_MAX and not isinstance(parse_key(item.key), Refusal):
+            elif len(self._wanted) < WANTED_MAX and not isinstance(parsed := parse_key(item.key), Refusal):
+                # Who said it is not known before it is here; where the key does not tell, the peer answers for it.
+                if not parsed.rule.urgent and not self._bucket(parsed.owner or peer, now).take(1, now.mono_ms):
+                    late = [Reject(peer, "records.rate", "more is announced than this node fetches at this pace")]
+                    continue
                 self._wanted.pop(item.key, None)
                 self._wanted[item.key] = _Wanted(item.digest, (peer,), now.mono_ms)
                 asked.append(item.key)
-        return [Send(peer, FetchRecords(tuple(asked)))] if asked else []
+        return [*([Send(peer, FetchRecords(tuple(asked)))] if asked else []), *late]
 
     def _fetched(self, peer: PeerId, records: tuple[Signed, ...], now: Now) -> list[Effect]:
         asked: list[Signed] = []

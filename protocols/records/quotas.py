@@ -53,6 +53,8 @@ class RecordLimits:
     """A node pays for the writes that it takes down: 400 days of 20 reviewed deploys a day are under half of it."""
     node_words_max: int = 8_192
     """A node pays for its status, address, floor, prepared releases, verdicts, boxes and proofs."""
+    node_words_bytes_max: int = 16 * 1024 * 1024
+    """A node pays: what a node says takes half a KiB, so all of it takes a quarter of this."""
     node_trust_max: int = 16_384
     """A node pays for the certificates, admissions, revocations and grants that it was the first to carry."""
     node_moments_max: int = 512
@@ -193,7 +195,7 @@ class Quotas:
             case "audit":
                 return limits.node_audit_max, 0
             case "words":
-                return limits.node_words_max, 0
+                return limits.node_words_max, limits.node_words_bytes_max
             case "moments":
                 return limits.node_moments_max, 0
             case "principal":
@@ -246,10 +248,14 @@ class Quotas:
         extra = self.limits.urgent_extra if rule.urgent else 0
         payer = node_payer(entry)
         freed = holder is not None and holder_paper is None and holder.author == entry.author
-        count, _ = self.held(payer)
-        if not freed and count >= self.most(payer.budget)[0] + extra:
+        count, size_bytes = self.held(payer)
+        most, most_bytes = self.most(payer.budget)
+        if not freed and count >= most + extra:
             return self.refusal(payer)
-        used = self._node_bytes.get(entry.author, 0) + entry.size_bytes - (holder.size_bytes if freed and holder else 0)
+        more = entry.size_bytes - (holder.size_bytes if freed and holder else 0)
+        if most_bytes and size_bytes + more > most_bytes + extra * URGENT_BYTES:
+            return self.refusal(payer)
+        used = self._node_bytes.get(entry.author, 0) + more
         if used > self.limits.node_bytes_max + extra * URGENT_BYTES:
             return Refusal(
                 "quota.bytes",

@@ -56,14 +56,24 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record with its signed form, author, parsed key and the digest of its payload."""
+    """A record with its author, the signature, its parsed key and the digest of its payload.
+
+    `payload` is empty where it is the record as we encode it, which it mostly is: a body is kept once, not twice.
+    """
 
     record: Record
-    signed: Signed
     author: PeerId
+    author_key: bytes
+    signature: bytes
+    payload: bytes
     parsed: ParsedKey
     digest: Digest
     size_bytes: int
+
+    @property
+    def signed(self) -> Signed:
+        """The record as its author signed it, byte for byte."""
+        return Signed(self.payload or encode(self.record), self.author_key, self.signature)
 
 
 def sign_record(signer: Signer, mesh: bytes, record: Record) -> Signed:
@@ -97,7 +107,9 @@ def read_record(signed: Signed) -> Entry | Refusal:
     if problem is not None:
         return problem
     size = len(signed.payload) + len(signed.signature) + len(signed.key)
-    return Entry(record, signed, _peer_id(signed.key), parsed, digest(signed.payload), size)
+    other = b"" if encode(record) == signed.payload else signed.payload
+    author = _peer_id(signed.key)
+    return Entry(record, author, signed.key, signed.signature, other, parsed, digest(signed.payload), size)
 
 
 def _content_problem(record: Record, parsed: ParsedKey) -> Refusal | None:

@@ -273,7 +273,7 @@ class RecordStore:
             return Refusal("records.unknown-author", "no certificate of the author is known")
         if certificate.expired(wall_ms_of(entry.record.hlc)):
             return Refusal("records.author-expired", "the author's certificate had run out when it wrote this")
-        if self.trust.contested(entry.signed.key):
+        if self.trust.contested(entry.author_key):
             return Refusal("records.limited", "another node was admitted for the same use of the author's invite")
         match rule.writer:
             case "joined":

@@ -176,6 +176,21 @@ def test_a_node_pays_for_its_own_audit_and_its_own_words_and_for_nobody_elses() 
     assert rule(store, papers(w, "author", 1)[0]) == "merged"
 
 
+def test_the_bytes_of_a_nodes_words_have_an_end_of_their_own_and_its_audit_goes_on() -> None:
+    w = world(node_words_bytes_max=10_000)
+    store = w.stores["n1"]
+
+    def words(by: str, name: str, size: int) -> Signed:
+        return w.carry(by, make_key("prepared", w.node(by), name), b"x" * size, kind="owned", ttl_ms=DAY_MS)
+
+    assert [rule(store, words(LIAR, name, 4_000)) for name in ("c1", "c2", "c3")] == ["merged", "merged", "quota.words"]
+    assert rule(store, words(LIAR, "c4", 100)) == "merged", "what fits is taken"
+    assert rule(store, words(LIAR, "c1", 4_500)) == "merged", "a new version takes the place of the one before"
+    assert rule(store, words("n2", "c1", 4_000)) == "merged"
+    assert rule(store, audit(w, LIAR, 1)) == "merged"
+    assert RecordLimits().node_words_bytes_max < RecordLimits().node_bytes_max
+
+
 def test_in_a_store_that_others_have_filled_each_node_and_each_admin_has_a_reserve_and_nobody_else() -> None:
     w = world(reserve_max=2)
     store = w.stores["n1"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+
+import msgspec
 
 from protocols.envelope import Signed, digest, encode
 from protocols.machine import (
     Broadcast,
+    Effect,
     Notify,
     Now,
     PeerConnected,
     PeerDisconnected,
+    PeerId,
     Persist,
     Received,
     Reject,
@@ -41,9 +46,8 @@ from protocols.records.gossip import (
     TrustLearnt,
 )
 from protocols.records.key_table import make_key
-from protocols.records.store import (
-    signed_records,
-)
+from protocols.records.record import Entry, read_record
+from protocols.records.store import signed_records
 from protocols.trust.store import TrustChanged
 from tests.support.protocols.record_asks import (
     NOW,
@@ -189,6 +193,41 @@ def test_an_author_that_floods_pushes_is_slowed_down_and_urgent_records_are_not(
     assert len(here._buckets) == AUTHORS_TRACKED_MAX
 
 
+def test_an_author_that_floods_announcements_is_asked_at_its_pace_and_others_are_not_slowed_down() -> None:
+    here = machine(RecordsConfig(author_burst=3, author_rate_per_s=1))
+    peer, other = fast_id("n1"), fast_id("n2")
+
+    def announced(by: str, teller: PeerId, names: Sequence[str], at: Now = NOW) -> list[Effect]:
+        items = tuple(AnnouncedRecord(make_key("prepared", fast_id(by), name), 1, bytes(32)) for name in names)
+        return list(here.handle(Received(teller, Announce(items)), at))
+
+    effects = announced("n1", peer, [f"{number:064x}" for number in range(5)])
+    assert [len(one.message.keys) for one in effects if isinstance(one, Send)] == [3]
+    assert rules(effects) == ["records.rate"]
+    again = announced("n1", other, [f"{number:064x}" for number in range(5, 7)])
+    assert rules(again) == ["records.rate"], "whoever passes them on, they are the author's"
+    assert not any(isinstance(one, Send) for one in again)
+    near = announced("n2", other, ["f" * 64])
+    assert [len(one.message.keys) for one in near if isinstance(one, Send)] == [1], "another author has its own pace"
+    assert rules(near) == []
+    later = announced("n1", peer, ["e" * 64], Now(1_000, WALL_MS))
+    assert [len(one.message.keys) for one in later if isinstance(one, Send)] == [1]
+
+
+def test_a_record_is_kept_once_and_handed_on_byte_for_byte_however_its_author_encoded_it() -> None:
+    signed = owned("n1", 1, b"x" * 16_000)
+    entry = read_record(signed)
+    assert isinstance(entry, Entry)
+    assert entry.payload == b"", "it is the record as we encode it, so it is not kept beside the record"
+    assert entry.signed == signed
+    fields = msgspec.msgpack.decode(signed.payload)
+    padded = msgspec.msgpack.encode([*fields, "of a newer release"])
+    other = read_record(Signed(padded, signed.key, signed.signature))
+    assert isinstance(other, Entry)
+    assert other.signed.payload == padded
+    assert other.digest != entry.digest
+
+
 def test_a_late_answer_counts_and_calls_off_neither_the_next_source_nor_what_came_with_it() -> None:
     here = machine()
     one, two = fast_id("n1"), fast_id("n2")
@@ -225,7 +264,7 @@ def test_bad_pushes_and_unasked_records_are_rejected() -> None:
 
 
 def test_an_announcement_that_is_not_served_is_asked_of_the_next_who_has_it() -> None:
-    here = machine()
+    here = machine(RecordsConfig(author_burst=2 * WANTED_MAX))
     one, two = fast_id("n1"), fast_id("n2")
     signed = owned("n1", 5, b"x" * 4000)
     item = AnnouncedRecord(make_key("status", fast_id("n1")), 5, digest(signed.payload))
