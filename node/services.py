@@ -215,7 +215,7 @@ def _answering(control: Control, is_member: Callable[[PeerId], bool]) -> Answeri
     certifier = control.certifier
     return Answering(
         control.mesh.transport, is_member, lambda: msgspec.json.encode(node_view(control, VERSION)), control.logs,
-        certifier.proves if certifier is not None else lambda _token: False,
+        certifier.proves if certifier is not None else lambda _token: False, control.mesh.loop_time,
     )  # fmt: skip
 
 

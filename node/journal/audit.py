@@ -38,6 +38,7 @@ from protocols.records.audit import (
 from protocols.records.gossip import Publish, PublishRefused, RecordsMerged
 from protocols.records.key_table import DAY_MS
 from protocols.records.quotas import Payer
+from protocols.records.record import Entry
 from protocols.records.sync import AnsweredEqual, Synced
 from protocols.refusal import Refusal
 from protocols.state.commands import Command, SignedCommand
@@ -349,20 +350,22 @@ def links_of(core: NodeCore, node: str = "", number: int = 0) -> list[ChainedEnt
     """
     entries = core.records.store.entries
     wanted = [entry_key(PeerId(node), number)] if number else list(entries)
-    found = []
-    for key in wanted:
-        entry = entries[key]
-        if not key.startswith("/audit/") or entry.record.tombstone:
-            continue
-        author, place = entry.parsed.parts
-        if node and author != node:
-            continue
-        try:
-            signed: Signed = decode(entry.record.body, Signed)
-            found.append(ChainedEntry(PeerId(author), int(place[:NUMBER_DIGITS]), signed))
-        except (DecodeError, ValueError):
-            continue
-    return sorted(found, key=lambda link: (link.node, link.number))
+    found = (link_of(key, entries[key], node) for key in wanted)
+    return sorted((link for link in found if link is not None), key=lambda link: (link.node, link.number))
+
+
+def link_of(key: str, entry: Entry, node: str = "") -> ChainedEntry | None:
+    """Return the audit entry in a record, None if there is none that can be read, or it is another node's."""
+    if not key.startswith("/audit/") or entry.record.tombstone:
+        return None
+    author, place = entry.parsed.parts
+    if node and author != node:
+        return None
+    try:
+        signed: Signed = decode(entry.record.body, Signed)
+        return ChainedEntry(PeerId(author), int(place[:NUMBER_DIGITS]), signed)
+    except (DecodeError, ValueError):
+        return None
 
 
 def read_links(links: list[ChainedEntry]) -> list[tuple[ChainedEntry, AuditEntry]]:

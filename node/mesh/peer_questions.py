@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from node.journal.logs import LINE_MAX_BYTES, LogFilter, LogStore
+from node.loop_time import LoopTime, Metered
 from node.transport import Stream, StreamError, Transport
 from protocols.envelope import DecodeError, decode, encode
 from protocols.machine import PeerId
@@ -97,11 +98,13 @@ class Answering:
         describe: Callable[[], bytes],
         logs: LogStore,
         proves: Callable[[str], bool] = lambda _token: False,
+        loop_time: LoopTime | None = None,
     ) -> None:
         """Take who is answered, what describes this node, its logs, and whether it answers for a challenge's token.
 
-        Call before the transport runs.
+        Who asks pays from `loop_time`. Call before the transport runs.
         """
+        self._loop_time = loop_time or LoopTime()
         self._proves = proves
         self._may_ask = may_ask
         self._describe = describe
@@ -110,6 +113,11 @@ class Answering:
         transport.serve(PROTOCOL, self._serve)
 
     async def _serve(self, stream: Stream) -> None:
+        meter = Metered(self._loop_time.clock)
+        meter.pays(stream.peer, self._loop_time)
+        await meter.run(self._answer(stream))
+
+    async def _answer(self, stream: Stream) -> None:
         if not self._may_ask(stream.peer) or self._answering >= ANSWERS_MAX:
             raise StreamError("asking.refused")
         self._answering += 1
@@ -130,7 +138,7 @@ class Answering:
 
     async def _send_logs(self, stream: Stream, ask: Ask) -> None:
         wanted = LogFilter(ask.project, ask.app, ask.release, ask.contains)
-        for line in self._logs.recent(wanted, max(0, min(ask.limit, LINES_MAX))):
+        for line in await self._logs.recent(wanted, max(0, min(ask.limit, LINES_MAX))):
             await stream.write_block(line)
         if ask.follow:
             # A quiet log would never notice that the asker is gone, so its direction is read beside it.

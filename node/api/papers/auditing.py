@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from typing import TypeVar
+
 import msgspec
 from aiohttp import web
 
@@ -10,13 +14,18 @@ from node.api.callers.scope import Scope, covered
 from node.api.operations import Call, Operation, Page, Parameter, page
 from node.api.reports.naming import KeyNames
 from node.control import Control
-from node.journal.audit import links_of, read_links
+from node.journal.audit import link_of, read_links
 from protocols.api_models import AuditView
 from protocols.envelope import DecodeError, Signed, encode
 from protocols.records.audit import AuditEntry, ChainedEntry, read_entry
 
 LINKS_MAX = 1_000
 """A page of at most 4 MiB; a client asks on from the last one."""
+
+READ_AT_ONCE = 200
+"""Records or entries that are read before others have their turn."""
+
+T = TypeVar("T")
 
 _OPTIONAL_PEER = {"type": "string", "pattern": "^([1-9A-HJ-NP-Za-km-z]{46,60})?$"}
 
@@ -39,12 +48,15 @@ async def audit(call: Call) -> Page:
     await control.audit.settled()
     text = call.query.get("contains", "")
     objects = AuditObjects(control, call.scope)
-    found = [
-        (link, entry)
-        for link, entry in read_links(links_of(control.core, call.query.get("node", "")))
-        if (not text or text in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}")
-        and covered(call.scope, objects.of(entry))
-    ]
+    found = []
+    for some in batched(await _links(control, call.query.get("node", ""))):
+        found += [
+            (link, entry)
+            for link, entry in read_links(some)
+            if (not text or text in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}")
+            and covered(call.scope, objects.of(entry))
+        ]
+        await asyncio.sleep(0)
 
     def key(one: tuple[ChainedEntry, AuditEntry]) -> str:
         link, entry = one
@@ -53,6 +65,20 @@ async def audit(call: Call) -> Page:
     cut = page(sorted(found, key=key, reverse=True), key, call.query)
     names = KeyNames(control.core, control.clock().wall_ms)
     return Page(tuple(_view(names, link, entry) for link, entry in cut.items), cut.cursor)
+
+
+async def _links(control: Control, node: str = "") -> list[ChainedEntry]:
+    """The entries held here, of one node or of all, in order. Others have their turns meanwhile: there may be 100,000."""
+    found: list[ChainedEntry] = []
+    for some in batched(list(control.core.records.store.entries.items())):
+        found += [link for key, entry in some if (link := link_of(key, entry, node)) is not None]
+        await asyncio.sleep(0)
+    return sorted(found, key=lambda link: (link.node, link.number))
+
+
+def batched(items: list[T]) -> Iterator[list[T]]:
+    """Yield items in batches, each some milliseconds of work."""
+    return (items[at : at + READ_AT_ONCE] for at in range(0, len(items), READ_AT_ONCE))
 
 
 def _view(names: KeyNames, link: ChainedEntry, entry: AuditEntry) -> AuditView:
@@ -78,7 +104,7 @@ async def audit_links(call: Call) -> web.Response:
     """Hand out signed entries in order of node and number, from `after` on."""
     control: Control = call.node
     await control.audit.settled()
-    links = links_of(control.core)[call.query.get("after", 0) :][:LINKS_MAX]
+    links = (await _links(control))[call.query.get("after", 0) :][:LINKS_MAX]
     objects = AuditObjects(control, call.scope)
     items = tuple(_link(call.scope, objects, link) for link in links)
     return web.Response(body=encode(items), content_type="application/octet-stream")

@@ -51,7 +51,7 @@ async def logs(call: Call) -> LogLines | web.StreamResponse:
     if named and named != control.core.node:
         require_known(control, named)
         return await _peer_logs(call, PeerId(named), wanted, limit)
-    recent = control.logs.recent(wanted, limit, lambda line: covered(call.scope, of_line(line)))
+    recent = await control.logs.recent(wanted, limit, lambda line: covered(call.scope, of_line(line)))
     if not query.get("follow", False):
         return LogLines(tuple(one_line(line).decode() for line in recent))
 

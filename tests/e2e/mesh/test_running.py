@@ -129,7 +129,7 @@ async def test_that_compiled_code_was_changed_on_disk_is_in_the_nodes_log(house:
     await house.start(0)
     await until(lambda: house.runs(0), 60)
     assert await visited(house) == 200
-    assert house.control(0).logs.recent(LogFilter(contains="compiled artifact removed"), 10)
+    assert await house.control(0).logs.recent(LogFilter(contains="compiled artifact removed"), 10)
 
 
 async def test_a_start_that_voters_refuse_on_what_they_see_takes_few_slots_while_it_waits(component: Component) -> None:

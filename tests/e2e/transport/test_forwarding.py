@@ -79,7 +79,11 @@ async def test_an_app_with_data_runs_on_one_node_and_is_reached_through_the_othe
         await answer.content.readline()
         answer.close()
     logs = house.control(0 if house.runs(0) else 1).logs
-    await until(lambda: any(b'"outcome":"cancelled"' in line for line in logs.recent(LogFilter(), 100)), 5)
+    async with asyncio.timeout(5):
+        while not any(  # noqa: ASYNC110
+            b'"outcome":"cancelled"' in line for line in await logs.recent(LogFilter(), 100)
+        ):
+            await asyncio.sleep(0.05)
 
 
 async def test_a_node_whose_app_is_nowhere_says_so_and_a_forwarded_request_goes_no_further(

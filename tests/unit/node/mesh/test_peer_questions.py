@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 
 from node.journal.logs import LogStore
+from node.loop_time import LoopTime
 from node.mesh.peer_questions import ANSWERS_MAX, ASK_MAX_BYTES, Answering, Ask, Asking
 from node.transport import Stream, StreamError
 from protocols.machine import PeerId
@@ -21,8 +22,10 @@ ASKER = PeerId("asker")
 class Pipe:
     """One end of a stream in memory, as much of it as asking needs."""
 
+    asker = ASKER
+
     def __init__(self, incoming: asyncio.StreamReader, outgoing: asyncio.StreamReader) -> None:
-        self.peer = ASKER
+        self.peer = self.asker
         self._incoming, self._outgoing = incoming, outgoing
 
     async def __aenter__(self) -> Self:
@@ -102,6 +105,25 @@ async def test_a_member_is_told_what_a_node_is_and_its_newest_lines(logs: LogSto
     assert await service.description(ASKER) == b'{"name":"oslo"}'
     assert [one async for one in service.lines(ASKER, Ask("logs", limit=2))] == [line(3), line(4, "job")]
     assert [one async for one in service.lines(ASKER, Ask("logs", app="web"))] == [line(1), line(3)]
+
+
+async def test_who_has_used_up_its_part_of_the_loop_waits_for_answers_and_another_does_not(
+    logs: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_time = LoopTime(later=lambda _delay_s, _callback: None)  # nobody gets anything back
+    wire: Any = Wire()
+    Answering(wire, lambda _peer: True, lambda: b"{}", logs, loop_time=loop_time)
+    service = Asking(wire)
+    assert await service.description(ASKER) == b"{}"
+    loop_time.account(ASKER).spend(1_000)
+    waiting = asyncio.ensure_future(service.description(ASKER))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    monkeypatch.setattr(Pipe, "asker", PeerId("another"))
+    assert await service.description(PeerId("another")) == b"{}"
 
 
 async def test_who_is_no_member_is_told_nothing(logs: LogStore) -> None:
