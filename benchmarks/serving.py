@@ -4,7 +4,7 @@ The same component files, the same run, alternating rounds (A B A B), medians. B
 where it is built. Our pool has one worker per core, which is its default; `wasmtime serve` has one thread per core by
 itself. The generator is a C program whose own cost is a row. Processor time is that of every process of the server, from
 /proc. "fresh" is an instance per request, "reuse" one for many; `wasmtime serve` is fresh unless the row says otherwise,
-and a componentize-js component can only be fresh.
+and a componentize-js component can only be fresh. Last come the rows beside what a user would pick instead (choosing.py).
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from benchmarks import choosing
 from benchmarks.load import Load, load
-from benchmarks.processes import cpu_s
 from benchmarks.rows import Row, beside
-from runtime.native.choice import load_module
+from benchmarks.sampling import ENGINES, REUSE_PEER, Sample, Target, sampled
 from tests.conformance import peer
 from tests.conformance.ours import serve_ours
 from tests.fixtures.build import component
@@ -29,30 +28,10 @@ GUESTS: Final = {"python": "Python", "wsgi": "WSGI", "javascript": "JavaScript",
 CONNECTIONS: Final = (1, 32)
 ROUNDS: Final = 3
 ROUND_S: Final = 1.2
-ENGINES: Final = {"python": ""} if load_module()[0] is None else {"python": "", "native": "native "}
-"""Our engines, and what stands before the names of their rows; the native one where it is built."""
-REUSE_PEER: Final = "1000"
 NATIVE_AIM: Final = {"hello": 1.1, "python": 1.2}
 """How many times less processor time and latency than `wasmtime serve` the native engine takes, both reusing."""
 FRESH_AIM: Final = {"python": 0.5, "wsgi": 0.5, "javascript": 0.5}
 """Of `wasmtime serve`'s rate, fresh against fresh; with reuse the aim is all of its (fresh) rate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One running server: how it is called in the rows, and the processes whose time counts."""
-
-    name: str
-    port: int
-    pids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One round at one target: what the generator saw, and the server's processor time per request."""
-
-    seen: Load
-    cpu_us: float
 
 
 def run(quick: bool) -> Iterator[Row]:
@@ -61,7 +40,7 @@ def run(quick: bool) -> Iterator[Row]:
     for guest, spoken in GUESTS.items():
         with contextlib.ExitStack() as stack:
             targets = list(start(stack, component(guest), guest, binary))
-            samples = rounds(targets, 1 if quick else ROUNDS, ROUND_S / 2 if quick else ROUND_S)
+            samples = sampled(targets, CONNECTIONS, 1 if quick else ROUNDS, ROUND_S / 2 if quick else ROUND_S)
         for connections in CONNECTIONS:
             modes = ("fresh", "reuse", "native fresh", "native reuse")
             mine = {name: samples[name, connections] for name in modes if (name, connections) in samples}
@@ -78,6 +57,7 @@ def run(quick: bool) -> Iterator[Row]:
         "load generator's own cost", busiest.cpu_us, "us/request", note="its start included, in the busiest round"
     )
     yield from scaling(quick)
+    yield from choosing.beside_alternatives(quick)
 
 
 def start(stack: contextlib.ExitStack, file: Path, guest: str, binary: Path | None) -> Iterator[Target]:
@@ -96,21 +76,6 @@ def start(stack: contextlib.ExitStack, file: Path, guest: str, binary: Path | No
     if guest != "javascript":
         theirs = stack.enter_context(peer.wasmtime_serve(binary, file, "--max-instance-reuse-count", REUSE_PEER))
         yield Target("peer reuse", theirs.port, (theirs.pid,))
-
-
-def rounds(targets: list[Target], count: int, seconds: float) -> dict[tuple[str, int], list[Sample]]:
-    """Load the targets in turn, `count` times over, after one short warm-up each."""
-    for target in targets:
-        load(target.port, 4, 0.3)
-    samples: dict[tuple[str, int], list[Sample]] = {}
-    for _ in range(count):
-        for connections in CONNECTIONS:
-            for target in targets:
-                before_s = cpu_s(target.pids)
-                seen = load(target.port, connections, seconds)
-                sample = Sample(seen, (cpu_s(target.pids) - before_s) * 1e6 / seen.requests)
-                samples.setdefault((target.name, connections), []).append(sample)
-    return samples
 
 
 def compare(

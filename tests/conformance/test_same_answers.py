@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,11 +90,9 @@ def test_we_answer_as_jco_serve_does(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_the_peer_builds_where_cargo_is() -> None:
-    if shutil.which("cargo") is None:
-        pytest.skip("no cargo; on Debian or Ubuntu: apt-get install cargo")
-    assert peer.wasmtime(build=True) is not None, (CACHE / "tools" / "wasmtime-build.log").read_text()[-2000:]
+@pytest.mark.timeout(600)
+def test_the_peer_can_be_had() -> None:
+    assert peer.wasmtime(build=True) is not None, (CACHE / "tools" / "wasmtime.log").read_text()[-2000:]
 
 
 @pytest.mark.parametrize("fixture", list(BY_FIXTURE))
