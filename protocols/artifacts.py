@@ -213,7 +213,7 @@ def offer_problem(offer: ArtifactOffer) -> str | None:
     """Return which bound an offer breaks, or None."""
     if len(offer.digest) != DIGEST_BYTES or not 0 < offer.size <= ARTIFACT_MAX_BYTES:
         return f"an artifact has a digest and 1 to {ARTIFACT_MAX_BYTES} bytes"
-    if len(offer.chunks) != chunk_count(offer.size) or any(len(one) != DIGEST_BYTES for one in offer.chunks):
+    if len(offer.chunks) != chunk_count(offer.size) or any(len(chunk) != DIGEST_BYTES for chunk in offer.chunks):
         return "the list of chunks does not fit the size"
     return None
 

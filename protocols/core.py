@@ -190,7 +190,9 @@ class NodeCore:
         """Load what the disk held. Raises DecodeError if the genesis is malformed."""
         self.node = peer_id(setup.signer.public_key)
         self.trust = TrustStore(setup.verifier, setup.genesis)
-        self._untimely = [one for one in stored.credentials if self.trust.learn_credentials(one, now.wall_ms)]
+        self._untimely = [
+            credential for credential in stored.credentials if self.trust.learn_credentials(credential, now.wall_ms)
+        ]
         """Own papers that this clock does not believe yet: a machine without a battery starts in the past."""
         self.hello = HelloMachine(self.trust, setup.signer, setup.verifier, setup.entropy, boot_nonce=setup.boot_nonce)
         self.liveness = LivenessMachine(self.trust.mesh, setup.signer, setup.verifier, setup.entropy, setup.liveness)
@@ -480,7 +482,7 @@ class NodeCore:
 
     def _decided(self, now: Now, out: list[Effect]) -> None:
         state = self.state
-        self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
+        self.trust.chain_decided(state.admins, state.threshold, tuple(node.node for node in state.nodes))
         position = self.chain.position
         self.hello.head = ChainHead(state.resets, position.slot, position.digest)
         mine = Voter(self.node, self.chain.store_id)

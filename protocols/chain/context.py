@@ -261,12 +261,15 @@ class ChainContext:
 
     def _grow(self, writes: tuple[Write, ...], barriers: Sequence[Effect] = ()) -> None:
         said = [
-            write for one in barriers if isinstance(one, Persist) and one.store is Store.VOTE for write in one.writes
+            write
+            for barrier in barriers
+            if isinstance(barrier, Persist) and barrier.store is Store.VOTE
+            for write in barrier.writes
         ]
         every = (*said, *writes, *self.acceptor.open(self.ledger.position))
         last = {(write.table, write.key): write for write in every}
         self.out.append(Persist(Store.VOTE, tuple(last.values())))
-        self.out += [one for one in barriers if isinstance(one, Persist) and one.store is Store.FENCE]
+        self.out += [barrier for barrier in barriers if isinstance(barrier, Persist) and barrier.store is Store.FENCE]
         self.highest_seen = NO_BALLOT
         self.witness.forget_before(self.ledger.position.slot)
         self.pacer.open_slot(self.now.mono_ms, self.my_rank)

@@ -82,7 +82,7 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     @property
     def from_source(self) -> bool:
         """Whether an app runs from its source: such a release is of a developer's machine and nowhere else."""
-        return any(one.source is not msgspec.UNSET for one in self.components)
+        return any(component.source is not msgspec.UNSET for component in self.components)
 
 
 class SecretVersion(msgspec.Struct, frozen=True, array_like=True):
@@ -183,9 +183,12 @@ def release_problem(release: Release) -> str | None:
         return "the project's name or the author's key is malformed"
     if not 0 < len(release.components) <= COMPONENTS_MAX:
         return f"a release has 1 to {COMPONENTS_MAX} components"
-    if any(len(one.digest) != DIGEST_BYTES or one.size_bytes < 0 for one in release.components):
+    if any(len(component.digest) != DIGEST_BYTES or component.size_bytes < 0 for component in release.components):
         return "a component's digest or size is malformed"
-    if any(isinstance(one.source, bytes) and len(one.source) != DIGEST_BYTES for one in release.components):
+    if any(
+        isinstance(component.source, bytes) and len(component.source) != DIGEST_BYTES
+        for component in release.components
+    ):
         return "a source's digest is malformed"
     if len(release.demands) > ENVIRONMENTS_NAMED_MAX:
         return f"a release makes demands in at most {ENVIRONMENTS_NAMED_MAX} environments"
@@ -206,8 +209,8 @@ def change_problem(change: Change) -> str | None:
         return f"the request has over {REQUEST_MAX_CHARACTERS} characters"
     if len(change.secrets) > SECRETS_MAX or len(change.routes) > ROUTES_MAX or len(change.schedules) > SCHEDULES_MAX:
         return "too many secrets, routes or schedules"
-    if len({one.name for one in change.secrets}) != len(change.secrets) or any(
-        len(one.digest) != DIGEST_BYTES for one in change.secrets
+    if len({secret.name for secret in change.secrets}) != len(change.secrets) or any(
+        len(secret.digest) != DIGEST_BYTES for secret in change.secrets
     ):
         return "a secret is named twice, or without its version's digest"
     if not 0 <= change.replicas <= REPLICAS_MAX or (change.data and change.replicas > 1):

@@ -119,7 +119,7 @@ def demands_problem(demands: Demands) -> str | None:
         return f"at most {APPROVALS_MAX} approvals can be asked for"
     if demands.by_passkey and not demands.approvals:
         return "a passkey is how an approval is given; ask for at least one approval with it"
-    if len(demands.evidence) > DEMANDS_MAX or any(one.max_age_ms <= 0 for one in demands.evidence):
+    if len(demands.evidence) > DEMANDS_MAX or any(demand.max_age_ms <= 0 for demand in demands.evidence):
         return f"at most {DEMANDS_MAX} kinds of evidence, each with a maximum age"
     if len(demands.windows) > WINDOWS_MAX:
         return f"at most {WINDOWS_MAX} freeze windows"

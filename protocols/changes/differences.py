@@ -103,9 +103,11 @@ def _facts(side: Side | None, imports: Imports) -> dict[_Key, str]:
     if side is None:
         return {}
     facts: dict[_Key, str] = {}
-    for one in side.release.components:
-        built = f"{one.digest.hex()[:16]}, {size_words(one.size_bytes)}"
-        facts["components", one.app, "component"] = f"{built}, {one.toolchain}" if one.toolchain else built
+    for component in side.release.components:
+        built = f"{component.digest.hex()[:16]}, {size_words(component.size_bytes)}"
+        facts["components", component.app, "component"] = (
+            f"{built}, {component.toolchain}" if component.toolchain else built
+        )
     versions = {secret.name: secret.version for secret in side.secrets}
     for app in side.effective.apps:
         facts.update(_app_facts(app, imports.get(app.component, ()), versions))
@@ -184,11 +186,11 @@ def _demand_facts(demands: Demands) -> dict[_Key, str]:
             f"{demands.approvals} by {' or '.join(demands.approver_roles or ('anyone',))}"
             f"{', by passkey' if demands.by_passkey else ''}"
         )
-    for one in demands.evidence:
-        hours, rest_ms = divmod(one.max_age_ms, 3_600_000)
-        age = written_ms(one.max_age_ms) if rest_ms else f"{hours} hours"
-        words = f"at most {age} old{', run by a node' if one.by_node else ''}"
-        facts["policy", "", f"{one.kind} evidence"] = words
+    for demand in demands.evidence:
+        hours, rest_ms = divmod(demand.max_age_ms, 3_600_000)
+        age = written_ms(demand.max_age_ms) if rest_ms else f"{hours} hours"
+        words = f"at most {age} old{', run by a node' if demand.by_node else ''}"
+        facts["policy", "", f"{demand.kind} evidence"] = words
     for number, window in enumerate(demands.windows, 1):
         every = f", every {written_ms(window.every_ms)}" if window.every_ms else ", once"
         starts = f"from {window.start_ms} ms since 1970"

@@ -39,7 +39,7 @@ def networks_problem(networks: Sequence[str]) -> str | None:
     """Return which bound a list of networks breaks, or None."""
     if len(networks) > NETWORKS_MAX or len(set(networks)) != len(networks):
         return f"at most {NETWORKS_MAX} distinct private networks"
-    return next((problem for one in networks if (problem := network_problem(one))), None)
+    return next((problem for network in networks if (problem := network_problem(network))), None)
 
 
 def within(network: str, allowed: Sequence[str]) -> bool:

@@ -119,7 +119,7 @@ def open_assertion(
     """Return the passkey `key` if `said` shows that a present, verified person approved `statement` with it."""
     try:
         parts = (said.passkey, said.authenticatorData, said.clientDataJSON)
-        description, authenticator_data, client_data = (base64.b64decode(one, validate=True) for one in parts)
+        description, authenticator_data, client_data = (base64.b64decode(part, validate=True) for part in parts)
     except ValueError:
         return Refusal("passkey.malformed", "a part of the assertion is not base64")
     if len(authenticator_data) > AUTHENTICATOR_DATA_MAX_BYTES or len(client_data) > CLIENT_DATA_MAX_BYTES:

@@ -146,7 +146,9 @@ def paper_problem(paper: SecretPaper) -> str:
     if not 0 < len(paper.name) <= NAME_MAX or not paper.name.isascii() or not paper.name.replace("_", "").isalnum():
         return "a secret's name is made of letters, digits and _"
     if isinstance(paper, SecretRemoval):
-        sound = 0 < len(paper.versions) <= REMOVED_MAX and all(len(one) == DIGEST_BYTES for one in paper.versions)
+        sound = 0 < len(paper.versions) <= REMOVED_MAX and all(
+            len(version) == DIGEST_BYTES for version in paper.versions
+        )
         return "" if sound else "a removal names 1 to 256 versions by digest"
     if paper.version < 1 or not 0 < len(paper.boxes) <= BOXES_MAX:
         return "a version counts from 1 and is sealed to at least one node"

@@ -132,7 +132,7 @@ def _read_evidence(verifier: Verifier, mesh: bytes, parts: Sequence[str], body: 
         return said
     if parts[0] not in {component.hex() for component in said.components}:
         return _misplaced("evidence")
-    at_ms, pins = said.finished_ms, tuple(bytes(one) for one in said.configurations)
+    at_ms, pins = said.finished_ms, tuple(bytes(configuration) for configuration in said.configurations)
     return Paper(said.key, "attest", "", "", at_ms, _life("evidence", at_ms), pins, by_node=True)
 
 

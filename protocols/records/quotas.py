@@ -238,7 +238,7 @@ class Quotas:
 
     def _full(self, payer: Payer, accounts: Collection[Payer], size_bytes: int) -> Refusal | None:
         most, most_bytes = self.most(payer.budget)
-        held = [self.held(one) for one in accounts]
+        held = [self.held(account) for account in accounts]
         count, held_bytes = sum(one[0] for one in held), sum(one[1] for one in held)
         return self.refusal(payer) if count >= most or held_bytes + size_bytes > most_bytes else None
 

@@ -268,7 +268,7 @@ class Conductor:
         targets = [one for one in message.untold if one in self._peers and one not in heard.told]
         heard.told.update(targets)
         onward = RolloutStatement(message.signed, tuple(one for one in message.untold if one not in heard.told))
-        return [*(Send(one, onward) for one in targets), *_told(statement, news)]
+        return [*(Send(target, onward) for target in targets), *_told(statement, news)]
 
     def _held(self, node: PeerId, said: Statement) -> bytes | None:
         """Return what is held of a node in the place of that statement, encoded."""
@@ -318,7 +318,7 @@ class Conductor:
         if node in holders and holders[node][0] == said:
             return False
         confirmed = {one.node for one in self._state.nodes}
-        self._prepared[change] = {one: kept for one, kept in holders.items() if one in confirmed}
+        self._prepared[change] = {one: holder for one, holder in holders.items() if one in confirmed}
         self._prepared[change][node] = (said, data)
         ensure(len(self._prepared[change]) <= NODES_MAX, "only confirmed nodes are kept")
         return True

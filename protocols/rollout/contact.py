@@ -35,7 +35,7 @@ class MajorityContact:
         self._answered = set()
         if me in voters:
             self._count(self._me, voters, now)
-        return [Send(one.node, VoterProbe(self._number)) for one in voters if one.node != self._me]
+        return [Send(voter.node, VoterProbe(self._number)) for voter in voters if voter.node != self._me]
 
     def answered(self, peer: PeerId, number: int, voters: Sequence[Voter], now: Now) -> None:
         """Count a voter's answer to the round under way."""
@@ -43,7 +43,7 @@ class MajorityContact:
             self._count(peer, voters, now)
 
     def _count(self, peer: PeerId, voters: Sequence[Voter], now: Now) -> None:
-        if any(one.node == peer for one in voters):
+        if any(voter.node == peer for voter in voters):
             self._answered.add(peer)
         if len(self._answered) > len(voters) // 2:
             self.since_ms = now.mono_ms

@@ -110,11 +110,11 @@ def pooled(counts: Sequence[Counts], engine: str = Counts().engine) -> Counts:
 
 def capped(counts: Sequence[Counts]) -> list[Counts]:
     """Return counts of which none has over WEIGHT_MAX times the median requests of those that had any; rates stay."""
-    measured = sorted(one.requests for one in counts if one.requests)
+    measured = sorted(count.requests for count in counts if count.requests)
     if not measured:
         return [Counts() for _ in counts]
     most = WEIGHT_MAX * measured[(len(measured) - 1) // 2]
-    return [_scaled(one, most) for one in counts]
+    return [_scaled(count, most) for count in counts]
 
 
 def _scaled(counts: Counts, most: int) -> Counts:
@@ -193,7 +193,9 @@ def assess(
     worse_alone = _worse_alone(cohort, verdicts, limits) if robust else {}
     words = ["fail" if node in worse_alone else word for node, word in zip(cohort, words, strict=True)]
     passed, failed, pending, unreached = (words.count(word) for word in ("pass", "fail", "pending", ""))
-    outside = [one.base for node, one in sorted(verdicts.items()) if node not in cohort and node in rollout.order]
+    outside = [
+        verdict.base for node, verdict in sorted(verdicts.items()) if node not in cohort and node in rollout.order
+    ]
     mine, its = [one.candidate for one in said], outside or [one.base for one in said]
     candidate = pooled(capped(mine) if robust else mine)
     base = pooled(capped(its) if robust else its)
@@ -257,7 +259,7 @@ def _worse_together(said: Sequence[HealthVerdict], outside: Sequence[Counts], li
 
 def _of(engine: str, counts: Sequence[Counts]) -> Counts:
     """Return the sum, by their weights, of those that one engine served."""
-    return pooled(capped([one for one in counts if one.engine == engine]), engine)
+    return pooled(capped([count for count in counts if count.engine == engine]), engine)
 
 
 def _compared(past: Sequence[Counts], outside: Sequence[Counts]) -> tuple[Counts, Counts]:

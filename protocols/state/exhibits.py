@@ -172,11 +172,13 @@ def open_case(
         return Refusal("command.too-large", f"a command shows at most {MATERIAL_MAX_ITEMS} exhibits")
     if set(named) != set(material):
         return Refusal("command.material", "the material is not exactly what the exhibits name")
-    keys = tuple(one.key for one in command.signatures)
+    keys = tuple(signature.key for signature in command.signatures)
     if any(first >= second for first, second in pairwise(keys)):
         return Refusal("command.signatures", "signatures are not distinct and in ascending order of key")
-    for one in command.signatures:
-        if not verify(rules.verifier, COMMAND_DOMAIN, rules.mesh, Signed(command.payload, one.key, one.signature)):
+    for signature in command.signatures:
+        if not verify(
+            rules.verifier, COMMAND_DOMAIN, rules.mesh, Signed(command.payload, signature.key, signature.signature)
+        ):
             return Refusal("command.signature", "a signature of the command does not verify in this mesh")
     try:
         opened: Command = decode(command.payload, Command, COMMAND_MAX_BYTES)

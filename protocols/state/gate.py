@@ -74,7 +74,9 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> GatePassed
     if change.policy != wanted.digest:
         return Refusal("change.policy-moved", "the policy changed since this was proposed; propose it again")
     authors = {change.author, *case.lineage(change.author), release.author, *case.lineage(release.author)}
-    subject = Subject(change, change_digest, tuple(one.digest for one in release.components), tuple(sorted(authors)))
+    subject = Subject(
+        change, change_digest, tuple(component.digest for component in release.components), tuple(sorted(authors))
+    )
     if action.break_glass:
         return _broken_glass(case, lane, action) or GatePassed(subject, release_digest, 0, ())
     approvers = _approvers(state, case, lane, wanted, subject)
@@ -150,7 +152,7 @@ def _approvers(state: MeshState, case: Case, lane: Lane, wanted: Gate, subject: 
 
 def _evidence(state: MeshState, case: Case, wanted: Gate, subject: Subject) -> Refusal | None:
     shown = []
-    nodes = {one.node for one in state.nodes}
+    nodes = {node.node for node in state.nodes}
     for named in case.exhibits.exhibits.evidence:
         attested = read_evidence(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(attested, Refusal):

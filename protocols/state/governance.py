@@ -100,15 +100,15 @@ def govern(state: MeshState, case: Case, action: MeshAction) -> MeshState | Refu
 
 def growth_candidates(state: MeshState) -> tuple[PeerId, ...]:
     """Return the nodes that may become voters without asking anyone: confirmed, staying, with the voter role."""
-    return tuple(one.node for one in state.nodes if VOTER_ROLE in one.roles and not one.draining)
+    return tuple(node.node for node in state.nodes if VOTER_ROLE in node.roles and not node.draining)
 
 
 def grows(state: MeshState, voters: tuple[Voter, ...]) -> bool:
     """Return whether `voters` only add candidates to those of the state, up to the policy's target."""
     able = growth_candidates(state)
-    added = [one for one in voters if one not in state.voters]
+    added = [voter for voter in voters if voter not in state.voters]
     return (
-        all(one in voters for one in state.voters)
+        all(voter in voters for voter in state.voters)
         and len(state.voters) < len(voters) <= state.policy.voters_target
         and all(one.node in able for one in added)
     )
@@ -161,7 +161,7 @@ def _admission(state: MeshState, case: Case, action: ConfirmNode, key: bytes) ->
         return Refusal("node.admission", "the admission is not this node's")
     if (opened.invite.labels, opened.invite.roles) != (action.labels, action.roles):
         return Refusal("node.admission", "labels and roles are not those of the invite")
-    members = {one.node for one in state.nodes} | {one.node for one in state.voters}
+    members = {node.node for node in state.nodes} | {voter.node for voter in state.voters}
     if opened.admitted_by not in state.admins and peer_id(opened.admitted_by) not in members:
         return Refusal("node.admission", "the admission is not countersigned by a confirmed node")
     return opened.invite_id, opened.admission.use_index
@@ -177,7 +177,7 @@ def _drain(state: MeshState, case: Case, action: DrainNode) -> MeshState | Refus
     refusal = None if own and action.draining else _admin(case)
     if refusal is not None:
         return refusal
-    if not any(one.node == action.node for one in state.nodes):
+    if not any(node.node == action.node for node in state.nodes):
         return Refusal("node.unknown", "no confirmed node has that id")
     nodes = tuple(replace(n, draining=action.draining) if n.node == action.node else n for n in state.nodes)
     return replace(state, nodes=nodes)
@@ -187,11 +187,11 @@ def _remove(state: MeshState, case: Case, action: RemoveNode) -> MeshState | Ref
     refusal = _admin(case)
     if refusal is not None:
         return refusal
-    if not any(one.node == action.node for one in state.nodes):
+    if not any(node.node == action.node for node in state.nodes):
         return Refusal("node.unknown", "no confirmed node has that id")
-    if any(one.node == action.node for one in state.voters):
+    if any(voter.node == action.node for voter in state.voters):
         return Refusal("node.votes", "the node is a voter; replace it first: freehold mesh voters")
-    return replace(state, nodes=tuple(one for one in state.nodes if one.node != action.node))
+    return replace(state, nodes=tuple(node for node in state.nodes if node.node != action.node))
 
 
 # --- who decides ------------------------------------------------------------------------------------------------------
@@ -227,10 +227,11 @@ def _set_policy(state: MeshState, action: SetPolicy) -> MeshState | Refusal:
         if "dev" in {state.policy.mode, action.policy.mode} and action.policy.mode != state.policy.mode:
             return Refusal("policy.development", "a mesh is of freehold dev from its genesis or never")
         return replace(state, policy=action.policy)
-    if not any(one.name == action.environment for one in state.environments):
+    if not any(environment.name == action.environment for environment in state.environments):
         return Refusal("environment.unknown", f"there is no environment {action.environment[:63]!r}")
     environments = tuple(
-        replace(one, policy=action.policy) if one.name == action.environment else one for one in state.environments
+        replace(environment, policy=action.policy) if environment.name == action.environment else environment
+        for environment in state.environments
     )
     return replace(state, environments=environments)
 
@@ -250,11 +251,13 @@ def _set_networks(state: MeshState, action: SetNetworks) -> MeshState | Refusal:
     problem = networks_problem(action.networks)
     if problem or list(action.networks) != sorted(action.networks):
         return Refusal("networks.malformed", problem or "private networks are in ascending order")
-    found = next((one for one in state.environments if one.name == action.environment), None)
+    found = next((environment for environment in state.environments if environment.name == action.environment), None)
     if found is None:
         return Refusal("environment.unknown", f"there is no environment {action.environment[:63]!r}")
     made = replace(found, guard=guarded(found.protected, action.networks))
-    return replace(state, environments=tuple(made if one is found else one for one in state.environments))
+    return replace(
+        state, environments=tuple(made if environment is found else environment for environment in state.environments)
+    )
 
 
 def _set_rules(state: MeshState, rules_version: int) -> MeshState | Refusal:
@@ -269,11 +272,11 @@ def _set_rules(state: MeshState, rules_version: int) -> MeshState | Refusal:
 def _create_project(state: MeshState, action: CreateProject) -> MeshState | Refusal:
     if not valid_name(action.name):
         return Refusal("project.name", "a name is 1 to 63 of a-z, 0-9 and dash")
-    if any(one.name == action.name for one in state.projects):
+    if any(project.name == action.name for project in state.projects):
         return Refusal("project.exists", f"there is a project {action.name} already")
     if len(state.projects) >= PROJECTS_MAX:
         return Refusal("project.limit", f"a mesh has at most {PROJECTS_MAX} projects")
-    if len(action.owners) > OWNERS_MAX or any(not 0 < len(one) <= OWNER_MAX for one in action.owners):
+    if len(action.owners) > OWNERS_MAX or any(not 0 < len(owner) <= OWNER_MAX for owner in action.owners):
         return Refusal("project.owners", f"at most {OWNERS_MAX} owners of 1 to {OWNER_MAX} characters")
     made = (*state.projects, Project(action.name, action.owners))
     return replace(state, projects=tuple(sorted(made, key=lambda one: one.name)))
@@ -288,12 +291,12 @@ def _create_environment(state: MeshState, case: Case, action: CreateEnvironment)
         return refusal
     if not valid_name(action.name) or not valid_labels(action.selector):
         return Refusal("environment.malformed", "the name is 1 to 63 of a-z, 0-9 and dash; labels are sorted pairs")
-    others = tuple(one for one in state.environments if one.name != action.name)
+    others = tuple(environment for environment in state.environments if environment.name != action.name)
     if (len(others) < len(state.environments)) != action.replace:
         return Refusal("environment.exists", "`create` makes a new environment, `set` changes one there is")
     if len(others) >= ENVIRONMENTS_MAX:
         return Refusal("environment.limit", f"a mesh has at most {ENVIRONMENTS_MAX} environments")
-    kept = next((one.networks for one in state.environments if one.name == action.name), ())
+    kept = next((environment.networks for environment in state.environments if environment.name == action.name), ())
     made = Environment(action.name, action.selector, action.policy, guarded(action.protected, kept))
     return replace(state, environments=tuple(sorted((*others, made), key=lambda one: one.name)))
 
@@ -344,12 +347,12 @@ def _reconfigure(state: MeshState, case: Case, action: Reconfigure) -> MeshState
     voters = action.voters
     if len(voters) not in VOTER_COUNTS or any(a >= b for a, b in pairwise(voters)):
         return Refusal("voters.malformed", f"voters are distinct, ascending, and {VOTER_COUNTS} in number")
-    if len({one.node for one in voters}) != len(voters) or any(len(v.store_id) != STORE_ID_BYTES for v in voters):
+    if len({voter.node for voter in voters}) != len(voters) or any(len(v.store_id) != STORE_ID_BYTES for v in voters):
         return Refusal("voters.malformed", "each voter is another node with a store id of 16 bytes")
     if voters == state.voters:
         return Refusal("voters.same", "these are the voters already")
-    confirmed = {one.node for one in state.nodes} | {one.node for one in state.voters}
-    if any(one.node not in confirmed for one in voters):
+    confirmed = {node.node for node in state.nodes} | {voter.node for voter in state.voters}
+    if any(voter.node not in confirmed for voter in voters):
         return Refusal("voters.unconfirmed", "a node votes only after the chain confirmed it")
     if not grows(state, voters):
         refusal = _admin(case)
@@ -358,7 +361,7 @@ def _reconfigure(state: MeshState, case: Case, action: Reconfigure) -> MeshState
     ready = _ready(state, case)
     if isinstance(ready, Refusal):
         return ready
-    count = sum(one in ready for one in voters)
+    count = sum(voter in ready for voter in voters)
     if count <= len(voters) // 2:
         return Refusal(
             "voters.not-ready", f"{count} of {len(voters)} new voters said they are ready; more than half must"

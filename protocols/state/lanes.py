@@ -303,7 +303,7 @@ def _rollback(lane: Lane, case: Case, action: Rollback) -> Lane | Refusal:
         if lane.rollout is None:
             return Refusal("rollback.already", "that release is the base already")
         return replace(lane, rollout=None)
-    target = next((one for one in lane.retained if one.change == action.change), None)
+    target = next((deployed for deployed in lane.retained if deployed.change == action.change), None)
     if target is None:
         return Refusal("rollback.not-retained", "not among the last five releases; `freehold releases` lists them")
     if target.withdrawn:
@@ -353,7 +353,7 @@ def _withdraw(state: MeshState, lane: Lane, case: Case, action: WithdrawApproval
         lane,
         withdrawn=(*kept, *(Withdrawn(change, one, case.at_ms) for one in keys)),
         base=lane.base and _without(lane.base, change, keys),
-        retained=tuple(_without(one, change, keys) for one in lane.retained),
+        retained=tuple(_without(deployed, change, keys) for deployed in lane.retained),
         rollout=rollout,
     )
 
@@ -377,7 +377,7 @@ def _withdrawing(state: MeshState, case: Case, change: bytes, key: bytes) -> tup
 def _without(deployed: Deployed, change: bytes, keys: Sequence[bytes]) -> Deployed:
     if deployed.change != change:
         return deployed
-    return replace(deployed, approvers=tuple(one for one in deployed.approvers if one not in keys))
+    return replace(deployed, approvers=tuple(approver for approver in deployed.approvers if approver not in keys))
 
 
 def _based(lane: Lane, base: Deployed) -> Lane:

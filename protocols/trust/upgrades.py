@@ -102,10 +102,10 @@ def _start_problem(paper: UpgradePaper) -> str:
         return "its version is not three numbers"
     if not 1 <= len(paper.wheels) <= WHEELS_MAX:
         return f"an upgrade has 1 to {WHEELS_MAX} wheels"
-    if any(len(one.digest) != 32 for one in paper.wheels):
+    if any(len(wheel.digest) != 32 for wheel in paper.wheels):
         return "a wheel has no digest"
-    names = [one.name for one in paper.wheels]
-    if len(set(names)) != len(names) or any(len(one) > WHEEL_NAME_MAX or not _WHEEL.fullmatch(one) for one in names):
+    names = [wheel.name for wheel in paper.wheels]
+    if len(set(names)) != len(names) or any(len(name) > WHEEL_NAME_MAX or not _WHEEL.fullmatch(name) for name in names):
         return "a wheel has no name of its own"
     if not 1 <= paper.window_s <= WINDOW_MAX_S:
         return f"the health window is 1 to {WINDOW_MAX_S} s"
