@@ -113,8 +113,8 @@ class Reaching:
 
     async def close(self) -> None:
         """Close every connection."""
-        for one in self._sessions.values():
-            await one.close()
+        for session in self._sessions.values():
+            await session.close()
 
     async def post(self, url: str, body: bytes, fields: dict[str, str], *, private: bool) -> Sending:
         """Send one message; what the receiver says beyond its status is not read. Never raises for what it does."""

@@ -149,7 +149,7 @@ class SharedSites:
         state = self._core.state
         if self._core.trust.key_revoked(public_key_of(node)):
             return False
-        claims = (one for one in state.routes if name in {one.route.host, covering(one.route.host)})
+        claims = (route for route in state.routes if name in {route.route.host, covering(route.route.host)})
         return any(node in eligible(state, claim.environment) for claim in claims)
 
     def best(self, name: str, *, opens_here: bool = False) -> HeldSite | None:
@@ -158,11 +158,11 @@ class SharedSites:
         `opens_here` leaves out what is sealed to other nodes alone.
         """
         held = (
-            one
-            for one in self._sites.values()
-            if one.site.name == name
-            and self.may_serve(one.author, name)
-            and (not opens_here or self._core.node in one.nodes)
+            site
+            for site in self._sites.values()
+            if site.site.name == name
+            and self.may_serve(site.author, name)
+            and (not opens_here or self._core.node in site.nodes)
         )
         return max(held, key=lambda one: (one.believed, one.ends_ms, one.author), default=None)
 
@@ -190,7 +190,7 @@ class SharedSites:
                 path = self._proof_path(answer)
                 shown[path] = answer.token
                 wanted[path] = self._proofs[answer.token] = self._proofs.get(answer.token) or _proof_of(answer)
-        for name in {one.site.name for one in self._sites.values()}:
+        for name in {site.site.name for site in self._sites.values()}:
             best = self.best(name, opens_here=True)
             path = self._front.certificates / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.pem"
             if best is not None:

@@ -325,7 +325,7 @@ async def changes(call: Call) -> Page:
         return f"{one.change.created_ms:020d}-{one.id.hex()}"
 
     cut = page(sorted(found, key=key, reverse=True), key, call.query)
-    return Page(tuple(_change_view(control, one) for one in cut.items), cut.cursor)
+    return Page(tuple(_change_view(control, item) for item in cut.items), cut.cursor)
 
 
 async def change(call: Call) -> ChangeView:

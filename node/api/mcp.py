@@ -119,7 +119,7 @@ TOOLS = (
     McpTool("build", "", "Build the project: beside its files alone."),
     McpTool("test", "", "Run the project's tests: beside its files alone."),
 )  # fmt: skip
-BY_NAME = {one.name: one for one in TOOLS}
+BY_NAME = {tool.name: tool for tool in TOOLS}
 BESIDE = "run it where the project's files are: freehold mcp --folder PATH"
 SETTLED = frozenset({"base", "aborted", "rolled-back", "superseded", "retained"})
 

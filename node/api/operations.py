@@ -119,7 +119,7 @@ def page(items: Sequence[Any], key: Callable[[Any], str], query: Mapping[str, An
     What is added while somebody pages comes before the cursor or after it, so nothing is shown twice or left out.
     """
     after, limit = query.get("cursor", ""), query.get("limit", PAGE_ITEMS)
-    left = [one for one in items if not after or (key(one) > after if ascending else key(one) < after)]
+    left = [item for item in items if not after or (key(item) > after if ascending else key(item) < after)]
     return Page(tuple(left[:limit]), key(left[limit - 1]) if len(left) > limit else "")
 
 
@@ -241,13 +241,16 @@ def value_of(parameter: Parameter, text: str) -> Any:
 
 def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of these operations."""
-    types = [Problem, *(kind for one in operations for kind in (one.body, one.answer) if kind not in (None, bytes))]
+    types = [
+        Problem,
+        *(kind for operation in operations for kind in (operation.body, operation.answer) if kind not in (None, bytes)),
+    ]
     unique = list({repr(kind): kind for kind in types}.values())
     schemas, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
     by_type = {repr(kind): schema for kind, schema in zip(unique, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
-    for one in operations:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, by_type)
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, by_type)
     made = {
         "openapi": "3.1.0",
         "info": {

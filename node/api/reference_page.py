@@ -40,7 +40,7 @@ def page_of(document: dict[str, Any]) -> bytes:
         parts.append(f"<h3>{_text(name)}</h3>{_paragraphs(scheme['description'])}")
     for name, text in groups.items():
         parts.append(f'<h2 id="{_text(name)}">{_text(name)}</h2><p>{_text(text)}</p>')
-        parts += [_operation(*one) for one in operations if name in one[2]["tags"]]
+        parts += [_operation(*operation) for operation in operations if name in operation[2]["tags"]]
     parts.append('<h2 id="types">types</h2>')
     parts += [_type(name, schema) for name, schema in sorted(document["components"]["schemas"].items())]
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -93,7 +93,7 @@ def _shape(schema: dict[str, Any]) -> str:
         name = _text(schema["$ref"].rpartition("/")[2])
         return f'<a href="#type-{name}">{name}</a>'
     if shapes := schema.get("anyOf") or schema.get("oneOf"):
-        return " or ".join(_shape(one) for one in shapes)
+        return " or ".join(_shape(shape) for shape in shapes)
     if schema.get("type") == "array":
         return f"list of {_shape(schema['items'])}" if isinstance(schema.get("items"), dict) else "list"
     if "enum" in schema:
@@ -104,7 +104,7 @@ def _shape(schema: dict[str, Any]) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{_text(one)}</p>" for one in text.split("\n\n") if one)
+    return "".join(f"<p>{_text(part)}</p>" for part in text.split("\n\n") if part)
 
 
 def _text(value: str) -> str:

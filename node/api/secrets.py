@@ -29,14 +29,14 @@ async def list_secrets(call: Call) -> Page:
     wanted = call.query.get("project", ""), call.query.get("environment", "")
     used = control.secrets.in_use()
     found = [
-        one
-        for one in control.secrets.versions()
-        if (not wanted[0] or one.secret.project == wanted[0])
-        and (not wanted[1] or one.secret.environment == wanted[1])
-        and covered(call.scope, place_of(one.secret))
+        version
+        for version in control.secrets.versions()
+        if (not wanted[0] or version.secret.project == wanted[0])
+        and (not wanted[1] or version.secret.environment == wanted[1])
+        and covered(call.scope, place_of(version.secret))
     ]
     cut = page(found, listed_at, call.query, ascending=True)
-    return Page(tuple(_view(control, one, one.id in used) for one in cut.items), cut.cursor)
+    return Page(tuple(_view(control, item, item.id in used) for item in cut.items), cut.cursor)
 
 
 def listed_at(held: HeldSecret) -> str:

@@ -156,7 +156,9 @@ class ApiServer:
         if outer.bearer is not None and not operation.takes_tokens:
             raise token_refused(f"a token reads and proposes; {operation.name} takes a key's signature")
         path = {
-            one.name: values[one.name] for one in operation.parameters if one.place == "path" and one.name in values
+            parameter.name: values[parameter.name]
+            for parameter in operation.parameters
+            if parameter.place == "path" and parameter.name in values
         }
         query = dict(values)
         scope = outer.scope
@@ -517,11 +519,11 @@ def _decode(operation: Operation, body: bytes) -> Any:
 def _fields_of(body: Any) -> str:
     """The fields of a body's type, of each of its kinds where it has several."""
     kinds = getattr(body, "__args__", (body,))
-    return ", ".join(dict.fromkeys(name for one in kinds for name in one.__struct_fields__))
+    return ", ".join(dict.fromkeys(name for kind in kinds for name in kind.__struct_fields__))
 
 
 def _query(parameters: Sequence[Parameter], request: web.Request, path: dict[str, str]) -> dict[str, Any]:
-    known = {one.name: one for one in parameters if one.place == "query"}
+    known = {parameter.name: parameter for parameter in parameters if parameter.place == "query"}
     unknown = sorted(set(request.query) - set(known))
     if unknown:
         raise invalid(f"unknown parameter {unknown[0][:40]!r}; allowed: {', '.join(known) or 'none'}", SEE_DOCUMENT)
@@ -529,10 +531,10 @@ def _query(parameters: Sequence[Parameter], request: web.Request, path: dict[str
     if twice:
         raise invalid(f"the parameter {twice} stands there twice")
     values: dict[str, Any] = {}
-    for one in parameters:
-        text = path.get(one.name) if one.place == "path" else request.query.get(one.name)
+    for parameter in parameters:
+        text = path.get(parameter.name) if parameter.place == "path" else request.query.get(parameter.name)
         if text is not None:
-            values[one.name] = value_of(one, text)
+            values[parameter.name] = value_of(parameter, text)
     return values
 
 

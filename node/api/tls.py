@@ -129,4 +129,6 @@ def _write(path: Path, key: Key, *certificates: x509.Certificate) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    write_private(path, private + b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates))
+    write_private(
+        path, private + b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
+    )

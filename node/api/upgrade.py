@@ -27,7 +27,7 @@ async def show_upgrade(call: Call) -> UpgradeView:
     standings = await control.upgrader.standings()
     going = _newest(standings)
     nodes = tuple(
-        _node_view(control, node, one, going[1] if going else None) for node, one in sorted(standings.items())
+        _node_view(control, node, standing, going[1] if going else None) for node, standing in sorted(standings.items())
     )
     if going is None:
         return UpgradeView("none", "", "", "", "", "", nodes)
@@ -56,7 +56,11 @@ async def upgrade(call: Call) -> UpgradeView:
 
 
 def _newest(standings: dict[PeerId, UpgradeStanding | None]) -> tuple[PeerId, Conducted] | None:
-    found = [(node, one.conducted) for node, one in standings.items() if one is not None and one.conducted is not None]
+    found = [
+        (node, standing.conducted)
+        for node, standing in standings.items()
+        if standing is not None and standing.conducted is not None
+    ]
     return max(found, key=lambda one: _paper(one[1]).at_ms, default=None)
 
 

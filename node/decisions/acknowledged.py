@@ -70,7 +70,7 @@ class Acknowledged:
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: another node may have passed one on, or it may count only now."""
         match event:
-            case RecordsMerged(entries) if any(one.parsed.rule.prefix == "status" for one in entries):
+            case RecordsMerged(entries) if any(entry.parsed.rule.prefix == "status" for entry in entries):
                 self._look()
             case EntryStored() | EraChanged():
                 self._look()

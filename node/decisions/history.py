@@ -41,7 +41,7 @@ def view_of(slot: int, entry: Entry) -> DecisionView:
         action=str(type(action).__struct_config__.tag),
         project=command.project,
         environment=command.environment,
-        signers=tuple(one.key.hex() for one in signed.signatures),
+        signers=tuple(signature.key.hex() for signature in signed.signatures),
         voters=voters,
         subject=_subject(action),
         reason=str(getattr(action, "reason", "") or getattr(action, "break_glass", ""))[:REASON_MAX],

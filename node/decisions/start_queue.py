@@ -279,7 +279,7 @@ class Starter:
         exhibits, material = self._core.dossiers.exhibits(
             proposed,
             release=data,
-            signers=tuple(one.key for one in signed.signatures),
+            signers=tuple(signature.key for signature in signed.signatures),
             speakers=(*speakers, release.author),
             envelopes=(approvals, evidence),
             statements=self._core.agent.conductor.prepared(change, nodes),
@@ -358,13 +358,13 @@ def read_starts(folder: Path) -> tuple[Kept, ...]:
 
 
 def _kept(starts: dict[Digest, Waiting]) -> list[Kept]:
-    return [Kept(one.signed, one.since_ms) for one in starts.values() if one.outcome == "waiting"]
+    return [Kept(start.signed, start.since_ms) for start in starts.values() if start.outcome == "waiting"]
 
 
 def _taken_up(folder: Path) -> Iterator[tuple[Digest, Waiting]]:
     """The starts that waited when the process before this one ended."""
-    for kept in read_starts(folder)[:STARTS_MAX]:
+    for start in read_starts(folder)[:STARTS_MAX]:
         with contextlib.suppress(DecodeError):
-            command: Command = decode(kept.signed.payload, Command)
+            command: Command = decode(start.signed.payload, Command)
             if isinstance(command.action, Start):
-                yield Digest(command.action.change), Waiting(kept.signed, command.action.nodes, kept.since_ms)
+                yield Digest(command.action.change), Waiting(start.signed, command.action.nodes, start.since_ms)

@@ -223,9 +223,11 @@ class Audit:
 
     def _tell(self, windows: list[RefusalsTold]) -> None:
         """Take down how many more calls were refused."""
-        for one in windows:
-            paper = AuditedPaper(TOGETHER, f"{one.count} more", b"")
-            self._take_down(one.caller, paper, ", ".join(one.rules), "", count=one.count, first_ms=one.first_ms)
+        for window in windows:
+            paper = AuditedPaper(TOGETHER, f"{window.count} more", b"")
+            self._take_down(
+                window.caller, paper, ", ".join(window.rules), "", count=window.count, first_ms=window.first_ms
+            )
 
     def _take_down(
         self, caller: str, paper: AuditedPaper, result: str, request: str, *, count: int = 1, first_ms: int = 0
@@ -401,4 +403,4 @@ def command_paper(operation: str, data: bytes) -> AuditedPaper:
     reason = getattr(command.action, "break_glass", "") or getattr(command.action, "reason", "")
     if reason:
         where += f": {reason}"
-    return AuditedPaper(verb, where, digest(signed.payload), tuple(one.key for one in signed.signatures))
+    return AuditedPaper(verb, where, digest(signed.payload), tuple(signature.key for signature in signed.signatures))

@@ -29,7 +29,7 @@ def holds_node(folder: Path) -> bool:
 
 def is_free(folder: Path) -> bool:
     """Whether a node can be made in a folder: there is none, and nothing else that is not ours."""
-    there = {one.name for one in folder.iterdir()} - NOT_OURS if folder.exists() else set()
+    there = {path.name for path in folder.iterdir()} - NOT_OURS if folder.exists() else set()
     return not holds_node(folder) and (not there or MAKING in there)
 
 
@@ -43,7 +43,7 @@ def begin(folder: Path, *, keep: tuple[str, ...] = ()) -> Path:
         raise ConfigError(f"{folder} is not empty", "choose another folder with --data")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     making.mkdir(exist_ok=True, mode=0o700)
-    moved = [one for one in folder.iterdir() if one.name not in {MAKING, *NOT_OURS}]
+    moved = [path for path in folder.iterdir() if path.name not in {MAKING, *NOT_OURS}]
     for kept in (one for one in moved if one.name in keep):
         kept.rename(making / kept.name)
     for left in (*(one for one in moved if one.exists()), *making.iterdir()):

@@ -158,7 +158,9 @@ class Pump:
         self.event_count += 1
         began_s = self._loop_time.clock()
         effects = list(self._machine.handle(waiting.event, self._clock()))
-        self._ahead = self._ahead or any(isinstance(one, Persist) and one.store is not Store.STATE for one in effects)
+        self._ahead = self._ahead or any(
+            isinstance(effect, Persist) and effect.store is not Store.STATE for effect in effects
+        )
         if waiting.peer:
             self._loop_time.account(waiting.peer).spend(self._loop_time.clock() - began_s)
         if waiting.done is not None:

@@ -85,12 +85,16 @@ def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]
     taken = {address for addresses in here.values() for address in addresses}
     routes = []
     for lane in state.lanes:
-        base = {(one.host, one.path) for one in lane.base.routes} if lane.base is not None else set()
+        base = {(route.host, route.path) for route in lane.base.routes} if lane.base is not None else set()
         candidate = (
-            {(one.host, one.path) for one in lane.rollout.candidate.routes} if lane.rollout is not None else set()
+            {(route.host, route.path) for route in lane.rollout.candidate.routes} if lane.rollout is not None else set()
         )
         if lane.base is None and lane.rollout is None:
-            mine = (one for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment))
+            mine = (
+                route
+                for route in state.routes
+                if (route.project, route.environment) == (lane.project, lane.environment)
+            )
             base = {(one.route.host, one.route.path) for one in mine}
         for address in sorted((base | candidate) - taken):
             role = "any" if address in base and address in candidate else "base" if address in base else "candidate"
@@ -129,7 +133,7 @@ def runs_lane(mesh: Mesh, node: PeerId, lane: Lane) -> bool:
 
 def _down(mesh: Mesh) -> set[PeerId]:
     core = mesh.core
-    return {one.node for one in core.state.nodes if core.liveness.belief(one.node) is Belief.DOWN}
+    return {node.node for node in core.state.nodes if core.liveness.belief(node.node) is Belief.DOWN}
 
 
 class Forwarding:

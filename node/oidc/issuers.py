@@ -49,7 +49,7 @@ class Issuers:
         async with self._asking.setdefault(issuer, asyncio.Lock()):
             held, now_ms = self._held.get(issuer), self._clock().mono_ms
             if held is not None:
-                known = any(one.kid == kid for one in held.keys)
+                known = any(key.kid == kid for key in held.keys)
                 if known and now_ms - held.read_ms < FRESH_MS:
                     return held.keys
                 if now_ms - held.tried_ms < AGAIN_MS:

@@ -189,9 +189,9 @@ class Trusts:
         """Why jobs of a trust that says nobody's must stay out: whoever starts one could approve their own change."""
         state = self._core.state
         asking = [
-            one.name for one in state.environments
-            if (one.policy or state.policy).demands.approvals
-            and any(one.name in each.environments or ANY in each.environments for each in rights.each)
+            environment.name for environment in state.environments
+            if (environment.policy or state.policy).demands.approvals
+            and any(environment.name in each.environments or ANY in each.environments for each in rights.each)
         ]  # fmt: skip
         if trust.conditions.names_actor or not asking:
             return None

@@ -73,7 +73,9 @@ class DataBackups:
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _lanes(self) -> list[Lane]:
-        return [(one.project, one.environment) for one in self._core.state.lanes if one.data_node == self._core.node]
+        return [
+            (lane.project, lane.environment) for lane in self._core.state.lanes if lane.data_node == self._core.node
+        ]
 
     def _due(self, lane: Lane, config: BackupConfig) -> bool:
         now_ms = self._clock().wall_ms

@@ -73,7 +73,7 @@ class Import:
 
     def listed(self, sha256: str) -> ListedFile | None:
         """Return the file with these bytes."""
-        return next((one for one in self.files if one.sha256 == sha256), None)
+        return next((file for file in self.files if file.sha256 == sha256), None)
 
 
 class DataCustody:
@@ -98,7 +98,7 @@ class DataCustody:
         """Throw away what nobody comes for, until cancelled."""
         while True:
             before_s = time.monotonic() - IDLE_S
-            for name in [name for name, one in self._exports.items() if one.used_s < before_s]:
+            for name in [name for name, export in self._exports.items() if export.used_s < before_s]:
                 await self._drop(name)
             for name in [name for name, one in self._imports.items() if one.used_s < before_s and not one.coming]:
                 await asyncio.to_thread(self._imports.pop(name).staging.clear)
@@ -227,7 +227,7 @@ class DataCustody:
         if len(self._imports) >= IMPORTS_MAX:
             raise _refusal("data.under-way", f"{IMPORTS_MAX} imports are under way here; try again later")
         self._frozen(lane)
-        require_room(self.place.folder, sum(one.size_bytes for one in files))
+        require_room(self.place.folder, sum(file.size_bytes for file in files))
         name, staging = secrets.token_hex(16), Staging(self.place, lane)
         await asyncio.to_thread(staging.open)
         self._imports[name] = Import(mandate, files, staging, time.monotonic())
@@ -261,7 +261,7 @@ class DataCustody:
     async def install(self, lane: Lane, name: str) -> None:
         """Put an import into its place. Raises NotDoneError, OSError, sqlite3.Error."""
         found = self._import(lane, name)
-        lacking = [one.name for one in found.files if not found.staging.has(one.sha256)]
+        lacking = [file.name for file in found.files if not found.staging.has(file.sha256)]
         if lacking or found.coming:
             raise _refusal("data.mandate", f"{len(lacking)} files did not come yet, {lacking[:1]} among them")
         found.used_s = float("inf")
@@ -313,7 +313,7 @@ def copy_with_room(stores: Path, folder: Path) -> DataCopy:
 
 def listed(copy: DataCopy) -> tuple[ListedFile, ...]:
     """A copy's files as they are named outside."""
-    return tuple(ListedFile(one.name, one.size, one.digest.hex()) for one in copy.files)
+    return tuple(ListedFile(file.name, file.size, file.digest.hex()) for file in copy.files)
 
 
 def require_room(folder: Path, size_bytes: int) -> None:

@@ -417,7 +417,7 @@ class DataMoves:
             )
 
     async def _send_blocks(self, stream: Stream, copy: DataCopy, outgoing: Path) -> None:
-        sizes = {one.name: len(one.blocks) for one in copy.files}
+        sizes = {file.name: len(file.blocks) for file in copy.files}
         while (block := await stream.read_block(TICKET_MAX_BYTES)) is not None:
             try:
                 wanted: Wanted = decode(block, Wanted, TICKET_MAX_BYTES)

@@ -251,7 +251,7 @@ class DataStandby:
         state.next_s = ended_s + max(SHIP_EVERY_S, SHARE * (ended_s - began_s))
 
     async def _send(self, plan: StandbyPlan, at_ms: int, copy: DataCopy, outgoing: Path) -> None:
-        sizes = {one.name: len(one.blocks) for one in copy.files}
+        sizes = {file.name: len(file.blocks) for file in copy.files}
         async with await self._transport.open_stream(plan.node, PROTOCOL) as stream, asyncio.timeout(STEP_TIMEOUT_S):
             await stream.write_block(encode(Ship(plan.mandate, at_ms)))
             await stream.write_block(encode(copy))
@@ -311,7 +311,7 @@ class DataStandby:
             require_room(self._place.folder, 2 * len(wanted) * BLOCK_BYTES)
             await asyncio.to_thread(standby.begin)
             await stream.write_block(encode(Shipped(tuple(wanted))))
-            blocks = {one.name: one.blocks for one in copy.files}
+            blocks = {file.name: file.blocks for file in copy.files}
             for name, number in wanted:
                 async with asyncio.timeout(STEP_TIMEOUT_S):
                     block = await stream.read_block(BLOCK_BYTES)

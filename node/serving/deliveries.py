@@ -120,8 +120,8 @@ class Deliveries:
                         async with asyncio.timeout(LOOK_S):
                             await self._wake.wait()
         finally:
-            for one in self._queues.values():
-                one.queue.close()
+            for queue in self._queues.values():
+                queue.queue.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _look(self, tasks: asyncio.TaskGroup) -> None:

@@ -81,6 +81,6 @@ def since(now: Counts, then: Counts) -> Counts:
     have a latency and be no request, and every voter would reject the numbers.
     """
     earlier = then.buckets or (0,) * len(now.buckets)
-    buckets = tuple(max(0, one - other) for one, other in zip(now.buckets, earlier, strict=True))
+    buckets = tuple(max(0, bucket - other) for bucket, other in zip(now.buckets, earlier, strict=True))
     requests = max(0, now.requests - then.requests, sum(buckets))
     return Counts(requests, min(max(0, now.errors - then.errors), requests), buckets, now.engine)

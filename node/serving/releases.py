@@ -108,7 +108,9 @@ def with_networks(prepared: PreparedRelease, allowed: Sequence[str]) -> Prepared
 
 
 def _spec_with(spec: AppSpec, allowed: Sequence[str]) -> AppSpec:
-    return replace(spec, private_networks=tuple(one for one in spec.private_networks if within(one, allowed)))
+    return replace(
+        spec, private_networks=tuple(network for network in spec.private_networks if within(network, allowed))
+    )
 
 
 def load_key(release: bytes, configuration: bytes, secrets: Sequence[SecretVersion] = ()) -> str:
@@ -168,7 +170,7 @@ class Releases:
             manifest: Release = decode(self._artifacts.read(release, RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
         except (ArtifactError, FileNotFoundError, DecodeError):
             return [release]
-        return [release, *(one.digest for one in manifest.components)]
+        return [release, *(component.digest for component in manifest.components)]
 
     def collect(self, keep: Collection[bytes]) -> list[str]:
         """Remove the artifacts used least recently while there are too many bytes; blocks. Return their names."""
@@ -190,8 +192,10 @@ class Releases:
             raise PreparationError("the configuration is of another project than the release")
         if not decided and (problem := networks_problem_of(effective, self._networks(effective.environment))):
             raise PreparationError(problem)
-        components = {one.app: bytes(one.digest) for one in manifest.components}
-        sources = {one.app: one.source for one in manifest.components if isinstance(one.source, bytes)}
+        components = {component.app: bytes(component.digest) for component in manifest.components}
+        sources = {
+            component.app: component.source for component in manifest.components if isinstance(component.source, bytes)
+        }
         loads = []
         key = load_key(release, configuration, secrets)
         for app in effective.apps:

@@ -101,7 +101,7 @@ class Secrets:
         self, effective: Effective, app: EffectiveApp, versions: Sequence[SecretVersion]
     ) -> Mapping[str, str]:
         """Return the app's secrets by name, in the versions a change names. Raises SecretError."""
-        named = {one.name: one for one in versions}
+        named = {version.name: version for version in versions}
         found = {}
         for name in app.secrets:
             if name not in named:

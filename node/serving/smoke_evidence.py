@@ -69,7 +69,7 @@ class SmokeWitness:
 
     def _asked(self, change: Change) -> bool:
         state = self._core.state
-        if not any(one.name == change.environment for one in state.environments):
+        if not any(environment.name == change.environment for environment in state.environments):
             return False
         release: Release = decode(self._artifacts.read(change.release, RELEASE_MAX_BYTES), Release, RELEASE_MAX_BYTES)
         return gate_of(state, change.environment, release).asks_nodes

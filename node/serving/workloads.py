@@ -340,7 +340,7 @@ class Workloads:
     def _was_decided(self, change: Digest) -> bool:
         """Whether a lane's base or a release kept for rollback is this change."""
         bases = [one for lane in self._core.state.lanes for one in (lane.base, *lane.retained) if one is not None]
-        return any(one.change == change for one in bases)
+        return any(base.change == change for base in bases)
 
     def _keep(self, change: Digest, prepared: PreparedRelease) -> None:
         self._prepared[change] = prepared
@@ -475,10 +475,10 @@ class Workloads:
         here: dict[Lane, list[tuple[str, str]]] = {}
         for lane, running in self.running.items():
             routes += smoke_routes(running.prepared)
-            here[lane] = [(one.host, one.path) for one in running.prepared.effective.routes]
+            here[lane] = [(route.host, route.path) for route in running.prepared.effective.routes]
             for app in running.prepared.effective.apps:
                 routes += [
-                    WorkerRoute(one.host or None, one.path, running.prepared.key, app.name) for one in app.routes
+                    WorkerRoute(route.host or None, route.path, running.prepared.key, app.name) for route in app.routes
                 ]
         routes += routes_away(self._core.state, here)
         if routes != self._routes:

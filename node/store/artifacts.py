@@ -217,7 +217,7 @@ class ArtifactStore:
                 found = [envelope.digest(file.read(CHUNK_BYTES)) for _ in offer.chunks]
         except (OSError, DecodeError):
             return None
-        return offer, tuple(index for index, one in enumerate(offer.chunks) if found[index] == one)
+        return offer, tuple(index for index, chunk in enumerate(offer.chunks) if found[index] == chunk)
 
     def begin(self, offer: ArtifactOffer) -> None:
         """Make the file that chunks are written to, or fit it to another list: what is in it stays. Raises OSError."""

@@ -49,7 +49,7 @@ class DataCopy(msgspec.Struct, frozen=True, tag="data_copy"):
     @property
     def size_bytes(self) -> int:
         """Bytes of all files."""
-        return sum(one.size for one in self.files)
+        return sum(file.size for file in self.files)
 
 
 def take_copy(folder: Path, target: Path) -> DataCopy:
@@ -104,36 +104,36 @@ def describe(folder: Path) -> DataCopy:
 
 def check_copy(copy: DataCopy) -> None:
     """Raise ConfigError if a copy that came from outside breaks a bound, or would leave its folder."""
-    names = [one.name for one in copy.files]
+    names = [file.name for file in copy.files]
     if (
         len(names) > FILES_MAX
         or len(set(names)) != len(names)
-        or sum(len(one.blocks) for one in copy.files) > BLOCKS_MAX
+        or sum(len(file.blocks) for file in copy.files) > BLOCKS_MAX
     ):
         raise ConfigError("the copy is too large, or names a file twice", "export the data and import it")
-    for one in copy.files:
-        parts = PurePosixPath(one.name).parts
+    for file in copy.files:
+        parts = PurePosixPath(file.name).parts
         if (
-            not 0 < len(one.name) <= NAME_MAX_CHARS
+            not 0 < len(file.name) <= NAME_MAX_CHARS
             or ".." in parts
-            or one.name.startswith("/")
+            or file.name.startswith("/")
             or NOT_COPIED.fullmatch(parts[-1])
-            or "\0" in one.name
+            or "\0" in file.name
         ):
-            raise ConfigError(f"the copy holds a file {one.name[:50]!r}", "do not trust its source")
-        if len(one.blocks) != -(-one.size // BLOCK_BYTES):
-            raise ConfigError(f"the copy's {one.name[:50]!r} has blocks missing", "do not trust its source")
+            raise ConfigError(f"the copy holds a file {file.name[:50]!r}", "do not trust its source")
+        if len(file.blocks) != -(-file.size // BLOCK_BYTES):
+            raise ConfigError(f"the copy's {file.name[:50]!r} has blocks missing", "do not trust its source")
 
 
 def missing(copy: DataCopy, folder: Path) -> dict[str, list[int]]:
     """Return, by file, the numbers of the blocks that `folder` does not hold in their place."""
     wanted = {}
-    for one in copy.files:
-        path = folder / one.name
-        have = _describe(path, one.name).blocks if path.is_file() else ()
-        lacking = [number for number, block in enumerate(one.blocks) if number >= len(have) or have[number] != block]
+    for file in copy.files:
+        path = folder / file.name
+        have = _describe(path, file.name).blocks if path.is_file() else ()
+        lacking = [number for number, block in enumerate(file.blocks) if number >= len(have) or have[number] != block]
         if lacking:
-            wanted[one.name] = lacking
+            wanted[file.name] = lacking
     return wanted
 
 
@@ -157,17 +157,17 @@ def write_block(folder: Path, name: str, number: int, block: bytes) -> None:
 
 def complete(copy: DataCopy, folder: Path) -> None:
     """Cut files to size, drop those that are gone, compare everything, make it durable. Raises ConfigError, OSError."""
-    names = {one.name for one in copy.files}
+    names = {file.name for file in copy.files}
     for path in _files(folder):
         if str(path.relative_to(folder).as_posix()) not in names:
             path.unlink()
-    for one in copy.files:
-        path = folder / one.name
+    for file in copy.files:
+        path = folder / file.name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        os.truncate(path, one.size)
-        if _describe(path, one.name).digest != one.digest:
-            raise ConfigError(f"{one.name} is not what its source said", "move it again")
+        os.truncate(path, file.size)
+        if _describe(path, file.name).digest != file.digest:
+            raise ConfigError(f"{file.name} is not what its source said", "move it again")
         if path.suffix == ".db":
             _check_database(path)
     sync_tree(folder)

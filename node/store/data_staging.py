@@ -59,16 +59,16 @@ class InstallNote(msgspec.Struct, frozen=True, tag="data_install"):
 
 def check_listing(files: tuple[ListedFile, ...]) -> None:
     """Raise ConfigError for a list of files that is no lane's data, or too much of it."""
-    if len(files) > FILES_MAX or sum(max(one.size_bytes, 0) for one in files) > SIZE_MAX_BYTES:
+    if len(files) > FILES_MAX or sum(max(file.size_bytes, 0) for file in files) > SIZE_MAX_BYTES:
         raise ConfigError(f"at most {FILES_MAX} files of {SIZE_MAX_BYTES >> 30} GiB together are taken", "import less")
-    if len({one.name for one in files}) != len(files):
+    if len({file.name for file in files}) != len(files):
         raise ConfigError("a file is listed twice", "export the data again")
-    for one in files:
-        blob = _BLOB.fullmatch(one.name)
-        if one.name not in DATABASES and one.name != MIGRATED and not _SQL.fullmatch(one.name) and not blob:
-            raise ConfigError(f"{one.name[:80]!r} is no file of an app's data", "export the data again")
-        if one.size_bytes < 0 or not re.fullmatch("[0-9a-f]{64}", one.sha256) or (blob and blob[2] != one.sha256):
-            raise ConfigError(f"{one.name[:80]!r} has a size or a digest that cannot be", "export the data again")
+    for file in files:
+        blob = _BLOB.fullmatch(file.name)
+        if file.name not in DATABASES and file.name != MIGRATED and not _SQL.fullmatch(file.name) and not blob:
+            raise ConfigError(f"{file.name[:80]!r} is no file of an app's data", "export the data again")
+        if file.size_bytes < 0 or not re.fullmatch("[0-9a-f]{64}", file.sha256) or (blob and blob[2] != file.sha256):
+            raise ConfigError(f"{file.name[:80]!r} has a size or a digest that cannot be", "export the data again")
 
 
 class Staging:
@@ -113,15 +113,15 @@ class Staging:
         """Put what came under its names and check the databases. Raises ConfigError, OSError."""
         shutil.rmtree(self._files, ignore_errors=True)
         self._files.mkdir(mode=0o700)
-        for one in files:
-            target = self._files / one.name
+        for file in files:
+            target = self._files / file.name
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(self._parts / one.sha256, target) if _shared(files, one) else (
-                (self._parts / one.sha256).rename(target)
+            shutil.copyfile(self._parts / file.sha256, target) if _shared(files, file) else (
+                (self._parts / file.sha256).rename(target)
             )
             target.chmod(0o600)
             if target.suffix == ".db":
-                check_database(target, one.name)
+                check_database(target, file.name)
         migrated_by(self._files)
         _check_blobs(self._files)
         sync_tree(self._files)

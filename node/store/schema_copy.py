@@ -60,7 +60,7 @@ def put_back_if_newer(folder: Path) -> bool:
     """
     if all(schema_of(folder / name) <= SCHEMA_VERSION for name in DATABASES):
         return False
-    copies = [one for one in folder.glob("before-schema-*") if one.suffix != ".new" and _readable(one)]
+    copies = [path for path in folder.glob("before-schema-*") if path.suffix != ".new" and _readable(path)]
     if not copies:
         raise FileNotFoundError(f"{folder} holds no copy of the stores that this release can read")
     source = min(copies, key=lambda one: int(one.name.rpartition("-")[2]))
@@ -72,8 +72,8 @@ def put_back_if_newer(folder: Path) -> bool:
 
 def forget_copies(folder: Path) -> None:
     """Remove the copies: from now on the node votes, and there is no way back to before."""
-    for one in folder.glob("before-schema-*"):
-        shutil.rmtree(one, ignore_errors=True)
+    for path in folder.glob("before-schema-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def schema_of(path: Path) -> int:

@@ -56,12 +56,12 @@ class StandbyCopy:
         """Return the blocks that are not here, by file and number. Raises ConfigError for a copy that breaks a bound."""
         check_copy(copy)
         note = self.note
-        have = {one.name: one.blocks for one in note.copy.files} if note is not None else {}
+        have = {file.name: file.blocks for file in note.copy.files} if note is not None else {}
         return [
-            (one.name, number)
-            for one in copy.files
-            for number, block in enumerate(one.blocks)
-            if number >= len(have.get(one.name, ())) or have[one.name][number] != block
+            (file.name, number)
+            for file in copy.files
+            for number, block in enumerate(file.blocks)
+            if number >= len(have.get(file.name, ())) or have[file.name][number] != block
         ]
 
     def begin(self) -> None:

@@ -55,7 +55,7 @@ class LogRecord(msgspec.Struct, frozen=True):
 def body_of(resource: Mapping[str, Value], version: str, signal: Signal, items: Iterable[Span | LogRecord]) -> bytes:
     """Return the request that exports these items of one signal."""
     scope = {"name": SCOPE, "version": version}
-    made = [_span(one) if isinstance(one, Span) else _record(one) for one in items]
+    made = [_span(item) if isinstance(item, Span) else _record(item) for item in items]
     names = (
         ("resourceSpans", "scopeSpans", "spans") if signal == "traces" else ("resourceLogs", "scopeLogs", "logRecords")
     )

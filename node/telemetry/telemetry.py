@@ -61,10 +61,10 @@ class Telemetry:
     def problems(self) -> list[str]:
         """What an operator should look at, each with what to do."""
         return [
-            f"the collector does not take {one.name} ({one.problem}): {one.waiting} wait, {one.dropped} were dropped;"
-            " compare [telemetry] in node.toml with the collector's settings"
-            for one in self.exporters
-            if one.problem
+            f"the collector does not take {exporter.name} ({exporter.problem}): {exporter.waiting} wait, "
+            f"{exporter.dropped} were dropped; compare [telemetry] in node.toml with the collector's settings"
+            for exporter in self.exporters
+            if exporter.problem
         ]
 
     def take_line(self, line: bytes) -> None:
@@ -88,10 +88,10 @@ class Telemetry:
         self._reaching = Reaching()
         try:
             async with asyncio.TaskGroup() as group:
-                for one in self.exporters:
-                    group.create_task(one.run())
+                for exporter in self.exporters:
+                    group.create_task(exporter.run())
         finally:
-            await asyncio.gather(*(one.flush(FLUSH_S) for one in self.exporters))
+            await asyncio.gather(*(exporter.flush(FLUSH_S) for exporter in self.exporters))
             await self._reaching.close()
 
     def _body(self, signal: Signal, items: Sequence[bytes]) -> bytes:

@@ -223,7 +223,10 @@ def _place(wheel: str, name: str) -> PurePosixPath | None:
 
 def _require_everything(target: Path, version: str) -> None:
     """Raise ReleaseError unless this is the release of that version, and all that it needs is in it or installed."""
-    found = {canonicalize_name(one.name): one for one in metadata.distributions(path=[str(target)])}
+    found = {
+        canonicalize_name(distribution.name): distribution
+        for distribution in metadata.distributions(path=[str(target)])
+    }
     ours = found.get(canonicalize_name(DISTRIBUTION))
     if ours is None:
         raise ReleaseError(f"none of the wheels that fit this machine is {DISTRIBUTION}'s")

@@ -167,7 +167,7 @@ class Upgrader:
             self._change(paper)
         else:
             standings = await self.standings()
-            conductor = next((node for node, one in standings.items() if _conducts(one, paper.order)), None)
+            conductor = next((node for node, standing in standings.items() if _conducts(standing, paper.order)), None)
             if conductor is None or conductor == self._core.node:
                 raise NotTakenError(REFUSED, "no node that is reached conducts that upgrade")
             answer = await self._ask(conductor, Hand(signed), ASK_TIMEOUT_S)
@@ -178,17 +178,17 @@ class Upgrader:
             await self._give_up_trials(signed, paper)
 
     async def _begin(self, signed: Signed, paper: UpgradePaper) -> None:
-        for node, one in (await self.standings()).items():
-            going = one.conducted if one is not None else None
+        for node, standing in (await self.standings()).items():
+            going = standing.conducted if standing is not None else None
             if going is not None and going.phase in {"running", "paused"}:
                 raise NotTakenError(REFUSED, f"{node} conducts an upgrade already: abort it first")
             if (
-                one is not None
-                and one.version != paper.version
-                and (why := following_problem(one.version, paper.version))
+                standing is not None
+                and standing.version != paper.version
+                and (why := following_problem(standing.version, paper.version))
             ):
-                raise NotTakenError(REFUSED, f"{node} runs {one.version}: {why}")
-        missing = [one.name for one in paper.wheels if not self._artifacts.has(one.digest)]
+                raise NotTakenError(REFUSED, f"{node} runs {standing.version}: {why}")
+        missing = [wheel.name for wheel in paper.wheels if not self._artifacts.has(wheel.digest)]
         if missing:
             raise NotTakenError(REFUSED, f"the bytes of {missing[0]} are not here: upload them first")
         self._keep(Conducted(signed, "running", since_ms=self._clock().wall_ms))
@@ -208,8 +208,8 @@ class Upgrader:
         """Have every node on trial go back; the nodes that were found healthy stay as they are."""
         if self._withdraw(paper.order):
             return
-        for node, one in (await self.standings()).items():
-            if one is not None and one.trial and node != self._core.node:
+        for node, standing in (await self.standings()).items():
+            if standing is not None and standing.trial and node != self._core.node:
                 with contextlib.suppress(StreamError, TimeoutError, DecodeError):
                     await self._ask(node, Hand(signed), ASK_TIMEOUT_S)
 
@@ -391,12 +391,12 @@ class Upgrader:
             self.waits_for = f"{node}: {error.detail}"
 
     def _gate_of_all(self, standings: dict[PeerId, UpgradeStanding | None]) -> str:
-        for node, one in standings.items():
-            if one is None and node in self._core.hello.admitted():
+        for node, standing in standings.items():
+            if standing is None and node in self._core.hello.admitted():
                 return f"{node} does not say how it stands; a release from before this one is upgraded by hand"
-            if one is None:
+            if standing is None:
                 return f"{node} is not reached"
-            if one.trial:
+            if standing.trial:
                 return f"{node} is on trial"
         return ""
 

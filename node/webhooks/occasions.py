@@ -143,10 +143,10 @@ class Occasions:
 
     def _nodes(self, wall_ms: int) -> Iterator[tuple[str, Message]]:
         core = self._core
-        for one in core.state.nodes:
-            if one.node != core.node and core.liveness.belief(one.node) is Belief.DOWN:
-                key = f"down {one.node}"
-                yield key, self._message("node.down", wall_ms, f"{key} {wall_ms}", self._name(one.node))
+        for node in core.state.nodes:
+            if node.node != core.node and core.liveness.belief(node.node) is Belief.DOWN:
+                key = f"down {node.node}"
+                yield key, self._message("node.down", wall_ms, f"{key} {wall_ms}", self._name(node.node))
 
     def _endings(self, wall_ms: int) -> Iterator[tuple[str, Message]]:
         core = self._core
@@ -165,7 +165,7 @@ class Occasions:
                 yield key, self._message("grant.ending", wall_ms, key, data)
 
     def _is_member(self, key: str) -> bool:
-        return any(key == f"down {one.node}" for one in self._core.state.nodes)
+        return any(key == f"down {node.node}" for node in self._core.state.nodes)
 
     def _name(self, node: PeerId) -> dict[str, str]:
         return {"node": node, "name": status_of(self._core.records, node).name or node[-8:]}

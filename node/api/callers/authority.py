@@ -109,7 +109,7 @@ def make_leaf(
 ) -> x509.Certificate:  # fmt: skip
     """Return a server's certificate for these names, by the authority."""
     held: list[x509.GeneralName] = [x509.DNSName(one) for one in names.dns]
-    held += [x509.IPAddress(ipaddress.ip_address(one)) for one in names.addresses]
+    held += [x509.IPAddress(ipaddress.ip_address(address)) for address in names.addresses]
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "freehold API")]))
@@ -146,14 +146,14 @@ def is_of_node(verifier: Verifier, node: PeerId, mesh: bytes, data: bytes) -> bo
         spki = spki_of(certificate)
     except UNREADABLE:
         return False
-    kinds = {type(one) for one in constraints.value.permitted_subtrees or ()}
+    kinds = {type(subtree) for subtree in constraints.value.permitted_subtrees or ()}
     narrow = constraints.critical and {x509.DNSName, x509.IPAddress} <= kinds and limits.path_length == 0
     return narrow and verifier.verify(public_key_of(node), signing_bytes(AUTHORITY_DOMAIN, mesh, spki), bound)
 
 
 def is_readable(authority: x509.Certificate) -> bool:
     """Whether every client can read an authority's certificate: one of an earlier release is made anew, of the same key."""
-    return not any(one.oid == BOUND_BEFORE for one in authority.extensions)
+    return not any(extension.oid == BOUND_BEFORE for extension in authority.extensions)
 
 
 def _bound_by(certificate: x509.Certificate) -> bytes:
@@ -173,7 +173,7 @@ def permitted_by(authority: x509.Certificate) -> Names:
     permitted = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
     dns = [str(one.value) for one in permitted if isinstance(one, x509.DNSName)]
     networks = [one.value for one in permitted if isinstance(one, x509.IPAddress)]
-    return Names.of([*dns, *(str(one).partition("/")[0] for one in networks)])
+    return Names.of([*dns, *(str(network).partition("/")[0] for network in networks)])
 
 
 def _subject(node: PeerId) -> x509.Name:

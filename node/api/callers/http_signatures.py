@@ -123,7 +123,7 @@ def _read(label: str, member: Any, signature: Any, target: Target, *, has_body: 
     keyid, nonce = _text(parameters, "keyid"), _text(parameters, "nonce")
     if not keyid:
         raise UnreadableError("the parameter keyid is missing: the public key in hex or base64, or its holder's name")
-    names = tuple(_component(one) for one in components)
+    names = tuple(_component(component) for component in components)
     if len(set(names)) != len(names):
         raise UnreadableError("a component is covered twice")
     _require_covered(names, target, has_body=has_body)
@@ -184,4 +184,4 @@ def _value(name: str, target: Target) -> str:
     values = target.headers.getall(name, None)
     if values is None:
         raise UnreadableError(f"the covered field {name} is not there")
-    return ", ".join(one.strip() for one in values)
+    return ", ".join(value.strip() for value in values)

@@ -170,8 +170,8 @@ def within(scope: Scope, state: MeshState) -> MeshState:
         return state
     return msgspec.structs.replace(
         state,
-        projects=tuple(one for one in state.projects if scope.sees(one.name)),
-        environments=tuple(one for one in state.environments if scope.sees("", one.name)),
-        routes=tuple(one for one in state.routes if covered(scope, place_of(one))),
-        lanes=tuple(one for one in state.lanes if covered(scope, place_of(one))),
+        projects=tuple(project for project in state.projects if scope.sees(project.name)),
+        environments=tuple(environment for environment in state.environments if scope.sees("", environment.name)),
+        routes=tuple(route for route in state.routes if covered(scope, place_of(route))),
+        lanes=tuple(lane for lane in state.lanes if covered(scope, place_of(lane))),
     )

@@ -112,7 +112,7 @@ async def draft(call: Call) -> DraftView:
             made, view = _draft_start(control, call, body)
         case RollbackDraft():
             lane = _lane(control.core.state, body.project, body.environment)
-            if all(one.change.hex() != body.change for one in lane.retained):
+            if all(deployed.change.hex() != body.change for deployed in lane.retained):
                 raise not_found("retained change", body.change, "freehold releases")
             made, view = _draft_command(control, call, lane, Rollback(bytes.fromhex(body.change), body.reason))
     control.drafts.keep(made)
@@ -227,7 +227,7 @@ def _new_release(call: Call, body: ChangeDraft, author: bytes) -> tuple[Release,
     control: Control = call.node
     if body.release or body.configuration:
         raise unreadable("apps make a new release: leave release and configuration out")
-    digests = {one.component: bytes.fromhex(one.component) for one in body.apps}
+    digests = {app.component: bytes.fromhex(app.component) for app in body.apps}
     absent = [
         named for named, raw in digests.items()
         if not control.artifacts.has(raw) or not covered(call.scope, of_artifact(control, raw))
@@ -236,13 +236,13 @@ def _new_release(call: Call, body: ChangeDraft, author: bytes) -> tuple[Release,
         raise unreadable(f"component {absent[0][:12]} is not here", f"PUT /v1/artifacts/{absent[0]}, then draft again")
     components = tuple(
         Component(
-            one.name, bytes.fromhex(one.component),
-            control.artifacts.path(bytes.fromhex(one.component)).stat().st_size, one.toolchain,
+            app.name, bytes.fromhex(app.component),
+            control.artifacts.path(bytes.fromhex(app.component)).stat().st_size, app.toolchain,
         )
-        for one in sorted(body.apps, key=lambda one: one.name)
+        for app in sorted(body.apps, key=lambda one: one.name)
     )  # fmt: skip
     release = Release(body.project, components, body.project_file.encode(), body.source_commit, author)
-    apps = tuple(_app(one) for one in sorted(body.apps, key=lambda one: one.name))
+    apps = tuple(_app(app) for app in sorted(body.apps, key=lambda one: one.name))
     smoke = tuple(SmokeCheck(one.app, one.path, one.status, one.contains) for one in body.smoke)
     return release, Effective(body.project, body.environment, apps, smoke)
 
@@ -303,9 +303,10 @@ def _held_release(call: Call, body: ChangeDraft) -> tuple[Release, Effective]:
 def _configuration_of(control: Control, body: ChangeDraft) -> str:
     wanted = bytes.fromhex(body.release)
     found = [
-        one.change
-        for one in control.core.dossiers.changes.values()
-        if (one.change.project, one.change.environment, one.change.release) == (body.project, body.environment, wanted)
+        change.change
+        for change in control.core.dossiers.changes.values()
+        if (change.change.project, change.change.environment, change.change.release)
+        == (body.project, body.environment, wanted)
     ]
     return max(found, key=lambda one: one.created_ms).configuration.hex() if found else ""
 
@@ -321,7 +322,7 @@ def _read(call: Call, named: str, max_bytes: int) -> bytes:
 def _plan(said: DraftPlan | None, effective: Effective) -> Plan:
     plan = said or DraftPlan()
     return Plan(
-        stages=tuple(Stage(one.nodes, one.min_healthy_ms, one.pause_ms, one.approve) for one in plan.stages),
+        stages=tuple(Stage(stage.nodes, stage.min_healthy_ms, stage.pause_ms, stage.approve) for stage in plan.stages),
         healthy_deadline_ms=plan.healthy_deadline_ms,
         progress_deadline_ms=plan.progress_deadline_ms,
         auto_promote=plan.auto_promote,
@@ -334,10 +335,12 @@ def _plan(said: DraftPlan | None, effective: Effective) -> Plan:
 def _secrets(control: Control, effective: Effective) -> tuple[SecretVersion, ...]:
     """The newest good version of every secret the apps name."""
     newest: dict[str, SecretVersion] = {}
-    for one in control.secrets.versions():
-        place = one.secret.project, one.secret.environment
-        if place == (effective.project, effective.environment) and not control.secrets.problem(one):
-            newest.setdefault(one.secret.name, SecretVersion(one.secret.name, one.secret.version, one.id))
+    for version in control.secrets.versions():
+        place = version.secret.project, version.secret.environment
+        if place == (effective.project, effective.environment) and not control.secrets.problem(version):
+            newest.setdefault(
+                version.secret.name, SecretVersion(version.secret.name, version.secret.version, version.id)
+            )
     names = sorted({name for app in effective.apps for name in app.secrets})
     lacking = [name for name in names if name not in newest]
     if lacking:
@@ -375,7 +378,7 @@ def _before(call: Call, lane: Lane) -> Side | None:
 async def _imports(control: Control, before: Side | None, after: Side) -> dict[bytes, tuple[str, ...]]:
     known = control.drafts.imports
     sides = [side for side in (before, after) if side is not None]
-    wanted = {one.digest for side in sides for one in side.release.components}
+    wanted = {component.digest for side in sides for component in side.release.components}
     for named in wanted - set(known):
         if control.artifacts.has(named):
             control.drafts.keep_imports(named, await asyncio.to_thread(_imports_of, control, named))

@@ -79,7 +79,7 @@ def _named_by(control: Control, change: Change) -> list[bytes]:
             )
         except (DecodeError, OSError):
             return named
-        named += [bytes(one.digest) for one in release.components]
+        named += [bytes(component.digest) for component in release.components]
     return named
 
 
@@ -121,7 +121,7 @@ def _evidence_refusal(control: Control, scope: Scope, body: RecordBody) -> Refus
     attested = read_evidence(core.trust.verifier, core.trust.mesh, body.body)
     if isinstance(attested, Refusal):
         return attested
-    subjects = {one.hex(): one for one in attested.components}
+    subjects = {component.hex(): component for component in attested.components}
     subject = subjects.get(body.scope)
     if subject is None:
         return Refusal("evidence.subject", "the evidence is about other components than the one it is filed under")
@@ -132,7 +132,7 @@ def _evidence_refusal(control: Control, scope: Scope, body: RecordBody) -> Refus
         )
     if attested.finished_ms > wall_ms + FUTURE_MAX_MS:
         return Refusal("evidence.finished", "the evidence is dated in the future")
-    if any(peer_id(attested.key) == one.node for one in core.state.nodes):
+    if any(peer_id(attested.key) == node.node for node in core.state.nodes):
         return None
     rights = core.dossiers.rights(attested.key, wall_ms)
     if isinstance(rights, Refusal):
@@ -142,7 +142,7 @@ def _evidence_refusal(control: Control, scope: Scope, body: RecordBody) -> Refus
 
 def _may_attest(rights: Rights, places: Sequence[Place]) -> Refusal | None:
     able = [one for one in rights.each if "attest" in one.verbs]
-    if not any(rights.allows("attest", one.project, one.environment) for one in places) and (places or not able):
+    if not any(rights.allows("attest", place.project, place.environment) for place in places) and (places or not able):
         return Refusal("evidence.not-allowed", f"{rights.name} may not attest this")
     return None
 

@@ -68,7 +68,7 @@ def papers_of(control: Control, proposed: Proposed) -> PapersView:
     release_bytes = control.artifacts.read(change.release, RELEASE_MAX_BYTES) if _has(control, change.release) else b""
     authors = core.dossiers.lineage(change.author)
     release: Release | None = decode(release_bytes, Release, RELEASE_MAX_BYTES) if release_bytes else None
-    components = tuple(one.digest for one in release.components) if release is not None else ()
+    components = tuple(component.digest for component in release.components) if release is not None else ()
     authors = (*authors, *core.dossiers.lineage(release.author)) if release is not None else authors
     subject = Subject(change, proposed.id, components, authors)
     gate = gate_of(core.state, change.environment, release) if release is not None else None
@@ -147,7 +147,7 @@ def _vouched(control: Control, proposed: Proposed) -> list[tuple[Vouched, bytes]
 
 def _shown(control: Control, release: Release, configuration: bytes) -> list[tuple[Shown, bytes]]:
     core, wall_ms = control.core, control.clock().wall_ms
-    nodes = [one.node for one in core.state.nodes]
+    nodes = [node.node for node in core.state.nodes]
     found = []
     for data in core.dossiers.evidence(release):
         attested = read_evidence(core.trust.verifier, core.trust.mesh, data)

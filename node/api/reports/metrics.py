@@ -82,7 +82,7 @@ class _Node(Collector):
     def _members(self) -> Metric:
         core = self._control.core
         family = GaugeMetricFamily("freehold_members", "Members by what this node believes.", labels=["belief"])
-        beliefs = [core.liveness.belief(one.node) for one in core.state.nodes if one.node != core.node]
+        beliefs = [core.liveness.belief(node.node) for node in core.state.nodes if node.node != core.node]
         for belief in Belief:
             family.add_metric([belief.value], beliefs.count(belief))
         return family

@@ -25,10 +25,10 @@ def ending_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
     members = GaugeMetricFamily(
         "freehold_member_certificate_expiry_timestamp_seconds", "When it ends.", labels=["node"]
     )
-    for one in core.state.nodes:
-        certificate = core.trust.certificate(one.node)
+    for node in core.state.nodes:
+        certificate = core.trust.certificate(node.node)
         if certificate is not None:
-            members.add_metric([one.node], certificate.expires_ms / 1000)
+            members.add_metric([node.node], certificate.expires_ms / 1000)
     yield members
     if not scope.whole:
         return
@@ -98,8 +98,8 @@ def _telemetry(control: Control) -> Iterable[Metric]:
     sent = CounterMetricFamily("freehold_telemetry_sent", "Spans or lines that a collector took.", labels=["signal"])
     dropped = CounterMetricFamily("freehold_telemetry_dropped", "Those it will never get.", labels=["signal"])
     waiting = GaugeMetricFamily("freehold_telemetry_waiting", "Those it has yet to get.", labels=["signal"])
-    for one in control.telemetry.exporters:
-        sent.add_metric([one.name], one.sent)
-        dropped.add_metric([one.name], one.dropped)
-        waiting.add_metric([one.name], one.waiting)
+    for exporter in control.telemetry.exporters:
+        sent.add_metric([exporter.name], exporter.sent)
+        dropped.add_metric([exporter.name], exporter.dropped)
+        waiting.add_metric([exporter.name], exporter.waiting)
     yield from (sent, dropped, waiting)

@@ -104,9 +104,9 @@ def peers_view(view: NodeView, scope: Scope) -> NodeView:
     if scope.whole:
         return view
     running = tuple(one for one in view.running if scope.sees(*one.partition("/")[::2]))
-    jobs = tuple(one for one in view.jobs if scope.sees(one.project, one.environment))
-    apps = tuple(one for one in view.apps if scope.sees(one.project, one.environment))
-    left = tuple(one for one in view.left_to_python if scope.sees(one.project, one.environment))
+    jobs = tuple(job for job in view.jobs if scope.sees(job.project, job.environment))
+    apps = tuple(app for app in view.apps if scope.sees(app.project, app.environment))
+    left = tuple(app for app in view.left_to_python if scope.sees(app.project, app.environment))
     return replace(view, running=running, warnings=(), concerns=(), jobs=jobs, apps=apps, left_to_python=left)
 
 
@@ -137,7 +137,7 @@ def mesh_view(state: MeshState, core: NodeCore) -> MeshView:
         recovery=tuple(key.hex() for key in recovery_keys(state.admins)),
         voters=tuple(voter.node for voter in state.voters),
         projects=tuple(project.name for project in state.projects),
-        environments=tuple(_environment(state, one) for one in state.environments),
+        environments=tuple(_environment(state, environment) for environment in state.environments),
     )
 
 
@@ -215,7 +215,7 @@ def lane_view(control: Control, lane: Lane, last_abort: str) -> LaneView:
         frozen=lane.frozen,
         base=_deployed(lane.base) if lane.base is not None else None,
         rollout=_rollout(core, lane.rollout, now) if lane.rollout is not None else None,
-        retained=tuple(_deployed(one) for one in lane.retained),
+        retained=tuple(_deployed(deployed) for deployed in lane.retained),
         data_node=lane.data_node,
         schedule_node=lane.schedule_node,
         routes=tuple(_route(route) for route in mine),
@@ -384,7 +384,7 @@ def _state_of(change: Digest, lane: Lane | None) -> str:
         return "base"
     if lane.rollout is not None and lane.rollout.candidate.change == change:
         return "candidate"
-    return "retained" if any(one.change == change for one in lane.retained) else ""
+    return "retained" if any(deployed.change == change for deployed in lane.retained) else ""
 
 
 def _prepared_on(core: NodeCore, change: Digest) -> tuple[str, ...]:
