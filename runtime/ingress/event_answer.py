@@ -57,7 +57,7 @@ class EventAnswer(GuestAnswer):
 
     def _head(self, head: ResponseHead, batch: Batch) -> bytes:
         self._speaks = is_events(head.status, head.headers)
-        kept = tuple(one for one in head.headers if one[0] != PUBLISHED)
+        kept = tuple(header for header in head.headers if header[0] != PUBLISHED)
         return super()._head(replace(head, headers=(*kept, (PUBLISHED, b"1"))), batch)
 
     def _publish(self) -> None:

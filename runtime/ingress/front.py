@@ -101,7 +101,7 @@ class Ingress:
         self.draining = False
         self.refused: Counter[str] = Counter()
         self._listeners = listeners
-        self._secure = frozenset(one.fileno() for one, tls in zip(listeners, secure, strict=False) if tls)
+        self._secure = frozenset(listener.fileno() for listener, tls in zip(listeners, secure, strict=False) if tls)
         self._certificates = certificates
         self._accepting = False
         self._connections: dict[ClientConnection, None] = {}

@@ -37,8 +37,10 @@ class SocketEvent:
 def write_events(*events: SocketEvent) -> bytes:
     """Return the body of a request or an answer."""
     return b"".join(
-        b"%b %x\r\n%b\r\n" % (one.name.encode(), len(one.data), one.data) if one.data else one.name.encode() + b"\r\n"
-        for one in events
+        b"%b %x\r\n%b\r\n" % (event.name.encode(), len(event.data), event.data)
+        if event.data
+        else event.name.encode() + b"\r\n"
+        for event in events
     )
 
 

@@ -242,7 +242,7 @@ class WebSocket:
         own: Headers = (
             ("content-type", MEDIA_TYPE.encode()), ("connection-id", self._id.encode()), ("traceparent", traced.encode()),
         )  # fmt: skip
-        kept = tuple(one for one in self._request.headers if one[0] not in _REPLACED)
+        kept = tuple(header for header in self._request.headers if header[0] not in _REPLACED)
         head = RequestHead("POST", self._request.scheme, self._authority, self._path, (*kept, *own))
         incoming = Incoming("POST", self._path.encode("latin-1"), [])
         ids = (ingress.identifiers.request_id(), self._request.trace_id)
@@ -411,7 +411,7 @@ def _is_away(reply: AppReply | IngressProblem) -> bool:
 def takes(reply: AppReply) -> bool:
     """Whether an app's answer takes the socket."""
     try:
-        return is_events(reply.status, reply.headers) and any(one.name == "OPEN" for one in read_events(reply.body))
+        return is_events(reply.status, reply.headers) and any(event.name == "OPEN" for event in read_events(reply.body))
     except BadEventsError:
         return False
 

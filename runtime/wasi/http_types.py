@@ -178,7 +178,7 @@ def _set(guest: Guest, param: ResponseOutparam, response: Ok | Err) -> None:
     status, away_s = answer.status, param.exchange.retry_after_s
     if status == FAILED and away_s is not None:
         status = UNAVAILABLE
-        fields = (*(one for one in fields if one[0] != "retry-after"), ("retry-after", b"%d" % away_s))
+        fields = (*(field for field in fields if field[0] != "retry-after"), ("retry-after", b"%d" % away_s))
     writer.start(ResponseHead(status, fields))
     if answer.body is None:
         writer.finish()

@@ -73,7 +73,7 @@ def _lift(value: WireValue) -> SqlValue:
 
 def _parameters(given: tuple[str, Any]) -> Any:
     kind, values = given
-    return [_lift(one) for one in values] if kind == "positional" else {name: _lift(one) for name, one in values}
+    return [_lift(value) for value in values] if kind == "positional" else {name: _lift(one) for name, one in values}
 
 
 def _away(guest: Guest, error: SqlError) -> None:
@@ -159,7 +159,7 @@ def _spin_open(guest: Guest, name: str) -> GuestDatabase | Err:
 @spin3.function("[method]connection.execute")
 def _spin_execute(guest: Guest, this: GuestDatabase, statement: str, parameters: list[WireValue]) -> Any:
     try:
-        found = this.connection.execute(statement, [_lift(one) for one in parameters], **_bounds(guest))
+        found = this.connection.execute(statement, [_lift(parameter) for parameter in parameters], **_bounds(guest))
     except SqlError as error:
         _away(guest, error)
         return _spin_error(error)
