@@ -42,14 +42,14 @@ def problem(writes: Sequence[HistoryWrite], reads: Sequence[HistoryRead]) -> str
 
 def _order_problem(writes: Sequence[HistoryWrite], reads: Sequence[HistoryRead]) -> str:
     operations: list[HistoryWrite | HistoryRead] = [*writes, *reads]
-    returns = sorted((one.returned_ms, one.slot) for one in operations if one.returned_ms >= 0)
+    returns = sorted((operation.returned_ms, operation.slot) for operation in operations if operation.returned_ms >= 0)
     place, highest = 0, -1
-    for one in sorted(operations, key=lambda one: one.invoked_ms):
-        while place < len(returns) and returns[place][0] < one.invoked_ms:
+    for operation in sorted(operations, key=lambda one: one.invoked_ms):
+        while place < len(returns) and returns[place][0] < operation.invoked_ms:
             highest = max(highest, returns[place][1])
             place += 1
-        if one.slot < highest or (isinstance(one, HistoryWrite) and one.slot == highest):
-            return f"slot {one.slot} was given to an operation that began after slot {highest} had returned"
+        if operation.slot < highest or (isinstance(operation, HistoryWrite) and operation.slot == highest):
+            return f"slot {operation.slot} was given to an operation that began after slot {highest} had returned"
     return ""
 
 

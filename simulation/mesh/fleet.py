@@ -225,7 +225,7 @@ class Fleet:
         exhibits, material = shown or (Exhibits(), ())
         chains = tuple(encode(self.grants[name]) for name in by if name in self.grants)
         if not exhibits.grants:
-            exhibits = Exhibits(**{**_fields(exhibits), "grants": tuple(bytes(digest(one)) for one in chains)})
+            exhibits = Exhibits(**{**_fields(exhibits), "grants": tuple(bytes(digest(chain)) for chain in chains)})
             material = (*material, *chains)
         command = Command(self._ids.to_bytes(16, "big"), action, *lane, expect)
         signed = sign_command([self.principal(name) for name in by], self.mesh, command, exhibits)
@@ -393,7 +393,7 @@ class Fleet:
     @staticmethod
     def exhibit(statements: Sequence[bytes]) -> tuple[Exhibits, tuple[bytes, ...]]:
         """Exhibits that show nodes' statements, with their bytes."""
-        return Exhibits(statements=tuple(bytes(digest(one)) for one in statements)), tuple(statements)
+        return Exhibits(statements=tuple(bytes(digest(statement)) for statement in statements)), tuple(statements)
 
     def _observed(self, host: Host, event: Any) -> None:
         match event:

@@ -380,7 +380,7 @@ def _greedy(w: Any, cell: str) -> None:
     said = state_it(me, w.mesh, Prepared(b"c" * 32, b"b" * 32, "passed"))
     conductor.hear(w.node("n1"), RolloutStatement(said), Now(0, 0))
     answers = [conductor.answer(peer, StatementsHeld(b""), (), Now(number, 0)) for number in range(100)]
-    drawn = sum(not _refused(one) for one in answers)
+    drawn = sum(not _refused(answer) for answer in answers)
     w.must(cell, drawn <= 10, f"one peer drew {drawn} answers in a tenth of a second")
 
 

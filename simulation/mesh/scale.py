@@ -84,7 +84,7 @@ class _Heard:
     events: list[tuple[int, str, Any]] = field(default_factory=list)
 
     def of(self, kind: type) -> Iterator[tuple[int, str, Any]]:
-        return (one for one in self.events if isinstance(one[2], kind))
+        return (event for event in self.events if isinstance(event[2], kind))
 
 
 def start(fleet: Fleet) -> tuple[Row, Row]:
