@@ -282,7 +282,9 @@ class NodeClient:
     ) -> int:
         """Sign a command, show the signer's grants, have it decided, return its slot. Raises RefusedError naming the rule."""
         chains = await self.chains(signer.public_key)
-        exhibits = msgspec.structs.replace(exhibits or Exhibits(), grants=tuple(bytes(digest(one)) for one in chains))
+        exhibits = msgspec.structs.replace(
+            exhibits or Exhibits(), grants=tuple(bytes(digest(chain)) for chain in chains)
+        )
         material = (*chains, *material)
         command = Command(secrets.token_bytes(16), action, project, environment, expect)
         signed = sign_command([signer], await self.mesh(), command, exhibits)
@@ -291,7 +293,7 @@ class NodeClient:
     async def drain_until(self, admin: Ed25519Signer, action: DrainNode, until_ms: int) -> int:
         """Have a node drained, and have the asked node undrain it at a moment (wall ms); return the drain's slot."""
         chains, mesh = await self.chains(admin.public_key), await self.mesh()
-        exhibits = Exhibits(grants=tuple(bytes(digest(one)) for one in chains))
+        exhibits = Exhibits(grants=tuple(bytes(digest(chain)) for chain in chains))
         drain, undrain = (
             encode(sign_command([admin], mesh, Command(secrets.token_bytes(16), one), exhibits))
             for one in (action, msgspec.structs.replace(action, draining=False))

@@ -49,7 +49,9 @@ def offer_of(line: InviteLine) -> Offer:
         raise CommandError(
             "this invite is for a machine, not a person", next_step="freehold mesh join LINE", kind="invite"
         )
-    addresses = tuple((one.address, one.pin) for one in line.addresses if one.address.startswith("https://"))
+    addresses = tuple(
+        (address.address, address.pin) for address in line.addresses if address.address.startswith("https://")
+    )
     if not addresses:
         raise CommandError("the invite names no HTTPS address", next_step="ask for a new one", kind="invite")
     return Offer(line, decode(signed.payload, Grant), addresses)

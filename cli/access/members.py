@@ -51,7 +51,7 @@ async def behind(client: NodeClient, members: tuple[Member, ...]) -> dict[str, i
         except CommandError:
             return None
 
-    reached = [one.node for one in members if one.connected]
+    reached = [member.node for member in members if member.connected]
     slots = await asyncio.gather(*map(slot, reached))
     known = {node: at for node, at in zip(reached, slots, strict=True) if at is not None}
     return {node: max(known.values()) - at for node, at in known.items()}
@@ -59,8 +59,8 @@ async def behind(client: NodeClient, members: tuple[Member, ...]) -> dict[str, i
 
 def find_member(members: tuple[Member, ...], text: str) -> Member:
     """Return the member that `text` names. Raises UsageError if it names none, or several."""
-    exact = [one for one in members if text in {one.node, one.name}]
-    found = exact or [one for one in members if len(text) >= SUFFIX_MIN and one.node.endswith(text)]
+    exact = [member for member in members if text in {member.node, member.name}]
+    found = exact or [member for member in members if len(text) >= SUFFIX_MIN and member.node.endswith(text)]
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} nodes are called {text!r}" if found else f"no node is called {text!r}"

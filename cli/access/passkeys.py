@@ -62,7 +62,7 @@ class Touched(msgspec.Struct, frozen=True):
     def envelope(self, passkey: StoredPasskey, statement: bytes) -> bytes:
         """Return the envelope of the statement; whether it is good, whoever reads it says. Raises CommandError."""
         parts = (passkey.description, unpadded(self.authenticator_data), unpadded(self.client_data))
-        said = Assertion(*(base64.b64encode(one).decode() for one in parts))
+        said = Assertion(*(base64.b64encode(part).decode() for part in parts))
         return seal_by_passkey(statement, passkey.id, unpadded(self.signature), said)
 
 

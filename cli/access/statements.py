@@ -37,15 +37,15 @@ def read_statement(text: str, mesh: bytes) -> tuple[SignedCommand, Command, SetA
     if not isinstance(command.action, SetAdmins) or command.project or command.environment:
         raise UsageError("the statement is about something else than the admins", next_step=STEP, kind="statement")
     message = signing_bytes(COMMAND_DOMAIN, mesh, signed.payload)
-    for one in signed.signatures:
-        if len(one.key) != 32 or not Ed25519Verifier().verify(one.key, message, one.signature):
+    for signature in signed.signatures:
+        if len(signature.key) != 32 or not Ed25519Verifier().verify(signature.key, message, signature.signature):
             raise UsageError("a signature of the statement is not good in this mesh", next_step=STEP, kind="statement")
     return signed, command, command.action
 
 
 def add_signature(signed: SignedCommand, mesh: bytes, signer: Ed25519Signer) -> SignedCommand:
     """Return the command with one more signature; the same key's again changes nothing."""
-    made = {one.key: one for one in signed.signatures}
+    made = {signature.key: signature for signature in signed.signatures}
     made[signer.public_key] = Signature(
         signer.public_key, signer.sign(signing_bytes(COMMAND_DOMAIN, mesh, signed.payload))
     )

@@ -44,7 +44,7 @@ class NewVoters:
     @property
     def exhibits(self) -> Exhibits:
         """What the command shows."""
-        return Exhibits(statements=tuple(bytes(digest(one)) for one in self.statements))
+        return Exhibits(statements=tuple(bytes(digest(statement)) for statement in self.statements))
 
 
 async def stores_of(client: NodeClient) -> tuple[VoterStore, ...]:
@@ -57,9 +57,9 @@ async def stores_of(client: NodeClient) -> tuple[VoterStore, ...]:
 
 def without(stores: tuple[VoterStore, ...], node: PeerId) -> NewVoters:
     """Return the voters once `node` is none: a ready node takes its place, else the set shrinks. Raises CommandError."""
-    kept = [one for one in stores if one.votes and one.voter.node != node]
+    kept = [store for store in stores if store.votes and store.voter.node != node]
     names = {one.voter.node for one in kept}
-    spare = [one for one in stores if not one.votes and one.ready and one.voter.node not in {*names, node}]
+    spare = [store for store in stores if not store.votes and store.ready and store.voter.node not in {*names, node}]
     if spare:
         return _proven(stores, [*kept, spare[0]])
     ready_first = sorted(kept, key=lambda one: not one.ready)
@@ -75,10 +75,10 @@ def without(stores: tuple[VoterStore, ...], node: PeerId) -> NewVoters:
 
 def replacing(stores: tuple[VoterStore, ...], old: PeerId, new: PeerId) -> NewVoters:
     """Return the voters with `new` in the place of `old`, or with the new store of the same node. Raises CommandError."""
-    kept = [one for one in stores if one.votes and one.voter.node != old]
-    if len(kept) == sum(one.votes for one in stores):
+    kept = [store for store in stores if store.votes and store.voter.node != old]
+    if len(kept) == sum(store.votes for store in stores):
         raise CommandError(f"{short(old)} is no voter", next_step="freehold mesh voters", kind="no-voter")
-    coming = [one for one in stores if not one.votes and one.ready and one.voter.node == new]
+    coming = [store for store in stores if not store.votes and store.ready and store.voter.node == new]
     if not coming:
         raise CommandError(
             f"{short(new)} has not said to the asked node that it is ready to vote",

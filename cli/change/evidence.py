@@ -140,7 +140,7 @@ def held_evidence(root: Path, build: str, release: Release, configuration: bytes
 
     A configuration names the components, so a run that names it is about them; a build's provenance names them itself.
     """
-    components, found = {one.digest for one in release.components}, []
+    components, found = {component.digest for component in release.components}, []
     for path in sorted(evidence_folder(root, "").glob(f"{build or '*'}/*.json")):
         data = path.read_bytes()
         read = read_evidence(Ed25519Verifier(), mesh_of(data), data) if len(data) <= BODY_MAX_BYTES else None
@@ -190,7 +190,7 @@ def sigstore_bundle(envelope: bytes) -> bytes:
                 "dsseEnvelope": {
                     "payload": dsse.payload,
                     "payloadType": dsse.payloadType,
-                    "signatures": [{"sig": one.sig, "keyid": one.keyid} for one in dsse.signatures],
+                    "signatures": [{"sig": signature.sig, "keyid": signature.keyid} for signature in dsse.signatures],
                 },
             }
         )

@@ -66,7 +66,7 @@ class Offered:
 
     def effective(self, environment: str) -> Effective:
         """Return what the release runs with in `environment`."""
-        built = {one.app: one.digest for one in self.release.components}
+        built = {component.app: component.digest for component in self.release.components}
         apps = sorted(self.project.settings(environment).apps.items())
         return Effective(
             project=self.project.name,
@@ -155,8 +155,8 @@ def built_here(found: Found, bundle: BuildBundle, author: bytes) -> Offered:
     """Return the release that a build is, once this author proposes it."""
     built: Mapping[str, Any] = bundle.manifest["apps"]
     release = release_of(found, bundle, author)
-    digests = [one.digest for one in release.components]
-    digests += [one.source for one in release.components if isinstance(one.source, bytes)]
+    digests = [component.digest for component in release.components]
+    digests += [component.source for component in release.components if isinstance(component.source, bytes)]
     files = {one: bundle.folder / ARTIFACTS / one.hex() for one in digests}
     return Offered(
         found.project, release, {name: app["kind"] for name, app in built.items()}, files, found.root, bundle.id
@@ -192,7 +192,11 @@ def demands_of(project: ProjectFile) -> tuple[tuple[str, Demands], ...]:
     """What the project file demands beyond the mesh's policy: everywhere, and where an environment says otherwise."""
     base = project.base.demands
     everywhere = ((EVERYWHERE, base),) if base != Demands() else ()
-    overlaid = ((name, one.demands) for name, one in sorted(project.environments.items()) if one.demands != base)
+    overlaid = (
+        (name, environment.demands)
+        for name, environment in sorted(project.environments.items())
+        if environment.demands != base
+    )
     return (*everywhere, *overlaid)
 
 
@@ -310,8 +314,8 @@ def visited_at(ingress: Sequence[str], routes: Sequence[str], host: str = "") ->
 
 
 def _require_environment(state: MeshState, name: str, step: str) -> None:
-    if not any(one.name == name for one in state.environments):
-        names = ", ".join(one.name for one in state.environments) or "none"
+    if not any(environment.name == name for environment in state.environments):
+        names = ", ".join(environment.name for environment in state.environments) or "none"
         raise UsageError(
             f"the mesh has no environment {name!r} (there are: {names})",
             next_step=step,
@@ -320,8 +324,8 @@ def _require_environment(state: MeshState, name: str, step: str) -> None:
 
 
 def _require_project(state: MeshState, name: str, step: str) -> None:
-    if not any(one.name == name for one in state.projects):
-        names = ", ".join(one.name for one in state.projects) or "none"
+    if not any(project.name == name for project in state.projects):
+        names = ", ".join(project.name for project in state.projects) or "none"
         raise UsageError(
             f"the mesh has no project {name!r} (there are: {names})",
             next_step=step,

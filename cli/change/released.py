@@ -44,7 +44,7 @@ async def held_release(client: NodeClient, text: str, here: Found | None) -> Off
         project = parse(release.project_file.decode())
     except (ProjectFileError, UnicodeDecodeError) as error:
         raise _unreadable(named, f"its project file is not read here: {error}") from None
-    kinds = {one.name: one.kind for one in effective.apps}
+    kinds = {app.name: app.kind for app in effective.apps}
     root = here.root if here is not None and here.project.name == release.project else None
     return Offered(project, release, kinds, {}, root)
 
@@ -57,8 +57,8 @@ async def _known(client: NodeClient) -> dict[str, str]:
     ]
     for lane in await client.read(tuple[LaneView, ...], "/v1/lanes"):
         changes += [one for one in (lane.base, *lane.retained) if one is not None]
-    for one in changes:
-        found.setdefault(one.release, one.configuration)
+    for change in changes:
+        found.setdefault(change.release, change.configuration)
     return found
 
 

@@ -229,9 +229,9 @@ def _review(
     stages = _stages(state, nodes, change)
     gate = gate_of(state, change.environment, after.release)
     evidence = tuple(
-        f"{one.kind}, at most {one.max_age_ms / 3_600_000:g} hours old{', run by a node' if one.by_node else ''}"
+        f"{demand.kind}, at most {demand.max_age_ms / 3_600_000:g} hours old{', run by a node' if demand.by_node else ''}"
         for demands in gate.demands
-        for one in demands.evidence
+        for demand in demands.evidence
     )
     base = lane.base
     return Review(
@@ -244,7 +244,8 @@ def _review(
         expect=lane.sequence,
         first=base is None,
         components=tuple(
-            ComponentRow(one.app, one.digest.hex(), one.size_bytes, one.toolchain) for one in after.release.components
+            ComponentRow(component.app, component.digest.hex(), component.size_bytes, component.toolchain)
+            for component in after.release.components
         ),
         differences=found,
         nodes=nodes,
@@ -318,7 +319,7 @@ def _irreversible(ground: Ground, change: Change, after: Side, found: tuple[Diff
 
 def _components(before: Side | None, after: Side) -> list[bytes]:
     sides = [side for side in (before, after) if side is not None]
-    return [one.digest for side in sides for one in side.release.components]
+    return [component.digest for side in sides for component in side.release.components]
 
 
 def _shelf_name(named: bytes) -> str:
@@ -361,7 +362,7 @@ def review_text(review: Review) -> str:
     if not review.differences:
         lines.append("no changes: what runs is what would be deployed")
     for section in SECTIONS:
-        rows = [one for one in review.differences if one.section == section]
+        rows = [difference for difference in review.differences if difference.section == section]
         if section == "capabilities":
             rows, folded = _without_plain_set(rows)
         else:
@@ -369,7 +370,7 @@ def review_text(review: Review) -> str:
         if section == "rollout" and review.first:
             continue  # every value is new; what matters of them stands under placement
         if rows or folded:
-            lines += ["", section, *(f"  {_row(one)}" for one in rows), *folded]
+            lines += ["", section, *(f"  {_row(row)}" for row in rows), *folded]
     lines += ["", "placement", f"  nodes     {_named(review, review.nodes)}"]
     for number, stage in enumerate(review.stages, 1):
         words = stage_words(stage.share or counted(stage.nodes, "node"), stage.pause_ms, stage.approve)
@@ -397,12 +398,12 @@ def _without_plain_set(rows: list[Difference]) -> tuple[list[Difference], list[s
     """Fold what every component built here imports, and what grants nothing, into one line for each app and sign."""
     plain: dict[tuple[str, str], set[str]] = {}
     kept = []
-    for one in rows:
-        package, _, _ = one.name.removeprefix("imports ").partition("/")
-        if one.name.startswith("imports ") and package in PLAIN_SET:
-            plain.setdefault((one.app, one.sign), set()).add(package.removeprefix("wasi:"))
+    for row in rows:
+        package, _, _ = row.name.removeprefix("imports ").partition("/")
+        if row.name.startswith("imports ") and package in PLAIN_SET:
+            plain.setdefault((row.app, row.sign), set()).add(package.removeprefix("wasi:"))
         else:
-            kept.append(one)
+            kept.append(row)
     folded = [
         f"  {sign} {app}: imports of WASI that grant nothing: {', '.join(sorted(packages))}"
         for (app, sign), packages in plain.items()
@@ -411,7 +412,7 @@ def _without_plain_set(rows: list[Difference]) -> tuple[list[Difference], list[s
 
 
 def _title(review: Review) -> str:
-    size = size_words(sum(one.size_bytes for one in review.components))
+    size = size_words(sum(component.size_bytes for component in review.components))
     if review.first:
         return f"first release {review.release[:12]} ({size})"
     return f"{review.base[:12]} -> {review.release[:12]} ({size}), at sequence {review.expect}"

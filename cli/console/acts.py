@@ -91,8 +91,8 @@ class Acts:
         action, statements = await self._action(lane, wanted)
         chains = await self._client.chains(key)
         exhibits = Exhibits(
-            grants=tuple(bytes(digest(one)) for one in chains),
-            statements=tuple(bytes(digest(one)) for one in statements),
+            grants=tuple(bytes(digest(chain)) for chain in chains),
+            statements=tuple(bytes(digest(statement)) for statement in statements),
         )
         command = Command(secrets.token_bytes(COMMAND_ID_BYTES), action, lane.project, lane.environment, lane.sequence)
         payload = encode(command)

@@ -20,7 +20,7 @@ _IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
 def made() -> str:
     """The page as it should be."""
     modules = [asset("common.js").decode(), asset("rollout.js").decode(), (PARTS / "rollout_app.js").read_text()]
-    script = "\n".join(_IMPORT.sub("", one).replace("\nexport ", "\n") for one in modules)
+    script = "\n".join(_IMPORT.sub("", module).replace("\nexport ", "\n") for module in modules)
     style = "\n".join(asset(name).decode() for name in ("base.css", "console.css"))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Freehold rollout</title>\n'

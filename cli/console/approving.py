@@ -55,7 +55,7 @@ class Approving:
         papers = await self._client.read(PapersView, f"/v1/changes/{named}/papers")
         answer = {"review": builtins_of(review), "text": review_text(review), "papers": without_bytes(papers)}
         usable = await self._usable(change, {papers.author.key, *papers.author.lineage})
-        given = {one.key for one in papers.approvals if not one.problem}
+        given = {approval.key for approval in papers.approvals if not approval.problem}
         if not usable or any(one.id.hex() in given for one in usable.values()):
             return {**answer, "offer": None}
         gate = gate_of(await self._client.state(), change.environment, await release_at(self._client, change.release))
@@ -71,10 +71,10 @@ class Approving:
     async def _usable(self, change: Change, authors: set[str]) -> dict[str, StoredPasskey]:
         """The passkeys of this page that would count for a change: not its author's, and granted for that place."""
         found = {}
-        for one in known_passkeys(self._context):
-            if self._origin not in one.origins:
+        for passkey in known_passkeys(self._context):
+            if self._origin not in passkey.origins:
                 continue
-            principal = await principal_of(self._client, one.id)
+            principal = await principal_of(self._client, passkey.id)
             counts = any(
                 "approve" in held.verbs
                 and covers(held.projects, change.project)
@@ -82,7 +82,7 @@ class Approving:
                 for held in principal.each
             )
             if counts and not principal.problem and authors.isdisjoint(principal.lineage):
-                found[one.credential] = one
+                found[passkey.credential] = passkey
         return found
 
     async def take(self, given: TouchGiven) -> dict[str, object]:

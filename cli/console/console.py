@@ -109,7 +109,7 @@ class Console:
         held = next((one for one in mine.each if "view" in one.verbs), mine.each[0])
         chain = mine.chain_of(held)
         verbs: tuple[Verb, ...] = tuple(verb for verb in held.verbs if verb not in {"approve", "admin"})  # type: ignore[misc]
-        roles: tuple[Role, ...] = tuple(one for one in held.roles if one not in NEVER_EVERYDAY) or held.roles  # type: ignore[misc, assignment]
+        roles: tuple[Role, ...] = tuple(role for role in held.roles if role not in NEVER_EVERYDAY) or held.roles  # type: ignore[misc, assignment]
         grant = Grant(
             key=key, kind=mine.kind, name=f"{mine.name}'s browser"[:63], roles=roles, projects=held.projects,  # type: ignore[arg-type]
             environments=held.environments, verbs=verbs, nonce=secrets.token_bytes(16),

@@ -58,7 +58,7 @@ def origin_of(port: int) -> str:
 
 def asset_names() -> tuple[str, ...]:
     """The files that pages are made of."""
-    return tuple(sorted(one.name for one in files("cli.console").joinpath("assets").iterdir() if _kind(one.name)))
+    return tuple(sorted(path.name for path in files("cli.console").joinpath("assets").iterdir() if _kind(path.name)))
 
 
 def asset(name: str) -> bytes:

@@ -88,14 +88,14 @@ async def furnish(mesh: MeshOfOne, client: NodeClient, project: ProjectFile) -> 
         await client.publish("grant", key, encode((_grant(mesh, await client.mesh()),)))
     state = await client.state()
     _refuse_other_project(state, project.name)
-    if not any(one.name == DEV_ENVIRONMENT for one in state.environments):
+    if not any(environment.name == DEV_ENVIRONMENT for environment in state.environments):
         await client.decide(mesh.admin, CreateEnvironment(DEV_ENVIRONMENT))
     if not state.projects:
         await client.decide(mesh.admin, CreateProject(project.name, project.owners))
 
 
 def _refuse_other_project(state: MeshState, name: str) -> None:
-    others = [one.name for one in state.projects if one.name != name]
+    others = [project.name for project in state.projects if project.name != name]
     if others:
         raise CommandError(
             f"the mesh of one of this folder serves the project {others[0]}, not {name}",

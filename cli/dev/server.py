@@ -182,8 +182,8 @@ class DevServer:
             if error.kind != "no-node":
                 raise
             return set()  # it was told to stop already
-        ran = {one.release for one in changes if one.state in {"base", "candidate", "retained"}}
-        return {one.release for one in changes} - ran
+        ran = {change.release for change in changes if change.state in {"base", "candidate", "retained"}}
+        return {change.release for change in changes} - ran
 
     def _in_project(self, line: bytes) -> bytes:
         """Call the files in a traceback what they are called in the project."""

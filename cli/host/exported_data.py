@@ -124,8 +124,8 @@ def opened(source: Path, identity: Path | None) -> Iterator[Path]:
 def as_stored(folder: Path, manifest: DataManifest) -> Iterator[tuple[tuple[ListedFile, ...], dict[str, Path]]]:
     """Yield the files as a node keeps them, and where each lies while the context lasts. Raises CommandError."""
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".import-") as temporary:
-        files = {one.sha256: folder / one.name for one in manifest.files}
-        listed = [one for one in manifest.files if one.name != KEYVALUE_LINES]
+        files = {file.sha256: folder / file.name for file in manifest.files}
+        listed = [file for file in manifest.files if file.name != KEYVALUE_LINES]
         if len(listed) < len(manifest.files):
             made = _read_lines(folder / KEYVALUE_LINES, Path(temporary))
             one = msgspec.structs.replace(_listed(made.parent, made.name), name=KEYVALUE_DATABASE)

@@ -106,7 +106,7 @@ def found(
 
     def pending(making: Path, mesh: Digest, node: PeerId) -> PendingPapers:
         papers, commands = complete(making, mesh, node) if complete is not None else ((), ())
-        return PendingPapers(tuple(FoundingPaper(*one) for one in papers), tuple(commands))
+        return PendingPapers(tuple(FoundingPaper(*paper) for paper in papers), tuple(commands))
 
     making = found_mesh(
         folder, config, mesh_name=mesh_name, admin=admin, policy=policy, labels=labels, complete=pending

@@ -114,7 +114,7 @@ def _quoted(path: Path) -> str:
 def versions(prefix: Path = PREFIX) -> tuple[Path, ...]:
     """Return the folders of the versions that were installed: what else lies beside them is somebody else's."""
     return tuple(
-        sorted(one.parent.parent for one in prefix.glob("*/bin/freehold") if not one.parent.parent.is_symlink())
+        sorted(path.parent.parent for path in prefix.glob("*/bin/freehold") if not path.parent.parent.is_symlink())
     )
 
 

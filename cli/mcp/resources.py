@@ -80,7 +80,7 @@ async def _text(opening: Opening, uri: str) -> str:
 
 async def _last_failure(client: NodeClient, session: AgentSession) -> str:
     changes = await client.read(tuple[ChangeView, ...], "/v1/changes", project=session.project)
-    failed = [one for one in changes if one.state in {"aborted", "rolled-back"} or one.failure]
+    failed = [change for change in changes if change.state in {"aborted", "rolled-back"} or change.failure]
     if not failed:
         return for_model({"change": None, "next_step": "nothing failed"}).decode()
     one = max(failed, key=lambda each: each.ended_ms or each.created_ms)

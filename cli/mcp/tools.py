@@ -90,7 +90,7 @@ class Tool:
 async def status(session: AgentSession, given: Arguments) -> Lanes:
     """What runs, in every environment, and which changes are open."""
     seen = await session.talk(lambda client: look(client, session.project, ""))
-    names = {one.node: one.title for one in seen.members}
+    names = {member.node: member.title for member in seen.members}
     return Lanes(
         project=session.project,
         me=session.principal.name,
@@ -111,7 +111,7 @@ def _placed(lane: SeenLane, names: Mapping[str, str]) -> dict[str, object]:
         "data_on": names.get(lane.data_node, lane.data_node),
         "since_ms": lane.since_ms,
         "jobs": [
-            {key: getattr(one, key) for key in ("app", "schedule", "last_ms", "failing", "missed")} for one in lane.jobs
+            {key: getattr(job, key) for key in ("app", "schedule", "last_ms", "failing", "missed")} for job in lane.jobs
         ],
         "untrusted_request": in_short(lane.requests.get(base.change, "")) if base is not None else "",
         "open_changes": [
@@ -158,7 +158,9 @@ async def list_projects(session: AgentSession, given: Arguments) -> Projects:
     return Projects(
         this_project=session.project,
         projects=tuple(name for name in mesh.projects if "*" in scope or name in scope),
-        environments=tuple(one.name for one in mesh.environments if "*" in places or one.name in places),
+        environments=tuple(
+            environment.name for environment in mesh.environments if "*" in places or environment.name in places
+        ),
         next_step="status shows what runs",
     )
 
@@ -171,7 +173,7 @@ async def get_config(session: AgentSession, given: InEnvironment) -> Configurati
         if lane.base is None:
             raise CommandError("nothing runs there yet", next_step="propose a first change", kind="no-release")
         effective = await effective_at(client, lane.base.configuration)
-        versions = {one.name: one.version for one in lane.base.secrets}
+        versions = {secret.name: secret.version for secret in lane.base.secrets}
         return Configuration(
             lives_in=f"freehold.toml: [app.NAME] config, and [env.{given.environment}] for overlays; secrets by name only",
             release=lane.base.release.hex(),
@@ -271,7 +273,7 @@ def _fitting_from_end(lines: list[str], max_bytes: int) -> int:
 async def why(session: AgentSession, given: InEnvironment) -> Why:
     """The eight answers."""
     answers = await session.talk(lambda client: explain(client, session.project, given.environment))
-    return Why(untrusted_answers=tuple(builtins_of(one) for one in answers), next_step="status")
+    return Why(untrusted_answers=tuple(builtins_of(answer) for answer in answers), next_step="status")
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

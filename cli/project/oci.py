@@ -80,7 +80,7 @@ def image_of(build: BuildBundle) -> ArtifactImage:
         "mediaType": MANIFEST_TYPE,
         "artifactType": ARTIFACT_TYPE,
         "config": config.descriptor,
-        "layers": [one.descriptor for one in layers],
+        "layers": [layer.descriptor for layer in layers],
         "annotations": {
             "org.opencontainers.image.title": build.manifest["project"]["name"],
             "org.opencontainers.image.version": build.id,
@@ -136,7 +136,7 @@ def read_manifest(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise _no_build("it is an artifact of another kind")
     if config.get("mediaType") != CONFIG_TYPE or not 0 < len(layers) <= LAYERS_MAX:
         raise _no_build("its configuration is no build's manifest")
-    found = [one for one in layers if isinstance(one, dict) and one.get("mediaType") == WASM_TYPE]
+    found = [layer for layer in layers if isinstance(layer, dict) and layer.get("mediaType") == WASM_TYPE]
     for one, limit in ((config, DOCUMENT_MAX_BYTES), *((each, COMPONENT_MAX_BYTES) for each in found)):
         size = one.get("size")
         if not _DIGEST.fullmatch(str(one.get("digest"))) or type(size) is not int or not 0 < size <= limit:
@@ -154,8 +154,8 @@ def install(builds: Path, manifest: bytes, fetch: Fetch) -> BuildBundle:
         target = builds / named
         if not target.is_dir():
             (work / ARTIFACTS).mkdir()
-            for one in layers:
-                _take(one, work / ARTIFACTS / str(one["digest"]).removeprefix("sha256:"), fetch)
+            for layer in layers:
+                _take(layer, work / ARTIFACTS / str(layer["digest"]).removeprefix("sha256:"), fetch)
             _require_whole(work)
             work.rename(target)
         return read(target)

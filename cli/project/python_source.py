@@ -92,7 +92,7 @@ def _asked(node: ast.AST, names: dict[str, str]) -> Iterator[tuple[int, str]]:
     if isinstance(node, ast.Call):
         yield node.lineno, _full_name(node.func, names)
     elif isinstance(node, ast.Import):
-        yield from ((node.lineno, one.name.partition(".")[0]) for one in node.names)
+        yield from ((node.lineno, name.name.partition(".")[0]) for name in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
         yield node.lineno, node.module.partition(".")[0]
 

@@ -73,10 +73,10 @@ class Registry:
 
     async def push(self, image: ArtifactImage) -> str:
         """Upload what the registry lacks, then the manifest; return the artifact's digest. Raises CommandError."""
-        for one in image.blobs:
-            status, _, _ = await self._ask("HEAD", self.where.base / "blobs" / one.digest)
+        for blob in image.blobs:
+            status, _, _ = await self._ask("HEAD", self.where.base / "blobs" / blob.digest)
             if status != 200:
-                await self._upload(one)
+                await self._upload(blob)
         version = image.manifest.digest if self.where.version.startswith("sha256:") else self.where.version
         if self.where.version.startswith("sha256:") and self.where.version != image.manifest.digest:
             raise CommandError(f"the build is {image.manifest.digest}", next_step="name a tag", kind="registry")

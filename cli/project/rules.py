@@ -74,7 +74,7 @@ def build_project(values: Values, complain: Complain) -> ProjectFile:
     if not count.problems:  # else every overlay would repeat what is wrong above it
         for name, overlay in sorted(values.get("env", {}).items()):
             environments[name] = _overlaid(values, overlay, name, count)
-    if sum(one.demands != base.demands for one in environments.values()) >= ENVIRONMENTS_NAMED_MAX:
+    if sum(environment.demands != base.demands for environment in environments.values()) >= ENVIRONMENTS_NAMED_MAX:
         count(("env",), f"differ in policy in more than {ENVIRONMENTS_NAMED_MAX - 1} environments")
     return ProjectFile(
         name=project["name"],

@@ -34,7 +34,7 @@ def sbom_of(build: BuildBundle) -> dict[str, object]:
     metadata: dict[str, object] = {"component": whole}
     if tools:
         metadata["tools"] = {
-            "components": [{"type": "application", "name": one, "version": tools[one]} for one in sorted(tools)]
+            "components": [{"type": "application", "name": tool, "version": tools[tool]} for tool in sorted(tools)]
         }
     needs: list[dict[str, object]] = [{"ref": root, "dependsOn": [one["bom-ref"] for one in apps]}]
     for one in apps:
@@ -54,7 +54,7 @@ def sbom_of(build: BuildBundle) -> dict[str, object]:
 
 def _app(name: str, app: Mapping[str, Any]) -> dict[str, Any]:
     ecosystem = "pypi" if PYTHON_TOOL in app["toolchain"] else "npm"
-    packages = [_package(name, ecosystem, *one) for one in sorted(app["packages"].items())]
+    packages = [_package(name, ecosystem, *item) for item in sorted(app["packages"].items())]
     made: dict[str, Any] = {
         "type": "application",
         "bom-ref": f"app:{name}",

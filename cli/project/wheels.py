@@ -85,12 +85,12 @@ class Toolchain:
 
 def recipes() -> dict[str, WheelRecipe]:
     """Return the recipes by package name."""
-    return {one["name"]: WheelRecipe(**one) for one in tomllib.loads(RECIPES.read_text())["wheel"]}
+    return {load["name"]: WheelRecipe(**load) for load in tomllib.loads(RECIPES.read_text())["wheel"]}
 
 
 def constraints() -> str:
     """Return what pip must keep to: only the versions of the recipes run in the sandbox."""
-    return "".join(f"{one.name}=={one.version}\n" for one in recipes().values())
+    return "".join(f"{recipe.name}=={recipe.version}\n" for recipe in recipes().values())
 
 
 def found(recipe: WheelRecipe) -> Path | None:
@@ -173,7 +173,7 @@ def _compile(recipe: WheelRecipe, tools: Toolchain, source: Path, work: Path) ->
     (work / "pyo3").write_text(PYO3)
     arguments = ["--shared", "--experimental-pic", f"-L{library}", "--allow-undefined"]
     flags = ["relocation-model=pic", "target-feature=-crt-static", "link-self-contained=no", f"linker={tools.linker}",
-             "linker-flavor=wasm-ld", *(f"link-arg={one}" for one in arguments)]  # fmt: skip
+             "linker-flavor=wasm-ld", *(f"link-arg={argument}" for argument in arguments)]  # fmt: skip
     kept = ("HOME", "PATH", "CARGO_HOME", "HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")
     environment = {
         **{name: os.environ[name] for name in kept if name in os.environ},

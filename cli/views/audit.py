@@ -38,7 +38,7 @@ async def delivery_figures(client: NodeClient, project: str = "") -> dict[str, D
     """Return the delivery figures by "project/environment"."""
     decisions = await client.read(tuple[DecisionView, ...], "/v1/decisions", project=project, limit=DECISIONS_ASKED)
     changes = await client.read(tuple[ChangeView, ...], "/v1/changes", project=project, limit=DECISIONS_ASKED)
-    created = {one.id: one.created_ms for one in changes}
+    created = {change.id: change.created_ms for change in changes}
     lanes: dict[str, list[DecisionView]] = {}
     for row in decisions:
         if row.project:

@@ -238,7 +238,7 @@ def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, No
 def quorum(everyone: Sequence[Member]) -> list[Finding]:
     """Judge how far the mesh is from being unable to decide."""
     voters = [one for one in everyone if one.voter]
-    lost = [one for one in voters if one.belief == "down" or (one.belief != "self" and not one.connected)]
+    lost = [voter for voter in voters if voter.belief == "down" or (voter.belief != "self" and not voter.connected)]
     majority, up = len(voters) // 2 + 1, len(voters) - len(lost)
     names = ", ".join(one.title for one in lost)
     if up < majority:

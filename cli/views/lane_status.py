@@ -73,7 +73,7 @@ def nodes_of(state: MeshState, project: str, environment: str) -> tuple[str, ...
 
 def down_of(nodes: Iterable[str], members: Sequence[Member]) -> tuple[str, ...]:
     """Return those that the asked node believes down."""
-    down = {one.node for one in members if one.belief == DOWN}
+    down = {member.node for member in members if member.belief == DOWN}
     return tuple(node for node in nodes if node in down)
 
 
@@ -104,25 +104,27 @@ def began_ms(change: str, decisions: Sequence[DecisionView]) -> int:
     That is the last promotion after its start, or the rollback that returned to it.
     """
     promoted_ms = 0
-    for one in decisions:
-        if one.action == "promote":
-            promoted_ms = promoted_ms or one.at_ms
-        elif one.action in {"start", "rollback"} and one.subject == change:
-            return one.at_ms if one.action == "rollback" else promoted_ms or one.at_ms
-        elif one.action in {"start", "abort", "rollback"}:
+    for decision in decisions:
+        if decision.action == "promote":
+            promoted_ms = promoted_ms or decision.at_ms
+        elif decision.action in {"start", "rollback"} and decision.subject == change:
+            return decision.at_ms if decision.action == "rollback" else promoted_ms or decision.at_ms
+        elif decision.action in {"start", "abort", "rollback"}:
             promoted_ms = 0
     return 0
 
 
 def opened_ms(decisions: Sequence[DecisionView]) -> int:
     """Return when the stage that is open was opened, from the lane's decisions, newest first; 0 if they do not say."""
-    moves = (one.at_ms for one in decisions if one.action in {"start", "promote", "resume"})
+    moves = (decision.at_ms for decision in decisions if decision.action in {"start", "promote", "resume"})
     return next(moves, 0)
 
 
 def aborted(decisions: Sequence[DecisionView]) -> Aborted | None:
     """Return when the lane's newest rollout was aborted and by whom, from its decisions, newest first; None if it was not."""
-    newest = next((one for one in decisions if one.action in {"start", "promote", "abort", "rollback"}), None)
+    newest = next(
+        (decision for decision in decisions if decision.action in {"start", "promote", "abort", "rollback"}), None
+    )
     if newest is None or newest.action != "abort":
         return None
     signers = [name or key[:12] for name, key in zip(newest.names, newest.signers, strict=True)]
@@ -183,8 +185,8 @@ def named(node: str, names: Mapping[str, str]) -> str:
 
 def with_names(text: str, members: Sequence[Member]) -> str:
     """Return a sentence of a node with its peers' ids as people call them."""
-    for one in members:
-        text = text.replace(one.node, one.title)
+    for member in members:
+        text = text.replace(member.node, member.title)
     return text
 
 

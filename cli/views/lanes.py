@@ -18,7 +18,7 @@ async def find_lane(client: NodeClient, project: str | None, environment: str) -
 
 def choose_lane(lanes: Sequence[Lane], project: str | None, environment: str) -> Lane:
     """Return the lane of a project, or the only one there is: of several none is guessed. Raises UsageError."""
-    known = [one for one in lanes if one.environment == environment]
+    known = [lane for lane in lanes if lane.environment == environment]
     found = [one for one in known if project is None or one.project == project]
     if len(found) == 1:
         return found[0]
@@ -46,7 +46,7 @@ async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deploy
         if prefix and base.change.hex().startswith(prefix):
             return None
         if prefix and base.release.hex().startswith(prefix):
-            kept = [one for one in lane.retained if one.release.hex().startswith(prefix)]
+            kept = [deployed for deployed in lane.retained if deployed.release.hex().startswith(prefix)]
             if kept:  # with other secrets, or another configuration: asked for twice it would go there and back
                 raise _several(prefix, [base, *kept])
             return None

@@ -79,8 +79,8 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
         nodes = lane_status.nodes_of(state, lane.project, lane.environment)
         cohort = lane.rollout.cohort if lane.rollout is not None else ()
         shown = {one.change for one in (lane.base, lane.rollout) if one is not None}
-        started = {one.subject for one in decisions if one.action == "start"}
-        proposed = [one for one in changes if one.state == "proposed"]
+        started = {decision.subject for decision in decisions if decision.action == "start"}
+        proposed = [change for change in changes if change.state == "proposed"]
         beside = replace(lane, jobs=lane.jobs or jobs.get((lane.project, lane.environment), ()))
         found.append(
             SeenLane(
@@ -89,18 +89,18 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
                 down=lane_status.down_of(dict.fromkeys((*nodes, *cohort)), members),
                 since_ms=lane_status.began_ms(lane.base.change if lane.base is not None else "", decisions),
                 stage_ms=lane_status.opened_ms(decisions) if lane.rollout is not None else 0,
-                requests={one.id: one.request for one in changes if one.id in shown},
+                requests={change.id: change.request for change in changes if change.id in shown},
                 waiting=tuple(
-                    WaitingStart(one.id, lane_status.with_names(words, members))
-                    for one in changes
-                    if (words := lane_status.waiting_words(one))
+                    WaitingStart(change.id, lane_status.with_names(words, members))
+                    for change in changes
+                    if (words := lane_status.waiting_words(change))
                 ),
                 aborted=lane_status.aborted(decisions),
                 deadline_ms=_deadline_ms(state, lane),
                 open=tuple(one for one in proposed if one.id not in started)[:OPEN_MAX],
             )
         )
-    return Seen(node, found, [lane_status.with_names(one, members) for one in node.warnings], members)
+    return Seen(node, found, [lane_status.with_names(warning, members) for warning in node.warnings], members)
 
 
 def _deadline_ms(state: MeshState, lane: LaneView) -> int:
@@ -113,11 +113,11 @@ async def _jobs_elsewhere(
     client: NodeClient, lanes: Sequence[LaneView], here: str, members: Sequence[Member]
 ) -> dict[tuple[str, str], tuple[JobView, ...]]:
     """Ask the other nodes that run schedules of these lanes for them; one that does not answer is left out."""
-    reached = {one.node for one in members if one.connected}
+    reached = {member.node for member in members if member.connected}
     keepers = {lane.schedule_node for lane in lanes if lane.schedule_node not in {"", here}}
     found: dict[tuple[str, str], tuple[JobView, ...]] = {}
     for keeper in sorted(keepers & reached):
         with contextlib.suppress(CommandError):
             said = await client.read(NodeView, f"/v1/nodes/{keeper}")
-            found |= {(one.project, one.environment): one.jobs for one in said.jobs}
+            found |= {(job.project, job.environment): job.jobs for job in said.jobs}
     return found

@@ -15,7 +15,7 @@ def without_bytes(papers: PapersView) -> dict[str, object]:
     """The papers as JSON without their signed bytes; `freehold evidence export` hands those out."""
     kept = _kept(papers)
     kept["author"] = _kept(papers.author)
-    kept["approvals"] = [_kept(one) for one in papers.approvals]
+    kept["approvals"] = [_kept(approval) for approval in papers.approvals]
     kept["evidence"] = [_kept(one) for one in papers.evidence]
     return kept
 
@@ -28,10 +28,10 @@ def papers_text(papers: PapersView) -> list[str]:
     """One line for each paper, and for what is missing."""
     author = papers.author
     lines = [f"  author    {author.name or author.key[:12]} ({author.kind or author.problem})"]
-    for one in papers.approvals:
-        verdict = f"does not count: {one.problem}" if one.problem else "counts"
-        how = ", by passkey" if one.by_passkey else ""
-        lines.append(f"  approval  {one.name or one.key[:12]}{how}, {verdict}")
+    for approval in papers.approvals:
+        verdict = f"does not count: {approval.problem}" if approval.problem else "counts"
+        how = ", by passkey" if approval.by_passkey else ""
+        lines.append(f"  approval  {approval.name or approval.key[:12]}{how}, {verdict}")
     for paper in papers.evidence:
         by = "self-attested" if paper.self_attested else f"by a {paper.by}"
         lines.append(f"  evidence  {paper.kind} {'PASSED' if paper.passed else 'FAILED'}, {by} {paper.name}".rstrip())

@@ -104,7 +104,7 @@ async def _watch(
     told: list[str] = []
     was_candidate = False
     unprepared_s = asked_s = 0.0
-    names = {one.node: one.name or short(one.node) for one in await members_of(client)}
+    names = {member.node: member.name or short(member.node) for member in await members_of(client)}
     view = await client.read(ChangeView, f"/v1/changes/{change}")
     while True:
         # The lane first: what the change became is then at least as new as the end of its rollout.
@@ -188,11 +188,11 @@ def _lines(view: ChangeView, lane: LaneView, names: Mapping[str, str]) -> list[s
         number, sizes = rollout.stage, rollout.stages
         cohort = ", ".join(names.get(node, short(node)) for node in rollout.cohort)
         found.append(f"stage {number + 1} of {len(sizes)}: {sizes[number]} of {sizes[-1]} nodes ({cohort})")
-        for one in rollout.verdicts:
-            if one.node in rollout.cohort and one.verdict != "pending":
-                said = f"fails: {one.reason}" if one.verdict == "fail" else "stays up"
-                numbers = f"{counted(one.errors, 'error')} in {counted(one.requests, 'request')}"
-                found.append(f"  {names.get(one.node, short(one.node))} {said}, {numbers}")
+        for verdict in rollout.verdicts:
+            if verdict.node in rollout.cohort and verdict.verdict != "pending":
+                said = f"fails: {verdict.reason}" if verdict.verdict == "fail" else "stays up"
+                numbers = f"{counted(verdict.errors, 'error')} in {counted(verdict.requests, 'request')}"
+                found.append(f"  {names.get(verdict.node, short(verdict.node))} {said}, {numbers}")
         if rollout.paused:
             found.append(f"paused: {rollout.paused}")
     return found
@@ -206,7 +206,7 @@ def _standing(view: ChangeView, lane: LaneView) -> str:
         if start is not None and start.rule.partition(".")[0] in {"approval", "evidence", "window"}:
             return "waiting for people"
         return f"the nodes prepare it: fetch, compile, smoke checks ({len(view.prepared)} are done)"
-    cohort = [one for one in rollout.verdicts if one.node in rollout.cohort]
+    cohort = [verdict for verdict in rollout.verdicts if verdict.node in rollout.cohort]
     up = sum(one.verdict == "pass" for one in cohort)
     errors, requests = sum(one.errors for one in cohort), sum(one.requests for one in cohort)
     stage = f"stage {rollout.stage + 1} of {len(rollout.stages)}"
@@ -227,14 +227,14 @@ async def unprepared_words(client: NodeClient, view: ChangeView, names: Mapping[
     if start is None or start.outcome != "waiting" or start.rule != UNPREPARED:
         return []
     found = []
-    for one in await members_of(client):
-        if one.node not in start.detail:
+    for member in await members_of(client):
+        if member.node not in start.detail:
             continue
-        if one.belief == lane_status.DOWN:
+        if member.belief == lane_status.DOWN:
             why = "it is down"
         else:
-            why = await _why_unprepared(client, one.node, view.id) or "it fetches, compiles and tries it"
-        found.append(f"{names.get(one.node, short(one.node))} has not prepared it yet: {why}")
+            why = await _why_unprepared(client, member.node, view.id) or "it fetches, compiles and tries it"
+        found.append(f"{names.get(member.node, short(member.node))} has not prepared it yet: {why}")
     return found
 
 
@@ -252,7 +252,7 @@ async def _why_unprepared(client: NodeClient, node: str, change: str) -> str:
 async def _tell_last_words(client: NodeClient, output: Output, view: ChangeView) -> None:
     """Show what the release that failed wrote last, so that nobody has to search for it. Silent nodes are left out."""
     found: list[LogEntry] = []
-    for node in [one.node for one in await members_of(client)]:
+    for node in [member.node for member in await members_of(client)]:
         try:
             page = await client.read(
                 LogLines, "/v1/logs", node=node, project=view.project, release=view.release, limit=LOG_LINES_ASKED

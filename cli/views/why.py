@@ -68,11 +68,13 @@ class _Facts:
         """Who a key is."""
         if bytes.fromhex(key) in self.state.admins:
             return "an admin"
-        return next((one.name for one in self.principals if one.key == key and one.name), key[:12])
+        return next(
+            (principal.name for principal in self.principals if principal.key == key and principal.name), key[:12]
+        )
 
     def title(self, node: str) -> str:
         """What a node is called."""
-        return next((one.title for one in self.members if one.node == node), short(node))
+        return next((member.title for member in self.members if member.node == node), short(node))
 
     @property
     def started(self) -> Source | None:
@@ -153,19 +155,19 @@ def _who_approves(facts: _Facts) -> WhyAnswer:
     base, environment = facts.base, facts.lane.environment
     gate = gate_of(facts.state, environment, facts.release)
     able = [
-        one.name
-        for one in facts.principals
+        principal.name
+        for principal in facts.principals
         if any(
             "approve" in held.verbs
             and ({"*", facts.lane.project} & {*held.projects})
             and ({"*", environment} & {*held.environments})
-            for held in one.each
+            for held in principal.each
         )
     ]
     needed = "1 approval by another is" if gate.approvals == 1 else f"{gate.approvals or 'no'} approvals by others are"
     said = [f"{needed} needed in {environment}", _policy_words(facts)]
     said.append(f"those who may: {', '.join([*able, counted(len(admin_keys(facts.state.admins)), 'admin key')])}")
-    owners = next((one.owners for one in facts.state.projects if one.name == facts.lane.project), ())
+    owners = next((project.owners for project in facts.state.projects if project.name == facts.lane.project), ())
     said.append(f"it belongs to {', '.join(owners) or 'nobody by name'}; {facts.name(base.author.hex())} proposed it")
     if base.break_glass:
         said.append(f"it was started by breaking glass: {base.break_glass}")
@@ -222,7 +224,7 @@ def _where_configuration_lives(facts: _Facts) -> WhyAnswer:
 
 
 def _how_secrets_are_referenced(facts: _Facts) -> WhyAnswer:
-    versions = {one.name: one.version for one in facts.base.secrets}
+    versions = {secret.name: secret.version for secret in facts.base.secrets}
     said = [
         f"{app.name} reads {name}, version {versions.get(name, 'not set')}"
         for app in facts.effective.apps
@@ -237,7 +239,7 @@ def _what_if_it_fails(facts: _Facts) -> WhyAnswer:
     said = []
     plan = facts.change.plan if facts.change is not None else None
     if plan is not None:
-        stages = " | ".join(stage_words(one.nodes, one.pause_ms, one.approve) for one in plan.stages)
+        stages = " | ".join(stage_words(stage.nodes, stage.pause_ms, stage.approve) for stage in plan.stages)
         said.append(f"a rollout goes in stages: {stages}")
         limits = plan.analysis
         rate = f"errors over {limits.max_error_ppm / 10_000:g} %" if limits.max_error_ppm else "a failed health check"
@@ -269,7 +271,7 @@ def _how_it_is_observed(facts: _Facts) -> WhyAnswer:
 
 
 def _how_rollback_works(facts: _Facts) -> WhyAnswer:
-    kept = [one for one in facts.lane.retained if not one.withdrawn]
+    kept = [deployed for deployed in facts.lane.retained if not deployed.withdrawn]
     said = ["freehold rollback returns code, configuration and secret versions together, at once, without stages"]
     if kept:
         said.append(f"it goes to release {kept[0].release.hex()[:12]} of change {kept[0].change.hex()[:12]}")
@@ -291,7 +293,7 @@ def _what_it_depends_on(facts: _Facts) -> WhyAnswer:
     stores = sorted(
         {store for app in apps for store in (*app.keyvalue, *app.sql, *app.blobs, *app.queues[0], *app.queues[1])}
     )
-    tools = sorted({one.toolchain for one in facts.release.components if one.toolchain})
+    tools = sorted({component.toolchain for component in facts.release.components if component.toolchain})
     said = [
         f"nodes: {', '.join(nodes) or 'none'}; decisions need {len(voters) // 2 + 1} of the voters {', '.join(voters)}",
         f"routes: {', '.join(route_words(route) for route in facts.base.routes) or 'none'}",
@@ -315,10 +317,10 @@ def _digest(envelope: bytes) -> str:
 def explain_text(answers: Sequence[WhyAnswer]) -> str:
     """The answers for people."""
     lines: list[str] = []
-    for number, one in enumerate(answers, 1):
-        lines += [f"{number}. {one.question}", *(f"   {sentence}" for sentence in one.answer)]
+    for number, answer in enumerate(answers, 1):
+        lines += [f"{number}. {answer.question}", *(f"   {sentence}" for sentence in answer.answer)]
         lines += [
-            f"   [{source.kind} {source.id[:12]}, signed by {', '.join(source.signed_by)}]" for source in one.sources
+            f"   [{source.kind} {source.id[:12]}, signed by {', '.join(source.signed_by)}]" for source in answer.sources
         ]
         lines.append("")
     return "\n".join(lines).rstrip()

@@ -183,7 +183,7 @@ async def _file(client: NodeClient, shown: ReviewedChange, given: Given) -> File
     key = given.approval.key.hex()
     await client.send(RecordView, "/v1/approvals", ApprovalBody(given.envelope))
     papers = await client.read(PapersView, f"/v1/changes/{shown.id}/papers")
-    mine = next((one for one in papers.approvals if one.key == key), None)
+    mine = next((approval for approval in papers.approvals if approval.key == key), None)
     if mine is not None and mine.problem:
         rule, _, detail = mine.problem.partition(": ")
         raise RefusedError(rule, detail, "freehold changes")
@@ -207,7 +207,7 @@ async def _touches(client: NodeClient, change: str, person: bytes) -> tuple[byte
     if (await client.state()).rules_version < PASSKEY_RULES:
         return ()
     papers, mesh = await client.read(PapersView, f"/v1/changes/{change}/papers"), await client.mesh()
-    envelopes = [one.envelope for one in papers.approvals if one.by_passkey]
+    envelopes = [approval.envelope for approval in papers.approvals if approval.by_passkey]
     found = []
     for envelope in envelopes:
         read = read_approval(Ed25519Verifier(), mesh, envelope)

@@ -65,8 +65,8 @@ def show(output: Output, change: str, context_name: str | None) -> None:
     envelopes = [one.envelope for one in papers.evidence]
     statements = [foreign(msgspec.json.decode(payload_of(data))) for data in envelopes]
     lines = [f"change {view.id[:12]} of {view.project} for {view.environment}", *papers_text(papers)]
-    for one in statements:
-        predicate = one["predicate"]
+    for statement in statements:
+        predicate = statement["predicate"]
         run = predicate["freehold_run"]
         lines += ["", f"{run['kind']}, covers {run['covers']}, {predicate.get('result') or 'no result'}"]
         lines += [f"  + {name}" for name in predicate.get("passedTests", ())]
@@ -93,7 +93,7 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
             RELEASE_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.release.hex()}"),
             CONFIGURATION_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.configuration.hex()}"),
         }
-        envelopes = [*(one.envelope for one in papers.approvals), *(one.envelope for one in papers.evidence)]
+        envelopes = [*(approval.envelope for approval in papers.approvals), *(one.envelope for one in papers.evidence)]
         return view.id, files, tuple(envelopes)
 
     named, files, envelopes = talk(context, conversation)
@@ -113,7 +113,7 @@ def write_export(folder: Path, change: str, files: dict[str, bytes], envelopes: 
     """Write an export; every envelope gets its bundle and its signer's key beside it. Return why others were left out."""
     wanted: Change = decode(files[CHANGE_FILE], Change, CHANGE_MAX_BYTES)
     release: Release = decode(files[RELEASE_FILE], Release, RELEASE_MAX_BYTES)
-    components, left_out = {bytes(one.digest) for one in release.components}, []
+    components, left_out = {bytes(component.digest) for component in release.components}, []
     (folder / "papers").mkdir(parents=True)
     (folder / "keys").mkdir()
     names = {"change_file": CHANGE_FILE, "release_file": RELEASE_FILE, "configuration_file": CONFIGURATION_FILE}
@@ -188,7 +188,7 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     for name, its in ((RELEASE_FILE, wanted.release), (CONFIGURATION_FILE, wanted.configuration)):
         if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).digest() != its:
             raise _damaged(name, "it is missing, or its digest is not the change's")
-    components = {bytes(one.digest) for one in release.components}
+    components = {bytes(component.digest) for component in release.components}
     paths = sorted((folder / "papers").glob("*.dsse.json"))[:PAPERS_MAX]
     return [_verify_paper(folder, path, wanted, components) for path in paths]
 

@@ -162,7 +162,9 @@ def remove(output: Output, name: str, message: str, context_name: str | None) ->
 
     async def conversation(client: NodeClient) -> Principal:
         mine = [
-            one for one in await principals_of(client) if person in one.lineage and one.key != person and one.chains
+            principal
+            for principal in await principals_of(client)
+            if person in principal.lineage and principal.key != person and principal.chains
         ]
         found = [one for one in mine if name in {one.name, one.key} and one.every_verb == ("approve",)]
         if len(found) != 1:

@@ -153,8 +153,8 @@ def policy_text(policy: Policy) -> list[str]:
                  f"{', with a passkey' if demands.by_passkey else ''}" if demands.approvals else
                  "  approvals  none needed")  # fmt: skip
     lines.append(f"  approval   lasts {in_words(policy.approval_max_ms)} at most")
-    lines += [f"  evidence   {_evidence_words(one)}" for one in demands.evidence]
-    lines += [f"  window     {_window_words(one)}" for one in demands.windows]
+    lines += [f"  evidence   {_evidence_words(demand)}" for demand in demands.evidence]
+    lines += [f"  window     {_window_words(window)}" for window in demands.windows]
     return lines
 
 
@@ -169,12 +169,12 @@ def policy_json(policy: Policy) -> dict[str, object]:
         "approval_max_ms": policy.approval_max_ms,
         "voters_target": policy.voters_target,
         "evidence": [
-            {"kind": one.kind, "max_age_ms": one.max_age_ms, "by_node": one.by_node} for one in demands.evidence
+            {"kind": demand.kind, "max_age_ms": demand.max_age_ms, "by_node": demand.by_node} for demand in demands.evidence
         ],
         "windows": [
-            {"effect": one.effect, "start_ms": one.start_ms, "length_ms": one.length_ms, "every_ms": one.every_ms,
-             "reason": one.reason}
-            for one in demands.windows
+            {"effect": window.effect, "start_ms": window.start_ms, "length_ms": window.length_ms, "every_ms": window.every_ms,
+             "reason": window.reason}
+            for window in demands.windows
         ],
     }  # fmt: skip
 

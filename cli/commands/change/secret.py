@@ -111,7 +111,7 @@ def remove(output: Output, *, name: str, environment: str, project: str, context
     place = (project, environment, name)
 
     async def look(client: NodeClient) -> tuple[SecretView, ...]:
-        return tuple(one for one in await rows_of(client, project, environment) if one.name == name)
+        return tuple(row for row in await rows_of(client, project, environment) if row.name == name)
 
     found = talk(context, look)
     if not found:

@@ -35,7 +35,7 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
     if check:
         count, nodes, faults = talk(context, verify_chains)
         if faults:
-            named = "; ".join(f"entry {one.number} of {short(one.node)} was {one.what}" for one in faults[:20])
+            named = "; ".join(f"entry {fault.number} of {short(fault.node)} was {fault.what}" for fault in faults[:20])
             raise CommandError(
                 f"the audit log is not whole: {named}",
                 next_step="compare what another node holds: freehold audit --verify --context OTHER",
@@ -55,13 +55,13 @@ def audit(output: Output, *, check: bool, node_text: str, contains: str, limit: 
 
     rows, figures = talk(context, conversation)
     lines = [
-        (moment(one.at_ms), _who(one), one.verb, one.target[:60],
-         one.result, f"{short(one.node)}#{one.number}")
-        for one in rows
+        (moment(row.at_ms), _who(row), row.verb, row.target[:60],
+         row.result, f"{short(row.node)}#{row.number}")
+        for row in rows
     ]  # fmt: skip
     text = table(("WHEN", "WHO", "DID", "TO", "RESULT", "ENTRY"), lines)
-    shown = "\n".join(f"{lane}: {delivery_text(one)}" for lane, one in sorted(figures.items()))
-    value = {"entries": rows, "delivery": {lane: builtins_of(one) for lane, one in figures.items()}}
+    shown = "\n".join(f"{lane}: {delivery_text(figure)}" for lane, figure in sorted(figures.items()))
+    value = {"entries": rows, "delivery": {lane: builtins_of(figure) for lane, figure in figures.items()}}
     output.result(value, f"{text}\n\n{shown}".strip())
     output.hint("freehold audit --verify")
 

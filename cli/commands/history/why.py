@@ -37,7 +37,7 @@ def why(output: Output, project: str, environment: str, context_name: str | None
     value = {
         "project": project,
         "environment": environment,
-        "answers": [builtins_of(one) for one in answers],
+        "answers": [builtins_of(answer) for answer in answers],
         "delivery": builtins_of(delivery) if delivery is not None else None,
     }
     tail = f"\n\nDelivery: {delivery_text(delivery)}" if delivery is not None else ""

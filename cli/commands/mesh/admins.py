@@ -64,7 +64,7 @@ class AdminsPlan:
         rows += [f"    {_shown(key)}" for key in self.after if key in self.before]
         signed = f"{self.threshold} of {counted(len(admin_keys(self.after)), 'admin key')} must sign from then on"
         was = f" (now {self.threshold_before} of {len(admin_keys(self.before))})"
-        return (*rows, f"  {signed}{was}", *(f"  beware: {one}" for one in self.warnings))
+        return (*rows, f"  {signed}{was}", *(f"  beware: {warning}" for warning in self.warnings))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ def _agree(output: Output, plan: AdminsPlan, yes: bool) -> None:
 def _go_on(output: Output, context: Context, key: bytes, signed: SignedCommand, state: MeshState) -> None:
     """Have the command decided if enough have signed, else hand it to the next admin."""
     able = {*admin_keys(state.admins), *recovery_keys(state.admins)}
-    count = len({one.key for one in signed.signatures} & able)
+    count = len({signature.key for signature in signed.signatures} & able)
     lacking = max(0, state.threshold - count)
     text = write_statement(signed) if lacking else ""
     if key not in able:

@@ -52,8 +52,8 @@ def show(output: Output, context_name: str | None) -> None:
 
     async def ask(client: NodeClient) -> list[DataView]:
         state = await client.state()
-        lanes = [one for one in state.lanes if one.data_node]
-        return [await client.read(DataView, f"/v1/data/{one.project}/{one.environment}") for one in lanes]
+        lanes = [lane for lane in state.lanes if lane.data_node]
+        return [await client.read(DataView, f"/v1/data/{lane.project}/{lane.environment}") for lane in lanes]
 
     found = talk(context, ask)
     names = {one.node: one.title for one in talk(context, members_of)}
@@ -96,7 +96,7 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
     target = find_member(members, to)
     if not lane.data_node:
         raise UsageError(f"{name} has no data in {environment} yet", next_step="freehold data list", kind="no-data")
-    source = next((one.title for one in members if one.node == lane.data_node), short(lane.data_node))
+    source = next((member.title for member in members if member.node == lane.data_node), short(lane.data_node))
     if target.node == lane.data_node:
         raise UsageError(f"the data is on {target.title} already", next_step="freehold data list", kind="there")
     output.note(f"plan: copy the data of {name} in {environment} from {source} to {target.title} while it is served;")
@@ -137,7 +137,7 @@ def move(output: Output, name: str, to: str, environment: str, context_name: str
 async def move_ticket(client: NodeClient, admin: Ed25519Signer, lane: Lane, target: PeerId) -> MoveBody:
     """The two commands of a move, of which the voters take one at most: it goes there, or stays."""
     chains = await client.chains(admin.public_key)
-    exhibits = Exhibits(grants=tuple(bytes(digest(one)) for one in chains))
+    exhibits = Exhibits(grants=tuple(bytes(digest(chain)) for chain in chains))
     mesh = await client.mesh()
     signed = [
         encode(

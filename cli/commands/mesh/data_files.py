@@ -167,8 +167,8 @@ async def _send(
     with as_stored(folder, manifest) as (files, places):
         mandate = await mandate_for(client, admin, lane, "import", files, replace=replace)
         made = await client.send(ImportView, path, ImportBody(mandate.mandate, files))
-        total, done = sum(one.size_bytes for one in files), 0
-        for sha256, one in {one.sha256: one for one in files}.items():
+        total, done = sum(file.size_bytes for file in files), 0
+        for sha256, one in {file.sha256: file for file in files}.items():
             output.live(f"sending {size(done)} of {size(total)}")
             await client.put_file(f"{path}/{made.name}/files/{sha256}", places[sha256], sha256)
             done += one.size_bytes
@@ -233,7 +233,11 @@ def holder_of(
     if not lane.data_node:
         raise UsageError(f"{name} has no data in {environment} yet", next_step="freehold data list", kind="no-data")
     members = talk(context, members_of)
-    return context, lane, next((one.title for one in members if one.node == lane.data_node), short(lane.data_node))
+    return (
+        context,
+        lane,
+        next((member.title for member in members if member.node == lane.data_node), short(lane.data_node)),
+    )
 
 
 async def mandate_for(
@@ -250,16 +254,16 @@ async def mandate_for(
 
 
 def _present(view: DataView) -> str:
-    held = [one for one in view.files if one.name.endswith(".db") or one.name.startswith("blobs/")]
+    held = [file for file in view.files if file.name.endswith(".db") or file.name.startswith("blobs/")]
     return f"{len(held)} files, {size(sum(one.size_bytes for one in held))}" if held else ""
 
 
 def _amount(manifest: DataManifest) -> str:
-    return f"{len(manifest.files)} files, {size(sum(one.size_bytes for one in manifest.files))}"
+    return f"{len(manifest.files)} files, {size(sum(file.size_bytes for file in manifest.files))}"
 
 
 def _told(output: Output, manifest: DataManifest, folder: Path, text: str) -> None:
-    total = sum(one.size_bytes for one in manifest.files)
+    total = sum(file.size_bytes for file in manifest.files)
     output.result(
         {"project": manifest.project, "environment": manifest.environment, "folder": str(folder),
          "at_ms": manifest.at_ms, "files": len(manifest.files), "size_bytes": total},

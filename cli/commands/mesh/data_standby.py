@@ -101,7 +101,7 @@ def promote(output: Output, name: str, to: str, environment: str, context_name: 
         what = f"the asked node is not {target.title}" if view.here != target.node else f"{target.title} has no copy"
         step = f"on {target.title}: freehold data promote {name} --env {environment} --to {target.title}"
         raise UsageError(what, next_step=step, kind="no-copy")
-    former = next((one for one in members if one.node == lane.data_node), None)
+    former = next((member for member in members if member.node == lane.data_node), None)
     title = former.title if former is not None else short(lane.data_node)
     age_ms = max(time.time_ns() // 1_000_000 - view.copy_ms, 0)
     output.note(f"plan: {target.title} takes the place of {title}, with the data as of {moment(view.copy_ms)},")

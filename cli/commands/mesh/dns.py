@@ -47,10 +47,10 @@ def dns(output: Output, names: tuple[str, ...], *, zone: bool, context_name: str
 
 def records_of(name: str, hosts: Sequence[str]) -> list[str]:
     """Return the lines of a zone file for one name; a name that leads to names can lead to one of them alone."""
-    addresses = [one for one in hosts if _version(one)]
+    addresses = [host for host in hosts if _version(host)]
     if addresses:
-        return [f"{name}. {TTL_S} IN {'A' if _version(one) == 4 else 'AAAA'} {one}" for one in addresses]
-    return [f"{name}. {TTL_S} IN CNAME {one.rstrip('.')}." for one in hosts if _HOST.fullmatch(one.rstrip("."))][:1]
+        return [f"{name}. {TTL_S} IN {'A' if _version(address) == 4 else 'AAAA'} {address}" for address in addresses]
+    return [f"{name}. {TTL_S} IN CNAME {host.rstrip('.')}." for host in hosts if _HOST.fullmatch(host.rstrip("."))][:1]
 
 
 def described(view: NameView, records: Sequence[str]) -> list[str]:

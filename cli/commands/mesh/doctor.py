@@ -54,12 +54,14 @@ def doctor(output: Output, data: Path | None, context_name: str | None) -> None:
     else:
         findings += _look_at_mesh(context, checked)
     findings.sort(key=lambda one: not one.fault)
-    faults = sum(one.fault for one in findings)
+    faults = sum(finding.fault for finding in findings)
     value = {
         "faults": faults, "checked": checked,
-        "findings": [{"fault": one.fault, "what": one.what, "advice": one.advice} for one in findings],
+        "findings": [{"fault": finding.fault, "what": finding.what, "advice": finding.advice} for finding in findings],
     }  # fmt: skip
-    lines = [f"{'FAULT' if one.fault else 'warn '}  {one.what}\n       {one.advice}" for one in findings]
+    lines = [
+        f"{'FAULT' if finding.fault else 'warn '}  {finding.what}\n       {finding.advice}" for finding in findings
+    ]
     lines.append(f"checked {', '.join(checked)}: " + (counted(faults, "fault") if faults else "no fault"))
     output.result(value, "\n".join(lines))
     if faults:

@@ -49,7 +49,7 @@ def create(output: Output, *, name: str, selector: tuple[str, ...], protected: b
     _, context = contexts.current_context(context_name)
     require_admin(context, f"make the environment {name}")
     state = talk(context, lambda client: client.state())
-    if any(one.name == name for one in state.environments):
+    if any(environment.name == name for environment in state.environments):
         raise UsageError(f"there is an environment {name} already", next_step=f"freehold env set {name}", kind="exists")
     labels = labels_of(selector)
     _decide(output, context, state, CreateEnvironment(name, labels, None, protected), yes)
@@ -68,7 +68,7 @@ def change(output: Output, *, name: str, selector: tuple[str, ...], every_node: 
     _, context = contexts.current_context(context_name)
     require_admin(context, f"change the environment {name}")
     state = talk(context, lambda client: client.state())
-    before = next((one for one in state.environments if one.name == name), None)
+    before = next((environment for environment in state.environments if environment.name == name), None)
     if before is None:
         raise UsageError(f"there is no environment {name}", next_step="freehold env list", kind="no-environment")
     if not selector and not every_node and protected is None:
@@ -85,15 +85,19 @@ def show(output: Output, context_name: str | None) -> None:
     _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     rows, values = [], []
-    for one in state.environments:
-        policy = one.policy or state.policy
-        nodes = _nodes(state, one)
+    for environment in state.environments:
+        policy = environment.policy or state.policy
+        nodes = _nodes(state, environment)
         approvals = policy.demands.approvals
-        values.append({"name": one.name, "selector": dict(one.selector), "protected": one.protected, "nodes": nodes,
-                       "policy": "own" if one.policy else "mesh", "approvals": approvals,
-                       "networks": list(one.networks)})  # fmt: skip
-        rows.append((one.name, _selector(one.selector), str(len(nodes)), "yes" if one.protected else "no",
-                     f"{approvals} ({'its own' if one.policy else 'the mesh’s'} policy)"))  # fmt: skip
+        values.append({
+            "name": environment.name, "selector": dict(environment.selector), "protected": environment.protected,
+            "nodes": nodes, "policy": "own" if environment.policy else "mesh", "approvals": approvals,
+            "networks": list(environment.networks),
+        })  # fmt: skip
+        whose = "its own" if environment.policy else "the mesh’s"
+        protected = "yes" if environment.protected else "no"
+        selector = _selector(environment.selector)
+        rows.append((environment.name, selector, str(len(nodes)), protected, f"{approvals} ({whose} policy)"))
     output.result({"environments": values}, table(("ENVIRONMENT", "SELECTS", "NODES", "PROTECTED", "APPROVALS"), rows))
     if not rows:
         output.note("there is no environment yet")
@@ -103,7 +107,7 @@ def show(output: Output, context_name: str | None) -> None:
 def _decide(output: Output, context: Context, state: MeshState, action: CreateEnvironment, yes: bool) -> None:
     nodes = _nodes(state, Environment(action.name, action.selector, action.policy, action.protected))
     titles = {one.node: one.title for one in talk(context, members_of)}
-    named = ", ".join(titles.get(one, short(one)) for one in nodes) or "no node yet"
+    named = ", ".join(titles.get(node, short(node)) for node in nodes) or "no node yet"
     output.note(f"The environment {action.name}:")
     output.note(f"  selects    {_selector(action.selector)}: {named}")
     output.note(f"  protected  {'yes' if action.protected else 'no'}")

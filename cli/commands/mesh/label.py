@@ -79,7 +79,9 @@ def labels_after(before: Mapping[str, str], changes: Sequence[str]) -> Labels:
     gone = [text.removesuffix("-") for text in changes if re.fullmatch(r"[^=]+-", text)]
     kept = {key: value for key, value in before.items() if key not in gone}
     after = tuple(
-        sorted({**kept, **dict(labels_of([one for one in changes if not re.fullmatch(r"[^=]+-", one)]))}.items())
+        sorted(
+            {**kept, **dict(labels_of([change for change in changes if not re.fullmatch(r"[^=]+-", change)]))}.items()
+        )
     )
     if missing := [key for key in gone if key not in before]:
         raise UsageError(f"it has no label {missing[0]}", next_step="freehold mesh label NODE")

@@ -173,7 +173,7 @@ async def _remove(client: NodeClient, output: Output, admin: Ed25519Signer, targ
         output.live(VOTERS_DECIDE)
         await client.decide(admin, voters.action, expect=expect, exhibits=voters.exhibits,
                             material=voters.statements, next_step="freehold mesh voters")  # fmt: skip
-        output.note(f"the voters are now {', '.join(short(one.node) for one in voters.voters)}")
+        output.note(f"the voters are now {', '.join(short(voter.node) for voter in voters.voters)}")
     if not compromised:
         await _revoke(client, admin, target, reason or "removed", keep=True)
         output.note("revoked")
@@ -251,7 +251,7 @@ def voters(output: Output, pair: tuple[str, str] | None, context_name: str | Non
     output.live(VOTERS_DECIDE)
     slot = talk(context, change)
     names = [voter.node for voter in plan.voters]
-    output.result({"slot": slot, "voters": names}, f"decision {slot}: {', '.join(short(one) for one in names)} vote")
+    output.result({"slot": slot, "voters": names}, f"decision {slot}: {', '.join(short(name) for name in names)} vote")
 
 
 @command("reset", examples=('freehold mesh reset oslo -m "berlin and rome burnt"',))
@@ -273,7 +273,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
         state, stores = await client.state(), await stores_of(client)
         everyone = await members_of(client)
         chosen = {find_member(everyone, text).node for text in nodes}
-        able = {one.voter.node: one.voter for one in stores}  # a store that is ready comes after one that votes
+        able = {store.voter.node: store.voter for store in stores}  # a store that is ready comes after one that votes
         if missing := sorted(chosen - able.keys()):
             raise UsageError(
                 f"{', '.join(short(one) for one in missing)} has no store that says it can vote",
@@ -308,7 +308,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
     entry = encode(ResetTo(signed.payload, (signed,)))
     talk(context, lambda client: client.send(MeshView, "/v1/resets", ResetBody(entry)))
     names = [voter.node for voter in wanted.voters]
-    output.result({"slot": wanted.slot, "voters": names}, f"{', '.join(short(one) for one in names)} vote")
+    output.result({"slot": wanted.slot, "voters": names}, f"{', '.join(short(name) for name in names)} vote")
     output.hint("freehold mesh voters")
 
 
@@ -331,7 +331,7 @@ async def _show_voters(client: NodeClient, output: Output) -> None:
         rows.append((short(store.voter.node), name, store.voter.store_id.hex()[:8], role, belief))
         values.append({"node": store.voter.node, "store": store.voter.store_id.hex(), "votes": store.votes,
                        "belief": belief})  # fmt: skip
-    voting = [one for one in values if one["votes"]]
+    voting = [value for value in values if value["votes"]]
     up = sum(one["belief"] in {"self", "alive", "suspect"} for one in voting)
     majority = len(voting) // 2 + 1
     output.result(

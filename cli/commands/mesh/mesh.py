@@ -340,7 +340,7 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     run = _run(data, folder)
     context_name = _free_context(mesh)
     # Who can act in this mesh from here already goes on doing so: through this node alone nobody could deploy.
-    acts = any(one.mesh == mesh and one.key for one in contexts.read_contexts().contexts.values())
+    acts = any(context.mesh == mesh and context.key for context in contexts.read_contexts().contexts.values())
     contexts.write_context(context_name, Context(mesh, local_node.socket_of(folder), "", start=run), current=not acts)
     output.result(
         {"node": node, "mesh": mesh, "admitted_by": admitted_by, "data": str(folder), "context": context_name,
@@ -421,7 +421,7 @@ def _refuse_known(folder: Path, run: str) -> None:
     from cli.host import local_node
 
     socket = local_node.socket_of(folder)
-    if any(one.socket == socket for one in contexts.read_contexts().contexts.values()):
+    if any(context.socket == socket for context in contexts.read_contexts().contexts.values()):
         raise UsageError(f"{folder} holds a node of this mesh already", next_step=run, kind="exists")
 
 

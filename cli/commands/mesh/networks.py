@@ -44,7 +44,7 @@ def networks(output: Output, *, name: str, allowed: tuple[str, ...], nothing: bo
     """
     _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
-    found = next((one for one in state.environments if one.name == name), None)
+    found = next((environment for environment in state.environments if environment.name == name), None)
     if found is None:
         raise UsageError(f"there is no environment {name}", next_step="freehold env list", kind="no-environment")
     if allowed and nothing:

@@ -279,7 +279,7 @@ def _end_processes(user: str) -> None:
         return
     deadline_s = time.monotonic() + END_TIMEOUT_S
     number = signal.SIGTERM
-    while found := [int(one.name) for one in Path("/proc").glob("[0-9]*") if _owned_by(one, uid)]:
+    while found := [int(path.name) for path in Path("/proc").glob("[0-9]*") if _owned_by(path, uid)]:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

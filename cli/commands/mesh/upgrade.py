@@ -80,7 +80,7 @@ def plan(output: Output, wheels: tuple[Path, ...], context_name: str | None) -> 
         output.note(line)
     output.result(
         {"version": bundle.version, "problems": problems, "order": [one.node for one in _in_turn(view, bundle)]},
-        "\n".join(f"in the way: {one}" for one in problems) or "nothing is in the way",
+        "\n".join(f"in the way: {problem}" for problem in problems) or "nothing is in the way",
     )
     names = " ".join(map(str, wheels))
     output.hint(PLAN if problems else f"freehold mesh upgrade start {names}")
@@ -209,12 +209,12 @@ def _follow(output: Output, context: Context) -> None:
                 output.live("the asked node starts anew")
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
-            text = "; ".join(f"{one.name or short(one.node)} {one.state}" for one in view.nodes)
+            text = "; ".join(f"{node.name or short(node.node)} {node.state}" for node in view.nodes)
             text += f": {view.waits_for}" if view.waits_for else ""
             if text != seen:
                 output.happened(text)
             seen = text
-            if view.phase != "running" and not any(one.state == "on trial" for one in view.nodes):
+            if view.phase != "running" and not any(node.state == "on trial" for node in view.nodes):
                 return view
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -229,8 +229,8 @@ def _follow(output: Output, context: Context) -> None:
 
 
 def _show(output: Output, view: UpgradeView) -> None:
-    rows = [(short(one.node), one.name or "-", one.version or "-", "yes" if one.voter else "no",
-             f"{one.state}: {one.why}" if one.why else one.state) for one in view.nodes]  # fmt: skip
+    rows = [(short(node.node), node.name or "-", node.version or "-", "yes" if node.voter else "no",
+             f"{node.state}: {node.why}" if node.why else node.state) for node in view.nodes]  # fmt: skip
     words = {
         "none": "no upgrade is known", "running": "is under way", "paused": "is paused", "failed": "failed",
         "aborted": "was ended", "done": "is done",
@@ -247,7 +247,7 @@ def _show(output: Output, view: UpgradeView) -> None:
 
 
 def _plan_lines(view: UpgradeView, bundle: WheelSet) -> list[str]:
-    voters = sum(one.voter for one in view.nodes)
+    voters = sum(node.voter for node in view.nodes)
     lines = [f"This upgrades the mesh to {bundle.version}, in this order:"]
     for one in _in_turn(view, bundle):
         pauses = one.voter and voters < 3
@@ -260,7 +260,7 @@ def _plan_lines(view: UpgradeView, bundle: WheelSet) -> list[str]:
 
 
 def _in_turn(view: UpgradeView, bundle: WheelSet) -> list[UpgradeNodeView]:
-    due = [one for one in view.nodes if one.version != bundle.version]
+    due = [node for node in view.nodes if node.version != bundle.version]
     return sorted(due, key=lambda one: (one.voter, one.node))
 
 
@@ -269,13 +269,13 @@ def _problems(view: UpgradeView, bundle: WheelSet, state: MeshState) -> list[str
     found = []
     if view.phase in {"running", "paused"}:
         found.append(f"the upgrade to {view.version} is {view.phase}")
-    for one in view.nodes:
-        name = one.name or short(one.node)
-        if one.state == "unknown":
+    for node in view.nodes:
+        name = node.name or short(node.node)
+        if node.state == "unknown":
             found.append(f"{name} is not reached, or runs a release that knows no `mesh upgrade`")
-        elif one.version != bundle.version and (why := following_problem(one.version, bundle.version)):
+        elif node.version != bundle.version and (why := following_problem(node.version, bundle.version)):
             found.append(f"{name}: {why}")
-    if view.nodes and all(one.version == bundle.version for one in view.nodes):
+    if view.nodes and all(node.version == bundle.version for node in view.nodes):
         found.append(f"every node runs {bundle.version} already")
     found += [
         f"a rollout of {lane.project} in {lane.environment} is under way"

@@ -180,7 +180,11 @@ async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:
     mesh = await client.mesh()
     if len(who) == 64:
         return await principal_of(client, bytes.fromhex(who)), mesh
-    found = [one for one in await principals_of(client) if who in {one.name, one.key[: max(8, len(who))]}]
+    found = [
+        principal
+        for principal in await principals_of(client)
+        if who in {principal.name, principal.key[: max(8, len(who))]}
+    ]
     if len(found) != 1:
         what = f"{len(found)} keys are called {who!r}" if found else f"no key is called {who!r}"
         raise UsageError(what, next_step="freehold token list, then name the key", kind="no-such-key")

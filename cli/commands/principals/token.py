@@ -98,9 +98,16 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
         state = await client.state()
         chain = mine.chain_of(held)
         await give(client, signer, chain, msgspec.structs.replace(grant, key=agent.public_key))
-        projects, environments = {one.name for one in state.projects}, {one.name for one in state.environments}
-        unknown = [f"project {one}" for one in grant.projects if one not in {ANY, *projects}]
-        return unknown + [f"environment {one}" for one in grant.environments if one not in {ANY, *environments}]
+        projects, environments = (
+            {project.name for project in state.projects},
+            {environment.name for environment in state.environments},
+        )
+        unknown = [f"project {project}" for project in grant.projects if project not in {ANY, *projects}]
+        return unknown + [
+            f"environment {environment}"
+            for environment in grant.environments
+            if environment not in {ANY, *environments}
+        ]
 
     try:
         unknown = talk(context, conversation)
@@ -195,7 +202,7 @@ def _create_runner(
     key = Ed25519Signer(seed).public_key
 
     async def conversation(client: NodeClient) -> contexts.RunnerToken:
-        served = [one for one in await members_of(client) if one.api and one.standing == "member"]
+        served = [member for member in await members_of(client) if member.api and member.standing == "member"]
         served.sort(key=lambda one: one.belief != "self")
         if not served:
             raise CommandError(
@@ -251,8 +258,12 @@ def _narrowed(
         # Whoever may do more may also look: the grant keeps a role of its parent and is narrowed to the one verb.
         wanted, verbs = tuple(role for role in AGENT_ROLES if role in mine.roles)[:1], ("view",)
     broader: list[str] = [role for role in wanted if role not in mine.roles]
-    broader += [one for one in projects if "*" not in mine.projects and one not in mine.projects]
-    broader += [one for one in environments if "*" not in mine.environments and one not in mine.environments]
+    broader += [project for project in projects if "*" not in mine.projects and project not in mine.projects]
+    broader += [
+        environment
+        for environment in environments
+        if "*" not in mine.environments and environment not in mine.environments
+    ]
     if broader:
         raise UsageError(
             f"you do not hold {broader[0]!r} yourself, so you cannot give it away",
@@ -325,7 +336,11 @@ def revoke(output: Output, name: str, message: str, context_name: str | None) ->
 
 
 async def _find(client: NodeClient, name: str, mine: str) -> Principal:
-    known = [one for one in await principals_of(client) if one.key != mine and mine in one.lineage and one.chains]
+    known = [
+        principal
+        for principal in await principals_of(client)
+        if principal.key != mine and mine in principal.lineage and principal.chains
+    ]
     found = [one for one in known if name in {one.name, one.key} or (len(name) >= 8 and one.key.startswith(name))]
     if len(found) != 1:
         what = f"{len(found)} tokens of yours are called {name!r}" if found else f"you gave no token called {name!r}"

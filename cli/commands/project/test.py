@@ -45,12 +45,12 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
             output, found, context, environments=environments or (contexts.default_environment(),), timeout_s=timeout_s
         )
     )
-    failed = [one for one in results if not one.passed]
+    failed = [result for result in results if not result.passed]
     lines = [
-        f"{'PASSED' if one.passed else 'FAILED'}  {one.kind} in {one.environment}, covers {one.covers}"
-        for one in results
+        f"{'PASSED' if result.passed else 'FAILED'}  {result.kind} in {result.environment}, covers {result.covers}"
+        for result in results
     ]
-    lines += sorted({f"signed    {Path(one.file).parent}" for one in results if one.file})
+    lines += sorted({f"signed    {Path(result.file).parent}" for result in results if result.file})
     if context is None:
         output.warn("no mesh is known here: the results are not signed, so they are no evidence")
     author = None if context is None else everyday_key(context).public_key

@@ -40,7 +40,9 @@ def build(output: Output, names: tuple[str, ...]) -> None:
 @command("list", examples=("freehold wheels list", "freehold wheels list --json"))
 def list_all(output: Output) -> None:
     """List the packages that have a recipe, and which were built on this machine."""
-    rows = [(one.name, one.version, "built" if found(one) else "not built yet") for one in recipes().values()]
+    rows = [
+        (recipe.name, recipe.version, "built" if found(recipe) else "not built yet") for recipe in recipes().values()
+    ]
     value = {"wheels": [{"name": name, "version": version, "built": state == "built"} for name, version, state in rows]}
     output.result(value, table(("package", "version", "here"), rows))
 

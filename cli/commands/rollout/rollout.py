@@ -48,7 +48,7 @@ def _rollout_of(lane: Lane) -> Rollout:
 async def _waiting_starts(client: NodeClient, lane: Lane) -> list[str]:
     """Return the changes of a lane whose starts wait on the asked node."""
     views = await client.read_all(ChangeView, "/v1/changes", project=lane.project, environment=lane.environment)
-    return [one.id for one in views if one.start is not None and one.start.outcome == "waiting"]
+    return [view.id for view in views if view.start is not None and view.start.outcome == "waiting"]
 
 
 async def _migrating(client: NodeClient, deployed: Deployed) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ async def decide(
         project=lane.project,
         environment=lane.environment,
         expect=lane.sequence,
-        exhibits=Exhibits(statements=tuple(bytes(digest(one)) for one in statements)),
+        exhibits=Exhibits(statements=tuple(bytes(digest(statement)) for statement in statements)),
         material=statements,
     )
 

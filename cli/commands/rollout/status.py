@@ -60,9 +60,9 @@ def _ask(
 
 
 async def _names(client: NodeClient) -> Names:
-    names = {one.node: one.name for one in await members_of(client) if one.name}
+    names = {member.node: member.name for member in await members_of(client) if member.name}
     try:
-        names |= {one.key: one.name for one in await principals_of(client) if one.name}
+        names |= {principal.key: principal.name for principal in await principals_of(client) if principal.name}
         names |= {admin.hex(): "admin" for admin in (await client.state()).admins}
     except CommandError:
         return names  # a key that may not look at principals still sees what runs
@@ -184,8 +184,8 @@ def _details(seen: Seen, names: Names, lane: SeenLane) -> list[str]:
         opened = f", this stage began {lane_status.ago(lane.stage_ms, seen.node.wall_ms)}"
         what = f"release {short(rollout.release)}, {_asked_for(requests, rollout.change)},"
         found.append(f"{what} is coming, {state}{opened}")
-        heard = [one.node for one in rollout.verdicts if one.node in rollout.cohort]
-        found += [_numbers(names, one) for one in rollout.verdicts if one.node in rollout.cohort]
+        heard = [verdict.node for verdict in rollout.verdicts if verdict.node in rollout.cohort]
+        found += [_numbers(names, verdict) for verdict in rollout.verdicts if verdict.node in rollout.cohort]
         ends_ms = lane.stage_ms + lane.deadline_ms - seen.node.wall_ms
         until = f" for {in_words(ends_ms)} more, then it goes back" if lane.stage_ms and ends_ms > 0 else ""
         found += lane_status.silent_words(rollout.cohort, heard, lane.down, names, until)
@@ -218,7 +218,7 @@ def releases(output: Output, project: str, environment: str, context_name: str |
     found: list[tuple[LaneView, str, DeployedView]] = []
     for lane in lanes:
         kept = [("runs", lane.base)] if lane.base is not None else []
-        kept += [("kept", one) for one in lane.retained]
+        kept += [("kept", deployed) for deployed in lane.retained]
         for state, one in kept:
             found.append((lane, state, one))
             approvers = ", ".join(_key(names, key) for key in one.approvers)
@@ -247,7 +247,7 @@ def releases(output: Output, project: str, environment: str, context_name: str |
 def rollouts(output: Output, project: str, environment: str, limit: int, context_name: str | None) -> None:
     """List what was decided about rollouts, newest first, with the numbers that decided it."""
     decisions, names = _ask(context_name, tuple[DecisionView, ...], "/v1/decisions", project, environment, limit=limit)
-    found = [one for one in decisions if one.project]
+    found = [decision for decision in decisions if decision.project]
     rows = [
         (moment(one.at_ms), _lane(one), one.action, ", ".join(_key(names, key) for key in one.signers) or "health",
          short(one.subject))
