@@ -154,6 +154,7 @@ PAYERS: dict[str, Payers] = {
     },
     "runtime/messages.py": NODE,
     "runtime/native/front.py": VISITOR,
+    "runtime/native/lender.py": APP,
     "runtime/outbound/client.py": APP,
     "runtime/outbound/lookups.py": APP,
     "runtime/outbound/response_reader.py": APP,
