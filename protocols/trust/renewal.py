@@ -21,7 +21,10 @@ from protocols.trust.store import TrustStore
 
 ASK_EVERY_MS = 60_000
 CHECK_EVERY_MS = 3_600_000
-"""A certificate lasts 90 days; looking at it once an hour is often enough."""
+"""A certificate lasts 90 days; looking at it once an hour is often enough, by whichever clock the hour is over first.
+
+A machine that slept for a month wakes up with a wall clock of now and a monotonic one of then.
+"""
 
 
 class RenewMe(msgspec.Struct, frozen=True, tag="renew_me"):
@@ -61,7 +64,7 @@ class RenewalMachine:
         self._signer = signer
         self._entropy = entropy
         self._self = peer_id(signer.public_key)
-        self._due_ms = 0
+        self._due_ms = self._due_wall_ms = 0
         self._asked = 0
         self.connected_issuers: tuple[PeerId, ...] = ()
         """Admitted peers with the issuer role; the composer keeps it current."""
@@ -70,7 +73,8 @@ class RenewalMachine:
         """Consume one message or tick."""
         match event:
             case Tick():
-                return self._tick(now) if now.mono_ms >= self._due_ms else []
+                due = now.mono_ms >= self._due_ms or now.wall_ms >= self._due_wall_ms
+                return self._tick(now) if due else []
             case Received(peer, RenewMe()):
                 current = self._trust.certificate(peer)
                 if current is None or not current.renewal_due(now.wall_ms):
@@ -94,15 +98,18 @@ class RenewalMachine:
         return self._due_ms
 
     def _tick(self, now: Now) -> list[Effect]:
-        self._due_ms = now.mono_ms + CHECK_EVERY_MS
+        self._look_again(now, CHECK_EVERY_MS)
         current = self._trust.certificate(self._self)
         if current is None or not current.renewal_due(now.wall_ms):
             return []
         if "issuer" in current.roles:
             signed = certify(self._trust, self._signer, self._self, now)
             return [] if isinstance(signed, Refusal) else [Notify(Renewed(self._self, signed))]
-        self._due_ms = now.mono_ms + ASK_EVERY_MS + int(self._entropy.uniform(0, ASK_EVERY_MS))
+        self._look_again(now, ASK_EVERY_MS + int(self._entropy.uniform(0, ASK_EVERY_MS)))
         if not self.connected_issuers:
             return []
         self._asked += 1
         return [Send(self.connected_issuers[self._asked % len(self.connected_issuers)], RenewMe())]
+
+    def _look_again(self, now: Now, in_ms: int) -> None:
+        self._due_ms, self._due_wall_ms = now.mono_ms + in_ms, now.wall_ms + in_ms

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from protocols.envelope import Signed, encode
 from protocols.keys import Ed25519Signer
 from protocols.machine import (
@@ -250,6 +252,19 @@ def test_a_node_renews_over_the_wire_and_all_hear_of_it() -> None:
             certificate = node.trust.certificate(subject.peer)
             assert certificate is not None
             assert certificate.issued_ms > WALL_MS + RENEW_AFTER_MS
+
+
+@pytest.mark.parametrize("slept_days", [29, 31, 80])
+def test_a_mesh_whose_machines_slept_renews_when_they_wake_up(slept_days: int) -> None:
+    net, founder, a = mesh()
+    net.later(1_000)  # they have just looked
+    net.later(1_000, slept_days * DAY_MS)  # the monotonic clock stood still meanwhile
+    net.later(1_000, 1_000)
+    for node in (founder, a):
+        for subject in (founder, a):
+            certificate = node.trust.certificate(subject.peer)
+            assert certificate is not None
+            assert (certificate.issued_ms > WALL_MS + RENEW_AFTER_MS) == (slept_days > 30)
 
 
 def test_a_stranger_gets_nothing_but_a_refusal() -> None:
