@@ -184,7 +184,7 @@ def members(everyone: Sequence[Member], wall_ms: int) -> list[Finding]:
         elif one.confirmed and one.left:
             found.append(Finding(one.voter, f"{one.title} was stopped and said so", START_STEP))
         elif one.confirmed and one.belief == "down":
-            found.append(Finding(one.voter, f"{one.title} is down, or nobody reaches it", LOOK_STEP))
+            found.append(Finding(True, f"{one.title} is down, or nobody reaches it", LOOK_STEP))
         elif one.confirmed and not one.connected and one.belief != "self":
             found.append(
                 Finding(False, f"{one.title} is not connected to the asked node", "check the network between the two")

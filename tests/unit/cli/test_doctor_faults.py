@@ -202,6 +202,15 @@ def test_a_healthy_node_has_no_fault() -> None:
     assert voter_warnings(VOTERS, [], 0) == []
 
 
+@pytest.mark.parametrize("voter", [True, False], ids=["voter", "worker"])
+@pytest.mark.parametrize("left", [True, False], ids=["stopped", "gone"])
+def test_a_member_that_is_gone_without_a_word_is_a_fault_and_a_worker_that_was_stopped_is_none(
+    voter: bool, left: bool
+) -> None:
+    (found,) = checks.members([member("oslo", belief="down", connected=False, voter=voter, left=left)], NOW_MS)
+    assert found.fault == (voter or not left)
+
+
 def test_what_to_look_at_follows_from_the_rule() -> None:
     assert len({cure_of(f"x.{words[0]}", "") for words in CURES}) == len(CURES)
     assert "freehold doctor" in cure_of("records.limit", "")
