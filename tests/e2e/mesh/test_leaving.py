@@ -31,8 +31,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         ingress = ("--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
         first = fleet.found("one", "--policy", "solo", *ingress)
         line = fleet.invite(first, "--role", "voter", "--role", "worker", "--uses", "3")
-        for name in ("two", "three", "four"):
-            fleet.join(line, name)
+        for name in ("two", "three", "four"):  # its own addresses: it is visited before and after a stop
+            fleet.join(line, name, "--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
         until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
         until(lambda: sum(one["confirmed"] for one in first.members().values()) == 4, 60, "four confirmed nodes")
         first.typed_ok("env", "create", "production", "-y")
@@ -116,6 +116,34 @@ def test_the_only_entry_node_is_stopped_and_started_and_nobody_notices(story: St
     assert set(seen) == {200}, seen
     assert seen[200] > 200
     until(lambda: sum(one["connected"] for one in entry.members().values()) == 4, 30, "it to be connected again")
+
+
+@pytest.mark.timeout(400)
+def test_another_node_is_stopped_and_started_and_no_visitor_of_any_node_notices(story: Story) -> None:
+    other = story.machines[1]
+    with visited(story.first.ingress) as elsewhere, visited(other.ingress) as there:
+        time.sleep(1)
+        began_s = time.monotonic()
+        assert other.stop() == 0
+        assert time.monotonic() - began_s < STOP_MAX_S
+        time.sleep(2)
+        other.start()
+        time.sleep(1)
+    assert set(elsewhere) == {200}, elsewhere
+    assert set(there) == {200}, there
+    assert min(elsewhere[200], there[200]) > 200
+    until(lambda: story.first.members()[_id(story, 1)]["belief"] == "alive", 15, "it to be back")
+
+
+@pytest.mark.timeout(400)
+def test_doctor_finds_no_fault_in_a_healthy_mesh_that_is_visited(story: Story) -> None:
+    until(lambda: story.first.status()["warnings"] == [], 60, "what was stopped to be back and well")
+    with visited(story.first.ingress), visited(story.machines[2].ingress):
+        for _ in range(3):
+            time.sleep(1)
+            said = story.first.run("doctor")
+            assert said.code == 0, said
+            assert "no fault" in said.stdout, said
 
 
 @pytest.mark.timeout(200)
