@@ -41,6 +41,8 @@ def load_module() -> tuple[Any, str]:
         return None, NOT_BUILT
     except ImportError as error:  # built for another Python, or machine
         return None, f"the native engine does not load ({error}); run: make native"
+    if not hasattr(module, "POLL"):
+        return None, "it was built of older sources; run: make native"
     try:
         module.open(_ffi.dll._name, version("wasmtime"))
     except RuntimeError as error:

@@ -17,6 +17,8 @@ NAME = "runtime.native._engine"
 class Built:
     """A compiled module that takes one release of wasmtime."""
 
+    POLL = 0
+
     def __init__(self, version: str) -> None:
         self.version = version
 
