@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -130,7 +130,7 @@ def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
 
 def release_of(found: Found, bundle: BuildBundle, author: bytes) -> Release:
     """The manifest of a built project; the same project built again by the same author gives the same bytes."""
-    built: Mapping[str, Any] = bundle.manifest["apps"]
+    built = bundle.manifest["apps"]
     components = tuple(
         Component(
             name,
@@ -153,7 +153,7 @@ def release_of(found: Found, bundle: BuildBundle, author: bytes) -> Release:
 
 def built_here(found: Found, bundle: BuildBundle, author: bytes) -> Offered:
     """Return the release that a build is, once this author proposes it."""
-    built: Mapping[str, Any] = bundle.manifest["apps"]
+    built = bundle.manifest["apps"]
     release = release_of(found, bundle, author)
     digests = [component.digest for component in release.components]
     digests += [component.source for component in release.components if isinstance(component.source, bytes)]

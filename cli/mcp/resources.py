@@ -5,8 +5,6 @@ Nothing here is decided or changed; text of the project and of apps is data. Not
 
 from __future__ import annotations
 
-from typing import Any
-
 import mcp_types
 
 from cli.access.client import NodeClient
@@ -60,7 +58,7 @@ async def read(
     return mcp_types.ReadResourceResult(contents=[contents])
 
 
-def _look(uri: str) -> dict[str, Any] | None:
+def _look(uri: str) -> dict[str, object] | None:
     return rollout_page.LOOK if uri == rollout_page.URI else None
 
 

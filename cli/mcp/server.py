@@ -27,7 +27,7 @@ from cli.errors import CommandError
 from cli.mcp import prompts, resources
 from cli.mcp.progress import telling
 from cli.mcp.session import AgentSession, Opening
-from cli.mcp.shapes import Arguments, ToolPage
+from cli.mcp.shapes import Arguments, JsonObject, ToolPage
 from cli.mcp.tools import TOOLS, Tool, offered
 from cli.text.foreign import for_model
 from node.api import rollout_page
@@ -113,14 +113,14 @@ def described(tool: Tool) -> mcp_types.Tool:
     )
 
 
-def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+def schema_of(kind: type[msgspec.Struct]) -> JsonObject:
     """The JSON Schema of a type, with the object itself at the root as clients expect."""
     (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    root: dict[str, Any] = components.pop(kind.__name__) if "$ref" in schema else schema
+    root: JsonObject = components.pop(kind.__name__) if "$ref" in schema else schema
     return {**root, "$defs": components} if components else root
 
 
-def answers_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+def answers_of(kind: type[msgspec.Struct]) -> JsonObject:
     """The JSON Schema of a tool's answer: what it answers, or a page of what is too long for one answer."""
     whole, page = schema_of(kind), schema_of(ToolPage)
     definitions = {**whole.pop("$defs", {}), **page.pop("$defs", {})}

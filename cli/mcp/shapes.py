@@ -97,6 +97,10 @@ class ToolPage(msgspec.Struct, frozen=True, kw_only=True):
     next_step: str
 
 
+JsonObject = dict[str, Any]
+"""A value that is open by its nature, such as what a node said in full; msgspec makes no schema of `object`."""
+
+
 class ToolAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What every tool answers with: what to do next."""
 
@@ -112,7 +116,7 @@ class Lanes(ToolAnswer, frozen=True, kw_only=True):
     project: str
     me: str
     verbs: tuple[str, ...]
-    lanes: tuple[dict[str, Any], ...]
+    lanes: tuple[JsonObject, ...]
     warnings: tuple[str, ...]
 
 
@@ -130,7 +134,7 @@ class Configuration(ToolAnswer, frozen=True, kw_only=True):
     lives_in: str
     release: str
     configuration: str
-    apps: tuple[dict[str, Any], ...]
+    apps: tuple[JsonObject, ...]
 
 
 class Diff(ToolAnswer, frozen=True, kw_only=True):
@@ -145,7 +149,7 @@ class Built(ToolAnswer, frozen=True, kw_only=True):
 
     build: str
     release: str
-    apps: dict[str, dict[str, Any]]
+    apps: dict[str, JsonObject]
 
 
 class Tested(ToolAnswer, frozen=True, kw_only=True):
@@ -155,7 +159,7 @@ class Tested(ToolAnswer, frozen=True, kw_only=True):
     release: str
     passed: bool
     self_attested: bool
-    runs: tuple[dict[str, Any], ...]
+    runs: tuple[JsonObject, ...]
     untrusted_logs: tuple[str, ...]
 
 
@@ -184,7 +188,7 @@ class RolloutState(ToolAnswer, frozen=True, kw_only=True):
     environment: str
     state: str
     start: StartView | None
-    rollout: dict[str, Any] | None
+    rollout: JsonObject | None
     untrusted_reasons: dict[str, str]
     untrusted_request: str
 
@@ -215,4 +219,4 @@ class RolledBack(ToolAnswer, frozen=True, kw_only=True):
 class Why(ToolAnswer, frozen=True, kw_only=True):
     """The eight answers with their signed sources; they quote what people wrote: names, owners, reasons."""
 
-    untrusted_answers: tuple[dict[str, Any], ...]
+    untrusted_answers: tuple[JsonObject, ...]

@@ -285,7 +285,7 @@ async def build(session: AgentSession, given: Arguments) -> Built:
     bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, _quiet())
     keys = ("component", "size_bytes", "kind", "capabilities")
     apps = bundle.manifest["apps"]
-    shown = {name: {key: app[key] for key in keys} for name, app in apps.items()}
+    shown = {name: {key: value for key, value in app.items() if key in keys} for name, app in apps.items()}
     release = release_id(found, bundle, session.signer.public_key)
     return Built(build=bundle.id, release=release, apps=shown, next_step="test, then diff")
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal, NotRequired, TypedDict, cast
 
 from cli.project.model import ProjectFile, Settings
 
@@ -54,13 +54,62 @@ class CodeSource:
     author: str
 
 
+class BuiltAppEntry(TypedDict):
+    """What a manifest says of one app. `component` and `source` are digests in hex."""
+
+    component: str
+    size_bytes: int
+    kind: Literal["http", "command", "module"]
+    capabilities: list[str]
+    source_digest: str
+    toolchain: dict[str, str]
+    packages: dict[str, str]
+    source: NotRequired[str]
+
+
+class SettingsEntry(TypedDict):
+    """What a manifest says of one environment: the project file's own values."""
+
+    apps: dict[str, dict[str, object]]
+    rollout: dict[str, object]
+
+
+class ProjectEntry(TypedDict):
+    """What a manifest says of its project."""
+
+    name: str
+    description: str
+    owners: list[str]
+
+
+class SourceEntry(TypedDict):
+    """Where the code came from, as in CodeSource."""
+
+    commit: str | None
+    dirty: bool
+    author: str
+
+
+class BuildManifest(TypedDict):
+    """A build's manifest; its digest is the build's id."""
+
+    format: int
+    project: ProjectEntry
+    project_file: str
+    apps: dict[str, BuiltAppEntry]
+    settings: SettingsEntry
+    environments: dict[str, SettingsEntry]
+    test: dict[str, object]
+    source: SourceEntry
+
+
 @dataclass(frozen=True, slots=True)
 class BuildBundle:
     """A written build. `folder` holds `manifest` and `artifacts/`, and is called by the id."""
 
     id: str
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: BuildManifest
 
 
 def canonical(value: object) -> bytes:
@@ -68,7 +117,7 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def manifest_of(project: ProjectFile, text: str, apps: Mapping[str, BuiltApp], source: CodeSource) -> dict[str, Any]:
+def manifest_of(project: ProjectFile, text: str, apps: Mapping[str, BuiltApp], source: CodeSource) -> BuildManifest:
     """Return the manifest as a value: everything that makes this build what it is, nothing about who runs it."""
     return {
         "format": FORMAT,
@@ -78,31 +127,33 @@ def manifest_of(project: ProjectFile, text: str, apps: Mapping[str, BuiltApp], s
         "settings": _settings_entry(project.base),
         "environments": {name: _settings_entry(settings) for name, settings in sorted(project.environments.items())},
         "test": {"command": project.test_command, "smoke": [asdict(smoke) for smoke in project.smoke]},
-        "source": asdict(source),
+        "source": {"commit": source.commit, "dirty": source.dirty, "author": source.author},
     }
 
 
-def _app_entry(app: BuiltApp) -> dict[str, Any]:
-    return {
+def _app_entry(app: BuiltApp) -> BuiltAppEntry:
+    entry: BuiltAppEntry = {
         "component": app.digest,
         "size_bytes": app.size_bytes,
-        "kind": app.kind,
+        "kind": cast("Literal['http', 'command', 'module']", app.kind),
         "capabilities": list(app.capabilities),
         "source_digest": app.source_digest,
         "toolchain": dict(app.toolchain),
         "packages": dict(app.packages),
-        **({"source": app.source} if app.source else {}),
     }
+    if app.source:
+        entry["source"] = app.source
+    return entry
 
 
-def _settings_entry(settings: Settings) -> dict[str, Any]:
+def _settings_entry(settings: Settings) -> SettingsEntry:
     return {
         "apps": {name: asdict(app) for name, app in sorted(settings.apps.items())},
         "rollout": asdict(settings.rollout),
     }
 
 
-def write(folder: Path, manifest: Mapping[str, Any], apps: Mapping[str, BuiltApp]) -> BuildBundle:
+def write(folder: Path, manifest: BuildManifest, apps: Mapping[str, BuiltApp]) -> BuildBundle:
     """Write the build below `folder`, in a folder named by its id; one that is there already is left alone."""
     content = canonical(manifest)
     named = hashlib.sha256(content).hexdigest()
@@ -141,7 +192,7 @@ def read(folder: Path) -> BuildBundle:
     named = hashlib.sha256(content).hexdigest()
     if named != folder.name:
         raise BundleError(f"the manifest in {folder} is not that of build {folder.name[:12]}")
-    manifest: dict[str, Any] = json.loads(content)
+    manifest: BuildManifest = json.loads(content)
     for name, app in manifest["apps"].items():
         path = folder / ARTIFACTS / app["component"]
         if not path.is_file() or file_digest(path) != app["component"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from cli.errors import BuildError
 
@@ -92,7 +92,7 @@ def check_dependencies(app: str, package_json: bytes, lock: bytes | None) -> Non
                 )  # fmt: skip
 
 
-def _wanted(described: Any) -> Iterator[tuple[str, object]]:
+def _wanted(described: object) -> Iterator[tuple[str, object]]:
     if not isinstance(described, dict):
         return
     packages = described.get("packages")

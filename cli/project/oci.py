@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, BinaryIO
 
 from cli.errors import CommandError
 from cli.project.bundle import ARTIFACTS, MANIFEST, BuildBundle, BundleError, canonical, read
@@ -128,7 +128,7 @@ Fetch = Callable[[str, int, BinaryIO], None]
 """Writes the blob of a digest, of so many bytes, into a file; raises CommandError where it cannot."""
 
 
-def read_manifest(data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_manifest(data: bytes) -> tuple[dict[str, object], list[dict[str, object]]]:
     """Return the descriptors of configuration and components in a manifest. Raises CommandError for any other artifact."""
     said = _document(data)
     config, layers = said.get("config"), said.get("layers")
@@ -165,12 +165,12 @@ def install(builds: Path, manifest: bytes, fetch: Fetch) -> BuildBundle:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _take(one: Mapping[str, Any], path: Path, fetch: Fetch) -> str:
+def _take(descriptor: Mapping[str, object], path: Path, fetch: Fetch) -> str:
     with path.open("wb") as file:
-        fetch(str(one["digest"]), int(one["size"]), file)
+        fetch(str(descriptor["digest"]), int(str(descriptor["size"])), file)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if f"sha256:{found}" != one["digest"] or path.stat().st_size != one["size"]:
+    if f"sha256:{found}" != descriptor["digest"] or path.stat().st_size != descriptor["size"]:
         raise _no_build("a part has other bytes than its digest says")
     return found
 
@@ -213,7 +213,7 @@ def _member(source: Path, name: str, max_bytes: int) -> bytes:
         raise _no_build(f"{source} cannot be read: {error}") from None
 
 
-def _open(archive: tarfile.TarFile, name: str, max_bytes: int) -> Any:
+def _open(archive: tarfile.TarFile, name: str, max_bytes: int) -> IO[bytes]:
     try:
         member = archive.getmember(name)
     except KeyError:

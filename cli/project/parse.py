@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cli.project.kinds import LIST_ITEMS_MAX, ValueRefusedError, describe, shorten
 from cli.project.locate import KeyPath, TextPosition, locate
@@ -85,7 +85,7 @@ def parse(text: str) -> ProjectFile:
     return project
 
 
-def _read(text: str) -> tuple[dict[str, Any], dict[KeyPath, TextPosition]]:
+def _read(text: str) -> tuple[dict[str, object], dict[KeyPath, TextPosition]]:
     """Parse the TOML and locate its keys."""
     if len(text.encode("utf-8", "surrogatepass")) > FILE_MAX_BYTES:
         raise ProjectFileError([FileProblem(1, 1, "", f"is larger than {FILE_MAX_BYTES // 1024} KiB")])
@@ -127,9 +127,9 @@ class _Checker:
         place = self._places[at]
         self.problems.append(FileProblem(place.line, place.column, dotted(path), message, permitted, suggestion))
 
-    def table(self, table: Table, value: object, path: KeyPath) -> dict[str, Any]:
+    def table(self, table: Table, value: object, path: KeyPath) -> dict[str, object]:
         """Read a table with fixed keys; absent keys are left out."""
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         if not isinstance(value, dict):
             self.complain(path, f"is {describe(value)}, not a table", allowed(table))
             return found
@@ -149,7 +149,7 @@ class _Checker:
             if field.required and field.key not in value:
                 self.complain((*path, field.key), "is missing", allowed(field.shape))
 
-    def value(self, shape: Shape, value: object, path: KeyPath) -> Any:
+    def value(self, shape: Shape, value: object, path: KeyPath) -> object:
         """Read one value of any shape; None after a problem."""
         match shape:
             case Table():
@@ -169,14 +169,14 @@ class _Checker:
                     self.complain(path, str(error), shape.allowed)
                     return None
 
-    def _named(self, shape: Named, value: object, path: KeyPath) -> dict[str, Any]:
+    def _named(self, shape: Named, value: object, path: KeyPath) -> dict[str, object]:
         if not isinstance(value, dict):
             self.complain(path, f"is {describe(value)}, not a table", allowed(shape))
             return {}
         if len(value) > LIST_ITEMS_MAX:
             self.complain(path, f"has {len(value)} entries; the limit is {LIST_ITEMS_MAX}")
             return {}
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for key, item in value.items():
             try:
                 shape.name.read(key)
@@ -186,7 +186,7 @@ class _Checker:
                 found[key] = self.value(shape.value, item, (*path, key))
         return found
 
-    def _listed(self, shape: Listed, value: object, path: KeyPath) -> tuple[Any, ...]:
+    def _listed(self, shape: Listed, value: object, path: KeyPath) -> tuple[object, ...]:
         if not isinstance(value, list):
             self.complain(path, f"is {describe(value)}, not a list", allowed(shape))
             return ()

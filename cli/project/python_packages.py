@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NotRequired, TypedDict
 
 from cli import cache
 from cli.errors import BuildError, refuse_full_disk
@@ -197,7 +197,25 @@ def _resolve(app: str, listed: Path, report: Path) -> list[Resolved]:
     return resolved(json.loads(report.read_bytes())["install"])
 
 
-def resolved(items: list[Mapping[str, Any]]) -> list[Resolved]:
+class _PackageMetadata(TypedDict):
+    name: str
+    version: str
+    requires_dist: NotRequired[list[str]]
+
+
+class _Download(TypedDict):
+    url: str
+
+
+class InstallItem(TypedDict):
+    """One package in pip's report, as far as it is read here."""
+
+    metadata: _PackageMetadata
+    download_info: _Download
+    requested: NotRequired[bool]
+
+
+def resolved(items: list[InstallItem]) -> list[Resolved]:
     """Return the packages of pip's report (its "install" list), each with what needs it."""
     named = {normal_name(item["metadata"]["name"]): item for item in items}
     needed_by: dict[str, tuple[str, ...]] = {name: () for name, item in named.items() if item.get("requested")}

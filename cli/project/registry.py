@@ -13,7 +13,6 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -169,7 +168,7 @@ class Registry:
         async with self.session.get(asked, headers=credentials, allow_redirects=False) as answer:
             data = await answer.content.read(DOCUMENT_MAX_BYTES)
         try:
-            found = msgspec.json.decode(data, type=dict[str, Any])
+            found = msgspec.json.decode(data, type=dict[str, object])
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return False
         token = found.get("token") or found.get("access_token")

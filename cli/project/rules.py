@@ -87,22 +87,22 @@ def build_project(values: Values, complain: Complain) -> ProjectFile:
     )
 
 
-def _with_defaults(table: Table, values: Values) -> dict[str, Any]:
+def _with_defaults(table: Table, values: Values) -> Values:
     """Fill absent keys with the schema's defaults, read by the same kinds as the file's own values."""
     return {field.key: values.get(field.key, _default(field)) for field in table.fields}
 
 
-def _default(field: Field) -> Any:
+def _default(field: Field) -> object:
     if field.default is None:
         return None
-    match field.shape:
-        case Listed(value):
+    match field.shape, field.default:
+        case Listed(value), list(items):
             short = getattr(value, "short", None)
-            return tuple({"nodes": item} if short else item for item in field.default)
-        case Named() | Table():
-            return dict(field.default)
-        case kind:
-            return kind.read(field.default)  # type: ignore[union-attr]
+            return tuple({"nodes": item} if short else item for item in items)
+        case Named() | Table(), dict(entries):
+            return dict(entries)
+        case kind, default:
+            return kind.read(default)  # type: ignore[union-attr]
 
 
 def _settings(values: Values, test: Values, above: KeyPath, complain: Complain) -> Settings:

@@ -6,11 +6,10 @@ Everything is in the build's manifest, so the same build has the same bill: no m
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from cli.project.bundle import BuildBundle
+from cli.project.bundle import BuildBundle, BuiltAppEntry
 
 SBOM_TYPE = "application/vnd.cyclonedx+json"
 _SPACE = uuid.UUID("6f6c6f68-6565-5f66-8000-6672656568ff")
@@ -52,7 +51,7 @@ def sbom_of(build: BuildBundle) -> dict[str, object]:
     }
 
 
-def _app(name: str, app: Mapping[str, Any]) -> dict[str, Any]:
+def _app(name: str, app: BuiltAppEntry) -> dict[str, Any]:
     ecosystem = "pypi" if PYTHON_TOOL in app["toolchain"] else "npm"
     packages = [_package(name, ecosystem, *item) for item in sorted(app["packages"].items())]
     made: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cli.project.kinds import LIST_ITEMS_MAX, Choice, Count, Flag, Kind, Percentage, Text, duration, size
 from protocols.changes.demands import APPROVALS_MAX
@@ -102,7 +102,7 @@ class Field:
     shape: Shape
     doc: str
     required: bool = False
-    default: Any = None
+    default: str | int | list[str] | dict[str, str] | None = None
 
 
 CONFIG: Final = Named(CONFIG_KEY, Text("a string", r"[^\u0000]*"))

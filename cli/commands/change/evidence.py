@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
 import msgspec
@@ -31,6 +31,7 @@ from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.keys import Ed25519Verifier
 from protocols.refusal import Refusal
 
+Signable = TypeVar("Signable", Change, Release)
 CHANGE_FILE, RELEASE_FILE, CONFIGURATION_FILE = "change.msgpack", "release.msgpack", "configuration.msgpack"
 PAPERS_MAX = 256
 README = """\
@@ -193,7 +194,7 @@ def verify_export(folder: Path, change: str) -> list[dict[str, str]]:
     return [_verify_paper(folder, path, wanted, components) for path in paths]
 
 
-def _decoded(folder: Path, name: str, kind: type[Any], max_bytes: int) -> Any:
+def _decoded(folder: Path, name: str, kind: type[Signable], max_bytes: int) -> Signable:
     try:
         return decode((folder / name).read_bytes(), kind, max_bytes)
     except (DecodeError, OSError) as error:

@@ -7,7 +7,7 @@ environments (`freehold env`), and who holds which role (`freehold token`, `free
 from __future__ import annotations
 
 import datetime
-from typing import Any, cast
+from typing import Literal, cast
 
 import click
 import msgspec
@@ -21,7 +21,16 @@ from cli.frame import Group, command
 from cli.text.output import Output
 from cli.text.units import duration_ms, in_words
 from cli.views.watch import VOTERS_DECIDE
-from protocols.changes.demands import Demands, EvidenceDemand, FreezeWindow, Policy, policy_problem
+from protocols.changes.demands import (
+    Asked,
+    Demands,
+    EvidenceDemand,
+    EvidenceKind,
+    FreezeWindow,
+    Mode,
+    Policy,
+    policy_problem,
+)
 from protocols.state.commands import SetPolicy
 from protocols.state.model import MeshState
 from protocols.state.policy import PROTECTED
@@ -97,7 +106,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
             *(dict.fromkeys(roles) or demands.approver_roles),
             *(("passkey",) if (approval or how) == "passkey" else ()),
         )
-        demands = msgspec.structs.replace(demands, asked=cast("Any", asked))
+        demands = msgspec.structs.replace(demands, asked=cast("tuple[Asked, ...]", asked))
     chosen = mode or now.mode
     if approvals is None:
         approvals = 0 if mode == "solo" else max(demands.approvals, 1) if mode == "team" else demands.approvals
@@ -105,7 +114,7 @@ def change(output: Output, *, environment: str, mode: str | None, approvals: int
         demands = msgspec.structs.replace(demands, asked=demands.approver_roles)  # nothing is given, by whatever
     demands = msgspec.structs.replace(demands, approvals=approvals)
     limit_ms = duration_ms(approval_max) if approval_max else now.approval_max_ms
-    policy: Policy | None = Policy(cast("Any", chosen), demands, limit_ms, int(voters or now.voters_target))
+    policy: Policy | None = Policy(cast("Mode", chosen), demands, limit_ms, int(voters or now.voters_target))
     assert policy is not None
     problem = policy_problem(policy)
     if problem:
@@ -185,7 +194,7 @@ def evidence_of(text: str) -> EvidenceDemand:
     age, _, by = rest.partition(":")
     if kind not in {"test", "smoke", "build"} or by not in {"", "node"}:
         raise UsageError(f"{text!r} is not KIND:AGE[:node]", next_step="write for example smoke:24h:node", kind="usage")
-    return EvidenceDemand(cast("Any", kind), duration_ms(age), by == "node")
+    return EvidenceDemand(cast("EvidenceKind", kind), duration_ms(age), by == "node")
 
 
 def window_of(text: str) -> FreezeWindow:
@@ -203,7 +212,8 @@ def window_of(text: str) -> FreezeWindow:
     length_ms, rest, every_ms = duration_ms(words[2]), words[3:], 0
     if len(rest) >= 2 and rest[0] == "every":
         every_ms, rest = duration_ms(rest[1]), rest[2:]
-    return FreezeWindow(cast("Any", words[0]), int(start.timestamp() * 1000), length_ms, every_ms, " ".join(rest))
+    effect = cast("Literal['deny', 'allow']", words[0])
+    return FreezeWindow(effect, int(start.timestamp() * 1000), length_ms, every_ms, " ".join(rest))
 
 
 def _evidence_words(one: EvidenceDemand) -> str:

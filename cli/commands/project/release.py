@@ -109,10 +109,10 @@ async def _pulled(registry: Registry, folder: Path) -> bytes:
     """Fetch every part that a build is made of into a folder; return its manifest."""
     manifest = await registry.manifest()
     config, layers = read_manifest(manifest)
-    for one in (config, *layers):
-        path = folder / str(one["digest"]).removeprefix("sha256:")
+    for descriptor in (config, *layers):
+        path = folder / str(descriptor["digest"]).removeprefix("sha256:")
         with contextlib.closing(path.open("wb")) as file:
-            async for piece in registry.blob(str(one["digest"]), int(one["size"])):
+            async for piece in registry.blob(str(descriptor["digest"]), int(str(descriptor["size"]))):
                 file.write(piece)
     return manifest
 
