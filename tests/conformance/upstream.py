@@ -62,7 +62,7 @@ def _serve_one(connection: socket.socket) -> None:
         elif path == "/slow":
             connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
             for number in range(4):
-                time.sleep(0.08 if number else 0)
+                time.sleep(0.3 if number else 0)
                 connection.sendall(b"6\r\nslow %d\r\n" % number)
             connection.sendall(b"0\r\n\r\n")
         elif path == "/cut":
