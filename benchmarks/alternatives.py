@@ -69,19 +69,20 @@ def _command(name: str, port: int) -> list[str]:
     match name:
         case "gunicorn + Flask":
             return [
-                str(_python() / "gunicorn"), "-w", cores, "-k", "gthread", "--threads", THREADS, "-b", address, "flask_app:app",
+                str(python_commands() / "gunicorn"), "-w", cores, "-k", "gthread", "--threads", THREADS, "-b", address,
+                "flask_app:app",
             ]  # fmt: skip
         case "uvicorn + FastAPI":
             return [
-                str(_python() / "uvicorn"), "--workers", cores, "--no-access-log", "--log-level", "warning",
+                str(python_commands() / "uvicorn"), "--workers", cores, "--no-access-log", "--log-level", "warning",
                 "--host", "127.0.0.1", "--port", str(port), "fastapi_app:app",
             ]  # fmt: skip
         case "Node + Hono":
-            return ["node", str(_node() / "hono.mjs"), str(port), cores]
+            return ["node", str(node_packages() / "hono.mjs"), str(port), cores]
     raise AssertionError(name)
 
 
-def _python() -> Path:
+def python_commands() -> Path:
     """The commands of an environment with the Python frameworks, made once."""
     locks = HERE / "requirements.txt"
     home = CACHE / "tools" / f"frameworks-{digest_of(locks.read_text())[:16]}"
@@ -94,8 +95,8 @@ def _python() -> Path:
     return home / "bin"
 
 
-def _node() -> Path:
-    """A folder with the program and its packages, made once."""
+def node_packages() -> Path:
+    """A folder with the program and the packages of Node.js, made once."""
     files = [HERE / name for name in ("package.json", "package-lock.json", "hono.mjs")]
     home = CACHE / "tools" / f"hono-{digest_of(*(file.read_text() for file in files))[:16]}"
     with locked(home.with_suffix(".lock")):
