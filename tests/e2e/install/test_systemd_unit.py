@@ -84,7 +84,8 @@ def test_a_node_under_the_units_restrictions_compiles_deploys_and_serves(
     machine: Machine, component: Callable[[str], Path], tmp_path: Path
 ) -> None:
     machine.stop()
-    machine.start(under=(sys.executable, confined.__file__, str(written(tmp_path, 8080)), str(machine.folder)))
+    writable = str(machine.folder), str(machine.runtime)
+    machine.start(under=(sys.executable, confined.__file__, str(written(tmp_path, 8080)), *writable))
     assert machine.process is not None
     children = Path(f"/proc/{machine.process.pid}/task/{machine.process.pid}/children").read_text().split()
     for pid in (machine.process.pid, *map(int, children)):

@@ -1,8 +1,9 @@
-"""`confined.py UNIT FOLDER COMMAND...`: runs a command under a unit's restrictions, without systemd. Not a test.
+"""`confined.py UNIT FOLDER RUNTIME COMMAND...`: runs a command under a unit's restrictions, without systemd. Not a test.
 
 What a process can take on by itself: the unit's system calls and address families (through libseccomp, from systemd's
-own groups of calls), no capabilities, no new privileges, its umask, and a file system that is read-only but for FOLDER.
-As root, in a mount namespace of its own. Not here: what needs systemd (users, private devices, cgroups).
+own groups of calls), no capabilities, no new privileges, its umask, and a file system that is read-only but for two folders,
+as a unit has its state and its runtime directory. As root, in a mount namespace of its own. Not here: what needs systemd
+(users, private devices, cgroups).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def confine(unit: str, folder: Path) -> None:
+def confine(unit: str, *folders: Path) -> None:
     """Take everything away from this process, for good."""
     allowed = allowed_calls(unit)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -71,10 +72,10 @@ def confine(unit: str, folder: Path) -> None:
     seccomp.seccomp_init.restype = ctypes.c_void_p
     seccomp.seccomp_rule_add.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint)
     seccomp.seccomp_load.argtypes = (ctypes.c_void_p,)
-    place = str(folder).encode()
     _checked(libc.unshare(CLONE_NEWNS), "unshare")
     _checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "private mounts")
-    _checked(libc.mount(place, place, None, MS_BIND, None), "bind")
+    for place in (str(folder).encode() for folder in folders):
+        _checked(libc.mount(place, place, None, MS_BIND, None), "bind")
     _checked(libc.mount(b"none", b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY, None), "read-only")
     for number in range(CAPABILITIES):
         libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
@@ -94,5 +95,5 @@ def confine(unit: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    confine(Path(sys.argv[1]).read_text(), Path(sys.argv[2]))
-    os.execvp(sys.argv[3], sys.argv[3:])
+    confine(Path(sys.argv[1]).read_text(), Path(sys.argv[2]), Path(sys.argv[3]))
+    os.execvp(sys.argv[4], sys.argv[4:])
