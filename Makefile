@@ -1,7 +1,7 @@
 # Every target makes its own environment in .venv from the hashed lock file. PYTHON chooses the interpreter.
 PYTHON ?= python3
-# Files of tests that run at once, each in a process of its own. One more than there are processors: meshes mostly wait.
-JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# Files of tests that run at once, each in a process of its own.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

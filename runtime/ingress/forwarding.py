@@ -52,9 +52,10 @@ NOWHERE: Final = b"nowhere\n"
 OPEN_TIMEOUT_S: Final = 30.0
 """The daemon gives up searching long before; this is for one that hangs."""
 
-DAEMON_AWAITED_S: Final = 3.0
+DAEMON_AWAITED_S: Final = 15.0
 DAEMON_ASKED_EVERY_S: Final = 0.1
-"""Workers outlive their daemon; a new one is back within seconds, and until then no byte has left this node."""
+"""Workers outlive their daemon, by 15 s at least; a new one is back within seconds, on a busy machine in more than
+three. Until then no byte has left this node."""
 
 ANSWER_MAX_BYTES: Final = 64 * 1024
 """Held of a response at once, per forwarded request."""
