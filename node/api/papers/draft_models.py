@@ -42,6 +42,7 @@ class DraftApp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keyvalue: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     sql: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     blobs: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
+    migrate: bool = False
     publish: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     subscribe: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     providers: dict[Name, Name] = {}

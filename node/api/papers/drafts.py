@@ -264,6 +264,7 @@ def _app(one: DraftApp) -> EffectiveApp:
         publish=one.publish or msgspec.UNSET,
         subscribe=one.subscribe or msgspec.UNSET,
         providers=tuple(sorted(one.providers.items())) or msgspec.UNSET,
+        migrate=one.migrate or msgspec.UNSET,
         websocket=one.websocket or msgspec.UNSET,
         websocket_origins=one.websocket_origins or msgspec.UNSET,
         private_networks=one.private_networks or msgspec.UNSET,

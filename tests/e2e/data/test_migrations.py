@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.mesh.durable import call
 from tests.support.mesh.nodes import Fleet, Machine, until
-from tests.support.mesh.python_app import ENVIRONMENT, PythonApp, kept_builds, solo
+from tests.support.mesh.python_app import ENVIRONMENT, PythonApp, solo
+from tests.support.runtime.projects import own_cache
 
 APP = """
 import json
@@ -55,7 +56,7 @@ def node() -> Iterator[Machine]:
     folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
     fleet = Fleet(folder)
     try:
-        with kept_builds():
+        with own_cache():
             yield solo(fleet, "notes")
     finally:
         fleet.close()

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.mesh.nodes import Fleet, Machine, until
-from tests.support.mesh.python_app import PythonApp, kept_builds, solo
+from tests.support.mesh.python_app import PythonApp, solo
+from tests.support.runtime.projects import own_cache
 from tests.support.runtime.redis_server import RedisServer, needs_redis
 
 APP = """
@@ -49,7 +50,7 @@ def node() -> Iterator[Machine]:
     folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
     fleet = Fleet(folder)
     try:
-        with kept_builds():
+        with own_cache():
             yield solo(fleet, "shop", "other")
     finally:
         fleet.close()

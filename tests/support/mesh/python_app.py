@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.support.mesh.durable import call
 from tests.support.mesh.nodes import Answer, Fleet, Machine, free_port, until
-from tests.support.runtime.projects import CACHE
 
 ENVIRONMENT = "production"
 DEPLOY_TIMEOUT_S = 240.0
@@ -59,20 +56,6 @@ class PythonApp:
         """Ask the app through a node."""
         status, _, body = call(machine.ingress, self.host, path, timeout_s)
         return status, body
-
-
-@contextmanager
-def kept_builds() -> Iterator[None]:
-    """Have commands build in the tests' own cache, so that toolchains and packages are made once."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(CACHE)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = before
 
 
 def solo(fleet: Fleet, *projects: str) -> Machine:
