@@ -34,9 +34,10 @@ from protocols.changes.change import (
     Route,
     SecretVersion,
     Stage,
+    route_of,
 )
 from protocols.changes.demands import Demands
-from protocols.changes.effective import Effective, EffectiveApp, SmokeCheck
+from protocols.changes.effective import Effective, SmokeCheck, effective_app
 from protocols.envelope import Signed, digest, encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
@@ -71,7 +72,7 @@ class Offered:
         return Effective(
             project=self.project.name,
             environment=environment,
-            apps=tuple(_effective_app(app, built[name], self.kinds[name]) for name, app in apps),
+            apps=tuple(effective_app(app, built[name], self.kinds[name]) for name, app in apps),
             smoke=tuple(SmokeCheck(one.app, one.path, one.status, one.contains or "") for one in self.project.smoke),
         )
 
@@ -95,37 +96,7 @@ class ChangeProposal:
 
 def routes_of(app: App) -> tuple[Route, ...]:
     """The routes of one app as the mesh claims them: "host/path", "host" or "/path"."""
-    found = []
-    for text in app.routes:
-        host, slash, path = text.partition("/")
-        found.append(Route(host.lower(), f"/{path.rstrip('/')}" if slash and path else "/"))
-    return tuple(sorted(found))
-
-
-def _effective_app(app: App, component: bytes, kind: Kind) -> EffectiveApp:
-    return EffectiveApp(
-        name=app.name,
-        component=component,
-        kind=kind,
-        timeout_ms=app.timeout_ms,
-        memory_max_bytes=app.memory_max_bytes,
-        instances=app.instances,
-        routes=routes_of(app),
-        schedule=app.schedule or "",
-        allow_hosts=app.allow_hosts,
-        keyvalue=app.keyvalue,
-        sql=app.sql,
-        blobs=app.blobs,
-        publish=app.publish or msgspec.UNSET,
-        subscribe=app.subscribe or msgspec.UNSET,
-        providers=tuple(sorted(app.providers.items())) or msgspec.UNSET,
-        migrate=app.migrate or msgspec.UNSET,
-        websocket=app.websocket or msgspec.UNSET,
-        websocket_origins=app.websocket_origins or msgspec.UNSET,
-        private_networks=app.private_networks or msgspec.UNSET,
-        config=tuple(sorted(app.config.items())),
-        secrets=app.secrets,
-    )
+    return tuple(sorted(map(route_of, app.routes)))
 
 
 def release_of(found: Found, bundle: BuildBundle, author: bytes) -> Release:

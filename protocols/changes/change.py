@@ -146,6 +146,12 @@ class Route(msgspec.Struct, frozen=True, array_like=True, order=True):
     path: str
 
 
+def route_of(text: str) -> Route:
+    """Read a route as people write it: "host/path", "host" or "/path"."""
+    host, slash, path = text.partition("/")
+    return Route(host.lower(), f"/{path.rstrip('/')}" if slash and path else "/")
+
+
 class Change(msgspec.Struct, frozen=True, tag="change"):
     """A release proposed for an environment; its id is the digest of its bytes.
 

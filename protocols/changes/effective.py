@@ -8,11 +8,11 @@ only. Not here: the file itself (the CLI reads it), and what a sandbox makes of 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from protocols.changes.change import NAME_MAX, Route, valid_name
+from protocols.changes.change import NAME_MAX, Route, route_of, valid_name
 from protocols.changes.networks import networks_problem
 from protocols.envelope import DIGEST_BYTES, DecodeError, decode
 
@@ -90,6 +90,36 @@ class EffectiveApp(msgspec.Struct, frozen=True):
         """Whether it uses an embedded provider, whose data lies on one node."""
         own = set(self.keyvalue) - self.mapped.keys()
         return bool(own or self.sql or self.blobs or self.publish or self.subscribe)
+
+
+def effective_app(written: Any, component: bytes, kind: Literal["http", "command", "module"]) -> EffectiveApp:
+    """What nodes run of an app as a project file or a draft says it, which has an attribute for each further field.
+
+    There routes are texts, pairs are mappings, and no schedule may be None.
+    """
+    return EffectiveApp(
+        name=written.name,
+        component=component,
+        kind=kind,
+        timeout_ms=written.timeout_ms,
+        memory_max_bytes=written.memory_max_bytes,
+        instances=written.instances,
+        routes=tuple(sorted(map(route_of, written.routes))),
+        schedule=written.schedule or "",
+        allow_hosts=written.allow_hosts,
+        keyvalue=written.keyvalue,
+        sql=written.sql,
+        blobs=written.blobs,
+        publish=written.publish or msgspec.UNSET,
+        subscribe=written.subscribe or msgspec.UNSET,
+        providers=tuple(sorted(written.providers.items())) or msgspec.UNSET,
+        migrate=written.migrate or msgspec.UNSET,
+        websocket=written.websocket or msgspec.UNSET,
+        websocket_origins=written.websocket_origins or msgspec.UNSET,
+        private_networks=written.private_networks or msgspec.UNSET,
+        config=tuple(sorted(written.config.items())),
+        secrets=written.secrets,
+    )
 
 
 class SmokeCheck(msgspec.Struct, frozen=True):

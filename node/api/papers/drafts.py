@@ -12,15 +12,12 @@ import base64
 import secrets
 from collections.abc import AsyncIterator
 
-import msgspec
-
 from node.api.callers.objects import of_artifact, of_change
 from node.api.callers.scope import Owned, covered, place_of
 from node.api.operations import Call, Operation, Parameter
 from node.api.papers.draft_models import (
     ChangeDraft,
     Draft,
-    DraftApp,
     DraftPlan,
     DraftView,
     ProposedView,
@@ -46,20 +43,20 @@ from protocols.changes.change import (
     Component,
     Plan,
     Release,
-    Route,
     SecretVersion,
     Stage,
     change_problem,
     release_problem,
+    route_of,
     route_problem,
 )
 from protocols.changes.differences import Side, differences
 from protocols.changes.effective import (
     EFFECTIVE_MAX_BYTES,
     Effective,
-    EffectiveApp,
     SmokeCheck,
     decode_effective,
+    effective_app,
     effective_problem,
 )
 from protocols.core import NodeCore
@@ -234,48 +231,18 @@ def _new_release(call: Call, body: ChangeDraft, author: bytes) -> tuple[Release,
     ]  # fmt: skip
     if absent:
         raise unreadable(f"component {absent[0][:12]} is not here", f"PUT /v1/artifacts/{absent[0]}, then draft again")
+    by_name = sorted(body.apps, key=lambda app: app.name)
     components = tuple(
         Component(
-            app.name, bytes.fromhex(app.component),
-            control.artifacts.path(bytes.fromhex(app.component)).stat().st_size, app.toolchain,
+            app.name, digests[app.component], control.artifacts.path(digests[app.component]).stat().st_size,
+            app.toolchain,
         )
-        for app in sorted(body.apps, key=lambda one: one.name)
+        for app in by_name
     )  # fmt: skip
     release = Release(body.project, components, body.project_file.encode(), body.source_commit, author)
-    apps = tuple(_app(app) for app in sorted(body.apps, key=lambda one: one.name))
+    apps = tuple(effective_app(app, digests[app.component], app.kind) for app in by_name)
     smoke = tuple(SmokeCheck(one.app, one.path, one.status, one.contains) for one in body.smoke)
     return release, Effective(body.project, body.environment, apps, smoke)
-
-
-def _app(one: DraftApp) -> EffectiveApp:
-    return EffectiveApp(
-        name=one.name,
-        component=bytes.fromhex(one.component),
-        kind=one.kind,
-        timeout_ms=one.timeout_ms,
-        memory_max_bytes=one.memory_max_bytes,
-        instances=one.instances,
-        routes=tuple(sorted(_route(text) for text in one.routes)),
-        schedule=one.schedule,
-        allow_hosts=one.allow_hosts,
-        keyvalue=one.keyvalue,
-        sql=one.sql,
-        blobs=one.blobs,
-        publish=one.publish or msgspec.UNSET,
-        subscribe=one.subscribe or msgspec.UNSET,
-        providers=tuple(sorted(one.providers.items())) or msgspec.UNSET,
-        migrate=one.migrate or msgspec.UNSET,
-        websocket=one.websocket or msgspec.UNSET,
-        websocket_origins=one.websocket_origins or msgspec.UNSET,
-        private_networks=one.private_networks or msgspec.UNSET,
-        config=tuple(sorted(one.config.items())),
-        secrets=one.secrets,
-    )
-
-
-def _route(text: str) -> Route:
-    host, slash, path = text.partition("/")
-    return Route(host.lower(), f"/{path.rstrip('/')}" if slash and path else "/")
 
 
 def _held_release(call: Call, body: ChangeDraft) -> tuple[Release, Effective]:
@@ -400,7 +367,7 @@ def _draft_routes(control: Control, call: Call, body: RoutesDraft) -> Made:
     state = control.core.state
     lane = _lane(state, body.project, body.environment)
     mine = {one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)}
-    wanted = tuple(sorted({*mine, *(_route(text) for text in body.routes)}))
+    wanted = tuple(sorted({*mine, *(route_of(text) for text in body.routes)}))
     problem = next((found for route in wanted if (found := route_problem(route))), None)
     if problem is not None:
         raise unreadable(problem, "correct the routes")
