@@ -43,7 +43,7 @@ from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
 from protocols.state.commands import Command, SignedCommand, Start, sign_command
 from protocols.state.gate import gate_of
-from protocols.state.model import Lane, MeshState
+from protocols.state.model import Environment, Lane, MeshState, Project
 from protocols.state.placement import eligible, pinned_size, rendezvous
 
 APPROVE = "approve"
@@ -248,8 +248,8 @@ def make_proposal(
 
 def lane_of(state: MeshState, project: str, environment: str) -> Lane:
     """Return the project's lane in an environment. Raises UsageError naming what an admin must create first."""
-    _require_environment(state, environment, f"freehold env create {environment}")
-    _require_project(state, project, f"freehold project create {project}")
+    _require_named("environment", environment, state.environments, f"freehold env create {environment}")
+    _require_named("project", project, state.projects, f"freehold project create {project}")
     lane = state.lane(project, environment)
     assert lane is not None, "every project has a lane in every environment"
     return lane
@@ -262,9 +262,9 @@ async def require_known(client: NodeClient, project: str, environment: str) -> N
     """
     state = await client.state()
     if environment:
-        _require_environment(state, environment, "freehold env list")
+        _require_named("environment", environment, state.environments, "freehold env list")
     if project:
-        _require_project(state, project, "freehold project list")
+        _require_named("project", project, state.projects, "freehold project list")
 
 
 def visited_at(ingress: Sequence[str], routes: Sequence[str], host: str = "") -> list[str]:
@@ -284,23 +284,13 @@ def visited_at(ingress: Sequence[str], routes: Sequence[str], host: str = "") ->
     return found
 
 
-def _require_environment(state: MeshState, name: str, step: str) -> None:
-    if not any(environment.name == name for environment in state.environments):
-        names = ", ".join(environment.name for environment in state.environments) or "none"
+def _require_named(what: str, name: str, known: Sequence[Environment | Project], step: str) -> None:
+    names = [one.name for one in known]
+    if name not in names:
         raise UsageError(
-            f"the mesh has no environment {name!r} (there are: {names})",
+            f"the mesh has no {what} {name!r} (there are: {', '.join(names) or 'none'})",
             next_step=step,
-            kind="no-environment",
-        )
-
-
-def _require_project(state: MeshState, name: str, step: str) -> None:
-    if not any(project.name == name for project in state.projects):
-        names = ", ".join(project.name for project in state.projects) or "none"
-        raise UsageError(
-            f"the mesh has no project {name!r} (there are: {names})",
-            next_step=step,
-            kind="no-project",
+            kind=f"no-{what}",
         )
 
 
