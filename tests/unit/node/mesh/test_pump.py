@@ -222,16 +222,23 @@ async def test_who_reads_decisions_does_not_wait_for_records_to_be_durable() -> 
         await asyncio.gather(running, return_exceptions=True)
 
 
+class Slow(Script):
+    """Each event takes a second of the clock, which is a list of one."""
+
+    def __init__(self, now_s: list[float]) -> None:
+        super().__init__({})
+        self._now_s = now_s
+
+    def handle(self, event: Any, now: Now) -> list[Effect]:
+        self._now_s[0] += 1.0
+        return super().handle(event, now)
+
+
 async def test_a_peers_message_is_charged_to_it_and_told_of_once_it_was_handled() -> None:
     now_s = [10.0]
 
-    class Slow(Script):
-        def handle(self, event: Any, now: Now) -> list[Effect]:
-            now_s[0] += 1.0
-            return super().handle(event, now)
-
     loop_time = LoopTime(clock=lambda: now_s[0])
-    machine, recorder, done = Slow({}), Recorder(), asyncio.Event()
+    machine, recorder, done = Slow(now_s), Recorder(), asyncio.Event()
     pump = Pump(machine, recorder, recorder.persist, recorder.notify, loop_time=loop_time)
     pump.put_for(PEER, "first", done.set)
     pump.put_for(PEER, "second")
@@ -262,12 +269,7 @@ async def test_a_tick_that_is_due_comes_in_a_flood_of_events_too() -> None:
 async def test_the_loop_belongs_to_others_between_two_events_that_take_long() -> None:
     now_s = [10.0]
 
-    class Slow(Script):
-        def handle(self, event: Any, now: Now) -> list[Effect]:
-            now_s[0] += 1.0
-            return super().handle(event, now)
-
-    machine, recorder = Slow({}), Recorder()
+    machine, recorder = Slow(now_s), Recorder()
     pump = Pump(machine, recorder, recorder.persist, recorder.notify, loop_time=LoopTime(clock=lambda: now_s[0]))
     for number in range(BATCH_MAX):
         pump.post(number)
