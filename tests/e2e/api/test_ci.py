@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ min_healthy_time = "1s"
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[tuple[Fleet, Machine, str]]:
-    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # Unix sockets have short names
-    fleet = Fleet(folder)
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Machine, str]]:
+    fleet = Fleet(tmp_path_factory.mktemp("ci"))
     try:
         dev = fleet.found("d", "--api", "127.0.0.1:0", "--policy", "team")
         dev.typed_ok("env", "create", "production", "-y")
@@ -43,7 +41,6 @@ def team() -> Iterator[tuple[Fleet, Machine, str]]:
         yield fleet, dev, answer.json["token"]
     finally:
         fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Runner(Machine):

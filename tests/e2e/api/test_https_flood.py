@@ -6,7 +6,6 @@ import contextlib
 import socket
 import ssl
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,18 +22,17 @@ HELLO = bytes.fromhex("1603010200010001fc0303")
 
 
 @pytest.fixture
-def machines() -> Iterator[tuple[Machine, Machine]]:
+def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
     """A node with an HTTPS API, and a machine whose person logged in there."""
-    with tempfile.TemporaryDirectory(prefix="fh-") as folder:  # Unix sockets have short names
-        fleet = Fleet(Path(folder))
-        try:
-            one = fleet.found("one", "--api", "127.0.0.1:0")
-            line = fleet.invite(one, "--kind", "principal", "--role", "viewer", "--for", "ann")
-            ann = Machine(Path(folder) / "ann")
-            ann.ok("login", line)
-            yield one, ann
-        finally:
-            fleet.close()
+    fleet = Fleet(tmp_path)
+    try:
+        one = fleet.found("one", "--api", "127.0.0.1:0")
+        line = fleet.invite(one, "--kind", "principal", "--role", "viewer", "--for", "ann")
+        ann = Machine(tmp_path / "ann")
+        ann.ok("login", line)
+        yield one, ann
+    finally:
+        fleet.close()
 
 
 def descriptors(machine: Machine) -> int:

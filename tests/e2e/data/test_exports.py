@@ -31,9 +31,8 @@ BASE = f"/v1/data/shop/{ENVIRONMENT}"
 
 
 @pytest.fixture(scope="module")
-def site(component: Callable[[str], Path]) -> Iterator[Site]:
-    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
-    fleet = Fleet(folder)
+def site(component: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    fleet = Fleet(tmp_path_factory.mktemp("exports"))
     made = Site(fleet, component)
     try:
         first = fleet.found("one", "--policy", "solo", *ports())
@@ -44,7 +43,6 @@ def site(component: Callable[[str], Path]) -> Iterator[Site]:
         yield made
     finally:
         fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,15 +49,13 @@ SETTINGS = 'sql = ["main"]\nmigrate = true\nconfig = {{ VERSION = "{version}", A
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Machine]:
-    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
-    fleet = Fleet(folder)
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    fleet = Fleet(tmp_path_factory.mktemp("migrations"))
     try:
         with own_cache():
             yield solo(fleet, "notes")
     finally:
         fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,9 +32,8 @@ KILL_WITHIN_S = 2.5
 
 
 @pytest.fixture(scope="module")
-def site(component: Callable[[str], Path]) -> Iterator[Site]:
-    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
-    fleet = Fleet(folder)
+def site(component: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    fleet = Fleet(tmp_path_factory.mktemp("kills"))
     made = Site(fleet, component)
     try:
         made.found()
@@ -46,7 +43,6 @@ def site(component: Callable[[str], Path]) -> Iterator[Site]:
         yield made
     finally:
         fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Visitors:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -46,15 +44,13 @@ PROVIDER = '[provider.cache]\nkind = "redis"\nurl = "redis://127.0.0.1:{port}"\n
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Machine]:
-    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
-    fleet = Fleet(folder)
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    fleet = Fleet(tmp_path_factory.mktemp("providers"))
     try:
         with own_cache():
             yield solo(fleet, "shop", "other")
     finally:
         fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

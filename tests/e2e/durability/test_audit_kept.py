@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,16 @@ from tests.support.mesh.nodes import Fleet, Machine, until
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with tempfile.TemporaryDirectory(prefix="fh-") as folder:  # Unix sockets have short names
-        made = Fleet(Path(folder))
-        try:
-            made.found("one", *ports())
-            made.join(made.invite(made.machines[0]), "two", *ports())
-            for machine in made.machines:
-                until(lambda machine=machine: confirmed(machine) == 2, 60, "two confirmed nodes")  # type: ignore[misc]
-            yield made
-        finally:
-            made.close()
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(tmp_path)
+    try:
+        made.found("one", *ports())
+        made.join(made.invite(made.machines[0]), "two", *ports())
+        for machine in made.machines:
+            until(lambda machine=machine: confirmed(machine) == 2, 60, "two confirmed nodes")  # type: ignore[misc]
+        yield made
+    finally:
+        made.close()
 
 
 def confirmed(machine: Machine) -> int:

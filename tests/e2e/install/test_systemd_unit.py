@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from ctypes.util import find_library
@@ -63,13 +62,12 @@ def test_systemd_finds_no_mistake_in_the_unit_and_little_exposure(tmp_path: Path
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="fh-") as folder:  # Unix sockets have short names
-        fleet = Fleet(Path(folder))
-        try:
-            yield fleet.found("one")
-        finally:
-            fleet.close()
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    fleet = Fleet(tmp_path)
+    try:
+        yield fleet.found("one")
+    finally:
+        fleet.close()
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -65,11 +65,12 @@ class Machine:
     started: Callable[[Machine], None] = lambda _machine: None
     log: Path = field(init=False)
     runtime: Path = field(init=False)
-    """Where its sockets lie: a short path, whatever the test is called, for an address has 103 bytes."""
+    """Where its sockets lie: a short path, whatever the test is called, for an address has 103 bytes. In the folder that
+    `tests/conftest.py` makes for a run and removes; elsewhere it goes with this machine."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.runtime = Path(tempfile.mkdtemp(prefix="fhr-"))
+        self.runtime = Path(tempfile.mkdtemp(prefix="fhr-", dir=os.environ.get("RUNTIME_DIRECTORY")))
         weakref.finalize(self, shutil.rmtree, self.runtime, ignore_errors=True)
         self.log = self.folder / "daemon.log"
 
