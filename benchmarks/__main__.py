@@ -39,18 +39,18 @@ def measure(module: ModuleType, quick: bool) -> dict[str, Any]:
 def main() -> None:
     """Run, write, and show missed aims first."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    found = modules()
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(found)}")
+    module_types = modules()
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(module_types)}")
     parser.add_argument("--quick", action="store_true", help="shorter rounds, for a look; the results are not written")
     chosen = parser.parse_args()
-    unknown = [name for name in chosen.names if name not in found]
+    unknown = [name for name in chosen.names if name not in module_types]
     if unknown:
-        parser.error(f"there is no module {unknown[0]!r}; there are {', '.join(found)}")
+        parser.error(f"there is no module {unknown[0]!r}; there are {', '.join(module_types)}")
     results = report.load()
     fresh: report.Results = {}
-    for name in chosen.names or found:
+    for name in chosen.names or module_types:
         print(name, flush=True)
-        fresh[name] = measure(found[name], chosen.quick)
+        fresh[name] = measure(module_types[name], chosen.quick)
         if not chosen.quick:
             results[name] = fresh[name]
             report.save(results)

@@ -147,12 +147,12 @@ async def _handle_cost(instances: str) -> float:
     head = RequestHead("GET", "http", "127.0.0.1", "/", (("host", b"127.0.0.1"),))
     best = float("inf")
     for _ in range(5):
-        made = [Exchange(head, deadline_s=time.monotonic() + 60, loop=None) for _ in range(LOOP_CALLS)]
-        for each in made:
-            each.body.feed_end()
+        exchanges = [Exchange(head, deadline_s=time.monotonic() + 60, loop=None) for _ in range(LOOP_CALLS)]
+        for entry in exchanges:
+            entry.body.feed_end()
         before_s = time.process_time()
-        for each in made:
-            assert isinstance(app.handle(each), Completed)
+        for entry in exchanges:
+            assert isinstance(app.handle(entry), Completed)
         best = min(best, (time.process_time() - before_s) * 1e6 / LOOP_CALLS)
     return best
 

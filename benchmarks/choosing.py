@@ -46,11 +46,11 @@ def beside_alternatives(quick: bool) -> Iterator[Row]:
     binary = peer.wasmtime(build=not quick)
     with contextlib.ExitStack() as stack:
         targets = list(_start(stack, binary))
-        found = sampled(targets, CONNECTIONS, 1 if quick else ROUNDS, ROUND_S / 2 if quick else ROUND_S)
+        table = sampled(targets, CONNECTIONS, 1 if quick else ROUNDS, ROUND_S / 2 if quick else ROUND_S)
     drawn: dict[str, dict[str, dict[int, float]]] = {what: {} for what in VALUES}
     for target in targets:
         for connections in CONNECTIONS:
-            group = found[target.name, connections]
+            group = table[target.name, connections]
             for what, (unit, pick) in VALUES.items():
                 value = round(median(map(pick, group)), 1)
                 drawn[what].setdefault(target.name, {})[connections] = value
@@ -63,7 +63,7 @@ def beside_alternatives(quick: bool) -> Iterator[Row]:
     if binary is None:
         yield Row("wasmtime serve", 0, "requests", note=peer.NOTHING_TO_ASK)
     elif "native" in ENGINES:
-        yield from _aimed(found, peer.wasmtime_version(binary) + " serve")
+        yield from _aimed(table, peer.wasmtime_version(binary) + " serve")
 
 
 def _aimed(found: dict[tuple[str, int], list[Sample]], by: str) -> Iterator[Row]:

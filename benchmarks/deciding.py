@@ -141,13 +141,13 @@ def rows(
         yield Row(title, value, "ms", aim, met, f"{cluster.version}: {theirs_at[index]:.2f}", round(ratio, 2))
     in_turn = fleet.p50_p99(turns)
     yield Row("the same, asked at the three voters in turn: p50", round(in_turn[0], 2), "ms")
-    each = our_syncs / len(mine)
+    number = our_syncs / len(mine)
     if others and cluster is not None:
         peer_each = their_syncs / len(others)
         yield Row(
-            "syncs per decision, all three nodes", round(each, 1), "",
-            peer=f"{cluster.version}: {peer_each:.1f}", ratio=round(each / peer_each, 2),
+            "syncs per decision, all three nodes", round(number, 1), "",
+            peer=f"{cluster.version}: {peer_each:.1f}", ratio=round(number / peer_each, 2),
         )  # fmt: skip
     else:
-        yield Row("syncs per decision, all three nodes", round(each, 1), "")
+        yield Row("syncs per decision, all three nodes", round(number, 1), "")
     yield Row("CPU of the three nodes per decision", round(our_cpu_s / len(mine) * 1000, 1), "ms")

@@ -94,15 +94,15 @@ def run(quick: bool) -> Iterator[Row]:
         with fleet.running(count) as machines:
             went = asyncio.run(releases(machines, stages, 1 if quick else RELEASES))
         spoken = f"{count} node{'s' if count > 1 else ''}"
-        overhead = median(one.live_s - one.asked_s for one in went)
+        overhead = median(entry.live_s - entry.asked_s for entry in went)
         title = f"deploy to live beyond the health windows, {spoken}"
         note = f"{len(stages)} stages, {count} windows of {HEALTHY_S:g} s; the median of {len(went)} releases"
         if count == AIMED_NODES:
             yield at_most(title, round(overhead, 2), "s", OVERHEAD_AIM_S, note=note)
         else:
             yield Row(title, round(overhead, 2), "s", note=note)
-        yield Row(f"of it preparing, {spoken}", round(median(one.started_s for one in went), 2), "s")
-        rolling = median(one.live_s - one.started_s - one.asked_s for one in went)
+        yield Row(f"of it preparing, {spoken}", round(median(entry.started_s for entry in went), 2), "s")
+        rolling = median(entry.live_s - entry.started_s - entry.asked_s for entry in went)
         yield Row(f"of it rolling, {spoken}", round(rolling, 2), "s")
 
 
@@ -156,7 +156,7 @@ async def release(clients: list[NodeClient], signer: Ed25519Signer, folder: Path
         await first.start(start)
     seen = [watch.result() for watch in watches]
     asked_s = len(clients) * HEALTHY_S
-    return Went(min(one[0] for one in seen) - began_s, max(one[1] for one in seen) - began_s, asked_s)
+    return Went(min(pair[0] for pair in seen) - began_s, max(pair[1] for pair in seen) - began_s, asked_s)
 
 
 async def promoted(client: NodeClient, stages: int) -> tuple[float, float]:

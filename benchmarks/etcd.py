@@ -90,9 +90,9 @@ def running() -> Iterator[Cluster | None]:
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for entry in sockets:
+            entry.bind(("127.0.0.1", 0))
+        return [socket.getsockname()[1] for socket in sockets]
 
 
 def _leads(url: str) -> bool | None:

@@ -58,21 +58,21 @@ def distribute(holding: str, fetching: str, rounds: int) -> tuple[float, float, 
         holder = stack.enter_context(role(holding, str(folder)))
         address = line(holder)
         fetchers = [stack.enter_context(role(fetching, f"{scratch}/{number}", address)) for number in range(NODES)]
-        for one in fetchers:
-            assert line(one) == "ready"
+        for fetcher in fetchers:
+            assert line(fetcher) == "ready"
         before = resident_mib(holder.pid)
         reset_high_water(holder.pid)
         best, rise = 1e9, 0.0
         for name in names:
             began = time.perf_counter()
-            for one in fetchers:
-                tell(one, name)
-            rise = max(rise, *(float(line(one)) for one in fetchers))
+            for fetcher in fetchers:
+                tell(fetcher, name)
+            rise = max(rise, *(float(line(process)) for process in fetchers))
             best = min(best, time.perf_counter() - began)
         held = resident_mib(holder.pid, "VmHWM") - before
-        for one in (*fetchers, holder):
-            assert one.stdin is not None
-            one.stdin.close()
+        for fetcher in (*fetchers, holder):
+            assert fetcher.stdin is not None
+            fetcher.stdin.close()
     return best, rise, held
 
 
@@ -129,7 +129,7 @@ async def node(folder: str):  # type: ignore[no-untyped-def]
         may_fetch=lambda _peer: True, on_reject=lambda *refused: print(refused, file=sys.stderr),
     )  # fmt: skip
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one) for one in (here.transport.run(), here.watch(), fetcher.run())]
+        tasks = [group.create_task(entry) for entry in (here.transport.run(), here.watch(), fetcher.run())]
         await here.transport.started.wait()
         yield fetcher, here
         for task in tasks:

@@ -45,19 +45,19 @@ def running(count: int) -> Iterator[list[Machine]]:
 def ready(machine: Machine, count: int) -> bool:
     """Whether a node sees `count` confirmed members that are up, and as many voters as there should be."""
     members = machine.members().values()
-    confirmed = sum(one["confirmed"] and one["belief"] in {"alive", "self"} for one in members)
-    return confirmed == count and sum(one["voter"] for one in members) == min(count, VOTERS)
+    confirmed = sum(member["confirmed"] and member["belief"] in {"alive", "self"} for member in members)
+    return confirmed == count and sum(member["voter"] for member in members) == min(count, VOTERS)
 
 
 @contextlib.asynccontextmanager
 async def clients(machines: Sequence[Machine]) -> AsyncIterator[list[NodeClient]]:
     """An open session with each node, over its Unix socket."""
     async with contextlib.AsyncExitStack() as stack:
-        made = []
+        node_clients = []
         for machine in machines:
             socket = str(next(machine.runtime.glob("*/api.sock")))
-            made.append(await stack.enter_async_context(NodeClient(Context("home", socket, "bench"))))
-        yield made
+            node_clients.append(await stack.enter_async_context(NodeClient(Context("home", socket, "bench"))))
+        yield node_clients
 
 
 def admin(machine: Machine) -> Ed25519Signer:

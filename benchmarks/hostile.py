@@ -111,15 +111,15 @@ async def others(operator: NodeClient) -> set[str]:
     """Records that the attacker did not write: audit entries by now, and whose grants there are."""
     entries = await operator.read_all(AuditView, "/v1/audit")
     grants = await operator.read_all(PrincipalView, "/v1/principals")
-    return {f"{one.node}/{one.number}" for one in entries} | {one.key for one in grants}
+    return {f"{entry.node}/{entry.number}" for entry in entries} | {grant.key for grant in grants}
 
 
 async def key_of(operator: NodeClient, admin: Ed25519Signer, project: str, role: Role) -> bytes:
     """The seed of a new key with one role in one project."""
     seed = secrets.token_bytes(32)
-    made = Ed25519Signer(seed)
+    ed25519_signer = Ed25519Signer(seed)
     grant = Grant(
-        made.public_key,
+        ed25519_signer.public_key,
         "agent",
         project,
         (role,),
@@ -129,7 +129,7 @@ async def key_of(operator: NodeClient, admin: Ed25519Signer, project: str, role:
         secrets.token_bytes(16),
     )
     await operator.publish(
-        "grant", made.public_key.hex(), encode((sign(admin, GRANT_DOMAIN, await operator.mesh(), grant),))
+        "grant", ed25519_signer.public_key.hex(), encode((sign(admin, GRANT_DOMAIN, await operator.mesh(), grant),))
     )
     return seed
 
@@ -150,14 +150,14 @@ def timed(socket: str, seed: bytes, for_s: float) -> list[float]:
     """How long each of some calls took, begun at a steady pace. Runs in a process of its own: the attacker is in this one."""
 
     async def call() -> list[float]:
-        found: list[float] = []
+        numbers: list[float] = []
         async with acting(socket, Ed25519Signer(seed)) as client:
             until_s = time.monotonic() + for_s
             while (began_s := time.monotonic()) < until_s:
                 await client.get("/v1/lanes", project="theirs")
-                found.append(time.monotonic() - began_s)
-                await asyncio.sleep(max(0.0, EVERY_S - found[-1]))
-        return found
+                numbers.append(time.monotonic() - began_s)
+                await asyncio.sleep(max(0.0, EVERY_S - numbers[-1]))
+        return numbers
 
     return asyncio.run(call())
 
@@ -172,7 +172,7 @@ async def going(loops: list[Callable[[], Awaitable[None]]]) -> AsyncIterator[Non
                 await one()
             await asyncio.sleep(0)
 
-    tasks = [asyncio.ensure_future(again(one)) for one in loops]
+    tasks = [asyncio.ensure_future(again(loop)) for loop in loops]
     try:
         yield
     finally:

@@ -62,18 +62,18 @@ def lines(title: str, unit: str, over: str, drawn: Mapping[str, Line]) -> str:
 
 
 def _marks(low: float, high: float) -> list[float]:
-    found, step = [], low
+    numbers, step = [], low
     while step <= high:
-        found += [step * times for times in (1, 2, 5) if step * times <= high]
+        numbers += [step * times for times in (1, 2, 5) if step * times <= high]
         step *= 10
-    return found
+    return numbers
 
 
 def _apart(places: list[tuple[float, str]]) -> dict[str, float]:
     """Names, from the top down, none nearer than a line of text to the one above."""
-    found: dict[str, float] = {}
+    table: dict[str, float] = {}
     above = float("-inf")
     for place, name in places:
         above = max(place, above + 15)
-        found[name] = above
-    return found
+        table[name] = above
+    return table

@@ -92,7 +92,9 @@ def virtual_time(quick: bool) -> Iterator[Row]:
     fleet.world.run_until(fleet.world.now_ms + IDLE_MS)
     speed = IDLE_MS / 1000 / (time.process_time() - start)
     yield Row("five idle nodes under virtual time", round(speed), "x real", ">= 200", speed >= 200)
-    whole = (one for seed in count(0, WHOLE_EVERY) if (one := mesh_plan(seed)).host_count == 5)
+    whole = (
+        chosen_mesh_plan for seed in count(0, WHOLE_EVERY) if (chosen_mesh_plan := mesh_plan(seed)).host_count == 5
+    )
     chains = (drawn for seed in count(1) if seed % WHOLE_EVERY and (drawn := chain_plan(seed)).host_count == 5)
     yield under_faults("whole nodes", whole, mesh_run, 2 if quick else PLANS)
     yield under_faults("chains", chains, chain_run, 2 if quick else PLANS)
@@ -101,11 +103,11 @@ def virtual_time(quick: bool) -> Iterator[Row]:
 def under_faults(what: str, plans: Iterator[PlanT], run_plan: Callable[[PlanT], Result], most: int) -> Row:
     """The simulator's own runs of five hosts, by seed: clients at work, faults as drawn, judges watching."""
     start, virtual_ms, faults = time.process_time(), 0, 0
-    for one in islice(plans, most):
-        result = run_plan(one)
-        assert result.verdict is Verdict.CLEAN, (one.seed, result.detail)
+    for entry in islice(plans, most):
+        result = run_plan(entry)
+        assert result.verdict is Verdict.CLEAN, (entry.seed, result.detail)
         virtual_ms += result.virtual_ms
-        faults += len(one.faults)
+        faults += len(entry.faults)
     speed = virtual_ms / 1000 / (time.process_time() - start)
     note = f"{most} runs of the simulator, {faults} faults"
     return Row(f"five busy {what} under faults, judged", round(speed), "x real", ">= 200", speed >= 200, note=note)

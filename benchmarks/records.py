@@ -127,8 +127,8 @@ def offered(store: RecordStore, records: Sequence[Any], outcome: OfferOutcome) -
     """Offer records, each of which must end so; return the CPU seconds that took."""
     start = time.process_time()
     for signed in records:
-        found = store.offer(signed, WALL_MS)
-        assert found.outcome is outcome, found
+        offer_result = store.offer(signed, WALL_MS)
+        assert offer_result.outcome is outcome, offer_result
     return time.process_time() - start
 
 
@@ -138,8 +138,8 @@ def trie(store: RecordStore) -> Iterator[Row]:
     for number in range(count):
         store.trie.put(f"/bench/{number}", b"d" * 32)
         store.trie.root()
-    each = (time.process_time() - start) / count * 1e6
-    yield Row("trie: one change and the new root, at 100,000", round(each, 1), "us", "<= 50", each <= 50)
+    answer = (time.process_time() - start) / count * 1e6
+    yield Row("trie: one change and the new root, at 100,000", round(answer, 1), "us", "<= 50", answer <= 50)
     for number in range(count):
         store.trie.remove(f"/bench/{number}")
     store.trie.root()
@@ -192,22 +192,22 @@ def reconcile(one: Side, two: Side) -> tuple[int, int, float]:
 
 
 def anti_entropy() -> Iterator[Row]:
-    one, two = Side(0), Side(1)
+    side, two = Side(0), Side(1)
     fakes = [Unsigned(node.public_key) for node in NODES]
     for number in range(STORE_RECORDS):
         signed = record(number, fakes[number % 4])
         if number >= DIFFERENCES // 2:
-            assert one.records.store.offer(signed, WALL_MS).outcome is OfferOutcome.MERGED
+            assert side.records.store.offer(signed, WALL_MS).outcome is OfferOutcome.MERGED
         if number < STORE_RECORDS - DIFFERENCES // 2:
             assert two.records.store.offer(signed, WALL_MS).outcome is OfferOutcome.MERGED
-    yield from trie(one.records.store)
+    yield from trie(side.records.store)
     two.records.store.trie.root()
-    used, rounds, took = reconcile(one, two)
+    used, rounds, took = reconcile(side, two)
     kib = used / 1024
     yield Row("reconcile 100 of 100,000: bytes", round(kib, 1), "KiB", "<= 150", kib <= 150)
     yield Row("reconcile 100 of 100,000: rounds", rounds, "", "<= 5", rounds <= 5)
     yield Row("reconcile 100 of 100,000: CPU of both sides, without signatures", round(took * 1000, 1), "ms", "", None)
-    used, rounds, _ = reconcile(one, two)
+    used, rounds, _ = reconcile(side, two)
     yield Row("equal sets of 100,000: rounds", rounds, "", "1", rounds == 1)
     yield Row("equal sets of 100,000: bytes", used, "B", "", None)
 

@@ -72,7 +72,7 @@ def measure(stage: Losses, nodes: Sequence[int], rounds: int) -> tuple[list[floa
             back = [visitors.submit(visit, stage, index, here, began_s) for index in nodes]
             assert command.wait() == 0, "the rollback was refused"
             command_s.append(time.time() - began_s)
-            served_s.append(max(one.result() for one in back))
+            served_s.append(max(future.result() for future in back))
             daemons_s.append(began_s + served_s[-1] - decided_s(machine))
     return served_s, command_s, daemons_s
 

@@ -126,6 +126,6 @@ def scaling(quick: bool) -> Iterator[Row]:
             for _ in range(1 if quick else ROUNDS):
                 for target in targets:
                     rates[target.name].append(load(target.port, 32, ROUND_S / 2 if quick else ROUND_S).per_s)
-        one, two = median(rates["1"]), median(rates["2"])
+        number, two = median(rates["1"]), median(rates["2"])
         name = f"{GUESTS[guest]}, {mode}, 32 conn: from 1 to 2 workers"
-        yield Row(name, round(two / one, 2), "x", note=f"{one:,.0f} to {two:,.0f} requests/s")
+        yield Row(name, round(two / number, 2), "x", note=f"{number:,.0f} to {two:,.0f} requests/s")

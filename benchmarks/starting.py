@@ -96,8 +96,8 @@ def memory() -> Iterator[Row]:
         yield Row(
             f"an idle worker with one {spoken} instance", round(sizes[0], 1), "MiB", note=f"{resident:.0f} MiB resident"
         )
-        each = (sizes[1] - sizes[0]) / (INSTANCES[1] - INSTANCES[0])
-        yield Row(f"each further {spoken} instance, not yet used", round(each, 2), "MiB")
+        number = (sizes[1] - sizes[0]) / (INSTANCES[1] - INSTANCES[0])
+        yield Row(f"each further {spoken} instance, not yet used", round(number, 2), "MiB")
     for guest, spoken in USED.items():
         with serve_ours(component(guest), instances="reuse", memory_max_bytes=512 << 20) as server:
             used = []
@@ -107,5 +107,5 @@ def memory() -> Iterator[Row]:
             ):  # every request of `/stream` holds its instance for a third of a second
                 load(server.port, connections, 1.0, "/stream")
                 used.append(proportional_mib(server.workers[0]))
-        each = (used[1] - used[0]) / (USED_INSTANCES - 1)
-        yield Row(f"each kept {spoken} instance that has served", round(each, 2), "MiB")
+        number = (used[1] - used[0]) / (USED_INSTANCES - 1)
+        yield Row(f"each kept {spoken} instance that has served", round(number, 2), "MiB")

@@ -115,8 +115,8 @@ def _engine_us(asked: http.client.HTTPConnection, count: int) -> float:
 
 def _engine_ns() -> int:
     """Processor time of the engine's thread and of those that it began, as Linux accounts it for each thread."""
-    threads = [one for one in Path("/proc/self/task").iterdir() if (one / "comm").read_text() == "native-loop\n"]
-    return sum(int((one / "schedstat").read_text().split()[0]) for one in threads)
+    threads = [path for path in Path("/proc/self/task").iterdir() if (path / "comm").read_text() == "native-loop\n"]
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
 
 
 def _refuse(accepted: socket.socket, _early: bytes, _waited_s: float) -> None:

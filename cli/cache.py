@@ -31,22 +31,22 @@ def entry(kind: str, digest: str, make: Callable[[Path], None], *, entries_max: 
     """Return the folder of `digest`, calling `make(empty folder)` if it is not there. What `make` raises passes on."""
     shelf = cache_folder() / kind
     shelf.mkdir(parents=True, exist_ok=True)
-    found = shelf / digest
-    if found.is_dir():
-        os.utime(found)
-        return found
+    path = shelf / digest
+    if path.is_dir():
+        os.utime(path)
+        return path
     with (shelf / f"{digest}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not found.is_dir():
+        if not path.is_dir():
             work = _work_folder(shelf)
             try:
                 make(work)
-                work.rename(found)
+                work.rename(path)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-            _forget_oldest(shelf, keep=found, entries_max=entries_max)
+            _forget_oldest(shelf, keep=path, entries_max=entries_max)
     (shelf / f"{digest}.lock").unlink(missing_ok=True)
-    return found
+    return path
 
 
 @contextlib.contextmanager

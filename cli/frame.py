@@ -115,12 +115,12 @@ def in_context(step: str, name: str | None) -> str:
     if not name or words[0] != "freehold" or "--context" in words or any(word[-1:] in ",:;" for word in words):
         return step
     context = click.get_current_context()
-    found: click.Command | None = context.find_root().command
+    found_command: click.Command | None = context.find_root().command
     for word in words[1:]:
-        if not isinstance(found, click.Group):
+        if not isinstance(found_command, click.Group):
             break
-        found = found.get_command(context, word)
-    takes = found is not None and any(option.name == "context_name" for option in found.params)
+        found_command = found_command.get_command(context, word)
+    takes = found_command is not None and any(option.name == "context_name" for option in found_command.params)
     return f"{step} --context {name}" if takes else step
 
 
@@ -168,9 +168,9 @@ class Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the whole first sentence of each."""
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        pairs = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(SENTENCE_MAX)) for name, one in found if one])
+            formatter.write_dl([(name, command.get_short_help_str(SENTENCE_MAX)) for name, command in pairs if command])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the group's own last words, or the first example of each of its commands."""
@@ -185,11 +185,11 @@ class Group(click.Group):
         """Return the first example of each command, and of those of a group within."""
         shown: list[str] = []
         for name in self.list_commands(ctx):
-            one = self.get_command(ctx, name)
-            if isinstance(one, Group):
-                shown += one.first_examples(ctx)
-            elif one is not None and one.epilog:
-                shown.append(one.epilog.splitlines()[2].strip())
+            chosen_command = self.get_command(ctx, name)
+            if isinstance(chosen_command, Group):
+                shown += chosen_command.first_examples(ctx)
+            elif chosen_command is not None and chosen_command.epilog:
+                shown.append(chosen_command.epilog.splitlines()[2].strip())
         return shown
 
     def _meant(self, ctx: click.Context, word: str) -> str:
@@ -229,9 +229,9 @@ class LazyGroup(Group):
         if where is None:
             return None
         module, _, attribute = where.partition(":")
-        found = getattr(import_module(module), attribute)
-        assert isinstance(found, click.Command)
-        return found
+        entry = getattr(import_module(module), attribute)
+        assert isinstance(entry, click.Command)
+        return entry
 
 
 def run(group: click.Group, arguments: list[str]) -> int:

@@ -85,7 +85,9 @@ def limits_of(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def fields_of(path: Path, owner: str) -> Iterator[tuple[str, str, str]]:
     """Yield each limit among the fields of a class, in the same way."""
-    classes = [one for one in ast.parse(path.read_text()).body if isinstance(one, ast.ClassDef) and one.name == owner]
+    classes = [
+        entry for entry in ast.parse(path.read_text()).body if isinstance(entry, ast.ClassDef) and entry.name == owner
+    ]
     yield from _named(classes[0].body, FIELD)
 
 
@@ -146,8 +148,8 @@ def _shares(payers: dict[str, Any]) -> Iterator[str]:
     yield "\n## Shares of those who call the API\n"
     yield "The caller pays: the principal behind the key, whose other keys count as one; of `admissions` the address.\n"
     yield "| at once | from the network | on the socket | of one caller |\n|---|---|---|---|"
-    for one in SHARES:
-        yield f"| {one.name} | {one.remote_max} | {one.local_max} | {one.principal_max} |"
+    for share in SHARES:
+        yield f"| {share.name} | {share.remote_max} | {share.local_max} | {share.principal_max} |"
     for title, (place, owner) in FIELDS.items():
         yield f"\n## {title}\n\n| limit | value | who pays | why |\n|---|---|---|---|"
         for name, value, reason in fields_of(ROOT / place, owner):

@@ -65,22 +65,22 @@ class Stage:
 
     def proposed(self, request: str) -> str:
         """Deploy without waiting; return the change, which wants an approval."""
-        given = ("--folder", str(self.project), "-m", request, "--detach", "--json")
-        answer = self.dev.run("deploy", *given, timeout_s=RELEASED_S)
+        pair = ("--folder", str(self.project), "-m", request, "--detach", "--json")
+        answer = self.dev.run("deploy", *pair, timeout_s=RELEASED_S)
         assert answer.code == 5, answer
         return str(answer.json["change"])
 
     def waiting(self, request: str) -> str:
         """Wait until a change with this request stands in the mesh; return it."""
-        found = list[str]()
+        texts = list[str]()
 
         def there() -> bool:
             changes = self.dev.ok("changes")["changes"]
-            found.extend(one["id"] for one in changes if one["request"] == request)
-            return bool(found)
+            texts.extend(change["id"] for change in changes if change["request"] == request)
+            return bool(texts)
 
         until(there, RELEASED_S, f"the change {request!r}", every_s=1.0)
-        return found[0]
+        return texts[0]
 
     def show(self, view: str) -> None:
         """Open a view of the console."""
@@ -146,8 +146,8 @@ def stage(folder: Path) -> Iterator[Stage]:
         page.has("What needs you")
         yield Stage(fleet, dev, ann, project, page)
     finally:
-        for one in terminals:
-            one.kill()
+        for terminal in terminals:
+            terminal.kill()
         fleet.close()
         browser.close()
 
@@ -167,15 +167,15 @@ def visitors(fleet: Fleet) -> Iterator[None]:
             with contextlib.suppress(OSError):  # a release that fails answers with errors
                 urllib.request.urlopen(f"http://{address}/greeter", timeout=10).close()
 
-    threads = [threading.Thread(target=visit, args=(one.ingress,)) for one in fleet.machines]
-    for one in threads:
-        one.start()
+    threads = [threading.Thread(target=visit, args=(machine.ingress,)) for machine in fleet.machines]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
 
 
 def tell(scene: Stage, recorder: Recorder) -> None:
@@ -202,7 +202,7 @@ def tell(scene: Stage, recorder: Recorder) -> None:
         _deployed(scene, recorder, "greet nobody", "Why the last release went back", "back")
     recorder.run("freehold why greeter | head -24")
     newest = scene.dev.ok("rollouts", "--project", "greeter")["rollouts"][0]
-    scene.show(f"/logs/{next(one['node'] for one in newest['numbers'] if one['errors'])}/greeter")
+    scene.show(f"/logs/{next(entry['node'] for entry in newest['numbers'] if entry['errors'])}/greeter")
     scene.page.until("!!document.querySelector('input[data-field=contains]')")
     scene.page.js(FILTER)  # most lines are of the requests that went well since
     scene.page.has("ValueError", SAYS_S)

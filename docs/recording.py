@@ -99,20 +99,22 @@ class Recorder:
     def cast(self, title: str) -> str:
         """The recording in asciinema's format, version 2."""
         head = {"version": 2, "width": COLUMNS, "height": ROWS, "idle_time_limit": IDLE_MAX_S, "title": title}
-        return "\n".join(map(json.dumps, (head, *([round(at, 3), "o", text] for at, text in self.events)))) + "\n"
+        return (
+            "\n".join(map(json.dumps, (head, *([round(number, 3), "o", text] for number, text in self.events)))) + "\n"
+        )
 
 
 def draw(cast: str) -> str:
     """The SVG of a recording."""
     head, *events = map(json.loads, cast.splitlines())
     screen = pyte.Screen(head["width"], head["height"])
-    frames = _frames(screen, [(at, text) for at, _, text in events], head["idle_time_limit"])
+    frames = _frames(screen, [(entry, text) for entry, _, text in events], head["idle_time_limit"])
     return _film(head["title"], screen, frames)
 
 
 def _frames(screen: pyte.Screen, events: Sequence[Event], idle_max_s: float) -> list[tuple[float, tuple[Row, ...]]]:
     """What stood on the screen, from which second on; pauses are shortened."""
-    stream, found = pyte.Stream(screen), list[tuple[float, tuple[Row, ...]]]()
+    stream, pairs = pyte.Stream(screen), list[tuple[float, tuple[Row, ...]]]()
     now_s = before_s = still_s = 0.0
     still: tuple[Row, ...] = ()
     for at_s, text in events:
@@ -123,13 +125,13 @@ def _frames(screen: pyte.Screen, events: Sequence[Event], idle_max_s: float) -> 
         told = tuple(row for row in rows if row and not SPINNER.match(row[0][0]))
         if told != still:
             still, still_s = told, 0.0
-        if found and (found[-1][1] == rows or still_s >= idle_max_s):
+        if pairs and (pairs[-1][1] == rows or still_s >= idle_max_s):
             continue
-        if found and now_s - found[-1][0] < FRAME_S:
-            found[-1] = (found[-1][0], rows)
+        if pairs and now_s - pairs[-1][0] < FRAME_S:
+            pairs[-1] = (pairs[-1][0], rows)
         else:
-            found.append((now_s, rows))
-    return found
+            pairs.append((now_s, rows))
+    return pairs
 
 
 def _row(screen: pyte.Screen, number: int) -> Row:
@@ -158,7 +160,8 @@ def _film(title: str, screen: pyte.Screen, frames: Sequence[tuple[float, tuple[R
         shown.append(uses)
     whole_s = frames[-1][0] + REST_S
     steps = "".join(
-        f"{100 * at / whole_s:.2f}%{{transform:translateY(-{index * tall}px)}}" for index, (at, _) in enumerate(frames)
+        f"{100 * number / whole_s:.2f}%{{transform:translateY(-{index * tall}px)}}"
+        for index, (number, _) in enumerate(frames)
     )
     last = f"transform:translateY(-{(len(frames) - 1) * tall}px)"
     style = (

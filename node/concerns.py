@@ -58,8 +58,8 @@ CURES = {
 def cure_of(rule: str, detail: str) -> str:
     """Return what to look at where a peer's messages are refused by this rule."""
     said = f"{rule} {detail}".lower()
-    found = (cure for words, cure in CURES.items() if any(word in said for word in words))
-    return next(found, "look there, too: freehold doctor")
+    texts = (cure for words, cure in CURES.items() if any(word in said for word in words))
+    return next(texts, "look there, too: freehold doctor")
 
 
 def is_alone(core: NodeCore) -> bool:
@@ -70,22 +70,22 @@ def is_alone(core: NodeCore) -> bool:
 def voter_warnings(voters: list[PeerId], down: list[PeerId], boot_answers_needed: int) -> list[str]:
     """Say what the voters that are `down` mean; `boot_answers_needed` by this node, if it is a voter that rebooted."""
     count, up = len(voters), len(voters) - len(down)
-    found = []
+    texts = []
     if down and up < majority(count):
-        found.append(
+        texts.append(
             f"{len(down)} of {count} voters are down, or not reached: nothing can be decided until one returns; {LOOK_STEP}"
         )
     elif down and up == majority(count):
-        found.append(
+        texts.append(
             f"voter {down[0]} is down, or not reached: one more loss, or the reboot of another voter's machine, and nothing"
             f" can be decided; {LOOK_STEP}"
         )
     if boot_answers_needed > up - 1:
-        found.append(
+        texts.append(
             f"this voter's machine rebooted: it votes again once {boot_answers_needed} other voters have answered, and "
             f"{up - 1} are up; start the others; {LOOK_STEP}"
         )
-    return found
+    return texts
 
 
 class Concerns:
@@ -145,53 +145,53 @@ class Concerns:
     def warnings(self, sees: Sees = lambda _project, _environment: True) -> list[str]:
         """What an operator should look at now, each with what to do."""
         core = self._core
-        found = self._of_membership()
+        texts = self._of_membership()
         if self._audit.behind:
             awaited = ", ".join(self._audit.awaited) or "any other node"
-            found.append(
+            texts.append(
                 "what is written through this node waits for its place in the audit log: it lost records, and"
                 f" {awaited} may hold some of them; start it; {LOOK_STEP}"
             )
         if core.chain.muted:
             step = f"free some space on {self._folder}" if core.chain.muted == MUTED else "freehold mesh upgrade plan"
-            found.append(f"this node serves and does not vote: {core.chain.muted}; {step}")
+            texts.append(f"this node serves and does not vote: {core.chain.muted}; {step}")
         if core.chain.stalled:
-            found.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
+            texts.append(f"this node cannot follow the chain: {core.chain.stalled}; update it")
         voters = [voter.node for voter in core.state.voters]
         connected = core.hello.admitted()
         down = [node for node in voters if node != core.node and self._lost(node, connected)]
-        found += voter_warnings(voters, down, core.chain.boot_answers_needed)
+        texts += voter_warnings(voters, down, core.chain.boot_answers_needed)
         for expiring in core.trust.expiring(self._clock().wall_ms):
             word = "has expired" if expiring.expired else "expires soon"
-            found.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
-        found += self.own(sees)
+            texts.append(f"the certificate of {expiring.node} {word}; is an issuer node reachable?")
+        texts += self.own(sees)
         free = shutil.disk_usage(self._folder).free
         if free < DISK_FREE_WARN_BYTES and not core.chain.muted:
-            found.append(f"{free >> 20} MiB are left on the disk of {self._folder}; free some space")
-        return found
+            texts.append(f"{free >> 20} MiB are left on the disk of {self._folder}; free some space")
+        return texts
 
     def _of_membership(self) -> list[str]:
         """What is wrong with this node's place in the mesh."""
         core, alone = self._core, is_alone(self._core)
-        found = []
+        texts = []
         if core.trust.key_revoked(public_key_of(core.node)):
-            found.append(
+            texts.append(
                 "this node was revoked: the mesh sends it nothing and takes nothing from it, for good; stop it,"
                 " and join with a new invite if it is to come back"
             )
         if self.quarantined:
             cure = "freehold mesh restore FILE, or freehold mesh reset" if alone else "freehold mesh voters --replace"
-            found.append(f"this node's vote is quarantined ({self.quarantined}); {cure}")
+            texts.append(f"this node's vote is quarantined ({self.quarantined}); {cure}")
         if self.rebuilt and alone:
-            found.append(f"{self.rebuilt}: {RECORDS_HOLD} are lost; restore a backup: freehold mesh restore FILE")
+            texts.append(f"{self.rebuilt}: {RECORDS_HOLD} are lost; restore a backup: freehold mesh restore FILE")
         elif self.rebuilt:
-            found.append(f"{self.rebuilt}; its records come back from the peers. Check the disk: freehold doctor")
-        found += [
+            texts.append(f"{self.rebuilt}; its records come back from the peers. Check the disk: freehold doctor")
+        texts += [
             f"{peer} turns this node away: {why}; freehold mesh members on that side"
             for peer, why in sorted(self.refused_by.items())
         ]
-        found += [f"two machines use the key of {peer}; stop the copy for good" for peer in self.doubles()]
-        return found
+        texts += [f"two machines use the key of {peer}; stop the copy for good" for peer in self.doubles()]
+        return texts
 
     def _lost(self, node: PeerId, connected: Sequence[PeerId]) -> bool:
         """Whether a voter counts as gone: believed down, or suspected and out of reach.
@@ -205,80 +205,80 @@ class Concerns:
         """The warnings that nobody but this node can judge from what it says of itself; each as "what; what to do"."""
         core = self._core
         lanes = [lane for lane in core.state.lanes if sees(lane.project, lane.environment)]
-        found = self._unprepared(lanes) + self._unready(lanes) + self._of_rejects()
+        texts = self._unprepared(lanes) + self._unready(lanes) + self._of_rejects()
         for lane in lanes:
             runs = lane.schedule_node if lane.base is not None and lane.base.schedules else None
             if runs is not None and core.liveness.belief(runs) is Belief.DOWN:
-                found.append(
+                texts.append(
                     f"the schedules of {lane.project} in {lane.environment} stand still: {runs} is down; "
                     f"freehold project place {lane.project} --env {lane.environment} --schedules NODE"
                 )
         failed = ReleasesHere(self._folder).read().failed
         if failed is not None:
-            found.append(f"the upgrade to {failed.version} went back: {failed.why}; freehold mesh upgrade plan")
+            texts.append(f"the upgrade to {failed.version} went back: {failed.why}; freehold mesh upgrade plan")
         used = self._audit.fullness
         if used >= RECORDS_WARN:
-            found.append(
+            texts.append(
                 f"{100 * used:.0f} % of the records that this node may write are used up, most of them entries of its audit"
                 " log, which expire after 400 days; write through another node: --context"
             )
         if self._acknowledged.open:
-            found.append(
+            texts.append(
                 f"this mesh was reset {core.state.resets} times: what the lost voters decided is abandoned; "
                 "compare what runs with what should: freehold status, and then: freehold mesh acknowledge"
             )
-        return found + self._of_certificates() + [one for worried in self._elsewhere for one in worried()]
+        return texts + self._of_certificates() + [text for worried in self._elsewhere for text in worried()]
 
     def _unprepared(self, lanes: Sequence[Lane]) -> list[str]:
         """What of that the chain names this node could not make ready."""
-        found = []
+        texts = []
         for lane in lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
             for deployed in (lane.base, *candidate, *lane.retained):
                 why = self._workloads.failures.get(deployed.change) if deployed is not None else None
                 if deployed is not None and why is not None:
-                    found.append(
+                    texts.append(
                         f"release {deployed.release.hex()[:12]} of {lane.project} in {lane.environment} is not ready here:"
                         f" {why.splitlines()[0]}; freehold logs --project {lane.project}"
                     )
-        return found
+        return texts
 
     def _unready(self, lanes: Sequence[Lane]) -> list[str]:
         """What this node is to run and does not run yet, though nothing failed: it fetches, compiles or tries it."""
-        core, found = self._core, []
+        core, texts = self._core, []
         for lane in lanes:
             base = lane.base
             if base is None or base.change in self._workloads.failures:
                 continue
             here = core.node in placed(lane, base, eligible(core.state, lane.environment))
             if here and (lane.project, lane.environment) not in self._workloads.running:
-                found.append(
+                texts.append(
                     f"{lane.project} in {lane.environment} is not served here yet: release {base.release.hex()[:12]} is"
                     f" fetched, compiled and tried first; freehold logs --project {lane.project}"
                 )
-        return found
+        return texts
 
     def _of_rejects(self) -> list[str]:
         """Whose messages were refused lately, and what is likely wrong: a clock, a certificate or a version."""
         now_ms = self._clock().mono_ms
         return [
-            f"messages of {peer} are refused here ({one.rule}{': ' if one.detail else ''}{one.detail});"
-            f" {cure_of(one.rule, one.detail)}"
-            for peer, one in sorted(self._rejected.items())
-            if now_ms - one.at_ms < REJECTS_TOLD_MS
+            f"messages of {peer} are refused here ({rejected.rule}{': ' if rejected.detail else ''}{rejected.detail});"
+            f" {cure_of(rejected.rule, rejected.detail)}"
+            for peer, rejected in sorted(self._rejected.items())
+            if now_ms - rejected.at_ms < REJECTS_TOLD_MS
         ]
 
     def _of_certificates(self) -> list[str]:
         """What is wrong with the certificates that visitors get."""
-        found: list[str] = []
+        texts: list[str] = []
         folder = certificates_folder(self._config, self._folder)
         if not self._config.ingress_tls or (self._config.acme is not None and not certificates.holds_any(folder)):
-            return found
+            return texts
         try:
             held = certificates.read(folder)
         except certificates.CertificateError as error:
-            return [*found, f"visitors get the certificates from before: {error}; mend what is in {folder}"]
-        return found + [
+            return [*texts, f"visitors get the certificates from before: {error}; mend what is in {folder}"]
+        return texts + [
             f"{certificate.path} ends in {left} days; put its successor in its place"
             for certificate in held
             if (left := certificates.days_left(certificate)) <= CERTIFICATE_WARN_DAYS

@@ -150,7 +150,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def declared(self) -> tuple[DeclaredProvider, ...]:
         """The providers that apps' stores may lie in here."""
-        return tuple(one.access(name) for name, one in sorted(self.provider.items()))
+        return tuple(provider_config.access(name) for name, provider_config in sorted(self.provider.items()))
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,8 +196,12 @@ def read_config(folder: Path) -> NodeConfig:
         raise ConfigError(
             f"{path}: ingress_names are at most {INGRESS_NAMES_MAX} DNS names or addresses", f"edit {path}"
         )
-    for one in config.declared:
-        problem = provider_problem(one) if valid_name(one.name) else f"provider.{one.name[:60]} is no good name"
+    for declared_provider in config.declared:
+        problem = (
+            provider_problem(declared_provider)
+            if valid_name(declared_provider.name)
+            else f"provider.{declared_provider.name[:60]} is no good name"
+        )
         if problem:
             raise ConfigError(f"{path}: {problem}", f"edit {path}")
     problem = acme_problem(config.acme) if config.acme is not None else ""
@@ -227,7 +231,7 @@ def telemetry_fields(telemetry: TelemetrySettings) -> dict[str, str]:
     """Return the HTTP fields for the collector. Raises ConfigError naming the file and what is wrong with it."""
     if not telemetry.fields:
         return {}
-    path, found = Path(telemetry.fields), {}
+    path, document = Path(telemetry.fields), {}
     step = f"one line NAME: VALUE for each, then chmod 600 {path}"
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -246,8 +250,8 @@ def telemetry_fields(telemetry: TelemetrySettings) -> dict[str, str]:
         match = FIELD_LINE.fullmatch(line)
         if match is None or match[1].lower() in {"content-type", "content-encoding", "content-length", "host"}:
             raise ConfigError(f"{path} holds a line that is no field a collector asks for", step)
-        found[match[1]] = match[2].strip()
-    return found
+        document[match[1]] = match[2].strip()
+    return document
 
 
 def acme_problem(acme: AcmeSettings) -> str:
@@ -287,7 +291,7 @@ def write_config(folder: Path, config: NodeConfig) -> None:
 def _toml(value: Any) -> str:
     """A setting as TOML has it: a table stands in one line, all else is as JSON has it."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + " }"
     return msgspec.json.encode(value).decode()
 
 
@@ -342,22 +346,22 @@ def _fallback() -> Path:
 
 def _require_own(folder: Path) -> None:
     """Raise ConfigError unless a folder that anybody could have made is this user's: who has it has all that is in it."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    pair = folder.lstat()
+    if not stat.S_ISDIR(pair.st_mode) or pair.st_uid != os.getuid():
         raise ConfigError(f"{folder} was made by another user", "set XDG_RUNTIME_DIR to a folder of your own")
 
 
 def _runtime_path(data: Path) -> Path:
     """A service gets its folder from systemd (RUNTIME_DIRECTORY=/run/freehold), and root looks for it there."""
     name = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
-    found = _given_path(name)
-    return found if _has_room(found.absolute(), SOCKETS_BELOW_BYTES) else _fallback() / "freehold" / name
+    path = _given_path(name)
+    return path if _has_room(path.absolute(), SOCKETS_BELOW_BYTES) else _fallback() / "freehold" / name
 
 
 def _given_path(name: str) -> Path:
-    given = os.environ.get("RUNTIME_DIRECTORY")
-    if given:
-        return Path(given) / name
+    text = os.environ.get("RUNTIME_DIRECTORY")
+    if text:
+        return Path(text) / name
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     if os.getuid() == 0:
         base = Path("/run")

@@ -203,7 +203,9 @@ class Daemon:
     def _mine(self, control: Control) -> tuple[str, ...]:
         """Where others are told to dial this node."""
         listening = control.mesh.transport.listening
-        mine = [parse_address(address) for address in self._config.advertise] or [_dialable(one) for one in listening]
+        mine = [parse_address(address) for address in self._config.advertise] or [
+            _dialable(multiaddr) for multiaddr in listening
+        ]
         return tuple(str(address) for address in mine[:ADDRESSES_PER_NODE_MAX])
 
     async def _follow_own_address(self, control: Control) -> None:
@@ -260,7 +262,7 @@ def _occasions(control: Control) -> Occasions:
     """What this node's webhooks are told of."""
 
     def lack(proposed: Proposed) -> tuple[str, ...]:
-        return tuple(one.rule for one in missing_of(control, proposed))
+        return tuple(missing.rule for missing in missing_of(control, proposed))
 
     return Occasions(control.core, control.history, lack)
 

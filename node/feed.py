@@ -130,12 +130,12 @@ class Feed:
 
         Of each rollout what nodes say of its open stage, and of each start whether it waits, and for what.
         """
-        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        document: dict[tuple[str, ...], dict[str, Any]] = {}
         for lane in self._core.state.lanes:
             rollout = lane.rollout
             if rollout is not None:
                 said = self._core.agent.conductor.verdicts(rollout.id, rollout.opened)
-                found["rollout", lane.project, lane.environment] = {
+                document["rollout", lane.project, lane.environment] = {
                     "project": lane.project,
                     "environment": lane.environment,
                     "rollout": rollout.id.hex(),
@@ -147,14 +147,14 @@ class Feed:
         for change, waiting in self._starts.items():
             proposed = self._core.dossiers.changes.get(change)
             if proposed is not None:
-                found["start", change.hex()] = {
+                document["start", change.hex()] = {
                     "project": proposed.change.project,
                     "environment": proposed.change.environment,
                     "change": change.hex(),
                     "outcome": waiting.outcome,
                     "rule": waiting.refusal.rule,
                 }
-        return found
+        return document
 
     def _tell(self, kind: str, fields: dict[str, Any]) -> None:
         self._events += 1

@@ -62,12 +62,12 @@ class LoopTime:
         now_s = self.clock()
         if now_s - self._forgot_s > FORGET_EVERY_S:
             self._forgot_s = now_s
-            for name in [name for name, one in self._accounts.items() if one.full(now_s)]:
+            for name in [name for name, account in self._accounts.items() if account.full(now_s)]:
                 del self._accounts[name]
-        found = self._accounts.get(payer)
-        if found is None:
-            found = self._accounts[payer] = LoopAccount(self)
-        return found
+        loop_account = self._accounts.get(payer)
+        if loop_account is None:
+            loop_account = self._accounts[payer] = LoopAccount(self)
+        return loop_account
 
     def rate(self) -> float:
         """What an account gains, in seconds of the loop a second."""

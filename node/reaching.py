@@ -80,11 +80,11 @@ class Checked(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the addresses of a host. Raises OSError where none may be reached. Same contract as aiohttp's own."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        pairs = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         good: list[ResolveResult] = [
             {"hostname": host, "host": str(place[0]), "port": port, "family": kind, "proto": proto,
              "flags": socket.AI_NUMERICHOST}
-            for kind, _, proto, _, place in found
+            for kind, _, proto, _, place in pairs
             if may_reach(str(place[0]), private=self._private)
         ]  # fmt: skip
         if not good:

@@ -233,7 +233,7 @@ def _certifier(place: NodePlace, mesh: Mesh, asking: Asking, entropy: SystemEntr
             held = certificates.read_some(certificates_folder(place.config, place.folder))
         except certificates.CertificateError:
             return frozenset()
-        return frozenset(name for one in held if certificates.days_left(one) >= 0 for name in one.names)
+        return frozenset(name for loaded in held if certificates.days_left(loaded) >= 0 for name in loaded.names)
 
     return Certifier(
         mesh.core, settings, shared, seed=seed, folder=place.folder / "acme", entropy=entropy, post=mesh.post,

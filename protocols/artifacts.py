@@ -388,7 +388,7 @@ class ArtifactMachine:
         effects: list[Effect] = []
         if not fetch.checking and fetch.using not in fetch.offers.values():
             lists = sorted(fetch.offers.values(), key=lambda one: (one.size, one.chunks))
-            counts = [(sum(other == one for other in lists), one) for one in lists]
+            counts = [(sum(other == artifact_offer for other in lists), artifact_offer) for artifact_offer in lists]
             if counts:
                 effects += self._switch(fetch, max(counts, key=lambda pair: pair[0])[1])
         return [*effects, *self._finish(name, fetch), *self._ask_chunks(now)]

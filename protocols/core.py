@@ -213,7 +213,7 @@ class NodeCore:
             stored.chain,
         )
         state = self.state
-        self.trust.chain_decided(state.admins, state.threshold, tuple(one.node for one in state.nodes))
+        self.trust.chain_decided(state.admins, state.threshold, tuple(node.node for node in state.nodes))
         self.records = RecordMachine(self.trust, setup.signer, setup.entropy, setup.records)
         self.records.store.court.pins = pins_of(state)
         self._restored = self.records.restore(sorted(stored.state.get(RECORD_TABLE, {}).items()), now)
@@ -333,7 +333,9 @@ class NodeCore:
 
     def _tick(self, now: Now, out: list[Effect]) -> None:
         if self._untimely:
-            self._untimely = [one for one in self._untimely if self.trust.learn_credentials(one, now.wall_ms)]
+            self._untimely = [
+                credentials for credentials in self._untimely if self.trust.learn_credentials(credentials, now.wall_ms)
+            ]
         for machine in self._machines:
             due_ms = machine.deadline_ms()
             if due_ms is not None and due_ms <= now.mono_ms:
@@ -391,7 +393,7 @@ class NodeCore:
             case Synced(peer, True) | AnsweredEqual(peer):
                 self._give(self.agent, PeerCompared(peer), now, out)
             case BeliefChanged():
-                down = tuple(one.node for one in self.state.nodes if self.liveness.belief(one.node) is Belief.DOWN)
+                down = tuple(node.node for node in self.state.nodes if self.liveness.belief(node.node) is Belief.DOWN)
                 self._give(self.agent, PeersDown(down), now, out)
             case _:
                 pass
@@ -411,9 +413,9 @@ class NodeCore:
                 self._publish(admission_record(bundle), now, out)
 
     def _propose_to_agent(self, proposed: Sequence[Proposed], now: Now, out: list[Effect]) -> None:
-        for one in proposed:
-            change = one.change
-            event = ChangeProposed(change.project, change.environment, one.id, change.base)
+        for entry in proposed:
+            change = entry.change
+            event = ChangeProposed(change.project, change.environment, entry.id, change.base)
             self._give(self.agent, event, now, out)
 
     # --- what machines must hear of each other ------------------------------------------------------------------------

@@ -13,28 +13,28 @@ from cronsim import CronSim, CronSimError
 def schedule_problem(schedule: str) -> str:
     """Return why a schedule can never be run, "" if it can."""
     try:
-        found = next_due(schedule, 0)
+        answer = next_due(schedule, 0)
     except CronSimError as error:
         return str(error)
-    return "" if found is not None else "such a moment never comes"
+    return "" if answer is not None else "such a moment never comes"
 
 
 def comes_due(schedule: str, seen: int, now: int) -> bool:
     """Whether a schedule is due in the minutes after `seen` up to `now` (both minutes of the Unix clock)."""
-    found = next_due(schedule, seen)
-    return found is not None and found <= moment(now)
+    answer = next_due(schedule, seen)
+    return answer is not None and answer <= moment(now)
 
 
 def due_minutes(schedule: str, after: int, upto: int, limit: int) -> list[int]:
     """Return the minutes behind `after` up to `upto` in which a schedule is due, of more than `limit` the first."""
-    found: list[int] = []
+    numbers: list[int] = []
     if after < upto:
-        for one in CronSim(schedule, moment(after)):
-            minute = int(one.timestamp()) // 60
-            if minute > upto or len(found) == limit:
+        for entry in CronSim(schedule, moment(after)):
+            minute = int(entry.timestamp()) // 60
+            if minute > upto or len(numbers) == limit:
                 break
-            found.append(minute)
-    return found
+            numbers.append(minute)
+    return numbers
 
 
 def next_due(schedule: str, after: int) -> datetime | None:

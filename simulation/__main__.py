@@ -109,31 +109,31 @@ def one_seed(seed: int, trace: bool) -> int:
 
 def mutants(names: Sequence[str], seeds: tuple[int, int], jobs: int, page: Path | None) -> int:
     """Run every mutant until it is noticed, at most `seeds` (how many, the first); a survivor is a hole in the simulator."""
-    found: list[tuple[Mutant, Result | None]] = []
+    pairs: list[tuple[Mutant, Result | None]] = []
     for mutant, result in kills(names, *seeds, jobs):
         rows = mutant_rows([(mutant, result)])
-        for line in rows if not found else rows[2:]:
+        for line in rows if not pairs else rows[2:]:
             say(line)
-        found.append((mutant, result))
+        pairs.append((mutant, result))
     if page is not None:
-        page.write_text(mutants_page(found))
-    return int(Verdict.SAFETY) if any(result is None for _, result in found) else 0
+        page.write_text(mutants_page(pairs))
+    return int(Verdict.SAFETY) if any(result is None for _, result in pairs) else 0
 
 
 def scales(sizes: Sequence[int], folder: Path) -> int:
     """Measure fleets of these sizes, write scale.md and scale.svg; an aim that is missed is a failure."""
-    found = []
+    found_scales = []
     for nodes in sorted(sizes):
-        found.append(scale.measure(nodes))
+        found_scales.append(scale.measure(nodes))
         say(f"{nodes} nodes measured")
-    for line in scale.table(found):
+    for line in scale.table(found_scales):
         say(line)
-    for aim, value, met in scale.aims(found):
+    for aim, value, met in scale.aims(found_scales):
         say(f"{'met   ' if met else 'MISSED'}  {aim}: {value}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scale.md").write_text(scale.report(found, "scale.svg"))
-    (folder / "scale.svg").write_text(draw(found))
-    return 0 if all(met for _, _, met in scale.aims(found)) else int(Verdict.LIVENESS)
+    (folder / "scale.md").write_text(scale.report(found_scales, "scale.svg"))
+    (folder / "scale.svg").write_text(draw(found_scales))
+    return 0 if all(met for _, _, met in scale.aims(found_scales)) else int(Verdict.LIVENESS)
 
 
 def show_failure(result: Result) -> None:

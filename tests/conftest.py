@@ -43,9 +43,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    made = config.stash.get(MADE, None)
-    if made is not None:
-        shutil.rmtree(made, ignore_errors=True)
+    path = config.stash.get(MADE, None)
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

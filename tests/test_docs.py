@@ -43,7 +43,7 @@ def test_the_recording_is_drawn_from_its_events_and_runs_nothing() -> None:
     for word in ("<script", 'href="http', "url(", "<image", "<foreignObject", " on"):
         assert word not in re.sub(r">[^<]*</text>", "></text>", film), word
     events = [json.loads(line) for line in (ROOT / "docs" / "pictures" / "deploy.cast").read_text().splitlines()]
-    typed = "".join(one[2] for one in events[1:])
+    typed = "".join(event[2] for event in events[1:])
     for words in ("freehold diff", "freehold deploy", "freehold why"):
         assert words in typed
         assert words in "".join(re.findall(r">([^<]*)</text>", film)), "run: make pictures"

@@ -91,14 +91,14 @@ def first_sentences(tree: ast.Module) -> Iterator[str]:
 
 def faults_of(sentence: str) -> list[str]:
     """What is wrong with a sentence, each with what to write instead."""
-    found = (
+    texts = (
         [f"{len(sentence.split())} words, {WORDS_MAX} at most: {sentence}"] if len(sentence.split()) > WORDS_MAX else []
     )
-    found += [
+    texts += [
         f"opens with {opening!r}: {sentence}" for opening in BANNED_OPENINGS if sentence.startswith(opening + " ")
     ]
-    found += [f"{phrase!r} ({better}): {sentence}" for phrase, better in BANNED_PHRASES.items() if phrase in sentence]
-    return found
+    texts += [f"{phrase!r} ({better}): {sentence}" for phrase, better in BANNED_PHRASES.items() if phrase in sentence]
+    return texts
 
 
 def pages() -> list[Path]:
@@ -111,18 +111,18 @@ def test_a_page_is_plain_english(path: Path) -> None:
 
 
 def test_docstrings_and_messages_are_plain_english() -> None:
-    found = []
+    texts = []
     for path in source_files():
         tree = ast.parse(path.read_text())
-        found += [f"{path}: {fault}" for sentence in first_sentences(tree) for fault in faults_of(sentence)]
+        texts += [f"{path}: {fault}" for sentence in first_sentences(tree) for fault in faults_of(sentence)]
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-                found += [
+                texts += [
                     f"{path}:{node.lineno}: {phrase!r} ({better})"
                     for phrase, better in BANNED_PHRASES.items()
                     if phrase in node.value
                 ]
-    assert found == []
+    assert texts == []
 
 
 def said_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -133,14 +133,14 @@ def said_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def test_errors_and_help_use_the_words_of_the_glossary() -> None:
-    found = [
+    texts = [
         f"{path.relative_to(ROOT)}:{line}: {word[0]!r}: say {SYNONYMS[word[0].lower().removesuffix('s')]}"
         for path in source_files()
         if path.relative_to(ROOT).parts[0] in {"cli", "node"}
         for line, text in said_by(ast.parse(path.read_text()))
         for word in _SYNONYM.finditer(text)
     ]
-    assert found == []
+    assert texts == []
     glossary = (ROOT / "docs" / "project" / "glossary.md").read_text()
     assert not _SYNONYM.search(glossary), "a word cannot be banned and explained"
     (seen,) = said_by(ast.parse('raise CommandError("the Clusters are down")'))
@@ -155,4 +155,4 @@ def test_the_check_sees_what_it_is_for() -> None:
     )
     assert [len(faults_of(sentence)) for sentence in sentences_of_page(page)] == [1, 1]
     assert faults_of("This " + "word " * (WORDS_MAX - 1)) == []
-    assert [len(faults_of(one)) for one in first_sentences(ast.parse('"""It does as well."""'))] == [1]
+    assert [len(faults_of(sentence)) for sentence in first_sentences(ast.parse('"""It does as well."""'))] == [1]

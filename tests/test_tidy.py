@@ -59,16 +59,16 @@ def test_a_module_says_what_it_is_and_stays_readable(path: Path) -> None:
 
 def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
     """The files of ours that a file imports, wherever in it and whether or not only for the type checker."""
-    found: set[str] = set()
+    texts: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            texts |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names & modules.keys()
+            texts |= names & modules.keys()
             if not names <= modules.keys():
-                found.add(node.module)
-    return {name for name in found if name in modules and modules[name] != path}
+                texts.add(node.module)
+    return {name for name in texts if name in modules and modules[name] != path}
 
 
 def circle_in(graph: dict[str, set[str]]) -> list[str]:
@@ -104,12 +104,12 @@ TWO_MEANINGS: dict[str, str] = {}
 
 def defined_twice(sources: dict[str, str]) -> dict[str, list[str]]:
     """The names of public classes that more than one file defines, and those files."""
-    found: dict[str, list[str]] = {}
+    table: dict[str, list[str]] = {}
     for name, text in sources.items():
         for node in ast.parse(text).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, []).append(name)
-    return {name: files for name, files in found.items() if len(files) > 1}
+                table.setdefault(node.name, []).append(name)
+    return {name: files for name, files in table.items() if len(files) > 1}
 
 
 def test_one_word_is_one_thing() -> None:
@@ -149,8 +149,8 @@ def test_support_code_has_no_further_words_of_two_meanings() -> None:
 
 def test_the_command_line_reads_answers_by_their_types() -> None:
     untyped = re.compile(r"client\.(?:get|post)\(")
-    found = [path for path in source_files() if path.is_relative_to(ROOT / "cli") and untyped.search(path.read_text())]
-    assert found == [], "use NodeClient.read and send, with a body of protocols/api_models.py"
+    paths = [path for path in source_files() if path.is_relative_to(ROOT / "cli") and untyped.search(path.read_text())]
+    assert paths == [], "use NodeClient.read and send, with a body of protocols/api_models.py"
     assert untyped.search("await self._client.get('/v1/node')")
     assert not untyped.search("client.get_bytes('/v1/state')")
 

@@ -125,8 +125,8 @@ class NodeClient:
             key = contexts.public_key(self._context.key).hex()
             held = endings.known(key)
             if held is None or held.is_old(endings.now_ms()):
-                one = await self.read(PrincipalView, f"/v1/principals/{key}")
-                held = endings.ending_of(one, endings.now_ms())
+                principal = await self.read(PrincipalView, f"/v1/principals/{key}")
+                held = endings.ending_of(principal, endings.now_ms())
                 endings.keep(key, held)
         except (CommandError, UsageError):
             return ""  # whoever may not look at principals hears of it when a command is refused
@@ -295,8 +295,8 @@ class NodeClient:
         chains, mesh = await self.chains(admin.public_key), await self.mesh()
         exhibits = Exhibits(grants=tuple(bytes(digest(chain)) for chain in chains))
         drain, undrain = (
-            encode(sign_command([admin], mesh, Command(secrets.token_bytes(16), one), exhibits))
-            for one in (action, msgspec.structs.replace(action, draining=False))
+            encode(sign_command([admin], mesh, Command(secrets.token_bytes(16), drain_node), exhibits))
+            for drain_node in (action, msgspec.structs.replace(action, draining=False))
         )
         step = "freehold mesh members"
         goes_on("the drain was handed over: the voters may still decide it", step)

@@ -115,12 +115,16 @@ def token_of(text: str) -> RunnerToken:
         )
         raise UsageError(f"{TOKEN_VARIABLE} holds {what}", next_step=step, kind="token")
     try:
-        found = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=RunnerToken)
+        runner_token = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=RunnerToken)
     except (ValueError, msgspec.DecodeError):
         raise UsageError(f"{TOKEN_VARIABLE} is damaged or cut off", next_step=step, kind="token") from None
-    if len(found.seed) != SEED_BYTES or len(found.pin) != 64 or not found.url.startswith("https://"):
+    if (
+        len(runner_token.seed) != SEED_BYTES
+        or len(runner_token.pin) != 64
+        or not runner_token.url.startswith("https://")
+    ):
         raise UsageError(f"{TOKEN_VARIABLE} is damaged", next_step=step, kind="token")
-    return found
+    return runner_token
 
 
 def home_folder() -> Path:

@@ -64,7 +64,7 @@ def keep(key: str, ending: GrantEnd) -> None:
     """Keep what a node said of a key; one that cannot be kept is asked for again. A runner keeps nothing."""
     if os.environ.get(contexts.TOKEN_VARIABLE):
         return
-    others = {name: one for name, one in _read().items() if name != key}
+    others = {name: grant_end for name, grant_end in _read().items() if name != key}
     newest = sorted(others.items(), key=lambda item: -item[1].asked_ms)[: KEPT_MAX - 1]
     try:
         contexts.write_durably(contexts.home_folder() / FILE, msgspec.json.encode({key: ending, **dict(newest)}))

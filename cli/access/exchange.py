@@ -48,12 +48,16 @@ def trust_line(text: str) -> TrustLine:
     if body == text.strip() or len(body) > TRUST_MAX_CHARACTERS:
         raise UsageError(f"{TRUST_VARIABLE} holds no text that begins {TRUST_PREFIX}", next_step=step, kind="trust")
     try:
-        found = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=TrustLine)
+        found_trust_line = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=TrustLine)
     except (ValueError, msgspec.DecodeError):
         raise UsageError(f"{TRUST_VARIABLE} is damaged or cut off", next_step=step, kind="trust") from None
-    if len(found.pin) != 64 or len(found.mesh) != 64 or not found.url.startswith("https://"):
+    if (
+        len(found_trust_line.pin) != 64
+        or len(found_trust_line.mesh) != 64
+        or not found_trust_line.url.startswith("https://")
+    ):
         raise UsageError(f"{TRUST_VARIABLE} is damaged", next_step=step, kind="trust")
-    return found
+    return found_trust_line
 
 
 def audience_for(mesh: str, key: bytes) -> str:

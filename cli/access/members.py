@@ -53,15 +53,15 @@ async def behind(client: NodeClient, members: tuple[Member, ...]) -> dict[str, i
 
     reached = [member.node for member in members if member.connected]
     slots = await asyncio.gather(*map(slot, reached))
-    known = {node: at for node, at in zip(reached, slots, strict=True) if at is not None}
-    return {node: max(known.values()) - at for node, at in known.items()}
+    known = {node: slot for node, slot in zip(reached, slots, strict=True) if slot is not None}
+    return {node: max(known.values()) - index for node, index in known.items()}
 
 
 def find_member(members: tuple[Member, ...], text: str) -> Member:
     """Return the member that `text` names. Raises UsageError if it names none, or several."""
     exact = [member for member in members if text in {member.node, member.name}]
-    found = exact or [member for member in members if len(text) >= SUFFIX_MIN and member.node.endswith(text)]
-    if len(found) == 1:
-        return found[0]
-    what = f"{len(found)} nodes are called {text!r}" if found else f"no node is called {text!r}"
+    found_members = exact or [member for member in members if len(text) >= SUFFIX_MIN and member.node.endswith(text)]
+    if len(found_members) == 1:
+        return found_members[0]
+    what = f"{len(found_members)} nodes are called {text!r}" if found_members else f"no node is called {text!r}"
     raise UsageError(what, next_step="freehold mesh members", kind="no-such-node")

@@ -17,7 +17,7 @@ TEXT_CHARACTERS = 56
 def on_paper(seed: bytes) -> str:
     """Return a seed as a person writes it down: letters and digits that are not taken for each other (RFC 4648 base32)."""
     text = base64.b32encode(seed + _check(seed)).decode().lower()
-    return " ".join(text[at : at + GROUP] for at in range(0, len(text), GROUP))
+    return " ".join(text[start : start + GROUP] for start in range(0, len(text), GROUP))
 
 
 def from_paper(text: str) -> bytes:

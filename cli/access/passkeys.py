@@ -78,18 +78,18 @@ def unpadded(text: str) -> bytes:
 
 def known_passkeys(context: Context) -> tuple[StoredPasskey, ...]:
     """Return the passkeys of this mesh that are known here, by file name."""
-    found = []
+    stored_passkeys = []
     for path in sorted((contexts.home_folder() / "passkeys").glob("*.json")):
         try:
             data = path.read_bytes()
-            one = msgspec.json.decode(data, type=StoredPasskey) if len(data) <= STORED_MAX_BYTES else None
+            stored_passkey = msgspec.json.decode(data, type=StoredPasskey) if len(data) <= STORED_MAX_BYTES else None
         except (OSError, msgspec.DecodeError):
             raise CommandError(
                 f"{path} is damaged", next_step=f"rm {path}, then freehold passkey add", kind="passkey.damaged"
             ) from None
-        if one is not None and one.mesh == context.mesh:
-            found.append(one)
-    return tuple(found)
+        if stored_passkey is not None and stored_passkey.mesh == context.mesh:
+            stored_passkeys.append(stored_passkey)
+    return tuple(stored_passkeys)
 
 
 def require_unknown(name: str) -> None:
@@ -146,7 +146,7 @@ async def approving_grant(client: NodeClient, person: bytes, *, admin: bool) -> 
     if admin:
         return (), GrantScope(("approver", "admin"), (ANY,), (ANY,), 0, same_person=True)
     mine = await principal_of(client, person)
-    held = next((one for one in mine.each if "approve" in one.verbs), None)
+    held = next((rights for rights in mine.each if "approve" in rights.verbs), None)
     if mine.problem or held is None:
         raise CommandError(
             f"your key approves nothing here: {mine.problem or 'it has no role that may'}",

@@ -74,14 +74,14 @@ async def require_right(client: NodeClient, key: bytes, verb: Verb, project: str
 
     The mesh refuses it too, but only what is built and uploaded.
     """
-    one = await principal_of(client, key)
-    if _allows(one, verb, project, environment):
+    principal = await principal_of(client, key)
+    if _allows(principal, verb, project, environment):
         return
-    rule, _, detail = one.problem.partition(": ")
+    rule, _, detail = principal.problem.partition(": ")
     if not rule:
         rule = "change.author" if verb == "propose" else "command.not-allowed"
-        detail = f"{one.name} may not {verb} {project} in {environment}; who may has the role {holders_of(verb)}"
-    raise RefusedError(rule, detail, await _how_to_get(client, one, verb, project, environment))
+        detail = f"{principal.name} may not {verb} {project} in {environment}; who may has the role {holders_of(verb)}"
+    raise RefusedError(rule, detail, await _how_to_get(client, principal, verb, project, environment))
 
 
 def _allows(one: Principal, verb: Verb, project: str, environment: str) -> bool:
@@ -95,7 +95,7 @@ async def _how_to_get(client: NodeClient, one: Principal, verb: Verb, project: s
     """Say who gives a key the right: for an agent the person behind it, where that one has it; else an admin."""
     role = holders_of(verb).partition(" or ")[0]
     givers = [await principal_of(client, bytes.fromhex(key)) for key in one.lineage if key != one.key]
-    giver = next((each for each in reversed(givers) if _allows(each, verb, project, environment)), None)
+    giver = next((giver for giver in reversed(givers) if _allows(giver, verb, project, environment)), None)
     if one.kind == "agent" and giver is not None:
         return f"ask {giver.name}: freehold token create NAME --role {role} --project {project} --env {environment}"
     return f"ask an admin: freehold mesh invite --kind principal --role {role}, then freehold login LINE"

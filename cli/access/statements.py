@@ -45,8 +45,8 @@ def read_statement(text: str, mesh: bytes) -> tuple[SignedCommand, Command, SetA
 
 def add_signature(signed: SignedCommand, mesh: bytes, signer: Ed25519Signer) -> SignedCommand:
     """Return the command with one more signature; the same key's again changes nothing."""
-    made = {signature.key: signature for signature in signed.signatures}
-    made[signer.public_key] = Signature(
+    signatures = {signature.key: signature for signature in signed.signatures}
+    signatures[signer.public_key] = Signature(
         signer.public_key, signer.sign(signing_bytes(COMMAND_DOMAIN, mesh, signed.payload))
     )
-    return SignedCommand(signed.payload, tuple(made[key] for key in sorted(made)), signed.exhibits)
+    return SignedCommand(signed.payload, tuple(signatures[key] for key in sorted(signatures)), signed.exhibits)

@@ -57,13 +57,13 @@ async def stores_of(client: NodeClient) -> tuple[VoterStore, ...]:
 
 def without(stores: tuple[VoterStore, ...], node: PeerId) -> NewVoters:
     """Return the voters once `node` is none: a ready node takes its place, else the set shrinks. Raises CommandError."""
-    kept = [store for store in stores if store.votes and store.voter.node != node]
-    names = {one.voter.node for one in kept}
+    voter_stores = [store for store in stores if store.votes and store.voter.node != node]
+    names = {store.voter.node for store in voter_stores}
     spare = [store for store in stores if not store.votes and store.ready and store.voter.node not in {*names, node}]
     if spare:
-        return _proven(stores, [*kept, spare[0]])
-    ready_first = sorted(kept, key=lambda one: not one.ready)
-    size = max((count for count in VOTER_COUNTS if count <= len(kept)), default=0)
+        return _proven(stores, [*voter_stores, spare[0]])
+    ready_first = sorted(voter_stores, key=lambda one: not one.ready)
+    size = max((count for count in VOTER_COUNTS if count <= len(voter_stores)), default=0)
     if not size:
         raise CommandError(
             "it is the only voter, and no other node is ready to be one",
@@ -75,8 +75,8 @@ def without(stores: tuple[VoterStore, ...], node: PeerId) -> NewVoters:
 
 def replacing(stores: tuple[VoterStore, ...], old: PeerId, new: PeerId) -> NewVoters:
     """Return the voters with `new` in the place of `old`, or with the new store of the same node. Raises CommandError."""
-    kept = [store for store in stores if store.votes and store.voter.node != old]
-    if len(kept) == sum(store.votes for store in stores):
+    voter_stores = [store for store in stores if store.votes and store.voter.node != old]
+    if len(voter_stores) == sum(store.votes for store in stores):
         raise CommandError(f"{short(old)} is no voter", next_step="freehold mesh voters", kind="no-voter")
     coming = [store for store in stores if not store.votes and store.ready and store.voter.node == new]
     if not coming:
@@ -85,11 +85,11 @@ def replacing(stores: tuple[VoterStore, ...], old: PeerId, new: PeerId) -> NewVo
             next_step="wait ten seconds and try again, or ask another voter's node",
             kind="not-ready",
         )
-    return _proven(stores, [*kept, coming[0]])
+    return _proven(stores, [*voter_stores, coming[0]])
 
 
 def _proven(before: tuple[VoterStore, ...], chosen: list[VoterStore]) -> NewVoters:
-    ready = [one for one in chosen if one.ready]
+    ready = [voter_store for voter_store in chosen if voter_store.ready]
     if len(ready) <= len(chosen) // 2:
         raise CommandError(
             f"{len(ready)} of the {len(chosen)} new voters have said to the asked node that they are ready; "
@@ -97,11 +97,11 @@ def _proven(before: tuple[VoterStore, ...], chosen: list[VoterStore]) -> NewVote
             next_step="wait ten seconds and try again, or ask another voter's node",
             kind="not-ready",
         )
-    old = [one.voter for one in before if one.votes]
-    new = sorted(one.voter for one in chosen)
+    old = [voter_store.voter for voter_store in before if voter_store.votes]
+    new = sorted(voter_store.voter for voter_store in chosen)
     return NewVoters(
         tuple(new),
-        tuple(one.ready for one in ready),
+        tuple(voter_store.ready for voter_store in ready),
         tuple(voter.node for voter in new if voter not in old),
         tuple(voter.node for voter in old if voter not in new),
     )

@@ -140,15 +140,15 @@ def held_evidence(root: Path, build: str, release: Release, configuration: bytes
 
     A configuration names the components, so a run that names it is about them; a build's provenance names them itself.
     """
-    components, found = {component.digest for component in release.components}, []
+    components, digests = {component.digest for component in release.components}, []
     for path in sorted(evidence_folder(root, "").glob(f"{build or '*'}/*.json")):
         data = path.read_bytes()
         read = read_evidence(Ed25519Verifier(), mesh_of(data), data) if len(data) <= BODY_MAX_BYTES else None
         if not isinstance(read, Attested):
             continue
         if configuration in read.configurations or (read.kind == "build" and components <= set(read.components)):
-            found.append(data)
-    return tuple(found)
+            digests.append(data)
+    return tuple(digests)
 
 
 async def publish_evidence(client: NodeClient, release: Release, envelope: bytes) -> None:
@@ -157,7 +157,7 @@ async def publish_evidence(client: NodeClient, release: Release, envelope: bytes
     if isinstance(opened, Refusal):
         raise CommandError(f"{opened.rule}: {opened.detail}", next_step="freehold test", kind=opened.rule)
     named = opened.statement.sha256s()
-    for component in dict.fromkeys(one.digest for one in release.components):
+    for component in dict.fromkeys(component.digest for component in release.components):
         if component in named:
             await client.publish("evidence", component.hex(), envelope)
 
@@ -201,11 +201,11 @@ def one_spelling(envelope: bytes) -> bytes:
     """Return an envelope in the JSON and base64 that we write: blanks, spare bits and unknown fields leave a signature good,
     and whoever made it may have written it otherwise."""
     dsse = parse_json(envelope, Envelope)
-    one = dsse.signatures[0]
-    said = one.passkey
+    dsse_signature = dsse.signatures[0]
+    said = dsse_signature.passkey
     if said is not None:
         said = Assertion(_plain(said.passkey), _plain(said.authenticatorData), _plain(said.clientDataJSON))
-    signature = DsseSignature(_plain(one.sig), bytes.fromhex(one.keyid).hex(), said)
+    signature = DsseSignature(_plain(dsse_signature.sig), bytes.fromhex(dsse_signature.keyid).hex(), said)
     return msgspec.json.encode(Envelope(_plain(dsse.payload), dsse.payloadType, (signature,)))
 
 
@@ -226,7 +226,7 @@ def signer_pem(envelope: bytes, key: bytes) -> bytes:
 
 def _pem(der: bytes) -> bytes:
     text = base64.b64encode(der)
-    lines = b"\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    lines = b"\n".join(text[start : start + 64] for start in range(0, len(text), 64))
     return b"-----BEGIN PUBLIC KEY-----\n" + lines + b"\n-----END PUBLIC KEY-----\n"
 
 

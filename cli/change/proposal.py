@@ -73,7 +73,9 @@ class Offered:
             project=self.project.name,
             environment=environment,
             apps=tuple(effective_app(app, built[name], self.kinds[name]) for name, app in apps),
-            smoke=tuple(SmokeCheck(one.app, one.path, one.status, one.contains or "") for one in self.project.smoke),
+            smoke=tuple(
+                SmokeCheck(smoke.app, smoke.path, smoke.status, smoke.contains or "") for smoke in self.project.smoke
+            ),
         )
 
 
@@ -128,7 +130,7 @@ def built_here(found: Found, bundle: BuildBundle, author: bytes) -> Offered:
     release = release_of(found, bundle, author)
     digests = [component.digest for component in release.components]
     digests += [component.source for component in release.components if isinstance(component.source, bytes)]
-    files = {one: bundle.folder / ARTIFACTS / one.hex() for one in digests}
+    files = {digest: bundle.folder / ARTIFACTS / digest.hex() for digest in digests}
     return Offered(
         found.project, release, {name: app["kind"] for name, app in built.items()}, files, found.root, bundle.id
     )
@@ -272,7 +274,7 @@ def visited_at(ingress: Sequence[str], routes: Sequence[str], host: str = "") ->
 
     A node that serves at every address of its machine does not know which of them others use.
     """
-    found = []
+    texts = []
     for address in ingress:
         bound, _, port = address.rpartition(":")
         if bound in {"0.0.0.0", "[::]", ""}:  # noqa: S104 - read here, not bound
@@ -280,12 +282,12 @@ def visited_at(ingress: Sequence[str], routes: Sequence[str], host: str = "") ->
         shown = "" if port == "80" else f":{port}"
         for route in routes:
             name, slash, path = route.partition("/")
-            found.append(f"http://{name or bound}{shown}{slash}{path}")
-    return found
+            texts.append(f"http://{name or bound}{shown}{slash}{path}")
+    return texts
 
 
 def _require_named(what: str, name: str, known: Sequence[Environment | Project], step: str) -> None:
-    names = [one.name for one in known]
+    names = [entry.name for entry in known]
     if name not in names:
         raise UsageError(
             f"the mesh has no {what} {name!r} (there are: {', '.join(names) or 'none'})",

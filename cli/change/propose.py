@@ -190,10 +190,10 @@ async def resolve_change(client: NodeClient, text: str) -> ChangeView:
     """Return the change that `text`, its id or the beginning of it, names. Raises UsageError for none or several."""
     wanted = text.lower()
     known = await client.read(tuple[ChangeView, ...], "/v1/changes", limit=CHANGES_ASKED)
-    found = [one for one in known if len(wanted) >= PREFIX_MIN and one.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    what = f"{len(found)} changes begin with {text}" if found else f"no change begins with {text!r}"
+    changes = [change for change in known if len(wanted) >= PREFIX_MIN and change.id.startswith(wanted)]
+    if len(changes) == 1:
+        return changes[0]
+    what = f"{len(changes)} changes begin with {text}" if changes else f"no change begins with {text!r}"
     raise UsageError(what, next_step="freehold changes", kind="no-such-change")
 
 

@@ -30,12 +30,12 @@ async def held_release(client: NodeClient, text: str, here: Found | None) -> Off
     if this program cannot read it.
     """
     wanted, known = text.lower(), await _known(client)
-    found = [one for one in known if len(wanted) >= PREFIX_MIN and one.startswith(wanted)]
-    if len(found) != 1:
-        what = f"{len(found)} releases begin with {text}" if found else f"no release here begins with {text!r}"
-        names = ", ".join(one[:12] for one in list(known)[:NAMED_MAX]) or "none"
+    texts = [text for text in known if len(wanted) >= PREFIX_MIN and text.startswith(wanted)]
+    if len(texts) != 1:
+        what = f"{len(texts)} releases begin with {text}" if texts else f"no release here begins with {text!r}"
+        names = ", ".join(text[:12] for text in list(known)[:NAMED_MAX]) or "none"
         raise UsageError(f"{what} (newest: {names})", next_step="freehold releases", kind="no-such-release")
-    named = found[0]
+    named = texts[0]
     release = await release_at(client, bytes.fromhex(named))
     effective = await effective_at(client, bytes.fromhex(known[named]))
     if digest(encode(release)).hex() != named:
@@ -51,15 +51,15 @@ async def held_release(client: NodeClient, text: str, here: Found | None) -> Off
 
 async def _known(client: NodeClient) -> dict[str, str]:
     """Every release that was proposed or runs, newest first, each with one configuration that was made for it."""
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     changes: list[ChangeView | DeployedView] = [
         *await client.read(tuple[ChangeView, ...], "/v1/changes", limit=CHANGES_ASKED)
     ]
     for lane in await client.read(tuple[LaneView, ...], "/v1/lanes"):
-        changes += [one for one in (lane.base, *lane.retained) if one is not None]
+        changes += [deployed for deployed in (lane.base, *lane.retained) if deployed is not None]
     for change in changes:
-        found.setdefault(change.release, change.configuration)
-    return found
+        table.setdefault(change.release, change.configuration)
+    return table
 
 
 def _unreadable(named: str, why: str) -> CommandError:

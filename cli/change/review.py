@@ -121,22 +121,22 @@ async def ground_of(client: NodeClient, project: str, environment: str) -> Groun
 
 async def holders_of(client: NodeClient, members: tuple[Member, ...], lane: Lane) -> tuple[str, ...]:
     """Return the nodes that say they run the lane's base, or that they have prepared it: those hold its bytes."""
-    found: set[str] = set()
+    texts: set[str] = set()
     if lane.base is not None:
         try:
-            found |= set((await client.read(ChangeView, f"/v1/changes/{lane.base.change.hex()}")).prepared)
+            texts |= set((await client.read(ChangeView, f"/v1/changes/{lane.base.change.hex()}")).prepared)
         except CommandError:
-            found = set()  # its record has been collected; the nodes' own words remain
+            texts = set()  # its record has been collected; the nodes' own words remain
     for member in members:
-        if member.node in found or not (member.connected or member.belief == "self"):
+        if member.node in texts or not (member.connected or member.belief == "self"):
             continue
         try:
             said = await client.read(NodeView, f"/v1/nodes/{member.node}")
         except CommandError:
             continue
         if f"{lane.project}/{lane.environment}" in said.running:
-            found.add(member.node)
-    return tuple(sorted(found))
+            texts.add(member.node)
+    return tuple(sorted(texts))
 
 
 async def side_of(client: NodeClient, deployed: Deployed) -> Side:
@@ -182,21 +182,21 @@ async def imports_of(
     client: NodeClient, wanted: Iterable[bytes], local: dict[bytes, Path]
 ) -> dict[bytes, tuple[str, ...]]:
     """Return the interfaces that components import, read from their bytes, here or at the node; kept by digest."""
-    found: dict[bytes, tuple[str, ...]] = {}
-    for one in dict.fromkeys(wanted):
-        path = local.get(one)
+    table: dict[bytes, tuple[str, ...]] = {}
+    for candidate in dict.fromkeys(wanted):
+        path = local.get(candidate)
         data = b""
-        kept = _kept(one)
-        if kept is not None:
-            found[one] = kept
+        texts = _kept(candidate)
+        if texts is not None:
+            table[candidate] = texts
             continue
         if path is None or not path.is_file():
             try:
-                data = await _artifact(client, one)
+                data = await _artifact(client, candidate)
             except CommandError:
                 continue
-        found[one] = _keep(one, path.read_bytes() if path is not None and path.is_file() else data)
-    return found
+        table[candidate] = _keep(candidate, path.read_bytes() if path is not None and path.is_file() else data)
+    return table
 
 
 async def review_proposal(client: NodeClient, proposal: ChangeProposal, *, held: bool = False) -> Review:
@@ -206,8 +206,8 @@ async def review_proposal(client: NodeClient, proposal: ChangeProposal, *, held:
     after = Side.of(proposal.release, proposal.effective, change)
     imports = await imports_of(client, _components(ground.base, after), dict(proposal.components))
     what = f"--release {change.release.hex()[:12]} " if held else ""
-    found = differences(ground.base, after, imports)
-    return _review(ground, change, after, found, "", f"{what}--env {change.environment}")
+    found_differences = differences(ground.base, after, imports)
+    return _review(ground, change, after, found_differences, "", f"{what}--env {change.environment}")
 
 
 async def review_change(client: NodeClient, named: str) -> Review:
@@ -216,8 +216,8 @@ async def review_change(client: NodeClient, named: str) -> Review:
     ground = await ground_of(client, change.project, change.environment)
     after = Side.of(await release_at(client, change.release), await effective_at(client, change.configuration), change)
     imports = await imports_of(client, _components(ground.base, after), {})
-    found = differences(ground.base, after, imports)
-    return _review(ground, change, after, found, named, f"--change {named[:12]}")
+    found_differences = differences(ground.base, after, imports)
+    return _review(ground, change, after, found_differences, named, f"--change {named[:12]}")
 
 
 def _review(
@@ -249,7 +249,7 @@ def _review(
         ),
         differences=found,
         nodes=nodes,
-        names={one.node: one.name or short(one.node) for one in ground.members},
+        names={member.node: member.name or short(member.node) for member in ground.members},
         stages=stages,
         notes=_notes(ground, change, after, nodes, stages),
         irreversible=_irreversible(ground, change, after, found),
@@ -270,8 +270,8 @@ def _stages(state: MeshState, nodes: tuple[PeerId, ...], change: Change) -> tupl
     asked = [stage.nodes for stage in change.plan.stages]
     shares = asked if len(asked) == len(planned[1]) else [""] * len(planned[1])
     return tuple(
-        StageRow(share, one.size, one.min_healthy_ms, one.pause_ms, one.approve)
-        for share, one in zip(shares, planned[1], strict=True)
+        StageRow(share, open_stage.size, open_stage.min_healthy_ms, open_stage.pause_ms, open_stage.approve)
+        for share, open_stage in zip(shares, planned[1], strict=True)
     )
 
 
@@ -305,12 +305,16 @@ def _irreversible(ground: Ground, change: Change, after: Side, found: tuple[Diff
     said = []
     if change.plan.irreversible:
         said.append("the change says that it cannot be rolled back once it served")
-    stores = [one.name.removeprefix("opens store ") for one in found if one.name.startswith("opens store ")]
+    stores = [
+        difference.name.removeprefix("opens store ")
+        for difference in found
+        if difference.name.startswith("opens store ")
+    ]
     said += [f"what it writes into the store {store} stays after a rollback" for store in stores]
     if change.data and not stores:
         said.append("what it writes into its stores stays after a rollback")
     said += [migration_words(app.name) for app in after.effective.apps if app.migrates]
-    if any(one.section == "capabilities" and one.name.startswith("reaches ") for one in found):
+    if any(difference.section == "capabilities" and difference.name.startswith("reaches ") for difference in found):
         said.append("what it sends to other hosts cannot be taken back")
     if ground.base is None:
         said.append("it is the first release here: there is nothing to roll back to")
@@ -381,12 +385,12 @@ def review_text(review: Review) -> str:
         )
     lines += [f"  note      {note}" for note in review.notes]
     lines += ["", "gate", f"  approvals {review.approvals or 'none needed'}"]
-    lines += [f"  evidence  {one}" for one in review.evidence]
+    lines += [f"  evidence  {text}" for text in review.evidence]
     lines += ["", "way back"]
     if review.rollback is not None:
         holders = _named(review, review.rollback.nodes) or "no node says so"
         lines.append(f"  target    release {review.rollback.release[:12]}, held by {holders}")
-    lines += [f"  beware    {one}" for one in review.irreversible]
+    lines += [f"  beware    {text}" for text in review.irreversible]
     return "\n".join(lines)
 
 
@@ -397,18 +401,18 @@ def _named(review: Review, nodes: Iterable[str]) -> str:
 def _without_plain_set(rows: list[Difference]) -> tuple[list[Difference], list[str]]:
     """Fold what every component built here imports, and what grants nothing, into one line for each app and sign."""
     plain: dict[tuple[str, str], set[str]] = {}
-    kept = []
+    kept_differences = []
     for row in rows:
         package, _, _ = row.name.removeprefix("imports ").partition("/")
         if row.name.startswith("imports ") and package in PLAIN_SET:
             plain.setdefault((row.app, row.sign), set()).add(package.removeprefix("wasi:"))
         else:
-            kept.append(row)
+            kept_differences.append(row)
     folded = [
         f"  {sign} {app}: imports of WASI that grant nothing: {', '.join(sorted(packages))}"
         for (app, sign), packages in plain.items()
     ]
-    return kept, folded
+    return kept_differences, folded
 
 
 def _title(review: Review) -> str:

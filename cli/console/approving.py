@@ -55,8 +55,8 @@ class Approving:
         papers = await self._client.read(PapersView, f"/v1/changes/{named}/papers")
         answer = {"review": builtins_of(review), "text": review_text(review), "papers": without_bytes(papers)}
         usable = await self._usable(change, {papers.author.key, *papers.author.lineage})
-        given = {approval.key for approval in papers.approvals if not approval.problem}
-        if not usable or any(one.id.hex() in given for one in usable.values()):
+        keys = {approval.key for approval in papers.approvals if not approval.problem}
+        if not usable or any(stored_passkey.id.hex() in keys for stored_passkey in usable.values()):
             return {**answer, "offer": None}
         gate = gate_of(await self._client.state(), change.environment, await release_at(self._client, change.release))
         now_ms = time.time_ns() // 1_000_000
@@ -70,7 +70,7 @@ class Approving:
 
     async def _usable(self, change: Change, authors: set[str]) -> dict[str, StoredPasskey]:
         """The passkeys of this page that would count for a change: not its author's, and granted for that place."""
-        found = {}
+        stored_passkeys = {}
         for passkey in known_passkeys(self._context):
             if self._origin not in passkey.origins:
                 continue
@@ -82,15 +82,15 @@ class Approving:
                 for held in principal.each
             )
             if counts and not principal.problem and authors.isdisjoint(principal.lineage):
-                found[passkey.credential] = passkey
-        return found
+                stored_passkeys[passkey.credential] = passkey
+        return stored_passkeys
 
     async def take(self, given: TouchGiven) -> dict[str, object]:
         """File a touch for a statement that was offered. Raises CommandError naming the rule it breaks."""
-        one = self._offered.get(given.statement, {}).get(given.touched.credential)
-        if one is None:
+        stored_passkey = self._offered.get(given.statement, {}).get(given.touched.credential)
+        if stored_passkey is None:
             raise CommandError("that was not offered here", next_step="load the change again", kind="no-offer")
-        envelope = given.touched.envelope(one, base64.b64decode(given.statement))
+        envelope = given.touched.envelope(stored_passkey, base64.b64decode(given.statement))
         read = read_approval(Ed25519Verifier(), bytes.fromhex(self._context.mesh), envelope)
         if isinstance(read, Refusal):
             raise CommandError(f"{read.rule}: {read.detail}", next_step="load the change again", kind=read.rule)

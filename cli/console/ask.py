@@ -51,26 +51,26 @@ async def _ask(
             return _no("this question was answered; go back to the terminal")
         try:
             said = msgspec.json.decode(await request.read(), type=kind)
-            found = take(said)
+            outcome = take(said)
         except msgspec.DecodeError:
             return _no("the answer is not what this page sends; load it again")
         except CommandError as error:
             return _no(str(error))
         if not taken.done():
-            taken.set_result(found)
+            taken.set_result(outcome)
         return web.json_response({"taken": True})
 
     routes = {("GET", "/question"): ask, ("POST", "/answer"): answer}
     async with serving(port, code, "passkey.html", routes):
         output.note(f"Open this page in a browser on this machine, to {purpose}:\n  {origin_of(port)}/#{code}")
         try:
-            found = await asyncio.wait_for(taken, ANSWER_WAIT_S)
+            wait = await asyncio.wait_for(taken, ANSWER_WAIT_S)
         except TimeoutError:
             raise CommandError(
                 "nobody answered in the browser", next_step="run the command again", kind="no-answer"
             ) from None
         await asyncio.sleep(LINGER_S)
-        return found
+        return wait
 
 
 def _no(why: str) -> web.Response:

@@ -106,7 +106,7 @@ class Console:
                 f"your key has no grant to share: {mine.problem or 'an admin key gives none away'}",
                 next_step="freehold token list", kind="grant.none",
             )  # fmt: skip
-        held = next((one for one in mine.each if "view" in one.verbs), mine.each[0])
+        held = next((rights for rights in mine.each if "view" in rights.verbs), mine.each[0])
         chain = mine.chain_of(held)
         verbs: tuple[Verb, ...] = tuple(verb for verb in held.verbs if verb not in {"approve", "admin"})  # type: ignore[misc]
         roles: tuple[Role, ...] = tuple(role for role in held.roles if role not in NEVER_EVERYDAY) or held.roles  # type: ignore[misc, assignment]
@@ -127,15 +127,15 @@ class Console:
         fields = {name: request.headers[name] for name in CARRIED if name in request.headers}
         if "Signature" not in fields:
             return web.Response(status=401, text="only signed requests are carried")
-        async with self._client.carried(request.raw_path, fields) as found:
-            kind = found.headers.get("Content-Type", "application/octet-stream")
-            answer = web.StreamResponse(status=found.status, headers={**FIELDS, "Content-Type": kind})
+        async with self._client.carried(request.raw_path, fields) as client_response:
+            kind = client_response.headers.get("Content-Type", "application/octet-stream")
+            answer = web.StreamResponse(status=client_response.status, headers={**FIELDS, "Content-Type": kind})
             await answer.prepare(request)
             try:
-                while piece := await found.content.readany():
+                while piece := await client_response.content.readany():
                     if kind.startswith("text/event-stream"):
                         await asyncio.sleep(GATHER_S)
-                        piece += found.content.read_nowait()
+                        piece += client_response.content.read_nowait()
                     await answer.write(piece)
             except ConnectionError:
                 pass  # the page has gone

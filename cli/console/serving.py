@@ -75,7 +75,7 @@ def composed(page: str) -> tuple[bytes, str]:
     Nothing else that it loads stands before its first paint.
     """
     text = asset(page).decode()
-    styles = "".join(asset(name).decode() for found in _STYLES.findall(text) for name in _STYLE.findall(found))
+    styles = "".join(asset(name).decode() for entry in _STYLES.findall(text) for name in _STYLE.findall(entry))
     named = base64.b64encode(hashlib.sha256(styles.encode()).digest()).decode()
     text = _STYLES.sub(lambda _: f"<style>{styles}</style>\n", text, count=1)
     modules = _imported(*(name for _, name in _SCRIPT.findall(text)))
@@ -86,14 +86,14 @@ def composed(page: str) -> tuple[bytes, str]:
 
 def _imported(*names: str) -> tuple[str, ...]:
     """The modules that these import, and those import; each once."""
-    found: dict[str, None] = {}
+    table: dict[str, None] = {}
     waiting = list(names)
     while waiting:
         for name in _IMPORT.findall(asset(waiting.pop()).decode()):
-            if name not in found:
-                found[name] = None
+            if name not in table:
+                table[name] = None
                 waiting.append(name)
-    return tuple(found)
+    return tuple(table)
 
 
 def _kind(name: str) -> str:

@@ -36,12 +36,12 @@ def engine(app: App, progress: Progress) -> tuple[Path, str]:
         progress.step(app.name, "building the development engine (once)")
         with cache.scratch() as scratch:
             (scratch / "app").mkdir()
-            made = javascript_build.componentize(granted, "dev", scratch / "app", toolchain, None, scratch)
-            shutil.move(made, folder / "component.wasm")
+            new_path = javascript_build.componentize(granted, "dev", scratch / "app", toolchain, None, scratch)
+            shutil.move(new_path, folder / "component.wasm")
         (folder / "digest").write_text(bundle.file_digest(folder / "component.wasm"))
 
-    found = cache.entry("interpreters", digest, make, entries_max=5)
-    return found / "component.wasm", (found / "digest").read_text()
+    found_path = cache.entry("interpreters", digest, make, entries_max=5)
+    return found_path / "component.wasm", (found_path / "digest").read_text()
 
 
 def bundled_source(app: App, tree: SourceTree, root: Path, progress: Progress) -> str:

@@ -53,9 +53,9 @@ def _sources(project: ProjectFile) -> Iterable[tuple[str, ...]]:
 def _is_own_output(path: str) -> bool:
     """Whether the file is where this process writes what it says."""
     try:
-        found = os.stat(path)
+        pair = os.stat(path)
         return any(
-            os.path.samestat(found, os.fstat(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream
+            os.path.samestat(pair, os.fstat(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream
         )
     except (OSError, ValueError):
         return False

@@ -72,12 +72,12 @@ def interpreter(app: App, tree: SourceTree, progress: Progress) -> tuple[Path, s
             python_build.write_guest(app, stage)
             (stage / "freehold_main.py").write_text(MAIN)
             write_world(world_of(granted), work / "wit")
-            made = python_build.componentize(granted, [stage, nothing, packages or work / "packages"], work)
-            shutil.move(made, folder / "component.wasm")
+            new_path = python_build.componentize(granted, [stage, nothing, packages or work / "packages"], work)
+            shutil.move(new_path, folder / "component.wasm")
         (folder / "digest").write_text(bundle.file_digest(folder / "component.wasm"))
 
-    found = cache.entry("interpreters", digest, make, entries_max=5)
-    return found / "component.wasm", (found / "digest").read_text()
+    found_path = cache.entry("interpreters", digest, make, entries_max=5)
+    return found_path / "component.wasm", (found_path / "digest").read_text()
 
 
 def packed_source(project: ProjectFile, app: App, tree: SourceTree) -> str:

@@ -29,7 +29,7 @@ def read_secrets(path: Path) -> dict[str, str]:
     """Return name and value of each line; no file, no secrets. Raises `UsageError` naming the line, never the value."""
     if not path.is_file():
         return {}
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     for number, line in enumerate(path.read_text()[:FILE_MAX_BYTES].splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -37,8 +37,8 @@ def read_secrets(path: Path) -> dict[str, str]:
         if not equals or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name.strip()):
             step = f"write NAME=VALUE on line {number} of {path}"
             raise UsageError(f"{path.name}:{number}: this is not NAME=VALUE", next_step=step, kind="secrets-file")
-        found[name.strip()] = value.strip()
-    return found
+        table[name.strip()] = value.strip()
+    return table
 
 
 def with_secrets(found: Found, values: Mapping[str, str], output: Output) -> Found:

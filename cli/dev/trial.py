@@ -83,9 +83,9 @@ async def load_of(found: Found, bundle: BuildBundle, effective: Effective, outpu
         except ComponentError as error:
             step = f"correct the app, then run: freehold build --app {app.name}"
             raise BuildError(app.name, str(error), next_step=step, kind="component-refused") from None
-        given = {name: secrets[name] for name in app.secrets if name in secrets}
+        given_secrets = {name: secrets[name] for name in app.secrets if name in secrets}
         code = Compiled(artifact, app.component.hex(), app.kind)
-        loads.append(app_load(found.project, settings.apps[app.name], bundle.id, code, given))
+        loads.append(app_load(found.project, settings.apps[app.name], bundle.id, code, given_secrets))
     key = bundle.id
     load = ReleaseLoad(key, key, effective.project, tuple(loads), effective.environment)
     return PreparedRelease(key, Digest(bytes.fromhex(key)), effective, load)
@@ -119,14 +119,14 @@ async def serving(prepared: PreparedRelease) -> AsyncIterator[Serving]:
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             await pool.started()
-            for one in held:
-                await pool.load(one.load)
+            for prepared_release in held:
+                await pool.load(prepared_release.load)
             if prepared.migrating:
                 await pool.load(migration_load(prepared))
                 await ask_migrations(pool, prepared)
             paths = _paths(prepared.effective)
             public = [WorkerRoute(None, path, prepared.key, app) for path, app in paths.items()]
-            await pool.activate([*public, *(route for one in held for route in smoke_routes(one))])
+            await pool.activate([*public, *(route for entry in held for route in smoke_routes(entry))])
         base = f"http://{pool.addresses[0]}"
         where = {app: f"{base}{path.rstrip('/')}" for path, app in reversed(paths.items())}
         yield replace(served, addresses=where)
@@ -174,7 +174,7 @@ async def run_command(command: str, found: Found, serving: Serving, timeout_s: f
     """
     blot = Blotter(read_secrets(found.root / STATE_FOLDER / "secrets"))
     environment = await asyncio.to_thread(command_environment, found, serving.addresses)
-    kept = bytearray()
+    answer = bytearray()
     unfinished, code = b"", None
     async with guarded(command, found.root, environment) as process:
         assert process.stdout is not None
@@ -185,12 +185,12 @@ async def run_command(command: str, found: Found, serving: Serving, timeout_s: f
                     unfinished = unfinished[-OUTPUT_MAX_BYTES:]
                     for line in lines:
                         output.note(blot(line.decode(errors="replace")))
-                    kept += data
-                    del kept[:-OUTPUT_MAX_BYTES]
+                    answer += data
+                    del answer[:-OUTPUT_MAX_BYTES]
                 code = await process.wait()
     if unfinished:
         output.note(blot(unfinished.decode(errors="replace")))
-    log = blot(kept.decode(errors="replace"))
+    log = blot(answer.decode(errors="replace"))
     if code is None:
         log += f"\nstopped after {timeout_s:.0f} s"
     passed = code == 0
@@ -223,14 +223,14 @@ async def run_checks(serving: Serving) -> Ran | None:
     An app whose instances answer again is asked twice on one instance, and once on a fresh one.
     """
     checks = serving.prepared.effective.smoke
-    one, fresh = _as_one_and_as_fresh(serving.prepared)
-    again = {app.name for app in one.effective.apps}
+    prepared_release, fresh = _as_one_and_as_fresh(serving.prepared)
+    again = {app.name for app in prepared_release.effective.apps}
     passed: list[str] = []
     failed: list[str] = []
     log: list[str] = []
     for check in checks:
         name = f"{check.app} GET {check.path} {check.status}"
-        ways = [(one, ""), (one, ", the same instance again"), (fresh, ", a fresh instance")]
+        ways = [(prepared_release, ""), (prepared_release, ", the same instance again"), (fresh, ", a fresh instance")]
         failures = 0
         for prepared, way in ways if check.app in again else [(serving.prepared, "")]:
             alone = replace(prepared, effective=msgspec.structs.replace(prepared.effective, smoke=(check,)))
@@ -250,9 +250,9 @@ async def run_checks(serving: Serving) -> Ran | None:
 
 def _paths(effective: Effective) -> dict[str, str]:
     """Every path that leads to an app, whatever the host; the first app in order of name has it."""
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     for app in effective.apps:
         if app.kind == "http":
             for path in [route.path for route in app.routes] or ["/"]:
-                found.setdefault(path, app.name)
-    return found
+                table.setdefault(path, app.name)
+    return table

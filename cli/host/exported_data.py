@@ -90,11 +90,11 @@ def read_manifest(folder: Path) -> DataManifest:
         raise CommandError(what, next_step="freehold data export", kind="no-export") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CommandError(f"{folder / MANIFEST} cannot be read: {error}", next_step=again, kind="no-export") from None
-    for one in manifest.files:
-        path = folder / one.name
-        inside = not Path(one.name).is_absolute() and ".." not in Path(one.name).parts
-        if not inside or path.is_symlink() or not path.is_file() or _listed(folder, one.name) != one:
-            what = f"{one.name[:80]!r} is missing, or is not what {MANIFEST} says"
+    for listed_file in manifest.files:
+        path = folder / listed_file.name
+        inside = not Path(listed_file.name).is_absolute() and ".." not in Path(listed_file.name).parts
+        if not inside or path.is_symlink() or not path.is_file() or _listed(folder, listed_file.name) != listed_file:
+            what = f"{listed_file.name[:80]!r} is missing, or is not what {MANIFEST} says"
             raise CommandError(what, next_step=again, kind="damaged-export")
     return manifest
 
@@ -127,10 +127,10 @@ def as_stored(folder: Path, manifest: DataManifest) -> Iterator[tuple[tuple[List
         files = {file.sha256: folder / file.name for file in manifest.files}
         listed = [file for file in manifest.files if file.name != KEYVALUE_LINES]
         if len(listed) < len(manifest.files):
-            made = _read_lines(folder / KEYVALUE_LINES, Path(temporary))
-            one = msgspec.structs.replace(_listed(made.parent, made.name), name=KEYVALUE_DATABASE)
-            listed.append(one)
-            files[one.sha256] = made
+            path = _read_lines(folder / KEYVALUE_LINES, Path(temporary))
+            listed_file = msgspec.structs.replace(_listed(path.parent, path.name), name=KEYVALUE_DATABASE)
+            listed.append(listed_file)
+            files[listed_file.sha256] = path
         yield tuple(listed), files
 
 
@@ -160,8 +160,8 @@ def _read_lines(lines: Path, folder: Path) -> Path:
             batch: dict[str, list[tuple[str, bytes]]] = {}
             while line := file.readline(LINE_MAX_BYTES):
                 number += 1
-                one = msgspec.json.decode(line, type=StoredEntry)
-                batch.setdefault(one.store, []).append((one.key, _value(one)))
+                stored_entry = msgspec.json.decode(line, type=StoredEntry)
+                batch.setdefault(stored_entry.store, []).append((stored_entry.key, _value(stored_entry)))
                 if number % BATCH_ENTRIES == 0:
                     _put(provider, batch)
             _put(provider, batch)

@@ -120,7 +120,7 @@ def versions(prefix: Path = PREFIX) -> tuple[Path, ...]:
 
 def hidden_home(prefix: str) -> str:
     """Return the folder that ProtectHome hides from the service and that `prefix` lies in, or nothing."""
-    return next((one for one in ("/home", "/root", "/run/user") if Path(prefix).is_relative_to(one)), "")
+    return next((text for text in ("/home", "/root", "/run/user") if Path(prefix).is_relative_to(text)), "")
 
 
 def install_steps(version: str, data: Path, *, user_exists: bool) -> tuple[Step, ...]:

@@ -35,7 +35,7 @@ async def listed(_context: object, _params: object) -> mcp_types.ListPromptsResu
         prompts=[
             mcp_types.Prompt(
                 name=name, description=text,
-                arguments=[mcp_types.PromptArgument(name=one, required=needed) for one, needed in arguments],
+                arguments=[mcp_types.PromptArgument(name=text, required=needed) for text, needed in arguments],
             )
             for name, (text, _, arguments) in _PROMPTS.items()
         ]
@@ -47,10 +47,10 @@ async def made(_context: object, params: mcp_types.GetPromptRequestParams) -> mc
     if params.name not in _PROMPTS:
         raise ValueError(f"there is no prompt {params.name[:40]!r}; one of {', '.join(_PROMPTS)}")
     text, template, _ = _PROMPTS[params.name]
-    given = params.arguments or {}
+    arguments = params.arguments or {}
     filled = template.format(
-        request=given.get("request", "(ask for it)")[:REQUEST_MAX_CHARACTERS],
-        environment=given.get("environment", "production")[:63],
+        request=arguments.get("request", "(ask for it)")[:REQUEST_MAX_CHARACTERS],
+        environment=arguments.get("environment", "production")[:63],
     )
     message = mcp_types.PromptMessage(role="user", content=mcp_types.TextContent(type="text", text=filled))
     return mcp_types.GetPromptResult(description=text, messages=[message])

@@ -47,7 +47,7 @@ async def read(
     uri = str(params.uri)
     kind = next((kind for known, _, _, kind in _LISTED if known == uri), None)
     if kind is None:
-        raise ValueError(f"there is no resource {uri[:80]!r}; one of {', '.join(one[0] for one in _LISTED)}")
+        raise ValueError(f"there is no resource {uri[:80]!r}; one of {', '.join(pair[0] for pair in _LISTED)}")
     try:
         text = await _text(opening, uri)
     except CommandError as error:
@@ -81,13 +81,13 @@ async def _last_failure(client: NodeClient, session: AgentSession) -> str:
     failed = [change for change in changes if change.state in {"aborted", "rolled-back"} or change.failure]
     if not failed:
         return for_model({"change": None, "next_step": "nothing failed"}).decode()
-    one = max(failed, key=lambda each: each.ended_ms or each.created_ms)
-    told = {key: getattr(one, key) for key in ("id", "environment", "release", "state", "ended_ms")}
+    chosen_change = max(failed, key=lambda each: each.ended_ms or each.created_ms)
+    told = {key: getattr(chosen_change, key) for key in ("id", "environment", "release", "state", "ended_ms")}
     return for_model(
         {
             **told,
-            "untrusted_why": one.ended or one.failure,
-            "untrusted_request": one.request,
+            "untrusted_why": chosen_change.ended or chosen_change.failure,
+            "untrusted_request": chosen_change.request,
             "next_step": "logs",
         }
     ).decode()

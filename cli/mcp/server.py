@@ -72,11 +72,11 @@ def make_server(opening: Opening) -> Server[Any]:
         tool = known.get(params.name)
         if tool is None:
             return failure("no-such-tool", f"there is no tool {params.name[:40]!r}", f"one of {', '.join(known)}")
-        given = params.arguments or {}
-        if str(given.get("cursor", "")).startswith(PAGE_PREFIX):
-            return pages.next(str(given["cursor"]))
+        arguments = params.arguments or {}
+        if str(arguments.get("cursor", "")).startswith(PAGE_PREFIX):
+            return pages.next(str(arguments["cursor"]))
         async with telling(context.session.report_progress):
-            return await answer(session, tool, given, pages)
+            return await answer(session, tool, arguments, pages)
 
     server: Server[Any] = Server(
         "freehold",
@@ -147,18 +147,18 @@ async def answer(
     session: AgentSession, tool: Tool, given: dict[str, object], pages: Pages | None = None
 ) -> mcp_types.CallToolResult:
     """Call a tool. Whatever is wrong comes back as an error with the next step, for the model to read."""
-    tools = {one.name for one in offered(session)}
+    tools = {tool.name for tool in offered(session)}
     try:
         arguments: Arguments = msgspec.convert(given, tool.arguments)
     except msgspec.ValidationError as error:
         known = ", ".join(field.name for field in msgspec.structs.fields(tool.arguments)) or "none"
         return failure("arguments", str(error), f"arguments of {tool.name}: {known}")
     try:
-        made = await tool.run(session, arguments)
+        tool_answer = await tool.run(session, arguments)
     except CommandError as error:
         return failure(error.kind, str(error), step_for_agent(error.next_step, tools))
-    data = for_model(made)
-    text = marked(made, data)
+    data = for_model(tool_answer)
+    text = marked(tool_answer, data)
     if max(len(data), len(text.encode())) > ANSWER_MAX_BYTES:
         return (pages or Pages()).first(text)
     return mcp_types.CallToolResult(

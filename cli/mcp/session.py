@@ -48,14 +48,14 @@ class AgentSession:
                 next_step="a person starts it there: freehold mcp --folder PATH",
                 kind="no-project",
             )
-        found = open_project(self.found.root)
-        if found.project.name != self.project:
+        project = open_project(self.found.root)
+        if project.project.name != self.project:
             raise UsageError(
-                f"the folder holds {found.project.name} now, and this server is for {self.project}",
+                f"the folder holds {project.project.name} now, and this server is for {self.project}",
                 next_step="set project.name back, or ask a person to start another server",
                 kind="other-project",
             )
-        return found
+        return project
 
     def may(self, verb: str) -> bool:
         """Whether some grant holds a verb somewhere."""

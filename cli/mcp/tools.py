@@ -116,11 +116,11 @@ def _placed(lane: SeenLane, names: Mapping[str, str]) -> dict[str, object]:
         "untrusted_request": in_short(lane.requests.get(base.change, "")) if base is not None else "",
         "open_changes": [
             {
-                "change": one.id[:12],
-                "waits_for": one.start.rule if one.start is not None else "a start",
-                "untrusted_request": in_short(one.request),
+                "change": change.id[:12],
+                "waits_for": change.start.rule if change.start is not None else "a start",
+                "untrusted_request": in_short(change.request),
             }
-            for one in lane.open
+            for change in lane.open
         ],
     }
 
@@ -227,8 +227,8 @@ async def logs(session: AgentSession, given: Reading) -> Logs:
         "contains": given.contains,
         "limit": LINES_ASKED,
     }
-    found, silent = await session.talk(lambda client: recent_lines(client, given.node or ALL, query))
-    lines = [line[:LINE_MAX_CHARACTERS] for line in sorted(found, key=_written_at)]
+    texts, silent = await session.talk(lambda client: recent_lines(client, given.node or ALL, query))
+    lines = [line[:LINE_MAX_CHARACTERS] for line in sorted(texts, key=_written_at)]
     names = [hashlib.sha256(line.encode()).hexdigest()[:32] for line in lines]
     first = 0
     if given.cursor in names:
@@ -281,40 +281,43 @@ async def why(session: AgentSession, given: InEnvironment) -> Why:
 
 async def build(session: AgentSession, given: Arguments) -> Built:
     """Build the project here."""
-    found = session.folder()
-    bundle = await asyncio.to_thread(build_project, found.project, found.text, found.root, _quiet())
+    answer = session.folder()
+    bundle = await asyncio.to_thread(build_project, answer.project, answer.text, answer.root, _quiet())
     keys = ("component", "size_bytes", "kind", "capabilities")
     apps = bundle.manifest["apps"]
     shown = {name: {key: value for key, value in app.items() if key in keys} for name, app in apps.items()}
-    release = release_id(found, bundle, session.signer.public_key)
+    release = release_id(answer, bundle, session.signer.public_key)
     return Built(build=bundle.id, release=release, apps=shown, next_step="test, then diff")
 
 
 async def test(session: AgentSession, given: InEnvironment) -> Tested:
     """Run tests and smoke checks, and sign what came out."""
-    found = session.folder()
-    await require_environments(found, session.context, (given.environment,))
+    answer = session.folder()
+    await require_environments(answer, session.context, (given.environment,))
     bundle, runs = await test_project(
-        _quiet(), found, session.context, environments=(given.environment,), timeout_s=TEST_TIMEOUT_S
+        _quiet(), answer, session.context, environments=(given.environment,), timeout_s=TEST_TIMEOUT_S
     )
-    passed = all(one.passed for one in runs)
+    passed = all(run_result.passed for run_result in runs)
     return Tested(
         build=bundle.id,
-        release=release_id(found, bundle, session.signer.public_key),
+        release=release_id(answer, bundle, session.signer.public_key),
         passed=passed,
         self_attested=True,
-        runs=tuple({key: value for key, value in asdict(one).items() if key not in {"log", "file"}} for one in runs),
-        untrusted_logs=tuple(one.log[-TEST_LOG_CHARACTERS:] for one in runs),
+        runs=tuple(
+            {key: value for key, value in asdict(run_result).items() if key not in {"log", "file"}}
+            for run_result in runs
+        ),
+        untrusted_logs=tuple(run_result.log[-TEST_LOG_CHARACTERS:] for run_result in runs),
         next_step="diff, then propose" if passed else "correct the code, then test again",
     )
 
 
 async def diff(session: AgentSession, given: InEnvironment) -> Diff:
     """Compare the folder with what runs."""
-    found = session.folder()
+    answer = session.folder()
 
     async def ask(client: NodeClient) -> Review:
-        proposal, _ = await put_together(client, _quiet(), found, given.environment, "", session.signer)
+        proposal, _ = await put_together(client, _quiet(), answer, given.environment, "", session.signer)
         return await review_proposal(client, proposal)
 
     review = await session.talk(ask)
@@ -341,12 +344,12 @@ async def request_rollback(session: AgentSession, given: Rolling) -> ProposedAns
 
 
 async def _file(session: AgentSession, environment: str, request: str, release: str) -> ProposedAnswer:
-    found = None if release else session.folder()
+    answer = None if release else session.folder()
 
     async def ask(client: NodeClient) -> ProposedAnswer:
         output = _quiet()
         await require_right(client, session.signer.public_key, "propose", session.project, environment)
-        what = await to_offer(client, found or session.found, release)
+        what = await to_offer(client, answer or session.found, release)
         if what.project.name != session.project:
             raise RefusedError("grant.scope", "that release is of another project", "status")
         proposal, offered = await put_together(client, output, what, environment, request, session.signer)

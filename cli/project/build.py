@@ -70,11 +70,11 @@ def build_app(project: ProjectFile, app: App, root: Path, progress: Progress) ->
     def make(folder: Path) -> None:
         with cache.scratch() as scratch:
             try:
-                made, packages = recipe.make(scratch)
+                path, packages = recipe.make(scratch)
             except subprocess.TimeoutExpired as error:
                 step = "check the network, then run the command again"
                 raise BuildError(app.name, f"a tool took longer than {error.timeout:.0f} s", next_step=step) from None
-            shutil.move(made, folder / "component.wasm")
+            shutil.move(path, folder / "component.wasm")
         facts = {"digest": bundle.file_digest(folder / "component.wasm"), "packages": dict(packages)}
         (folder / "facts.json").write_text(json.dumps(facts))
 
@@ -147,12 +147,12 @@ def _python_recipe(
             packages = python_packages.vendor(app.name, requirements)
         progress.step(app.name, "building the component")
         try:
-            made = python_build.build(app, prefixes, tree, packages, work / "whole")
+            path = python_build.build(app, prefixes, tree, packages, work / "whole")
         except python_build.ReadsConfiguration as told:
             names = ", ".join(told.names)
             progress.step(app.name, f"building it again: its import reads {names}, so each instance imports it")
-            made = python_build.build(app, prefixes, tree, packages, work / "late", late=True)
-        return made, python_packages.versions(packages) if packages else {}
+            path = python_build.build(app, prefixes, tree, packages, work / "late", late=True)
+        return path, python_packages.versions(packages) if packages else {}
 
     return Recipe(inputs, tree.digest(), python_build.toolchain(), make)
 
@@ -177,8 +177,8 @@ def _javascript_recipe(app: App, root: Path, tree: SourceTree, shared: Mapping[s
             progress.step(app.name, "installing its packages")
             packages = node.install_packages(app.name, declared)
         progress.step(app.name, "building the component")
-        made = javascript_build.build(app, tree, outer, toolchain, packages, work)
-        return made, node.installed_versions(packages) if packages else {}
+        path = javascript_build.build(app, tree, outer, toolchain, packages, work)
+        return path, node.installed_versions(packages) if packages else {}
 
     return Recipe(inputs, tree.digest(), node.toolchain_versions(), make)
 

@@ -45,8 +45,8 @@ def project_at(start: Path) -> Found | None:
 
 def project_here() -> str:
     """Return the name of the project of this folder, as `project_at`; empty where there is none."""
-    found = project_at(Path())
-    return found.project.name if found is not None else ""
+    project = project_at(Path())
+    return project.project.name if project is not None else ""
 
 
 def open_project(root: Path) -> Found:

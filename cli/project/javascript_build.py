@@ -66,13 +66,13 @@ def bindings_module(app: App, declared: list[str] | None) -> str:
 
 def outer_files(app: App, root: Path) -> list[tuple[str, bytes]]:
     """Return the project's files that hold for an app though they lie outside its source, by path below `root`."""
-    found = []
+    pairs = []
     folder = root
     for part in Path(app.source).parts:
         listed = sorted(path for pattern in OUTER for path in folder.glob(pattern) if path.is_file())
-        found += [(path.relative_to(root).as_posix(), path.read_bytes()) for path in listed]
+        pairs += [(path.relative_to(root).as_posix(), path.read_bytes()) for path in listed]
         folder /= part
-    return found
+    return pairs
 
 
 def staged(app: App, tree: SourceTree, outer: list[tuple[str, bytes]], work: Path) -> Path:

@@ -20,13 +20,13 @@ def kept_build(root: Path, named: str) -> BuildBundle:
     """Return the build whose id begins so, checked whole. Raises UsageError for none or several, or a damaged one."""
     folder = builds_folder(root)
     known = sorted(path.name for path in folder.iterdir() if len(path.name) == 64) if folder.is_dir() else []
-    found = [one for one in known if len(named) >= PREFIX_MIN and one.startswith(named.lower())]
-    if len(found) != 1:
-        what = f"{len(found)} builds begin with {named}" if found else f"no build here begins with {named!r}"
+    texts = [text for text in known if len(named) >= PREFIX_MIN and text.startswith(named.lower())]
+    if len(texts) != 1:
+        what = f"{len(texts)} builds begin with {named}" if texts else f"no build here begins with {named!r}"
         raise UsageError(what, next_step="freehold build, or freehold release import FILE", kind="no-such-build")
     try:
-        return read(folder / found[0])
+        return read(folder / texts[0])
     except (BundleError, OSError) as error:
         raise UsageError(
-            f"build {found[0][:12]} is damaged: {error}", next_step="freehold build", kind="damaged"
+            f"build {texts[0][:12]} is damaged: {error}", next_step="freehold build", kind="damaged"
         ) from None

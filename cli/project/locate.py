@@ -186,14 +186,14 @@ def _unescape(body: str) -> str:
     if "\\" not in body:
         return body
     parts: list[str] = []
-    at = 0
-    while at < len(body):
-        if body[at] != "\\":
-            parts.append(body[at])
-            at += 1
+    position = 0
+    while position < len(body):
+        if body[position] != "\\":
+            parts.append(body[position])
+            position += 1
             continue
-        letter = body[at + 1]
+        letter = body[position + 1]
         digits = {"u": 4, "U": 8}.get(letter, 0)
-        parts.append(chr(int(body[at + 2 : at + 2 + digits], 16)) if digits else _ESCAPES[letter])
-        at += 2 + digits
+        parts.append(chr(int(body[position + 2 : position + 2 + digits], 16)) if digits else _ESCAPES[letter])
+        position += 2 + digits
     return "".join(parts)

@@ -133,8 +133,8 @@ def _extended(sha: _Sha2, number: int) -> str:
     (low_turn, low_other, low_shift), (high_turn, high_other, high_shift) = sha.mixes
     low = _turned(sha, f"w{(number + 1) % 16}", (low_turn, low_other), low_shift)
     high = _turned(sha, f"w{(number + 14) % 16}", (high_turn, high_other), high_shift)
-    kept = f"({word}.add (local.get ${here}) (local.get $w{(number + 9) % 16}))"
-    return f"(local.set ${here} ({word}.add {kept} ({word}.add {low} {high})))"
+    text = f"({word}.add (local.get ${here}) (local.get $w{(number + 9) % 16}))"
+    return f"(local.set ${here} ({word}.add {text} ({word}.add {low} {high})))"
 
 
 def _round(sha: _Sha2, names: list[str], given: str, constant: int) -> list[str]:
@@ -184,8 +184,8 @@ def _quarter(a: int, b: int, c: int, d: int) -> str:
     steps = ((b, a, d, 7), (c, b, a, 9), (d, c, b, 13), (a, d, c, 18))
     return "\n".join(
         f"(local.set $x{to} (i32.xor (local.get $x{to})"
-        f" (i32.rotl (i32.add (local.get $x{one}) (local.get $x{other})) (i32.const {bits}))))"
-        for to, one, other, bits in steps
+        f" (i32.rotl (i32.add (local.get $x{number}) (local.get $x{other})) (i32.const {bits}))))"
+        for to, number, other, bits in steps
     )
 
 

@@ -139,8 +139,8 @@ def npm(app: str, arguments: list[str], folder: Path) -> None:
 
 def installed_versions(packages: Path) -> dict[str, str]:
     """Return name and version of each package in a node_modules folder."""
-    found = {}
+    table = {}
     for manifest in sorted([*packages.glob("*/package.json"), *packages.glob("@*/*/package.json")]):
         described = json.loads(manifest.read_text())
-        found[str(described.get("name"))] = str(described.get("version"))
-    return found
+        table[str(described.get("name"))] = str(described.get("version"))
+    return table

@@ -87,7 +87,7 @@ def image_of(build: BuildBundle) -> ArtifactImage:
             **({"org.opencontainers.image.revision": source["commit"]} if source["commit"] else {}),
         },
     }
-    unique = {one.digest: one for one in (config, *layers)}
+    unique = {blob.digest: blob for blob in (config, *layers)}
     return ArtifactImage(_blob(MANIFEST_TYPE, canonical(manifest)), tuple(unique.values()))
 
 
@@ -105,8 +105,8 @@ def write_layout(image: ArtifactImage, target: Path) -> None:
         with target.open("xb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
             _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
             _add(archive, "index.json", canonical(index))
-            for one in sorted((image.manifest, *image.blobs), key=lambda blob: blob.digest):
-                _add(archive, f"blobs/sha256/{one.digest.removeprefix('sha256:')}", one.data, one.path)
+            for entry in sorted((image.manifest, *image.blobs), key=lambda blob: blob.digest):
+                _add(archive, f"blobs/sha256/{entry.digest.removeprefix('sha256:')}", entry.data, entry.path)
     except FileExistsError:
         raise CommandError(f"{target} is there already", next_step="choose another name", kind="exists") from None
     except BaseException:
@@ -136,12 +136,12 @@ def read_manifest(data: bytes) -> tuple[dict[str, object], list[dict[str, object
         raise _no_build("it is an artifact of another kind")
     if config.get("mediaType") != CONFIG_TYPE or not 0 < len(layers) <= LAYERS_MAX:
         raise _no_build("its configuration is no build's manifest")
-    found = [layer for layer in layers if isinstance(layer, dict) and layer.get("mediaType") == WASM_TYPE]
-    for one, limit in ((config, DOCUMENT_MAX_BYTES), *((each, COMPONENT_MAX_BYTES) for each in found)):
-        size = one.get("size")
-        if not _DIGEST.fullmatch(str(one.get("digest"))) or type(size) is not int or not 0 < size <= limit:
+    found_layers = [layer for layer in layers if isinstance(layer, dict) and layer.get("mediaType") == WASM_TYPE]
+    for row, limit in ((config, DOCUMENT_MAX_BYTES), *((layer, COMPONENT_MAX_BYTES) for layer in found_layers)):
+        size = row.get("size")
+        if not _DIGEST.fullmatch(str(row.get("digest"))) or type(size) is not int or not 0 < size <= limit:
             raise _no_build(f"a part has no SHA-256 digest, or is larger than {limit >> 20} MiB")
-    return config, found
+    return config, found_layers
 
 
 def install(builds: Path, manifest: bytes, fetch: Fetch) -> BuildBundle:
@@ -169,10 +169,10 @@ def _take(descriptor: Mapping[str, object], path: Path, fetch: Fetch) -> str:
     with path.open("wb") as file:
         fetch(str(descriptor["digest"]), int(str(descriptor["size"])), file)
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if f"sha256:{found}" != descriptor["digest"] or path.stat().st_size != descriptor["size"]:
+        text = hashlib.file_digest(file, "sha256").hexdigest()
+    if f"sha256:{text}" != descriptor["digest"] or path.stat().st_size != descriptor["size"]:
         raise _no_build("a part has other bytes than its digest says")
-    return found
+    return text
 
 
 def _require_whole(work: Path) -> None:
@@ -232,12 +232,12 @@ def _document(data: bytes) -> dict[str, object]:
     if len(data) > DOCUMENT_MAX_BYTES:
         raise _no_build(f"a document has over {DOCUMENT_MAX_BYTES >> 20} MiB")
     try:
-        found = json.loads(data)
+        entry = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _no_build(f"a document is no JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(entry, dict):
         raise _no_build("a document is no JSON object")
-    return found
+    return entry
 
 
 def _no_build(why: str) -> CommandError:

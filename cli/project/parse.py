@@ -55,9 +55,9 @@ class ProjectFileError(Exception):
     """The file cannot be used; `problems` says why, in the order of the file, at most `PROBLEMS_MAX`."""
 
     def __init__(self, problems: Iterable[FileProblem], file_name: str = FILE_NAME) -> None:
-        found = sorted(problems, key=lambda problem: (problem.line, problem.column))
-        self.left_off = max(0, len(found) - PROBLEMS_MAX)
-        self.problems = tuple(found[:PROBLEMS_MAX])
+        file_problems = sorted(problems, key=lambda problem: (problem.line, problem.column))
+        self.left_off = max(0, len(file_problems) - PROBLEMS_MAX)
+        self.problems = tuple(file_problems[:PROBLEMS_MAX])
         lines = [problem.sentence(file_name) for problem in self.problems]
         super().__init__("\n".join([*lines, *([f"... and {self.left_off} more"] if self.left_off else [])]))
 
@@ -121,18 +121,18 @@ class _Checker:
 
     def complain(self, path: KeyPath, message: str, permitted: str = "", suggestion: str = "") -> None:
         """Record a problem at `path`, or at the nearest table above it that stands in the file."""
-        at = path
-        while at not in self._places:
-            at = at[:-1]
-        place = self._places[at]
+        position = path
+        while position not in self._places:
+            position = position[:-1]
+        place = self._places[position]
         self.problems.append(FileProblem(place.line, place.column, dotted(path), message, permitted, suggestion))
 
     def table(self, table: Table, value: object, path: KeyPath) -> dict[str, object]:
         """Read a table with fixed keys; absent keys are left out."""
-        found: dict[str, object] = {}
+        document: dict[str, object] = {}
         if not isinstance(value, dict):
             self.complain(path, f"is {describe(value)}, not a table", allowed(table))
-            return found
+            return document
         known = [field.key for field in table.fields]
         for key, item in value.items():
             field = table.field(key)
@@ -140,9 +140,9 @@ class _Checker:
                 close = difflib.get_close_matches(key[:60], known, n=1, cutoff=0.6)
                 self.complain((*path, key), "is not a key here", ", ".join(known), close[0] if close else "")
             else:
-                found[key] = self.value(field.shape, item, (*path, key))
+                document[key] = self.value(field.shape, item, (*path, key))
         self._missing(table.fields, value, path)
-        return found
+        return document
 
     def _missing(self, fields: Iterable[Field], value: Mapping[str, object], path: KeyPath) -> None:
         for field in fields:
@@ -176,15 +176,15 @@ class _Checker:
         if len(value) > LIST_ITEMS_MAX:
             self.complain(path, f"has {len(value)} entries; the limit is {LIST_ITEMS_MAX}")
             return {}
-        found: dict[str, object] = {}
+        table: dict[str, object] = {}
         for key, item in value.items():
             try:
                 shape.name.read(key)
             except ValueRefusedError:
                 self.complain((*path, key), "is not a usable name", shape.name.allowed)
             else:
-                found[key] = self.value(shape.value, item, (*path, key))
-        return found
+                table[key] = self.value(shape.value, item, (*path, key))
+        return table
 
     def _listed(self, shape: Listed, value: object, path: KeyPath) -> tuple[object, ...]:
         if not isinstance(value, list):

@@ -80,8 +80,8 @@ def declared_names(app: App) -> list[str]:
 def main_module(app: App, prefixes: tuple[str, ...], *, late: bool = False) -> str:
     """Return the source of the module the component starts from; `late`: each instance imports the app itself."""
     if app.language == "static":
-        made = f"freehold_static.handle_of({APP_MOUNT!r}, {app.entry!r}, {prefixes!r}, prepare=True)"
-        handler = f"IncomingHandler = freehold_handler.handler('freehold_static', {made})"
+        text = f"freehold_static.handle_of({APP_MOUNT!r}, {app.entry!r}, {prefixes!r}, prepare=True)"
+        handler = f"IncomingHandler = freehold_handler.handler('freehold_static', {text})"
         return "\n".join(["import freehold, freehold_handler, freehold_static", handler]) + "\n"
     how = "late" if late else "built"
     arguments = [app.language, app.entry, prefixes, app.schedule is not None]
@@ -180,13 +180,13 @@ def _failure(app: App, said: str) -> BuildError:
     text = re.split(r"\n\s*(?:Stack backtrace|Caused by):", text)[0].strip()
     text = re.sub(r'File "/1/', f'File "{app.source.rstrip("/")}/', text).replace('File "/2/', 'File "packages/')
     lines = text.splitlines()
-    kept: list[str] = []
+    texts: list[str] = []
     skip = False
     for line in lines:
         frame = re.match(r'  File "(/0/|<frozen importlib|/python/lib/python3.14/importlib)', line)
         skip = bool(frame) or (skip and line.startswith("    "))
         if not skip:
-            kept.append(line)
+            texts.append(line)
     missing = python_packages.step_for_missing(text, app.source)
     if missing:
         step = missing
@@ -196,4 +196,4 @@ def _failure(app: App, said: str) -> BuildError:
         step = f"correct the syntax; apps run on Python 3.14: freehold build --app {app.name}"
     else:
         step = f"correct the app, then run: freehold build --app {app.name}"
-    return BuildError(app.name, "importing it failed:\n" + "\n".join(kept[-60:]), next_step=step, kind="import-failed")
+    return BuildError(app.name, "importing it failed:\n" + "\n".join(texts[-60:]), next_step=step, kind="import-failed")

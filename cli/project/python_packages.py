@@ -104,8 +104,8 @@ def vendor(app: str, requirements: bytes) -> Path:
 def named(requirements: bytes) -> set[str]:
     """Return the packages that a requirements.txt names itself."""
     lines = requirements.decode("utf-8", "replace").splitlines()
-    found = (re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()) for line in lines)
-    return {normal_name(one[0]) for one in found if one}
+    matches = (re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip()) for line in lines)
+    return {normal_name(entry[0]) for entry in matches if entry}
 
 
 def servers_named(requirements: bytes) -> list[str]:
@@ -115,11 +115,11 @@ def servers_named(requirements: bytes) -> list[str]:
 
 def versions(folder: Path) -> dict[str, str]:
     """Return name and version of each package in a vendored folder."""
-    found = {}
+    table = {}
     for info in sorted(folder.glob("*.dist-info")):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
-        found[normal_name(name)] = version
-    return found
+        table[normal_name(name)] = version
+    return table
 
 
 def normal_name(name: str) -> str:

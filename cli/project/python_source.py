@@ -53,16 +53,16 @@ CAUGHT: Final = frozenset(
 
 def refuse_impossible(app: str, source: str, tree: SourceTree) -> None:
     """Raise `BuildError` naming each call that the sandbox has nothing for."""
-    found = [
+    texts = [
         f"{source.rstrip('/')}/{name}:{line}: {call}: {REFUSED.get(call, _WITHOUT).format(app=app)}"
         for name, content in tree.files
         if name.endswith(".py") and not _is_test(name)
         for line, call in impossible(content)
         if not _is_own_module(call, tree)
     ]
-    if found:
+    if texts:
         raise BuildError(
-            app, "it asks for what the sandbox has not:\n" + "\n".join(found[:20]),
+            app, "it asks for what the sandbox has not:\n" + "\n".join(texts[:20]),
             next_step=f"change these lines, then run: freehold build --app {app}", kind="source-refused",
         )  # fmt: skip
 
@@ -80,11 +80,11 @@ def impossible(content: bytes) -> list[tuple[int, str]]:
     names: dict[str, str] = {}
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
-            names.update({one.asname or one.name.partition(".")[0]: one.name if one.asname else one.name.partition(".")[0]
-                          for one in node.names})  # fmt: skip
+            names.update({name.asname or name.name.partition(".")[0]: name.name if name.asname else name.name.partition(".")[0]
+                          for name in node.names})  # fmt: skip
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.update({one.asname or one.name: f"{node.module}.{one.name}" for one in node.names})
-    seen = [one for node in _unguarded(module) for one in _asked(node, names)]
+            names.update({name.asname or name.name: f"{node.module}.{name.name}" for name in node.names})
+    seen = [pair for node in _unguarded(module) for pair in _asked(node, names)]
     return [(line, name) for line, name in seen if name in REFUSED or name in ABSENT]
 
 

@@ -45,13 +45,13 @@ class Reference:
 
 def parse_reference(text: str) -> Reference:
     """Read HOST/NAME:TAG or HOST/NAME@sha256:…. Raises UsageError."""
-    found = _REFERENCE.fullmatch(text)
-    if found is None:
+    answer = _REFERENCE.fullmatch(text)
+    if answer is None:
         raise UsageError(
             f"{text!r} is no address of an artifact", next_step="freehold release push registry.example.org/web/hello:1",
             kind="reference",
         )  # fmt: skip
-    return Reference(found["host"], found["name"], found["digest"] or found["tag"] or "latest")
+    return Reference(answer["host"], answer["name"], answer["digest"] or answer["tag"] or "latest")
 
 
 def _is_here(host: str) -> bool:
@@ -168,10 +168,10 @@ class Registry:
         async with self.session.get(asked, headers=credentials, allow_redirects=False) as answer:
             data = await answer.content.read(DOCUMENT_MAX_BYTES)
         try:
-            found = msgspec.json.decode(data, type=dict[str, object])
+            table = msgspec.json.decode(data, type=dict[str, object])
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return False
-        token = found.get("token") or found.get("access_token")
+        token = table.get("token") or table.get("access_token")
         self._fields = {"Authorization": f"Bearer {token}"} if isinstance(token, str) else {}
         return bool(self._fields)
 

@@ -151,7 +151,7 @@ def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
         if "/" in route and _path_of(route).rstrip("/").startswith(RESERVED_PREFIX):
             complain((*path, "routes", index), "is reserved", f"any path not under {RESERVED_PREFIX}")
     _private(filled, path, complain)
-    good = [one for one in filled["private_networks"] if network_problem(one) is None]
+    good = [entry for entry in filled["private_networks"] if network_problem(entry) is None]
     _reachable(filled["allow_hosts"], good, (*path, "allow_hosts"), complain)
     for secret in filled["secrets"]:
         if secret in filled["config"]:

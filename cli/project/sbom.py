@@ -35,10 +35,10 @@ def sbom_of(build: BuildBundle) -> dict[str, object]:
         metadata["tools"] = {
             "components": [{"type": "application", "name": tool, "version": tools[tool]} for tool in sorted(tools)]
         }
-    needs: list[dict[str, object]] = [{"ref": root, "dependsOn": [one["bom-ref"] for one in apps]}]
-    for one in apps:
-        inside = [each["bom-ref"] for each in one.get("components", ())]
-        needs += [{"ref": one["bom-ref"], "dependsOn": inside}, *({"ref": each} for each in inside)]
+    needs: list[dict[str, object]] = [{"ref": root, "dependsOn": [app["bom-ref"] for app in apps]}]
+    for row in apps:
+        inside = [entry["bom-ref"] for entry in row.get("components", ())]
+        needs += [{"ref": row["bom-ref"], "dependsOn": inside}, *({"ref": entry} for entry in inside)]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -54,15 +54,15 @@ def sbom_of(build: BuildBundle) -> dict[str, object]:
 def _app(name: str, app: BuiltAppEntry) -> dict[str, Any]:
     ecosystem = "pypi" if PYTHON_TOOL in app["toolchain"] else "npm"
     packages = [_package(name, ecosystem, *item) for item in sorted(app["packages"].items())]
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "type": "application",
         "bom-ref": f"app:{name}",
         "name": name,
         "version": app["component"],
         "hashes": [{"alg": "SHA-256", "content": app["component"]}],
-        "properties": [{"name": "freehold:capability", "value": one} for one in app["capabilities"]],
+        "properties": [{"name": "freehold:capability", "value": text} for text in app["capabilities"]],
     }
-    return made | ({"components": packages} if packages else {})
+    return document | ({"components": packages} if packages else {})
 
 
 def _package(app: str, ecosystem: str, name: str, version: str) -> dict[str, str]:

@@ -286,8 +286,8 @@ def _json_schema(shape: Shape) -> dict[str, object]:
         case Table(fields):
             properties = {field.key: _json_schema(field.shape) | _annotations(field) for field in fields}
             required = [field.key for field in fields if field.required]
-            found: dict[str, object] = {"type": "object", "properties": properties, "additionalProperties": False}
-            return found | {"required": required} if required else found
+            document: dict[str, object] = {"type": "object", "properties": properties, "additionalProperties": False}
+            return document | {"required": required} if required else document
         case Named(name, value):
             return {
                 "type": "object",

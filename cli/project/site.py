@@ -36,8 +36,8 @@ def read_site(app: App, folder: Path) -> SourceTree:
             step = f"put the file itself there, or take {app.source}/{name} away"
             raise BuildError(app.name, f"{app.source}/{name} is a link that leads out of the site", next_step=step)
     if tree.content(INDEX) is None:
-        made = "; a site generator's output is often called dist, build, public or _site"
-        step = f"set source of [app.{app.name}] in freehold.toml to the folder that is to be served{made}"
+        text = "; a site generator's output is often called dist, build, public or _site"
+        step = f"set source of [app.{app.name}] in freehold.toml to the folder that is to be served{text}"
         raise BuildError(app.name, f"{app.source} holds no {INDEX}", next_step=step)
     if app.entry != NOT_FOUND and tree.content(app.entry) is None:
         step = f"set entry of [app.{app.name}] in freehold.toml to a page that is there"

@@ -107,8 +107,8 @@ def build_wheel(recipe: WheelRecipe, on_step: Callable[[str], None]) -> Path:
         on_step("fetching its source")
         source = _fetch(recipe, work / "source")
         on_step(f"compiling it with Rust {tools.version} (about {recipe.minutes} minutes of processor time, once)")
-        made = _compile(recipe, tools, source, work)
-        shutil.move(made, work / "module.so")
+        path = _compile(recipe, tools, source, work)
+        shutil.move(path, work / "module.so")
         for name in ("source", "target", "tmp", "library"):
             shutil.rmtree(work / name, ignore_errors=True)
 
@@ -174,20 +174,20 @@ def _compile(recipe: WheelRecipe, tools: Toolchain, source: Path, work: Path) ->
     arguments = ["--shared", "--experimental-pic", f"-L{library}", "--allow-undefined"]
     flags = ["relocation-model=pic", "target-feature=-crt-static", "link-self-contained=no", f"linker={tools.linker}",
              "linker-flavor=wasm-ld", *(f"link-arg={argument}" for argument in arguments)]  # fmt: skip
-    kept = ("HOME", "PATH", "CARGO_HOME", "HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")
+    pair = ("HOME", "PATH", "CARGO_HOME", "HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")
     environment = {
-        **{name: os.environ[name] for name in kept if name in os.environ},
+        **{name: os.environ[name] for name in pair if name in os.environ},
         "RUSTC": tools.rustc, "RUSTC_BOOTSTRAP": "1", "CARGO_TARGET_DIR": str(work / "target"), "TMPDIR": str(work / "tmp"),
         "PYO3_CONFIG_FILE": str(work / "pyo3"), "RUSTFLAGS": " ".join(f"-C {flag}" for flag in flags),
     }  # fmt: skip
     command = [tools.cargo, "build", "--locked", "--release", "--lib", "--target", TARGET,
                "-Z", "build-std=std,panic_abort"]  # fmt: skip
     done = run_tool(command, folder=source, environment=environment, timeout_s=BUILD_TIMEOUT_S)
-    made = sorted((work / "target" / TARGET / "release").glob("*.wasm"))
-    if done.returncode != 0 or len(made) != 1:
+    paths = sorted((work / "target" / TARGET / "release").glob("*.wasm"))
+    if done.returncode != 0 or len(paths) != 1:
         said = done.stderr.decode("utf-8", "replace")
         raise BuildError(
             recipe.name, "it could not be compiled:\n" + "\n".join(said.splitlines()[-30:]),
             next_step=f"check the toolchain ({INSTALL})", kind="build-failed",
         )  # fmt: skip
-    return made[0]
+    return paths[0]

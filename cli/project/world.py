@@ -31,13 +31,13 @@ def granted_anywhere(project: ProjectFile, app: App) -> App:
     everywhere = [app, *(settings.apps[app.name] for settings in project.environments.values())]
     return replace(
         app,
-        config={name: value for one in everywhere for name, value in one.config.items()},
-        secrets=tuple(dict.fromkeys(name for one in everywhere for name in one.secrets)),
-        keyvalue=tuple(dict.fromkeys(name for one in everywhere for name in one.keyvalue)),
-        sql=tuple(dict.fromkeys(name for one in everywhere for name in one.sql)),
-        blobs=tuple(dict.fromkeys(name for one in everywhere for name in one.blobs)),
-        publish=tuple(dict.fromkeys(name for one in everywhere for name in one.publish)),
-        allow_hosts=tuple(dict.fromkeys(host for one in everywhere for host in one.allow_hosts)),
+        config={name: value for app in everywhere for name, value in app.config.items()},
+        secrets=tuple(dict.fromkeys(name for app in everywhere for name in app.secrets)),
+        keyvalue=tuple(dict.fromkeys(name for app in everywhere for name in app.keyvalue)),
+        sql=tuple(dict.fromkeys(name for app in everywhere for name in app.sql)),
+        blobs=tuple(dict.fromkeys(name for app in everywhere for name in app.blobs)),
+        publish=tuple(dict.fromkeys(name for app in everywhere for name in app.publish)),
+        allow_hosts=tuple(dict.fromkeys(host for app in everywhere for host in app.allow_hosts)),
     )
 
 

@@ -51,9 +51,9 @@ class Foreign(str):
 
     def __new__(cls, raw: str) -> Self:
         """Take the text as it came."""
-        made = super().__new__(cls, quoted(raw))
-        made.raw = raw
-        return made
+        answer = super().__new__(cls, quoted(raw))
+        answer.raw = raw
+        return answer
 
 
 def foreign(value: object) -> Any:
@@ -62,9 +62,9 @@ def foreign(value: object) -> Any:
         case str():
             return value if type(value) is not str or quoted(value) == value else Foreign(value)
         case list():
-            return [foreign(one) for one in value]
+            return [foreign(entry) for entry in value]
         case dict():
-            return {foreign(key): foreign(one) for key, one in value.items()}
+            return {foreign(key): foreign(entry) for key, entry in value.items()}
         case _:
             return value
 
@@ -75,9 +75,9 @@ def visible(value: object) -> Any:
         case str():
             return harmless(plain(value))
         case list() | tuple():
-            return [visible(one) for one in value]
+            return [visible(entry) for entry in value]
         case dict():
-            return {harmless(plain(key)): visible(one) for key, one in value.items()}
+            return {harmless(plain(key)): visible(entry) for key, entry in value.items()}
         case _:
             return value
 
@@ -93,9 +93,9 @@ def plain(value: object) -> Any:
         case str() | int() | float() | None:
             return value
         case list() | tuple():
-            return [plain(one) for one in value]
+            return [plain(entry) for entry in value]
         case Mapping():
-            return {plain(key): plain(one) for key, one in value.items()}
+            return {plain(key): plain(entry) for key, entry in value.items()}
         case msgspec.Struct():
             return builtins_of(value)
         case _:
@@ -121,7 +121,7 @@ def escaped(text: str) -> str:
     """Return a text of JSON with the characters escaped that would act on a terminal: it is the same value."""
     if text.isascii() and "\x7f" not in text:
         return text
-    return "".join(_escaped(one) if one != "\n" and _acts(one) else one for one in text)
+    return "".join(_escaped(entry) if entry != "\n" and _acts(entry) else entry for entry in text)
 
 
 def _escaped(one: str) -> str:
@@ -134,10 +134,10 @@ def harmless(text: str) -> str:
         return text
     marked = _look_alikes(text)
     shown, stacked = [], 0
-    for at, one in enumerate(text):
-        stacked = stacked + 1 if unicodedata.category(one) == "Mn" else 0
-        hidden = at in marked or _acts(one) or stacked > STACKED_MAX
-        shown.append(f"<{ord(one):04X}>" if hidden and one != "\n" else one)
+    for index, entry in enumerate(text):
+        stacked = stacked + 1 if unicodedata.category(entry) == "Mn" else 0
+        hidden = index in marked or _acts(entry) or stacked > STACKED_MAX
+        shown.append(f"<{ord(entry):04X}>" if hidden and entry != "\n" else entry)
     return "".join(shown)
 
 
@@ -159,18 +159,18 @@ def _acts(one: str) -> bool:
 
 def _look_alikes(text: str) -> set[int]:
     """Where letters, digits and blanks stand that look like others: forms of ASCII, and other scripts in a Latin word."""
-    found = {
-        at
-        for at, one in enumerate(text)
-        if not one.isascii()
-        and unicodedata.category(one) in {"Lu", "Ll", "Lt", "Lm", "Nd", "Zs"}
-        and unicodedata.normalize("NFKC", one).isascii()
+    numbers = {
+        index
+        for index, entry in enumerate(text)
+        if not entry.isascii()
+        and unicodedata.category(entry) in {"Lu", "Ll", "Lt", "Lm", "Nd", "Zs"}
+        and unicodedata.normalize("NFKC", entry).isascii()
     }
     for word in _WORD.finditer(text):
-        scripts = {_script(one) for one in word[0]}
+        scripts = {_script(text) for text in word[0]}
         if "LATIN" in scripts and not scripts.isdisjoint(_LOOKING_LATIN):
-            found |= {at for at in range(*word.span()) if _script(text[at]) in _LOOKING_LATIN}
-    return found
+            numbers |= {index for index in range(*word.span()) if _script(text[index]) in _LOOKING_LATIN}
+    return numbers
 
 
 def _script(letter: str) -> str:

@@ -45,14 +45,14 @@ def workflow_commands(message: str, environment: Mapping[str, str]) -> list[str]
     """Return an error as workflow commands, which GitHub's and Forgejo's runners show at the line of the file they name."""
     if environment.get("GITHUB_ACTIONS") != "true":
         return []
-    found: list[str] = []
+    texts: list[str] = []
     for line in message.splitlines()[:ANNOTATIONS_MAX]:
         place = PLACE.fullmatch(line.strip())
         where = f" file={_property(place['file'])},line={place['line']},col={place['column']}" if place else ""
         said = place["said"] if place else line
-        if place or len(found) == 0:
-            found.append(f"::error{where}::{_data(said)}")
-    return found
+        if place or len(texts) == 0:
+            texts.append(f"::error{where}::{_data(said)}")
+    return texts
 
 
 def _data(text: str) -> str:

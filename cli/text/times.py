@@ -17,10 +17,10 @@ def time_of_day(when: float | str) -> str:
     """Return the time alone, of wall milliseconds or of a log line's own ISO 8601 text: "14:02:09Z"; "" for no time."""
     if isinstance(when, str):
         try:
-            found = datetime.fromisoformat(when).astimezone(UTC)
+            answer = datetime.fromisoformat(when).astimezone(UTC)
         except ValueError:
             return ""
-        return _text(found)[11:]
+        return _text(answer)[11:]
     return moment(when)[11:]
 
 

@@ -18,10 +18,10 @@ _UNITS_MS = {unit: size_ms for unit, size_ms in MILLISECONDS.items() if unit != 
 
 def duration_ms(text: str) -> int:
     """Return "90s", "15m", "24h" or "7d" in milliseconds. Raises UsageError."""
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if found is None or not int(found[1]):
+    answer = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if answer is None or not int(answer[1]):
         raise UsageError(f"{text!r} is no duration", next_step="write for example 90s, 15m, 24h or 7d", kind="usage")
-    return int(found[1]) * _UNITS_MS[found[2]]
+    return int(answer[1]) * _UNITS_MS[answer[2]]
 
 
 def in_words(span_ms: int, *, at_least: bool = False) -> str:

@@ -15,7 +15,7 @@ FAILED_SHARE_FAULT = 0.5
 
 def apps(view: NodeView) -> list[Finding]:
     """Judge what a node says that its apps answered."""
-    return [found for app in view.apps if (found := _judged(view.name, app)) is not None]
+    return [finding for app in view.apps if (finding := _judged(view.name, app)) is not None]
 
 
 def _judged(node: str, app: AppAnswersView) -> Finding | None:

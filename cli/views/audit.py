@@ -27,7 +27,10 @@ async def verify_chains(client: NodeClient) -> tuple[int, tuple[str, ...], tuple
     while True:
         data = await client.get_bytes("/v1/audit/links", after=len(links))
         page: tuple[AuditLink, ...] = decode(data, tuple[AuditLink, ...], PAGE_MAX_BYTES)
-        links += [ChainedEntry(PeerId(one.node), one.number, one.signed, one.withheld) for one in page]
+        links += [
+            ChainedEntry(PeerId(audit_link.node), audit_link.number, audit_link.signed, audit_link.withheld)
+            for audit_link in page
+        ]
         if len(page) < LINKS_MAX:
             break
     faults = chain_faults(Ed25519Verifier(), await client.mesh(), links, time.time_ns() // 1_000_000)

@@ -38,15 +38,15 @@ PRIVATE_FILES = ("node.key", "credentials", "fence")
 
 def permissions(folder_mode: int, file_modes: Mapping[str, int]) -> list[Finding]:
     """Judge the modes of a data folder and its private files."""
-    found = []
+    findings = []
     if folder_mode & 0o077:
-        found.append(Finding(True, "other users can look into the data folder", "chmod 700 on it"))
-    found += [
+        findings.append(Finding(True, "other users can look into the data folder", "chmod 700 on it"))
+    findings += [
         Finding(True, f"{name} can be read by other users (mode {mode & 0o777:04o})", f"chmod 600 {name}")
         for name, mode in sorted(file_modes.items())
         if mode & 0o077
     ]
-    return found
+    return findings
 
 
 def disk(free_bytes: int, where: str) -> list[Finding]:
@@ -87,35 +87,35 @@ def engine(wanted: str, why_not: str) -> list[Finding]:
 
 def node(view: NodeView, wall_ms: int) -> list[Finding]:
     """Judge what a node says of itself."""
-    found = []
+    findings = []
     name = view.name
     if view.standing == "revoked":
-        found.append(Finding(True, f"{name} was revoked", "join again with a new folder: freehold mesh invite"))
+        findings.append(Finding(True, f"{name} was revoked", "join again with a new folder: freehold mesh invite"))
     elif view.standing == "limited":
-        found.append(
+        findings.append(
             Finding(True, f"{name} shares its invite's use with another key", "an admin removes one of the two")
         )
     elif view.standing == "joined":
-        found.append(Finding(False, f"{name} is not confirmed by the chain yet", "is a majority of voters up?"))
+        findings.append(Finding(False, f"{name} is not confirmed by the chain yet", "is a majority of voters up?"))
     refusals = sorted(set(view.refused_by.values()))
     if any(why.startswith("hello.cloned") for why in refusals):
-        found.append(
+        findings.append(
             Finding(True, f"another machine uses the key of {name}; its peers turn both away for a while",
                     "stop the copy for good, and never restore a backup beside its original"),
         )  # fmt: skip
-    found += [
+    findings += [
         Finding(True, f"two machines use the key of {short(peer)}",
                 "stop the copy for good, and never restore a backup beside its original")
         for peer in view.doubles
     ]  # fmt: skip
-    found += [
+    findings += [
         Finding(True, f"peers turn {name} away: {why}", "look there: freehold mesh members")
         for why in refusals
         if not why.startswith("hello.cloned")
     ]
     restore = "restore its newest backup into an empty folder: freehold mesh restore FILE"
     if view.quarantined:
-        found.append(
+        findings.append(
             Finding(
                 True,
                 f"{name} gave up its vote: {view.quarantined}",
@@ -125,26 +125,26 @@ def node(view: NodeView, wall_ms: int) -> list[Finding]:
         )  # fmt: skip
     if view.rebuilt:
         lost = "; nobody else holds its records: grants, revocations, papers of changes, secrets and audit are lost"
-        found.append(
+        findings.append(
             Finding(view.alone, f"{name}: {view.rebuilt}" + (lost if view.alone else ""),
                     restore if view.alone else "its records come back from its peers; check its disk"),
         )  # fmt: skip
     if view.muted:
         step = FULL_STEP if "disk" in view.muted else "freehold mesh upgrade plan"
-        found.append(Finding(True, f"{name} serves and does not vote: {view.muted}", step))
+        findings.append(Finding(True, f"{name} serves and does not vote: {view.muted}", step))
     if view.stalled:
-        found.append(Finding(True, f"{name} cannot follow the chain: {view.stalled}", "update Freehold there"))
+        findings.append(Finding(True, f"{name} cannot follow the chain: {view.stalled}", "update Freehold there"))
     left_ms = view.expires_ms - wall_ms
     if view.expires_ms and left_ms <= 0:
-        found.append(
+        findings.append(
             Finding(True, f"the certificate of {name} has expired", "let it reach a node with the issuer role")
         )
     if not view.muted:
-        found += disk(view.disk_free_bytes, name)
+        findings += disk(view.disk_free_bytes, name)
     for concern in view.concerns:
         what, _, advice = concern.rpartition("; ")
-        found.append(Finding(False, f"{name}: {what}", advice))
-    return found + apps(view) + jobs(view, wall_ms) + sandbox(view.wasmtime)
+        findings.append(Finding(False, f"{name}: {what}", advice))
+    return findings + apps(view) + jobs(view, wall_ms) + sandbox(view.wasmtime)
 
 
 def boot_read(view: NodeView, everyone: Sequence[Member]) -> list[Finding]:
@@ -152,12 +152,12 @@ def boot_read(view: NodeView, everyone: Sequence[Member]) -> list[Finding]:
     needed = view.boot_answers_needed
     if not needed:
         return []
-    others = [one for one in everyone if one.voter and one.node != view.node]
-    up = [one for one in others if one.belief == "self" or (one.connected and one.belief != "down")]
+    others = [member for member in everyone if member.voter and member.node != view.node]
+    up = [member for member in others if member.belief == "self" or (member.connected and member.belief != "down")]
     what = f"{view.name} rebooted and does not vote before {needed} other voters have answered"
     if len(up) >= needed:
         return [Finding(False, what, "they are up, so this takes a moment: freehold doctor")]
-    lost = ", ".join(one.title for one in others if one not in up)
+    lost = ", ".join(member.title for member in others if member not in up)
     return [
         Finding(True, f"{what}; {len(up)} can be reached",
                 f"start {lost}, or mend the network to it; {LOOK_STEP}"),
@@ -166,55 +166,63 @@ def boot_read(view: NodeView, everyone: Sequence[Member]) -> list[Finding]:
 
 def members(everyone: Sequence[Member], wall_ms: int) -> list[Finding]:
     """Judge certificates, connections and what is believed of the others."""
-    found = []
-    for one in everyone:
-        left_ms = one.expires_ms - wall_ms
-        if one.standing == "expired" or (one.expires_ms and left_ms <= 0):
-            found.append(
-                Finding(True, f"the certificate of {one.title} has expired", "start it where an issuer can be reached")
-            )
-        elif warning := one.expiry(wall_ms):
-            found.append(
-                Finding(False, f"the certificate of {one.title} {warning}", "is a node with the issuer role connected?")
-            )
-        if one.confirmed and one.standing == "revoked":
-            found.append(
-                Finding(False, f"{one.title} is revoked and still listed", f"freehold mesh remove {one.node[-8:]}")
-            )
-        elif one.confirmed and one.left:
-            found.append(Finding(one.voter, f"{one.title} was stopped and said so", START_STEP))
-        elif one.confirmed and one.belief == "down":
-            found.append(Finding(True, f"{one.title} is down, or nobody reaches it", LOOK_STEP))
-        elif one.confirmed and not one.connected and one.belief != "self":
-            found.append(
-                Finding(False, f"{one.title} is not connected to the asked node", "check the network between the two")
-            )
-        if one.standing == "limited":
-            found.append(
+    findings = []
+    for member in everyone:
+        left_ms = member.expires_ms - wall_ms
+        if member.standing == "expired" or (member.expires_ms and left_ms <= 0):
+            findings.append(
                 Finding(
-                    True, f"{one.title} shares its invite's use with another key", "an admin removes one of the two"
+                    True, f"the certificate of {member.title} has expired", "start it where an issuer can be reached"
                 )
             )
-    return found
+        elif warning := member.expiry(wall_ms):
+            findings.append(
+                Finding(
+                    False, f"the certificate of {member.title} {warning}", "is a node with the issuer role connected?"
+                )
+            )
+        if member.confirmed and member.standing == "revoked":
+            findings.append(
+                Finding(
+                    False, f"{member.title} is revoked and still listed", f"freehold mesh remove {member.node[-8:]}"
+                )
+            )
+        elif member.confirmed and member.left:
+            findings.append(Finding(member.voter, f"{member.title} was stopped and said so", START_STEP))
+        elif member.confirmed and member.belief == "down":
+            findings.append(Finding(True, f"{member.title} is down, or nobody reaches it", LOOK_STEP))
+        elif member.confirmed and not member.connected and member.belief != "self":
+            findings.append(
+                Finding(
+                    False, f"{member.title} is not connected to the asked node", "check the network between the two"
+                )
+            )
+        if member.standing == "limited":
+            findings.append(
+                Finding(
+                    True, f"{member.title} shares its invite's use with another key", "an admin removes one of the two"
+                )
+            )
+    return findings
 
 
 def unserved(state: MeshState, everyone: Sequence[Member]) -> list[Finding]:
     """Judge whether somebody serves what is to run: data is on one node, and goes to no other by itself."""
-    names = {one.node: one.title for one in everyone}
-    found = []
+    names = {member.node: member.title for member in everyone}
+    findings = []
     for lane in state.lanes:
         nodes = lane_status.nodes_of(state, lane.project, lane.environment)
         data = lane.base is not None and lane.base.data
         words = lane_status.unserved_words(nodes, lane_status.down_of(nodes, everyone), names, data=data)
         if words:
-            found.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", LOOK_STEP))
-    return found
+            findings.append(Finding(True, f"{lane.project}/{lane.environment}: {words}", LOOK_STEP))
+    return findings
 
 
 def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, NodeView]) -> list[Finding]:
     """Judge whether what is to run runs, by what each node that could be asked says of itself."""
-    names = {one.node: one.title for one in everyone}
-    found = []
+    names = {member.node: member.title for member in everyone}
+    findings = []
     for lane in state.lanes:
         name = f"{lane.project}/{lane.environment}"
         nodes = lane_status.nodes_of(state, lane.project, lane.environment)
@@ -229,18 +237,18 @@ def unready(state: MeshState, everyone: Sequence[Member], views: Mapping[str, No
             if nobody
             else f"{name}: {who} does not run its release yet"
         )
-        found.append(
+        findings.append(
             Finding(nobody, what, f"it fetches, compiles and tries it first: freehold logs --project {lane.project}")
         )
-    return found
+    return findings
 
 
 def quorum(everyone: Sequence[Member]) -> list[Finding]:
     """Judge how far the mesh is from being unable to decide."""
-    voters = [one for one in everyone if one.voter]
+    voters = [member for member in everyone if member.voter]
     lost = [voter for voter in voters if voter.belief == "down" or (voter.belief != "self" and not voter.connected)]
     majority, up = len(voters) // 2 + 1, len(voters) - len(lost)
-    names = ", ".join(one.title for one in lost)
+    names = ", ".join(member.title for member in lost)
     if up < majority:
         return [
             Finding(True, f"{up} of {len(voters)} voters can be reached, {majority} must be: nothing can be decided",
@@ -251,7 +259,7 @@ def quorum(everyone: Sequence[Member]) -> list[Finding]:
             Finding(True, f"one more lost voter and nothing can be decided ({names} cannot be reached)",
                     LOOK_STEP),
         ]  # fmt: skip
-    confirmed = [one for one in everyone if one.confirmed and one.standing == "member"]
+    confirmed = [member for member in everyone if member.confirmed and member.standing == "member"]
     if len(voters) == 1 and len(confirmed) >= 3:
         return [
             Finding(
@@ -269,12 +277,12 @@ def quorum(everyone: Sequence[Member]) -> list[Finding]:
 
 def stores(known: Sequence[VoterStore]) -> list[Finding]:
     """Judge whether a voter still has the store that the chain counts on: a lost disk is a lost vote."""
-    voting = {one.voter.node for one in known if one.votes}
+    voting = {voter_store.voter.node for voter_store in known if voter_store.votes}
     return [
-        Finding(True, f"the voter {short(one.voter.node)} has another store than the one that votes: its disk was lost",
-                f"freehold mesh voters --replace {short(one.voter.node)} {short(one.voter.node)}")
-        for one in known
-        if not one.votes and one.voter.node in voting
+        Finding(True, f"the voter {short(voter_store.voter.node)} has another store than the one that votes: its disk was lost",
+                f"freehold mesh voters --replace {short(voter_store.voter.node)} {short(voter_store.voter.node)}")
+        for voter_store in known
+        if not voter_store.votes and voter_store.voter.node in voting
     ]  # fmt: skip
 
 

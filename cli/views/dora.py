@@ -40,28 +40,34 @@ class _Deployment:
 def delivery_of(decisions: Sequence[DecisionView], created_ms: Mapping[str, int]) -> Delivery:
     """Return the figures from decisions in any order; `created_ms` is when each change was proposed."""
     rows = sorted(decisions, key=lambda row: row.slot)
-    found: list[_Deployment] = []
+    deployments: list[_Deployment] = []
     for row in rows:
         match row.action:
             case "start":
-                found.append(_Deployment(row.subject, row.at_ms))
-            case "promote" if found and not found[-1].failed_ms:
-                found[-1].ended_ms = row.at_ms
-            case "abort" | "rollback" if found and not found[-1].failed_ms:
-                found[-1].failed_ms = row.at_ms
+                deployments.append(_Deployment(row.subject, row.at_ms))
+            case "promote" if deployments and not deployments[-1].failed_ms:
+                deployments[-1].ended_ms = row.at_ms
+            case "abort" | "rollback" if deployments and not deployments[-1].failed_ms:
+                deployments[-1].failed_ms = row.at_ms
             case _:
                 pass
-    good = [one for one in found if one.ended_ms and not one.failed_ms]
-    failed = [one for one in found if one.failed_ms]
+    good = [deployment for deployment in deployments if deployment.ended_ms and not deployment.failed_ms]
+    failed = [deployment for deployment in deployments if deployment.failed_ms]
     span_ms = rows[-1].at_ms - rows[0].at_ms if rows else 0
     days = max(1.0, span_ms / DAY_MS)
-    leads = [one.ended_ms - created_ms[one.change] for one in good if one.change in created_ms]
+    leads = [
+        deployment.ended_ms - created_ms[deployment.change] for deployment in good if deployment.change in created_ms
+    ]
     return Delivery(
         deployments=len(good),
         failed=len(failed),
         days=round(days, 2),
         per_day=round(len(good) / days, 3),
         lead_time_ms=int(median(leads)) if leads else None,
-        change_fail_rate=round(len(failed) / (len(good) + len(failed)), 3) if found and (good or failed) else None,
-        recovery_time_ms=int(median(one.failed_ms - one.started_ms for one in failed)) if failed else None,
+        change_fail_rate=round(len(failed) / (len(good) + len(failed)), 3)
+        if deployments and (good or failed)
+        else None,
+        recovery_time_ms=int(median(deployment.failed_ms - deployment.started_ms for deployment in failed))
+        if failed
+        else None,
     )

@@ -66,7 +66,7 @@ async def handed_over(client: NodeClient, change: str) -> HandedOver:
                 answer={"change": change, "environment": view.environment, "outcome": "refused"},
             )  # fmt: skip
         papers = await client.read(PapersView, f"/v1/changes/{change}/papers")
-        missing = tuple(one for one in papers.missing if one.rule.startswith("approval."))
+        missing = tuple(missing for missing in papers.missing if missing.rule.startswith("approval."))
         if missing or (start.rule != NOT_JUDGED and not start.rule.startswith("release.")) or loop.time() > ends_s:
             return HandedOver("waiting", MissingView(start.rule, start.detail), missing)
         await asyncio.sleep(LOOK_EVERY_S)

@@ -26,27 +26,27 @@ def job_words(job: JobView, now_ms: int) -> str:
 
 def jobs(view: NodeView, wall_ms: int) -> list[Finding]:
     """Judge the scheduled apps that a node tells of."""
-    found = []
+    findings = []
     for lane in view.jobs:
         for job in lane.jobs:
-            found += _judged(lane.project, lane.environment, job, wall_ms)
-    return found
+            findings += _judged(lane.project, lane.environment, job, wall_ms)
+    return findings
 
 
 def _judged(project: str, environment: str, job: JobView, wall_ms: int) -> list[Finding]:
     name = f"{project}/{environment}: job {job.app}"
     logs = f"freehold logs --project {project} --app {job.app}"
-    found = []
+    findings = []
     if job.failing:
-        found.append(Finding(True, f"{name} {_last_words(_ended(job), wall_ms)}", logs))
+        findings.append(Finding(True, f"{name} {_last_words(_ended(job), wall_ms)}", logs))
     elif job.last_outcome == "skipped" and "has not ended" in job.last_detail:
         what = f"{name} was due {ago(job.last_ms, wall_ms)} while its run before still went"
-        found.append(Finding(False, what, f"give it a longer schedule or less to do; what it does: {logs}"))
+        findings.append(Finding(False, what, f"give it a longer schedule or less to do; what it does: {logs}"))
     if missed := _missed_words(job, wall_ms):
         what = f"{name}{missed.replace('; ', ' ')}"
         step = f"freehold project place {project} --env {environment} --schedules NODE"
-        found.append(Finding(False, what, f"if its node is often away, put its schedules on another: {step}"))
-    return found
+        findings.append(Finding(False, what, f"if its node is often away, put its schedules on another: {step}"))
+    return findings
 
 
 def _ended(job: JobView) -> JobView:

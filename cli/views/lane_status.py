@@ -58,8 +58,8 @@ def served_words(node: NodeView) -> str:
 def left_to_python(node: NodeView) -> list[str]:
     """Say of each app that a node's native engine leaves to Python why it does."""
     return [
-        f"{one.project} in {one.environment}, {one.app}: {node.name} serves it in Python: {one.reason}"
-        for one in node.left_to_python
+        f"{app.project} in {app.environment}, {app.app}: {node.name} serves it in Python: {app.reason}"
+        for app in node.left_to_python
     ]
 
 

@@ -19,12 +19,12 @@ async def find_lane(client: NodeClient, project: str | None, environment: str) -
 def choose_lane(lanes: Sequence[Lane], project: str | None, environment: str) -> Lane:
     """Return the lane of a project, or the only one there is: of several none is guessed. Raises UsageError."""
     known = [lane for lane in lanes if lane.environment == environment]
-    found = [one for one in known if project is None or one.project == project]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(one.project for one in known) or "none"
-    if found:
-        step = f"add --project {found[0].project}, or run it in the project's folder"
+    found_lanes = [lane for lane in known if project is None or lane.project == project]
+    if len(found_lanes) == 1:
+        return found_lanes[0]
+    names = ", ".join(lane.project for lane in known) or "none"
+    if found_lanes:
+        step = f"add --project {found_lanes[0].project}, or run it in the project's folder"
         raise UsageError(f"which project? (in {environment}: {names})", next_step=step, kind="no-lane")
     what = f"there is no project {project}" if project else "there is no project"
     raise UsageError(f"{what} (in {environment}: {names})", next_step="freehold status", kind="no-lane")
@@ -46,9 +46,9 @@ async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deploy
         if prefix and base.change.hex().startswith(prefix):
             return None
         if prefix and base.release.hex().startswith(prefix):
-            kept = [deployed for deployed in lane.retained if deployed.release.hex().startswith(prefix)]
-            if kept:  # with other secrets, or another configuration: asked for twice it would go there and back
-                raise _several(prefix, [base, *kept])
+            deployeds = [deployed for deployed in lane.retained if deployed.release.hex().startswith(prefix)]
+            if deployeds:  # with other secrets, or another configuration: asked for twice it would go there and back
+                raise _several(prefix, [base, *deployeds])
             return None
         if not prefix and await _rolled_back(client, lane):
             return None
@@ -57,10 +57,10 @@ async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deploy
 
 async def _rolled_back(client: NodeClient, lane: Lane) -> bool:
     where = {"project": lane.project, "environment": lane.environment}
-    for one in await client.read(tuple[DecisionView, ...], "/v1/decisions", **where, limit=HISTORY_ASKED):
-        if one.action == "rollback":
+    for decision in await client.read(tuple[DecisionView, ...], "/v1/decisions", **where, limit=HISTORY_ASKED):
+        if decision.action == "rollback":
             return True
-        if one.action in LEADS_AWAY:
+        if decision.action in LEADS_AWAY:
             return False
     return False
 
@@ -70,12 +70,16 @@ def target_of(lane: Lane, prefix: str) -> Deployed:
     known = [*lane.retained]
     if lane.rollout is not None and lane.base is not None:
         known.insert(0, lane.base)
-    matching = [one for one in known if one.release.hex().startswith(prefix) or one.change.hex().startswith(prefix)]
+    matching = [
+        deployed
+        for deployed in known
+        if deployed.release.hex().startswith(prefix) or deployed.change.hex().startswith(prefix)
+    ]
     if matching and (not prefix or len(matching) == 1):
         return matching[0]
     if matching:  # the same release under several changes: with other secrets, or another configuration
         raise _several(prefix, matching)
-    names = ", ".join(short(one.release.hex()) for one in known) or "none"
+    names = ", ".join(short(deployed.release.hex()) for deployed in known) or "none"
     raise UsageError(
         f"there is no such release to return to (kept: {names})", next_step="freehold releases", kind="no-release"
     )
@@ -83,7 +87,7 @@ def target_of(lane: Lane, prefix: str) -> Deployed:
 
 def _several(prefix: str, matching: Sequence[Deployed]) -> UsageError:
     """Return the error for a name that several releases have; it names a change that only one has."""
-    names = ", ".join(f"{one.change.hex()[:12]} (release {one.release.hex()[:12]})" for one in matching)
+    names = ", ".join(f"{deployed.change.hex()[:12]} (release {deployed.release.hex()[:12]})" for deployed in matching)
     return UsageError(
         f"several changes match {prefix}: {names}; name the change",
         next_step=f"freehold rollback {matching[-1].change.hex()[:12]} -m REASON",

@@ -70,7 +70,7 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
     if not lanes:
         await require_known(client, project, environment)
     node, state, members = await client.read(NodeView, "/v1/node"), await client.state(), await members_of(client)
-    found = []
+    seen_lanes = []
     jobs = await _jobs_elsewhere(client, lanes, node.node, members)
     for lane in lanes:
         where = {"project": lane.project, "environment": lane.environment}
@@ -78,11 +78,11 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
         decisions = await client.read(tuple[DecisionView, ...], "/v1/decisions", **where, limit=DECISIONS_ASKED)
         nodes = lane_status.nodes_of(state, lane.project, lane.environment)
         cohort = lane.rollout.cohort if lane.rollout is not None else ()
-        shown = {one.change for one in (lane.base, lane.rollout) if one is not None}
+        shown = {entry.change for entry in (lane.base, lane.rollout) if entry is not None}
         started = {decision.subject for decision in decisions if decision.action == "start"}
         proposed = [change for change in changes if change.state == "proposed"]
         beside = replace(lane, jobs=lane.jobs or jobs.get((lane.project, lane.environment), ()))
-        found.append(
+        seen_lanes.append(
             SeenLane(
                 *astuple(beside),
                 nodes=nodes,
@@ -97,10 +97,10 @@ async def look(client: NodeClient, project: str, environment: str) -> Seen:
                 ),
                 aborted=lane_status.aborted(decisions),
                 deadline_ms=_deadline_ms(state, lane),
-                open=tuple(one for one in proposed if one.id not in started)[:OPEN_MAX],
+                open=tuple(change for change in proposed if change.id not in started)[:OPEN_MAX],
             )
         )
-    return Seen(node, found, [lane_status.with_names(warning, members) for warning in node.warnings], members)
+    return Seen(node, seen_lanes, [lane_status.with_names(warning, members) for warning in node.warnings], members)
 
 
 def _deadline_ms(state: MeshState, lane: LaneView) -> int:
@@ -115,9 +115,9 @@ async def _jobs_elsewhere(
     """Ask the other nodes that run schedules of these lanes for them; one that does not answer is left out."""
     reached = {member.node for member in members if member.connected}
     keepers = {lane.schedule_node for lane in lanes if lane.schedule_node not in {"", here}}
-    found: dict[tuple[str, str], tuple[JobView, ...]] = {}
+    table: dict[tuple[str, str], tuple[JobView, ...]] = {}
     for keeper in sorted(keepers & reached):
         with contextlib.suppress(CommandError):
             said = await client.read(NodeView, f"/v1/nodes/{keeper}")
-            found |= {(job.project, job.environment): job.jobs for job in said.jobs}
-    return found
+            table |= {(job.project, job.environment): job.jobs for job in said.jobs}
+    return table

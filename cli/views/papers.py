@@ -13,11 +13,11 @@ BYTES = (ENVELOPE, "signed", "release", "chains")
 
 def without_bytes(papers: PapersView) -> dict[str, object]:
     """The papers as JSON without their signed bytes; `freehold evidence export` hands those out."""
-    kept = _kept(papers)
-    kept["author"] = _kept(papers.author)
-    kept["approvals"] = [_kept(approval) for approval in papers.approvals]
-    kept["evidence"] = [_kept(one) for one in papers.evidence]
-    return kept
+    table = _kept(papers)
+    table["author"] = _kept(papers.author)
+    table["approvals"] = [_kept(approval) for approval in papers.approvals]
+    table["evidence"] = [_kept(evidence) for evidence in papers.evidence]
+    return table
 
 
 def _kept(one: msgspec.Struct) -> dict[str, object]:
@@ -35,5 +35,5 @@ def papers_text(papers: PapersView) -> list[str]:
     for paper in papers.evidence:
         by = "self-attested" if paper.self_attested else f"by a {paper.by}"
         lines.append(f"  evidence  {paper.kind} {'PASSED' if paper.passed else 'FAILED'}, {by} {paper.name}".rstrip())
-    lines += [f"  missing   {one.rule}: {one.detail}" for one in papers.missing]
+    lines += [f"  missing   {missing.rule}: {missing.detail}" for missing in papers.missing]
     return lines

@@ -15,8 +15,8 @@ ALL = "all"
 async def asked_nodes(client: NodeClient, node: str) -> Sequence[tuple[str, str]]:
     """Return (id, title) of the nodes to ask; unconnected ones are among them, and will be silent."""
     everyone = await members_of(client)
-    chosen = [one for one in everyone if one.confirmed] if node == ALL else [find_member(everyone, node)]
-    return [(one.node, one.title) for one in chosen]
+    chosen = [member for member in everyone if member.confirmed] if node == ALL else [find_member(everyone, node)]
+    return [(member.node, member.title) for member in chosen]
 
 
 async def recent_lines(client: NodeClient, node: str, query: Mapping[str, Parameter]) -> tuple[list[str], list[str]]:

@@ -176,26 +176,26 @@ def judge_start(view: ChangeView, elapsed_s: float, unprepared_s: float, patienc
 
 def _lines(view: ChangeView, lane: LaneView, names: Mapping[str, str]) -> list[str]:
     """What a person should know, one sentence each; the same sentence while nothing of it has changed."""
-    found = []
+    texts = []
     start = view.start
     if start is not None and start.outcome == "waiting" and start.rule not in lane_status.QUIET:
-        found.append(f"waiting: {start.detail}")
+        texts.append(f"waiting: {start.detail}")
     if view.failure and view.tries_again:
-        found.append(f"waiting: {view.failure}")
-    found += [f"{names.get(node, short(node))} has fetched, compiled and tried it" for node in view.prepared]
+        texts.append(f"waiting: {view.failure}")
+    texts += [f"{names.get(node, short(node))} has fetched, compiled and tried it" for node in view.prepared]
     rollout = lane.rollout
     if rollout is not None and rollout.change == view.id:
         number, sizes = rollout.stage, rollout.stages
         cohort = ", ".join(names.get(node, short(node)) for node in rollout.cohort)
-        found.append(f"stage {number + 1} of {len(sizes)}: {sizes[number]} of {sizes[-1]} nodes ({cohort})")
+        texts.append(f"stage {number + 1} of {len(sizes)}: {sizes[number]} of {sizes[-1]} nodes ({cohort})")
         for verdict in rollout.verdicts:
             if verdict.node in rollout.cohort and verdict.verdict != "pending":
                 said = f"fails: {verdict.reason}" if verdict.verdict == "fail" else "stays up"
                 numbers = f"{counted(verdict.errors, 'error')} in {counted(verdict.requests, 'request')}"
-                found.append(f"  {names.get(verdict.node, short(verdict.node))} {said}, {numbers}")
+                texts.append(f"  {names.get(verdict.node, short(verdict.node))} {said}, {numbers}")
         if rollout.paused:
-            found.append(f"paused: {rollout.paused}")
-    return found
+            texts.append(f"paused: {rollout.paused}")
+    return texts
 
 
 def _standing(view: ChangeView, lane: LaneView) -> str:
@@ -207,8 +207,8 @@ def _standing(view: ChangeView, lane: LaneView) -> str:
             return "waiting for people"
         return f"the nodes prepare it: fetch, compile, smoke checks ({len(view.prepared)} are done)"
     cohort = [verdict for verdict in rollout.verdicts if verdict.node in rollout.cohort]
-    up = sum(one.verdict == "pass" for one in cohort)
-    errors, requests = sum(one.errors for one in cohort), sum(one.requests for one in cohort)
+    up = sum(verdict.verdict == "pass" for verdict in cohort)
+    errors, requests = sum(verdict.errors for verdict in cohort), sum(verdict.requests for verdict in cohort)
     stage = f"stage {rollout.stage + 1} of {len(rollout.stages)}"
     tally = f"{counted(errors, 'error')} in {counted(requests, 'request')}"
     return f"{stage}: {up} of {counted(len(rollout.cohort), 'node')} up, {tally}"
@@ -226,7 +226,7 @@ async def unprepared_words(client: NodeClient, view: ChangeView, names: Mapping[
     start = view.start
     if start is None or start.outcome != "waiting" or start.rule != UNPREPARED:
         return []
-    found = []
+    texts = []
     for member in await members_of(client):
         if member.node not in start.detail:
             continue
@@ -234,8 +234,8 @@ async def unprepared_words(client: NodeClient, view: ChangeView, names: Mapping[
             why = "it is down"
         else:
             why = await _why_unprepared(client, member.node, view.id) or "it fetches, compiles and tries it"
-        found.append(f"{names.get(member.node, short(member.node))} has not prepared it yet: {why}")
-    return found
+        texts.append(f"{names.get(member.node, short(member.node))} has not prepared it yet: {why}")
+    return texts
 
 
 async def _why_unprepared(client: NodeClient, node: str, change: str) -> str:
@@ -251,7 +251,7 @@ async def _why_unprepared(client: NodeClient, node: str, change: str) -> str:
 
 async def _tell_last_words(client: NodeClient, output: Output, view: ChangeView) -> None:
     """Show what the release that failed wrote last, so that nobody has to search for it. Silent nodes are left out."""
-    found: list[LogEntry] = []
+    rows: list[LogEntry] = []
     for node in [member.node for member in await members_of(client)]:
         try:
             page = await client.read(
@@ -259,8 +259,8 @@ async def _tell_last_words(client: NodeClient, output: Output, view: ChangeView)
             )
         except CommandError:
             continue
-        found += [entry for entry in (read(plain(line).encode()) for line in page.lines) if _is_bad_news(entry)]
-    words = last_words(found)
+        rows += [entry for entry in (read(plain(line).encode()) for line in page.lines) if _is_bad_news(entry)]
+    words = last_words(rows)
     if words:
         output.note("the last that it wrote:")
     for entry, times in words:

@@ -140,7 +140,7 @@ async def _gather(client: NodeClient, project: str, environment: str) -> _Facts:
 
 
 def _sources(*found: Source | None) -> tuple[Source, ...]:
-    return tuple(one for one in found if one is not None)
+    return tuple(source for source in found if source is not None)
 
 
 def _change_source(facts: _Facts) -> Source:
@@ -171,22 +171,24 @@ def _who_approves(facts: _Facts) -> WhyAnswer:
     said.append(f"it belongs to {', '.join(owners) or 'nobody by name'}; {facts.name(base.author.hex())} proposed it")
     if base.break_glass:
         said.append(f"it was started by breaking glass: {base.break_glass}")
-    given = [facts.name(key.hex()) for key in base.approvers]
+    texts = [facts.name(key.hex()) for key in base.approvers]
     if base.withdrawn:
         said.append(f"it started with {base.required} approvals; since then an approver has taken one back")
-    elif given:
-        said.append(f"approved by {', '.join(given)}")
+    elif texts:
+        said.append(f"approved by {', '.join(texts)}")
     else:
         said.append("it needed no approval when it started")
     signed = facts.papers.approvals if facts.papers is not None else ()
-    approvals = [Source("approval", _digest(one.envelope), (facts.name(one.key),)) for one in signed]
+    approvals = [Source("approval", _digest(approval.envelope), (facts.name(approval.key),)) for approval in signed]
     return WhyAnswer(
         "Who may approve it, and who did?", tuple(said), _sources(facts.started, _change_source(facts), *approvals)
     )
 
 
 def _policy_words(facts: _Facts) -> str:
-    environment = next(one for one in facts.state.environments if one.name == facts.lane.environment)
+    environment = next(
+        environment for environment in facts.state.environments if environment.name == facts.lane.environment
+    )
     mode = (environment.policy or facts.state.policy).mode
     if facts.state.policy.mode == "dev":
         mode = "solo" if mode == "dev" else mode
@@ -198,14 +200,14 @@ def _what_was_tested(facts: _Facts) -> WhyAnswer:
     if facts.papers is None:
         return WhyAnswer("Which tests ran, on which digests, when?", ("this node no longer holds the papers",), ())
     said, sources = [], []
-    for one in facts.papers.evidence:
-        when = moment(one.finished_ms)
-        by = "self-attested by the author" if one.self_attested else f"by a {one.by}"
-        digests = ", ".join(digest[:12] for digest in one.components[:8])
+    for evidence in facts.papers.evidence:
+        when = moment(evidence.finished_ms)
+        by = "self-attested by the author" if evidence.self_attested else f"by a {evidence.by}"
+        digests = ", ".join(digest[:12] for digest in evidence.components[:8])
         said.append(
-            f"{one.kind} {'PASSED' if one.passed else 'FAILED'} at {when} on {digests}, {by} {one.name}".rstrip()
+            f"{evidence.kind} {'PASSED' if evidence.passed else 'FAILED'} at {when} on {digests}, {by} {evidence.name}".rstrip()
         )
-        sources.append(Source("evidence", _digest(one.envelope), (one.name or one.key[:12],)))
+        sources.append(Source("evidence", _digest(evidence.envelope), (evidence.name or evidence.key[:12],)))
     if not said:
         said.append("no evidence was filed; each node ran the smoke checks before it said that it was prepared")
         sources += _sources(facts.started)  # The decision holds what the nodes of the first stage signed.
@@ -260,7 +262,9 @@ def _what_if_it_fails(facts: _Facts) -> WhyAnswer:
 
 def _how_it_is_observed(facts: _Facts) -> WhyAnswer:
     project = facts.lane.project
-    checks = [f"{one.app} GET {one.path} -> {one.status}" for one in facts.effective.smoke]
+    checks = [
+        f"{smoke_check.app} GET {smoke_check.path} -> {smoke_check.status}" for smoke_check in facts.effective.smoke
+    ]
     said = (
         f"logs: freehold logs --project {project}, of any node",
         "metrics: /metrics of every node; health verdicts with their numbers: freehold decisions",
@@ -271,16 +275,16 @@ def _how_it_is_observed(facts: _Facts) -> WhyAnswer:
 
 
 def _how_rollback_works(facts: _Facts) -> WhyAnswer:
-    kept = [deployed for deployed in facts.lane.retained if not deployed.withdrawn]
+    deployeds = [deployed for deployed in facts.lane.retained if not deployed.withdrawn]
     said = ["freehold rollback returns code, configuration and secret versions together, at once, without stages"]
-    if kept:
-        said.append(f"it goes to release {kept[0].release.hex()[:12]} of change {kept[0].change.hex()[:12]}")
-        said.append(f"kept and compiled: {', '.join(one.release.hex()[:12] for one in kept)}")
+    if deployeds:
+        said.append(f"it goes to release {deployeds[0].release.hex()[:12]} of change {deployeds[0].change.hex()[:12]}")
+        said.append(f"kept and compiled: {', '.join(deployed.release.hex()[:12] for deployed in deployeds)}")
     else:
         said.append("there is no earlier release to return to yet")
     held = ", ".join(facts.title(node) for node in facts.holders) or "no node says so"
     said.append(f"what runs now is held by {held}")
-    sources = [Source("change", one.change.hex(), (facts.name(one.author.hex()),)) for one in kept]
+    sources = [Source("change", deployed.change.hex(), (facts.name(deployed.author.hex()),)) for deployed in deployeds]
     return WhyAnswer("How does rollback work, and to what?", tuple(said), _sources(facts.decided("rollback"), *sources))
 
 

@@ -22,15 +22,15 @@ DEPTH_MAX = 4
 @functools.cache
 def system_roots() -> tuple[x509.Certificate, ...]:
     """Return the authorities that this machine believes; none where it knows of none."""
-    found = []
+    certificates = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # some old ones have serial numbers below 1
         for data in ssl.create_default_context().get_ca_certs(binary_form=True):
             try:
-                found.append(x509.load_der_x509_certificate(data))
+                certificates.append(x509.load_der_x509_certificate(data))
             except ValueError:
                 continue
-    return tuple(found)
+    return tuple(certificates)
 
 
 def is_believed(chain: Sequence[x509.Certificate], name: str, roots: Sequence[x509.Certificate]) -> bool:

@@ -163,17 +163,17 @@ class Certifier:
             return [
                 f"no certificates are ordered: that needs rules {SITE_RULES}; an admin: freehold mesh rules --raise"
             ]
-        wall_ms, found = self._clock().wall_ms, []
+        wall_ms, texts = self._clock().wall_ms, []
         for name in self._shared.names():
             state, held = self._states.get(name), self._held(name)
             if state is not None and state.failures and (held is None or renewal_due_ms(held, None) < wall_ms):
                 minutes = max(0, state.not_before_ms - wall_ms) // 60_000
-                found.append(
+                texts.append(
                     f"no new certificate of {name}: {state.why}; it is tried again in {minutes} min; freehold dns"
                 )
             elif held is not None and held.ends_ms < wall_ms:
-                found.append(f"the certificate of {name} has ended; freehold logs --contains acme")
-        return found
+                texts.append(f"the certificate of {name} has ended; freehold logs --contains acme")
+        return texts
 
     def standing(self, host: str) -> tuple[HeldSite | None, str]:
         """The certificate that visitors of a host get from the mesh, and why there is no newer one ("" for no reason)."""
@@ -206,8 +206,8 @@ class Certifier:
     def _held(self, name: str) -> HeldSite | None:
         """The certificate that serves a name, its own or a wildcard's, if this node or the mesh has one."""
         for opens_here in (True, False):  # of what is sealed to others alone nobody here knows whether it is any good
-            found = (self._shared.best(one, opens_here=opens_here) for one in (name, covering(name)))
-            held = [one for one in found if one is not None]
+            held_sites = (self._shared.best(text, opens_here=opens_here) for text in (name, covering(name)))
+            held = [site for site in held_sites if site is not None]
             if held:
                 return max(held, key=lambda one: (one.believed, one.ends_ms))
         return None
@@ -301,7 +301,9 @@ class Certifier:
 
     def _has_own(self, chain: bytes) -> bool:
         """Whether a certificate of this node is a record."""
-        return any(one.author == self._core.node and one.site.chain == chain for one in self._shared.all())
+        return any(
+            held_site.author == self._core.node and held_site.site.chain == chain for held_site in self._shared.all()
+        )
 
     async def _order(self, client: AcmeClient, name: str) -> tuple[NameState, AcmeOrder]:
         """Take up the order of a life before, or begin one; what it takes to go on is on disk before anything is shown."""
@@ -327,9 +329,9 @@ class Certifier:
             if asked.identifier.value != name.removeprefix("*."):
                 raise AcmeError("malformed", "the authority asks for another name", order=True)
             proof = self._settings.proof
-            challenge = next((one for one in asked.challenges if one.type == proof), None)
+            challenge = next((challenge for challenge in asked.challenges if challenge.type == proof), None)
             if challenge is None:
-                offers = ", ".join(one.type for one in asked.challenges)
+                offers = ", ".join(challenge.type for challenge in asked.challenges)
                 raise AcmeError("proof", f"the authority takes no {proof} for {name}, but {offers}", order=True)
             await self._show_one(client, challenge, url, name, nodes)
 

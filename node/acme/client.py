@@ -152,12 +152,12 @@ class AcmeClient:
     async def answer(self, challenge: AcmeChallenge, authorization: str, timeout_s: float) -> None:
         """Have the authority look, and wait for what it says. Raises AcmeError if it was not shown."""
         await self._post(challenge.url, {})
-        async for found in self._poll(authorization, timeout_s):
-            judged = _read(found, AcmeAuthorization)
+        async for entry in self._poll(authorization, timeout_s):
+            judged = _read(entry, AcmeAuthorization)
             if judged.status == "valid":
                 return
             if judged.status != "pending":
-                why = next((one.error for one in judged.challenges if one.error), None)
+                why = next((challenge.error for challenge in judged.challenges if challenge.error), None)
                 raise _refusal(why or {"detail": f"the authorization is {judged.status}"}, order=True)
 
     async def finalize(self, order: str, finalize: str, name: str, key: AcmeKey) -> None:
@@ -171,8 +171,8 @@ class AcmeClient:
 
     async def certificate(self, order: str, timeout_s: float) -> bytes:
         """Wait for an order's certificate; return its chain in PEM, leaf first."""
-        async for found in self._poll(order, timeout_s):
-            judged = _read(found, AcmeOrder)
+        async for answer in self._poll(order, timeout_s):
+            judged = _read(answer, AcmeOrder)
             if judged.status == "valid" and judged.certificate:
                 chain = (await self._post(judged.certificate, None)).body
                 if len(chain) > CHAIN_MAX_BYTES:
@@ -203,7 +203,7 @@ class AcmeClient:
             return None
         window = _read(answer, _RenewalInfo).suggested_window
         try:
-            start, end = (_wall_ms(one) for one in (window.start, window.end))
+            start, end = (_wall_ms(text) for text in (window.start, window.end))
         except ValueError:
             return None
         return (start, end) if start <= end else None
@@ -213,11 +213,11 @@ class AcmeClient:
     async def _poll(self, url: str, timeout_s: float) -> AsyncIterator[_Answer]:
         deadline_s = time.monotonic() + timeout_s
         while True:
-            found = await self._post(url, None)
-            yield found
+            answer = await self._post(url, None)
+            yield answer
             if time.monotonic() > deadline_s:
                 raise AcmeError("timeout", "the authority did not come to an end")
-            await asyncio.sleep(min(max(_retry_after_s(found.headers), POLL_S), POLL_MAX_S))
+            await asyncio.sleep(min(max(_retry_after_s(answer.headers), POLL_S), POLL_MAX_S))
 
     async def _post(self, url: str, payload: Mapping[str, Any] | None) -> _Answer:
         for _ in range(NONCE_TRIES):
@@ -318,10 +318,10 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), RETRY_MAX_S)
     try:
-        at = email.utils.parsedate_to_datetime(text).timestamp()
+        position = email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError):
         return 0.0
-    return min(max(0.0, at - time.time()), RETRY_MAX_S)
+    return min(max(0.0, position - time.time()), RETRY_MAX_S)
 
 
 def _wall_ms(text: str) -> int:

@@ -91,11 +91,11 @@ async def _update(settings: AcmeSettings, act: Act, where: str, text: str) -> No
         zone = dns.name.from_text(settings.zone)
         keyring = dns.tsigkeyring.from_text({key: secret})
         message = dns.update.UpdateMessage(zone, keyring=keyring, keyalgorithm=algorithm)
-        at = dns.name.from_text(where).relativize(zone)
+        name = dns.name.from_text(where).relativize(zone)
         if act == "present":
-            message.add(at, TTL_S, "TXT", f'"{text}"')
+            message.add(name, TTL_S, "TXT", f'"{text}"')
         else:
-            message.delete(at, "TXT", f'"{text}"')
+            message.delete(name, "TXT", f'"{text}"')
         addresses = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port))
         answer = await dns.asyncquery.tcp(message, str(addresses[0][4][0]), UPDATE_TIMEOUT_S, int(port))
     except (dns.exception.DNSException, OSError, ValueError, EOFError) as error:

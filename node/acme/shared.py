@@ -132,8 +132,8 @@ class SharedSites:
         """
         core = self._core
         said = {node.node: status_of(core.records, node.node) for node in core.state.nodes}
-        excepted = {name for one in said.values() for name in one.acme_except}
-        found: dict[str, set[PeerId]] = {}
+        excepted = {name for node_status in said.values() for name in node_status.acme_except}
+        table: dict[str, set[PeerId]] = {}
         for claim in core.state.routes:
             host = claim.route.host
             if not valid_site_name(host) or host.startswith("*") or not excepted.isdisjoint((host, covering(host))):
@@ -141,8 +141,8 @@ class SharedSites:
             wildcard = covering(host)
             name = wildcard if wildcard in self._wildcards else host
             serving = {node for node in eligible(core.state, claim.environment) if said[node].acme}
-            found.setdefault(name, set()).update(serving)
-        return {name: tuple(sorted(nodes)) for name, nodes in sorted(found.items())}
+            table.setdefault(name, set()).update(serving)
+        return {name: tuple(sorted(nodes)) for name, nodes in sorted(table.items())}
 
     def may_serve(self, node: PeerId, name: str) -> bool:
         """Whether a node may run what a name leads to, so that its word about the name's certificate is taken."""
@@ -286,7 +286,7 @@ def _proof_of(answer: ChallengeAnswer) -> bytes:
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "acme-tls/1")])
     now = datetime.now(UTC)
     shown = b"\x04\x20" + hashlib.sha256(answer.authorization.encode("ascii")).digest()
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -298,4 +298,4 @@ def _proof_of(answer: ChallengeAnswer) -> bytes:
         .add_extension(x509.UnrecognizedExtension(_PROOF, shown), critical=True)
         .sign(key, hashes.SHA256())
     )
-    return made.public_bytes(serialization.Encoding.PEM) + key_pem(key)
+    return certificate.public_bytes(serialization.Encoding.PEM) + key_pem(key)

@@ -102,17 +102,17 @@ async def export_data(call: Call) -> ExportView:
     with _failing():
         control.custody.check(body.mandate, "export", lane)
         at_ms = control.clock().wall_ms
-        name, made = await control.custody.export(lane, call.principal)
-    return ExportView(name, at_ms, made.files)
+        name, export = await control.custody.export(lane, call.principal)
+    return ExportView(name, at_ms, export.files)
 
 
 async def exported_file(call: Call) -> web.StreamResponse:
     """Hand out one file of a copy, by its number in the copy's list."""
     control: Control = call.node
-    found = control.custody.exported(_lane(call), call.principal, call.path["export"], int(call.path["number"]))
-    if found is None:
+    path = control.custody.exported(_lane(call), call.principal, call.path["export"], int(call.path["number"]))
+    if path is None:
         raise not_found("export", call.path["export"], "make it again: freehold data export")
-    return web.FileResponse(found)
+    return web.FileResponse(path)
 
 
 async def drop_export(call: Call) -> None:
@@ -203,8 +203,8 @@ def _view(progress: MoveProgress | None) -> MoveView | None:
 
 
 def _files(stores: Path) -> tuple[StoredFileView, ...]:
-    found = [path for path in sorted(stores.rglob("*")) if path.is_file() and path.suffix != ".lock"]
-    return tuple(StoredFileView(str(path.relative_to(stores)), path.stat().st_size) for path in found[:FILES_SHOWN_MAX])
+    paths = [path for path in sorted(stores.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return tuple(StoredFileView(str(path.relative_to(stores)), path.stat().st_size) for path in paths[:FILES_SHOWN_MAX])
 
 
 DATA_OPERATIONS: tuple[Operation, ...] = (

@@ -241,12 +241,12 @@ async def reset(call: Call) -> MeshView:
         entry: ResetTo = decode(body.entry, ResetTo, COMMAND_MAX_BYTES)
     except DecodeError as error:
         raise unreadable(str(error)) from None
-    found = control.core.chain.ledger.check_reset(entry)
-    if isinstance(found, Refusal):
-        unsigned = found.rule == "reset.admin-threshold"
+    answer = control.core.chain.ledger.check_reset(entry)
+    if isinstance(answer, Refusal):
+        unsigned = answer.rule == "reset.admin-threshold"
         more = "sign with as many admin keys as the mesh's threshold says"
-        raise refused(found, more if unsigned else "freehold mesh reset NODE, computed anew")
-    if not await begin_era(control.mesh, body.entry, found.number):
+        raise refused(answer, more if unsigned else "freehold mesh reset NODE, computed anew")
+    if not await begin_era(control.mesh, body.entry, answer.number):
         refusal = Refusal("chain.reset-refused", "the chain went on meanwhile")
         raise refused(refusal, "freehold mesh reset NODE, computed anew")
     return mesh_view(control.core.state, control.core)
@@ -313,18 +313,18 @@ async def changes(call: Call) -> Page:
     """List proposed changes, newest first."""
     control: Control = call.node
     wanted = call.query.get("project", ""), call.query.get("environment", "")
-    found = [
-        one
-        for one in control.core.dossiers.changes.values()
-        if (not wanted[0] or one.change.project == wanted[0])
-        and (not wanted[1] or one.change.environment == wanted[1])
-        and covered(call.scope, place_of(one.change))
+    proposeds = [
+        change
+        for change in control.core.dossiers.changes.values()
+        if (not wanted[0] or change.change.project == wanted[0])
+        and (not wanted[1] or change.change.environment == wanted[1])
+        and covered(call.scope, place_of(change.change))
     ]
 
     def key(one: Proposed) -> str:
         return f"{one.change.created_ms:020d}-{one.id.hex()}"
 
-    cut = page(sorted(found, key=key, reverse=True), key, call.query)
+    cut = page(sorted(proposeds, key=key, reverse=True), key, call.query)
     return Page(tuple(_change_view(control, item) for item in cut.items), cut.cursor)
 
 
@@ -362,10 +362,10 @@ async def withdraw_start(call: Call) -> None:
         detail = f"no grant of yours lets you abort in {place.environment}"
         raise ProblemError(403, NOT_ALLOWED, "this key may not", detail, MORE_RIGHTS)
     try:
-        found = control.starter.withdraw(change.id)
+        answer = control.starter.withdraw(change.id)
     except OSError as error:
         raise ProblemError(507, "start.full", "the start is still held", str(error), "freehold doctor") from None
-    if not found:
+    if not answer:
         raise not_found("start", call.path["change"], "freehold status")
 
 
@@ -387,18 +387,18 @@ async def lanes(call: Call) -> tuple[LaneView, ...]:
 async def lane(call: Call) -> LaneView:
     """Show one project in one environment."""
     control: Control = call.node
-    found = control.core.state.lane(call.path["project"], call.path["environment"])
-    if found is None:
+    found_lane = control.core.state.lane(call.path["project"], call.path["environment"])
+    if found_lane is None:
         raise not_found("lane", f"{call.path['project']} in {call.path['environment']}", "freehold status")
-    name = (found.project, found.environment)
-    return lane_view(control, found, _last_aborts(control, [name])[name])
+    name = (found_lane.project, found_lane.environment)
+    return lane_view(control, found_lane, _last_aborts(control, [name])[name])
 
 
 async def statements(call: Call) -> web.Response:
     """Hand out the signed verdicts of an open stage, for the exhibits of a principal's promote."""
     control: Control = call.node
-    found = control.core.state.lane(call.path["project"], call.path["environment"])
-    rollout = found.rollout if found is not None else None
+    found_lane = control.core.state.lane(call.path["project"], call.path["environment"])
+    rollout = found_lane.rollout if found_lane is not None else None
     items = control.core.agent.conductor.statements(rollout.id, rollout.opened) if rollout is not None else ()
     return web.Response(body=encode(items), content_type="application/octet-stream")
 
@@ -410,14 +410,14 @@ async def decisions(call: Call) -> Page:
     if before and not before.isdecimal():
         raise invalid("the cursor is none of this list's")
     control: Control = call.node
-    found = control.history.recent(
+    found_decisions = control.history.recent(
         query.get("project", ""), query.get("environment", ""), limit + 1, before=int(before) if before else None,
         wanted=lambda view: covered(call.scope, of_decision(view)),
     )  # fmt: skip
     names = KeyNames(control.core, control.clock().wall_ms)
     return Page(
-        tuple(_with_names(names, one) for one in found[:limit]),
-        str(found[limit - 1].slot) if len(found) > limit else "",
+        tuple(_with_names(names, decision) for decision in found_decisions[:limit]),
+        str(found_decisions[limit - 1].slot) if len(found_decisions) > limit else "",
     )
 
 
@@ -436,7 +436,7 @@ def _change_view(control: Control, proposed: Proposed) -> ChangeView:
 
 def _last_aborts(control: Control, lanes: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Why each lane's newest rollout was aborted, where it was, in one pass over the decisions, newest first."""
-    open_lanes, found = set(lanes), dict.fromkeys(lanes, "")
+    open_lanes, table = set(lanes), dict.fromkeys(lanes, "")
     for slot in range(control.core.chain.position.slot, 0, -1):
         if not open_lanes:
             break
@@ -446,8 +446,8 @@ def _last_aborts(control: Control, lanes: Collection[tuple[str, str]]) -> dict[t
             continue
         open_lanes.discard(lane)
         if view.action == "abort":
-            found[lane] = abort_words(view)
-    return found
+            table[lane] = abort_words(view)
+    return table
 
 
 def _path(name: str, schema: dict[str, str]) -> Parameter:

@@ -78,17 +78,25 @@ def require_here(call: Call, *, private: bool) -> None:
 def _view(file: HookFile) -> WebhookView:
     hook = file.hook
     waiting = [
-        DeliveryView(one.message.id, one.message.kind, False, False, one.attempts, one.next_ms, one.last)
-        for one in file.pending
+        DeliveryView(
+            undelivered.message.id,
+            undelivered.message.kind,
+            False,
+            False,
+            undelivered.attempts,
+            undelivered.next_ms,
+            undelivered.last,
+        )
+        for undelivered in file.pending
     ]
     ended = [
-        DeliveryView(one.id, one.kind, True, one.delivered, one.attempts, one.at_ms, one.result)
-        for one in reversed(file.ended)
+        DeliveryView(handled.id, handled.kind, True, handled.delivered, handled.attempts, handled.at_ms, handled.result)
+        for handled in reversed(file.ended)
     ]
     return WebhookView(
         name=hook.name, url=hook.url, format=hook.format, events=hook.events, projects=hook.projects,
         environments=hook.environments, private=hook.private, author=hook.author, added_ms=hook.added_ms, off=file.off,
-        waiting=len(waiting), given_up=sum(not one.delivered for one in file.ended),
+        waiting=len(waiting), given_up=sum(not handled.delivered for handled in file.ended),
         deliveries=(*waiting[:DELIVERIES_SHOWN], *ended[:DELIVERIES_SHOWN]),
     )  # fmt: skip
 

@@ -146,12 +146,12 @@ def reached_by(control: Control) -> tuple[str, ...]:
     """Every name and address under which this node's API may be asked for."""
     config = control.config
     host = _host(config.api)
-    found = [config.name, socket.gethostname(), host, *(_host(one) for one in config.advertise)]
+    texts = [config.name, socket.gethostname(), host, *(_host(text) for text in config.advertise)]
     local = host in {*WILDCARDS, "localhost"} or host.startswith("127.") or host == "::1" or not host
-    found += ["localhost", "127.0.0.1", "::1"] if local else []
+    texts += ["localhost", "127.0.0.1", "::1"] if local else []
     if host in WILDCARDS:
-        found.append(outgoing_address())
-    return tuple(found)
+        texts.append(outgoing_address())
+    return tuple(texts)
 
 
 def _host(address: str) -> str:

@@ -24,10 +24,10 @@ async def show_acknowledgement(call: Call) -> AcknowledgementView:
     """Say how often the mesh was reset, and who looked into the newest reset."""
     control: Control = call.node
     resets, era = control.core.state.resets, control.core.state.era.hex()
-    found = control.acknowledged.newest
-    if found is None:
+    newest = control.acknowledged.newest
+    if newest is None:
         return AcknowledgementView(resets, era)
-    key, said = found
+    key, said = newest
     name = KeyNames(control.core, control.clock().wall_ms).of(key)
     return AcknowledgementView(resets, era, key.hex(), name, said.at_ms, said.note)
 

@@ -223,12 +223,12 @@ def _described(call: Call, tool: McpTool) -> dict[str, Any]:
     required: list[str] = []
     definitions: dict[str, Any] = {}
     if tool.operation:
-        one = _operation_of(call, tool)
-        for parameter in parameters_of(one):
+        operation = _operation_of(call, tool)
+        for parameter in parameters_of(operation):
             if parameter.name != "follow":
                 properties[parameter.name] = {**parameter.schema, "description": parameter.text}
                 required += [parameter.name] if parameter.place == "path" else []
-        body = tool.body or one.body
+        body = tool.body or operation.body
         if body is not None:
             (_,), definitions = msgspec.json.schema_components([body], ref_template="#/$defs/{name}")
             own = definitions.pop(body.__name__)
@@ -254,16 +254,18 @@ async def _called(call: Call, params: Mapping[str, Any], told: Tell | None = Non
 
     `told` hears how far a watch is.
     """
-    tool, given = BY_NAME.get(str(params.get("name"))), params.get("arguments") or {}
-    if tool is None or not isinstance(given, dict):
+    tool, answer = BY_NAME.get(str(params.get("name"))), params.get("arguments") or {}
+    if tool is None or not isinstance(answer, dict):
         raise RpcError(PARAMETERS, f"there is no such tool; tools: {', '.join(BY_NAME)}")
     if not tool.operation:
         return _failed("needs-files", f"{tool.name} needs the project's files, and they are not here", BESIDE)
     try:
-        part = given.pop("part", 1)
+        part = answer.pop("part", 1)
         if not isinstance(part, int) or part < 1:
             return _failed("arguments", "part is a number from 1 on", "leave it out for the first part")
-        data = await _watched(call, tool, given, told) if tool.name == "watch" else await _performed(call, tool, given)
+        data = (
+            await _watched(call, tool, answer, told) if tool.name == "watch" else await _performed(call, tool, answer)
+        )
     except ProblemError as error:
         problem = error.problem
         return _failed(problem.rule, problem.detail, problem.next)
@@ -274,21 +276,21 @@ async def _called(call: Call, params: Mapping[str, Any], told: Tell | None = Non
 
 async def _performed(call: Call, tool: McpTool, given: Mapping[str, Any]) -> bytes:
     """Make the call that a tool is, as its caller could make it; return the answer's JSON."""
-    one, left = _operation_of(call, tool), dict(given)
+    operation, left = _operation_of(call, tool), dict(given)
     values = {}
-    for parameter in parameters_of(one):
+    for parameter in parameters_of(operation):
         if parameter.name in left and parameter.name != "follow":
             value = left.pop(parameter.name)
             values[parameter.name] = value_of(parameter, str(value).lower() if isinstance(value, bool) else str(value))
         elif parameter.place == "path":
             raise msgspec.ValidationError(f"the argument {parameter.name} is missing")
-    wanted, body = tool.body or one.body, None
+    wanted, body = tool.body or operation.body, None
     if wanted is not None:
         tag = {wanted.__struct_config__.tag_field: wanted.__struct_config__.tag} if tool.body is not None else {}
         body = msgspec.json.decode(msgspec.json.encode({**left, **tag}), type=wanted)
     elif left:
         raise msgspec.ValidationError(f"unknown argument {next(iter(left))[:40]!r}")
-    return await _performer(call).within(call, one, values, body)
+    return await _performer(call).within(call, operation, values, body)
 
 
 async def _watched(call: Call, tool: McpTool, given: Mapping[str, Any], told: Tell | None) -> bytes:

@@ -20,14 +20,14 @@ async def names(call: Call) -> tuple[NameView, ...]:
     """List the names of routes that the caller may see."""
     control: Control = call.node
     core = control.core
-    found: dict[str, NameView] = {}
+    found_names: dict[str, NameView] = {}
     for claim in core.state.routes:
         host = claim.route.host
-        if not host or host in found or not call.scope.sees(claim.project, claim.environment):
+        if not host or host in found_names or not call.scope.sees(claim.project, claim.environment):
             continue
         serving = _serving(control, claim.environment)
         held, problem = control.certifier.standing(host) if control.certifier is not None else (None, "")
-        found[host] = NameView(
+        found_names[host] = NameView(
             name=host,
             project=claim.project,
             environment=claim.environment,
@@ -37,7 +37,7 @@ async def names(call: Call) -> tuple[NameView, ...]:
             certificate_by=_issuer(held) if held is not None else "",
             problem=problem,
         )
-    return tuple(found[host] for host in sorted(found))
+    return tuple(found_names[host] for host in sorted(found_names))
 
 
 def addresses_of(control: Control, node: PeerId) -> tuple[str, ...]:

@@ -210,8 +210,8 @@ def tag_of(operation: Operation) -> str:
 @cache
 def examples() -> dict[str, Any]:
     """Requests and answers by operation, as a test recorded them on a real node; long binary values are cut short."""
-    found: dict[str, Any] = msgspec.json.decode(resources.files(__package__).joinpath("examples.json").read_bytes())
-    return found
+    answer: dict[str, Any] = msgspec.json.decode(resources.files(__package__).joinpath("examples.json").read_bytes())
+    return answer
 
 
 def value_of(parameter: Parameter, text: str) -> Any:
@@ -251,7 +251,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, by_type)
-    made = {
+    table = {
         "openapi": "3.1.0",
         "info": {
             "title": "Freehold node API",
@@ -280,7 +280,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
             },
         },
     }
-    return cast(dict[str, Any], _exact(made))
+    return cast(dict[str, Any], _exact(table))
 
 
 def _exact(value: Any) -> Any:
@@ -290,13 +290,13 @@ def _exact(value: Any) -> Any:
     fits; told that any of them may, they make one shape that has the fields of all.
     """
     if isinstance(value, list):
-        return [_exact(one) for one in value]
+        return [_exact(entry) for entry in value]
     if not isinstance(value, dict):
         return value
     wide = {"format": "int64"} if value.get("type") == "integer" else {}
     names = {"anyOf": "oneOf"} if "discriminator" in value else {}
     return wide | {
-        names.get(key, key): one if key in {"example", "examples"} else _exact(one) for key, one in value.items()
+        names.get(key, key): entry if key in {"example", "examples"} else _exact(entry) for key, entry in value.items()
     }
 
 
@@ -325,7 +325,7 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
                 "example": f"{one.name}-1234",
             }
         )
-    made: dict[str, Any] = {
+    table: dict[str, Any] = {
         "operationId": one.name,
         "summary": one.summary,
         "description": _description(one),
@@ -335,22 +335,22 @@ def _operation(one: Operation, by_type: Mapping[str, Any]) -> dict[str, Any]:
     }
     if one.paged:
         text = "where the next page is, with rel=next; absent on the last (RFC 8288)"
-        made["responses"][str(one.status)]["headers"] = {"Link": {"schema": {"type": "string"}, "description": text}}
+        table["responses"][str(one.status)]["headers"] = {"Link": {"schema": {"type": "string"}, "description": text}}
     if one.empty_status:
-        made["responses"][str(one.empty_status)] = {"description": "done, and nothing to say"}
+        table["responses"][str(one.empty_status)] = {"description": "done, and nothing to say"}
     problem = {"content": {CONTENT_TYPE: {"schema": by_type[repr(Problem)]}}}
     common = (400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 503, *((507,) if one.access == "write" else ()))
-    made["responses"] |= {str(status): {"description": "a problem", **problem} for status in (*common, *one.statuses)}
+    table["responses"] |= {str(status): {"description": "a problem", **problem} for status in (*common, *one.statuses)}
     if one.body is not None:
         octets = one.body is bytes
         kind = "application/octet-stream" if octets else "application/json"
         schema = {"type": "string", "format": "binary"} if octets else by_type[repr(one.body)]
-        given = {"example": example["body"]} if "body" in example else {}
-        made["requestBody"] = {"required": True, "content": {kind: {"schema": schema, **given}}}
+        answer = {"example": example["body"]} if "body" in example else {}
+        table["requestBody"] = {"required": True, "content": {kind: {"schema": schema, **answer}}}
     if one.access != "open":
         bearer: list[dict[str, list[str]]] = [{"bearer": []}] if one.takes_tokens else []
-        made["security"] = [{"signature": []}] if one.access == "signed" else [{"signature": []}, *bearer, {}]
-    return made
+        table["security"] = [{"signature": []}] if one.access == "signed" else [{"signature": []}, *bearer, {}]
+    return table
 
 
 def _description(one: Operation) -> str:
@@ -371,6 +371,6 @@ def _content(one: Operation, by_type: Mapping[str, Any], example: Mapping[str, A
     elif one.answer is bytes:
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     elif one.answer is not None:
-        given = {"example": example["answer"]} if "answer" in example else {}
-        content["application/json"] = {"schema": by_type[repr(one.answer)], **given}
+        answer = {"example": example["answer"]} if "answer" in example else {}
+        content["application/json"] = {"schema": by_type[repr(one.answer)], **answer}
     return {"content": content} if content else {}

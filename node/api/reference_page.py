@@ -30,7 +30,7 @@ def page_of(document: dict[str, Any]) -> bytes:
     """Return the HTML of a reference: operations by tag, then the types."""
     info, groups = document["info"], {tag["name"]: tag["description"] for tag in document["tags"]}
     operations = [
-        (method.upper(), path, one) for path, item in document["paths"].items() for method, one in item.items()
+        (method.upper(), path, entry) for path, item in document["paths"].items() for method, entry in item.items()
     ]
     parts = [f"<h1>{_text(info['title'])}</h1>", _paragraphs(info["description"])]
     links = "".join(f'<a href="#{_text(name)}">{_text(name)}</a>' for name in groups)
@@ -54,9 +54,9 @@ def _operation(method: str, path: str, one: dict[str, Any]) -> str:
     if one["parameters"]:
         parts.append("<table><tr><th>parameter</th><th>in</th><th>what</th></tr>")
         parts += [
-            f"<tr><td><code>{_text(each['name'])}</code></td><td>{_text(each['in'])}</td>"
-            f"<td>{_text(each['description'])}</td></tr>"
-            for each in one["parameters"]
+            f"<tr><td><code>{_text(entry['name'])}</code></td><td>{_text(entry['in'])}</td>"
+            f"<td>{_text(entry['description'])}</td></tr>"
+            for entry in one["parameters"]
         ]
         parts.append("</table>")
     body = one.get("requestBody", {}).get("content", {})
@@ -79,9 +79,9 @@ def _content(title: str, kind: str, content: dict[str, Any]) -> str:
 
 def _type(name: str, schema: dict[str, Any]) -> str:
     needed, rows = schema.get("required", []), []
-    for field, each in schema.get("properties", {}).items():
+    for field, entry in schema.get("properties", {}).items():
         must = "" if field in needed else ' <span class="soft">optional</span>'
-        rows.append(f"<tr><td><code>{_text(field)}</code>{must}</td><td>{_shape(each)}</td></tr>")
+        rows.append(f"<tr><td><code>{_text(field)}</code>{must}</td><td>{_shape(entry)}</td></tr>")
     about = _paragraphs(schema.get("description", ""))
     table = f"<table>{''.join(rows)}</table>" if rows else ""
     return f'<h3 id="type-{_text(name)}">{_text(name)}</h3>{about}{table}'
@@ -97,7 +97,7 @@ def _shape(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_shape(schema['items'])}" if isinstance(schema.get("items"), dict) else "list"
     if "enum" in schema:
-        return " | ".join(_text(json.dumps(one)) for one in schema["enum"])
+        return " | ".join(_text(json.dumps(entry)) for entry in schema["enum"])
     more = f" {_text(schema['pattern'])}" if "pattern" in schema else ""
     base64 = " (base64)" if schema.get("contentEncoding") == "base64" else ""
     return f'<code>{_text(str(schema.get("type", "any")))}</code>{base64}<span class="soft">{more}</span>'

@@ -28,22 +28,23 @@ async def list_secrets(call: Call) -> Page:
     control: Control = call.node
     wanted = call.query.get("project", ""), call.query.get("environment", "")
     used = control.secrets.in_use()
-    found = [
+    held_secrets = [
         version
         for version in control.secrets.versions()
         if (not wanted[0] or version.secret.project == wanted[0])
         and (not wanted[1] or version.secret.environment == wanted[1])
         and covered(call.scope, place_of(version.secret))
     ]
-    cut = page(found, listed_at, call.query, ascending=True)
+    cut = page(held_secrets, listed_at, call.query, ascending=True)
     return Page(tuple(_view(control, item, item.id in used) for item in cut.items), cut.cursor)
 
 
 def listed_at(held: HeldSecret) -> str:
     """Return a text that sorts as versions are listed; it is hexadecimal, for a name may have what a cursor may not."""
-    one = held.secret
+    sealed_secret = held.secret
     return (
-        f"{one.project}\0{one.environment}\0{one.name}\0".encode().hex() + f"{~one.version % 2**64:016x}{held.id.hex()}"
+        f"{sealed_secret.project}\0{sealed_secret.environment}\0{sealed_secret.name}\0".encode().hex()
+        + f"{~sealed_secret.version % 2**64:016x}{held.id.hex()}"
     )
 
 

@@ -149,7 +149,7 @@ class ApiServer:
 
     def operation(self, name: str) -> Operation:
         """Return an operation by its name."""
-        return next(one for one in self._operations if one.name == name)
+        return next(operation for operation in self._operations if operation.name == name)
 
     async def within(self, outer: Call, operation: Operation, values: Mapping[str, Any], body: Any) -> bytes:
         """Make a call within another, for the same caller: its grants are held against it as if it came by itself."""
@@ -414,7 +414,7 @@ def _validate(request: web.Request, answer: web.StreamResponse) -> None:
     answer.etag = tag
     answer.headers["Cache-Control"] = "private, no-cache"
     known = request.if_none_match or ()
-    if any(one.value in {tag.value, "*"} for one in known):
+    if any(etag.value in {tag.value, "*"} for etag in known):
         answer.set_status(304)
         answer.body = None
 

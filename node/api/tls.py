@@ -76,9 +76,9 @@ class ApiCertificate:
             if covers and is_readable(certificate) and certificate.not_valid_after_utc - now > AUTHORITY_RENEWED_BEFORE:
                 return key, certificate
         key = held[0] if held is not None else ec.generate_private_key(ec.SECP256R1())
-        made = make_authority(key, names, node=self._node, mesh=self._mesh, signer=self._signer, now=now)
-        _write(path, key, made)
-        return key, made
+        authority = make_authority(key, names, node=self._node, mesh=self._mesh, signer=self._signer, now=now)
+        _write(path, key, authority)
+        return key, authority
 
     def _serve(self, path: Path) -> None:
         try:

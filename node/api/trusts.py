@@ -20,7 +20,7 @@ _TRUST = (Parameter("trust", {"type": "string", "pattern": WEBHOOK_NAME}, "the t
 async def trusts(call: Call) -> tuple[TrustView, ...]:
     """List this node's trusts, and what each gives now."""
     control = owned(call)
-    return tuple(_view(control, one) for _, one in sorted(control.trusts.held.items()))
+    return tuple(_view(control, trust) for _, trust in sorted(control.trusts.held.items()))
 
 
 async def add_trust(call: Call) -> TrustView:

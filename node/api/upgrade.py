@@ -56,12 +56,12 @@ async def upgrade(call: Call) -> UpgradeView:
 
 
 def _newest(standings: dict[PeerId, UpgradeStanding | None]) -> tuple[PeerId, Conducted] | None:
-    found = [
+    pairs = [
         (node, standing.conducted)
         for node, standing in standings.items()
         if standing is not None and standing.conducted is not None
     ]
-    return max(found, key=lambda one: _paper(one[1]).at_ms, default=None)
+    return max(pairs, key=lambda one: _paper(one[1]).at_ms, default=None)
 
 
 def _paper(conducted: Conducted) -> UpgradePaper:
@@ -77,7 +77,7 @@ def _node_view(
     control: Control, node: PeerId, standing: UpgradeStanding | None, conducted: Conducted | None
 ) -> UpgradeNodeView:
     said = status_of(control.core.records, node)
-    voter = any(one.node == node for one in control.core.state.voters)
+    voter = any(voter.node == node for voter in control.core.state.voters)
     if standing is None:
         return UpgradeNodeView(node, said.name, said.version, voter, "unknown", "")
     if standing.trial:

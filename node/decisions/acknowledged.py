@@ -60,11 +60,11 @@ class Acknowledged:
         problem = Refusal("acknowledgement.signature", "its signature does not verify, or it cannot be read")
         if said is not None:
             admins = admin_keys(state.admins)
-            found = acknowledgement_problem(said, signed.key, admins=admins, resets=state.resets, era=state.era)
-            if found is None:
+            refusal = acknowledgement_problem(said, signed.key, admins=admins, resets=state.resets, era=state.era)
+            if refusal is None:
                 self._keep(signed, said)
                 return
-            problem = found
+            problem = refusal
         raise NotDoneError(problem, NEXT)
 
     def hear(self, event: Any) -> None:

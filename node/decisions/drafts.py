@@ -43,7 +43,7 @@ class Drafts:
 
     def keep(self, draft: HeldDraft) -> None:
         """Keep a draft under its digest."""
-        mine = [name for name, one in self._held.items() if one.principal == draft.principal]
+        mine = [name for name, held_draft in self._held.items() if held_draft.principal == draft.principal]
         if len(mine) >= DRAFTS_PER_PRINCIPAL_MAX:
             del self._held[mine[0]]
         self._held[draft.digest] = draft
@@ -58,5 +58,9 @@ class Drafts:
 
     def find(self, name: bytes, principal: str, now_ms: int) -> HeldDraft | None:
         """Return this principal's draft; None for another's, or one that is too old."""
-        found = self._held.get(Digest(name))
-        return found if found is not None and found.principal == principal and now_ms < found.expires_ms else None
+        held_draft = self._held.get(Digest(name))
+        return (
+            held_draft
+            if held_draft is not None and held_draft.principal == principal and now_ms < held_draft.expires_ms
+            else None
+        )

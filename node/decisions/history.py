@@ -82,16 +82,16 @@ class History:
         wanted: Callable[[DecisionView], bool] = lambda _view: True,
     ) -> list[DecisionView]:
         """The newest wanted decisions, newest first, or the newest `before` a slot; empty names match everything."""
-        found: list[DecisionView] = []
+        decisions: list[DecisionView] = []
         newest = self._core.chain.position.slot
         for slot in range(newest if before is None else min(newest, before - 1), 0, -1):
             view = self.decision(slot)
             here = (not project or view.project == project) and (not environment or view.environment == environment)
             if here and view.action != NOOP_ACTION and wanted(view):
-                found.append(view)
-            if len(found) >= limit:
+                decisions.append(view)
+            if len(decisions) >= limit:
                 break
-        return found
+        return decisions
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -112,7 +112,7 @@ def _subject(action: Any) -> str:
 
 
 def _numbers(entry: Decided) -> tuple[Numbers, ...]:
-    found: dict[str, Numbers] = {}
+    table: dict[str, Numbers] = {}
     for data in entry.material:
         try:
             signed: Signed = decode(data, Signed)
@@ -122,7 +122,7 @@ def _numbers(entry: Decided) -> tuple[Numbers, ...]:
         if isinstance(said, HealthVerdict) and len(signed.key) == PUBLIC_KEY_BYTES:
             node = peer_id(signed.key)
             counts = said.candidate
-            found[node] = Numbers(
+            table[node] = Numbers(
                 node, said.verdict, counts.requests, counts.errors, said.healthy_ms, said.smoke_runs, said.reason
             )
-    return tuple(found[node] for node in sorted(found))
+    return tuple(table[node] for node in sorted(table))

@@ -76,7 +76,7 @@ class Fates:
 def abort_words(decision: DecisionView) -> str:
     """Say why a rollout was aborted, with what each node measured."""
     numbers = "; ".join(
-        f"{each.node[-6:]}: {each.errors} errors in {each.requests} requests {each.reason}".strip()
-        for each in decision.numbers
+        f"{number.node[-6:]}: {number.errors} errors in {number.requests} requests {number.reason}".strip()
+        for number in decision.numbers
     )
     return f"{decision.reason} ({numbers})" if numbers else decision.reason

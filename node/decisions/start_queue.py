@@ -146,7 +146,7 @@ class Starter:
             return Refusal("command.malformed", str(error))
         if not isinstance(command.action, Start):
             return Refusal("start.other", "only starts wait here; submit other commands")
-        for ended in [one for one, held in self.starts.items() if held.outcome != "waiting"]:
+        for ended in [digest for digest, held in self.starts.items() if held.outcome != "waiting"]:
             if len(self.starts) < STARTS_MAX:
                 break
             del self.starts[ended]
@@ -175,14 +175,14 @@ class Starter:
         if held is None or held.outcome != "started" or lane is None:
             return False
         deployed = [lane.base, lane.rollout.candidate if lane.rollout is not None else None]
-        return any(one is not None and one.change == change for one in deployed)
+        return any(entry is not None and entry.change == change for entry in deployed)
 
     def withdraw(self, change: Digest) -> bool:
         """Forget a start that waits, durably; whether there was one. Raises OSError; it is still held then."""
         waiting = self.starts.get(change)
         if waiting is None or waiting.outcome != "waiting":
             return False
-        write_starts(self._folder, _kept({one: held for one, held in self.starts.items() if one != change}))
+        write_starts(self._folder, _kept({digest: held for digest, held in self.starts.items() if digest != change}))
         del self.starts[change]
         return True
 

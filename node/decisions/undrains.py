@@ -76,7 +76,7 @@ class Undrains:
         """Take what is read and asked, the data folder with those of an earlier life, and what tells the others anew."""
         self._core, self._requests, self._clock, self._path = core, requests, clock, folder / FILE_NAME
         self._rules = Rules(verifier, core.trust.mesh)
-        self._kept = {one.node: one for one in self._read()}
+        self._kept = {undrain.node: undrain for undrain in self._read()}
         self._announce = announce
         self._scanned: dict[PeerId, tuple[int, bytes, bytes]] = {}
         self._why: dict[PeerId, str] = {}
@@ -85,8 +85,8 @@ class Undrains:
 
     def promised(self) -> tuple[tuple[PeerId, int], ...]:
         """Which drained nodes this one undrains, and when (wall ms)."""
-        drained = (one for one in self._kept.values() if self._standing(one) == "drained")
-        return tuple(sorted((one.node, one.until_ms) for one in drained))
+        drained = (undrain for undrain in self._kept.values() if self._standing(undrain) == "drained")
+        return tuple(sorted((undrain.node, undrain.until_ms) for undrain in drained))
 
     def hear(self, event: Any) -> None:
         """Take one of the core's notices: a decision may end or begin what is kept."""
@@ -108,11 +108,14 @@ class Undrains:
             raise _refusal("drain.too-large", "the commands and their material are too long")
         for signed, at_ms in ((drain, now_ms), (undrain, now_ms), (undrain, until_ms)):
             self._judge(signed, material, at_ms)
-        kept = {**self._kept, node: Undrain(node, until_ms, self._core.chain.position.slot, drain, undrain, material)}
-        if len(kept) > UNDRAINS_MAX:
+        undrains = {
+            **self._kept,
+            node: Undrain(node, until_ms, self._core.chain.position.slot, drain, undrain, material),
+        }
+        if len(undrains) > UNDRAINS_MAX:
             raise _refusal("drain.limit", f"a node keeps at most {UNDRAINS_MAX} undrains")
         try:
-            self._write(kept)
+            self._write(undrains)
         except OSError as error:
             raise NotNowError(
                 Refusal("node.disk", f"it cannot be kept: {error.strerror}"), "freehold doctor"
@@ -125,10 +128,10 @@ class Undrains:
         """What is overdue, each as "what; what to do"."""
         now_ms = self._clock().wall_ms
         return [
-            f"{one.node} was to be undrained by this node {(now_ms - one.until_ms) // 60_000} minutes ago"
-            f" ({self._why.get(one.node) or 'not tried yet'}); freehold node undrain {one.node[-8:]}"
-            for one in self._kept.values()
-            if now_ms - one.until_ms > LATE_MS and self._standing(one) == "drained"
+            f"{undrain.node} was to be undrained by this node {(now_ms - undrain.until_ms) // 60_000} minutes ago"
+            f" ({self._why.get(undrain.node) or 'not tried yet'}); freehold node undrain {undrain.node[-8:]}"
+            for undrain in self._kept.values()
+            if now_ms - undrain.until_ms > LATE_MS and self._standing(undrain) == "drained"
         ]
 
     async def run(self) -> None:
@@ -143,14 +146,14 @@ class Undrains:
                 said = promised
                 self._announce()
             now = self._clock()
-            for one in list(self._kept.values()):
-                standing = self._standing(one)
+            for undrain in list(self._kept.values()):
+                standing = self._standing(undrain)
                 if standing == "over":
-                    self._forget(one, "another decision counts")
-                elif standing == "undecided" and now.wall_ms >= one.until_ms + UNDECIDED_MS:
-                    self._forget(one, "its drain was never decided")
-                elif standing == "drained" and now.wall_ms >= one.until_ms and now.mono_ms >= self._again_ms:
-                    await self._hand_over(one)
+                    self._forget(undrain, "another decision counts")
+                elif standing == "undecided" and now.wall_ms >= undrain.until_ms + UNDECIDED_MS:
+                    self._forget(undrain, "its drain was never decided")
+                elif standing == "drained" and now.wall_ms >= undrain.until_ms and now.mono_ms >= self._again_ms:
+                    await self._hand_over(undrain)
 
     async def _hand_over(self, one: Undrain) -> None:
         try:
@@ -180,17 +183,17 @@ class Undrains:
         """The newest drain or undrain of its node that was decided since it was kept, as signed; empty if none was."""
         chain = self._core.chain
         here = chain.position
-        looked, era, found = self._scanned.get(one.node, (one.after, here.era, b""))
+        looked, era, content = self._scanned.get(one.node, (one.after, here.era, b""))
         if era != here.era:
-            looked, found = one.after, b""
+            looked, content = one.after, b""
         for slot in range(here.slot, min(looked, here.slot), -1):
             payload = payload_of(chain.ledger.entry(slot))
             action = _action_of(payload) if payload else None
             if isinstance(action, DrainNode) and action.node == one.node:
-                found = payload
+                content = payload
                 break
-        self._scanned[one.node] = (here.slot, here.era, found)
-        return found
+        self._scanned[one.node] = (here.slot, here.era, content)
+        return content
 
     def _judge(self, data: bytes, material: tuple[bytes, ...], at_ms: int) -> None:
         """Raise NotDoneError if voters would refuse a command now, for anything but that it comes too early."""
@@ -202,7 +205,7 @@ class Undrains:
     def _forget(self, one: Undrain, why: str) -> None:
         _log.info("the undrain of %s is forgotten: %s", one.node, why, extra={"event": "undrain.over"})
         with contextlib.suppress(OSError):  # what stays in the file is over for the next process too
-            self._write({node: kept for node, kept in self._kept.items() if node != one.node})
+            self._write({node: undrain for node, undrain in self._kept.items() if node != one.node})
         self._kept.pop(one.node, None)
         self._why.pop(one.node, None)
 
@@ -217,9 +220,11 @@ class Undrains:
     def _read(self) -> tuple[Undrain, ...]:
         try:
             with self._path.open("rb") as file:
-                kept: tuple[Undrain, ...] = decode(file.read(FILE_MAX_BYTES + 1), tuple[Undrain, ...], FILE_MAX_BYTES)
-            for one in kept:
-                _node_of(one.drain, one.undrain)
+                undrains: tuple[Undrain, ...] = decode(
+                    file.read(FILE_MAX_BYTES + 1), tuple[Undrain, ...], FILE_MAX_BYTES
+                )
+            for undrain in undrains:
+                _node_of(undrain.drain, undrain.undrain)
         except FileNotFoundError:
             return ()
         except (OSError, DecodeError, NotDoneError) as error:  # no reason to run nothing at all
@@ -228,7 +233,7 @@ class Undrains:
                 extra={"event": "undrains.lost"},
             )  # fmt: skip
             return ()
-        return kept[:UNDRAINS_MAX]
+        return undrains[:UNDRAINS_MAX]
 
 
 def _node_of(drain: bytes, undrain: bytes) -> PeerId:

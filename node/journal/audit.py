@@ -236,7 +236,9 @@ class Audit:
         lineage: dict[str, None] = {}
         for key in paper.signers:
             rights = self._core.dossiers.rights(key, now.wall_ms)
-            lineage.update(dict.fromkeys(one.hex() for one in rights.behind) if isinstance(rights, Rights) else {})
+            lineage.update(
+                dict.fromkeys(digest.hex() for digest in rights.behind) if isinstance(rights, Rights) else {}
+            )
         entry = AuditEntry(
             number=0,
             at_ms=now.wall_ms,
@@ -352,8 +354,8 @@ def links_of(core: NodeCore, node: str = "", number: int = 0) -> list[ChainedEnt
     """
     entries = core.records.store.entries
     wanted = [entry_key(PeerId(node), number)] if number else list(entries)
-    found = (link_of(key, entries[key], node) for key in wanted)
-    return sorted((link for link in found if link is not None), key=lambda link: (link.node, link.number))
+    chained_entries = (link_of(key, entries[key], node) for key in wanted)
+    return sorted((link for link in chained_entries if link is not None), key=lambda link: (link.node, link.number))
 
 
 def link_of(key: str, entry: Entry, node: str = "") -> ChainedEntry | None:
@@ -372,13 +374,13 @@ def link_of(key: str, entry: Entry, node: str = "") -> ChainedEntry | None:
 
 def read_links(links: list[ChainedEntry]) -> list[tuple[ChainedEntry, AuditEntry]]:
     """Return the entries that can be read, with their links."""
-    found = []
+    pairs = []
     for link in links:
         try:
-            found.append((link, read_entry(link.signed)))
+            pairs.append((link, read_entry(link.signed)))
         except DecodeError:
             continue
-    return found
+    return pairs
 
 
 def start_paper(signed: SignedCommand) -> AuditedPaper:

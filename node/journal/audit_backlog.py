@@ -69,7 +69,7 @@ class Backlog:
             data = self._path.read_bytes()
         except FileNotFoundError:
             return []
-        found: list[tuple[int, AuditEntry]] = []
+        pairs: list[tuple[int, AuditEntry]] = []
         start = 0
         while start + _HEAD_BYTES <= len(data):
             length = int.from_bytes(data[start : start + 4], "big")
@@ -78,8 +78,8 @@ class Backlog:
             if end > len(data) or zlib.crc32(body).to_bytes(4, "big") != data[start + 4 : start + _HEAD_BYTES]:
                 break
             try:
-                found.append((end, decode(body, AuditEntry, ENTRY_MAX_BYTES)))
+                pairs.append((end, decode(body, AuditEntry, ENTRY_MAX_BYTES)))
             except DecodeError:
                 break
             start = end
-        return found
+        return pairs

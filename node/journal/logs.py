@@ -112,15 +112,15 @@ class LogStore:
 
         It looks at some at a time, from the newest on, so that the others who use the loop have their turns.
         """
-        found: list[bytes] = []
+        digests: list[bytes] = []
         for number, line in enumerate(reversed(list(self._recent)), 1):
-            if len(found) >= limit:
+            if len(digests) >= limit:
                 break
             if wanted.matches(line) and seen(line):
-                found.append(line)
+                digests.append(line)
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return found[::-1]
+        return digests[::-1]
 
     @property
     def followers(self) -> int:
@@ -155,10 +155,10 @@ class LogStore:
                 if path.stat().st_mtime < oldest_s:
                     path.unlink()
         oldest = datetime.fromtimestamp(oldest_s, UTC).isoformat(timespec="milliseconds")
-        kept = [line for line in self._recent if _time_of(line) >= oldest]
-        if len(kept) < len(self._recent):
+        digests = [line for line in self._recent if _time_of(line) >= oldest]
+        if len(digests) < len(self._recent):
             self._recent.clear()
-            self._recent.extend(kept)
+            self._recent.extend(digests)
         if self._size and _time_of(self._first()) < datetime.fromtimestamp(now_s - DAY_S, UTC).isoformat():
             with contextlib.suppress(OSError):
                 self._turn()

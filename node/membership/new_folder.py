@@ -44,9 +44,9 @@ def begin(folder: Path, *, keep: tuple[str, ...] = ()) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     making.mkdir(exist_ok=True, mode=0o700)
     moved = [path for path in folder.iterdir() if path.name not in {MAKING, *NOT_OURS}]
-    for kept in (one for one in moved if one.name in keep):
-        kept.rename(making / kept.name)
-    for left in (*(one for one in moved if one.exists()), *making.iterdir()):
+    for entry in (path for path in moved if path.name in keep):
+        entry.rename(making / entry.name)
+    for left in (*(path for path in moved if path.exists()), *making.iterdir()):
         if left.parent == making and left.name in keep:
             continue
         if left.is_dir() and not left.is_symlink():
@@ -62,9 +62,9 @@ def finish(folder: Path) -> None:
     making = folder / MAKING
     folder.chmod(0o700)
     sync_tree(making)
-    for one in sorted(making.iterdir(), key=lambda path: path.name):
-        if one.name not in {COMMIT, *NOTES}:
-            one.rename(folder / one.name)
+    for entry in sorted(making.iterdir(), key=lambda path: path.name):
+        if entry.name not in {COMMIT, *NOTES}:
+            entry.rename(folder / entry.name)
     sync_folder(folder)
     (making / COMMIT).rename(folder / COMMIT)
     sync_folder(folder)

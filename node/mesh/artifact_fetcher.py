@@ -160,7 +160,7 @@ class Fetcher:
 
     def _look(self) -> None:
         """Meet peers that came, leave all when nothing is wanted, and see what came another way (an upload)."""
-        for name in [one for one in self._waiting if self._store.has(one)]:
+        for name in [digest for digest in self._waiting if self._store.has(digest)]:
             self._pump.post(Unwant(name))
             self._end(name)
         if self._waiting:

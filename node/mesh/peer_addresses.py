@@ -61,7 +61,7 @@ def _parsed(texts: Mapping[str, tuple[str, ...]]) -> Addresses:
 
 
 def _texts(addresses: Mapping[PeerId, tuple[Multiaddr, ...]]) -> dict[str, tuple[str, ...]]:
-    return {str(peer): tuple(str(one) for one in where) for peer, where in sorted(addresses.items())}
+    return {str(peer): tuple(str(multiaddr) for multiaddr in where) for peer, where in sorted(addresses.items())}
 
 
 def write_addresses(
@@ -127,10 +127,10 @@ class PeerAddresses:
 
     def _others(self) -> Addresses:
         core = self._mesh.core
-        found: Addresses = {}
+        table: Addresses = {}
         members = [node.node for node in core.state.nodes] if self._seeds else []
         for peer in {*self._addresses, *self._told, *members} - {core.node}:
             everywhere = (*self._told.get(peer, ()), *self._addresses.get(peer, ()), *self._seeds)
             if everywhere:
-                found[peer] = tuple(dict.fromkeys(everywhere))
-        return found
+                table[peer] = tuple(dict.fromkeys(everywhere))
+        return table

@@ -74,12 +74,12 @@ def acknowledgement_of(records: RecordMachine, node: PeerId) -> Signed | None:
 
 def undrains_of(records: RecordMachine, nodes: Iterable[PeerId]) -> dict[str, int]:
     """Return when drained nodes are undrained (wall ms), as some of `nodes` say that they will do it; the latest counts."""
-    found: dict[str, int] = {}
+    table: dict[str, int] = {}
     for keeper in nodes:
         said = _said(records, keeper)
         for node, until_ms in said.undrains[:UNDRAINS_SHOWN_MAX] if said is not None else ():
-            found[node] = max(until_ms, found.get(node, 0))
-    return found
+            table[node] = max(until_ms, table.get(node, 0))
+    return table
 
 
 def _said(records: RecordMachine, node: PeerId) -> NodeStatus | None:

@@ -188,7 +188,9 @@ class Pump:
                 self._ticked = True
                 return InboxItem(Tick())
             waits_s = [
-                one for one in (self._inbox.wait_s(), None if wait_ms is None else wait_ms / 1000) if one is not None
+                number
+                for number in (self._inbox.wait_s(), None if wait_ms is None else wait_ms / 1000)
+                if number is not None
             ]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(waits_s, default=None)):
@@ -229,20 +231,20 @@ def share_commits(effects: list[Effect]) -> list[Effect]:
     All writes to `state.db` share one commit. Those to `vote.db` share one up to the next fence: each promise or vote
     brings its own fence, so no commit holds two of them, and the database is never two statements ahead of the fence.
     """
-    kept: list[Effect] = []
+    entries: list[Effect] = []
     place: dict[Store, int] = {}
     for effect in effects:
         if not isinstance(effect, Persist):
-            kept.append(effect)
+            entries.append(effect)
             continue
         if effect.store is Store.FENCE:
             place.pop(Store.VOTE, None)
         elif effect.store in place:
-            shared = kept[place[effect.store]]
+            shared = entries[place[effect.store]]
             assert isinstance(shared, Persist)
-            kept[place[effect.store]] = Persist(effect.store, shared.writes + effect.writes)
+            entries[place[effect.store]] = Persist(effect.store, shared.writes + effect.writes)
             continue
         else:
-            place[effect.store] = len(kept)
-        kept.append(effect)
-    return kept
+            place[effect.store] = len(entries)
+        entries.append(effect)
+    return entries

@@ -62,16 +62,16 @@ class ServesLanes(Protocol):
 
 def runners(state: MeshState, lane: Lane, role: str, down: Collection[PeerId] = ()) -> tuple[PeerId, ...]:
     """Return the nodes that should serve a role of a lane, ascending; replicas are looked for past those down, too."""
-    found = state.lane(*lane)
-    if found is None:
+    found_lane = state.lane(*lane)
+    if found_lane is None:
         return ()
     nodes = eligible(state, lane[1])
-    cohort = found.rollout.cohort if found.rollout is not None else ()
+    cohort = found_lane.rollout.cohort if found_lane.rollout is not None else ()
     wanted: list[PeerId] = []
     if role != "base":
         wanted += cohort
-    if role != "candidate" and found.base is not None:
-        based = (*placed(found, found.base, nodes), *placed(found, found.base, nodes, down))
+    if role != "candidate" and found_lane.base is not None:
+        based = (*placed(found_lane, found_lane.base, nodes), *placed(found_lane, found_lane.base, nodes, down))
         wanted += [node for node in based if role == "any" or node not in cohort]
     return tuple(sorted(set(wanted)))
 
@@ -95,7 +95,7 @@ def routes_away(state: MeshState, here: Mapping[Lane, Collection[tuple[str, str]
                 for route in state.routes
                 if (route.project, route.environment) == (lane.project, lane.environment)
             )
-            base = {(one.route.host, one.route.path) for one in mine}
+            base = {(route_claim.route.host, route_claim.route.path) for route_claim in mine}
         for address in sorted((base | candidate) - taken):
             role = "any" if address in base and address in candidate else "base" if address in base else "candidate"
             if lane.rollout is None:
@@ -196,13 +196,13 @@ class Forwarding:
                 return
             self._out += 1
             try:
-                found = await self._find(line)
-                if isinstance(found, bytes):
-                    writer.write(found)
+                answer = await self._find(line)
+                if isinstance(answer, bytes):
+                    writer.write(answer)
                     return
-                async with found:
+                async with answer:
                     writer.write(GO)
-                    await _pipe(reader, writer, found)
+                    await _pipe(reader, writer, answer)
             finally:
                 self._out -= 1
         except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError) as error:

@@ -56,15 +56,15 @@ class Issuers:
                     return held.keys if now_ms - held.read_ms < STALE_MS else ()
                 held.tried_ms = now_ms
             try:
-                found = await _fetch(issuer, private=private)
+                issuer_keys = await _fetch(issuer, private=private)
             except (OSError, ValueError) as error:
                 _log.warning("issuer %s: %s", issuer, error, extra={"event": "oidc.issuer"})
                 if held is not None and now_ms - held.read_ms < STALE_MS:
                     return held.keys
                 self._held.setdefault(issuer, _Held((), now_ms - STALE_MS, now_ms))
                 raise
-            self._held[issuer] = _Held(found, now_ms, now_ms)
-            return found
+            self._held[issuer] = _Held(issuer_keys, now_ms, now_ms)
+            return issuer_keys
 
     def forget(self, issuer: str) -> None:
         """Read an issuer's keys anew the next time."""

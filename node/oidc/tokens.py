@@ -66,13 +66,13 @@ def audience_of(mesh: bytes, key: bytes) -> str:
 def read_keys(data: bytes) -> tuple[IssuerKey, ...]:
     """Return the keys of a JWK Set that tokens may be signed with; the others are left out. Raises ValueError."""
     try:
-        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"no JWK Set: {error}") from None
-    listed = found.get("keys")
+    listed = document.get("keys")
     if not isinstance(listed, list) or len(listed) > KEYS_MAX:
         raise ValueError(f"no JWK Set of at most {KEYS_MAX} keys")
-    return tuple(key for one in listed if isinstance(one, dict) and (key := _key_of(one)) is not None)
+    return tuple(key for entry in listed if isinstance(entry, dict) and (key := _key_of(entry)) is not None)
 
 
 def _key_of(one: dict[str, Any]) -> IssuerKey | None:
@@ -125,7 +125,7 @@ def believed(
         kid = key_named(token)
     except ValueError as error:
         return Refusal("token.malformed", str(error))
-    named = [one for one in keys if one.kid == kid]
+    named = [key for key in keys if key.kid == kid]
     if len(named) != 1:
         return Refusal("token.key", "the token is signed with no key that its issuer shows")
     key = named[0]
@@ -156,7 +156,7 @@ def _claims_refusal(said: Mapping[str, Any], wanted: Conditions, audience: str, 
         )
     began_s, ends_s = said.get("iat"), said.get("exp")
     not_before_s = said.get("nbf", began_s)
-    if not all(type(one) is int for one in (began_s, ends_s, not_before_s)):
+    if not all(type(entry) is int for entry in (began_s, ends_s, not_before_s)):
         return Refusal("token.malformed", "the token does not say from when until when it is good, in whole seconds")
     assert isinstance(began_s, int)
     assert isinstance(ends_s, int)

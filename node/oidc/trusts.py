@@ -97,15 +97,15 @@ class Trusts:
                 raise NotDoneError(
                     Refusal("trust.keys", "none of the keys is RSA from 2048 bits, or P-256"), "--jwks FILE"
                 )
-        made = msgspec.structs.replace(
+        trust = msgspec.structs.replace(
             wanted, seed=self._entropy.random_bytes(SEED_BYTES), pinned=pinned, added_ms=self._clock().wall_ms
         )
         try:
-            await asyncio.to_thread(write_private_in, self._folder, made.name, msgspec.msgpack.encode(made))
+            await asyncio.to_thread(write_private_in, self._folder, trust.name, msgspec.msgpack.encode(trust))
         except OSError as error:
             raise NotNowError(Refusal("trust.not-written", str(error)), "freehold doctor") from None
-        self.held[made.name] = made
-        return made
+        self.held[trust.name] = trust
+        return trust
 
     async def remove(self, name: str) -> None:
         """Give nothing more; what jobs hold ends within the hour, or when the person's grant is revoked."""
@@ -126,15 +126,15 @@ class Trusts:
     async def exchange(self, token: str, key: bytes) -> JobGrant:
         """Give the key that signed the request a grant for a believed token. Raises NotDoneError, NotNowError."""
         issuer = issuer_named(token)
-        about = [one for one in self.held.values() if issuer and one.conditions.issuer == issuer]
+        about = [trust for trust in self.held.values() if issuer and trust.conditions.issuer == issuer]
         about.sort(key=lambda one: not one.conditions.names_actor)  # whose job it is comes before anybody's
         refusal = Refusal("token.issuer", "no trust of this node is in the token's issuer")
         for trust in about:
-            found = await self._believed(trust, token, key)
-            if not isinstance(found, Refusal):
+            answer = await self._believed(trust, token, key)
+            if not isinstance(answer, Refusal):
                 async with self._exchanging:
-                    return await self._give(trust, key, found)
-            refusal = found
+                    return await self._give(trust, key, answer)
+            refusal = answer
         raise NotDoneError(refusal, "an operator looks: freehold trust list")
 
     async def _believed(self, trust: Trust, token: str, key: bytes) -> Mapping[str, Any] | Refusal:
@@ -163,10 +163,10 @@ class Trusts:
         refusal = self._stranger(trust, rights)
         if refusal is not None:
             raise NotDoneError(refusal, "each person adds one for their own jobs: freehold trust add NAME --actor-id N")
-        given = self._given.setdefault(trust.name, deque())
-        while given and wall_ms - given[0] >= JOB_MS:
-            given.popleft()
-        if len(given) >= JOBS_PER_HOUR:
+        numbers = self._given.setdefault(trust.name, deque())
+        while numbers and wall_ms - numbers[0] >= JOB_MS:
+            numbers.popleft()
+        if len(numbers) >= JOBS_PER_HOUR:
             raise NotNowError(
                 Refusal("trust.busy", f"the trust {trust.name} gave {JOBS_PER_HOUR} grants within an hour"),
                 "try again later",
@@ -177,11 +177,11 @@ class Trusts:
             nonce=self._entropy.random_bytes(NONCE_BYTES), parent=bytes(digest(chain[-1].payload)), verbs=rights.verbs,
         )  # fmt: skip
         link = sign(trust.signer, GRANT_DOMAIN, self._core.trust.mesh, grant)
-        given.append(wall_ms)
+        numbers.append(wall_ms)
         await self._filing.file(*grant_record(key, (*chain, link)))
-        found = self._core.dossiers.rights(key, self._clock().wall_ms)
-        if isinstance(found, Refusal):
-            raise NotDoneError(found, "an operator looks: freehold token list")
+        answer = self._core.dossiers.rights(key, self._clock().wall_ms)
+        if isinstance(answer, Refusal):
+            raise NotDoneError(answer, "an operator looks: freehold token list")
         _log.info("trust %s gave a grant to %s", trust.name, subject, extra={"event": "oidc.granted"})
         return JobGrant(trust.name, name, grant.expires_ms, subject)
 
@@ -191,7 +191,7 @@ class Trusts:
         asking = [
             environment.name for environment in state.environments
             if (environment.policy or state.policy).demands.approvals
-            and any(environment.name in each.environments or ANY in each.environments for each in rights.each)
+            and any(environment.name in entry.environments or ANY in entry.environments for entry in rights.each)
         ]  # fmt: skip
         if trust.conditions.names_actor or not asking:
             return None
@@ -211,7 +211,7 @@ class Trusts:
                 "a person gives it one: freehold trust add, anew",
             )
         chains: tuple[GrantChain, ...] = core.dossiers.chains(public)
-        chain = next(one for one in chains if digest(one[-1].payload) == rights.grants[-1])
+        chain = next(chain for chain in chains if digest(chain[-1].payload) == rights.grants[-1])
         return tuple(chain), rights
 
 
@@ -221,12 +221,12 @@ def _remove(path: Path) -> None:
 
 
 def _read(folder: Path) -> list[tuple[str, Trust]]:
-    found = []
+    pairs = []
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if path.suffix:
             continue
         try:
-            found.append((path.name, msgspec.msgpack.decode(path.read_bytes(), type=Trust)))
+            pairs.append((path.name, msgspec.msgpack.decode(path.read_bytes(), type=Trust)))
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.error("trust %s cannot be read: %s", path.name, error, extra={"event": "oidc.unreadable"})
-    return found
+    return pairs

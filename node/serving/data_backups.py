@@ -120,10 +120,10 @@ def back_up(place: DataFolders, lane: Lane, node: str, at_ms: int, config: Backu
 
 def made_of(folder: Path, lane: Lane) -> list[tuple[int, Path]]:
     """Return a lane's backups in a folder, with their moments (wall ms), oldest first."""
-    found = []
+    pairs = []
     for path in folder.glob(f"*{ENDING}"):
         name = _NAME.fullmatch(path.name)
         if name is not None and (name[1], name[2]) == lane:
-            at = datetime.datetime.strptime(name[3], _STAMP).replace(tzinfo=datetime.UTC)
-            found.append((int(at.timestamp() * 1000), path))
-    return sorted(found)
+            position = datetime.datetime.strptime(name[3], _STAMP).replace(tzinfo=datetime.UTC)
+            pairs.append((int(position.timestamp() * 1000), path))
+    return sorted(pairs)

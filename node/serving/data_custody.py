@@ -100,7 +100,7 @@ class DataCustody:
             before_s = time.monotonic() - IDLE_S
             for name in [name for name, export in self._exports.items() if export.used_s < before_s]:
                 await self._drop(name)
-            for name in [name for name, one in self._imports.items() if one.used_s < before_s and not one.coming]:
+            for name in [name for name, entry in self._imports.items() if entry.used_s < before_s and not entry.coming]:
                 await asyncio.to_thread(self._imports.pop(name).staging.clear)
             async with self._moves.marking:
                 await asyncio.to_thread(settle_imports, self.place, clear=False)
@@ -111,22 +111,22 @@ class DataCustody:
     def check(self, data: bytes, act: Act, lane: Lane, listing: bytes = b"") -> DataMandate:
         """Return an admin's mandate for this act here, which is used up by that. Raises NotDoneError."""
         core, now_ms = self._core, self._clock().wall_ms
-        found = read_mandate(data, core.trust.verifier, core.trust.mesh, core.state.admins, now_ms)
-        if isinstance(found, Refusal):
-            raise NotDoneError(found, f"freehold data {act} {lane[0]} --env {lane[1]}")
-        if (found.act, found.project, found.environment, found.node) != (act, *lane, core.node):
+        mandate = read_mandate(data, core.trust.verifier, core.trust.mesh, core.state.admins, now_ms)
+        if isinstance(mandate, Refusal):
+            raise NotDoneError(mandate, f"freehold data {act} {lane[0]} --env {lane[1]}")
+        if (mandate.act, mandate.project, mandate.environment, mandate.node) != (act, *lane, core.node):
             raise _refusal("data.mandate", "the mandate is for something else")
-        if found.listing != listing:
+        if mandate.listing != listing:
             raise _refusal("data.mandate", "the mandate is for other files")
-        if found.at_ms < self._started_ms + MANDATE_AHEAD_MS:  # whether it was used is known of this life alone
+        if mandate.at_ms < self._started_ms + MANDATE_AHEAD_MS:  # whether it was used is known of this life alone
             raise _refusal("data.mandate", "the mandate may be from before this node started; sign another")
         while self._nonces and next(iter(self._nonces.values())) < now_ms - 2 * MANDATE_LIFETIME_MS:
             self._nonces.popitem(last=False)
-        if found.nonce in self._nonces or len(self._nonces) >= NONCES_MAX:
+        if mandate.nonce in self._nonces or len(self._nonces) >= NONCES_MAX:
             raise _refusal("data.mandate", "the mandate was used already, or too many were; sign another")
-        self._nonces[found.nonce] = now_ms
+        self._nonces[mandate.nonce] = now_ms
         self._require_here(lane)
-        return found
+        return mandate
 
     def _require_here(self, lane: Lane) -> None:
         decided = self._core.state.lane(*lane)
@@ -180,28 +180,34 @@ class DataCustody:
             raise _refusal("data.under-way", f"{EXPORTS_MAX} copies are fetched from this node; try again later")
         name = secrets.token_hex(16)
         folder = self.place.exports() / name
-        made = self._exports[name] = Export(lane, principal, folder, (), float("inf"))  # it counts while it is made
+        new_export = self._exports[name] = Export(
+            lane, principal, folder, (), float("inf")
+        )  # it counts while it is made
         try:
             copy = await asyncio.to_thread(copy_with_room, self.place.stores(lane), folder)
         except BaseException:
             del self._exports[name]
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise
-        made.files, made.used_s = listed(copy), time.monotonic()
-        return name, made
+        new_export.files, new_export.used_s = listed(copy), time.monotonic()
+        return name, new_export
 
     def exported(self, lane: Lane, principal: str, name: str, number: int) -> Path | None:
         """Return where one file of a copy lies; None if there is none for who asks."""
-        found = self._exports.get(name)
-        if found is None or (found.lane, found.principal) != (lane, principal) or not 0 <= number < len(found.files):
+        export = self._exports.get(name)
+        if (
+            export is None
+            or (export.lane, export.principal) != (lane, principal)
+            or not 0 <= number < len(export.files)
+        ):
             return None
-        found.used_s = time.monotonic()
-        return found.folder / found.files[number].name
+        export.used_s = time.monotonic()
+        return export.folder / export.files[number].name
 
     async def drop_export(self, lane: Lane, principal: str, name: str) -> None:
         """Throw a copy away that its fetcher needs no more; nothing happens if there is none."""
-        found = self._exports.get(name)
-        if found is not None and (found.lane, found.principal) == (lane, principal):
+        export = self._exports.get(name)
+        if export is not None and (export.lane, export.principal) == (lane, principal):
             await self._drop(name)
 
     async def _drop(self, name: str) -> None:
@@ -222,7 +228,7 @@ class DataCustody:
                 "data.exists", "there is data already; with --replace it is put aside, unwritable, for 7 days",
                 f"freehold data import {lane[0]} FOLDER --env {lane[1]} --replace",
             )  # fmt: skip
-        if any(one.lane == lane for one in self._imports.values()):
+        if any(entry.lane == lane for entry in self._imports.values()):
             self._drop_imports(lane)
         if len(self._imports) >= IMPORTS_MAX:
             raise _refusal("data.under-way", f"{IMPORTS_MAX} imports are under way here; try again later")
@@ -240,43 +246,43 @@ class DataCustody:
 
     async def take(self, lane: Lane, name: str, sha256: str, pieces: AsyncIterator[bytes]) -> None:
         """Take one file of an import, durable on return. Raises NotDoneError, OSError."""
-        found = self._import(lane, name)
-        one = found.listed(sha256)
-        if one is None or sha256 in found.coming:
+        answer = self._import(lane, name)
+        listed_file = answer.listed(sha256)
+        if listed_file is None or sha256 in answer.coming:
             raise _refusal("data.mandate", "this import lists no such file, or it comes already")
-        found.coming.add(sha256)
-        part = found.staging.begin_part(one)
+        answer.coming.add(sha256)
+        part = answer.staging.begin_part(listed_file)
         try:
             async for piece in pieces:
                 for start in range(0, len(piece), PIECE_MAX_BYTES):
                     await asyncio.to_thread(part.write, piece[start : start + PIECE_MAX_BYTES])
-                found.used_s = time.monotonic()
+                answer.used_s = time.monotonic()
             await asyncio.to_thread(part.finish)
         except ConfigError as error:
             raise _refusal("data.malformed", str(error), error.advice) from None
         finally:
             part.close()
-            found.coming.discard(sha256)
+            answer.coming.discard(sha256)
 
     async def install(self, lane: Lane, name: str) -> None:
         """Put an import into its place. Raises NotDoneError, OSError, sqlite3.Error."""
-        found = self._import(lane, name)
-        lacking = [file.name for file in found.files if not found.staging.has(file.sha256)]
-        if lacking or found.coming:
+        answer = self._import(lane, name)
+        lacking = [file.name for file in answer.files if not answer.staging.has(file.sha256)]
+        if lacking or answer.coming:
             raise _refusal("data.mandate", f"{len(lacking)} files did not come yet, {lacking[:1]} among them")
-        found.used_s = float("inf")
+        answer.used_s = float("inf")
         try:
-            await asyncio.to_thread(found.staging.assemble, found.files)
+            await asyncio.to_thread(answer.staging.assemble, answer.files)
             async with self._moves.marking:
                 self._require_here(lane)
                 stays = self._frozen(lane)
-                if not found.mandate.replace and self.holds(lane):
+                if not answer.mandate.replace and self.holds(lane):
                     raise _refusal("data.exists", "there is data now; nothing was replaced")
-                await asyncio.to_thread(found.staging.install, self._clock().wall_ms, stays_frozen=stays)
+                await asyncio.to_thread(answer.staging.install, self._clock().wall_ms, stays_frozen=stays)
         except ConfigError as error:
             raise _refusal("data.malformed", str(error), error.advice) from None
         except (OSError, sqlite3.Error) as error:
-            if found.staging.begun is not None:
+            if answer.staging.begun is not None:
                 text = (
                     f"the swap has begun and ends as soon as the disk lets it ({error}); the data is frozen until then"
                 )
@@ -284,20 +290,20 @@ class DataCustody:
             raise
         finally:
             self._imports.pop(name, None)
-            await asyncio.to_thread(found.staging.clear)
+            await asyncio.to_thread(answer.staging.clear)
         _log.info("data imported", extra={"event": "data.imported", "project": lane[0]})
 
     def _import(self, lane: Lane, name: str) -> Import:
-        found = self._imports.get(name)
-        if found is None or found.lane != lane:
+        answer = self._imports.get(name)
+        if answer is None or answer.lane != lane:
             raise _refusal("data.mandate", "there is no such import here; begin it again")
-        found.used_s = max(found.used_s, time.monotonic())
-        return found
+        answer.used_s = max(answer.used_s, time.monotonic())
+        return answer
 
     def _drop_imports(self, lane: Lane) -> None:
-        for name, one in list(self._imports.items()):
-            if one.lane == lane:
-                if one.coming or one.used_s == float("inf"):
+        for name, entry in list(self._imports.items()):
+            if entry.lane == lane:
+                if entry.coming or entry.used_s == float("inf"):
                     raise _refusal("data.under-way", "an import is under way")
                 del self._imports[name]
 

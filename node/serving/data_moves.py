@@ -186,7 +186,7 @@ class DataMoves:
 
     def check(self, ticket: MoveTicket) -> Move:
         """Return what an admin's ticket says. Raises MoveError for one that the voters would not take now."""
-        material = {digest(one): one for one in ticket.material}
+        material = {digest(entry): entry for entry in ticket.material}
         opened = [self._open(data, material) for data in (ticket.switch, ticket.abort)]
         (switch, command), (_, back) = opened
         place, stay = command.action, back.action
@@ -230,7 +230,7 @@ class DataMoves:
         except DecodeError as error:
             raise MoveError("command.malformed", str(error)) from None
         core = self._core
-        named = {one: material[one] for one in signed.exhibits.digests() if one in material}
+        named = {digest: material[digest] for digest in signed.exhibits.digests() if digest in material}
         rules = Rules(core.trust.verifier, core.trust.mesh)
         case = open_case(signed, named, self._clock().wall_ms, rules, core.state.admins)
         if isinstance(case, Refusal):
@@ -510,4 +510,4 @@ class DataMoves:
 def _shown(ticket: MoveTicket, signed: SignedCommand) -> tuple[bytes, ...]:
     """The material that one of a ticket's commands shows."""
     named = set(signed.exhibits.digests())
-    return tuple(one for one in ticket.material if digest(one) in named)
+    return tuple(entry for entry in ticket.material if digest(entry) in named)

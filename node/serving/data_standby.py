@@ -399,11 +399,11 @@ async def _answer(stream: Stream) -> Shipped:
 
 def _stamp(stores: Path) -> tuple[Any, ...]:
     """What changes whenever the data does: sizes and moments of the files, logs of databases among them."""
-    found = []
+    pairs = []
     for parent, _, names in os.walk(stores):
         for name in names:
             if not name.endswith((".lock", "-shm", ".new")) and name not in {freeze.FROZEN, freeze.LEASE}:
                 with contextlib.suppress(FileNotFoundError):
                     stat = os.stat(os.path.join(parent, name))
-                    found.append((parent, name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return tuple(sorted(found))
+                    pairs.append((parent, name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(pairs))

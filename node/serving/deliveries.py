@@ -131,10 +131,10 @@ class Deliveries:
         for lane in self._queues.keys() - here.keys():
             self._queues.pop(lane).queue.close()  # it outlives no decision; what is under way there is delivered again
         for lane, running in here.items():
-            found = self._queues.get(lane) or self._open(lane)
-            if found is not None and not found.looking and self._is_due(found):
-                found.looking = True
-                tasks.create_task(self._take(tasks, lane, running, found))
+            lane_queue = self._queues.get(lane) or self._open(lane)
+            if lane_queue is not None and not lane_queue.looking and self._is_due(lane_queue):
+                lane_queue.looking = True
+                tasks.create_task(self._take(tasks, lane, running, lane_queue))
 
     def _open(self, lane: Lane) -> LaneQueue | None:
         """The lane's queue, if anything was ever put into it: to look is no reason to make a file."""
@@ -142,8 +142,8 @@ class Deliveries:
         folder = lane_folder(self._data, owner)
         if not (folder / FILE_NAME).exists():
             return None
-        found = self._queues[lane] = LaneQueue(SqliteQueue(self._data, owner), folder)
-        return found
+        lane_queue = self._queues[lane] = LaneQueue(SqliteQueue(self._data, owner), folder)
+        return lane_queue
 
     def _is_due(self, found: LaneQueue) -> bool:
         if self._room <= 0 or asyncio.get_running_loop().time() < found.pause_until_s:
@@ -228,11 +228,11 @@ class Deliveries:
 
 def _stamp(folder: Path) -> Stamp:
     """Something that changes with every write: SQLite appends to the log beside the file, or writes the file."""
-    found: list[int] = []
+    numbers: list[int] = []
     for name in (FILE_NAME, FILE_NAME + "-wal"):
         try:
             status = (folder / name).stat()
         except OSError:
             continue
-        found += (status.st_ino, status.st_mtime_ns, status.st_size)
-    return tuple(found)
+        numbers += (status.st_ino, status.st_mtime_ns, status.st_size)
+    return tuple(numbers)

@@ -53,7 +53,7 @@ class JobRecord(msgspec.Struct, array_like=True):
     def failing(self) -> int:
         """How many of the newest runs failed or were lost, one after the other."""
         ended = [run for run in reversed(self.runs) if run.outcome != "skipped"]
-        return next((at for at, run in enumerate(ended) if run.outcome == "succeeded"), len(ended))
+        return next((index for index, run in enumerate(ended) if run.outcome == "succeeded"), len(ended))
 
 
 class JobHistory:
@@ -67,18 +67,18 @@ class JobHistory:
 
     def record(self, name: Name, seen: int) -> JobRecord:
         """Return the record of a job, looked at up to the minute `seen` if it is new."""
-        found = self.records.get(name)
-        if found is None:
-            found = self.records[name] = JobRecord(seen)
+        job_record = self.records.get(name)
+        if job_record is None:
+            job_record = self.records[name] = JobRecord(seen)
             while len(self.records) > JOBS_MAX:
                 del self.records[min(self.records, key=lambda one: self.records[one].upto)]
-        return found
+        return job_record
 
     def ended(self, name: Name, run: JobRun) -> None:
         """Take down how a run ended."""
         record = self.record(name, run.due_ms // 60_000)
-        kept = msgspec.structs.replace(run, detail=run.detail[:DETAIL_MAX_CHARS])
-        record.runs = [*record.runs, kept][-RUNS_KEPT:]
+        job_run = msgspec.structs.replace(run, detail=run.detail[:DETAIL_MAX_CHARS])
+        record.runs = [*record.runs, job_run][-RUNS_KEPT:]
         record.counts[run.outcome] = record.counts.get(run.outcome, 0) + 1
 
     def forget(self, names: Collection[Name]) -> None:

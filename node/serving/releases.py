@@ -88,7 +88,7 @@ def networks_problem_of(effective: Effective, allowed: Sequence[str]) -> str:
         for network in app.networks:
             if not within(network, allowed):
                 few = f"allows {', '.join(allowed)}" if allowed else "allows no private network"
-                networks = " ".join(f"--allow {one}" for one in (*allowed, network))
+                networks = " ".join(f"--allow {text}" for text in (*allowed, network))
                 return (
                     f"app {app.name} asks for the private network {network}, and {effective.environment} {few}; "
                     f"an admin: freehold env networks {effective.environment} {networks}"
@@ -98,11 +98,11 @@ def networks_problem_of(effective: Effective, allowed: Sequence[str]) -> str:
 
 def with_networks(prepared: PreparedRelease, allowed: Sequence[str]) -> PreparedRelease:
     """Return a release as it runs where these private networks are allowed: others are taken out, under another key."""
-    apps = tuple(msgspec.structs.replace(one, spec=_spec_with(one.spec, allowed)) for one in prepared.load.apps)
+    apps = tuple(msgspec.structs.replace(app, spec=_spec_with(app.spec, allowed)) for app in prepared.load.apps)
     if apps == prepared.load.apps:
         return prepared
-    kept = digest(encode(tuple(app.spec.private_networks for app in apps))).hex()
-    key = f"{prepared.key[:-8]}{kept[:8]}"
+    text = digest(encode(tuple(app.spec.private_networks for app in apps))).hex()
+    key = f"{prepared.key[:-8]}{text[:8]}"
     load = msgspec.structs.replace(prepared.load, key=key, apps=apps)
     return replace(prepared, key=key, load=load)
 
@@ -321,10 +321,10 @@ def migration_load(prepared: PreparedRelease) -> ReleaseLoad:
     names = {app.name for app in prepared.migrating}
     apps = tuple(
         msgspec.structs.replace(
-            one, spec=replace(one.spec, timeout_ms=max(one.spec.timeout_ms, MIGRATION_TIMEOUT_MS), instances_ready=1)
+            app, spec=replace(app.spec, timeout_ms=max(app.spec.timeout_ms, MIGRATION_TIMEOUT_MS), instances_ready=1)
         )
-        for one in prepared.load.apps
-        if one.spec.app in names
+        for app in prepared.load.apps
+        if app.spec.app in names
     )
     return msgspec.structs.replace(prepared.load, key=f"{prepared.key}.migrate", apps=apps)
 

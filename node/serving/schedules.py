@@ -90,7 +90,7 @@ class Minutes:
         """Mark the minutes behind `after` up to `upto`; return the spans of those that were not marked before."""
         fresh = [(after, upto)]
         for first, last in self.spans:
-            fresh = [part for one in fresh for part in _less(one, first, last)]
+            fresh = [part for pair in fresh for part in _less(pair, first, last)]
         merged: list[tuple[int, int]] = []
         for first, last in sorted([*self.spans, (after, upto)]):
             if merged and first <= merged[-1][1]:
@@ -137,7 +137,7 @@ class Schedules:
                 due = self._due(fresh)
                 changed = await self._account(seen, now, {(*lane, app.name) for lane, _, app in due})
                 if now > seen and fresh != [(seen, now)]:
-                    self._say_skipped([one for one in self._due([(seen, now)]) if one not in due], now)
+                    self._say_skipped([pair for pair in self._due([(seen, now)]) if pair not in due], now)
                 if due:
                     await asyncio.to_thread(self._remember)
                 if due or changed:
@@ -148,8 +148,8 @@ class Schedules:
 
     def next_ms(self, app: EffectiveApp) -> int:
         """When an app is due next (wall ms); 0 for never."""
-        found = next_due(app.schedule, self._minute())
-        return int(found.timestamp() * 1000) if found is not None else 0
+        answer = next_due(app.schedule, self._minute())
+        return int(answer.timestamp() * 1000) if answer is not None else 0
 
     def _minute(self) -> int:
         return self._clock().wall_ms // MINUTE_MS
@@ -157,17 +157,22 @@ class Schedules:
     def _due(self, spans: list[tuple[int, int]]) -> list[tuple[Lane, Scheduled, EffectiveApp]]:
         """What is due in a minute of these spans."""
         return [
-            (lane, one, app)
-            for lane, one in dict(self._running()).items()
-            if one.schedules
-            for app in one.jobs
+            (lane, scheduled, app)
+            for lane, scheduled in dict(self._running()).items()
+            if scheduled.schedules
+            for app in scheduled.jobs
             if any(comes_due(app.schedule, after, upto) for after, upto in spans)
         ]
 
     async def _account(self, seen: int, now: int, due: Collection[Name]) -> bool:
         """Take down the minutes up to `now` that were missed; return whether there is something new to write down."""
         running = dict(self._running())
-        mine = {(*lane, app.name): app for lane, one in running.items() if one.schedules for app in one.jobs}
+        mine = {
+            (*lane, app.name): app
+            for lane, scheduled in running.items()
+            if scheduled.schedules
+            for app in scheduled.jobs
+        }
         records = self.history.records
         # A lane that is not here yet, as after a start, may still come; one that was here and left is another node's.
         gone = [name for name in records if name not in mine and (name[:2] in running or name in self._here)]
@@ -180,8 +185,8 @@ class Schedules:
             if now > after or after - now > CORRECTION_MINUTES:
                 record.upto = now
             asked = (app.schedule, after, now, MISSED_MAX + (name in due))
-            found = await asyncio.to_thread(due_minutes, *asked) if now - after > LONG_MINUTES else due_minutes(*asked)
-            missed = found[:-1] if name in due else found
+            thread = await asyncio.to_thread(due_minutes, *asked) if now - after > LONG_MINUTES else due_minutes(*asked)
+            missed = thread[:-1] if name in due else thread
             if missed:
                 record.missed += len(missed)
                 record.missed_last_ms = missed[-1] * MINUTE_MS

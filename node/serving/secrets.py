@@ -102,12 +102,12 @@ class Secrets:
     ) -> Mapping[str, str]:
         """Return the app's secrets by name, in the versions a change names. Raises SecretError."""
         named = {version.name: version for version in versions}
-        found = {}
+        table = {}
         for name in app.secrets:
             if name not in named:
                 raise SecretError(f"the change names no version of secret {name}; propose it again")
-            found[name] = await self._value(effective, named[name])
-        return found
+            table[name] = await self._value(effective, named[name])
+        return table
 
     async def run(self, note: Callable[[AuditedPaper], None]) -> None:
         """Seal what this node holds to nodes that may run it and cannot open it yet, until cancelled; note each time."""
@@ -134,9 +134,9 @@ class Secrets:
         named: set[bytes] = set()
         for lane in self._core.state.lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
-            for one in (lane.base, *candidate, *lane.retained):
-                if one is not None:
-                    named |= {version.digest for version in one.secrets}
+            for entry in (lane.base, *candidate, *lane.retained):
+                if entry is not None:
+                    named |= {version.digest for version in entry.secrets}
         return named
 
     def problem(self, held: HeldSecret) -> str:
@@ -240,7 +240,7 @@ class Secrets:
         """What this node has not sealed yet to nodes that may need it: versions in use, and the newest, which come next."""
         core, used = self._core, self.in_use()
         named: dict[tuple[str, str, str], None] = {}
-        found = []
+        pairs = []
         for held in self.versions():
             name = (held.secret.project, held.secret.environment, held.secret.name)
             newest = name not in named
@@ -255,8 +255,8 @@ class Secrets:
                 if node not in sealed | mine | {core.node} and not core.trust.key_revoked(public_key_of(node))
             ]
             if lacking and (held.id in used or not self.problem(held)):
-                found.append((held, lacking))
-        return found
+                pairs.append((held, lacking))
+        return pairs
 
     def _seal_to(self, held: HeldSecret, node: PeerId) -> AuditedPaper | None:
         secret, box = held.secret, None

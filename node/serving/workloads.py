@@ -211,12 +211,12 @@ class Workloads:
 
     def kept_artifacts(self) -> set[bytes]:
         """What no collection may take: all that any lane runs or can go back to, and what is prepared here."""
-        kept: set[bytes] = set()
-        for one in self._decided():
-            kept |= {one.configuration, *self._releases.named_by(one.release)}
+        digests: set[bytes] = set()
+        for deployed in self._decided():
+            digests |= {deployed.configuration, *self._releases.named_by(deployed.release)}
         for prepared in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
-            kept |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
-        return kept
+            digests |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
+        return digests
 
     # --- preparing ---------------------------------------------------------------------------------------------------
 
@@ -309,16 +309,16 @@ class Workloads:
         if proposed is not None:
             named = proposed.change
             return named.release, named.configuration, named.secrets, named.base
-        for one in self._decided():
-            if one.change == change:
-                return one.release, one.configuration, one.secrets, b""
+        for deployed in self._decided():
+            if deployed.change == change:
+                return deployed.release, deployed.configuration, deployed.secrets, b""
         return None
 
     def _decided(self) -> Iterator[Deployed]:
         """What the chain names: every lane's base, candidate and releases kept for rollback."""
         for lane in self._core.state.lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
-            yield from (one for one in (lane.base, *candidate, *lane.retained) if one is not None)
+            yield from (entry for entry in (lane.base, *candidate, *lane.retained) if entry is not None)
 
     def _may_run(self, change: Digest) -> bool:
         """Whether the chain names a change, or it was computed against what runs and so may still start.
@@ -326,7 +326,7 @@ class Workloads:
         True also of one that is known no more: the next try says so.
         """
         proposed = self._core.dossiers.changes.get(change)
-        if proposed is None or any(one.change == change for one in self._decided()):
+        if proposed is None or any(deployed.change == change for deployed in self._decided()):
             return True
         lane = self._core.state.lane(proposed.change.project, proposed.change.environment)
         running = lane.base.release if lane is not None and lane.base is not None else b""
@@ -339,7 +339,12 @@ class Workloads:
 
     def _was_decided(self, change: Digest) -> bool:
         """Whether a lane's base or a release kept for rollback is this change."""
-        bases = [one for lane in self._core.state.lanes for one in (lane.base, *lane.retained) if one is not None]
+        bases = [
+            deployed
+            for lane in self._core.state.lanes
+            for deployed in (lane.base, *lane.retained)
+            if deployed is not None
+        ]
         return any(base.change == change for base in bases)
 
     def _keep(self, change: Digest, prepared: PreparedRelease) -> None:

@@ -161,14 +161,14 @@ class ArtifactStore:
     async def verify(self, digest: bytes) -> bool:
         """Whether the stored bytes still have their digest; if not, they are removed."""
         path = self.path(digest)
-        found = await asyncio.to_thread(_file_digest, path)
-        if found != digest:
+        thread = await asyncio.to_thread(_file_digest, path)
+        if thread != digest:
             path.unlink(missing_ok=True)
-        return found == digest
+        return thread == digest
 
     def collect(self, keep: Collection[bytes], max_bytes: int = STORE_MAX_BYTES) -> list[str]:
         """Remove the least recently used artifacts beyond `max_bytes`, never one in `keep`; return their names."""
-        kept = {digest.hex() for digest in keep}
+        texts = {digest.hex() for digest in keep}
         files = sorted(
             (path for path in self._folder.iterdir() if len(path.name) == 64), key=lambda path: path.stat().st_atime
         )
@@ -177,7 +177,7 @@ class ArtifactStore:
         for path in files:
             if total <= max_bytes:
                 break
-            if path.name not in kept:
+            if path.name not in texts:
                 total -= path.stat().st_size
                 path.unlink()
                 removed.append(path.name)
@@ -214,10 +214,10 @@ class ArtifactStore:
             if offer.digest != digest or offer_problem(offer) is not None:
                 return None
             with self._fetching(digest).open("rb") as file:
-                found = [envelope.digest(file.read(CHUNK_BYTES)) for _ in offer.chunks]
+                digests = [envelope.digest(file.read(CHUNK_BYTES)) for _ in offer.chunks]
         except (OSError, DecodeError):
             return None
-        return offer, tuple(index for index, chunk in enumerate(offer.chunks) if found[index] == chunk)
+        return offer, tuple(index for index, chunk in enumerate(offer.chunks) if digests[index] == chunk)
 
     def begin(self, offer: ArtifactOffer) -> None:
         """Make the file that chunks are written to, or fit it to another list: what is in it stays. Raises OSError."""

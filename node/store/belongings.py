@@ -55,9 +55,12 @@ class Belongings:
         for lane in self._core.state.lanes:
             candidate = (lane.rollout.candidate,) if lane.rollout is not None else ()
             held: tuple[Deployed | None, ...] = (lane.base, *candidate, *lane.retained)
-            for one in held:
-                if one is not None:
-                    yield (lane.project, lane.environment), (one.configuration, *self._of_release(one.release))
+            for deployed in held:
+                if deployed is not None:
+                    yield (
+                        (lane.project, lane.environment),
+                        (deployed.configuration, *self._of_release(deployed.release)),
+                    )
 
     def _of_release(self, release: bytes) -> tuple[bytes, ...]:
         known = self._named.get(release)

@@ -85,14 +85,14 @@ class DataFolders:
         inside = [path for path in children(stores) if path.name not in {freeze.FROZEN, freeze.LEASE}]
         if not inside:
             return
-        kept = self.folder / "kept" / lane[0] / lane[1] / str(at_ms)
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept_path = self.folder / "kept" / lane[0] / lane[1] / str(at_ms)
+        kept_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in inside:
-            path.rename(kept / path.name)
-        sync_tree(kept)
-        sync_folder(kept.parent)
+            path.rename(kept_path / path.name)
+        sync_tree(kept_path)
+        sync_folder(kept_path.parent)
         sync_folder(stores)
-        for path in kept.rglob("*"):
+        for path in kept_path.rglob("*"):
             if path.is_file():
                 path.chmod(0o400)
 
@@ -113,8 +113,8 @@ class DataFolders:
 
     def kept(self, lane: Lane) -> tuple[int, ...]:
         """When what is kept of a lane was put aside (wall ms), ascending."""
-        found = (self.folder / "kept" / lane[0] / lane[1]).glob("[0-9]*")
-        return tuple(sorted(int(path.name) for path in found if path.name.isdigit()))
+        paths = (self.folder / "kept" / lane[0] / lane[1]).glob("[0-9]*")
+        return tuple(sorted(int(path.name) for path in paths if path.name.isdigit()))
 
     def forget(self, before_ms: int) -> None:
         """Remove what was put aside before a moment."""

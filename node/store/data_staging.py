@@ -258,8 +258,8 @@ def _check_blobs(files: Path) -> None:
         return
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
         for digest, size in _contents(database):
-            found = files / "blobs" / digest.hex()[:2] / digest.hex()
-            if not found.is_file() or found.stat().st_size != size:
+            found_path = files / "blobs" / digest.hex()[:2] / digest.hex()
+            if not found_path.is_file() or found_path.stat().st_size != size:
                 raise ConfigError("an object's name leads to bytes that did not come", "export the data again")
 
 

@@ -112,8 +112,8 @@ class RoomWatch:
 
 def free_bytes(folder: Path) -> int:
     """What this process may still write under `folder`."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    pair = os.statvfs(folder)
+    return pair.f_bavail * pair.f_frsize
 
 
 def _allocate(handle: int, start: int, count: int) -> None:

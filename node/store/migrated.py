@@ -26,17 +26,17 @@ def migrated_by(stores: Path) -> tuple[str, ...]:
     """Return the releases (hex) that migrated the data in a folder, the newest last. Raises ConfigError, OSError."""
     try:
         with (stores / MIGRATED).open("rb") as file:
-            found = msgspec.json.decode(file.read(MIGRATED_MAX_BYTES + 1), type=tuple[str, ...])
+            texts = msgspec.json.decode(file.read(MIGRATED_MAX_BYTES + 1), type=tuple[str, ...])
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{MIGRATED} cannot be read: {error}", "take another copy of the data") from None
-    if len(found) > MIGRATED_MAX or not all(map(_RELEASE.fullmatch, found)):
+    if len(texts) > MIGRATED_MAX or not all(map(_RELEASE.fullmatch, texts)):
         raise ConfigError(f"{MIGRATED} is no list of releases", "take another copy of the data")
-    return found
+    return texts
 
 
 def note_migrated(stores: Path, release: str) -> None:
     """Say in a folder that a release migrated its data. Durable on return. Raises ConfigError, OSError."""
-    releases = (*(one for one in migrated_by(stores) if one != release), release)
+    releases = (*(text for text in migrated_by(stores) if text != release), release)
     write_private(stores / MIGRATED, msgspec.json.encode(releases[-MIGRATED_MAX:]))

@@ -36,13 +36,13 @@ def copy_before_change(folder: Path) -> bool:
     target = copy_folder(folder)
     if target.exists():
         return True
-    found = {name: schema_of(folder / name) for name in DATABASES}
-    if not any(0 < version < SCHEMA_VERSION for version in found.values()):
+    databases = {name: schema_of(folder / name) for name in DATABASES}
+    if not any(0 < version < SCHEMA_VERSION for version in databases.values()):
         return False
     making = target.with_name(target.name + ".new")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(mode=0o700)
-    for name, version in found.items():
+    for name, version in databases.items():
         if version > 0:
             _copy_database(folder / name, making / name)
     with contextlib.suppress(FileNotFoundError):

@@ -55,18 +55,20 @@ def open_sealed(sealed: Path, identity: Path, folder: Path) -> None:
     with identity.open("rb") as file:
         lines = file.read(IDENTITY_MAX_BYTES).decode(errors="replace").splitlines()
     try:
-        found = [pyrage.x25519.Identity.from_str(line.strip()) for line in lines if line.startswith("AGE-SECRET-KEY-")]
+        entries = [
+            pyrage.x25519.Identity.from_str(line.strip()) for line in lines if line.startswith("AGE-SECRET-KEY-")
+        ]
     except pyrage.IdentityError as error:
         raise ConfigError(
             f"{identity} holds a key that cannot be read: {error}", "age-keygen -o FILE makes one"
         ) from None
-    if not found:
+    if not entries:
         raise ConfigError(f"{identity} holds no AGE-SECRET-KEY", "age-keygen -o FILE makes one") from None
     folder.mkdir(mode=0o700)
     opened = folder.with_name(folder.name + ".tar")
     try:
         with sealed.open("rb") as reader, opened.open("wb") as writer:
-            pyrage.decrypt_io(reader, writer, found)
+            pyrage.decrypt_io(reader, writer, entries)
         with tarfile.open(opened, "r:") as archive:
             for number, member in enumerate(archive):
                 if number >= MEMBERS_MAX or not (member.isfile() or member.isdir()):

@@ -92,7 +92,7 @@ class StandbyCopy:
         note = _read(self._delta / "note")
         assert note is not None, "nothing to apply"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sizes = {one.name: one.size for one in note.copy.files}
+        sizes = {file.name: file.size for file in note.copy.files}
         with (self._delta / "blocks").open("rb") as file:
             for name, number in self.wanted(note.copy):
                 length = min(BLOCK_BYTES, sizes[name] - number * BLOCK_BYTES)

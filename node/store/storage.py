@@ -83,9 +83,9 @@ class Database:
     async def _set_up(self, connection: aiosqlite.Connection) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF", "mmap_size=0"):
             await connection.execute(f"PRAGMA {pragma}")
-        found = await (await connection.execute("PRAGMA quick_check(1)")).fetchone()
-        if found is None or found[0] != "ok":
-            raise CorruptStoreError(f"{self.path.name} fails its integrity check: {found and found[0]}")
+        answer = await (await connection.execute("PRAGMA quick_check(1)")).fetchone()
+        if answer is None or answer[0] != "ok":
+            raise CorruptStoreError(f"{self.path.name} fails its integrity check: {answer and answer[0]}")
         version = await (await connection.execute("PRAGMA user_version")).fetchone()
         assert version is not None
         if version[0] > SCHEMA_VERSION:
@@ -95,7 +95,7 @@ class Database:
             )
         if version[0] != SCHEMA_VERSION:
             older = range(version[0], SCHEMA_VERSION) if version[0] else ()
-            steps = ("BEGIN IMMEDIATE", *(_MIGRATIONS[one] for one in older), _SCHEMA)
+            steps = ("BEGIN IMMEDIATE", *(_MIGRATIONS[number] for number in older), _SCHEMA)
             for step in (*steps, f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT"):
                 await connection.execute(step)
 
@@ -155,8 +155,8 @@ def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
             if write.value is None:
                 connection.execute(_DELETE, (write.table, write.key))
             else:
-                found = checksum(write.table, write.key, write.value)
-                connection.execute(_UPSERT, (write.table, write.key, write.value, found))
+                number = checksum(write.table, write.key, write.value)
+                connection.execute(_UPSERT, (write.table, write.key, write.value, number))
         connection.execute("COMMIT")
     except sqlite3.Error:
         if connection.in_transaction:

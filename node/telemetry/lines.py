@@ -88,8 +88,8 @@ def _id(fields: dict[str, Any], name: str, form: re.Pattern[str]) -> str:
 
 
 def _attributes(fields: dict[str, Any]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+    table: dict[str, Value] = {}
     for name, value in fields.items():
         if name not in _APART and isinstance(value, str | int | float):
-            found[_OWN_NAMES.get(name, f"freehold.{name}")] = value
-    return found
+            table[_OWN_NAMES.get(name, f"freehold.{name}")] = value
+    return table

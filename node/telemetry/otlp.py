@@ -55,12 +55,12 @@ class LogRecord(msgspec.Struct, frozen=True):
 def body_of(resource: Mapping[str, Value], version: str, signal: Signal, items: Iterable[Span | LogRecord]) -> bytes:
     """Return the request that exports these items of one signal."""
     scope = {"name": SCOPE, "version": version}
-    made = [_span(item) if isinstance(item, Span) else _record(item) for item in items]
+    rows = [_span(item) if isinstance(item, Span) else _record(item) for item in items]
     names = (
         ("resourceSpans", "scopeSpans", "spans") if signal == "traces" else ("resourceLogs", "scopeLogs", "logRecords")
     )
     return msgspec.json.encode(
-        {names[0]: [{"resource": {"attributes": _attributes(resource)}, names[1]: [{"scope": scope, names[2]: made}]}]}
+        {names[0]: [{"resource": {"attributes": _attributes(resource)}, names[1]: [{"scope": scope, names[2]: rows}]}]}
     )
 
 
@@ -72,29 +72,29 @@ def moment_ns(text: str) -> int:
 
 
 def _span(span: Span) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "traceId": span.trace_id, "spanId": span.span_id, "name": span.name, "kind": span.kind,
         "startTimeUnixNano": str(span.began_ns), "endTimeUnixNano": str(max(span.began_ns, span.ended_ns)),
         "attributes": _attributes(span.attributes),
     }  # fmt: skip
     if span.parent_id:
-        made["parentSpanId"] = span.parent_id
+        document["parentSpanId"] = span.parent_id
     if span.failed:
-        made["status"] = {"code": FAILED, "message": span.failed[:TEXT_MAX_CHARS]}
-    return made
+        document["status"] = {"code": FAILED, "message": span.failed[:TEXT_MAX_CHARS]}
+    return document
 
 
 def _record(record: LogRecord) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "timeUnixNano": str(record.at_ns), "severityText": record.severity.upper(),
         "severityNumber": SEVERITIES.get(record.severity, 0), "body": {"stringValue": record.body[:TEXT_MAX_CHARS]},
         "attributes": _attributes(record.attributes),
     }  # fmt: skip
     if record.trace_id:
-        made["traceId"] = record.trace_id
+        document["traceId"] = record.trace_id
     if record.span_id:
-        made["spanId"] = record.span_id
-    return made
+        document["spanId"] = record.span_id
+    return document
 
 
 def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class Telemetry:
     @property
     def exporters(self) -> tuple[Exporter, ...]:
         """One for each signal that is sent."""
-        return tuple(one for one in (self.traces, self.logs) if one is not None)
+        return tuple(exporter for exporter in (self.traces, self.logs) if exporter is not None)
 
     def problems(self) -> list[str]:
         """What an operator should look at, each with what to do."""
@@ -95,12 +95,12 @@ class Telemetry:
             await self._reaching.close()
 
     def _body(self, signal: Signal, items: Sequence[bytes]) -> bytes:
-        made: list[Span | LogRecord] = []
+        entries: list[Span | LogRecord] = []
         for item in items:
-            one = _span(item) if signal == "traces" else _record(item)
-            if one is not None:
-                made.append(one)
-        return body_of(self._resource, self._version, signal, made) if made else b""
+            answer = _span(item) if signal == "traces" else _record(item)
+            if answer is not None:
+                entries.append(answer)
+        return body_of(self._resource, self._version, signal, entries) if entries else b""
 
     async def _post(self, url: str, body: bytes, fields: Mapping[str, str]) -> Sending:
         assert self._reaching is not None, "it is sent while it runs"

@@ -122,9 +122,9 @@ class ReleasesHere:
     def tidy(self) -> None:
         """Remove every release that neither runs nor is on trial."""
         chosen = self.read()
-        kept = {chosen.name, chosen.trial.name if chosen.trial is not None else ""}
+        texts = {chosen.name, chosen.trial.name if chosen.trial is not None else ""}
         for path in self._folder.glob("*"):
-            if path.is_dir() and path.name not in kept:
+            if path.is_dir() and path.name not in texts:
                 shutil.rmtree(path, ignore_errors=True)
 
     def prepare(self, version: str, order: str, wheels: Sequence[tuple[str, Path]]) -> str:
@@ -175,15 +175,15 @@ class _Room:
 def _fitting(wheels: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """The wheels that are for this machine: an upgrade may bring one for each kind."""
     tags = set(sys_tags())
-    found = []
+    pairs = []
     for name, path in wheels:
         try:
             parsed = parse_wheel_filename(name)[3]
         except InvalidWheelFilename as error:
             raise ReleaseError(str(error)) from None
         if not tags.isdisjoint(parsed):
-            found.append((name, path))
-    return found
+            pairs.append((name, path))
+    return pairs
 
 
 def _unpack(wheel: str, path: Path, target: Path, room: _Room) -> None:
@@ -223,28 +223,28 @@ def _place(wheel: str, name: str) -> PurePosixPath | None:
 
 def _require_everything(target: Path, version: str) -> None:
     """Raise ReleaseError unless this is the release of that version, and all that it needs is in it or installed."""
-    found = {
+    distributions = {
         canonicalize_name(distribution.name): distribution
         for distribution in metadata.distributions(path=[str(target)])
     }
-    ours = found.get(canonicalize_name(DISTRIBUTION))
+    ours = distributions.get(canonicalize_name(DISTRIBUTION))
     if ours is None:
         raise ReleaseError(f"none of the wheels that fit this machine is {DISTRIBUTION}'s")
     if ours.version != version:
         raise ReleaseError(f"the wheel is {DISTRIBUTION} {ours.version}, and the order says {version}")
-    for one in found.values():
-        headers = HeaderParser().parsestr((one.read_text("METADATA") or "")[:METADATA_MAX_BYTES])
+    for entry in distributions.values():
+        headers = HeaderParser().parsestr((entry.read_text("METADATA") or "")[:METADATA_MAX_BYTES])
         python = ".".join(map(str, sys.version_info[:3]))
         try:
             if python not in SpecifierSet(headers.get("Requires-Python", "")):
                 raise ReleaseError(
-                    f"{one.name} {one.version} needs Python {headers['Requires-Python']}; here is {python}"
+                    f"{entry.name} {entry.version} needs Python {headers['Requires-Python']}; here is {python}"
                 )
             needed = [Requirement(text) for text in headers.get_all("Requires-Dist", [])]
         except (InvalidSpecifier, InvalidRequirement) as error:
-            raise ReleaseError(f"{one.name} says badly what it needs: {error}") from None
+            raise ReleaseError(f"{entry.name} says badly what it needs: {error}") from None
         for need in needed:
-            _require(need, found.get(canonicalize_name(need.name)), one.name)
+            _require(need, distributions.get(canonicalize_name(need.name)), entry.name)
 
 
 def _require(need: Requirement, brought: metadata.Distribution | None, by: str) -> None:

@@ -153,9 +153,9 @@ class Upgrader:
 
     async def standings(self) -> dict[PeerId, UpgradeStanding | None]:
         """How every confirmed member stands; None for one that is not reached or does not know of upgrades."""
-        others = [one.node for one in self._core.state.nodes if one.node != self._core.node]
-        found = await asyncio.gather(*(self._look_at(node) for node in others))
-        return {self._core.node: self.standing(), **dict(zip(others, found, strict=True))}
+        others = [node.node for node in self._core.state.nodes if node.node != self._core.node]
+        upgrade_standings = await asyncio.gather(*(self._look_at(node) for node in others))
+        return {self._core.node: self.standing(), **dict(zip(others, upgrade_standings, strict=True))}
 
     async def hand(self, signed: Signed) -> None:
         """Do what an admin's paper says: begin to conduct, or pause, resume or abort. Raises NotTakenError."""
@@ -341,9 +341,13 @@ class Upgrader:
         if self._conducted != conducted:  # an admin spoke meanwhile
             return
         order = digest(conducted.paper.payload).hex()
-        for node, one in standings.items():
-            if one is not None and one.failed is not None and one.failed.order == order:
-                raise NotTakenError(REFUSED, f"{node} went back: {one.failed.why}")
+        for node, upgrade_standing in standings.items():
+            if (
+                upgrade_standing is not None
+                and upgrade_standing.failed is not None
+                and upgrade_standing.failed.order == order
+            ):
+                raise NotTakenError(REFUSED, f"{node} went back: {upgrade_standing.failed.why}")
         if conducted.taking:
             if not self._is_back(conducted, standings.get(PeerId(conducted.taking)), paper):
                 return
@@ -351,7 +355,7 @@ class Upgrader:
         due = [
             node
             for node in self._in_turn(standings)
-            if (one := standings[node]) is None or one.version != paper.version
+            if (upgrade_standing := standings[node]) is None or upgrade_standing.version != paper.version
         ]
         if not due:
             self._end("done", "")
@@ -427,10 +431,10 @@ class Upgrader:
 
     def _read(self) -> Conducted | None:
         try:
-            found: Conducted = decode(self._file.read_bytes(), Conducted, ANSWER_MAX_BYTES)
+            conducted: Conducted = decode(self._file.read_bytes(), Conducted, ANSWER_MAX_BYTES)
         except (FileNotFoundError, DecodeError):
             return None
-        return found
+        return conducted
 
     def _open(self, signed: Signed) -> UpgradePaper:
         core = self._core

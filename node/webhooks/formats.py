@@ -72,8 +72,14 @@ def request_of(hook: Webhook, message: Message, mesh: str, at_s: int) -> tuple[b
 
 def payload(message: Message, mesh: str) -> dict[str, Any]:
     """Return what the JSON format sends: the specification's `type`, `timestamp` and `data`."""
-    at = datetime.fromtimestamp(message.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"type": message.kind, "timestamp": at, "data": {"mesh": mesh, "text": headline(message), **message.data}}
+    position = (
+        datetime.fromtimestamp(message.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+    return {
+        "type": message.kind,
+        "timestamp": position,
+        "data": {"mesh": mesh, "text": headline(message), **message.data},
+    }
 
 
 def headline(message: Message) -> str:

@@ -92,7 +92,7 @@ class HookFile(msgspec.Struct):
 
     def queue(self, message: Message, now_ms: int) -> None:
         """Take a message to deliver; the oldest gives way where there are too many."""
-        if any(one.message.id == message.id for one in self.pending):
+        if any(undelivered.message.id == message.id for undelivered in self.pending):
             return
         while len(self.pending) >= PENDING_MAX:
             self.end(self.pending[0], now_ms, delivered=False, result=f"over {PENDING_MAX} messages wait")
@@ -108,7 +108,7 @@ class HookFile(msgspec.Struct):
 
     def lost(self) -> list[Handled]:
         """Of the newest messages those that were given up; one that an operator sent to try it is none."""
-        return [one for one in self.ended if not one.delivered and one.kind != "test"]
+        return [handled for handled in self.ended if not handled.delivered and handled.kind != "test"]
 
 
 def valid_name(name: str) -> bool:

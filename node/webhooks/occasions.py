@@ -67,17 +67,17 @@ class Occasions:
 
     def standing(self, wall_ms: int) -> Sight:
         """What holds now."""
-        found = Sight()
+        sight = Sight()
         for lane in self._core.state.lanes:
             if lane.base is not None:
-                found.bases[f"{lane.project}/{lane.environment}"] = lane.base.change.hex()
+                sight.bases[f"{lane.project}/{lane.environment}"] = lane.base.change.hex()
         for key, message in (*self._approvals(wall_ms), *self._nodes(wall_ms), *self._endings(wall_ms)):
-            found.holds[key] = message
-        return found
+            sight.holds[key] = message
+        return sight
 
     def since(self, file: HookFile, standing: Sight, wall_ms: int) -> list[Message]:
         """Return what a webhook is to be told now, oldest first; note in its file that it was."""
-        found, rolled_back = [], set()
+        messages, rolled_back = [], set()
         newest = self.slot
         file.slot = min(file.slot, newest)  # a new era began before what was looked at
         for slot in range(file.slot + 1, newest + 1):
@@ -86,24 +86,24 @@ class Occasions:
             if view.action == "rollback":
                 rolled_back.add(f"{view.project}/{view.environment}")
             if kind is not None and wall_ms - view.at_ms < OLD_MS:
-                found.append(self._decided(kind, view))
+                messages.append(self._decided(kind, view))
         file.slot = newest
         for lane, change in standing.bases.items():
             if file.bases.get(lane) != change and lane not in rolled_back:
                 project, _, environment = lane.partition("/")
                 data = {"project": project, "environment": environment, "change": change}
-                found.append(self._message("rollout.succeeded", wall_ms, f"{lane} {change} {newest}", data))
+                messages.append(self._message("rollout.succeeded", wall_ms, f"{lane} {change} {newest}", data))
         file.bases = dict(standing.bases)
         told = set(file.told)
         for key, message in standing.holds.items():
             if key not in told:
-                found.append(message)
+                messages.append(message)
         for key in file.told:
             if key.startswith("down ") and key not in standing.holds and self._is_member(key):
                 name = self._name(PeerId(key.partition(" ")[2]))
-                found.append(self._message("node.up", wall_ms, f"{key} {wall_ms}", name))
+                messages.append(self._message("node.up", wall_ms, f"{key} {wall_ms}", name))
         file.told = list(standing.holds)
-        return found
+        return messages
 
     def _decided(self, kind: WebhookKind, view: DecisionView) -> Message:
         data = {
@@ -115,7 +115,7 @@ class Occasions:
     def _approvals(self, wall_ms: int) -> Iterator[tuple[str, Message]]:
         core = self._core
         held = core.dossiers.changes.values()
-        recent = [one for one in held if wall_ms - one.change.created_ms < APPROVABLE_MS]
+        recent = [proposed for proposed in held if wall_ms - proposed.change.created_ms < APPROVABLE_MS]
         for proposed in heapq.nlargest(CHANGES_LOOKED_AT_MAX, recent, key=lambda one: one.change.created_ms):
             change = proposed.change
             if not self._waits(proposed, wall_ms):
@@ -127,7 +127,7 @@ class Occasions:
             }  # fmt: skip
             message = self._message("approval.needed", change.created_ms, proposed.id.hex(), data)
             yield f"approval {proposed.id.hex()}", message
-        self._looked = {one: seen for one, seen in self._looked.items() if one in core.dossiers.changes}
+        self._looked = {digest: seen for digest, seen in self._looked.items() if digest in core.dossiers.changes}
 
     def _waits(self, proposed: Proposed, wall_ms: int) -> bool:
         """Whether a change lacks an approval and could start with it."""
@@ -158,7 +158,7 @@ class Occasions:
             rights = core.dossiers.rights(principal, wall_ms)
             if not isinstance(rights, Rights) or rights.kind != "person":
                 continue  # an agent's ends by intent, most after a day
-            ends_ms = max(one.expires_ms for one in rights.each)
+            ends_ms = max(entry.expires_ms for entry in rights.each)
             if ends_ms - wall_ms < ENDING_MS:
                 key = f"grant {principal.hex()} {ends_ms}"
                 data = {"name": rights.name, "key": principal.hex(), "ends": _moment(ends_ms)}

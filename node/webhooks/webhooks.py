@@ -124,7 +124,7 @@ class Webhooks:
 
     def concerns(self) -> list[str]:
         """What an operator should look at, each with what to do."""
-        found = [
+        texts = [
             f"the webhook {name} delivers no more: {file.off}; freehold webhook test {name}, or remove it"
             for name, file in sorted(self.files.items())
             if file.off
@@ -132,11 +132,11 @@ class Webhooks:
         for name, file in sorted(self.files.items()):
             lost = file.lost()
             if lost:
-                found.append(
+                texts.append(
                     f"{len(lost)} messages to the webhook {name} were given up, the last one: {lost[-1].result};"
                     f" freehold webhook test {name}"
                 )
-        return found
+        return texts
 
     # --- while the node runs --------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Webhooks:
         standing = occasions.standing(wall_ms)
         for file in list(self.files.values()):
             before = file.slot, file.told, file.bases
-            wanted = [one for one in occasions.since(file, standing, wall_ms) if file.hook.wants(one)]
+            wanted = [message for message in occasions.since(file, standing, wall_ms) if file.hook.wants(message)]
             for message in wanted:
                 file.queue(message, wall_ms)
             if wanted or before != (file.slot, file.told, file.bases):
@@ -174,23 +174,23 @@ class Webhooks:
 
     def _wait_s(self) -> float:
         """Until something is due, at most until the next look."""
-        due = [one.next_ms for file in self.files.values() if not file.off for one in file.pending]
+        due = [undelivered.next_ms for file in self.files.values() if not file.off for undelivered in file.pending]
         soonest_s = (min(due) - self._clock().wall_ms) / 1000 if due else LOOK_EVERY_S
         return max(0.0, min(LOOK_EVERY_S, soonest_s))
 
     def _due(self, file: HookFile) -> Undelivered | None:
         wall_ms = self._clock().wall_ms
-        return next((one for one in file.pending if one.next_ms <= wall_ms), None)
+        return next((undelivered for undelivered in file.pending if undelivered.next_ms <= wall_ms), None)
 
     async def _deliver(self, reaching: Reaching, name: str) -> None:
         """Deliver what one webhook has due, one message after the other."""
         saved_s = self._clock().mono_ms / 1000
         try:
             while (file := self.files.get(name)) is not None and not file.off:
-                one = self._due(file)
-                if one is None:
+                undelivered = self._due(file)
+                if undelivered is None:
                     break
-                self._note(file, one, await self._attempt(reaching, file.hook, one.message))
+                self._note(file, undelivered, await self._attempt(reaching, file.hook, undelivered.message))
                 if self._clock().mono_ms / 1000 - saved_s >= SAVE_EVERY_S:
                     await self._save(file)
                     saved_s = self._clock().mono_ms / 1000
@@ -244,12 +244,12 @@ def _remove(path: Path) -> None:
 
 def _read(folder: Path) -> list[tuple[str, HookFile]]:
     """The webhooks of an earlier life; one whose file is damaged is left out, and stays where it is."""
-    found = []
+    pairs = []
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if not valid_name(path.name):
             continue
         try:
-            found.append((path.name, msgspec.msgpack.decode(path.read_bytes(), type=HookFile)))
+            pairs.append((path.name, msgspec.msgpack.decode(path.read_bytes(), type=HookFile)))
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.error("webhook %s cannot be read: %s", path.name, error, extra={"event": "webhook.unreadable"})
-    return found
+    return pairs

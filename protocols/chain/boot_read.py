@@ -37,51 +37,53 @@ class Recovery:
 
     @property
     def _needed(self) -> bool:
-        at = self._at
-        return at.takes_part and not at.recovered and not at.stalled
+        context = self._at
+        return context.takes_part and not context.recovered and not context.stalled
 
     def tick(self) -> None:
         """Ask the other voters, again with a higher ballot when too few answered."""
-        at = self._at
-        if not self._needed or at.now.mono_ms < self._due_ms:
+        context = self._at
+        if not self._needed or context.now.mono_ms < self._due_ms:
             return
-        if len(at.ledger.voters) == 1:
-            at.out += at.acceptor.recover(at.promised_above(), at.acceptor.record.counter, None, ())
-            at.recovered_slot = at.open_slot
+        if len(context.ledger.voters) == 1:
+            context.out += context.acceptor.recover(context.promised_above(), context.acceptor.record.counter, None, ())
+            context.recovered_slot = context.open_slot
             return
         # The leap doubles, so that proposers and other boot reads, which count by one, cannot outrun it for long.
-        self._ballot = at.promised_above(1 << min(self._attempts, LEAP_DOUBLINGS_MAX))
-        at.saw(self._ballot)
-        self._floor = at.acceptor.record.counter + BOOT_LEAP
+        self._ballot = context.promised_above(1 << min(self._attempts, LEAP_DOUBLINGS_MAX))
+        context.saw(self._ballot)
+        self._floor = context.acceptor.record.counter + BOOT_LEAP
         self._answers = {}
-        wait_ms = at.pacer.base_ms * 2 ** min(self._attempts, 6) * at.setup.entropy.uniform(1.0, 2.0)
-        self._due_ms = at.now.mono_ms + min(int(wait_ms), at.setup.times.retry_max_ms)
+        wait_ms = context.pacer.base_ms * 2 ** min(self._attempts, 6) * context.setup.entropy.uniform(1.0, 2.0)
+        self._due_ms = context.now.mono_ms + min(int(wait_ms), context.setup.times.retry_max_ms)
         self._attempts += 1
-        store_id = at.acceptor.record.store_id
-        at.to_other_voters(BootRead(at.open_slot, self._ballot, store_id, self._floor, at.ledger.position))
+        store_id = context.acceptor.record.store_id
+        context.to_other_voters(
+            BootRead(context.open_slot, self._ballot, store_id, self._floor, context.ledger.position)
+        )
 
     def on_answer(self, peer: PeerId, answer: BootAnswer) -> None:
         """Count a voter's answer; with enough of them, speak again."""
-        at = self._at
-        if not self._needed or answer.ballot != self._ballot or answer.slot != at.open_slot:
+        context = self._at
+        if not self._needed or answer.ballot != self._ballot or answer.slot != context.open_slot:
             return
-        if voter_of(at.ledger.voters, peer) is None:
-            at.reject(peer, "chain.not-a-voter")
+        if voter_of(context.ledger.voters, peer) is None:
+            context.reject(peer, "chain.not-a-voter")
             return
-        found = answer.accepted
-        if found is not None:
-            problem = at.accepted_problem(found, (found.ballot, digest(found.decision)))
+        found_accepted = answer.accepted
+        if found_accepted is not None:
+            problem = context.accepted_problem(found_accepted, (found_accepted.ballot, digest(found_accepted.decision)))
             if problem:
-                at.reject(peer, "chain.promise-incomplete", problem)
+                context.reject(peer, "chain.promise-incomplete", problem)
                 return
         self._answers[peer] = answer
-        if len(self._answers) < boot_quorum(len(at.ledger.voters)):
+        if len(self._answers) < boot_quorum(len(context.ledger.voters)):
             return
         told = [answer.accepted for answer in self._answers.values() if answer.accepted is not None]
         highest = max(told, key=lambda accepted: accepted.ballot, default=None)
         floors = tuple(pair for answer in self._answers.values() for pair in answer.floors)
-        at.out += at.acceptor.recover(self._ballot, self._floor, highest, floors)
-        at.recovered_slot = at.open_slot
+        context.out += context.acceptor.recover(self._ballot, self._floor, highest, floors)
+        context.recovered_slot = context.open_slot
         self._ballot = None
         self._attempts = 0
 

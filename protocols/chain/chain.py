@@ -113,9 +113,9 @@ class Chain:
 
     def handle(self, event: ChainInput, now: Now) -> list[Effect]:
         """Consume one event; return the effects to perform, in order."""
-        at = self._at
-        at.now = now
-        at.out = []
+        context = self._at
+        context.now = now
+        context.out = []
         self._deadline_known = False
         if not self._started:
             # Whatever comes first: no word before this store is known to remember its last one.
@@ -143,7 +143,7 @@ class Chain:
                 assert_never(event)
         self._voting.tick()
         self._check_invariants()
-        return at.out
+        return context.out
 
     def _check_invariants(self) -> None:
         """The acceptor speaks of the slot behind the head, and never against its own promise."""
@@ -226,8 +226,8 @@ class Chain:
     @property
     def boot_answers_needed(self) -> int:
         """How many *other* voters must answer before this one, which may have forgotten what it said, votes; 0: none."""
-        at = self._at
-        return boot_quorum(len(at.ledger.voters)) if at.is_voter and not at.recovered else 0
+        context = self._at
+        return boot_quorum(len(context.ledger.voters)) if context.is_voter and not context.recovered else 0
 
     @property
     def muted(self) -> str:
@@ -251,25 +251,25 @@ class Chain:
     # --- events -------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        at = self._at
+        context = self._at
         self._started = True
         if self._distrust:
-            at.give_up_store(self._distrust)
+            context.give_up_store(self._distrust)
         elif not self.record.store_id:
-            at.acceptor.record = fresh_record(at.setup.entropy.random_bytes(STORE_ID_BYTES))
-            at.out += founding_effects(self.store_id)
-        elif self._damage and not at.ledger.newer_rules:
-            at.give_up_store(self._damage)
+            context.acceptor.record = fresh_record(context.setup.entropy.random_bytes(STORE_ID_BYTES))
+            context.out += founding_effects(self.store_id)
+        elif self._damage and not context.ledger.newer_rules:
+            context.give_up_store(self._damage)
         elif self._needs_boot_read:
-            at.out += at.acceptor.suspect()
+            context.out += context.acceptor.suspect()
         if self._fence_behind:
             # The process ended between the two barriers: what the database kept may be told from now on.
-            at.out.append(advance_fence(Fence(self.record.store_id, self.record.counter, self.record.said)))
-        if at.ledger.newer_rules:
+            context.out.append(advance_fence(Fence(self.record.store_id, self.record.counter, self.record.said)))
+        if context.ledger.newer_rules:
             # An older build than the one that stored the chain: nothing is lost, and nothing is said until it is updated.
-            at.stall(at.open_slot, at.ledger.newer_rules)
-        at.acceptor.open(at.ledger.position)
-        at.pacer.open_slot(at.now.mono_ms, at.my_rank)
+            context.stall(context.open_slot, context.ledger.newer_rules)
+        context.acceptor.open(context.ledger.position)
+        context.pacer.open_slot(context.now.mono_ms, context.my_rank)
         self._recovery.tick()
 
     def _mute(self, reason: str) -> None:
@@ -288,17 +288,17 @@ class Chain:
             self._clients.submit(None, request_id, command, material)
 
     def _connect(self, peer: PeerId, boot_nonce: bytes) -> None:
-        at = self._at
-        if len(at.peers) >= PEERS_MAX and peer not in at.peers:
+        context = self._at
+        if len(context.peers) >= PEERS_MAX and peer not in context.peers:
             return
         self._clones.on_connected(peer, boot_nonce)
-        at.peers[peer] = boot_nonce
+        context.peers[peer] = boot_nonce
         self._follower.on_connected(peer)
         self._growing.on_connected(peer)
-        for proof in at.liars.values():
-            at.send(peer, proof)
-        if voter_of(at.ledger.voters, peer) is not None:
-            at.pacer.hurry(at.now.mono_ms, at.my_rank)
+        for proof in context.liars.values():
+            context.send(peer, proof)
+        if voter_of(context.ledger.voters, peer) is not None:
+            context.pacer.hurry(context.now.mono_ms, context.my_rank)
 
     def _disconnect(self, peer: PeerId) -> None:
         self._at.peers.pop(peer, None)
@@ -357,11 +357,16 @@ class Chain:
 
     def _forgotten(self, peer: PeerId, message: Forgotten) -> None:
         """Another life of this node read the chain and fenced this one: both must not vote, so this one does not."""
-        at = self._at
-        if voter_of(at.ledger.voters, peer) is None:
-            at.reject(peer, "chain.not-a-voter")
-        elif at.is_voter and at.recovered and message.store_id == self.store_id and message.floor > self.record.counter:
-            at.give_up_store("another life of this node has spoken for its store")
+        context = self._at
+        if voter_of(context.ledger.voters, peer) is None:
+            context.reject(peer, "chain.not-a-voter")
+        elif (
+            context.is_voter
+            and context.recovered
+            and message.store_id == self.store_id
+            and message.floor > self.record.counter
+        ):
+            context.give_up_store("another life of this node has spoken for its store")
 
     def _forwarded(self, peer: PeerId, message: Forward) -> None:
         if message.command == NOOP:
@@ -370,20 +375,20 @@ class Chain:
             self._clients.submit(peer, message.request_id, message.command, message.material, message.wait_ms)
 
     def _probed(self, peer: PeerId, message: Probe) -> None:
-        at = self._at
+        context = self._at
         self._follower.level_with(peer, message.position)
-        if at.speaking:
-            at.send(peer, Probed(message.nonce, at.ledger.position, at.acceptor.accepted is not None))
+        if context.speaking:
+            context.send(peer, Probed(message.nonce, context.ledger.position, context.acceptor.accepted is not None))
 
     def _accused(self, peer: PeerId, proof: Contradiction) -> None:
-        at = self._at
+        context = self._at
         statements = proof.statements()
-        if statements and statements[0].store_id in at.liars:
+        if statements and statements[0].store_id in context.liars:
             return
-        if proof_holds(at.setup.verifier, at.setup.mesh, proof):
-            at.accuse(proof)
+        if proof_holds(context.setup.verifier, context.setup.mesh, proof):
+            context.accuse(proof)
         else:
-            at.reject(peer, "chain.no-contradiction")
+            context.reject(peer, "chain.no-contradiction")
 
     def _load_proofs(self, stored: Stored) -> None:
         for key, data in sorted(((stored.vote or {}).get(PROOF_TABLE, {})).items()):

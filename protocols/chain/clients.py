@@ -66,10 +66,10 @@ class Clients:
         self, origin: PeerId | None, request_id: bytes, command: bytes, material: tuple[bytes, ...], wait_ms: int = 0
     ) -> None:
         """Take a command; it ends in exactly one answer to `origin`, within `wait_ms` if that is above 0 and shorter."""
-        at = self._at
-        longest_ms = at.setup.times.submit_ms
+        context = self._at
+        longest_ms = context.setup.times.submit_ms
         # What a client has given up on only keeps a busy voter from those that still wait.
-        deadline_ms = at.now.mono_ms + (min(wait_ms, longest_ms) if wait_ms > 0 else longest_ms)
+        deadline_ms = context.now.mono_ms + (min(wait_ms, longest_ms) if wait_ms > 0 else longest_ms)
         pending = Pending(origin, request_id, command, material, digest(command), deadline_ms)
         key = (origin, request_id)
         if key in self._pending:
@@ -78,7 +78,7 @@ class Clients:
         if problem is not None:
             self._tell(pending, "refused", refusal=problem)
             return
-        slot = at.ledger.slot_of(pending.digest)
+        slot = context.ledger.slot_of(pending.digest)
         if slot is not None and command != NOOP:
             self._tell(pending, "decided", slot)
             return
@@ -91,16 +91,16 @@ class Clients:
             busy = Refusal("chain.busy", "too many commands wait here; try again")
             self._tell(pending, "refused" if origin is None else "unknown", refusal=busy)
             return
-        if origin is not None and not at.takes_part:
-            self._tell(pending, "unknown", refusal=Refusal(NOT_VOTER, at.muted or "this node is no voter now"))
+        if origin is not None and not context.takes_part:
+            self._tell(pending, "unknown", refusal=Refusal(NOT_VOTER, context.muted or "this node is no voter now"))
             return
         self._pending[key] = pending
         self._due_ms = 0
-        pending.forward_ms = at.now.mono_ms + VOTER_PATIENCE * at.setup.times.forward_ms
-        if not at.takes_part:
+        pending.forward_ms = context.now.mono_ms + VOTER_PATIENCE * context.setup.times.forward_ms
+        if not context.takes_part:
             self._forward(pending)
-        elif origin is None and command != NOOP and (holder := at.promise_holder) is not None:
-            pending.yields_until_ms = at.now.mono_ms + at.pacer.base_ms
+        elif origin is None and command != NOOP and (holder := context.promise_holder) is not None:
+            pending.yields_until_ms = context.now.mono_ms + context.pacer.base_ms
             self._ask(pending, holder)
 
     def _problem(self, pending: Pending) -> Refusal | None:
@@ -157,34 +157,34 @@ class Clients:
 
     def next_decision(self, wall_ms: int) -> tuple[bytes, tuple[bytes, ...]]:
         """Return the fresh decision to propose at `wall_ms`, encoded, and its evidence: a command, or a no-op."""
-        at = self._at
-        at_ms = max(at.ledger.at_ms, wall_ms)
+        context = self._at
+        at_ms = max(context.ledger.at_ms, wall_ms)
         for pending in list(self._pending.values()):
             if pending.decided_slot or pending.declined is not None or pending.yields_until_ms:
                 continue
-            draft = at.ledger.draft(pending.command, pending.material, at_ms)
+            draft = context.ledger.draft(pending.command, pending.material, at_ms)
             if not isinstance(draft, Refusal):
                 refusal = self._fresh_refusal(pending, at_ms)
                 if refusal is None:
                     pending.admitted = True
-                    pending.proposed_slot = at.open_slot
+                    pending.proposed_slot = context.open_slot
                     return draft, pending.material
                 draft = refusal
-            if pending.proposed_slot == at.open_slot or pending.asked:
+            if pending.proposed_slot == context.open_slot or pending.asked:
                 # A store may have accepted it, or a voter it was forwarded to may still propose it.
                 pending.declined = draft
             else:
                 self._end(pending, "superseded" if pending.admitted else "refused", refusal=draft)
-        noop = at.ledger.draft(NOOP, (), at_ms)
+        noop = context.ledger.draft(NOOP, (), at_ms)
         assert not isinstance(noop, Refusal), "a no-op is always allowed"
         return noop, ()
 
     def _fresh_refusal(self, pending: Pending, at_ms: int) -> Refusal | None:
         if pending.command == NOOP:
             return None
-        at = self._at
+        context = self._at
         material = material_of(pending.material)
-        return at.setup.machine.fresh_refusal(at.ledger.state, pending.command, material, at_ms)
+        return context.setup.machine.fresh_refusal(context.ledger.state, pending.command, material, at_ms)
 
     def on_declined(self, command: bytes, refusal: Refusal) -> None:
         """No majority will vote for this command in the open slot; it is refused once the slot went to another."""
@@ -196,52 +196,52 @@ class Clients:
 
     def on_grown(self) -> None:
         """Settle what the new head settles."""
-        at = self._at
+        context = self._at
         self._due_ms = 0
-        head = at.ledger.position.slot
-        settled = at.ledger.voters_changed_at < head or head == 0
+        head = context.ledger.position.slot
+        settled = context.ledger.voters_changed_at < head or head == 0
         for pending in list(self._pending.values()):
-            slot = pending.decided_slot or at.ledger.slot_of(pending.digest) or 0
+            slot = pending.decided_slot or context.ledger.slot_of(pending.digest) or 0
             if pending.command == NOOP and pending.proposed_slot and pending.proposed_slot <= head:
                 slot = pending.proposed_slot
             if slot:
                 pending.decided_slot = slot
-                if settled or slot != at.ledger.voters_changed_at:
+                if settled or slot != context.ledger.voters_changed_at:
                     self._end(pending, "decided", slot)
             elif pending.declined is not None and not pending.asked and pending.proposed_slot <= head:
                 self._end(pending, "refused", refusal=pending.declined)
-            elif pending.origin is not None and not at.takes_part:
+            elif pending.origin is not None and not context.takes_part:
                 self._end(pending, "unknown", refusal=Refusal(NOT_VOTER, "this node is no voter any more"))
 
     def on_muted(self) -> None:
         """This node takes no part as a voter for now, or does again: what waits here finds its way anew."""
-        at = self._at
+        context = self._at
         self._due_ms = 0
         for pending in list(self._pending.values()):
-            pending.forward_ms = at.now.mono_ms
+            pending.forward_ms = context.now.mono_ms
             pending.yields_until_ms = 0
-            if pending.origin is not None and at.muted and not pending.decided_slot:
-                self._end(pending, "unknown", refusal=Refusal(NOT_VOTER, at.muted))
+            if pending.origin is not None and context.muted and not pending.decided_slot:
+                self._end(pending, "unknown", refusal=Refusal(NOT_VOTER, context.muted))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """End what ran out of time; forward again what nobody answered."""
-        at = self._at
-        if at.now.mono_ms < self._due_ms:
+        context = self._at
+        if context.now.mono_ms < self._due_ms:
             return
         for pending in list(self._pending.values()):
-            if at.now.mono_ms >= pending.yields_until_ms:
+            if context.now.mono_ms >= pending.yields_until_ms:
                 pending.yields_until_ms = 0
-            if at.now.mono_ms >= pending.deadline_ms:
+            if context.now.mono_ms >= pending.deadline_ms:
                 if pending.decided_slot:
                     self._end(pending, "decided", pending.decided_slot)
                 else:
                     self._end(pending, "unknown", refusal=pending.declined)
-            elif self._forwards(pending) and at.now.mono_ms >= pending.forward_ms:
-                heard_ms = at.majority_ms if at.takes_part else None
-                patient_until_ms = 0 if heard_ms is None else heard_ms + VOTER_PATIENCE * at.setup.times.forward_ms
-                if at.now.mono_ms < patient_until_ms:
+            elif self._forwards(pending) and context.now.mono_ms >= pending.forward_ms:
+                heard_ms = context.majority_ms if context.takes_part else None
+                patient_until_ms = 0 if heard_ms is None else heard_ms + VOTER_PATIENCE * context.setup.times.forward_ms
+                if context.now.mono_ms < patient_until_ms:
                     # Busy, not cut off: elsewhere it would wait as long, and longer than its client does.
                     pending.forward_ms = patient_until_ms
                 else:
@@ -267,17 +267,17 @@ class Clients:
         return not self._at.takes_part or pending.command != NOOP
 
     def _forward(self, pending: Pending) -> None:
-        at = self._at
-        patience = VOTER_PATIENCE if at.takes_part else 1
-        pending.forward_ms = at.now.mono_ms + patience * at.setup.times.forward_ms
-        voters = [voter.node for voter in at.ledger.voters if voter.node != at.setup.node]
-        if at.takes_part:
-            voters = [node for node in voters if node in at.peers]
+        context = self._at
+        patience = VOTER_PATIENCE if context.takes_part else 1
+        pending.forward_ms = context.now.mono_ms + patience * context.setup.times.forward_ms
+        voters = [voter.node for voter in context.ledger.voters if voter.node != context.setup.node]
+        if context.takes_part:
+            voters = [node for node in voters if node in context.peers]
         if not voters:
             return
         first = int.from_bytes(pending.digest[:4], "big")
         order = [voters[(first + place) % len(voters)] for place in range(len(voters))]
-        order.sort(key=lambda node: (node not in at.peers, node in pending.asked))
+        order.sort(key=lambda node: (node not in context.peers, node in pending.asked))
         self._ask(pending, order[0])
 
     def _ask(self, pending: Pending, voter: PeerId) -> None:

@@ -40,16 +40,16 @@ class Clones:
 
     def on_who(self, peer: PeerId, message: WhoAreYou) -> None:
         """Answer a challenge with this life's nonce."""
-        at = self._at
+        context = self._at
         if len(message.challenge) != CHALLENGE_BYTES:
-            at.reject(peer, "chain.challenge-size")
+            context.reject(peer, "chain.challenge-size")
             return
-        life = Life(message.challenge, at.setup.boot_nonce)
-        at.send(peer, IAm(sign(at.setup.signer, LIFE_DOMAIN, at.setup.mesh, life)))
+        life = Life(message.challenge, context.setup.boot_nonce)
+        context.send(peer, IAm(sign(context.setup.signer, LIFE_DOMAIN, context.setup.mesh, life)))
 
     def on_life(self, peer: PeerId, message: IAm) -> None:
         """Collect answers; two lives behind one challenge are a clone."""
-        at = self._at
+        context = self._at
         life = self._open(peer, message.life)
         if life is None or life.challenge != self._challenges.get(peer):
             return
@@ -57,23 +57,23 @@ class Clones:
         answers[life.boot_nonce] = message.life
         if len(answers) == 2:
             first, second = answers.values()
-            at.reject(peer, "chain.cloned", "two live processes answer for one identity")
-            at.send(peer, Cloned(first, second))
+            context.reject(peer, "chain.cloned", "two live processes answer for one identity")
+            context.send(peer, Cloned(first, second))
 
     def proven(self, message: Cloned) -> bool:
         """Return whether a notice proves that this node has a double: two lives of ours under one challenge."""
-        at = self._at
-        first = self._open(at.setup.node, message.first)
-        second = self._open(at.setup.node, message.second)
+        context = self._at
+        first = self._open(context.setup.node, message.first)
+        second = self._open(context.setup.node, message.second)
         if first is None or second is None:
             return False
-        mine = at.setup.boot_nonce
+        mine = context.setup.boot_nonce
         return first.challenge == second.challenge and (first.boot_nonce == mine) != (second.boot_nonce == mine)
 
     def _open(self, peer: PeerId, signed: Signed) -> Life | None:
-        at = self._at
+        context = self._at
         try:
-            life: Life = open_signed(at.setup.verifier, LIFE_DOMAIN, at.setup.mesh, signed, Life)
+            life: Life = open_signed(context.setup.verifier, LIFE_DOMAIN, context.setup.mesh, signed, Life)
         except DecodeError:
             return None
         return life if signed.key == key_of(peer) and len(life.boot_nonce) == BOOT_NONCE_BYTES else None

@@ -56,8 +56,8 @@ def decode_slot(data: bytes) -> Fence | None:
 
 def newest_fence(slots: Mapping[bytes, bytes]) -> Fence | None:
     """Return the good slot with the highest counter, or None if neither is good."""
-    found = [fence for key in SLOT_KEYS if (fence := decode_slot(slots.get(key, b""))) is not None]
-    return max(found, key=lambda fence: fence.counter, default=None)
+    fences = [fence for key in SLOT_KEYS if (fence := decode_slot(slots.get(key, b""))) is not None]
+    return max(fences, key=lambda fence: fence.counter, default=None)
 
 
 def advance_fence(fence: Fence) -> Persist:

@@ -41,20 +41,20 @@ class Follower:
 
     def level_with(self, peer: PeerId, theirs: Position) -> bool:
         """Return whether a peer's head is ours; help it if it is behind, fetch from it if it is ahead."""
-        at = self._at
-        mine = at.ledger.position
+        context = self._at
+        mine = context.ledger.position
         self._note(peer, theirs)
         if (theirs.era, theirs.slot, theirs.digest) == (mine.era, mine.slot, mine.digest):
             return True
-        batch = at.ledger.batch_after(theirs)
+        batch = context.ledger.batch_after(theirs)
         if batch is not None:
-            at.send(peer, batch)
+            context.send(peer, batch)
         elif self._ahead(theirs):
             self.fetch(peer)
         elif theirs.slot == mine.slot and theirs.era == mine.era:
-            at.reject(peer, "chain.fork", f"another entry at slot {theirs.slot} of this era")
+            context.reject(peer, "chain.fork", f"another entry at slot {theirs.slot} of this era")
             # Two certificates for one slot: somebody signed both sides, and either entry helps the other find out who.
-            at.send(peer, Commit(mine.slot, at.ledger.entry(mine.slot), mine))
+            context.send(peer, Commit(mine.slot, context.ledger.entry(mine.slot), mine))
         return False
 
     def _ahead(self, theirs: Position) -> bool:
@@ -67,12 +67,12 @@ class Follower:
 
     def fetch(self, peer: PeerId) -> None:
         """Ask a peer for what follows our head, unless somebody else is being asked."""
-        at = self._at
-        if at.stalled or (self._fetching_from is not None and at.now.mono_ms < self._fetch_due_ms):
+        context = self._at
+        if context.stalled or (self._fetching_from is not None and context.now.mono_ms < self._fetch_due_ms):
             return
         self._fetching_from = peer
-        self._fetch_due_ms = at.now.mono_ms + at.setup.times.fetch_ms
-        at.send(peer, Fetch(at.ledger.position))
+        self._fetch_due_ms = context.now.mono_ms + context.setup.times.fetch_ms
+        context.send(peer, Fetch(context.ledger.position))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -114,8 +114,8 @@ class Follower:
         Between them two entries hold every statement a proof can need (grounds.py), but only at the slot where the
         chains part: behind it both sides may be honest, so the peer is asked for what came before.
         """
-        at = self._at
-        setup, ledger, certificate = at.setup, at.ledger, entry.certificate
+        context = self._at
+        setup, ledger, certificate = context.setup, context.ledger, entry.certificate
         theirs = digest(entry.decision)
         if slot <= ledger.era_slot or theirs == ledger.digest_at(slot) or theirs in self._compared:
             return
@@ -123,9 +123,9 @@ class Follower:
             return
         problem = entry_problem(setup.verifier, setup.mesh, ledger.voters_at(slot), entry)
         if problem:
-            at.reject(peer, "chain.certificate", problem)
+            context.reject(peer, "chain.certificate", problem)
             return
-        at.reject(peer, "chain.fork", f"another entry at slot {slot} of this era")
+        context.reject(peer, "chain.fork", f"another entry at slot {slot} of this era")
         if len(self._compared) >= COMPARED_MAX:
             self._compared.clear()
         self._compared.add(theirs)
@@ -133,63 +133,63 @@ class Follower:
         assert isinstance(mine, Decided)
         proof = Witness().see_all((*_statements(mine), *_statements(entry)))
         if proof is not None:
-            at.accuse(proof)
+            context.accuse(proof)
         else:
             self._look_back(peer, slot, entry)
 
     def _look_back(self, peer: PeerId, slot: int, entry: Decided) -> None:
         """Ask a peer whose entry does not follow ours for the entries before it: the chains parted earlier."""
-        at = self._at
+        context = self._at
         before = slot - 1
         try:
             decision: Decision = decode(entry.decision, Decision, DECISION_MAX_BYTES)
         except DecodeError:
             return
-        if before <= at.ledger.era_slot or decision.prev in (at.ledger.digest_at(before), *self._compared):
+        if before <= context.ledger.era_slot or decision.prev in (context.ledger.digest_at(before), *self._compared):
             return
-        if at.now.mono_ms < self._look_back_due_ms:
+        if context.now.mono_ms < self._look_back_due_ms:
             return
-        self._look_back_due_ms = at.now.mono_ms + at.setup.times.fetch_ms
-        first = max(at.ledger.era_slot + 1, slot - BATCH_ENTRIES_MAX)
-        at.send(peer, Fetch(at.ledger.position_at(first - 1)))
+        self._look_back_due_ms = context.now.mono_ms + context.setup.times.fetch_ms
+        first = max(context.ledger.era_slot + 1, slot - BATCH_ENTRIES_MAX)
+        context.send(peer, Fetch(context.ledger.position_at(first - 1)))
 
     def _take(self, peer: PeerId, slot: int, entry: Entry, told: tuple[PeerId, ...] = ()) -> bool:
         """Store one entry if it extends our chain, and tell who was not told; return whether the next one may be tried."""
-        at = self._at
+        context = self._at
         match entry:
             case ResetTo():
                 return self.take_reset(peer, entry)
             case Decided():
-                if slot < at.open_slot:
+                if slot < context.open_slot:
                     self._compare(peer, slot, entry)
                     return True
-                if slot > at.open_slot or at.stalled:
+                if slot > context.open_slot or context.stalled:
                     return False
-                judged = at.ledger.check(entry)
+                judged = context.ledger.check(entry)
                 if isinstance(judged, Refusal):
                     if judged.rule == RULES_UNSUPPORTED:
-                        at.stall(slot, judged.detail)
+                        context.stall(slot, judged.detail)
                     else:
-                        at.reject(peer, judged.rule, judged.detail)
+                        context.reject(peer, judged.rule, judged.detail)
                         self._look_back(peer, slot, entry)
                     return False
-                proof = at.witness.see_all(entry.certificate.statements())
-                at.store(entry, judged)
+                proof = context.witness.see_all(entry.certificate.statements())
+                context.store(entry, judged)
                 if proof is not None:
-                    at.accuse(proof)
+                    context.accuse(proof)
                 self._spread(peer, told)
                 return True
 
     def take_reset(self, peer: PeerId | None, entry: ResetTo) -> bool:
         """Obey a reset that is signed as its mesh demands; return whether it is (now) in force."""
-        at = self._at
-        reset = at.ledger.check_reset(entry)
+        context = self._at
+        reset = context.ledger.check_reset(entry)
         if isinstance(reset, Refusal):
             beaten = reset.rule == "chain.reset-beaten"
             if peer is not None and not beaten:
-                at.reject(peer, reset.rule, reset.detail)
+                context.reject(peer, reset.rule, reset.detail)
             return beaten
-        at.begin_era(at.ledger.reset(entry, reset), EraChanged(at.ledger.position.era, reset.slot - 1))
+        context.begin_era(context.ledger.reset(entry, reset), EraChanged(context.ledger.position.era, reset.slot - 1))
         self._spread(peer)
         return True
 
@@ -207,47 +207,47 @@ class Follower:
 
     def announce(self, entry: Decided, voters: tuple[Voter, ...]) -> None:
         """This node decided `entry`: send it to the voters of its slot and of the next, the head to everybody else."""
-        at = self._at
-        head = at.ledger.position
+        context = self._at
+        head = context.ledger.position
         told = [voter.node for voter in voters]
-        told += [voter.node for voter in at.ledger.voters if voter.node not in told]
+        told += [voter.node for voter in context.ledger.voters if voter.node not in told]
         for node in told:
-            if node != at.setup.node:
-                at.send(node, Commit(head.slot, entry, head, tuple(at.peers)))
-        at.out.append(Broadcast(Head(head), tuple(told)))
+            if node != context.setup.node:
+                context.send(node, Commit(head.slot, entry, head, tuple(context.peers)))
+        context.out.append(Broadcast(Head(head), tuple(told)))
 
     def _spread(self, source: PeerId | None, told: tuple[PeerId, ...] = ()) -> None:
-        at = self._at
-        head = at.ledger.position
+        context = self._at
+        head = context.ledger.position
         behind = [
             peer
-            for peer in at.peers
+            for peer in context.peers
             if peer != source
             and peer not in told
             and (known := self._heads.get(peer)) is not None
             and known.slot < head.slot
         ]
         for _ in range(min(FANOUT, len(behind))):
-            at.send(behind.pop(int(at.setup.entropy.uniform(0, len(behind)))), Head(head))
+            context.send(behind.pop(int(context.setup.entropy.uniform(0, len(behind)))), Head(head))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Fetch elsewhere if nobody answered; tell one random peer our head."""
-        at = self._at
-        if self._fetching_from is not None and at.now.mono_ms >= self._fetch_due_ms:
+        context = self._at
+        if self._fetching_from is not None and context.now.mono_ms >= self._fetch_due_ms:
             late = self._fetching_from
             self._fetching_from = None
             ahead = [peer for peer, head in self._heads.items() if self._ahead(head)]
             others = [peer for peer in ahead if peer != late] or ahead
             if others:
-                self.fetch(others[int(at.setup.entropy.uniform(0, len(others)))])
-        if self._gossip_due_ms is None or at.now.mono_ms >= self._gossip_due_ms:
-            gossip_ms = at.setup.times.gossip_ms
-            self._gossip_due_ms = at.now.mono_ms + int(gossip_ms * at.setup.entropy.uniform(0.75, 1.25))
-            peers = list(at.peers)
+                self.fetch(others[int(context.setup.entropy.uniform(0, len(others)))])
+        if self._gossip_due_ms is None or context.now.mono_ms >= self._gossip_due_ms:
+            gossip_ms = context.setup.times.gossip_ms
+            self._gossip_due_ms = context.now.mono_ms + int(gossip_ms * context.setup.entropy.uniform(0.75, 1.25))
+            peers = list(context.peers)
             if peers:
-                at.send(peers[int(at.setup.entropy.uniform(0, len(peers)))], Head(at.ledger.position))
+                context.send(peers[int(context.setup.entropy.uniform(0, len(peers)))], Head(context.ledger.position))
 
     def deadline_ms(self) -> int | None:
         """When `tick` is next due."""

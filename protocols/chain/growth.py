@@ -42,10 +42,10 @@ class Growing:
 
     def statement(self) -> Signed:
         """Return this node's signed readiness to vote with the store it has now."""
-        at = self._at
-        head = at.ledger.position
-        ready = VoterReady(at.setup.node, at.acceptor.record.store_id, head.era, head.slot)
-        return sign(at.setup.signer, VOTER_READY_DOMAIN, at.setup.mesh, ready)
+        context = self._at
+        head = context.ledger.position
+        ready = VoterReady(context.setup.node, context.acceptor.record.store_id, head.era, head.slot)
+        return sign(context.setup.signer, VOTER_READY_DOMAIN, context.setup.mesh, ready)
 
     def candidates(self) -> tuple[tuple[VoterReady, Signed], ...]:
         """Return the newest readiness of every node heard, this node's own among them."""
@@ -55,19 +55,19 @@ class Growing:
 
     def on_ready(self, peer: PeerId, message: Ready) -> None:
         """A node says which store it could vote with."""
-        at = self._at
+        context = self._at
         try:
             ready: VoterReady = open_signed(
-                at.setup.verifier, VOTER_READY_DOMAIN, at.setup.mesh, message.ready, VoterReady
+                context.setup.verifier, VOTER_READY_DOMAIN, context.setup.mesh, message.ready, VoterReady
             )
         except DecodeError as error:
-            at.reject(peer, "chain.ready-malformed", str(error))
+            context.reject(peer, "chain.ready-malformed", str(error))
             return
         if ready.node != peer or message.ready.key != key_of(peer):
-            at.reject(peer, "chain.ready-of-another")
+            context.reject(peer, "chain.ready-of-another")
             return
         if peer in self._ready or len(self._ready) < READY_MAX:
-            self._ready[peer] = _Candidate(message.ready, ready, at.now.mono_ms)
+            self._ready[peer] = _Candidate(message.ready, ready, context.now.mono_ms)
 
     def on_connected(self, peer: PeerId) -> None:
         """A peer is up from now on, and may want to hear that this node could vote."""
@@ -83,28 +83,28 @@ class Growing:
 
     def tick(self) -> tuple[bytes, tuple[bytes, ...]] | None:
         """Say that this node is ready, or return the reconfiguration that is due, with its evidence."""
-        at = self._at
-        now_ms = at.now.mono_ms
+        context = self._at
+        now_ms = context.now.mono_ms
         if now_ms >= self._say_due_ms:
-            self._say_due_ms = now_ms + at.setup.times.ready_ms
-            growth = at.setup.machine.growth(at.ledger.state)
+            self._say_due_ms = now_ms + context.setup.times.ready_ms
+            growth = context.setup.machine.growth(context.ledger.state)
             if (
-                not at.muted
-                and at.setup.node in growth.candidates
-                and (not at.is_voter or len(at.ledger.voters) < growth.target)
+                not context.muted
+                and context.setup.node in growth.candidates
+                and (not context.is_voter or len(context.ledger.voters) < growth.target)
             ):
-                at.to_other_voters(Ready(self.statement()))
+                context.to_other_voters(Ready(self.statement()))
         if now_ms < self._plan_due_ms:
             return None
-        self._plan_due_ms = now_ms + at.setup.times.ready_ms + at.my_rank * at.setup.times.ready_ms
-        if not at.speaking:
+        self._plan_due_ms = now_ms + context.setup.times.ready_ms + context.my_rank * context.setup.times.ready_ms
+        if not context.speaking:
             return None
         wanted = self._plan()
         if wanted is None:
             return None
         names = [voter.node for voter in wanted]
         signed = tuple(signed for ready, signed in self.candidates() if ready.node in names)
-        return at.setup.machine.reconfigure(at.ledger.state, wanted, signed)
+        return context.setup.machine.reconfigure(context.ledger.state, wanted, signed)
 
     def deadline_ms(self) -> int | None:
         """When `tick` is next due; a sole voter without peers has nobody to grow with."""
@@ -112,25 +112,25 @@ class Growing:
 
     def _plan(self) -> tuple[Voter, ...] | None:
         """Return the voters that should be, or None if those that are will do."""
-        at = self._at
-        growth = at.setup.machine.growth(at.ledger.state)
-        present = at.ledger.voters
-        revoked = at.setup.is_revoked
+        context = self._at
+        growth = context.setup.machine.growth(context.ledger.state)
+        present = context.ledger.voters
+        revoked = context.setup.is_revoked
         stores = {node: candidate.ready.store_id for node, candidate in self._ready.items()}
-        kept = [
+        voters = [
             Voter(voter.node, stores.get(voter.node, voter.store_id)) for voter in present if not revoked(voter.node)
         ]
-        names = {voter.node for voter in kept}
+        names = {voter.node for voter in voters}
         spare = [
             Voter(node, stores[node])
             for node in growth.candidates
             if node in stores and node not in names and not revoked(node) and self._long_up(node)
         ]
-        size = max(count for count in VOTER_COUNTS if count <= max(min(growth.target, len(kept) + len(spare)), 1))
-        wanted = tuple(sorted((kept + spare)[:size]))
+        size = max(count for count in VOTER_COUNTS if count <= max(min(growth.target, len(voters) + len(spare)), 1))
+        wanted = tuple(sorted((voters + spare)[:size]))
         if size < len(present) or wanted == present:
             return None
-        ready = sum(voter.node in stores or voter == at.acceptor.voter for voter in wanted)
+        ready = sum(voter.node in stores or voter == context.acceptor.voter for voter in wanted)
         return wanted if ready >= majority(len(wanted)) else None
 
     def _long_up(self, node: PeerId) -> bool:

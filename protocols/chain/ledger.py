@@ -137,9 +137,9 @@ class Ledger:
         whole = digest(data)
         material = material_of(items) if material_fits(items) else {}
         root = evidence_root(list(material))
-        kept = self._judged
-        if kept is not None and kept[0] == whole and kept[1] == root:
-            return kept[2]
+        judged = self._judged
+        if judged is not None and judged[0] == whole and judged[1] == root:
+            return judged[2]
         result = self._judge(data, whole, material, root) if material_fits(items) else Refusal("chain.material-size")
         self._judged = (whole, root, result)
         return result
@@ -273,9 +273,9 @@ class Ledger:
 
     def reset(self, entry: ResetTo, reset: Reset) -> tuple[Write, ...]:
         """Cut the chain behind the head that a checked reset keeps and begin its era; return the writes."""
-        kept = self._entries[: reset.slot - 1]
+        entries = self._entries[: reset.slot - 1]
         base = Ledger(self.mesh, self._machine, self._verifier)
-        for held in kept:
+        for held in entries:
             base.replay(held)
         era = digest(entry.reset)
         state = self._machine.apply_reset(base.state, reset, era)

@@ -40,27 +40,29 @@ class Reads:
 
     def start(self, request_id: bytes) -> None:
         """Begin a read."""
-        at = self._at
+        context = self._at
         if request_id in self._readings:
             return
         if len(self._readings) >= READS_MAX:
-            at.notify(ReadDone(request_id, -1))
+            context.notify(ReadDone(request_id, -1))
             return
-        reading = _Reading(request_id, at.now.mono_ms + at.setup.times.submit_ms)
+        reading = _Reading(request_id, context.now.mono_ms + context.setup.times.submit_ms)
         self._readings[request_id] = reading
         self._ask(reading)
 
     def _ask(self, reading: _Reading) -> None:
-        at = self._at
-        reading.nonce = at.setup.entropy.random_bytes(NONCE_BYTES)
-        reading.voters = at.ledger.voters
+        context = self._at
+        reading.nonce = context.setup.entropy.random_bytes(NONCE_BYTES)
+        reading.voters = context.ledger.voters
         reading.answers = {}
         reading.target_slot = None
-        reading.retry_ms = at.now.mono_ms + at.pacer.base_ms
-        if at.speaking:
-            self._count(reading, at.setup.node, at.ledger.position.slot, at.acceptor.accepted is not None)
+        reading.retry_ms = context.now.mono_ms + context.pacer.base_ms
+        if context.speaking:
+            self._count(
+                reading, context.setup.node, context.ledger.position.slot, context.acceptor.accepted is not None
+            )
         if reading.request_id in self._readings:
-            at.to_other_voters(Probe(reading.nonce, at.ledger.position))
+            context.to_other_voters(Probe(reading.nonce, context.ledger.position))
 
     def on_probed(self, peer: PeerId, answer: Probed) -> None:
         """Count a voter's answer."""
@@ -77,26 +79,26 @@ class Reads:
             self._settle(reading)
 
     def _settle(self, reading: _Reading) -> None:
-        at = self._at
+        context = self._at
         if reading.target_slot is None:
             return
-        if at.ledger.position.slot < reading.target_slot:
-            if reading.target_slot == at.open_slot:
+        if context.ledger.position.slot < reading.target_slot:
+            if reading.target_slot == context.open_slot:
                 self._complete(reading)
             return
-        if at.ledger.voters != reading.voters:
+        if context.ledger.voters != reading.voters:
             self._ask(reading)
             return
         del self._readings[reading.request_id]
-        at.notify(ReadDone(reading.request_id, at.ledger.position.slot))
+        context.notify(ReadDone(reading.request_id, context.ledger.position.slot))
 
     def _complete(self, reading: _Reading) -> None:
-        at = self._at
-        if at.speaking:
-            at.completion_slot = at.open_slot
+        context = self._at
+        if context.speaking:
+            context.completion_slot = context.open_slot
             return
         holders = [node for node, slot in reading.answers.items() if slot == reading.target_slot]
-        at.send(holders[0], Forward(reading.nonce, NOOP, ()))
+        context.send(holders[0], Forward(reading.nonce, NOOP, ()))
 
     def on_grown(self) -> None:
         """Finish what waited for this head."""

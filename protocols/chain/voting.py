@@ -49,20 +49,20 @@ class Voting:
 
     def start_due_ms(self) -> int | None:
         """When this node should open a ballot, or None if nothing waits to be decided."""
-        at = self._at
-        if not at.speaking:
+        context = self._at
+        if not context.speaking:
             return None
         if self._wanted:
             attempt = self._attempt
             if attempt is not None and attempt.stands_by and not attempt.is_promised:
-                return max(at.pacer.next_ms, attempt.started_ms + at.pacer.base_ms)
-            return at.pacer.next_ms
-        base_ms = at.pacer.base_ms
-        if at.acceptor.accepted is not None:
+                return max(context.pacer.next_ms, attempt.started_ms + context.pacer.base_ms)
+            return context.pacer.next_ms
+        base_ms = context.pacer.base_ms
+        if context.acceptor.accepted is not None:
             # Its proposer has the first turn; whoever is next in rank finishes what it left behind.
-            return max(at.pacer.next_ms, self._accepted_ms + base_ms * (2 + at.my_rank))
-        if at.ledger.voters_changed_at and at.ledger.voters_changed_at == at.ledger.position.slot:
-            return at.pacer.next_ms + base_ms * at.my_rank
+            return max(context.pacer.next_ms, self._accepted_ms + base_ms * (2 + context.my_rank))
+        if context.ledger.voters_changed_at and context.ledger.voters_changed_at == context.ledger.position.slot:
+            return context.pacer.next_ms + base_ms * context.my_rank
         return None
 
     @property
@@ -83,19 +83,19 @@ class Voting:
 
     def _stop_standing_by(self) -> None:
         """Propose with held promises once something waits; too old ones, or such as were overtaken, are let go."""
-        at, attempt = self._at, self._attempt
+        context, attempt = self._at, self._attempt
         if attempt is None or not attempt.stands_by or not self._wanted:
             return
-        overtaken = attempt.ballot < at.acceptor.promised
+        overtaken = attempt.ballot < context.acceptor.promised
         if not attempt.is_promised:
             if not overtaken and attempt.needed - len(attempt.promises) == 1:
                 self._promise_too(attempt)
             return
         attempt.stands_by = False
-        if overtaken or at.now.mono_ms - attempt.started_ms > at.setup.times.stand_by_ms:
+        if overtaken or context.now.mono_ms - attempt.started_ms > context.setup.times.stand_by_ms:
             self._attempt = None
         else:
-            at.pacer.start_attempt(at.now.mono_ms, at.my_rank)
+            context.pacer.start_attempt(context.now.mono_ms, context.my_rank)
             self._propose(attempt)
 
     def on_grown(self) -> None:
@@ -116,46 +116,52 @@ class Voting:
         only if the others' are no majority by the time something waits: mostly it is not needed. It is durable before it
         counts. A process that ends before that asks again with another ballot: every ballot names the process's nonce.
         """
-        at = self._at
-        ballot = at.promised_above()
-        at.saw(ballot)
+        context = self._at
+        ballot = context.promised_above()
+        context.saw(ballot)
         if not stands_by:
-            at.pacer.start_attempt(at.now.mono_ms, at.my_rank)
-        voters = at.ledger.voters
+            context.pacer.start_attempt(context.now.mono_ms, context.my_rank)
+        voters = context.ledger.voters
         self._attempt = attempt = Attempt(
-            at.open_slot, at.ledger.position.era, ballot, voters, voters_digest(voters), at.now.mono_ms, stands_by
+            context.open_slot,
+            context.ledger.position.era,
+            ballot,
+            voters,
+            voters_digest(voters),
+            context.now.mono_ms,
+            stands_by,
         )
-        at.to_other_voters(Prepare(attempt.slot, ballot, at.ledger.position))
+        context.to_other_voters(Prepare(attempt.slot, ballot, context.ledger.position))
         if not stands_by or len(voters) == 1:
             self._promise_too(attempt)
 
     def _promise_too(self, attempt: Attempt) -> None:
         """Add the proposer's own promise."""
-        at = self._at
-        effects, promise = at.acceptor.promise(attempt.ballot)
-        at.out += effects
-        if attempt.add_promise(promise, at.now, at.acceptor.accepted):
+        context = self._at
+        effects, promise = context.acceptor.promise(attempt.ballot)
+        context.out += effects
+        if attempt.add_promise(promise, context.now, context.acceptor.accepted):
             self._promised(attempt)
 
     def on_promised(self, peer: PeerId, message: Promised) -> None:
         """Count a promise whose claims can be checked; with a majority, propose."""
-        at = self._at
+        context = self._at
         attempt = self._current(message.promise.slot)
         promise = message.promise
         if attempt is None or attempt.proposing or promise.ballot != attempt.ballot:
             return
-        problem = "chain.statement-of-another" if promise.node != peer else at.counts(promise)
+        problem = "chain.statement-of-another" if promise.node != peer else context.counts(promise)
         if problem or promise.era != attempt.era:
-            at.reject(peer, problem or "chain.era")
+            context.reject(peer, problem or "chain.era")
             return
         claim = promise.accepted_ballot, promise.accepted_digest
-        problem = at.accepted_problem(message.accepted, claim)
+        problem = context.accepted_problem(message.accepted, claim)
         if problem:
-            at.reject(peer, "chain.promise-incomplete", problem)
+            context.reject(peer, "chain.promise-incomplete", problem)
             return
-        at.pacer.sample(at.now.mono_ms - attempt.started_ms)
+        context.pacer.sample(context.now.mono_ms - attempt.started_ms)
         self._witness(promise)
-        if attempt.add_promise(promise, Now(at.now.mono_ms, message.wall_ms), message.accepted):
+        if attempt.add_promise(promise, Now(context.now.mono_ms, message.wall_ms), message.accepted):
             self._promised(attempt)
 
     def _promised(self, attempt: Attempt) -> None:
@@ -169,46 +175,48 @@ class Voting:
 
     def on_nack(self, peer: PeerId, message: Nack) -> None:
         """Somebody promised a higher ballot: this attempt is lost, the next one starts above."""
-        at = self._at
-        if message.slot != at.open_slot or voter_of(at.ledger.voters, peer) is None:
+        context = self._at
+        if message.slot != context.open_slot or voter_of(context.ledger.voters, peer) is None:
             return
         if message.promised.round > ROUND_MAX:
-            at.reject(peer, "chain.round")
+            context.reject(peer, "chain.round")
             return
-        at.saw(message.promised)
-        at.pacer.crowd(at.now.mono_ms)
+        context.saw(message.promised)
+        context.pacer.crowd(context.now.mono_ms)
         if self._attempt is not None and message.ballot == self._attempt.ballot and not self._attempt.proposing:
             self._attempt = None
-            at.pacer.forestalled(at.now.mono_ms, at.my_rank)
+            context.pacer.forestalled(context.now.mono_ms, context.my_rank)
 
     # --- phase 2, proposer --------------------------------------------------------------------------------------------
 
     def _propose(self, attempt: Attempt) -> None:
-        at = self._at
-        if attempt.ballot < at.acceptor.promised:
+        context = self._at
+        if attempt.ballot < context.acceptor.promised:
             self._attempt = None
             return
-        found = attempt.accepted
+        accepted = attempt.accepted
         promises = tuple(promise for _, promise in sorted(attempt.promises.items()))
-        attempt.grounds = built_on(promises, () if found is None else found.grounds)
-        if found is not None:
-            attempt.decision, attempt.material = found.decision, found.material
+        attempt.grounds = built_on(promises, () if accepted is None else accepted.grounds)
+        if accepted is not None:
+            attempt.decision, attempt.material = accepted.decision, accepted.material
         else:
-            attempt.decision, attempt.material = self._clients.next_decision(attempt.wall_ms(at.now.mono_ms))
-        judged = at.ledger.judge(attempt.decision, attempt.material)
+            attempt.decision, attempt.material = self._clients.next_decision(attempt.wall_ms(context.now.mono_ms))
+        judged = context.ledger.judge(attempt.decision, attempt.material)
         if isinstance(judged, Refusal):
             # Only a lying majority of acceptors could have accepted what fails the deterministic checks.
-            at.reject(attempt.ballot.node, judged.rule, judged.detail)
+            context.reject(attempt.ballot.node, judged.rule, judged.detail)
             self._attempt = None
             return
         attempt.judged = judged
         proposal = sign_statement(
-            at.setup.signer,
-            at.setup.mesh,
-            Proposal(at.acceptor.record.store_id, attempt.era, attempt.slot, attempt.ballot, judged.digest),
+            context.setup.signer,
+            context.setup.mesh,
+            Proposal(context.acceptor.record.store_id, attempt.era, attempt.slot, attempt.ballot, judged.digest),
         )
         attempt.proposal = proposal
-        at.to_other_voters(Propose(proposal, attempt.decision, attempt.material, attempt.grounds, at.ledger.position))
+        context.to_other_voters(
+            Propose(proposal, attempt.decision, attempt.material, attempt.grounds, context.ledger.position)
+        )
         self._vote_last(attempt)
 
     def _vote_last(self, attempt: Attempt) -> None:
@@ -217,15 +225,15 @@ class Voting:
         Not before: accepted here and declined by all others, the decision would come back in the next ballot as one to
         adopt, which no voter's own view can stop.
         """
-        at = self._at
+        context = self._at
         barriers: list[Effect] = []
         missing = attempt.needed - len(attempt.votes)
-        if missing == 1 and at.acceptor.voter not in attempt.votes and at.acceptor.promised <= attempt.ballot:
+        if missing == 1 and context.acceptor.voter not in attempt.votes and context.acceptor.promised <= attempt.ballot:
             assert attempt.proposal is not None
-            barriers, vote = at.acceptor.accept(
+            barriers, vote = context.acceptor.accept(
                 attempt.proposal, attempt.decision, attempt.material, attempt.grounds, attempt.voters_digest
             )
-            self._accepted_ms = at.now.mono_ms
+            self._accepted_ms = context.now.mono_ms
             attempt.add_vote(vote)
             missing = 0
         if missing <= 0:
@@ -233,39 +241,39 @@ class Voting:
 
     def on_voted(self, peer: PeerId, message: Voted) -> None:
         """Count a vote; with a majority, the slot is decided."""
-        at = self._at
+        context = self._at
         vote = message.vote
         attempt = self._current(vote.slot)
         if attempt is None or attempt.judged is None or vote.ballot != attempt.ballot:
             return
-        problem = "chain.statement-of-another" if vote.node != peer else at.counts(vote)
+        problem = "chain.statement-of-another" if vote.node != peer else context.counts(vote)
         if problem:
-            at.reject(peer, problem)
+            context.reject(peer, problem)
             return
         self._witness(vote)
         if (vote.era, vote.digest, vote.voters_digest) != (attempt.era, attempt.judged.digest, attempt.voters_digest):
-            at.reject(peer, "chain.vote-elsewhere")
+            context.reject(peer, "chain.vote-elsewhere")
             return
         attempt.add_vote(vote)
         self._vote_last(attempt)
 
     def on_declined(self, peer: PeerId, message: Declined) -> None:
         """A voter refuses; when no majority is left, the command is given up in favour of a no-op."""
-        at = self._at
+        context = self._at
         attempt = self._current(message.slot)
         if attempt is None or attempt.judged is None or message.ballot != attempt.ballot:
             return
-        if voter_of(at.ledger.voters, peer) is not None and attempt.decline(peer, message.rule, message.detail):
+        if voter_of(context.ledger.voters, peer) is not None and attempt.decline(peer, message.rule, message.detail):
             self._clients.on_declined(attempt.judged.decision.command, Refusal(message.rule, message.detail))
             self._attempt = None
-            at.completion_slot = at.open_slot
+            context.completion_slot = context.open_slot
 
     def _decide(self, attempt: Attempt, barriers: list[Effect]) -> None:
-        at = self._at
+        context = self._at
         assert attempt.judged is not None
         entry = Decided(attempt.decision, attempt.certificate(), attempt.material, attempt.grounds)
         self._attempt = None
-        at.store(entry, attempt.judged, barriers)
+        context.store(entry, attempt.judged, barriers)
         self._follower.announce(entry, attempt.voters)
         self._may_stand_by = True
 
@@ -277,58 +285,58 @@ class Voting:
 
     def on_prepare(self, peer: PeerId, message: Prepare) -> None:
         """Promise a ballot above all promised, or say which one is in the way."""
-        at = self._at
+        context = self._at
         if not self._may_answer(peer, message.ballot.round, message.slot) or not self._level(peer, message):
             return
-        problem = at.may_propose(peer, message.ballot)
+        problem = context.may_propose(peer, message.ballot)
         if problem:
-            at.reject(peer, problem)
+            context.reject(peer, problem)
             return
-        if not at.speaking:
+        if not context.speaking:
             return
-        at.saw(message.ballot)
-        if message.ballot <= at.acceptor.promised:
-            if message.ballot < at.acceptor.promised:
-                at.send(peer, Nack(message.slot, message.ballot, at.acceptor.promised))
+        context.saw(message.ballot)
+        if message.ballot <= context.acceptor.promised:
+            if message.ballot < context.acceptor.promised:
+                context.send(peer, Nack(message.slot, message.ballot, context.acceptor.promised))
             return
-        at.pacer.crowd(at.now.mono_ms)
-        effects, promise = at.acceptor.promise(message.ballot)
-        at.out += effects
-        at.send(peer, Promised(promise, at.now.wall_ms, at.acceptor.accepted))
+        context.pacer.crowd(context.now.mono_ms)
+        effects, promise = context.acceptor.promise(message.ballot)
+        context.out += effects
+        context.send(peer, Promised(promise, context.now.wall_ms, context.acceptor.accepted))
 
     def on_propose(self, peer: PeerId, message: Propose) -> None:
         """Accept a proposal that its promises entitle and every rule allows; else say why not."""
-        at = self._at
+        context = self._at
         proposal = message.proposal
         if not self._may_answer(peer, proposal.ballot.round, proposal.slot) or not self._level(peer, message):
             return
-        problem = at.may_propose(peer, proposal.ballot) or self._proposal_problem(message)
+        problem = context.may_propose(peer, proposal.ballot) or self._proposal_problem(message)
         if problem:
-            at.reject(peer, problem)
+            context.reject(peer, problem)
             return
-        if not at.speaking:
+        if not context.speaking:
             return
-        at.saw(proposal.ballot)
-        acceptor = at.acceptor
+        context.saw(proposal.ballot)
+        acceptor = context.acceptor
         if proposal.ballot < acceptor.promised:
-            at.send(peer, Nack(proposal.slot, proposal.ballot, acceptor.promised))
+            context.send(peer, Nack(proposal.slot, proposal.ballot, acceptor.promised))
             return
         self._witness(proposal)
-        if proposal.ballot <= acceptor.record.accepted_ballot or proposal.store_id in at.liars:
+        if proposal.ballot <= acceptor.record.accepted_ballot or proposal.store_id in context.liars:
             return
-        judged = at.ledger.judge(message.decision, message.material)
+        judged = context.ledger.judge(message.decision, message.material)
         refusal = judged if isinstance(judged, Refusal) else None
         if isinstance(judged, Judged) and adopted(message.grounds[0])[0] == NO_BALLOT:
             refusal = self._fresh_refusal(judged, message.material)
         if refusal is not None:
-            at.send(peer, Declined(proposal.slot, proposal.ballot, refusal.rule, refusal.detail))
+            context.send(peer, Declined(proposal.slot, proposal.ballot, refusal.rule, refusal.detail))
             return
         effects, vote = acceptor.accept(
-            proposal, message.decision, message.material, message.grounds, voters_digest(at.ledger.voters)
+            proposal, message.decision, message.material, message.grounds, voters_digest(context.ledger.voters)
         )
-        at.out += effects
-        self._accepted_ms = at.now.mono_ms
-        at.send(peer, Voted(vote))
+        context.out += effects
+        self._accepted_ms = context.now.mono_ms
+        context.send(peer, Voted(vote))
 
     def _may_answer(self, peer: PeerId, round_: int, slot: int) -> bool:
         if not 0 < round_ <= ROUND_MAX or slot < 1:
@@ -346,63 +354,69 @@ class Voting:
 
     def _proposal_problem(self, message: Propose) -> str:
         """Return the rule a proposal breaks before anything in it is judged: signatures, promises, adoption."""
-        at = self._at
+        context = self._at
         proposal = message.proposal
         if digest(message.decision) != proposal.digest:
             return "chain.proposal-malformed"
-        if Voter(proposal.ballot.node, proposal.store_id) not in at.ledger.voters:
+        if Voter(proposal.ballot.node, proposal.store_id) not in context.ledger.voters:
             return "chain.not-a-voter"
-        if proposal.era != at.ledger.position.era or not statement_holds(at.setup.verifier, at.setup.mesh, proposal):
+        if proposal.era != context.ledger.position.era or not statement_holds(
+            context.setup.verifier, context.setup.mesh, proposal
+        ):
             return "chain.signature"
         if grounds_problem(
-            at.setup.verifier,
-            at.setup.mesh,
-            at.ledger.voters,
+            context.setup.verifier,
+            context.setup.mesh,
+            context.ledger.voters,
             message.grounds,
             (proposal.era, proposal.slot, proposal.ballot),
             proposal.digest,
         ):
             return "chain.grounds"
         for promise in message.grounds[0]:
-            own = Voter(promise.node, promise.store_id) == at.acceptor.voter
-            problem = at.counts(promise)
+            own = Voter(promise.node, promise.store_id) == context.acceptor.voter
+            problem = context.counts(promise)
             if problem:
                 return problem
-            if own and promise.ballot > at.acceptor.promised:
+            if own and promise.ballot > context.acceptor.promised:
                 return "chain.forgotten-life"
             self._witness(promise)
         return ""
 
     def _fresh_refusal(self, judged: Judged, items: tuple[bytes, ...]) -> Refusal | None:
         """Return why this voter, by its clock and view, does not accept a decision that nobody accepted before."""
-        at = self._at
+        context = self._at
         decision = judged.decision
         # A chain once dated ahead (by a sole voter with a wrong clock) stands still in time until clocks catch up.
-        latest_ms = max(at.now.wall_ms + CLOCK_TOLERANCE_MS, at.ledger.at_ms)
-        if not at.now.wall_ms - CLOCK_TOLERANCE_MS <= decision.at_ms <= latest_ms:
+        latest_ms = max(context.now.wall_ms + CLOCK_TOLERANCE_MS, context.ledger.at_ms)
+        if not context.now.wall_ms - CLOCK_TOLERANCE_MS <= decision.at_ms <= latest_ms:
             return Refusal("chain.clock", f"the decision's time is over {CLOCK_TOLERANCE_MS // 1000} s from this clock")
         if not decision.command:
             return None
-        return at.setup.machine.fresh_refusal(at.ledger.state, decision.command, material_of(items), decision.at_ms)
+        return context.setup.machine.fresh_refusal(
+            context.ledger.state, decision.command, material_of(items), decision.at_ms
+        )
 
     def on_boot_read(self, peer: PeerId, message: BootRead) -> None:
         """Tell a voter that may have forgotten what it said what we know, and let its old life complete nothing."""
-        at = self._at
+        context = self._at
         if not self._may_answer(peer, message.ballot.round, message.slot) or not self._level(peer, message):
             return
-        if message.ballot.node != peer or Voter(peer, message.store_id) not in at.ledger.voters:
-            at.reject(peer, "chain.not-a-voter")
+        if message.ballot.node != peer or Voter(peer, message.store_id) not in context.ledger.voters:
+            context.reject(peer, "chain.not-a-voter")
             return
-        if not at.takes_part or at.stalled:
+        if not context.takes_part or context.stalled:
             return
-        at.saw(message.ballot)
-        before = at.acceptor.promised
+        context.saw(message.ballot)
+        before = context.acceptor.promised
         if message.ballot <= before:
             if message.ballot < before:
-                at.send(peer, Nack(message.slot, message.ballot, before))
+                context.send(peer, Nack(message.slot, message.ballot, before))
             return
-        at.out += at.acceptor.bow(message.ballot, message.store_id, message.floor)
-        at.send(peer, BootAnswer(message.slot, message.ballot, at.acceptor.record.floors, at.acceptor.accepted))
+        context.out += context.acceptor.bow(message.ballot, message.store_id, message.floor)
+        context.send(
+            peer, BootAnswer(message.slot, message.ballot, context.acceptor.record.floors, context.acceptor.accepted)
+        )
 
     def _witness(self, statement: Promise | Vote | Proposal) -> None:
         proof = self._at.witness.see(statement)

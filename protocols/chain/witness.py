@@ -123,10 +123,10 @@ class Witness:
 
     def see_all(self, statements: Iterable[Statement]) -> Contradiction | None:
         """Remember several; return the first proof found."""
-        found = None
+        answer = None
         for statement in statements:
-            found = self.see(statement) or found
-        return found
+            answer = self.see(statement) or answer
+        return answer
 
     def forget_before(self, slot: int) -> None:
         """Drop what is about slots before `slot`."""

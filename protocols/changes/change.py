@@ -200,14 +200,14 @@ def release_problem(release: Release) -> str | None:
         return f"a release makes demands in at most {ENVIRONMENTS_NAMED_MAX} environments"
     if len(dict(release.demands)) != len(release.demands):
         return "a release makes demands twice in one environment"
-    return next((problem for _, one in release.demands if (problem := demands_problem(one))), None)
+    return next((problem for _, demands in release.demands if (problem := demands_problem(demands))), None)
 
 
 def change_problem(change: Change) -> str | None:
     """Return which bound a change breaks, or None."""
     if not valid_name(change.project) or not valid_name(change.environment):
         return "a name is not 1 to 63 of a-z, 0-9 and dash"
-    if any(len(one) != DIGEST_BYTES for one in (change.release, change.configuration, change.policy)):
+    if any(len(digest) != DIGEST_BYTES for digest in (change.release, change.configuration, change.policy)):
         return "a digest is not 32 bytes"
     if len(change.base) not in (0, DIGEST_BYTES) or len(change.author) != PUBLIC_KEY_BYTES:
         return "the base or the author has the wrong length"

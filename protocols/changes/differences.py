@@ -70,12 +70,12 @@ def differences(before: Side | None, after: Side, imports: Imports) -> tuple[Dif
     if before is None or before.plan is None:
         old = {key: value for key, value in old.items() if key[0] != "rollout"}
         new = {key: value for key, value in new.items() if key[0] != "rollout" or before is None}
-    found = [
+    found_differences = [
         Difference(key[0], key[1], key[2], old.get(key), new.get(key))
         for key in sorted({*old, *new}, key=lambda key: (SECTIONS.index(key[0]), key[1], key[2]))
         if old.get(key) != new.get(key)
     ]
-    return tuple(found)
+    return tuple(found_differences)
 
 
 def written_ms(span_ms: int) -> str:

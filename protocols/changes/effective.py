@@ -204,7 +204,7 @@ def _app_problem(app: EffectiveApp) -> str | None:
     listed = (
         app.config, app.secrets, app.allow_hosts, app.keyvalue, app.sql, app.blobs, app.routes, publish, subscribe, pairs,
     )  # fmt: skip
-    if sum(len(one) for one in listed) > VALUES_MAX:
+    if sum(len(pair) for pair in listed) > VALUES_MAX:
         return f"app {app.name!r} has over {VALUES_MAX} values"
     return _data_problem(app)
 

@@ -252,15 +252,15 @@ def parse_json(data: bytes, kind: type[T]) -> T:
 
 
 def _sha256s(described: tuple[Described, ...]) -> tuple[Digest, ...]:
-    found = []
+    digests = []
     for item in described:
         text = item.digest.get("sha256", "")
         if len(text) == 2 * DIGEST_BYTES and text.isascii() and text.isalnum():
             try:
-                found.append(Digest(bytes.fromhex(text)))
+                digests.append(Digest(bytes.fromhex(text)))
             except ValueError:
                 continue
-    return tuple(found)
+    return tuple(digests)
 
 
 def _b64(data: bytes) -> str:

@@ -45,7 +45,7 @@ def networks_problem(networks: Sequence[str]) -> str | None:
 def within(network: str, allowed: Sequence[str]) -> bool:
     """Return whether one of the allowed networks holds a whole network."""
     mine = _network(network)
-    return mine is not None and any(_holds(wider, mine) for one in allowed if (wider := _network(one)) is not None)
+    return mine is not None and any(_holds(wider, mine) for text in allowed if (wider := _network(text)) is not None)
 
 
 def _holds(wider: Network, network: Network) -> bool:

@@ -99,8 +99,8 @@ def read_passkey(description: bytes) -> tuple[Passkey, bytes] | Refusal:
     if not 0 < len(passkey.origins) <= ORIGINS_MAX:
         return Refusal("passkey.origin", f"a passkey names 1 to {ORIGINS_MAX} origins")
     for origin in passkey.origins:
-        found = _ORIGIN.fullmatch(origin) if len(origin) <= ORIGIN_MAX_CHARACTERS else None
-        if found is None or not _serves(found[1], found[2], passkey.rp_id):
+        answer = _ORIGIN.fullmatch(origin) if len(origin) <= ORIGIN_MAX_CHARACTERS else None
+        if answer is None or not _serves(answer[1], answer[2], passkey.rp_id):
             return Refusal(
                 "passkey.origin", "an origin is https://HOST[:PORT] of the relying party, or http://localhost"
             )

@@ -67,13 +67,13 @@ def decode(data: bytes) -> Fields:
 
 def last_bytes(fields: Fields, number: int) -> bytes | None:
     """Return an optional bytes field (the last one wins), or None; RemoteProtocolError if it is an int."""
-    found: bytes | None = None
+    content: bytes | None = None
     for field, value in fields:
         if field == number:
             if isinstance(value, int):
                 raise RemoteProtocolError("protobuf.field-type", f"field {number}")
-            found = value
-    return found
+            content = value
+    return content
 
 
 def all_bytes(fields: Fields, number: int) -> tuple[bytes, ...]:
@@ -86,13 +86,13 @@ def all_bytes(fields: Fields, number: int) -> tuple[bytes, ...]:
 
 def last_int(fields: Fields, number: int) -> int | None:
     """Return an optional integer field (the last one wins), or None; RemoteProtocolError if it is bytes."""
-    found: int | None = None
+    answer: int | None = None
     for field, value in fields:
         if field == number:
             if not isinstance(value, int):
                 raise RemoteProtocolError("protobuf.field-type", f"field {number}")
-            found = value
-    return found
+            answer = value
+    return answer
 
 
 def _read_varint(data: bytes, offset: int) -> tuple[int, int]:

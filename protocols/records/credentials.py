@@ -53,10 +53,10 @@ def delegator_of(prefix: str, body: bytes) -> bytes:
                 above = decode(body, RevocationStatement, BODY_MAX_BYTES).chain
             case _:
                 return b""
-        given: list[Grant] = [decode(link.payload, Grant, GRANT_MAX_BYTES) for link in above]
+        grants: list[Grant] = [decode(link.payload, Grant, GRANT_MAX_BYTES) for link in above]
     except DecodeError:
         return b""
-    return next((one.key for one in given if not one.invite_uses), b"")
+    return next((grant.key for grant in grants if not grant.invite_uses), b"")
 
 
 def absorb(trust: TrustStore, entry: Entry, wall_ms: int) -> Refusal | None:

@@ -409,7 +409,7 @@ class RecordMachine:
         effects += [Reject(peer, rule, detail) for rule, detail in rejected.items()]
         effects += self._store(tuple(merged))
         effects += self.forget([gone for item in offered for gone in item.gave_way])
-        effects += self._gather(merged, peer, now) if gather else self._spread([(one, peer) for one in merged])
+        effects += self._gather(merged, peer, now) if gather else self._spread([(entry, peer) for entry in merged])
         effects += self._convict(offered, now)
         return [*effects, *self._after_trust(now)]
 
@@ -417,8 +417,8 @@ class RecordMachine:
         """Return the effects that send the current records of these keys, in messages of bounded size."""
         if len(keys) > ANNOUNCED_MAX:
             return [Reject(peer, "records.fetch", f"more than {ANNOUNCED_MAX} keys in one request")]
-        found = [self.store.entries.get(key) or self.store.ephemeral.get(key) for key in keys]
-        return [Send(peer, Records(batch)) for batch in batches([entry for entry in found if entry is not None])]
+        entries = [self.store.entries.get(key) or self.store.ephemeral.get(key) for key in keys]
+        return [Send(peer, Records(batch)) for batch in batches([entry for entry in entries if entry is not None])]
 
     # --- spreading ----------------------------------------------------------------------------------------------------
 
@@ -448,9 +448,10 @@ class RecordMachine:
             if len(entries) == 1:
                 effects.append(Send(pick, self._news(entries[0])))
                 continue
-            for at in range(0, len(entries), ANNOUNCED_MAX):
+            for start in range(0, len(entries), ANNOUNCED_MAX):
                 named = (
-                    AnnouncedRecord(one.record.key, one.record.seq, one.digest) for one in entries[at:][:ANNOUNCED_MAX]
+                    AnnouncedRecord(entry.record.key, entry.record.seq, entry.digest)
+                    for entry in entries[start:][:ANNOUNCED_MAX]
                 )
                 effects.append(Send(pick, Announce(tuple(named))))
         return effects

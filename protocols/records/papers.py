@@ -183,9 +183,9 @@ class PaperCourt:
 
     def family(self, key: bytes) -> frozenset[bytes]:
         """Return the keys of which some grant comes from a principal that some grant of this key comes from."""
-        mine = {one.principal for one in self._chains.get(key, {}).values()}
+        mine = {rights.principal for rights in self._chains.get(key, {}).values()}
         return frozenset(
-            other for other, held in self._chains.items() if any(one.principal in mine for one in held.values())
+            other for other, held in self._chains.items() if any(rights.principal in mine for rights in held.values())
         )
 
     # --- judging ------------------------------------------------------------------------------------------------------
@@ -208,11 +208,11 @@ class PaperCourt:
             if trust.key_revoked(paper.author):
                 return Refusal("paper.author-revoked", "the node that signed this was revoked")
             return None
-        allowing = [one for one in self._chains.get(paper.author, {}).values() if _covers(one, paper)]
+        allowing = [rights for rights in self._chains.get(paper.author, {}).values() if _covers(rights, paper)]
         if not allowing:
             where = f"{paper.project} in {paper.environment}" if paper.project else "this mesh"
             return Refusal("paper.not-allowed", f"no grant lets the key that signed this {paper.verb} in {where}")
-        if all(self._revoked(one) for one in allowing):
+        if all(self._revoked(rights) for rights in allowing):
             return Refusal("paper.author-revoked", "the key that signed this, or a grant behind it, was revoked")
         return None
 

@@ -223,11 +223,11 @@ class Quotas:
         `family` are the keys of the signer's principal: whoever makes keys as it likes has one share with all of them.
         """
         for payer in self.paper_payers(paper):
-            one = payer.budget == "principal"
-            accounts = {Payer("principal", key.hex()) for key in (*family, paper.author)} if one else {payer}
-            found = self._full(payer, accounts, size_bytes)
-            if found is not None:
-                return found
+            answer = payer.budget == "principal"
+            accounts = {Payer("principal", key.hex()) for key in (*family, paper.author)} if answer else {payer}
+            refusal = self._full(payer, accounts, size_bytes)
+            if refusal is not None:
+                return refusal
         return None
 
     def delegation_problem(self, prefix: str, body: bytes) -> Refusal | None:
@@ -239,7 +239,7 @@ class Quotas:
     def _full(self, payer: Payer, accounts: Collection[Payer], size_bytes: int) -> Refusal | None:
         most, most_bytes = self.most(payer.budget)
         held = [self.held(account) for account in accounts]
-        count, held_bytes = sum(one[0] for one in held), sum(one[1] for one in held)
+        count, held_bytes = sum(pair[0] for pair in held), sum(pair[1] for pair in held)
         return self.refusal(payer) if count >= most or held_bytes + size_bytes > most_bytes else None
 
     def node_problem(self, entry: Entry, holder: Entry | None, holder_paper: Paper | None) -> Refusal | None:
@@ -290,7 +290,7 @@ class Quotas:
         account = self._accounts.get(payer)
         later = reversed(account.order if account is not None else [])
         while count > most or size_bytes > most_bytes:
-            place = next((one for one in later if one[2] != mine[2] and not pinned(papers[one[2]])), None)
+            place = next((pair for pair in later if pair[2] != mine[2] and not pinned(papers[pair[2]])), None)
             if place is None or place < mine:
                 if stays:
                     break

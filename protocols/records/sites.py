@@ -106,7 +106,7 @@ def seal_site(
 
 def open_site(mesh: bytes, site: SiteCertificate, node: PeerId, key: X25519PrivateKey) -> bytes:
     """Return the key (PEM) of a certificate. Raises SealError if it is not sealed to `node`, or was altered."""
-    box = next((one for one in site.sealed.boxes if one.node == node), None)
+    box = next((box for box in site.sealed.boxes if box.node == node), None)
     if box is None:
         raise SealError(f"the key of {site.name} is not sealed to this node")
     return unseal(mesh, site.sealed, box, key)

@@ -321,13 +321,13 @@ class RecordStore:
             proof: EquivocationProof = decode(entry.record.body, EquivocationProof, BODY_MAX_BYTES)
         except DecodeError:
             return broken
-        one, other = read_record(proof.one), read_record(proof.other)
-        if isinstance(one, Refusal) or isinstance(other, Refusal) or not equivocates(one, other):
+        answer, other = read_record(proof.one), read_record(proof.other)
+        if isinstance(answer, Refusal) or isinstance(other, Refusal) or not equivocates(answer, other):
             return broken
         signed = all(
             verify(self.trust.verifier, RECORD_DOMAIN, self.trust.mesh, item) for item in (proof.one, proof.other)
         )
-        return None if signed and one.author == entry.parsed.owner else broken
+        return None if signed and answer.author == entry.parsed.owner else broken
 
     def _room(self, entry: Entry, paper: Paper | None, holder: Entry | None) -> Refusal | list[Entry]:
         """Return the papers that give way to a record, mostly none, or why there is no room for it."""
@@ -392,8 +392,8 @@ class RecordStore:
     def _prove(self, entry: Entry, holder: Entry) -> EquivocationProof | None:
         if entry.author in self.proofs:
             return None  # one proof convicts; more would let a liar fill the store
-        one, other = sorted((entry, holder), key=lambda item: item.digest)
-        proof = EquivocationProof(one.signed, other.signed)
+        chosen_entry, other = sorted((entry, holder), key=lambda item: item.digest)
+        proof = EquivocationProof(chosen_entry.signed, other.signed)
         self.proofs[entry.author] = proof
         return proof
 
@@ -408,7 +408,7 @@ def proof_record(author: PeerId, proof: EquivocationProof) -> tuple[str, bytes] 
 
 def signed_records(rows: Iterable[tuple[bytes, bytes]]) -> list[Signed]:
     """Decode stored rows, trust records first; rows that cannot be decoded are left out and come again by sync."""
-    found: list[tuple[int, Signed]] = []
+    pairs: list[tuple[int, Signed]] = []
     for _, value in rows:
         try:
             signed: Signed = decode(value, Signed, RECORD_MAX_BYTES + 256)
@@ -416,5 +416,5 @@ def signed_records(rows: Iterable[tuple[bytes, bytes]]) -> list[Signed]:
             continue
         entry = read_record(signed)
         if not isinstance(entry, Refusal):
-            found.append((entry.parsed.rule.rank, signed))
-    return [signed for _, signed in sorted(found, key=lambda item: item[0])]
+            pairs.append((entry.parsed.rule.rank, signed))
+    return [signed for _, signed in sorted(pairs, key=lambda item: item[0])]

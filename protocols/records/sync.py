@@ -355,7 +355,7 @@ class SyncMachine:
             held = {item_id for item_id, _ in mine}
             lacking += [self._store.entries[key] for item_id, key in mine if item_id not in theirs]
             refused = self._store.quotas.remembered
-            missing = b"".join(one for one in theirs if one not in held and not refused(one, now.wall_ms))
+            missing = b"".join(digest for digest in theirs if digest not in held and not refused(digest, now.wall_ms))
             if missing:
                 wanted.append(LeafIds(leaf.leaf, missing))
         lacking.sort(key=lambda entry: entry.parsed.rule.rank)
@@ -391,12 +391,12 @@ class SyncMachine:
         peer, trie = session.peer, self._store.trie
         if message.level not in (0, DEPTH - 1) or len(message.nodes) > WIDTH**message.level:
             return [Reject(peer, "sync.nodes", "a level that was not asked for")]
-        found: list[int] = []
+        numbers: list[int] = []
         for node in message.nodes:
             if not 0 <= node.index < WIDTH**message.level or len(node.hashes) != WIDTH * HASH_BYTES:
                 return [Reject(peer, "sync.nodes", "an index or a list of hashes is out of range")]
             mine = trie.children(message.level, node.index)
-            found += [node.index * WIDTH + child for child in differing(mine, node.hashes)]
+            numbers += [node.index * WIDTH + child for child in differing(mine, node.hashes)]
         session.rounds += 1
         if message.level == 0:
             if message.contact is not None:
@@ -404,8 +404,8 @@ class SyncMachine:
                 session.resync = stale is True
                 keep_ms = self._store.limits.tombstone_keep_ms
                 session.not_before_ms = now.wall_ms - keep_ms if stale is False else 0
-            return [Send(peer, SyncNodes(1, tuple(NodeHashes(index, trie.children(1, index)) for index in found)))]
-        session.open_leaves = found
+            return [Send(peer, SyncNodes(1, tuple(NodeHashes(index, trie.children(1, index)) for index in numbers)))]
+        session.open_leaves = numbers
         return self._ask_leaves(session, now)
 
     def _ask_leaves(self, session: _Session, now: Now) -> list[Effect]:
@@ -517,4 +517,4 @@ def _merged(effects: Sequence[Effect]) -> int:
 
 
 def _split(ids: bytes) -> list[bytes]:
-    return [ids[at : at + HASH_BYTES] for at in range(0, len(ids), HASH_BYTES)]
+    return [ids[start : start + HASH_BYTES] for start in range(0, len(ids), HASH_BYTES)]

@@ -173,8 +173,8 @@ class RolloutAgent:
 
     def running(self, project: str, environment: str) -> tuple[Digest, Role] | None:
         """Return what was last ordered to run in a lane."""
-        found = self._running.get((project, environment))
-        return found[:2] if found else None
+        pair = self._running.get((project, environment))
+        return pair[:2] if pair else None
 
     # --- following the chain
 
@@ -224,14 +224,14 @@ class RolloutAgent:
     def _retain(self) -> list[Effect]:
         """Order what must be prepared here and what may be collected."""
         assert self._state is not None
-        kept: list[Digest] = []
+        digests: list[Digest] = []
         for lane in self._state.lanes:
             if self._me in eligible(self._state, lane.environment):
                 candidate = (lane.rollout.candidate,) if lane.rollout and self._me in lane.rollout.order else ()
                 base = (lane.base,) if lane.base is not None else ()
-                kept += [one.change for one in (*base, *candidate, *lane.retained)]
-        effects = self._prepare(dict.fromkeys(kept))
-        retained = tuple(sorted(set(kept)))
+                digests += [entry.change for entry in (*base, *candidate, *lane.retained)]
+        effects = self._prepare(dict.fromkeys(digests))
+        retained = tuple(sorted(set(digests)))
         if retained != self._retained:
             self._retained = retained
             effects.append(Notify(Retain(retained)))
@@ -342,7 +342,7 @@ class RolloutAgent:
 
     def _prepare_wanted(self) -> list[Effect]:
         """Order the preparation of what may start: after a restart the records tell of every change there ever was."""
-        fresh = [one for one in self._wanted if one not in self._prepared and one not in self._preparing]
+        fresh = [digest for digest in self._wanted if digest not in self._prepared and digest not in self._preparing]
         return self._prepare([change for change in fresh if self._may_start(self._wanted[change])])
 
     def _preparation_done(self, event: PreparationDone, now: Now) -> list[Effect]:
@@ -358,7 +358,7 @@ class RolloutAgent:
 
     def _bound(self) -> None:
         for table in (self._prepared, self._broken):
-            for change in [one for one in table if one not in self._retained and one not in self._wanted]:
+            for change in [digest for digest in table if digest not in self._retained and digest not in self._wanted]:
                 if len(table) <= PREPARED_MAX:
                     break
                 del table[change]
@@ -386,7 +386,9 @@ class RolloutAgent:
 
     def _own_words(self) -> list[RolloutStatement]:
         """Return what this node says once, for a peer that was away."""
-        prepared = [one for change in self._wanted for one in self.conductor.own_prepared(change)]
+        prepared = [
+            rollout_statement for change in self._wanted for rollout_statement in self.conductor.own_prepared(change)
+        ]
         return [*prepared, *self.conductor.own_votes()]
 
     def _compare(self, peer: PeerId) -> list[Effect]:
@@ -411,10 +413,10 @@ class RolloutAgent:
         return None
 
     def _observed(self, event: WorkObserved, now: Now) -> list[Effect]:
-        found = self._stage_of(event.project, event.environment)
-        if found is None:
+        stage = self._stage_of(event.project, event.environment)
+        if stage is None:
             return []
-        lane, rollout, watch = found
+        lane, rollout, watch = stage
         watch.base = event.base
         current = self._running.get((lane.project, lane.environment))
         serving = current is not None and current[1] == "candidate"
@@ -442,10 +444,10 @@ class RolloutAgent:
         return effects
 
     def _replayed(self, event: SmokeReplayed, now: Now) -> list[Effect]:
-        found = self._stage_of(event.project, event.environment)
-        if found is None or found[1].candidate.change != event.change or found[2].health is None:
+        stage = self._stage_of(event.project, event.environment)
+        if stage is None or stage[1].candidate.change != event.change or stage[2].health is None:
             return []
-        lane, rollout, watch = found
+        lane, rollout, watch = stage
         watch.smoke_awaited = False
         if event.result == "failed":
             return self._fail(lane, rollout, watch, "a smoke check failed", now)
@@ -509,13 +511,13 @@ class RolloutAgent:
 
     def _ripening(self) -> list[tuple[Lane, Rollout, Watch, int]]:
         """Candidates that run here and are not yet healthy for long enough, and when they will have been."""
-        found = []
+        pairs = []
         for lane, rollout, watch in self._open_stages():
             due_ms = watch.ripe_ms(rollout)
             current = self._running.get((lane.project, lane.environment))
             if due_ms is not None and current is not None and current[1] == "candidate":
-                found.append((lane, rollout, watch, due_ms))
-        return found
+                pairs.append((lane, rollout, watch, due_ms))
+        return pairs
 
     def _ask_ripe(self, now: Now) -> list[Effect]:
         effects: list[Effect] = []
@@ -569,7 +571,7 @@ class RolloutAgent:
         ttls_ms = [
             rollout.plan.candidate_ttl_ms
             for lane, rollout, _ in self._open_stages()
-            if (found := self._running.get((lane.project, lane.environment))) is not None and found[1] == "candidate"
+            if (pair := self._running.get((lane.project, lane.environment))) is not None and pair[1] == "candidate"
         ]
         if not ttls_ms:
             return []

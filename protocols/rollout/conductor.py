@@ -157,12 +157,12 @@ class Conductor:
         """Follow the chain: keep the stages that are open in `state`, forget the others."""
         self._state = state
         open_now = {(r.id, r.opened) for lane in state.lanes if (r := lane.rollout) is not None}
-        kept = {key: stage for key, stage in self._stages.items() if key in open_now}
+        stages = {key: stage for key, stage in self._stages.items() if key in open_now}
         for lane in state.lanes:
-            if (rollout := lane.rollout) is not None and (rollout.id, rollout.opened) not in kept:
-                kept[rollout.id, rollout.opened] = _Stage(now.mono_ms, self._goodbyes(state, rollout))
-        self._stages = kept
-        self.has_news = bool(kept)
+            if (rollout := lane.rollout) is not None and (rollout.id, rollout.opened) not in stages:
+                stages[rollout.id, rollout.opened] = _Stage(now.mono_ms, self._goodbyes(state, rollout))
+        self._stages = stages
+        self.has_news = bool(stages)
 
     def _goodbyes(self, state: MeshState, rollout: Rollout) -> dict[PeerId, tuple[HealthVerdict, bytes]]:
         """Return the goodbyes said in earlier stages of a rollout, which hold until their nodes speak again."""
@@ -200,11 +200,11 @@ class Conductor:
             self._answers[peer] = TokenBucket(ANSWERS_PER_S, ANSWERS_BURST, ANSWERS_BURST, now.mono_ms)
         if not self._answers[peer].take(1, now.mono_ms):
             return [Reject(peer, "statement.rate", "asked for statements more often than records are compared")]
-        return [Send(peer, one) for one in self.lacking(held, changes)]
+        return [Send(peer, rollout_statement) for rollout_statement in self.lacking(held, changes)]
 
     def lacking(self, held: StatementsHeld, changes: Sequence[bytes]) -> list[RolloutStatement]:
         """Return what the sender of `held` lacks."""
-        ids = {held.ids[at : at + ID_BYTES] for at in range(0, min(len(held.ids), HELD_MAX_BYTES), ID_BYTES)}
+        ids = {held.ids[start : start + ID_BYTES] for start in range(0, min(len(held.ids), HELD_MAX_BYTES), ID_BYTES)}
         lacks = [data for data in self._said_once(changes) if digest(data)[:ID_BYTES] not in ids]
         return [RolloutStatement(decode(data, Signed)) for data in lacks[:REPEATED_MAX]]
 
@@ -219,10 +219,10 @@ class Conductor:
         stage = self._stages.get((Digest(rollout), opened))
         if stage is None:
             return ()
-        given = [data for node, (_, data) in sorted(stage.verdicts.items()) if not self._revoked(node)]
+        digests = [data for node, (_, data) in sorted(stage.verdicts.items()) if not self._revoked(node)]
         for votes in stage.votes():
-            given += [data for node, data in sorted(votes.items()) if not self._revoked(node)]
-        return tuple(given)
+            digests += [data for node, data in sorted(votes.items()) if not self._revoked(node)]
+        return tuple(digests)
 
     def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
         """Return the newest verdict of each node for that stage (freshness.View)."""
@@ -242,7 +242,11 @@ class Conductor:
     def _addressed(self, signed: Signed) -> RolloutStatement:
         """Return an own statement on its way to the peers, with whom they must tell."""
         confirmed = self._state.nodes if self._state is not None else ()
-        untold = (one.node for one in confirmed if one.node != self._me and one.node not in self._peers)
+        untold = (
+            confirmed_node.node
+            for confirmed_node in confirmed
+            if confirmed_node.node != self._me and confirmed_node.node not in self._peers
+        )
         return RolloutStatement(signed, tuple(untold))
 
     def hear(self, peer: PeerId, message: RolloutStatement, now: Now) -> list[Effect]:
@@ -265,9 +269,11 @@ class Conductor:
         news = not settled and self._take(node, statement, data, now)
         if self._held(node, statement) != data:
             return []
-        targets = [one for one in message.untold if one in self._peers and one not in heard.told]
+        targets = [peer_id for peer_id in message.untold if peer_id in self._peers and peer_id not in heard.told]
         heard.told.update(targets)
-        onward = RolloutStatement(message.signed, tuple(one for one in message.untold if one not in heard.told))
+        onward = RolloutStatement(
+            message.signed, tuple(peer_id for peer_id in message.untold if peer_id not in heard.told)
+        )
         return [*(Send(target, onward) for target in targets), *_told(statement, news)]
 
     def _held(self, node: PeerId, said: Statement) -> bytes | None:
@@ -310,15 +316,15 @@ class Conductor:
                 return True
 
     def _take_prepared(self, node: PeerId, said: Prepared, change: bytes, data: bytes) -> bool:
-        if self._state is None or not any(one.node == node for one in self._state.nodes):
+        if self._state is None or not any(confirmed_node.node == node for confirmed_node in self._state.nodes):
             return False
         if change not in self._prepared and len(self._prepared) >= CHANGES_MAX:
             del self._prepared[next(iter(self._prepared))]
         holders = self._prepared.setdefault(change, {})
         if node in holders and holders[node][0] == said:
             return False
-        confirmed = {one.node for one in self._state.nodes}
-        self._prepared[change] = {one: holder for one, holder in holders.items() if one in confirmed}
+        confirmed = {node.node for node in self._state.nodes}
+        self._prepared[change] = {peer_id: holder for peer_id, holder in holders.items() if peer_id in confirmed}
         self._prepared[change][node] = (said, data)
         ensure(len(self._prepared[change]) <= NODES_MAX, "only confirmed nodes are kept")
         return True
@@ -371,7 +377,7 @@ class Conductor:
             stage.forced, stage.forced_ms, stage.proposed_ms = name, now.mono_ms, None
         if action is None:
             return effects
-        turn = rendezvous(f"{rollout.id.hex()}/{rollout.opened}", tuple(one.node for one in state.voters))
+        turn = rendezvous(f"{rollout.id.hex()}/{rollout.opened}", tuple(voter.node for voter in state.voters))
         due = stage.forced_ms + turn.index(voter.node) * self._config.step_ms
         if stage.proposed_ms is not None:
             due = stage.proposed_ms + self._config.again_ms

@@ -84,9 +84,9 @@ class Dossiers:
     def rights(self, key: bytes, at_ms: int) -> Rights | Refusal:
         """Return the rights that the held chains prove for `key` at a moment, all of them, or why none does."""
         held = self._chains.get(key, {})
-        found = [self._rights_of(key, chain, at_ms) for chain in ((), *(held[name] for name in sorted(held)))]
-        good = [rights for rights in found if isinstance(rights, Rights)]
-        return united(good) if good else found[-1]
+        entries = [self._rights_of(key, chain, at_ms) for chain in ((), *(held[name] for name in sorted(held)))]
+        good = [rights for rights in entries if isinstance(rights, Rights)]
+        return united(good) if good else entries[-1]
 
     def lineage(self, key: bytes) -> tuple[bytes, ...]:
         """Return every key that counts as `key`'s own doing; just itself when no held chain says more."""
@@ -121,10 +121,10 @@ class Dossiers:
 
     def evidence(self, release: Release) -> tuple[bytes, ...]:
         """Return the evidence envelopes held for any component of a release, each once, in order of their digests."""
-        found: dict[str, bytes] = {}
+        table: dict[str, bytes] = {}
         for component in release.components:
-            found |= self._evidence.get(component.digest.hex(), {})
-        return tuple(found[name] for name in sorted(found))
+            table |= self._evidence.get(component.digest.hex(), {})
+        return tuple(table[name] for name in sorted(table))
 
     def exhibits(
         self,

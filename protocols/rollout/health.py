@@ -75,7 +75,7 @@ def restarted(health: NodeHealth | None, mono_ms: int) -> NodeHealth:
 
 def observe(health: NodeHealth, seen: Observation, mono_ms: int, limits: HealthLimits) -> NodeHealth:
     """Return the state after an observation at `mono_ms`; also called without news, for what only time brings."""
-    crashes = tuple(at for at in health.crashes_ms if mono_ms - at < CRASH_SPAN_MS)
+    crashes = tuple(index for index in health.crashes_ms if mono_ms - index < CRASH_SPAN_MS)
     crashes = (*crashes, *(mono_ms for _ in range(min(seen.crashes, CRASHES_MAX))))[-CRASHES_MAX:]
     ready_ms, unready_ms = health.ready_ms, health.unready_ms
     if seen.ready and not seen.crashes:

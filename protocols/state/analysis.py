@@ -102,10 +102,12 @@ def p99_bucket(counts: Counts) -> int:
 def pooled(counts: Sequence[Counts], engine: str = Counts().engine) -> Counts:
     """Return the sum of counts, as of one engine: the same on both sides wherever engines make no difference."""
     buckets = [0] * LATENCY_BUCKETS
-    for one in counts:
-        for bucket, count in enumerate(one.buckets):
+    for entry in counts:
+        for bucket, count in enumerate(entry.buckets):
             buckets[bucket] += count
-    return Counts(sum(one.requests for one in counts), sum(one.errors for one in counts), tuple(buckets), engine)
+    return Counts(
+        sum(count.requests for count in counts), sum(count.errors for count in counts), tuple(buckets), engine
+    )
 
 
 def capped(counts: Sequence[Counts]) -> list[Counts]:
@@ -123,8 +125,8 @@ def _scaled(counts: Counts, most: int) -> Counts:
     if max(requests, timed) <= most:
         return counts
     buckets = tuple(count * min(most, timed) // timed for count in counts.buckets) if timed else counts.buckets
-    kept = min(most, requests)
-    return Counts(kept, counts.errors * kept // requests if requests else 0, buckets, counts.engine)
+    number = min(most, requests)
+    return Counts(number, counts.errors * number // requests if requests else 0, buckets, counts.engine)
 
 
 def percent(ppm: int) -> str:
@@ -196,7 +198,10 @@ def assess(
     outside = [
         verdict.base for node, verdict in sorted(verdicts.items()) if node not in cohort and node in rollout.order
     ]
-    mine, its = [one.candidate for one in said], outside or [one.base for one in said]
+    mine, its = (
+        [health_verdict.candidate for health_verdict in said],
+        outside or [health_verdict.base for health_verdict in said],
+    )
     candidate = pooled(capped(mine) if robust else mine)
     base = pooled(capped(its) if robust else its)
 
@@ -217,7 +222,7 @@ def assess(
         return result(StageOutcome.FAIL, f"{unreached} of {len(cohort)} nodes were never reached, {allowed} may be")
     if pending or unreached > allowed or (silent and not settled):
         return result(StageOutcome.PENDING, f"{passed} of {len(cohort)} nodes passed")
-    compared = _compared([one.base for one in said], outside)[0] if robust else base
+    compared = _compared([health_verdict.base for health_verdict in said], outside)[0] if robust else base
     doubted = candidate.requests < limits.min_requests and _doubtful(candidate, compared, limits)
     if _measured(rollout, said, candidate) and not doubted:
         return result(StageOutcome.PASS, f"{passed} of {len(cohort)} nodes passed")
@@ -233,8 +238,12 @@ def _worse_alone(
     cohort: Sequence[PeerId], verdicts: Mapping[PeerId, HealthVerdict], limits: Analysis
 ) -> dict[PeerId, str]:
     """Return which nodes of the cohort say of themselves that the candidate is worse than their own past, and why."""
-    found = ((node, verdicts[node]) for node in cohort if node in verdicts)
-    return {node: why for node, one in found if (why := comparison_failure(one.candidate, one.base, limits))}
+    pairs = ((node, verdicts[node]) for node in cohort if node in verdicts)
+    return {
+        node: why
+        for node, health_verdict in pairs
+        if (why := comparison_failure(health_verdict.candidate, health_verdict.base, limits))
+    }
 
 
 def _worse_together(said: Sequence[HealthVerdict], outside: Sequence[Counts], limits: Analysis) -> str:
@@ -243,17 +252,20 @@ def _worse_together(said: Sequence[HealthVerdict], outside: Sequence[Counts], li
     Of three and more in the group the best and the worst are left out; of two both must say so; one alone says nothing
     of others, and the cohort's own past stands in, where there are enough of the cohort.
     """
-    mine, past = [one.candidate for one in said], [one.base for one in said]
+    mine, past = [health_verdict.candidate for health_verdict in said], [health_verdict.base for health_verdict in said]
     candidate = pooled(capped(mine))
     worse = _errs_more(candidate, _compared(past, outside)[0], limits) or _too_slow(candidate, limits)
-    by_engine = {engine: _of(engine, mine) for engine in sorted({one.engine for one in mine})}
+    by_engine = {engine: _of(engine, mine) for engine in sorted({counts.engine for counts in mine})}
     for engine, served in by_engine.items():
-        alike = [[one for one in group if one.engine == engine] for group in (past, outside)]
+        alike = [[counts for counts in group if counts.engine == engine] for group in (past, outside)]
         worse = worse or _slower(served, msgspec.structs.replace(_compared(*alike)[1], engine=engine))
-    group = [one for one in outside if one.requests]
+    group = [counts for counts in outside if counts.requests]
     if worse or len(group) != LARGE_COHORT - 1:
         return worse
-    against = [_errs_more(candidate, one, limits) or _slower(by_engine.get(one.engine, Counts()), one) for one in group]
+    against = [
+        _errs_more(candidate, counts, limits) or _slower(by_engine.get(counts.engine, Counts()), counts)
+        for counts in group
+    ]
     return against[0] if all(against) else ""
 
 
@@ -267,7 +279,7 @@ def _compared(past: Sequence[Counts], outside: Sequence[Counts]) -> tuple[Counts
 
     That is the base group without its extremes, or `past`: what the cohort's nodes say of their own.
     """
-    group = [one for one in outside if one.requests]
+    group = [counts for counts in outside if counts.requests]
     if len(group) < LARGE_COHORT:
         own = pooled(capped(past))
         return own, own
@@ -301,4 +313,6 @@ def _doubtful(candidate: Counts, base: Counts, limits: Analysis) -> bool:
 def _measured(rollout: Rollout, said: Sequence[HealthVerdict], candidate: Counts) -> bool:
     if rollout.plan.probe_only or candidate.requests >= rollout.plan.analysis.min_requests:
         return True
-    return all(one.smoke_runs > 0 for one in said if one.verdict == "pass") and bool(said)
+    return all(health_verdict.smoke_runs > 0 for health_verdict in said if health_verdict.verdict == "pass") and bool(
+        said
+    )

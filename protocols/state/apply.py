@@ -167,7 +167,7 @@ def _apply_lane(state: MeshState, case: Case, action: LaneAction) -> MeshState |
 
 def _with_lane(state: MeshState, lane: Lane) -> MeshState | Refusal:
     name = (lane.project, lane.environment)
-    others = [one for one in state.lanes if (one.project, one.environment) != name]
+    others = [lane for lane in state.lanes if (lane.project, lane.environment) != name]
     if len(others) >= LANES_MAX:
         return Refusal("lane.limit", f"a mesh carries at most {LANES_MAX} projects times environments")
     lanes = sorted([*others, lane], key=lambda one: (one.project, one.environment))
@@ -175,10 +175,10 @@ def _with_lane(state: MeshState, lane: Lane) -> MeshState | Refusal:
 
 
 def _duplicate(recent: tuple[RecentCommand, ...], command: Command) -> Refusal | None:
-    found = next((one for one in recent if one.id == command.id), None)
-    if found is None:
+    recent_command = next((entry for entry in recent if entry.id == command.id), None)
+    if recent_command is None:
         return None
-    return Refusal("command.duplicate", f"decided already, as command {found.applied} of the mesh")
+    return Refusal("command.duplicate", f"decided already, as command {recent_command.applied} of the mesh")
 
 
 def _unexpected(sequence: int) -> Refusal:

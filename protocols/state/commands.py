@@ -278,5 +278,5 @@ def sign_command(
     """Encode a command and sign it with every signer; without signers the exhibits alone must give authority."""
     payload = encode(command)
     message = signing_bytes(COMMAND_DOMAIN, mesh, payload)
-    made = sorted((signer.public_key, signer.sign(message)) for signer in signers)
-    return SignedCommand(payload, tuple(Signature(*one) for one in made), exhibits or Exhibits())
+    pairs = sorted((signer.public_key, signer.sign(message)) for signer in signers)
+    return SignedCommand(payload, tuple(Signature(*pair) for pair in pairs), exhibits or Exhibits())

@@ -139,7 +139,7 @@ class Case:
 
     def statements(self) -> tuple[tuple[PeerId, Statement], ...] | Refusal:
         """Return the nodes' statements in the order of the exhibits, each under the node that signed it."""
-        found: list[tuple[PeerId, Statement]] = []
+        pairs: list[tuple[PeerId, Statement]] = []
         for named in self.exhibits.exhibits.statements:
             signed = self.read(named, Signed, STATEMENT_MAX_BYTES + SIGNED_OVERHEAD_BYTES, "statement")
             if isinstance(signed, Refusal):
@@ -147,8 +147,8 @@ class Case:
             said = open_statement(self.rules.verifier, self.rules.mesh, signed)
             if isinstance(said, Refusal):
                 return said
-            found.append((said.node, said.statement))
-        return tuple(found)
+            pairs.append((said.node, said.statement))
+        return tuple(pairs)
 
     def read(self, named: bytes, kind: type[T], max_bytes: int, what: str) -> T | Refusal:
         """Decode the exhibit `named` as `kind`; `what` names it in a refusal."""

@@ -79,22 +79,22 @@ def fresh_refusal(state: MeshState, case: Case, view: View) -> Refusal | None:
 def _speakers(case: Case) -> tuple[bytes, ...]:
     """Return every key and grant that the command rests on."""
     exhibits = case.exhibits.exhibits
-    found = list(case.signers)
+    signers = list(case.signers)
     for chain in (chain for chains in case.chains.values() for chain in chains):
-        found += [part for link in chain for part in (link.key, bytes(digest(link.payload)))]
-    found += list(case.chains)
+        signers += [part for link in chain for part in (link.key, bytes(digest(link.payload)))]
+    signers += list(case.chains)
     for named in exhibits.statements:
         signed = case.read(named, Signed, STATEMENT_MAX_BYTES + SIGNED_OVERHEAD_BYTES, "statement")
         if isinstance(signed, Signed):
-            found.append(signed.key)
+            signers.append(signed.key)
     for named in exhibits.approvals + exhibits.evidence:
         opened = open_envelope(case.rules.verifier, case.material[Digest(named)])
         if not isinstance(opened, Refusal):
-            found.append(opened.key)
+            signers.append(opened.key)
     change = case.change()
     if not isinstance(change, Refusal):
-        found.append(change[0].author)
-    return tuple(found)
+        signers.append(change[0].author)
+    return tuple(signers)
 
 
 def _missed_nodes(state: MeshState, case: Case, nodes: tuple[PeerId, ...], view: View) -> Refusal | None:

@@ -52,8 +52,8 @@ class GatePassed:
 
 def gate_of(state: MeshState, environment: str, release: Release) -> Gate:
     """Return the gate of a release in an environment of the state; a change names its digest as `policy`."""
-    found = next(one for one in state.environments if one.name == environment)
-    return gate(state.policy, found.protected, found.policy, release.demands_for(environment))
+    found_environment = next(entry for entry in state.environments if entry.name == environment)
+    return gate(state.policy, found_environment.protected, found_environment.policy, release.demands_for(environment))
 
 
 def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> GatePassed | Refusal:
@@ -62,7 +62,7 @@ def admit(state: MeshState, lane: Lane, case: Case, action: Start) -> GatePassed
     if isinstance(shown, Refusal):
         return shown
     change, change_digest, release, release_digest = shown
-    if state.rules_version < PASSKEY_RULES and any(one.by_passkey for _, one in release.demands):
+    if state.rules_version < PASSKEY_RULES and any(demands.by_passkey for _, demands in release.demands):
         return _too_early("the release asks for approval by passkey")
     if release.from_source and state.policy.mode != "dev":
         return Refusal("release.unreleasable", "it runs from source, as freehold dev does; build it: freehold deploy")
@@ -120,7 +120,9 @@ def _scope_refusal(state: MeshState, lane: Lane, change: Change) -> Refusal | No
     base = lane.base.release if lane.base is not None else b""
     if change.base != base:
         return Refusal("change.base-moved", "another release runs by now; diff and propose again")
-    mine = {one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)}
+    mine = {
+        route.route for route in state.routes if (route.project, route.environment) == (lane.project, lane.environment)
+    }
     if any(route not in mine for route in change.routes):
         return Refusal("route.unclaimed", "the change serves a route that the project has not claimed here")
     return None
@@ -146,7 +148,7 @@ def _approvers(state: MeshState, case: Case, lane: Lane, wanted: Gate, subject: 
         if approval.by_passkey and state.rules_version < PASSKEY_RULES:
             return _too_early("a passkey approves")
         vouched.append(Vouched(approval, case.rights(approval.key)))
-    withdrawn = tuple(one.key for one in lane.withdrawn if one.change == subject.digest)
+    withdrawn = tuple(withdrawn.key for withdrawn in lane.withdrawn if withdrawn.change == subject.digest)
     return approvals_refusal(wanted, subject, vouched, withdrawn, case.at_ms)
 
 

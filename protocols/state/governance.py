@@ -110,7 +110,7 @@ def grows(state: MeshState, voters: tuple[Voter, ...]) -> bool:
     return (
         all(voter in voters for voter in state.voters)
         and len(state.voters) < len(voters) <= state.policy.voters_target
-        and all(one.node in able for one in added)
+        and all(voter.node in able for voter in added)
     )
 
 
@@ -127,7 +127,7 @@ def _confirm(state: MeshState, case: Case, action: ConfirmNode) -> MeshState | R
     if len(set(action.roles)) != len(action.roles):
         return Refusal("node.malformed", "a role is named twice")
     node = ConfirmedNode(action.node, action.labels, action.roles, state.applied + 1)
-    known = next((one for one in state.nodes if one.node == action.node), None)
+    known = next((node for node in state.nodes if node.node == action.node), None)
     if known is not None and case.signers:
         return _admin(case) or _with_node(state, replace(known, labels=action.labels, roles=action.roles))
     if known is not None:
@@ -142,7 +142,7 @@ def _confirm(state: MeshState, case: Case, action: ConfirmNode) -> MeshState | R
     if isinstance(admitted, Refusal):
         return admitted
     invite, use = admitted
-    if any((one.invite, one.invite_use) == (invite, use) for one in state.nodes):
+    if any((node.invite, node.invite_use) == (invite, use) for node in state.nodes):
         return Refusal("node.invite-used", "another node took this use of the invite; an admin must choose")
     return _with_node(state, replace(node, invite=invite, invite_use=use))
 
@@ -168,7 +168,7 @@ def _admission(state: MeshState, case: Case, action: ConfirmNode, key: bytes) ->
 
 
 def _with_node(state: MeshState, node: ConfirmedNode) -> MeshState:
-    others = (one for one in state.nodes if one.node != node.node)
+    others = (confirmed_node for confirmed_node in state.nodes if confirmed_node.node != node.node)
     return replace(state, nodes=tuple(sorted((*others, node), key=lambda one: one.node)))
 
 
@@ -204,13 +204,13 @@ def _set_admins_refusal(state: MeshState, case: Case) -> Refusal | None:
 
 def _set_admins(state: MeshState, action: SetAdmins) -> MeshState | Refusal:
     keys = action.admins
-    own, kept = admin_keys(keys), recovery_keys(keys)
-    if not own or len(keys) > ADMINS_MAX or len(own) + len(kept) != len(keys):
+    own, digests = admin_keys(keys), recovery_keys(keys)
+    if not own or len(keys) > ADMINS_MAX or len(own) + len(digests) != len(keys):
         return Refusal("admins.malformed", f"there are 1 to {ADMINS_MAX} admin keys of {PUBLIC_KEY_BYTES} bytes")
-    if kept and state.rules_version < RECOVERY_RULES:
+    if digests and state.rules_version < RECOVERY_RULES:
         step = "an admin: freehold mesh rules --raise"
         return Refusal("rules.recovery", f"a recovery key needs rules {RECOVERY_RULES}; {step}")
-    if any(first >= second for first, second in pairwise(keys)) or not set(own).isdisjoint(kept):
+    if any(first >= second for first, second in pairwise(keys)) or not set(own).isdisjoint(digests):
         return Refusal("admins.malformed", "admin keys are not distinct and ascending")
     if not 0 < action.threshold <= len(own):
         return Refusal("admins.malformed", "the threshold is between 1 and the number of admin keys")
@@ -251,12 +251,17 @@ def _set_networks(state: MeshState, action: SetNetworks) -> MeshState | Refusal:
     problem = networks_problem(action.networks)
     if problem or list(action.networks) != sorted(action.networks):
         return Refusal("networks.malformed", problem or "private networks are in ascending order")
-    found = next((environment for environment in state.environments if environment.name == action.environment), None)
-    if found is None:
+    found_environment = next(
+        (environment for environment in state.environments if environment.name == action.environment), None
+    )
+    if found_environment is None:
         return Refusal("environment.unknown", f"there is no environment {action.environment[:63]!r}")
-    made = replace(found, guard=guarded(found.protected, action.networks))
+    new_environment = replace(found_environment, guard=guarded(found_environment.protected, action.networks))
     return replace(
-        state, environments=tuple(made if environment is found else environment for environment in state.environments)
+        state,
+        environments=tuple(
+            new_environment if environment is found_environment else environment for environment in state.environments
+        ),
     )
 
 
@@ -278,8 +283,8 @@ def _create_project(state: MeshState, action: CreateProject) -> MeshState | Refu
         return Refusal("project.limit", f"a mesh has at most {PROJECTS_MAX} projects")
     if len(action.owners) > OWNERS_MAX or any(not 0 < len(owner) <= OWNER_MAX for owner in action.owners):
         return Refusal("project.owners", f"at most {OWNERS_MAX} owners of 1 to {OWNER_MAX} characters")
-    made = (*state.projects, Project(action.name, action.owners))
-    return replace(state, projects=tuple(sorted(made, key=lambda one: one.name)))
+    projects = (*state.projects, Project(action.name, action.owners))
+    return replace(state, projects=tuple(sorted(projects, key=lambda one: one.name)))
 
 
 def _create_environment(state: MeshState, case: Case, action: CreateEnvironment) -> MeshState | Refusal:
@@ -296,9 +301,9 @@ def _create_environment(state: MeshState, case: Case, action: CreateEnvironment)
         return Refusal("environment.exists", "`create` makes a new environment, `set` changes one there is")
     if len(others) >= ENVIRONMENTS_MAX:
         return Refusal("environment.limit", f"a mesh has at most {ENVIRONMENTS_MAX} environments")
-    kept = next((environment.networks for environment in state.environments if environment.name == action.name), ())
-    made = Environment(action.name, action.selector, action.policy, guarded(action.protected, kept))
-    return replace(state, environments=tuple(sorted((*others, made), key=lambda one: one.name)))
+    texts = next((environment.networks for environment in state.environments if environment.name == action.name), ())
+    new_environment = Environment(action.name, action.selector, action.policy, guarded(action.protected, texts))
+    return replace(state, environments=tuple(sorted((*others, new_environment), key=lambda one: one.name)))
 
 
 def claim(state: MeshState, lane: Lane, case: Case, action: ClaimRoutes) -> MeshState | Refusal:
@@ -308,22 +313,24 @@ def claim(state: MeshState, lane: Lane, case: Case, action: ClaimRoutes) -> Mesh
         return rights
     if len(action.routes) > ROUTES_MAX or len(set(action.routes)) != len(action.routes):
         return Refusal("route.malformed", f"at most {ROUTES_MAX} distinct routes")
-    problem = next((found for route in action.routes if (found := route_problem(route))), None)
+    problem = next((text for route in action.routes if (text := route_problem(route))), None)
     if problem:
         return Refusal("route.malformed", problem)
     candidate = lane.rollout.candidate if lane.rollout is not None else None
-    used = [one for one in (lane.base, candidate, *lane.retained) if one is not None]
-    if any(route not in action.routes for one in used for route in one.routes):
+    used = [deployed for deployed in (lane.base, candidate, *lane.retained) if deployed is not None]
+    if any(route not in action.routes for deployed in used for route in deployed.routes):
         return Refusal("route.in-use", "a release that runs or is kept for rollback serves a route you would release")
     mine = (lane.project, lane.environment)
-    others = tuple(one for one in state.routes if (one.project, one.environment) != mine)
-    for one in others:
-        if any(conflicts(one.route, route) and _strangers(one, lane, route) for route in action.routes):
-            return Refusal("route.taken", f"{one.route.host}{one.route.path} belongs to {one.project}")
-    made = tuple(sorted((*others, *(RouteClaim(route, *mine) for route in action.routes))))
-    if len(made) > ROUTES_TOTAL_MAX:
+    others = tuple(route for route in state.routes if (route.project, route.environment) != mine)
+    for route_claim in others:
+        if any(conflicts(route_claim.route, route) and _strangers(route_claim, lane, route) for route in action.routes):
+            return Refusal(
+                "route.taken", f"{route_claim.route.host}{route_claim.route.path} belongs to {route_claim.project}"
+            )
+    route_claims = tuple(sorted((*others, *(RouteClaim(route, *mine) for route in action.routes))))
+    if len(route_claims) > ROUTES_TOTAL_MAX:
         return Refusal("route.limit", f"a mesh has at most {ROUTES_TOTAL_MAX} routes")
-    return replace(state, routes=made)
+    return replace(state, routes=route_claims)
 
 
 def conflicts(first: Route, second: Route) -> bool:

@@ -66,9 +66,9 @@ class StageStatements:
 
 def step(state: MeshState, lane: Lane, case: Case, action: RolloutAction) -> Lane | Refusal:
     """Return the lane after `action`, or the first rule it breaks. `state` is the one before the command."""
-    found = check(lane, action)
-    if found is not None:
-        return Refusal(found.rule, found.detail)
+    refuses = check(lane, action)
+    if refuses is not None:
+        return Refusal(refuses.rule, refuses.detail)
     after = _step(state, lane, case, action)
     if isinstance(after, Refusal):
         return after
@@ -260,9 +260,9 @@ def _pause(state: MeshState, lane: Lane, case: Case, action: Pause) -> Lane | Re
     assessed = _assess(state, rollout, case)
     if isinstance(assessed, Refusal):
         return assessed
-    kept = assessed.outcome is StageOutcome.FAIL and not _reverts(rollout)
+    answer = assessed.outcome is StageOutcome.FAIL and not _reverts(rollout)
     gated = assessed.outcome is StageOutcome.PASS and rollout.stages[rollout.stage].approve
-    if kept or gated or assessed.outcome is StageOutcome.INCONCLUSIVE:
+    if answer or gated or assessed.outcome is StageOutcome.INCONCLUSIVE:
         reason = "awaits an approver" if gated else assessed.reason
         return replace(lane, rollout=replace(rollout, paused=reason))
     return Refusal(f"health.{assessed.outcome.value}", f"nothing forces a pause: {assessed.reason}")
@@ -327,21 +327,21 @@ def _withdraw(state: MeshState, lane: Lane, case: Case, action: WithdrawApproval
     if len(case.signers) != 1 or len(action.change) != DIGEST_BYTES:
         return Refusal("approval.withdrawal", "an approval is withdrawn by the one key that gave it")
     key, change = case.signers[0], _digest32(action.change)
-    if any((one.change, one.key) == (change, key) for one in lane.withdrawn):
+    if any((withdrawn.change, withdrawn.key) == (change, key) for withdrawn in lane.withdrawn):
         return Refusal("approval.withdrawn-already", "this approval was withdrawn before")
-    known = [one for one in (lane.base, *lane.retained) if one is not None]
+    known = [deployed for deployed in (lane.base, *lane.retained) if deployed is not None]
     if lane.rollout is not None:
         known.append(lane.rollout.candidate)
     keys = _withdrawing(state, case, change, key)
     if isinstance(keys, Refusal):
         return keys
-    gave = any(one.change == change and not set(keys).isdisjoint(one.approvers) for one in known)
+    gave = any(deployed.change == change and not set(keys).isdisjoint(deployed.approvers) for deployed in known)
     if not gave:
         refusal = _signed(case, lane, "approve")
         if refusal is not None:
             return refusal
-    kept = tuple(one for one in lane.withdrawn if case.at_ms - one.at_ms < APPROVAL_MAX_MS)
-    if len(kept) + len(keys) > WITHDRAWN_MAX:
+    withdrawns = tuple(withdrawn for withdrawn in lane.withdrawn if case.at_ms - withdrawn.at_ms < APPROVAL_MAX_MS)
+    if len(withdrawns) + len(keys) > WITHDRAWN_MAX:
         return Refusal("approval.withdrawals-full", f"at most {WITHDRAWN_MAX} withdrawals are remembered at a time")
     rollout = lane.rollout
     if rollout is not None:
@@ -351,7 +351,7 @@ def _withdraw(state: MeshState, lane: Lane, case: Case, action: WithdrawApproval
         rollout = replace(rollout, candidate=candidate, paused=paused)
     return replace(
         lane,
-        withdrawn=(*kept, *(Withdrawn(change, one, case.at_ms) for one in keys)),
+        withdrawn=(*withdrawns, *(Withdrawn(change, key, case.at_ms) for key in keys)),
         base=lane.base and _without(lane.base, change, keys),
         retained=tuple(_without(deployed, change, keys) for deployed in lane.retained),
         rollout=rollout,
@@ -363,15 +363,15 @@ def _withdrawing(state: MeshState, case: Case, change: bytes, key: bytes) -> tup
 
     A passkey signs approvals only: what it said is taken back with the key that it names as its person's.
     """
-    found = {key}
+    digests = {key}
     for named in case.exhibits.exhibits.approvals if state.rules_version >= PASSKEY_RULES else ():
         approval = read_approval(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(approval, Refusal):
             return approval
         if approval.change != change or approval.person != key:
             return Refusal("approval.withdrawal", "the approval shown is of another change or person")
-        found.add(approval.key)
-    return tuple(sorted(found))
+        digests.add(approval.key)
+    return tuple(sorted(digests))
 
 
 def _without(deployed: Deployed, change: bytes, keys: Sequence[bytes]) -> Deployed:
@@ -382,7 +382,7 @@ def _without(deployed: Deployed, change: bytes, keys: Sequence[bytes]) -> Deploy
 
 def _based(lane: Lane, base: Deployed) -> Lane:
     former = () if lane.base is None else (lane.base,)
-    retained = tuple(one for one in (*former, *lane.retained) if one.change != base.change)
+    retained = tuple(entry for entry in (*former, *lane.retained) if entry.change != base.change)
     return replace(lane, base=base, retained=retained[:RETAINED_MAX])
 
 

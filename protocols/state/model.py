@@ -228,8 +228,8 @@ class MeshState(msgspec.Struct, frozen=True, array_like=True):
         for lane in self.lanes:
             if lane.project == project and lane.environment == environment:
                 return lane
-        if any(one.name == project for one in self.projects) and any(
-            one.name == environment for one in self.environments
+        if any(entry.name == project for entry in self.projects) and any(
+            entry.name == environment for entry in self.environments
         ):
             return Lane(project, environment)
         return None

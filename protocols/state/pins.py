@@ -8,13 +8,13 @@ from protocols.state.model import MeshState
 def pins_of(state: MeshState) -> frozenset[bytes]:
     """Return what the chain's decisions within retention keep: changes, configurations, versions of secrets."""
     deployed = [
-        one
+        deployed
         for lane in state.lanes
-        for one in (lane.base, lane.rollout.candidate if lane.rollout is not None else None, *lane.retained)
-        if one is not None
+        for deployed in (lane.base, lane.rollout.candidate if lane.rollout is not None else None, *lane.retained)
+        if deployed is not None
     ]
     return frozenset(
         bytes(name)
-        for one in deployed
-        for name in (one.change, one.configuration, *(secret.digest for secret in one.secrets))
+        for entry in deployed
+        for name in (entry.change, entry.configuration, *(secret.digest for secret in entry.secrets))
     )

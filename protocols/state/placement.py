@@ -34,15 +34,15 @@ def selects(environment: Environment, node: ConfirmedNode) -> bool:
 
 def eligible(state: MeshState, environment: str) -> tuple[PeerId, ...]:
     """Return the nodes the environment selects, ascending; none when there is no such environment."""
-    found = next((item for item in state.environments if item.name == environment), None)
-    if found is None:
+    found_environment = next((item for item in state.environments if item.name == environment), None)
+    if found_environment is None:
         return ()
-    return tuple(node.node for node in state.nodes if selects(found, node))
+    return tuple(node.node for node in state.nodes if selects(found_environment, node))
 
 
 def private_networks(state: MeshState, environment: str) -> tuple[str, ...]:
     """Return the private networks that apps may reach from an environment; none when there is no such environment."""
-    return next((one.networks for one in state.environments if one.name == environment), ())
+    return next((entry.networks for entry in state.environments if entry.name == environment), ())
 
 
 def placed(

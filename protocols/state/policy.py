@@ -47,7 +47,7 @@ class Gate(msgspec.Struct, frozen=True, array_like=True):
     @property
     def asks_nodes(self) -> bool:
         """Whether some of it can only be met by a node, which runs a check again and says so."""
-        return any(one.by_node for demand in self.demands for one in demand.evidence)
+        return any(evidence_demand.by_node for demand in self.demands for evidence_demand in demand.evidence)
 
     @property
     def digest(self) -> Digest:
@@ -150,7 +150,7 @@ def approvals_refusal(
 
 def evidence_refusal(wanted: Gate, subject: Subject, shown: Sequence[Shown], at_ms: int) -> Refusal | None:
     """Return which demanded evidence is missing, stale, failed, foreign or only self-attested, or None."""
-    for demand in (one for demands in wanted.demands for one in demands.evidence):
+    for demand in (demand for demands in wanted.demands for demand in demands.evidence):
         problems = [_evidence_problem(demand, subject, item, at_ms) for item in shown]
         if None in problems:
             continue
@@ -187,7 +187,7 @@ def _approving(found: Vouched, change: Change) -> tuple[Rights, ...]:
     assert isinstance(found.rights, Rights), "without rights there is nothing to look at"
     here = found.rights.allowing("approve", change.project, change.environment)
     person = found.approval.person
-    return tuple(one for one in here if one.kind == "person" and (not person or person in one.lineage))
+    return tuple(rights for rights in here if rights.kind == "person" and (not person or person in rights.lineage))
 
 
 def _independent(here: Sequence[Rights], subject: Subject) -> list[Rights]:
@@ -195,7 +195,7 @@ def _independent(here: Sequence[Rights], subject: Subject) -> list[Rights]:
 
     Each grant is looked at alone: an author who lends a right to an approver's key does not take the approver's own.
     """
-    return [one for one in here if not any(key in subject.authors for key in one.lineage)]
+    return [rights for rights in here if not any(key in subject.authors for key in rights.lineage)]
 
 
 def _people(good: Sequence[Vouched], subject: Subject, roles: Sequence[str] = ()) -> dict[bytes, bytes]:
@@ -206,7 +206,7 @@ def _people(good: Sequence[Vouched], subject: Subject, roles: Sequence[str] = ()
     people: dict[bytes, bytes] = {}
     for item in good:
         independent = _independent(_approving(item, subject.change), subject)
-        fitting = [one for one in independent if not roles or any(role in one.roles for role in roles)]
+        fitting = [rights for rights in independent if not roles or any(role in rights.roles for role in roles)]
         if fitting:
             nearest = min(fitting, key=lambda one: (len(one.lineage), one.lineage))
             people.setdefault(nearest.lineage[0], item.approval.key)

@@ -126,18 +126,18 @@ def outcome(lane: Lane, action: LaneAction) -> Outcome:
 
 def check(lane: Lane, action: LaneAction) -> Refuses | None:
     """Return the rule that refuses `action` here, or None; a `start` that says `supersede` passes."""
-    found = outcome(lane, action)
-    if isinstance(found, Leads):
+    answer = outcome(lane, action)
+    if isinstance(answer, Leads):
         return None
-    if found.unless and isinstance(action, Start) and action.supersede:
+    if answer.unless and isinstance(action, Start) and action.supersede:
         return None
-    return found
+    return answer
 
 
 def assert_led(before: Lane, action: LaneAction, after: Lane) -> None:
     """Assert that the step taken is one the table allows."""
-    found = outcome(before, action)
-    allowed = found.to if isinstance(found, Leads) else (found.to,)
+    answer = outcome(before, action)
+    allowed = answer.to if isinstance(answer, Leads) else (answer.to,)
     ensure(phase_of(after) in allowed, f"{type(action).__name__}: {phase_of(before)} led to {phase_of(after)}")
 
 
@@ -154,7 +154,7 @@ def markdown() -> str:
     for title, table in (("Open", OPEN), ("Frozen", FROZEN)):
         lines += ["", f"## {title}", "", "| command | idle | running | paused |", "|---|---|---|---|"]
         for action, row in table.items():
-            cells = " | ".join(_cell(found) for found in row)
+            cells = " | ".join(_cell(entry) for entry in row)
             lines.append(f"| `{action.__struct_config__.tag}` | {cells} |")
     return "\n".join(lines) + "\n"
 

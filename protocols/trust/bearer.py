@@ -34,11 +34,11 @@ def make_token(mesh: bytes, secret: bytes) -> str:
 
 def signer_of(token: str, mesh: bytes) -> Ed25519Signer | None:
     """Return the key that a token stands for in this mesh; None for one of another mesh or of another form."""
-    found = _FORM.fullmatch(token)
-    if found is None or found[1] != mesh.hex()[:MESH_CHARS]:
+    answer = _FORM.fullmatch(token)
+    if answer is None or answer[1] != mesh.hex()[:MESH_CHARS]:
         return None
     try:
-        secret = base64.b64decode(found[2] + "=", altchars=b"-_", validate=True)
+        secret = base64.b64decode(answer[2] + "=", altchars=b"-_", validate=True)
     except binascii.Error:
         return None
     return Ed25519Signer(hashlib.sha256(_PURPOSE + mesh + secret).digest())

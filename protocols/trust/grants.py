@@ -140,7 +140,7 @@ class Rights:
     @property
     def behind(self) -> tuple[bytes, ...]:
         """Every key of any grant's lineage: whose doing this key's acts may be."""
-        return tuple(dict.fromkeys(key for one in self.each for key in one.lineage))
+        return tuple(dict.fromkeys(key for rights in self.each for key in rights.lineage))
 
     def allows(self, verb: Verb, project: str, environment: str) -> bool:
         """Return whether one grant covers the verb there; `ANY` asks for the right everywhere."""
@@ -149,9 +149,9 @@ class Rights:
     def allowing(self, verb: Verb, project: str, environment: str) -> tuple[Rights, ...]:
         """Return the rights of each grant that by itself covers the verb there."""
         return tuple(
-            one
-            for one in self.each
-            if verb in one.verbs and covers(one.projects, project) and covers(one.environments, environment)
+            rights
+            for rights in self.each
+            if verb in rights.verbs and covers(rights.projects, project) and covers(rights.environments, environment)
         )
 
 
@@ -160,7 +160,7 @@ def payer_of(rights: Rights) -> bytes:
 
     A key makes others as it likes, so nothing that has a limit is counted by key alone.
     """
-    return min(one.principal for one in rights.each)
+    return min(entry.principal for entry in rights.each)
 
 
 NO_GRANT = Refusal("grant.none", "the key is not an admin of this mesh and shows no grant")
@@ -251,9 +251,9 @@ def rights_of_any(
 ) -> Rights | Refusal:
     """Return what `key` may do by itself or by any of its chains that holds at `at_ms`; if none does, why the last not."""
     tried = ((), *chains) if key in admins or not chains else tuple(chains)
-    found = [rights_of(verifier, mesh, admins, key, chain=chain, at_ms=at_ms) for chain in tried]
-    good = [rights for rights in found if isinstance(rights, Rights)]
-    return united(good) if good else found[-1]
+    entries = [rights_of(verifier, mesh, admins, key, chain=chain, at_ms=at_ms) for chain in tried]
+    good = [rights for rights in entries if isinstance(rights, Rights)]
+    return united(good) if good else entries[-1]
 
 
 def _open_link(

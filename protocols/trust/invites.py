@@ -213,13 +213,13 @@ def _grant_problem(verifier: Verifier, mesh: bytes, invite: Invite, join: JoinRe
     assert invite.grant is not None
     assert join.grant is not None
     try:
-        given: Grant = open_signed(verifier, GRANT_DOMAIN, mesh, invite.grant, Grant)
+        grant: Grant = open_signed(verifier, GRANT_DOMAIN, mesh, invite.grant, Grant)
         taken: Grant = open_signed(verifier, GRANT_DOMAIN, mesh, join.grant, Grant)
     except DecodeError as error:
         return Refusal("invite.malformed", str(error))
     bound = (
-        given.key == invite.invite_key
-        and given.invite_uses == invite.uses
+        grant.key == invite.invite_key
+        and grant.invite_uses == invite.uses
         and join.grant.key == invite.invite_key
         and taken.key == join.key
         and taken.parent == digest(invite.grant.payload)

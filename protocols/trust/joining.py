@@ -93,7 +93,7 @@ class JoinMachine:
             case Received():
                 return self._received(event.peer, event.message, now)
             case Tick():
-                late = sorted(peer for peer, at in self._asked_ms.items() if now.mono_ms >= at + HELLO_TIMEOUT_MS)
+                late = sorted(peer for peer, index in self._asked_ms.items() if now.mono_ms >= index + HELLO_TIMEOUT_MS)
                 for peer in late:
                     del self._asked_ms[peer]
                 return [Disconnect(peer, "hello.timeout") for peer in late]

@@ -102,24 +102,24 @@ def void_among(said: Mapping[Digest, Resting]) -> frozenset[Digest]:
     voids it; so on until nothing changes (the grounded extension of Dung, 1995). What is left stands in a circle.
     """
     by_subject: dict[bytes, list[Digest]] = {}
-    for one, resting in said.items():
+    for entry, resting in said.items():
         if resting.revocation.kind != "node":
-            by_subject.setdefault(resting.revocation.subject, []).append(one)
+            by_subject.setdefault(resting.revocation.subject, []).append(entry)
     against = {
-        one: [
+        digest: [
             other
             for subject in resting.rests_on
             for other in by_subject.get(subject, ())
-            if other != one and one not in said[other].revocation.kept
+            if other != digest and digest not in said[other].revocation.kept
         ]
-        for one, resting in said.items()
+        for digest, resting in said.items()
     }
-    certain = {one for one, others in against.items() if not others}
+    certain = {digest for digest, others in against.items() if not others}
     open_ones = set(said) - certain
     void: set[Digest] = set()
     while open_ones:
-        lost = {one for one in open_ones if not certain.isdisjoint(against[one])}
-        won = {one for one in open_ones - lost if void.issuperset(against[one])}
+        lost = {digest for digest in open_ones if not certain.isdisjoint(against[digest])}
+        won = {digest for digest in open_ones - lost if void.issuperset(against[digest])}
         if not lost and not won:
             break
         void |= lost

@@ -219,20 +219,20 @@ class TrustStore:
         resting = self._resting(statement)
         if isinstance(resting, Refusal):
             return resting
-        one = statement_id(statement.signed)
-        if one not in self._said:
-            self._said[one] = resting
+        chosen_digest = statement_id(statement.signed)
+        if chosen_digest not in self._said:
+            self._said[chosen_digest] = resting
             self._weigh()
             self.version += 1
-        return _BY_REVOKED if one in self._void else resting.revocation
+        return _BY_REVOKED if chosen_digest in self._void else resting.revocation
 
     def void_revocation(self, statement: RevocationStatement) -> Refusal | None:
         """Return why a revocation would not count if it were made now; learns nothing."""
         resting = self._resting(statement)
         if isinstance(resting, Refusal):
             return resting
-        one = statement_id(statement.signed)
-        return _BY_REVOKED if one in void_among({**self._said, one: resting}) else None
+        chosen_digest = statement_id(statement.signed)
+        return _BY_REVOKED if chosen_digest in void_among({**self._said, chosen_digest: resting}) else None
 
     # --- questions about nodes ----------------------------------------------------------------------------------------
 
@@ -397,7 +397,7 @@ class TrustStore:
         ordered = sorted([*held, HeldCertificate(certificate, signed, signed.key in self.every_admin())], key=_by_issue)
         if len(ordered) > CERTIFICATES_PER_NODE_MAX:
             # The first one, and what admins signed, prove where the roles came from; the last one is in use.
-            del ordered[next((at for at, item in enumerate(ordered[1:-1], 1) if not item.by_admin), 1)]
+            del ordered[next((index for index, item in enumerate(ordered[1:-1], 1) if not item.by_admin), 1)]
         self._held[certificate.node] = ordered
         self.version += 1
         return None
@@ -410,13 +410,13 @@ class TrustStore:
             return Refusal("certificate.issuer-revoked", "the issuer was revoked before it signed this")
         if not self._entitling(issuer, certificate):
             return Refusal("certificate.not-an-issuer", "the signer is no admin and no issuer that we know of")
-        given = {role for item in self._held.get(certificate.node, []) for role in item.certificate.roles}
+        texts = {role for item in self._held.get(certificate.node, []) for role in item.certificate.roles}
         opened = self.admission_of(public_key_of(certificate.node))
         if opened is not None and opened.invite.kind == "node":
-            given.update(opened.invite.roles)
+            texts.update(opened.invite.roles)
         elif certificate.node not in self._held:
             return Refusal("certificate.not-invited", "an issuer certified a node that no admin or invite let in")
-        if not set(certificate.roles) <= given:
+        if not set(certificate.roles) <= texts:
             return Refusal("certificate.roles", "an issuer gave a role that no admin had given")
         return None
 
@@ -462,9 +462,9 @@ class TrustStore:
         self._void = void_among(self._said)
         cutoffs: dict[PeerId, Cutoff] = {}
         subjects: dict[str, set[bytes]] = {"principal": set(), "grant": set()}
-        for one, resting in self._said.items():
+        for entry, resting in self._said.items():
             said = resting.revocation
-            if one in self._void:
+            if entry in self._void:
                 continue
             if said.kind != "node":
                 subjects[said.kind].add(said.subject)

@@ -52,8 +52,8 @@ class UpgradePaper(msgspec.Struct, frozen=True, tag="upgrade"):
 
 def version_of(text: str) -> Version | None:
     """Return a release's three numbers; None for what is no release of Freehold."""
-    found = _VERSION.fullmatch(text)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+    answer = _VERSION.fullmatch(text)
+    return (int(answer[1]), int(answer[2]), int(answer[3])) if answer else None
 
 
 def following_problem(old: str, new: str) -> str:

@@ -134,7 +134,7 @@ def read_u8_list(size: int, data: int) -> bytes:
         return bytes(MEM[data : data + VAL_BYTES * size])[8::VAL_BYTES]
     step = VAL_BYTES * _BLOCK
     end = data + VAL_BYTES * size
-    return b"".join([bytes(MEM[at : min(at + step, end)])[8::VAL_BYTES] for at in range(data, end, step)])
+    return b"".join([bytes(MEM[start : min(start + step, end)])[8::VAL_BYTES] for start in range(data, end, step)])
 
 
 def write_u8_list(value: bytes, data: int) -> None:
@@ -150,8 +150,10 @@ def write_u8_list(value: bytes, data: int) -> None:
         piece = value[start : start + _BLOCK]
         count = len(piece)
         block[8 : 8 + VAL_BYTES * count : VAL_BYTES] = piece
-        at = data + VAL_BYTES * start
-        MEM[at : at + VAL_BYTES * count] = block if count * VAL_BYTES == len(block) else block[: VAL_BYTES * count]
+        position = data + VAL_BYTES * start
+        MEM[position : position + VAL_BYTES * count] = (
+            block if count * VAL_BYTES == len(block) else block[: VAL_BYTES * count]
+        )
 
 
 def take_resource(context: int, any_resource: int) -> int:
@@ -273,8 +275,8 @@ class RawComponent:
     def function(self, store: RawStore, instance: Any, index: int) -> RawFunc:
         """Return the export at `index`."""
         func = _bindings.wasmtime_component_func_t()
-        found = _get_func(ctypes.byref(instance), store.context, index, ctypes.byref(func))
-        assert found, "the index came from this component's own function"
+        found_func = _get_func(ctypes.byref(instance), store.context, index, ctypes.byref(func))
+        assert found_func, "the index came from this component's own function"
         return RawFunc(store.context, ctypes.byref(func))
 
 

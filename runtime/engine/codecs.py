@@ -176,13 +176,13 @@ def _tuple(elements: list[Codec]) -> Codec:
 
     def lift(at: int, holder: ResourceHolder) -> tuple[Any, ...]:
         data = word(MEM, at + 16)[0]
-        return tuple([one(data + offset, holder) for one, offset in lifts])
+        return tuple([entry(data + offset, holder) for entry, offset in lifts])
 
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
         bindings.tuple_new(at + 8, count)
         data = word(MEM, at + 16)[0]
-        for item, (one, offset) in zip(value, lowers, strict=True):
-            one(item, data + offset, holder)
+        for item, (entry, offset) in zip(value, lowers, strict=True):
+            entry(item, data + offset, holder)
         MEM[at] = _TUPLE
 
     return Codec(lift, lower, f"tuple<{','.join(codec.shape for codec in elements)}>")
@@ -195,14 +195,14 @@ def _record(fields: list[tuple[str, Codec]]) -> Codec:
 
     def lift(at: int, holder: ResourceHolder) -> tuple[Any, ...]:
         data = word(MEM, at + 16)[0]
-        return tuple([one(data + offset, holder) for one, offset in lifts])
+        return tuple([entry(data + offset, holder) for entry, offset in lifts])
 
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
         bindings.record_new(at + 8, count)
         data = word(MEM, at + 16)[0]
-        for item, (name, one, offset) in zip(value, lowers, strict=True):
+        for item, (name, entry, offset) in zip(value, lowers, strict=True):
             bindings.bytes_new(data + offset, len(name), name)
-            one(item, data + offset + 16, holder)
+            entry(item, data + offset + 16, holder)
         MEM[at] = _RECORD
 
     return Codec(lift, lower, "record{" + ",".join(f"{name}:{codec.shape}" for name, codec in fields) + "}")
@@ -214,15 +214,15 @@ def _variant(cases: list[tuple[str, Codec | None]]) -> Codec:
 
     def lift(at: int, holder: ResourceHolder) -> tuple[str, Any]:
         size, data, payload = words3(MEM, at + 8)
-        name, one = by_name[bytes(MEM[data : data + size])]
-        return name, one(payload, holder) if one is not None else None
+        name, answer = by_name[bytes(MEM[data : data + size])]
+        return name, answer(payload, holder) if answer is not None else None
 
     def lower(value: tuple[str, Any], at: int, holder: ResourceHolder) -> None:
-        name, one = to_write[value[0]]
+        name, answer = to_write[value[0]]
         boxed = 0
-        if one is not None:
+        if answer is not None:
             boxed = bindings.box()
-            one(value[1], boxed, holder)
+            answer(value[1], boxed, holder)
         bindings.bytes_new(at + 8, len(name), name)
         _put_word(MEM, at + 24, boxed)
         MEM[at] = _VARIANT
@@ -295,15 +295,15 @@ def _result(ok: Codec | None, err: Codec | None) -> Codec:
         return Err(lift_err(payload, holder) if lift_err is not None else None)
 
     def lower(value: Any, at: int, holder: ResourceHolder) -> None:
-        is_ok, one = 1, lower_ok
+        is_ok, answer = 1, lower_ok
         if type(value) is Err:
-            is_ok, one, value = 0, lower_err, value.value
+            is_ok, answer, value = 0, lower_err, value.value
         elif type(value) is Ok:
             value = value.value
         boxed = 0
-        if one is not None:
+        if answer is not None:
             boxed = bindings.box()
-            one(value, boxed, holder)
+            answer(value, boxed, holder)
         _put_result(MEM, at, _RESULT, is_ok, boxed)
 
     return Codec(lift, lower, f"result<{ok.shape if ok else '_'},{err.shape if err else '_'}>")

@@ -164,9 +164,9 @@ class GuestLog:
             text = f"{end + cut} bytes of this call's output are dropped: it said more than its log limit"
             self._sink.emit("warn", self._context, text)
             self._dropped = 0
-        kept = bytes(self._kept)
+        content = bytes(self._kept)
         self._kept.clear()
-        self._lines(kept)
+        self._lines(content)
         self._emit()
         if last := [*held, *self._refused]:
             self._sink.keep(last)

@@ -115,23 +115,23 @@ class RawInstance:
 
     def handle(self, request: Resource, outparam: Resource) -> None:
         """Lower both handles and call."""
-        at = self._at
+        position = self._at
         lower_request, lower_outparam = self._entry.params
-        lower_request.lower(request, at, self._guest)
-        lower_outparam.lower(outparam, at + VAL_BYTES, self._guest)
+        lower_request.lower(request, position, self._guest)
+        lower_outparam.lower(outparam, position + VAL_BYTES, self._guest)
         try:
-            self._func.call(at, 2, at + VAL_BYTES * 2, 0)
+            self._func.call(position, 2, position + VAL_BYTES * 2, 0)
         finally:
-            bindings.val_delete(at)
-            bindings.val_delete(at + VAL_BYTES)
+            bindings.val_delete(position)
+            bindings.val_delete(position + VAL_BYTES)
 
     def run(self) -> Ok | Err:
         """Call and lift the result."""
-        at = self._at
-        self._func.call(at, 0, at, 1)
+        position = self._at
+        self._func.call(position, 0, position, 1)
         assert self._entry.result is not None
-        result: Ok | Err = self._entry.result.lift(at, self._guest)
-        bindings.val_delete(at)
+        result: Ok | Err = self._entry.result.lift(position, self._guest)
+        bindings.val_delete(position)
         return result
 
     def close(self) -> None:

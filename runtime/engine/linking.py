@@ -101,11 +101,11 @@ def _by_raw_calls(
 
 def _by_public_api(component: wc.Component, imports: Mapping[str, _Import], entry: tuple[str, str]) -> PublicComponent:
     _warn_once()
-    found: dict[str, dict[str, tuple[HostFunction, wc.FuncType] | type[Resource]]] = {}
+    document: dict[str, dict[str, tuple[HostFunction, wc.FuncType] | type[Resource]]] = {}
     for name, items in imports.items():
-        found[name] = {**items.resources}
-        found[name].update({item: (function, ty) for item, (function, ty, _) in items.functions.items()})
-    return PublicComponent(component, found, entry)
+        document[name] = {**items.resources}
+        document[name].update({item: (function, ty) for item, (function, ty, _) in items.functions.items()})
+    return PublicComponent(component, document, entry)
 
 
 @cache
@@ -132,7 +132,7 @@ def find_interface(interfaces: Sequence[Interface], name: str) -> Interface:
 def _resolve(
     name: str, items: Mapping[str, Any], interface: Interface, resources: list[tuple[wc.ResourceType, str]]
 ) -> _Import:
-    found = _Import({}, {})
+    answer = _Import({}, {})
     for item_name, extern in items.items():
         item = extern.ty
         if isinstance(item, wc.ResourceType):
@@ -140,13 +140,13 @@ def _resolve(
             if kind is None:
                 raise LinkError(f"the component expects a resource {item_name} in {name}, which it does not have")
             resources.append((item, kind.wit))
-            found.resources[item_name] = kind
+            answer.resources[item_name] = kind
         elif isinstance(item, wc.FuncType):
             function = interface.find(item_name)
             if function is None:
                 raise LinkError(f"the component imports {item_name} from {name}, which it does not have")
-            found.functions[item_name] = function, item, _checked(name, item_name, item, resources)
-    return found
+            answer.functions[item_name] = function, item, _checked(name, item_name, item, resources)
+    return answer
 
 
 def _checked(name: str, item: str, ty: wc.FuncType, resources: ResourceNames) -> FunctionCodecs:

@@ -26,7 +26,7 @@ def linear_memories() -> dict[int, int]:
 
 def parse(maps: str) -> dict[int, int]:
     """Return the linear memories in the text of a `/proc/PID/maps`."""
-    found: dict[int, int] = {}
+    table: dict[int, int] = {}
     run_start = run_end = 0
     for line in maps.splitlines():
         span, access = line.split(maxsplit=2)[:2]
@@ -37,5 +37,5 @@ def parse(maps: str) -> dict[int, int]:
                 run_start = start
             run_end = end
         elif access.startswith("---") and start == run_end and end - start >= RESERVATION_MIN_BYTES:
-            found[run_start] = run_end - run_start
-    return found
+            table[run_start] = run_end - run_start
+    return table

@@ -90,18 +90,18 @@ def _list(ty: wc.ListType) -> Conversion:
     element = ty.element
     if isinstance(element, wc.U8):
         return Conversion(_same, _same, frozenset({bytes}))
-    one = conversion_for(element)
+    conversion = conversion_for(element)
     return Conversion(
-        lambda v, s, g: [one.ours(item, s, g) for item in v],
-        lambda v, s, g: [one.theirs(item, s, g) for item in v],
+        lambda v, s, g: [conversion.ours(item, s, g) for item in v],
+        lambda v, s, g: [conversion.theirs(item, s, g) for item in v],
         frozenset({list}),
     )
 
 
 def _tuple(elements: list[Conversion]) -> Conversion:
     return Conversion(
-        lambda v, s, g: tuple(one.ours(item, s, g) for one, item in zip(elements, v, strict=True)),
-        lambda v, s, g: tuple(one.theirs(item, s, g) for one, item in zip(elements, v, strict=True)),
+        lambda v, s, g: tuple(conversion.ours(item, s, g) for conversion, item in zip(elements, v, strict=True)),
+        lambda v, s, g: tuple(conversion.theirs(item, s, g) for conversion, item in zip(elements, v, strict=True)),
         frozenset({tuple}),
     )
 
@@ -109,12 +109,14 @@ def _tuple(elements: list[Conversion]) -> Conversion:
 def _record(fields: list[tuple[str, Conversion]]) -> Conversion:
     def theirs(value: Any, store: Any, guest: Guest) -> wc.Record:
         record = wc.Record()
-        for (name, one), item in zip(fields, value, strict=True):
-            setattr(record, name, one.theirs(item, store, guest))
+        for (name, conversion), item in zip(fields, value, strict=True):
+            setattr(record, name, conversion.theirs(item, store, guest))
         return record
 
     return Conversion(
-        lambda v, s, g: tuple(one.ours(getattr(v, name), s, g) for name, one in fields), theirs, frozenset({wc.Record})
+        lambda v, s, g: tuple(conversion.ours(getattr(v, name), s, g) for name, conversion in fields),
+        theirs,
+        frozenset({wc.Record}),
     )
 
 
@@ -256,7 +258,7 @@ def _bridge(guest: Guest, function: HostFunction, ty: wc.FuncType) -> Callable[.
     def call(store: Any, *arguments: Any) -> Any:
         try:
             guest.call.check()
-            ours = [one.ours(value, store, guest) for one, value in zip(parameters, arguments, strict=True)]
+            ours = [parameter.ours(value, store, guest) for parameter, value in zip(parameters, arguments, strict=True)]
             value = function(guest, *ours)
             return result.theirs(value, store, guest) if result is not None else None
         except BaseException as error:

@@ -93,19 +93,19 @@ class Certificates:
     def _take(self, fingerprint: Fingerprint, found: list[Loaded]) -> None:
         loaded = best_first(found)
         by_name: dict[str, ssl.SSLContext] = {}
-        for one in loaded:
-            for name in one.names:
-                by_name.setdefault(name, one.context)
+        for entry in loaded:
+            for name in entry.names:
+                by_name.setdefault(name, entry.context)
         self._by_name, self._fingerprint = by_name, fingerprint
         self.front = loaded[0].context if loaded else ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        for context in (self.front, *(one.context for one in loaded)):
+        for context in (self.front, *(candidate.context for candidate in loaded)):
             context.sni_callback = self._choose
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, begun: ssl.SSLContext) -> int | None:
         wanted = (name or "").lower()
-        found = self._by_name.get(wanted) or self._by_name.get("*." + wanted.partition(".")[2])
-        if found is not None:
-            connection.context = found
+        sslcontext = self._by_name.get(wanted) or self._by_name.get("*." + wanted.partition(".")[2])
+        if sslcontext is not None:
+            connection.context = sslcontext
         elif not self._by_name:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         return None
@@ -131,20 +131,20 @@ def read(folder: Path) -> list[Loaded]:
 
 def read_some(folder: Path) -> list[Loaded]:
     """Return every certificate that can be read, in order of file name. Raises `CertificateError` if none can."""
-    found, problems = _readable(folder)
-    if not found:
+    loadeds, problems = _readable(folder)
+    if not loadeds:
         raise problems[0] if problems else CertificateError(f"{folder} holds no NAME.pem")
-    return found
+    return loadeds
 
 
 def _readable(folder: Path) -> tuple[list[Loaded], list[CertificateError]]:
-    found, problems = [], []
+    loadeds, problems = [], []
     for path in sorted(folder.glob("*.pem"))[:FILES_MAX]:
         try:
-            found.append(_load(path))
+            loadeds.append(_load(path))
         except CertificateError as error:
             problems.append(error)
-    return found, problems
+    return loadeds, problems
 
 
 def best_first(loaded: Sequence[Loaded]) -> list[Loaded]:
@@ -153,14 +153,14 @@ def best_first(loaded: Sequence[Loaded]) -> list[Loaded]:
     Of those that are valid the first by file name stays first, since it is what clients without a name get.
     """
     now = datetime.now(UTC)
-    valid = [one for one in loaded if one.not_before <= now < one.not_after]
-    others = [one for one in loaded if one not in valid]
+    valid = [entry for entry in loaded if entry.not_before <= now < entry.not_after]
+    others = [entry for entry in loaded if entry not in valid]
     if not valid:
         return sorted(others, key=lambda one: one.not_after, reverse=True)
     first = valid[0]
-    same = [one for one in valid if set(one.names) & set(first.names)]
+    same = [loaded for loaded in valid if set(loaded.names) & set(first.names)]
     first = max(same, key=lambda one: one.not_after)
-    rest = sorted((one for one in valid if one is not first), key=lambda one: one.not_after, reverse=True)
+    rest = sorted((loaded for loaded in valid if loaded is not first), key=lambda one: one.not_after, reverse=True)
     return [first, *rest, *sorted(others, key=lambda one: one.not_after, reverse=True)]
 
 
@@ -200,14 +200,14 @@ def _no_password() -> str:
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
-    found = []
+    pairs = []
     for path in sorted(folder.glob("*.pem")):
         try:
             status = path.stat()
         except OSError:
             continue  # removed meanwhile: the next look sees that
-        found.append((path.name, status.st_mtime_ns, status.st_size))
-    return tuple(found)
+        pairs.append((path.name, status.st_mtime_ns, status.st_size))
+    return tuple(pairs)
 
 
 def days_left(certificate: Loaded) -> int:

@@ -55,10 +55,10 @@ class ChunkDecoder:
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Return the pieces of body in `data`, and what lies behind the body once that is `done`. Raises ChunkError."""
         pieces: list[bytes] = []
-        at = 0
-        while at < len(data) and not self.done:
-            at = self._data(data, at, pieces) if self._data_left >= 0 else self._read_line(data, at)
-        return pieces, data[at:]
+        line = 0
+        while line < len(data) and not self.done:
+            line = self._data(data, line, pieces) if self._data_left >= 0 else self._read_line(data, line)
+        return pieces, data[line:]
 
     def _data(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         left = self._data_left

@@ -381,19 +381,19 @@ class ClientConnection(asyncio.Protocol):
         authority, path, problem = address_of(incoming)
         if problem is None and path.startswith(HTTP_PREFIX) and self._prove(incoming, request, path):
             return incoming.keep_alive and incoming.complete and not ingress.draining
-        found = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
+        outcome = ingress.routes.find(authority, path.partition("?")[0]) if problem is None else None
         if problem is not None:
             incoming.keep_alive = False  # who cannot say where to may be taken otherwise by what stands between
         elif ingress.settings.local_only and not is_from_here(incoming, self.client, authority, ingress.routes.claims):
-            problem, found = FOREIGN_HOST, None
-        problem = incoming.problem or problem or self._of_socket(incoming, request, found, (authority, path))
-        if problem is None and found is not None and wants_socket(incoming) and _may_be_socket(found):
-            problem = await serve_socket(self, incoming, request, found, (authority, path))
+            problem, outcome = FOREIGN_HOST, None
+        problem = incoming.problem or problem or self._of_socket(incoming, request, outcome, (authority, path))
+        if problem is None and outcome is not None and wants_socket(incoming) and _may_be_socket(outcome):
+            problem = await serve_socket(self, incoming, request, outcome, (authority, path))
             if problem is None:
                 return False
-        app = found if isinstance(found, HostedApp) else None
-        if isinstance(found, Elsewhere):
-            ended = problem or await forward(self, incoming, request, found, (authority, path))
+        app = outcome if isinstance(outcome, HostedApp) else None
+        if isinstance(outcome, Elsewhere):
+            ended = problem or await forward(self, incoming, request, outcome, (authority, path))
             match ended:
                 case Relayed(keep_alive):
                     return keep_alive

@@ -57,8 +57,8 @@ class EventAnswer(GuestAnswer):
 
     def _head(self, head: ResponseHead, batch: Batch) -> bytes:
         self._speaks = is_events(head.status, head.headers)
-        kept = tuple(header for header in head.headers if header[0] != PUBLISHED)
-        return super()._head(replace(head, headers=(*kept, (PUBLISHED, b"1"))), batch)
+        headers = tuple(header for header in head.headers if header[0] != PUBLISHED)
+        return super()._head(replace(head, headers=(*headers, (PUBLISHED, b"1"))), batch)
 
     def _publish(self) -> None:
         lane, topics = lane_of(self._hosted), self._line.ingress.topics

@@ -124,9 +124,9 @@ class RequestParser:
         if across >= 0:
             cut = across + len(HEAD_END) - len(tail)
         else:
-            found = data.find(HEAD_END)
-            cut = found + len(HEAD_END) if found >= 0 else len(data)
-            if found < 0:
+            number = data.find(HEAD_END)
+            cut = number + len(HEAD_END) if number >= 0 else len(data)
+            if number < 0:
                 self._tail = (tail + data)[-3:]
                 return cut
         self._tail = b""

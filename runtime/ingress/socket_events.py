@@ -47,20 +47,20 @@ def write_events(*events: SocketEvent) -> bytes:
 def read_events(body: bytes) -> list[SocketEvent]:
     """Return the events of an app's answer. Raises BadEventsError."""
     events: list[SocketEvent] = []
-    at = 0
-    while at < len(body):
-        end = body.find(b"\r\n", at, at + 24)
-        head = _HEAD.fullmatch(body[at:end]) if end >= 0 else None
+    position = 0
+    while position < len(body):
+        end = body.find(b"\r\n", position, position + 24)
+        head = _HEAD.fullmatch(body[position:end]) if end >= 0 else None
         if head is None or head[1].decode() not in _SAID:
             raise BadEventsError("an event is NAME or NAME SIZE, and a line end")
-        at = end + 2
+        position = end + 2
         data = b""
         if head[2] is not None:
             size = int(head[2], 16)
-            data = body[at : at + size]
-            if len(data) != size or body[at + size : at + size + 2] != b"\r\n":
+            data = body[position : position + size]
+            if len(data) != size or body[position + size : position + size + 2] != b"\r\n":
                 raise BadEventsError("an event is shorter than it says")
-            at += size + 2
+            position += size + 2
         events.append(SocketEvent(head[1].decode(), data))
         if len(events) > EVENTS_MAX:
             raise BadEventsError(f"an answer has at most {EVENTS_MAX} events")

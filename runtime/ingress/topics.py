@@ -70,10 +70,10 @@ class Topics:
 
     def unsubscribe(self, lane: str, topic: str, listener: TopicListener) -> None:
         """Have it hear no more."""
-        found = self._listeners.get((lane, topic))
-        if found is not None:
-            found.pop(listener, None)
-            if not found:
+        found_listener = self._listeners.get((lane, topic))
+        if found_listener is not None:
+            found_listener.pop(listener, None)
+            if not found_listener:
                 del self._listeners[lane, topic]
 
     def publish(self, said: Publication) -> None:

@@ -232,21 +232,21 @@ class WebSocket:
 
     async def _call(self, event: SocketEvent) -> AppReply | IngressProblem:
         ingress = self._ingress
-        found = ingress.routes.find(self._authority, self._path.partition("?")[0])
-        if found is None:
+        answer = ingress.routes.find(self._authority, self._path.partition("?")[0])
+        if answer is None:
             return NO_SOCKET
-        if isinstance(found, HostedApp) and (problem := self._problem(found)):
+        if isinstance(answer, HostedApp) and (problem := self._problem(answer)):
             return problem
         span_id, flags = ingress.identifiers.span_id(), "01" if self._request.recorded else "00"
         traced = f"00-{self._request.trace_id}-{span_id}-{flags}"
         own: Headers = (
             ("content-type", MEDIA_TYPE.encode()), ("connection-id", self._id.encode()), ("traceparent", traced.encode()),
         )  # fmt: skip
-        kept = tuple(header for header in self._request.headers if header[0] not in _REPLACED)
-        head = RequestHead("POST", self._request.scheme, self._authority, self._path, (*kept, *own))
+        headers = tuple(header for header in self._request.headers if header[0] not in _REPLACED)
+        head = RequestHead("POST", self._request.scheme, self._authority, self._path, (*headers, *own))
         incoming = Incoming("POST", self._path.encode("latin-1"), [])
         ids = (ingress.identifiers.request_id(), self._request.trace_id)
-        reply = await call_app(ingress, found, head, write_events(event), ids, REPLY_MAX_BYTES)
+        reply = await call_app(ingress, answer, head, write_events(event), ids, REPLY_MAX_BYTES)
         incoming.bytes_in = len(event.data)
         request = replace(
             self._request, headers=head.headers, request_id=ids[0], wants_trailers=False,
@@ -254,7 +254,7 @@ class WebSocket:
         )  # fmt: skip
         ingress.access(
             incoming, request, reply.app, self._path, status=reply.status or 502, bytes_out=len(reply.body),
-            outcome=reply.outcome, closed_s=reply.closed_s, forwarded=found.lane if isinstance(found, Elsewhere) else "",
+            outcome=reply.outcome, closed_s=reply.closed_s, forwarded=answer.lane if isinstance(answer, Elsewhere) else "",
         )  # fmt: skip
         return reply
 

@@ -60,8 +60,8 @@ def _check_cargo() -> None:
     if shutil.which("cargo") is None:
         raise EngineBuildError("there is no cargo; on Debian or Ubuntu: apt-get install cargo (1.83 or newer)")
     said = _cargo(FOLDER.parent, "--version")
-    found = re.match(r"cargo (\d+)\.(\d+)", said)
-    if found is None or (int(found[1]), int(found[2])) < CARGO_OLDEST:
+    answer = re.match(r"cargo (\d+)\.(\d+)", said)
+    if answer is None or (int(answer[1]), int(answer[2])) < CARGO_OLDEST:
         raise EngineBuildError(f"{said.strip() or 'this cargo'} is too old; it takes 1.83 or newer")
 
 
@@ -70,8 +70,8 @@ def _lock() -> None:
     pinned = PINNED.read_text()
     if LOCK.exists() and without_registry(LOCK.read_text()) == pinned:
         return
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
         (folder / "Cargo.toml").write_text(_PROBE)
         (folder / "lib.rs").touch()
         _cargo(folder, "generate-lockfile", "--quiet")

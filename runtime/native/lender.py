@@ -31,7 +31,7 @@ from runtime.wasi.poll import Pollable
 _log = logging.getLogger("freehold.worker")
 
 LENT: Final[tuple[Interface, ...]] = (
-    *(one for one in services.INTERFACES if not one.name.startswith("wasi:config/")),
+    *(interface for interface in services.INTERFACES if not interface.name.startswith("wasi:config/")),
     *sql.INTERFACES,
     *blobs.INTERFACES,
     *messaging.INTERFACES,
@@ -101,9 +101,11 @@ def splicing() -> tuple[LentFunction, LentFunction, LentFunction]:
     """Return what reads, waits and reads, and writes a stream that Python holds, for one that is joined to another."""
     read, write = stream_signatures(BY_NUMBER)
     names = "input-stream.read", "input-stream.blocking-read", "output-stream.blocking-write-and-flush"
-    found = [streams.streams.find(f"[method]{name}") for name in names]
-    one, other, last = (LentFunction(run, of) for run, of in zip(found, (read, read, write), strict=True) if run)
-    return one, other, last
+    entries = [streams.streams.find(f"[method]{name}") for name in names]
+    lent_function, other, last = (
+        LentFunction(run, of) for run, of in zip(entries, (read, read, write), strict=True) if run
+    )
+    return lent_function, other, last
 
 
 def is_lent(import_name: str, item: str, *, outward: bool) -> bool:
@@ -111,7 +113,7 @@ def is_lent(import_name: str, item: str, *, outward: bool) -> bool:
     base, version = split_import(import_name)
     if outward and base in {"wasi:http/types", "wasi:http/outgoing-handler"}:
         return item.startswith(OUTWARD)
-    return any(one.name == base and one.serves(version) for one in LENT)
+    return any(interface.name == base and interface.serves(version) for interface in LENT)
 
 
 def is_either(import_name: str, item: str) -> bool:
@@ -216,9 +218,9 @@ class LentGuest(Guest):
             for_guest = [
                 codec.lift(ask.arguments + VAL_BYTES * n, self) for n, codec in enumerate(function.signature.params)
             ]
-            found = function.run(self, *for_guest)
+            entry = function.run(self, *for_guest)
             if function.signature.result is not None:
-                function.signature.result.lower(found, ask.result, self)
+                function.signature.result.lower(entry, ask.result, self)
         except (GuestTrap, CallEnded) as error:
             ask.refuse(str(error) or type(error).__name__)
         except Exception as error:  # a defect of ours ends this call, not the thread
@@ -322,8 +324,8 @@ class Lender:
             nudge = partial(self._engine.nudge, number, instance)
             held = self._guests[instance] = number, LentGuest(app.services, nudge)
         guest = held[1]
-        for one in dropped:
-            guest.drop(one)
+        for entry in dropped:
+            guest.drop(entry)
         if what == "ended":
             guest.request_ended()
         elif what == "woken":

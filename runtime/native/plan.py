@@ -45,12 +45,12 @@ def native_plan(app: LoadedApp, module: Any, serving: Callable[[str, str], None]
     if spec.kind != "http" or not isinstance(linked, Linked):
         return NotNative("it does not answer requests")
     component: wc.Component = linked.component.component
-    found = _imports(component, module, outward=bool(spec.allow_hosts))
-    if isinstance(found, NotNative):
-        return found
-    imports, lent = found
+    answer = _imports(component, module, outward=bool(spec.allow_hosts))
+    if isinstance(answer, NotNative):
+        return answer
+    imports, lent = answer
     splice = None
-    if any(one["interface"] == "wasi:io/streams" and one["either"] for one in imports):
+    if any(row["interface"] == "wasi:io/streams" and row["either"] for row in imports):
         splice = len(lent), len(lent) + 1, len(lent) + 2
         lent.extend(splicing())
     interface, function = ENTRIES["http"]
@@ -76,7 +76,11 @@ def _imports(
     for name, extern in named.items():
         assert isinstance(extern.ty, wc.ComponentInstanceType), "linking has refused anything else"
         items = extern.ty.exports(engine())
-        types = {item: found.ty for item, found in items.items() if isinstance(found.ty, wc.FuncType)}
+        types = {
+            item: component_extern.ty
+            for item, component_extern in items.items()
+            if isinstance(component_extern.ty, wc.FuncType)
+        }
         interface = split_import(name)[0]
         alone = [item for item in types if is_lent(name, item, outward=outward)]
         own = [item for item in types if item not in alone]
@@ -87,7 +91,9 @@ def _imports(
             {
                 "name": name,
                 "interface": interface,
-                "resources": [item for item, found in items.items() if isinstance(found.ty, wc.ResourceType)],
+                "resources": [
+                    item for item, component_extern in items.items() if isinstance(component_extern.ty, wc.ResourceType)
+                ],
                 "functions": [item for item in own if item not in either],
                 "lent": numbered(name, alone, types),
                 "either": numbered(name, either, types),

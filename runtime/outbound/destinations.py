@@ -117,7 +117,7 @@ def permitted(address: str, *, allow_loopback: bool, networks: Sequence[str] = (
     if any(ip in inside for inside in _INSIDE if inside.version == ip.version):
         return False
     if any(ip in own for own in _PRIVATE if own.version == ip.version):
-        clouds = any(ip in one for one in _METADATA if one.version == ip.version)
+        clouds = any(ip in entry for entry in _METADATA if entry.version == ip.version)
         return not clouds and any(ip in ipaddress.ip_network(network) for network in networks)
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 

@@ -54,13 +54,13 @@ class Lookups:
                 answer.set_result(found)
 
         def look_up() -> None:
-            found: list[str] | Exception
+            outcome: list[str] | Exception
             try:
-                found = self._resolve(host, port)
+                outcome = self._resolve(host, port)
             except Exception as error:
-                found = error
+                outcome = error
             with contextlib.suppress(RuntimeError):  # the loop ended first
-                loop.call_soon_threadsafe(settle, found)
+                loop.call_soon_threadsafe(settle, outcome)
 
         threading.Thread(target=look_up, name=f"lookup of {app[1]}", daemon=True).start()
         return await answer

@@ -143,10 +143,10 @@ def wrapped(data: bytes, entry: str) -> bytes | None:
     if not (known and _WORTH & set(names) and {"error", "stream-error", *map(_resource, moved)} <= set(types)):
         return None
     hexes = len(prefix.imports)  # the index of the first instance after the imported ones; the adapter's is the next
-    at = {name: prefix.types + n for n, name in enumerate(types)}
-    kept = [name for name in names if name not in moved]
-    given = [_argument(name, _TYPE, index) for name, index in at.items()]
-    given += [_argument(_plain(name), _FUNCTION, n) for n, name in enumerate([*kept, *moved])]
+    position = {name: prefix.types + n for n, name in enumerate(types)}
+    kept_names = [name for name in names if name not in moved]
+    digests = [_argument(name, _TYPE, index) for name, index in position.items()]
+    digests += [_argument(_plain(name), _FUNCTION, n) for n, name in enumerate([*kept_names, *moved])]
     imported = [
         _argument(name, _INSTANCE, hexes + 1 if split_import(name)[0] == _STREAMS else n)
         for n, name in enumerate(prefix.imports)
@@ -155,12 +155,12 @@ def wrapped(data: bytes, entry: str) -> bytes | None:
         data[:8],
         prefix.data,
         _items(6, [_alias(prefix.at, name, _TYPE) for name in types]),
-        _items(7, [_hex_type(at, moved)]),
+        _items(7, [_hex_type(position, moved)]),
         _items(10, [b"\0" + encoded_name(hex_streams.name) + bytes([_INSTANCE]) + encoded_number(prefix.types + len(types))]),
-        _items(6, [_alias(prefix.at, name, _FUNCTION) for name in kept]),
+        _items(6, [_alias(prefix.at, name, _FUNCTION) for name in kept_names]),
         _items(6, [_alias(hexes, _plain(name), _FUNCTION) for name in moved]),
         section(4, _adapter(types, names)),
-        _items(5, [b"\0\0" + vector(given)]),
+        _items(5, [b"\0\0" + vector(digests)]),
         section(4, data),
         _items(5, [b"\0\1" + vector(imported)]),
         _items(6, [_alias(hexes + 2, entry, _INSTANCE)]),
@@ -243,12 +243,12 @@ def _hex_type(at: dict[str, int], moved: Sequence[str]) -> bytes:
     count = 2 * len(types)
     for name in moved:
         reads = _resource(name) == "input-stream"
-        given = encoded_name("len") + b"\x77" if reads else encoded_name("contents") + b"\x73"
+        content = encoded_name("len") + b"\x77" if reads else encoded_name("contents") + b"\x73"
         declared += [
             b"\1\x68" + encoded_number(types[_resource(name)]),
             b"\1\x6a" + (b"\1\x73" if reads else b"\0") + b"\1" + encoded_number(types["stream-error"]),
             b"\1\x40"
-            + vector([encoded_name("self") + encoded_number(count), given])
+            + vector([encoded_name("self") + encoded_number(count), content])
             + b"\0"
             + encoded_number(count + 1),
             b"\4\0" + encoded_name(_plain(name)) + bytes([_FUNCTION]) + encoded_number(count + 2),
@@ -301,11 +301,11 @@ def _prefix(data: bytes) -> _Prefix:
             types += [_type(reader) for _ in range(reader.count())]
         elif kind != 0:
             ended = True
-    found = [n for n, name in enumerate(imports) if split_import(name)[0] == _STREAMS]
-    if len(found) != 1:
+    numbers = [n for n, name in enumerate(imports) if split_import(name)[0] == _STREAMS]
+    if len(numbers) != 1:
         raise _UnknownForm
     names = tuple(imports)
-    return _Prefix(data[8:end], count, names, found[0], imports[names[found[0]]])
+    return _Prefix(data[8:end], count, names, numbers[0], imports[names[numbers[0]]])
 
 
 def _type(reader: Reader) -> dict[str, int]:

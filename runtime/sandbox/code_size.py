@@ -50,15 +50,15 @@ def _problem(data: bytes, begin: int, end: int, depth: int) -> str | None:
     while reader.more:
         section = reader.byte()
         content = reader.part(reader.number())
-        found = None
+        text = None
         if not module and section in {1, 4}:  # a module, a component
-            found = _problem(data, content.at, content.end, depth + 1)
+            text = _problem(data, content.at, content.end, depth + 1)
         elif module and section == 1:
             width = _type_width(content)
         elif module and section == 10:
-            found = _functions_problem(content, width)
-        if found is not None:
-            return found
+            text = _functions_problem(content, width)
+        if text is not None:
+            return text
     return None
 
 

@@ -114,8 +114,8 @@ class Preview1:
         self._store.close()
 
     def _find(self, name: str) -> Function:
-        found = getattr(self, f"_{name}", None)
-        return found if found is not None else _missing(name)
+        entry = getattr(self, f"_{name}", None)
+        return entry if entry is not None else _missing(name)
 
     def _wrap(self, function: Function, answers: bool) -> Callable[..., int | None]:
         guest = self._guest
@@ -177,8 +177,8 @@ class Preview1:
             return INVAL
         total = 0
         table = memory.read(vectors, 8 * count)
-        for at, size in struct.iter_unpack("<II", table):
-            log.write(memory.read(at, size))
+        for entry, size in struct.iter_unpack("<II", table):
+            log.write(memory.read(entry, size))
             total += size
         memory.write(written, struct.pack("<I", total))
         return 0
@@ -217,12 +217,14 @@ class Preview1:
         wanted = [_Subscription(memory.read(subscriptions + 48 * n, 48)) for n in range(count)]
         while True:
             now_ns = time.monotonic_ns()
-            ready = [one for one in wanted if one.at_ns is None or one.at_ns <= now_ns]
+            ready = [entry for entry in wanted if entry.at_ns is None or entry.at_ns <= now_ns]
             if ready:
                 break
-            self._guest.call.sleep(min(one.at_ns for one in wanted if one.at_ns is not None) / _NS_PER_S)
-        for n, one in enumerate(ready):
-            memory.write(events + 32 * n, struct.pack("<QHB5xQHxxxxxx", one.user_data, 0, one.kind, 0, 0))
+            self._guest.call.sleep(min(entry.at_ns for entry in wanted if entry.at_ns is not None) / _NS_PER_S)
+        for n, subscription in enumerate(ready):
+            memory.write(
+                events + 32 * n, struct.pack("<QHB5xQHxxxxxx", subscription.user_data, 0, subscription.kind, 0, 0)
+            )
         memory.write(happened, struct.pack("<I", len(ready)))
         return 0
 

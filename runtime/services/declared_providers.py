@@ -102,12 +102,12 @@ def provider_problem(access: DeclaredProvider) -> str:
 def read_providers(path: Path) -> dict[str, DeclaredProvider]:
     """Read what the daemon wrote for its workers; none if there is no file. Raises ProviderUnusableError."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=tuple[DeclaredProvider, ...])
+        declared_providers = msgspec.json.decode(path.read_bytes(), type=tuple[DeclaredProvider, ...])
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError) as error:
         raise ProviderUnusableError(f"the node's providers cannot be read: {error}") from error
-    return {one.name: one for one in found}
+    return {provider.name: provider for provider in declared_providers}
 
 
 def write_providers(path: Path, providers: tuple[DeclaredProvider, ...]) -> None:

@@ -80,8 +80,8 @@ class FileBlobs:
             db.execute("INSERT OR IGNORE INTO containers VALUES (?, ?)", (container, self._now_ms()))
             return int(db.execute(query, (container,)).fetchone()[0])
 
-        found = self.file.read(lambda db: db.execute(query, (container,)).fetchone())
-        return int(found[0]) if found is not None else self.file.write(make)
+        entry = self.file.read(lambda db: db.execute(query, (container,)).fetchone())
+        return int(entry[0]) if entry is not None else self.file.write(make)
 
     def put(self) -> FileWriter:
         """Begin an object; its bytes go to the disk as they come."""
@@ -96,20 +96,20 @@ class FileBlobs:
         """Open an object, or its bytes from `start` to `end`, both included."""
         query = "SELECT digest, size FROM objects JOIN contents USING (digest) WHERE container = ? AND name = ?"
         for _ in range(3):  # another one may be put in its place between the look and the opening
-            found = self.file.read(lambda db: db.execute(query, (container, name)).fetchone())
-            if found is None:
+            entry = self.file.read(lambda db: db.execute(query, (container, name)).fetchone())
+            if entry is None:
                 raise ProviderError("other", f"there is no object {name[:60]!r}")
             with suppress(FileNotFoundError):
-                size = int(found[1])
+                size = int(entry[1])
                 stop = size if end is None else min(end + 1, size)
-                return FileReader(self._path(found[0]), min(start, size), max(stop - min(start, size), 0))
+                return FileReader(self._path(entry[0]), min(start, size), max(stop - min(start, size), 0))
         raise ProviderError("other", f"the bytes of {name[:60]!r} are gone", retry_after_s=1)
 
     def info(self, container: str, name: str) -> BlobInfo | None:
         """Return what is known of an object, or None."""
         query = "SELECT size, created_ms FROM objects JOIN contents USING (digest) WHERE container = ? AND name = ?"
-        found = self.file.read(lambda db: db.execute(query, (container, name)).fetchone())
-        return None if found is None else BlobInfo(*found)
+        entry = self.file.read(lambda db: db.execute(query, (container, name)).fetchone())
+        return None if entry is None else BlobInfo(*entry)
 
     def names(self, container: str, after: str | None, limit: int) -> Sequence[str]:
         """Return names in byte order after `after`."""
@@ -123,10 +123,10 @@ class FileBlobs:
 
         def link(db: sqlite3.Connection) -> list[bytes]:
             query = "SELECT digest, size FROM objects JOIN contents USING (digest) WHERE container = ? AND name = ?"
-            found = db.execute(query, source).fetchone()
-            if found is None:
+            entry = db.execute(query, source).fetchone()
+            if entry is None:
                 raise ProviderError("other", f"there is no object {source[1][:60]!r}")
-            dropped = self._name(db, target, found[0], found[1])
+            dropped = self._name(db, target, entry[0], entry[1])
             if move and source != target:
                 db.execute("DELETE FROM objects WHERE container = ? AND name = ?", source)
             return dropped

@@ -58,12 +58,12 @@ class Blotter:
 
     def __init__(self, redacted: Mapping[str, str]) -> None:
         """Take the values by name; empty means that nothing is looked for."""
-        found: dict[str, str] = {}
+        table: dict[str, str] = {}
         for name, value in redacted.items():
             for part in (value, *value.splitlines()):
                 if len(part) >= REDACTED_MIN_CHARACTERS:
-                    found[part] = f"[secret {name}]"
-        self._blots = tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+                    table[part] = f"[secret {name}]"
+        self._blots = tuple(sorted(table.items(), key=lambda pair: -len(pair[0])))
 
     def __bool__(self) -> bool:
         """Whether there is anything to look for."""

@@ -258,8 +258,8 @@ class RedisBucket:
 
     def get(self, key: str) -> bytes | None:
         """Return the value of `key`, or None."""
-        found: bytes | None = self._provider.asked(lambda client: client.hget(self._names[0], _encoded(key)))
-        return found
+        content: bytes | None = self._provider.asked(lambda client: client.hget(self._names[0], _encoded(key)))
+        return content
 
     def set(self, key: str, value: bytes) -> None:
         """Store `value` under `key`."""
@@ -277,10 +277,10 @@ class RedisBucket:
         """Return a page of keys in byte order after `cursor`, which is the last key of the page before, or None."""
         limit = self._caps.page_max_keys
         after = "-" if cursor is None else b"(" + cursor.encode()
-        found = self._provider.asked(
+        entry = self._provider.asked(
             lambda client: client.zrangebylex(self._names[1], after, "+", start=0, num=limit + 1)
         )
-        keys = [key.decode() for key in found]
+        keys = [key.decode() for key in entry]
         return keys[:limit], keys[limit - 1] if len(keys) > limit else None
 
     def increment(self, key: str, delta: int) -> int:
@@ -305,14 +305,14 @@ class RedisBucket:
         if not keys:
             return []
         encoded = [_encoded(key) for key in keys]
-        found: list[bytes | None] = self._provider.asked(lambda client: client.hmget(self._names[0], encoded))
-        return found
+        digests: list[bytes | None] = self._provider.asked(lambda client: client.hmget(self._names[0], encoded))
+        return digests
 
     def set_many(self, pairs: Sequence[tuple[str, bytes]]) -> None:
         """Store all pairs, or none of them."""
         self._check_batch(len(pairs))
         self._check(pairs)
-        flat = [one for pair in pairs for one in pair]
+        flat = [entry for pair in pairs for entry in pair]
         self._provider.wrote(self._run(_SET_MANY, self._caps.store_max_bytes, *flat))
 
     def delete_many(self, keys: Sequence[str]) -> None:
@@ -381,13 +381,13 @@ def _check_server(client: redis.Redis, access: DeclaredProvider) -> None:
     if access.may_lose:
         return
     try:
-        kept: Any = {**client.config_get("appendonly"), **client.config_get("appendfsync")}
+        entry: Any = {**client.config_get("appendonly"), **client.config_get("appendfsync")}
     except redis.ResponseError as error:
         raise ProviderUnusableError(
             f"the provider {access.name} does not tell whether it syncs what it acknowledges;"
             " permit CONFIG GET, or set may_lose = true for it in node.toml"
         ) from error
-    if (kept.get("appendonly"), kept.get("appendfsync")) != ("yes", "always"):
+    if (entry.get("appendonly"), entry.get("appendfsync")) != ("yes", "always"):
         raise ProviderUnusableError(
             f"the provider {access.name} may lose what it acknowledged: set appendonly yes and appendfsync always there,"
             " or may_lose = true for it in node.toml"

@@ -101,16 +101,16 @@ def _replace(text: SqlValue, old: SqlValue, new: SqlValue) -> SqlValue:
     whole, part, instead = _text(text), _text(old), _text(new)
     if not part:
         return whole
-    found = whole.count(part)
-    if len(whole) + found * (len(instead) - len(part)) > RESULT_MAX_CHARS:
+    number = whole.count(part)
+    if len(whole) + number * (len(instead) - len(part)) > RESULT_MAX_CHARS:
         raise _too_big()
     return whole.replace(part, instead)
 
 
 def _too_big() -> apsw.Error:
-    made: Any = apsw.TooBigError("string or blob too big")
-    made.result = made.extendedresult = apsw.SQLITE_TOOBIG
-    error: apsw.Error = made
+    entry: Any = apsw.TooBigError("string or blob too big")
+    entry.result = entry.extendedresult = apsw.SQLITE_TOOBIG
+    error: apsw.Error = entry
     return error
 
 

@@ -132,11 +132,11 @@ class SqliteFile:
 
     def _identity(self) -> FileIdentity:
         try:
-            found = self._path.stat()
+            pair = self._path.stat()
         except OSError:
             gone = "the store's file is gone: it moved to another node, or was removed"
             raise ProviderError("other", gone, retry_after_s=freeze.RETRY_AFTER_S) from None
-        return found.st_dev, found.st_ino
+        return pair.st_dev, pair.st_ino
 
     def _open_file(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)

@@ -58,16 +58,16 @@ class SqliteKeyValue:
         """Open `store`, made on first use; raises `ProviderError`."""
         if not STORE_NAME.fullmatch(store):
             raise ProviderError("no-such-store", "bad store name")
-        found = self.file.read(lambda db: db.execute("SELECT id FROM stores WHERE name = ?", (store,)).fetchone())
-        if found is None:
+        entry = self.file.read(lambda db: db.execute("SELECT id FROM stores WHERE name = ?", (store,)).fetchone())
+        if entry is None:
 
             def create(db: sqlite3.Connection) -> tuple[int]:
                 db.execute("INSERT OR IGNORE INTO stores (name) VALUES (?)", (store,))
                 row: tuple[int] = db.execute("SELECT id FROM stores WHERE name = ?", (store,)).fetchone()
                 return row
 
-            found = self.file.write(create)
-        return SqliteBucket(self.file, found[0], self._caps)
+            entry = self.file.write(create)
+        return SqliteBucket(self.file, entry[0], self._caps)
 
     def close(self) -> None:
         """Close it for good."""

@@ -114,10 +114,10 @@ class SqliteQueue:
         assert visibility_ms <= VISIBILITY_MAX_MS
 
         def lease(db: sqlite3.Connection) -> list[QueuedMessage]:
-            found = db.execute("SELECT id FROM subjects WHERE name = ?", (subject,)).fetchone()
-            if found is None:
+            entry = db.execute("SELECT id FROM subjects WHERE name = ?", (subject,)).fetchone()
+            if entry is None:
                 return []
-            rows = db.execute(_DUE, (found[0], now_ms, now_ms + VISIBILITY_MAX_MS, limit)).fetchall()
+            rows = db.execute(_DUE, (entry[0], now_ms, now_ms + VISIBILITY_MAX_MS, limit)).fetchall()
             taken = []
             for number, body, attempts, published_ms in rows:
                 if self._is_spent(subject, attempts):

@@ -383,8 +383,8 @@ class _savepoint:  # noqa: N801 - a context manager, used as one
 
 def identity_of(path: Path) -> tuple[int, int]:
     """Device and inode of a database: another file of the same name is other data. Raises FileNotFoundError."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    pair = path.stat()
+    return pair.st_dev, pair.st_ino
 
 
 def failure(error: apsw.Error) -> SqlError:

@@ -234,10 +234,10 @@ def _has(guest: Guest, this: Container, name: str) -> bool:
 @container.function("[method]container.object-info")
 @_served
 def _object_info(guest: Guest, this: Container, name: str) -> tuple[str, str, int, int]:
-    found = this.blobs.info(this.name, name)
-    if found is None:
+    blob_info = this.blobs.info(this.name, name)
+    if blob_info is None:
         raise ProviderError("other", f"there is no object {name[:60]!r}")
-    return name, this.name, found.created_ms // 1000, found.size
+    return name, this.name, blob_info.created_ms // 1000, blob_info.size
 
 
 @container.function("[method]container.clear")
@@ -311,10 +311,10 @@ def _consume(guest: Guest, this: IncomingValue) -> bytes:
     try:
         if this.reader.size > CONSUME_MAX_BYTES:
             raise ProviderError("other", f"an object of over {CONSUME_MAX_BYTES} bytes is read as a stream")
-        found = bytearray()
+        answer = bytearray()
         while data := this.reader.read(WRITE_PERMIT_BYTES):
-            found += data
-        return bytes(found)
+            answer += data
+        return bytes(answer)
     finally:
         this.reader.close()
 

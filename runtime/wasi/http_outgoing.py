@@ -51,13 +51,13 @@ outgoing_handler: Final = Interface("wasi:http/outgoing-handler")
 
 @outgoing_handler.function("handle")
 def _handle(guest: Guest, request: OutgoingRequest, options: RequestOptions | None) -> FutureIncomingResponse | Err:
-    made = _request(request, options, _fields(guest, request))
-    if isinstance(made, Err):
-        return made
+    answer = _request(request, options, _fields(guest, request))
+    if isinstance(answer, Err):
+        return answer
     outbound = guest.services.outbound
     if outbound is None:
         return Err(("HTTP-request-denied", None))
-    started = outbound.start(made, guest.services.spec, guest.wake)
+    started = outbound.start(answer, guest.services.spec, guest.wake)
     if not isinstance(started, OutboundCall):
         return Err(started)
     if request.body is None:

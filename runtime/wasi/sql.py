@@ -67,13 +67,15 @@ def _lower(value: SqlValue) -> WireValue:
 
 
 def _lift(value: WireValue) -> SqlValue:
-    found: SqlValue = value[1]
-    return found
+    answer: SqlValue = value[1]
+    return answer
 
 
 def _parameters(given: tuple[str, Any]) -> Any:
     kind, values = given
-    return [_lift(value) for value in values] if kind == "positional" else {name: _lift(one) for name, one in values}
+    return (
+        [_lift(value) for value in values] if kind == "positional" else {name: _lift(entry) for name, entry in values}
+    )
 
 
 def _away(guest: Guest, error: SqlError) -> None:
@@ -91,11 +93,11 @@ def _run(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def serve(guest: Guest, *arguments: Any) -> Any:
         try:
-            found = function(guest, *arguments)
+            entry = function(guest, *arguments)
         except SqlError as error:
             _away(guest, error)
             return Err((error.code, error.text))
-        return _outcome(found) if isinstance(found, SqlOutcome) else found
+        return _outcome(entry) if isinstance(entry, SqlOutcome) else entry
 
     return serve
 
@@ -159,13 +161,15 @@ def _spin_open(guest: Guest, name: str) -> GuestDatabase | Err:
 @spin3.function("[method]connection.execute")
 def _spin_execute(guest: Guest, this: GuestDatabase, statement: str, parameters: list[WireValue]) -> Any:
     try:
-        found = this.connection.execute(statement, [_lift(parameter) for parameter in parameters], **_bounds(guest))
+        sql_outcome = this.connection.execute(
+            statement, [_lift(parameter) for parameter in parameters], **_bounds(guest)
+        )
     except SqlError as error:
         _away(guest, error)
         return _spin_error(error)
-    this.last = found
-    columns = [column.name for column in found.columns]
-    return columns, [([_lower(value) for value in row],) for row in found.rows]
+    this.last = sql_outcome
+    columns = [column.name for column in sql_outcome.columns]
+    return columns, [([_lower(value) for value in row],) for row in sql_outcome.rows]
 
 
 @spin3.function("[method]connection.last-insert-rowid")

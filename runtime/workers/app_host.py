@@ -116,8 +116,8 @@ class LaneProviders:
         with self._lock:
             if self._closed:
                 raise ProviderError("other", "the store is closed", retry_after_s=freeze.RETRY_AFTER_S)
-            found = self._open.get(name)
-            if found is None:
+            key_value = self._open.get(name)
+            if key_value is None:
                 try:
                     access = (
                         read_providers(self._providers_file).get(name) if self._providers_file is not None else None
@@ -128,16 +128,16 @@ class LaneProviders:
                     raise ProviderError(
                         "other", f"this node has no provider {name}; its operator declares it in node.toml"
                     )
-                found = self._open[name] = RedisKeyValue(access, self._owner, _say_restored)
-            return found
+                key_value = self._open[name] = RedisKeyValue(access, self._owner, _say_restored)
+            return key_value
 
     def close(self) -> None:
         """Close every connection, for good."""
         with self._lock:
             self._closed = True
             held, self._open = self._open, {}
-        for one in held.values():
-            one.close()
+        for key_value in held.values():
+            key_value.close()
 
 
 def _say_restored(text: str) -> None:
@@ -201,8 +201,8 @@ class SandboxHost:
 
     def _hold(self, stores: str) -> LaneServices:
         with self._lock:
-            found = self._lanes.get(stores)
-            if found is None:
+            lane_services = self._lanes.get(stores)
+            if lane_services is None:
                 folder = self._data_folder
                 keyvalue, sql = SqliteKeyValue(folder, stores), SqliteSql(folder, stores, self._sql_caps)
                 blobs, queue = FileBlobs(folder, stores), SqliteQueue(folder, stores)
@@ -211,11 +211,11 @@ class SandboxHost:
                     Providers(keyvalue, sql, blobs, queue, declared.open if self._providers_file is not None else None),
                     self._outbound,
                 )
-                found = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, queue, declared, box)
+                lane_services = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, queue, declared, box)
                 with suppress(ProviderError):  # another time, if it cannot be now
                     blobs.clean()
-            found.holders += 1
-            return found
+            lane_services.holders += 1
+            return lane_services
 
     def _let_go(self, stores: str) -> None:
         with self._lock:

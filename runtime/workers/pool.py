@@ -436,7 +436,7 @@ class WorkerPool:
 
     async def _adopt(self, folder: Path) -> dict[int, WorkerLink]:
         """Find workers of an earlier pool; keep those that match, drain the others; then make the missing sockets."""
-        found: list[tuple[WorkerLink, list[socket.socket]]] = []
+        pairs: list[tuple[WorkerLink, list[socket.socket]]] = []
         for path in _control_sockets(folder):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.setblocking(False)
@@ -452,10 +452,10 @@ class WorkerPool:
                 connection.close()
                 path.unlink(missing_ok=True)  # its worker has ended
                 continue
-            found.append((WorkerLink(connection, greeting, self._on_logs), listeners))
-        self._open_listeners([listener for _, listeners in found for listener in listeners])
+            pairs.append((WorkerLink(connection, greeting, self._on_logs), listeners))
+        self._open_listeners([listener for _, listeners in pairs for listener in listeners])
         adopted: dict[int, WorkerLink] = {}
-        for link, listeners in found:
+        for link, listeners in pairs:
             for listener in listeners:
                 if listener not in self._listeners:
                     listener.close()

@@ -141,7 +141,7 @@ class ChainChecker:
                 era = digest(entry.reset)
                 if (era, slot) not in self.decided:
                     self.decided[era, slot] = era
-                    self.commands = {command: at for command, at in self.commands.items() if at < slot}
+                    self.commands = {command: index for command, index in self.commands.items() if index < slot}
                     for hear in self.on_reset:
                         hear(slot - 1)
         self._check_prefix(host, slot)
@@ -171,7 +171,7 @@ class ChainChecker:
             held = digest(entry.decision) if isinstance(entry, Decided) else None
             if held != self.decided[era, slot]:
                 del self._untold[era, slot], self.decided[era, slot]
-                self.commands = {command: at for command, at in self.commands.items() if at != slot}
+                self.commands = {command: index for command, index in self.commands.items() if index != slot}
         return self.decided.get((era, slot))
 
     def _first_sight(self, host: Host, decision: Decision, whole: bytes, entry: Decided) -> None:
@@ -411,19 +411,25 @@ class ClientChecker:
                 first.setdefault(operation.command, operation)
         writes = [
             HistoryWrite(
-                one.name, one.amount, commands[digest(one.command)], one.invoked_ms, one.returned_ms if told else -1
+                client_operation.name,
+                client_operation.amount,
+                commands[digest(client_operation.command)],
+                client_operation.invoked_ms,
+                client_operation.returned_ms if told else -1,
             )
-            for one in first.values()
-            for told in (one.outcome == "decided",)
+            for client_operation in first.values()
+            for told in (client_operation.outcome == "decided",)
         ]
         reads = [
-            HistoryRead(one.name, one.value, one.value_slot, one.invoked_ms, one.returned_ms)
-            for one in self.operations
-            if one.kind == "read" and one.value is not None
+            HistoryRead(
+                operation.name, operation.value, operation.value_slot, operation.invoked_ms, operation.returned_ms
+            )
+            for operation in self.operations
+            if operation.kind == "read" and operation.value is not None
         ]
-        found = problem(writes, reads)
-        if found:
-            raise Violation("RealTime", found)
+        text = problem(writes, reads)
+        if text:
+            raise Violation("RealTime", text)
 
     def check_refusals(self, commands: dict[bytes, int]) -> None:
         """What was refused must not be in the chain; what was decided must be, in its slot."""

@@ -337,10 +337,10 @@ class ChainFleet:
     def fork_stands(self) -> bool:
         """Whether two hosts hold different entries for one slot of one era."""
         chains = [chain for host in self.world.hosts if (chain := self.chain_of(host)) is not None]
-        for one, other in combinations(chains, 2):
-            slot = min(one.position.slot, other.position.slot)
-            same_era = one.position.era == other.position.era
-            if same_era and one.ledger.digest_at(slot) != other.ledger.digest_at(slot):
+        for entry, other in combinations(chains, 2):
+            slot = min(entry.position.slot, other.position.slot)
+            same_era = entry.position.era == other.position.era
+            if same_era and entry.ledger.digest_at(slot) != other.ledger.digest_at(slot):
                 return True
         return False
 
@@ -363,7 +363,7 @@ class ChainFleet:
         assert chain is not None
         size = 3 if len(up) >= 3 else 1
         told = [proof.statements()[0] for proof in chain.liars.values()]
-        lied = {one.ballot.node if isinstance(one, Proposal) else one.node for one in told}
+        lied = {entry.ballot.node if isinstance(entry, Proposal) else entry.node for entry in told}
         up.sort(key=lambda host: host.peer in lied)
         voters = tuple(sorted(self._voter_of(host) for host in up[:size]))
         head = chain.position

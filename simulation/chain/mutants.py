@@ -155,11 +155,11 @@ def _kept_store_id() -> Sequence[Patch]:
 
     def zombie(self: Chain) -> None:
         start(self)
-        at = self._at
-        old = voter_of(at.ledger.voters, at.setup.node)
+        its_context = self._at
+        old = voter_of(its_context.ledger.voters, its_context.setup.node)
         if old is not None and old.store_id != self.store_id:
-            at.acceptor.record = fresh_record(old.store_id)
-            at.acceptor.open(at.ledger.position)
+            its_context.acceptor.record = fresh_record(old.store_id)
+            its_context.acceptor.open(its_context.ledger.position)
 
     return [(Chain, "_start", zombie)]
 
@@ -296,19 +296,19 @@ def _wrong_state_hash() -> Sequence[Patch]:
     judge = Ledger._judge
 
     def lax(self: Ledger, data: bytes, whole: Any, material: Any, root: Any) -> Any:
-        found = judge(self, data, whole, material, root)
-        if isinstance(found, Refusal) and found.rule == "chain.state-hash":
+        answer = judge(self, data, whole, material, root)
+        if isinstance(answer, Refusal) and answer.rule == "chain.state-hash":
             decision = msgspec.msgpack.decode(data, type=Decision)
             return ledger.Judged(decision, whole, self.after(decision.command, material, decision.at_ms))
-        return found
+        return answer
 
     draft = Ledger.draft
 
     def wrong(self: Ledger, command: bytes, items: Any, at_ms: int) -> Any:
-        made = draft(self, command, items, at_ms)
-        if isinstance(made, Refusal) or command == NOOP or at_ms % 7:
-            return made
-        decision = msgspec.msgpack.decode(made, type=Decision)
+        answer = draft(self, command, items, at_ms)
+        if isinstance(answer, Refusal) or command == NOOP or at_ms % 7:
+            return answer
+        decision = msgspec.msgpack.decode(answer, type=Decision)
         return msgspec.msgpack.encode(msgspec.structs.replace(decision, state_hash=bytes(32)))
 
     return [(Ledger, "_judge", lax), (Ledger, "draft", wrong)]

@@ -131,8 +131,8 @@ def kills(
     """Hunt mutants by name; each with the run that noticed it, in order, whatever the number of processes."""
     tasks = [(name, seeds_max, first_seed) for name in names]
     with _mapped(jobs) as mapped:
-        for name, found in mapped(_killed, tasks):
-            yield BY_NAME[name], found
+        for name, entry in mapped(_killed, tasks):
+            yield BY_NAME[name], entry
 
 
 def minimised(result: Result) -> ChainPlan | MeshPlan:
@@ -184,8 +184,8 @@ def _smaller_chain(best: ChainPlan) -> Iterator[ChainPlan]:
         yield replace(best, client_count=best.client_count - 1)
     if best.host_count > best.founder_count:
         fewer = best.host_count - 1
-        kept = tuple(fault for fault in best.faults if max(fault.hosts) < fewer)
-        yield replace(best, host_count=fewer, faults=kept, target=min(best.target, best.founder_count))
+        kept_faults = tuple(fault for fault in best.faults if max(fault.hosts) < fewer)
+        yield replace(best, host_count=fewer, faults=kept_faults, target=min(best.target, best.founder_count))
     if best.loss or best.duplication or best.reordering:
         yield replace(best, loss=0.0, duplication=0.0, reordering=0.0)
 

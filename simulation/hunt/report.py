@@ -77,15 +77,15 @@ def _violations(failed: Sequence[Result]) -> str:
 def mutant_rows(kills: Sequence[tuple[Mutant, Result | None]]) -> list[str]:
     """Return a table's lines."""
     lines = ["| mutant | what it breaks | noticed as | by seed |", "|---|---|---|---|"]
-    for mutant, found in kills:
-        noticed = "**survived**" if found is None else found.invariant
-        lines.append(f"| {mutant.name} | {mutant.says} | {noticed} | {'-' if found is None else found.seed} |")
+    for mutant, result in kills:
+        noticed = "**survived**" if result is None else result.invariant
+        lines.append(f"| {mutant.name} | {mutant.says} | {noticed} | {'-' if result is None else result.seed} |")
     return lines
 
 
 def mutants_page(kills: Sequence[tuple[Mutant, Result | None]]) -> str:
     """Return the page on all mutants."""
-    killed = sum(found is not None for _, found in kills)
+    killed = sum(result is not None for _, result in kills)
     head = [
         "# Mutants",
         "",

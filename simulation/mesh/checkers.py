@@ -169,10 +169,10 @@ class MeshChecker:
         rollout = lane.rollout
         if rollout.stage or len(rollout.cohort) != 1:
             return
-        said = [found[1].sequence for data in shown.values() if (found := self._verdict(data))]
+        said = [pair[1].sequence for data in shown.values() if (pair := self._verdict(data))]
         self.note_verdicts()
         heard = self._known.get((rollout.id, rollout.opened), [])
-        known = [one for one in heard if one[0] <= at_ms]
+        known = [entry for entry in heard if entry[0] <= at_ms]
         # What most heard only since the last look may have come before the proposal: then nothing is known for sure.
         if known and said and known[-1] == heard[-1]:
             since_ms, sequence = known[-1]
@@ -189,10 +189,15 @@ class MeshChecker:
                     continue
                 voters = state.voters
                 key, node = (rollout.id, rollout.opened), rollout.cohort[0]
-                held = [agent.conductor.verdicts(*key).get(node) for one, agent, _ in views if one in voters]
+                held = [agent.conductor.verdicts(*key).get(node) for voter, agent, _ in views if voter in voters]
                 # Whose own newest word is a pass may vote for one, whatever came before it (seed 440).
                 doubts = sorted(
-                    (one.sequence for one in held if one is not None and one.verdict != "pass"), reverse=True
+                    (
+                        health_verdict.sequence
+                        for health_verdict in held
+                        if health_verdict is not None and health_verdict.verdict != "pass"
+                    ),
+                    reverse=True,
                 )
                 # Words are kept in memory: voters that restarted may leave no majority that knows any (seed 5020).
                 sequence = doubts[len(voters) // 2] if 2 * len(doubts) > len(voters) else -1
@@ -239,12 +244,12 @@ class MeshChecker:
         """Whoever says that it leaves before it took the candidate must not serve it."""
         if not isinstance(message, RolloutStatement):
             return
-        found = self._verdict(encode(message.signed))
-        if found is None or found[0] != near or not found[1].leaving or found[1].taken:
+        pair = self._verdict(encode(message.signed))
+        if pair is None or pair[0] != near or not pair[1].leaving or pair[1].taken:
             return
         name = self._world.host_of(near).name
         for (host, project, environment), (_, role, _) in self.running.items():
-            if host == name and role == "candidate" and self._rollouts[host, project, environment] == found[1].rollout:
+            if host == name and role == "candidate" and self._rollouts[host, project, environment] == pair[1].rollout:
                 raise Violation("Goodbye", f"{name} says that it has not taken a candidate of {project} that it serves")
 
     # --- orders -------------------------------------------------------------------------------------------------------

@@ -242,8 +242,8 @@ class Fleet:
     def _sequence(state: MeshState, lane: tuple[str, str]) -> int:
         if not any(lane):
             return state.sequence
-        found = state.lane(*lane)
-        return found.sequence if found is not None else 0
+        found_lane = state.lane(*lane)
+        return found_lane.sequence if found_lane is not None else 0
 
     def outcome(self, request_id: bytes, within_ms: int = 60_000) -> Outcome | None:
         """Run the world until a request is answered; None if it was not in time."""
@@ -309,7 +309,7 @@ class Fleet:
                 raise LookupError(f"{via} has not heard that {self.name_of[node]} could vote")
             voters.append(Voter(node, store))
         material = tuple(encode(signed) for node, (_, signed) in sorted(ready.items()) if node in wanted)
-        shown = Exhibits(statements=tuple(bytes(digest(one)) for one in material)), material
+        shown = Exhibits(statements=tuple(bytes(digest(entry)) for entry in material)), material
         return self.submit(via, Reconfigure(tuple(voters)), "admin", shown=shown)
 
     def reset(self, via: str, names: Sequence[str]) -> None:
@@ -351,13 +351,13 @@ class Fleet:
             plan=plan,
         )
         signed = sign(author, CHANGE_DOMAIN, self.mesh, change)
-        made = digest(signed.payload)
-        self.changes[made] = name
-        self.workshop.scripts[made] = script or Script()
-        self.releases[made] = (change, data)
+        new_digest = digest(signed.payload)
+        self.changes[new_digest] = name
+        self.workshop.scripts[new_digest] = script or Script()
+        self.releases[new_digest] = (change, data)
         body = encode(signed)
         self.publish(via, make_key("change", project, digest(body).hex()), body)
-        return made
+        return new_digest
 
     def approve(self, change: Digest, by: str, via: str) -> None:
         """Publish a principal's approval of a change, good for a day."""

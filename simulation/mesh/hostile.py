@@ -122,11 +122,11 @@ class HostileRun:
 
     def grant(self, name: str, role: Role, project: str, environment: str, by: str = "admin") -> Signed:
         """A grant, signed by the admin or by whoever should not."""
-        made = Grant(
+        new_grant = Grant(
             self.signer(name).public_key, "person", name, (role,), (project,), (environment,), WALL_START_MS + 300 * DAY_MS,
             b"g" * 16,
         )  # fmt: skip
-        return sign(self.signer(by), GRANT_DOMAIN, self.mesh, made)
+        return sign(self.signer(by), GRANT_DOMAIN, self.mesh, new_grant)
 
     def passkey(self, person: str, name: str = "phone", **fields: Any) -> Authenticator:
         """A person's authenticator, with one passkey."""
@@ -135,11 +135,11 @@ class HostileRun:
 
     def grant_passkey(self, one: Authenticator, by: str) -> Signed:
         """The link by which a person takes a passkey into their grant."""
-        made = Grant(
+        grant = Grant(
             one.id, "person", f"{by}'s phone", ("approver",), ("shop",), ("prod",), WALL_START_MS + 200 * DAY_MS, b"p" * 16,
             parent=digest(self.chains[by][0].payload), verbs=("approve",),
         )  # fmt: skip
-        return sign(self.signer(by), GRANT_DOMAIN, self.mesh, made)
+        return sign(self.signer(by), GRANT_DOMAIN, self.mesh, grant)
 
     def touched(self, one: Authenticator, **other: Any) -> tuple[str, bytes]:
         """Key and body of an approval by passkey of a new change; `other` is what is not as it should be."""
@@ -179,17 +179,17 @@ class HostileRun:
     def spread(self, signed: Signed) -> list[str]:
         """Offer a record to every store; return how each took it."""
         self.said.append(signed)
-        found = []
+        texts = []
         for store in self.stores.values():
             offered = store.offer(signed, self.wall_ms)
-            found.append(offered.refusal.rule if offered.refusal is not None else offered.outcome.value)
-        return found
+            texts.append(offered.refusal.rule if offered.refusal is not None else offered.outcome.value)
+        return texts
 
     def attempt(self, cell: str, signed: Signed) -> None:
         """Try what must be refused by every store."""
         self.tried[cell] += 1
-        found = self.spread(signed)
-        if OfferOutcome.MERGED.value in found:
+        texts = self.spread(signed)
+        if OfferOutcome.MERGED.value in texts:
             raise ViolationError(cell, "a store took what nobody may write")
 
     def must(self, cell: str, holds: bool, detail: str) -> None:
@@ -239,9 +239,9 @@ class HostileRun:
         """File a paper of somebody who may; an approval by key or by passkey."""
         touched = kind == "approval" and self.source.random() < 0.5
         key, body = self.touched(self.phone) if touched else self.paper(kind, by)
-        found = self.spread(self.carry(carrier, key, body))
-        if set(found) != {OfferOutcome.MERGED.value}:
-            raise ViolationError("honest-paper", f"{kind} of {by}: {found}")
+        texts = self.spread(self.carry(carrier, key, body))
+        if set(texts) != {OfferOutcome.MERGED.value}:
+            raise ViolationError("honest-paper", f"{kind} of {by}: {texts}")
         held = Held(kind, key, body, by)
         self.papers.append(held)
         return held
@@ -333,7 +333,7 @@ def _honest_end(world: HostileRun) -> None:
     if len(standing) < 6:
         return
     held = world.source.choice(standing)
-    found = world.spread(world.end(held, held.author, world.source.choice((*HONEST, LIAR))))
-    if set(found) != {OfferOutcome.MERGED.value}:
-        raise ViolationError("honest-end", f"{held.kind}: {found}")
+    texts = world.spread(world.end(held, held.author, world.source.choice((*HONEST, LIAR))))
+    if set(texts) != {OfferOutcome.MERGED.value}:
+        raise ViolationError("honest-end", f"{held.kind}: {texts}")
     held.stands = False

@@ -68,8 +68,8 @@ def _approval_ended(w: Any, cell: str) -> None:
 def _end_replayed(w: Any, cell: str) -> None:
     """The author's word about one paper, carried to another of the same author."""
     mine = [held for held in w.papers if held.author == "author" and held.stands and held.kind != "approval"]
-    one, other = (w.file("change", "author", "n1"), w.file("change", "author", "n1")) if len(mine) < 2 else mine[:2]
-    w.attempt(cell, w.end(one, "author", LIAR, key=other.key))
+    entry, other = (w.file("change", "author", "n1"), w.file("change", "author", "n1")) if len(mine) < 2 else mine[:2]
+    w.attempt(cell, w.end(entry, "author", LIAR, key=other.key))
 
 
 def _removal_misread(w: Any, cell: str) -> None:
@@ -110,8 +110,8 @@ def _unused(w: Any, cell: str) -> None:
 
 def _forged(w: Any, cell: str) -> None:
     _, body = w.paper("change", "author")
-    at = len(body) - 20
-    body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+    position = len(body) - 20
+    body = body[:position] + bytes([body[position] ^ 1]) + body[position + 1 :]
     w.attempt(cell, w.carry(LIAR, make_key("change", "shop", digest(body).hex()), body))
 
 
@@ -166,25 +166,25 @@ def _broader(w: Any, cell: str) -> None:
 
 
 def _agent_approves(w: Any, cell: str) -> None:
-    made = Grant(
+    grant = Grant(
         w.signer("bot2").public_key, "agent", "bot", ("approver",), ("shop",), ("prod",), w.wall_ms + DAY_MS, b"b" * 16
     )
-    signed = sign(w.signer("admin"), GRANT_DOMAIN, w.mesh, made)
+    signed = sign(w.signer("admin"), GRANT_DOMAIN, w.mesh, grant)
     w.attempt(cell, w.carry(LIAR, *grant_record(w.signer("bot2").public_key, (signed,))))
 
 
 def _false_revocation(w: Any, cell: str) -> None:
-    found = w.revoke("principal", w.signer("author").public_key, w.source.choice((LIAR, "beside", "n2")))
-    w.must(cell, "merged" not in found, "somebody without the right revoked a principal")
+    entry = w.revoke("principal", w.signer("author").public_key, w.source.choice((LIAR, "beside", "n2")))
+    w.must(cell, "merged" not in entry, "somebody without the right revoked a principal")
 
 
 def _long_invite(w: Any, cell: str) -> None:
     lasts_ms = w.source.choice((2, 30, 365)) * DAY_MS
     key = w.signer("invite").public_key
-    made = invites.Invite(w.mesh, key, "node", ("worker",), (), 1, w.wall_ms, w.wall_ms + lasts_ms)
-    signed = sign(w.signer("admin"), invites.INVITE_DOMAIN, w.mesh, made)
-    found = invites.open_invite(w.keys, w.mesh, (w.signer("admin").public_key,), signed)
-    w.must(cell, isinstance(found, Refusal), "an invite lives longer than a day")
+    new_invite = invites.Invite(w.mesh, key, "node", ("worker",), (), 1, w.wall_ms, w.wall_ms + lasts_ms)
+    signed = sign(w.signer("admin"), invites.INVITE_DOMAIN, w.mesh, new_invite)
+    invite = invites.open_invite(w.keys, w.mesh, (w.signer("admin").public_key,), signed)
+    w.must(cell, isinstance(invite, Refusal), "an invite lives longer than a day")
 
 
 def _one_label(w: Any, cell: str) -> None:
@@ -211,7 +211,7 @@ def _untouched(**other: Any) -> Callable[[Any, str], None]:
 
     def cell(w: Any, cell: str) -> None:
         w.attempt(
-            cell, w.carry(LIAR, *w.touched(w.phone, **{name: w.source.choice(one) for name, one in other.items()}))
+            cell, w.carry(LIAR, *w.touched(w.phone, **{name: w.source.choice(entry) for name, entry in other.items()}))
         )
 
     return cell
@@ -237,15 +237,15 @@ def _granted_wrong(w: Any, cell: str) -> None:
         ({"origins": ("https://evil.example",)}, {"origins": ("http://localhost:4188", "http://localhost.evil.example")},
          {"rp_id": "example.org", "origins": ("http://example.org",)})
     )  # fmt: skip
-    one = w.passkey("approver", "odd", **fields)
-    w.spread(w.carry("n1", *grant_record(one.id, (*w.chains["approver"], w.grant_passkey(one, "approver")))))
-    w.attempt(cell, w.carry(LIAR, *w.touched(one)))
+    entry = w.passkey("approver", "odd", **fields)
+    w.spread(w.carry("n1", *grant_record(entry.id, (*w.chains["approver"], w.grant_passkey(entry, "approver")))))
+    w.attempt(cell, w.carry(LIAR, *w.touched(entry)))
 
 
 def _other_curve(w: Any, cell: str) -> None:
-    one = replace_point(w.passkey("approver", "wide"), w.keys)
-    w.spread(w.carry("n1", *grant_record(one.id, (*w.chains["approver"], w.grant_passkey(one, "approver")))))
-    w.attempt(cell, w.carry(LIAR, *w.touched(one)))
+    entry = replace_point(w.passkey("approver", "wide"), w.keys)
+    w.spread(w.carry("n1", *grant_record(entry.id, (*w.chains["approver"], w.grant_passkey(entry, "approver")))))
+    w.attempt(cell, w.carry(LIAR, *w.touched(entry)))
 
 
 def replace_point(one: Any, keys: Any) -> Any:
@@ -271,8 +271,8 @@ def _judged(w: Any, asked: tuple[Any, ...], body: bytes, chains: Any) -> Any:
 def _key_file_for_passkey(w: Any, cell: str) -> None:
     honest = _judged(w, ("passkey",), w.touched(w.phone)[1], [w.passkeys[w.phone.id]])
     w.must(cell, not isinstance(honest, Refusal), "a granted passkey does not approve")
-    found = _judged(w, ("approver", "passkey"), w.paper("approval", "approver")[1], [w.chains["approver"]])
-    w.must(cell, isinstance(found, Refusal), "a key file approves where policy asks for a passkey")
+    entry = _judged(w, ("approver", "passkey"), w.paper("approval", "approver")[1], [w.chains["approver"]])
+    w.must(cell, isinstance(entry, Refusal), "a key file approves where policy asks for a passkey")
 
 
 def _anothers_passkey(w: Any, cell: str) -> None:
@@ -280,8 +280,8 @@ def _anothers_passkey(w: Any, cell: str) -> None:
     upper = w.grant("second", "approver", "shop", "prod")
     w.chains["second"] = (upper,)
     chain = (upper, w.grant_passkey(w.phone, "second"))
-    found = _judged(w, ("passkey",), w.touched(w.phone)[1], [chain])
-    w.must(cell, isinstance(found, Refusal), "a passkey counts for somebody who is not its person")
+    entry = _judged(w, ("passkey",), w.touched(w.phone)[1], [chain])
+    w.must(cell, isinstance(entry, Refusal), "a passkey counts for somebody who is not its person")
     del w.chains["second"]
 
 
@@ -326,8 +326,8 @@ def _lie_outside(w: Any, cell: str) -> None:
     said = {node: _verdict(candidate, past if node in rollout.cohort else GOOD) for node in rollout.order}
     for lie in [_lie(w) for _ in range(6)] + [_counts(1 << 40, 1 << 40), _counts(1 << 40, 0, 0)]:
         said[rollout.order[-1]] = _verdict(lie, lie)
-        found = analysis.assess(rollout, said, 10**12)
-        w.must(cell, found.outcome is expected, f"one node outside the cohort turned it: {found.reason}")
+        assessment = analysis.assess(rollout, said, 10**12)
+        w.must(cell, assessment.outcome is expected, f"one node outside the cohort turned it: {assessment.reason}")
 
 
 def _lie_inside(w: Any, cell: str) -> None:
@@ -336,8 +336,8 @@ def _lie_inside(w: Any, cell: str) -> None:
     said = {node: _verdict(candidate, past if node in rollout.cohort else GOOD) for node in rollout.order}
     for lie in [_lie(w) for _ in range(6)] + [_counts(1 << 40, 0)]:
         said[rollout.cohort[0]] = _verdict(lie, GOOD)
-        found = analysis.assess(rollout, said, 10**12)
-        w.must(cell, found.outcome is not analysis.StageOutcome.PASS, "one node of the cohort made it pass")
+        assessment = analysis.assess(rollout, said, 10**12)
+        w.must(cell, assessment.outcome is not analysis.StageOutcome.PASS, "one node of the cohort made it pass")
 
 
 # --- what a peer sends ------------------------------------------------------------------------------------------------
@@ -399,8 +399,8 @@ def _hoard(w: Any, cell: str) -> None:
         w.carry(w.source.choice((LIAR, "n1")), *w.paper("change", "author", w.wall_ms + number)) for number in range(4)
     ]
     other = w.carry(LIAR, *w.paper("change", "beside"))
-    found = _taken(w, RecordLimits(principal_papers_max=3), [*said, other])
-    w.must(cell, found == [True] * 3 + [False, True], f"a key's share of three papers: {found}")
+    answers = _taken(w, RecordLimits(principal_papers_max=3), [*said, other])
+    w.must(cell, answers == [True] * 3 + [False, True], f"a key's share of three papers: {answers}")
 
 
 def _hoarding_node(w: Any, cell: str) -> None:
@@ -412,16 +412,16 @@ def _hoarding_node(w: Any, cell: str) -> None:
         return w.carry(by, w.source.choice(keys) if by == LIAR else keys[0], b"x", **fields)  # type: ignore[no-any-return]
 
     said = [*(written(LIAR, number) for number in range(1, 9)), written("n2", 1)]
-    found = _taken(w, RecordLimits(node_audit_max=3, node_words_max=3), said)
-    w.must(cell, sum(found[:-1]) <= 6 and found[-1], f"a node's share of three entries and three words: {found}")
+    answers = _taken(w, RecordLimits(node_audit_max=3, node_words_max=3), said)
+    w.must(cell, sum(answers[:-1]) <= 6 and answers[-1], f"a node's share of three entries and three words: {answers}")
 
 
 def _filled(w: Any, cell: str) -> None:
     """The store is full of papers; each node's audit has its reserve, and nobody else's word takes it."""
     said = [w.carry(LIAR, *w.paper("change", "author", w.wall_ms + number)) for number in range(3)]
     own = w.carry("n2", entry_key(w.node("n2"), 1), b"x", kind="owned", ttl_ms=DAY_MS)
-    found = _taken(w, RecordLimits(records_max=len(w.chains) + 2), [*said, own])
-    w.must(cell, found == [True, True, False, True], f"a full store: {found}")
+    answers = _taken(w, RecordLimits(records_max=len(w.chains) + 2), [*said, own])
+    w.must(cell, answers == [True, True, False, True], f"a full store: {answers}")
 
 
 CELLS: dict[str, Callable[[Any, str], None]] = {

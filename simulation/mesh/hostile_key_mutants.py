@@ -72,10 +72,10 @@ def _takes(which: Callable[[SetAdmins], bool]) -> Callable[[], Sequence[Patch]]:
         decide = governance._set_admins
 
         def lenient(state: Any, action: Any) -> Any:
-            found = decide(state, action)
-            if isinstance(found, Refusal) and found.rule == "admins.malformed" and which(action):
+            answer = decide(state, action)
+            if isinstance(answer, Refusal) and answer.rule == "admins.malformed" and which(action):
                 return msgspec.structs.replace(state, admins=action.admins, threshold=action.threshold)
-            return found
+            return answer
 
         return [(governance, "_set_admins", lenient)]
 
@@ -103,8 +103,8 @@ def _one_suffices() -> Sequence[Patch]:
     asked = governance._set_admins_refusal
 
     def lenient(state: Any, case: Any) -> Any:
-        kept = recovery_keys(state.admins)
-        return None if any(key in kept for key in case.signers) else asked(state, case)
+        digests = recovery_keys(state.admins)
+        return None if any(key in digests for key in case.signers) else asked(state, case)
 
     return [(governance, "_set_admins_refusal", lenient)]
 
@@ -205,9 +205,9 @@ def _admins_pay() -> Sequence[Patch]:
     problem = Quotas.delegation_problem
 
     def charged(self: Quotas, prefix: str, body: bytes) -> Any:
-        found = problem(self, prefix, body)
+        refusal = problem(self, prefix, body)
         full = [payer for payer in self._accounts if payer.budget == "delegations"]
-        return found or (self._full(full[0], full, len(body)) if prefix == "revocation" and full else None)
+        return refusal or (self._full(full[0], full, len(body)) if prefix == "revocation" and full else None)
 
     return [(Quotas, "delegation_problem", charged)]
 

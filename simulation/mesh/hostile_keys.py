@@ -100,9 +100,9 @@ class Council:
 
     def trust(self) -> TrustStore:
         """A node's trust store that has heard of the decision."""
-        found = TrustStore(self.w.keys, self.w.genesis)
-        found.chain_decided(self.state.admins, self.state.threshold, [self.w.node("n1"), self.w.node("n2")])
-        return found
+        trust_store = TrustStore(self.w.keys, self.w.genesis)
+        trust_store.chain_decided(self.state.admins, self.state.threshold, [self.w.node("n1"), self.w.node("n2")])
+        return trust_store
 
 
 def _recovery_decides(w: Any, cell: str) -> None:
@@ -129,12 +129,12 @@ def _recovery_vouches(w: Any, cell: str) -> None:
     """A recovery key gives grants, certifies, revokes, and resets the chain, as an admin's key does."""
     council = Council(w)
     trust, paper = council.trust(), w.signer("paper")
-    made = Grant(council.key("new"), "person", "new", ("deployer",), ("*",), ("*",), w.wall_ms + DAY_MS, b"n" * 16)
+    grant = Grant(council.key("new"), "person", "new", ("deployer",), ("*",), ("*",), w.wall_ms + DAY_MS, b"n" * 16)
     for by, good in (("paper", False), ("admin", True)):
-        chain = (sign(w.signer(by), GRANT_DOMAIN, w.mesh, made),)
-        found = grants.rights_of(w.keys, w.mesh, council.state.admins, made.key, chain=chain, at_ms=w.wall_ms)
-        w.must(cell, isinstance(found, Rights) is good, f"a grant by {by}: {found}")
-        held = trust.rights(made.key, chain, w.wall_ms)
+        chain = (sign(w.signer(by), GRANT_DOMAIN, w.mesh, grant),)
+        rights = grants.rights_of(w.keys, w.mesh, council.state.admins, grant.key, chain=chain, at_ms=w.wall_ms)
+        w.must(cell, isinstance(rights, Rights) is good, f"a grant by {by}: {rights}")
+        held = trust.rights(grant.key, chain, w.wall_ms)
         w.must(cell, isinstance(held, Rights) is good, f"a node believes a grant by {by}: {held}")
     own = grants.rights_of(w.keys, w.mesh, council.state.admins, paper.public_key, chain=(), at_ms=w.wall_ms)
     w.must(cell, isinstance(own, Refusal), "a recovery key has an admin's rights")
@@ -188,11 +188,11 @@ def _recovery_sets(w: Any, cell: str) -> None:
 
 def _below(w: Any, name: str, upper: tuple[Signed, ...], by: str) -> tuple[Signed, ...]:
     """The chain of a key that `by` made for itself."""
-    made = Grant(
+    grant = Grant(
         w.signer(name).public_key, "person", name, ("deployer",), ("shop",), ("prod",), w.wall_ms + DAY_MS, b"k" * 16,
         parent=digest(upper[-1].payload),
     )  # fmt: skip
-    return (*upper, sign(w.signer(by), GRANT_DOMAIN, w.mesh, made))
+    return (*upper, sign(w.signer(by), GRANT_DOMAIN, w.mesh, grant))
 
 
 def _desk(w: Any, **limits: int) -> RecordStore:
@@ -221,8 +221,8 @@ def _family(w: Any, cell: str) -> None:
     kinds = [w.source.choice(("change", "evidence", "secret")) for _ in range(6)]
     by = w.source.choice((("author", "bot", "bot2"), ("bot2", "author", "bot"), ("bot", "bot2", "bot2")))
     order = (*by, w.source.choice(by), "author")
-    found = [_filed(w, store, *w.paper(kind, name)) for kind, name in zip(kinds, order, strict=False)]
-    w.must(cell, found == [True] * 3 + [False] * 2, f"three papers for all keys of a principal: {found}")
+    answers = [_filed(w, store, *w.paper(kind, name)) for kind, name in zip(kinds, order, strict=False)]
+    w.must(cell, answers == [True] * 3 + [False] * 2, f"three papers for all keys of a principal: {answers}")
     w.must(cell, _filed(w, store, *w.paper("change", "beside")), "another principal is charged")
 
 
@@ -242,15 +242,15 @@ def _delegations(w: Any, cell: str) -> None:
     """A principal makes keys and takes grants back without end, from whichever of its keys; an admin's are not its."""
     store = _desk(w, delegations_max=3)
     first = [_below(w, name, w.chains["author"], "author") for name in ("a", "b")]
-    found = [_filed(w, store, *grant_record(w.signer(n).public_key, c)) for n, c in zip("ab", first, strict=True)]
+    answers = [_filed(w, store, *grant_record(w.signer(n).public_key, c)) for n, c in zip("ab", first, strict=True)]
     deep = _below(w, "c", first[0], "a")
-    found.append(_filed(w, store, *grant_record(w.signer("c").public_key, deep)))
+    answers.append(_filed(w, store, *grant_record(w.signer("c").public_key, deep)))
     more = _below(w, "d", *w.source.choice(((first[1], "b"), (deep, "c"), (w.chains["author"], "author"))))
-    found.append(_filed(w, store, *grant_record(w.signer("d").public_key, more)))
+    answers.append(_filed(w, store, *grant_record(w.signer("d").public_key, more)))
     said = Revocation("grant", digest(first[0][-1].payload), 0, 0, "", w.wall_ms)
     mine = revocation_record(said, sign_revocation(w.signer("author"), w.mesh, said, first[0]))
-    found.append(_filed(w, store, *mine))
-    w.must(cell, found == [True] * 3 + [False] * 2, f"three grants for all keys of a principal: {found}")
+    answers.append(_filed(w, store, *mine))
+    w.must(cell, answers == [True] * 3 + [False] * 2, f"three grants for all keys of a principal: {answers}")
     other = _below(w, "e", w.chains["beside"], "beside")
     w.must(cell, _filed(w, store, *grant_record(w.signer("e").public_key, other)), "another principal is charged")
     by_admin = revocation_record(said, sign_revocation(w.signer("admin"), w.mesh, said))
@@ -270,11 +270,11 @@ def _given_back(w: Any, cell: str) -> None:
 
 def _joiners(w: Any, cell: str) -> None:
     """Who joined by an invite pays for its keys; the invite, whose uses an admin chose, pays for nobody."""
-    made = Grant(
+    grant = Grant(
         w.signer("invite").public_key, "person", "invite", ("deployer",), ("shop",), ("prod",), w.wall_ms + DAY_MS,
         b"i" * 16, invite_uses=5,
     )  # fmt: skip
-    invite = (sign(w.signer("admin"), GRANT_DOMAIN, w.mesh, made),)
+    invite = (sign(w.signer("admin"), GRANT_DOMAIN, w.mesh, grant),)
     admins = (w.signer("admin").public_key,)
     for name in ("joiner", "joiner2"):
         own, laptop = w.signer(name).public_key, f"laptop of {name}"

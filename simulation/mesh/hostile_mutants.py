@@ -47,8 +47,8 @@ def _forgives(owner: Any, name: str, *rules: str) -> Callable[[], Sequence[Patch
         check = getattr(owner, name)
 
         def forgiving(*args: Any, **rest: Any) -> Any:
-            found = check(*args, **rest)
-            return None if isinstance(found, Refusal) and found.rule in rules else found
+            entry = check(*args, **rest)
+            return None if isinstance(entry, Refusal) and entry.rule in rules else entry
 
         return [(owner, name, forgiving)]
 
@@ -83,9 +83,9 @@ def _anybody_revokes() -> Sequence[Patch]:
     resting = TrustStore._resting
 
     def lenient(self: TrustStore, statement: Any) -> Any:
-        found = resting(self, statement)
+        answer = resting(self, statement)
         opened = open_revocation(self.verifier, self.mesh, statement)
-        return Resting(opened) if isinstance(found, Refusal) and not isinstance(opened, Refusal) else found
+        return Resting(opened) if isinstance(answer, Refusal) and not isinstance(opened, Refusal) else answer
 
     return [(TrustStore, "_resting", lenient)]
 
@@ -117,14 +117,16 @@ def _one_label() -> Sequence[Patch]:
 
 
 def _drained_chosen() -> Sequence[Patch]:
-    return [(placement, "selects", lambda environment, node: all(one in node.labels for one in environment.selector))]
+    return [
+        (placement, "selects", lambda environment, node: all(entry in node.labels for entry in environment.selector))
+    ]
 
 
 def _pooled_group() -> Sequence[Patch]:
     """The base group is pooled with its extremes in."""
 
     def compared(said: Any, outside: Any) -> Any:
-        base = analysis.pooled(list(outside) or [one.base for one in said])
+        base = analysis.pooled(list(outside) or [entry.base for entry in said])
         return base, base
 
     return [(analysis, "_compared", compared)]
@@ -192,11 +194,11 @@ def _any_curve() -> Sequence[Patch]:
     check = passkeys.read_passkey
 
     def lenient(description: bytes) -> Any:
-        found = check(description)
-        if isinstance(found, Refusal) and found.rule == "passkey.curve":
+        answer = check(description)
+        if isinstance(answer, Refusal) and answer.rule == "passkey.curve":
             passkey = msgspec.json.decode(description, type=passkeys.Passkey)
             return passkey, base64.b64decode(passkey.point)
-        return found
+        return answer
 
     return [(passkeys, "read_passkey", lenient)]
 
@@ -206,7 +208,7 @@ def _host_only() -> Sequence[Patch]:
 
     def lenient(passkey: Any, data: bytes, challenge: bytes) -> Any:
         origin = msgspec.json.decode(data).get("origin")
-        own = {urlsplit(one).hostname for one in passkey.origins}
+        own = {urlsplit(origin).hostname for origin in passkey.origins}
         origins = (origin,) if urlsplit(origin).hostname in own else ()
         return check(msgspec.structs.replace(passkey, origins=origins), data, challenge)
 
@@ -217,13 +219,13 @@ def _any_mesh() -> Sequence[Patch]:
     read = approvals.read_approval
 
     def lenient(verifier: Any, mesh: bytes, data: bytes) -> Any:
-        found = read(verifier, mesh, data)
-        if isinstance(found, Refusal) and found.rule == "approval.other-mesh":
+        answer = read(verifier, mesh, data)
+        if isinstance(answer, Refusal) and answer.rule == "approval.other-mesh":
             opened = evidence.open_envelope(verifier, data)
             assert not isinstance(opened, Refusal)
             said = msgspec.json.decode(bytes(opened.statement.predicate))
             return read(verifier, bytes.fromhex(said["mesh"]), data)
-        return found
+        return answer
 
     return [(papers, "read_approval", lenient)]
 

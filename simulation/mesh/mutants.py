@@ -48,11 +48,11 @@ def _unbound_evidence() -> Sequence[Patch]:
                 return getattr(case, name)
 
             def statements(self) -> Any:
-                found = case.statements()
-                if not isinstance(found, tuple):
-                    return found
+                entry = case.statements()
+                if not isinstance(entry, tuple):
+                    return entry
                 latest = {}
-                for node, said in found:
+                for node, said in entry:
                     if hasattr(said, "opened") and node in judged.order:
                         latest[node] = msgspec.structs.replace(
                             said, era=state.era, rollout=judged.id, opened=judged.opened
@@ -96,12 +96,12 @@ def _zombie() -> Sequence[Patch]:
     wanted = RolloutAgent._wanted_run
 
     def undead(self: RolloutAgent, lane: Any, now: Any) -> Any:
-        found = wanted(self, lane, now)
+        pair = wanted(self, lane, now)
         memory = self.__dict__.setdefault("_undead", {})
         name = (lane.project, lane.environment)
-        if found is not None and found[1] == "candidate":
-            memory[name] = found
-        return memory.get(name, found)
+        if pair is not None and pair[1] == "candidate":
+            memory[name] = pair
+        return memory.get(name, pair)
 
     return [
         (RolloutAgent, "_wanted_run", undead),
@@ -143,8 +143,8 @@ def _stranger_admitted() -> Sequence[Patch]:
     standing = TrustStore.standing
 
     def open_door(self: TrustStore, node: Any, wall_ms: int) -> Any:
-        found = standing(self, node, wall_ms)
-        return Standing.MEMBER if found is Standing.STRANGER else found
+        found_standing = standing(self, node, wall_ms)
+        return Standing.MEMBER if found_standing is Standing.STRANGER else found_standing
 
     return [(TrustStore, "standing", open_door)]
 
@@ -153,8 +153,8 @@ def _revocation_ignored() -> Sequence[Patch]:
     standing = TrustStore.standing
 
     def forgiving(self: TrustStore, node: Any, wall_ms: int) -> Any:
-        found = standing(self, node, wall_ms)
-        return Standing.MEMBER if found is Standing.REVOKED else found
+        found_standing = standing(self, node, wall_ms)
+        return Standing.MEMBER if found_standing is Standing.REVOKED else found_standing
 
     return [(TrustStore, "standing", forgiving), (TrustStore, "key_revoked", lambda self, key: False)]
 

@@ -300,13 +300,13 @@ class MeshRun(Fleet):
             self.approve(change, "ann" if by != "ann" else "admin", via)
 
     def _command(self, source: random.Random, via: str, by: str, lane: tuple[str, str]) -> None:
-        found = self.core(via).state.lane(*lane)
-        if found is None:
+        found_lane = self.core(via).state.lane(*lane)
+        if found_lane is None:
             return
-        rollout = found.rollout
+        rollout = found_lane.rollout
         if rollout is None:
-            if found.retained:
-                self.submit(via, Rollback(source.choice(found.retained).change, "it was better"), by, lane=lane)
+            if found_lane.retained:
+                self.submit(via, Rollback(source.choice(found_lane.retained).change, "it was better"), by, lane=lane)
             return
         kind = source.randrange(4)
         if kind == 0:

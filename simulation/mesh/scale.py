@@ -195,8 +195,8 @@ class MeasuredFleet:
         half = self.nodes // 2
         sides = (self.names[:half], self.names[half:])
         network = self.world.network
-        for one, other in ((0, 1), (1, 0)):
-            for near in sides[one]:
+        for entry, other in ((0, 1), (1, 0)):
+            for near in sides[entry]:
                 for far in sides[other]:
                     network.cut[self.fleet.peers[near], self.fleet.peers[far]] = self.world.now_ms
         for number in range(DIVERGED):
@@ -237,7 +237,7 @@ class MeasuredFleet:
         meter = self._meter(MEMBERSHIP, run)
         down = self._believed_down()
         times = [at_ms - started_ms for at_ms, who in down.pop(victim, [])]
-        self.false_deaths += sum(len(found) for found in down.values())
+        self.false_deaths += sum(len(entry) for entry in down.values())
         name = "a death known" + (f", {LOSS:.0%} loss" if self.world.network.faults.loss else "")
         return self._row(name, times, meter, "death")
 
@@ -246,14 +246,14 @@ class MeasuredFleet:
         self.heard.events.clear()
         self.world.network.faults.loss = LOSS
         self.world.run_until(self.world.now_ms + LOSSY_MS)
-        self.false_deaths += sum(len(found) for found in self._believed_down().values())
+        self.false_deaths += sum(len(entry) for entry in self._believed_down().values())
 
     def _believed_down(self) -> dict[str, list[tuple[int, str]]]:
-        found: dict[str, list[tuple[int, str]]] = {}
+        document: dict[str, list[tuple[int, str]]] = {}
         for at_ms, who, event in self.heard.of(BeliefChanged):
             if event.belief is Belief.DOWN:
-                found.setdefault(self.fleet.name_of[event.peer], []).append((at_ms, who))
-        return found
+                document.setdefault(self.fleet.name_of[event.peer], []).append((at_ms, who))
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +308,8 @@ def table(found: Sequence[Scale]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for number in range(len(found[0].rows)):
-        for one in found:
-            row = one.rows[number]
+        for scale in found:
+            row = scale.rows[number]
             times = [f"{row.share_ms(share):,}" for share in (0.5, 0.99, 1.0)] if row.times_ms else ["-"] * 3
             lines.append(
                 f"| {row.measure} | {row.nodes} | {' | '.join(times)} | {row.messages:,.1f} | {row.sent_bytes:,.0f} "
@@ -320,7 +320,7 @@ def table(found: Sequence[Scale]) -> list[str]:
 
 def report(found: Sequence[Scale], plot: str) -> str:
     """The page about scale: what it must show, all measures, and the plot that lies beside it under that name."""
-    sizes = ", ".join(str(one.nodes) for one in found)
+    sizes = ", ".join(str(scale.nodes) for scale in found)
     lines = [
         "# Scale",
         "",

@@ -35,9 +35,9 @@ def draw(found: Sequence[Scale]) -> str:
 
 
 def _panel(title: str, found: Sequence[Scale], value: Callable[[Row], float], left: int) -> str:
-    values = [value(row) for one in found for row in one.rows if value(row) > 0]
+    values = [value(row) for scale in found for row in scale.rows if value(row) > 0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    sizes = [one.nodes for one in found]
+    sizes = [scale.nodes for scale in found]
     first, last = math.log10(sizes[0]), math.log10(sizes[-1])
 
     def across(nodes: int) -> float:
@@ -57,7 +57,7 @@ def _panel(title: str, found: Sequence[Scale], value: Callable[[Row], float], le
         lines.append(f'<text x="{x:.1f}" y="{y}" {FONT} text-anchor="middle">{nodes}</text>')
     lines.append(f'<text x="{left + WIDTH - RIGHT}" y="{HEIGHT - 4}" {FONT} text-anchor="end">nodes</text>')
     for index in range(len(found[0].rows)):
-        points = [(across(one.nodes), value(one.rows[index])) for one in found]
+        points = [(across(scale.nodes), value(scale.rows[index])) for scale in found]
         shown = [(x, down(amount)) for x, amount in points if amount > 0]
         if not shown:
             continue

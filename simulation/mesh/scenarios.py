@@ -93,7 +93,7 @@ class Play:
                 self._extra.append(f"{'':10}  not possible: {error}")
         world = self.fleet.world
         world.run_while(
-            lambda: any(one not in self.fleet.outcomes for one in self._asked), world.now_ms + OUTCOME_MAX_MS
+            lambda: any(digest not in self.fleet.outcomes for digest in self._asked), world.now_ms + OUTCOME_MAX_MS
         )
         self._asked = []
         rejected = {rule: n - self._rejects.get(rule, 0) for rule, n in sorted(world.rejects.items())}

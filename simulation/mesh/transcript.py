@@ -173,7 +173,7 @@ class Telling:
             for entry in entries
             if entry.parsed.rule.prefix in TOLD_RECORDS
         ]
-        return f"{verb} {', '.join(f'{told.count(one)} {one}' for one in dict.fromkeys(told))}" if told else ""
+        return f"{verb} {', '.join(f'{told.count(entry)} {entry}' for entry in dict.fromkeys(told))}" if told else ""
 
     def _entry(self, entry: Any) -> str:
         if not isinstance(entry, Decided):

@@ -14,7 +14,7 @@ from tests.support.runtime.projects import own_cache
 
 
 async def _judged(names: list[str], *, quiet: bool) -> list[Judged]:
-    found = []
+    judgeds = []
     for shape in shapes():
         if names and shape.name not in names:
             continue
@@ -25,10 +25,10 @@ async def _judged(names: list[str], *, quiet: bool) -> list[Judged]:
             continue
         with tempfile.TemporaryDirectory() as work:
             async for judged in judge(shape, Path(work)):
-                found.append(judged)
+                judgeds.append(judged)
                 if not quiet or judged.verdict == "wrong":
                     print(f"{judged.verdict:8}{judged.subject}  {judged.said}".rstrip(), flush=True)
-    return found
+    return judgeds
 
 
 def main() -> int:
@@ -40,12 +40,12 @@ def main() -> int:
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - {shape.name for shape in shapes()}:
         parser.error(
-            f"there is no shape {', '.join(sorted(unknown))}; there are {', '.join(one.name for one in shapes())}"
+            f"there is no shape {', '.join(sorted(unknown))}; there are {', '.join(shape.name for shape in shapes())}"
         )
     if chosen.table:
         print(table(), end="")
         return 0
-    counted = Counter(one.verdict for one in asyncio.run(_judged(chosen.names, quiet=chosen.summary)))
+    counted = Counter(judged.verdict for judged in asyncio.run(_judged(chosen.names, quiet=chosen.summary)))
     print(f"right {counted['right']}, refused {counted['refused']}, wrong {counted['wrong']}")
     return 1 if counted["wrong"] else 0
 

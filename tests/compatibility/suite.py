@@ -49,7 +49,7 @@ class Shape:
         right = {(call["kind"], call["subject"]): "right" for call in self.calls}
         return [
             *((kind, subject, verdict) for (kind, subject), verdict in right.items()),
-            *((one["kind"], one["subject"], f"refused: {one['says']}") for one in self.refusals),
+            *((refusal["kind"], refusal["subject"], f"refused: {refusal['says']}") for refusal in self.refusals),
         ]
 
 
@@ -74,7 +74,7 @@ def _read(folder: Path) -> Shape:
     calls = [{"kind": kind, **call} for call in told.get("call", ())]
     for number, snippet in enumerate(told.get("snippet", ())):
         calls.append({"kind": kind, "subject": snippet["subject"], "path": f"/{number}", "equals": snippet["gives"]})
-    refusals = [{"kind": kind, **one} for one in told.get("refusal", ())]
+    refusals = [{"kind": kind, **entry} for entry in told.get("refusal", ())]
     return Shape(folder.name, told["about"], told.get("core", False), tuple(calls), tuple(refusals), folder, told)
 
 
@@ -86,8 +86,8 @@ def write_project(shape: Shape, folder: Path) -> Path:
     snippets = shape.told.get("snippet", ())
     if snippets:
         (folder / "web").mkdir(exist_ok=True)
-        made = _in_python(snippets) if shape.told["language"] == "python" else _in_javascript(snippets)
-        for name, text in made.items():
+        document = _in_python(snippets) if shape.told["language"] == "python" else _in_javascript(snippets)
+        for name, text in document.items():
             (folder / "web" / name).write_text(text)
     if not (folder / "freehold.toml").exists():
         language = shape.told["language"]
@@ -111,7 +111,7 @@ def _in_python(snippets: Sequence[dict[str, Any]]) -> dict[str, str]:
 def _in_javascript(snippets: Sequence[dict[str, Any]]) -> dict[str, str]:
     imports = [snippet["import"] for snippet in snippets]
     functions = [
-        f"async function snippet{number}() {{\n{one['code'].strip()}\n}}" for number, one in enumerate(snippets)
+        f"async function snippet{number}() {{\n{snippet['code'].strip()}\n}}" for number, snippet in enumerate(snippets)
     ]
     table = ", ".join(f"snippet{number}" for number in range(len(snippets)))
     called = (
@@ -150,15 +150,15 @@ async def judge(shape: Shape, work: Path) -> AsyncIterator[Judged]:
 @asynccontextmanager
 async def _imitated(shape: Shape) -> AsyncIterator[str]:
     """Answer on loopback as the shape's `[[imitation]]`s say; yield the address that its app finds as UPSTREAM."""
-    known = {(one["method"], one["path"]): one for one in shape.told.get("imitation", ())}
+    known = {(entry["method"], entry["path"]): entry for entry in shape.told.get("imitation", ())}
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
-        one = known.get((request.method, request.path))
-        if one is None:
+        entry = known.get((request.method, request.path))
+        if entry is None:
             return web.Response(status=501, text=f"{request.method} {request.path} is not imitated")
         return web.Response(
-            status=one.get("status", 200), body=one.get("body", "").encode(), headers=one.get("headers")
+            status=entry.get("status", 200), body=entry.get("body", "").encode(), headers=entry.get("headers")
         )
 
     runner = web.AppRunner(_application(answer))
@@ -171,9 +171,9 @@ async def _imitated(shape: Shape) -> AsyncIterator[str]:
 
 
 def _application(answer: Callable[[web.Request], Awaitable[web.Response]]) -> web.Application:
-    made = web.Application()
-    made.router.add_route("*", "/{path:.*}", answer)
-    return made
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    return application
 
 
 async def _served(shape: Shape, folder: Path, work: Path) -> AsyncIterator[Judged]:
@@ -242,7 +242,7 @@ def table() -> str:
     ]
     for kind, title in KINDS.items():
         rows = sorted(
-            {(subject, verdict) for one, subject, verdict in every if one == kind}, key=lambda row: row[0].lower()
+            {(subject, verdict) for text, subject, verdict in every if text == kind}, key=lambda row: row[0].lower()
         )
         if rows:
             lines += [

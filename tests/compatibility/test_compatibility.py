@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cases() -> list[object]:
-    return [pytest.param(one, marks=[] if one.core else [pytest.mark.long], id=one.name) for one in shapes()]
+    return [pytest.param(shape, marks=[] if shape.core else [pytest.mark.long], id=shape.name) for shape in shapes()]
 
 
 @pytest.mark.parametrize("shape", cases())
@@ -22,9 +22,9 @@ async def test_every_subject_is_right_or_refused(shape: Shape, tmp_path: Path) -
         missing = lacking(shape)
     if missing:
         pytest.skip(f"it needs {missing}")
-    found = [judged async for judged in judge(shape, tmp_path)]
-    assert len(found) == len(shape.subjects)
-    assert [(one.subject, one.said) for one in found if one.verdict == "wrong"] == []
+    judgeds = [judged async for judged in judge(shape, tmp_path)]
+    assert len(judgeds) == len(shape.subjects)
+    assert [(judged.subject, judged.said) for judged in judgeds if judged.verdict == "wrong"] == []
 
 
 def test_the_suite_is_as_large_as_it_should_be() -> None:

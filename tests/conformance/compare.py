@@ -57,20 +57,20 @@ def differences(ours: Answer, theirs: Answer, case: Case) -> list[str]:
     if case.ours is not None:
         changes = {"body": case.ours.body, "ending": case.ours.ending, "trailers": case.ours.trailers}
         theirs = replace(theirs, **{name: value for name, value in changes.items() if value is not None})
-    found = []
+    texts = []
     same_status = ours.status // 100 == theirs.status // 100 if case.host_speaks else ours.status == theirs.status
     if not same_status:
-        found.append(f"status {ours.status}, the peer says {theirs.status}")
+        texts.append(f"status {ours.status}, the peer says {theirs.status}")
     if not (case.host_speaks and ours.status >= 500) and ours.headers != theirs.headers:
-        found.append(f"fields {ours.headers}, the peer says {theirs.headers}")
+        texts.append(f"fields {ours.headers}, the peer says {theirs.headers}")
     both_cut = ours.ending == theirs.ending == "cut"
     if both_cut:
         if not (ours.body.startswith(theirs.body) or theirs.body.startswith(ours.body)):
-            found.append(f"the cut body {ours.body!r}, the peer's {theirs.body!r}")
+            texts.append(f"the cut body {ours.body!r}, the peer's {theirs.body!r}")
     elif ours.body != theirs.body:
-        found.append(f"body {ours.body!r}, the peer says {theirs.body!r}")
+        texts.append(f"body {ours.body!r}, the peer says {theirs.body!r}")
     rest = ((name, getattr(ours, name), getattr(theirs, name)) for name in ("ending", "trailers", "pieces"))
-    return [*found, *(f"{name} {mine}, the peer says {other}" for name, mine, other in rest if mine != other)]
+    return [*texts, *(f"{name} {mine}, the peer says {other}" for name, mine, other in rest if mine != other)]
 
 
 __all__ = ["Ask", "ask", "comparable", "differences"]

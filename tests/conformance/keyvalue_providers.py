@@ -25,9 +25,9 @@ Make = Callable[[str, StoreCaps | None], KeyValueProvider]
 
 def refused(call: Callable[[], object], words: str) -> None:
     """Hold that a call is refused with these words."""
-    with pytest.raises(ProviderError) as found:
+    with pytest.raises(ProviderError) as exception_info:
         call()
-    assert words in found.value.text
+    assert words in exception_info.value.text
 
 
 def keeps_bytes(make: Make) -> None:
@@ -45,10 +45,10 @@ def keeps_bytes(make: Make) -> None:
 
 def read_your_writes(make: Make) -> None:
     """a write is seen at once, by every process"""
-    one, two = (make("shop/production", None).open("visits") for _ in range(2))
+    bucket, two = (make("shop/production", None).open("visits") for _ in range(2))
     for number in range(20):
-        one.set("a", b"%d" % number)
-        assert (one.get("a"), two.get("a")) == (b"%d" % number,) * 2
+        bucket.set("a", b"%d" % number)
+        assert (bucket.get("a"), two.get("a")) == (b"%d" % number,) * 2
 
 
 def pages_in_order(make: Make) -> None:
@@ -84,7 +84,9 @@ def writes_many_whole(make: Make) -> None:
 def increments(make: Make) -> None:
     """counters of 64 bits as decimal text, made by the first increment, none lost"""
     buckets = [make("shop/production", None).open("visits") for _ in range(4)]
-    threads = [threading.Thread(target=lambda one=one: [one.increment("n", 1) for _ in range(25)]) for one in buckets]
+    threads = [
+        threading.Thread(target=lambda one=bucket: [one.increment("n", 1) for _ in range(25)]) for bucket in buckets
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -113,7 +115,7 @@ def swaps(make: Make) -> None:
             won.append(number)
 
     racers = [make("shop/production", None).open("visits") for _ in range(4)]
-    threads = [threading.Thread(target=race, args=one) for one in enumerate(racers)]
+    threads = [threading.Thread(target=race, args=pair) for pair in enumerate(racers)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -154,9 +156,9 @@ def keeps_tenants_apart(make: Make) -> None:
     assert own.list_keys(None) == (["key"], None)
     provider = make("shop/production", None)
     for name in ("", "../up", "a/b", "a" * 64, ".hidden", "x\0", "visits:values", "{shop}", "a b", "*"):
-        with pytest.raises(ProviderError) as found:
+        with pytest.raises(ProviderError) as exception_info:
             provider.open(name)
-        assert found.value.kind == "no-such-store"
+        assert exception_info.value.kind == "no-such-store"
 
 
 NEAR: Final = (

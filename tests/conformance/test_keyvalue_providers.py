@@ -18,9 +18,9 @@ from tests.support.runtime.redis_server import BINARY, RedisServer
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     if BINARY is None:
         pytest.skip("neither valkey-server nor redis-server is on this machine")
-    made = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield made
-    made.kill()
+    redis_server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield redis_server
+    redis_server.kill()
 
 
 def maker(provider: str, folder: Path, request: pytest.FixtureRequest, made: list[KeyValueProvider]) -> Make:
@@ -46,17 +46,17 @@ def maker(provider: str, folder: Path, request: pytest.FixtureRequest, made: lis
 def test_a_provider_does_what_the_page_says(
     provider: str, capability: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    made: list[KeyValueProvider] = []
+    value_providers: list[KeyValueProvider] = []
     try:
-        make = maker(provider, tmp_path, request, made)
+        make = maker(provider, tmp_path, request, value_providers)
         if (provider, capability) in LACKS:
             with pytest.raises(AssertionError):
                 CAPABILITIES[capability](make)
         else:
             CAPABILITIES[capability](make)
     finally:
-        for one in made:
-            one.close()  # type: ignore[attr-defined]
+        for value_provider in value_providers:
+            value_provider.close()  # type: ignore[attr-defined]
 
 
 def test_at_least_two_hundred_attempts_to_reach_another_tenant() -> None:

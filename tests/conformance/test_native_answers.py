@@ -45,13 +45,13 @@ def test_the_native_engine_answers_the_same(
         component(fixture), engine="native", instances=instances, allow_hosts=hosts, allow_loopback=True
     ) as server:
         assert server.engine == "native"
-        found = {}
+        table = {}
         for case in BY_FIXTURE[fixture]:
             wanted = Answer.from_json(recorded[case.name])
-            found[case.name] = differences(ask(server.port, case, authority), wanted, case)
-            if case.pieces and found[case.name]:  # a busy machine may join two pieces on their way
-                found[case.name] = differences(ask(server.port, case, authority), wanted, case)
-    assert not {name: sentences for name, sentences in found.items() if sentences}
+            table[case.name] = differences(ask(server.port, case, authority), wanted, case)
+            if case.pieces and table[case.name]:  # a busy machine may join two pieces on their way
+                table[case.name] = differences(ask(server.port, case, authority), wanted, case)
+    assert not {name: sentences for name, sentences in table.items() if sentences}
 
 
 @pytest.mark.parametrize("engine", ["python", "native"])
@@ -63,9 +63,9 @@ def test_what_an_app_asks_goes_on_in_the_trace_of_the_request(engine: str, compo
         Thread(target=_hear_one, args=(listener, heard), daemon=True).start()
         with serve_ours(component("probe"), engine=engine, allow_hosts=(authority,), allow_loopback=True) as server:
             assert server.engine == engine
-            given = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01", "tracestate": "a=b"}
+            table = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01", "tracestate": "a=b"}
             asked = urllib.request.Request(
-                f"http://127.0.0.1:{server.port}/proxy?authority={authority}&path=/", headers=given
+                f"http://127.0.0.1:{server.port}/proxy?authority={authority}&path=/", headers=table
             )
             with urllib.request.urlopen(asked, timeout=20) as answer:
                 assert answer.status == 200

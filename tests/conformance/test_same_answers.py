@@ -70,11 +70,11 @@ def test_a_reused_instance_answers_as_a_fresh_one(
     recorded = golden(fixture)["answers"]
     hosts = (authority, DEAD_AUTHORITY)
     with serve_ours(component(fixture), instances="reuse", allow_hosts=hosts, allow_loopback=True) as server:
-        found = {
+        table = {
             case.name: differences(ask(server.port, case, authority), Answer.from_json(recorded[case.name]), case)
             for case in BY_FIXTURE[fixture]
         }
-    assert not {name: sentences for name, sentences in found.items() if sentences}
+    assert not {name: sentences for name, sentences in table.items() if sentences}
 
 
 @pytest.mark.parametrize("fixture", JCO_FIXTURES)
@@ -85,8 +85,8 @@ def test_we_answer_as_jco_serve_does(
     with peer.jco_serve(component(fixture)) as server:
         theirs = {case.name: ask(server.port, case, authority) for case in cases}
     port = our_port(fixture)
-    found = {case.name: differences(ask(port, case, authority), theirs[case.name], case) for case in cases}
-    assert not {name: sentences for name, sentences in found.items() if sentences}
+    table = {case.name: differences(ask(port, case, authority), theirs[case.name], case) for case in cases}
+    assert not {name: sentences for name, sentences in table.items() if sentences}
 
 
 @pytest.mark.long

@@ -56,8 +56,8 @@ def filled(text: str, folder: Path) -> str:
 
 def state_of(folder: Path) -> dict[str, str]:
     """Every file of the owner's by its digest."""
-    found = sorted(path for path in (folder / OWNER).rglob("*") if path.is_file() and not path.name.endswith("-shm"))
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    paths = sorted(path for path in (folder / OWNER).rglob("*") if path.is_file() and not path.name.endswith("-shm"))
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def outside(folder: Path, owner: str) -> set[Path]:
@@ -66,25 +66,25 @@ def outside(folder: Path, owner: str) -> set[Path]:
     return {
         path
         for path in folder.parent.rglob("*")
-        if path.is_file() and not any(path.is_relative_to(one) for one in mine)
+        if path.is_file() and not any(path.is_relative_to(entry) for entry in mine)
     }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A node's data with the owner's secret in each kind of it."""
-    made = tmp_path / "node" / "data"
-    with closing(SqliteSql(made, OWNER)) as sql, closing(sql.open("main")) as database:
+    path = tmp_path / "node" / "data"
+    with closing(SqliteSql(path, OWNER)) as sql, closing(sql.open("main")) as database:
         database.execute("CREATE TABLE t (x)")
         database.execute("INSERT INTO t VALUES (?)", (SECRET,))
-    with closing(FileBlobs(made, OWNER)) as blobs, closing(blobs.put()) as writer:
+    with closing(FileBlobs(path, OWNER)) as blobs, closing(blobs.put()) as writer:
         writer.write(SECRET.encode())
         writer.commit([("uploads", "one")])
-    with closing(SqliteQueue(made, OWNER)) as queue:
+    with closing(SqliteQueue(path, OWNER)) as queue:
         queue.publish("jobs", SECRET.encode(), 1)
-    before = state_of(made)
-    yield made
-    assert state_of(made) == before, "somebody wrote into the owner's data"
+    before = state_of(path)
+    yield path
+    assert state_of(path) == before, "somebody wrote into the owner's data"
 
 
 def test_there_are_at_least_two_hundred_attempts_of_each_kind() -> None:
@@ -157,7 +157,9 @@ def test_no_subject_of_a_queue_leads_to_another_tenants(folder: Path, owner: str
             with suppress(ProviderError):
                 queue.publish(subject, b"forged", 1)
             with suppress(ProviderError):
-                assert {one.body for one in queue.take(subject, 10, 1_000, 10**13)} <= {b"forged"}, subject
+                assert {queued_message.body for queued_message in queue.take(subject, 10, 1_000, 10**13)} <= {
+                    b"forged"
+                }, subject
     with closing(SqliteQueue(folder, OWNER)) as own:
         assert own.next_due_ms(["jobs"], 10**13) is not None, "the owner's message waits still"
     assert outside(folder, owner) == before

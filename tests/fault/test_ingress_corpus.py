@@ -41,8 +41,8 @@ async def answers(served: Served, data: bytes, *, piece_bytes: int = 1 << 20) ->
     async with asyncio.timeout(20):
         hearing = asyncio.ensure_future(hear())
         with contextlib.suppress(ConnectionError):
-            for at in range(0, len(data), piece_bytes):
-                await client.send(data[at : at + piece_bytes])
+            for start in range(0, len(data), piece_bytes):
+                await client.send(data[start : start + piece_bytes])
                 await asyncio.sleep(0.0005 if piece_bytes < len(data) else 0)
         await hearing
     client.close()
@@ -61,15 +61,15 @@ async def test_each_input_is_answered_as_it_should_be_and_the_next_connection_se
     assert (await served.get("/hello")).body == b"hello"
 
 
-@pytest.mark.parametrize("case", [one for one in CASES if len(one.data) < 300], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [entry for entry in CASES if len(entry.data) < 300], ids=lambda case: case.name)
 async def test_an_input_means_the_same_in_pieces(served: Served, case: Case) -> None:
-    found = await answers(served, case.data + FOLLOWING, piece_bytes=7)
+    numbers = await answers(served, case.data + FOLLOWING, piece_bytes=7)
     if case in REFUSED:
         # What is wrong in a body may come after its answer has begun; that is then broken off. A method that is cut in two
         # may be one that nobody knows, or nothing at all. None of them lets the following request be served.
-        assert found in {case.statuses, (200,), (400,), (501,)} - ({(200,)} if b"chunked" not in case.data else set())
+        assert numbers in {case.statuses, (200,), (400,), (501,)} - ({(200,)} if b"chunked" not in case.data else set())
     else:
-        assert found == case.statuses
+        assert numbers == case.statuses
 
 
 @pytest.mark.parametrize("path", ["/hello", "/wait?300", "/echo"])

@@ -81,7 +81,7 @@ async def test_clients_get_the_certificate_of_the_name_they_ask_for_and_new_ones
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "certificates"
-    one = write(folder, "one.pem", "one.test")
+    content = write(folder, "one.pem", "one.test")
     wild = write(folder, "wild.pem", "*.apps.test")
     load = await guest("hello")
     settings = PoolSettings(
@@ -97,10 +97,10 @@ async def test_clients_get_the_certificate_of_the_name_they_ask_for_and_new_ones
         assert not plain.startswith(TLS_PREFIX)
         await pool.load(release(load))
         await pool.activate([WorkerRoute(None, "/", "r1", "hello")])
-        assert "freehold-release: r1" in await ask(secure, "one.test", one)
+        assert "freehold-release: r1" in await ask(secure, "one.test", content)
         await ask(secure, "shop.apps.test", wild)
         assert await refused(secure, "a.b.apps.test", wild), "a wildcard stands for one label"
-        assert await refused(secure, "unknown.test", one), (
+        assert await refused(secure, "unknown.test", content), (
             "a name nobody has gets the first certificate, which is not its"
         )
 
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_served_from_says_which_file_and_why(tmp_path: P
     with pytest.raises(CertificateError, match=r"holds no NAME\.pem"):
         Certificates(tmp_path)
     write(tmp_path, "good.pem", "good.test", days=9)
-    assert [days_left(one) for one in read(tmp_path)] == [8]
+    assert [days_left(loaded) for loaded in read(tmp_path)] == [8]
     open_file = tmp_path / "open.pem"
     write(tmp_path, "open.pem", "open.test")
     open_file.chmod(0o644)

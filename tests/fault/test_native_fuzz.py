@@ -67,8 +67,8 @@ async def fuzz(native: Served, python: Served, seed: int, seconds: float) -> int
         nonlocal count
         while time.monotonic() < until_s:
             data = mutated(source, corpus)
-            found, wanted = await asyncio.gather(answers(native, data), answers(python, data))
-            assert alike(found, wanted), (seed, data, found, wanted)
+            numbers, wanted = await asyncio.gather(answers(native, data), answers(python, data))
+            assert alike(numbers, wanted), (seed, data, numbers, wanted)
             count += 1
 
     async with asyncio.TaskGroup() as tasks:

@@ -126,8 +126,8 @@ async def test_a_new_pool_adopts_workers_and_sockets_and_clients_notice_nothing(
         await first.serve(stub_release("r1", "hello"))
         address = first.pool.addresses[0]
         pids = [slot.pid for slot in first.pool.slots()]
-        kept = await asyncio.open_connection("127.0.0.1", first.port)
-    client = Client(*kept)
+        connection = await asyncio.open_connection("127.0.0.1", first.port)
+    client = Client(*connection)
     assert (await client.get("/hello")).body == b"hello"  # nobody is in charge now
     async with running(tmp_path, workers=2, listen=(address,)) as second:
         assert [slot.pid for slot in second.pool.slots()] == pids

@@ -21,11 +21,11 @@ OWNER = "shop/production"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path / "redis", password="first").start()
+    redis_server = RedisServer(tmp_path / "redis", password="first").start()
     (tmp_path / "password").write_text("first\n")
     (tmp_path / "password").chmod(0o600)
-    yield made
-    made.kill()
+    yield redis_server
+    redis_server.kill()
 
 
 @pytest.fixture
@@ -35,17 +35,17 @@ def restored() -> list[str]:
 
 @pytest.fixture
 def provider(server: RedisServer, tmp_path: Path, restored: list[str]) -> Iterator[RedisKeyValue]:
-    made = RedisKeyValue(server.declared(tmp_path / "password"), OWNER, restored.append)
-    yield made
-    made.close()
+    key_value = RedisKeyValue(server.declared(tmp_path / "password"), OWNER, restored.append)
+    yield key_value
+    key_value.close()
 
 
 def failure(call: object) -> ProviderError:
     began_s = time.monotonic()
-    with pytest.raises(ProviderError) as found:
+    with pytest.raises(ProviderError) as exception_info:
         call()  # type: ignore[operator]
     assert time.monotonic() - began_s < 3
-    return found.value
+    return exception_info.value
 
 
 @needs_redis
@@ -106,10 +106,10 @@ def test_no_acknowledged_increment_is_lost_when_it_is_killed(server: RedisServer
     for thread in threads:
         thread.join()
     reader = RedisKeyValue(server.declared(tmp_path / "password"), OWNER, pytest.fail)
-    found = int(reader.open("visits").get("n") or b"0")
+    answer = int(reader.open("visits").get("n") or b"0")
     reader.close()
     assert sum(acknowledged) > 0
-    assert sum(acknowledged) <= found <= sum(acknowledged) + sum(in_doubt)
+    assert sum(acknowledged) <= answer <= sum(acknowledged) + sum(in_doubt)
 
 
 @needs_redis
@@ -209,8 +209,8 @@ def test_an_old_server_is_refused(version: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer_as, args=(listener, version))
         thread.start()
-        given = DeclaredProvider("main", "redis", f"redis://127.0.0.1:{listener.getsockname()[1]}")
-        provider = RedisKeyValue(given, OWNER, pytest.fail)
+        declared_provider = DeclaredProvider("main", "redis", f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        provider = RedisKeyValue(declared_provider, OWNER, pytest.fail)
         assert "6.2 or newer is needed" in failure(lambda: provider.open("visits")).text
         provider.close()
         thread.join()
@@ -232,18 +232,18 @@ def answer_as(listener: socket.socket, version: str) -> None:
 
 def test_a_credential_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "password"
-    given = DeclaredProvider("main", "redis", "redis://127.0.0.1:1", str(file))
+    declared_provider = DeclaredProvider("main", "redis", "redis://127.0.0.1:1", str(file))
     with pytest.raises(ProviderUnusableError, match="cannot be read"):
-        given.password()
+        declared_provider.password()
     file.write_text("secret")
     file.chmod(0o640)
     with pytest.raises(ProviderUnusableError, match="chmod 600"):
-        given.password()
+        declared_provider.password()
     file.chmod(0o600)
-    assert given.password() == "secret"
+    assert declared_provider.password() == "secret"
     file.write_bytes(b"x" * 5000)
     with pytest.raises(ProviderUnusableError, match="more than 4096"):
-        given.password()
+        declared_provider.password()
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def socket_release(key: str = "r1", **more: object) -> ReleaseLoad:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with running(tmp_path, drain_grace_ms=2_000) as found:
-        await found.serve(socket_release())
-        yield found
+    async with running(tmp_path, drain_grace_ms=2_000) as found_served:
+        await found_served.serve(socket_release())
+        yield found_served
 
 
 def frame(opcode: int, data: bytes = b"", *, fin: bool = True, mask: bytes | None = b"mask", rsv: int = 0) -> bytes:

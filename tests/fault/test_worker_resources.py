@@ -30,18 +30,18 @@ GRANTS: dict[str, Any] = {"keyvalue": ("visits",), "config": {"GREETING": "hi"},
 
 def held(pid: int) -> Counter[str]:
     """Every open file, socket kind and mapped file of a process, and how many of each."""
-    found: Counter[str] = Counter()
+    answer: Counter[str] = Counter()
     for handle in Path(f"/proc/{pid}/fd").iterdir():
         try:
             target = os.readlink(handle)
         except FileNotFoundError:
             continue
-        found[target.partition(":")[0] if target.startswith(("socket:", "anon_inode:", "pipe:")) else target] += 1
+        answer[target.partition(":")[0] if target.startswith(("socket:", "anon_inode:", "pipe:")) else target] += 1
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         path = line[73:].strip()
         if path.startswith("/") and (path.endswith(".cwasm") or "/data/" in path or "(deleted)" in path):
-            found[f"map {path}"] += 1
-    return found
+            answer[f"map {path}"] += 1
+    return answer
 
 
 async def warm(served: Served) -> int:
@@ -160,11 +160,11 @@ async def test_no_object_of_a_release_is_left_in_the_process(tmp_path: Path) -> 
     log = AppLog(LogBuffer(), LogOrigin("node", "project", "services", "r1"), redacted={})
     runner = host.prepare(load, log)
     theirs = load.spec
-    assert any(one is theirs for one in gc.get_objects() if type(one) is type(theirs)), "the walk sees nothing"
+    assert any(entry is theirs for entry in gc.get_objects() if type(entry) is type(theirs)), "the walk sees nothing"
     runner.close()
     del runner, log
     gc.collect()
-    keepers = [type(one).__name__ for one in gc.get_objects() if _keeps(one, theirs)]
+    keepers = [type(entry).__name__ for entry in gc.get_objects() if _keeps(entry, theirs)]
     assert keepers == [], keepers
     grown = {name: value for name, value in vars(host).items() if hasattr(value, "__len__") and len(value)}
     assert grown == {}
@@ -173,7 +173,7 @@ async def test_no_object_of_a_release_is_left_in_the_process(tmp_path: Path) -> 
 def _keeps(one: Any, spec: Any) -> bool:
     """Whether an object of ours refers to the spec (the test's own `AppLoad` apart)."""
     ours = str(type(one).__module__).startswith("runtime.") and not isinstance(one, AppLoad)
-    return ours and any(found is spec for found in gc.get_referents(one))
+    return ours and any(referent is spec for referent in gc.get_referents(one))
 
 
 async def test_an_app_that_fails_for_want_of_frozen_data_says_when_to_try_again(tmp_path: Path) -> None:

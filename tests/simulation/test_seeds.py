@@ -77,9 +77,9 @@ def test_a_trace_can_be_read() -> None:
 @pytest.mark.parametrize("name", ["goodbye-denies", "goodbye-taken-back", "goodbye-unheard"])
 def test_a_mutant_of_leaving_is_noticed_at_once(name: str) -> None:
     mutant = next(mutant for mutant in MESH_MUTANTS if mutant.name == name)
-    found = kill(mutant, 12)
-    assert found is not None
-    assert found.invariant == "Goodbye"
+    result = kill(mutant, 12)
+    assert result is not None
+    assert result.invariant == "Goodbye"
 
 
 @pytest.mark.parametrize("name", ["no-adoption", "volatile-promise", "kept-store-id", "minority-quorum", "stale-read"])

@@ -31,10 +31,10 @@ LOOK_TIMEOUT_S = 60.0
 
 def chromium() -> str:
     """The browser's path; skips the test where there is none."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+    text = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if text is None:
         pytest.skip("needs a Chromium: apt-get install chromium")
-    return found
+    return text
 
 
 class Browser:
@@ -152,11 +152,11 @@ class Page:
 
     def js(self, expression: str) -> Any:
         """Evaluate an expression (awaited) as the person's own doing."""
-        found = self.call(
+        entry = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in entry, entry["exceptionDetails"]
+        return entry["result"].get("value")
 
     def go(self, url: str) -> None:
         """Load a page; one that differs behind the # alone is loaded all the same."""
@@ -180,8 +180,8 @@ class Page:
         """Wait until an expression holds; return what it gives."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
-            if found := self.js(expression):
-                return found
+            if entry := self.js(expression):
+                return entry
             time.sleep(0.05)
         raise AssertionError(f"never held: {expression}\n{self.text()}\n{self.said}")
 
@@ -234,7 +234,7 @@ def wait_for(look: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
     """Wait until `look` gives something."""
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
-        if found := look():
-            return found
+        if answer := look():
+            return answer
         time.sleep(0.1)
     raise AssertionError(f"never: {what}")

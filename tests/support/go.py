@@ -37,10 +37,10 @@ def _made(program: Path, command: list[str], folder: Path, **more: str) -> Path:
     with (program.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.exists():
-            made = subprocess.run(
+            completed = subprocess.run(
                 command, cwd=folder, env={**os.environ, "GOBIN": str(program.parent), **more}, capture_output=True,
                 text=True, timeout=600, check=False,
             )  # fmt: skip
-            if made.returncode != 0:
-                pytest.skip(f"{program.name} cannot be built here: {made.stderr.strip()[-200:]}")
+            if completed.returncode != 0:
+                pytest.skip(f"{program.name} cannot be built here: {completed.stderr.strip()[-200:]}")
     return program

@@ -19,14 +19,14 @@ def installed(folder: Path) -> Path:
         pytest.skip("needs node and npm: apt-get install nodejs npm")
     files = [folder / name for name in ("package.json", "package-lock.json")]
     named = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:24]
-    made = CACHE / named
-    made.mkdir(parents=True, exist_ok=True)
-    with (made / "lock").open("w") as lock:
+    new_path = CACHE / named
+    new_path.mkdir(parents=True, exist_ok=True)
+    with (new_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (made / "done").exists():
+        if not (new_path / "done").exists():
             for path in files:
-                shutil.copyfile(path, made / path.name)
+                shutil.copyfile(path, new_path / path.name)
             command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            subprocess.run(command, cwd=made, check=True, capture_output=True, timeout=400)
-            (made / "done").touch()
-    return made
+            subprocess.run(command, cwd=new_path, check=True, capture_output=True, timeout=400)
+            (new_path / "done").touch()
+    return new_path

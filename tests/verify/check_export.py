@@ -52,15 +52,15 @@ def check(folder: Path, change: str) -> int:
         envelope = json.loads(path.read_bytes())
         whole = json.dumps({**envelope, "payloadType": KIND.decode()}, separators=(",", ":"))
         assert whole.encode() == path.read_bytes(), "another type, or not in its one encoding"
-        (one,), payload = envelope["signatures"], raw(envelope["payload"])
-        touched(one, payload) if "passkey" in one else signed(path, envelope, one, payload)
+        (entry,), payload = envelope["signatures"], raw(envelope["payload"])
+        touched(entry, payload) if "passkey" in entry else signed(path, envelope, entry, payload)
         statement = json.loads(payload)
         kind, said = statement["predicateType"], statement["predicate"]
         named = [bytes.fromhex(item["digest"]["sha256"]) for item in statement["subject"]]
         if kind == "urn:freehold:predicate:approval:v1":
             assert named == [digests["change"]], "an approval of another change"
         else:
-            assert "passkey" not in one, "a passkey signs approvals"
+            assert "passkey" not in entry, "a passkey signs approvals"
             ran = [item["digest"]["sha256"] for item in said.get("configuration", ())]
             assert kind == BUILT or digests["configuration"].hex() in ran, "another configuration"
             assert any(digest in files["release"] for digest in named), "other components"

@@ -173,7 +173,7 @@ def test_every_kind_that_is_exported_is_accepted_by_both_checks(
     spelled = json.dumps({**json.loads(envelope), "more": 1}, indent=1).encode()  # as another tool may write it
     other = tmp_path / "other"
     assert write_export(other, change, files, (envelope, spelled)) == []
-    assert [one["kind"] for one in verify_export(other, change)] == ["approval" if kind == "passkey" else kind] * 2
+    assert [row["kind"] for row in verify_export(other, change)] == ["approval" if kind == "passkey" else kind] * 2
     answer = script(other, change)
     assert (answer.returncode, answer.stdout) == (0, "2 papers verified\n"), answer.stderr
 
@@ -265,19 +265,19 @@ def test_sigstore_js_accepts_the_bundles_and_refuses_every_altered_one(
         envelope = whole["dsseEnvelope"]
         for where in ("payload", "sig"):
             holder = envelope if where == "payload" else envelope["signatures"][0]
-            kept = holder[where]
-            raw = base64.b64decode(kept)
+            entry = holder[where]
+            raw = base64.b64decode(entry)
             for place in range(0, len(raw), 5):
                 changed = raw[:place] + bytes([raw[place] ^ 1 << place % 8]) + raw[place + 1 :]
                 holder[where] = base64.b64encode(changed).decode()
                 path = tmp_path / f"{bundle.stem}-{where}-{place}.json"
                 path.write_text(json.dumps(whole))
                 altered.append(path)
-            holder[where] = kept
+            holder[where] = entry
         envelope["payloadType"] += "x"
         path = tmp_path / f"{bundle.stem}-type.json"
         path.write_text(json.dumps(whole))
         altered.append(path)
     said = verdicts(folder / "keys", altered)
     assert len(said) == len(altered) > 100
-    assert all(one.startswith("refused") for one in said)
+    assert all(text.startswith("refused") for text in said)

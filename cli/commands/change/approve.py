@@ -76,16 +76,16 @@ def approve(
     shown = talk(context, lambda client: _prepare(client, context, change, span_ms))
     output.note(shown.text)
     if by_passkey:
-        given = _touched(output, context, shown, span_ms, message)
-        filed = talk(context, lambda client: _file(client, shown, given))
+        outcome = _touched(output, context, shown, span_ms, message)
+        filed = talk(context, lambda client: _file(client, shown, outcome))
     else:
         signer = unlock_approver(context, f"approve {shown.id[:12]} for {in_words(span_ms)}")
-        given = _signed(context, signer, shown, span_ms, message)
-        filed = talk_as(context, signer, lambda client: _file(client, shown, given))
+        outcome = _signed(context, signer, shown, span_ms, message)
+        filed = talk_as(context, signer, lambda client: _file(client, shown, outcome))
     answer = {"change": shown.id, **asdict(filed), "diff": builtins_of(shown.review)}
     output.result(answer, f"change {shown.id[:12]} is approved for {in_words(span_ms)}")
-    for one in filed.missing:
-        output.note(f"still missing: {one.rule}: {one.detail}")
+    for missing in filed.missing:
+        output.note(f"still missing: {missing.rule}: {missing.detail}")
     start = filed.start
     held = start is not None and bool(held_by(start)) and not filed.missing
     if start is not None and held:
@@ -160,17 +160,17 @@ def _touched(output: Output, context: Context, shown: ReviewedChange, span_ms: i
     if not known:
         raise CommandError("no passkey of yours is known here", next_step="freehold passkey add", kind="no-passkey")
     origin = known[0].origins[0]
-    usable = {one.credential: one for one in known if origin in one.origins}
+    usable = {stored_passkey.credential: stored_passkey for stored_passkey in known if origin in stored_passkey.origins}
     statement = approval_statement(bytes.fromhex(context.mesh), _approval(b"", shown, span_ms, comment))
     question = {"kind": "approve", "rp": "localhost", "credentials": sorted(usable), "text": shown.text,
                 "statement": base64.b64encode(statement).decode()}  # fmt: skip
     port = int(origin.rpartition(":")[2])
 
     def take(said: Touched) -> Given:
-        one = usable.get(said.credential)
-        if one is None:
+        stored_passkey = usable.get(said.credential)
+        if stored_passkey is None:
             raise CommandError("that passkey is not known here", next_step="freehold passkey add", kind="no-passkey")
-        envelope = said.envelope(one, statement)
+        envelope = said.envelope(stored_passkey, statement)
         read = read_approval(Ed25519Verifier(), bytes.fromhex(context.mesh), envelope)
         if isinstance(read, Refusal):
             raise RefusedError(read.rule, read.detail, "freehold passkey list")
@@ -208,12 +208,12 @@ async def _touches(client: NodeClient, change: str, person: bytes) -> tuple[byte
         return ()
     papers, mesh = await client.read(PapersView, f"/v1/changes/{change}/papers"), await client.mesh()
     envelopes = [approval.envelope for approval in papers.approvals if approval.by_passkey]
-    found = []
+    digests = []
     for envelope in envelopes:
         read = read_approval(Ed25519Verifier(), mesh, envelope)
         if not isinstance(read, Refusal) and read.person == person:
-            found.append(envelope)
-    return tuple(found)
+            digests.append(envelope)
+    return tuple(digests)
 
 
 @command("reject", examples=('freehold reject 3f9a12 -m "it opens the network"',))
@@ -236,7 +236,7 @@ def reject(output: Output, change: str, message: str, context_name: str | None) 
         return await client.decide(
             signer, WithdrawApproval(bytes.fromhex(view.id), message),
             project=view.project, environment=view.environment, next_step="freehold changes",
-            exhibits=Exhibits(approvals=tuple(bytes(digest(one)) for one in touched)), material=touched,
+            exhibits=Exhibits(approvals=tuple(bytes(digest(entry)) for entry in touched)), material=touched,
         )  # fmt: skip
 
     output.live(VOTERS_DECIDE)

@@ -47,25 +47,25 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
         return
 
     async def conversation(client: NodeClient) -> list[ChangeRow]:
-        found = await client.read(
+        found_changes = await client.read(
             tuple[ChangeView, ...], "/v1/changes", project=project, environment=environment, limit=limit
         )
-        if not found:
+        if not found_changes:
             await require_known(client, project, environment)
-        return [ChangeRow(one, await _missing(client, one)) for one in found]
+        return [ChangeRow(change, await _missing(client, change)) for change in found_changes]
 
-    found = talk(context, conversation)
+    pairs = talk(context, conversation)
     rows = [
-        (one.id[:12], one.project, one.environment, one.state, _words(one, missing), one.request[:50])
-        for one, missing in found
+        (change.id[:12], change.project, change.environment, change.state, _words(change, missing), change.request[:50])
+        for change, missing in pairs
     ]
     header, *lines = table(("CHANGE", "PROJECT", "IN", "STATE", "NEEDS", "REQUEST"), rows).split("\n")
     shown = [header]
-    for line, (one, _) in zip(lines, found, strict=True):
-        shown += [line, *([f"  {one.ended}"] if one.ended else [])]
-    told = [{**asdict(one), "missing": missing} for one, missing in found]
+    for line, (entry, _) in zip(lines, pairs, strict=True):
+        shown += [line, *([f"  {entry.ended}"] if entry.ended else [])]
+    told = [{**asdict(change), "missing": missing} for change, missing in pairs]
     output.result({"changes": told}, "\n".join(shown) if rows else "nothing was proposed yet")
-    _hint(output, found)
+    _hint(output, pairs)
     if not rows:
         output.hint('freehold propose -m "what it is for"')
 
@@ -73,7 +73,7 @@ def changes(output: Output, change: str, project: str, environment: str, limit: 
 def _hint(output: Output, rows: Sequence[ChangeRow]) -> None:
     """Name the command that moves the newest change which waits for somebody."""
     for view, missing in rows:
-        for rule in (*(one.rule for one in missing), held_by(view.start)) if _is_open(view) else ():
+        for rule in (*(entry.rule for entry in missing), held_by(view.start)) if _is_open(view) else ():
             if step := step_for(rule, view.id):
                 output.hint(step)
                 return
@@ -93,7 +93,7 @@ async def _missing(client: NodeClient, view: ChangeView) -> tuple[MissingView, .
 def _words(view: ChangeView, missing: Sequence[MissingView]) -> str:
     if not _is_open(view):
         return "-"
-    rules = dict.fromkeys(one for one in (*(one.rule for one in missing), held_by(view.start)) if one)
+    rules = dict.fromkeys(text for text in (*(entry.rule for entry in missing), held_by(view.start)) if text)
     return ", ".join(rules) or ("a start" if view.start is None else "-")
 
 

@@ -63,7 +63,7 @@ def show(output: Output, change: str, context_name: str | None) -> None:
         return view, await client.read(PapersView, f"/v1/changes/{view.id}/papers")
 
     view, papers = talk(context, conversation)
-    envelopes = [one.envelope for one in papers.evidence]
+    envelopes = [evidence.envelope for evidence in papers.evidence]
     statements = [foreign(msgspec.json.decode(payload_of(data))) for data in envelopes]
     lines = [f"change {view.id[:12]} of {view.project} for {view.environment}", *papers_text(papers)]
     for statement in statements:
@@ -94,7 +94,10 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
             RELEASE_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.release.hex()}"),
             CONFIGURATION_FILE: await client.get_bytes(f"/v1/artifacts/{wanted.configuration.hex()}"),
         }
-        envelopes = [*(approval.envelope for approval in papers.approvals), *(one.envelope for one in papers.evidence)]
+        envelopes = [
+            *(approval.envelope for approval in papers.approvals),
+            *(evidence.envelope for evidence in papers.evidence),
+        ]
         return view.id, files, tuple(envelopes)
 
     named, files, envelopes = talk(context, conversation)
@@ -103,8 +106,8 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
         raise UsageError(f"{folder} exists", next_step="name a new folder with --to", kind="exists")
     left_out = write_export(folder, named, files, envelopes)
     count = len(envelopes) - len(left_out)
-    for one in left_out:
-        output.warn(f"left out, as it is about something else: {one}")
+    for text in left_out:
+        output.warn(f"left out, as it is about something else: {text}")
     answer = {"change": named, "folder": str(folder), "papers": count, "left_out": left_out}
     output.result(answer, f"{count} papers are in {folder}")
     output.hint(f"freehold evidence verify {folder} --change {named}")
@@ -164,7 +167,7 @@ def _by_passkey(read: Approval | Attested) -> bool:
 def verify(output: Output, folder: Path, change: str) -> None:
     """Check an exported folder: every digest, every signature, and that all are about one change. Needs no mesh."""
     checked = verify_export(folder, change)
-    lines = [f"{one['file']}  {one['kind']}, signed by {one['key'][:16]}" for one in checked]
+    lines = [f"{row['file']}  {row['kind']}, signed by {row['key'][:16]}" for row in checked]
     named = hashlib.sha256((folder / CHANGE_FILE).read_bytes()).hexdigest()
     output.result({"change": named, "papers": checked}, "\n".join([*lines, f"{len(checked)} papers of change {named}"]))
     if not change:

@@ -89,19 +89,24 @@ def add(output: Output, name: str, expires: str, port: int, context_name: str | 
 
     chain, gives = talk(context, allowed)
     question = {"kind": "create", "rp": RP_ID, "name": name, "mesh": where, "user": user_handle(person)}
-    made = ask_in_browser(
+    stored_passkey = ask_in_browser(
         output, port, question, Created, lambda said: _stored(context, person, port, said), purpose="make the passkey"
     )
-    signer = unlock(sealed, f"let the passkey {made.id.hex()[:12]} approve in your name")
+    signer = unlock(sealed, f"let the passkey {stored_passkey.id.hex()[:12]} approve in your name")
     grant = talk_as(
         context, signer,
-        lambda client: grant_passkey(client, signer, chain, gives, key=made.id, name=name, span_ms=span_ms),
+        lambda client: grant_passkey(client, signer, chain, gives, key=stored_passkey.id, name=name, span_ms=span_ms),
     )  # fmt: skip
-    store_passkey(name, made)
+    store_passkey(name, stored_passkey)
     left = in_words(grant.expires_ms - time.time_ns() // 1_000_000)
     output.result(
-        {"name": name, "key": made.id.hex(), "origins": list(made.origins), "expires_ms": grant.expires_ms},
-        f"passkey {name} {made.id.hex()[:16]} approves in your name for {left}",
+        {
+            "name": name,
+            "key": stored_passkey.id.hex(),
+            "origins": list(stored_passkey.origins),
+            "expires_ms": grant.expires_ms,
+        },
+        f"passkey {name} {stored_passkey.id.hex()[:16]} approves in your name for {left}",
     )
     output.hint("freehold approve CHANGE --passkey")
 
@@ -112,7 +117,7 @@ def user_handle(person: bytes) -> str:
 
 
 def _stored(context: contexts.Context, person: bytes, port: int, said: Created) -> StoredPasskey:
-    spki, credential = (unpadded(one) for one in (said.spki, said.credential))
+    spki, credential = (unpadded(text) for text in (said.spki, said.credential))
     if not spki.startswith(SPKI_PREFIX) or len(spki) != len(SPKI_PREFIX) + POINT_BYTES:
         raise CommandError(
             "the authenticator made no P-256 key (ES256)", next_step="use another authenticator", kind="passkey.curve"
@@ -134,17 +139,17 @@ def show(output: Output, context_name: str | None) -> None:
     known = known_passkeys(context)
 
     async def conversation(client: NodeClient) -> list[Principal]:
-        return [await principal_of(client, one.id) for one in known]
+        return [await principal_of(client, stored_passkey.id) for stored_passkey in known]
 
     rows = list(zip(known, talk(context, conversation), strict=True))
     lines = [
-        f"{key.id.hex()[:12]}  {one.name or '?'}  from {', '.join(key.origins)}  {one.problem or 'counts'}"
-        for key, one in rows
+        f"{key.id.hex()[:12]}  {principal.name or '?'}  from {', '.join(key.origins)}  {principal.problem or 'counts'}"
+        for key, principal in rows
     ]
     told = [
-        {"key": key.id.hex(), "name": one.name, "origins": key.origins, "projects": one.projects,
-         "environments": one.environments, "expires_ms": one.expires_ms, "problem": one.problem}
-        for key, one in rows
+        {"key": key.id.hex(), "name": principal.name, "origins": key.origins, "projects": principal.projects,
+         "environments": principal.environments, "expires_ms": principal.expires_ms, "problem": principal.problem}
+        for key, principal in rows
     ]  # fmt: skip
     output.result({"passkeys": told}, "\n".join(lines or ["no passkey is known here"]))
     output.hint("freehold passkey remove NAME" if rows else "freehold passkey add")
@@ -166,17 +171,24 @@ def remove(output: Output, name: str, message: str, context_name: str | None) ->
             for principal in await principals_of(client)
             if person in principal.lineage and principal.key != person and principal.chains
         ]
-        found = [one for one in mine if name in {one.name, one.key} and one.every_verb == ("approve",)]
-        if len(found) != 1:
-            what = f"{len(found)} passkeys of yours are called {name!r}"
+        principals = [
+            principal
+            for principal in mine
+            if name in {principal.name, principal.key} and principal.every_verb == ("approve",)
+        ]
+        if len(principals) != 1:
+            what = f"{len(principals)} passkeys of yours are called {name!r}"
             raise UsageError(what, next_step="freehold passkey list, then name the key", kind="no-such-passkey")
-        return found[0]
+        return principals[0]
 
-    one = talk(context, conversation)
-    signer = unlock(sealed, f"end the passkey {one.name}")
-    filed = talk_as(context, signer, lambda client: revoke_grants(client, signer, one, message))
-    forget_passkey(context, bytes.fromhex(one.key))
-    output.result({"name": one.name, "key": one.key, "revocation": filed}, f"passkey {one.name} approves nothing more")
+    chosen_principal = talk(context, conversation)
+    signer = unlock(sealed, f"end the passkey {chosen_principal.name}")
+    filed = talk_as(context, signer, lambda client: revoke_grants(client, signer, chosen_principal, message))
+    forget_passkey(context, bytes.fromhex(chosen_principal.key))
+    output.result(
+        {"name": chosen_principal.name, "key": chosen_principal.key, "revocation": filed},
+        f"passkey {chosen_principal.name} approves nothing more",
+    )
 
 
 @click.group("passkey", cls=Group)

@@ -52,9 +52,12 @@ def show(output: Output, environment: str, context_name: str | None) -> None:
         f"{where}: {'its own policy' if own or not environment else 'the policy of the mesh'}",
         *policy_text(policy),
     ]
-    protected = next((one.protected for one in state.environments if one.name == environment), False)
+    protected = next((entry.protected for entry in state.environments if entry.name == environment), False)
     if protected and not own:
-        lines += [f"  evidence   {_evidence_words(one)} (protected environment)" for one in PROTECTED.evidence]
+        lines += [
+            f"  evidence   {_evidence_words(evidence_demand)} (protected environment)"
+            for evidence_demand in PROTECTED.evidence
+        ]
     value: dict[str, object] = {"environment": environment, "own": own, "protected": protected}
     output.result({**value, "policy": policy_json(policy), "sequence": state.sequence}, "\n".join(lines))
 
@@ -144,12 +147,12 @@ def policy_of(state: MeshState, environment: str) -> tuple[Policy, bool]:
     """Return the policy that holds and whether it is the environment's own. Raises UsageError."""
     if not environment:
         return state.policy, True
-    found = next((one for one in state.environments if one.name == environment), None)
-    if found is None:
+    found_environment = next((entry for entry in state.environments if entry.name == environment), None)
+    if found_environment is None:
         raise UsageError(
             f"there is no environment {environment!r}", next_step="freehold env list", kind="no-environment"
         )
-    return (found.policy, True) if found.policy is not None else (state.policy, False)
+    return (found_environment.policy, True) if found_environment.policy is not None else (state.policy, False)
 
 
 def policy_text(policy: Policy) -> list[str]:

@@ -36,12 +36,12 @@ def propose(
 
     The evidence that `freehold test` left for this release goes along.
     """
-    found = project_at(folder) if release else find_project(folder)
+    project = project_at(folder) if release else find_project(folder)
     _, context = contexts.current_context(context_name)
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> tuple[Filed, Review]:
-        what = await to_offer(client, found, release)
+        what = await to_offer(client, project, release)
         await require_right(client, signer.public_key, "propose", what.project.name, environment)
         proposal, offered = await put_together(client, output, what, environment, message, signer)
         filed = await file_proposal(client, output, offered, proposal, signer)

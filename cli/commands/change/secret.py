@@ -77,20 +77,27 @@ def show(output: Output, *, environment: str, project: str, context_name: str | 
     async def conversation(client: NodeClient) -> tuple[SecretView, ...]:
         return await rows_of(client, project, environment)
 
-    found = talk(context, conversation)
+    secrets = talk(context, conversation)
     rows = [
-        (one.name, one.environment, str(one.version), "yes" if one.in_use else "", one.author_name or one.author[:16],
-         str(len(one.sealed_to)), _remark(one))
-        for one in found
-    ]  # fmt: skip
+        (
+            secret.name,
+            secret.environment,
+            str(secret.version),
+            "yes" if secret.in_use else "",
+            secret.author_name or secret.author[:16],
+            str(len(secret.sealed_to)),
+            _remark(secret),
+        )
+        for secret in secrets
+    ]
     output.result(
-        {"secrets": [{field: getattr(one, field) for field in SecretView.__struct_fields__} for one in found]},
+        {"secrets": [{field: getattr(secret, field) for field in SecretView.__struct_fields__} for secret in secrets]},
         table(("NAME", "ENVIRONMENT", "VERSION", "IN USE", "SET BY", "NODES", ""), rows),
     )
     if not rows:
         output.note(f"no secret of {project} is set")
         output.hint("freehold secret set NAME")
-    rotate = next((one for one in found if one.exposed and one.in_use), None)
+    rotate = next((secret for secret in secrets if secret.exposed and secret.in_use), None)
     if rotate is not None:
         output.hint(f"freehold secret set {rotate.name} --env {rotate.environment}")
 
@@ -113,19 +120,24 @@ def remove(output: Output, *, name: str, environment: str, project: str, context
     async def look(client: NodeClient) -> tuple[SecretView, ...]:
         return tuple(row for row in await rows_of(client, project, environment) if row.name == name)
 
-    found = talk(context, look)
-    if not found:
+    secrets = talk(context, look)
+    if not secrets:
         raise UsageError(
             f"{project} has no secret {name} in {environment}", next_step="freehold secret list", kind="secret"
         )
-    confirm(output, f"Take {name} away from {environment}, {len(found)} versions?", yes)
+    confirm(output, f"Take {name} away from {environment}, {len(secrets)} versions?", yes)
 
     async def conversation(client: NodeClient) -> None:
-        await remove_versions(client, signer, place, found)
+        await remove_versions(client, signer, place, secrets)
 
     talk(context, conversation)
     output.result(
-        {"project": project, "environment": environment, "name": name, "removed": [one.version for one in found]},
+        {
+            "project": project,
+            "environment": environment,
+            "name": name,
+            "removed": [secret.version for secret in secrets],
+        },
         f"{name} is gone from {environment}",
     )
 

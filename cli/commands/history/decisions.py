@@ -29,14 +29,14 @@ def decisions(output: Output, project: str, environment: str, limit: int, contex
     whose signatures make it final, and for a rollout what each node had measured.
     """
     _, context = contexts.current_context(context_name)
-    found = talk(
+    found_decisions = talk(
         context,
         lambda client: client.read(
             tuple[DecisionView, ...], "/v1/decisions", project=project, environment=environment, limit=limit
         ),
     )
-    lines = [line for one in found for line in _described(one)]
-    output.result({"decisions": found}, "\n".join(lines) or "nothing was decided yet")
+    lines = [line for decision in found_decisions for line in _described(decision)]
+    output.result({"decisions": found_decisions}, "\n".join(lines) or "nothing was decided yet")
 
 
 def _described(one: DecisionView) -> list[str]:

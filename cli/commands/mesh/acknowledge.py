@@ -53,13 +53,21 @@ def acknowledge(output: Output, *, message: str, show: bool, context_name: str |
     _, context = contexts.current_context(context_name)
     if not show:
         require_admin(context, "acknowledge the reset")
-    found = talk(context, _look)
-    if show or found.by:
-        text = found.words if found.by else "nobody acknowledged a reset" if found.resets else "it was never reset"
-        output.result(msgspec.to_builtins(found), text)
-        output.hint("freehold mesh acknowledge" if found.resets and not found.by else "freehold decisions")
+    found_looked = talk(context, _look)
+    if show or found_looked.by:
+        text = (
+            found_looked.words
+            if found_looked.by
+            else "nobody acknowledged a reset"
+            if found_looked.resets
+            else "it was never reset"
+        )
+        output.result(msgspec.to_builtins(found_looked), text)
+        output.hint(
+            "freehold mesh acknowledge" if found_looked.resets and not found_looked.by else "freehold decisions"
+        )
         return
-    if not found.resets:
+    if not found_looked.resets:
         raise UsageError(
             "this mesh was never reset: there is nothing to acknowledge", next_step="freehold doctor", kind="no-reset"
         )
@@ -68,7 +76,7 @@ def acknowledge(output: Output, *, message: str, show: bool, context_name: str |
     output.note("  your name and message stay with it; a further reset warns anew")
     confirm(output, "Did you compare what runs with what should?", yes)
     admin = unlock_admin(context, "acknowledge the reset")
-    said = Acknowledgement(found.resets, bytes.fromhex(found.era), time.time_ns() // 1_000_000, message)
+    said = Acknowledgement(found_looked.resets, bytes.fromhex(found_looked.era), time.time_ns() // 1_000_000, message)
 
     async def hand(client: NodeClient) -> Looked:
         paper = encode(sign_acknowledgement(admin, await client.mesh(), said))

@@ -45,9 +45,12 @@ def address(
     _, context = contexts.current_context(context_name)
     everyone = talk(context, members_of)
     if not node:
-        rows = [(short(one.node), one.name or "-", _reached(one), ", ".join(one.addresses) or "-") for one in everyone]
-        value = [{"node": one.node, "name": one.name, "addresses": list(one.addresses), "connected": one.connected}
-                 for one in everyone]  # fmt: skip
+        rows = [
+            (short(member.node), member.name or "-", _reached(member), ", ".join(member.addresses) or "-")
+            for member in everyone
+        ]
+        value = [{"node": member.node, "name": member.name, "addresses": list(member.addresses), "connected": member.connected}
+                 for member in everyone]  # fmt: skip
         output.result({"members": value}, table(("NODE", "NAME", "CONNECTED", "ADDRESSES"), rows))
         return
     target = find_member(everyone, node)

@@ -69,20 +69,20 @@ class AdminsPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the plan makes easier to lose, or to take."""
-        found: list[str] = []
-        own, kept = admin_keys(self.after), recovery_keys(self.after)
+        texts: list[str] = []
+        own, digests = admin_keys(self.after), recovery_keys(self.after)
         if self.threshold == 1 and len(own) > 1:
-            found.append("any one of these keys decides alone; --threshold 2 asks for two")
-        if self.threshold == len(own) and not kept:
-            found.append(
+            texts.append("any one of these keys decides alone; --threshold 2 asks for two")
+        if self.threshold == len(own) and not digests:
+            texts.append(
                 "with one key lost nobody administers the mesh any more; keep one on paper for that: freehold key paper, "
                 "then freehold mesh admins add KEY --recovery"
             )
-        if len(kept) >= self.threshold:
-            found.append("the recovery keys alone can name other admins: keep them where nobody finds them together")
+        if len(digests) >= self.threshold:
+            texts.append("the recovery keys alone can name other admins: keep them where nobody finds them together")
         if self.threshold < self.threshold_before:
-            found.append(f"fewer signatures than before: {self.threshold} where it was {self.threshold_before}")
-        return tuple(found)
+            texts.append(f"fewer signatures than before: {self.threshold} where it was {self.threshold_before}")
+        return tuple(texts)
 
 
 def _shown(key: bytes) -> str:
@@ -123,13 +123,13 @@ def key_named(text: str, admins: Sequence[bytes] = ()) -> bytes:
     """Return the key that 64 hex digits spell, or of the admins the one that begins so. Raises UsageError."""
     if _KEY.fullmatch(text):
         return bytes.fromhex(text)
-    found = [key for key in admins if len(text) >= 8 and key.hex().startswith(text)]
-    if len(found) != 1:
+    found_admins = [key for key in admins if len(text) >= 8 and key.hex().startswith(text)]
+    if len(found_admins) != 1:
         raise UsageError(
             "a key is 64 hexadecimal digits" + (", or the first 8 or more of one that is an admin's" if admins else ""),
             next_step="freehold mesh admins list; a new one: freehold key create NAME", kind="admins",
         )  # fmt: skip
-    return found[0]
+    return found_admins[0]
 
 
 @command("list", examples=("freehold mesh admins list", "freehold mesh admins list --json"))
@@ -139,12 +139,12 @@ def show(output: Output, context_name: str | None) -> None:
     _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     mine = _mine(context)
-    own, kept = admin_keys(state.admins), recovery_keys(state.admins)
+    own, digests = admin_keys(state.admins), recovery_keys(state.admins)
     rows = [(key.hex(), "yours" if key == mine else "") for key in own]
-    rows += [(key.hex(), "for recovery alone" + ("; yours" if key == mine else "")) for key in kept]
+    rows += [(key.hex(), "for recovery alone" + ("; yours" if key == mine else "")) for key in digests]
     value = {
         "admins": [{"key": key.hex(), "yours": key == mine} for key in own],
-        "recovery": [{"key": key.hex(), "yours": key == mine} for key in kept], "threshold": state.threshold,
+        "recovery": [{"key": key.hex(), "yours": key == mine} for key in digests], "threshold": state.threshold,
     }  # fmt: skip
     output.result(value, f"{table(('KEY', ''), rows)}\n{state.threshold} of {len(own)} must sign")
     output.hint("freehold key create NAME, then freehold mesh admins add KEY")

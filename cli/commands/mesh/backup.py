@@ -83,7 +83,7 @@ def restore(output: Output, file: Path, data: Path | None, yes: bool) -> None:
     age_ms = time.time_ns() // 1_000_000 - manifest.at_ms
     known = contexts.read_contexts().contexts.values()
     socket = local_node.socket_of(folder)
-    if not any(one.socket == socket for one in known):
+    if not any(context.socket == socket for context in known):
         contexts.write_context(f"node-{manifest.mesh[:8]}", contexts.Context(manifest.mesh, socket, ""))
     output.result(
         {"node": manifest.node, "mesh": manifest.mesh, "at_ms": manifest.at_ms, "data": str(folder)},

@@ -33,8 +33,8 @@ def console(output: Output, port: int, context_name: str | None) -> None:
     async def run() -> None:
         async with NodeClient(context) as client:
             await client.mesh()  # a node that is not there is told before anybody opens a page
-            made = Console(name, context, client, signer, port)
-            async with serving(port, code, "console.html", made.by_code, signed=made.signed):
+            new_console = Console(name, context, client, signer, port)
+            async with serving(port, code, "console.html", new_console.by_code, signed=new_console.signed):
                 link = f"{origin_of(port)}/#{code}"
                 output.event({"event": "ready", "url": link}) if output.as_json else None
                 output.note(

@@ -55,22 +55,22 @@ def show(output: Output, context_name: str | None) -> None:
         lanes = [lane for lane in state.lanes if lane.data_node]
         return [await client.read(DataView, f"/v1/data/{lane.project}/{lane.environment}") for lane in lanes]
 
-    found = talk(context, ask)
-    names = {one.node: one.title for one in talk(context, members_of)}
+    datas = talk(context, ask)
+    names = {member.node: member.title for member in talk(context, members_of)}
     rows = [
         (
-            f"{one.project}/{one.environment}",
-            names.get(one.node, short(one.node)),
-            _size(one),
-            "frozen" if one.frozen and one.node == one.here else one.move.phase if one.move else "-",
-            ", ".join(moment(at_ms) for at_ms in one.kept_ms) or "-",
-            _backup(one),
-            _standby(one, names),
+            f"{data.project}/{data.environment}",
+            names.get(data.node, short(data.node)),
+            _size(data),
+            "frozen" if data.frozen and data.node == data.here else data.move.phase if data.move else "-",
+            ", ".join(moment(at_ms) for at_ms in data.kept_ms) or "-",
+            _backup(data),
+            _standby(data, names),
         )
-        for one in found
+        for data in datas
     ]
     output.result(
-        {"data": found}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP", "STANDBY"), rows)
+        {"data": datas}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP", "STANDBY"), rows)
     )
     if not rows:
         output.note("no app has data on a node yet")
@@ -164,13 +164,13 @@ def _backup(one: DataView) -> str:
 
 
 def _standby(one: DataView, names: dict[str, str]) -> str:
-    found = one.standby
-    if found is None:
+    found_standby = one.standby
+    if found_standby is None:
         return f"copy of {moment(one.copy_ms)}" if one.copy_ms else "-"
-    name = names.get(found.node, short(found.node))
-    if found.problem:
-        return f"{name}, failing: {found.problem}"
-    return f"{name}, as of {moment(found.at_ms)}" if found.at_ms else f"{name}, nothing yet"
+    name = names.get(found_standby.node, short(found_standby.node))
+    if found_standby.problem:
+        return f"{name}, failing: {found_standby.problem}"
+    return f"{name}, as of {moment(found_standby.at_ms)}" if found_standby.at_ms else f"{name}, nothing yet"
 
 
 @click.group("data", cls=Group)

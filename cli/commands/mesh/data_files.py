@@ -68,19 +68,19 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
         view = await client.send(
             ExportView, path, await mandate_for(client, admin, lane, "export"), patience_s=COPY_PATIENCE_S
         )
-        total, done = sum(one.size_bytes for one in view.files), 0
-        for number, one in enumerate(view.files):
+        total, done = sum(file.size_bytes for file in view.files), 0
+        for number, listed_file in enumerate(view.files):
             output.live(f"fetching {size(done)} of {size(total)}")
-            target = folder.path / one.name
-            if ".." in Path(one.name).parts or Path(one.name).is_absolute():
+            target = folder.path / listed_file.name
+            if ".." in Path(listed_file.name).parts or Path(listed_file.name).is_absolute():
                 raise CommandError(
-                    f"the node names a file {one.name[:80]!r}", next_step="do not trust it", kind="bad-answer"
+                    f"the node names a file {listed_file.name[:80]!r}", next_step="do not trust it", kind="bad-answer"
                 )
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with target.open("wb") as file:
                 await client.fetch_file(f"{path}/{view.export}/{number}", file.write)
-            done += one.size_bytes
-            _check_file(folder.path, one)
+            done += listed_file.size_bytes
+            _check_file(folder.path, listed_file)
         await client.delete(f"{path}/{view.export}")
         return folder.finish(name, environment, lane.data_node, view.at_ms)
 
@@ -130,12 +130,12 @@ def import_data(
     Writers wait while the files change places, after all of them came and were compared.
     """
     context, lane, held_by = holder_of(context_name, name, environment, f"import data for {name} in {environment}")
-    with opened(folder, identity) as found:
-        manifest = read_manifest(found)
+    with opened(folder, identity) as path:
+        manifest = read_manifest(path)
         _require_leave(output, context, lane, held_by, manifest, folder, replace=replace)
         confirm(output, "Go on?", yes)
         admin = unlock_admin(context, f"import data for {name} in {environment}")
-        talk(context, lambda client: _send(output, client, admin, lane, found, manifest, replace=replace))
+        talk(context, lambda client: _send(output, client, admin, lane, path, manifest, replace=replace))
     _told(output, manifest, folder, f"the data of {name} in {environment} is what {folder} holds")
 
 
@@ -166,14 +166,14 @@ async def _send(
     path = f"/v1/data/{lane.project}/{lane.environment}/imports"
     with as_stored(folder, manifest) as (files, places):
         mandate = await mandate_for(client, admin, lane, "import", files, replace=replace)
-        made = await client.send(ImportView, path, ImportBody(mandate.mandate, files))
+        answer = await client.send(ImportView, path, ImportBody(mandate.mandate, files))
         total, done = sum(file.size_bytes for file in files), 0
-        for sha256, one in {file.sha256: file for file in files}.items():
+        for sha256, listed_file in {file.sha256: file for file in files}.items():
             output.live(f"sending {size(done)} of {size(total)}")
-            await client.put_file(f"{path}/{made.name}/files/{sha256}", places[sha256], sha256)
-            done += one.size_bytes
+            await client.put_file(f"{path}/{answer.name}/files/{sha256}", places[sha256], sha256)
+            done += listed_file.size_bytes
         output.live("the node compares, and puts it into its place")
-        await client.post_nothing(f"{path}/{made.name}/install", patience_s=COPY_PATIENCE_S)
+        await client.post_nothing(f"{path}/{answer.name}/install", patience_s=COPY_PATIENCE_S)
 
 
 @command("freeze", examples=("freehold data freeze guestbook",))
@@ -206,8 +206,8 @@ def thaw_data(output: Output, name: str, environment: str, context_name: str | N
 def _check_file(folder: Path, one: ListedFile) -> None:
     """Raise CommandError if a file that came is not what the node listed."""
     with (folder / one.name).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != one.sha256:
+        text = hashlib.file_digest(file, "sha256").hexdigest()
+    if text != one.sha256:
         raise CommandError(f"{one.name} came damaged", next_step="export it again", kind="bad-answer")
 
 
@@ -255,7 +255,7 @@ async def mandate_for(
 
 def _present(view: DataView) -> str:
     held = [file for file in view.files if file.name.endswith(".db") or file.name.startswith("blobs/")]
-    return f"{len(held)} files, {size(sum(one.size_bytes for one in held))}" if held else ""
+    return f"{len(held)} files, {size(sum(stored_file.size_bytes for stored_file in held))}" if held else ""
 
 
 def _amount(manifest: DataManifest) -> str:

@@ -35,13 +35,13 @@ def dns(output: Output, names: tuple[str, ...], *, zone: bool, context_name: str
     """
     _, context = contexts.current_context(context_name)
     every = talk(context, lambda client: client.read(tuple[NameView, ...], "/v1/names"))
-    found = [(one, records_of(one.name, one.addresses)) for one in every if not names or one.name in names]
-    lines = [line for one, records in found for line in (records if zone else described(one, records))]
+    pairs = [(name, records_of(name.name, name.addresses)) for name in every if not names or name.name in names]
+    lines = [line for name, records in pairs for line in (records if zone else described(name, records))]
     output.result(
-        {"names": [{**asdict(one), "records": records} for one, records in found]},
+        {"names": [{**asdict(name), "records": records} for name, records in pairs]},
         "\n".join(lines) or "no route has a name of its own",
     )
-    if not zone and any(not records for _, records in found):
+    if not zone and any(not records for _, records in pairs):
         output.hint('write ingress_names = ["HOST"] into node.toml of the nodes that visitors reach, and restart them')
 
 

@@ -74,17 +74,17 @@ def _look_at_folder(folder: Path) -> list[Finding]:
     modes = {
         str(folder / name): (folder / name).stat().st_mode for name in checks.PRIVATE_FILES if (folder / name).exists()
     }
-    found = checks.permissions(folder.stat().st_mode, modes)
-    found += checks.disk(shutil.disk_usage(folder).free, str(folder))
-    found += _look_at_engine(folder)
+    findings = checks.permissions(folder.stat().st_mode, modes)
+    findings += checks.disk(shutil.disk_usage(folder).free, str(folder))
+    findings += _look_at_engine(folder)
     damaged = sorted(path.name for path in folder.glob("*.damaged-*") if not path.name.endswith(("-wal", "-shm")))
     if damaged:
-        found.append(
+        findings.append(
             Finding(
                 False, f"a damaged database was set aside: {', '.join(damaged)}", "check the disk; then delete them"
             )
         )
-    return found
+    return findings
 
 
 def _look_at_engine(folder: Path) -> list[Finding]:
@@ -127,10 +127,10 @@ async def _examine(client: NodeClient) -> tuple[list[Finding], list[str]]:
     findings += checks.unserved(await client.state(), everyone)
     findings += checks.stores(await stores_of(client))
     names, views = [_served(f"the node {mine.name}", mine)], {mine.node: mine}
-    for one in everyone:
-        if one.connected and one.confirmed and one.belief != "self":
-            findings += await _examine_peer(client, one, everyone, views)
-            names.append(_served(f"the node {one.title}", views.get(one.node)))
+    for member in everyone:
+        if member.connected and member.confirmed and member.belief != "self":
+            findings += await _examine_peer(client, member, everyone, views)
+            names.append(_served(f"the node {member.title}", views.get(member.node)))
     findings += checks.unready(await client.state(), everyone, views)
     return findings, names
 
@@ -152,5 +152,5 @@ async def _examine_peer(
         return [Finding(False, f"{one.title} does not describe itself: {error}", "look at its log: freehold logs")]
     views[one.node] = view
     skew_ms = int(view.wall_ms - before[0] - took_ms / 2)
-    found = checks.node(view, view.wall_ms) + checks.boot_read(view, everyone)
-    return found + checks.clock(one.title, skew_ms)
+    findings = checks.node(view, view.wall_ms) + checks.boot_read(view, everyone)
+    return findings + checks.clock(one.title, skew_ms)

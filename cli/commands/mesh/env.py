@@ -106,7 +106,7 @@ def show(output: Output, context_name: str | None) -> None:
 
 def _decide(output: Output, context: Context, state: MeshState, action: CreateEnvironment, yes: bool) -> None:
     nodes = _nodes(state, Environment(action.name, action.selector, action.policy, action.protected))
-    titles = {one.node: one.title for one in talk(context, members_of)}
+    titles = {member.node: member.title for member in talk(context, members_of)}
     named = ", ".join(titles.get(node, short(node)) for node in nodes) or "no node yet"
     output.note(f"The environment {action.name}:")
     output.note(f"  selects    {_selector(action.selector)}: {named}")

@@ -42,7 +42,7 @@ def label(output: Output, *, node: str, changes: tuple[str, ...], context_name: 
     _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     target = find_member(talk(context, members_of), node)
-    known = next((one for one in state.nodes if one.node == target.node), None)
+    known = next((node for node in state.nodes if node.node == target.node), None)
     if known is None:
         raise UsageError(
             f"{target.title} is not confirmed yet, so it has the labels of its invite",
@@ -77,10 +77,10 @@ def label(output: Output, *, node: str, changes: tuple[str, ...], context_name: 
 def labels_after(before: Mapping[str, str], changes: Sequence[str]) -> Labels:
     """Return labels after changes of the form KEY=VALUE or KEY-. Raises UsageError."""
     gone = [text.removesuffix("-") for text in changes if re.fullmatch(r"[^=]+-", text)]
-    kept = {key: value for key, value in before.items() if key not in gone}
+    items = {key: value for key, value in before.items() if key not in gone}
     after = tuple(
         sorted(
-            {**kept, **dict(labels_of([change for change in changes if not re.fullmatch(r"[^=]+-", change)]))}.items()
+            {**items, **dict(labels_of([change for change in changes if not re.fullmatch(r"[^=]+-", change)]))}.items()
         )
     )
     if missing := [key for key in gone if key not in before]:
@@ -97,7 +97,7 @@ def _plan(state: MeshState, known: ConfirmedNode, labels: Labels) -> list[str]:
     lines += [f"{key} goes" for key, _ in known.labels if key not in dict(labels)]
     for environment in state.environments:
         was = known.node in eligible(state, environment.name)
-        chosen = all(one in labels for one in environment.selector)
+        chosen = all(pair in labels for pair in environment.selector)
         if was and environment.selector and not chosen:
             lines.append(f"it leaves {environment.name}: what runs there for it stops at the next deploy")
             lines += [

@@ -158,8 +158,8 @@ def _set_frozen(output: Output, name: str, project: str, reason: str, context_na
 async def _lanes(client: NodeClient, environment: str, project: str) -> list[Lane]:
     """Return the lanes of an environment, of one project or of all. Raises UsageError if there is none such."""
     state = await client.state()
-    found = [state.lane(one.name, environment) for one in state.projects if project in {"", one.name}]
-    lanes = [lane for lane in found if lane is not None]
+    found_lanes = [state.lane(entry.name, environment) for entry in state.projects if project in {"", entry.name}]
+    lanes = [lane for lane in found_lanes if lane is not None]
     if not lanes:
         raise UsageError(
             f"there is no {f'project {project}' if project else 'project'} in an environment {environment}",

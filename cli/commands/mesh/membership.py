@@ -52,26 +52,32 @@ def members(output: Output, context_name: str | None) -> None:
     decisions a node's chain is behind the furthest, in its own words.
     """
     _, context = contexts.current_context(context_name)
-    found, lag = talk(context, _members_and_lag)
+    found_members, lag = talk(context, _members_and_lag)
     now_ms = time.time_ns() // 1_000_000
     rows = [
         (
-            short(one.node), one.name or "-", ",".join(f"{key}={value}" for key, value in one.labels.items()) or "-",
-            one.standing + ("" if one.confirmed else ", unconfirmed") + (_drained(one)),
-            _believed(one), "yes" if one.voter else "no", "yes" if one.connected else "no",
-            str(lag.get(one.node, "-")), f"{one.rtt_ms:.0f} ms" if one.rtt_ms is not None else "-", one.version or "-",
-            one.expiry(now_ms),
+            short(member.node),
+            member.name or "-",
+            ",".join(f"{key}={value}" for key, value in member.labels.items()) or "-",
+            member.standing + ("" if member.confirmed else ", unconfirmed") + (_drained(member)),
+            _believed(member),
+            "yes" if member.voter else "no",
+            "yes" if member.connected else "no",
+            str(lag.get(member.node, "-")),
+            f"{member.rtt_ms:.0f} ms" if member.rtt_ms is not None else "-",
+            member.version or "-",
+            member.expiry(now_ms),
         )
-        for one in found
-    ]  # fmt: skip
+        for member in found_members
+    ]
     header = ("NODE", "NAME", "LABELS", "STANDING", "BELIEF", "VOTER", "CONNECTED", "BEHIND", "RTT", "VERSION", "")
-    told = [builtins_of(one) | {"behind": lag.get(one.node)} for one in found]
+    told = [builtins_of(member) | {"behind": lag.get(member.node)} for member in found_members]
     output.result({"members": told}, table(header, rows))
 
 
 async def _members_and_lag(client: NodeClient) -> tuple[tuple[Member, ...], dict[str, int]]:
-    found = await members_of(client)
-    return found, await behind(client, found)
+    found_members = await members_of(client)
+    return found_members, await behind(client, found_members)
 
 
 def _drained(member: Member) -> str:
@@ -150,7 +156,7 @@ async def _plan_removal(
         named = "; ".join(f"{name} of {project} in {environment}" for project, environment, name in exposed)
         notes.append(f"set these secrets anew afterwards, it could open them: {named}")
     if voters is not None:
-        coming = ", ".join(short(one) for one in voters.added) or "nobody"
+        coming = ", ".join(short(peer_id) for peer_id in voters.added) or "nobody"
         notes.append(f"take its vote: {coming} comes instead; {len(voters.voters)} voters then")
         if len(voters.voters) < len(state.voters):
             notes.append(f"with {len(voters.voters)} voters the mesh survives the loss of {len(voters.voters) // 2}")
@@ -276,7 +282,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
         able = {store.voter.node: store.voter for store in stores}  # a store that is ready comes after one that votes
         if missing := sorted(chosen - able.keys()):
             raise UsageError(
-                f"{', '.join(short(one) for one in missing)} has no store that says it can vote",
+                f"{', '.join(short(text) for text in missing)} has no store that says it can vote",
                 next_step="freehold mesh voters",
                 kind="no-store",
             )
@@ -287,7 +293,7 @@ def reset(output: Output, nodes: tuple[str, ...], message: str, context_name: st
             slot=view.slot + 1,
             prev=bytes.fromhex(view.head),
             at_ms=time.time_ns() // 1_000_000,
-            voters=tuple(sorted(able[PeerId(one)] for one in chosen)),
+            voters=tuple(sorted(able[PeerId(text)] for text in chosen)),
             reason=message,
         ), state.threshold
 
@@ -320,7 +326,7 @@ async def _plan_replacement(client: NodeClient, old: str, new: str) -> NewVoters
 
 
 async def _show_voters(client: NodeClient, output: Output) -> None:
-    by_node = {one.node: one for one in await members_of(client)}
+    by_node = {member.node: member for member in await members_of(client)}
     stores = await stores_of(client)
     rows, values = [], []
     for store in stores:
@@ -332,7 +338,7 @@ async def _show_voters(client: NodeClient, output: Output) -> None:
         values.append({"node": store.voter.node, "store": store.voter.store_id.hex(), "votes": store.votes,
                        "belief": belief})  # fmt: skip
     voting = [value for value in values if value["votes"]]
-    up = sum(one["belief"] in {"self", "alive", "suspect"} for one in voting)
+    up = sum(row["belief"] in {"self", "alive", "suspect"} for row in voting)
     majority = len(voting) // 2 + 1
     output.result(
         {"voters": values, "up": up, "majority": majority}, table(("NODE", "NAME", "STORE", "", "BELIEF"), rows)
@@ -372,7 +378,7 @@ def leave(output: Output, reason: str, data: Path | None, purge: bool, yes: bool
     if purge and stopped:
         shutil.rmtree(folder)
     known = contexts.read_contexts()
-    kept = {name: one for name, one in known.contexts.items() if one.socket != context.socket or one.admin}
-    contexts.write_contexts(contexts.Contexts(known.current if known.current in kept else "", kept))
+    items = {name: entry for name, entry in known.contexts.items() if entry.socket != context.socket or entry.admin}
+    contexts.write_contexts(contexts.Contexts(known.current if known.current in items else "", items))
     output.result({"stopped": stopped, "purged": purge and stopped}, "the node has left")
     output.hint("on an admin's machine, to forget it: freehold mesh remove NODE")

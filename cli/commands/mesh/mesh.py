@@ -266,19 +266,19 @@ def invite(output: Output, *, kind: str, roles: tuple[str, ...], labels: tuple[s
     if kind == "principal":
         in_order = tuple(role for role in PRINCIPAL_ROLES if role in chosen)
         grant = _grant(admin, mesh, invite_key, "person", in_order, name=name, uses=uses, same_person=myself)
-    made = Invite(
+    new_invite = Invite(
         mesh=mesh, invite_key=invite_key, kind="node" if kind == "node" else "principal",
         roles=tuple(role for role in NODE_ROLES if role in chosen) if kind == "node" else (),
         labels=node_labels if kind == "node" else (), uses=uses, issued_ms=now_ms, expires_ms=now_ms + span_ms,
         grant=grant,
     )  # fmt: skip
-    line = write_line(seed, make_invite(admin, made), addresses)
+    line = write_line(seed, make_invite(admin, new_invite), addresses)
     once = "once" if uses == 1 else f"{uses} times"
     output.note(f"Good for {in_words(span_ms)}, {once}, for a {kind} as {', '.join(chosen)}; send it privately:")
     following = "freehold mesh join LINE" if kind == "node" else "freehold login LINE"
     output.result(
         {"line": line, "kind": kind, "roles": list(chosen), "labels": dict(node_labels), "uses": uses,
-         "expires_ms": made.expires_ms, "addresses": [one.address for one in addresses], "next_step": following},
+         "expires_ms": new_invite.expires_ms, "addresses": [address.address for address in addresses], "next_step": following},
         line,
     )  # fmt: skip
     output.hint(f"on the other machine: {following}")
@@ -306,7 +306,7 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     from cli.host import local_node
 
     if labels:
-        wanted = " ".join(f"--label {shlex.quote(one)}" for one in labels)
+        wanted = " ".join(f"--label {shlex.quote(label)}" for label in labels)
         raise UsageError(
             "a node does not label itself: its labels come with the invite, signed by an admin",
             next_step=f"ask whoever invites for another line: freehold mesh invite {wanted}",
@@ -321,7 +321,7 @@ def join(output: Output, *, line: str, labels: tuple[str, ...], data: Path | Non
     mesh = invited.invite.mesh.hex()
     output.note("This makes a node of this machine:")
     for text in (
-        f"mesh                     {mesh[:16]} at {', '.join(one.address for one in invited.addresses)}",
+        f"mesh                     {mesh[:16]} at {', '.join(reached.address for reached in invited.addresses)}",
         f"roles                    {', '.join(invited.invite.roles)}",
         f"labels                   {', '.join(f'{key}={value}' for key, value in invited.invite.labels) or 'none'}",
         f"data                     {folder}",
@@ -354,36 +354,36 @@ async def _mesh_and_addresses(client: NodeClient) -> tuple[bytes, tuple[Address,
     """Return the mesh id, and where connected members that may admit are dialled, the asked node's first."""
     mesh = mesh_id(await client.get_bytes("/v1/genesis"))
     me = await client.read(NodeView, "/v1/node")
-    found = [
+    addresses = [
         Address(address, member.node)
         for member in sorted(await members_of(client), key=lambda one: one.node != me.node)
         if member.connected and member.standing == "member" and "issuer" in member.roles
         for address in member.addresses
     ]
-    if not found:
+    if not addresses:
         raise CommandError(
             "no member that may admit says where it can be reached",
             next_step="start it with --listen, or name --advertise HOST:PORT",
             kind="no-address",
         )
-    return mesh, tuple(found[:ADDRESSES_MAX])
+    return mesh, tuple(addresses[:ADDRESSES_MAX])
 
 
 async def _mesh_and_apis(client: NodeClient) -> tuple[bytes, tuple[Address, ...]]:
     """Return the mesh id, and where people may log in: the HTTPS APIs of connected members, with their pins."""
     mesh = mesh_id(await client.get_bytes("/v1/genesis"))
-    found = [
+    addresses = [
         Address(f"https://{member.api}", member.api_pin)
         for member in await members_of(client)
         if member.api and member.connected and member.standing == "member" and "issuer" in member.roles
     ]
-    if not found:
+    if not addresses:
         raise CommandError(
             "no node serves its API over HTTPS, so nobody could log in",
             next_step="freehold node run --api 0.0.0.0:4180",
             kind="no-address",
         )
-    return mesh, tuple(found[:ADDRESSES_MAX])
+    return mesh, tuple(addresses[:ADDRESSES_MAX])
 
 
 def _grant(admin: Ed25519Signer, mesh: bytes, key: bytes, kind: PrincipalKind, roles: tuple[Role, ...], *,
@@ -428,7 +428,7 @@ def _refuse_known(folder: Path, run: str) -> None:
 def _free_context(mesh: str) -> str:
     known = contexts.read_contexts().contexts
     name = f"node-{mesh[:8]}"
-    return next(one for one in (name, *(f"{name}-{n}" for n in range(2, len(known) + 3))) if one not in known)
+    return next(text for text in (name, *(f"{name}-{n}" for n in range(2, len(known) + 3))) if text not in known)
 
 
 def _read(line: str) -> InviteLine:

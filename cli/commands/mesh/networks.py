@@ -44,15 +44,15 @@ def networks(output: Output, *, name: str, allowed: tuple[str, ...], nothing: bo
     """
     _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
-    found = next((environment for environment in state.environments if environment.name == name), None)
-    if found is None:
+    found_environment = next((environment for environment in state.environments if environment.name == name), None)
+    if found_environment is None:
         raise UsageError(f"there is no environment {name}", next_step="freehold env list", kind="no-environment")
     if allowed and nothing:
         raise UsageError(
             "--allow and --none exclude each other", next_step="freehold env networks --help", kind="usage"
         )
     if not allowed and not nothing:
-        _show(output, found)
+        _show(output, found_environment)
         return
     action = SetNetworks(name, read_networks(allowed))
     _check_rules(state)
@@ -73,15 +73,15 @@ def networks(output: Output, *, name: str, allowed: tuple[str, ...], nothing: bo
 
 def read_networks(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Read what somebody wrote, in ascending order. Raises UsageError naming it."""
-    found = []
+    entries = []
     for text in texts:
         try:
-            found.append(str(ipaddress.ip_network(text)))
+            entries.append(str(ipaddress.ip_network(text)))
         except ValueError as error:
             raise UsageError(
                 f"{text!r} is no network: {error}", next_step="write for example 10.0.5.0/24", kind="usage"
             ) from None
-    named = tuple(sorted(set(found)))
+    named = tuple(sorted(set(entries)))
     problem = networks_problem(named)
     if problem:
         raise UsageError(problem, next_step="freehold env networks --help", kind="networks.malformed")

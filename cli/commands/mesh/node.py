@@ -110,8 +110,8 @@ class _HumanHandler(logging.Handler):
         """Print one line: time, level if it matters, message, fields."""
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         names = ("peer", "rule", "change", "detail")
-        found = [(name, value) for name in names if (value := getattr(record, name, None)) is not None]
-        fields = " ".join(str(value) if name == "detail" else f"{name}={value}" for name, value in found)
+        pairs = [(name, value) for name in names if (value := getattr(record, name, None)) is not None]
+        fields = " ".join(str(value) if name == "detail" else f"{name}={value}" for name, value in pairs)
         line = f"{time_of_day(record.created * 1000)} {level}{record.getMessage()}{'  ' + fields if fields else ''}"
         sys.stdout.write(fold(one_line(line), shutil.get_terminal_size().columns) + "\n")
         if record.exc_info:
@@ -279,8 +279,8 @@ def _end_processes(user: str) -> None:
         return
     deadline_s = time.monotonic() + END_TIMEOUT_S
     number = signal.SIGTERM
-    while found := [int(path.name) for path in Path("/proc").glob("[0-9]*") if _owned_by(path, uid)]:
-        for pid in found:
+    while numbers := [int(path.name) for path in Path("/proc").glob("[0-9]*") if _owned_by(path, uid)]:
+        for pid in numbers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         time.sleep(LOOK_EVERY_S)

@@ -46,7 +46,7 @@ def create(output: Output, name: str, owners: tuple[str, ...], context_name: str
     _, context = contexts.current_context(context_name)
     require_admin(context, f"make the project {name}")
     state = talk(context, lambda client: client.state())
-    if any(one.name == name for one in state.projects):
+    if any(project.name == name for project in state.projects):
         raise UsageError(f"there is a project {name} already", next_step="freehold project list", kind="exists")
     admin = unlock_admin(context, f"make the project {name}")
     output.live(VOTERS_DECIDE)
@@ -67,13 +67,19 @@ def show(output: Output, context_name: str | None) -> None:
     async def ask(client: NodeClient) -> list[tuple[Project, list[str]]]:
         state = await client.state()
         return [
-            (one, [lane.environment for lane in state.lanes if lane.project == one.name and lane.base])
-            for one in state.projects
+            (project, [lane.environment for lane in state.lanes if lane.project == project.name and lane.base])
+            for project in state.projects
         ]
 
-    found = talk(context, ask)
-    rows = [(one.name, ", ".join(one.owners) or "-", ", ".join(environments) or "-") for one, environments in found]
-    told = [{"name": one.name, "owners": one.owners, "environments": environments} for one, environments in found]
+    pairs = talk(context, ask)
+    rows = [
+        (project.name, ", ".join(project.owners) or "-", ", ".join(environments) or "-")
+        for project, environments in pairs
+    ]
+    told = [
+        {"name": project.name, "owners": project.owners, "environments": environments}
+        for project, environments in pairs
+    ]
     output.result({"projects": told}, table(("PROJECT", "OWNERS", "RUNS IN"), rows))
     if not rows:
         output.note("there is no project yet")

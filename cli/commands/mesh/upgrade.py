@@ -79,7 +79,11 @@ def plan(output: Output, wheels: tuple[Path, ...], context_name: str | None) -> 
     for line in _plan_lines(view, bundle):
         output.note(line)
     output.result(
-        {"version": bundle.version, "problems": problems, "order": [one.node for one in _in_turn(view, bundle)]},
+        {
+            "version": bundle.version,
+            "problems": problems,
+            "order": [upgrade_node.node for upgrade_node in _in_turn(view, bundle)],
+        },
         "\n".join(f"in the way: {problem}" for problem in problems) or "nothing is in the way",
     )
     names = " ".join(map(str, wheels))
@@ -128,8 +132,8 @@ def start(
         for wheel, data in bundle.wheels:
             output.live(f"uploading {wheel.name}")
             await client.put_artifact(data, wheel.digest)
-        found = tuple(wheel for wheel, _ in bundle.wheels)
-        paper = UpgradePaper("start", time.time_ns() // 1_000_000, bundle.version, found, window_s)
+        found_wheels = tuple(wheel for wheel, _ in bundle.wheels)
+        paper = UpgradePaper("start", time.time_ns() // 1_000_000, bundle.version, found_wheels, window_s)
         goes_on("the upgrade goes on by itself", "freehold mesh upgrade pause", {"version": bundle.version})
         return await _hand(client, admin, paper)
 
@@ -237,7 +241,7 @@ def _show(output: Output, view: UpgradeView) -> None:
     }[view.phase]  # fmt: skip
     head = words if view.phase == "none" else f"the upgrade to {view.version} {words}"
     tail = "".join(
-        f"\n{one}" for one in (view.why and f"why: {view.why}", view.waits_for and f"waits: {view.waits_for}") if one
+        f"\n{text}" for text in (view.why and f"why: {view.why}", view.waits_for and f"waits: {view.waits_for}") if text
     )
     output.result(
         msgspec.to_builtins(view), f"{head}{tail}\n" + table(("NODE", "NAME", "VERSION", "VOTES", "STATE"), rows)
@@ -249,10 +253,10 @@ def _show(output: Output, view: UpgradeView) -> None:
 def _plan_lines(view: UpgradeView, bundle: WheelSet) -> list[str]:
     voters = sum(node.voter for node in view.nodes)
     lines = [f"This upgrades the mesh to {bundle.version}, in this order:"]
-    for one in _in_turn(view, bundle):
-        pauses = one.voter and voters < 3
+    for upgrade_node in _in_turn(view, bundle):
+        pauses = upgrade_node.voter and voters < 3
         lines.append(
-            f"  {one.name or short(one.node)}  {one.version} -> {bundle.version}"
+            f"  {upgrade_node.name or short(upgrade_node.node)}  {upgrade_node.version} -> {bundle.version}"
             + ("; nothing is decided while it starts anew" if pauses else "")
         )
     lines.append("  the node that conducts begins last; each goes back by itself if it is not well in time")
@@ -266,23 +270,23 @@ def _in_turn(view: UpgradeView, bundle: WheelSet) -> list[UpgradeNodeView]:
 
 def _problems(view: UpgradeView, bundle: WheelSet, state: MeshState) -> list[str]:
     """What stands in the way of beginning now."""
-    found = []
+    texts = []
     if view.phase in {"running", "paused"}:
-        found.append(f"the upgrade to {view.version} is {view.phase}")
+        texts.append(f"the upgrade to {view.version} is {view.phase}")
     for node in view.nodes:
         name = node.name or short(node.node)
         if node.state == "unknown":
-            found.append(f"{name} is not reached, or runs a release that knows no `mesh upgrade`")
+            texts.append(f"{name} is not reached, or runs a release that knows no `mesh upgrade`")
         elif node.version != bundle.version and (why := following_problem(node.version, bundle.version)):
-            found.append(f"{name}: {why}")
+            texts.append(f"{name}: {why}")
     if view.nodes and all(node.version == bundle.version for node in view.nodes):
-        found.append(f"every node runs {bundle.version} already")
-    found += [
+        texts.append(f"every node runs {bundle.version} already")
+    texts += [
         f"a rollout of {lane.project} in {lane.environment} is under way"
         for lane in state.lanes
         if lane.rollout is not None
     ]
-    return found
+    return texts
 
 
 def _bundle(paths: tuple[Path, ...]) -> WheelSet:
@@ -312,7 +316,9 @@ def _identity(path: Path) -> tuple[str, str]:
     """The name and the version of the distribution that a wheel holds."""
     try:
         with zipfile.ZipFile(path) as archive:
-            inside = next(one for one in archive.infolist() if one.filename.endswith(".dist-info/METADATA"))
+            inside = next(
+                zip_info for zip_info in archive.infolist() if zip_info.filename.endswith(".dist-info/METADATA")
+            )
             with archive.open(inside) as file:
                 headers = HeaderParser().parsestr(file.read(METADATA_MAX_BYTES).decode("utf-8", "replace"))
     except (zipfile.BadZipFile, StopIteration, OSError) as error:

@@ -54,8 +54,8 @@ def add(output: Output, *, name: str, url: str, events: tuple[WebhookKind, ...],
     """
     _, context = contexts.current_context(context_name)
     body = WebhookBody(name, url, kind, events, projects, environments, private)
-    made = talk(context, lambda client: client.send(WebhookSecretView, "/v1/webhooks", body))
-    output.result(asdict(made), f"webhook {name}\nsecret {made.secret}")
+    webhook_secret = talk(context, lambda client: client.send(WebhookSecretView, "/v1/webhooks", body))
+    output.result(asdict(webhook_secret), f"webhook {name}\nsecret {webhook_secret.secret}")
     output.hint(f"freehold webhook test {name}")
 
 
@@ -64,15 +64,22 @@ def add(output: Output, *, name: str, url: str, events: tuple[WebhookKind, ...],
 def show(output: Output, *, context_name: str | None) -> None:
     """List this node's webhooks, and how their newest messages ended."""
     _, context = contexts.current_context(context_name)
-    found = talk(context, lambda client: client.read(tuple[WebhookView, ...], "/v1/webhooks"))
+    webhooks = talk(context, lambda client: client.read(tuple[WebhookView, ...], "/v1/webhooks"))
     rows = [
-        (one.name, _host(one.url), one.format, ", ".join(one.events) or "all", str(one.waiting), str(one.given_up),
-         f"off: {one.off}" if one.off else _last(one))
-        for one in found
-    ]  # fmt: skip
+        (
+            webhook.name,
+            _host(webhook.url),
+            webhook.format,
+            ", ".join(webhook.events) or "all",
+            str(webhook.waiting),
+            str(webhook.given_up),
+            f"off: {webhook.off}" if webhook.off else _last(webhook),
+        )
+        for webhook in webhooks
+    ]
     text = table(("NAME", "ADDRESS", "FORMAT", "EVENTS", "WAITING", "GIVEN UP", "LAST"), rows)
-    output.result({"webhooks": msgspec.to_builtins(found)}, text)
-    if not found:
+    output.result({"webhooks": msgspec.to_builtins(webhooks)}, text)
+    if not webhooks:
         output.note("this node has no webhooks")
         output.hint("freehold webhook add NAME URL")
 

@@ -143,8 +143,8 @@ def init(
             f"{platform} makes its ID tokens before the script runs, so none can name a key of the job",
             next_step=f"freehold ci init {platform}, with the variable FREEHOLD_TOKEN", kind="no-oidc",
         )  # fmt: skip
-    found = project_at(folder)
-    root = found.root if found is not None else folder
+    project = project_at(folder)
+    root = project.root if project is not None else folder
     path, template, runner = PLATFORMS[platform]
     target = root / path
     if target.exists() and not force:

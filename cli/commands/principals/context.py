@@ -34,14 +34,28 @@ def show(output: Output) -> None:
     with contextlib.suppress(UsageError):
         by_name[contexts.DEV_CONTEXT] = contexts.read_dev_context(Path.cwd())
     rows = [
-        ("*" if name == known.current else "", name, one.mesh[:16], one.where, one.key or "-", one.admin or "-")
-        for name, one in sorted(by_name.items())
+        (
+            "*" if name == known.current else "",
+            name,
+            context.mesh[:16],
+            context.where,
+            context.key or "-",
+            context.admin or "-",
+        )
+        for name, context in sorted(by_name.items())
     ]
     values = [
-        {"name": name, "current": name == known.current, "mesh": one.mesh, "socket": one.socket, "url": one.url, "key": one.key,
-         "admin_key": one.admin}
-        for name, one in sorted(by_name.items())
-    ]  # fmt: skip
+        {
+            "name": name,
+            "current": name == known.current,
+            "mesh": context.mesh,
+            "socket": context.socket,
+            "url": context.url,
+            "key": context.key,
+            "admin_key": context.admin,
+        }
+        for name, context in sorted(by_name.items())
+    ]
     output.result({"contexts": values}, table(("", "NAME", "MESH", "API", "KEY", "ADMIN KEY"), rows))
     if not rows:
         output.note("no mesh is known here")
@@ -70,27 +84,29 @@ def ca(output: Output, context_name: str | None) -> None:
     _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> list[dict[str, object]]:
-        mesh, found = await client.mesh(), await client.read(tuple[AuthorityView, ...], "/v1/authorities")
+        mesh, authorities = await client.mesh(), await client.read(tuple[AuthorityView, ...], "/v1/authorities")
         return [
             # A certificate has lines, which are shown as lines: `is_of_node` has read it as one.
             {
-                **asdict(one),
-                "certificate": plain(one.certificate),
-                "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(one.api_pin)).decode()}",
+                **asdict(authority),
+                "certificate": plain(authority.certificate),
+                "pinnedpubkey": f"sha256//{base64.b64encode(bytes.fromhex(authority.api_pin)).decode()}",
             }
-            for one in found
-            if is_of_node(Ed25519Verifier(), PeerId(one.node), mesh, ssl.PEM_cert_to_DER_cert(plain(one.certificate)))
+            for authority in authorities
+            if is_of_node(
+                Ed25519Verifier(), PeerId(authority.node), mesh, ssl.PEM_cert_to_DER_cert(plain(authority.certificate))
+            )
         ]
 
-    found = talk(context, conversation)
-    if not found:
+    rows = talk(context, conversation)
+    if not rows:
         raise CommandError(
             "no node of this mesh serves its API with a certificate of its own authority",
             next_step="freehold node run --api 0.0.0.0:4180; beside an api.pem of an earlier version: remove it, log in again",
             kind="no-authority",
         )
-    text = "".join(f"# {one['name']} at https://{one['api']}\n{one['certificate']}" for one in found).rstrip("\n")
-    output.result({"authorities": found}, text)
+    text = "".join(f"# {row['name']} at https://{row['api']}\n{row['certificate']}" for row in rows).rstrip("\n")
+    output.result({"authorities": rows}, text)
 
 
 @click.group("context", cls=Group)

@@ -100,7 +100,7 @@ def passphrase(output: Output, *, name: str | None, removed: bool, context_name:
     if not named:
         raise UsageError("which key?", next_step="freehold key passphrase NAME", kind="no-key")
     sealed = contexts.is_sealed(named)
-    if removed and (not sealed or named in {one.admin for one in contexts.read_contexts().contexts.values()}):
+    if removed and (not sealed or named in {context.admin for context in contexts.read_contexts().contexts.values()}):
         what = "an admin's key always opens with a passphrase" if sealed else f"{named} has no passphrase"
         raise UsageError(what, next_step=f"freehold key passphrase {named}", kind="passphrase")
     if removed:
@@ -150,45 +150,45 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
     _, context = contexts.current_context(context_name)
     require_admin(context, "renew a grant")
     mine = contexts.public_key(context.key).hex() if context.key else ""
-    one, mesh = talk(context, lambda client: _found(client, who or mine))
+    principal, mesh = talk(context, lambda client: _found(client, who or mine))
     until_ms = time.time_ns() // 1_000_000 + duration_ms(span)
-    held = [each for each in one.each if each.roles]
-    if one.kind != "person" or not held:
+    held = [entry for entry in principal.each if entry.roles]
+    if principal.kind != "person" or not held:
         raise UsageError(
-            f"{one.name or who} has no grant of a person to renew",
+            f"{principal.name or who} has no grant of a person to renew",
             next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",
         )  # fmt: skip
-    same_person = _is_same_person(one, contexts.public_key(context.admin))
-    for each in held:
+    same_person = _is_same_person(principal, contexts.public_key(context.admin))
+    for rights in held:
         output.note(
-            f"  {one.name}: {', '.join(each.roles)} in {','.join(each.projects)} / {','.join(each.environments)}"
+            f"  {principal.name}: {', '.join(rights.roles)} in {','.join(rights.projects)} / {','.join(rights.environments)}"
         )
     confirm(output, f"Renew this for {in_words(duration_ms(span))}?", yes)
     admin = unlock_admin(context, "renew a grant")
-    chains = [(_again(admin, mesh, one, each, until_ms, same_person=same_person),) for each in held]
+    chains = [(_again(admin, mesh, principal, entry, until_ms, same_person=same_person),) for entry in held]
 
     async def file(client: NodeClient) -> None:
         for chain in chains:
-            await client.publish("grant", one.key, encode(chain))
+            await client.publish("grant", principal.key, encode(chain))
 
     talk_as(context, admin, file)
-    value = {"name": one.name, "key": one.key, "expires_ms": until_ms, "grants": len(chains)}
-    output.result(value, f"{one.name} is renewed for {in_words(duration_ms(span))}")
+    value = {"name": principal.name, "key": principal.key, "expires_ms": until_ms, "grants": len(chains)}
+    output.result(value, f"{principal.name} is renewed for {in_words(duration_ms(span))}")
 
 
 async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:
     mesh = await client.mesh()
     if len(who) == 64:
         return await principal_of(client, bytes.fromhex(who)), mesh
-    found = [
+    principals = [
         principal
         for principal in await principals_of(client)
         if who in {principal.name, principal.key[: max(8, len(who))]}
     ]
-    if len(found) != 1:
-        what = f"{len(found)} keys are called {who!r}" if found else f"no key is called {who!r}"
+    if len(principals) != 1:
+        what = f"{len(principals)} keys are called {who!r}" if principals else f"no key is called {who!r}"
         raise UsageError(what, next_step="freehold token list, then name the key", kind="no-such-key")
-    return found[0], mesh
+    return principals[0], mesh
 
 
 def _is_same_person(one: Principal, admin_key: bytes) -> bool:
@@ -196,8 +196,8 @@ def _is_same_person(one: Principal, admin_key: bytes) -> bool:
 
     Raises UsageError where another key stands behind it: a grant straight from this admin would forget that.
     """
-    behind = {bytes.fromhex(each) for each in one.lineage} - {bytes.fromhex(one.key)}
-    others = sorted(each.hex()[:12] for each in behind - {admin_key})
+    behind = {bytes.fromhex(text) for text in one.lineage} - {bytes.fromhex(one.key)}
+    others = sorted(digest.hex()[:12] for digest in behind - {admin_key})
     if others:
         raise UsageError(
             f"{one.name} counts as one person with {', '.join(others)}, whose grant it comes from",

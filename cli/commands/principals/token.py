@@ -148,8 +148,8 @@ def _check(name: str, own: str, roles: tuple[Role, ...], *, bearer: bool, runner
 
 async def give(client: NodeClient, signer: Ed25519Signer, chain: tuple[Signed, ...], grant: Grant) -> None:
     """File a grant as the next link of the signer's chain."""
-    made = msgspec.structs.replace(grant, parent=bytes(digest(chain[-1].payload)))
-    link = sign(signer, GRANT_DOMAIN, await client.mesh(), made)
+    new_grant = msgspec.structs.replace(grant, parent=bytes(digest(chain[-1].payload)))
+    link = sign(signer, GRANT_DOMAIN, await client.mesh(), new_grant)
     await client.publish("grant", grant.key.hex(), encode((*chain, link)))
 
 
@@ -157,14 +157,16 @@ def _for_bearer(held: RightsView, grant: Grant, roles: tuple[Role, ...]) -> Gran
     """Return the grant with nothing but what a bearer may hold; it keeps a role of its parent, narrowed to the verbs."""
     asked = {verb for role in (roles or BEARER_ROLES) for verb in VERBS_OF_ROLE[role]}
     verbs = tuple(verb for verb in BEARER_VERBS if verb in asked and verb in held.verbs)
-    kept = tuple(role for role in AGENT_ROLES if role in held.roles and set(verbs) <= set(VERBS_OF_ROLE[role]))[:1]
-    if not kept or ("proposer" in roles and "propose" not in verbs):
+    kept_roles = tuple(role for role in AGENT_ROLES if role in held.roles and set(verbs) <= set(VERBS_OF_ROLE[role]))[
+        :1
+    ]
+    if not kept_roles or ("proposer" in roles and "propose" not in verbs):
         raise UsageError(
             "you do not hold 'propose' yourself, so you cannot give it away",
             next_step="freehold token list: what you hold",
             kind="grant.broader-than-parent",
         )
-    return msgspec.structs.replace(grant, roles=kept, verbs=verbs)
+    return msgspec.structs.replace(grant, roles=kept_roles, verbs=verbs)
 
 
 def _create_bearer(
@@ -214,15 +216,24 @@ def _create_runner(
         mesh = (await client.mesh()).hex()
         return contexts.RunnerToken(mesh, f"https://{served[0].api}", served[0].api_pin, seed)
 
-    made = talk(context, conversation)
+    runner_token = talk(context, conversation)
     output.result(
-        {"name": grant.name, "token": made.text(), "key": key.hex(), "url": made.url, "roles": list(grant.roles),
-         "projects": list(grant.projects), "environments": list(grant.environments), "expires_ms": grant.expires_ms},
-        made.text(),
-    )  # fmt: skip
+        {
+            "name": grant.name,
+            "token": runner_token.text(),
+            "key": key.hex(),
+            "url": runner_token.url,
+            "roles": list(grant.roles),
+            "projects": list(grant.projects),
+            "environments": list(grant.environments),
+            "expires_ms": grant.expires_ms,
+        },
+        runner_token.text(),
+    )
     output.note(
-        f"{grant.name} may {', '.join(grant.roles)} in {', '.join(grant.projects)} / {', '.join(grant.environments)} for "
-        f"{in_words(grant.expires_ms - time.time_ns() // 1_000_000)}; it reaches {made.url}; shown once and kept nowhere"
+        f"{grant.name} may {', '.join(grant.roles)} in {', '.join(grant.projects)} / {', '.join(grant.environments)} "
+        f"for {in_words(grant.expires_ms - time.time_ns() // 1_000_000)}; it reaches {runner_token.url}; "
+        "shown once and kept nowhere"
     )
     output.hint("put it into the CI's secret FREEHOLD_TOKEN, then: freehold ci init github")
 
@@ -287,19 +298,20 @@ def _narrowed(
 def show(output: Output, context_name: str | None) -> None:
     """List every key with a grant: people and agents, what they may do, and until when."""
     _, context = contexts.current_context(context_name)
-    found = talk(context, principals_of)
+    principals = talk(context, principals_of)
     mine = contexts.public_key(context.key).hex() if context.key else ""
     now_ms = time.time_ns() // 1_000_000
     rows = [
-        (one.name or "-", one.kind or "-", _may(one, held), _scope(held),
+        (principal.name or "-", principal.kind or "-", _may(principal, held), _scope(held),
          in_words(held.expires_ms - now_ms) if held.expires_ms else "-",
-         "you" if one.key == mine else "yours" if mine in one.lineage else "", one.key[:12])
-        for one in found
-        for held in one.each
+         "you" if principal.key == mine else "yours" if mine in principal.lineage else "", principal.key[:12])
+        for principal in principals
+        for held in principal.each
     ]  # fmt: skip
     value = [
-        {key: field for key, field in builtins_of(one).items() if key != "chains"} | {"yours": mine in one.lineage}
-        for one in found
+        {key: field for key, field in builtins_of(principal).items() if key != "chains"}
+        | {"yours": mine in principal.lineage}
+        for principal in principals
     ]
     output.result({"principals": value}, table(("NAME", "KIND", "ROLES", "WHERE", "FOR", "", "KEY"), rows))
 
@@ -324,15 +336,17 @@ def revoke(output: Output, name: str, message: str, context_name: str | None) ->
     """Take a token's rights away, everywhere, for good; every node hears it within seconds."""
     where, context = contexts.current_context(context_name)
     signer = everyday_key(context)
-    one = talk(context, lambda client: _find(client, name, signer.public_key.hex()))
-    statement = talk(context, lambda client: revoke_grants(client, signer, one, message))
+    principal = talk(context, lambda client: _find(client, name, signer.public_key.hex()))
+    statement = talk(context, lambda client: revoke_grants(client, signer, principal, message))
     own = f"{where}-{name}"
     known = contexts.read_contexts()
-    if own in known.contexts and contexts.public_key(own).hex() == one.key:
+    if own in known.contexts and contexts.public_key(own).hex() == principal.key:
         contexts.key_path(own).unlink()
         rest = {key: value for key, value in known.contexts.items() if key != own}
         contexts.write_contexts(Contexts(known.current, rest))
-    output.result({"name": one.name, "key": one.key, "revocation": statement}, f"token {one.name} is revoked")
+    output.result(
+        {"name": principal.name, "key": principal.key, "revocation": statement}, f"token {principal.name} is revoked"
+    )
 
 
 async def _find(client: NodeClient, name: str, mine: str) -> Principal:
@@ -341,11 +355,19 @@ async def _find(client: NodeClient, name: str, mine: str) -> Principal:
         for principal in await principals_of(client)
         if principal.key != mine and mine in principal.lineage and principal.chains
     ]
-    found = [one for one in known if name in {one.name, one.key} or (len(name) >= 8 and one.key.startswith(name))]
-    if len(found) != 1:
-        what = f"{len(found)} tokens of yours are called {name!r}" if found else f"you gave no token called {name!r}"
+    principals = [
+        principal
+        for principal in known
+        if name in {principal.name, principal.key} or (len(name) >= 8 and principal.key.startswith(name))
+    ]
+    if len(principals) != 1:
+        what = (
+            f"{len(principals)} tokens of yours are called {name!r}"
+            if principals
+            else f"you gave no token called {name!r}"
+        )
         raise UsageError(what, next_step="freehold token list, then name the key", kind="no-such-token")
-    return found[0]
+    return principals[0]
 
 
 @click.group("token", cls=Group)

@@ -88,20 +88,23 @@ def add(output: Output, *, name: str, issuer: str, repository_id: str | None, ow
         held, grant = shared(mine, name, roles, projects, environments, duration_ms(expires))
         line = await _line(client)
         body = TrustBody(name, issuer, subject, wanted, pinned, private)
-        made = await client.send(TrustView, "/v1/trusts", body)
+        answer = await client.send(TrustView, "/v1/trusts", body)
         try:
-            await give(client, signer, mine.chain_of(held), msgspec.structs.replace(grant, key=bytes.fromhex(made.key)))
+            await give(
+                client, signer, mine.chain_of(held), msgspec.structs.replace(grant, key=bytes.fromhex(answer.key))
+            )
         except BaseException:
             await client.delete(f"/v1/trusts/{name}")
             raise
-        found = await client.read(tuple[TrustView, ...], "/v1/trusts")
-        return next(one for one in found if one.name == name), line
+        trusts = await client.read(tuple[TrustView, ...], "/v1/trusts")
+        return next(trust for trust in trusts if trust.name == name), line
 
-    made, line = talk(context, conversation)
-    output.result({**asdict(made), "variable": "FREEHOLD_TRUST", "text": line.text()}, line.text())
+    new_trust, line = talk(context, conversation)
+    output.result({**asdict(new_trust), "variable": "FREEHOLD_TRUST", "text": line.text()}, line.text())
     output.note(
-        f"jobs that fit may {', '.join(made.roles)} in {', '.join(made.projects)} / {', '.join(made.environments)}"
-        f" for an hour each, until {in_words(made.expires_ms - time.time_ns() // 1_000_000)} from now"
+        f"jobs that fit may {', '.join(new_trust.roles)} in {', '.join(new_trust.projects)} / "
+        f"{', '.join(new_trust.environments)} for an hour each, "
+        f"until {in_words(new_trust.expires_ms - time.time_ns() // 1_000_000)} from now"
     )
     output.hint("put the text into the platform's variable FREEHOLD_TRUST, then: freehold ci init github --oidc")
 
@@ -113,20 +116,20 @@ def show(output: Output, *, context_name: str | None) -> None:
     _, context = contexts.current_context(context_name)
 
     async def conversation(client: NodeClient) -> tuple[tuple[TrustView, ...], str]:
-        found = await client.read(tuple[TrustView, ...], "/v1/trusts")
-        return found, (await _line(client)).text() if found else ""
+        found_trusts = await client.read(tuple[TrustView, ...], "/v1/trusts")
+        return found_trusts, (await _line(client)).text() if found_trusts else ""
 
-    found, text = talk(context, conversation)
+    trusts, text = talk(context, conversation)
     now_ms = time.time_ns() // 1_000_000
     rows = [
-        (one.name, one.issuer, ", ".join([*filter(None, [one.subject]), *(f"{k}={v}" for k, v in one.claims.items())]),
-         one.problem or f"{', '.join(one.roles)} in {', '.join(one.projects)} / {', '.join(one.environments)}",
-         in_words(one.expires_ms - now_ms) if one.expires_ms else "-")
-        for one in found
+        (trust.name, trust.issuer, ", ".join([*filter(None, [trust.subject]), *(f"{k}={v}" for k, v in trust.claims.items())]),
+         trust.problem or f"{', '.join(trust.roles)} in {', '.join(trust.projects)} / {', '.join(trust.environments)}",
+         in_words(trust.expires_ms - now_ms) if trust.expires_ms else "-")
+        for trust in trusts
     ]  # fmt: skip
-    value = {"trusts": msgspec.to_builtins(found), "variable": "FREEHOLD_TRUST", "text": text}
+    value = {"trusts": msgspec.to_builtins(trusts), "variable": "FREEHOLD_TRUST", "text": text}
     output.result(value, table(("NAME", "ISSUER", "TOKENS THAT SAY", "JOBS MAY", "FOR"), rows))
-    if found:
+    if trusts:
         output.note(f"FREEHOLD_TRUST={text}")
     else:
         output.note("this node trusts no issuer")
@@ -146,13 +149,13 @@ def remove(output: Output, *, name: str, context_name: str | None) -> None:
 
 
 def _claims(given: tuple[str, ...], named: dict[str, str | None]) -> dict[str, str]:
-    found = {name: value for name, value in named.items() if value}
-    for one in given:
-        name, separator, value = one.partition("=")
+    items = {name: value for name, value in named.items() if value}
+    for text in given:
+        name, separator, value = text.partition("=")
         if not separator or not name or not value:
-            raise UsageError(f"{one!r} is no claim", next_step="--claim environment=production", kind="usage")
-        found[name] = value
-    return found
+            raise UsageError(f"{text!r} is no claim", next_step="--claim environment=production", kind="usage")
+        items[name] = value
+    return items
 
 
 async def _line(client: NodeClient) -> TrustLine:

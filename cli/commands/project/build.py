@@ -28,24 +28,24 @@ def build(output: Output, only: str | None, folder: Path) -> None:
     The release's id, as in `diff`, `status` and `rollback`, also covers its author: without a key of yours it has none yet.
     An app whose inputs have not changed comes from the cache.
     """
-    found = find_project(folder)
+    project = find_project(folder)
     began_s = time.monotonic()
     if only is not None:
-        app = found.project.base.apps.get(only)
+        app = project.project.base.apps.get(only)
         if app is None:
-            names = ", ".join(sorted(found.project.base.apps))
+            names = ", ".join(sorted(project.project.base.apps))
             raise UsageError(f"there is no app {only} (apps: {names})", next_step="freehold build", kind="no-app")
-        built = build_app(found.project, app, found.root, output)
+        built = build_app(project.project, app, project.root, output)
         value = {"app": only, "component": built.digest, "size_bytes": built.size_bytes, "path": str(built.component)}
         output.result(value, f"{only}  {built.digest}  {_size(built.size_bytes)}\n{built.component}")
         return
-    bundle = build_project(found.project, found.text, found.root, output)
+    bundle = build_project(project.project, project.text, project.root, output)
     apps = bundle.manifest["apps"]
     source = bundle.manifest["source"]
     seconds = time.monotonic() - began_s
     lines = [f"{name}  {app['component'][:12]}  {_size(app['size_bytes'])}" for name, app in apps.items()]
     author = _author()
-    release = None if author is None else release_id(found, bundle, author)
+    release = None if author is None else release_id(project, bundle, author)
     name = f"build {bundle.id[:12]}" if release is None else f"release {release[:12]}, build {bundle.id[:12]},"
     lines += [f"{name} in {seconds:.1f} s", str(bundle.folder)]
     if source["commit"] is None:

@@ -30,6 +30,6 @@ def dev(output: Output, port: int, workers: int, exact: bool, folder: Path) -> N
     that a save is served at once; --exact builds every time. Ctrl-C finishes the requests under way and stops. With
     --json, one JSON object a line.
     """
-    found = find_project(folder)
-    server = DevServer(found, DevSettings("127.0.0.1", port, workers, exact), output)
+    project = find_project(folder)
+    server = DevServer(project, DevSettings("127.0.0.1", port, workers, exact), output)
     uvloop.run(server.run())

@@ -35,12 +35,12 @@ def diff(
 
     Prints the command that deploys exactly this: it is refused if anything has moved since.
     """
-    found = project_at(folder) if release else find_project(folder)
+    project = project_at(folder) if release else find_project(folder)
     _, context = contexts.current_context(context_name)
     signer = everyday_key(context)
 
     async def conversation(client: NodeClient) -> Review:
-        what = await to_offer(client, found, release)
+        what = await to_offer(client, project, release)
         proposal, _ = await put_together(client, output, what, environment, "", signer)
         return await review_proposal(client, proposal, held=bool(release))
 

@@ -140,15 +140,17 @@ def _converse(conversation: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> 
 
 
 def _build(output: Output, named: str, folder: Path) -> BuildBundle:
-    found = find_project(folder)
-    return kept_build(found.root, named) if named else build_project(found.project, found.text, found.root, output)
+    project = find_project(folder)
+    return (
+        kept_build(project.root, named) if named else build_project(project.project, project.text, project.root, output)
+    )
 
 
 def _taken(output: Output, build: BuildBundle, folder: Path) -> None:
     """Say what came, and put its project file where none is: a build runs with its own, whatever stands there."""
     path = folder / FILE_NAME
-    made = not path.exists()
-    if made:
+    outcome = not path.exists()
+    if outcome:
         path.write_text(str(build.manifest["project_file"]))
     answer: dict[str, object] = {
         "build": build.id,
@@ -156,7 +158,7 @@ def _taken(output: Output, build: BuildBundle, folder: Path) -> None:
         "folder": str(build.folder),
     }
     output.result(answer, f"build {build.id[:12]} of {answer['project']} is in {build.folder}")
-    if made:
+    if outcome:
         output.note(f"{path} is the build's own project file")
     output.hint(f"freehold deploy --build {build.id[:12]} --folder {folder}")
 

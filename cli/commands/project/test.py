@@ -36,13 +36,17 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     Leaves signed evidence under .freehold/evidence, of the build and of each run, bound to the digests of components and
     configuration; `freehold propose` and `deploy` send it along. The test command gets FREEHOLD_URL.
     """
-    found = find_project(folder)
+    project = find_project(folder)
     timeout_s = duration_ms(timeout) / 1000
     context = contexts.known_context(context_name)
-    asyncio.run(require_environments(found, context, environments))
+    asyncio.run(require_environments(project, context, environments))
     bundle, results = asyncio.run(
         test_project(
-            output, found, context, environments=environments or (contexts.default_environment(),), timeout_s=timeout_s
+            output,
+            project,
+            context,
+            environments=environments or (contexts.default_environment(),),
+            timeout_s=timeout_s,
         )
     )
     failed = [result for result in results if not result.passed]
@@ -54,7 +58,7 @@ def test(output: Output, environments: tuple[str, ...], timeout: str, context_na
     if context is None:
         output.warn("no mesh is known here: the results are not signed, so they are no evidence")
     author = None if context is None else everyday_key(context).public_key
-    release = None if author is None else release_id(found, bundle, author)
+    release = None if author is None else release_id(project, bundle, author)
     answer = {"build": bundle.id, "release": release, "self_attested": True, "results": results}
     if failed:
         for line in lines:

@@ -27,13 +27,13 @@ def build(output: Output, names: tuple[str, ...]) -> None:
             f"there is no recipe for {', '.join(unknown)} (there are: {', '.join(sorted(known))})",
             next_step="freehold wheels list", kind="no-recipe",
         )  # fmt: skip
-    made = []
+    rows = []
     for name in names:
         path = build_wheel(known[name], lambda text, name=name: output.step(name, text))  # type: ignore[misc]
-        made.append(
+        rows.append(
             {"name": name, "version": known[name].version, "path": str(path), "size_bytes": path.stat().st_size}
         )
-    output.result({"wheels": made}, "\n".join(f"{one['name']} {one['version']} is ready" for one in made))
+    output.result({"wheels": rows}, "\n".join(f"{row['name']} {row['version']} is ready" for row in rows))
     output.hint("freehold build")
 
 

@@ -91,13 +91,13 @@ def deploy(
     """
     _, context = contexts.current_context(context_name)
     signer = contexts.open_plain(context.key)
-    found = _named(folder, release, kept, proposed, signer.public_key)
+    outcome = _named(folder, release, kept, proposed, signer.public_key)
     patience_s = duration_ms(wait) / 1000 if wait else PATIENCE_S
     starter = _start_signer(context, signer, supersede, reason)
     addresses: list[str] = []
 
     async def conversation(client: NodeClient) -> dict[str, object]:
-        wanted, where = await _wanted(client, proposed, found, release, environment, message)
+        wanted, where = await _wanted(client, proposed, outcome, release, environment, message)
         change = (await start_change(client, output, wanted, signer=signer, starter=starter, expect=expect)).hex()
         answer: dict[str, object] = {"change": change, "environment": where}
         try:

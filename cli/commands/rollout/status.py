@@ -109,7 +109,7 @@ def status(output: Output, *, follow: bool, project: str, environment: str, cont
             if {**value, "slot": 0} != {**before, "slot": 0}:  # a decision about something else changes nothing here
                 before = value
                 output.event(value)
-                output.anew("\n".join([*(f"warning: {one}" for one in seen.warnings), _text(seen, names)]))
+                output.anew("\n".join([*(f"warning: {warning}" for warning in seen.warnings), _text(seen, names)]))
             await asyncio.sleep(LOOK_EVERY_S)
 
     if follow:
@@ -172,38 +172,40 @@ def _row(seen: Seen, names: Names, lane: SeenLane) -> tuple[str, ...]:
 
 def _details(seen: Seen, names: Names, lane: SeenLane) -> list[str]:
     """What runs for which request, and what is under way, waits or went wrong in a lane; one sentence each."""
-    rollout, base, found = lane.rollout, lane.base, []
+    rollout, base, texts = lane.rollout, lane.base, []
     requests = lane.requests
     if base is not None:
         down = [node for node in lane.down if node in lane.nodes]
-        found.append(f"runs {_asked_for(requests, base.change)}, by {_key(names, base.author)}")
+        texts.append(f"runs {_asked_for(requests, base.change)}, by {_key(names, base.author)}")
         unserved = lane_status.unserved_words(lane.nodes, down, names, data=bool(lane.data_node))
-        found += [unserved] if unserved else []
+        texts += [unserved] if unserved else []
     if rollout is not None:
         state = f"paused, {rollout.paused}" if rollout.paused else rollout.reason
         opened = f", this stage began {lane_status.ago(lane.stage_ms, seen.node.wall_ms)}"
         what = f"release {short(rollout.release)}, {_asked_for(requests, rollout.change)},"
-        found.append(f"{what} is coming, {state}{opened}")
+        texts.append(f"{what} is coming, {state}{opened}")
         heard = [verdict.node for verdict in rollout.verdicts if verdict.node in rollout.cohort]
-        found += [_numbers(names, verdict) for verdict in rollout.verdicts if verdict.node in rollout.cohort]
+        texts += [_numbers(names, verdict) for verdict in rollout.verdicts if verdict.node in rollout.cohort]
         ends_ms = lane.stage_ms + lane.deadline_ms - seen.node.wall_ms
         until = f" for {in_words(ends_ms)} more, then it goes back" if lane.stage_ms and ends_ms > 0 else ""
-        found += lane_status.silent_words(rollout.cohort, heard, lane.down, names, until)
+        texts += lane_status.silent_words(rollout.cohort, heard, lane.down, names, until)
     elif lane.aborted is not None:
         when, by = lane_status.ago(lane.aborted.at_ms, seen.node.wall_ms), lane.aborted.by
         reason = f": {lane.last_abort}" if lane.last_abort else ""
-        found.append(f"the last rollout went back {when}, by {by}{reason}")
+        texts.append(f"the last rollout went back {when}, by {by}{reason}")
     if lane.frozen:
-        found.append(f"frozen: {lane.frozen}")
-    found += [job_words(job, seen.node.wall_ms) for job in lane.jobs]
-    return [*found, *(one.words for one in lane.waiting)]
+        texts.append(f"frozen: {lane.frozen}")
+    texts += [job_words(job, seen.node.wall_ms) for job in lane.jobs]
+    return [*texts, *(waiting_start.words for waiting_start in lane.waiting)]
 
 
 def _name_for_rollback(found: Sequence[tuple[LaneView, str, DeployedView]]) -> str:
     """What names the newest release to go back to, and nothing else: its change, where it is kept more than once."""
-    lane, newest = next((lane, one) for lane, state, one in found if state == "kept")
-    several = sum((at is lane, one.release) == (True, newest.release) for at, _, one in found) > 1
-    where = f" --project {lane.project} --env {lane.environment}" if any(at is not lane for at, _, _ in found) else ""
+    lane, newest = next((lane, deployed) for lane, state, deployed in found if state == "kept")
+    several = sum((entry is lane, deployed.release) == (True, newest.release) for entry, _, deployed in found) > 1
+    where = (
+        f" --project {lane.project} --env {lane.environment}" if any(entry is not lane for entry, _, _ in found) else ""
+    )
     return (newest.change if several else newest.release)[:12] + where
 
 
@@ -215,25 +217,25 @@ def releases(output: Output, project: str, environment: str, context_name: str |
     """List the release that runs in each environment and those it can go back to."""
     lanes, names = _ask(context_name, tuple[LaneView, ...], "/v1/lanes", project, environment)
     rows: list[tuple[str, ...]] = []
-    found: list[tuple[LaneView, str, DeployedView]] = []
+    entries: list[tuple[LaneView, str, DeployedView]] = []
     for lane in lanes:
-        kept = [("runs", lane.base)] if lane.base is not None else []
-        kept += [("kept", deployed) for deployed in lane.retained]
-        for state, one in kept:
-            found.append((lane, state, one))
-            approvers = ", ".join(_key(names, key) for key in one.approvers)
-            approvers = approvers or ("broken glass" if one.break_glass else "-")
-            author = _key(names, one.author)
-            rows.append((_lane(lane), short(one.release), short(one.change), state, author, approvers))
+        pairs = [("runs", lane.base)] if lane.base is not None else []
+        pairs += [("kept", deployed) for deployed in lane.retained]
+        for state, entry in pairs:
+            entries.append((lane, state, entry))
+            approvers = ", ".join(_key(names, key) for key in entry.approvers)
+            approvers = approvers or ("broken glass" if entry.break_glass else "-")
+            author = _key(names, entry.author)
+            rows.append((_lane(lane), short(entry.release), short(entry.change), state, author, approvers))
     header = ("WHAT", "RELEASE", "CHANGE", "STATE", "AUTHOR", "APPROVED BY")
     told = [
-        {"project": lane.project, "environment": lane.environment, "state": state, **asdict(one)}
-        for lane, state, one in found
+        {"project": lane.project, "environment": lane.environment, "state": state, **asdict(deployed)}
+        for lane, state, deployed in entries
     ]
-    output.result({"releases": told}, table(header, rows) if found else "no release runs yet")
-    if any(state == "kept" for _, state, _ in found):
-        output.hint(f"freehold rollback {_name_for_rollback(found)} -m REASON")
-    elif not found:
+    output.result({"releases": told}, table(header, rows) if entries else "no release runs yet")
+    if any(state == "kept" for _, state, _ in entries):
+        output.hint(f"freehold rollback {_name_for_rollback(entries)} -m REASON")
+    elif not entries:
         output.hint(_first_step(context_name))
 
 
@@ -247,15 +249,20 @@ def releases(output: Output, project: str, environment: str, context_name: str |
 def rollouts(output: Output, project: str, environment: str, limit: int, context_name: str | None) -> None:
     """List what was decided about rollouts, newest first, with the numbers that decided it."""
     decisions, names = _ask(context_name, tuple[DecisionView, ...], "/v1/decisions", project, environment, limit=limit)
-    found = [decision for decision in decisions if decision.project]
+    found_decisions = [decision for decision in decisions if decision.project]
     rows = [
-        (moment(one.at_ms), _lane(one), one.action, ", ".join(_key(names, key) for key in one.signers) or "health",
-         short(one.subject))
-        for one in found
-    ]  # fmt: skip
+        (
+            moment(decision.at_ms),
+            _lane(decision),
+            decision.action,
+            ", ".join(_key(names, key) for key in decision.signers) or "health",
+            short(decision.subject),
+        )
+        for decision in found_decisions
+    ]
     header, *lines = table(("WHEN", "WHAT", "DECIDED", "BY", "SUBJECT"), rows).split("\n")
     shown = [header]
-    for line, one in zip(lines, found, strict=True):
-        shown += [line, *([f"  {one.reason}"] if one.reason else [])]
-        shown += [f"  {_numbers(names, each)}" for each in one.numbers]
-    output.result({"rollouts": found}, "\n".join(shown) if found else "nothing was rolled out yet")
+    for line, entry in zip(lines, found_decisions, strict=True):
+        shown += [line, *([f"  {entry.reason}"] if entry.reason else [])]
+        shown += [f"  {_numbers(names, number)}" for number in entry.numbers]
+    output.result({"rollouts": found_decisions}, "\n".join(shown) if found_decisions else "nothing was rolled out yet")

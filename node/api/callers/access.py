@@ -38,9 +38,9 @@ def authorize(
     rights = control.core.dossiers.rights(bytes.fromhex(key), control.clock().wall_ms)
     if isinstance(rights, Refusal):
         raise ProblemError(403, rights.rule, "this key may not", rights.detail, "freehold login LINE")
-    if bearer and any(not set(one.verbs) <= set(BEARER_VERBS) for one in rights.each):
+    if bearer and any(not set(entry.verbs) <= set(BEARER_VERBS) for entry in rights.each):
         raise token_refused("its grant holds more than view and propose, so it is good for nothing")
-    problems = [_problem(one, operation, named) for one in rights.each]
+    problems = [_problem(entry, operation, named) for entry in rights.each]
     problem = problems[0]
     if all(problems):
         raise ProblemError(403, NOT_ALLOWED, "this key may not", problem, MORE_RIGHTS)

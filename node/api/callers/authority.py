@@ -82,8 +82,8 @@ def make_authority(
     public = key.public_key()
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     bound = signer.sign(signing_bytes(AUTHORITY_DOMAIN, mesh, der))
-    permitted: list[x509.GeneralName] = [x509.DNSName(one) for one in names.dns or ("invalid",)]
-    permitted += [x509.IPAddress(ipaddress.ip_network(one)) for one in names.addresses or ("192.0.2.1",)]
+    permitted: list[x509.GeneralName] = [x509.DNSName(text) for text in names.dns or ("invalid",)]
+    permitted += [x509.IPAddress(ipaddress.ip_network(text)) for text in names.addresses or ("192.0.2.1",)]
     return (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -108,7 +108,7 @@ def make_leaf(
     lifetime: datetime.timedelta,
 ) -> x509.Certificate:  # fmt: skip
     """Return a server's certificate for these names, by the authority."""
-    held: list[x509.GeneralName] = [x509.DNSName(one) for one in names.dns]
+    held: list[x509.GeneralName] = [x509.DNSName(text) for text in names.dns]
     held += [x509.IPAddress(ipaddress.ip_address(address)) for address in names.addresses]
     return (
         x509.CertificateBuilder()
@@ -171,8 +171,8 @@ def _bound_by(certificate: x509.Certificate) -> bytes:
 def permitted_by(authority: x509.Certificate) -> Names:
     """The names that an authority may certify."""
     permitted = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
-    dns = [str(one.value) for one in permitted if isinstance(one, x509.DNSName)]
-    networks = [one.value for one in permitted if isinstance(one, x509.IPAddress)]
+    dns = [str(general_name.value) for general_name in permitted if isinstance(general_name, x509.DNSName)]
+    networks = [general_name.value for general_name in permitted if isinstance(general_name, x509.IPAddress)]
     return Names.of([*dns, *(str(network).partition("/")[0] for network in networks)])
 
 

@@ -78,10 +78,10 @@ def read_signature(target: Target, *, has_body: bool) -> Presented:
 
 def key_named(keyid: str) -> bytes | None:
     """Return the 32-byte key that a key id spells, in hex or base64; None if it is a name."""
-    if found := _HEX_KEY.fullmatch(keyid):
-        return bytes.fromhex(found[1])
-    if found := _BASE64_KEY.fullmatch(keyid):
-        return base64.urlsafe_b64decode(found[1].replace("+", "-").replace("/", "_") + "=")
+    if answer := _HEX_KEY.fullmatch(keyid):
+        return bytes.fromhex(answer[1])
+    if answer := _BASE64_KEY.fullmatch(keyid):
+        return base64.urlsafe_b64decode(answer[1].replace("+", "-").replace("/", "_") + "=")
     return None
 
 
@@ -153,7 +153,7 @@ def _component(item: Any) -> str:
 def _require_covered(names: tuple[str, ...], target: Target, *, has_body: bool) -> None:
     if "@method" not in names:
         raise UnreadableError('"@method" is not covered')
-    if not any(set(one) <= set(names) for one in WHOLE_TARGETS):
+    if not any(set(target) <= set(names) for target in WHOLE_TARGETS):
         raise UnreadableError('"@target-uri" is not covered (nor "@authority" with "@request-target")')
     if "content-digest" not in names and (has_body or "Content-Digest" in target.headers):
         raise UnreadableError('"content-digest" is not covered, and there is a body (RFC 9530)')

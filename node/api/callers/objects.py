@@ -49,11 +49,11 @@ def of_principal(scope: Scope, core: NodeCore, key: bytes) -> Owned:
     rights = core.dossiers.rights(key, BEFORE_EXPIRY_MS)
     if not isinstance(rights, Rights):
         return Owned(keys=(key.hex(),))
-    behind = tuple(one.hex() for one in rights.behind)
-    mine = [one for one in scope.rights if "view" in one.verbs]
+    behind = tuple(digest.hex() for digest in rights.behind)
+    mine = [rights for rights in scope.rights if "view" in rights.verbs]
     meets = any(
-        overlap(one.projects, held.projects) and overlap(one.environments, held.environments)
-        for one in mine
+        overlap(entry.projects, held.projects) and overlap(entry.environments, held.environments)
+        for entry in mine
         for held in rights.each
     )
     return Owned(keys=(key.hex(), *behind), mesh=meets)
@@ -104,13 +104,13 @@ class AuditObjects:
             if entry.verb == "create_project":
                 return Owned((Place(project=target.removeprefix("mesh ")),))
             return Owned((Place(environment=target.removeprefix("mesh ")),)) if "environment" in entry.verb else OF_MESH
-        found = _TARGET.match(target)
-        return Owned((Place(found[1], found[2]),)) if found is not None and found[2] else OF_NOBODY
+        answer = _TARGET.match(target)
+        return Owned((Place(answer[1], answer[2]),)) if answer is not None and answer[2] else OF_NOBODY
 
     def _changes(self) -> dict[bytes, Owned]:
         if self._filed is None:
             held = self._control.core.dossiers.changes.values()
-            self._filed = {digest(encode(one.signed)): place_of(one.change) for one in held}
+            self._filed = {digest(encode(proposed.signed)): place_of(proposed.change) for proposed in held}
         return self._filed
 
 

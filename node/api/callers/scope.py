@@ -51,7 +51,7 @@ class Scope:
     def whole(self) -> bool:
         """Whether it sees every project in every environment."""
         return self.everything or any(
-            "view" in one.verbs and ANY in one.projects and ANY in one.environments for one in self.rights
+            "view" in rights.verbs and ANY in rights.projects and ANY in rights.environments for rights in self.rights
         )
 
     def sees(self, project: str = "", environment: str = "") -> bool:
@@ -69,17 +69,19 @@ def covered(scope: Scope, owned: Owned, *, writing: bool = False) -> bool:
         return True
     if scope.key and scope.key in owned.keys:
         return True
-    able = [one for one in scope.rights if "view" in one.verbs and (not writing or set(one.verbs) != {"view"})]
+    able = [
+        rights for rights in scope.rights if "view" in rights.verbs and (not writing or set(rights.verbs) != {"view"})
+    ]
     if owned.mesh:
         return bool(able)
     if scope.whole and not writing:
         return True
-    return any(_covers_place(one, place) for one in able for place in owned.places)
+    return any(_covers_place(rights, place) for rights in able for place in owned.places)
 
 
 def may(scope: Scope, verb: Verb, place: Place) -> bool:
     """Return whether a grant of the caller has this right there; whoever owns the node's machine has every right."""
-    return scope.everything or any(verb in one.verbs and _covers_place(one, place) for one in scope.rights)
+    return scope.everything or any(verb in rights.verbs and _covers_place(rights, place) for rights in scope.rights)
 
 
 def _covers_place(rights: Rights, place: Place) -> bool:

@@ -48,9 +48,9 @@ async def audit(call: Call) -> Page:
     await control.audit.settled()
     text = call.query.get("contains", "")
     objects = AuditObjects(control, call.scope)
-    found = []
+    pairs = []
     for some in batched(await _links(control, call.query.get("node", ""))):
-        found += [
+        pairs += [
             (link, entry)
             for link, entry in read_links(some)
             if (not text or text in f"{entry.verb} {entry.target} {entry.result} {' '.join(entry.signers)}")
@@ -62,23 +62,23 @@ async def audit(call: Call) -> Page:
         link, entry = one
         return f"{entry.at_ms:020d}-{link.node}-{link.number:010d}"
 
-    cut = page(sorted(found, key=key, reverse=True), key, call.query)
+    cut = page(sorted(pairs, key=key, reverse=True), key, call.query)
     names = KeyNames(control.core, control.clock().wall_ms)
     return Page(tuple(_view(names, link, entry) for link, entry in cut.items), cut.cursor)
 
 
 async def _links(control: Control, node: str = "") -> list[ChainedEntry]:
     """The entries held here, of one node or of all, in order. Others have their turns meanwhile: there may be 100,000."""
-    found: list[ChainedEntry] = []
+    chained_entries: list[ChainedEntry] = []
     for some in batched(list(control.core.records.store.entries.items())):
-        found += [link for key, entry in some if (link := link_of(key, entry, node)) is not None]
+        chained_entries += [link for key, entry in some if (link := link_of(key, entry, node)) is not None]
         await asyncio.sleep(0)
-    return sorted(found, key=lambda link: (link.node, link.number))
+    return sorted(chained_entries, key=lambda link: (link.node, link.number))
 
 
 def batched(items: list[T]) -> Iterator[list[T]]:
     """Yield items in batches, each some milliseconds of work."""
-    return (items[at : at + READ_AT_ONCE] for at in range(0, len(items), READ_AT_ONCE))
+    return (items[start : start + READ_AT_ONCE] for start in range(0, len(items), READ_AT_ONCE))
 
 
 def _view(names: KeyNames, link: ChainedEntry, entry: AuditEntry) -> AuditView:

@@ -102,17 +102,17 @@ async def draft(call: Call) -> DraftView:
         raise ProblemError(403, NOT_ALLOWED, "this key may not", "your grants do not cover it", "freehold token list")
     match body:
         case ChangeDraft():
-            made, view = await _draft_change(control, call, body)
+            held_draft, view = await _draft_change(control, call, body)
         case RoutesDraft():
-            made, view = _draft_routes(control, call, body)
+            held_draft, view = _draft_routes(control, call, body)
         case StartDraft():
-            made, view = _draft_start(control, call, body)
+            held_draft, view = _draft_start(control, call, body)
         case RollbackDraft():
             lane = _lane(control.core.state, body.project, body.environment)
             if all(deployed.change.hex() != body.change for deployed in lane.retained):
                 raise not_found("retained change", body.change, "freehold releases")
-            made, view = _draft_command(control, call, lane, Rollback(bytes.fromhex(body.change), body.reason))
-    control.drafts.keep(made)
+            held_draft, view = _draft_command(control, call, lane, Rollback(bytes.fromhex(body.change), body.reason))
+    control.drafts.keep(held_draft)
     return view
 
 
@@ -163,7 +163,7 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         MissingView("signature.author", f"the signature of {author.hex()[:12]} over to_sign: POST /v1/changes"),
         *missing_of(control, proposed),
     )
-    made = HeldDraft(
+    held_draft = HeldDraft(
         call.principal, named, payload, signing_bytes(CHANGE_DOMAIN, core.trust.mesh, payload), wall_ms + LIFE_MS,
         change,
     )  # fmt: skip
@@ -171,10 +171,10 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         kind="change",
         digest=named.hex(),
         payload=payload,
-        to_sign=made.to_sign,
+        to_sign=held_draft.to_sign,
         project=body.project,
         environment=body.environment,
-        expires_ms=made.expires_ms,
+        expires_ms=held_draft.expires_ms,
         author=author.hex(),
         release=change.release.hex(),
         configuration=change.configuration.hex(),
@@ -183,7 +183,7 @@ async def _draft_change(control: Control, call: Call, body: ChangeDraft) -> Made
         nodes=_able(control, body.environment),
         missing=missing,
     )
-    return made, view
+    return held_draft, view
 
 
 def _check_author(core: NodeCore, body: ChangeDraft, author: bytes, wall_ms: int) -> None:
@@ -199,7 +199,7 @@ def _check_author(core: NodeCore, body: ChangeDraft, author: bytes, wall_ms: int
 def _problem_of(release: Release, effective: Effective, change: Change, size_bytes: int) -> str | None:
     """Return what is wrong with the parts of a draft, or None."""
     problem = release_problem(release) or effective_problem(effective) or change_problem(change)
-    problem = problem or next((found for route in change.routes if (found := route_problem(route))), None)
+    problem = problem or next((text for route in change.routes if (text := route_problem(route))), None)
     if problem is None:
         hosts = ((host, app.networks) for app in effective.apps for host in app.allow_hosts)
         inside = next((host for host, networks in hosts if address_inside(host, networks)), "")
@@ -241,7 +241,10 @@ def _new_release(call: Call, body: ChangeDraft, author: bytes) -> tuple[Release,
     )  # fmt: skip
     release = Release(body.project, components, body.project_file.encode(), body.source_commit, author)
     apps = tuple(effective_app(app, digests[app.component], app.kind) for app in by_name)
-    smoke = tuple(SmokeCheck(one.app, one.path, one.status, one.contains) for one in body.smoke)
+    smoke = tuple(
+        SmokeCheck(draft_smoke.app, draft_smoke.path, draft_smoke.status, draft_smoke.contains)
+        for draft_smoke in body.smoke
+    )
     return release, Effective(body.project, body.environment, apps, smoke)
 
 
@@ -270,13 +273,13 @@ def _held_release(call: Call, body: ChangeDraft) -> tuple[Release, Effective]:
 
 def _configuration_of(control: Control, body: ChangeDraft) -> str:
     wanted = bytes.fromhex(body.release)
-    found = [
+    changes = [
         change.change
         for change in control.core.dossiers.changes.values()
         if (change.change.project, change.change.environment, change.change.release)
         == (body.project, body.environment, wanted)
     ]
-    return max(found, key=lambda one: one.created_ms).configuration.hex() if found else ""
+    return max(changes, key=lambda one: one.created_ms).configuration.hex() if changes else ""
 
 
 def _read(call: Call, named: str, max_bytes: int) -> bytes:
@@ -366,9 +369,11 @@ def _imports_of(control: Control, named: bytes) -> tuple[str, ...]:
 def _draft_routes(control: Control, call: Call, body: RoutesDraft) -> Made:
     state = control.core.state
     lane = _lane(state, body.project, body.environment)
-    mine = {one.route for one in state.routes if (one.project, one.environment) == (lane.project, lane.environment)}
+    mine = {
+        route.route for route in state.routes if (route.project, route.environment) == (lane.project, lane.environment)
+    }
     wanted = tuple(sorted({*mine, *(route_of(text) for text in body.routes)}))
-    problem = next((found for route in wanted if (found := route_problem(route))), None)
+    problem = next((answer for route in wanted if (answer := route_problem(route))), None)
     if problem is not None:
         raise unreadable(problem, "correct the routes")
     return _draft_command(control, call, lane, ClaimRoutes(wanted))
@@ -405,27 +410,27 @@ def _draft_command(
         )  # fmt: skip
     command = Command(secrets.token_bytes(16), action, lane.project, lane.environment, lane.sequence)
     payload = encode(command)
-    made = HeldDraft(
+    held_draft = HeldDraft(
         call.principal, digest(payload), payload, signing_bytes(COMMAND_DOMAIN, control.core.trust.mesh, payload),
         control.clock().wall_ms + LIFE_MS, command,
     )  # fmt: skip
     view = DraftView(
-        str(action.__struct_config__.tag), made.digest.hex(), payload, made.to_sign, lane.project, lane.environment,
-        made.expires_ms, nodes=nodes,
+        str(action.__struct_config__.tag), held_draft.digest.hex(), payload, held_draft.to_sign, lane.project, lane.environment,
+        held_draft.expires_ms, nodes=nodes,
         missing=(MissingView("signature.command", "a signature over to_sign: POST /v1/drafts/{digest}/signature"),),
     )  # fmt: skip
-    return made, view
+    return held_draft, view
 
 
 def _find(control: Control, call: Call, named: str) -> HeldDraft:
-    found = control.drafts.find(bytes.fromhex(named), call.principal, control.clock().wall_ms)
-    if found is None:
+    held_draft = control.drafts.find(bytes.fromhex(named), call.principal, control.clock().wall_ms)
+    if held_draft is None:
         raise not_found("draft", named, "make it again: POST /v1/drafts")
-    return found
+    return held_draft
 
 
 def _lane(state: MeshState, project: str, environment: str) -> Lane:
-    if not any(one.name == environment for one in state.environments):
+    if not any(entry.name == environment for entry in state.environments):
         raise not_found("environment", environment, f"an admin makes it: freehold env create {environment}")
     lane = state.lane(project, environment)
     if lane is None:
@@ -437,7 +442,11 @@ def _able(control: Control, environment: str) -> tuple[PeerId, ...]:
     """The nodes of an environment that are not believed down, ascending."""
     liveness = control.core.liveness
     return tuple(
-        sorted(one for one in eligible(control.core.state, environment) if liveness.belief(one) is not Belief.DOWN)
+        sorted(
+            peer_id
+            for peer_id in eligible(control.core.state, environment)
+            if liveness.belief(peer_id) is not Belief.DOWN
+        )
     )
 
 
@@ -448,12 +457,12 @@ async def propose(call: Call) -> ProposedView:
     """File a drafted change with its author's signature, or in the name of the token that drafted it."""
     control: Control = call.node
     body: SignedDraft = call.body
-    made = _find(control, call, body.digest)
-    if not isinstance(made.what, Change):
+    held_draft = _find(control, call, body.digest)
+    if not isinstance(held_draft.what, Change):
         raise unreadable("that draft is a command", f"POST /v1/drafts/{body.digest}/signature")
-    change = made.what
-    signed = _signed_change(control, call, made, change, body)
-    proposed = Proposed(made.digest, change, signed)
+    change = held_draft.what
+    signed = _signed_change(control, call, held_draft, change, body)
+    proposed = Proposed(held_draft.digest, change, signed)
     encoded = encode(signed)
     key = make_key("change", change.project, digest(encoded).hex())
     if not control.filing.holds(key):
@@ -463,7 +472,7 @@ async def propose(call: Call) -> ProposedView:
         await control.filing.file(key, encoded)
     missing = missing_of(control, proposed)
     through = control.core.node if call.bearer is not None else ""
-    step = "a person approves it: freehold approve" if any(one.rule.startswith("approval") for one in missing) else (
+    step = "a person approves it: freehold approve" if any(entry.rule.startswith("approval") for entry in missing) else (
         "a deployer starts it: POST /v1/drafts with kind start"
     )  # fmt: skip
     return ProposedView(proposed.id.hex(), through, missing, step)
@@ -488,18 +497,18 @@ async def sign_draft(call: Call) -> OutcomeView:
     """Have a drafted command decided with its signature; a start waits for approvals like any other."""
     control: Control = call.node
     body: SignatureBody = call.body
-    made = _find(control, call, call.path["draft"])
-    if not isinstance(made.what, Command):
+    held_draft = _find(control, call, call.path["draft"])
+    if not isinstance(held_draft.what, Command):
         raise unreadable("that draft is a change", "POST /v1/changes")
     key, raw = bytes.fromhex(body.key), base64.b64decode(body.signature)
-    if not _VERIFIER.verify(key, made.to_sign, raw):
+    if not _VERIFIER.verify(key, held_draft.to_sign, raw):
         raise unreadable("the signature does not verify over to_sign under that key", "sign to_sign with Ed25519")
     signature = Signature(key, raw)
-    if isinstance(made.what.action, Start):
-        return _started(control, SignedCommand(made.payload, (signature,)))
+    if isinstance(held_draft.what.action, Start):
+        return _started(control, SignedCommand(held_draft.payload, (signature,)))
     chains = [encode(chain) for chain in control.core.dossiers.chains(key)]
-    grants = tuple(bytes(digest(one)) for one in chains)
-    signed = SignedCommand(made.payload, (signature,), Exhibits(grants=grants))
+    grants = tuple(bytes(digest(chain)) for chain in chains)
+    signed = SignedCommand(held_draft.payload, (signature,), Exhibits(grants=grants))
     try:
         outcome = await control.requests.submit(encode(signed), tuple(chains))
     except BusyChainError as error:

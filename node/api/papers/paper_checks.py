@@ -86,9 +86,9 @@ def _named_by(control: Control, change: Change) -> list[bytes]:
 def _unseen(control: Control, scope: Scope, named: Sequence[bytes]) -> Refusal | None:
     if scope.whole:
         return None
-    for one in dict.fromkeys(named):
-        if not covered(scope, of_artifact(control, one)):
-            return Refusal("change.artifact", f"artifact {one.hex()[:12]} is not here; send it before the change")
+    for digest in dict.fromkeys(named):
+        if not covered(scope, of_artifact(control, digest)):
+            return Refusal("change.artifact", f"artifact {digest.hex()[:12]} is not here; send it before the change")
     return None
 
 
@@ -141,7 +141,7 @@ def _evidence_refusal(control: Control, scope: Scope, body: RecordBody) -> Refus
 
 
 def _may_attest(rights: Rights, places: Sequence[Place]) -> Refusal | None:
-    able = [one for one in rights.each if "attest" in one.verbs]
+    able = [entry for entry in rights.each if "attest" in entry.verbs]
     if not any(rights.allows("attest", place.project, place.environment) for place in places) and (places or not able):
         return Refusal("evidence.not-allowed", f"{rights.name} may not attest this")
     return None

@@ -77,10 +77,14 @@ def papers_of(control: Control, proposed: Proposed) -> PapersView:
     if release is not None:
         shown = _shown(control, release, change.configuration)
     lane = core.state.lane(change.project, change.environment)
-    withdrawn = tuple(one.key for one in lane.withdrawn if one.change == proposed.id) if lane is not None else ()
+    withdrawn = (
+        tuple(withdrawn.key for withdrawn in lane.withdrawn if withdrawn.change == proposed.id)
+        if lane is not None
+        else ()
+    )
     limit_ms = gate.approval_max_ms if gate is not None else 0
-    offered = [one for one, _ in vouched]
-    given = approvals_refusal(gate, subject, offered, withdrawn, wall_ms) if gate is not None else None
+    offered = [entry for entry, _ in vouched]
+    answer = approvals_refusal(gate, subject, offered, withdrawn, wall_ms) if gate is not None else None
     return PapersView(
         change=proposed.id.hex(),
         signed=encode(proposed.signed),
@@ -88,11 +92,11 @@ def papers_of(control: Control, proposed: Proposed) -> PapersView:
         author=principal_view(core, change.author, change.created_ms),
         required=gate.approvals if gate is not None else 0,
         approvals=tuple(
-            _approval(core, one, data, approval_problem(one, subject, withdrawn, wall_ms, limit_ms))
-            for one, data in vouched
+            _approval(core, entry, data, approval_problem(entry, subject, withdrawn, wall_ms, limit_ms))
+            for entry, data in vouched
         ),
-        evidence=tuple(_evidence(core, one, data, authors, wall_ms) for one, data in shown),
-        missing=_missing(core, subject, gate, approvals=given, shown=[one for one, _ in shown], wall_ms=wall_ms),
+        evidence=tuple(_evidence(core, entry, data, authors, wall_ms) for entry, data in shown),
+        missing=_missing(core, subject, gate, approvals=answer, shown=[entry for entry, _ in shown], wall_ms=wall_ms),
     )
 
 
@@ -113,22 +117,22 @@ def _missing(
     change = subject.change
     if gate is None:
         return (MissingView("release.absent", "this node has not fetched the release yet; try again in a moment"),)
-    found: list[Refusal] = []
+    refusals: list[Refusal] = []
     lane = core.state.lane(change.project, change.environment)
     base = lane.base.release if lane is not None and lane.base is not None else b""
     running = lane.base.change if lane is not None and lane.base is not None else b""
     if change.base != base and running != subject.digest:
-        found.append(Refusal("change.base-moved", "another release runs by now; diff and propose again"))
+        refusals.append(Refusal("change.base-moved", "another release runs by now; diff and propose again"))
     if change.policy != gate.digest:
-        found.append(Refusal("change.policy-moved", "the policy changed since this was proposed; propose it again"))
+        refusals.append(Refusal("change.policy-moved", "the policy changed since this was proposed; propose it again"))
     if isinstance(approvals, Refusal):
-        found.append(approvals)
-    found += [
+        refusals.append(approvals)
+    refusals += [
         refusal
         for refusal in (evidence_refusal(gate, subject, shown, wall_ms), window_refusal(gate, wall_ms))
         if refusal is not None
     ]
-    return tuple(MissingView(one.rule, one.detail) for one in found)
+    return tuple(MissingView(refusal.rule, refusal.detail) for refusal in refusals)
 
 
 def _has(control: Control, digest: bytes) -> bool:
@@ -137,18 +141,18 @@ def _has(control: Control, digest: bytes) -> bool:
 
 def _vouched(control: Control, proposed: Proposed) -> list[tuple[Vouched, bytes]]:
     core, wall_ms = control.core, control.clock().wall_ms
-    found = []
+    pairs = []
     for data in core.dossiers.approvals(proposed.id):
         approval = read_approval(core.trust.verifier, core.trust.mesh, data)
         if not isinstance(approval, Refusal):
-            found.append((Vouched(approval, core.dossiers.rights(approval.key, wall_ms)), data))
-    return found
+            pairs.append((Vouched(approval, core.dossiers.rights(approval.key, wall_ms)), data))
+    return pairs
 
 
 def _shown(control: Control, release: Release, configuration: bytes) -> list[tuple[Shown, bytes]]:
     core, wall_ms = control.core, control.clock().wall_ms
     nodes = [node.node for node in core.state.nodes]
-    found = []
+    pairs = []
     for data in core.dossiers.evidence(release):
         attested = read_evidence(core.trust.verifier, core.trust.mesh, data)
         if isinstance(attested, Refusal) or not attested.about(configuration):
@@ -156,12 +160,12 @@ def _shown(control: Control, release: Release, configuration: bytes) -> list[tup
         rights = core.dossiers.rights(attested.key, wall_ms)
         if peer_id(attested.key) in nodes:
             shown = Shown(attested, "node")
-        elif isinstance(rights, Rights) and any("attest" in one.verbs for one in rights.each):
+        elif isinstance(rights, Rights) and any("attest" in entry.verbs for entry in rights.each):
             shown = Shown(attested, "principal")
         else:
             shown = Shown(attested, "stranger")
-        found.append((shown, data))
-    return found
+        pairs.append((shown, data))
+    return pairs
 
 
 def _approval(core: NodeCore, one: Vouched, data: bytes, problem: Refusal | None) -> ApprovalView:
@@ -213,16 +217,16 @@ def principal_view(core: NodeCore, key: bytes, at_ms: int, names: KeyNames | Non
         projects=rights.projects,
         environments=rights.environments,
         expires_ms=rights.expires_ms,
-        lineage=tuple(one.hex() for one in rights.behind),
-        grants=tuple(one.hex() for one in rights.grants),
+        lineage=tuple(digest.hex() for digest in rights.behind),
+        grants=tuple(grant.hex() for grant in rights.grants),
         problem="",
         chains=chains,
         beside=tuple(
             RightsView(
-                one.roles, one.verbs, one.projects, one.environments, one.expires_ms,
-                tuple(grant.hex() for grant in one.grants),
+                entry.roles, entry.verbs, entry.projects, entry.environments, entry.expires_ms,
+                tuple(grant.hex() for grant in entry.grants),
             )
-            for one in rights.beside
+            for entry in rights.beside
         ),
     )  # fmt: skip
 

@@ -24,7 +24,9 @@ _JOB = [*_LANE, "app"]
 async def look(control: Control) -> None:
     """Count what the workers say now."""
     async with control.app_counts.looking:
-        loaded = {one.key: (*lane, one.release.hex()[:16]) for lane, one in control.workloads.running.items()}
+        loaded = {
+            running.key: (*lane, running.release.hex()[:16]) for lane, running in control.workloads.running.items()
+        }
         control.app_counts.add(await control.pool.status(), loaded)
 
 
@@ -91,11 +93,11 @@ def message_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
     ended = CounterMetricFamily(
         "freehold_messages", "Deliveries of a queue's messages, by end.", labels=[*_LANE, "queue", "outcome"]
     )
-    found = control.deliveries.outcomes
-    for project, environment, queue in sorted({name[:3] for name in found}):
+    outcomes = control.deliveries.outcomes
+    for project, environment, queue in sorted({name[:3] for name in outcomes}):
         if scope.sees(project, environment):
             for outcome in DELIVERY_OUTCOMES:
-                ended.add_metric([project, environment, queue, outcome], found[project, environment, queue, outcome])
+                ended.add_metric([project, environment, queue, outcome], outcomes[project, environment, queue, outcome])
     yield ended
 
 
@@ -121,9 +123,11 @@ def lane_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
             due.add_metric(labels, due_ms(lane.rollout) / 1000)
     changes = control.core.dossiers.changes
     known = [
-        changes[one] for one, waits in control.starter.starts.items() if one in changes and waits.outcome == "waiting"
+        changes[digest]
+        for digest, waits in control.starter.starts.items()
+        if digest in changes and waits.outcome == "waiting"
     ]
-    places = [(one.change.project, one.change.environment) for one in known]
+    places = [(proposed.change.project, proposed.change.environment) for proposed in known]
     for place in sorted(set(places)):
         if scope.sees(*place):
             held.add_metric(list(place), places.count(place))

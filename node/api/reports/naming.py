@@ -50,9 +50,9 @@ class KeyNames:
                 chain: tuple[Signed, ...] = decode(body, tuple[Signed, ...])
             except DecodeError:
                 continue
-            given = self._core.trust.check_grants(chain)
-            if isinstance(given, Rights) and given.key == key:
-                return given
+            answer = self._core.trust.check_grants(chain)
+            if isinstance(answer, Rights) and answer.key == key:
+                return answer
         return None
 
     def _bodies(self) -> dict[str, list[bytes]]:
@@ -80,6 +80,6 @@ class PrincipalNames:
         if now.mono_ms - self._read_ms >= NAMES_READ_AGAIN_MS:
             dossiers, self._read_ms = self._control.core.dossiers, now.mono_ms
             named = [(dossiers.name_of(key, now.wall_ms), key) for key in dossiers.principals()]
-            count = Counter(one for one, _ in named)
-            self._keys = {one: key if count[one] == 1 else None for one, key in named if one}
+            count = Counter(text for text, _ in named)
+            self._keys = {text: key if count[text] == 1 else None for text, key in named if text}
         return self._keys.get(name)

@@ -39,7 +39,7 @@ def ending_metrics(control: Control, scope: Scope) -> Iterable[Metric]:
     for key in core.dossiers.principals()[:GRANTS_MAX]:
         rights = core.dossiers.rights(key, wall_ms)
         if not isinstance(rights, Refusal):
-            ends_ms = max(one.expires_ms for one in rights.each)
+            ends_ms = max(entry.expires_ms for entry in rights.each)
             grants.add_metric([rights.name, key.hex()[:16], rights.kind], ends_ms / 1000)
     yield grants
 
@@ -57,8 +57,8 @@ def _visitors(control: Control) -> Metric:
             held = certificates.read_some(folder)
         except certificates.CertificateError:
             held = []  # `doctor` says what is wrong with them
-        for one in held:
-            family.add_metric([one.path.name], one.not_after.timestamp())
+        for loaded in held:
+            family.add_metric([loaded.path.name], loaded.not_after.timestamp())
     return family
 
 

@@ -103,7 +103,7 @@ def peers_view(view: NodeView, scope: Scope) -> NodeView:
     """Another node's words about itself, as far as a caller sees them: which project a warning names cannot be told."""
     if scope.whole:
         return view
-    running = tuple(one for one in view.running if scope.sees(*one.partition("/")[::2]))
+    running = tuple(text for text in view.running if scope.sees(*text.partition("/")[::2]))
     jobs = tuple(job for job in view.jobs if scope.sees(job.project, job.environment))
     apps = tuple(app for app in view.apps if scope.sees(app.project, app.environment))
     left = tuple(app for app in view.left_to_python if scope.sees(app.project, app.environment))
@@ -117,7 +117,7 @@ def voter_views(core: NodeCore) -> tuple[VoterView, ...]:
         VoterView(voter.node, voter.store_id.hex(), True, ready.pop((voter.node, voter.store_id), b""))
         for voter in core.state.voters
     ]
-    able = {one.node for one in core.state.nodes if "voter" in one.roles and not one.draining}
+    able = {node.node for node in core.state.nodes if "voter" in node.roles and not node.draining}
     for (node, store), signed in sorted(ready.items()):
         if node in able and not core.trust.key_revoked(public_key_of(node)):
             views.append(VoterView(node, store.hex(), False, signed))
@@ -150,7 +150,7 @@ def _environment(state: MeshState, one: Environment) -> EnvironmentView:
 
 def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: Now) -> tuple[MemberView, ...]:
     """Every node that this one knows of, in ascending order."""
-    confirmed = {one.node: one for one in core.state.nodes}
+    confirmed = {node.node: node for node in core.state.nodes}
     voters = {voter.node for voter in core.state.voters}
     connected = {*core.hello.admitted(), core.node}
     until_ms = undrains_of(core.records, confirmed)
@@ -158,7 +158,7 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
     for node in sorted({*core.trust.nodes(), *confirmed}):
         certificate = core.trust.certificate(node)
         belief = core.liveness.belief(node)
-        one = confirmed.get(node)
+        confirmed_node = confirmed.get(node)
         said = status_of(core.records, node)
         views.append(
             MemberView(
@@ -168,11 +168,17 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
                 standing=core.trust.standing(node, now.wall_ms).value,
                 belief="self" if node == core.node else belief.value if belief is not None else "unknown",
                 connected=node in connected,
-                confirmed=one is not None,
+                confirmed=confirmed_node is not None,
                 voter=node in voters,
-                draining=one is not None and one.draining,
+                draining=confirmed_node is not None and confirmed_node.draining,
                 roles=certificate.roles if certificate is not None else (),
-                labels=dict(one.labels if one is not None else certificate.labels if certificate is not None else ()),
+                labels=dict(
+                    confirmed_node.labels
+                    if confirmed_node is not None
+                    else certificate.labels
+                    if certificate is not None
+                    else ()
+                ),
                 addresses=addresses.get(node, ()),
                 api=said.api,
                 api_pin=said.api_pin,
@@ -182,7 +188,7 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
                 last_serial=core.trust.next_serial(public_key_of(node)) - 1,
                 since_ms=core.liveness.believed_since_ms(node),
                 left=core.liveness.said_goodbye(node),
-                drained_until_ms=until_ms.get(node, 0) if one is not None and one.draining else 0,
+                drained_until_ms=until_ms.get(node, 0) if confirmed_node is not None and confirmed_node.draining else 0,
             )
         )
     return tuple(views)
@@ -191,14 +197,14 @@ def member_views(core: NodeCore, addresses: dict[PeerId, tuple[str, ...]], now: 
 def authority_views(control: Control) -> tuple[AuthorityView, ...]:
     """The authorities of certified members that serve the API, each proven to be its node's."""
     core, now = control.core, control.clock()
-    found = []
+    authorities = []
     for node in sorted(core.trust.nodes()):
         said = status_of(core.records, node)
         good = core.trust.standing(node, now.wall_ms).value == "member" and said.api
         if good and is_of_node(core.trust.verifier, node, core.trust.mesh, said.api_ca):
             pem = ssl.DER_cert_to_PEM_cert(said.api_ca)
-            found.append(AuthorityView(node, said.name, said.api, said.api_pin, pem))
-    return tuple(found)
+            authorities.append(AuthorityView(node, said.name, said.api, said.api_pin, pem))
+    return tuple(authorities)
 
 
 def lane_view(control: Control, lane: Lane, last_abort: str) -> LaneView:
@@ -206,7 +212,9 @@ def lane_view(control: Control, lane: Lane, last_abort: str) -> LaneView:
     core, now = control.core, control.clock()
     running = core.agent.running(lane.project, lane.environment)
     mine = [
-        one.route for one in core.state.routes if (one.project, one.environment) == (lane.project, lane.environment)
+        route.route
+        for route in core.state.routes
+        if (route.project, route.environment) == (lane.project, lane.environment)
     ]
     return LaneView(
         project=lane.project,
@@ -260,39 +268,39 @@ def _job(control: Control, lane: tuple[str, str], app: EffectiveApp) -> JobView:
 
 def _left_to_python(control: Control, scope: Scope) -> tuple[AppEngineView, ...]:
     """The apps that this node's native engine does not serve, and why."""
-    found = {
+    items = {
         (name.project, name.environment, name.app): total.engine_reason
         for name, total in control.app_counts.totals.items()
         if total.engine_reason and scope.sees(name.project, name.environment)
     }
-    return tuple(AppEngineView(*name, reason) for name, reason in sorted(found.items())[:DESCRIBED_APPS_MAX])
+    return tuple(AppEngineView(*name, reason) for name, reason in sorted(items.items())[:DESCRIBED_APPS_MAX])
 
 
 def _answers(control: Control, scope: Scope) -> tuple[AppAnswersView, ...]:
     """What this node's apps answered in the last minutes; those that failed most come first, if there are many."""
     totals = control.app_counts.totals
-    found = [
+    entries = [
         AppAnswersView(
-            name.project, name.environment, name.app, one.requests, one.failed, one.ends, totals[name].engine
+            name.project, name.environment, name.app, recent.requests, recent.failed, recent.ends, totals[name].engine
         )
-        for name, one in control.recent_answers.recent().items()
-        if one.requests and scope.sees(name.project, name.environment)
+        for name, recent in control.recent_answers.recent().items()
+        if recent.requests and scope.sees(name.project, name.environment)
     ]
-    found.sort(key=lambda one: (-one.failed, one.project, one.environment, one.app))
-    return tuple(found[:DESCRIBED_APPS_MAX])
+    entries.sort(key=lambda one: (-one.failed, one.project, one.environment, one.app))
+    return tuple(entries[:DESCRIBED_APPS_MAX])
 
 
 def _all_jobs(control: Control, scope: Scope) -> tuple[LaneJobsView, ...]:
     """The scheduled apps that this node runs, each with the newest of its runs: a description fits one block."""
     lanes = [lane for lane in sorted(control.workloads.running) if scope.sees(*lane)]
-    found = [LaneJobsView(*lane, _jobs(control, lane)) for lane in lanes]
-    kept, room = [], DESCRIBED_JOBS_MAX
-    for one in found:
-        jobs = tuple(replace(job, runs=job.runs[:DESCRIBED_RUNS]) for job in one.jobs[:room])
+    chosen = [LaneJobsView(*lane, _jobs(control, lane)) for lane in lanes]
+    entries, room = [], DESCRIBED_JOBS_MAX
+    for lane_jobs in chosen:
+        jobs = tuple(replace(job, runs=job.runs[:DESCRIBED_RUNS]) for job in lane_jobs.jobs[:room])
         room -= len(jobs)
         if jobs:
-            kept.append(replace(one, jobs=jobs))
-    return tuple(kept)
+            entries.append(replace(lane_jobs, jobs=jobs))
+    return tuple(entries)
 
 
 def _route(route: Route) -> str:
@@ -389,4 +397,4 @@ def _state_of(change: Digest, lane: Lane | None) -> str:
 
 def _prepared_on(core: NodeCore, change: Digest) -> tuple[str, ...]:
     signed: list[Signed] = [decode(data, Signed) for data in core.agent.conductor.prepared(change)]
-    return tuple(sorted(peer_id(one.key) for one in signed))
+    return tuple(sorted(peer_id(entry.key) for entry in signed))

@@ -47,18 +47,18 @@ def _promtool() -> None:
 
 
 async def visit(house: House, path: str, times: int) -> list[int]:
-    found = []
+    numbers = []
     async with aiohttp.ClientSession() as visiting:
         for _ in range(times):
             async with visiting.get(f"http://{house.ingress(0)}{path}", headers={"Host": "site.test"}) as answer:
                 await answer.read()
-                found.append(answer.status)
-    return found
+                numbers.append(answer.status)
+    return numbers
 
 
 def changed(series: Series, name: str, value: float) -> Series:
     """The series with another value for each of one name."""
-    assert any(one == name for one, _ in series), name
+    assert any(text == name for text, _ in series), name
     return {key: value if key[0] == name else old for key, old in series.items()}
 
 
@@ -95,10 +95,10 @@ async def test_an_app_that_fails_and_a_webhook_that_nobody_takes(component: Comp
         await visit(house, "/", 45)
         assert min(await visit(house, "/trap", 5)) >= 500
         now = await scraped(house)
-    found = firing(now, before)
-    assert set(found) == {"FreeholdAppErrors", "FreeholdWebhookGivesUp"}
-    assert 'app="web"' in found["FreeholdAppErrors"]
-    assert 'webhook="ops"' in found["FreeholdWebhookGivesUp"]
+    table = firing(now, before)
+    assert set(table) == {"FreeholdAppErrors", "FreeholdWebhookGivesUp"}
+    assert 'app="web"' in table["FreeholdAppErrors"]
+    assert 'webhook="ops"' in table["FreeholdWebhookGivesUp"]
 
 
 @pytest.mark.timeout(240)
@@ -122,9 +122,9 @@ async def test_a_lost_voter_and_a_rollout_that_cannot_go_on(component: Component
     assert firing(paused, minutes=14) == {}
     assert set(firing(paused)) == {"FreeholdRolloutPaused"}, "it is paused, and so not overdue"
     assert firing(resumed, minutes=9) == firing(running, minutes=9) == {}, "a rollout on its way"
-    found = firing(stuck)
-    assert set(found) == {"FreeholdNodeDown", "FreeholdRolloutStuck"}
-    assert "project" in found["FreeholdRolloutStuck"]
+    table = firing(stuck)
+    assert set(table) == {"FreeholdNodeDown", "FreeholdRolloutStuck"}
+    assert "project" in table["FreeholdRolloutStuck"]
 
 
 async def held_up(house: House) -> tuple[Series, Series]:
@@ -178,13 +178,13 @@ async def test_a_job_that_fails_and_a_start_that_waits_for_a_person(
             await client.decide(house.admin, action, expect=(await client.state()).sequence)
         await house.propose(component("hello"), app='config = { A = "b" }', smoke="/other")
         waits = house.control(0).starter.starts
-        await until(lambda: any(one.outcome == "waiting" for one in waits.values()))
+        await until(lambda: any(waiting.outcome == "waiting" for waiting in waits.values()))
         waiting = await scraped(house)
     most = shown.pop(max(shown))
     assert firing(shown[max(shown)]) == firing(changed(most, failures, 2.0)) == {}, "fewer runs failed"
-    found = firing(most)
-    assert set(found) == {"FreeholdJobFails"}
-    assert 'app="bad"' in found["FreeholdJobFails"]
+    table = firing(most)
+    assert set(table) == {"FreeholdJobFails"}
+    assert 'app="bad"' in table["FreeholdJobFails"]
     assert set(firing(waiting, minutes=59)) == {"FreeholdJobFails"}, "people have an hour"
     assert set(firing(waiting)) == {"FreeholdJobFails", "FreeholdStartWaits"}
 
@@ -202,9 +202,9 @@ async def test_records_that_fill_up_and_a_grant_that_ends(monkeypatch: pytest.Mo
                 await client.put_artifact(body, digest(body))
                 await asyncio.sleep(0.05)
         full = await scraped(house)
-    found = firing(ending)
-    assert set(found) == {"FreeholdGrantEnds"}
-    assert 'name="ann"' in found["FreeholdGrantEnds"]
+    table = firing(ending)
+    assert set(table) == {"FreeholdGrantEnds"}
+    assert 'name="ann"' in table["FreeholdGrantEnds"]
     assert set(firing(full)) == {"FreeholdGrantEnds", "FreeholdRecordsFill"}
 
 
@@ -212,10 +212,10 @@ async def test_records_that_fill_up_and_a_grant_that_ends(monkeypatch: pytest.Mo
 def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file system of its own where new temporary folders lie."""
     folder = Path(tempfile.mkdtemp(prefix="fhd"))
-    made = subprocess.run(
+    completed = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True, check=False
     )
-    if made.returncode != 0:
+    if completed.returncode != 0:
         folder.rmdir()
         pytest.skip("a file system of its own cannot be mounted here")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -231,7 +231,7 @@ def certificate_for(days: int) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site.test")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    certificate = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
         .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=days))
@@ -241,7 +241,7 @@ def certificate_for(days: int) -> bytes:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return made.public_bytes(serialization.Encoding.PEM) + private
+    return certificate.public_bytes(serialization.Encoding.PEM) + private
 
 
 async def test_a_small_disk_and_a_certificate_for_visitors_that_ends(
@@ -260,13 +260,13 @@ async def test_a_small_disk_and_a_certificate_for_visitors_that_ends(
 
     monkeypatch.setattr(House, "config", config)
     async with a_house(1) as house:
-        found = firing(await scraped(house))
+        table = firing(await scraped(house))
         near = await filled(house, free_bytes=ROOM_MIN_BYTES + ROOM_MARGIN_BYTES)
         full = await filled(house, free_bytes=ROOM_MIN_BYTES // 2)
-    assert set(found) == {"FreeholdDiskFills", "FreeholdIngressCertificateEnds"}
-    assert set(firing(near)) == set(found), "it votes as long as there is room"
-    assert set(firing(full)) == {*found, "FreeholdChainStalled"}
-    assert 'file="old.pem"' in found["FreeholdIngressCertificateEnds"]
+    assert set(table) == {"FreeholdDiskFills", "FreeholdIngressCertificateEnds"}
+    assert set(firing(near)) == set(table), "it votes as long as there is room"
+    assert set(firing(full)) == {*table, "FreeholdChainStalled"}
+    assert 'file="old.pem"' in table["FreeholdIngressCertificateEnds"]
 
 
 async def filled(house: House, *, free_bytes: int) -> Series:

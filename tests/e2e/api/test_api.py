@@ -37,8 +37,8 @@ AGENT = Ed25519Signer(b"k" * 32).public_key
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as made:
-        yield made
+    async with a_house(1) as new_house:
+        yield new_house
 
 
 @contextlib.asynccontextmanager
@@ -210,7 +210,7 @@ async def test_readiness_follows_the_workers_and_health_the_process(house: House
         assert (await status("/healthz"), await status("/readyz")) == (204, 204)
         async with session.get("/metrics") as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            families = {one.name for one in text_string_to_metric_families(await answer.text())}
+            families = {family.name for family in text_string_to_metric_families(await answer.text())}
             assert "freehold_chain_slot" in families
         control = house.control(0)
         seen: set[int] = set()
@@ -244,7 +244,9 @@ async def test_what_was_signed_at_the_founding_is_told_again_though_a_part_of_it
     await house.stop(0)
     write_pending(house.folder / "n0", PendingPapers((FoundingPaper(key, body),), (signed,)))
     await house.start(0)
-    await until(lambda: any(one.name == "from-the-start" for one in house.control(0).core.state.environments))
+    await until(
+        lambda: any(environment.name == "from-the-start" for environment in house.control(0).core.state.environments)
+    )
     await until(lambda: not (house.folder / "n0" / "pending").exists())
 
 
@@ -256,7 +258,7 @@ async def test_who_does_not_wait_for_the_answer_is_in_the_audit_log_all_the_same
     await writer.drain()
     writer.transport.abort()
     core = house.control(0).core
-    await until(lambda: any(one.name == "quiet" for one in core.state.environments))
+    await until(lambda: any(environment.name == "quiet" for environment in core.state.environments))
     await until(lambda: any(key.startswith("/audit/") for key in core.records.store.entries))
     async with house.client() as client:
         (entry,) = await client.get("/v1/audit")
@@ -281,7 +283,7 @@ async def test_a_list_is_read_page_by_page_to_its_end(house: House) -> None:
                     paged += items
                     following = answer.links.get("next")
                     url = following["url"].path_qs if following else None
-            assert [one[name] for one in paged] == [one[name] for one in whole]
+            assert [entry[name] for entry in paged] == [entry[name] for entry in whole]
         async with session.get("/v1/decisions?cursor=abc") as answer:
             assert answer.status == 400
 
@@ -304,14 +306,14 @@ async def test_streams_tell_logs_changes_of_the_mesh_and_how_a_rollout_goes(hous
         await until(lambda: house.control(0).feed.watchers == 1 and bool(logged))
         await house.deploy(component("probe"), healthy="3s")
         await until(
-            lambda: "run" in logged and [one["action"] for name, one in heard if name == "decision"][-1:] == ["promote"]
+            lambda: "run" in logged and [row["action"] for name, row in heard if name == "decision"][-1:] == ["promote"]
         )
         for task in tasks:
             task.cancel()
     assert {"decision", "run", "rollout"} <= {name for name, _ in heard}
     progress = [fields for name, fields in heard if name == "rollout"]
-    assert {(one["project"], one["environment"]) for one in progress} == {LANE}
-    assert any("pass" in one["verdicts"].values() or "pending" in one["verdicts"].values() for one in progress)
+    assert {(row["project"], row["environment"]) for row in progress} == {LANE}
+    assert any("pass" in row["verdicts"].values() or "pending" in row["verdicts"].values() for row in progress)
     await until(lambda: house.control(0).feed.watchers == 0 and house.control(0).logs.followers == 0)
 
 
@@ -320,12 +322,12 @@ async def test_those_who_follow_take_no_calls_from_others_and_are_bounded_themse
         streams = []
         for _ in range(WATCHERS_MAX):
             streams.append(await session.get("/v1/events"))  # noqa: PERF401  one after the other
-        assert all(one.status == 200 for one in streams)
+        assert all(client_response.status == 200 for client_response in streams)
         assert CALLS.local_max < WATCHERS_MAX
         async with session.get("/v1/node") as answer:
             assert answer.status == 200
         async with session.get("/v1/events") as answer:
             assert (await problem(answer))[:2] == (503, "request.busy")
-        for one in streams:
-            one.close()
+        for stream in streams:
+            stream.close()
         await until(lambda: house.control(0).feed.watchers == 0)

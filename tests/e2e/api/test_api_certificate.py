@@ -24,9 +24,9 @@ NAMES = Names.of(("node-1", "10.0.0.1", "0.0.0.0", "[::1]", "bad name"))
 
 def made(folder: Path, names: Names = NAMES, signer: Ed25519Signer = NODE_KEY) -> ApiCertificate:
     folder.mkdir(exist_ok=True)
-    one = ApiCertificate(folder, peer_id(signer.public_key), MESH, signer)
-    one.refresh(names, NOW)
-    return one
+    api_certificate = ApiCertificate(folder, peer_id(signer.public_key), MESH, signer)
+    api_certificate.refresh(names, NOW)
+    return api_certificate
 
 
 def test_names_are_sorted_into_what_they_are() -> None:
@@ -34,11 +34,11 @@ def test_names_are_sorted_into_what_they_are() -> None:
 
 
 def test_the_pin_outlives_names_and_certificates_and_authorities_are_their_nodes_own(tmp_path: Path) -> None:
-    one = made(tmp_path / "a")
-    first = one.refresh(NAMES, NOW)
-    assert one.refresh(NAMES, NOW).authority == first.authority, "made anew without need"
-    wider = one.refresh(Names.of(("node-1", "10.0.0.1", "10.0.0.2")), NOW)
-    aged = one.refresh(NAMES, NOW + datetime.timedelta(days=70))
+    api_certificate = made(tmp_path / "a")
+    first = api_certificate.refresh(NAMES, NOW)
+    assert api_certificate.refresh(NAMES, NOW).authority == first.authority, "made anew without need"
+    wider = api_certificate.refresh(Names.of(("node-1", "10.0.0.1", "10.0.0.2")), NOW)
+    aged = api_certificate.refresh(NAMES, NOW + datetime.timedelta(days=70))
     assert first.pin == wider.pin == aged.pin
     assert wider.authority != first.authority, "an authority that covers fewer names would not verify"
     verifier, node = Ed25519Verifier(), peer_id(NODE_KEY.public_key)
@@ -80,9 +80,9 @@ def as_before(authority: x509.Certificate, key: Key) -> x509.Certificate:
         .public_key(key.public_key()).serial_number(x509.random_serial_number())
         .not_valid_before(authority.not_valid_before_utc).not_valid_after(authority.not_valid_after_utc)
     )  # fmt: skip
-    for one in authority.extensions:
-        if not isinstance(one.value, x509.SubjectAlternativeName):
-            builder = builder.add_extension(one.value, one.critical)
+    for extension in authority.extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName):
+            builder = builder.add_extension(extension.value, extension.critical)
     bound = x509.UnrecognizedExtension(BOUND_BEFORE, bytes.fromhex(said.removeprefix(BOUND)))
     return builder.add_extension(bound, critical=False).sign(key, hashes.SHA256())
 
@@ -104,8 +104,8 @@ def test_an_authority_of_an_earlier_release_is_made_anew_so_that_clients_in_go_c
     sent = x509.load_pem_x509_certificates(served.read_bytes())
     assert sent[1].public_bytes(serialization.Encoding.DER) == second.authority
     assert sent[1].public_key() == before.public_key()
-    for one in sent:
-        arcs = [int(arc) for each in one.extensions for arc in each.oid.dotted_string.split(".")]
+    for certificate in sent:
+        arcs = [int(arc) for extension in certificate.extensions for arc in extension.oid.dotted_string.split(".")]
         assert max(arcs) < 1 << 31, "what Go's parser takes of a number"
 
 
@@ -150,11 +150,11 @@ def test_an_earlier_certificate_is_served_as_logins_have_pinned_it(tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    made = Fleet(tmp_path_factory.mktemp("api"))
+    new_fleet = Fleet(tmp_path_factory.mktemp("api"))
     try:
-        yield made
+        yield new_fleet
     finally:
-        made.close()
+        new_fleet.close()
 
 
 def curl(*arguments: str) -> tuple[int, str]:

@@ -53,25 +53,28 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def document(machine: Machine) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(machine.get("/v1/openapi.json"))
-    return found
+    answer: dict[str, Any] = json.loads(machine.get("/v1/openapi.json"))
+    return answer
 
 
 def test_the_document_names_every_operation_and_nothing_else(document: dict[str, Any]) -> None:
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    assert described == {(one.method, one.path) for one in OPERATIONS} | {("GET", "/v1/openapi.json"), ("GET", "/docs")}
-    assert len({one.name for one in OPERATIONS}) == len(OPERATIONS)
-    for one in OPERATIONS:
-        keyed = [part["name"] for part in document["paths"][one.path][one.method.lower()]["parameters"]]
+    assert described == {(entry.method, entry.path) for entry in OPERATIONS} | {
+        ("GET", "/v1/openapi.json"),
+        ("GET", "/docs"),
+    }
+    assert len({entry.name for entry in OPERATIONS}) == len(OPERATIONS)
+    for operation in OPERATIONS:
+        keyed = [part["name"] for part in document["paths"][operation.path][operation.method.lower()]["parameters"]]
         # Papers of an admission are answered alike each time they are shown, so they need no key.
         # A draft takes no effect, so making it twice is harmless; what tools of MCP write is idempotent by its content.
         assert ("Idempotency-Key" in keyed) == (
-            one.method != "GET" and one.name not in {"enrol", "draft", "mcp", "exchange_token"}
-        ), one.name
+            operation.method != "GET" and operation.name not in {"enrol", "draft", "mcp", "exchange_token"}
+        ), operation.name
 
 
 def test_whatever_is_sent_the_answer_is_as_the_document_says(machine: Machine, document: dict[str, Any]) -> None:
-    found: Counter[str] = Counter()
+    answer: Counter[str] = Counter()
     tried: set[str] = set()
     with relay_to(next(machine.runtime.glob("*/api.sock"))) as address:
         settings = SchemathesisConfig.from_dict({**SETTINGS, "base-url": address})
@@ -81,9 +84,9 @@ def test_whatever_is_sent_the_answer_is_as_the_document_says(machine: Machine, d
             if isinstance(event, events.ScenarioFinished):
                 tried.add(event.recorder.label)
                 for case, checks in event.recorder.checks.items():
-                    found.update(_told(event, case, check) for check in checks if check.status is Status.FAILURE)
-    assert not found, "\n".join(found)
-    assert {f"{one.method} {one.path}" for one in OPERATIONS} - tried == set(STREAMS)
+                    answer.update(_told(event, case, check) for check in checks if check.status is Status.FAILURE)
+    assert not answer, "\n".join(answer)
+    assert {f"{operation.method} {operation.path}" for operation in OPERATIONS} - tried == set(STREAMS)
     machine.status()  # it still answers
 
 

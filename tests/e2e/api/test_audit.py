@@ -26,12 +26,12 @@ from tests.unit.node.journal.test_audit_shares import LEAVES
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     with tempfile.TemporaryDirectory(prefix="fh-") as folder:
-        made = House(Path(folder))
+        new_house = House(Path(folder))
         try:
-            await made.open(2)
-            yield made
+            await new_house.open(2)
+            yield new_house
         finally:
-            await made.close()
+            await new_house.close()
 
 
 def held(house: House, index: int) -> int:
@@ -62,20 +62,20 @@ async def test_both_nodes_hold_both_chains_and_a_removed_or_altered_entry_is_nam
     liar = house.control(1).core
     entries = liar.records.store.entries
     second, first = entry_key(liar.node, 2), entry_key(liar.node, 1)
-    kept = entries[second]
-    forged = msgspec.structs.replace(kept.record, body=entries[first].record.body)
-    entries[second] = dataclasses.replace(kept, record=forged)
+    entry = entries[second]
+    forged = msgspec.structs.replace(entry.record, body=entries[first].record.body)
+    entries[second] = dataclasses.replace(entry, record=forged)
     async with house.client(1) as client:
         assert (await verify_chains(client))[2] == (AuditFault(liar.node, 2, "reordered"),)
-    signed = decode(kept.record.body, Signed)
+    signed = decode(entry.record.body, Signed)
     rewritten = msgspec.structs.replace(read_entry(signed), result="done", target="nothing to see")
     lie = msgspec.structs.replace(signed, payload=encode(rewritten))
-    entries[second] = dataclasses.replace(kept, record=msgspec.structs.replace(kept.record, body=encode(lie)))
+    entries[second] = dataclasses.replace(entry, record=msgspec.structs.replace(entry.record, body=encode(lie)))
     async with house.client(1) as client:
         assert AuditFault(liar.node, 2, "altered") in (await verify_chains(client))[2]
     async with house.client(0) as client:
         assert (await verify_chains(client))[2] == (), "the other node holds what was said at first"
-    entries[second] = kept
+    entries[second] = entry
     own = entry_key(house.control(0).core.node, 1)
     removed = entries.pop(own)
     async with house.client(1) as client:
@@ -96,9 +96,11 @@ async def upload(house: House, index: int, text: str) -> str:
 async def test_a_node_that_lost_its_records_waits_for_the_one_that_alone_holds_its_entries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    at = {name: f"127.0.0.1:{free_port()}" for name in ("n0", "n1", "n2")}  # who was away is found again
+    position = {name: f"127.0.0.1:{free_port()}" for name in ("n0", "n1", "n2")}  # who was away is found again
     monkeypatch.setattr(
-        House, "config", lambda _self, name: NodeConfig(name, listen=(at[name],), ingress=("127.0.0.1:0",), workers=1)
+        House,
+        "config",
+        lambda _self, name: NodeConfig(name, listen=(position[name],), ingress=("127.0.0.1:0",), workers=1),
     )
     async with a_house(3) as house:
         await house.stop(1)
@@ -152,7 +154,7 @@ async def test_a_node_whose_share_of_the_records_is_used_up_says_so_early_and_th
         await upload(house, 1, f"bytes {held(house, 1)}")
     async with house.client(1) as client:
         assert any(
-            "of the records that this node may write" in one for one in (await client.get("/v1/node"))["warnings"]
+            "of the records that this node may write" in entry for entry in (await client.get("/v1/node"))["warnings"]
         )
     while log.fullness < 1:
         await upload(house, 1, f"bytes {held(house, 1)}")

@@ -47,15 +47,15 @@ def mutated(dice: random.Random, value: Any) -> Any:
         return dice.choice(ODD)
     match value:
         case dict():
-            made = {name: mutated(dice, one) if dice.random() < 0.4 else one for name, one in value.items()}
-            if made and dice.random() < 0.15:
-                del made[dice.choice(sorted(made))]
-            return made if dice.random() < 0.9 else {**made, "more": dice.choice(ODD)}
+            items = {name: mutated(dice, entry) if dice.random() < 0.4 else entry for name, entry in value.items()}
+            if items and dice.random() < 0.15:
+                del items[dice.choice(sorted(items))]
+            return items if dice.random() < 0.9 else {**items, "more": dice.choice(ODD)}
         case list():
-            return [mutated(dice, one) for one in value] * dice.choice((1, 1, 2, 0))
+            return [mutated(dice, entry) for entry in value] * dice.choice((1, 1, 2, 0))
         case str() if len(value) > 8 and dice.random() < 0.5:
-            at = dice.randrange(len(value))
-            return value[:at] + dice.choice("A0=z/") + value[at + 1 :]
+            position = dice.randrange(len(value))
+            return value[:position] + dice.choice("A0=z/") + value[position + 1 :]
         case _:
             return value
 
@@ -70,9 +70,9 @@ def a_call(dice: random.Random, operation: Operation, pool: dict[str, list[str]]
 
     path = re.sub(r"\{(\w+)\}", lambda found: quote(value(found[1]), safe=""), operation.path)
     query = {
-        one.name: value(one.name) if dice.random() < 0.6 else str(dice.choice(ODD))
-        for one in parameters_of(operation)
-        if one.place == "query" and one.name != "follow" and dice.random() < 0.4
+        parameter.name: value(parameter.name) if dice.random() < 0.6 else str(dice.choice(ODD))
+        for parameter in parameters_of(operation)
+        if parameter.place == "query" and parameter.name != "follow" and dice.random() < 0.4
     }
     body = b""
     if operation.body is bytes:
@@ -86,17 +86,17 @@ def a_call(dice: random.Random, operation: Operation, pool: dict[str, list[str]]
 
 
 async def key_of(house: House, role: Role, project: str) -> Ed25519Signer:
-    made, control = Ed25519Signer(ENTROPY.random_bytes(32)), house.control(0)
+    ed25519_signer, control = Ed25519Signer(ENTROPY.random_bytes(32)), house.control(0)
     kind = "person" if role in {"approver", "admin"} else "agent"
     grant = Grant(
-        made.public_key, kind, f"{role} of {project}", (role,), (project,), ("*",), system_now().wall_ms + HOUR_MS,
+        ed25519_signer.public_key, kind, f"{role} of {project}", (role,), (project,), ("*",), system_now().wall_ms + HOUR_MS,
         ENTROPY.random_bytes(16),
     )  # fmt: skip
     async with house.client() as client:
         chain = encode((sign(house.admin, GRANT_DOMAIN, control.core.trust.mesh, grant),))
-        await client.publish("grant", made.public_key.hex(), chain)
-    await until(lambda: made.public_key in control.core.dossiers.principals())
-    return made
+        await client.publish("grant", ed25519_signer.public_key.hex(), chain)
+    await until(lambda: ed25519_signer.public_key in control.core.dossiers.principals())
+    return ed25519_signer
 
 
 @pytest.mark.timeout(1800)
@@ -105,7 +105,11 @@ async def test_odd_requests_of_known_keys_are_no_defects_of_the_node(
     calls: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     dice, seen, bad = random.Random(11), Counter[int](), []
-    operations = [one for one in OPERATIONS if one.stream != "always" and one.name not in {"leave", "enrol"}]
+    operations = [
+        operation
+        for operation in OPERATIONS
+        if operation.stream != "always" and operation.name not in {"leave", "enrol"}
+    ]
     async with a_house(1) as house:
         await house.prepare_lane()
         control = house.control(0)
@@ -115,7 +119,7 @@ async def test_odd_requests_of_known_keys_are_no_defects_of_the_node(
         ]
         node = control.core.node
         pool = {"node": [node], "project": ["site", "shop"], "environment": ["production", "staging"], "limit": ["1", "100"],
-                "key": [one.public_key.hex() for one in signers]}  # fmt: skip
+                "key": [signer.public_key.hex() for signer in signers]}  # fmt: skip
         places = asyncio.Semaphore(AT_ONCE)
         await asyncio.sleep(2)  # signatures of the second in which the node started are not taken
 
@@ -145,10 +149,10 @@ async def test_odd_requests_of_known_keys_are_no_defects_of_the_node(
             connector = aiohttp.TCPConnector(ssl=PinnedKey(bytes.fromhex(control.api_pin)), limit=AT_ONCE)
             async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
                 for begin in range(0, calls, 500):
-                    await asyncio.gather(*[one(session, begin + each) for each in range(min(500, calls - begin))])
+                    await asyncio.gather(*[one(session, begin + index) for index in range(min(500, calls - begin))])
         traces = [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
         assert not bad, (len(bad), bad[:8])
-        assert not traces, [(each.getMessage()[:200], str(each.exc_info)[:400]) for each in traces[:5]]
+        assert not traces, [(trace.getMessage()[:200], str(trace.exc_info)[:400]) for trace in traces[:5]]
         assert sum(seen.values()) == calls
         assert seen[200] + seen[204] > calls / 12, seen
         assert sum(count for status, count in seen.items() if 400 <= status < 500) > calls / 4, seen

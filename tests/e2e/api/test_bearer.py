@@ -25,8 +25,8 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as made:
-        yield made
+    async with a_house(1) as new_house:
+        yield new_house
 
 
 async def give(house: House, key: bytes, **changed: Any) -> Any:
@@ -67,34 +67,36 @@ async def test_a_token_reads_what_its_grant_covers_and_writes_nothing_that_takes
     named = {"project": "site", "environment": "production", "node": house.control(0).core.node, **digests}
     mine, theirs = {"read": 0, "refused": 0}, []
     async with session(house, token) as asking:
-        for one in OPERATIONS:
-            path = re.sub(r"\{(\w+)\}", lambda found: named.get(found[1], "0" * 32), one.path)
-            if one.stream == "always":
+        for operation in OPERATIONS:
+            path = re.sub(r"\{(\w+)\}", lambda found: named.get(found[1], "0" * 32), operation.path)
+            if operation.stream == "always":
                 continue
             async with asking.request(
-                one.method,
+                operation.method,
                 path,
                 headers={"Idempotency-Key": secrets.token_urlsafe(12)},
-                params={"project": "site"} if one.name == "logs" else None,
+                params={"project": "site"} if operation.name == "logs" else None,
             ) as answer:
-                rule = (await answer.json(content_type=None)).get("rule", one.name) if answer.status >= 400 else ""
-                if one.takes_tokens:
-                    assert answer.status not in {401, 429}, one.name
-                    assert rule != "caller.bearer", one.name
+                rule = (
+                    (await answer.json(content_type=None)).get("rule", operation.name) if answer.status >= 400 else ""
+                )
+                if operation.takes_tokens:
+                    assert answer.status not in {401, 429}, operation.name
+                    assert rule != "caller.bearer", operation.name
                     mine["read"] += 1
                 else:
-                    assert (answer.status, rule) == (403, "caller.bearer"), one.name
+                    assert (answer.status, rule) == (403, "caller.bearer"), operation.name
                     mine["refused"] += 1
-                    theirs.append(one.name)
+                    theirs.append(operation.name)
     assert set(theirs) >= {"submit", "start", "publish", "reset", "leave", "set_secret", "enrol"} & {
-        one.name for one in OPERATIONS
+        entry.name for entry in OPERATIONS
     }
     assert {"submit", "start", "publish", "reset", "leave", "enrol"} <= set(theirs)
     assert mine["read"] > 15
 
 
 async def test_no_write_takes_a_token_but_those_that_only_propose() -> None:
-    assert {one.name for one in OPERATIONS if one.access == "write" and one.takes_tokens} <= {
+    assert {operation.name for operation in OPERATIONS if operation.access == "write" and operation.takes_tokens} <= {
         "put_artifact", "draft", "propose",
     }  # fmt: skip
 
@@ -121,9 +123,9 @@ async def test_what_the_mesh_keeps_tells_nothing_of_the_token_and_revoking_ends_
     token, key = made(house)
     signed = await give(house, key)
     control = house.control(0)
-    kept = b"".join(entry.record.body for entry in control.core.records.store.entries.values())
+    content = b"".join(entry.record.body for entry in control.core.records.store.entries.values())
     secret = token.rpartition(".")[2]
-    assert secret.encode() not in kept
+    assert secret.encode() not in content
     async with session(house, token) as asking:
         async with asking.get("/v1/lanes") as answer:
             assert answer.status == 200

@@ -72,7 +72,7 @@ def test_three_clean_runners_use_one_token_and_tell_the_truth_of_a_missing_appro
         answer = runner.run("deploy", "--detach", "--json", *where)
         told: dict[str, Any] = json.loads(answer.stdout)
         assert (answer.code, told["ok"], told["outcome"]) == (5, False, "waiting"), answer
-        assert [one["rule"] for one in told["missing"]] == ["approval.missing"]
+        assert [entry["rule"] for entry in told["missing"]] == ["approval.missing"]
         assert len(told["change"]) == 64
         assert "::error::approval.missing" in answer.stderr
         waited = runner.run("deploy", "--change", told["change"], "--wait", "1s", "--json", *where)

@@ -22,9 +22,9 @@ PLAN = {"stages": [{"nodes": "100%", "min_healthy_ms": 0}]}
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as one:
-        await one.prepare_lane()
-        yield one
+    async with a_house(1) as chosen_house:
+        await chosen_house.prepare_lane()
+        yield chosen_house
 
 
 async def ask(asking: aiohttp.ClientSession, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -69,7 +69,7 @@ async def test_a_change_goes_from_json_to_a_running_release_with_two_signatures(
         assert status == 200, view
         assert view["digest"] == hashlib.sha256(base64.b64decode(view["payload"])).hexdigest()
         assert ("configuration", "greeting", "hi") in {
-            (one["section"], one["name"], one["after"]) for one in view["differences"]
+            (entry["section"], entry["name"], entry["after"]) for entry in view["differences"]
         }
         assert view["missing"][0]["rule"] == "signature.author"
         assert (await ask(asking, "GET", f"/v1/changes/{view['digest']}"))[0] == 404, "a draft is nobody's change"
@@ -91,7 +91,7 @@ async def test_a_change_goes_from_json_to_a_running_release_with_two_signatures(
         status, again = await ask(asking, "POST", "/v1/drafts", change(
             named, author=signer.public_key.hex(), apps=[{"name": "web", "component": named, "routes": ["site.test"]}],
         ))  # fmt: skip
-        assert {one["section"] for one in again["differences"]} == {"configuration"}, again["differences"]
+        assert {entry["section"] for entry in again["differences"]} == {"configuration"}, again["differences"]
 
 
 async def test_a_token_proposes_and_ends_there(house: House, component: Component) -> None:
@@ -111,7 +111,7 @@ async def test_a_token_proposes_and_ends_there(house: House, component: Componen
             assert (status, refused["rule"]) == (403, "caller.bearer"), draft
     async with house.client() as client:
         entries = await client.get("/v1/audit", contains="propose")
-    assert any(one["caller"] == key.hex() and one["node"] == house.control(0).core.node for one in entries)
+    assert any(entry["caller"] == key.hex() and entry["node"] == house.control(0).core.node for entry in entries)
 
 
 async def test_drafts_are_their_callers_own_and_what_is_missing_is_named(house: House, component: Component) -> None:

@@ -59,7 +59,7 @@ from tests.support.mesh.issuer import an_issuer, grant_to
 from tests.support.mesh.receiver import a_receiver
 
 RECORDED = Path(node.api.__file__).parent / "examples.json"
-BY_NAME: dict[str, Operation] = {one.name: one for one in OPERATIONS}
+BY_NAME: dict[str, Operation] = {operation.name: operation for operation in OPERATIONS}
 CUT = 120
 """Characters of a binary value that an example shows: a multiple of four, so that it stays readable as base64."""
 
@@ -76,9 +76,9 @@ def shown(value: Any) -> Any:
     """A value as an example shows it."""
     match value:
         case dict():
-            return {key: shown(one) for key, one in value.items()}
+            return {key: shown(entry) for key, entry in value.items()}
         case list() | tuple():
-            return [shown(one) for one in value[:3]]
+            return [shown(entry) for entry in value[:3]]
         case str() if len(value) > CUT and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value):
             return value[:CUT]
         case _:
@@ -89,9 +89,9 @@ def form(value: Any) -> Any:
     """A request without what differs each time."""
     match value:
         case dict():
-            return {key: form(one) for key, one in value.items()}
+            return {key: form(entry) for key, entry in value.items()}
         case list() | tuple():
-            return [form(one) for one in value]
+            return [form(entry) for entry in value]
         case str() if OPAQUE.fullmatch(value):
             return "..."
         case int() if value > 1 << 40:
@@ -115,8 +115,8 @@ class Walk:
 
     async def call(self, name: str, *, body: Any = None, index: int = 0, status: int = 0, **values: Any) -> Any:
         """Make the call `name`; `values` are its parameters, of the path or the query."""
-        one = BY_NAME[name]
-        path = {key: value for key, value in values.items() if "{" + key + "}" in one.path}
+        outcome = BY_NAME[name]
+        path = {key: value for key, value in values.items() if "{" + key + "}" in outcome.path}
         query = {key: value for key, value in values.items() if key not in path}
         said = {"path": path, "query": query}
         if body is not None and not isinstance(body, bytes):
@@ -127,17 +127,17 @@ class Walk:
             assert form(shown(said)) == form(known), f"the example of {name} is another call: record it anew"
         assert name not in self.made, f"{name} has an example already"
         self.made[name] = shown(said)
-        found, text = await self.send(one, one.path.format_map(path), query, body, index=index)
-        if found == STARTING and BEFORE_START.encode() in text:  # a fast machine is here within its first seconds
+        answer, text = await self.send(outcome, outcome.path.format_map(path), query, body, index=index)
+        if answer == STARTING and BEFORE_START.encode() in text:  # a fast machine is here within its first seconds
             await asyncio.sleep(NEW_S)
-            found, text = await self.send(one, one.path.format_map(path), query, body, index=index)
-        assert found == (status or one.status), (name, text)
-        if one.answer not in (None, bytes) and one.answer != dict[str, Any]:
+            answer, text = await self.send(outcome, outcome.path.format_map(path), query, body, index=index)
+        assert answer == (status or outcome.status), (name, text)
+        if outcome.answer not in (None, bytes) and outcome.answer != dict[str, Any]:
             value = json.loads(text)
-            self.fits(one, value)
+            self.fits(outcome, value)
             self.made[name]["answer"] = shown(value)
             if not os.environ.get("FREEHOLD_RECORD"):
-                self.fits(one, self.known[name]["answer"])
+                self.fits(outcome, self.known[name]["answer"])
             return value
         return text
 
@@ -193,9 +193,9 @@ async def test_every_example_of_the_document_is_executed_as_it_says(component: C
     async with a_house(2) as house:
         walk = Walk(house)
         await look(walk)
-        made = await propose(walk, component("services").read_bytes())
-        await start(walk, made)
-        await papers(walk, made)
+        answer = await propose(walk, component("services").read_bytes())
+        await start(walk, answer)
+        await papers(walk, answer)
         await withdraw(walk, component("services").read_bytes())
         await people(walk)
         await data(walk)
@@ -321,9 +321,9 @@ async def data(walk: Walk) -> None:
     await data_files(walk, source)
     targets = [house.control(index).core.node for index in (1 - source, source)]
     switch, abort = (
-        b64(encode(sign_command([house.admin], mesh, Command(secrets.token_bytes(16), PlaceData(PeerId(one)), *LANE,
+        b64(encode(sign_command([house.admin], mesh, Command(secrets.token_bytes(16), PlaceData(PeerId(target)), *LANE,
                                                              lane.sequence))))
-        for one in targets
+        for target in targets
     )  # fmt: skip
     await walk.call("move_data", index=source, **PLACE, body={"switch": switch, "abort": abort, "material": []})
     await until(lambda: control.core.state.lane(*LANE).data_node == targets[0], 150)  # type: ignore[union-attr]
@@ -346,15 +346,15 @@ async def data_files(walk: Walk, index: int) -> None:
     async with aiohttp.ClientSession(headers={"host": "site.test"}) as visitor:
         answer = await visitor.get(f"http://{walk.house.ingress(index)}/kv/increment?store=visits&key=n")
         assert answer.status == 200
-    made = await walk.call("export_data", index=index, **PLACE, body={"mandate": mandate("export")})
-    bytes_of = await walk.call("exported_file", index=index, **PLACE, export=made["export"], number=0)
-    await walk.call("drop_export", index=index, **PLACE, export=made["export"])
+    result = await walk.call("export_data", index=index, **PLACE, body={"mandate": mandate("export")})
+    bytes_of = await walk.call("exported_file", index=index, **PLACE, export=result["export"], number=0)
+    await walk.call("drop_export", index=index, **PLACE, export=result["export"])
     files = (ListedFile("keyvalue.db", len(bytes_of), digest(bytes_of).hex()),)
-    asked = {"mandate": mandate("import", files), "files": [msgspec.to_builtins(one) for one in files]}
+    asked = {"mandate": mandate("import", files), "files": [msgspec.to_builtins(file) for file in files]}
     name = (await walk.call("begin_import", index=index, **PLACE, body=asked))["name"]
-    at = {**PLACE, "import": name}
-    await walk.call("put_imported", index=index, **at, digest=files[0].sha256, body=bytes_of)
-    await walk.call("install_import", index=index, **at)
+    outcome = {**PLACE, "import": name}
+    await walk.call("put_imported", index=index, **outcome, digest=files[0].sha256, body=bytes_of)
+    await walk.call("install_import", index=index, **outcome)
     await walk.call("freeze_data", index=index, **PLACE, body={"mandate": mandate("freeze")})
     await walk.call("thaw_data", index=index, **PLACE, body={"mandate": mandate("thaw")})
     standby = walk.house.control(1 - index).core.node
@@ -399,8 +399,8 @@ async def trust(walk: Walk) -> None:
     mesh = house.control(0).core.trust.mesh
     async with an_issuer() as issuer:
         asked = {"name": "forge", "issuer": issuer.url, "subject": "repo:web/site:ref:refs/heads/main", "private": True}
-        made = await walk.call("add_trust", body=asked)
-        await grant_to(house, bytes.fromhex(made["key"]))
+        answer = await walk.call("add_trust", body=asked)
+        await grant_to(house, bytes.fromhex(answer["key"]))
         token = issuer.token(audience_of(mesh, job.public_key), sub=asked["subject"])
         await walk.call("exchange_token", body={"token": token})
         await walk.call("trusts")
@@ -413,7 +413,7 @@ async def ends(walk: Walk) -> None:
     async with house.client() as client:
         view = await client.get("/v1/mesh")
     control = house.control(0)
-    voters = tuple(sorted(Voter(one.node, one.store_id) for one in control.core.state.voters))
+    voters = tuple(sorted(Voter(voter.node, voter.store_id) for voter in control.core.state.voters))
     reset = Reset(
         mesh=control.core.trust.mesh, number=view["unsafe_resets"] + 1, slot=view["slot"] + 1,
         prev=bytes.fromhex(view["head"]), at_ms=system_now().wall_ms, voters=voters, reason="two voters burnt",

@@ -119,14 +119,14 @@ def generate(generator: Path, world: World, folder: Path, language: str, into: s
 
 
 def smoked(world: World, folder: Path, command: list[str | Path], **more: str) -> None:
-    given = {
+    table = {
         "FREEHOLD_TOKEN": world.tokens["bearer"], "FREEHOLD_URL": world.url, "FREEHOLD_CA": str(world.ca),
         "NODE_EXTRA_CA_CERTS": str(world.ca),
     }  # fmt: skip
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, **given, **more},
+        env={**os.environ, **table, **more},
         capture_output=True,
         text=True,
         timeout=400,

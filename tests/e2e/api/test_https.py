@@ -42,8 +42,8 @@ def new_signer() -> Ed25519Signer:
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as made:
-        yield made
+    async with a_house(1) as new_house:
+        yield new_house
 
 
 def invite(house: House, *roles: Role, projects: tuple[str, ...] = ("*",)) -> Offer:
@@ -55,8 +55,8 @@ def invite(house: House, *roles: Role, projects: tuple[str, ...] = ("*",)) -> Of
         key, "person", "ada", roles, projects, ("*",), now_ms + HOUR_MS, ENTROPY.random_bytes(16), invite_uses=1
     )
     signed = sign(house.admin, GRANT_DOMAIN, mesh, grant)
-    made = make_invite(house.admin, Invite(mesh, key, "principal", (), (), 1, now_ms, now_ms + HOUR_MS, signed))
-    return offer_of(read_line(write_line(seed, made, (Address(f"https://{control.api}", control.api_pin),))))
+    new_signed = make_invite(house.admin, Invite(mesh, key, "principal", (), (), 1, now_ms, now_ms + HOUR_MS, signed))
+    return offer_of(read_line(write_line(seed, new_signed, (Address(f"https://{control.api}", control.api_pin),))))
 
 
 def remote(house: House, signer: Ed25519Signer) -> NodeClient:
@@ -89,13 +89,15 @@ async def test_no_operation_answers_a_request_that_nobody_signed(house: House) -
     pin = PinnedKey(bytes.fromhex(control.api_pin))
     rules: set[str] = set()
     async with aiohttp.ClientSession(f"https://{control.api}", connector=aiohttp.TCPConnector(ssl=pin)) as session:
-        for one in OPERATIONS:
-            path = one.path.replace("{", "").replace("}", "")
-            async with session.request(one.method, path, headers={"Idempotency-Key": "a-key-of-nobody"}) as answer:
-                if one.access == "open":
+        for operation in OPERATIONS:
+            path = operation.path.replace("{", "").replace("}", "")
+            async with session.request(
+                operation.method, path, headers={"Idempotency-Key": "a-key-of-nobody"}
+            ) as answer:
+                if operation.access == "open":
                     assert answer.status in {200, 204}
                     continue
-                assert answer.status in {401, 429}, one.name
+                assert answer.status in {401, 429}, operation.name
                 rules.add((await answer.json(content_type=None))["rule"])
     assert rules == {"caller.unsigned", "caller.too-many-failures"}
 
@@ -131,8 +133,8 @@ async def test_strangers_who_only_connect_or_dribble_leave_room_for_those_who_ar
         assert (await client.get("/v1/node"))["node"] == control.core.node
         silent = [await asyncio.open_connection(host, int(port), ssl=anybody) for _ in range(40)]
         ended = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
-        await until(lambda: sum(one.done() for one in ended) >= 24)
-        assert sum(one.done() for one in ended) < 40, "the newest may stay"
+        await until(lambda: sum(task.done() for task in ended) >= 24)
+        assert sum(task.done() for task in ended) < 40, "the newest may stay"
         assert (await client.get("/v1/node"))["node"] == control.core.node, "who is known stays connected"
         for _, writer in silent:
             writer.close()
@@ -149,11 +151,11 @@ async def test_strangers_who_only_connect_or_dribble_leave_room_for_those_who_ar
             writer.write(("\r\n".join([*head, "Content-Length: 100"]) + "\r\n\r\n{").encode())
             await writer.drain()
         answers = [asyncio.ensure_future(reader.readline()) for reader, _ in dribbling]
-        await until(lambda: sum(one.done() for one in answers) >= CALLS.remote_max - ADMISSIONS.principal_max)
-        assert all(b" 429 " in one.result() for one in answers if one.done()), "one address has a share"
+        await until(lambda: sum(task.done() for task in answers) >= CALLS.remote_max - ADMISSIONS.principal_max)
+        assert all(b" 429 " in task.result() for task in answers if task.done()), "one address has a share"
         assert (await client.get("/v1/node"))["node"] == control.core.node
-        for one in answers:
-            one.cancel()
+        for answer in answers:
+            answer.cancel()
         for _, writer in dribbling:
             writer.transport.abort()
 

@@ -11,12 +11,12 @@ from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    made = Fleet(tmp_path_factory.mktemp("login"))
+    new_fleet = Fleet(tmp_path_factory.mktemp("login"))
     try:
-        made.found("one", "--api", "127.0.0.1:0")
-        yield made
+        new_fleet.found("one", "--api", "127.0.0.1:0")
+        yield new_fleet
     finally:
-        made.close()
+        new_fleet.close()
 
 
 def test_a_developer_logs_in_and_sees_the_mesh_from_elsewhere(fleet: Fleet) -> None:
@@ -27,7 +27,7 @@ def test_a_developer_logs_in_and_sees_the_mesh_from_elsewhere(fleet: Fleet) -> N
     assert answer["url"].startswith("https://127.0.0.1:")
     assert answer["roles"] == ["deployer"]
     assert answer["admin_key"] == ""
-    assert [one["name"] for one in laptop.ok("mesh", "members")["members"]] == ["one"]
+    assert [entry["name"] for entry in laptop.ok("mesh", "members")["members"]] == ["one"]
     refused = laptop.run("login", line, "--name", "again", "--json")
     assert refused.code == 3, refused
     assert "invite.spent" in refused.stdout + refused.stderr
@@ -44,4 +44,4 @@ def test_who_may_approve_types_a_passphrase_at_login(fleet: Fleet) -> None:
     answer = laptop.typed("login", line, "--name", "work", "--json", typing=(PASSPHRASE, PASSPHRASE))
     assert answer.code == 0, answer
     assert answer.json["admin_key"] == "work-approver"
-    assert [one["name"] for one in laptop.ok("mesh", "members")["members"]] == ["one"]
+    assert [entry["name"] for entry in laptop.ok("mesh", "members")["members"]] == ["one"]

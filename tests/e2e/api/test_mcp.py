@@ -104,11 +104,11 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Team]:
-    made = Team(tmp_path_factory.mktemp("m"), component("hello"))
+    new_team = Team(tmp_path_factory.mktemp("m"), component("hello"))
     try:
-        yield made
+        yield new_team
     finally:
-        made.fleet.close()
+        new_team.fleet.close()
 
 
 class Agent:
@@ -127,9 +127,9 @@ class Agent:
         assert schema is not None
         Draft202012Validator(schema).validate(answer.structured_content)
         assert len(json.dumps(answer.structured_content)) < 40_000
-        found: dict[str, Any] = answer.structured_content
-        assert found["next_step"]
-        return found
+        structured_content: dict[str, Any] = answer.structured_content
+        assert structured_content["next_step"]
+        return structured_content
 
     async def refused(self, name: str, **arguments: Any) -> dict[str, str]:
         answer = await self.client.call_tool(name, arguments)
@@ -171,10 +171,10 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
         release = built["release"]
         assert release == tested["release"] == shown["review"]["release"], "one word has one meaning"
         assert built["build"] == tested["build"] != release
-        assert any(one["section"] == "capabilities" for one in shown["review"]["differences"])
+        assert any(entry["section"] == "capabilities" for entry in shown["review"]["differences"])
         proposed = await agent.call("propose", request="say hello")
         assert proposed["evidence"] == 3
-        assert [one["rule"] for one in proposed["missing"]] == ["approval.missing"]
+        assert [entry["rule"] for entry in proposed["missing"]] == ["approval.missing"]
         change = proposed["change"]
         asked = await agent.call("request_approval", change=change)
         assert asked["start"].startswith("waiting")
@@ -183,8 +183,8 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
     await with_agent(team.client("home-bot"), propose)
     cannot_approve(team, change)
     await cannot_widen(team)
-    given = await asyncio.to_thread(team.ann.typed, "approve", change, "--json")
-    assert given.code == 0, given
+    answer = await asyncio.to_thread(team.ann.typed, "approve", change, "--json")
+    assert answer.code == 0, answer
 
     async def watch(agent: Agent) -> None:
         deadline_s = time.monotonic() + 60
@@ -200,9 +200,9 @@ async def test_an_agent_takes_a_change_to_production_through_a_persons_approval(
 
     await with_agent(team.client("home-bot"), watch)
     entries = team.dev.ok("audit", "--limit", "200")["entries"]
-    assert {"publish change", "start", "publish approval"} <= {one["verb"] for one in entries}
-    starts = [one for one in entries if one["verb"] == "start"]
-    assert all(one["names"] == ["bot"] and len(one["lineage"]) == 3 for one in starts)
+    assert {"publish change", "start", "publish approval"} <= {entry["verb"] for entry in entries}
+    starts = [entry for entry in entries if entry["verb"] == "start"]
+    assert all(start["names"] == ["bot"] and len(start["lineage"]) == 3 for start in starts)
     assert team.dev.ok("audit", "--verify")["faults"] == []
 
 
@@ -221,7 +221,7 @@ def cannot_approve(team: Team, change: str) -> None:
         assert team.as_agent(*command, said=f"{PASSPHRASE}\n").returncode == 3
     papers = team.dev.ok("evidence", "show", change)
     assert papers["approvals"] == []
-    assert [one["rule"] for one in papers["missing"]] == ["approval.missing"]
+    assert [paper["rule"] for paper in papers["missing"]] == ["approval.missing"]
 
 
 async def cannot_widen(team: Team) -> None:
@@ -263,11 +263,11 @@ def test_a_refusal_ends_a_command_with_its_rule_what_is_missing_and_code_three(t
         assert words in told["message"], told
         assert told["next_step"].startswith("freehold "), told
     # The founder approves nothing of their own, whichever key wrote it; with a reason, and as an admin, it starts.
-    waiting = next(one for one in team.dev.ok("changes")["changes"] if one["environment"] == "frozen")["id"]
+    waiting = next(entry for entry in team.dev.ok("changes")["changes"] if entry["environment"] == "frozen")["id"]
     glass = ("deploy", "--change", waiting, "--break-glass", "the site is down")
     assert team.as_agent(*glass).returncode == 3
     assert team.dev.typed_ok(*glass)["outcome"] == "succeeded"
-    lane = next(one for one in team.dev.ok("status")["lanes"] if one["environment"] == "frozen")
+    lane = next(entry for entry in team.dev.ok("status")["lanes"] if entry["environment"] == "frozen")
     assert lane["base"]["break_glass"] == "the site is down"
     assert "breaking glass: the site is down" in team.dev.run("why", "hello", "--env", "frozen").stdout
 
@@ -287,20 +287,20 @@ async def test_a_looking_agent_sees_no_tool_that_changes_and_the_api_refuses_its
             await client.put_artifact(b"anything", digest(b"anything"))
         assert error.value.rule == "caller.not-allowed"
     # On the socket without a signature, as any local user: what it brings is still signed by the watcher's key.
-    found = open_project(team.project)
+    project = open_project(team.project)
     async with NodeClient(context) as client:
-        proposal, _ = await put_together(client, Output(as_json=True), found, "production", "x", signer)
+        proposal, _ = await put_together(client, Output(as_json=True), project, "production", "x", signer)
         with pytest.raises(RefusedError) as error:
-            await client.publish("change", found.project.name, encode(proposal.signed))
+            await client.publish("change", project.project.name, encode(proposal.signed))
         assert error.value.rule == "change.author"
 
 
 def test_a_key_that_may_not_is_told_before_anything_is_built_and_who_gives_the_right(team: Team) -> None:
     team.dev.ok("token", "create", "writer", "--role", "proposer", "--project", "hello")
     me = next(
-        one["name"]
-        for one in team.dev.ok("token", "list")["principals"]
-        if "start" in one["verbs"] and one["kind"] == "person"
+        entry["name"]
+        for entry in team.dev.ok("token", "list")["principals"]
+        if "start" in entry["verbs"] and entry["kind"] == "person"
     )
     for context, words, rule, role in (
         ("home-watcher", ("propose", "-m", "x"), "change.author", "proposer"),
@@ -317,7 +317,7 @@ def test_a_key_that_may_not_is_told_before_anything_is_built_and_who_gives_the_r
 
 def test_a_key_that_has_no_rights_any_more_is_still_called_what_its_grant_called_it(team: Team) -> None:
     def listed(name: str) -> dict[str, Any]:
-        return next(one for one in team.dev.ok("token", "list")["principals"] if one["name"] == name)
+        return next(entry for entry in team.dev.ok("token", "list")["principals"] if entry["name"] == name)
 
     team.dev.ok("token", "create", "brief", "--expires", "2s")
     team.dev.ok("token", "create", "taken")
@@ -326,11 +326,11 @@ def test_a_key_that_has_no_rights_any_more_is_still_called_what_its_grant_called
     team.dev.ok("token", "revoke", "taken")
     until(lambda: listed("brief")["problem"] != "", 10, "the token to expire")
     for name, rule in (("brief", "grant.expired"), ("taken", "grant.revoked")):
-        found = listed(name)
-        assert found["problem"].startswith(rule)
-        assert (found["kind"], found["roles"], found["verbs"]) == ("agent", [], [])
+        document = listed(name)
+        assert document["problem"].startswith(rule)
+        assert (document["kind"], document["roles"], document["verbs"]) == ("agent", [], [])
     entries = team.dev.ok("audit", "--limit", "50")["entries"]
-    assert any(one["names"] == ["taken"] and one["verb"] == "publish change" for one in entries)
+    assert any(entry["names"] == ["taken"] and entry["verb"] == "publish change" for entry in entries)
 
 
 def test_evidence_is_signed_only_for_environments_that_there_are(team: Team) -> None:

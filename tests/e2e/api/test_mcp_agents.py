@@ -56,8 +56,8 @@ class Judged(Team):
             timeout=200, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
 
     def inspect(self, way: str, *words: str, folder: Path | None = None) -> dict[str, Any]:
         where = (
@@ -71,17 +71,17 @@ class Judged(Team):
             text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Judged]:
-    made = Judged(tmp_path_factory.mktemp("mcp"), component("hello"))
+    new_judged = Judged(tmp_path_factory.mktemp("mcp"), component("hello"))
     try:
-        yield made
+        yield new_judged
     finally:
-        made.fleet.close()
+        new_judged.fleet.close()
 
 
 def step(tool: str, **asked: Any) -> dict[str, Any]:
@@ -107,20 +107,22 @@ def read(found: dict[str, Any]) -> Any:
 
 def configured(view: Any) -> set[str]:
     differences = view.get("review", view)["differences"]
-    return {one["name"] for one in differences if one["section"] == "configuration"}
+    return {difference["name"] for difference in differences if difference["section"] == "configuration"}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_sdk_lists_calls_and_is_told_what_is_wrong(judged: Judged, way: str) -> None:
     wrong = step("rollout_status", change="0" * 64)
-    found = judged.judge(way, step("list_projects"), wrong, step("status", colour="red"))
-    assert LOOKING - {"get_config"} | {"diff", "propose"} <= set(found["tools"])
-    projects, unknown, argument = found["steps"]
+    document = judged.judge(way, step("list_projects"), wrong, step("status", colour="red"))
+    assert LOOKING - {"get_config"} | {"diff", "propose"} <= set(document["tools"])
+    projects, unknown, argument = document["steps"]
     assert "hello" in json.dumps(read(projects))
     assert refusal(unknown["answer"])["kind"] in {"change.unknown", "no-such-change"}
     assert refusal(argument["answer"])["kind"] == "arguments"
-    assert rollout_page.URI in found["resources"]
-    assert (len(found["resources"]) > 1) == bool(found["prompts"]) == (way == "stdio"), "files are beside the project"
+    assert rollout_page.URI in document["resources"]
+    assert (len(document["resources"]) > 1) == bool(document["prompts"]) == (way == "stdio"), (
+        "files are beside the project"
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -133,13 +135,13 @@ def test_the_inspector_lists_calls_and_is_told_what_is_wrong(judged: Judged, way
 
 def test_a_broken_project_file_is_told_and_the_connection_stays(judged: Judged, tmp_path: Path) -> None:
     (tmp_path / "freehold.toml").write_text("[project\nname =")
-    found = judged.judge("stdio", step("status"), step("build"), folder=tmp_path)
-    for one in found["steps"]:
-        assert "freehold.toml" in refusal(one["answer"])["message"]
+    document = judged.judge("stdio", step("status"), step("build"), folder=tmp_path)
+    for entry in document["steps"]:
+        assert "freehold.toml" in refusal(entry["answer"])["message"]
     inspected = judged.inspect("stdio", "--method", "tools/call", "--tool-name", "status", folder=tmp_path)
     assert "freehold.toml" in refusal(inspected)["message"]
     far = judged.judge("http", step("build"), step("test"))
-    assert {refusal(one["answer"])["kind"] for one in far["steps"]} == {"needs-files"}
+    assert {refusal(candidate["answer"])["kind"] for candidate in far["steps"]} == {"needs-files"}
 
 
 def test_every_answer_of_a_long_project_is_read_to_its_end(judged: Judged) -> None:
@@ -166,8 +168,8 @@ def test_every_answer_of_a_long_project_is_read_to_its_end(judged: Judged) -> No
         ("http", ["list_projects", "status", "list_changes", "rollout_status", "papers", "why", "logs", "members",
                   "list_secrets", "watch"]),
     ):  # fmt: skip
-        found = judged.judge(way, *(step(tool, **asked.get(tool, {})) for tool in tools))["steps"]
-        answers = dict(zip(tools, map(read, found), strict=True))
+        entry = judged.judge(way, *(step(tool, **asked.get(tool, {})) for tool in tools))["steps"]
+        answers = dict(zip(tools, map(read, entry), strict=True))
         if way == "stdio":
             assert set(answers["get_config"]["apps"][0]["config"]) == KEYS
 
@@ -177,7 +179,7 @@ def test_a_run_of_75_seconds_tells_progress_and_ends_well(judged: Judged) -> Non
     (ended,) = judged.judge("stdio", {**step("test"), "long": True})["steps"]
     assert "answer" in ended, ended
     assert read(ended)["passed"] is True
-    assert len([one for one in ended["progress"] if "sleep" in one]) >= 15, ended["progress"]
+    assert len([entry for entry in ended["progress"] if "sleep" in entry]) >= 15, ended["progress"]
     assert not living()
 
 

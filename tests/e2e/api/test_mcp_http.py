@@ -28,9 +28,9 @@ Component = Callable[[str], Path]
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as one:
-        await one.prepare_lane()
-        yield one
+    async with a_house(1) as chosen_house:
+        await chosen_house.prepare_lane()
+        yield chosen_house
 
 
 @asynccontextmanager
@@ -41,9 +41,9 @@ async def client(house: House, token: str, mode: Any = "auto") -> AsyncIterator[
     fields = {"Authorization": f"Bearer {token}"}
     async with (
         httpx2.AsyncClient(headers=fields, verify=trusted, timeout=60) as http,
-        Client(streamable_http_client(f"https://{control.api}/mcp", http_client=http), mode=mode) as made,
+        Client(streamable_http_client(f"https://{control.api}/mcp", http_client=http), mode=mode) as new_client,
     ):
-        yield made
+        yield new_client
 
 
 def told(result: Any) -> Any:
@@ -61,11 +61,11 @@ async def test_an_agent_reviews_proposes_and_watches_and_starts_nothing(
         named = await put(asking, component("hello").read_bytes())
     async with client(house, token, mode) as agent:
         assert agent.protocol_version == (STATELESS if mode == "auto" else HANDSHAKEN[0])
-        tools = {one.name: one for one in (await agent.list_tools()).tools}
-        assert set(tools) == {one.name for one in TOOLS}
+        tools = {entry.name: entry for entry in (await agent.list_tools()).tools}
+        assert set(tools) == {mcp_tool.name for mcp_tool in TOOLS}
         assert not any(word in name for name in tools for word in ("approve", "start", "rollback"))
-        for one in tools.values():
-            Draft202012Validator.check_schema(one.input_schema)
+        for tool in tools.values():
+            Draft202012Validator.check_schema(tool.input_schema)
         (shown,) = (await agent.list_resources()).resources
         assert tools["rollout_status"].meta == {"ui": {"resourceUri": str(shown.uri)}}
         (page,) = (await agent.read_resource(str(shown.uri))).contents
@@ -74,24 +74,24 @@ async def test_an_agent_reviews_proposes_and_watches_and_starts_nothing(
         wanted = {name: value for name, value in change(named).items() if name != "kind"}
         Draft202012Validator(tools["diff"].input_schema).validate(wanted)
         view = told(await agent.call_tool("diff", wanted))
-        assert ("configuration", "greeting") in {(one["section"], one["name"]) for one in view["differences"]}
+        assert ("configuration", "greeting") in {(entry["section"], entry["name"]) for entry in view["differences"]}
         filed = told(await agent.call_tool("propose", {"digest": view["digest"]}))
         assert (filed["change"], filed["through"]) == (view["digest"], house.control(0).core.node)
         seen = told(await agent.call_tool("watch", {"change": filed["change"]}))
         assert (seen["state"], seen["start"]) == ("proposed", None)
         assert told(await agent.call_tool("list_projects", {}))["projects"] == [LANE[0]]
-        for name, given, kind in (
+        for name, row, kind in (
             ("build", {}, "needs-files"), ("rollout_status", {"change": "0" * 64}, "change.unknown"),
             ("rollout_status", {}, "arguments"), ("status", {"colour": "red"}, "arguments"),
             ("diff", {**wanted, "project": "other"}, "caller.not-allowed"), ("logs", {}, ""),
         ):  # fmt: skip
-            result = await agent.call_tool(name, given)
+            result = await agent.call_tool(name, row)
             if kind:
                 assert result.is_error, (name, result)
                 assert json.loads(result.content[0].text)["error"]["kind"] == kind, result
     async with house.client() as operator:
         entries = await operator.get("/v1/audit", contains="propose")
-    assert [one["caller"] for one in entries if one["target"] == "/mcp"] == [key.hex()]
+    assert [entry["caller"] for entry in entries if entry["target"] == "/mcp"] == [key.hex()]
 
 
 async def test_a_watch_tells_how_far_it_is_and_ends_with_the_release(house: House, component: Component) -> None:
@@ -126,7 +126,9 @@ async def test_a_long_answer_is_read_part_by_part_to_its_end(house: House, compo
     async with client(house, token) as agent:
         wanted = change(named, apps=[{"name": "web", "component": named, "routes": ["site.test"], "config": config}])
         view = await whole(agent, "diff", {name: value for name, value in wanted.items() if name != "kind"})
-        assert {one["name"]: one["after"] for one in view["differences"] if one["section"] == "configuration"} == config
+        assert {
+            entry["name"]: entry["after"] for entry in view["differences"] if entry["section"] == "configuration"
+        } == config
 
 
 async def whole(agent: Client, tool: str, given: dict[str, Any]) -> Any:

@@ -25,11 +25,11 @@ MARK = "freehold-mcp-test-mark"
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Team]:
-    made = Team(tmp_path_factory.mktemp("mcp"), component("hello"))
+    new_team = Team(tmp_path_factory.mktemp("mcp"), component("hello"))
     try:
-        yield made
+        yield new_team
     finally:
-        made.fleet.close()
+        new_team.fleet.close()
 
 
 def client_in(folder: Path, environment: dict[str, str], *arguments: str) -> Client:
@@ -74,15 +74,15 @@ async def test_a_node_that_is_down_is_told_and_one_that_is_back_is_used(team: Te
 
 def living() -> list[str]:
     """Process ids of what the test command started."""
-    found = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line.split(None, 2) for line in found.splitlines()]
-    return [one[0] for one in lines if len(one) == 3 and MARK in one[2] and not one[1].startswith("Z")]
+    stdout = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 2) for line in stdout.splitlines()]
+    return [line[0] for line in lines if len(line) == 3 and MARK in line[2] and not line[1].startswith("Z")]
 
 
 def servers() -> set[int]:
     """Process ids of MCP servers of the agent."""
-    found = subprocess.run(["pgrep", "-f", "mcp --context home-bot"], capture_output=True, text=True, check=False)
-    return {int(one) for one in found.stdout.split()}
+    completed = subprocess.run(["pgrep", "-f", "mcp --context home-bot"], capture_output=True, text=True, check=False)
+    return {int(word) for word in completed.stdout.split()}
 
 
 def slow_test(team: Team) -> None:
@@ -105,7 +105,7 @@ async def test_a_long_test_tells_progress_and_no_process_of_it_outlives_its_call
         await client.list_tools()
         calling = asyncio.ensure_future(client.call_tool("test", {}, progress_callback=hear))
         await asyncio.to_thread(until, living, 60, "the test command to run")
-        await asyncio.to_thread(until, lambda: any("sleep" in one for one in heard), 10, "progress")
+        await asyncio.to_thread(until, lambda: any("sleep" in text for text in heard), 10, "progress")
         if how == "kill":
             (server,) = servers() - before
             os.kill(server, signal.SIGKILL)
@@ -141,6 +141,6 @@ async def test_an_answer_of_any_length_is_read_to_its_end(team: Team) -> None:
                 break
         assert page["page"] == page["pages"] == len(parts) > 2
         whole = json.loads("".join(parts))
-        named = {one["name"] for one in whole["review"]["differences"] if one["section"] == "configuration"}
+        named = {entry["name"] for entry in whole["review"]["differences"] if entry["section"] == "configuration"}
         assert {f"KEY_{number}" for number in range(10, 50)} <= named
         assert (await told(client, "diff", cursor=f"page-{'0' * 24}-1"))["kind"] == "cursor"

@@ -22,16 +22,16 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(
         House, "config", lambda self, name: msgspec.structs.replace(plain(self, name), metrics="127.0.0.1:47190")
     )
-    async with a_house(1) as one:
-        await one.prepare_lane()
-        yield one
+    async with a_house(1) as chosen_house:
+        await chosen_house.prepare_lane()
+        yield chosen_house
 
 
 def series(text: str) -> dict[str, float]:
     return {
-        f"{one.name}{sorted(one.labels.items())}": one.value
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
         for family in text_string_to_metric_families(text)
-        for one in family.samples
+        for sample in family.samples
     }
 
 
@@ -51,13 +51,13 @@ async def test_apps_rollouts_and_ends_are_series_and_grow_with_what_is_served(
                 assert answer.status == 403
         async with visiting.get("http://127.0.0.1:47190/v1/node") as answer:
             assert answer.status == 404
-    found = series(text)
-    answers = {name: value for name, value in found.items() if name.startswith("freehold_app_answers_total")}
+    table = series(text)
+    answers = {name: value for name, value in table.items() if name.startswith("freehold_app_answers_total")}
     assert sum(answers.values()) >= 3
-    assert all("('project', 'site')" in one and "('environment', 'production')" in one for one in answers)
-    counts = [value for name, value in found.items() if name.startswith("freehold_app_duration_seconds_count")]
+    assert all("('project', 'site')" in answer and "('environment', 'production')" in answer for answer in answers)
+    counts = [value for name, value in table.items() if name.startswith("freehold_app_duration_seconds_count")]
     assert counts == [sum(answers.values())]
-    assert any(one.startswith("freehold_member_certificate_expiry_timestamp_seconds") for one in found)
+    assert any(text.startswith("freehold_member_certificate_expiry_timestamp_seconds") for text in table)
 
 
 async def test_a_token_scrapes_its_own_projects_series(house: House, component: Component) -> None:

@@ -21,8 +21,8 @@ NAME = re.compile(r"\bfreehold_[a-z0-9_]+")
 def asked() -> dict[str, set[str]]:
     """The series that each file asks for."""
     panels = json.loads((FILES / "dashboard.json").read_bytes())
-    texts = [one["expr"] for panel in panels["panels"] for one in panel["targets"]]
-    texts += [one["query"] for one in panels["templating"]["list"]]
+    texts = [entry["expr"] for panel in panels["panels"] for entry in panel["targets"]]
+    texts += [panel["query"] for panel in panels["templating"]["list"]]
     rules = re.sub(r"#.*", "", (FILES / "alerts.yml").read_text())
     return {"dashboard.json": set(NAME.findall(" ".join(texts))), "alerts.yml": set(NAME.findall(rules))}
 
@@ -42,8 +42,8 @@ async def test_every_series_that_is_asked_for_is_one_that_a_node_shows() -> None
 
 def test_panels_have_their_own_place_and_number() -> None:
     panels = json.loads((FILES / "dashboard.json").read_bytes())["panels"]
-    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in panels]
-    assert len({one["id"] for one in panels}) == len(set(places)) == len(panels)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len({panel["id"] for panel in panels}) == len(set(places)) == len(panels)
 
 
 def test_promtool_reads_the_rules() -> None:

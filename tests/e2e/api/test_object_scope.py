@@ -51,22 +51,22 @@ class Things:
 
     def marks(self) -> tuple[str, ...]:
         return tuple(
-            one[:TELLING] for one in (self.change, self.release, self.configuration, self.component, self.secret)
+            text[:TELLING] for text in (self.change, self.release, self.configuration, self.component, self.secret)
         )
 
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as made:
-        yield made
+    async with a_house(1) as new_house:
+        yield new_house
 
 
 async def furnish(house: House) -> dict[tuple[str, str], Things]:
-    found = {}
+    table = {}
     async with house.client() as client:
         actions = [
-            *(CreateEnvironment(one, ()) for one in ENVIRONMENTS),
-            *(CreateProject(one, ("me",)) for one in PROJECTS),
+            *(CreateEnvironment(environment, ()) for environment in ENVIRONMENTS),
+            *(CreateProject(project, ("me",)) for project in PROJECTS),
         ]
         for action in actions:
             await client.decide(house.admin, action, expect=(await client.state()).sequence)
@@ -74,10 +74,10 @@ async def furnish(house: House) -> dict[tuple[str, str], Things]:
             await client.decide(
                 house.admin, Freeze(f"freeze {'-'.join(place)}"), project=place[0], environment=place[1], expect=0
             )
-            found[place] = await things(house, client, *place)
+            table[place] = await things(house, client, *place)
     control = house.control(0)
     await until(lambda: len(control.core.dossiers.changes) == len(PLACES))
-    return found
+    return table
 
 
 async def things(house: House, client: NodeClient, project: str, environment: str) -> Things:
@@ -91,19 +91,21 @@ async def things(house: House, client: NodeClient, project: str, environment: st
         project, environment, f"change {project}-{environment}", digest(data), b"", digest(effective),
         gate_of(state, environment, release).digest, house.admin.public_key, system_now().wall_ms, Plan((Stage("100%"),)),
     )  # fmt: skip
-    for one in (component, effective, data):
-        await client.put_artifact(one, digest(one))
+    for entry in (component, effective, data):
+        await client.put_artifact(entry, digest(entry))
     signed = sign(house.admin, CHANGE_DOMAIN, mesh, change)
     await client.publish("change", project, encode(signed))
     run = EvidenceRun(mesh.hex(), "test", "sandbox", system_now().wall_ms)
-    made = attest(
+    content = attest(
         house.admin, run, passed=True, components=(("web", digest(component)),), configuration=digest(effective)
     )
-    await client.publish("evidence", digest(component).hex(), made)
+    await client.publish("evidence", digest(component).hex(), content)
     name = f"KEY_{project.upper()}_{environment.upper()}"
     await set_secret(client, house.admin, (project, environment, name), b"a value")
     held = [
-        one for one in await client.get("/v1/secrets", project=project, environment=environment) if one["name"] == name
+        candidate
+        for candidate in await client.get("/v1/secrets", project=project, environment=environment)
+        if candidate["name"] == name
     ]
     return Things(
         digest(signed.payload).hex(), digest(data).hex(), digest(effective).hex(), digest(component).hex(), held[0]["id"],
@@ -114,17 +116,23 @@ async def things(house: House, client: NodeClient, project: str, environment: st
 async def key_of(
     house: House, projects: tuple[str, ...], environments: tuple[str, ...], role: Role = "deployer"
 ) -> Ed25519Signer:
-    made = Ed25519Signer(ENTROPY.random_bytes(32))
+    ed25519_signer = Ed25519Signer(ENTROPY.random_bytes(32))
     control = house.control(0)
     grant = Grant(
-        made.public_key, "agent", f"agent of {'-'.join(projects)}-{'-'.join(environments)}", (role,), projects, environments,
-        system_now().wall_ms + HOUR_MS, ENTROPY.random_bytes(16),
-    )  # fmt: skip
+        ed25519_signer.public_key,
+        "agent",
+        f"agent of {'-'.join(projects)}-{'-'.join(environments)}",
+        (role,),
+        projects,
+        environments,
+        system_now().wall_ms + HOUR_MS,
+        ENTROPY.random_bytes(16),
+    )
     async with house.client() as client:
         chain = encode((sign(house.admin, GRANT_DOMAIN, control.core.trust.mesh, grant),))
-        await client.publish("grant", made.public_key.hex(), chain)
-    await until(lambda: made.public_key in control.core.dossiers.principals())
-    return made
+        await client.publish("grant", ed25519_signer.public_key.hex(), chain)
+    await until(lambda: ed25519_signer.public_key in control.core.dossiers.principals())
+    return ed25519_signer
 
 
 def remote(house: House, signer: Ed25519Signer) -> NodeClient:
@@ -146,26 +154,26 @@ async def test_no_operation_tells_of_an_object_that_no_grant_covers(house: House
     held = await furnish(house)
     control = house.control(0)
     node = control.core.node
-    marks = {place: one.marks() for place, one in held.items()}
+    marks = {place: things.marks() for place, things in held.items()}
     cells = seen = 0
     keys = {((project,), (environment,)): [(project, environment)] for project, environment in PLACES}
     keys |= {
-        (("shop",), ("*",)): [("shop", one) for one in ENVIRONMENTS],
-        (("*",), ("staging",)): [(one, "staging") for one in PROJECTS],
+        (("shop",), ("*",)): [("shop", environment) for environment in ENVIRONMENTS],
+        (("*",), ("staging",)): [(project, "staging") for project in PROJECTS],
     }
     for (projects, environments), mine in keys.items():
         signer = await key_of(house, projects, environments)
         async with remote(house, signer) as client:
-            for place, one in held.items():
+            for place, entry in held.items():
                 known = {
-                    "project": place[0], "environment": place[1], "change": one.change, "node": node,
-                    "key": house.admin.public_key.hex(), "draft": one.change, "export": "0" * 32, "number": "0",
+                    "project": place[0], "environment": place[1], "change": entry.change, "node": node,
+                    "key": house.admin.public_key.hex(), "draft": entry.change, "export": "0" * 32, "number": "0",
                 }  # fmt: skip
                 for operation in OPERATIONS:
                     if operation.method != "GET" or operation.stream == "always" or operation.name == "read":
                         continue
                     for named in (
-                        (one.release, one.component, one.configuration) if "{digest}" in operation.path else ("",)
+                        (entry.release, entry.component, entry.configuration) if "{digest}" in operation.path else ("",)
                     ):
                         path = operation.path.replace("{digest}", named)
                         for name, value in known.items():
@@ -176,8 +184,8 @@ async def test_no_operation_tells_of_an_object_that_no_grant_covers(house: House
                         text = data.decode(errors="replace") + data.hex()
                         for other, told in marks.items():
                             if other not in mine:
-                                kept = [mark for mark in told if mark in text and mark not in path]
-                                assert not kept, f"{operation.name} told {projects} {environments} of {other}"
+                                texts = [mark for mark in told if mark in text and mark not in path]
+                                assert not texts, f"{operation.name} told {projects} {environments} of {other}"
                         aimed = "{" in operation.path and operation.name not in {"peer", "principal"}
                         if aimed and place not in mine:
                             assert rule in {"change.unknown", "artifact.unknown", "caller.not-allowed"}, (
@@ -193,12 +201,12 @@ async def test_absent_and_not_covered_are_one_answer(house: House) -> None:
     held = await furnish(house)
     signer = await key_of(house, ("shop",), ("staging",))
     async with remote(house, signer) as client:
-        for place, one in held.items():
+        for place, entry in held.items():
             if place == ("shop", "staging"):
                 continue
             aimed = [
-                *((f"/v1/changes/{{}}{rest}", one.change) for rest in ("", "/papers", "/signed")),
-                ("/v1/artifacts/{}", one.release), ("/v1/artifacts/{}/here", one.component),
+                *((f"/v1/changes/{{}}{rest}", entry.change) for rest in ("", "/papers", "/signed")),
+                ("/v1/artifacts/{}", entry.release), ("/v1/artifacts/{}/here", entry.component),
             ]  # fmt: skip
             for path, real in aimed:
                 made_up = secrets.token_hex(32)
@@ -236,9 +244,9 @@ async def test_no_write_reaches_a_place_that_no_grant_of_its_caller_covers(house
             if other is not None and not mine:
                 run = EvidenceRun(mesh.hex(), "test", "sandbox", system_now().wall_ms)
                 subject = bytes.fromhex(other.component)
-                made = attest(signer, run, passed=True, components=(("web", subject),), configuration=b"c" * 32)
+                content = attest(signer, run, passed=True, components=(("web", subject),), configuration=b"c" * 32)
                 rule, _ = await answer(
-                    client, "POST", "/v1/records", {"kind": "evidence", "scope": other.component, "body": made}
+                    client, "POST", "/v1/records", {"kind": "evidence", "scope": other.component, "body": content}
                 )
                 assert rule == "evidence.subject"
                 stolen = Change(
@@ -288,15 +296,15 @@ async def test_a_watcher_is_told_of_its_own_places_alone(house: House) -> None:
                     house.admin, Unfreeze(), project=place[0], environment=place[1], expect=lane.sequence
                 )
                 await things(house, client, *place)
-        await until(lambda: any(one.get("key", "").startswith("/secret/shop/staging/") for _, one in told))
+        await until(lambda: any(row.get("key", "").startswith("/secret/shop/staging/") for _, row in told))
         await asyncio.sleep(0.3)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-    places = {(one["project"], one["environment"]) for kind, one in told if kind == "decision" and one["project"]}
+    places = {(row["project"], row["environment"]) for kind, row in told if kind == "decision" and row["project"]}
     assert places == {("shop", "staging")}
-    keys = " ".join(one["key"] for kind, one in told if kind == "record")
+    keys = " ".join(row["key"] for kind, row in told if kind == "record")
     assert "/secret/shop/production" not in keys
     assert "/blog/" not in keys
     assert "/change/shop/" in keys
-    assert not any(one.component[:TELLING] in keys for place, one in held.items() if place != ("shop", "staging"))
+    assert not any(things.component[:TELLING] in keys for place, things in held.items() if place != ("shop", "staging"))

@@ -66,11 +66,11 @@ async def test_opentelemetrys_collector_takes_traces_and_logs(
             await visit(house, 0, "/", traceparent=f"00-{TRACE}-{CLIENT}-01")
             await until(lambda: any(span.trace_id.hex() == TRACE for span in behind.spans), 30)
             await until(lambda: bool(named(behind, "decision start")), 30)
-            await until(lambda: any(one.body.string_value == "the node runs" for one in behind.records), 30)
-            assert [one.dropped for one in telemetry.exporters] == [0, 0]
-            assert min(one.sent for one in telemetry.exporters) > 0
-    (span,) = [one for one in behind.spans if one.trace_id.hex() == TRACE]
+            await until(lambda: any(record.body.string_value == "the node runs" for record in behind.records), 30)
+            assert [exporter.dropped for exporter in telemetry.exporters] == [0, 0]
+            assert min(exporter.sent for exporter in telemetry.exporters) > 0
+    (span,) = [span for span in behind.spans if span.trace_id.hex() == TRACE]
     assert (span.name, span.parent_span_id.hex(), attributes(span)["url.path"]) == ("GET site/web", CLIENT, "/")
-    assert {one.trace_id for one in named(behind, "rollout site production")} == {
-        one.trace_id for one in named(behind, "decision start")
+    assert {span.trace_id for span in named(behind, "rollout site production")} == {
+        span.trace_id for span in named(behind, "decision start")
     }

@@ -95,12 +95,12 @@ async def test_prometheus_scrapes_with_a_token_and_can_evaluate_every_rule(tmp_p
             await asked(session, address, "count(freehold_grant_expiry_timestamp_seconds)", "1")
             async with asyncio.timeout(30):
                 while True:
-                    found = await ask(session, f"{address}/api/v1/rules")
-                    rules = {one["name"]: one["health"] for one in found["groups"][0]["rules"]}
+                    entry = await ask(session, f"{address}/api/v1/rules")
+                    rules = {candidate["name"]: candidate["health"] for candidate in entry["groups"][0]["rules"]}
                     if set(rules.values()) == {"ok"}:
                         break
                     await asyncio.sleep(0.2)
             assert set(rules) == set(NAMES)
-            assert json.dumps(found).count('"state": "firing"') == 0
+            assert json.dumps(entry).count('"state": "firing"') == 0
             (tmp_path / "token").write_text(token[:-1] + ("a" if token[-1] != "a" else "b"))
             await asked(session, address, "up", "0")

@@ -26,10 +26,10 @@ VALUE = "sk-live-5d41402abc4b2a76"
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     fleet = Fleet(tmp_path_factory.mktemp("secret"))
     try:
-        made = fleet.found("one")
-        made.typed_ok("env", "create", "production", "-y")
-        made.typed_ok("project", "create", "shop")
-        yield made
+        machine = fleet.found("one")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "shop")
+        yield machine
     finally:
         fleet.close()
 
@@ -44,10 +44,10 @@ def test_a_value_comes_from_a_pipe_and_is_never_said_again(node: Machine) -> Non
         node.run("secret", "list", "--project", "shop"),
         node.run("logs", "--json"),
     ]
-    assert [one.code for one in said] == [0] * len(said), said
+    assert [answer.code for answer in said] == [0] * len(said), said
     assert said[0].json["version"] == 1
     assert [(row["name"], row["version"]) for row in said[2].json["secrets"]] == [("API_KEY", 2), ("API_KEY", 1)]
-    assert not any(VALUE in one.stdout + one.stderr for one in said)
+    assert not any(VALUE in answer.stdout + answer.stderr for answer in said)
     for path in node.folder.rglob("*"):
         if path.is_file():
             assert VALUE.encode() not in path.read_bytes(), path
@@ -98,7 +98,7 @@ min_healthy_time = "1s"
 
 
 def ask(node: Machine, path: str) -> tuple[int, str]:
-    address = next(one for one in node.status()["ingress"] if not one.startswith("unix:"))
+    address = next(entry for entry in node.status()["ingress"] if not entry.startswith("unix:"))
     try:
         request = urllib.request.Request(f"http://{address}{path}", headers={"Host": "shop.test"})
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -180,7 +180,7 @@ def test_neither_a_crash_nor_an_error_a_test_a_backup_or_a_command_tells_a_value
             )
         ]  # fmt: skip
         verified = next(answer for answer in said if answer.stdout.startswith("{") and "papers" in answer.json)
-        kinds = {one["kind"] for one in verified.json["papers"]}
+        kinds = {entry["kind"] for entry in verified.json["papers"]}
         assert {"build", "test"} <= kinds, "what freehold test and freehold build left is verified again"
         after_crashes_the_value_is_in_no_file(node, fleet, folder, value, dev_value, said)
     finally:
@@ -207,5 +207,5 @@ def after_crashes_the_value_is_in_no_file(
     assert (fleet.folder / "export" / "papers").is_dir()
     assert files_that_tell([fleet.folder], (value,)) == []
     assert files_that_tell([fleet.folder], (dev_value,)) == [str(folder / ".freehold" / "secrets")]
-    with tarfile.open(fleet.folder / "backup.tar.gz") as kept:
-        assert len(kept.getnames()) > 5, "the search looked into it"
+    with tarfile.open(fleet.folder / "backup.tar.gz") as tar_file:
+        assert len(tar_file.getnames()) > 5, "the search looked into it"

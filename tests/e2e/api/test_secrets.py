@@ -31,9 +31,9 @@ APP = 'secrets = ["API_KEY"]\nconfig = { PLAIN = "seen" }'
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(2) as made:
-        await made.prepare_lane()
-        yield made
+    async with a_house(2) as new_house:
+        await new_house.prepare_lane()
+        yield new_house
 
 
 async def seen_by_app(house: House, index: int) -> str:
@@ -89,7 +89,7 @@ async def test_the_app_gets_the_value_and_nobody_else_ever_sees_it(house: House,
             await house.deploy(component("services"), app=APP, smoke="/config?key=PLAIN")
         number, nodes = await set_secret(client, house.admin, PLACE, CANARY.encode())
         assert (number, len(nodes)) == (1, 2)
-        await until(lambda: all(house.control(one).secrets.versions() for one in (0, 1)))
+        await until(lambda: all(house.control(text).secrets.versions() for text in (0, 1)))
         await house.deploy(component("services"), app=APP, smoke="/config?key=PLAIN")
         for index in (0, 1):
             assert await seen_by_app(house, index) == CANARY
@@ -145,7 +145,7 @@ async def test_a_node_that_comes_later_is_served_by_a_holder_which_says_so(house
             for key, record in house.control(index).core.records.store.entries.items()
             if key.startswith("/audit/") and b"reseal secret" in record.record.body
         ]
-        assert any(newcomer.encode() in one.record.body for one in noted)
+        assert any(newcomer.encode() in entry.record.body for entry in noted)
     await house.stop(1)
     await house.start(1)
     await until(lambda: house.runs(1), 30)

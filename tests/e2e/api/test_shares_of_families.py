@@ -21,16 +21,16 @@ UNTIL_MS = system_now().wall_ms + 3_600_000
 async def granted(
     house: House, name: str, by: Ed25519Signer, above: tuple[Signed, ...] = ()
 ) -> tuple[Ed25519Signer, tuple[Signed, ...]]:
-    made, control = Ed25519Signer(ENTROPY.random_bytes(32)), house.control(0)
+    ed25519_signer, control = Ed25519Signer(ENTROPY.random_bytes(32)), house.control(0)
     grant = Grant(
-        made.public_key, "agent", name, ("proposer",), ("*",), ("*",), UNTIL_MS,
+        ed25519_signer.public_key, "agent", name, ("proposer",), ("*",), ("*",), UNTIL_MS,
         ENTROPY.random_bytes(16), parent=digest(above[-1].payload) if above else b"",
     )  # fmt: skip
     chain = (*above, sign(by, GRANT_DOMAIN, control.core.trust.mesh, grant))
     async with house.client() as client:
-        await client.publish("grant", made.public_key.hex(), encode(chain))
-    await until(lambda: made.public_key in control.core.dossiers.principals())
-    return made, chain
+        await client.publish("grant", ed25519_signer.public_key.hex(), encode(chain))
+    await until(lambda: ed25519_signer.public_key in control.core.dossiers.principals())
+    return ed25519_signer, chain
 
 
 def remote(house: House, signer: Ed25519Signer) -> NodeClient:
@@ -64,7 +64,7 @@ async def test_a_token_with_ten_keys_of_its_own_follows_no_more_than_one() -> No
             following.append(more)
             await until(lambda: house.control(0).feed.watchers == FOLLOWERS.principal_max + 1)
         finally:
-            for one in following:
-                one.cancel()
+            for task in following:
+                task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*following, return_exceptions=True)

@@ -63,7 +63,7 @@ async def test_a_request_that_another_node_answers_is_one_trace_and_so_is_a_roll
             await until(lambda: bool(named(collector, "rollout site production")), 20)
             names = {index: house.control(index).core.node for index in (0, 1)}
             metrics = render(house.control(0), "1", EVERYTHING).decode()
-        assert all(one.fields["api-key"] == "k1" for one in collector.came)
+        assert all(received.fields["api-key"] == "k1" for received in collector.came)
     (here,) = [span for span in named(collector, "GET site/web") if span.trace_id.hex() == TRACE]
     (through,) = [span for span in named(collector, "GET") if span.trace_id.hex() == TRACE]
     assert (here.trace_id.hex(), through.parent_span_id.hex()) == (TRACE, CLIENT)
@@ -102,7 +102,7 @@ async def test_a_collector_that_is_away_costs_visitors_nothing_and_is_told_of(
             await until(lambda: len(house.control(0).telemetry.problems()) == 2, 20)
             async with house.client() as client:
                 warnings = (await client.get("/v1/node"))["warnings"]
-            assert any("the collector does not take traces (status 503)" in one for one in warnings)
+            assert any("the collector does not take traces (status 503)" in warning for warning in warnings)
             away = await scraped(house)
             status[0] = 200
             await until(lambda: not house.control(0).telemetry.problems(), 40)

@@ -90,7 +90,7 @@ async def test_a_job_gets_what_the_person_gave_and_no_longer_than_its_token() ->
             "an answer was lost"
         )
         async with platform.client(job) as client:
-            assert [one["project"] for one in await client.get("/v1/lanes")] in ([], ["site"])
+            assert [entry["project"] for entry in await client.get("/v1/lanes")] in ([], ["site"])
         stolen = platform.token(job)
         with pytest.raises(RefusedError, match="audience"):
             await platform.exchange(stranger, stolen)
@@ -175,7 +175,7 @@ async def test_a_job_counts_as_the_person_who_started_it_where_approvals_are_ask
             await platform.exchange(job, platform.token(job, actor_id=said))
             rights = control.core.dossiers.rights(job.public_key, control.clock().wall_ms)
             assert isinstance(rights, Rights)
-            others = [one.public_key for key, one in people.items() if key != number]
+            others = [person.public_key for key, person in people.items() if key != number]
             assert people[number].public_key in rights.behind
             assert not set(others) & set(rights.behind), "only who started it may not approve it"
         job = a_job()
@@ -195,9 +195,9 @@ async def handed_on(house: House, person: Ed25519Signer, key: bytes) -> None:
     own = Grant(key=person.public_key, kind="person", name="somebody", roles=("deployer", "approver"),
                 nonce=ENTROPY.random_bytes(16), **common)  # fmt: skip
     first = sign(house.admin, GRANT_DOMAIN, mesh, own)
-    given = Grant(key=key, kind="agent", name="forge", roles=("deployer",), nonce=ENTROPY.random_bytes(16),
+    grant = Grant(key=key, kind="agent", name="forge", roles=("deployer",), nonce=ENTROPY.random_bytes(16),
                   parent=bytes(digest(first.payload)), **common)  # fmt: skip
-    link = sign(person, GRANT_DOMAIN, mesh, given)
+    link = sign(person, GRANT_DOMAIN, mesh, grant)
     async with house.client() as client:
         await client.publish("grant", person.public_key.hex(), encode((first,)))
         await client.publish("grant", key.hex(), encode((first, link)))
@@ -227,10 +227,10 @@ async def test_who_may_trust_an_issuer_and_how_widely() -> None:
                 with pytest.raises(CommandError):
                     await client.post("/v1/trusts", body)
             pinned = json.dumps(platform.issuer.key_set())
-            made = await client.post(
+            entry = await client.post(
                 "/v1/trusts", TrustBody("pinned", platform.issuer.url, "repo:*", jwks=pinned, private=True)
             )
-            assert made["pinned"] == ["rsa-1", "ec-1"]
+            assert entry["pinned"] == ["rsa-1", "ec-1"]
             folder = platform.house.folder / "n0" / "trusts"
             assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600, 0o600]
         await platform.house.stop(0)
@@ -265,12 +265,12 @@ async def test_a_clean_job_comes_in_by_the_commands_and_deploys(component: Calla
     try:
         async with an_issuer() as issuer:
             issuer.claims = {"sub": "repo:web/hello:ref:refs/heads/main", **CLAIMS}
-            one = await asyncio.to_thread(fleet.found, "d", "--api", "127.0.0.1:0")
-            await asyncio.to_thread(one.typed_ok, "env", "create", "production", "-y")
-            await asyncio.to_thread(one.typed_ok, "project", "create", "hello", "--owner", "web-team")
+            machine = await asyncio.to_thread(fleet.found, "d", "--api", "127.0.0.1:0")
+            await asyncio.to_thread(machine.typed_ok, "env", "create", "production", "-y")
+            await asyncio.to_thread(machine.typed_ok, "project", "create", "hello", "--owner", "web-team")
             added = await asyncio.to_thread(
-                one.run, "trust", "add", "forge", "--issuer", issuer.url, "--repository-id", "123", "--ref", "refs/heads/main",
-                "--role", "deployer", "--project", "hello", "--private", "--json",
+                machine.run, "trust", "add", "forge", "--issuer", issuer.url, "--repository-id", "123",
+                "--ref", "refs/heads/main", "--role", "deployer", "--project", "hello", "--private", "--json",
             )  # fmt: skip
             assert added.code == 0, added
             job = Job(folder / "job")
@@ -301,9 +301,9 @@ async def test_a_clean_job_comes_in_by_the_commands_and_deploys(component: Calla
             kept_out = await asyncio.to_thread(other.run, "ci", "exchange", "--json")
             assert (kept_out.code, kept_out.json["error"]["kind"]) == (3, "token.claim"), kept_out
             assert other.told == {}
-            shown = await asyncio.to_thread(one.run, "trust", "list", "--json")
+            shown = await asyncio.to_thread(machine.run, "trust", "list", "--json")
             assert shown.json["text"] == job.line
-            gone = await asyncio.to_thread(one.run, "trust", "remove", "forge", "--json")
+            gone = await asyncio.to_thread(machine.run, "trust", "remove", "forge", "--json")
             assert gone.code == 0
     finally:
         await asyncio.to_thread(fleet.close)

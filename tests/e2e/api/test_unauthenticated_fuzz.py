@@ -112,9 +112,9 @@ CONTEXT.check_hostname, CONTEXT.verify_mode = False, ssl.CERT_NONE
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as one:
-        await one.prepare_lane()
-        yield one
+    async with a_house(1) as chosen_house:
+        await chosen_house.prepare_lane()
+        yield chosen_house
 
 
 def a_request(dice: random.Random, known: list[bytes], *, sane: bool) -> bytes:
@@ -185,7 +185,7 @@ async def test_odd_requests_of_nobody_are_no_defects_of_the_node(
         await asyncio.gather(*[one(data) for data in requests])
     assert not bad, bad[:5]
     traces = [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
-    assert not traces, [(one.name, one.getMessage()[:200], str(one.exc_info)[:400]) for one in traces[:5]]
+    assert not traces, [(trace.name, trace.getMessage()[:200], str(trace.exc_info)[:400]) for trace in traces[:5]]
     assert sum(count for status, count in seen.items() if 400 <= status < 500) > calls / 4, seen
     async with house.client() as client:
         assert (await client.get("/v1/node"))["node"]

@@ -49,8 +49,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             node.typed_ok("project", "create", name, "--owner", "web-team")
         grace = Machine(folder / "g")
         line = fleet.invite(node, "--kind", "principal", "--role", "approver", "--for", "grace")
-        made = grace.typed("login", line, "--name", "work", "--json", typing=(PASSPHRASE, PASSPHRASE))
-        assert made.code == 0, made
+        answer = grace.typed("login", line, "--name", "work", "--json", typing=(PASSPHRASE, PASSPHRASE))
+        assert answer.code == 0, answer
         tokens = {
             "deployer": node.ok("token", "create", "ci", "--role", "deployer", "--runner")["token"],
             "bearer": node.ok("token", "create", "bot", "--role", "proposer", "--bearer")["token"],
@@ -88,36 +88,38 @@ PYTHON = [sys.executable, str(EXAMPLES / "change.py")]
 
 def begun(command: list[str], world: World, token: str, *arguments: str) -> subprocess.Popen[str]:
     """The program, running in an environment that holds a token, an address and what vouches for it."""
-    given = {"FREEHOLD_TOKEN": world.tokens[token], "FREEHOLD_URL": world.url, "FREEHOLD_CA": str(world.ca)}
-    settings = {**given, "NODE_EXTRA_CA_CERTS": str(world.ca), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    table = {"FREEHOLD_TOKEN": world.tokens[token], "FREEHOLD_URL": world.url, "FREEHOLD_CA": str(world.ca)}
+    settings = {**table, "NODE_EXTRA_CA_CERTS": str(world.ca), "PATH": "/usr/local/bin:/usr/bin:/bin"}
     return subprocess.Popen(
         [*command, *arguments], env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )  # fmt: skip
 
 
 def walked(command: list[str], world: World, component: Path, project: str) -> None:
-    given = (project, "production", str(component), f"{project}.test", "greet visitors", "--", "true")
-    process = begun(command, world, "deployer", *given)
+    pair = (project, "production", str(component), f"{project}.test", "greet visitors", "--", "true")
+    process = begun(command, world, "deployer", *pair)
     try:
-        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
 
         def waits() -> bool:
-            found[:] = [
-                one for one in json.loads(world.node.get(f"/v1/changes?project={project}"))
-                if one["start"] and one["start"]["rule"] == "approval.missing"
+            rows[:] = [
+                load for load in json.loads(world.node.get(f"/v1/changes?project={project}"))
+                if load["start"] and load["start"]["rule"] == "approval.missing"
             ]  # fmt: skip
             assert process.poll() is None, process.communicate()
-            return bool(found)
+            return bool(rows)
 
         until(waits, WALK_TIMEOUT_S, "the start to wait for an approval")
-        papers = json.loads(world.node.get(f"/v1/changes/{found[0]['id']}/papers"))
-        assert [(one["kind"], one["passed"]) for one in papers["evidence"] if one["by"] != "node"] == [("test", True)]
-        world.approver.typed_ok("approve", found[0]["id"])
+        papers = json.loads(world.node.get(f"/v1/changes/{rows[0]['id']}/papers"))
+        assert [(paper["kind"], paper["passed"]) for paper in papers["evidence"] if paper["by"] != "node"] == [
+            ("test", True)
+        ]
+        world.approver.typed_ok("approve", rows[0]["id"])
         out, _ = process.communicate(timeout=WALK_TIMEOUT_S)
     finally:
         process.kill()
     assert process.returncode == 0, out
-    assert f"proposed {found[0]['id']}" in out, out
+    assert f"proposed {rows[0]['id']}" in out, out
     assert "approval.missing" in out, out
     assert out.splitlines()[-1].startswith("runs: release"), out
     head, _, body = visited(world, f"{project}.test")
@@ -153,23 +155,23 @@ def test_a_change_goes_to_production_by_typescript_alone(
 
 
 def test_a_token_ends_at_the_proposal(world: World, component: Callable[[str], Path], compiled: list[str]) -> None:
-    given = ("failing", "production", str(component("hello")), "failing.test", "greet", "--", "false")
+    pair = ("failing", "production", str(component("hello")), "failing.test", "greet", "--", "false")
     for command in (PYTHON, compiled):
-        process = begun(command, world, "bearer", *given)
+        process = begun(command, world, "bearer", *pair)
         out, _ = process.communicate(timeout=WALK_TIMEOUT_S)
         assert process.returncode == 0, out
         assert "proposed " in out, out
         assert "runs:" not in out, out
     changes = json.loads(world.node.get("/v1/changes?project=failing"))
     assert changes
-    assert {one["state"] for one in changes} == {"proposed"}
-    assert all(one["start"] is None for one in changes)
+    assert {change["state"] for change in changes} == {"proposed"}
+    assert all(change["start"] is None for change in changes)
 
 
 def test_a_failing_test_ends_it_before_the_proposal(world: World, component: Callable[[str], Path]) -> None:
     before = len(json.loads(world.node.get("/v1/changes?project=failing")))
-    given = ("failing", "production", str(component("hello")), "failing.test", "greet", "--", "false")
-    process = begun(PYTHON, world, "deployer", *given)
+    pair = ("failing", "production", str(component("hello")), "failing.test", "greet", "--", "false")
+    process = begun(PYTHON, world, "deployer", *pair)
     out, _ = process.communicate(timeout=WALK_TIMEOUT_S)
     assert process.returncode == 1, out
     assert "the tests failed" in out, out
@@ -206,12 +208,12 @@ def test_a_client_that_a_generator_makes_in_python_speaks_to_the_node(world: Wor
     (tmp_path / "openapi.json").write_bytes(world.node.get("/v1/openapi.json"))
     command = [python, "-m", "openapi_python_client", "generate", "--path", "openapi.json", "--meta", "none",
                "--output-path", "client", "--fail-on-warning"]  # fmt: skip
-    found = {"PATH": f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin"}  # it formats with the ruff that came with it
-    done = subprocess.run(command, cwd=tmp_path, env=found, capture_output=True, text=True, timeout=200, check=False)
+    document = {"PATH": f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin"}  # it formats with the ruff that came with it
+    done = subprocess.run(command, cwd=tmp_path, env=document, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "smoke.py").write_text(SMOKE)
-    given = {"FREEHOLD_TOKEN": world.tokens["bearer"], "FREEHOLD_URL": world.url, "FREEHOLD_CA": str(world.ca)}
-    settings = {**given, **found}
+    table = {"FREEHOLD_TOKEN": world.tokens["bearer"], "FREEHOLD_URL": world.url, "FREEHOLD_CA": str(world.ca)}
+    settings = {**table, **document}
     smoked = subprocess.run(
         [python, "smoke.py"], cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=60, check=False
     )  # fmt: skip

@@ -35,16 +35,16 @@ HOUR_MS = 3_600_000
 def said(receiver: Receiver, secret: str) -> list[dict[str, Any]]:
     """Everything that came, as far as the library believes it."""
     judge = Webhook(secret)
-    return [judge.verify(one.body, one.fields) for one in receiver.came]
+    return [judge.verify(received.body, received.fields) for received in receiver.came]
 
 
 def kinds(receiver: Receiver) -> list[str]:
-    return [json.loads(one.body)["type"] for one in receiver.came]
+    return [json.loads(received.body)["type"] for received in receiver.came]
 
 
 async def add(client: NodeClient, name: str, url: str, **more: Any) -> str:
-    made = await client.post("/v1/webhooks", WebhookBody(name, url, private=True, **more))
-    return str(made["secret"])
+    entry = await client.post("/v1/webhooks", WebhookBody(name, url, private=True, **more))
+    return str(entry["secret"])
 
 
 async def a_person(house: House, name: str, *roles: Role) -> Ed25519Signer:
@@ -83,7 +83,7 @@ async def test_an_approval_a_rollout_and_a_lost_node_are_told(component: Callabl
         await until(lambda: len(other.came) == 1, 20)
         started = receiver.came[1].fields["webhook-id"]
         assert other.came[0].fields["webhook-id"] == started, "two nodes tell of one decision under one id"
-        assert [one["type"] for one in said(other, theirs)] == ["rollout.started"]
+        assert [row["type"] for row in said(other, theirs)] == ["rollout.started"]
 
         gone = house.control(1).core.node
         house.daemons[1].hand_over()
@@ -123,9 +123,9 @@ async def test_who_may_have_a_node_speak_to_others() -> None:
             ):
                 with pytest.raises(CommandError):
                     await client.post("/v1/webhooks", WebhookBody("w", url))
-            found = await client.get("/v1/webhooks")
-            assert [one["name"] for one in found] == ["fine"]
-            assert "secret" not in found[0]
+            entry = await client.get("/v1/webhooks")
+            assert [candidate["name"] for candidate in entry] == ["fine"]
+            assert "secret" not in entry[0]
         assert receiver.came == []
 
 
@@ -157,10 +157,10 @@ async def test_the_commands_and_a_node_that_is_killed_with_a_message_under_way()
     fleet = Fleet(folder)
     try:
         async with a_receiver(answer) as receiver:
-            one = await asyncio.to_thread(fleet.found)
+            machine = await asyncio.to_thread(fleet.found)
 
             def run(*words: str) -> Any:
-                return asyncio.to_thread(one.run, "webhook", *words, "--json")
+                return asyncio.to_thread(machine.run, "webhook", *words, "--json")
 
             refused = await run("add", "ops", receiver.url)
             assert (refused.code, refused.json["error"]["kind"]) == (3, "address.url"), refused
@@ -172,14 +172,14 @@ async def test_the_commands_and_a_node_that_is_killed_with_a_message_under_way()
             failed = await run("test", "ops")
             assert (failed.code != 0, failed.json["error"]["kind"]) == (True, "webhook.failed"), failed
             assert "status 500" in failed.json["error"]["message"]
-            path = one.data / "webhooks" / "ops"
-            await asyncio.to_thread(one.kill)
+            path = machine.data / "webhooks" / "ops"
+            await asyncio.to_thread(machine.kill)
             file = msgspec.msgpack.decode(path.read_bytes(), type=HookFile)
             at_ms = system_now().wall_ms
             file.queue(Message("msg_waits", "rollout.started", at_ms, {"project": "site"}), at_ms)
             refusing[0] = False
             path.write_bytes(msgspec.msgpack.encode(file))  # as a node leaves it that is killed before it sends
-            await asyncio.to_thread(one.start)
+            await asyncio.to_thread(machine.start)
             await until(lambda: receiver.came[-1].fields["webhook-id"] == "msg_waits", 20)
             assert Webhook(added.json["secret"]).verify(receiver.came[-1].body, receiver.came[-1].fields)
             assert (await run("test", "ops")).code == 0
@@ -190,7 +190,7 @@ async def test_the_commands_and_a_node_that_is_killed_with_a_message_under_way()
             assert (await run("remove", "ops")).code == 0
             assert not path.exists()
             unknown = await asyncio.to_thread(
-                one.run, "webhook", "add", "x", "https://x.example/", "--event", "nonsense"
+                machine.run, "webhook", "add", "x", "https://x.example/", "--event", "nonsense"
             )
             assert unknown.code == 2
     finally:

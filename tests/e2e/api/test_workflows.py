@@ -31,12 +31,12 @@ def test_actionlint_finds_nothing(platform: str, oidc: bool, tmp_path: Path) -> 
     linter = built(*ACTIONLINT)
     done = subprocess.run([linter, "-no-color", "-oneline", "-shellcheck=", "-pyflakes=", str(path)],
                           capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
-    found = [
+    lines = [
         line
         for line in done.stdout.splitlines()
         if "enable-openid-connect" not in line and 'label "docker"' not in line
     ]
-    assert found == []
+    assert lines == []
     near = path.read_text().replace("runs-on:", "run-on:", 1)
     path.write_text(near)
     again = subprocess.run([linter, "-no-color", str(path)], capture_output=True, text=True, timeout=60, check=False)

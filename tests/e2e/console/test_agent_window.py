@@ -66,25 +66,25 @@ def on_node(state: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    made = Browser()
-    yield made
-    made.close()
+    new_browser = Browser()
+    yield new_browser
+    new_browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser) -> Page:
-    made = browser.page()
+    new_page = browser.page()
     framed = rollout_page.page().replace(
         "<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     )
-    made.js(f"{HOST}({json.dumps(framed)})")
-    return made
+    new_page.js(f"{HOST}({json.dumps(framed)})")
+    return new_page
 
 
 def tell(page: Page, told: dict[str, Any], **answers: Any) -> None:
     """Have the host pass on a tool's answer, and keep what it answers when the page asks."""
-    kept = {name: {"content": [], "structuredContent": one} for name, one in answers.items()}
-    page.js(f"answers = {json.dumps(kept)}")
+    items = {name: {"content": [], "structuredContent": answer} for name, answer in answers.items()}
+    page.js(f"answers = {json.dumps(items)}")
     page.js("say({method: 'ui/notifications/tool-input', params: {arguments: {}}})")
     result = {"content": [{"type": "text", "text": json.dumps(told)}]}
     page.js(f"say({{method: 'ui/notifications/tool-result', params: {json.dumps(result)}}})")
@@ -103,14 +103,14 @@ def test_it_draws_stages_and_numbers_and_asks_again_until_the_release_runs(page:
     for words in ("..nnnnnn", "pass", "200", "1.5 %", "..mmmmmm", "not heard"):
         assert words in shown, shown
     shows(page, "Change abababababab: runs")
-    asked = [one for one in page.js("heard") if one.get("method") == "tools/call"]
-    assert [one["params"] for one in asked] == [{"name": "rollout_status", "arguments": {"change": CHANGE}}]
-    assert any(one.get("method") == "ui/notifications/size-changed" for one in page.js("heard"))
+    asked = [entry for entry in page.js("heard") if entry.get("method") == "tools/call"]
+    assert [entry["params"] for entry in asked] == [{"name": "rollout_status", "arguments": {"change": CHANGE}}]
+    assert any(entry.get("method") == "ui/notifications/size-changed" for entry in page.js("heard"))
     assert page.js("document.querySelector('iframe').contentDocument.documentElement.style.colorScheme") == "dark"
 
 
 def test_of_a_nodes_answer_it_finds_the_rollout_by_the_change_and_no_other(page: Page) -> None:
-    lanes = [{"project": "greeter", "environment": name, "base": None, "rollout": one} for name, one in (
+    lanes = [{"project": "greeter", "environment": name, "base": None, "rollout": row} for name, row in (
         ("production", rollout(change="ef" * 32, stages=[1, 7])), ("staging", rollout()))]  # fmt: skip
     tell(page, on_node("candidate"), status={"untrusted_answer": lanes}, rollout_status=on_node("aborted"))
     assert "7" not in shows(page, "Stage 2 of 3").partition("Stage")[2].splitlines()[0]
@@ -130,4 +130,4 @@ def test_text_of_others_is_text_and_what_is_wrong_is_told(page: Page) -> None:
     tell(page, {"error": {"kind": "no-node", "message": f"no node answers {HOSTILE}", "next_step": "start it"}})
     assert "no node answers <img" in shows(page, "It did not work")
     assert page.js("document.title") == "mine"
-    assert not [one for one in page.said if "Content Security Policy" in one], page.said
+    assert not [text for text in page.said if "Content Security Policy" in text], page.said

@@ -46,26 +46,26 @@ class Hands:
     page: Page
 
     def focus(self) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.page.js(FOCUS)
-        return found
+        document: dict[str, Any] | None = self.page.js(FOCUS)
+        return document
 
     def press(self, name: str, *, shift: bool = False) -> dict[str, Any] | None:
         """Press a key that moves the focus; whatever has it then must be seen to."""
         self.page.key(name, shift=shift)
-        found = self.focus()
-        if found is not None and found["tag"] != "main":
-            assert found["drawn"], f"nobody sees that this has the focus: {found}"
-            assert found["there"], f"what has the focus is not in the window: {found}"
-        return found
+        document = self.focus()
+        if document is not None and document["tag"] != "main":
+            assert document["drawn"], f"nobody sees that this has the focus: {document}"
+            assert document["there"], f"what has the focus is not in the window: {document}"
+        return document
 
     def reach(self, words: str, *tags: str) -> None:
         """Press Tab until an element of these kinds that says `words` has the focus."""
         met = []
         for _ in range(STOPS_MAX):
-            found = self.press("Tab")
-            if found is not None and words in found["words"] and found["tag"] in tags:
+            document = self.press("Tab")
+            if document is not None and words in document["words"] and document["tag"] in tags:
                 return
-            met.append(found and found["words"][:40])
+            met.append(document and document["words"][:40])
         raise AssertionError(f"Tab never reached {words!r}; it met {met}")
 
     def choose(self, words: str) -> None:
@@ -88,8 +88,8 @@ class Hands:
 
     def _until_out(self, *, shift: bool) -> list[str]:
         met: list[str] = []
-        while (found := self.press("Tab", shift=shift)) is not None:
-            met.append(f"{found['tag']} {found['words']}")
+        while (document := self.press("Tab", shift=shift)) is not None:
+            met.append(f"{document['tag']} {document['words']}")
             assert len(met) <= STOPS_MAX, f"Tab does not come out again: {met[-8:]}"
         return met
 
@@ -112,8 +112,8 @@ class Story:
         path.write_text(path.read_text().replace('min_healthy_time = "1s"', 'min_healthy_time = "4s"'))
         answer = self.site.deploy(self.dev, "-m", greeting.partition('"')[0], "--detach")
         assert answer.code == 5, answer
-        found: str = answer.json["change"]
-        return found
+        text: str = answer.json["change"]
+        return text
 
     def approve(self) -> None:
         """From what waits to the touch."""
@@ -218,7 +218,7 @@ def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
     assert page.js("[...document.querySelectorAll('main pre')].every((one) => !one.innerText.includes('GET /'))")
     hands.reach("log lines", "pre")
     _no_trap(hands)
-    assert not [one for one in page.said if "pubKeyCredParams" not in one], page.said
+    assert not [text for text in page.said if "pubKeyCredParams" not in text], page.said
 
 
 def _no_trap(hands: Hands) -> None:

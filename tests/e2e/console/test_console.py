@@ -70,12 +70,12 @@ class Story:
             "deploy", "--folder", str(self.project), "-m", request, "--detach", "--json", timeout_s=300
         )
         assert answer.code == 5, answer
-        found: str = answer.json["change"]
-        return found
+        text: str = answer.json["change"]
+        return text
 
     def lane(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.dev.get("/v1/lanes/greeter/production"))
-        return found
+        document: dict[str, Any] = json.loads(self.dev.get("/v1/lanes/greeter/production"))
+        return document
 
     def show(self, view: str = "/") -> None:
         self.page.js(f"location.hash = {json.dumps('#' + view)}")
@@ -122,8 +122,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         page.has("What needs you")
         yield Story(fleet, dev, ann, project, page, port, console)
     finally:
-        for one in terminals:
-            one.kill()
+        for terminal in terminals:
+            terminal.kill()
         fleet.close()
         browser.close()
 
@@ -132,27 +132,27 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 def visited(story: Story) -> Iterator[None]:
     """Somebody calls every node all the time."""
     stop = threading.Event()
-    addresses = [one.ingress for one in story.fleet.machines]
+    addresses = [machine.ingress for machine in story.fleet.machines]
 
     def visit(address: str) -> None:
         while not stop.wait(0.02):
             with contextlib.suppress(OSError):  # the release under test answers with errors
                 urllib.request.urlopen(f"http://{address}/greeter", timeout=10).close()
 
-    threads = [threading.Thread(target=visit, args=(one,)) for one in addresses]
-    for one in threads:
-        one.start()
+    threads = [threading.Thread(target=visit, args=(address,)) for address in addresses]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
 
 
 def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story: Story) -> None:
     page, link = story.page, story.console.wait_for(LINK, 1)[0]
-    made = page.js(
+    entry = page.js(
         """(async () => {
           const { knownKey } = await import('/assets/sign.js');
           const where = await (await fetch('/console/where')).json();
@@ -161,9 +161,9 @@ def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story:
           return [key.name, out];
         })()"""
     )
-    assert made[1] == "InvalidAccessError"
+    assert entry[1] == "InvalidAccessError"
     mine = story.ann.ok("token", "list")["principals"]
-    (browser,) = [one for one in mine if one["key"] == made[0]]
+    (browser,) = [candidate for candidate in mine if candidate["key"] == entry[0]]
     assert browser["yours"]
     assert not {"approve", "admin"} & set(browser["verbs"])
     code = link.partition("#")[2]
@@ -305,7 +305,7 @@ def test_the_page_is_small_and_holds_nothing_inline(story: Story) -> None:
     page.has("What needs you")
     painted = page.until("(performance.getEntriesByName('first-contentful-paint')[0] || {}).startTime")
     assert painted < 2_000, f"first paint after {painted:.0f} ms (aim 200 on a quiet machine)"
-    assert not [one for one in page.said if "Content Security Policy" in one], page.said
+    assert not [text for text in page.said if "Content Security Policy" in text], page.said
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -40,18 +40,18 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Look]:
     fleet = Fleet(tmp_path_factory.mktemp("c"))
     terminals: list[Terminal] = []
     try:
-        one = fleet.found("one")
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "greeter")
+        machine = fleet.found("one")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "greeter")
         port = free_port()
         command = shlex.join(
             [sys.executable, "-c", "from cli.main import main; main()", "console", "--port", str(port)]
         )
-        terminals.append(Terminal(command, Path.cwd(), one.environment))
+        terminals.append(Terminal(command, Path.cwd(), machine.environment))
         page = browser.page(width=1440, height=900)
         page.go(terminals[0].wait_for(LINK, 60.0)[0])
         page.has("What needs you")
-        yield Look(one, page, f"http://localhost:{port}")
+        yield Look(machine, page, f"http://localhost:{port}")
     finally:
         for terminal in terminals:
             terminal.kill()
@@ -61,7 +61,7 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Look]:
 
 def test_axe_finds_nothing_in_any_view_at_any_width_in_any_palette(look: Look) -> None:
     source = (npm.installed(AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
-    found = []
+    pairs = []
     for width, dark in ((1440, False), (1440, True), (360, False), (360, True)):
         look.page.resize(width=width, height=800, dark=dark)
         for name, view in VIEWS.items():
@@ -71,6 +71,6 @@ def test_axe_finds_nothing_in_any_view_at_any_width_in_any_palette(look: Look) -
                 "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v =>"
                 " v.id + ': ' + v.nodes.map(n => n.html.slice(0, 120)).join(' | ')))"
             )
-            found += [(width, dark, name, one) for one in said]
+            pairs += [(width, dark, name, entry) for entry in said]
     look.page.resize(width=1440, height=900)
-    assert not found, "\n".join(map(str, found))
+    assert not pairs, "\n".join(map(str, pairs))

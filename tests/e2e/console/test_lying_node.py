@@ -96,6 +96,6 @@ async def test_what_is_signed_is_what_is_shown_whatever_a_node_says(
             altered = base64.b64encode(statement.replace(named.encode(), other.id.hex().encode())).decode()
             for near in (altered, base64.b64encode(statement + b" ").decode(), ""):
                 touched = cast(Any, type("Touch", (), {"credential": "credential"})())
-                given = msgspec.structs.replace(TouchGiven("", touched), statement=near)
+                touch_given = msgspec.structs.replace(TouchGiven("", touched), statement=near)
                 with pytest.raises(CommandError, match="not offered"):
-                    await page.take(given)
+                    await page.take(touch_given)

@@ -40,8 +40,8 @@ class Team:
         self.site.configure(greeting, '["100%"]')
         answer = self.site.deploy(self.dev, "-m", greeting, "--detach")
         assert answer.code == 5, answer
-        found: str = answer.json["change"]
-        return found
+        text: str = answer.json["change"]
+        return text
 
     def runs(self, change: str) -> bool:
         view = json.loads(self.dev.get(f"/v1/changes/{change}"))
@@ -89,11 +89,11 @@ def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Pa
 
 
 def test_a_touch_approves_what_policy_asks_a_touch_for(team: Team, tmp_path: Path) -> None:
-    made = team.in_browser(
+    new_answer = team.in_browser(
         "passkey", "add", "--name", "laptop", "--port", str(team.port), button="Make the passkey", typing=True
     )
-    assert made.code == 0, made
-    assert "approves in your name" in made.stdout
+    assert new_answer.code == 0, new_answer
+    assert "approves in your name" in new_answer.stdout
     (known,) = team.ann.ok("passkey", "list")["passkeys"]
     assert (known["name"], known["problem"]) == ("laptop", "")
     assert known["origins"] == [f"http://localhost:{team.port}"]
@@ -104,15 +104,15 @@ def test_a_touch_approves_what_policy_asks_a_touch_for(team: Team, tmp_path: Pat
     change = team.proposed("hello")
     by_key = team.ann.typed("approve", change[:12], "--json")
     assert by_key.code == 0, by_key
-    assert [one["rule"] for one in by_key.json["missing"]] == ["approval.passkey"]
+    assert [entry["rule"] for entry in by_key.json["missing"]] == ["approval.passkey"]
     assert "--passkey" in by_key.json["missing"][0]["detail"]
 
-    given = team.in_browser("approve", change[:12], "--passkey", "-m", "read it", button="Approve with passkey")
-    assert given.code == 0, given
-    assert f"change {change[:12]} is approved" in given.stdout
+    answer = team.in_browser("approve", change[:12], "--passkey", "-m", "read it", button="Approve with passkey")
+    assert answer.code == 0, answer
+    assert f"change {change[:12]} is approved" in answer.stdout
     until(lambda: team.runs(change), 120, "the approved change to run")
     papers = team.ann.ok("evidence", "show", change)
-    assert {one["by_passkey"] for one in papers["approvals"] if not one["problem"]} == {True, False}
+    assert {paper["by_passkey"] for paper in papers["approvals"] if not paper["problem"]} == {True, False}
     folder = tmp_path / "export"
     team.ann.ok("evidence", "export", change, "--to", str(folder))
     assert len(team.ann.ok("evidence", "verify", str(folder), "--change", change)["papers"]) >= 2
@@ -150,7 +150,7 @@ def test_who_was_not_verified_approves_nothing(team: Team) -> None:
     change = team.proposed("unseen")
     team.page.call("WebAuthn.disable")
     team.page.authenticator(verified=False)
-    given = team.in_browser("approve", change[:12], "--passkey", button="Approve with passkey", says="was not used")
-    assert given.code == 1
+    answer = team.in_browser("approve", change[:12], "--passkey", button="Approve with passkey", says="was not used")
+    assert answer.code == 1
     papers = json.loads(team.dev.get(f"/v1/changes/{change}/papers"))
     assert papers["approvals"] == []

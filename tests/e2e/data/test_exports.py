@@ -33,14 +33,16 @@ BASE = f"/v1/data/shop/{ENVIRONMENT}"
 @pytest.fixture(scope="module")
 def site(component: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     fleet = Fleet(tmp_path_factory.mktemp("exports"))
-    made = Site(fleet, component)
+    new_site = Site(fleet, component)
     try:
         first = fleet.found("one", "--policy", "solo", *ports())
-        made.ask(first, lambda client: made.write_environment(client, ENVIRONMENT))
-        made.ask(first, lambda client: made.write_project(client, "shop"))
-        made.deploy(first, "shop", "services", "first", more='keyvalue = ["default"]', smoke="/env", stages='["100%"]')
+        new_site.ask(first, lambda client: new_site.write_environment(client, ENVIRONMENT))
+        new_site.ask(first, lambda client: new_site.write_project(client, "shop"))
+        new_site.deploy(
+            first, "shop", "services", "first", more='keyvalue = ["default"]', smoke="/env", stages='["100%"]'
+        )
         until(lambda: call(first.ingress, HOST, "/env")[0] == 200, 60, "the app to be served")
-        yield made
+        yield new_site
     finally:
         fleet.close()
 
@@ -64,7 +66,7 @@ def test_data_goes_out_and_comes_back_and_nothing_is_overwritten_unsaid(
     out = tmp_path / "shop.export"
     done = node.typed_ok("data", "export", *WHERE, "--to", str(out), "-y")
     assert (done["folder"], done["files"]) == (str(out), 1)
-    (line,) = [json.loads(one) for one in (out / "keyvalue.ndjson").read_text().splitlines()]
+    (line,) = [json.loads(line) for line in (out / "keyvalue.ndjson").read_text().splitlines()]
     assert line == {"store": "default", "key": "n", "value": str(counted)}
     assert not list((node.data / "exports").iterdir()), "the node keeps no copy"
     again = node.typed("data", "export", *WHERE, "--to", str(out), "-y", "--json")
@@ -77,8 +79,8 @@ def test_data_goes_out_and_comes_back_and_nothing_is_overwritten_unsaid(
     assert visit(node) == counted + 2, "a refused import touched the data"
     node.typed_ok("data", "import", *WHERE, str(out), "--replace", "-y")
     assert visit(node) == counted + 1, "the data is what the export holds"
-    kept = sorted((node.data / "kept" / "shop" / ENVIRONMENT).iterdir())
-    assert [path.name for path in kept[-1].iterdir() if path.suffix == ".db"] == ["keyvalue.db"]
+    paths = sorted((node.data / "kept" / "shop" / ENVIRONMENT).iterdir())
+    assert [path.name for path in paths[-1].iterdir() if path.suffix == ".db"] == ["keyvalue.db"]
     assert node.ok("data", "list")["data"][0]["kept_ms"], "the old copy is not listed"
 
 
@@ -115,19 +117,19 @@ def test_a_node_backs_up_what_it_holds_and_takes_it_back(node: Machine, tmp_path
     until(lambda: call(node.ingress, HOST, "/env")[0] == 200, 60, "the app to be served again")
     until(lambda: bool(list((tmp_path / "to").glob("*.age"))), 40, "the backup")
     until(lambda: node.ok("data", "list")["data"][0]["backup_ms"] > 0, 20, "the node to say so")
-    (made,) = (tmp_path / "to").iterdir()
+    (path,) = (tmp_path / "to").iterdir()
     assert visit(node) == counted + 1
-    node.typed_ok("data", "import", *WHERE, str(made), "--identity", str(tmp_path / "key.txt"), "--replace", "-y")
+    node.typed_ok("data", "import", *WHERE, str(path), "--identity", str(tmp_path / "key.txt"), "--replace", "-y")
     assert visit(node) == counted + 1
 
 
 def mandate(site: Site, act: Act, listing: bytes = b"", **other: Any) -> DataMandate:
     node = site.fleet.machines[0].status()["node"]
-    made = {
+    document = {
         "act": act, "project": "shop", "environment": ENVIRONMENT, "node": PeerId(node),
         "nonce": secrets.token_bytes(16), "at_ms": time.time_ns() // 1_000_000, "listing": listing, "replace": True,
     } | other  # fmt: skip
-    return DataMandate(**made)
+    return DataMandate(**document)
 
 
 def refused_with(site: Site, path: str, body: Callable[[bytes], Any]) -> str:
@@ -158,10 +160,10 @@ def refused_with(site: Site, path: str, body: Callable[[bytes], Any]) -> str:
 )
 def test_a_mandate_is_for_one_act_on_one_node_now(site: Site, other: dict[str, Any], rule: str) -> None:
     asked = mandate(site, **({"act": "freeze"} | other))
-    found = refused_with(
+    refused = refused_with(
         site, f"{BASE}/freeze", lambda mesh: MandateBody(encode(sign_mandate(site.admin, mesh, asked)))
     )
-    assert found == rule
+    assert refused == rule
     if not rule:
         again = refused_with(
             site, f"{BASE}/freeze", lambda mesh: MandateBody(encode(sign_mandate(site.admin, mesh, asked)))
@@ -237,12 +239,12 @@ def test_an_import_takes_what_was_listed_and_nothing_else(site: Site, node: Mach
 def test_a_copy_is_fetched_by_whoever_asked_for_it_alone(site: Site, node: Machine) -> None:
     async def conversation(client: NodeClient) -> None:
         mesh = await client.mesh()
-        made = await client.post(
+        entry = await client.post(
             f"{BASE}/exports", MandateBody(encode(sign_mandate(site.admin, mesh, mandate(site, "export"))))
         )
-        path = f"{BASE}/exports/{made['export']}"
-        assert len(await client.get_bytes(f"{path}/0")) == made["files"][0]["size_bytes"]
-        for wrong in (f"{path}/1", f"{BASE}/exports/{'0' * 32}/0", f"/v1/data/shop/other/exports/{made['export']}/0"):
+        path = f"{BASE}/exports/{entry['export']}"
+        assert len(await client.get_bytes(f"{path}/0")) == entry["files"][0]["size_bytes"]
+        for wrong in (f"{path}/1", f"{BASE}/exports/{'0' * 32}/0", f"/v1/data/shop/other/exports/{entry['export']}/0"):
             with pytest.raises(CommandError) as refused:
                 await client.get_bytes(wrong)
             assert refused.value.kind == "export.unknown"

@@ -60,11 +60,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def app(node: Machine, tmp_path_factory: pytest.TempPathFactory) -> PythonApp:
-    made = PythonApp(tmp_path_factory.mktemp("m"), "notes")
-    made.write({"app.py": APP})
-    release(made, 1)
-    made.deployed(node)
-    return made
+    python_app = PythonApp(tmp_path_factory.mktemp("m"), "notes")
+    python_app.write({"app.py": APP})
+    release(python_app, 1)
+    python_app.deployed(node)
+    return python_app
 
 
 def release(app: PythonApp, version: int, also: str = "") -> None:
@@ -75,8 +75,8 @@ def release(app: PythonApp, version: int, also: str = "") -> None:
 def said(app: PythonApp, node: Machine, path: str = "/") -> dict[str, Any]:
     status, body = app.get(node, path)
     assert status == 200, (status, body)
-    found: dict[str, Any] = json.loads(body)
-    return found
+    document: dict[str, Any] = json.loads(body)
+    return document
 
 
 @pytest.mark.timeout(280)

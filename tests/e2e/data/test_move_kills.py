@@ -34,13 +34,13 @@ KILL_WITHIN_S = 2.5
 @pytest.fixture(scope="module")
 def site(component: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     fleet = Fleet(tmp_path_factory.mktemp("kills"))
-    made = Site(fleet, component)
+    new_site = Site(fleet, component)
     try:
-        made.found()
-        first = made.machines[0]
-        made.ask(first, lambda client: made.write_project(client, "shop"))
-        made.deploy(first, "shop", "services", "first", more='keyvalue = ["default"]', smoke="/env")
-        yield made
+        new_site.found()
+        first = new_site.machines[0]
+        new_site.ask(first, lambda client: new_site.write_project(client, "shop"))
+        new_site.deploy(first, "shop", "services", "first", more='keyvalue = ["default"]', smoke="/env")
+        yield new_site
     finally:
         fleet.close()
 
@@ -77,12 +77,12 @@ class Visitors:
 
 
 def data_of(site: Site, machine: Machine) -> dict[str, Any]:
-    found: dict[str, Any] = site.ask(machine, lambda client: client.get(f"/v1/data/shop/{ENVIRONMENT}"))
-    return found
+    document: dict[str, Any] = site.ask(machine, lambda client: client.get(f"/v1/data/shop/{ENVIRONMENT}"))
+    return document
 
 
 def machine_of(site: Site, node: str) -> Machine:
-    return next(one for one in site.machines if one.status()["node"] == node)
+    return next(machine for machine in site.machines if machine.status()["node"] == node)
 
 
 def move(site: Site, through: Machine, target: str) -> None:
@@ -105,9 +105,9 @@ def test_no_kill_in_a_move_loses_an_acknowledged_write(site: Site, cycles: int) 
         until(lambda: len(visitors.acknowledged) > 10, 60, "visitors to be served")
         for number in range(cycles):
             source = machine_of(site, data_of(site, first)["node"])
-            target = chance.choice([one for one in site.machines if one is not source])
+            target = chance.choice([machine for machine in site.machines if machine is not source])
             victim = chance.choice([source, target])
-            through = chance.choice([one for one in site.machines if one is not victim])
+            through = chance.choice([machine for machine in site.machines if machine is not victim])
             wanted = target.status()["node"]
             with contextlib.suppress(CommandError):  # a lane that something else was decided on is asked for again
                 move(site, through, wanted)

@@ -29,11 +29,11 @@ PATH = "/kv/increment?store=visits&key=n"
 
 @pytest.fixture
 async def house(component: Callable[[str], Path]) -> AsyncIterator[House]:
-    async with a_house(2) as made:
-        await made.prepare_lane()
-        await made.deploy(component("services"), app='keyvalue = ["visits"]', smoke="/env")
-        await until(lambda: made.runs(0) or made.runs(1), 30)
-        yield made
+    async with a_house(2) as new_house:
+        await new_house.prepare_lane()
+        await new_house.deploy(component("services"), app='keyvalue = ["visits"]', smoke="/env")
+        await until(lambda: new_house.runs(0) or new_house.runs(1), 30)
+        yield new_house
 
 
 def holder(house: House) -> int:
@@ -48,13 +48,13 @@ def ticket(house: House, source: int, target: int, *, by: Ed25519Signer | None =
     lane = core.state.lane(*LANE)
     assert lane is not None
     wanted = lane.sequence if expect is None else expect
-    made = [
+    digests = [
         encode(sign_command([by or house.admin], core.trust.mesh,
                             Command(secrets.token_bytes(16), PlaceData(PeerId(house.control(index).core.node)), project,
                                     LANE[1], wanted)))
         for index in (target, source)
     ]  # fmt: skip
-    return MoveTicket(made[0], made[1], ())
+    return MoveTicket(digests[0], digests[1], ())
 
 
 class Visitors:
@@ -137,9 +137,9 @@ async def test_writers_lose_nothing_while_data_moves_there_and_back(house: House
         assert await count(house, 0) > max(visitors.acknowledged)
         source_place = house.control(source).data.place
         assert [path.name for path in source_place.stores(LANE).iterdir()] == ["frozen"]
-        kept = source_place.kept(LANE)
-        assert kept
-        database = source_place.folder / "kept" / LANE[0] / LANE[1] / str(kept[-1]) / "keyvalue.db"
+        numbers = source_place.kept(LANE)
+        assert numbers
+        database = source_place.folder / "kept" / LANE[0] / LANE[1] / str(numbers[-1]) / "keyvalue.db"
         assert database.stat().st_mode & 0o222 == 0, "the old copy can be written"
 
 

@@ -25,11 +25,11 @@ from tests.support.mesh.in_process import House, a_house, until
 async def house(component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(in_process, "DECIDED_WITHIN_S", 240.0)  # an interpreter of 19 MB is compiled
     monkeypatch.setattr(House, "compiled", str(CACHE / "compiled"))
-    async with a_house(2) as made:
-        await made.prepare_lane()
-        await made.deploy(component("data"), app='sql = ["main"]\nblobs = ["uploads"]', smoke="/env")
-        await until(lambda: made.runs(0) or made.runs(1), 60)
-        yield made
+    async with a_house(2) as new_house:
+        await new_house.prepare_lane()
+        await new_house.deploy(component("data"), app='sql = ["main"]\nblobs = ["uploads"]', smoke="/env")
+        await until(lambda: new_house.runs(0) or new_house.runs(1), 60)
+        yield new_house
 
 
 async def ask(house: House, index: int, **operation: Any) -> tuple[int, Any]:
@@ -86,8 +86,8 @@ async def test_rows_written_while_a_database_moves_are_all_there(house: House) -
                 acknowledged.append(number)
 
     await move_under(house, write(), acknowledged, stop)
-    found = await done(house, 0, kind="sql", name="main", sql="SELECT x FROM t ORDER BY x")
-    rows = [row[0] for row in found]
+    entry = await done(house, 0, kind="sql", name="main", sql="SELECT x FROM t ORDER BY x")
+    rows = [row[0] for row in entry]
     assert set(acknowledged) <= set(rows), "an acknowledged row is gone"
     assert set(statuses) <= {200, 503}, "a writer saw something else than a wait"
 

@@ -61,9 +61,9 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 def app_of(folder: Path, name: str) -> PythonApp:
-    made = PythonApp(folder, name, rest=SETTINGS)
-    made.write({"app.py": APP})
-    return made
+    python_app = PythonApp(folder, name, rest=SETTINGS)
+    python_app.write({"app.py": APP})
+    return python_app
 
 
 @needs_redis
@@ -120,8 +120,8 @@ def test_what_became_of_messages_is_counted_by_queue(node: Machine, redis: Redis
 
     def counted() -> dict[str, float]:
         lines = node.get("/metrics").decode().splitlines()
-        mine = [one for one in lines if one.startswith("freehold_messages_total{") and 'project="shop"' in one]
-        return {one.split('outcome="')[1].split('"')[0]: float(one.rpartition(" ")[2]) for one in mine}
+        mine = [line for line in lines if line.startswith("freehold_messages_total{") and 'project="shop"' in line]
+        return {text.split('outcome="')[1].split('"')[0]: float(text.rpartition(" ")[2]) for text in mine}
 
     until(lambda: counted().get("failed", 0) >= 2, 30, "the bad one to be tried again")
     assert counted()["done"] == 2

@@ -36,12 +36,12 @@ async def house(component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(data_standby, "LEASE_S", LEASE_S)
     monkeypatch.setattr(data_standby, "WAIT_S", WAIT_S)
     monkeypatch.setattr(data_standby, "CONFIRM_EVERY_S", 0.5)
-    async with a_house(3, voter_after_s=1) as made:
-        await until(lambda: len(made.control(0).core.chain.voters) == 3, 60)
-        await made.prepare_lane()
-        await made.deploy(component("services"), app='keyvalue = ["visits"]', smoke="/env")
-        await until(lambda: any(made.runs(index) for index in range(3)), 60)
-        yield made
+    async with a_house(3, voter_after_s=1) as new_house:
+        await until(lambda: len(new_house.control(0).core.chain.voters) == 3, 60)
+        await new_house.prepare_lane()
+        await new_house.deploy(component("services"), app='keyvalue = ["visits"]', smoke="/env")
+        await until(lambda: any(new_house.runs(index) for index in range(3)), 60)
+        yield new_house
 
 
 async def shipping(house: House, source: int, target: int, *, by: Ed25519Signer | None = None) -> None:
@@ -202,8 +202,8 @@ async def test_only_an_admin_and_only_the_holder_ships_and_only_where_it_was_sai
     (plan,) = [plan for _, plan in house.control(source).standby._plans()]
     ship = data_standby.Ship(plan.mandate, 1)
     for index, peer in ((target, other), (other, source)):
-        found = house.control(index).standby._allowed(ship, PeerId(house.control(peer).core.node))
-        assert getattr(found, "rule", "") == "data.mandate", found
+        answer = house.control(index).standby._allowed(ship, PeerId(house.control(peer).core.node))
+        assert getattr(answer, "rule", "") == "data.mandate", answer
     assert isinstance(
         house.control(target).standby._allowed(ship, PeerId(house.control(source).core.node)), DataMandate
     )
@@ -227,6 +227,6 @@ async def test_a_copy_that_gets_old_is_told_to_whoever_watches(house: House) -> 
     stopped = await scraped(house, source)
     assert "FreeholdStandbyLags" not in firing(good, first), "the copy is as old as ever, and that is seconds"
     assert "FreeholdStandbyLags" not in firing(stopped, last, minutes=2)
-    found = firing(stopped, last)
-    assert {"FreeholdStandbyLags"} <= set(found) <= {"FreeholdStandbyLags", "FreeholdNodeDown"}
-    assert f'project="{LANE[0]}"' in found["FreeholdStandbyLags"]
+    table = firing(stopped, last)
+    assert {"FreeholdStandbyLags"} <= set(table) <= {"FreeholdStandbyLags", "FreeholdNodeDown"}
+    assert f'project="{LANE[0]}"' in table["FreeholdStandbyLags"]

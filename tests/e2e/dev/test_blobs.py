@@ -63,9 +63,9 @@ def test_objects_of_javascript(tmp_path: Path, flags: tuple[str, ...]) -> None:
     with serving(tmp_path, *flags) as process:
         answer = process.call("/all")
         assert answer.status == 200, (answer.text, process.logs)
-        found = json.loads(answer.text)
-        assert "may not open the container 'secret'" in found.pop("refused")
-        assert found == {
+        entry = json.loads(answer.text)
+        assert "may not open the container 'secret'" in entry.pop("refused")
+        assert entry == {
             "part": [3, "234"], "bytes": [0, 255], "empty": "", "none": None, "nothing": 0,
             "head": ["text", 10, True], "names": ["text"],
         }  # fmt: skip

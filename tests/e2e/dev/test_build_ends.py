@@ -55,10 +55,10 @@ def building(project: Path, cache: Path, *options: str) -> subprocess.Popen[byte
 
 def builders(cache: Path) -> Iterator[int]:
     """The processes that have a path below the cache on their command lines."""
-    for one in Path("/proc").glob("[0-9]*"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            if str(cache).encode() in (one / "cmdline").read_bytes():
-                yield int(one.name)
+            if str(cache).encode() in (path / "cmdline").read_bytes():
+                yield int(path.name)
         except OSError:
             continue
 

@@ -19,7 +19,8 @@ from tests.support.runtime.projects import CACHE, own_cache
 
 needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")
 TEMPLATES = [
-    pytest.param(name, marks=needs_node) if "script" in one.runs.lower() else name for name, one in CHOICES.items()
+    pytest.param(name, marks=needs_node) if "script" in choice.runs.lower() else name
+    for name, choice in CHOICES.items()
 ]
 
 
@@ -54,7 +55,7 @@ def test_a_new_project_builds_serves_and_passes_its_smoke_check(name: str, tmp_p
     if name != "typescript":  # its tests need npm install first, as `freehold new` says
         code, tested, said = run_freehold("test", "--folder", str(folder))
         assert code == 0, (tested, said)
-        assert [(one["kind"], one["passed"]) for one in tested["results"]] == [("test", True), ("smoke", True)]
+        assert [(entry["kind"], entry["passed"]) for entry in tested["results"]] == [("test", True), ("smoke", True)]
     with serving(folder, "--exact") as process:
         for smoke in open_project(folder).project.smoke:
             seen = process.call(smoke.path)

@@ -58,7 +58,7 @@ def free_port() -> str:
 
 
 def actions(folder: Path) -> list[str]:
-    return [one["action"] for one in ask(folder, "decisions", "--limit", "100")["decisions"]]
+    return [entry["action"] for entry in ask(folder, "decisions", "--limit", "100")["decisions"]]
 
 
 def test_before_the_first_version_serves_visitors_are_told_to_try_again(hello: Path) -> None:
@@ -166,14 +166,14 @@ async def test_a_real_mesh_refuses_what_dev_runs() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fh-"))
     try:
         root, _ = create("site", CHOICES["python"], folder)
-        found = open_project(root)
-        bundle = put_together(found, folder / "version", Quiet(), exact=False)
+        project = open_project(root)
+        bundle = put_together(project, folder / "version", Quiet(), exact=False)
         async with a_house(1) as house:
             await house.prepare_lane()
             async with house.client() as client:
                 mesh = await client.mesh()
                 proposal = make_proposal(
-                    await client.state(), mesh, built_here(found, bundle, house.admin.public_key),
+                    await client.state(), mesh, built_here(project, bundle, house.admin.public_key),
                     environment=LANE[1], request="smuggled", signer=house.admin,
                 )  # fmt: skip
                 lane = lane_of(await client.state(), *LANE)

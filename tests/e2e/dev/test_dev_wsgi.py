@@ -121,8 +121,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevProcess]:
 def environ(shop: DevProcess, path: str, headers: dict[str, str] | None = None) -> dict[str, object]:
     answer = shop.call(path, headers=headers)
     assert answer.status == 200, answer.text
-    found: dict[str, object] = json.loads(answer.text)
-    return found
+    table: dict[str, object] = json.loads(answer.text)
+    return table
 
 
 def test_the_mount_point_and_the_path_are_kept_apart(shop: DevProcess) -> None:

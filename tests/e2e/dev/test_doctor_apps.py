@@ -24,16 +24,16 @@ def handle(request):
 def findings(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     """What doctor says of apps, and its exit code."""
     code, answer, _ = run_freehold("doctor", "--context", "dev", folder=folder)
-    return code, [one for one in answer["findings"] if "shop/dev: app web" in one["what"]]
+    return code, [entry for entry in answer["findings"] if "shop/dev: app web" in entry["what"]]
 
 
 def soon(folder: Path, wanted: Callable[[list[dict[str, Any]]], bool]) -> tuple[int, list[dict[str, Any]]]:
     """The same, once the node has looked at its workers."""
     limit_s = time.monotonic() + 30
-    while not wanted((found := findings(folder))[1]):
-        assert time.monotonic() < limit_s, found
+    while not wanted((pair := findings(folder))[1]):
+        assert time.monotonic() < limit_s, pair
         time.sleep(0.5)
-    return found
+    return pair
 
 
 def test_an_app_that_fails_its_visitors_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,16 +49,16 @@ def test_an_app_that_fails_its_visitors_is_a_fault(tmp_path: Path, monkeypatch: 
     with serving(folder) as process:
         for _ in range(3):
             assert process.call("/boom").status == 500
-        code, (found,) = soon(folder, bool)
-        assert (code, found["fault"]) == (1, True)
-        assert "app web failed each of 3 requests on" in found["what"]
-        command = found["advice"].partition(";")[0].split()
+        code, (document,) = soon(folder, bool)
+        assert (code, document["fault"]) == (1, True)
+        assert "app web failed each of 3 requests on" in document["what"]
+        command = document["advice"].partition(";")[0].split()
         assert command[:2] == ["freehold", "logs"]
         code, answer, _ = run_freehold(*command[1:], "--context", "dev", folder=folder)
         assert code == 0
         assert any("out of stock" in str(line) for line in answer["lines"])
         for _ in range(10):
             assert process.call("/").status == 200
-        code, (found,) = soon(folder, lambda seen: "13 requests" in seen[0]["what"])
-        assert (code, found["fault"]) == (0, False), "most visitors are served"
-        assert "failed 3 of 13 requests" in found["what"]
+        code, (document,) = soon(folder, lambda seen: "13 requests" in seen[0]["what"])
+        assert (code, document["fault"]) == (0, False), "most visitors are served"
+        assert "failed 3 of 13 requests" in document["what"]

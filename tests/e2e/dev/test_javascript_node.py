@@ -148,8 +148,8 @@ def test_a_server_of_node_runs(text: str, packages: Mapping[str, str], hello: st
             assert process.call("/").text == hello
             assert json.loads(process.call("/json?a=1").text) == {"q": {"a": "1"}}
         if text is PLAIN:
-            found = json.loads(process.call("/facts").text)
-            assert found == in_node()
+            entry = json.loads(process.call("/facts").text)
+            assert entry == in_node()
 
 
 HONO = """
@@ -202,8 +202,8 @@ def in_node() -> dict[str, object]:
     done = subprocess.run(
         ["node", "--input-type=module", "-e", script], capture_output=True, text=True, check=True, timeout=60
     )
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+    table: dict[str, object] = json.loads(done.stdout)
+    return table
 
 
 @pytest.mark.parametrize(

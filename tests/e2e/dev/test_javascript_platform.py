@@ -39,8 +39,8 @@ def project(folder: Path, files: Mapping[str, str], more: str = "") -> Path:
 def node_answers() -> dict[str, object]:
     command = ["node", "--no-warnings", "--input-type=module", "-e", IN_NODE, str(PLATFORM)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+    table: dict[str, object] = json.loads(done.stdout)
+    return table
 
 
 @pytest.mark.parametrize("flags", [(), ("--exact",)], ids=["from source", "as a release"])
@@ -51,8 +51,8 @@ def test_the_platform_answers_as_node_does(flags: tuple[str, ...], tmp_path: Pat
     with serving(folder, *flags) as process:
         answer = process.call("/")
         assert answer.status == 200, answer.text
-        found = json.loads(answer.text)
-    differing = {name: (found.get(name), value) for name, value in expected.items() if found.get(name) != value}
+        entry = json.loads(answer.text)
+    differing = {name: (entry.get(name), value) for name, value in expected.items() if entry.get(name) != value}
     assert not differing
 
 
@@ -104,13 +104,13 @@ def test_kept_instances_answer_each_request_for_itself(parts: DevProcess) -> Non
         answer = parts.call(f"/kept{number}", "POST" if number % 2 else "GET", body, {"mark": f"m{number}"})
         assert answer.status == 200, answer.text
         seen.append(json.loads(answer.text))
-    for number, one in enumerate(seen):
-        assert one["path"] == f"/kept{number}"
-        assert one["mark"] == f"m{number}"
-        assert one["size"] == (number if number % 2 else 0)
-    assert max(one["answered"] for one in seen) > 1, "no instance was kept"
-    assert {(one["born"], one["clock"]) for one in seen} == {(seen[0]["born"], 0)}
-    assert len({one["drawn"] for one in seen}) == 24
+    for number, entry in enumerate(seen):
+        assert entry["path"] == f"/kept{number}"
+        assert entry["mark"] == f"m{number}"
+        assert entry["size"] == (number if number % 2 else 0)
+    assert max(candidate["answered"] for candidate in seen) > 1, "no instance was kept"
+    assert {(candidate["born"], candidate["clock"]) for candidate in seen} == {(seen[0]["born"], 0)}
+    assert len({candidate["drawn"] for candidate in seen}) == 24
 
 
 def test_an_uploaded_file_arrives_as_it_was_sent(parts: DevProcess) -> None:

@@ -264,7 +264,7 @@ def test_a_task_that_nobody_awaits_goes_on_behind_the_answer(asgi: DevProcess) -
     seen = [
         asgi.call("/events").text for _ in range(12)
     ]  # of all instances; each lets a task take one of its forty steps
-    assert any("forty" in one for one in seen), "it waits for requests"
+    assert any("forty" in text for text in seen), "it waits for requests"
 
 
 def test_a_thousand_tasks_and_one_that_is_never_awaited_do_no_harm(asgi: DevProcess) -> None:

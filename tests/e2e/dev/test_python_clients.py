@@ -147,7 +147,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    new_certificate = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
@@ -156,7 +156,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )  # fmt: skip
     public, private = folder / "upstream.pem", folder / "upstream.key"
-    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    public.write_bytes(new_certificate.public_bytes(serialization.Encoding.PEM))
     private.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
@@ -200,12 +200,12 @@ class Site:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("clients")
-    (made / "web").mkdir()
-    (made / "freehold.toml").write_text(PROJECT)
-    (made / "web" / "app.py").write_text(APP)
-    (made / "web" / "requirements.txt").write_text("aiohttp\nhttpx\nrequests\n")
-    return made
+    path = tmp_path_factory.mktemp("clients")
+    (path / "web").mkdir()
+    (path / "freehold.toml").write_text(PROJECT)
+    (path / "web" / "app.py").write_text(APP)
+    (path / "web" / "requirements.txt").write_text("aiohttp\nhttpx\nrequests\n")
+    return path
 
 
 @pytest.fixture

@@ -132,33 +132,33 @@ def publish(dev: DevProcess, **job: Any) -> None:
 
 
 def done(dev: DevProcess) -> dict[str, str]:
-    found: dict[str, str] = json.loads(dev.call("/").text)
-    return found
+    table: dict[str, str] = json.loads(dev.call("/").text)
+    return table
 
 
 def until_done(dev: DevProcess, names: set[str], timeout_s: float = 90) -> dict[str, str]:
     end_s = time.monotonic() + timeout_s
-    found: dict[str, str] = {}
-    while not names <= found.keys():
-        assert time.monotonic() < end_s, f"handled: {found}"
+    table: dict[str, str] = {}
+    while not names <= table.keys():
+        assert time.monotonic() < end_s, f"handled: {table}"
         time.sleep(0.1)
         with suppress(OSError):  # a killed worker is not back yet
-            found = done(dev)
-    return found
+            table = done(dev)
+    return table
 
 
 def check(dev: DevProcess) -> None:
     before = done(dev)
     publish(dev, name="a")
-    found = until_done(dev, {"jobs a"})
-    assert found == {**before, "jobs a": "1"}
+    table = until_done(dev, {"jobs a"})
+    assert table == {**before, "jobs a": "1"}
     forged = dev.call("/.freehold/messages/jobs", "POST", b'{"name": "forged"}', {"freehold-message": "1"})
     assert forged.status == 404
     assert "publish" in dev.call("/refused").text
     publish(dev, bad=True, name="bad")
-    found = until_done(dev, {"jobs.dead"})  # 1 + 2 + 4 + 8 s of pauses
-    assert json.loads(found["jobs.dead"]) == {"bad": True, "name": "bad"}
-    assert set(found) == {*before, "jobs a", "jobs.dead"}
+    table = until_done(dev, {"jobs.dead"})  # 1 + 2 + 4 + 8 s of pauses
+    assert json.loads(table["jobs.dead"]) == {"bad": True, "name": "bad"}
+    assert set(table) == {*before, "jobs a", "jobs.dead"}
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not on this machine")

@@ -76,8 +76,8 @@ def project(tmp_path: Path, component: Callable[[str], Path]) -> tuple[Path, Bui
 def run(*words: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
     done = CliRunner().invoke(release, [*words, "--json"], env=env)
     assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 def refused(*words: str, env: Mapping[str, str] | None = None) -> str:
@@ -95,12 +95,18 @@ def test_the_specifications_validator_accepts_the_bill_and_it_names_everything(
     judge = JsonStrictValidator(SchemaVersion.V1_6)
     assert judge.validate_str(json.dumps(bill)) is None
     assert judge.validate_str(json.dumps(bill | {"components": [{"name": "no type"}]})) is not None
-    web = next(one for one in bill["components"] if one["name"] == "web")
-    assert [one["purl"] for one in web["components"]] == ["pkg:pypi/flask@3.1.0", "pkg:pypi/markupsafe@3.0.2"]
-    api = next(one for one in bill["components"] if one["name"] == "api")
-    assert [one["purl"] for one in api["components"]] == ["pkg:npm/%40scope/pkg@1.0.0%2Bb", "pkg:npm/is-promise@4.0.0"]
+    web = next(entry for entry in bill["components"] if entry["name"] == "web")
+    assert [entry["purl"] for entry in web["components"]] == ["pkg:pypi/flask@3.1.0", "pkg:pypi/markupsafe@3.0.2"]
+    api = next(entry for entry in bill["components"] if entry["name"] == "api")
+    assert [entry["purl"] for entry in api["components"]] == [
+        "pkg:npm/%40scope/pkg@1.0.0%2Bb",
+        "pkg:npm/is-promise@4.0.0",
+    ]
     assert web["hashes"][0]["content"] == build.manifest["apps"]["web"]["component"]
-    assert {one["name"] for one in bill["metadata"]["tools"]["components"]} == {"componentize-py", "componentize-js"}
+    assert {entry["name"] for entry in bill["metadata"]["tools"]["components"]} == {
+        "componentize-py",
+        "componentize-js",
+    }
     assert sbom_of(build) == bill, "no moment and no chance is in it"
 
 
@@ -126,7 +132,7 @@ def test_a_build_goes_as_a_file_and_comes_back_byte_for_byte(project: tuple[Path
 def altered(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     """A layout with other members."""
     with tarfile.open(source) as archive:
-        held = {one.name: archive.extractfile(one).read() for one in archive.getmembers()}  # type: ignore[union-attr]
+        held = {getmember.name: archive.extractfile(getmember).read() for getmember in archive.getmembers()}  # type: ignore[union-attr]
     change(held)
     with tarfile.open(target, "w") as archive:
         for name, data in held.items():
@@ -148,12 +154,12 @@ def redo(held: dict[str, bytes], edit: Callable[[dict[str, Any]], None]) -> None
 
 
 def wasm(manifest: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in manifest["layers"] if one["mediaType"] == "application/wasm")
-    return found
+    document: dict[str, Any] = next(entry for entry in manifest["layers"] if entry["mediaType"] == "application/wasm")
+    return document
 
 
 def flip(held: dict[str, bytes]) -> None:
-    name = max((one for one in held if one.startswith("blobs/")), key=lambda one: len(held[one]))
+    name = max((text for text in held if text.startswith("blobs/")), key=lambda one: len(held[one]))
     held[name] = held[name][:-1] + bytes([held[name][-1] ^ 1])
 
 

@@ -199,8 +199,8 @@ def test_the_queries_of_a_blog_run_unmodified(python: DevProcess) -> None:
 def test_transactions_parameters_and_errors_are_pythons_own(python: DevProcess) -> None:
     answer = python.call("/rules")
     assert answer.status == 200, answer.text
-    found, names, state, errors, twice = json.loads(answer.text)
-    assert found == [3, "00ff", 2.5, "é"]
+    entry, names, state, errors, twice = json.loads(answer.text)
+    assert entry == [3, "00ff", 2.5, "é"]
     assert names == ["count(*)", "max(y)", "2.5", "'é'"]
     assert state[:2] == [True, 1]
     assert errors == ["OperationalError", "ProgrammingError", "ProgrammingError", "ProgrammingError"]

@@ -94,20 +94,20 @@ async def test_a_chat_is_the_same_in_every_language(name: str, tmp_path: Path) -
             assert (app, page.body) == (app, b"a page")
             with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
                 await http.ws_connect(f"{address}/ws?no", headers=headers)
-            one = await http.ws_connect(f"{address}/ws", headers=headers, protocols=["chat", "other"])
+            socket_response = await http.ws_connect(f"{address}/ws", headers=headers, protocols=["chat", "other"])
             two = await http.ws_connect(f"{address}/ws", headers=headers)
-            assert (one.protocol, two.protocol) == ("chat", None)
-            for socket in (one, two):
+            assert (socket_response.protocol, two.protocol) == ("chat", None)
+            for socket in (socket_response, two):
                 assert (app, (await socket.receive(timeout=10)).data) == (app, "welcome /ws")
-            await one.send_str("κόσμε")
-            for socket in (one, two):
+            await socket_response.send_str("κόσμε")
+            for socket in (socket_response, two):
                 assert (app, (await socket.receive(timeout=10)).data) == (app, "said: κόσμε")
             await two.send_bytes(b"\x00\x01\xff")
             assert (await two.receive(timeout=10)).data == b"\xff\x01\x00"
             await two.send_str("id")
             assert (await two.receive(timeout=10)).data == "yours"
-            await one.send_str("bye")
-            ended = await one.receive(timeout=10)
-            assert (app, one.close_code, ended.extra) == (app, 4000, "bye")
+            await socket_response.send_str("bye")
+            ended = await socket_response.receive(timeout=10)
+            assert (app, socket_response.close_code, ended.extra) == (app, 4000, "bye")
             assert (app, (await two.receive(timeout=10)).data) == (app, "left: 1000")  # as this client answers a close
             await two.close()

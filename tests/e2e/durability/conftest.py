@@ -34,14 +34,14 @@ def site(
     tmp_path_factory: pytest.TempPathFactory, small_disk: Disk, component: Callable[[str], Path]
 ) -> Iterator[Site]:
     fleet = Fleet(tmp_path_factory.mktemp("fleet"))
-    made = Site(fleet, component)
+    new_site = Site(fleet, component)
     try:
-        made.found({"three": small_disk.folder})
-        first = made.machines[0]
+        new_site.found({"three": small_disk.folder})
+        first = new_site.machines[0]
         for name in ("site", "shop"):
-            made.ask(first, lambda client, name=name: made.write_project(client, name))  # type: ignore[misc]
-        made.deploy(first, "site", "probe", "first")
-        made.deploy(first, "shop", "services", "first", more='keyvalue = ["default"]', smoke="/env")
-        yield made
+            new_site.ask(first, lambda client, name=name: new_site.write_project(client, name))  # type: ignore[misc]
+        new_site.deploy(first, "site", "probe", "first")
+        new_site.deploy(first, "shop", "services", "first", more='keyvalue = ["default"]', smoke="/env")
+        yield new_site
     finally:
         fleet.close()

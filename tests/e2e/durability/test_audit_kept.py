@@ -19,19 +19,19 @@ from tests.support.mesh.nodes import Fleet, Machine, until
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(tmp_path)
+    new_fleet = Fleet(tmp_path)
     try:
-        made.found("one", *ports())
-        made.join(made.invite(made.machines[0]), "two", *ports())
-        for machine in made.machines:
+        new_fleet.found("one", *ports())
+        new_fleet.join(new_fleet.invite(new_fleet.machines[0]), "two", *ports())
+        for machine in new_fleet.machines:
             until(lambda machine=machine: confirmed(machine) == 2, 60, "two confirmed nodes")  # type: ignore[misc]
-        yield made
+        yield new_fleet
     finally:
-        made.close()
+        new_fleet.close()
 
 
 def confirmed(machine: Machine) -> int:
-    return sum(one["confirmed"] for one in machine.members().values())
+    return sum(member["confirmed"] for member in machine.members().values())
 
 
 def upload(machine: Machine, text: str) -> str:
@@ -63,23 +63,23 @@ def uploads(machine: Machine) -> list[str]:
 
 @pytest.mark.timeout(200)
 def test_what_was_answered_is_in_the_audit_log_though_the_node_was_killed_at_once(fleet: Fleet) -> None:
-    one = fleet.machines[0]
+    machine = fleet.machines[0]
     written = []
     for number in range(6):
-        written.append(upload(one, f"bytes {number}"))
-        one.kill()
-        one.start()
-    assert uploads(one) == written
+        written.append(upload(machine, f"bytes {number}"))
+        machine.kill()
+        machine.start()
+    assert uploads(machine) == written
 
 
 @pytest.mark.timeout(200)
 def test_what_a_node_without_its_records_answered_survives_its_ends_and_follows_what_the_others_hold(
     fleet: Fleet,
 ) -> None:
-    one, two = fleet.machines
+    chosen_machine, two = fleet.machines
     written = [upload(two, "before")]
-    until(lambda: uploads(one) == written, 20, "the other node to hold the entry")
-    one.stop()
+    until(lambda: uploads(chosen_machine) == written, 20, "the other node to hold the entry")
+    chosen_machine.stop()
     two.stop()
     (two.data / "state.db").unlink()
     two.start()
@@ -89,8 +89,8 @@ def test_what_a_node_without_its_records_answered_survives_its_ends_and_follows_
         two.kill()
         two.start()
     assert uploads(two) == [], "a chain begun anew would overwrite the one that the other node holds"
-    one.start()
-    for machine in (one, two):
+    chosen_machine.start()
+    for machine in (chosen_machine, two):
         until(lambda machine=machine: uploads(machine) == written, 60, "every entry, once, in order")  # type: ignore[misc]
     until(lambda: not (two.data / BACKLOG_FILE_NAME).exists(), 20, "the wait to be over")
     assert not any("audit log" in warning for warning in two.status()["warnings"])
@@ -102,27 +102,27 @@ def test_what_a_node_without_its_records_answered_survives_its_ends_and_follows_
 
 @pytest.mark.timeout(200)
 def test_a_restored_node_does_not_write_over_what_the_others_hold_of_its_log(fleet: Fleet) -> None:
-    one, two = fleet.machines
+    chosen_machine, two = fleet.machines
     written = [upload(two, "in the backup")]
     backup = two.folder / "backup.tar.gz"
     two.ok("mesh", "backup", str(backup), "--data", str(two.data))
     written.append(upload(two, "after the backup"))
-    until(lambda: uploads(one) == written, 20, "the other node to hold both entries")
-    one.stop()
+    until(lambda: uploads(chosen_machine) == written, 20, "the other node to hold both entries")
+    chosen_machine.stop()
     two.stop()
     two.data.rename(two.folder / "lost")
     two.ok("mesh", "restore", str(backup), "--data", str(two.data), "-y")
     two.start()
     written.append(upload(two, "after the restore"))
-    one.start()
-    for machine in (one, two):
+    chosen_machine.start()
+    for machine in (chosen_machine, two):
         until(lambda machine=machine: uploads(machine) == written, 60, "every entry, once, in order")  # type: ignore[misc]
 
 
 @pytest.mark.timeout(200)
 def test_a_node_that_cannot_keep_an_entry_says_so(fleet: Fleet) -> None:
-    one, two = fleet.machines
-    one.stop()
+    machine, two = fleet.machines
+    machine.stop()
     two.stop()
     (two.data / "state.db").unlink()
     two.start()

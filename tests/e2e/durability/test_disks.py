@@ -45,17 +45,17 @@ def test_a_node_with_a_full_disk_serves_and_follows_and_votes_again_when_there_i
 ) -> None:
     if small_disk.problem:
         pytest.skip(small_disk.problem)
-    one, two, three = site.machines
+    machine, two, three = site.machines
     node = three.status()["node"]
     reserve = three.data / "reserve"
     assert reserve.stat().st_size == RESERVE_BYTES
     assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES, "the reserve holds no space"
     filler = fill_while_written(site, small_disk)
     a_full_disk_is_told_and_refuses_writes(site)
-    until(lambda: three.status()["slot"] == one.status()["slot"], 10, "the node to follow with its reserve")
+    until(lambda: three.status()["slot"] == machine.status()["slot"], 10, "the node to follow with its reserve")
     assert site.missing(three) == []
     assert call(ingress_of(three), "site.test")[0] == 200
-    newest = site.ask(one, lambda client: client.get("/v1/decisions", limit=1))[0]
+    newest = site.ask(machine, lambda client: client.get("/v1/decisions", limit=1))[0]
     assert node not in newest["voters"]
     assert reserve.stat().st_size < RESERVE_BYTES
     assert reserve.stat().st_size % STEP_BYTES == 0
@@ -66,7 +66,7 @@ def test_a_node_with_a_full_disk_serves_and_follows_and_votes_again_when_there_i
         until(lambda: three.status()["muted"] != "", 20, "the full disk to be noticed at the start")
         assert not three.status()["speaking"]
         assert three.status()["quarantined"] == ""
-    site.ask(one, lambda client: site.write_project(client, "while-full"))
+    site.ask(machine, lambda client: site.write_project(client, "while-full"))
     until(lambda: site.missing(three) == [], 20, "it to follow after its restarts")
     until(lambda: call(ingress_of(three), "site.test")[0] == 200, 20, "its apps to run again")
 
@@ -75,7 +75,7 @@ def test_a_node_with_a_full_disk_serves_and_follows_and_votes_again_when_there_i
     assert reserve.stat().st_size == RESERVE_BYTES
     two.kill()  # now nothing is decided without it
     try:
-        site.ask(one, lambda client: site.write_project(client, "with-its-vote"))
+        site.ask(machine, lambda client: site.write_project(client, "with-its-vote"))
     finally:
         two.start()
     until(lambda: site.missing(two) == site.missing(three) == [], 30, "everybody to have everything")
@@ -84,14 +84,14 @@ def test_a_node_with_a_full_disk_serves_and_follows_and_votes_again_when_there_i
 
 def fill_while_written(site: Site, disk: Disk) -> Path:
     """Fill the third node's disk while commands are decided; they go on, and it notices."""
-    one, _, three = site.machines
+    machine, _, three = site.machines
     stop = threading.Event()
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            site.ask(one, lambda client, number=number: site.write_project(client, f"filling-{number}"))  # type: ignore[misc]
+            site.ask(machine, lambda client, number=number: site.write_project(client, f"filling-{number}"))  # type: ignore[misc]
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -109,13 +109,13 @@ def fill_while_written(site: Site, disk: Disk) -> Path:
 
 def a_full_disk_is_told_and_refuses_writes(site: Site) -> None:
     """Every place that is asked names the full disk, and a write is refused by its own rule."""
-    one, _, three = site.machines
+    chosen_machine, _, three = site.machines
     status = three.status()
     assert not status["speaking"]
     assert status["voter"]
-    assert any("does not vote: its disk is full" in one for one in status["warnings"])
+    assert any("does not vote: its disk is full" in entry for entry in status["warnings"])
     assert b"503" in three.raw("/readyz").splitlines()[0]
-    for machine in (one, three):
+    for machine in (chosen_machine, three):
         code, faults = doctor(machine)
         assert code == 1
         assert any("three serves and does not vote: its disk is full" in fault for fault in faults), faults
@@ -170,7 +170,7 @@ def truncate(path: Path) -> None:
 def test_a_member_with_a_damaged_state_database_says_so_and_has_its_records_back_from_its_peers(
     site: Site, damage: Callable[[Path], None], said: str, aside: bool
 ) -> None:
-    one, two, _ = site.machines
+    machine, two, _ = site.machines
     two.stop()
     before = len(list(two.data.glob("state.db.damaged-?")))
     damage(two.data / "state.db")
@@ -184,7 +184,7 @@ def test_a_member_with_a_damaged_state_database_says_so_and_has_its_records_back
     answer = two.run("doctor", "--data", str(two.data), "--json")
     assert any(said in finding["what"] for finding in answer.json["findings"]), answer
     until(lambda: site.missing(two) == [], 60, "the records to come back")
-    until(lambda: records_of(two) == records_of(one), 60, "both to hold the same records")
+    until(lambda: records_of(two) == records_of(machine), 60, "both to hold the same records")
     until(lambda: call(ingress_of(two), "site.test")[0] == 200, 30, "its apps to be served")
     two.kill()
     two.start()
@@ -212,15 +212,15 @@ def test_a_sole_node_says_what_is_lost_with_its_databases_and_a_backup_brings_it
             assert any("freehold mesh restore" in warning for warning in sole.status()["warnings"])
             answer = sole.run("doctor", "--data", str(sole.data), "--json")
             assert answer.code == 1
-            found = [one for one in answer.json["findings"] if expected in one["what"]]
-            assert found, answer
-            assert "freehold mesh restore" in found[0]["advice"]
+            entries = [entry for entry in answer.json["findings"] if expected in entry["what"]]
+            assert entries, answer
+            assert "freehold mesh restore" in entries[0]["advice"]
         sole.stop()
         sole.data.rename(sole.folder / "lost")
         sole.ok("mesh", "restore", str(backup), "--data", str(sole.data), "-y")
         sole.start()
         assert site.missing(sole, "kept") == []
-        assert sole.status()["warnings"] == [] or all("disk" in one for one in sole.status()["warnings"])
+        assert sole.status()["warnings"] == [] or all("disk" in entry for entry in sole.status()["warnings"])
         site.ask(sole, lambda client: site.write_project(client, "after"))
     finally:
         fleet.close()
@@ -232,7 +232,7 @@ def test_a_sole_node_says_what_is_lost_with_its_databases_and_a_backup_brings_it
 def compilers_of(machine: Machine) -> list[int]:
     """The process ids of the compilers that a daemon has started."""
     assert machine.process is not None
-    found = []
+    numbers = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = entry.read_text().rpartition(")")[2].split()
@@ -240,8 +240,8 @@ def compilers_of(machine: Machine) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[1]) == machine.process.pid and b"runtime.sandbox.compiler" in arguments:
-            found.append(int(entry.parent.name))
-    return found
+            numbers.append(int(entry.parent.name))
+    return numbers
 
 
 def half_made(machine: Machine) -> list[str]:
@@ -255,9 +255,9 @@ def half_made(machine: Machine) -> list[str]:
 def test_a_daemon_that_dies_while_it_compiles_or_takes_an_upload_leaves_nothing_half_made_and_goes_on(
     site: Site,
 ) -> None:
-    one, two, _ = site.machines
-    site.ask(one, lambda client: site.write_project(client, "crash"))
-    proposal = site.ask(one, lambda client: site.propose(client, "crash", "hello", "now"))
+    machine, two, _ = site.machines
+    site.ask(machine, lambda client: site.write_project(client, "crash"))
+    proposal = site.ask(machine, lambda client: site.propose(client, "crash", "hello", "now"))
     until(lambda: compilers_of(two) != [], 30, "a compiler to run", every_s=0.005)
     (compiler,) = compilers_of(two)
     two.kill()
@@ -280,7 +280,7 @@ def test_a_daemon_that_dies_while_it_compiles_or_takes_an_upload_leaves_nothing_
     assert site.ask(two, lambda client: client.put_artifact(data, digest(data)))
     assert site.ask(two, lambda client: client.get_bytes(f"/v1/artifacts/{name}")) == data
 
-    site.ask(one, lambda client: site.start(client, proposal))
+    site.ask(machine, lambda client: site.start(client, proposal))
     release = bytes(proposal.change.release).hex()
     until(lambda: site.base(two, "crash") == release, 90, "the release to be the base")
     until(
@@ -293,7 +293,7 @@ def test_a_daemon_that_dies_while_it_compiles_or_takes_an_upload_leaves_nothing_
 
 @pytest.mark.timeout(120)
 def test_a_write_that_fails_ends_the_daemon_with_its_own_exit_code_and_its_apps_serve_on(site: Site) -> None:
-    one, two, three = site.machines
+    machine, two, three = site.machines
     address = ingress_of(two)
     until(lambda: len(two.status()["peers"]) == 2, 20, "it to be connected")
     assert two.process is not None
@@ -303,7 +303,7 @@ def test_a_write_that_fails_ends_the_daemon_with_its_own_exit_code_and_its_apps_
     for number in range(100):
         if two.process.poll() is not None:
             break
-        site.ask(one, lambda client, number=number: site.write_project(client, f"unwritable-{number}"))  # type: ignore[misc]
+        site.ask(machine, lambda client, number=number: site.write_project(client, f"unwritable-{number}"))  # type: ignore[misc]
     assert two.process.wait(30) == 74
     two.process = None
     assert "a durable write failed" in two.log.read_text()
@@ -358,9 +358,9 @@ def test_an_fsync_that_fails_ends_the_daemon_and_nothing_acknowledged_is_lost(
     with failing_disk(tmp_path_factory.mktemp("loop")) as (mounted, fail, mount_again):
         sole = fleet.machine("sole")
         sole.disk = mounted
-        made = sole.typed("mesh", "create", "home", "--data", str(sole.data), *LOOPBACK, "--policy", "solo", "-y",
+        answer = sole.typed("mesh", "create", "home", "--data", str(sole.data), *LOOPBACK, "--policy", "solo", "-y",
                           typing=(PASSPHRASE, PASSPHRASE))  # fmt: skip
-        assert made.code == 0, made
+        assert answer.code == 0, answer
         try:
             sole.start()
             site = Site(fleet, component)

@@ -37,7 +37,7 @@ def attempt(machine: Machine, *arguments: str, before: int = NEVER) -> Ended:
 
 def points(operations: int, count: int) -> list[int]:
     """The first and the last moment and those between them, `count` in all."""
-    return sorted({round(one * (operations - 1) / (count - 1)) for one in range(count)})
+    return sorted({round(index * (operations - 1) / (count - 1)) for index in range(count)})
 
 
 def killed_and_again(
@@ -49,16 +49,16 @@ def killed_and_again(
     assert counted.code == 0, counted
     done = [whole]
     for before in points(counted.operations, count):
-        one = machine(f"m{before}")
-        line = command(one)
-        killed = attempt(one, *line, before=before)
+        chosen_machine = machine(f"m{before}")
+        line = command(chosen_machine)
+        killed = attempt(chosen_machine, *line, before=before)
         assert killed.code is None, (before, killed)
-        again = attempt(one, *line)
+        again = attempt(chosen_machine, *line)
         if again.code != 0:  # the last step of the first attempt was its last operation but for its answer
             said = json.loads(again.stdout)["error"]
             assert (again.code, said["kind"]) == (2, "exists"), (before, again)
             assert before >= counted.operations - 2, (before, counted.operations, again)
-        done.append(one)
+        done.append(chosen_machine)
     return done
 
 
@@ -82,11 +82,11 @@ def keys(machine: Machine) -> set[str]:
 def test_create_is_done_when_it_is_run_again(machines: Callable[[str], Machine], count: int) -> None:
     done = killed_and_again(machines, lambda one: ["mesh", "create", "home", "--data", str(one.data), "-y"], count)
     assert len(done) == count + 1
-    for one in done:
-        (context,) = contexts(one).values()
-        assert keys(one) == {"home-admin.json", "home-me.json"}
-        assert local_node.mesh_id_of(one.data).hex() == context["mesh"]
-        assert not (one.data / MAKING).exists()
+    for machine in done:
+        (context,) = contexts(machine).values()
+        assert keys(machine) == {"home-admin.json", "home-me.json"}
+        assert local_node.mesh_id_of(machine.data).hex() == context["mesh"]
+        assert not (machine.data / MAKING).exists()
     last = done[len(done) // 2]
     last.start("--listen", f"127.0.0.1:{free_port()}", "--ingress", f"127.0.0.1:{free_port()}")
     try:
@@ -107,9 +107,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def invited(mesh: Machine, *options: str) -> str:
-    made = attempt(mesh, "mesh", "invite", *options)
-    assert made.code == 0, made
-    line: str = json.loads(made.stdout)["line"]
+    ended = attempt(mesh, "mesh", "invite", *options)
+    assert ended.code == 0, ended
+    line: str = json.loads(ended.stdout)["line"]
     return line
 
 
@@ -125,10 +125,10 @@ def test_join_is_done_when_it_is_run_again_with_an_invite_for_one(
 
     done = killed_and_again(machines, command)
     members = mesh.members()
-    for one in done:
-        (context,) = contexts(one).values()
-        assert local_node.mesh_id_of(one.data).hex() == context["mesh"]
-        assert local_node.node_id_of(one.data) in members
+    for machine in done:
+        (context,) = contexts(machine).values()
+        assert local_node.mesh_id_of(machine.data).hex() == context["mesh"]
+        assert local_node.node_id_of(machine.data) in members
     assert len(members) == len(done) + 1, "each machine took one place, however often it asked"
 
 
@@ -144,11 +144,11 @@ def test_login_is_done_when_it_is_run_again_with_an_invite_for_one(
         line = lines.setdefault(one.name, invited(mesh, "--kind", "principal", "--role", role, "--for", "ann"))
         return ["login", line, "--name", "work"]
 
-    for one in killed_and_again(machines, command, count):
-        (context,) = contexts(one).values()
-        assert keys(one) == {f"{name}.json" for name in (context["key"], context["admin"]) if name}
-        assert attempt(one, "status").code == 0, "its key is known"
-        assert not list((one.folder / "home").glob("login-*"))
+    for machine in killed_and_again(machines, command, count):
+        (context,) = contexts(machine).values()
+        assert keys(machine) == {f"{name}.json" for name in (context["key"], context["admin"]) if name}
+        assert attempt(machine, "status").code == 0, "its key is known"
+        assert not list((machine.folder / "home").glob("login-*"))
 
 
 @pytest.mark.timeout(200)
@@ -157,10 +157,12 @@ def test_restore_is_done_when_it_is_run_again(
 ) -> None:
     backup = tmp_path / "node.tgz"
     assert attempt(mesh, "mesh", "backup", str(backup), "--data", str(mesh.data)).code == 0
-    for one in killed_and_again(machines, lambda one: ["mesh", "restore", str(backup), "--data", str(one.data), "-y"]):
-        (context,) = contexts(one).values()
-        assert local_node.mesh_id_of(one.data).hex() == context["mesh"]
-        assert local_node.node_id_of(one.data) == local_node.node_id_of(mesh.data)
+    for machine in killed_and_again(
+        machines, lambda one: ["mesh", "restore", str(backup), "--data", str(one.data), "-y"]
+    ):
+        (context,) = contexts(machine).values()
+        assert local_node.mesh_id_of(machine.data).hex() == context["mesh"]
+        assert local_node.node_id_of(machine.data) == local_node.node_id_of(mesh.data)
 
 
 @pytest.mark.timeout(120)
@@ -174,41 +176,43 @@ def test_a_mount_point_becomes_a_data_folder(mesh: Machine, machines: Callable[[
         "restored": ["mesh", "restore", str(backup)],
     }
     for name, command in commands.items():
-        one = machines(name)
-        one.data.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(one.data)], check=False).returncode:
+        machine = machines(name)
+        machine.data.mkdir()
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(machine.data)], check=False
+        ).returncode:
             pytest.skip("nothing can be mounted here")
         try:
-            (one.data / "lost+found").mkdir()
-            done = attempt(one, *command, "--data", str(one.data), "-y")
+            (machine.data / "lost+found").mkdir()
+            done = attempt(machine, *command, "--data", str(machine.data), "-y")
             assert done.code == 0, (name, done)
-            assert one.data.is_mount()
-            assert one.data.stat().st_mode & 0o777 == 0o700
-            assert local_node.is_made(one.data)
+            assert machine.data.is_mount()
+            assert machine.data.stat().st_mode & 0o777 == 0o700
+            assert local_node.is_made(machine.data)
         finally:
-            subprocess.run(["umount", "--lazy", str(one.data)], check=True)
+            subprocess.run(["umount", "--lazy", str(machine.data)], check=True)
 
 
 def test_a_folder_with_files_of_others_is_left_alone(machines: Callable[[str], Machine]) -> None:
-    one = machines("other")
-    one.data.mkdir()
-    (one.data / "thesis.txt").write_text("ten years")
-    refused = attempt(one, "mesh", "create", "home", "--data", str(one.data), "-y")
+    machine = machines("other")
+    machine.data.mkdir()
+    (machine.data / "thesis.txt").write_text("ten years")
+    refused = attempt(machine, "mesh", "create", "home", "--data", str(machine.data), "-y")
     assert refused.code == 2
     assert json.loads(refused.stdout)["error"]["kind"] == "exists"
-    assert [path.name for path in one.data.iterdir()] == ["thesis.txt"]
-    assert not keys(one) if (one.folder / "home" / "keys").exists() else True
+    assert [path.name for path in machine.data.iterdir()] == ["thesis.txt"]
+    assert not keys(machine) if (machine.folder / "home" / "keys").exists() else True
 
 
 def test_what_install_puts_in_place_is_there_when_it_is_run_again(tmp_path: Path) -> None:
     """The steps of `node install` that are not systemd's own, whose commands may be repeated."""
 
     def install() -> int:
-        made = tmp_path / "1.new"
-        shutil.rmtree(made, ignore_errors=True)
-        (made / "bin").mkdir(parents=True)
-        (made / "bin" / "freehold").write_text("new")
-        node_command.put_in_place(made, tmp_path / "1")
+        new_path = tmp_path / "1.new"
+        shutil.rmtree(new_path, ignore_errors=True)
+        (new_path / "bin").mkdir(parents=True)
+        (new_path / "bin" / "freehold").write_text("new")
+        node_command.put_in_place(new_path, tmp_path / "1")
         node_command.switch_link(tmp_path / "current", tmp_path / "1")
         return 0
 

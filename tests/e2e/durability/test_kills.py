@@ -16,13 +16,13 @@ from tests.support.mesh.nodes import Fleet, until
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Site]:
     fleet = Fleet(tmp_path_factory.mktemp("fleet"))
-    made = Site(fleet, component)
+    new_site = Site(fleet, component)
     try:
-        made.found()
-        first = made.machines[0]
-        made.ask(first, lambda client: made.write_project(client, APP))
-        made.deploy(first, APP, "services", "first", smoke="/config?key=TEXT")
-        yield made
+        new_site.found()
+        first = new_site.machines[0]
+        new_site.ask(first, lambda client: new_site.write_project(client, APP))
+        new_site.deploy(first, APP, "services", "first", smoke="/config?key=TEXT")
+        yield new_site
     finally:
         fleet.close()
 
@@ -45,11 +45,11 @@ def test_no_request_of_any_project_fails_while_a_daemon_dies_and_returns(
     fleet = Fleet(tmp_path_factory.mktemp("sole"))
     try:
         sole = fleet.found("one", "--policy", "solo", *ports())
-        made = Site(fleet, component)
-        made.ask(sole, lambda client: made.write_environment(client, ENVIRONMENT))
+        new_site = Site(fleet, component)
+        new_site.ask(sole, lambda client: new_site.write_environment(client, ENVIRONMENT))
         for name in ("aa", "mm", "zz"):
-            made.ask(sole, lambda client, name=name: made.write_project(client, name))  # type: ignore[misc]
-            made.deploy(sole, name, "probe", "first")
+            new_site.ask(sole, lambda client, name=name: new_site.write_project(client, name))  # type: ignore[misc]
+            new_site.deploy(sole, name, "probe", "first")
         address, stop, answers = ingress_of(sole), threading.Event(), set()
 
         def visit(host: str) -> None:

@@ -30,9 +30,9 @@ def put_back(machine: Machine, files: dict[str, bytes], *names: str) -> None:
 
 
 def fence_of(machine: Machine) -> Fence:
-    found = newest_fence(FenceFile(machine.data / "fence").load())
-    assert found is not None
-    return found
+    fence = newest_fence(FenceFile(machine.data / "fence").load())
+    assert fence is not None
+    return fence
 
 
 def decide_some(site: Site, prefix: str) -> None:
@@ -52,7 +52,7 @@ def decide_some(site: Site, prefix: str) -> None:
 def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_until_it_is_replaced(
     site: Site, damage: str
 ) -> None:
-    one, two, three = site.machines
+    machine, two, three = site.machines
     node, store = two.status()["node"], fence_of(two).store_id
     two.stop()
     old, said = databases(two, "vote.db"), fence_of(two).counter
@@ -60,7 +60,7 @@ def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_unt
     until(lambda: two.status()["speaking"], 20, "it to vote")
     needs(site, two, three, damage.replace(" ", "-"))  # else a majority may do without it, and its fence stands still
     assert fence_of(two).counter > said
-    until(lambda: two.status()["slot"] == one.status()["slot"], 20, "it to follow")
+    until(lambda: two.status()["slot"] == machine.status()["slot"], 20, "it to follow")
     two.stop()
     match damage:
         case "older database":
@@ -81,13 +81,13 @@ def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_unt
     assert code == 1
     assert any("two gave up its vote" in fault for fault in faults), faults
     assert b"\nfreehold_quarantined 1.0\n" in two.get("/metrics"), "what the alert FreeholdChainStalled looks at"
-    assert b"\nfreehold_quarantined 0.0\n" in one.get("/metrics")
-    until(lambda: any("its disk was lost" in fault for fault in doctor(one)[1]), 30, "the others to notice")
-    newest_slot = one.status()["slot"]
+    assert b"\nfreehold_quarantined 0.0\n" in machine.get("/metrics")
+    until(lambda: any("its disk was lost" in fault for fault in doctor(machine)[1]), 30, "the others to notice")
+    newest_slot = machine.status()["slot"]
     decide_some(site, "without-" + damage.replace(" ", "-"))
-    decisions = site.ask(one, lambda client: client.get("/v1/decisions", limit=10))
+    decisions = site.ask(machine, lambda client: client.get("/v1/decisions", limit=10))
     assert not any(node in decision["voters"] for decision in decisions if decision["slot"] > newest_slot)
-    one.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
+    machine.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
     until(lambda: two.status()["speaking"], 30, "it to vote with its new store")
     assert fence_of(two).store_id != store
     needs(site, two, three, "with-" + damage.replace(" ", "-"))
@@ -104,7 +104,7 @@ def test_a_voter_whose_database_or_fence_cannot_be_trusted_gives_up_its_vote_unt
 def test_a_voter_whose_database_and_fence_both_went_back_reads_what_the_others_hold_before_it_speaks(
     site: Site, rebooted: bool
 ) -> None:
-    one, two, three = site.machines
+    machine, two, three = site.machines
     token = socket_of(two).parent / "fence"
     two.stop()
     old, earlier = databases(two, "vote.db", "fence"), fence_of(two)
@@ -112,18 +112,18 @@ def test_a_voter_whose_database_and_fence_both_went_back_reads_what_the_others_h
     until(lambda: len(two.status()["peers"]) == 2, 20, "it to be connected")
     decide_some(site, f"forgotten-{rebooted}".lower())
     until(lambda: fence_of(two).counter > earlier.counter, 20, "it to say something")
-    until(lambda: two.status()["slot"] == one.status()["slot"], 20, "it to follow")
+    until(lambda: two.status()["slot"] == machine.status()["slot"], 20, "it to follow")
     two.kill()
     before = fence_of(two)
     put_back(two, old, "vote.db", "fence")
     assert fence_of(two) == earlier
     if rebooted:
         token.unlink()
-    one.kill()  # with one other voter up it may not speak yet: two must answer
+    machine.kill()  # with one other voter up it may not speak yet: two must answer
     two.start()
     assert two.status()["quarantined"] == ""
     assert not two.status()["speaking"]
-    one.start()
+    machine.start()
     until(lambda: two.status()["speaking"], 30, "it to have read what the others hold")
     until(
         lambda: fence_of(two).counter >= BOOT_LEAP, 10, "its statements to count from above all that it may have said"
@@ -137,13 +137,13 @@ def test_a_voter_whose_database_and_fence_both_went_back_reads_what_the_others_h
 
 
 def machine_of(site: Site, node: str) -> Machine:
-    return next(one for one in site.machines if one.status()["node"] == node)
+    return next(machine for machine in site.machines if machine.status()["node"] == node)
 
 
 @pytest.mark.timeout(200)
 def test_a_restored_node_has_its_apps_data_and_reads_what_the_others_hold_before_it_speaks(site: Site) -> None:
-    one = site.machines[0]
-    lane = site.ask(one, lambda client: client.state()).lane("shop", "production")
+    chosen_machine = site.machines[0]
+    lane = site.ask(chosen_machine, lambda client: client.state()).lane("shop", "production")
     assert lane is not None
     keeper = machine_of(site, lane.data_node)
     other = next(machine for machine in site.machines[1:] if machine is not keeper)
@@ -153,7 +153,7 @@ def test_a_restored_node_has_its_apps_data_and_reads_what_the_others_hold_before
     keeper.ok("mesh", "backup", str(backup), "--data", str(keeper.data))
     assert call(address, "shop.test", "/kv/set?key=b&value=after")[2] == "set"
     before = keeper.status()
-    asked = one if keeper is not one else other
+    asked = chosen_machine if keeper is not chosen_machine else other
     for number in range(3):
         site.ask(asked, lambda client, number=number: site.write_project(client, f"after-backup-{number}"))  # type: ignore[misc]
     keeper.stop()
@@ -168,7 +168,7 @@ def test_a_restored_node_has_its_apps_data_and_reads_what_the_others_hold_before
     until(lambda: site.missing(keeper) == [], 60, "what was decided since the backup")
     until(lambda: call(ingress_of(keeper), "shop.test", "/kv/get?key=a")[2] == "before", 30, "the app with its data")
     assert call(ingress_of(keeper), "shop.test", "/kv/get?key=b")[0] == 404, "the backup is older than this"
-    if keeper is not one:
+    if keeper is not chosen_machine:
         needs(site, keeper, other, "restored")
 
 
@@ -179,13 +179,13 @@ def test_a_restored_node_has_its_apps_data_and_reads_what_the_others_hold_before
 def test_a_cloned_folder_that_runs_beside_its_original_is_turned_away_with_it_and_the_mesh_heals_without_the_copy(
     site: Site,
 ) -> None:
-    one, two, three = site.machines
+    machine, two, three = site.machines
     double = two.status()["node"]
     clone = site.fleet.machine("clone")
     shutil.copytree(two.data, clone.data, ignore=shutil.ignore_patterns("lock"))
     clone.start("--listen", "127.0.0.1:0", "--ingress", "127.0.0.1:0")
     try:
-        for peer in (one, three):
+        for peer in (machine, three):
             until(lambda peer=peer: peer.status()["doubles"] == [double], 60, "the double to be noticed")  # type: ignore[misc]
             code, faults = doctor(peer)
             assert code == 1
@@ -194,12 +194,12 @@ def test_a_cloned_folder_that_runs_beside_its_original_is_turned_away_with_it_an
             until(lambda copy=copy: copy.status()["refused_by"] != {}, 60, "both to be turned away")  # type: ignore[misc]
             assert all(why.startswith("hello.cloned") for why in copy.status()["refused_by"].values())
         assert any("another machine uses the key of two" in fault for fault in doctor(two)[1])
-        site.ask(one, lambda client: site.write_project(client, "without-the-double"))
+        site.ask(machine, lambda client: site.write_project(client, "without-the-double"))
     finally:
         clone.stop()
         site.fleet.machines.remove(clone)
     # The peers keep it out for ten minutes after they last saw it double; their restart is what an operator can do now.
-    for peer in (three, one):
+    for peer in (three, machine):
         peer.stop()
         peer.start()
     until(lambda: len(two.status()["peers"]) == 2, 60, "the original to be let in again")
@@ -208,7 +208,7 @@ def test_a_cloned_folder_that_runs_beside_its_original_is_turned_away_with_it_an
     # If the copy got as far as a boot read before it was noticed, nobody counts what the original says any more.
     three.kill()
     writer = threading.Thread(
-        target=site.ask, args=(one, lambda client: site.write_project(client, "after-the-double"))
+        target=site.ask, args=(machine, lambda client: site.write_project(client, "after-the-double"))
     )
     writer.start()
     until(
@@ -220,8 +220,8 @@ def test_a_cloned_folder_that_runs_beside_its_original_is_turned_away_with_it_an
     if two.status()["quarantined"]:
         assert two.status()["quarantined"] == "another life of this node has spoken for its store"
         assert any("two gave up its vote" in fault for fault in doctor(two)[1])
-        until(lambda: any("its disk was lost" in fault for fault in doctor(one)[1]), 30, "the others to notice")
-        one.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
+        until(lambda: any("its disk was lost" in fault for fault in doctor(machine)[1]), 30, "the others to notice")
+        machine.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
         until(lambda: two.status()["speaking"], 30, "it to vote with a new store")
     needs(site, two, three, "without-the-copy")
 
@@ -229,7 +229,7 @@ def test_a_cloned_folder_that_runs_beside_its_original_is_turned_away_with_it_an
 @pytest.mark.long
 @pytest.mark.timeout(250)
 def test_an_original_that_comes_back_after_its_copy_has_spoken_gives_up_its_vote(site: Site) -> None:
-    one, two, three = site.machines
+    machine, two, three = site.machines
     two.stop()
     clone = site.fleet.machine("copy")
     shutil.copytree(two.data, clone.data, ignore=shutil.ignore_patterns("lock"))
@@ -247,8 +247,8 @@ def test_an_original_that_comes_back_after_its_copy_has_spoken_gives_up_its_vote
     assert two.status()["quarantined"] == "another life of this node has spoken for its store"
     assert "vote.quarantined" in two.log.read_text()
     assert any("two gave up its vote" in fault for fault in doctor(two)[1])
-    until(lambda: any("its disk was lost" in fault for fault in doctor(one)[1]), 30, "the others to notice")
-    one.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
+    until(lambda: any("its disk was lost" in fault for fault in doctor(machine)[1]), 30, "the others to notice")
+    machine.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
     until(lambda: two.status()["speaking"], 30, "it to vote with a new store")
     needs(site, two, three, "without-the-copy-again")
 
@@ -257,8 +257,8 @@ def test_an_original_that_comes_back_after_its_copy_has_spoken_gives_up_its_vote
 def test_a_voter_whose_disk_is_lost_is_replaced_by_a_new_machine_with_one_command_and_nothing_else_is_harmed(
     site: Site,
 ) -> None:
-    one, two, three = site.machines
-    addresses = [ingress_of(machine) for machine in (one, two)]
+    chosen_machine, two, three = site.machines
+    addresses = [ingress_of(machine) for machine in (chosen_machine, two)]
     answers: set[tuple[int, str]] = set()
     stop = threading.Event()
 
@@ -273,9 +273,9 @@ def test_a_voter_whose_disk_is_lost_is_replaced_by_a_new_machine_with_one_comman
         three.kill()
         three.kill_workers()
         shutil.rmtree(three.data)
-        four = site.fleet.join(site.fleet.invite(one, *VOTING), "four")
+        four = site.fleet.join(site.fleet.invite(chosen_machine, *VOTING), "four")
         until(lambda: sum(row["ready"] != "" and not row["voter"] for row in voters(site)) == 1, 60, "four to be ready")
-        one.typed_ok("mesh", "voters", "--replace", "three", "four", "-y")
+        chosen_machine.typed_ok("mesh", "voters", "--replace", "three", "four", "-y")
         until(lambda: four.status()["speaking"], 30, "the new voter to vote")
         site.fleet.machines[2:4] = [four, three]
         needs(site, four, two, "with-the-new-voter")
@@ -284,10 +284,10 @@ def test_a_voter_whose_disk_is_lost_is_replaced_by_a_new_machine_with_one_comman
         stop.set()
         for visitor in visitors:
             visitor.join()
-    release = site.base(one, "site")
+    release = site.base(chosen_machine, "site")
     assert answers == {(200, release)}, answers
     assert {row["node"] for row in voters(site) if row["voter"]} == {
-        one.status()["node"],
+        chosen_machine.status()["node"],
         two.status()["node"],
         four.status()["node"],
     }

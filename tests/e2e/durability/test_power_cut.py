@@ -42,8 +42,8 @@ class Disk:
         self._cuts = 0
         with self.image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
-        made = run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self.image))
-        assert made.returncode == 0, made.stderr
+        completed = run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self.image))
+        assert completed.returncode == 0, completed.stderr
         self._attach()
 
     def _attach(self) -> None:
@@ -78,27 +78,27 @@ class Disk:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
     if os.getuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists():
         pytest.skip("needs root, loop devices and mkfs.ext4")
-    made = Disk(tmp_path_factory.mktemp("disk"))
-    yield made
-    made.detach()
+    new_disk = Disk(tmp_path_factory.mktemp("disk"))
+    yield new_disk
+    new_disk.detach()
 
 
 def a_node(fleet: Fleet, disk: Disk) -> Machine:
-    made = fleet.machine("one")
-    made.disk = disk.mount
-    answer = made.typed(
-        "mesh", "create", "home", "--data", str(made.data), "-y", "--json", *LOOPBACK, "--node-name", "one",
+    machine = fleet.machine("one")
+    machine.disk = disk.mount
+    answer = machine.typed(
+        "mesh", "create", "home", "--data", str(machine.data), "-y", "--json", *LOOPBACK, "--node-name", "one",
         typing=(PASSPHRASE, PASSPHRASE),
     )  # fmt: skip
     assert answer.code == 0, answer
-    made.start()
-    return made
+    machine.start()
+    return machine
 
 
 def family(pid: int) -> list[int]:
     """A process and all below it."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(one for child in children for one in family(int(child)))]
+    return [pid, *(number for child in children for number in family(int(child)))]
 
 
 def cut(node: Machine, disk: Disk) -> None:
@@ -125,8 +125,8 @@ def acknowledged(node: Machine, number: int) -> None:
 
 
 def held(node: Machine) -> tuple[set[str], set[str]]:
-    projects = {one["name"] for one in node.ok("project", "list")["projects"]}
-    secrets = {one["name"] for name in projects for one in node.ok("secret", "list", "--project", name)["secrets"]}
+    projects = {entry["name"] for entry in node.ok("project", "list")["projects"]}
+    secrets = {entry["name"] for name in projects for entry in node.ok("secret", "list", "--project", name)["secrets"]}
     return projects, secrets
 
 
@@ -144,7 +144,7 @@ def test_what_was_acknowledged_is_there_after_each_of_three_power_cuts(
             if number % 2:
                 cut(node, disk)
                 node.start()
-                expected = {f"p{one}" for one in range(number + 1)}, {f"KEY_{one}" for one in range(number + 1)}
+                expected = {f"p{index}" for index in range(number + 1)}, {f"KEY_{index}" for index in range(number + 1)}
                 until(lambda expected=expected: held(node) == expected, 60, "what was acknowledged")  # type: ignore[misc]
                 assert node.run("audit", "--verify").code == 0, "and the log of who wrote it is whole"
     finally:

@@ -57,8 +57,8 @@ def exists(machine: Booted, path: str) -> bool:
 
 def make_node(machine: Booted, folder: Path) -> None:
     """Found a mesh here, where a passphrase can be typed, and take the node's folder there."""
-    made = Machine(folder)
-    answer = made.typed(
+    new_machine = Machine(folder)
+    answer = new_machine.typed(
         "mesh", "create", "home", "--data", str(machine.shared / "node"), "--policy", "solo", "-y", "--json",
         typing=(PASSPHRASE, PASSPHRASE),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def systemd_starts_it_again_and_visitors_do_not_wait(machine: booted.Booted, nam
 
 def _cgroup_of(pid: int) -> Path:
     """Where a process's version 2 cgroup is, less what systemd made below the machine's own."""
-    line = next(one for one in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if one.startswith("0::"))
-    found = booted.cgroups()
-    assert found is not None
-    return found / line.removeprefix("0::/").split("/init.scope")[0]
+    line = next(line for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
+    path = booted.cgroups()
+    assert path is not None
+    return path / line.removeprefix("0::/").split("/init.scope")[0]

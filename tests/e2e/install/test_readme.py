@@ -50,14 +50,14 @@ YES = (r"\[y/N\] ", "y")
 
 def commands_of(text: str) -> list[str]:
     """The lines of the README's blocks that are for a terminal: those without a language."""
-    found: list[str] = []
+    texts: list[str] = []
     language: str | None = None
     for line in text.splitlines():
         if line.startswith("```"):
             language = line[3:] if language is None else None
         elif language == "" and (command := re.sub(r"\s+#.*", "", line).strip()):
-            found.append(command)
-    return found
+            texts.append(command)
+    return texts
 
 
 class Reader:
@@ -68,8 +68,8 @@ class Reader:
         self.home = folder / "home"
         self.data = folder / "data"
         self.run_folder = folder / "run"
-        for made in (self.home, self.run_folder):
-            made.mkdir(parents=True)
+        for path in (self.home, self.run_folder):
+            path.mkdir(parents=True)
         self.run_folder.chmod(0o700)
         self.here = self.home
         self.node: Terminal | None = None
@@ -141,30 +141,33 @@ class Story:
             reader.leave()
 
     def _steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        one = self.one
+        reader = self.one
         yield from ((command, lambda: None) for command in REPLACED)
-        yield "freehold --help", lambda: shows(one.do("freehold --help"), "Start with:", "freehold dev")
+        yield "freehold --help", lambda: shows(reader.do("freehold --help"), "Start with:", "freehold dev")
         yield (
             "freehold new hello --template wsgi",
-            lambda: shows(one.do("freehold new hello --template wsgi"), "hello/web/app.py"),
+            lambda: shows(reader.do("freehold new hello --template wsgi"), "hello/web/app.py"),
         )
         yield "cd hello", self.enter
         yield "freehold dev", self.dev
         yield (
             "freehold mesh create home",
-            lambda: shows(one.do("freehold mesh create home", YES, *NEW_PASS), "mesh home", "is founded"),
+            lambda: shows(reader.do("freehold mesh create home", YES, *NEW_PASS), "mesh home", "is founded"),
         )
         yield "freehold node run", self.node
         yield (
             "freehold env create production",
-            lambda: shows(one.do("freehold env create production", YES, PASS), "decision"),
+            lambda: shows(reader.do("freehold env create production", YES, PASS), "decision"),
         )
-        yield "freehold project create hello", lambda: shows(one.do("freehold project create hello", PASS), "decision")
+        yield (
+            "freehold project create hello",
+            lambda: shows(reader.do("freehold project create hello", PASS), "decision"),
+        )
         yield "cd hello", self.enter
         yield (
             "freehold test",
             lambda: shows(
-                one.do("freehold test", timeout_s=BUILD_TIMEOUT_S),
+                reader.do("freehold test", timeout_s=BUILD_TIMEOUT_S),
                 "PASSED  test in production",
                 "PASSED  smoke in production",
                 "signed",
@@ -172,30 +175,36 @@ class Story:
         )
         yield (
             "freehold diff",
-            lambda: shows(one.do("freehold diff"), "first release", "GREETING", "opens store visits", "way back"),
+            lambda: shows(reader.do("freehold diff"), "first release", "GREETING", "opens store visits", "way back"),
         )
         yield 'freehold deploy -m "greet visitors"', self.deploy
         yield from self._after_the_first_deploy()
 
     def _after_the_first_deploy(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        one, ann = self.one, self.ann
-        yield "freehold status", lambda: shows(one.do("freehold status"), "hello/production", f"data on {one.name}")
+        reader, ann = self.one, self.ann
+        yield (
+            "freehold status",
+            lambda: shows(reader.do("freehold status"), "hello/production", f"data on {reader.name}"),
+        )
         yield "curl http://127.0.0.1:8080/", lambda: self.serves("hello from hello")
         yield 'freehold deploy -m "greet more kindly"', self.deploy_again
         yield 'freehold rollback -m "it was better before"', self.roll_back
-        yield "freehold logs", lambda: shows(one.do("freehold logs"), "GET / 200")
+        yield "freehold logs", lambda: shows(reader.do("freehold logs"), "GET / 200")
         yield (
             "freehold why hello",
             lambda: shows(
-                one.do("freehold why hello"),
+                reader.do("freehold why hello"),
                 "1. Who may approve it",
                 "test PASSED",
                 "8. Which infrastructure",
                 "signed by",
             ),
         )
-        yield "freehold doctor", lambda: shows(one.do("freehold doctor"), "no fault")
-        yield "freehold env create staging", lambda: shows(one.do("freehold env create staging", YES, PASS), "decision")
+        yield "freehold doctor", lambda: shows(reader.do("freehold doctor"), "no fault")
+        yield (
+            "freehold env create staging",
+            lambda: shows(reader.do("freehold env create staging", YES, PASS), "decision"),
+        )
         yield 'freehold deploy --env staging -m "greet testers"', self.stage
         yield "freehold releases --env staging", self.find_release
         yield 'freehold deploy --release 5c1d09 --env production -m "greet everybody as the testers were"', self.go_on
@@ -207,7 +216,7 @@ class Story:
         yield people, lambda: self.invite(people)
         yield (
             "freehold policy set --mode team",
-            lambda: shows(one.do("freehold policy set --mode team", YES, PASS), "team"),
+            lambda: shows(reader.do("freehold policy set --mode team", YES, PASS), "team"),
         )
         yield 'freehold deploy -m "greet everybody"', self.deploy_and_wait
         yield (
@@ -217,7 +226,7 @@ class Story:
         yield "freehold approve 3f9a12", self.approve
         yield (
             "freehold token create bot --project hello",
-            lambda: shows(one.do("freehold token create bot --project hello"), "token bot", "proposer in hello"),
+            lambda: shows(reader.do("freehold token create bot --project hello"), "token bot", "proposer in hello"),
         )
         yield "freehold mcp --context home-bot", self.mcp
 

@@ -96,7 +96,7 @@ def test_a_node_under_the_units_restrictions_compiles_deploys_and_serves(
     machine.typed_ok("env", "create", "production", "-y")
     machine.typed_ok("project", "create", "site")
     machine.ok("deploy", "--folder", str(project), "-m", "under the unit")
-    address = next(one for one in machine.status()["ingress"] if not one.startswith("unix:"))
+    address = next(entry for entry in machine.status()["ingress"] if not entry.startswith("unix:"))
 
     def served() -> bool:
         asked = urllib.request.Request(f"http://{address}/", headers={"Host": "site.test"})

@@ -65,8 +65,13 @@ def test_a_fresh_environment_installs_it_and_builds_tests_and_releases_an_app(wh
     venv.create(tmp_path / "venv", with_pip=True)
     programs = tmp_path / "venv" / "bin"
     subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", str(wheel)], check=True)
-    kept = {name: os.environ[name] for name in os.environ if name.startswith("PIP_")}
-    environment = {**kept, "HOME": str(tmp_path), "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    table = {name: os.environ[name] for name in os.environ if name.startswith("PIP_")}
+    environment = {
+        **table,
+        "HOME": str(tmp_path),
+        "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+    }
 
     def run(*arguments: str, folder: Path) -> dict[str, object]:
         done = subprocess.run(
@@ -83,4 +88,4 @@ def test_a_fresh_environment_installs_it_and_builds_tests_and_releases_an_app(wh
     assert built["release"] is tested["release"] is None, "nobody here has a key yet, so no release has an author"
     results = tested["results"]
     assert isinstance(results, list)
-    assert [one["passed"] for one in results] == [True, True]
+    assert [result["passed"] for result in results] == [True, True]

@@ -91,8 +91,8 @@ class House:
         first machine, which must not be the one that is killed.
         """
         first = self.fleet.machines[0]
-        name = next(one for n in range(99) if self.likely_orderer(one := f"{prefix}{n}.test") is not first)
-        self.authority.lead(name, [self.address(one) for one in self.fleet.machines])
+        name = next(text for n in range(99) if self.likely_orderer(text := f"{prefix}{n}.test") is not first)
+        self.authority.lead(name, [self.address(machine) for machine in self.fleet.machines])
         self.configure(*self.names, name)
         starting = threading.Thread(target=self.site.deploy, args=(first,))
         starting.start()
@@ -105,21 +105,21 @@ class House:
 
     def likely_orderer(self, name: str) -> Machine:
         """Who is first for a name while all are up."""
-        nodes = {PeerId(one.status()["node"]): one for one in self.fleet.machines}
+        nodes = {PeerId(machine.status()["node"]): machine for machine in self.fleet.machines}
         return nodes[rendezvous(name, list(nodes))[0]]
 
     def ordering(self) -> list[Machine]:
         """Who has an order on disk."""
-        found = []
+        machines = []
         for machine in self.fleet.machines:
             texts = [path.read_text() for path in (machine.data / "acme").glob("*.json")]
-            found += [machine] * any('"order":"h' in text for text in texts)
-        return found
+            machines += [machine] * any('"order":"h' in text for text in texts)
+        return machines
 
     def problems(self, name: str) -> list[str]:
         """Why nodes have no (newer) certificate of a name."""
-        views = [one for machine in self.fleet.machines for one in json.loads(machine.get("/v1/names"))]
-        return [one["problem"] for one in views if one["name"] == name and one["problem"]]
+        views = [load for machine in self.fleet.machines for load in json.loads(machine.get("/v1/names"))]
+        return [view["problem"] for view in views if view["name"] == name and view["problem"]]
 
     def issued(self, name: str) -> bool:
         """Whether a node says that it got a certificate."""
@@ -141,34 +141,34 @@ class House:
 
     def next_one(self, name: str, before: x509.Certificate | None) -> x509.Certificate:
         """Wait for the certificate after one; visitors of the first node have a good one all the time between."""
-        found = list[x509.Certificate]()
+        certificates = list[x509.Certificate]()
 
         def there() -> bool:
-            one = self.served(self.fleet.machines[0], name)
-            assert one is not None or before is None, "a visitor came to no certificate"
-            found.extend([one] if one is not None and one != before else [])
-            return bool(found)
+            certificate = self.served(self.fleet.machines[0], name)
+            assert certificate is not None or before is None, "a visitor came to no certificate"
+            certificates.extend([certificate] if certificate is not None and certificate != before else [])
+            return bool(certificates)
 
         until(there, 60, f"the next certificate of {name}", every_s=0.3)
-        return found[0]
+        return certificates[0]
 
     def certificates(self, name: str) -> set[int]:
         """The serial numbers that visitors of each node see; 0 for no certificate."""
-        found = [self.served(one, name) for one in self.fleet.machines]
-        return {one.serial_number if one is not None else 0 for one in found}
+        entries = [self.served(machine, name) for machine in self.fleet.machines]
+        return {entry.serial_number if entry is not None else 0 for entry in entries}
 
     def spread_s(self, name: str) -> float:
         """How long after the first node the last one held a certificate for its visitors."""
         file = f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.pem"
-        found = [next(one.runtime.rglob(f"front/certificates/{file}")) for one in self.fleet.machines]
-        times = [path.stat().st_mtime for path in found]
+        paths = [next(machine.runtime.rglob(f"front/certificates/{file}")) for machine in self.fleet.machines]
+        times = [path.stat().st_mtime for path in paths]
         print(f"{name}: on all nodes within {max(times) - min(times):.2f} s")
         return max(times) - min(times)
 
     def has_one(self, name: str) -> bool:
         """Whether all nodes serve the same certificate."""
-        found = self.certificates(name)
-        return len(found) == 1 and 0 not in found
+        numbers = self.certificates(name)
+        return len(numbers) == 1 and 0 not in numbers
 
 
 def logged(machine: Machine, event: str) -> list[str]:
@@ -184,27 +184,31 @@ def house(
 ) -> Iterator[House]:
     with pebble(folder / "authority", lifetime_s=lifetime_s, sleep_s=sleep_s) as authority:
         fleet = Fleet(folder, folder / "compiled")
-        made = House(fleet, authority, Site(folder, component))
+        new_house = House(fleet, authority, Site(folder, component))
         try:
-            first = made.add("one", more)
+            first = new_house.add("one", more)
             if count > 1:
                 line = fleet.invite(first, "--uses", str(count - 1))
                 for name in ("two", "three")[: count - 1]:
-                    made.add(name, more, line)
-                until(lambda: sum(one["confirmed"] for one in first.members().values()) == count, 60, "confirmed nodes")
+                    new_house.add(name, more, line)
+                until(
+                    lambda: sum(member["confirmed"] for member in first.members().values()) == count,
+                    60,
+                    "confirmed nodes",
+                )
             first.typed_ok("env", "create", "production", "-y")
             first.typed_ok("project", "create", "site")
             authority.lead("site.test", ADDRESSES[:count])
-            until(lambda: all(one.connected() == count for one in fleet.machines), 60, "connections")
-            yield made
+            until(lambda: all(machine.connected() == count for machine in fleet.machines), 60, "connections")
+            yield new_house
         finally:
             fleet.close()
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("t"), component("services"), sleep_s=3) as made:
-        yield made
+    with house(tmp_path_factory.mktemp("t"), component("services"), sleep_s=3) as new_house:
+        yield new_house
 
 
 def test_one_node_orders_for_all_and_any_of_them_answers(three: House) -> None:
@@ -225,16 +229,18 @@ def test_no_key_lies_in_clear_in_a_folder_a_log_or_a_backup(three: House, tmp_pa
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
         write_backup(machine.data, tmp_path / machine.name, "node", "mesh")
         with tarfile.open(tmp_path / machine.name) as archive:
-            kept = [archive.extractfile(one).read() for one in archive if one.isfile()]  # type: ignore[union-attr]
-        kept += [path.read_bytes() for path in machine.data.rglob("*") if path.is_file()]
-        kept.append(machine.log.read_bytes())
+            entries = [archive.extractfile(tar_info).read() for tar_info in archive if tar_info.isfile()]  # type: ignore[union-attr]
+        entries += [path.read_bytes() for path in machine.data.rglob("*") if path.is_file()]
+        entries.append(machine.log.read_bytes())
         for path in files:
             private = load_pem_private_key(path.read_bytes(), None)
             assert isinstance(private, ec.EllipticCurvePrivateKey)
             scalar = private.private_numbers().private_value.to_bytes(32)
             line = path.read_bytes().partition(b"BEGIN PRIVATE KEY-----\n")[2][:40]
             assert line
-            assert not [one for one in kept if scalar in one or scalar.hex().encode() in one or line in one]
+            assert not [
+                entry for entry in entries if scalar in entry or scalar.hex().encode() in entry or line in entry
+            ]
 
 
 def test_an_orderer_that_is_killed_between_order_and_finalise_takes_up_its_order(three: House) -> None:
@@ -265,47 +271,49 @@ def test_nobody_asks_again_for_a_name_where_the_authority_says_that_it_was_too_m
 @pytest.mark.long
 def test_the_next_one_orders_for_an_orderer_that_stays_away(three: House) -> None:
     with three.killed_while_it_orders("last") as (orderer, name):
-        others = [one for one in three.fleet.machines if one is not orderer]
-        three.authority.lead(name, [three.address(one) for one in others])
-        until(lambda: any(name in logged(one, "acme.issued") for one in others), 90, "another node's certificate")
+        others = [machine for machine in three.fleet.machines if machine is not orderer]
+        three.authority.lead(name, [three.address(machine) for machine in others])
+        until(
+            lambda: any(name in logged(machine, "acme.issued") for machine in others), 90, "another node's certificate"
+        )
         orderer.start()
     until(lambda: three.has_one(name), 60, "the certificate on all nodes, also on the one that was away")
 
 
 def test_a_removed_node_loses_what_it_could_do_with_its_keys(three: House) -> None:
-    one, _, gone = three.fleet.machines
-    old = {name: three.served(one, name) for name in three.names}
+    machine, _, gone = three.fleet.machines
+    old = {name: three.served(machine, name) for name in three.names}
     for name in old:
         three.authority.lead(name, ADDRESSES[:2])
-    one.typed_ok("mesh", "remove", gone.status()["node"], "-y")
+    machine.typed_ok("mesh", "remove", gone.status()["node"], "-y")
     gone.stop()
     gone.kill_workers()
     three.fleet.machines.remove(gone)
     serials = [leaf.serial_number for leaf in old.values() if leaf is not None]
     assert len(serials) == len(three.names) >= 3
-    until(lambda: {three.authority.status_of(one) for one in serials} == {"Revoked"}, 90, "the revocation of all")
+    until(lambda: {three.authority.status_of(serial) for serial in serials} == {"Revoked"}, 90, "the revocation of all")
 
     def served() -> set[int]:
-        return {leaf.serial_number for name in old if (leaf := three.served(one, name)) is not None}
+        return {leaf.serial_number for name in old if (leaf := three.served(machine, name)) is not None}
 
     until(lambda: len(served()) == len(serials) and served().isdisjoint(serials), 30, "new certificates for all names")
     new = served()
-    assert {three.authority.status_of(one) for one in new} == {"Valid"}
+    assert {three.authority.status_of(number) for number in new} == {"Valid"}
 
 
 @pytest.mark.long
 def test_a_certificate_is_shown_over_tls_and_renewed_with_a_third_of_its_life_left_or_when_the_authority_says(
     tmp_path: Path, component: Callable[[str], Path]
 ) -> None:
-    with house(tmp_path, component("services"), 'proof = "tls-alpn-01"\n', 1, lifetime_s=LIFETIME_S) as made:
-        made.authority.limits.says_when = False
-        made.deploy("site.test")
-        first = made.next_one("site.test", None)
+    with house(tmp_path, component("services"), 'proof = "tls-alpn-01"\n', 1, lifetime_s=LIFETIME_S) as new_house:
+        new_house.authority.limits.says_when = False
+        new_house.deploy("site.test")
+        first = new_house.next_one("site.test", None)
         time.sleep(3)  # it has asked by then, and asks again with the next certificate
-        made.authority.limits.says_when = True
-        second = made.next_one("site.test", first)
+        new_house.authority.limits.says_when = True
+        second = new_house.next_one("site.test", first)
         left_s = (first.not_valid_after_utc - second.not_valid_before_utc).total_seconds()
         assert 0 < left_s <= LIFETIME_S / 3
-        third = made.next_one("site.test", second)  # its window is the whole life of the certificate
+        third = new_house.next_one("site.test", second)  # its window is the whole life of the certificate
         assert second.not_valid_before_utc < third.not_valid_before_utc < second.not_valid_after_utc
-        assert made.authority.log.read_text().count("/renewalInfo/") >= 1
+        assert new_house.authority.log.read_text().count("/renewalInfo/") >= 1

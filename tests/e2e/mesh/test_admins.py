@@ -77,8 +77,8 @@ async def test_a_renewed_grant_gives_the_same_rights_to_the_same_key_for_longer(
         chain = (_again(house.admin, mesh, before, before.each[0], now_ms + 365 * DAY_MS, same_person=False),)
         await client.publish("grant", before.key, encode(chain))
         after = await principal_of(client, person.public_key)
-        assert max(one.expires_ms for one in after.each) == now_ms + 365 * DAY_MS
-        assert {(one.roles, one.projects, one.environments, one.verbs) for one in after.each} == {
+        assert max(rights.expires_ms for rights in after.each) == now_ms + 365 * DAY_MS
+        assert {(rights.roles, rights.projects, rights.environments, rights.verbs) for rights in after.each} == {
             (before.roles, before.projects, before.environments, before.verbs)
         }
         assert after.kind == "person"

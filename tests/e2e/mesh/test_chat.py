@@ -128,14 +128,14 @@ def _talked_through(fleet: Fleet, browser: Browser, folder: Path) -> None:
     keeper, seen, stops = sorted(fleet.machines, key=lambda one: (one.status()["node"] != holder, one is not first))
     page = browser.page(f"http://{seen.ingress}/chat")
     page.has("here")
-    places = [one.ingress for one in (stops, keeper, seen)]
+    places = [machine.ingress for machine in (stops, keeper, seen)]
     asyncio.run(_chat(places, page, lambda: (deployed(first, folder, "Say more."), stops.stop())))
 
 
 async def _chat(places: list[str], page: Any, act: Callable[[], Any]) -> None:
-    chatters = [Chatter(name, places[at:] + places[:at]) for at, name in enumerate(("ann", "bob", "cy"))]
+    chatters = [Chatter(name, places[index:] + places[:index]) for index, name in enumerate(("ann", "bob", "cy"))]
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(one.run()) for one in chatters]
+        running = [group.create_task(chatter.run()) for chatter in chatters]
         try:
             await _judged(chatters, page, act)
         finally:
@@ -144,25 +144,27 @@ async def _chat(places: list[str], page: Any, act: Callable[[], Any]) -> None:
 
 
 async def _judged(chatters: list[Chatter], page: Any, act: Callable[[], Any]) -> None:
-    await until(lambda: all(len(one.have) > 20 for one in chatters), "a talk")
+    await until(lambda: all(len(entry.have) > 20 for entry in chatters), "a talk")
     await asyncio.to_thread(page.js, TALK)
     await asyncio.to_thread(act)
     before = len(chatters[1].have)
     await until(lambda: len(chatters[1].have) > before + 100, "a talk behind the change")
-    for one in chatters:
-        one.talking = False
+    for chatter in chatters:
+        chatter.talking = False
     await asyncio.to_thread(page.js, "clearInterval(talking)")
     typed = await asyncio.to_thread(page.js, "said")
-    everything = sum(one.said for one in chatters) + typed
-    await until(lambda: all(len(one.have) == everything for one in chatters), f"{everything} messages at each client")
+    everything = sum(entry.said for entry in chatters) + typed
+    await until(
+        lambda: all(len(entry.have) == everything for entry in chatters), f"{everything} messages at each client"
+    )
     await until(lambda: page.js("document.querySelectorAll('li').length") == everything, "all in the browser")
-    texts = [one["text"] for one in chatters[0].have]
-    assert [[one["text"] for one in each.have] for each in chatters[1:]] == [texts] * 2
+    texts = [row["text"] for row in chatters[0].have]
+    assert [[row["text"] for row in entry.have] for entry in chatters[1:]] == [texts] * 2
     shown = await asyncio.to_thread(page.js, "[...document.querySelectorAll('li')].map((one) => one.textContent)")
     assert shown == texts
-    wanted = [f"{one.name} {n + 1}" for one in chatters for n in range(one.said)]
+    wanted = [f"{entry.name} {n + 1}" for entry in chatters for n in range(entry.said)]
     assert sorted(texts) == sorted(wanted + [f"browser {n + 1}" for n in range(typed)])
     assert 1012 in chatters[0].codes, "the node that stopped says to come to another"
     assert chatters[0].came >= 2
-    assert [one.came for one in chatters[1:]] == [1, 1], "a release that changes closes no socket"
+    assert [entry.came for entry in chatters[1:]] == [1, 1], "a release that changes closes no socket"
     print(f"{everything} messages, {typed} of them typed in the browser; {chatters[0].came} sockets of ann")

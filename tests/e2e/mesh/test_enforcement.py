@@ -127,11 +127,11 @@ class World:
         self, name: str, roles: tuple[Role, ...], *, kind: PrincipalKind = "person", parent: str = "", **fields: Any
     ) -> Signed:
         above = self.chains[key(parent).public_key] if parent else ()
-        made = Grant(
+        grant = Grant(
             key(name).public_key, kind, name, roles, (ANY,), (ANY,), now_ms() + (24 - len(above)) * HOUR_MS,
             secrets.token_bytes(16), digest(above[-1].payload) if above else b"", **fields,
         )  # fmt: skip
-        return sign(key(parent) if parent else self.admin, GRANT_DOMAIN, self.mesh, made)
+        return sign(key(parent) if parent else self.admin, GRANT_DOMAIN, self.mesh, grant)
 
     async def grant(
         self, name: str, roles: tuple[Role, ...], *, parent: str = "", publish: bool = True, **fields: Any
@@ -148,13 +148,13 @@ class World:
         state = await self.client.state()
         release = self.release(author)
         app = EffectiveApp("web", COMPONENT, "http", 1_000, 1 << 20, "fresh")
-        made = Change(
+        new_change = Change(
             project="hello", environment=environment, request="greet", release=digest(encode(release)), base=b"",
             configuration=digest(encode(Effective("hello", environment, (app,)))),
             policy=gate_of(state, environment, release).digest, author=key(author).public_key, created_ms=now_ms(),
             plan=Plan((Stage("100%"),)),
         )  # fmt: skip
-        return msgspec.structs.replace(made, **fields)
+        return msgspec.structs.replace(new_change, **fields)
 
     def release(self, author: str) -> Release:
         return Release("hello", (Component("web", COMPONENT, 11),), b"[project]", "", key(author).public_key)
@@ -181,7 +181,7 @@ class World:
 
     async def start(self, change: Change, by: str = "dev", **shown: Any) -> tuple[str, str]:
         """Submit a start as a client that skips every check of its own; return the voters' rule and its detail."""
-        author = shown.get("author", next(one for one in _PEOPLE if key(one).public_key == change.author))
+        author = shown.get("author", next(person for person in _PEOPLE if key(person).public_key == change.author))
         signed = encode(sign(key(shown.get("signed_by", author)), CHANGE_DOMAIN, self.mesh, change))
         release = encode(shown.get("release") or self.release(author))
         approvals, evidence = shown.get("approvals", ()), shown.get("evidence", ())
@@ -189,18 +189,18 @@ class World:
         # The admin's key is one of the mesh's own and shows no grant.
         chains = [encode(chain) for chain in self.chains.values()]
         exhibits = Exhibits(
-            change=digest(signed), release=digest(release), grants=tuple(digest(one) for one in chains),
-            approvals=tuple(digest(one) for one in approvals), evidence=tuple(digest(one) for one in evidence),
-            statements=tuple(digest(one) for one in statements),
+            change=digest(signed), release=digest(release), grants=tuple(digest(chain) for chain in chains),
+            approvals=tuple(digest(approval) for approval in approvals), evidence=tuple(digest(entry) for entry in evidence),
+            statements=tuple(digest(statement) for statement in statements),
         )  # fmt: skip
         state = await self.client.state()
         lane = state.lane("hello", change.environment)
         assert lane is not None
         action = Start(bytes(digest(encode(change))), (self.node,), break_glass=shown.get("break_glass", ""))
         command = Command(secrets.token_bytes(16), action, "hello", change.environment, lane.sequence)
-        made = sign_command([key(by)], self.mesh, command, exhibits)
+        signed_command = sign_command([key(by)], self.mesh, command, exhibits)
         material = (signed, release, *chains, *approvals, *evidence, *statements)
-        answer = await self.client.post("/v1/commands", {"command": encode(made), "material": material})
+        answer = await self.client.post("/v1/commands", {"command": encode(signed_command), "material": material})
         return str(answer["rule"] if answer["outcome"] != "decided" else "decided"), answer["detail"]
 
     async def refuse(self, case: str, rule: str, change: Change, by: str = "dev", **shown: Any) -> None:
@@ -384,14 +384,14 @@ async def revoked_principals(w: World) -> None:
     for kind, name in (("principal", "bob"), ("principal", "agent"), ("grant", "spare")):
         chain = w.chains[key(name).public_key]
         subject = key(name).public_key if kind == "principal" else bytes(digest(chain[-1].payload))
-        made = Revocation(cast("Any", kind), subject, NOTHING_VALID, NOTHING_VALID, "lost", now_ms())
+        revocation = Revocation(cast("Any", kind), subject, NOTHING_VALID, NOTHING_VALID, "lost", now_ms())
         # A grant is taken back by whoever gave it, here the agent's person; a principal by an admin.
         signed = (
-            sign_revocation(key("dev"), w.mesh, made, chain)
+            sign_revocation(key("dev"), w.mesh, revocation, chain)
             if kind == "grant"
-            else sign_revocation(w.admin, w.mesh, made)
+            else sign_revocation(w.admin, w.mesh, revocation)
         )
-        await w.client.publish("revocation", subject.hex(), revocation_record(made, signed)[1])
+        await w.client.publish("revocation", subject.hex(), revocation_record(revocation, signed)[1])
         if kind == "principal" and name == "bob":
             continue
         lane = (await w.client.state()).lane("hello", "staging")
@@ -456,8 +456,8 @@ async def what_is_in_order_starts(
     for _ in range(300):
         found_mesh = (await w.client.state()).lane("hello", environment)
         if found_mesh is not None and found_mesh.base is not None:
-            given = tuple(key(name).public_key for name in approvers[-1:])
-            assert (found_mesh.base.change, found_mesh.base.approvers) == (named, given)
+            keys = tuple(key(name).public_key for name in approvers[-1:])
+            assert (found_mesh.base.change, found_mesh.base.approvers) == (named, keys)
             assert (found_mesh.base.break_glass, found_mesh.base.author) == (break_glass, key("dev").public_key)
             break
         await asyncio.sleep(0.1)
@@ -482,8 +482,8 @@ async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
         rows = [
             row for row in await w.audited("start", len(w.refusals) + 1) if not row["result"].startswith("evidence.")
         ]
-        given = [rule for rule in w.refusals.values() if not rule.startswith("evidence.")]
-        assert sorted(row["result"] for row in rows) == sorted(given)
+        refusals = [rule for rule in w.refusals.values() if not rule.startswith("evidence.")]
+        assert sorted(row["result"] for row in rows) == sorted(refusals)
         assert all(row["caller"].startswith("socket:") and row["signers"] for row in rows)
         await revoked_principals(w)
         assert w.routes == {"by a revoked principal": "fresh.revoked", "by a revoked grant": "fresh.revoked"}
@@ -503,7 +503,7 @@ async def test_every_way_around_the_gate_is_refused_by_its_own_rule_and_audited(
         assert handed == "waiting rollout.not-prepared"
         told = [row for row in await w.audited("start", 1) if "the site is down" in row["target"]]
         assert told, "the reason is in the audit log"
-        assert {one for row in told for one in row["signers"]} == {w.admin.public_key.hex()}
+        assert {entry for row in told for entry in row["signers"]} == {w.admin.public_key.hex()}
         count, nodes, faults = await verify_chains(w.client)
         assert (count > len(rows), nodes, faults) == (True, (w.node,), ())
 
@@ -531,10 +531,10 @@ async def test_a_node_without_its_gate_starts_nothing_because_the_others_refuse(
     by_node = (EvidenceDemand("smoke", HOUR_MS, by_node=True),)
     policy = msgspec.structs.replace(TEAM, demands=msgspec.structs.replace(TEAM.demands, evidence=by_node))
     async with a_house(3, policy=policy, voter_after_s=1) as house:
-        await until(lambda: all(len(house.control(one).core.state.voters) == 3 for one in range(3)), 60)
+        await until(lambda: all(len(house.control(index).core.state.voters) == 3 for index in range(3)), 60)
         await house.prepare_lane()
         proposal, start = await house.propose(component("hello"))
-        modified, nodes = house.control(1), tuple(sorted(house.control(one).core.node for one in range(3)))
+        modified, nodes = house.control(1), tuple(sorted(house.control(index).core.node for index in range(3)))
         conductor = modified.core.agent.conductor
         await until(lambda: conductor.prepared_nodes(proposal.id) == nodes, 60)
         without_its_gate(house.daemons[1])
@@ -554,13 +554,13 @@ async def test_a_node_without_its_gate_starts_nothing_because_the_others_refuse(
             assert not house.runs(index)
         # The same start with somebody's approval goes through the same three nodes.
         ann = Ed25519Signer(secrets.token_bytes(32))
-        made = Grant(ann.public_key, "person", "ann", ("approver",), (ANY,), (ANY,), now_ms() + HOUR_MS, bytes(16))
+        grant = Grant(ann.public_key, "person", "ann", ("approver",), (ANY,), (ANY,), now_ms() + HOUR_MS, bytes(16))
         mesh = modified.core.trust.mesh
         approval = Approval(b"", proposal.id, *LANE, now_ms(), now_ms() + HOUR_MS)
         async with house.client(0) as client:
-            await client.publish("grant", made.key.hex(), encode((sign(house.admin, GRANT_DOMAIN, mesh, made),)))
+            await client.publish("grant", grant.key.hex(), encode((sign(house.admin, GRANT_DOMAIN, mesh, grant),)))
             await client.publish("approval", proposal.id.hex(), sign_approval(ann, mesh, approval))
-        await until(lambda: house.based(proposal.id) and all(house.runs(one) for one in range(3)), 60)
+        await until(lambda: house.based(proposal.id) and all(house.runs(index) for index in range(3)), 60)
         await every_node_explains_it(house)
         await a_revocation_is_heard_everywhere(house, ann.public_key)
 
@@ -572,20 +572,22 @@ async def every_node_explains_it(house: House) -> None:
         async with house.client(index) as client:
             told.append(await explain(client, *LANE))
     assert len(told[0]) == 8
-    sources = [[(one.question, one.sources) for one in answers] for answers in told]
+    sources = [[(answer.question, answer.sources) for answer in answers] for answers in told]
     assert sources[0] == sources[1] == sources[2]
-    signed = {source.kind for one in told[0] for source in one.sources if source.signed_by}
+    signed = {source.kind for why_answer in told[0] for source in why_answer.sources if source.signed_by}
     assert {"decision", "change", "release", "approval", "evidence"} <= signed
-    assert all(one.sources for one in told[0] if "rollback" not in one.question), told[0]
+    assert all(why_answer.sources for why_answer in told[0] if "rollback" not in why_answer.question), told[0]
 
 
 async def a_revocation_is_heard_everywhere(house: House, principal: bytes) -> None:
     """A revoked person has no rights on any node within seconds, measured from the answer to whoever revoked."""
     mesh = house.control(0).core.trust.mesh
-    made = Revocation("principal", principal, NOTHING_VALID, NOTHING_VALID, "left the team", now_ms())
+    revocation = Revocation("principal", principal, NOTHING_VALID, NOTHING_VALID, "left the team", now_ms())
     async with house.client(0) as client:
         await client.publish(
-            "revocation", principal.hex(), revocation_record(made, sign_revocation(house.admin, mesh, made))[1]
+            "revocation",
+            principal.hex(),
+            revocation_record(revocation, sign_revocation(house.admin, mesh, revocation))[1],
         )
     began_s = time.monotonic()
     for index in range(3):

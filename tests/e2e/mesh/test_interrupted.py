@@ -23,14 +23,14 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Pa
     folder = tmp_path_factory.mktemp("i")
     fleet = Fleet(folder)
     try:
-        one = fleet.found("one", "--policy", "solo", "--ingress", f"127.0.0.1:{free_port()}")
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "site")
+        machine = fleet.found("one", "--policy", "solo", "--ingress", f"127.0.0.1:{free_port()}")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "site")
         site = Site(folder, component("services"))
         site.configure("first", '["100%"]')
-        answer = site.deploy(one)
+        answer = site.deploy(machine)
         assert answer.code == 0, answer
-        yield one, site
+        yield machine, site
     finally:
         fleet.close()
 
@@ -72,10 +72,10 @@ def stopped(one: Machine, site: Site, number: signal.Signals, when: Callable[[],
 
 def told(answer: Answer, number: signal.Signals) -> dict[str, Any]:
     assert answer.code == 128 + number, answer
-    found: dict[str, Any] = json.loads(answer.stdout)
-    assert found["error"]["kind"] == "interrupted"
-    assert found["error"]["message"] in " ".join(answer.stderr.split()), "people are told the same"
-    return found
+    document: dict[str, Any] = json.loads(answer.stdout)
+    assert document["error"]["kind"] == "interrupted"
+    assert document["error"]["message"] in " ".join(answer.stderr.split()), "people are told the same"
+    return document
 
 
 def follow(one: Machine, step: str) -> Answer:
@@ -90,40 +90,40 @@ def follow(one: Machine, step: str) -> Answer:
 def test_a_deploy_that_is_stopped_says_that_the_rollout_goes_on_and_how_to_end_it(
     mesh: tuple[Machine, Site], number: signal.Signals
 ) -> None:
-    one, site = mesh
+    machine, site = mesh
     site.configure(f"held {number.name}", '["100%"]')
     text = (site.folder / "freehold.toml").read_text().replace('"1s"', '"60s"')
     (site.folder / "freehold.toml").write_text(text)
-    answer = stopped(one, site, number, lambda: site.lane(one)["rollout"] is not None)
+    answer = stopped(machine, site, number, lambda: site.lane(machine)["rollout"] is not None)
     said = told(answer, number)
     assert "goes on by itself" in said["error"]["message"]
     assert said["outcome"] == "started"
-    rollout = site.lane(one)["rollout"]
+    rollout = site.lane(machine)["rollout"]
     assert rollout is not None
     assert rollout["change"] == said["change"], "it goes on"
-    assert follow(one, said["error"]["next_step"]).code == 0
-    until(lambda: site.lane(one)["rollout"] is None, 20, "the rollout to end")
-    assert site.ask(one) == (200, "first")
+    assert follow(machine, said["error"]["next_step"]).code == 0
+    until(lambda: site.lane(machine)["rollout"] is None, 20, "the rollout to end")
+    assert site.ask(machine) == (200, "first")
 
 
 @pytest.mark.timeout(200)
 def test_a_start_that_waits_is_withdrawn_by_the_same_command(mesh: tuple[Machine, Site]) -> None:
-    one, site = mesh
-    one.typed_ok("env", "freeze", "production", "-m", "audit", "-y")
+    machine, site = mesh
+    machine.typed_ok("env", "freeze", "production", "-m", "audit", "-y")
     site.configure("frozen out", '["100%"]')
 
     def waits() -> bool:
-        views = json.loads(one.get("/v1/changes"))
+        views = json.loads(machine.get("/v1/changes"))
         return any(view["start"] is not None and view["start"]["outcome"] == "waiting" for view in views)
 
-    answer = stopped(one, site, signal.SIGINT, waits, "--wait", "5m")
+    answer = stopped(machine, site, signal.SIGINT, waits, "--wait", "5m")
     said = told(answer, signal.SIGINT)
-    done = follow(one, said["error"]["next_step"])
+    done = follow(machine, said["error"]["next_step"])
     assert done.code == 0, done
     assert "withdrawn" in done.stdout
-    one.typed_ok("env", "unfreeze", "production", "-y")
+    machine.typed_ok("env", "unfreeze", "production", "-y")
     assert not waits()
     time.sleep(3)  # a start that waits is looked at every second
-    assert site.lane(one)["rollout"] is None
-    assert site.ask(one) == (200, "first")
-    assert follow(one, said["error"]["next_step"]).code == 1, "nothing is left to end, and it says so"
+    assert site.lane(machine)["rollout"] is None
+    assert site.ask(machine) == (200, "first")
+    assert follow(machine, said["error"]["next_step"]).code == 1, "nothing is left to end, and it says so"

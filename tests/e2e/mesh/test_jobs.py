@@ -39,7 +39,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]
     try:
         first = fleet.found("one", "--policy", "solo")
         second = fleet.join(fleet.invite(first, "--role", "worker"), "two")
-        until(lambda: all(one["confirmed"] for one in first.members().values()), 60, "two members")
+        until(lambda: all(member["confirmed"] for member in first.members().values()), 60, "two members")
         first.typed_ok("env", "create", "production", "-y")
         first.typed_ok("project", "create", "chores")
         project = folder / "chores"
@@ -60,8 +60,8 @@ def lane(machine: Machine) -> dict[str, Any]:
 
 def jobs(machine: Machine) -> dict[str, dict[str, Any]]:
     """What this node runs by itself."""
-    (found,) = json.loads(machine.get("/v1/lanes"))
-    return {one["app"]: one for one in found["jobs"]}
+    (entry,) = json.loads(machine.get("/v1/lanes"))
+    return {candidate["app"]: candidate for candidate in entry["jobs"]}
 
 
 def keeper_of(machines: list[Machine]) -> tuple[Machine, Machine]:
@@ -75,7 +75,7 @@ def test_one_node_runs_the_schedules_and_an_admin_says_which(machines: list[Mach
     keeper, other = keeper_of(machines)
     until(lambda: jobs(keeper).keys() == {"sweep", "choke"}, 30, "the node to have the jobs")
     assert jobs(other) == {}
-    assert all(one["next_ms"] % 60_000 == 0 for one in jobs(keeper).values())
+    assert all(job["next_ms"] % 60_000 == 0 for job in jobs(keeper).values())
     refused = machines[0].run("project", "place", "chores", "--schedules", other.folder.name, "-y")
     assert refused.code == 3, refused
     machines[0].typed_ok("project", "place", "chores", "--schedules", other.folder.name, "-y")
@@ -86,7 +86,7 @@ def test_one_node_runs_the_schedules_and_an_admin_says_which(machines: list[Mach
 @pytest.mark.long
 def test_a_minute_later_both_jobs_have_run_and_the_failing_one_says_so(machines: list[Machine]) -> None:
     keeper, _ = keeper_of(machines)
-    until(lambda: all(one["last_outcome"] for one in jobs(keeper).values()), 90, "a minute to pass")
+    until(lambda: all(job["last_outcome"] for job in jobs(keeper).values()), 90, "a minute to pass")
     seen = jobs(keeper)
     assert seen["sweep"]["last_outcome"] == "succeeded"
     assert (seen["choke"]["last_outcome"], seen["choke"]["last_detail"]) == ("failed", "exit code 3")
@@ -102,9 +102,9 @@ def test_a_minute_later_both_jobs_have_run_and_the_failing_one_says_so(machines:
         assert "job sweep succeeded" in said
         looked = machine.run("doctor", "--json")
         assert looked.code == 1, looked
-        (found,) = [one for one in looked.json["findings"] if "choke" in one["what"]]
-        assert found["fault"]
-        assert machine.run(*found["advice"].split()[1:]).code == 0
+        (entry,) = [candidate for candidate in looked.json["findings"] if "choke" in candidate["what"]]
+        assert entry["fault"]
+        assert machine.run(*entry["advice"].split()[1:]).code == 0
     keeper.stop()
     keeper.start()
     until(lambda: jobs(keeper).keys() == {"sweep", "choke"}, 60, "the jobs to be back")

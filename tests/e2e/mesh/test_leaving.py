@@ -33,17 +33,17 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         line = fleet.invite(first, "--role", "voter", "--role", "worker", "--uses", "3")
         for name in ("two", "three", "four"):  # its own addresses: it is visited before and after a stop
             fleet.join(line, name, "--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
-        until(lambda: sum(one["confirmed"] for one in first.members().values()) == 4, 60, "four confirmed nodes")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 60, "three voters")
+        until(lambda: sum(member["confirmed"] for member in first.members().values()) == 4, 60, "four confirmed nodes")
         first.typed_ok("env", "create", "production", "-y")
         first.typed_ok("project", "create", "greeter")
         ignored = shutil.ignore_patterns(".freehold")
         project = shutil.copytree(ROOT / "examples" / "greeter", folder / "greeter", ignore=ignored)
-        made = Story(fleet, fleet.machines, project)
-        made.configure("hello", '["1", "2", "100%"]')
-        answer = made.deploy("-m", "greet")
+        new_story = Story(fleet, fleet.machines, project)
+        new_story.configure("hello", '["1", "2", "100%"]')
+        answer = new_story.deploy("-m", "greet")
         assert answer.code == 0, answer
-        yield made
+        yield new_story
     finally:
         fleet.close()
 
@@ -115,7 +115,7 @@ def test_the_only_entry_node_is_stopped_and_started_and_nobody_notices(story: St
         time.sleep(2)
     assert set(seen) == {200}, seen
     assert seen[200] > 200
-    until(lambda: sum(one["connected"] for one in entry.members().values()) == 4, 30, "it to be connected again")
+    until(lambda: sum(member["connected"] for member in entry.members().values()) == 4, 30, "it to be connected again")
 
 
 @pytest.mark.timeout(400)
@@ -172,7 +172,7 @@ def test_an_interrupt_ends_the_workers_too(story: Story) -> None:
 
 def _id(story: Story, index: int) -> str:
     name = story.machines[index].name
-    return next(node for node, one in story.first.members().items() if one["name"] == name)
+    return next(node for node, member in story.first.members().items() if member["name"] == name)
 
 
 def _listens(host: str, port: int) -> bool:
@@ -182,25 +182,25 @@ def _listens(host: str, port: int) -> bool:
 
 @pytest.mark.timeout(200)
 def test_a_drained_node_serves_nothing_itself_until_it_is_undrained(story: Story) -> None:
-    one, target = story.first, story.machines[3]
-    answer = one.typed_ok("node", "drain", "four", "-y")
+    machine, target = story.first, story.machines[3]
+    answer = machine.typed_ok("node", "drain", "four", "-y")
     assert answer["draining"]
     until(lambda: target.status()["running"] == [], 30, "its apps to stop")
     assert story.first.members()[_id(story, 3)]["draining"]
     assert call(target.ingress, "/greeter")[0] == 200, "visitors who come to it are led on"
-    assert one.typed_ok("node", "drain", "four", "-y")["slot"] is None, "twice is once"
-    one.typed_ok("node", "undrain", "four", "-y")
+    assert machine.typed_ok("node", "drain", "four", "-y")["slot"] is None, "twice is once"
+    machine.typed_ok("node", "undrain", "four", "-y")
     until(lambda: target.status()["running"] != [], 60, "its apps to run again")
 
 
 @pytest.mark.timeout(200)
 def test_a_frozen_environment_refuses_a_deploy_and_says_why_until_it_is_unfrozen(story: Story) -> None:
-    one = story.first
-    assert one.typed_ok("env", "freeze", "production", "-m", "the sale runs", "-y")["projects"] == ["greeter"]
+    machine = story.first
+    assert machine.typed_ok("env", "freeze", "production", "-m", "the sale runs", "-y")["projects"] == ["greeter"]
     story.configure("frozen")
     refused = story.deploy("-m", "in the sale", "--detach")
     assert story.lane()["frozen"] == "the sale runs"
     assert story.lane()["rollout"] is None, refused
-    assert one.typed_ok("env", "freeze", "production", "-m", "again", "-y")["projects"] == [], "twice is once"
-    assert one.typed_ok("env", "unfreeze", "production", "-y")["projects"] == ["greeter"]
+    assert machine.typed_ok("env", "freeze", "production", "-m", "again", "-y")["projects"] == [], "twice is once"
+    assert machine.typed_ok("env", "unfreeze", "production", "-y")["projects"] == ["greeter"]
     assert story.lane()["frozen"] == ""

@@ -35,16 +35,16 @@ def test_a_release_is_prepared_and_served_from_a_folder_of_any_length(
     fleet = Fleet(folder)
     ingress = f"127.0.0.1:{free_port()}"
     try:
-        one = fleet.found("one", "--ingress", ingress)
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "site")
+        machine = fleet.found("one", "--ingress", ingress)
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "site")
         site = Site(folder, component("services"))
         site.configure("from afar", '["100%"]')
-        answer = site.deploy(one)
+        answer = site.deploy(machine)
         assert answer.code == 0, answer
         assert ask(ingress, "site", "/config/get?key=GREETING") == (200, "from afar")
-        one.stop()
-        one.start()
+        machine.stop()
+        machine.start()
         assert ask(ingress, "site", "/config/get?key=GREETING") == (200, "from afar"), "its workers were found again"
     finally:
         fleet.close()

@@ -137,8 +137,8 @@ async def test_three_nodes_admit_each_other_grow_to_three_voters_and_decide_toge
                 meshes[0], index, ConfirmNode(node, (), ("issuer", "voter", "worker")), expect=0
             )
             assert confirmed.outcome == "decided", confirmed
-        made = await fleet.decide(meshes[2], 9, CreateProject("guestbook"), expect=0)
-        assert made.outcome == "decided", made
+        outcome = await fleet.decide(meshes[2], 9, CreateProject("guestbook"), expect=0)
+        assert outcome.outcome == "decided", outcome
         await until(lambda: all(mesh.core.state.projects for mesh in meshes))
         assert len({mesh.core.chain.position for mesh in meshes}) == 1
         assert not any(mesh.rejects for mesh in meshes), [mesh.rejects for mesh in meshes]

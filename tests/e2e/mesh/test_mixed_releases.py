@@ -29,8 +29,12 @@ class Dated(Machine):
 
     @property
     def environment(self) -> dict[str, str]:
-        found = super().environment
-        return found if self.code is None else {**found, "PYTHONPATH": str(self.code), "PYTHONSAFEPATH": "1"}
+        found_environment = super().environment
+        return (
+            found_environment
+            if self.code is None
+            else {**found_environment, "PYTHONPATH": str(self.code), "PYTHONSAFEPATH": "1"}
+        )
 
 
 class Mixed(Fleet):
@@ -41,9 +45,9 @@ class Mixed(Fleet):
         self._releases = releases
 
     def machine(self, name: str) -> Machine:
-        made = Dated(self.folder / name, code=self._releases.get(name))
-        self.machines.append(made)
-        return made
+        dated = Dated(self.folder / name, code=self._releases.get(name))
+        self.machines.append(dated)
+        return dated
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +71,8 @@ def mesh(
     try:
         first = fleet.found("one", *(() if old_founds else ("--rules", "1")))
         fleet.grow(3)
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 90, "three voters")
-        acting = next(one for one in fleet.machines if one.name == new)
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 90, "three voters")
+        acting = next(machine for machine in fleet.machines if machine.name == new)
         if acting is not first:
             acting.take_keys_of(first)
         yield fleet, acting
@@ -96,13 +100,17 @@ def test_both_releases_decide_deploy_stop_and_come_back_together(
         until(lambda text=greeting: site.greetings(fleet.machines) == [text] * 3, 30, "all three to serve it")  # type: ignore[misc]
 
     for machine in fleet.machines:  # a stop says goodbye in this release, and says nothing in the one before
-        others = [one for one in fleet.machines if one is not machine]
+        others = [entry for entry in fleet.machines if entry is not machine]
         machine.stop()
-        until(lambda machines=others: all(one.status()["speaking"] for one in machines), 60, "the others to decide")  # type: ignore[misc]
+        until(
+            lambda machines=others: all(machine.status()["speaking"] for machine in machines),
+            60,
+            "the others to decide",
+        )  # type: ignore[misc]
         machine.start()
-        until(lambda: all(one.connected() == 3 for one in fleet.machines), 60, "it to come back")
-    until(lambda: len({one.status()["slot"] for one in fleet.machines}) == 1, 30, "one chain")
-    assert all(one.status()["quarantined"] == "" for one in fleet.machines)
+        until(lambda: all(machine.connected() == 3 for machine in fleet.machines), 60, "it to come back")
+    until(lambda: len({machine.status()["slot"] for machine in fleet.machines}) == 1, 30, "one chain")
+    assert all(machine.status()["quarantined"] == "" for machine in fleet.machines)
 
     site.configure("afterwards", '["1", "100%"]')
     ran(site.deploy(acting))
@@ -113,11 +121,11 @@ def test_both_releases_decide_deploy_stop_and_come_back_together(
 @pytest.mark.timeout(900)
 def test_a_node_is_upgraded_and_goes_back_while_rules_1_hold(mesh: tuple[Mixed, Machine], previous: Path) -> None:
     fleet, _ = mesh
-    old = next(one for one in fleet.machines if isinstance(one, Dated) and one.code is not None)
+    old = next(machine for machine in fleet.machines if isinstance(machine, Dated) and machine.code is not None)
     assert isinstance(old, Dated)
     for code in (None, previous):
         old.stop()
         old.code = code
         old.start()
-        until(lambda: all(one.connected() == 3 for one in fleet.machines), 60, "it to come back")
+        until(lambda: all(machine.connected() == 3 for machine in fleet.machines), 60, "it to come back")
         until(lambda: old.status()["speaking"], 60, "it to vote again")

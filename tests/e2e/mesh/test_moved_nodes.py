@@ -17,21 +17,21 @@ FOUND_WITHIN_S = 60
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    made = Fleet(tmp_path_factory.mktemp("a"))
+    new_fleet = Fleet(tmp_path_factory.mktemp("a"))
     try:
-        made.found("one")
-        made.grow(3)
-        yield made
+        new_fleet.found("one")
+        new_fleet.grow(3)
+        yield new_fleet
     finally:
-        made.close()
+        new_fleet.close()
 
 
 def ids(fleet: Fleet) -> list[str]:
-    return [one.status()["node"] for one in fleet.machines]
+    return [machine.status()["node"] for machine in fleet.machines]
 
 
 def all_connected(fleet: Fleet) -> bool:
-    return all(one.connected() == 3 for one in fleet.machines)
+    return all(machine.connected() == 3 for machine in fleet.machines)
 
 
 def where(machine: Machine) -> str:
@@ -42,10 +42,10 @@ def where(machine: Machine) -> str:
 
 def moved(fleet: Fleet, *options: str) -> None:
     """Start every node on another port, and see that none finds another by itself."""
-    for one in fleet.machines:
-        one.stop()
-    for one in fleet.machines:
-        one.start("--listen", f"127.0.0.1:{free_port()}", *options)
+    for machine in fleet.machines:
+        machine.stop()
+    for machine in fleet.machines:
+        machine.start("--listen", f"127.0.0.1:{free_port()}", *options)
 
 
 @pytest.mark.timeout(240)
@@ -63,17 +63,17 @@ def test_nodes_that_all_moved_are_found_by_telling_one_of_them(fleet: Fleet) -> 
         assert told["connected"], told
     until(lambda: all_connected(fleet), FOUND_WITHIN_S, "the two others to hear of each other")
     until(lambda: first.status()["speaking"], 30, "the voters to be together")
-    listed = {one["name"]: one for one in first.ok("mesh", "address")["members"]}
+    listed = {entry["name"]: entry for entry in first.ok("mesh", "address")["members"]}
     for other in fleet.machines[1:]:
-        assert [where(other)] == [":".join(one.split("/")[2::2]) for one in listed[other.name]["addresses"]]
+        assert [where(other)] == [":".join(entry.split("/")[2::2]) for entry in listed[other.name]["addresses"]]
     first.typed_ok("env", "create", "staging", "-y")
 
 
 @pytest.mark.timeout(240)
 def test_an_address_of_the_settings_is_tried_for_whoever_is_not_reached(fleet: Fleet) -> None:
     port = free_port()
-    for one in fleet.machines:
-        one.stop()
+    for machine in fleet.machines:
+        machine.stop()
     seed = f"localhost:{port}"  # a name, as a site's DNS would have it
     fleet.machines[0].start("--listen", f"127.0.0.1:{port}")
     for other in fleet.machines[1:]:
@@ -103,8 +103,8 @@ def test_a_label_set_after_joining_decides_where_an_environment_is(fleet: Fleet)
     first.typed_ok("env", "create", "europe", "--select", "zone=eu", "-y")
 
     def nodes() -> list[str]:
-        found = first.ok("env", "list")["environments"]
-        return next(one["nodes"] for one in found if one["name"] == "europe")
+        entry = first.ok("env", "list")["environments"]
+        return next(candidate["nodes"] for candidate in entry if candidate["name"] == "europe")
 
     assert nodes() == []
     done = first.typed_ok("mesh", "label", other.name, "zone=eu", "disk=fast", "-y")

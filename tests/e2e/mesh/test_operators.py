@@ -36,51 +36,51 @@ SECONDS_TO_CUT_OFF = 5.0
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    made = Fleet(tmp_path_factory.mktemp("fleet"))
+    new_fleet = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
-        yield made
+        yield new_fleet
     finally:
-        made.close()
+        new_fleet.close()
 
 
 @pytest.fixture(scope="module")
 def line(fleet: Fleet) -> str:
     """An invite for two nodes, of which both uses are taken."""
     first = fleet.found("one", "--label", "zone=eu")
-    made = fleet.invite(first, "--uses", "2", "--label", "zone=us")
-    fleet.join(made, "two")
-    fleet.join(made, "three")
-    return made
+    text = fleet.invite(first, "--uses", "2", "--label", "zone=us")
+    fleet.join(text, "two")
+    fleet.join(text, "three")
+    return text
 
 
 @pytest.fixture
 def three(fleet: Fleet, line: str) -> tuple[Machine, Machine, Machine]:
-    one, two, three = fleet.machines[:3]
-    return one, two, three
+    machine, two, three = fleet.machines[:3]
+    return machine, two, three
 
 
 def connected(machine: Machine) -> int:
-    return sum(one["connected"] and one["standing"] == "member" for one in machine.members().values())
+    return sum(member["connected"] and member["standing"] == "member" for member in machine.members().values())
 
 
 def test_three_processes_see_each_other_and_grow_to_three_voters(three: tuple[Machine, Machine, Machine]) -> None:
     for machine in three:
         until(lambda machine=machine: connected(machine) == 3, 20, "three members")  # type: ignore[misc]
-    until(lambda: sum(one["voter"] for one in three[2].members().values()) == 3, 30, "three voters")
+    until(lambda: sum(member["voter"] for member in three[2].members().values()) == 3, 30, "three voters")
     assert three[1].ok("node", "status", "--data", str(three[1].data))["node"]["name"] == "two"
-    by_name = {one["name"]: one for one in three[1].ok("mesh", "members")["members"]}
+    by_name = {entry["name"]: entry for entry in three[1].ok("mesh", "members")["members"]}
     assert by_name["one"]["labels"] == {"zone": "eu"}
     assert by_name["three"]["labels"] == {"zone": "us"}
-    assert {one["belief"] for one in by_name.values()} == {"self", "alive"}
+    assert {entry["belief"] for entry in by_name.values()} == {"self", "alive"}
     voters = three[0].ok("mesh", "voters")
     assert (voters["up"], voters["majority"]) == (3, 2)
     assert three[0].ok("doctor", "--data", str(three[0].data))["faults"] == 0
 
 
 def test_metrics_follow_the_conventions_and_say_what_the_node_sees(three: tuple[Machine, Machine, Machine]) -> None:
-    families = {one.name: one for one in text_string_to_metric_families(three[0].get("/metrics").decode())}
+    families = {family.name: family for family in text_string_to_metric_families(three[0].get("/metrics").decode())}
     assert all(name.startswith("freehold_") for name in families)
-    values = {name: one.samples[0].value for name, one in families.items() if len(one.samples) == 1}
+    values = {name: family.samples[0].value for name, family in families.items() if len(family.samples) == 1}
     assert (values["freehold_voters"], values["freehold_links_admitted"]) == (3, 2)
     assert values["freehold_certificate_expiry_timestamp_seconds"] > time.time() + 80 * 86_400
     beliefs = {sample.labels["belief"]: sample.value for sample in families["freehold_members"].samples}
@@ -90,18 +90,18 @@ def test_metrics_follow_the_conventions_and_say_what_the_node_sees(three: tuple[
 def test_an_admin_makes_projects_and_environments_and_everybody_reads_the_decisions(
     three: tuple[Machine, Machine, Machine],
 ) -> None:
-    one, two, _ = three
-    one.typed_ok("project", "create", "guestbook", "--owner", "web-team")
-    made = one.typed_ok("env", "create", "production", "--select", "zone=us", "-y")
-    assert len(made["nodes"]) == 2
-    changed = one.typed_ok("env", "set", "production", "--protected", "-y")
+    machine, two, _ = three
+    machine.typed_ok("project", "create", "guestbook", "--owner", "web-team")
+    document = machine.typed_ok("env", "create", "production", "--select", "zone=us", "-y")
+    assert len(document["nodes"]) == 2
+    changed = machine.typed_ok("env", "set", "production", "--protected", "-y")
     assert (changed["protected"], changed["selector"]) == (True, {"zone": "us"})
-    said = one.typed("env", "set", "production", "--not-protected", "-y").stderr
+    said = machine.typed("env", "set", "production", "--not-protected", "-y").stderr
     assert "the voters decide" in said, said
     until(lambda: two.ok("project", "list")["projects"] != [], 10, "the project to be known everywhere")
     decisions = two.ok("decisions")["decisions"]
-    assert [one["names"] for one in decisions[:4]] == [["admin"]] * 4
-    decided = [one["action"] for one in decisions]
+    assert [decision["names"] for decision in decisions[:4]] == [["admin"]] * 4
+    decided = [decision["action"] for decision in decisions]
     assert decided[:4] == ["create_environment", "create_environment", "create_environment", "create_project"]
     assert "confirm_node" in decided
     assert "reconfigure" in decided
@@ -122,9 +122,9 @@ def test_whoever_runs_as_the_same_user_without_the_passphrase_can_invite_nobody(
 
 def counted(machine: Machine, rule: str) -> float:
     """How often a node has refused something by this rule."""
-    families = {one.name: one for one in text_string_to_metric_families(machine.get("/metrics").decode())}
+    families = {family.name: family for family in text_string_to_metric_families(machine.get("/metrics").decode())}
     samples = families["freehold_rejected_messages"].samples
-    return sum(one.value for one in samples if one.labels["rule"] == rule and one.name.endswith("_total"))
+    return sum(sample.value for sample in samples if sample.labels["rule"] == rule and sample.name.endswith("_total"))
 
 
 def test_an_expired_a_spent_and_a_tampered_invite_are_refused_by_the_members(
@@ -161,23 +161,23 @@ def test_an_expired_a_spent_and_a_tampered_invite_are_refused_by_the_members(
 def test_a_stranger_never_gets_past_hello_and_is_told_why(
     fleet: Fleet, three: tuple[Machine, Machine, Machine]
 ) -> None:
-    one = three[0]
+    machine = three[0]
     intruder = fleet.machine("stranger")
-    shutil.copytree(one.data, intruder.data, ignore=shutil.ignore_patterns("*.db*", "fence", "lock", "logs", "key"))
+    shutil.copytree(machine.data, intruder.data, ignore=shutil.ignore_patterns("*.db*", "fence", "lock", "logs", "key"))
     (intruder.data / "node.key").unlink()
     seed = SystemEntropy().random_bytes(32)
     write_private(intruder.data / "node.key", seed.hex().encode())
-    genesis = read_identity(one.data).genesis
+    genesis = read_identity(machine.data).genesis
     write_private(intruder.data / "credentials", encode(NodeIdentity(genesis, ()).credentials))
     node = peer_id(Ed25519Signer(seed).public_key)
     intruder.start()
     wanted = ("logs", "--node", "one", "--contains", node)
-    until(lambda: bool(one.ok(*wanted)["lines"]), 15, "a refusal")
-    assert {entry["rule"] for entry in one.ok(*wanted)["lines"]} <= {"hello.stranger", "hello.not-connected"}
-    assert counted(one, "hello.stranger") > 0
+    until(lambda: bool(machine.ok(*wanted)["lines"]), 15, "a refusal")
+    assert {entry["rule"] for entry in machine.ok(*wanted)["lines"]} <= {"hello.stranger", "hello.not-connected"}
+    assert counted(machine, "hello.stranger") > 0
     assert intruder.status()["peers"] == []
     assert any("hello.stranger" in warning for warning in intruder.status()["warnings"])
-    assert node not in one.members()
+    assert node not in machine.members()
     intruder.stop()
 
 
@@ -202,9 +202,9 @@ async def say_hello(address: Multiaddr, mesh: bytes, signer: Ed25519Signer, show
 def test_forged_papers_are_refused_by_the_rule_that_each_of_them_breaks(
     three: tuple[Machine, Machine, Machine],
 ) -> None:
-    one = three[0]
-    mesh = mesh_id(read_identity(one.data).genesis)
-    address = multiaddr.parse(one.status()["mesh_addresses"][0])
+    machine = three[0]
+    mesh = mesh_id(read_identity(machine.data).genesis)
+    address = multiaddr.parse(machine.status()["mesh_addresses"][0])
     me, founder = (Ed25519Signer(SystemEntropy().random_bytes(32)) for _ in range(2))
     member = Ed25519Signer(bytes.fromhex((three[1].data / "node.key").read_text()))
     now_ms = time.time_ns() // 1_000_000
@@ -224,26 +224,26 @@ def test_forged_papers_are_refused_by_the_rule_that_each_of_them_breaks(
         refused = asyncio.run(say_hello(address, mesh, me, (Credentials((papers,)),)))
         assert refused.rule == rule, refused
         assert "this mesh does not know the node" in refused.detail
-        assert counted(one, rule) > 0
-        logged = one.ok("logs", "--node", "one", "--contains", rule)["lines"]
+        assert counted(machine, rule) > 0
+        logged = machine.ok("logs", "--node", "one", "--contains", rule)["lines"]
         assert peer_id(me.public_key) in {entry["peer"] for entry in logged}
     elsewhere = asyncio.run(say_hello(address, bytes(32), me, (Credentials(()),)))
     assert elsewhere.rule == "hello.wrong-mesh"
-    assert peer_id(me.public_key) not in one.members()
+    assert peer_id(me.public_key) not in machine.members()
 
 
 def test_a_killed_node_comes_back_with_what_it_had(three: tuple[Machine, Machine, Machine]) -> None:
-    one, _, third = three
+    machine, _, third = three
     before = third.status()
-    with one.follow("logs", "-f", "--contains", "node.started") as followed:
+    with machine.follow("logs", "-f", "--contains", "node.started") as followed:
         until(lambda: followed.read_text().count("three · node.started") == 1, 20, "the lines that there are")
         third.kill()
-        until(lambda: connected(one) == 2, 10, "the loss to be seen")
+        until(lambda: connected(machine) == 2, 10, "the loss to be seen")
         until(lambda: "does not answer; its lines are missing" in followed.read_text(), 20, "the loss to be told")
-        sick = one.run("doctor", "--data", str(one.data), "--json")
+        sick = machine.run("doctor", "--data", str(machine.data), "--json")
         assert sick.code == 1
-        assert any("one more lost voter" in found["what"] for found in sick.json["findings"])
-        one.typed_ok("project", "create", "meanwhile")
+        assert any("one more lost voter" in entry["what"] for entry in sick.json["findings"])
+        machine.typed_ok("project", "create", "meanwhile")
         third.start()
         until(lambda: connected(third) == 3, 20, "it to be connected again")
         until(
@@ -265,8 +265,8 @@ def test_the_logs_of_every_node_are_read_from_any(three: tuple[Machine, Machine,
 def test_a_second_daemon_on_a_folder_and_a_busy_port_are_refused_with_the_owner(
     fleet: Fleet, three: tuple[Machine, Machine, Machine]
 ) -> None:
-    one = three[0]
-    again = one.run("node", "run", "--data", str(one.data), "--json")
+    machine = three[0]
+    again = machine.run("node", "run", "--data", str(machine.data), "--json")
     assert again.code == 75
     assert "another process runs the node" in again.json["error"]["message"]
     with socket.socket() as holder:
@@ -284,58 +284,58 @@ def test_a_second_daemon_on_a_folder_and_a_busy_port_are_refused_with_the_owner(
 
 
 def test_a_voter_that_lost_its_disk_votes_again_after_one_command(three: tuple[Machine, Machine, Machine]) -> None:
-    one, two, _ = three
+    machine, two, _ = three
     two.stop()
     for path in (*two.data.glob("vote.db*"), two.data / "fence"):
         path.unlink()
     two.start()
 
     def fault() -> bool:
-        found = one.run("doctor", "--data", str(one.data), "--json").json["findings"]
-        return any("its disk was lost" in finding["what"] for finding in found)
+        entry = machine.run("doctor", "--data", str(machine.data), "--json").json["findings"]
+        return any("its disk was lost" in finding["what"] for finding in entry)
 
     until(fault, 20, "the lost store to be noticed")
-    one.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
+    machine.typed_ok("mesh", "voters", "--replace", "two", "two", "-y")
     until(lambda: two.status()["speaking"], 15, "it to vote with its new store")
-    assert one.ok("mesh", "voters")["up"] == 3
-    assert one.ok("doctor", "--data", str(one.data))["faults"] == 0
+    assert machine.ok("mesh", "voters")["up"] == 3
+    assert machine.ok("doctor", "--data", str(machine.data))["faults"] == 0
 
 
 def findings(machine: Machine) -> dict[str, bool]:
     """What doctor finds, and whether each is a fault."""
     answer = machine.run("doctor", "--data", str(machine.data), "--json").json
-    assert all(one["advice"] for one in answer["findings"])
-    return {one["what"]: one["fault"] for one in answer["findings"]}
+    assert all(entry["advice"] for entry in answer["findings"])
+    return {entry["what"]: entry["fault"] for entry in answer["findings"]}
 
 
 def test_doctor_names_a_boot_read_that_waits_and_a_clock_that_is_wrong(three: tuple[Machine, Machine, Machine]) -> None:
-    one, two, third = three
+    machine, two, third = three
     third.kill()
     two.stop()
     for path in two.runtime.glob("*/fence"):
         path.unlink()  # as after a reboot: the volatile folder is empty
     two.start()
-    until(lambda: connected(one) == 2, 20, "it to be connected again")
+    until(lambda: connected(machine) == 2, 20, "it to be connected again")
     until(
-        lambda: any("rebooted and does not vote before 2 other" in what for what, fault in findings(one).items() if fault),
+        lambda: any("rebooted and does not vote before 2 other" in what for what, fault in findings(machine).items() if fault),
         20, "the boot read to be noticed",
     )  # fmt: skip
     third.start(under=(sys.executable, skewed.__file__, "90"))
     until(lambda: two.status()["speaking"], 20, "both others to have answered")
-    until(lambda: connected(one) == 3, 20, "all to be connected")
-    wrong = [what for what, fault in findings(one).items() if fault]
+    until(lambda: connected(machine) == 3, 20, "all to be connected")
+    wrong = [what for what, fault in findings(machine).items() if fault]
     assert len(wrong) == 1, wrong
     assert wrong[0].startswith("the clock of three ")
     assert "ahead of" in wrong[0]
     third.stop()
     third.start()
-    until(lambda: connected(one) == 3, 20, "all to be connected")
+    until(lambda: connected(machine) == 3, 20, "all to be connected")
     until(lambda: third.status()["speaking"], 20, "it to vote")
-    assert not any(findings(one).values())
+    assert not any(findings(machine).values())
 
 
 def test_a_backup_taken_while_it_runs_brings_a_node_back(three: tuple[Machine, Machine, Machine]) -> None:
-    one, two, _ = three
+    machine, two, _ = three
     before = two.status()
     file = two.folder / "two.tar.gz"
     two.ok("mesh", "backup", str(file), "--data", str(two.data))
@@ -348,60 +348,60 @@ def test_a_backup_taken_while_it_runs_brings_a_node_back(three: tuple[Machine, M
     until(lambda: two.status()["speaking"], 15, "it to have read what the other voters hold")
     after = two.status()
     assert (after["node"], after["quarantined"]) == (before["node"], "")
-    assert connected(one) == 3
+    assert connected(machine) == 3
 
 
 def test_a_node_leaves_by_itself_and_takes_its_folder_along(
     fleet: Fleet, three: tuple[Machine, Machine, Machine]
 ) -> None:
-    one = three[0]
-    guest = fleet.join(fleet.invite(one, "--role", "worker"), "guest")
+    machine = three[0]
+    guest = fleet.join(fleet.invite(machine, "--role", "worker"), "guest")
     until(lambda: connected(guest) == 4, 20, "four members")
     node = guest.status()["node"]
-    needed = one.run("mesh", "leave", "--data", str(one.data), "--json")
+    needed = machine.run("mesh", "leave", "--data", str(machine.data), "--json")
     assert needed.json["error"]["kind"] == "not-confirmed"
-    votes = one.run("mesh", "leave", "--data", str(one.data), "-y", "--json")
+    votes = machine.run("mesh", "leave", "--data", str(machine.data), "-y", "--json")
     assert (votes.code, votes.json["error"]["kind"]) == (3, "leave.votes")
     left = guest.ok("mesh", "leave", "--data", str(guest.data), "--purge", "-y")
     assert (left["stopped"], left["purged"], guest.data.exists()) == (True, True, False)
-    assert one.members()[node]["standing"] == "revoked"
-    (told,) = [entry for entry in one.ok("audit")["entries"] if (entry["node"], entry["verb"]) == (node, "leave")]
+    assert machine.members()[node]["standing"] == "revoked"
+    (told,) = [entry for entry in machine.ok("audit")["entries"] if (entry["node"], entry["verb"]) == (node, "leave")]
     assert told["result"] == "begun", "what a node says after it revoked itself counts nowhere"
-    one.typed_ok("mesh", "remove", "guest", "-y")
-    assert node not in one.members()
+    machine.typed_ok("mesh", "remove", "guest", "-y")
+    assert node not in machine.members()
 
 
 def test_a_revoked_node_is_cut_off_within_seconds(three: tuple[Machine, Machine, Machine]) -> None:
-    one, _, third = three
-    until(lambda: connected(one) == 3, 30, "three members")
+    machine, _, third = three
+    until(lambda: connected(machine) == 3, 30, "three members")
     gone = third.status()["node"]
-    assert one.ok("mesh", "voters")["majority"] == 2
-    one.typed_ok("env", "create", "vault", "-y")
-    one.typed_ok("project", "create", "kept")
-    assert one.run("secret", "set", "API_KEY", "--project", "kept", "--env", "vault", stdin="a value").code == 0
-    removed = one.typed_ok("mesh", "remove", "three", "--compromised", "-y")
+    assert machine.ok("mesh", "voters")["majority"] == 2
+    machine.typed_ok("env", "create", "vault", "-y")
+    machine.typed_ok("project", "create", "kept")
+    assert machine.run("secret", "set", "API_KEY", "--project", "kept", "--env", "vault", stdin="a value").code == 0
+    removed = machine.typed_ok("mesh", "remove", "three", "--compromised", "-y")
     assert removed["rotate"] == [{"project": "kept", "environment": "vault", "name": "API_KEY"}]
-    (listed,) = one.ok("secret", "list", "--project", "kept")["secrets"]
+    (listed,) = machine.ok("secret", "list", "--project", "kept")["secrets"]
     assert listed["exposed"] == [gone]
     cut_s = time.monotonic()
     until(lambda: third.status()["peers"] == [], SECONDS_TO_CUT_OFF, "the revoked node to be alone")
     assert time.monotonic() - cut_s < SECONDS_TO_CUT_OFF
-    assert gone not in one.members()
-    assert gone not in one.status()["peers"]
+    assert gone not in machine.members()
+    assert gone not in machine.status()["peers"]
     assert third.run("doctor", "--data", str(third.data)).code == 1
 
 
 def test_a_cloned_folder_that_runs_beside_its_original_is_noticed(
     fleet: Fleet, three: tuple[Machine, Machine, Machine]
 ) -> None:
-    one, two, _ = three
+    machine, two, _ = three
     file = two.folder / "clone.tar.gz"
     two.ok("mesh", "backup", str(file), "--data", str(two.data))
     clone = fleet.machine("clone")
     clone.ok("mesh", "restore", str(file), "--data", str(clone.data), "-y")
     clone.start("--listen", "127.0.0.1:0")
     double = two.status()["node"]
-    until(lambda: one.status()["doubles"] == [double], 40, "the double to be noticed")
-    found = one.run("doctor", "--data", str(one.data), "--json")
-    assert found.code == 1
-    assert any("two machines use the key" in finding["what"] for finding in found.json["findings"])
+    until(lambda: machine.status()["doubles"] == [double], 40, "the double to be noticed")
+    answer = machine.run("doctor", "--data", str(machine.data), "--json")
+    assert answer.code == 1
+    assert any("two machines use the key" in finding["what"] for finding in answer.json["findings"])

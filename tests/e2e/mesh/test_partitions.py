@@ -25,11 +25,11 @@ class Story:
 
     @property
     def three(self) -> tuple[Machine, Machine, Machine]:
-        one, two, three = self.fleet.machines
-        return one, two, three
+        machine, two, three = self.fleet.machines
+        return machine, two, three
 
     def slots(self) -> list[int]:
-        return [one.status()["slot"] for one in self.fleet.machines]
+        return [machine.status()["slot"] for machine in self.fleet.machines]
 
     def heal(self) -> None:
         self.wires.heal()
@@ -53,7 +53,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], P
     try:
         first = fleet.found("one")
         fleet.grow(3)
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 60, "three voters")
         for machine in fleet.machines[1:]:
             machine.take_keys_of(first)
         first.typed_ok("env", "create", "production", "-y")
@@ -76,7 +76,9 @@ def test_a_minority_serves_what_was_decided_and_decides_nothing_while_the_majori
     canary = story.three[site.greetings(story.three).index("two")]
     rest = [machine for machine in story.three if machine is not canary]
     until(
-        lambda: "pass" in {one["verdict"] for one in site.lane(canary)["rollout"]["verdicts"]}, 30, "the stage to pass"
+        lambda: "pass" in {entry["verdict"] for entry in site.lane(canary)["rollout"]["verdicts"]},
+        30,
+        "the stage to pass",
     )
     slot = canary.status()["slot"]
     story.wires.close_between({canary.name}, {machine.name for machine in rest})
@@ -90,14 +92,14 @@ def test_a_minority_serves_what_was_decided_and_decides_nothing_while_the_majori
         until(lambda: site.greetings([canary]) == ["one"], 30, "the lonely candidate to be reverted")
         # The majority decides without it.
         assert rest[0].run("abort", "--project", "site", "-m", "its canary is gone").code == 0
-        until(lambda: any(one["belief"] == "down" for one in rest[1].members().values()), 60, "the canary to be down")
+        until(lambda: any(node["belief"] == "down" for node in rest[1].members().values()), 60, "the canary to be down")
         site.configure("three")
         answer = site.deploy(rest[1])
         assert answer.code == 0, answer
         assert site.greetings(rest) == ["three"] * 2
         site.configure("four")
         start = site.deploy(canary, "--supersede", timeout_s=90)
-        for refused in (start, *(one.result() for one in asked)):
+        for refused in (start, *(future.result() for future in asked)):
             assert refused.code == 1, refused
             assert refused.json["error"]["kind"] == "unknown-outcome"
             assert "no majority" in refused.json["error"]["message"]
@@ -110,31 +112,31 @@ def test_a_minority_serves_what_was_decided_and_decides_nothing_while_the_majori
     until(lambda: site.greetings(story.three) == ["three"] * 3, 30, "the majority's release, everywhere")
     print(f"healed to one release in {time.monotonic() - healed_s:.1f} s")
     # Who decided what: the abort and the release by the two that were together, and nothing of the one alone.
-    since = [one for one in canary.ok("decisions")["decisions"] if one["slot"] > slot]
+    since = [entry for entry in canary.ok("decisions")["decisions"] if entry["slot"] > slot]
     pair = {machine.status()["node"] for machine in rest}
-    assert [one["action"] for one in since] == ["promote", "start", "abort"] or [one["action"] for one in since] == [
+    assert [entry["action"] for entry in since] == ["promote", "start", "abort"] or [entry["action"] for entry in since] == [
         "promote", "promote", "start", "abort",
     ]  # fmt: skip
-    assert all(set(one["voters"]) == pair for one in since)
+    assert all(set(entry["voters"]) == pair for entry in since)
     assert since[-1]["reason"] == "its canary is gone"
     why = canary.ok("why", "site")
-    answers = {one["question"]: one for one in why["answers"]}
+    answers = {entry["question"]: entry for entry in why["answers"]}
     sources = answers["Who may approve it, and who did?"]["sources"]
-    start_slot = next(one["slot"] for one in since if one["action"] == "start")
+    start_slot = next(entry["slot"] for entry in since if entry["action"] == "start")
     assert {"kind": "decision", "id": str(start_slot)}.items() <= sources[0].items()
     assert set(sources[0]["signed_by"]) == {node[-8:] for node in pair}
 
 
 @pytest.mark.timeout(200)
 def test_two_nodes_that_hear_each_other_one_way_only_decide_through_the_third(story: Story) -> None:
-    one, two, _ = story.three
+    machine, two, _ = story.three
     story.wires.mute("one", "two")
     story.site.configure("five")
-    answer = story.site.deploy(one)
+    answer = story.site.deploy(machine)
     assert answer.code == 0, answer
-    assert story.site.greetings([one]) == ["five"]
+    assert story.site.greetings([machine]) == ["five"]
     # What the first decided last does not reach the second from it: it hears of that from the third, a moment later.
-    slot = one.status()["slot"]
+    slot = machine.status()["slot"]
     until(lambda: two.status()["slot"] >= slot, 30, "the second to hear what was decided")
     story.site.configure("six")
     answer = story.site.deploy(two)
@@ -153,7 +155,7 @@ def test_a_node_in_a_black_hole_serves_on_and_is_caught_up_when_packets_flow_aga
     began_s = time.monotonic()
     until(lambda: lost.connected() == 1 and rest[0].connected() == 2, 2 * SILENCE_S, "the silence to be noticed")
     print(f"noticed after {time.monotonic() - began_s:.1f} s")
-    until(lambda: any(one["belief"] == "down" for one in rest[0].members().values()), 60, "it to be down")
+    until(lambda: any(node["belief"] == "down" for node in rest[0].members().values()), 60, "it to be down")
     print(f"down after {time.monotonic() - began_s:.1f} s")
     story.site.configure("seven")
     answer = story.site.deploy(rest[0])

@@ -19,36 +19,42 @@ def test_data_placed_on_a_node_that_just_joined_is_served_when_the_command_ends(
     folder = tmp_path_factory.mktemp("p")
     fleet = Fleet(folder)
     try:
-        one = fleet.found("one")
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "site")
+        machine = fleet.found("one")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "site")
         site = Site(folder, component("services"))
         site.configure("hello", '["100%"]', app='keyvalue = ["visits"]')
-        answer = site.deploy(one)
+        answer = site.deploy(machine)
         assert answer.code == 0, answer
-        two = fleet.join(fleet.invite(one), "two")
-        until(lambda: all(view["confirmed"] for view in one.members().values()), 60, "the new node to be confirmed")
+        two = fleet.join(fleet.invite(machine), "two")
+        until(lambda: all(view["confirmed"] for view in machine.members().values()), 60, "the new node to be confirmed")
         placed: list[Answer] = []
 
         def place() -> None:
-            placed.append(one.typed("project", "place", "site", "--data", "two", "-y", "--json", typing=(PASSPHRASE,)))
+            placed.append(
+                machine.typed("project", "place", "site", "--data", "two", "-y", "--json", typing=(PASSPHRASE,))
+            )
 
         command = threading.Thread(target=place)
         command.start()
         said: set[str] = set()
         while command.is_alive():
-            lane = site.lane(one)
+            lane = site.lane(machine)
             if lane["data_node"] == two.status()["node"] and "site/production" not in two.status()["running"]:
-                found = one.run("doctor", "--json").json["findings"]
-                said |= {one["what"] for one in found if one["fault"] and "site/production" in one["what"]}
+                entry = machine.run("doctor", "--json").json["findings"]
+                said |= {
+                    candidate["what"]
+                    for candidate in entry
+                    if candidate["fault"] and "site/production" in candidate["what"]
+                }
         (answer,) = placed
         assert answer.code == 0, answer
         assert answer.json["serves"] is True
         assert "visitors get 503 until two" in answer.stderr
         assert site.ask(two, COUNT) == (200, "1")
-        until(lambda: site.ask(one, COUNT)[0] == 200, 10, "the other node to lead visitors there")
+        until(lambda: site.ask(machine, COUNT)[0] == 200, 10, "the other node to lead visitors there")
         for words in said:
             assert "no visitor is served" in words
-        assert one.run("doctor", "--json").json["faults"] == 0
+        assert machine.run("doctor", "--json").json["faults"] == 0
     finally:
         fleet.close()

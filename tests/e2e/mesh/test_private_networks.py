@@ -74,12 +74,12 @@ class Office:
 @pytest.fixture(scope="module")
 def office(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Office]:
     folder = tmp_path_factory.mktemp("n")
-    with networks(folder) as made:
+    with networks(folder) as new_networks:
         fleet = Fleet(folder)
         try:
             node = fleet.found("one")
             assert node.stop() == 0
-            node.start(under=made.under)
+            node.start(under=new_networks.under)
             node.typed_ok("env", "create", "production", "-y")
             node.typed_ok("env", "create", "staging", "-y")
             for name in ("asks", "silent"):

@@ -20,11 +20,11 @@ ASKED_S = 60
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(tmp_path)
+    new_fleet = Fleet(tmp_path)
     try:
-        yield made
+        yield new_fleet
     finally:
-        made.close()
+        new_fleet.close()
 
 
 def commands() -> list[str]:
@@ -34,29 +34,29 @@ def commands() -> list[str]:
 
 
 def test_a_lost_admin_key_is_replaced_by_the_key_on_paper_as_the_guide_says(fleet: Fleet) -> None:
-    one = fleet.found("one")
-    lost_name = str(one.ok("context", "list")["contexts"][0]["admin_key"])
-    groups, named = "", {"LOSTKEY": one.ok("mesh", "admins", "list")["admins"][0]["key"]}
+    machine = fleet.found("one")
+    lost_name = str(machine.ok("context", "list")["contexts"][0]["admin_key"])
+    groups, named = "", {"LOSTKEY": machine.ok("mesh", "admins", "list")["admins"][0]["key"]}
     for line in commands():
         words = [named.get(word, word) for word in line.split()[1:]]
         if words == ["key", "paper"]:
-            groups, named["KEY"] = paper(one)
+            groups, named["KEY"] = paper(machine)
         elif "--paper" in words:
-            (one.folder / "home" / "keys" / f"{lost_name}.json").unlink()
-            assert from_paper(one, words, groups) == named["KEY"], "the paper holds the key that was added"
-            refused = one.typed("project", "create", "early", "--json")
+            (machine.folder / "home" / "keys" / f"{lost_name}.json").unlink()
+            assert from_paper(machine, words, groups) == named["KEY"], "the paper holds the key that was added"
+            refused = machine.typed("project", "create", "early", "--json")
             assert refused.code != 0, "a recovery key administers nothing"
         else:
             sure = ["-y"] if words[0] == "mesh" and words[-1] != "list" else []
-            answer = one.typed(*words, *sure, "--json", typing=(PASSPHRASE,) * (2 if words[0] == "key" else 1))
+            answer = machine.typed(*words, *sure, "--json", typing=(PASSPHRASE,) * (2 if words[0] == "key" else 1))
             assert answer.code == 0, (line, answer)
             if words[:3] == ["key", "create", "ann-new"]:
                 named["NEWKEY"] = answer.json["key"]
-    listed = one.ok("mesh", "admins", "list")
-    assert [each["key"] for each in listed["admins"]] == [named["NEWKEY"]]
-    assert [each["key"] for each in listed["recovery"]] == [named["KEY"]]
-    one.typed_ok("project", "create", "shop")
-    networks(one)
+    listed = machine.ok("mesh", "admins", "list")
+    assert [entry["key"] for entry in listed["admins"]] == [named["NEWKEY"]]
+    assert [entry["key"] for entry in listed["recovery"]] == [named["KEY"]]
+    machine.typed_ok("project", "create", "shop")
+    networks(machine)
 
 
 def networks(one: Machine) -> None:
@@ -79,9 +79,9 @@ def at_terminal(one: Machine, words: Sequence[str]) -> Terminal:
 
 def key_of(shown: str) -> str:
     """The public key that a command showed."""
-    found = re.search(r"^([0-9a-f]{64})$", shown, re.MULTILINE)
-    assert found is not None, shown
-    return found.group(1)
+    answer = re.search(r"^([0-9a-f]{64})$", shown, re.MULTILINE)
+    assert answer is not None, shown
+    return answer.group(1)
 
 
 def paper(one: Machine) -> tuple[str, str]:

@@ -22,7 +22,7 @@ def test_an_admin_goes_on_with_the_one_voter_that_is_left_and_the_mesh_shows_it_
         others = [
             fleet.join(fleet.invite(first, "--role", "voter", "--role", "worker"), name) for name in ("two", "three")
         ]
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 60, "three voters")
         assert decides(first, "before")
         for machine in others:
             machine.kill()
@@ -34,9 +34,9 @@ def test_an_admin_goes_on_with_the_one_voter_that_is_left_and_the_mesh_shows_it_
         done = first.typed_ok("mesh", "reset", "one", "-m", "both burnt", "-y")
         assert done["voters"] == [first.status()["node"]]
         assert decides(first, "after")
-        assert {one["name"] for one in first.ok("project", "list")["projects"]} == {"before", "after"}
+        assert {entry["name"] for entry in first.ok("project", "list")["projects"]} == {"before", "after"}
         assert any("was reset 1 times" in warning for warning in first.status()["warnings"])
-        shown = next(one for one in first.ok("decisions")["decisions"] if one["action"] == "reset")
+        shown = next(entry for entry in first.ok("decisions")["decisions"] if entry["action"] == "reset")
         assert shown["slot"] == done["slot"]
         late = others[0]
         late.start()

@@ -22,7 +22,7 @@ DEPLOY_TIMEOUT_S = 240.0
 
 
 def fetch(machine: Machine, path: str = "/greeter") -> tuple[int, str]:
-    address = next(one for one in machine.status()["ingress"] if not one.startswith("unix:"))
+    address = next(entry for entry in machine.status()["ingress"] if not entry.startswith("unix:"))
     return call(address, path)
 
 
@@ -44,7 +44,8 @@ class Story:
         self.fleet, self.machines, self.project = fleet, machines, project
         self.first = machines[0]
         self.addresses = [
-            next(one for one in machine.status()["ingress"] if not one.startswith("unix:")) for machine in machines
+            next(entry for entry in machine.status()["ingress"] if not entry.startswith("unix:"))
+            for machine in machines
         ]
 
     def configure(self, greeting: str, stages: str = '["1", "100%"]', pause: str = "", healthy: str = "1s") -> None:
@@ -60,7 +61,7 @@ class Story:
         return {call(address, "/greeter") for address in self.addresses}
 
     def lane(self) -> dict:
-        return next(one for one in self.first.ok("status", "--project", "greeter")["lanes"])
+        return next(entry for entry in self.first.ok("status", "--project", "greeter")["lanes"])
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         first = fleet.found("one", "--policy", "solo")
         line = ("--role", "voter", "--role", "worker")
         machines = [first, *(fleet.join(fleet.invite(first, *line), name) for name in ("two", "three"))]
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 60, "three voters")
         first.typed_ok("env", "create", "production", "-y")
         first.typed_ok("project", "create", "greeter")
         project = Path(
@@ -91,7 +92,7 @@ def test_a_release_reaches_every_node_in_stages(story: Story) -> None:
     assert answer.code == 0, answer
     assert answer.json["outcome"] == "succeeded"
     assert story.greetings() == {(200, "hello")}
-    decided = [one["action"] for one in story.first.ok("rollouts", "--project", "greeter")["rollouts"]]
+    decided = [entry["action"] for entry in story.first.ok("rollouts", "--project", "greeter")["rollouts"]]
     assert decided == ["promote", "promote", "start", "claim_routes"]
 
 
@@ -143,7 +144,7 @@ def test_a_release_that_fails_its_visitors_goes_back_by_itself_with_the_numbers(
     newest = story.first.ok("rollouts", "--project", "greeter")["rollouts"][0]
     assert newest["action"] == "abort"
     assert newest["signers"] == []
-    assert any(one["errors"] > 0 for one in newest["numbers"])
+    assert any(entry["errors"] > 0 for entry in newest["numbers"])
     ended = story.first.ok("changes", "--project", "greeter")["changes"][0]
     assert (ended["state"], ended["missing"]) == ("rolled-back", [])
     assert "errors in" in ended["ended"]
@@ -180,7 +181,11 @@ def test_a_rollback_is_whole_at_once_and_works_with_a_node_gone(story: Story) ->
     began_s = time.monotonic()
     answer = story.first.run("rollback", "--project", "greeter", "-m", "hello was better", "--json")
     assert answer.code == 0, answer
-    until(lambda: {call(one, "/greeter") for one in story.addresses[:2]} == {(200, "hello")}, 10, "the release before")
+    until(
+        lambda: {call(address, "/greeter") for address in story.addresses[:2]} == {(200, "hello")},
+        10,
+        "the release before",
+    )
     assert time.monotonic() - began_s < 10, "rolling back waits for nothing but the decision"
     third.start()
     until(lambda: fetch(third) == (200, "hello"), 60, "the node that was away to follow")
@@ -193,10 +198,12 @@ def test_without_a_majority_nothing_is_decided_and_what_was_decided_goes_on(stor
     try:
         assert call(story.addresses[0], "/greeter") == (200, "hello")
         story.configure("alone")
-        kept = next(
-            one for one in story.first.ok("releases", "--project", "greeter")["releases"] if one["state"] == "kept"
+        entry = next(
+            candidate
+            for candidate in story.first.ok("releases", "--project", "greeter")["releases"]
+            if candidate["state"] == "kept"
         )
-        back = ("rollback", kept["change"], "--project", "greeter", "-m", "alone", "--json")
+        back = ("rollback", entry["change"], "--project", "greeter", "-m", "alone", "--json")
         answer = story.first.run(*back, timeout_s=90)
         assert answer.code == 1, answer
         assert "no majority" in answer.stdout

@@ -28,11 +28,11 @@ Component = Callable[[str], Path]
 
 @pytest.fixture
 async def house(component: Component) -> AsyncIterator[House]:
-    async with a_house(1) as made:
-        await made.prepare_lane()
-        await made.deploy(component("probe"))
-        await until(lambda: made.runs(0))
-        yield made
+    async with a_house(1) as new_house:
+        await new_house.prepare_lane()
+        await new_house.deploy(component("probe"))
+        await until(lambda: new_house.runs(0))
+        yield new_house
 
 
 async def visited(house: House) -> int:
@@ -52,7 +52,9 @@ async def test_a_base_whose_bytes_are_away_when_the_node_starts_is_served_once_t
     await house.start(0)
     await until(lambda: bool(house.control(0).workloads.failures), 60)
     assert not house.runs(0)
-    assert any("is not ready here" in one and "tries again" in one for one in house.control(0).concerns.warnings())
+    assert any(
+        "is not ready here" in warning and "tries again" in warning for warning in house.control(0).concerns.warnings()
+    )
     (folder / "aside").rename(component)
     await until(lambda: house.runs(0), 60)
     assert await visited(house) == 200
@@ -61,13 +63,13 @@ async def test_a_base_whose_bytes_are_away_when_the_node_starts_is_served_once_t
 
 def compilers() -> list[int]:
     """The compiler processes of the daemons in this process."""
-    found = []
+    numbers = []
     for path in Path("/proc/self/task").glob("*/children"):
         for pid in path.read_text().split():
             with contextlib.suppress(OSError):
                 if b"runtime.sandbox.compiler" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(int(pid))
-    return found
+                    numbers.append(int(pid))
+    return numbers
 
 
 async def test_a_change_whose_compiler_was_killed_is_prepared_again_and_starts(

@@ -18,9 +18,9 @@ Component = Callable[[str], Path]
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(1) as one:
-        await one.prepare_lane()
-        yield one
+    async with a_house(1) as chosen_house:
+        await chosen_house.prepare_lane()
+        yield chosen_house
 
 
 def anew(house: House, start: SignedCommand) -> SignedCommand:

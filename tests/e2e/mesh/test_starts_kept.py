@@ -25,10 +25,10 @@ def test_a_start_that_waits_for_an_approval_is_carried_out_though_its_node_was_k
     home = tmp_path_factory.mktemp("k")
     fleet = Fleet(home)
     try:
-        one = fleet.found("one", "--api", api, "--policy", "team")
-        one.typed_ok("env", "create", LANE[1], "-y")
-        one.typed_ok("project", "create", LANE[0])
-        line = fleet.invite(one, "--kind", "principal", "--role", "approver", "--for", "ann")
+        machine = fleet.found("one", "--api", api, "--policy", "team")
+        machine.typed_ok("env", "create", LANE[1], "-y")
+        machine.typed_ok("project", "create", LANE[0])
+        line = fleet.invite(machine, "--kind", "principal", "--role", "approver", "--for", "ann")
         ann = Machine(home / "laptop")
         answer = ann.typed("login", line, "--name", "work", "--json", typing=(PASSPHRASE, PASSPHRASE))
         assert answer.code == 0, answer
@@ -36,34 +36,34 @@ def test_a_start_that_waits_for_an_approval_is_carried_out_though_its_node_was_k
         folder.mkdir()
         shutil.copyfile(component("probe"), folder / "web.wasm")
         (folder / "freehold.toml").write_text(PROJECT.format(app="", smoke="/", healthy="0s"))
-        asked = one.run("deploy", "--folder", str(folder), "-m", "greet", "--detach", "--json", timeout_s=120)
+        asked = machine.run("deploy", "--folder", str(folder), "-m", "greet", "--detach", "--json", timeout_s=120)
         assert asked.code in {0, 5}, asked
-        (change,) = [view["id"] for view in one.ok("changes")["changes"]]
+        (change,) = [view["id"] for view in machine.ok("changes")["changes"]]
 
-        one.kill()
-        assert len(read_starts(one.data)) == 1
-        waited = (one.data / FILE_NAME).read_bytes()
-        one.start()
-        given = ann.typed("approve", change, "--json")
-        assert given.code == 0, given
+        machine.kill()
+        assert len(read_starts(machine.data)) == 1
+        waited = (machine.data / FILE_NAME).read_bytes()
+        machine.start()
+        given_answer = ann.typed("approve", change, "--json")
+        assert given_answer.code == 0, given_answer
 
         def base() -> bool:
-            (lane,) = one.ok("status", "--project", LANE[0])["lanes"]
+            (lane,) = machine.ok("status", "--project", LANE[0])["lanes"]
             return lane["base"] is not None and lane["base"]["change"] == change
 
         until(base, 60, "the change that was approved is the base")
-        until(lambda: not (one.data / FILE_NAME).exists(), 20, "nothing waits any more")
+        until(lambda: not (machine.data / FILE_NAME).exists(), 20, "nothing waits any more")
 
-        one.kill()
-        (one.data / FILE_NAME).write_bytes(waited)  # as if it was killed between the decision and this file's end
-        one.start()
-        until(lambda: not (one.data / FILE_NAME).exists(), 20, "what was decided waits no more")
-        assert json.loads(one.get(f"/v1/changes/{change}"))["start"]["outcome"] == "started"
+        machine.kill()
+        (machine.data / FILE_NAME).write_bytes(waited)  # as if it was killed between the decision and this file's end
+        machine.start()
+        until(lambda: not (machine.data / FILE_NAME).exists(), 20, "what was decided waits no more")
+        assert json.loads(machine.get(f"/v1/changes/{change}"))["start"]["outcome"] == "started"
 
-        one.kill()
-        (one.data / FILE_NAME).write_bytes(b"\xff damaged")
-        one.start()
-        assert b"the starts that waited here are lost" in one.log.read_bytes()
+        machine.kill()
+        (machine.data / FILE_NAME).write_bytes(b"\xff damaged")
+        machine.start()
+        assert b"the starts that waited here are lost" in machine.log.read_bytes()
     finally:
         fleet.close()
 

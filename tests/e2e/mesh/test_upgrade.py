@@ -36,16 +36,16 @@ def node(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Pa
     folder = tmp_path_factory.mktemp("u")
     fleet = Fleet(folder)
     try:
-        made = fleet.found("one", "--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
-        made.typed_ok("env", "create", "production", "-y")
-        made.typed_ok("project", "create", "site")
+        machine = fleet.found("one", "--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "site")
         project = folder / "site"
         project.mkdir()
         shutil.copyfile(component("probe"), project / "web.wasm")
         (project / "freehold.toml").write_text(PROJECT.format(app='timeout = "1m"', smoke="/", healthy="0s"))
-        made.ok("deploy", "--folder", str(project), "-m", "to be visited")
-        until(lambda: ask(made.ingress, "site", "/") == (200, "probe\n"), 30, "the app to answer")
-        yield made
+        machine.ok("deploy", "--folder", str(project), "-m", "to be visited")
+        until(lambda: ask(machine.ingress, "site", "/") == (200, "probe\n"), 30, "the app to answer")
+        yield machine
     finally:
         fleet.close()
 
@@ -72,25 +72,25 @@ def visited(address: str) -> Iterator[Counter[int]]:
 
 
 def upgrade(machine: Machine) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(machine.get("/v1/upgrade"))
-    return found
+    document: dict[str, Any] = json.loads(machine.get("/v1/upgrade"))
+    return document
 
 
 def started(machine: Machine, wheel: Path, phase: str, timeout_s: float = 120) -> dict[str, Any]:
     """Start an upgrade and wait for its end; the node that is asked starts anew meanwhile."""
     machine.typed_ok("mesh", "upgrade", "start", str(wheel), "--window", "2s", "--detach", "-y")
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
 
     def over() -> bool:
         try:
-            found.update(upgrade(machine))
+            document.update(upgrade(machine))
         except (OSError, StopIteration, AssertionError):
             return False
-        assert found["phase"] in {"running", phase}, found
-        return bool(found["phase"] == phase)
+        assert document["phase"] in {"running", phase}, document
+        return bool(document["phase"] == phase)
 
     until(over, timeout_s, f"the upgrade to be {phase}")
-    return found
+    return document
 
 
 @pytest.mark.long
@@ -100,9 +100,9 @@ def test_a_bad_release_goes_back_with_its_stores_and_nobody_notices(node: Machin
     bad = make_wheel(tmp_path, "0.2.0", {**crash, "node/store/storage.py": NEWER_SCHEMA})
     slot = node.status()["slot"]
     with visited(node.ingress) as seen:
-        found = started(node, bad, "failed")
-    assert "it ended 3 times before it was found healthy" in found["why"]
-    assert [(one["version"], one["state"]) for one in found["nodes"]] == [("0.1.0", "went back")]
+        document = started(node, bad, "failed")
+    assert "it ended 3 times before it was found healthy" in document["why"]
+    assert [(entry["version"], entry["state"]) for entry in document["nodes"]] == [("0.1.0", "went back")]
     assert set(seen) == {200}, seen
     assert seen[200] > VISITS_PER_S
     until(lambda: node.status()["speaking"], 20, "it to vote again")
@@ -119,9 +119,9 @@ def test_a_good_release_runs_from_then_on_and_nobody_notices(node: Machine, tmp_
     assert node.process is not None
     pid = node.process.pid
     with visited(node.ingress) as seen, long_requests(node.ingress, "site.test", lasts_s=12) as streams:
-        found = started(node, wheel, "done")
+        document = started(node, wheel, "done")
         time.sleep(2)
-    assert [(one["version"], one["state"]) for one in found["nodes"]] == [("0.2.0", "done")]
+    assert [(entry["version"], entry["state"]) for entry in document["nodes"]] == [("0.2.0", "done")]
     assert set(seen) == {200}, seen
     assert seen[200] > VISITS_PER_S
     assert streams.ends == ["", ""], "what was under way came to its end"

@@ -55,7 +55,7 @@ class Member(TestNode):
     @contextlib.asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in (self.transport.run(), self.watch(), self.fetcher.run())]
+            tasks = [group.create_task(entry) for entry in (self.transport.run(), self.watch(), self.fetcher.run())]
             await self.transport.started.wait()
             try:
                 yield
@@ -81,13 +81,13 @@ class Member(TestNode):
 
 @contextlib.asynccontextmanager
 async def members(folder: Path, count: int) -> AsyncIterator[list[Member]]:
-    found: list[Member] = []
+    found_members: list[Member] = []
     try:
         for index in range(count):
-            found.append(await Member(folder / f"m{index}").start())  # noqa: PERF401  those that started are stopped
-        yield found
+            found_members.append(await Member(folder / f"m{index}").start())  # noqa: PERF401  those that started are stopped
+        yield found_members
     finally:
-        for member in reversed(found):
+        for member in reversed(found_members):
             await member.stop()
 
 
@@ -134,10 +134,10 @@ async def test_a_fetch_ends_when_one_holder_is_killed_midway_and_others_lie(tmp_
 
 
 async def test_a_fetch_goes_on_after_a_restart_with_the_chunks_on_disk(tmp_path: Path) -> None:
-    async with members(tmp_path, 3) as (me, one, other):
-        for holder in (one, other):
+    async with members(tmp_path, 3) as (me, member, other):
+        for holder in (member, other):
             await holder.store.put(DATA)
-        await me.meet(one, other)
+        await me.meet(member, other)
         fetching = asyncio.ensure_future(me.fetcher.ensure(NAME))
         await until(lambda: (me.missing() or CHUNKS) <= CHUNKS - MIDWAY)
         fetching.cancel()
@@ -149,15 +149,15 @@ async def test_a_fetch_goes_on_after_a_restart_with_the_chunks_on_disk(tmp_path:
 
         async def counting(stream: Stream) -> None:
             while (block := await stream.read_block(ASK_MAX_BYTES)) is not None:
-                for answer in await one.fetcher._answer((read_ask(block),)):
+                for answer in await member.fetcher._answer((read_ask(block),)):
                     served[0] += isinstance(answer, Chunk)
                     await stream.write_block(encode(answer))
 
         again = Member(tmp_path / "m0")
-        serve_instead(one, counting)
+        serve_instead(member, counting)
         await again.start()
         try:
-            await again.meet(one)
+            await again.meet(member)
             await asyncio.wait_for(again.fetcher.ensure(NAME), 60)
         finally:
             await again.stop()

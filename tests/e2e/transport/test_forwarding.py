@@ -21,9 +21,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    async with a_house(2) as made:
-        await made.prepare_lane()
-        yield made
+    async with a_house(2) as new_house:
+        await new_house.prepare_lane()
+        yield new_house
 
 
 def apart(house: House) -> tuple[str, str]:

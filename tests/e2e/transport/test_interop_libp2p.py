@@ -88,17 +88,17 @@ async def test_a_daemon_identifies_itself_answers_pings_and_shows_a_stranger_out
 ) -> None:
     fleet = Fleet(tmp_path)
     try:
-        one = await asyncio.to_thread(fleet.found)
-        address = multiaddr.parse(one.status()["mesh_addresses"][0]).with_peer(PeerId(one.status()["node"]))
+        machine = await asyncio.to_thread(fleet.found)
+        address = multiaddr.parse(machine.status()["mesh_addresses"][0]).with_peer(PeerId(machine.status()["node"]))
         seen = await dial_with(command, address)
-        assert seen["peer"] == one.status()["node"]
+        assert seen["peer"] == machine.status()["node"]
         assert seen["agent"].startswith("freehold")
         assert seen["pingMs"] > 0
         assert seen["refused"]
         assert seen["status"].lower() in ("closed", "notconnected")
-        metrics = one.get("/metrics").decode()
+        metrics = machine.get("/metrics").decode()
         assert "freehold_links 0.0" in metrics
-        assert one.ok("doctor", "--data", str(one.data))["faults"] == 0
+        assert machine.ok("doctor", "--data", str(machine.data))["faults"] == 0
         print([line for line in metrics.splitlines() if line.startswith("freehold_rejected_messages_total{")])
     finally:
         await asyncio.to_thread(fleet.close)

@@ -54,7 +54,7 @@ class Machine:
 
     @property
     def texts(self) -> list[list[bytes]]:
-        return [one.texts for one in self.heard]
+        return [heard.texts for heard in self.heard]
 
 
 @contextlib.asynccontextmanager
@@ -62,30 +62,30 @@ async def machines(
     folder: Path, strangers: set[PeerId], runs: dict[PeerId, list[tuple[str, str]]] | None = None
 ) -> AsyncIterator[list[Machine]]:
     placed = {} if runs is None else runs
-    made = [Machine(folder / name, strangers, placed) for name in "abc"]
+    new_machines = [Machine(folder / name, strangers, placed) for name in "abc"]
     async with asyncio.TaskGroup() as group:
         services = [
             service
-            for one in made
+            for entry in new_machines
             for service in (
-                one.node.transport.run(),
-                one.node.watch(),
-                one.relay.run(),
-                *(w.run() for w in one.workers),
+                entry.node.transport.run(),
+                entry.node.watch(),
+                entry.relay.run(),
+                *(w.run() for w in entry.workers),
             )
         ]
         tasks = [group.create_task(service) for service in services]
-        for one in made:
-            await one.node.transport.started.wait()
-        for one in made:
-            rest = [other for other in made if other is not one]
-            one.others = [other.node.peer for other in rest]
-            one.node.transport.set_members({other.node.peer: (other.node.address,) for other in rest})
-        for one in made:
-            await one.node.until(lambda one=one: len({up.peer for up in one.node.ups}) == 2)  # type: ignore[misc]
+        for machine in new_machines:
+            await machine.node.transport.started.wait()
+        for machine in new_machines:
+            rest = [other for other in new_machines if other is not machine]
+            machine.others = [other.node.peer for other in rest]
+            machine.node.transport.set_members({other.node.peer: (other.node.address,) for other in rest})
+        for machine in new_machines:
+            await machine.node.until(lambda one=machine: len({up.peer for up in one.node.ups}) == 2)  # type: ignore[misc]
         await asyncio.sleep(1.5)  # workers look for their daemon each second
         try:
-            yield made
+            yield new_machines
         finally:
             for task in tasks:
                 task.cancel()
@@ -93,64 +93,64 @@ async def machines(
 
 async def hears(made: list[Machine], wanted: list[bytes]) -> None:
     async with asyncio.timeout(20):
-        while any(texts != wanted for one in made for texts in one.texts):  # noqa: ASYNC110
+        while any(texts != wanted for machine in made for texts in machine.texts):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
 async def test_a_topic_reaches_every_worker_of_every_node_once_and_in_order(tmp_path: Path) -> None:
-    async with machines(tmp_path, set()) as made:
+    async with machines(tmp_path, set()) as new_machines:
         for number in range(50):
-            made[0].workers[0].publish(Publication(LANE, "room", "TEXT", b"%d" % number))
-        made[0].workers[0].publish(Publication(LANE, "other", "TEXT", b"x"))
-        made[0].workers[0].publish(Publication("site staging", "room", "TEXT", b"x"))
-        await hears(made, [b"%d" % number for number in range(50)])
-        made[1].workers[1].publish(Publication(LANE, "room", "TEXT", b"back"))
-        await hears(made, [*(b"%d" % number for number in range(50)), b"back"])
+            new_machines[0].workers[0].publish(Publication(LANE, "room", "TEXT", b"%d" % number))
+        new_machines[0].workers[0].publish(Publication(LANE, "other", "TEXT", b"x"))
+        new_machines[0].workers[0].publish(Publication("site staging", "room", "TEXT", b"x"))
+        await hears(new_machines, [b"%d" % number for number in range(50)])
+        new_machines[1].workers[1].publish(Publication(LANE, "room", "TEXT", b"back"))
+        await hears(new_machines, [*(b"%d" % number for number in range(50)), b"back"])
 
 
 async def test_a_member_is_heard_only_of_what_it_runs_there(tmp_path: Path) -> None:
     runs: dict[PeerId, list[tuple[str, str]]] = {}
-    async with machines(tmp_path, set(), runs) as made:
-        liar = made[0]
+    async with machines(tmp_path, set(), runs) as new_machines:
+        liar = new_machines[0]
         for number, elsewhere in enumerate(
             ([], [("blog", "production")], [("site", "staging")], [("site production", "")], [("site", "productio")])
         ):
             runs[liar.node.peer] = elsewhere
             liar.workers[0].publish(Publication(LANE, "room", "TEXT", b"false %d" % number))
             async with asyncio.timeout(20):
-                while any(one.judged.count(liar.node.peer) <= number for one in made[1:]):  # noqa: ASYNC110
+                while any(machine.judged.count(liar.node.peer) <= number for machine in new_machines[1:]):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         runs[liar.node.peer] = [("site", "production")]
         liar.workers[0].publish(Publication(LANE, "room", "TEXT", b"true"))
-        await hears(made[1:], [b"true"])  # and over the same stream: what is not heard ends none
+        await hears(new_machines[1:], [b"true"])  # and over the same stream: what is not heard ends none
         runs[liar.node.peer] = []
         liar.workers[0].publish(Publication(LANE, "room", "TEXT", b"late"))
-        made[1].workers[0].publish(Publication(LANE, "room", "TEXT", b"well"))
-        await hears(made[1:], [b"true", b"well"])
+        new_machines[1].workers[0].publish(Publication(LANE, "room", "TEXT", b"well"))
+        await hears(new_machines[1:], [b"true", b"well"])
 
 
 async def test_a_publication_reaches_no_further_than_it_says(tmp_path: Path) -> None:
-    async with machines(tmp_path, set()) as made:
-        one, two, three = made
-        one.workers[0].publish(Publication(LANE, "room", "TEXT", b"here", HERE))
-        one.workers[0].publish(Publication(LANE, "room", "TEXT", b"but two", two.node.peer))
-        one.workers[0].publish(Publication(LANE, "room", "TEXT", b"all", EVERYWHERE))
+    async with machines(tmp_path, set()) as new_machines:
+        machine, two, three = new_machines
+        machine.workers[0].publish(Publication(LANE, "room", "TEXT", b"here", HERE))
+        machine.workers[0].publish(Publication(LANE, "room", "TEXT", b"but two", two.node.peer))
+        machine.workers[0].publish(Publication(LANE, "room", "TEXT", b"all", EVERYWHERE))
         await hears([two], [b"all"])
         await hears([three], [b"but two", b"all"])
-        for heard in one.heard:
+        for heard in machine.heard:
             assert heard.texts == [b"here", b"but two", b"all"]
 
 
 async def test_a_peer_that_reads_nothing_costs_a_node_a_few_mebibytes(tmp_path: Path) -> None:
-    async with machines(tmp_path, set()) as made:
-        relay, peer = made[0].relay, made[1].node.peer
-        made[0].others = [peer]
+    async with machines(tmp_path, set()) as new_machines:
+        relay, peer = new_machines[0].relay, new_machines[1].node.peer
+        new_machines[0].others = [peer]
         hole = asyncio.Event()
 
         async def never(_peer: PeerId, _protocol: str) -> None:
             await hole.wait()
 
-        made[0].node.transport.open_stream = never  # type: ignore[method-assign,assignment]
+        new_machines[0].node.transport.open_stream = never  # type: ignore[method-assign,assignment]
         block = block_of(Publication(LANE, "room", "BINARY", bytes(250_000)))
         for _ in range(300):
             relay._tell_peers(block)
@@ -164,12 +164,12 @@ async def test_a_peer_that_reads_nothing_costs_a_node_a_few_mebibytes(tmp_path: 
 
 async def test_what_a_stranger_or_a_broken_peer_says_reaches_nobody(tmp_path: Path) -> None:
     strangers: set[PeerId] = set()
-    async with machines(tmp_path, strangers) as made:
-        strangers.add(made[0].node.peer)
-        made[0].workers[0].publish(Publication(LANE, "room", "TEXT", b"psst"))
-        await hears(made[:1], [b"psst"])
-        async with await made[1].node.transport.open_stream(made[2].node.peer, PROTOCOL) as stream:
+    async with machines(tmp_path, strangers) as new_machines:
+        strangers.add(new_machines[0].node.peer)
+        new_machines[0].workers[0].publish(Publication(LANE, "room", "TEXT", b"psst"))
+        await hears(new_machines[:1], [b"psst"])
+        async with await new_machines[1].node.transport.open_stream(new_machines[2].node.peer, PROTOCOL) as stream:
             await stream.write_block(b"\xc1 no publication")
-        made[1].workers[0].publish(Publication(LANE, "room", "TEXT", b"well"))
-        await hears(made[1:], [b"well"])
+        new_machines[1].workers[0].publish(Publication(LANE, "room", "TEXT", b"well"))
+        await hears(new_machines[1:], [b"well"])
         assert len(block_of(Publication(LANE, "room", "TEXT", b"well"))) < 64

@@ -109,15 +109,15 @@ async def victim() -> AsyncIterator[Victim]:
         async with running() as member:
             member.transport.set_members({address.peer() or member.peer: (address,)})
             await member.until(lambda: bool(member.ready))
-            made = Victim(process, address, member)
+            new_victim = Victim(process, address, member)
             async with asyncio.TaskGroup() as group:
-                asking = group.create_task(made.is_asked_all_the_while())
-                yield made
+                asking = group.create_task(new_victim.is_asked_all_the_while())
+                yield new_victim
                 asking.cancel()
-            assert made.echoes, "the member was never served"
+            assert new_victim.echoes, "the member was never served"
             print(
-                f"{len(made.echoes)} echoes meanwhile, median {statistics.median(made.echoes) * 1000:.1f} ms, "
-                f"slowest {max(made.echoes) * 1000:.0f} ms; memory +{made.growth_peak >> 20} MiB at its peak"
+                f"{len(new_victim.echoes)} echoes meanwhile, median {statistics.median(new_victim.echoes) * 1000:.1f} ms, "
+                f"slowest {max(new_victim.echoes) * 1000:.0f} ms; memory +{new_victim.growth_peak >> 20} MiB at its peak"
             )
     finally:
         process.stdin.close()
@@ -150,7 +150,9 @@ class Attacker:
 
     async def seal(self, frame: bytes) -> bool:
         assert self.channel is not None
-        return await self.say(b"".join(self.channel.seal(frame[at : at + 65519]) for at in range(0, len(frame), 65519)))
+        return await self.say(
+            b"".join(self.channel.seal(frame[start : start + 65519]) for start in range(0, len(frame), 65519))
+        )
 
     async def authenticate(self) -> None:
         entropy = SystemEntropy()

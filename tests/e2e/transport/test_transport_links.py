@@ -50,8 +50,8 @@ async def test_of_two_simultaneous_dials_the_one_of_the_lower_peer_id_stays(lowe
             await asyncio.gather(a.transport.dial([b.address]), b.transport.dial([a.address]))
             for node, other in ((a, b), (b, a)):
                 await node.until(lambda node=node: len(node.downs) == 1 and len(node.ups) == 2)  # type: ignore[misc]
-                kept = node.transport.link_to(other.peer)
-                up = next(event for event in node.ups if event.link == kept)
+                link = node.transport.link_to(other.peer)
+                up = next(event for event in node.ups if event.link == link)
                 assert up.inbound == (node.peer > other.peer)
             async with await a.transport.open_stream(b.peer, ECHO) as stream:
                 await stream.write(b"x")

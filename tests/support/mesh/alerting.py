@@ -41,12 +41,12 @@ async def scraped(house: House, index: int = 0) -> Series:
 
 def parsed(text: str, instance: str) -> Series:
     """The series of an exposition, as a scraper names them."""
-    found: Series = {}
+    table: Series = {}
     for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            labels = {**one.labels, "instance": instance, "job": "freehold"}
-            found[one.name, tuple(sorted(labels.items()))] = one.value
-    return found
+        for sample in family.samples:
+            labels = {**sample.labels, "instance": instance, "job": "freehold"}
+            table[sample.name, tuple(sorted(labels.items()))] = sample.value
+    return table
 
 
 def firing(
@@ -67,7 +67,9 @@ def firing(
             step = 60.0
         series.append({"series": _written(name, dict(labels)), "values": f"{start!r}+{step!r}x{minutes}"})
     judged = [
-        {"eval_time": f"{at}m", "alertname": name, "exp_alerts": []} for at in range(1, minutes, 3) for name in NAMES
+        {"eval_time": f"{start}m", "alertname": name, "exp_alerts": []}
+        for start in range(1, minutes, 3)
+        for name in NAMES
     ]
     tests = {
         "rule_files": [str(RULES)], "evaluation_interval": "1m",
@@ -78,13 +80,13 @@ def firing(
         input=json.dumps(tests), capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr
-    found = {}
+    table = {}
     for part in re.split(r"alertname: ?", said)[1:]:
         labels = re.search(r"Labels:\{([^}]*)\}", part)
         assert labels is not None, said
-        found[part.partition(",")[0].strip()] = labels[1]
-    assert (done.returncode == 0) == (not found), said
-    return found
+        table[part.partition(",")[0].strip()] = labels[1]
+    assert (done.returncode == 0) == (not table), said
+    return table
 
 
 def _written(name: str, labels: Mapping[str, str]) -> str:

@@ -75,8 +75,8 @@ def networks(folder: Path) -> Iterator[Networks]:
     holders = [_holder("--net", "--mount"), _holder("--net")]
     try:
         nodes, office = holders
-        for one in holders:
-            _within(one, "ip", "link", "set", "lo", "up")
+        for holder in holders:
+            _within(holder, "ip", "link", "set", "lo", "up")
         _within(nodes, "mount", "--bind", str(hosts), "/etc/hosts", also=("-m",))
         _within(nodes, "ip", "link", "add", "c0", "type", "veth", "peer", "name", "c1", "netns", str(office.pid))
         _within(nodes, "ip", "address", "add", "10.0.5.1/16", "dev", "c0")
@@ -89,20 +89,20 @@ def networks(folder: Path) -> Iterator[Networks]:
         server = subprocess.Popen(("nsenter", "-t", str(office.pid), "-n", sys.executable, "-c", code))
         holders.append(server)
         here = os.fspath(Path.cwd())
-        made = Networks(("nsenter", "-t", str(nodes.pid), "-n", "-m", f"--wd={here}"))
+        new_networks = Networks(("nsenter", "-t", str(nodes.pid), "-n", "-m", f"--wd={here}"))
         for name in HOSTS.keys() - {"own.office"}:
-            until(lambda name=name: _answers(made, name), 20, f"{name} to answer")  # type: ignore[misc]
-        yield made
+            until(lambda name=name: _answers(new_networks, name), 20, f"{name} to answer")  # type: ignore[misc]
+        yield new_networks
     finally:
-        for one in holders:
-            one.kill()
-            one.wait()
+        for holder in holders:
+            holder.kill()
+            holder.wait()
 
 
 def _holder(*namespaces: str) -> subprocess.Popen[bytes]:
     """A process that keeps namespaces of its own alive."""
     held = subprocess.Popen(("unshare", *namespaces, "sleep", "infinity"))
-    kinds = [one.lstrip("-").replace("mount", "mnt") for one in namespaces]
+    kinds = [namespace.lstrip("-").replace("mount", "mnt") for namespace in namespaces]
     until(lambda: all(_namespace(held.pid, kind) != _namespace(os.getpid(), kind) for kind in kinds), 10, "namespaces")
     return held
 

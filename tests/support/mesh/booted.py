@@ -120,9 +120,9 @@ class Booted:
 
     def run(self, *command: str, timeout_s: float = RUN_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as root."""
-        given = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "NO_COLOR=1", "LANG=C.UTF-8",
+        pair = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "NO_COLOR=1", "LANG=C.UTF-8",
                  "PYTHONPATH=/mnt/repository:/mnt/packages", "PYTHONDONTWRITEBYTECODE=1")  # fmt: skip
-        enter = ("nsenter", "--target", str(self.pid), "--all", "--root", "--wd", "env", "-i", *given)
+        enter = ("nsenter", "--target", str(self.pid), "--all", "--root", "--wd", "env", "-i", *pair)
         return subprocess.run(
             (*enter, *command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
         )
@@ -155,9 +155,9 @@ class Booted:
 @contextlib.contextmanager
 def booted() -> Iterator[Booted]:
     """Boot the machine; it is gone at the end."""
-    found = cgroups()
-    assert found is not None
-    group = found / f"freehold-test-{secrets.token_hex(4)}"
+    path = cgroups()
+    assert path is not None
+    group = path / f"freehold-test-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="fh-") as folder, tempfile.TemporaryDirectory(prefix="fh-") as shared:
         group.mkdir()
         arguments = (folder, shared, str(REPOSITORY), str(PACKAGES), str(SYSTEMD))

@@ -32,26 +32,28 @@ class Collector:
 
     @property
     def spans(self) -> list[Span]:
-        found = []
-        for one in self.came:
-            if one.path == "/v1/traces":
-                request = read(one.body, ExportTraceServiceRequest())
-                found += [span for part in request.resource_spans for scope in part.scope_spans for span in scope.spans]
-        return found
+        entries = []
+        for received in self.came:
+            if received.path == "/v1/traces":
+                request = read(received.body, ExportTraceServiceRequest())
+                entries += [
+                    span for part in request.resource_spans for scope in part.scope_spans for span in scope.spans
+                ]
+        return entries
 
     @property
     def records(self) -> list[LogRecord]:
-        found = []
-        for one in self.came:
-            if one.path == "/v1/logs":
-                request = read(one.body, ExportLogsServiceRequest())
-                found += [
+        entries = []
+        for received in self.came:
+            if received.path == "/v1/logs":
+                request = read(received.body, ExportLogsServiceRequest())
+                entries += [
                     record
                     for part in request.resource_logs
                     for scope in part.scope_logs
                     for record in scope.log_records
                 ]
-        return found
+        return entries
 
 
 def read(body: bytes, message: Any) -> Any:
@@ -65,17 +67,17 @@ def read(body: bytes, message: Any) -> Any:
 
 def _with_base64(value: Any) -> Any:
     if isinstance(value, list):
-        return [_with_base64(one) for one in value]
+        return [_with_base64(entry) for entry in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: base64.b64encode(bytes.fromhex(one)).decode() if key in _IDS else _with_base64(one)
-        for key, one in value.items()
+        key: base64.b64encode(bytes.fromhex(entry)).decode() if key in _IDS else _with_base64(entry)
+        for key, entry in value.items()
     }
 
 
 def attributes(of: Span | LogRecord) -> dict[str, Any]:
-    return {one.key: plain(one.value) for one in of.attributes}
+    return {attribute.key: plain(attribute.value) for attribute in of.attributes}
 
 
 def plain(value: AnyValue) -> Any:
@@ -87,14 +89,14 @@ async def a_collector(
     answer: Callable[[Received], tuple[int, dict[str, str]]] = lambda _one: (200, {}),
 ) -> AsyncIterator[Collector]:
     """Serve one until the test leaves; what it refuses did not come."""
-    made = Collector("")
+    collector = Collector("")
 
     def take(one: Received) -> tuple[int, dict[str, str]]:
         status, fields = answer(one)
         if status == 200:
-            made.came.append(one)
+            collector.came.append(one)
         return status, fields
 
     async with a_receiver(take) as receiver:
-        made.url = receiver.url.removesuffix("/hook")
-        yield made
+        collector.url = receiver.url.removesuffix("/hook")
+        yield collector

@@ -21,7 +21,7 @@ class Disk:
 
 def doctor(machine: Machine) -> tuple[int, list[str]]:
     answer = machine.run("doctor", "--data", str(machine.data), "--json")
-    return answer.code, [one["what"] for one in answer.json["findings"] if one["fault"]]
+    return answer.code, [entry["what"] for entry in answer.json["findings"] if entry["fault"]]
 
 
 def needs(site: Site, voter: Machine, other: Machine, name: str) -> None:

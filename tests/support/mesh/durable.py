@@ -114,7 +114,7 @@ class Site:
         line = self.fleet.invite(first, "--uses", "2", *VOTING)
         for name in ("two", "three"):
             self.fleet.join(line, name, *ports(), disk=(disks or {}).get(name))
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 90, "three voters")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 90, "three voters")
         self.ask(first, lambda client: self.write_environment(client, ENVIRONMENT))
 
     def ask(self, machine: Machine, conversation: Callable[[NodeClient], Awaitable[T]]) -> T:
@@ -247,26 +247,28 @@ class Site:
 
     def missing(self, machine: Machine, project: str = "") -> list[str]:
         """What was acknowledged and this node does not have."""
-        made = self.acknowledged.copy()
+        acknowledged_writes = self.acknowledged.copy()
 
         async def conversation(client: NodeClient) -> list[str]:
             state = await client.state()
-            held = {f"project {one.name}" for one in state.projects}
-            held |= {f"environment {one.name}" for one in state.environments}
-            wanted = {f"project {one}" for one in made.projects}
-            wanted |= {f"environment {one}" for one in made.environments}
-            if made.secrets:
+            held = {f"project {project.name}" for project in state.projects}
+            held |= {f"environment {environment.name}" for environment in state.environments}
+            wanted = {f"project {project}" for project in acknowledged_writes.projects}
+            wanted |= {f"environment {environment}" for environment in acknowledged_writes.environments}
+            if acknowledged_writes.secrets:
                 held |= {f"secret {row.name} {row.version}" for row in await rows_of(client, project, ENVIRONMENT)}
-                wanted |= {f"secret {name} {number}" for name, number in made.secrets}
-            for change in made.changes:
+                wanted |= {f"secret {name} {number}" for name, number in acknowledged_writes.secrets}
+            for change in acknowledged_writes.changes:
                 wanted.add(f"change {change}")
                 if await _is_there(client, f"/v1/changes/{change}"):
                     held.add(f"change {change}")
             decided = {
-                one["slot"]: f"{one['action']} {one['subject']}"
-                for one in await client.get("/v1/decisions", limit=2000)
+                entry["slot"]: f"{entry['action']} {entry['subject']}"
+                for entry in await client.get("/v1/decisions", limit=2000)
             }
-            wanted |= {f"slot {slot}: {what}" for slot, what in made.slots.items() if slot >= min(decided)}
+            wanted |= {
+                f"slot {slot}: {what}" for slot, what in acknowledged_writes.slots.items() if slot >= min(decided)
+            }
             held |= {f"slot {slot}: {what}" for slot, what in decided.items()}
             return sorted(wanted - held)
 
@@ -297,7 +299,7 @@ async def _is_there(client: NodeClient, path: str) -> bool:
 
 
 def ingress_of(machine: Machine) -> str:
-    return next(one for one in machine.status()["ingress"] if not one.startswith("unix:"))
+    return next(entry for entry in machine.status()["ingress"] if not entry.startswith("unix:"))
 
 
 def call(address: str, host: str, path: str = "/", timeout_s: float = 10.0) -> tuple[int, str, str]:

@@ -91,8 +91,8 @@ class House:
         await self.start(0)
         for index in range(1, count):
             await self.join(index)
-        await until(lambda: all(len(self.control(one).core.state.nodes) == count for one in range(count)))
-        await until(lambda: all(len(self.control(one).core.hello.admitted()) == count - 1 for one in range(count)))
+        await until(lambda: all(len(self.control(index).core.state.nodes) == count for index in range(count)))
+        await until(lambda: all(len(self.control(index).core.hello.admitted()) == count - 1 for index in range(count)))
 
     async def join(self, index: int) -> None:
         first = self.control(0)

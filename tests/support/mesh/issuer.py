@@ -64,20 +64,20 @@ class Issuer:
 @asynccontextmanager
 async def an_issuer() -> AsyncIterator[Issuer]:
     """Serve one until the test leaves."""
-    made = Issuer()
+    issuer = Issuer()
 
     async def discovery(_request: web.Request) -> web.Response:
-        made.asked.append("discovery")
-        return web.json_response({"issuer": made.url, "jwks_uri": f"{made.url}/keys"})
+        issuer.asked.append("discovery")
+        return web.json_response({"issuer": issuer.url, "jwks_uri": f"{issuer.url}/keys"})
 
     async def keys(_request: web.Request) -> web.Response:
-        made.asked.append("keys")
-        return web.json_response(made.key_set())
+        issuer.asked.append("keys")
+        return web.json_response(issuer.key_set())
 
     async def give(request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {REQUEST_SECRET}":
             return web.Response(status=401)
-        return web.json_response({"value": made.token(request.query["audience"])})
+        return web.json_response({"value": issuer.token(request.query["audience"])})
 
     application = web.Application()
     application.router.add_get("/.well-known/openid-configuration", discovery)
@@ -86,9 +86,9 @@ async def an_issuer() -> AsyncIterator[Issuer]:
     runner = web.AppRunner(application, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    issuer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        yield made
+        yield issuer
     finally:
         await runner.cleanup()
 

@@ -149,9 +149,9 @@ class Killing:
 
     async def _write_one(self, client: NodeClient, dice: random.Random) -> None:
         self._number += 1
-        made = self.site.acknowledged
+        acknowledged_writes = self.site.acknowledged
         match dice.randrange(4):
-            case 0 if len(made.projects) < PROJECTS_MAX:
+            case 0 if len(acknowledged_writes.projects) < PROJECTS_MAX:
                 await self.site.write_project(client, f"p{self._number}")
             case 1:
                 await self.site.write_environment(client, f"e{self._number % ENVIRONMENTS}")

@@ -140,10 +140,10 @@ def _digest(folder: Path, *names: str) -> str:
 
 
 def _need(tool: str, hint: str) -> str:
-    found = shutil.which(tool)
-    if found is None:
+    text = shutil.which(tool)
+    if text is None:
         raise MissingToolError(f"{tool} is missing; {hint}")
-    return found
+    return text
 
 
 def _build(target: Path, *commands: list[str], cwd: Path) -> None:

@@ -56,7 +56,7 @@ class Losses:
         line = ("--role", "voter", "--role", "worker")
         for name in ("two", "three"):
             self.fleet.join(self.fleet.invite(first, *line), name)
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 60, "three voters")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 60, "three voters")
         first.typed_ok("env", "create", "production", "-y")
         first.typed_ok("project", "create", "site")
         author = self.fleet.invite(first, "--kind", "principal", "--role", "deployer", "--for", "ada")
@@ -71,8 +71,8 @@ class Losses:
         routes = '["site.test", "more.test"]' if more else '["site.test"]'
         (self.project / "freehold.toml").write_text(PROJECT.format(greeting=greeting, routes=routes))
         (self.project / "web.wasm").write_bytes(self._component + (CUSTOM_SECTION if more else b""))
-        given = self.laptop.run("secret", "set", "API_KEY", "--project", "site", stdin=secret)
-        assert given.code == 0, given
+        given_answer = self.laptop.run("secret", "set", "API_KEY", "--project", "site", stdin=secret)
+        assert given_answer.code == 0, given_answer
         answer = self.laptop.run("deploy", "--folder", str(self.project), "-m", greeting, "--json", timeout_s=240)
         assert (answer.code, answer.json["outcome"]) == (0, "succeeded"), answer
 
@@ -82,11 +82,11 @@ class Losses:
 
     def seen(self, index: int) -> Seen | None:
         """What a visitor of one node sees; None where something does not answer."""
-        found = [self.ask(index, host, path) for host, path in (
+        pairs = [self.ask(index, host, path) for host, path in (
             ("site.test", "/config?key=GREETING"), ("site.test", "/config?key=API_KEY"),
             ("more.test", "/config?key=GREETING"),
         )]  # fmt: skip
-        (greeting_status, greeting), (secret_status, secret), (more_status, _) = found
+        (greeting_status, greeting), (secret_status, secret), (more_status, _) = pairs
         if (greeting_status, secret_status) != (200, 200) or more_status not in {200, 404}:
             return None
         return greeting, secret, more_status == 200
@@ -108,5 +108,5 @@ class Losses:
         assert process is not None
         if self._addresses.get(index, (0, ""))[0] != process.pid:
             ingress = self.fleet.machines[index].status()["ingress"]
-            self._addresses[index] = (process.pid, next(one for one in ingress if not one.startswith("unix:")))
+            self._addresses[index] = (process.pid, next(entry for entry in ingress if not entry.startswith("unix:")))
         return self._addresses[index][1]

@@ -46,8 +46,8 @@ class Answer:
 
     @property
     def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.stdout)
-        return found
+        document: dict[str, Any] = json.loads(self.stdout)
+        return document
 
 
 @dataclass
@@ -84,24 +84,24 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "XDG_CACHE_HOME") if name in os.environ}
+        table = {name: os.environ[name] for name in ("PATH", "LANG", "HOME", "XDG_CACHE_HOME") if name in os.environ}
         runtime = str(self.runtime)
-        return {**kept, "FREEHOLD_HOME": str(self.folder / "home"), "RUNTIME_DIRECTORY": runtime, "NO_COLOR": "1"}
+        return {**table, "FREEHOLD_HOME": str(self.folder / "home"), "RUNTIME_DIRECTORY": runtime, "NO_COLOR": "1"}
 
     # --- commands -------------------------------------------------------------------------------------------------
 
     def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S, stdin: str = "") -> Answer:
         """Run a command as a script or an agent would: no terminal at all."""
         with (
-            tempfile.TemporaryFile("w+") as given,
+            tempfile.TemporaryFile("w+") as text_iowrapper,
             tempfile.TemporaryFile("w+") as out,
             tempfile.TemporaryFile("w+") as err,
         ):
-            given.write(stdin)
-            given.seek(0)
+            text_iowrapper.write(stdin)
+            text_iowrapper.seek(0)
             # Files, not pipes: a worker that outlives its daemon would hold a pipe open.
             done = subprocess.run(
-                _command(arguments), env=self.environment, stdin=given, stdout=out, stderr=err,
+                _command(arguments), env=self.environment, stdin=text_iowrapper, stdout=out, stderr=err,
                 timeout=timeout_s, start_new_session=True, check=False,
             )  # fmt: skip
             out.seek(0)
@@ -238,16 +238,16 @@ class Machine:
         return view
 
     def members(self) -> dict[str, dict[str, Any]]:
-        return {one["node"]: one for one in json.loads(self.get("/v1/members"))}
+        return {load["node"]: load for load in json.loads(self.get("/v1/members"))}
 
     def connected(self) -> int:
         """How many members it has a connection to, itself among them."""
-        return sum(one["connected"] and one["standing"] == "member" for one in self.members().values())
+        return sum(member["connected"] and member["standing"] == "member" for member in self.members().values())
 
     @property
     def ingress(self) -> str:
         """Where the apps are served, since the last start."""
-        return next(one for one in self.status()["ingress"] if not one.startswith("unix:"))
+        return next(entry for entry in self.status()["ingress"] if not entry.startswith("unix:"))
 
 
 class Fleet:
@@ -265,14 +265,14 @@ class Fleet:
         return self._wires
 
     def machine(self, name: str) -> Machine:
-        made = Machine(self.folder / name, compiled=self.compiled)
+        new_machine = Machine(self.folder / name, compiled=self.compiled)
         if self._wires is not None:
-            made.started = self._lead
-        self.machines.append(made)
-        return made
+            new_machine.started = self._lead
+        self.machines.append(new_machine)
+        return new_machine
 
     def _pids(self) -> dict[str, int]:
-        return {one.name: one.process.pid for one in self.machines if one.process is not None}
+        return {machine.name: machine.process.pid for machine in self.machines if machine.process is not None}
 
     def _lead(self, machine: Machine) -> None:
         for address in machine.status()["mesh_addresses"]:
@@ -308,22 +308,22 @@ class Fleet:
 
     def join(self, line: str, name: str, *options: str, disk: Path | None = None) -> Machine:
         """Join on a new machine with an invite line and start its node."""
-        made = self.machine(name)
-        made.disk = disk
-        made.ok(
+        machine = self.machine(name)
+        machine.disk = disk
+        machine.ok(
             "mesh",
             "join",
             line,
             "--data",
-            str(made.data),
+            str(machine.data),
             *self._addresses(name, options),
             "--node-name",
             name,
             "-y",
             *options,
         )
-        made.start()
-        return made
+        machine.start()
+        return machine
 
     def grow(self, count: int, *options: str) -> list[Machine]:
         """Have so many machines in all, with one invite; return all once each is confirmed."""
@@ -333,7 +333,9 @@ class Fleet:
         for name in names:
             self.join(line, name)
         until(
-            lambda: sum(one["confirmed"] for one in first.members().values()) == count, 60, f"{count} confirmed nodes"
+            lambda: sum(member["confirmed"] for member in first.members().values()) == count,
+            60,
+            f"{count} confirmed nodes",
         )
         return self.machines
 

@@ -92,8 +92,8 @@ class Pebble:
 
     def status_of(self, serial: int) -> str:
         """ "Valid" or "Revoked"."""
-        found: str = json.loads(self.manage(f"cert-status-by-serial/{serial:x}"))["Status"]
-        return found
+        load: str = json.loads(self.manage(f"cert-status-by-serial/{serial:x}"))["Status"]
+        return load
 
     def root(self) -> bytes:
         """The certificate (PEM) that vouches for what it issues."""
@@ -150,11 +150,13 @@ class Limits:
                 with contextlib.closing(behind):
                     behind.request(self.command, self.path, body or None, dict(self.headers))
                     answer = behind.getresponse()
-                    kept = {k: v for k, v in answer.getheaders() if k.lower() not in {"content-length", "connection"}}
+                    getheaders = {
+                        k: v for k, v in answer.getheaders() if k.lower() not in {"content-length", "connection"}
+                    }
                     body = answer.read()
                     if self.path == "/dir" and not limits.says_when:
                         body = json.dumps({k: v for k, v in json.loads(body).items() if k != "renewalInfo"}).encode()
-                    self._answer(answer.status, kept, body)
+                    self._answer(answer.status, getheaders, body)
 
             do_POST = do_HEAD = do_GET  # noqa: N815  the names are http.server's
 
@@ -218,14 +220,14 @@ def pebble(folder: Path, *, lifetime_s: int = 7_776_000, sleep_s: int = 0) -> It
                 stdout=log, stderr=log,
             ),
         ]  # fmt: skip
-    made = Pebble(
+    new_pebble = Pebble(
         f"https://localhost:{directory}/dir", certificate, visited, tls, folder / "pebble.log",
         f"https://localhost:{management}", f"http://127.0.0.1:{told}", Limits(directory, behind, certificate),
     )  # fmt: skip
     try:
-        until(lambda: _answers(made), 20, "the authority to answer")
-        with made.limits.serving():
-            yield made
+        until(lambda: _answers(new_pebble), 20, "the authority to answer")
+        with new_pebble.limits.serving():
+            yield new_pebble
     finally:
         for process in ended:
             process.terminate()

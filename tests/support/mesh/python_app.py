@@ -60,8 +60,8 @@ class PythonApp:
 
 def solo(fleet: Fleet, *projects: str) -> Machine:
     """Found a mesh of one node, with these projects in an environment."""
-    one = fleet.found("one", "--policy", "solo", "--ingress", f"127.0.0.1:{free_port()}")
-    one.typed_ok("env", "create", ENVIRONMENT, "-y")
+    machine = fleet.found("one", "--policy", "solo", "--ingress", f"127.0.0.1:{free_port()}")
+    machine.typed_ok("env", "create", ENVIRONMENT, "-y")
     for project in projects:
-        one.typed_ok("project", "create", project)
-    return one
+        machine.typed_ok("project", "create", project)
+    return machine

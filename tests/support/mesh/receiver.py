@@ -32,14 +32,14 @@ async def a_receiver(
     answer: Callable[[Received], tuple[int, dict[str, str]]] = lambda _one: (204, {}), host: str = "127.0.0.1"
 ) -> AsyncIterator[Receiver]:
     """Serve one at http://HOST:PORT/hook until the test leaves."""
-    made = Receiver("", answer)
+    receiver = Receiver("", answer)
 
     async def take(request: web.Request) -> web.Response:
-        one = Received(
+        received = Received(
             request.path, {name.lower(): text for name, text in request.headers.items()}, await request.read()
         )
-        made.came.append(one)
-        status, fields = made.answer(one)
+        receiver.came.append(received)
+        status, fields = receiver.answer(received)
         return web.Response(status=status, headers=fields)
 
     application = web.Application()
@@ -49,8 +49,8 @@ async def a_receiver(
     site = web.TCPSite(runner, host, 0)
     await site.start()
     port = runner.addresses[0][1]
-    made.url = f"http://{host}:{port}/hook"
+    receiver.url = f"http://{host}:{port}/hook"
     try:
-        yield made
+        yield receiver
     finally:
         await runner.cleanup()

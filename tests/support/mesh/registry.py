@@ -34,9 +34,9 @@ def _doors(held: Held, routes: web.UrlDispatcher) -> None:
     async def token(request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != encode_basic_auth(USER, PASSWORD):
             return web.Response(status=401)
-        made = secrets.token_urlsafe(12)
-        held.tokens.add(made)
-        return web.json_response({"token": made})
+        text = secrets.token_urlsafe(12)
+        held.tokens.add(text)
+        return web.json_response({"token": text})
 
     async def base(_request: web.Request) -> web.Response:
         return web.json_response({})
@@ -76,15 +76,17 @@ def _application(held: Held) -> web.Application:
 
     async def put(request: web.Request) -> web.Response:
         data = await request.read()
-        kept = (request.content_type, data)
-        held.manifests[request.match_info["reference"]] = held.manifests[_digest(data)] = kept
+        pair = (request.content_type, data)
+        held.manifests[request.match_info["reference"]] = held.manifests[_digest(data)] = pair
         return web.Response(status=201, headers={"Docker-Content-Digest": _digest(data)})
 
     async def get(request: web.Request) -> web.Response:
-        found = held.manifests.get(request.match_info["reference"])
-        if found is None:
+        manifest = held.manifests.get(request.match_info["reference"])
+        if manifest is None:
             return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
-        return web.Response(body=found[1], content_type=found[0], headers={"Docker-Content-Digest": _digest(found[1])})
+        return web.Response(
+            body=manifest[1], content_type=manifest[0], headers={"Docker-Content-Digest": _digest(manifest[1])}
+        )
 
     application = web.Application(client_max_size=1 << 28, middlewares=[guard])
     routes = application.router

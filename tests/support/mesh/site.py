@@ -67,8 +67,8 @@ class Site:
         return machine.run("deploy", "--folder", str(self.folder), "--json", *options, timeout_s=timeout_s)
 
     def lane(self, machine: Machine) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(machine.get(f"/v1/lanes/{self.name}/production"))
-        return found
+        document: dict[str, Any] = json.loads(machine.get(f"/v1/lanes/{self.name}/production"))
+        return document
 
     def greetings(self, machines: Sequence[Machine]) -> list[str]:
         """What each machine answers, or its status where that is not 200."""
@@ -102,16 +102,16 @@ class Visits:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def statuses(self, machine: str = "") -> Counter[int]:
-        return Counter(one[3] for one in self.seen if not machine or one[0] == machine)
+        return Counter(pair[3] for pair in self.seen if not machine or pair[0] == machine)
 
     def bodies(self) -> set[str]:
-        return {one[4] for one in self.seen if one[3] == 200}
+        return {pair[4] for pair in self.seen if pair[3] == 200}
 
     def failed(self) -> list[tuple[str, float, float, int, str]]:
-        return [one for one in self.seen if one[3] != 200]
+        return [pair for pair in self.seen if pair[3] != 200]
 
     def slowest_s(self) -> float:
-        return max(one[2] for one in self.seen)
+        return max(pair[2] for pair in self.seen)
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def visitors(
             visits.seen.append((machine, began_s, time.monotonic() - began_s, status, body))
         connection.close()
 
-    threads = [threading.Thread(target=visit, args=(one.name, one.ingress)) for one in machines]
+    threads = [threading.Thread(target=visit, args=(machine.name, machine.ingress)) for machine in machines]
     for thread in threads:
         thread.start()
     try:

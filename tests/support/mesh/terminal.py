@@ -73,13 +73,13 @@ class Terminal:
         wanted = re.compile(pattern, re.MULTILINE)
         deadline_s = time.monotonic() + timeout_s
         with self._grown:
-            while (found := wanted.search(self.said, after)) is None:
+            while (answer := wanted.search(self.said, after)) is None:
                 left_s = deadline_s - time.monotonic()
                 told = f"{self.command}: no {pattern!r} within {timeout_s:.0f} s in:\n{self.said}"
                 assert left_s > 0, told
                 assert self._reader.is_alive(), told
                 self._grown.wait(min(left_s, 1.0))
-        return found
+        return answer
 
     def type(self, text: str) -> None:
         """Type a line."""

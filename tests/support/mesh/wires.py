@@ -72,8 +72,8 @@ class Wires:
 
     def mute_between(self, some: Iterable[str], others: Iterable[str]) -> None:
         """Cut two sides apart as a lost cable does: nobody is told."""
-        for one, other in _pairs(some, others):
-            self._muted.add((one, other))
+        for text, other in _pairs(some, others):
+            self._muted.add((text, other))
 
     def close_between(self, some: Iterable[str], others: Iterable[str]) -> None:
         """Cut two sides apart as a firewall does: connections are reset, and new ones refused."""
@@ -168,7 +168,7 @@ class Wires:
 
 def _pairs(some: Iterable[str], others: Iterable[str]) -> set[tuple[str, str]]:
     sides = list(some), list(others)
-    return {pair for one in sides[0] for other in sides[1] for pair in ((one, other), (other, one))}
+    return {pair for side in sides[0] for other in sides[1] for pair in ((side, other), (other, side))}
 
 
 def _owner_of(port: int, proxy: int, pids: dict[str, int]) -> str:

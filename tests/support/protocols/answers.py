@@ -33,7 +33,7 @@ def change_view(**fields: Any) -> ChangeView:
 
 def decision_view(action: str, at_ms: int, subject: str = "", **fields: Any) -> DecisionView:
     """A decision on a lane, certified by nobody in particular."""
-    made = {
+    table = {
         "slot": 7, "project": "shop", "environment": "eu", "signers": (), "voters": (), "reason": "", "numbers": (),
     }  # fmt: skip
-    return DecisionView(**{**made, "action": action, "at_ms": at_ms, "subject": subject, **fields})
+    return DecisionView(**{**table, "action": action, "at_ms": at_ms, "subject": subject, **fields})

@@ -29,8 +29,8 @@ def ballot_of(net: ChainNet, name: str, round_: int = 9) -> Ballot:
 
 def reset_entry(net: ChainNet, name: str, *, number: int = 1, slot: int | None = None, by: Any = None) -> ResetTo:
     chain = net[name]
-    at = chain.position.slot + 1 if slot is None else slot
+    position = chain.position.slot + 1 if slot is None else slot
     voters = (Voter(net.nodes[name].peer, chain.store_id),)
-    reset = Reset(net.mesh, number, at, chain.ledger.digest_at(at - 1), 1_800_000_000_000, voters, "lost")
+    reset = Reset(net.mesh, number, position, chain.ledger.digest_at(position - 1), 1_800_000_000_000, voters, "lost")
     signed = sign(by or net.admin, RESET_DOMAIN, net.mesh, reset)
     return ResetTo(signed.payload, (signed,))

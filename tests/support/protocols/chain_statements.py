@@ -28,28 +28,30 @@ RING = KeyRing()
 
 SIGNERS = [RING.signer(f"v{index}") for index in range(7)]
 
-VOTERS = tuple(sorted(Voter(peer_id(one.public_key), b"store-%010d" % at) for at, one in enumerate(SIGNERS)))
+VOTERS = tuple(
+    sorted(Voter(peer_id(signer.public_key), b"store-%010d" % index) for index, signer in enumerate(SIGNERS))
+)
 
-SIGNER_OF = {peer_id(one.public_key): one for one in SIGNERS}
+SIGNER_OF = {peer_id(signer.public_key): signer for signer in SIGNERS}
 
 BALLOT = Ballot(3, VOTERS[0].node, b"nonce---")
 
 
 def vote(at: int = 0, **changes: Any) -> Vote:
     voter = VOTERS[at]
-    made = Vote(voter.node, voter.store_id, 4, MESH, 1, BALLOT, digest(b"d"), voters_digest(VOTERS))
-    return sign_statement(SIGNER_OF[voter.node], MESH, msgspec.structs.replace(made, **changes))
+    new_vote = Vote(voter.node, voter.store_id, 4, MESH, 1, BALLOT, digest(b"d"), voters_digest(VOTERS))
+    return sign_statement(SIGNER_OF[voter.node], MESH, msgspec.structs.replace(new_vote, **changes))
 
 
 def promise(at: int = 0, **changes: Any) -> Promise:
     voter = VOTERS[at]
-    made = Promise(voter.node, voter.store_id, 3, MESH, 1, BALLOT, NO_BALLOT, b"")
-    return sign_statement(SIGNER_OF[voter.node], MESH, msgspec.structs.replace(made, **changes))
+    new_promise = Promise(voter.node, voter.store_id, 3, MESH, 1, BALLOT, NO_BALLOT, b"")
+    return sign_statement(SIGNER_OF[voter.node], MESH, msgspec.structs.replace(new_promise, **changes))
 
 
 def proposal(at: int = 0, **changes: Any) -> Proposal:
-    made = msgspec.structs.replace(Proposal(VOTERS[at].store_id, MESH, 1, BALLOT, digest(b"d")), **changes)
-    return sign_statement(SIGNER_OF[made.ballot.node], MESH, made)
+    new_proposal = msgspec.structs.replace(Proposal(VOTERS[at].store_id, MESH, 1, BALLOT, digest(b"d")), **changes)
+    return sign_statement(SIGNER_OF[new_proposal.ballot.node], MESH, new_proposal)
 
 
 HIGHER = Ballot(9, VOTERS[1].node, b"nonce---")

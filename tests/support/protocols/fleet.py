@@ -59,7 +59,7 @@ class Node:
 
     @property
     def runs(self) -> Run | None:
-        last = next((one for one in reversed(self.orders) if isinstance(one, Run | Stop)), None)
+        last = next((order for order in reversed(self.orders) if isinstance(order, Run | Stop)), None)
         return last if isinstance(last, Run) else None
 
 
@@ -70,8 +70,8 @@ class Fleet:
         self.w = world
         self.mono_ms = 0
         self.cut = set(cut)
-        made = tuple(Voter(node_id(name), bytes([n]) * 16) for n, name in enumerate(world.nodes[:voters]))
-        world.state = replace(world.state, voters=tuple(sorted(made)))
+        new_voters = tuple(Voter(node_id(name), bytes([n]) * 16) for n, name in enumerate(world.nodes[:voters]))
+        world.state = replace(world.state, voters=tuple(sorted(new_voters)))
         self.refusals: list[Refusal] = []
         self.nodes = {name: Node(name, self._agent(name)) for name in world.nodes}
         self.decided()
@@ -84,7 +84,7 @@ class Fleet:
         return Now(self.mono_ms, self.w.at_ms)
 
     def voter(self, name: str) -> Voter | None:
-        return next((one for one in self.w.state.voters if one.node == node_id(name)), None)
+        return next((voter for voter in self.w.state.voters if voter.node == node_id(name)), None)
 
     def decided(self) -> None:
         for name in self.nodes:
@@ -178,9 +178,9 @@ class Fleet:
 def fleet(plan: Plan = PLAN, **fields: Any) -> Fleet:
     """Three nodes that serve release 1 and have just started release 2."""
     w = MeshWorld().furnish().deployed(1)
-    made = Fleet(w, **fields)
-    made.start(2, plan)
-    return made
+    new_fleet = Fleet(w, **fields)
+    new_fleet.start(2, plan)
+    return new_fleet
 
 
 def canary(made: Fleet) -> Node:

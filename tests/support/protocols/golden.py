@@ -44,10 +44,10 @@ def example(kind: inspect.Type, depth: int = 0) -> Any:
     """A value of a type, the same each time; of a union, its first member that is not None."""
     match kind:
         case inspect.StructType(cls=cls) | inspect.DataclassType(cls=cls):
-            made = {field.name: example(field.type, depth + 1) for field in kind.fields}
-            return cls(**made)
+            fields = {field.name: example(field.type, depth + 1) for field in kind.fields}
+            return cls(**fields)
         case inspect.UnionType(types=types):
-            return example(next(each for each in types if not isinstance(each, inspect.NoneType)), depth)
+            return example(next(entry for entry in types if not isinstance(entry, inspect.NoneType)), depth)
         case inspect.EnumType(cls=cls):
             return next(iter(cls))
         case inspect.LiteralType(values=values):
@@ -88,11 +88,11 @@ def encoded(value: msgspec.Struct) -> bytes:
 
 def lines() -> list[str]:
     """One line for each struct: its tag ("-" without one), its bytes in hex, its name."""
-    found = []
+    texts = []
     for cls in structs():
         value = example(inspect.type_info(cls))
-        found.append(f"{cls.__struct_config__.tag or '-'} {encoded(value).hex()} {cls.__module__}.{cls.__name__}")
-    return sorted(found)
+        texts.append(f"{cls.__struct_config__.tag or '-'} {encoded(value).hex()} {cls.__module__}.{cls.__name__}")
+    return sorted(texts)
 
 
 if __name__ == "__main__":

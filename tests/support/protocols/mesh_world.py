@@ -149,8 +149,8 @@ class MeshWorld:
     ) -> MeshState | Refusal:
         lane = self.state.lane(project, environment)
         wanted = (lane.sequence if lane else 0) if expect == -1 else expect
-        made = self.command(action, signers, shown, project=project, environment=environment, expect=wanted)
-        return self.judge(made, shown)
+        signed_command = self.command(action, signers, shown, project=project, environment=environment, expect=wanted)
+        return self.judge(signed_command, shown)
 
     @property
     def lane(self) -> Lane:
@@ -219,7 +219,7 @@ class MeshWorld:
         )
 
     def change(self, release: Release, author: str = "admin", plan: Plan = PLAN, **fields: Any) -> Change:
-        made = {
+        table = {
             "project": "shop",
             "environment": "prod",
             "request": "make it blue",
@@ -231,7 +231,7 @@ class MeshWorld:
             "created_ms": self.at_ms,
             "plan": plan,
         }
-        return Change(**{**made, **fields})
+        return Change(**{**table, **fields})
 
     def approval(self, by: str, change: Change, **fields: Any) -> bytes:
         said = {
@@ -259,14 +259,14 @@ class MeshWorld:
 
     def case_for(self, change: Change, release: Release, *, author: str = "admin", **shown: Any) -> Shown:
         """Exhibits of a start: the change, its manifest, and every node prepared unless `prepared` says whose."""
-        made = Shown().one("change", encode(sign(signer(author), CHANGE_DOMAIN, self.mesh, change)))
-        made.one("release", encode(release))
+        new_shown = Shown().one("change", encode(sign(signer(author), CHANGE_DOMAIN, self.mesh, change)))
+        new_shown.one("release", encode(release))
         ready = Prepared(digest(encode(change)), change.base, "passed")
-        made.add("statements", *(self.said(name, ready) for name in shown.get("prepared", self.nodes)))
-        made.add("grants", *(encode(chain) for chain in shown.get("grants", ())))
-        made.add("approvals", *shown.get("approvals", ()))
-        made.add("evidence", *shown.get("evidence", ()))
-        return made
+        new_shown.add("statements", *(self.said(name, ready) for name in shown.get("prepared", self.nodes)))
+        new_shown.add("grants", *(encode(chain) for chain in shown.get("grants", ())))
+        new_shown.add("approvals", *shown.get("approvals", ()))
+        new_shown.add("evidence", *shown.get("evidence", ()))
+        return new_shown
 
     def start(self, change: Change, *signers: Ed25519Signer, shown: Shown, **fields: Any) -> MeshState | Refusal:
         nodes = tuple(sorted(node_id(name) for name in fields.pop("nodes", self.nodes)))
@@ -290,7 +290,7 @@ class MeshWorld:
         return self.names(self.rollout.cohort)
 
     def verdict(self, word: VerdictWord = "pass", **fields: Any) -> HealthVerdict:
-        made = {
+        table = {
             "era": self.state.era,
             "rollout": self.rollout.id,
             "opened": self.rollout.opened,
@@ -301,7 +301,7 @@ class MeshWorld:
             "base": Counts(),
             "smoke_runs": 1,
         }
-        return HealthVerdict(**{**made, **fields})
+        return HealthVerdict(**{**table, **fields})
 
     def verdicts(self, word: VerdictWord = "pass", names: Sequence[str] | None = None, **fields: Any) -> Shown:
         said = self.verdict(word, **fields)

@@ -91,15 +91,15 @@ class Forge:
             case inspect.StructType(cls=cls) if cls is Signed:
                 return self.signed(depth) if depth < DEPTH_MAX else st.just(Signed(b"", b"", b""))
             case inspect.StructType(cls=cls, fields=fields):
-                parts = {one.name: self._of(one.type, depth + 1) for one in fields}
+                parts = {field.name: self._of(field.type, depth + 1) for field in fields}
                 return st.builds(cls, **parts)
             case inspect.UnionType(types=types):
-                flat = [one for one in types if depth < DEPTH_MAX or not isinstance(one, inspect.StructType)]
-                return st.one_of(*(self._of(one, depth) for one in flat or types))
+                flat = [entry for entry in types if depth < DEPTH_MAX or not isinstance(entry, inspect.StructType)]
+                return st.one_of(*(self._of(entry, depth) for entry in flat or types))
             case inspect.VarTupleType(item_type=item):
                 return st.lists(self._of(item, depth + 1), max_size=ITEMS_MAX if depth < DEPTH_MAX else 0).map(tuple)
             case inspect.TupleType(item_types=items):
-                return st.tuples(*(self._of(one, depth + 1) for one in items))
+                return st.tuples(*(self._of(item, depth + 1) for item in items))
             case inspect.LiteralType(values=values):
                 return st.sampled_from(values)
             case _:

@@ -65,9 +65,9 @@ def carried(by: str, key: str, body: bytes, *, tombstone: bool = False, at_ms: i
 def paper(kind: str, by: Signer, number: int = 1, at_ms: int = WALL_MS) -> tuple[str, bytes]:
     """Key and body of a paper of a kind about shop in prod."""
     if kind == "change":
-        made = replace_struct(W.change(W.release(number), "admin"), author=by.public_key, created_ms=at_ms)
-        body = encode(sign(by, CHANGE_DOMAIN, MESH, made))
-        return make_key("change", made.project, digest(body).hex()), body
+        entry = replace_struct(W.change(W.release(number), "admin"), author=by.public_key, created_ms=at_ms)
+        body = encode(sign(by, CHANGE_DOMAIN, MESH, entry))
+        return make_key("change", entry.project, digest(body).hex()), body
     if kind == "approval":
         named = digest(b"change %d" % number)
         body = sign_approval(by, MESH, Approval(b"", named, "shop", "prod", at_ms, at_ms + DAY_MS))

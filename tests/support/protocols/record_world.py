@@ -178,8 +178,8 @@ class Fleet:
         return Now(self.mono_ms, self.base_wall_ms + self.mono_ms + self.wall_offset_ms.get(peer, 0))
 
     def connect_all(self) -> None:
-        for one, two in itertools.combinations(self.names, 2):
-            self.connect(one, two)
+        for text, two in itertools.combinations(self.names, 2):
+            self.connect(text, two)
 
     def connect(self, one: str, two: str) -> None:
         first, second = fast_id(one), fast_id(two)
@@ -246,7 +246,9 @@ class Fleet:
         while self.mono_ms < until_ms:
             due = [node.records.deadline_ms() for node in self.nodes.values()]
             due += [node.sync.deadline_ms() for node in self.nodes.values()]
-            next_ms = min([until_ms, *(at for at in due if at is not None), *(item[0] for item in self.queue[:1])])
+            next_ms = min(
+                [until_ms, *(index for index in due if index is not None), *(item[0] for item in self.queue[:1])]
+            )
             self.mono_ms = max(self.mono_ms, next_ms)
             while self.queue and self.queue[0][0] <= self.mono_ms:
                 _, _, target, source, wire, is_sync = heapq.heappop(self.queue)
@@ -256,8 +258,8 @@ class Fleet:
                 self.perform(target, machine.handle(Received(source, message), now))
             for peer, node in self.nodes.items():
                 for machine in (node.records, node.sync):
-                    at = machine.deadline_ms()
-                    if at is not None and at <= self.mono_ms:
+                    position = machine.deadline_ms()
+                    if position is not None and position <= self.mono_ms:
                         self.perform(peer, machine.handle(Tick(), self.now(peer)))
                         later = machine.deadline_ms()
                         assert later is None or later > self.mono_ms, f"{machine} does not move on"

@@ -32,4 +32,8 @@ class FakeView:
         return node not in self.down
 
     def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
-        return {node: one for node, one in self.held.items() if (one.rollout, one.opened) == (rollout, opened)}
+        return {
+            node: health_verdict
+            for node, health_verdict in self.held.items()
+            if (health_verdict.rollout, health_verdict.opened) == (rollout, opened)
+        }

@@ -152,6 +152,6 @@ class World:
         chain: tuple[Signed, ...] = (),
         kept: tuple[RevocationStatement, ...] = (),
     ) -> RevocationStatement:
-        names = tuple(bytes(statement_id(one.signed)) for one in kept)
+        names = tuple(bytes(statement_id(revocation_statement.signed)) for revocation_statement in kept)
         body = Revocation(kind, subject, last_seq, last_serial, "lost", WALL_MS, names)  # type: ignore[arg-type]
         return sign_revocation(signer(by), self.mesh, body, chain)

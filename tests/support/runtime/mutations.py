@@ -37,20 +37,20 @@ def mutated(source: random.Random, corpus: Sequence[bytes]) -> bytes:
     """Return one input: up to four changes to a member of the corpus, which may follow another one whole."""
     data = bytearray(source.choice(corpus))
     for _ in range(source.choice((0, 1, 1, 2, 3, 4))):
-        at = source.randrange(len(data) + 1)
-        end = min(len(data), at + source.choice((1, 1, 2, 8, 40)))
+        position = source.randrange(len(data) + 1)
+        end = min(len(data), position + source.choice((1, 1, 2, 8, 40)))
         match source.randrange(6):
             case 0:
-                data[at:end] = bytes(source.randrange(256) for _ in range(end - at))
+                data[position:end] = bytes(source.randrange(256) for _ in range(end - position))
             case 1:
-                data[at:at] = source.choice(TOKENS)
+                data[position:position] = source.choice(TOKENS)
             case 2:
-                del data[at:end]
+                del data[position:end]
             case 3:
-                data[at:at] = data[at:end]
+                data[position:position] = data[position:end]
             case 4:
-                data[at:] = source.choice(corpus)[-max(1, len(data) - at) :]
+                data[position:] = source.choice(corpus)[-max(1, len(data) - position) :]
             case _:
-                data[at:end] = bytes(byte ^ (1 << source.randrange(8)) for byte in data[at:end])
+                data[position:end] = bytes(byte ^ (1 << source.randrange(8)) for byte in data[position:end])
     before = source.choice(corpus) if source.random() < 0.15 else b""
     return before + bytes(data)

@@ -16,7 +16,7 @@ NOW, DAY = datetime.now(UTC), timedelta(days=1)
 def write(path: Path, name: str = "site.test", *, begins: int = -10, ends: int = 10, mode: int = 0o600) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -30,7 +30,7 @@ def write(path: Path, name: str = "site.test", *, begins: int = -10, ends: int =
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
     path.chmod(mode)
     return path
 
@@ -67,7 +67,7 @@ class Authority:
     def issue(self, name: str, ends: int) -> tuple[bytes, bytes]:
         """Return a certificate of a name and its key, both PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
-        made = (
+        certificate = (
             self._made(x509.Name([]), key, ends)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -78,4 +78,4 @@ class Authority:
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return made.public_bytes(serialization.Encoding.PEM), private
+        return certificate.public_bytes(serialization.Encoding.PEM), private

@@ -50,17 +50,17 @@ def own_cache() -> Iterator[None]:
 
 def built(folder: Path) -> tuple[Found, list[BuiltApp]]:
     """Build every app of the project in `folder`. Raises `CommandError`, `BuildError`."""
-    found = open_project(folder)
+    project = open_project(folder)
     with own_cache():
-        apps = [build_app(found.project, app, found.root, Silent()) for app in found.project.base.apps.values()]
-    return found, apps
+        apps = [build_app(project.project, app, project.root, Silent()) for app in project.project.base.apps.values()]
+    return project, apps
 
 
 async def loads(
     found: Found, apps: list[BuiltApp], config: Mapping[str, str], allow_hosts: tuple[str, ...]
 ) -> list[AppLoad]:
     """Compile built apps; each is there as NAME, which is used again, and as NAME-fresh, which is not."""
-    made: list[AppLoad] = []
+    app_loads: list[AppLoad] = []
     with own_cache():
         cache = compile_cache()
         for app in apps:
@@ -70,10 +70,10 @@ async def loads(
             )
             hosts = allow_hosts or load.spec.allow_hosts
             spec = replace(load.spec, allow_loopback=True, allow_hosts=hosts, instances="reuse", instances_ready=1)
-            made.append(msgspec.structs.replace(load, spec=spec))
+            app_loads.append(msgspec.structs.replace(load, spec=spec))
             fresh = replace(spec, app=f"{app.name}-fresh", instances="fresh")
-            made.append(msgspec.structs.replace(load, spec=fresh))
-    return made
+            app_loads.append(msgspec.structs.replace(load, spec=fresh))
+    return app_loads
 
 
 @asynccontextmanager
@@ -84,10 +84,10 @@ async def serving_project(
 
     `config` is what they are given besides their own; `allow_hosts` takes the place of theirs, so that a test may choose ports.
     """
-    found, apps = await asyncio.to_thread(built, folder)
-    made = await loads(found, apps, config or {}, allow_hosts)
+    answer, apps = await asyncio.to_thread(built, folder)
+    app_loads = await loads(answer, apps, config or {}, allow_hosts)
     async with running(work, command=REAL) as served:
-        await served.pool.load(ReleaseLoad("r1", "r1", found.project.name, tuple(made)))
-        routed = [load.spec.app for load in made if load.spec.kind == "http"]
+        await served.pool.load(ReleaseLoad("r1", "r1", answer.project.name, tuple(app_loads)))
+        routed = [load.spec.app for load in app_loads if load.spec.kind == "http"]
         await served.pool.activate([WorkerRoute(app, "/", "r1", app) for app in routed])
         yield served

@@ -71,5 +71,5 @@ class RedisServer:
 
     def declared(self, password_file: Path | None = None, *, may_lose: bool = False) -> DeclaredProvider:
         """How a node's operator would declare it."""
-        given = str(password_file) if password_file is not None else ""
-        return DeclaredProvider("main", "redis", f"redis://127.0.0.1:{self.port}", given, may_lose=may_lose)
+        text = str(password_file) if password_file is not None else ""
+        return DeclaredProvider("main", "redis", f"redis://127.0.0.1:{self.port}", text, may_lose=may_lose)

@@ -182,9 +182,9 @@ class Served:
 async def until(look: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     """Return what `look` returns as soon as it is true; real processes have no virtual time."""
     async with asyncio.timeout(timeout_s):
-        while not (found := look()):  # noqa: ASYNC110 - what is awaited happens in another process
+        while not (entry := look()):  # noqa: ASYNC110 - what is awaited happens in another process
             await asyncio.sleep(0.01)
-        return found
+        return entry
 
 
 def stub_release(key: str, *apps: str, timeout_ms: int = 5_000, limits: AppLimits | None = None) -> ReleaseLoad:

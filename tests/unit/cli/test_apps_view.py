@@ -11,15 +11,15 @@ from tests.support.protocols.answers import node_view
 
 def judged(requests: int, failed: int, **ends: int) -> list[tuple[bool, str]]:
     app = AppAnswersView("shop", "production", "web", requests, failed, ends)
-    return [(one.fault, one.what) for one in apps(node_view(name="one", apps=(app,)))]
+    return [(finding.fault, finding.what) for finding in apps(node_view(name="one", apps=(app,)))]
 
 
 @pytest.mark.parametrize(
     ("requests", "failed", "fault"), [(1, 1, True), (40, 20, True), (40, 19, False), (1000, 1, False)]
 )
 def test_an_app_that_fails_half_of_its_requests_is_a_fault(requests: int, failed: int, fault: bool) -> None:
-    ((found, what),) = judged(requests, failed)
-    assert found == fault
+    ((answer, what),) = judged(requests, failed)
+    assert answer == fault
     assert what.startswith("shop/production: app web failed ")
 
 

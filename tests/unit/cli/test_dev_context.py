@@ -63,7 +63,7 @@ def test_the_context_dev_is_the_project_here_or_above_and_never_the_users(
     monkeypatch.setenv("FREEHOLD_CONTEXT", "dev")
     assert contexts.current_context()[0] == "dev"
     listed = CliRunner().invoke(context, ["list", "--json"]).output
-    assert [one["name"] for one in json.loads(listed)["contexts"]] == ["dev"]
+    assert [load["name"] for load in json.loads(listed)["contexts"]] == ["dev"]
     monkeypatch.chdir(project.parent)
     with pytest.raises(UsageError) as caught:
         contexts.current_context()
@@ -104,14 +104,14 @@ def found_in(folder: Path) -> Found:
 
 
 def test_a_secret_without_a_value_is_told_and_left_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = with_secrets(found_in(project), {"KEY": "v", "OTHER": ""}, Output(as_json=False))
-    assert found.project.settings("dev").apps["web"].secrets == ("KEY",)
-    assert found.project.settings("production").apps["web"].secrets == ("KEY", "OTHER")
+    secrets = with_secrets(found_in(project), {"KEY": "v", "OTHER": ""}, Output(as_json=False))
+    assert secrets.project.settings("dev").apps["web"].secrets == ("KEY",)
+    assert secrets.project.settings("production").apps["web"].secrets == ("KEY", "OTHER")
     assert "put OTHER=... into .freehold/secrets" in capsys.readouterr().err
 
 
 async def test_only_a_value_that_changed_becomes_a_new_version(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, given = found_in(project), {"KEY": "hunter2", "OTHER": "x"}
+    answer, table = found_in(project), {"KEY": "hunter2", "OTHER": "x"}
     held: list[str] = []
 
     async def rows(*_: Any) -> tuple[Any, ...]:
@@ -119,7 +119,7 @@ async def test_only_a_value_that_changed_becomes_a_new_version(project: Path, mo
 
     async def set_one(_client: Any, _signer: Any, place: tuple[str, str, str], value: bytes) -> None:
         assert place[:2] == ("shop", "dev")
-        assert value.decode() == given[place[2]]
+        assert value.decode() == table[place[2]]
         held.append(place[2])
 
     monkeypatch.setattr("cli.dev.secrets.rows_of", rows)
@@ -128,11 +128,11 @@ async def test_only_a_value_that_changed_becomes_a_new_version(project: Path, mo
     told: Any = None
     for expected in (["KEY", "OTHER"], [], ["OTHER"]):
         before = len(held)
-        await set_changed(told, Ed25519Signer(SEED), found, given, marks)
+        await set_changed(told, Ed25519Signer(SEED), answer, table, marks)
         assert held[before:] == expected
-        given["OTHER"] = "y" if expected == [] else given["OTHER"]
+        table["OTHER"] = "y" if expected == [] else table["OTHER"]
     held.clear()  # a mesh that lost its records gets them again
-    await set_changed(told, Ed25519Signer(SEED), found, given, marks)
+    await set_changed(told, Ed25519Signer(SEED), answer, table, marks)
     assert held == ["KEY", "OTHER"]
     assert marks.stat().st_mode & 0o777 == 0o600
     assert b"hunter2" not in marks.read_bytes()

@@ -23,10 +23,10 @@ def test_a_name_leads_to_addresses_or_else_to_one_name(hosts: list[str], lines: 
 
 
 def test_what_a_person_is_told() -> None:
-    one = NameView("a.test", "site", "production", ("n",), (), 0, "", "rateLimited: too many certificates")
-    text = "\n".join(described(one, []))
+    name = NameView("a.test", "site", "production", ("n",), (), 0, "", "rateLimited: too many certificates")
+    text = "\n".join(described(name, []))
     assert "no node says where visitors reach it" in text
     assert "rateLimited: too many certificates" in text
-    held = described(replace(one, certificate_until_ms=1_800_000_000_000, certificate_by="CN=R11", problem=""), [])
+    held = described(replace(name, certificate_until_ms=1_800_000_000_000, certificate_by="CN=R11", problem=""), [])
     assert held[-1].startswith("  certificate until 2027-01-15")
     assert held[-1].endswith("by CN=R11")

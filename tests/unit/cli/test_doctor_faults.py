@@ -155,40 +155,40 @@ WORLD = world()
 
 def exists(text: str) -> bool:
     """Whether a command that is printed can be typed: its words name a command, its options are its options."""
-    context, found = click.Context(freehold, info_name="freehold"), freehold
+    context, lazy_group = click.Context(freehold, info_name="freehold"), freehold
     words = text.split()[1:]
     for place, word in enumerate(words):
-        if isinstance(found, click.Group) and not word.startswith("-"):
-            following = found.get_command(context, word)
+        if isinstance(lazy_group, click.Group) and not word.startswith("-"):
+            following = lazy_group.get_command(context, word)
             if following is None:
                 return False
-            found = following
+            lazy_group = following
         elif word.startswith("--"):
-            known = {name for one in found.params for name in one.opts}
+            known = {name for parameter in lazy_group.params for name in parameter.opts}
             if word not in known:
                 return False
         elif place == 0:
             return False
-    return not isinstance(found, click.Group)
+    return not isinstance(lazy_group, click.Group)
 
 
 def test_forty_faults_at_least_are_looked_for() -> None:
-    assert len({one.name for one in FAULTS}) == len(FAULTS) >= 40
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 40
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda one: one.name)
 def test_a_fault_is_named_and_its_cure_destroys_nothing(fault: Fault) -> None:
-    found = fault.found()
-    assert any(fault.named in one.what for one in found), found
-    for one in found:
-        assert one.advice, one
+    findings = fault.found()
+    assert any(fault.named in entry.what for entry in findings), findings
+    for finding in findings:
+        assert finding.advice, finding
         if not fault.may_harm:
-            assert not HARMFUL.search(one.advice.replace("DATA/", "").replace("may be deleted", "")), one
-        for text in COMMAND.findall(one.advice):
+            assert not HARMFUL.search(finding.advice.replace("DATA/", "").replace("may be deleted", "")), finding
+        for text in COMMAND.findall(finding.advice):
             shown = re.sub(r" (?!--)[A-Z][A-Za-z-]*", "", text)  # NODE and FILE stand for what the reader puts there
             assert exists(shown) or exists(" ".join(shown.split()[:3])) or exists(" ".join(shown.split()[:2])), (
                 text,
-                one,
+                finding,
             )
 
 
@@ -207,8 +207,8 @@ def test_a_healthy_node_has_no_fault() -> None:
 def test_a_member_that_is_gone_without_a_word_is_a_fault_and_a_worker_that_was_stopped_is_none(
     voter: bool, left: bool
 ) -> None:
-    (found,) = checks.members([member("oslo", belief="down", connected=False, voter=voter, left=left)], NOW_MS)
-    assert found.fault == (voter or not left)
+    (finding,) = checks.members([member("oslo", belief="down", connected=False, voter=voter, left=left)], NOW_MS)
+    assert finding.fault == (voter or not left)
 
 
 def test_what_to_look_at_follows_from_the_rule() -> None:
@@ -217,8 +217,8 @@ def test_what_to_look_at_follows_from_the_rule() -> None:
 
 
 def test_an_engine_that_was_asked_for_and_does_not_serve_is_told() -> None:
-    (found,) = checks.engine("native", "it is not built; run: make native")
-    assert not found.fault
-    assert "it is not built" in found.what
+    (finding,) = checks.engine("native", "it is not built; run: make native")
+    assert not finding.fault
+    assert "it is not built" in finding.what
     assert checks.engine("auto", "it is not built; run: make native") == []
     assert checks.engine("native", "") == []

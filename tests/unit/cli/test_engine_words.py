@@ -37,8 +37,8 @@ def test_doctor_names_the_engine_of_a_node_that_says_it() -> None:
 
 
 def test_a_verdict_names_an_engine_that_is_not_python() -> None:
-    one = VerdictView("n", "pass", 1, 9, 1, "")
-    plain = _numbers({"n": "a"}, one)
-    assert _numbers({"n": "a"}, msgspec.structs.replace(one, engine="native")) == f"{plain}, in the native engine"
-    kept = Numbers("n", "pass", 9, 1, 1, 0, "")
-    assert _numbers({"n": "a"}, kept) == plain, "a decision keeps no engine"
+    verdict = VerdictView("n", "pass", 1, 9, 1, "")
+    plain = _numbers({"n": "a"}, verdict)
+    assert _numbers({"n": "a"}, msgspec.structs.replace(verdict, engine="native")) == f"{plain}, in the native engine"
+    numbers = Numbers("n", "pass", 9, 1, 1, 0, "")
+    assert _numbers({"n": "a"}, numbers) == plain, "a decision keeps no engine"

@@ -51,15 +51,15 @@ def test_entries_become_lines_and_are_entries_again(tmp_path: Path) -> None:
         {"store": "visits", "key": "text", "value": "café"},
     ]
     manifest = read_manifest(tmp_path / "out")
-    assert [one.name for one in manifest.files] == ["keyvalue.ndjson", "sql/main.db"]
+    assert [entry.name for entry in manifest.files] == ["keyvalue.ndjson", "sql/main.db"]
     with as_stored(tmp_path / "out", manifest) as (files, places):
-        assert sorted(one.name for one in files) == ["keyvalue.db", "sql/main.db"]
-        for one in files:
-            data = places[one.sha256].read_bytes()
-            assert (len(data), digest(data).hex()) == (one.size_bytes, one.sha256)
-        made = next(one for one in files if one.name == "keyvalue.db")
+        assert sorted(entry.name for entry in files) == ["keyvalue.db", "sql/main.db"]
+        for file in files:
+            data = places[file.sha256].read_bytes()
+            assert (len(data), digest(data).hex()) == (file.size_bytes, file.sha256)
+        listed_file = next(entry for entry in files if entry.name == "keyvalue.db")
         (tmp_path / "back" / "site").mkdir(parents=True)
-        (tmp_path / "back" / "site" / "keyvalue.db").write_bytes(places[made.sha256].read_bytes())
+        (tmp_path / "back" / "site" / "keyvalue.db").write_bytes(places[listed_file.sha256].read_bytes())
     back = SqliteKeyValue(tmp_path / "back", "site")
     assert {key: back.open("visits").get(key) for key in ENTRIES} == ENTRIES
     assert back.open("visits").increment("n", 1) == 42

@@ -40,7 +40,7 @@ FORGED = (
 @given(st.text())
 def test_nothing_that_acts_is_left_of_any_text(text: str) -> None:
     left = harmless(text)
-    assert all(one == "\n" or unicodedata.category(one) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for one in left)
+    assert all(text == "\n" or unicodedata.category(text) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for text in left)
     assert "\n" not in one_line(text)
     assert len(one_line(text)) <= 8 * (LINE_MAX_CHARS + 5)
 
@@ -73,15 +73,15 @@ def test_a_word_of_one_script_beside_words_of_another_is_no_look_alike(text: str
 @given(st.text())
 def test_foreign_text_is_harmless_however_it_is_put_into_a_line_and_whole_for_programs(text: str) -> None:
     told = foreign({"said": [text], text: 1})
-    one = told["said"][0]
-    assert (type(one) is Foreign) is (quoted(text) != text)
-    for made in (f"{one}", str(one), "".join([one]), one + "", "%s" % one, one.strip(), one[:9]):  # noqa: UP031
-        assert harmless(made) == made
-        assert all(line.startswith(INDENT) for line in made.split("\n")[1:-1])
-    assert plain(one) == text
+    entry = told["said"][0]
+    assert (type(entry) is Foreign) is (quoted(text) != text)
+    for candidate in (f"{entry}", str(entry), "".join([entry]), entry + "", "%s" % entry, entry.strip(), entry[:9]):  # noqa: UP031
+        assert harmless(candidate) == candidate
+        assert all(line.startswith(INDENT) for line in candidate.split("\n")[1:-1])
+    assert plain(entry) == text
     assert json.loads(json_text(told)) == {"said": [text], text: 1} if text != "said" else True
-    assert not [each for each in json_text(told) if unicodedata.category(each) in {"Cc", "Cf", "Co", "Zl", "Zp"}]
-    assert msgspec.json.encode(one, enc_hook=plain) == msgspec.json.encode(text)
+    assert not [text for text in json_text(told) if unicodedata.category(text) in {"Cc", "Cf", "Co", "Zl", "Zp"}]
+    assert msgspec.json.encode(entry, enc_hook=plain) == msgspec.json.encode(text)
 
 
 def test_a_model_reads_what_a_person_sees() -> None:
@@ -89,9 +89,9 @@ def test_a_model_reads_what_a_person_sees() -> None:
         text: str
         more: tuple[str, ...]
 
-    made = msgspec.convert(foreign({"text": "a\u200bb", "more": ["\U000e0041", "two\nlines"]}), Told)
-    assert json.loads(for_model(made)) == {"text": "a<200B>b", "more": ["<E0041>", "two\nlines"]}
-    assert builtins_of(made) == {"text": "a\u200bb", "more": ("\U000e0041", "two\nlines")}
+    answer = msgspec.convert(foreign({"text": "a\u200bb", "more": ["\U000e0041", "two\nlines"]}), Told)
+    assert json.loads(for_model(answer)) == {"text": "a<200B>b", "more": ["<E0041>", "two\nlines"]}
+    assert builtins_of(answer) == {"text": "a\u200bb", "more": ("\U000e0041", "two\nlines")}
 
 
 ROOT = Path(__file__).parents[3]
@@ -117,19 +117,19 @@ def raw_writes(path: Path) -> list[int]:
 
 
 def test_nobody_writes_to_a_terminal_beside_the_boundary() -> None:
-    found = {
+    document = {
         str(path.relative_to(ROOT)): raw_writes(path)
         for folder in ("cli", "node", "runtime", "protocols")
         for path in sorted((ROOT / folder).rglob("*.py"))
         if "templates" not in path.parts and "guest" not in path.parts and path.name != "__main__.py"
     }
-    wrote = {name for name, lines in found.items() if lines}
+    wrote = {name for name, lines in document.items() if lines}
     modules = {
         "protocols/state/transitions.py",
         "runtime/sandbox/compiler.py",
         "runtime/native/build.py",
     }  # a page; the tool that compiles, to its parent; the one that `make native` runs
-    assert wrote - modules == set(WRITES), {name: found[name] for name in wrote ^ set(WRITES)}
+    assert wrote - modules == set(WRITES), {name: document[name] for name in wrote ^ set(WRITES)}
     handler = (ROOT / "cli/commands/mesh/node.py").read_text()
     assert handler.count("sys.stdout.write(") == len(
         re.findall(r"sys\.stdout\.write\((escaped|fold\(one_line|harmless)\(", handler)
@@ -155,8 +155,8 @@ def test_a_forged_request_has_no_line_that_looks_like_ours() -> None:
 
 
 def test_a_newline_in_a_cell_adds_no_row() -> None:
-    made = table(("CHANGE", "REQUEST"), [("abc", FORGED[:50]), ("def", "plain")])
-    assert len(made.split("\n")) == 3
+    text = table(("CHANGE", "REQUEST"), [("abc", FORGED[:50]), ("def", "plain")])
+    assert len(text.split("\n")) == 3
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -27,33 +27,33 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def leaves(group: click.Group, path: str) -> list[tuple[str, click.Command]]:
-    found: list[tuple[str, click.Command]] = []
+    pairs: list[tuple[str, click.Command]] = []
     context = click.Context(group, info_name=path)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        found += (
+        pairs += (
             leaves(command, f"{path} {name}") if isinstance(command, click.Group) else [(f"{path} {name}", command)]
         )
-    return found
+    return pairs
 
 
 def test_every_command_that_answers_takes_json_and_all_show_examples() -> None:
-    for path, found in leaves(freehold, "freehold"):
+    for path, entry in leaves(freehold, "freehold"):
         # mcp speaks a protocol on standard output: it has no answer of its own.
-        assert any(option.name == "as_json" for option in found.params) == (path != "freehold mcp"), path
-        assert f"  {path}" in (found.epilog or ""), path
-        assert found.get_short_help_str(), path
+        assert any(option.name == "as_json" for option in entry.params) == (path != "freehold mcp"), path
+        assert f"  {path}" in (entry.epilog or ""), path
+        assert entry.get_short_help_str(), path
 
 
 def test_every_option_says_what_it_is_for_and_every_command_what_it_does() -> None:
     unsaid = []
-    for path, found in leaves(freehold, "freehold"):
-        said = [(path, (found.help or "").split("\n\n")[0])]
+    for path, entry in leaves(freehold, "freehold"):
+        said = [(path, (entry.help or "").split("\n\n")[0])]
         said += [
-            (f"{path} {one.opts[0]}", one.help or "")
-            for one in found.params
-            if isinstance(one, click.Option) and not one.hidden
+            (f"{path} {parameter.opts[0]}", parameter.help or "")
+            for parameter in entry.params
+            if isinstance(parameter, click.Option) and not parameter.hidden
         ]
         unsaid += [
             (what, text) for what, text in said if not re.fullmatch(r"[A-Za-z'`].*[.)]", text.strip(), re.DOTALL)
@@ -62,8 +62,8 @@ def test_every_option_says_what_it_is_for_and_every_command_what_it_does() -> No
 
 
 def test_a_default_is_shown_without_brackets_of_its_own() -> None:
-    for path, found in leaves(freehold, "freehold"):
-        shown = found.get_help(click.Context(found, info_name=path))
+    for path, entry in leaves(freehold, "freehold"):
+        shown = entry.get_help(click.Context(entry, info_name=path))
         assert "[default: (" not in shown, path
         assert ("[default: production]" in shown) == (path.split()[1:] in IN_PRODUCTION), path
 
@@ -95,12 +95,12 @@ def test_every_example_is_a_command_line_that_is_accepted(outside: Path) -> None
         (outside / folder).mkdir()
     for name in ("node.tar.gz", "hello.tar"):
         (outside / name).touch()
-    for path, found in leaves(freehold, "freehold"):
-        for line in (found.epilog or "").splitlines():
+    for path, entry in leaves(freehold, "freehold"):
+        for line in (entry.epilog or "").splitlines():
             _, named, rest = line.strip().rpartition(f"{path} ")
             if named:
-                arguments = [one.replace("~/guestbook", "freehold") for one in shlex.split(rest.partition(" > ")[0])]
-                found.make_context(path, arguments)  # raises UsageError if an argument is missing or wrong
+                arguments = [part.replace("~/guestbook", "freehold") for part in shlex.split(rest.partition(" > ")[0])]
+                entry.make_context(path, arguments)  # raises UsageError if an argument is missing or wrong
 
 
 def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,9 +204,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def group_of(function: object) -> click.Group:
-    made = click.Group("test")
-    made.add_command(command("go", examples=("freehold go",))(function))  # type: ignore[arg-type]
-    return made
+    group = click.Group("test")
+    group.add_command(command("go", examples=("freehold go",))(function))  # type: ignore[arg-type]
+    return group
 
 
 def test_a_command_error_becomes_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

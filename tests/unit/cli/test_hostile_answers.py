@@ -42,9 +42,9 @@ def tainted(value: Any, *, every: bool) -> Any:
         case str():
             return value + NASTY if every or not OPAQUE.fullmatch(value) else value
         case list():
-            return [tainted(one, every=every) for one in value]
+            return [tainted(entry, every=every) for entry in value]
         case dict():
-            return {key: tainted(one, every=every) for key, one in value.items()}
+            return {key: tainted(entry, every=every) for key, entry in value.items()}
         case _:
             return value
 
@@ -52,11 +52,11 @@ def tainted(value: Any, *, every: bool) -> Any:
 def answered(path: str, *, every: bool) -> bytes:
     if path == "/v1/state":
         return encode(MeshWorld().furnish().deployed().state)
-    for one in OPERATIONS:
-        pattern = re.sub(r"\{\w+\}", "[^/]+", one.path)
-        if one.method == "GET" and re.fullmatch(pattern, path):
-            answer = examples().get(one.name, {}).get("answer")
-            if one.name == "logs":
+    for operation in OPERATIONS:
+        pattern = re.sub(r"\{\w+\}", "[^/]+", operation.path)
+        if operation.method == "GET" and re.fullmatch(pattern, path):
+            answer = examples().get(operation.name, {}).get("answer")
+            if operation.name == "logs":
                 answer = {
                     "lines": [json.dumps({"message": NASTY, "app": NASTY, "event": NASTY}), NASTY, "{", "[1]", ""]
                 }
@@ -82,7 +82,9 @@ def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
 
 
 def acts(text: str) -> list[str]:
-    return sorted({one for one in text if one != "\n" and unicodedata.category(one) in {"Cc", "Cf", "Cs", "Co", "Cn"}})
+    return sorted(
+        {entry for entry in text if entry != "\n" and unicodedata.category(entry) in {"Cc", "Cf", "Cs", "Co", "Cn"}}
+    )
 
 
 @pytest.mark.parametrize("every", [False, True], ids=["texts", "everything"])

@@ -20,21 +20,21 @@ def job(*ends: str, **more: Any) -> JobView:
     details = {"succeeded": "exit code 0", "failed": "exit code 3", "lost": "no worker is running",
                "skipped": "the run before has not ended"}  # fmt: skip
     runs = [
-        JobRunView(due_ms=NOW - (at + 1) * MINUTE_MS, outcome=one, detail=details[one], duration_ms=5)
-        for at, one in enumerate(ends)
+        JobRunView(due_ms=NOW - (index + 1) * MINUTE_MS, outcome=text, detail=details[text], duration_ms=5)
+        for index, text in enumerate(ends)
     ]
-    ended = [one for one in ends if one != "skipped"]
-    failing = next((at for at, one in enumerate(ended) if one == "succeeded"), len(ended))
+    ended = [text for text in ends if text != "skipped"]
+    failing = next((index for index, text in enumerate(ended) if text == "succeeded"), len(ended))
     last = runs[0] if runs else JobRunView(due_ms=0, outcome="", detail="", duration_ms=0)
-    made = JobView(
+    new_job = JobView(
         "sweep", "* * * * *", NOW + MINUTE_MS, last.due_ms, last.outcome, last.detail, runs=tuple(runs), failing=failing
     )
-    return replace(made, **more)
+    return replace(new_job, **more)
 
 
 def judged(one: JobView) -> list[tuple[bool, str, str]]:
     view = node_view(jobs=(LaneJobsView("shop", "production", (one,)),))
-    return [(found.fault, found.what, found.advice) for found in jobs(view, NOW)]
+    return [(job.fault, job.what, job.advice) for job in jobs(view, NOW)]
 
 
 @pytest.mark.parametrize(

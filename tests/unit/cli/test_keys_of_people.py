@@ -29,7 +29,7 @@ from tests.support.protocols.mesh_world import MeshWorld
 
 MESH = b"m" * 32
 SIGNERS = tuple(sorted((Ed25519Signer(bytes([number]) * 32) for number in range(1, 5)), key=lambda one: one.public_key))
-KEYS = tuple(one.public_key for one in SIGNERS)
+KEYS = tuple(signer.public_key for signer in SIGNERS)
 ENTROPY = b"e" * 28
 STATE: MeshState = replace(MeshWorld().state, admins=KEYS[:2], threshold=1)
 
@@ -123,12 +123,12 @@ def test_a_key_on_paper_is_read_as_it_was_written_whatever_the_spacing() -> None
 def test_each_wrong_letter_and_two_that_changed_places_are_noticed() -> None:
     text = on_paper(b"s" * 31 + b"t").replace(" ", "")
     assert len(text) == TEXT_CHARACTERS
-    for at in range(TEXT_CHARACTERS):
-        other = "a" if text[at] != "a" else "b"
+    for index in range(TEXT_CHARACTERS):
+        other = "a" if text[index] != "a" else "b"
         with pytest.raises(UsageError) as told:
-            from_paper(text[:at] + other + text[at + 1 :])
+            from_paper(text[:index] + other + text[index + 1 :])
         assert text[:8] not in str(told.value), "nothing of it is shown"
-    swapped = next(at for at in range(TEXT_CHARACTERS - 1) if text[at] != text[at + 1])
+    swapped = next(position for position in range(TEXT_CHARACTERS - 1) if text[position] != text[position + 1])
     with pytest.raises(UsageError, match="a letter is wrong"):
         from_paper(text[:swapped] + text[swapped + 1] + text[swapped] + text[swapped + 2 :])
     for bad in ("", text[:-1], text + "a", text[:-1] + "1", text[:-1] + "!"):
@@ -174,28 +174,31 @@ def test_a_plan_that_could_not_be_decided_is_refused(
     added: tuple[int, ...], removed: tuple[int, ...], threshold: int | None
 ) -> None:
     with pytest.raises(UsageError):
-        plan_of(STATE, [KEYS[one] for one in added], [KEYS[one] for one in removed], threshold)
+        plan_of(STATE, [KEYS[number] for number in added], [KEYS[number] for number in removed], threshold)
 
 
 def test_a_plan_keeps_a_key_for_recovery_and_says_what_it_may() -> None:
     state = replace(STATE, rules_version=RECOVERY_RULES)
-    kept = RECOVERY + KEYS[3]
-    plan = plan_of(state, [kept], [], None)
-    assert (plan.after, plan.threshold) == (tuple(sorted((*KEYS[:2], kept))), 1)
+    content = RECOVERY + KEYS[3]
+    plan = plan_of(state, [content], [], None)
+    assert (plan.after, plan.threshold) == (tuple(sorted((*KEYS[:2], content))), 1)
     assert f"  + {KEYS[3].hex()}  for recovery alone" in plan.lines
     assert any("alone can name other admins" in line for line in plan.lines)
     assert any("1 of 2 admin keys" in line for line in plan.lines), "it counts among nobody's signatures"
     turned = plan_of(state, [RECOVERY + KEYS[1]], [], None)
     assert turned.after == tuple(sorted((KEYS[0], RECOVERY + KEYS[1]))), "an admin's key becomes that alone"
-    both = replace(state, admins=tuple(sorted((*KEYS[:2], kept))), threshold=2)
+    both = replace(state, admins=tuple(sorted((*KEYS[:2], content))), threshold=2)
     assert not any("nobody administers" in line for line in plan_of(both, [KEYS[2]], [], 3).lines)
-    for added, removed, threshold in (([kept], [], 3), ([], list(KEYS[:2]), None)):
+    for added, removed, threshold in (([content], [], 3), ([], list(KEYS[:2]), None)):
         with pytest.raises(UsageError):
             plan_of(
-                replace(state, admins=tuple(sorted((*KEYS[:2], kept)))) if removed else state, added, removed, threshold
+                replace(state, admins=tuple(sorted((*KEYS[:2], content)))) if removed else state,
+                added,
+                removed,
+                threshold,
             )
     with pytest.raises(UsageError, match="needs rules"):
-        plan_of(replace(state, rules_version=RECOVERY_RULES - 1), [kept], [], None)
+        plan_of(replace(state, rules_version=RECOVERY_RULES - 1), [content], [], None)
 
 
 def test_a_key_is_named_whole_or_by_the_beginning_of_an_admins() -> None:
@@ -215,7 +218,7 @@ def test_a_statement_gathers_signatures_and_nobody_who_carries_it_can_change_it(
     signed, command, action = read_statement(statement(), MESH)
     assert (command.expect, action.admins, action.threshold) == (7, KEYS[:3], 2)
     both = add_signature(signed, MESH, SIGNERS[1])
-    assert [one.key for one in both.signatures] == list(KEYS[:2])
+    assert [signature.key for signature in both.signatures] == list(KEYS[:2])
     assert add_signature(both, MESH, SIGNERS[1]).signatures == both.signatures, "the same admin twice counts once"
     assert read_statement(write_statement(both), MESH)[0] == both
     other = replace(both, payload=read_statement(statement(1), MESH)[0].payload)
@@ -244,7 +247,7 @@ DAY_MS = 86_400_000
 
 
 def principal(*ends_ms: int, kind: str = "person") -> Principal:
-    views = [RightsView(("deployer",), ("view",), ("*",), ("*",), one, ("ab",)) for one in ends_ms]
+    views = [RightsView(("deployer",), ("view",), ("*",), ("*",), number, ("ab",)) for number in ends_ms]
     first = views[0] if views else RightsView((), (), (), (), 0, ())
     return Principal(
         "ab" * 32, "ann", kind, first.roles, first.verbs, first.projects, first.environments, first.expires_ms, (),
@@ -306,9 +309,14 @@ def test_a_reminder_is_said_once_and_not_where_the_command_says_it() -> None:
 
 
 def renewed(lineage: tuple[bytes, ...], admin: Ed25519Signer) -> Grant:
-    one = replace(principal(NOW_MS), key=KEYS[3].hex(), lineage=tuple(each.hex() for each in lineage))
+    chosen_principal = replace(principal(NOW_MS), key=KEYS[3].hex(), lineage=tuple(digest.hex() for digest in lineage))
     signed = commands._again(
-        admin, MESH, one, one.each[0], NOW_MS + DAY_MS, same_person=commands._is_same_person(one, admin.public_key)
+        admin,
+        MESH,
+        chosen_principal,
+        chosen_principal.each[0],
+        NOW_MS + DAY_MS,
+        same_person=commands._is_same_person(chosen_principal, admin.public_key),
     )
     grant: Grant = decode(signed.payload, Grant)
     return grant

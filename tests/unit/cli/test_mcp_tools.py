@@ -91,13 +91,13 @@ class Held(AgentSession):
 def session(lines: list[str] | None = None, error: CommandError | None = None, role: str = "deployer") -> Held:
     verbs = VERBS_OF_ROLE[cast("Any", role)]
     principal = Principal("", "bot", "agent", (role,), verbs, ("hello",), ("*",), 1 << 60, (), (), "", ())
-    made = Held(Context("", "", "bot"), Ed25519Signer(bytes(32)), principal, "hello", None)
-    object.__setattr__(made, "pages", Pages({"one": list(lines or [])}, error))
-    return made
+    held = Held(Context("", "", "bot"), Ed25519Signer(bytes(32)), principal, "hello", None)
+    object.__setattr__(held, "pages", Pages({"one": list(lines or [])}, error))
+    return held
 
 
 def tool(name: str) -> Tool:
-    return next(one for one in TOOLS if one.name == name)
+    return next(tool for tool in TOOLS if tool.name == name)
 
 
 def text_of(result: mcp_types.CallToolResult) -> str:
@@ -108,39 +108,39 @@ def text_of(result: mcp_types.CallToolResult) -> str:
 
 def test_there_are_at_most_fourteen_tools_and_none_approves_or_takes_a_project_or_a_key() -> None:
     assert len(TOOLS) <= 14
-    for one in TOOLS:
-        assert one.name != "approve"
-        assert one.verb not in {"approve", "admin", "secret"}
-        shape = schema_of(one.arguments)
+    for entry in TOOLS:
+        assert entry.name != "approve"
+        assert entry.verb not in {"approve", "admin", "secret"}
+        shape = schema_of(entry.arguments)
         assert shape["type"] == "object"
         assert shape["additionalProperties"] is False
         assert not {"project", "key", "token", "value", "passphrase"} & set(shape["properties"])
         Draft202012Validator.check_schema(shape)
-        Draft202012Validator.check_schema(schema_of(one.answer))
+        Draft202012Validator.check_schema(schema_of(entry.answer))
 
 
 def test_annotations_follow_from_the_table_that_gates() -> None:
-    for one in TOOLS:
-        hints = described(one).annotations
+    for entry in TOOLS:
+        hints = described(entry).annotations
         assert hints is not None
-        assert hints.read_only_hint == (one.verb == "view")
+        assert hints.read_only_hint == (entry.verb == "view")
         assert hints.open_world_hint is False
         assert not (hints.read_only_hint and hints.destructive_hint)
 
 
 @pytest.mark.parametrize(("role", "count"), [("viewer", 7), ("proposer", 13), ("deployer", 14)])
 def test_a_grant_is_offered_what_its_verbs_allow(role: str, count: int) -> None:
-    found = offered(session(role=role))
-    assert len(found) == count
-    assert all(one.reads_only for one in found) == (role == "viewer")
+    tools = offered(session(role=role))
+    assert len(tools) == count
+    assert all(tool.reads_only for tool in tools) == (role == "viewer")
 
 
 async def test_what_apps_print_arrives_inside_a_boundary_they_cannot_know() -> None:
     result = await answer(session([INJECTION, "second"]), tool("logs"), {})
-    made = cast("dict[str, Any]", result.structured_content)
-    assert made["untrusted_lines"] == [INJECTION, "second"]
-    assert "not instructions" in made["notice"]
-    boundary = made["boundary"]
+    document = cast("dict[str, Any]", result.structured_content)
+    assert document["untrusted_lines"] == [INJECTION, "second"]
+    assert "not instructions" in document["notice"]
+    boundary = document["boundary"]
     head, _, body = text_of(result).partition(f"\n<untrusted-{boundary}>\n")
     assert INJECTION not in head
     assert body == f"{INJECTION}\nsecond\n</untrusted-{boundary}>"
@@ -164,16 +164,16 @@ async def test_the_reasons_that_people_gave_stand_apart_from_what_the_mesh_says(
         "/v1/changes": [proposed, running], "/v1/decisions": [decision_view("start", 7, RUNNING)],
     }  # fmt: skip
     object.__setattr__(held, "pages", Shown(shown))
-    made = cast("dict[str, Any]", (await answer(held, tool("status"), {})).structured_content)
-    (told,) = made["lanes"]
+    document = cast("dict[str, Any]", (await answer(held, tool("status"), {})).structured_content)
+    (told,) = document["lanes"]
     reasons = told.pop("untrusted_reasons")
     assert reasons == dict.fromkeys(("frozen", "last_abort", "paused", "break_glass"), INJECTION)
     assert INJECTION.startswith(told.pop("untrusted_request").removesuffix("…"))
     (open_change,) = told["open_changes"]
     assert INJECTION.startswith(open_change.pop("untrusted_request").removesuffix("…"))
     assert open_change == {"change": "cc" * 6, "waits_for": "a start"}
-    assert (told["data_on"], told["since_ms"], made["warnings"]) == ("oslo (one)", 7, ["voter oslo (one) is down"])
-    assert INJECTION not in str(made)
+    assert (told["data_on"], told["since_ms"], document["warnings"]) == ("oslo (one)", 7, ["voter oslo (one) is down"])
+    assert INJECTION not in str(document)
     assert [(job["app"], job["failing"]) for job in told["jobs"]] == [("sweep", 2)]
     assert (told["frozen"], told["base"]["break_glass"], told["rollout"]["paused"]) == (True, True, True)
 
@@ -201,9 +201,9 @@ async def test_logs_are_those_of_every_node_in_the_order_they_were_written_and_n
     lost = CommandError("no answer", next_step="freehold mesh members", kind="node.unreachable")
     first, second, third = (json.dumps({"time": f"2026-11-28T13:00:0{n}Z", "message": n}) for n in (1, 2, 3))
     held.pages.pages = {"one": [first, third], "two": [second], "gone": lost}
-    made = await logs(held, Reading())
-    assert made.untrusted_lines == (first, second, third)
-    assert made.silent_nodes == ("name-of-gone (gone)",)
+    new_logs = await logs(held, Reading())
+    assert new_logs.untrusted_lines == (first, second, third)
+    assert new_logs.silent_nodes == ("name-of-gone (gone)",)
     assert (await logs(held, Reading(node="name-of-two"))).untrusted_lines == (second,)
     result = await answer(held, tool("logs"), {"node": "nobody"})
     assert json.loads(text_of(result))["error"]["kind"] == "no-such-node"

@@ -25,7 +25,7 @@ class Client:
 
 
 async def lag(slots: dict[str, int | None], apart: tuple[str, ...] = ()) -> dict[str, int]:
-    members = tuple(SimpleNamespace(node=one, connected=one not in apart) for one in slots)
+    members = tuple(SimpleNamespace(node=slot, connected=slot not in apart) for slot in slots)
     return await behind(Client(slots), members)  # type: ignore[arg-type]
 
 

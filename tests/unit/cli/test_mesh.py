@@ -38,13 +38,13 @@ NOW_MS = 1_700_000_000_000
 
 
 def member(name: str, **fields: Any) -> Member:
-    given = {
+    document = {
         "node": f"12D3KooW{name:>12}".replace(" ", "x"), "name": name, "version": "1", "standing": "member",
         "belief": "alive", "connected": True, "confirmed": True, "voter": True, "draining": False, "roles": (),
         "labels": {}, "addresses": (), "rtt_ms": 1.0, "expires_ms": NOW_MS + 90 * DAY_MS, "last_seq": 4,
         "last_serial": 1,
     }  # fmt: skip
-    return Member(**{**given, **fields})
+    return Member(**{**document, **fields})
 
 
 def store(name: str, *, votes: bool = True, ready: bool = True, number: int = 1) -> VoterStore:
@@ -103,7 +103,7 @@ def test_a_span_is_told_to_the_nearest_unit_unless_it_is_a_limit_to_stay_under()
 
 def test_an_exact_span_is_written_in_the_largest_unit_that_divides_it() -> None:
     spans_ms = (0, 1, 1_500, 10_000, 90_000, 120_000, 7_200_000, 172_800_000)
-    assert [written_ms(one) for one in spans_ms] == ["0s", "1ms", "1500ms", "10s", "90s", "2m", "2h", "2d"]
+    assert [written_ms(number) for number in spans_ms] == ["0s", "1ms", "1500ms", "10s", "90s", "2m", "2h", "2d"]
 
 
 def test_labels_come_out_in_order_and_a_repeated_key_is_refused() -> None:
@@ -210,15 +210,17 @@ def test_a_healthy_node_has_no_finding() -> None:
     ],
 )
 def test_each_fault_of_a_node_is_named_with_advice(fields: dict[str, Any], words: str) -> None:
-    found = checks.node(view(**fields), NOW_MS)
-    assert [(one.fault, words in one.what, bool(one.advice)) for one in found] == [(True, True, True)]
+    findings = checks.node(view(**fields), NOW_MS)
+    assert [(finding.fault, words in finding.what, bool(finding.advice)) for finding in findings] == [
+        (True, True, True)
+    ]
 
 
 def test_a_certificate_that_runs_out_within_two_weeks_is_a_warning_and_a_fault_afterwards() -> None:
     soon = checks.members([member("oslo", expires_ms=NOW_MS + 3 * DAY_MS)], NOW_MS)
-    assert [(one.fault, "3d" in one.what) for one in soon] == [(False, True)]
+    assert [(finding.fault, "3d" in finding.what) for finding in soon] == [(False, True)]
     late = checks.members([member("oslo", expires_ms=NOW_MS - 1)], NOW_MS)
-    assert [one.fault for one in late] == [True]
+    assert [finding.fault for finding in late] == [True]
     assert checks.members([member("oslo", expires_ms=NOW_MS + 15 * DAY_MS)], NOW_MS) == []
 
 
@@ -227,25 +229,27 @@ def test_the_quorum_is_judged_by_the_voters_that_can_be_reached() -> None:
     down = member("c", belief="down", connected=False)
     assert checks.quorum(up) == []
     one_left = checks.quorum([*up[:2], down])
-    assert [(one.fault, "one more" in one.what) for one in one_left] == [(True, True)]
+    assert [(finding.fault, "one more" in finding.what) for finding in one_left] == [(True, True)]
     lost = checks.quorum([up[0], member("b", belief="down"), down])
-    assert [(one.fault, "nothing can be decided" in one.what) for one in lost] == [(True, True)]
+    assert [(finding.fault, "nothing can be decided" in finding.what) for finding in lost] == [(True, True)]
     two_nodes = checks.quorum([up[0], member("b", voter=False)])
-    assert [(one.fault, "add a third" in one.advice) for one in two_nodes] == [(False, True)]
+    assert [(node.fault, "add a third" in node.advice) for node in two_nodes] == [(False, True)]
 
 
 def test_a_voter_that_rebooted_is_a_fault_when_too_few_others_can_answer_it() -> None:
     up, down = [member("a", belief="self"), member("b"), member("c")], member("c", belief="down", connected=False)
     assert checks.boot_read(view(), up) == []
     reading = checks.boot_read(view(boot_answers_needed=2), up)
-    assert [(one.fault, "a moment" in one.advice) for one in reading] == [(False, True)]
+    assert [(finding.fault, "a moment" in finding.advice) for finding in reading] == [(False, True)]
     stuck = checks.boot_read(view(boot_answers_needed=2), [*up[:2], down])
-    assert [(one.fault, "1 can be reached" in one.what, "start" in one.advice) for one in stuck] == [(True, True, True)]
+    assert [(finding.fault, "1 can be reached" in finding.what, "start" in finding.advice) for finding in stuck] == [
+        (True, True, True)
+    ]
 
 
 def test_what_only_the_node_can_judge_is_passed_on_with_its_advice() -> None:
-    found = checks.node(view(concerns=["a.pem ends in 3 days; put its successor in its place"]), NOW_MS)
-    assert [(one.fault, one.what, one.advice) for one in found] == [
+    findings = checks.node(view(concerns=["a.pem ends in 3 days; put its successor in its place"]), NOW_MS)
+    assert [(finding.fault, finding.what, finding.advice) for finding in findings] == [
         (False, "oslo: a.pem ends in 3 days", "put its successor in its place")
     ]
 
@@ -253,13 +257,13 @@ def test_what_only_the_node_can_judge_is_passed_on_with_its_advice() -> None:
 def test_a_voter_with_another_store_than_the_one_that_votes_is_a_fault() -> None:
     assert checks.stores((store("a"), store("d", votes=False))) == []
     lost = checks.stores((store("a"), store("b", ready=False), store("b", votes=False, number=2)))
-    assert [(one.fault, "--replace b b" in one.advice) for one in lost] == [(True, True)]
+    assert [(finding.fault, "--replace b b" in finding.advice) for finding in lost] == [(True, True)]
 
 
 def test_a_clock_is_a_warning_at_five_seconds_and_a_fault_at_sixty() -> None:
     assert checks.clock("oslo", 4_000) == []
-    assert [one.fault for one in checks.clock("oslo", -10_000)] == [False]
-    assert [one.fault for one in checks.clock("oslo", 61_000)] == [True]
+    assert [finding.fault for finding in checks.clock("oslo", -10_000)] == [False]
+    assert [finding.fault for finding in checks.clock("oslo", 61_000)] == [True]
 
 
 def test_files_that_others_can_read_are_faults() -> None:
@@ -351,9 +355,9 @@ def test_installing_and_removing_are_plans_before_they_are_deeds() -> None:
     ]
     again = systemd.install_steps("1.2", systemd.DATA_FOLDER, user_exists=True)
     assert len(again) == len(install) - 1
-    kept = systemd.uninstall_steps(systemd.DATA_FOLDER, purge=False, user_exists=True)
+    steps = systemd.uninstall_steps(systemd.DATA_FOLDER, purge=False, user_exists=True)
     purged = systemd.uninstall_steps(systemd.DATA_FOLDER, purge=True, user_exists=True)
-    assert not any("delete" in step.text for step in kept)
+    assert not any("delete" in step.text for step in steps)
     assert [step.command[0] for step in purged if step.command][-1] == "userdel"
 
 
@@ -363,7 +367,7 @@ def test_the_last_words_of_a_release_are_each_told_once_however_often_they_were_
         {"time": f"{number:04}", "app": "web", "stream": "guest", "event": "guest", "message": trace[number % 3]}
         for number in range(30)
     ]
-    assert [(entry["message"], times) for entry, times in last_words(reversed(said))] == [(one, 10) for one in trace]
+    assert [(entry["message"], times) for entry, times in last_words(reversed(said))] == [(text, 10) for text in trace]
     many = [{**said[0], "time": f"{number:04}", "message": str(number)} for number in range(40)]
     assert [entry["message"] for entry, _ in last_words(many)] == [str(number) for number in range(40)][
         -LAST_WORDS_MAX:
@@ -457,8 +461,11 @@ def test_a_start_that_leaves_out_a_node_that_is_back_names_the_command_that_take
 
 
 def test_a_warning_calls_nodes_by_their_names() -> None:
-    one = member("oslo")
-    assert lane_status.with_names(f"voter {one.node} is down", [one]) == f"voter {one.title} is down"
+    chosen_member = member("oslo")
+    assert (
+        lane_status.with_names(f"voter {chosen_member.node} is down", [chosen_member])
+        == f"voter {chosen_member.title} is down"
+    )
 
 
 def test_a_step_in_a_rollout_is_taken_in_the_project_that_was_named_or_in_the_only_one_and_none_is_guessed() -> None:

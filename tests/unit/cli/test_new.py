@@ -18,13 +18,13 @@ from cli.project.scaffold import CHOICES, create
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_new_project_has_an_app_a_test_a_smoke_check_and_instructions(name: str, tmp_path: Path) -> None:
     folder, files = create("hello", CHOICES[name], tmp_path)
-    found = open_project(folder)
-    assert found.project.name == "hello"
-    assert found.project.smoke
-    assert found.project.test_command
+    project = open_project(folder)
+    assert project.project.name == "hello"
+    assert project.project.smoke
+    assert project.project.test_command
     assert {"AGENTS.md", ".gitignore", "freehold.toml"} <= set(files)
     assert any(file.startswith("tests/") for file in files)
-    app = found.project.base.apps["web"]
+    app = project.project.base.apps["web"]
     assert (folder / app.source / app.entry.partition(":")[0]).with_suffix("").exists() or any(
         (folder / app.source).glob(app.entry.partition(":")[0].partition(".")[0] + ".*")
     )

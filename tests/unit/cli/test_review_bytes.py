@@ -80,8 +80,8 @@ def test_the_imports_of_a_component_are_read_from_the_bytes_of_its_digest(
 
 def rows_shown(*names: str) -> list[str]:
     rows = [Difference("capabilities", "web", f"imports {name}", None, "yes") for name in names]
-    kept, _ = _without_plain_set(rows)
-    return [one.name.removeprefix("imports ") for one in kept]
+    differences, _ = _without_plain_set(rows)
+    return [difference.name.removeprefix("imports ") for difference in differences]
 
 
 GRANTING = (

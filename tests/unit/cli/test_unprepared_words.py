@@ -23,13 +23,13 @@ class Answers:
 
     async def read(self, kind: Any, path: str, **query: Any) -> Any:
         if path == "/v1/members":
-            return tuple(member("", node=one, belief="down" if one == self.down else "alive") for one in self.logs)
+            return tuple(member("", node=log, belief="down" if log == self.down else "alive") for log in self.logs)
         self.asked.append(query["node"])
         assert query["contains"] == CHANGE
         lines = self.logs[query["node"]]
         if lines is None:
             raise CommandError("timed out", next_step="", kind="node.unreachable")
-        return LogLines(tuple(json.dumps(one) for one in lines))
+        return LogLines(tuple(json.dumps(line) for line in lines))
 
 
 def failed(why: str) -> dict[str, Any]:

@@ -49,9 +49,9 @@ async def test_who_comes_back_hears_what_it_missed_and_nothing_twice() -> None:
     assert boot == "gap", "an id of another process is none of this one's"
     first = feed._boot
     frames = await take(feed, 3, after=f"{first}-2")
-    assert [id_of(one) for one in frames] == [f"{first}-{number}" for number in (3, 4, 5)]
+    assert [id_of(frame) for frame in frames] == [f"{first}-{number}" for number in (3, 4, 5)]
     frames = await take(feed, 2, after=f"{first}-1", project="p0")
-    assert [id_of(one) for one in frames] == [f"{first}-3", f"{first}-5"]
+    assert [id_of(frame) for frame in frames] == [f"{first}-3", f"{first}-5"]
 
 
 async def test_what_is_too_old_or_was_never_told_is_a_gap() -> None:

@@ -15,9 +15,9 @@ NEVER = ("169.254.169.254", "fe80::1", "fe80::1%eth0", "0.0.0.0", "::", "224.0.0
 
 @pytest.mark.parametrize("private", [False, True], ids=["public", "private"])
 def test_addresses(private: bool) -> None:
-    assert all(may_reach(one, private=private) for one in PUBLIC)
-    assert [one for one in PRIVATE if may_reach(one, private=private)] == (list(PRIVATE) if private else [])
-    assert not [one for one in NEVER if may_reach(one, private=private)]
+    assert all(may_reach(text, private=private) for text in PUBLIC)
+    assert [text for text in PRIVATE if may_reach(text, private=private)] == (list(PRIVATE) if private else [])
+    assert not [text for text in NEVER if may_reach(text, private=private)]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_addresses(private: bool) -> None:
     ],
 )  # fmt: skip
 def test_what_may_be_named(url: str, rule: str) -> None:
-    found = url_problem(url, private=False)
-    assert (found.rule if found is not None else "") == rule
+    refusal = url_problem(url, private=False)
+    assert (refusal.rule if refusal is not None else "") == rule
 
 
 def test_private_allows_this_network_and_still_no_metadata_service() -> None:
@@ -82,5 +82,5 @@ async def test_a_redirect_is_no_delivery_and_is_not_followed() -> None:
     ],
 )  # fmt: skip
 def test_what_a_status_says(status: int, field: str, delivered: bool, gone: bool, again_s: int) -> None:
-    found = attempt_of(status, field)
-    assert (found.delivered, found.gone, found.again_s) == (delivered, gone, again_s)
+    sending = attempt_of(status, field)
+    assert (sending.delivered, sending.gone, sending.again_s) == (delivered, gone, again_s)

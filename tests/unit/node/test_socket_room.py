@@ -17,9 +17,9 @@ def test_sockets_can_be_bound_whatever_the_folder_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: int, variable: str
 ) -> None:
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
-    given = tmp_path / ("r" * characters)
-    given.mkdir(parents=True)
-    monkeypatch.setenv(variable, str(given))
+    given_path = tmp_path / ("r" * characters)
+    given_path.mkdir(parents=True)
+    monkeypatch.setenv(variable, str(given_path))
     data = tmp_path / "data"
     runtime = runtime_folder(data)
     assert runtime.stat().st_mode & 0o777 == 0o700

@@ -61,15 +61,15 @@ def part(index: int) -> bytes:
 
 
 def sent(effects: list[Effect], kind: type) -> list[Any]:
-    return [one for one in effects if isinstance(one, Send) and isinstance(one.message, kind)]
+    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
 def notes(effects: list[Effect], kind: type) -> list[Any]:
-    return [one.event for one in effects if isinstance(one, Notify) and isinstance(one.event, kind)]
+    return [effect.event for effect in effects if isinstance(effect, Notify) and isinstance(effect.event, kind)]
 
 
 def rules(effects: list[Effect]) -> list[tuple[PeerId, str]]:
-    return [(one.peer, one.rule) for one in effects if isinstance(one, Reject)]
+    return [(effect.peer, effect.rule) for effect in effects if isinstance(effect, Reject)]
 
 
 class Swarm:
@@ -243,9 +243,9 @@ def test_what_a_lost_peer_was_sending_is_asked_of_another() -> None:
     machine.handle(Received(A, OFFER), NOW)
     assert len(sent(machine.handle(Received(B, OFFER), NOW), ChunkAsk)) == 2
     again = sent(machine.handle(PeerDisconnected(A), NOW), ChunkAsk)
-    assert [(one.peer, one.message.index) for one in again] == [(B, index) for index in range(6)]
+    assert [(entry.peer, entry.message.index) for entry in again] == [(B, index) for index in range(6)]
     got = machine.handle(Received(B, Chunk(NAME, 8, part(8))), NOW)
-    assert [one.message.index for one in sent(got, ChunkAsk)] == [6]
+    assert [entry.message.index for entry in sent(got, ChunkAsk)] == [6]
     assert machine.handle(PeerDisconnected(C), NOW) == []
 
 
@@ -317,9 +317,9 @@ def test_a_peer_whose_answers_cannot_be_read_is_named_and_asked_for_nothing_that
     machine.handle(Received(B, OFFER), NOW)
     effects = machine.handle(Garbled(A, "not MessagePack"), NOW)
     assert rules(effects) == [(A, "artifact.garbled")]
-    assert {one.peer for one in sent(effects, ChunkAsk)} <= {B}
+    assert {entry.peer for entry in sent(effects, ChunkAsk)} <= {B}
     assert machine.handle(PeerConnected(A, True), NOW) == []
-    assert not [one for one in machine.handle(Tick(), Now(1_000, 0)) if isinstance(one, Send) and one.peer == A]
+    assert not [entry for entry in machine.handle(Tick(), Now(1_000, 0)) if isinstance(entry, Send) and entry.peer == A]
 
 
 def test_a_false_list_is_found_out_by_the_whole_and_never_used() -> None:

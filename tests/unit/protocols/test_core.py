@@ -73,7 +73,7 @@ def test_a_peer_that_is_not_admitted_may_say_hello_and_nothing_else() -> None:
     fleet.certify("n1")
     fleet.hosts["n1"].start()
     effects = hand_over(fleet, "n1", "n2", LivePing(1))
-    assert [type(one) for one in effects] == [Reject]
+    assert [type(effect) for effect in effects] == [Reject]
     assert effects[0].rule == "hello.not-connected"
 
 
@@ -86,7 +86,7 @@ def test_an_invited_node_reads_the_chain_but_takes_no_part_in_it() -> None:
     (refused,) = hand_over(fleet, "n1", "n3", Ready(statement))
     assert (refused.peer, refused.rule) == (newcomer, "core.not-allowed")
     answers = hand_over(fleet, "n1", "n3", Head(fleet.core("n2").chain.ledger.position))
-    assert not any(isinstance(one, Reject) for one in answers)
+    assert not any(isinstance(answer, Reject) for answer in answers)
     assert fleet.core("n3").chain.position == core.chain.position
 
 
@@ -194,15 +194,19 @@ def test_a_peer_that_restarts_before_its_old_connection_is_missed_hears_again_wh
     for event in (ChangeProposed("shop", "prod", change, b""), PreparationDone(change, True)):
         core.agent.handle(event, now)
     assert core.agent.conductor.prepared_nodes(change) == (core.node,)
-    (asked,) = [one.message for one in core.handle(PeerConnected(there.node, True), now) if isinstance(one, Send)]
+    (asked,) = [entry.message for entry in core.handle(PeerConnected(there.node, True), now) if isinstance(entry, Send)]
     papers = there.trust.credentials(there.node)
     hello = Hello(core.trust.mesh, 1, 1, b"new life", b"c" * 16, ChainHead(), papers)
     core.handle(Received(there.node, hello), now)
     effects = core.handle(Received(there.node, Echo(asked.challenge, b"new life")), now)
-    said = [one.peer for one in effects if isinstance(one, Send) and isinstance(one.message, RolloutStatement)]
+    said = [
+        effect.peer for effect in effects if isinstance(effect, Send) and isinstance(effect.message, RolloutStatement)
+    ]
     assert said == [there.node]
     again = core.handle(Received(there.node, hello), now)
-    assert not any(isinstance(one.message, RolloutStatement) for one in again if isinstance(one, Send)), "once a life"
+    assert not any(isinstance(entry.message, RolloutStatement) for entry in again if isinstance(entry, Send)), (
+        "once a life"
+    )
 
 
 def test_a_tick_reaches_the_machines_that_are_due_and_the_next_one_is_known() -> None:
@@ -210,7 +214,7 @@ def test_a_tick_reaches_the_machines_that_are_due_and_the_next_one_is_known() ->
     core = fleet.core("n1")
     now = fleet.hosts["n1"].clock.now(fleet.world.now_ms + 3_000)
     effects = core.handle(Tick(), now)
-    assert any(isinstance(one, Send) and isinstance(one.message, LivePing) for one in effects)
+    assert any(isinstance(effect, Send) and isinstance(effect.message, LivePing) for effect in effects)
     due_ms = core.deadline_ms()
     assert due_ms is not None
     assert due_ms > fleet.world.now_ms
@@ -221,9 +225,9 @@ def test_who_is_refused_stops_talking_and_does_not_time_out_later() -> None:
     now = fleet.hosts["n1"].clock.now(fleet.world.now_ms)
     core = fleet.core("n1")
     effects = core.handle(Received(fleet.peers["n2"], Refused("hello.revoked", "you")), now)
-    assert any(isinstance(one, Disconnect) for one in effects)
+    assert any(isinstance(effect, Disconnect) for effect in effects)
     later = fleet.hosts["n1"].clock.now(fleet.world.now_ms + 60_000)
-    assert not any(isinstance(one, Reject) for one in core.handle(Tick(), later))
+    assert not any(isinstance(entry, Reject) for entry in core.handle(Tick(), later))
 
 
 def test_who_is_confirmed_hears_what_was_said_once_while_it_was_only_invited() -> None:
@@ -232,7 +236,7 @@ def test_who_is_confirmed_hears_what_was_said_once_while_it_was_only_invited() -
     assert core.hello.standing(fleet.peers["n3"]) is Standing.JOINED
     for event in (ChangeProposed("shop", "prod", change, b""), PreparationDone(change, True)):
         said = core.agent.handle(event, fleet.hosts["n1"].clock.now(fleet.world.now_ms))
-    assert core._readers(next(one.message for one in said if isinstance(one, Broadcast))) == [fleet.peers["n2"]]
+    assert core._readers(next(entry.message for entry in said if isinstance(entry, Broadcast))) == [fleet.peers["n2"]]
     assert fleet.outcome(fleet.confirm("n3", "n1")) is not None
     fleet.world.run_until(12_000)
     assert core.hello.standing(fleet.peers["n3"]) is Standing.MEMBER
@@ -316,8 +320,8 @@ def test_whoever_hears_first_of_a_revoked_administrators_revocation_all_end_alik
     ops, chain = fleet.principal("ops"), fleet.grants["ops"]
 
     def revoke_as_ops(name: str, via: str) -> None:
-        made = Revocation("node", fleet.signers[name].public_key, -1, -1, "spite", WALL_START_MS + world.now_ms)
-        fleet.publish(via, *revocation_record(made, sign_revocation(ops, fleet.mesh, made, chain)))
+        revocation = Revocation("node", fleet.signers[name].public_key, -1, -1, "spite", WALL_START_MS + world.now_ms)
+        fleet.publish(via, *revocation_record(revocation, sign_revocation(ops, fleet.mesh, revocation, chain)))
 
     here, there = ([fleet.peers[name] for name in side] for side in (("n1", "n2"), ("n3", "n4")))
     for near, far in itertools.product(here, there):

@@ -153,15 +153,15 @@ def test_every_stored_and_signed_payload_decodes_or_is_refused(
 
 def decoded_kinds() -> dict[str, str]:
     """Every kind that the sources hand to a decoder, by name, with where."""
-    found: dict[str, str] = {}
+    table: dict[str, str] = {}
     for path in sorted(Path("protocols").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or len(node.args) < 2:
                 continue
             place = {"decode": 1, "open_signed": 4}.get(node.func.id)
             if place is not None and len(node.args) > place:
-                found[ast.unparse(node.args[place])] = f"{path}:{node.lineno}"
-    return {name: where for name, where in found.items() if not name[0].islower() or name.startswith("tuple")}
+                table[ast.unparse(node.args[place])] = f"{path}:{node.lineno}"
+    return {name: where for name, where in table.items() if not name[0].islower() or name.startswith("tuple")}
 
 
 def test_no_decoder_is_left_out_of_the_fuzzing() -> None:
@@ -218,11 +218,11 @@ def test_a_node_takes_any_message_from_a_peer_of_any_standing(kind: type, data: 
         now = host.clock.now(fleet.world.now_ms)
         effects = core.handle(Received(peer, data.draw(FORGE.any(kind))), now)
         assert len(effects) <= EFFECTS_MAX
-        assert sum(len(encode(one.message)) for one in effects if isinstance(one, Send)) <= SENT_BYTES_MAX
-        for one in effects:
-            if isinstance(one, Reject):
-                assert one.peer, "a rejection names the peer"
-                assert RULE.fullmatch(one.rule), one.rule
+        assert sum(len(encode(entry.message)) for entry in effects if isinstance(entry, Send)) <= SENT_BYTES_MAX
+        for effect in effects:
+            if isinstance(effect, Reject):
+                assert effect.peer, "a rejection names the peer"
+                assert RULE.fullmatch(effect.rule), effect.rule
         fleet.world.now_ms += 10
     core.handle(Tick(), host.clock.now(fleet.world.now_ms + 120_000))
     due_ms = core.deadline_ms()

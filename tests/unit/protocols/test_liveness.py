@@ -148,7 +148,7 @@ def test_a_dead_node_is_believed_down_by_all_within_10_to_25_seconds(count: int)
     fleet.dead.add(victim)
     fleet.run(20_000 + 25_000)
     assert fleet.beliefs(victim) == {Belief.DOWN}
-    first = min(at for at, _, event in fleet.events if event.belief is Belief.DOWN)
+    first = min(index for index, _, event in fleet.events if event.belief is Belief.DOWN)
     assert first - 20_000 >= 8_000
     assert set(fleet.downs()) == {victim}
 
@@ -264,24 +264,24 @@ def test_a_goodbye_counts_though_the_process_forgot_what_it_refuted_in_an_earlie
 
 
 def test_nobody_says_goodbye_for_another() -> None:
-    machine, (_, one, two) = lone()
+    machine, (_, peer_id, two) = lone()
     for message in (suspicion("n1", two), suspicion("eve", two)):
         machine.handle(Received(two, message), now())
         assert not machine.said_goodbye(two)
     assert machine.belief(two) is Belief.SUSPECT
-    machine.handle(Received(one, suspicion("n2", two)), now())
+    machine.handle(Received(peer_id, suspicion("n2", two)), now())
     assert machine.said_goodbye(two)
     assert machine.belief(two) is Belief.DOWN
-    assert not machine.said_goodbye(one)
+    assert not machine.said_goodbye(peer_id)
 
 
 def test_who_leaves_refutes_nothing() -> None:
-    machine, (me, one, _) = lone()
+    machine, (me, peer_id, _) = lone()
     assert machine.handle(Leave(), now()) == [Broadcast(suspicion("n0", me, 0))]
-    assert machine.handle(Received(one, suspicion("n0", me, 0)), now()) == []
-    assert machine.handle(Received(one, suspicion("n1", me, 0)), now()) == []
-    assert machine.handle(Received(one, alive("n0", me, 3)), now()) == [Broadcast(suspicion("n0", me, 3))]
-    assert machine.handle(PeerConnected(one, inbound=True), now()) == []
+    assert machine.handle(Received(peer_id, suspicion("n0", me, 0)), now()) == []
+    assert machine.handle(Received(peer_id, suspicion("n1", me, 0)), now()) == []
+    assert machine.handle(Received(peer_id, alive("n0", me, 3)), now()) == [Broadcast(suspicion("n0", me, 3))]
+    assert machine.handle(PeerConnected(peer_id, inbound=True), now()) == []
 
 
 def test_a_lost_connection_and_a_failed_redial_raise_a_suspicion_at_once() -> None:
@@ -328,12 +328,12 @@ def alive(by: str, node: PeerId, incarnation: int) -> StillAlive:
 
 
 def test_statements_that_are_forged_impossible_or_foreign_are_rejected() -> None:
-    machine, (_, one, two) = lone()
+    machine, (_, peer_id, two) = lone()
     bad: list[object] = [
         Suspected(Signed(b"", b"", b"")),
         suspicion("n1", two, INCARNATION_MAX),
         suspicion("n1", two, -1),
-        Suspected(alive("n1", one, 1).signed),
+        Suspected(alive("n1", peer_id, 1).signed),
         Suspected(sign(signer_of("n1"), SUSPICION_DOMAIN, b"x" * 32, Suspicion(two, 0))),
         alive("n1", two, 1),
         StillAlive(suspicion("n1", two).signed),
@@ -341,15 +341,15 @@ def test_statements_that_are_forged_impossible_or_foreign_are_rejected() -> None
         MembersChanged(()),
     ]
     for message in bad:
-        effects = machine.handle(Received(one, message), now())
+        effects = machine.handle(Received(peer_id, message), now())
         assert [type(effect) for effect in effects] == [Reject], message
     assert machine.belief(two) is Belief.ALIVE
 
 
 def test_the_word_of_a_stranger_or_about_a_stranger_changes_nothing() -> None:
-    machine, (_, one, two) = lone()
+    machine, (_, peer_id, two) = lone()
     for message in (suspicion("eve", two), suspicion("n1", id_of("eve")), alive("eve", id_of("eve"), 3)):
-        assert machine.handle(Received(one, message), now()) == []
+        assert machine.handle(Received(peer_id, message), now()) == []
     assert machine.handle(Received(id_of("eve"), LivePong(1)), now()) == []
     assert machine.belief(two) is Belief.ALIVE
 
@@ -371,39 +371,39 @@ def test_only_an_observers_word_counts() -> None:
 
 
 def test_a_suspicion_older_than_the_refutation_is_answered_with_it() -> None:
-    machine, (_, one, two) = lone()
+    machine, (_, peer_id, two) = lone()
     machine.handle(Received(two, alive("n2", two, 4)), now())
-    effects = machine.handle(Received(one, suspicion("n1", two, 3)), now())
-    assert effects == [Send(one, alive("n2", two, 4))]
-    assert machine.handle(Received(one, alive("n2", two, 4)), now()) == []
+    effects = machine.handle(Received(peer_id, suspicion("n1", two, 3)), now())
+    assert effects == [Send(peer_id, alive("n2", two, 4))]
+    assert machine.handle(Received(peer_id, alive("n2", two, 4)), now()) == []
     assert machine.incarnation(two) == 4
 
 
 def test_a_node_refutes_once_to_all_and_then_to_whoever_has_not_heard() -> None:
-    machine, (me, one, _) = lone()
-    first = machine.handle(Received(one, suspicion("n1", me, 0)), now())
+    machine, (me, peer_id, _) = lone()
+    first = machine.handle(Received(peer_id, suspicion("n1", me, 0)), now())
     assert first == [Broadcast(alive("n0", me, 1))]
-    assert machine.handle(Received(one, suspicion("n1", me, 0)), now()) == [Send(one, alive("n0", me, 1))]
+    assert machine.handle(Received(peer_id, suspicion("n1", me, 0)), now()) == [Send(peer_id, alive("n0", me, 1))]
     assert machine.health == 1
-    assert machine.handle(PeerConnected(one, inbound=True), now()) == [Send(one, alive("n0", me, 1))]
-    past = machine.handle(Received(one, alive("n0", me, 6)), now())
+    assert machine.handle(PeerConnected(peer_id, inbound=True), now()) == [Send(peer_id, alive("n0", me, 1))]
+    past = machine.handle(Received(peer_id, alive("n0", me, 6)), now())
     assert past == [Broadcast(alive("n0", me, 7))]
-    assert machine.handle(Received(one, alive("n0", me, 7)), now()) == []
+    assert machine.handle(Received(peer_id, alive("n0", me, 7)), now()) == []
 
 
 def test_an_answer_that_comes_too_late_does_not_count() -> None:
-    machine, (_, one) = lone(2)
+    machine, (_, peer_id) = lone(2)
     sent: list[LivePing] = []
-    at = 0
+    position = 0
     while len(sent) < 2:
-        at = machine.deadline_ms() or 0
-        effects = machine.handle(Tick(), now(at))
+        position = machine.deadline_ms() or 0
+        effects = machine.handle(Tick(), now(position))
         sent += [effect.message for effect in effects if isinstance(effect, Send)]
-    machine.handle(Received(one, LivePong(sent[0].number)), now(at))
-    assert machine.rtt_ms(one) is None
-    machine.handle(Received(one, LivePong(sent[1].number)), now(at + 30))
-    assert machine.rtt_ms(one) == 30
-    assert machine.handle(Received(one, LivePing(9)), now(at)) == [Send(one, LivePong(9))]
+    machine.handle(Received(peer_id, LivePong(sent[0].number)), now(position))
+    assert machine.rtt_ms(peer_id) is None
+    machine.handle(Received(peer_id, LivePong(sent[1].number)), now(position + 30))
+    assert machine.rtt_ms(peer_id) == 30
+    assert machine.handle(Received(peer_id, LivePing(9)), now(position)) == [Send(peer_id, LivePong(9))]
 
 
 def test_a_member_that_leaves_is_forgotten_and_observation_stops() -> None:
@@ -425,20 +425,20 @@ def test_a_member_that_leaves_is_forgotten_and_observation_stops() -> None:
 def test_open_pings_and_remembered_statements_are_bounded() -> None:
     config = LivenessConfig(ping_interval_ms=10, ping_timeout_min_ms=10_000)
     machine = LivenessMachine(MESH, signer_of("n0"), VERIFIER, SeededEntropy(), config)
-    one = id_of("n1")
-    machine.handle(MembersChanged((id_of("n0"), one)), now())
-    machine.handle(PeerConnected(one, inbound=True), now())
-    for at in range(0, 500, 10):
-        machine.handle(Tick(), now(at))
-    assert len(machine._members[one].pings) == PINGS_PENDING_MAX
+    peer_id = id_of("n1")
+    machine.handle(MembersChanged((id_of("n0"), peer_id)), now())
+    machine.handle(PeerConnected(peer_id, inbound=True), now())
+    for start in range(0, 500, 10):
+        machine.handle(Tick(), now(start))
+    assert len(machine._members[peer_id].pings) == PINGS_PENDING_MAX
     for incarnation in range(OPENED_MAX + 5):
-        machine.handle(Received(one, alive("n1", one, incarnation)), now())
+        machine.handle(Received(peer_id, alive("n1", peer_id, incarnation)), now())
     assert len(machine._opened) == OPENED_MAX
 
 
 @given(st.binary(max_size=100), st.binary(max_size=64))
 def test_random_statements_are_rejected(payload: bytes, signature: bytes) -> None:
-    machine, (_, one, _) = lone()
+    machine, (_, peer_id, _) = lone()
     junk = Signed(payload, signer_of("n1").public_key, signature.ljust(64, b"\0"))
     for message in (Suspected(junk), StillAlive(junk)):
-        assert [type(effect) for effect in machine.handle(Received(one, message), now())] == [Reject]
+        assert [type(effect) for effect in machine.handle(Received(peer_id, message), now())] == [Reject]

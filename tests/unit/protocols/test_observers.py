@@ -31,15 +31,15 @@ def test_observers_are_the_same_on_every_node_and_few_change_when_one_comes() ->
 
 @given(st.lists(st.sets(st.integers(0, 15)), max_size=8), st.integers(1, COUNT))
 def test_whatever_comes_and_goes_they_are_those_of_the_members_there_are(steps: list[set[int]], count: int) -> None:
-    kept = Observers(count)
+    kept_observers = Observers(count)
     for step in steps:
         members = [id_of(f"n{index}") for index in step]
-        kept.set(members)
-        assert {node: kept.of(node) for node in members} == {
+        kept_observers.set(members)
+        assert {node: kept_observers.of(node) for node in members} == {
             node: observers_of(node, members, count) for node in members
         }
     with pytest.raises(KeyError):
-        kept.of(id_of("stranger"))
+        kept_observers.of(id_of("stranger"))
 
 
 @pytest.mark.parametrize("nodes", [64, 256])
@@ -47,15 +47,15 @@ def test_a_member_more_or_less_costs_a_hash_or_two_for_each_and_not_for_each_pai
     nodes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = [PeerId(f"peer-{index}") for index in range(nodes)]
-    kept, counted = Observers(COUNT), itertools.count()
-    kept.set(members)
+    kept_observers, counted = Observers(COUNT), itertools.count()
+    kept_observers.set(members)
     place = observers._place
     monkeypatch.setattr(observers, "_place", lambda node, peer: (next(counted), place(node, peer))[1])
-    kept.set([*members, PeerId("new")])
+    kept_observers.set([*members, PeerId("new")])
     assert next(counted) == 2 * nodes, "what it is to each, and what each is to it"
-    kept.set([*members[1:], PeerId("new")])
+    kept_observers.set([*members[1:], PeerId("new")])
     # Those whom it observed look again: COUNT of them on average.
     assert next(counted) < 3 * COUNT * nodes
     before = next(counted)
-    kept.set([PeerId("new"), *members[1:]])
+    kept_observers.set([PeerId("new"), *members[1:]])
     assert next(counted) == before + 1, "who is in the mesh, in another order, is no change"

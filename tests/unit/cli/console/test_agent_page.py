@@ -25,7 +25,7 @@ def test_it_is_one_file_that_loads_nothing_and_parses_no_text_as_html() -> None:
 
 
 def test_both_servers_name_it_in_the_same_tools() -> None:
-    beside = {one.name: described(one).model_dump(by_alias=True, mode="json")["_meta"] for one in TOOLS}
+    beside = {tool.name: described(tool).model_dump(by_alias=True, mode="json")["_meta"] for tool in TOOLS}
     named = {name for name, meta in beside.items() if meta and meta["ui"]["resourceUri"] == rollout_page.URI}
     assert named == rollout_page.TOOLS
     assert named <= set(mcp.BY_NAME), "a tool without its name on the node's server would not be drawn there"

@@ -80,9 +80,9 @@ def callers(monkeypatch: pytest.MonkeyPatch) -> PageCallers:
         return await client.read(None, f"/v1/principals/{key.hex()}")
 
     monkeypatch.setattr("cli.console.callers.principal_of", principal_of)
-    made = PageCallers(node, ME.public_key)  # type: ignore[arg-type]
-    made.node = node  # type: ignore[attr-defined]
-    return made
+    page_callers = PageCallers(node, ME.public_key)  # type: ignore[arg-type]
+    page_callers.node = node  # type: ignore[attr-defined]
+    return page_callers
 
 
 def test_a_browser_that_was_let_in_is_known_by_its_signature_once(callers: PageCallers) -> None:

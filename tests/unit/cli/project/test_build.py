@@ -61,36 +61,36 @@ WSGI = 'language = "wsgi"\nsource = "web"\nroutes = ["/", "a.example/shop/", "/s
 
 
 def test_a_prebuilt_module_becomes_a_build_named_by_its_manifest(tmp_path: Path) -> None:
-    found = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
-    made = build_project(found.project, found.text, found.root, Quiet())
-    assert made.folder.name == made.id
-    assert sorted(path.name for path in made.folder.iterdir()) == ["artifacts", "manifest"]
-    manifest = json.loads((made.folder / "manifest").read_bytes())
-    assert manifest["project_file"] == found.text
+    answer = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
+    build_bundle = build_project(answer.project, answer.text, answer.root, Quiet())
+    assert build_bundle.folder.name == build_bundle.id
+    assert sorted(path.name for path in build_bundle.folder.iterdir()) == ["artifacts", "manifest"]
+    manifest = json.loads((build_bundle.folder / "manifest").read_bytes())
+    assert manifest["project_file"] == answer.text
     assert manifest["apps"]["web"]["kind"] == "module"
-    assert (made.folder / "artifacts" / manifest["apps"]["web"]["component"]).read_bytes() == PREVIEW1_COMMAND
-    assert bundle.read(made.folder).id == made.id
-    assert build_project(found.project, found.text, found.root, Quiet()).id == made.id
+    assert (build_bundle.folder / "artifacts" / manifest["apps"]["web"]["component"]).read_bytes() == PREVIEW1_COMMAND
+    assert bundle.read(build_bundle.folder).id == build_bundle.id
+    assert build_project(answer.project, answer.text, answer.root, Quiet()).id == build_bundle.id
 
 
 def test_a_changed_file_makes_another_build(tmp_path: Path) -> None:
-    found = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
-    before = build_project(found.project, found.text, found.root, Quiet()).id
+    answer = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
+    before = build_project(answer.project, answer.text, answer.root, Quiet()).id
     changed = project(tmp_path, JOB + '\ntimeout = "11s"', {"job.wasm": PREVIEW1_COMMAND})
     assert build_project(changed.project, changed.text, changed.root, Quiet()).id != before
 
 
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
-    found = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
-    made = build_project(found.project, found.text, found.root, Quiet())
-    artifact = next((made.folder / "artifacts").iterdir())
+    answer = project(tmp_path, JOB, {"job.wasm": PREVIEW1_COMMAND})
+    build_bundle = build_project(answer.project, answer.text, answer.root, Quiet())
+    artifact = next((build_bundle.folder / "artifacts").iterdir())
     artifact.unlink()
     artifact.write_bytes(b"other")
     with pytest.raises(BundleError, match="damaged"):
-        bundle.read(made.folder)
-    (made.folder / "manifest").write_bytes(b"{}")
+        bundle.read(build_bundle.folder)
+    (build_bundle.folder / "manifest").write_bytes(b"{}")
     with pytest.raises(BundleError, match="not that of build"):
-        bundle.read(made.folder)
+        bundle.read(build_bundle.folder)
 
 
 def test_a_manifest_has_one_encoding() -> None:
@@ -107,9 +107,9 @@ def test_a_manifest_has_one_encoding() -> None:
 )
 def test_a_file_that_is_no_component_is_refused_in_a_sentence(tmp_path: Path, content: bytes, said: str) -> None:
     web = 'language = "component"\nsource = "app.wasm"\nroutes = ["/"]'
-    found = project(tmp_path, web, {"app.wasm": content})
+    answer = project(tmp_path, web, {"app.wasm": content})
     with pytest.raises(BuildError, match=said) as caught:
-        build_app(found.project, app_of(found), found.root, Quiet())
+        build_app(answer.project, app_of(answer), answer.root, Quiet())
     assert caught.value.kind == "component-refused"
 
 
@@ -123,27 +123,27 @@ def test_a_file_that_is_no_component_is_refused_in_a_sentence(tmp_path: Path, co
 def test_a_component_that_asks_for_what_nobody_serves_is_refused_at_build(name: str, said: str, tmp_path: Path) -> None:
     content = bytes(wasmtime.wat2wasm(f'(component (import "{name}" (instance)))'))
     web = 'language = "component"\nsource = "app.wasm"\nroutes = ["/"]'
-    found = project(tmp_path, web, {"app.wasm": content})
+    answer = project(tmp_path, web, {"app.wasm": content})
     with pytest.raises(BuildError, match=said) as caught:
-        build_app(found.project, app_of(found), found.root, Quiet())
+        build_app(answer.project, app_of(answer), answer.root, Quiet())
     assert caught.value.next_step.endswith("freehold build --app web")
 
 
 def test_a_job_where_a_web_app_should_be_is_refused(tmp_path: Path) -> None:
-    found = project(
+    answer = project(
         tmp_path, 'language = "component"\nsource = "job.wasm"\nroutes = ["/"]', {"job.wasm": PREVIEW1_COMMAND}
     )
     with pytest.raises(BuildError, match="core WebAssembly module, not a component"):
-        build_app(found.project, app_of(found), found.root, Quiet())
+        build_app(answer.project, app_of(answer), answer.root, Quiet())
 
 
 def test_a_missing_file_and_a_missing_folder_say_what_to_set(tmp_path: Path) -> None:
-    found = project(tmp_path, JOB, {})
+    answer = project(tmp_path, JOB, {})
     with pytest.raises(BuildError, match=r"there is no file job\.wasm"):
-        build_app(found.project, app_of(found), found.root, Quiet())
-    found = project(tmp_path, WSGI.replace('"web"', '"nowhere"'), {})
+        build_app(answer.project, app_of(answer), answer.root, Quiet())
+    answer = project(tmp_path, WSGI.replace('"web"', '"nowhere"'), {})
     with pytest.raises(BuildError, match=r"there is no folder .*nowhere"):
-        build_app(found.project, app_of(found), found.root, Quiet())
+        build_app(answer.project, app_of(answer), answer.root, Quiet())
 
 
 def test_the_world_holds_what_freehold_toml_grants_and_no_more(tmp_path: Path) -> None:
@@ -170,14 +170,14 @@ def test_javascript_gets_null_for_what_it_was_not_granted(tmp_path: Path) -> Non
 
 
 def test_mount_points_come_from_the_routes_of_every_environment(tmp_path: Path) -> None:
-    found = project(tmp_path, WSGI, {}, '[env.live]\napp.web.routes = ["shop.example/s"]\n')
-    assert python_build.mount_prefixes(found.project, app_of(found)) == ("/shop/new", "/shop", "/s")
+    answer = project(tmp_path, WSGI, {}, '[env.live]\napp.web.routes = ["shop.example/s"]\n')
+    assert python_build.mount_prefixes(answer.project, app_of(answer)) == ("/shop/new", "/shop", "/s")
 
 
 def test_a_recipe_names_everything_that_decides_the_bytes(tmp_path: Path) -> None:
     files = {"web/app.py": b"x = 1", "web/requirements.txt": b"flask\n"}
-    found = project(tmp_path, WSGI, files)
-    before = recipe_of(found.project, app_of(found), found.root, Quiet()).inputs
+    answer = project(tmp_path, WSGI, files)
+    before = recipe_of(answer.project, app_of(answer), answer.root, Quiet()).inputs
     for name, content in (("web/app.py", b"x = 2"), ("web/requirements.txt", b"bottle\n"), ("web/new.txt", b"")):
         changed = project(tmp_path / name.replace("/", "-"), WSGI, {**files, name: content})
         assert recipe_of(changed.project, app_of(changed), changed.root, Quiet()).inputs != before
@@ -192,11 +192,11 @@ def test_a_recipe_names_everything_that_decides_the_bytes(tmp_path: Path) -> Non
 def test_two_checkouts_of_other_times_write_the_same_files(tmp_path: Path) -> None:
     written = []
     for name, changed_s in (("first", 1_500_000_000), ("second", 1_700_000_000)):
-        found = project(tmp_path / name, WSGI, {"web/app.py": b"x = 1", "web/static/a.css": b"p {}"})
+        answer = project(tmp_path / name, WSGI, {"web/app.py": b"x = 1", "web/static/a.css": b"p {}"})
         for path in (tmp_path / name).rglob("*"):
             os.utime(path, (changed_s, changed_s))
-        recipe = recipe_of(found.project, app_of(found), found.root, Quiet())
-        read_tree("web", found.root / "web").write(tmp_path / f"{name}-written")
+        recipe = recipe_of(answer.project, app_of(answer), answer.root, Quiet())
+        read_tree("web", answer.root / "web").write(tmp_path / f"{name}-written")
         files = sorted(path for path in (tmp_path / f"{name}-written").rglob("*") if path.is_file())
         written.append((recipe.inputs, [(path.name, path.read_bytes(), path.stat().st_mtime_ns) for path in files]))
     assert written[0] == written[1]
@@ -277,15 +277,15 @@ def test_the_tools_failure_becomes_the_apps_own_traceback(tmp_path: Path) -> Non
 
 
 def test_a_cache_entry_is_made_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:
-    made = []
+    paths = []
 
     def make(folder: Path) -> None:
-        made.append(folder)
+        paths.append(folder)
         (folder / "x").write_text("1")
 
     first = cache.entry("things", "d", make)
     assert cache.entry("things", "d", make) == first
-    assert len(made) == 1
+    assert len(paths) == 1
     with pytest.raises(ZeroDivisionError):
         cache.entry("things", "e", lambda folder: print(1 // 0))
     assert sorted(path.name for path in first.parent.iterdir() if path.is_dir()) == ["d"]
@@ -306,14 +306,14 @@ def test_a_cache_forgets_its_oldest_entries(tmp_path: Path) -> None:
 )
 def test_a_module_of_which_no_instance_can_be_made_is_refused_at_build(text: str, said: str, tmp_path: Path) -> None:
     content = bytes(wasmtime.wat2wasm(f'(module {text} (func (export "_start")))'))
-    found = project(tmp_path, JOB, {"job.wasm": content})
+    answer = project(tmp_path, JOB, {"job.wasm": content})
     with pytest.raises(BuildError, match=said) as caught:
-        build_app(found.project, app_of(found), found.root, Quiet())
+        build_app(answer.project, app_of(answer), answer.root, Quiet())
     assert caught.value.kind == "component-refused"
 
 
 def test_a_module_that_imports_a_function_twice_is_accepted(tmp_path: Path) -> None:
     line = '(import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
     content = bytes(wasmtime.wat2wasm(f'(module {line} {line} (memory (export "memory") 1) (func (export "_start")))'))
-    found = project(tmp_path, JOB, {"job.wasm": content})
-    assert build_app(found.project, app_of(found), found.root, Quiet()).kind == "module"
+    answer = project(tmp_path, JOB, {"job.wasm": content})
+    assert build_app(answer.project, app_of(answer), answer.root, Quiet()).kind == "module"

@@ -28,14 +28,16 @@ class Compiled(ModuleType):
         self.memory = wasmtime.Memory(self.store, wasmtime.MemoryType(wasmtime.Limits(1, None)))
         table = wasmtime.TableType(wasmtime.ValType.funcref(), wasmtime.Limits(8, None))
         place = wasmtime.GlobalType(i32, False)
-        given: dict[str, object] = {
+        document: dict[str, object] = {
             "memory": self.memory, "__indirect_function_table": wasmtime.Table(self.store, table, None),
             "__memory_base": wasmtime.Global(self.store, place, wasmtime.Val.i32(1024)),
             "__table_base": wasmtime.Global(self.store, place, wasmtime.Val.i32(1)),
             "PyModule_Create2": wasmtime.Func(self.store, wasmtime.FuncType([i32, i32], [i32]), lambda *_: 0),
         }  # fmt: skip
         unused = wasmtime.Func(self.store, wasmtime.FuncType([i32], [i32]), lambda _: 0)
-        self.made = wasmtime.Instance(self.store, module, [given.get(one.name, unused) for one in module.imports])
+        self.made = wasmtime.Instance(
+            self.store, module, [document.get(import_type.name, unused) for import_type in module.imports]
+        )
 
     def romix(self, block: bytearray, table: bytearray, work: bytearray, n: int, r: int) -> None:
         """Do what the guest's module does on the same arrays."""
@@ -84,8 +86,8 @@ def test_it_derives_the_same_key(hashing: ModuleType, name: str) -> None:
     for size in (0, 1, 63, 64, 65, 127, 128, 129, 300):
         password, salt = chance.randbytes(size), chance.randbytes(chance.randrange(40))
         rounds, length = chance.randrange(1, 30), chance.choice([None, 1, 20, 32, 33, 100])
-        given = (name, password, salt, rounds, length)
-        assert hashing.pbkdf2_hmac(*given) == hashlib.pbkdf2_hmac(*given), given
+        pair = (name, password, salt, rounds, length)
+        assert hashing.pbkdf2_hmac(*pair) == hashlib.pbkdf2_hmac(*pair), pair
     many = (name.upper(), b"password", b"salt", 1000, 200)
     assert hashing.pbkdf2_hmac(*many) == hashlib.pbkdf2_hmac(*many)
 
@@ -105,8 +107,8 @@ def test_what_hashlib_refuses_is_refused(hashing: ModuleType) -> None:
 )
 def test_scrypt_derives_the_same_key(hashing: ModuleType, n: int, r: int, p: int, length: int) -> None:
     for password, salt in ((b"", b""), (b"password", b"NaCl"), (bytes(range(200)), b"\xff" * 70)):
-        given = {"salt": salt, "n": n, "r": r, "p": p, "dklen": length}
-        assert hashing.scrypt(password, **given) == hashlib.scrypt(password, **given), given
+        table = {"salt": salt, "n": n, "r": r, "p": p, "dklen": length}
+        assert hashing.scrypt(password, **table) == hashlib.scrypt(password, **table), table
 
 
 @pytest.mark.parametrize(
@@ -115,12 +117,12 @@ def test_scrypt_derives_the_same_key(hashing: ModuleType, n: int, r: int, p: int
     ids=str,
 )
 def test_what_scrypt_of_hashlib_refuses_is_refused(hashing: ModuleType, wrong: dict[str, int]) -> None:
-    given = {"salt": b"", "n": 16, "r": 1, "p": 1, **wrong}
+    table = {"salt": b"", "n": 16, "r": 1, "p": 1, **wrong}
     for scrypt in (hashlib.scrypt, hashing.scrypt):
         with pytest.raises(ValueError, match=r".+"):
-            scrypt(b"", **given)
+            scrypt(b"", **table)
 
 
 def test_more_memory_is_taken_where_it_is_named(hashing: ModuleType) -> None:
-    given = {"salt": b"a", "n": 32768, "r": 8, "p": 1, "maxmem": 132 * 32768 * 8}
-    assert hashing.scrypt(b"a", **given) == hashlib.scrypt(b"a", **given)
+    table = {"salt": b"a", "n": 32768, "r": 8, "p": 1, "maxmem": 132 * 32768 * 8}
+    assert hashing.scrypt(b"a", **table) == hashlib.scrypt(b"a", **table)

@@ -113,8 +113,8 @@ def test_a_project_tightens_policy_everywhere_or_in_one_environment() -> None:
 def test_a_policy_that_cannot_be_meant_is_named(old: str, new: str, said: str) -> None:
     text = GOOD + POLICY
     assert old in text
-    found = problems(text.replace(old, new, 1))
-    assert any(line.startswith("freehold.toml:" + said) for line in found), found
+    texts = problems(text.replace(old, new, 1))
+    assert any(line.startswith("freehold.toml:" + said) for line in texts), texts
 
 
 def test_entries_default_by_language() -> None:
@@ -148,8 +148,8 @@ def test_entries_default_by_language() -> None:
 )  # fmt: skip
 def test_every_message_names_line_column_key_and_what_is_allowed(old: str, new: str, said: str) -> None:
     assert old in GOOD
-    found = problems(GOOD.replace(old, new, 1))
-    assert any(line.startswith("freehold.toml:" + said) for line in found), found
+    texts = problems(GOOD.replace(old, new, 1))
+    assert any(line.startswith("freehold.toml:" + said) for line in texts), texts
 
 
 def test_several_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
@@ -187,9 +187,9 @@ def test_text_that_is_no_project_at_all_is_refused_in_one_sentence(text: str, sa
 
 def paths(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     if isinstance(value, dict):
-        return [path, *(found for key, item in value.items() for found in paths(item, (*path, key)))]
+        return [path, *(pair for key, item in value.items() for pair in paths(item, (*path, key)))]
     if isinstance(value, list):
-        return [path, *(found for index, item in enumerate(value) for found in paths(item, (*path, index)))]
+        return [path, *(pair for index, item in enumerate(value) for pair in paths(item, (*path, index)))]
     return [path]
 
 
@@ -241,10 +241,10 @@ VALUES = st.recursive(
 def test_one_changed_value_never_escapes_as_an_exception(data: st.DataObject) -> None:
     document = tomllib.loads(GOOD)
     path = data.draw(st.sampled_from([path for path in paths(document) if path]))
-    at: Any = document
+    position: Any = document
     for step in path[:-1]:
-        at = at[step]
-    at[path[-1]] = data.draw(VALUES)
+        position = position[step]
+    position[path[-1]] = data.draw(VALUES)
     try:
         parse(_toml(document))
     except ProjectFileError as error:
@@ -276,7 +276,7 @@ def test_replicas_and_the_time_to_live_are_read_and_an_app_with_data_has_no_repl
     assert (rollout.replicas, rollout.candidate_ttl_ms) == (2, 60_000)
     assert (parse(GOOD).base.rollout.replicas, parse(GOOD).base.rollout.candidate_ttl_ms) == (0, 1_800_000)
     said = problems(more.replace('timeout = "10s"', 'keyvalue = ["visits"]'))
-    assert any("rollout.replicas cannot be more than 1: web keeps its data on one node" in one for one in said)
+    assert any("rollout.replicas cannot be more than 1: web keeps its data on one node" in text for text in said)
 
 
 def test_private_networks_are_read_and_let_addresses_of_theirs_be_named_and_no_other() -> None:
@@ -291,5 +291,5 @@ def test_private_networks_are_read_and_let_addresses_of_theirs_be_named_and_no_o
         ("10.0.5.0/24", "10.0.5.7/24", "'10.0.5.7/24' is no network in its shortest form"),
         ('allow_hosts = ["10.0.5.7:9000"]', "", "app.web.private_networks stands without allow_hosts"),
     ):
-        found = problems(GOOD.replace('timeout = "10s"', asking.replace(old, new)))
-        assert any(said in line for line in found), (said, found)
+        texts = problems(GOOD.replace('timeout = "10s"', asking.replace(old, new)))
+        assert any(said in line for line in texts), (said, texts)

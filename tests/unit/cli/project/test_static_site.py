@@ -37,7 +37,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def static() -> Iterator[ModuleType]:
     """The guest's module, outside the sandbox."""
-    kept, sys.path[:] = sys.path[:], [str(python_build.GUEST), *sys.path]
+    texts, sys.path[:] = sys.path[:], [str(python_build.GUEST), *sys.path]
     before = set(sys.modules)
     spec = importlib.util.spec_from_file_location("freehold_static", python_build.GUEST / "freehold_static.py")
     assert spec is not None
@@ -45,7 +45,7 @@ def static() -> Iterator[ModuleType]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.path[:] = kept
+    sys.path[:] = texts
     for name in set(sys.modules) - before:
         if name.startswith("freehold"):
             del sys.modules[name]
@@ -150,13 +150,13 @@ def test_other_methods_are_not_allowed(ask: Ask, method: str) -> None:
 
 def test_what_a_visitor_has_is_not_sent_again(static: ModuleType, ask: Ask) -> None:
     tag = ask("/").headers["etag"]
-    for given in (tag, f'"other", {tag}', f"W/{tag}", "*"):
-        answer = ask("/", if_none_match=given)
+    for entry in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        answer = ask("/", if_none_match=entry)
         assert (answer.status, answer.whole) == (304, b"")
         assert answer.headers["etag"] == tag
         assert answer.headers["vary"] == "accept-encoding"
-    for given in ('"other"', tag.strip('"'), tag[:-1], ""):
-        assert ask("/", if_none_match=given).status == 200
+    for entry in ('"other"', tag.strip('"'), tag[:-1], ""):
+        assert ask("/", if_none_match=entry).status == 200
     assert ask("/", if_match=tag).status == 200
     assert ask("/", if_match=f"W/{tag}").status == ask("/", if_match='"other"').status == 412
     changed = asking(static, {**FILES, "index.html": PAGE.replace(b"hello", b"olleh")})

@@ -55,8 +55,8 @@ def held(folder: Path, *, begins: int, ends: int) -> HeldSite:
 
 
 def test_a_certificate_is_renewed_with_a_third_of_its_life_left(tmp_path: Path) -> None:
-    one = held(tmp_path, begins=-60, ends=30)
-    assert renewal_due_ms(one, None) == one.ends_ms - 30 * DAY_MS
+    held_site = held(tmp_path, begins=-60, ends=30)
+    assert renewal_due_ms(held_site, None) == held_site.ends_ms - 30 * DAY_MS
     short = held(tmp_path, begins=0, ends=6)
     assert renewal_due_ms(short, None) == short.ends_ms - 2 * DAY_MS
 
@@ -64,17 +64,17 @@ def test_a_certificate_is_renewed_with_a_third_of_its_life_left(tmp_path: Path) 
 def test_in_the_authoritys_window_each_certificate_has_a_moment_of_its_own(tmp_path: Path) -> None:
     moments = {renewal_due_ms(held(tmp_path, begins=-60, ends=30), (1_000, 101_000)) for _ in range(8)}
     assert len(moments) > 4
-    assert all(1_000 <= one < 101_000 for one in moments)
-    one = held(tmp_path, begins=-60, ends=30)
-    assert renewal_due_ms(one, (5, 5)) == 5  # renew at once: the certificate will be revoked
-    assert renewal_due_ms(one, (1_000, 101_000)) == renewal_due_ms(one, (1_000, 101_000))
+    assert all(1_000 <= moment < 101_000 for moment in moments)
+    held_site = held(tmp_path, begins=-60, ends=30)
+    assert renewal_due_ms(held_site, (5, 5)) == 5  # renew at once: the certificate will be revoked
+    assert renewal_due_ms(held_site, (1_000, 101_000)) == renewal_due_ms(held_site, (1_000, 101_000))
 
 
 def test_a_window_that_leads_to_the_end_is_no_reason_to_have_no_certificate(tmp_path: Path) -> None:
-    one = held(tmp_path, begins=-60, ends=30)
-    latest_ms = one.ends_ms - 15 * DAY_MS
-    assert renewal_due_ms(one, (one.ends_ms, one.ends_ms + DAY_MS)) == latest_ms
-    assert renewal_due_ms(one, (latest_ms - 1, latest_ms - 1)) == latest_ms - 1, (
+    held_site = held(tmp_path, begins=-60, ends=30)
+    latest_ms = held_site.ends_ms - 15 * DAY_MS
+    assert renewal_due_ms(held_site, (held_site.ends_ms, held_site.ends_ms + DAY_MS)) == latest_ms
+    assert renewal_due_ms(held_site, (latest_ms - 1, latest_ms - 1)) == latest_ms - 1, (
         "the authority's word, where it can be kept"
     )
 
@@ -93,13 +93,15 @@ class Sites:
         self.held = held
 
     def best(self, name: str, *, opens_here: bool = False) -> HeldSite | None:
-        found = [one for one in self.held if name == "site.test" and (not opens_here or "me" in one.nodes)]
-        return max(found, key=lambda one: one.ends_ms, default=None)
+        held_sites = [
+            held_site for held_site in self.held if name == "site.test" and (not opens_here or "me" in held_site.nodes)
+        ]
+        return max(held_sites, key=lambda one: one.ends_ms, default=None)
 
 
 def sealed_to(folder: Path, *nodes: str, ends: int) -> HeldSite:
     chain = pem.write(folder / "one.pem", begins=-1, ends=ends).read_bytes()
-    boxes = tuple(SimpleNamespace(node=PeerId(one)) for one in nodes)
+    boxes = tuple(SimpleNamespace(node=PeerId(node)) for node in nodes)
     return HeldSite(
         PeerId(nodes[0]),
         SiteCertificate("site.test", chain, cast(Any, SimpleNamespace(boxes=boxes))),
@@ -108,7 +110,7 @@ def sealed_to(folder: Path, *nodes: str, ends: int) -> HeldSite:
 
 
 def certifier(folder: Path, sites: Sites) -> Certifier:
-    nodes = [SimpleNamespace(node=PeerId(one)) for one in ("me", "liar", "other")]
+    nodes = [SimpleNamespace(node=PeerId(text)) for text in ("me", "liar", "other")]
     core: Any = SimpleNamespace(node=PeerId("me"), state=SimpleNamespace(nodes=nodes))
     rest: Any = {"entropy": None, "post": None, "clock": None, "asking": None}
     shared: Any = sites
@@ -120,19 +122,19 @@ def test_a_certificate_that_nobody_gives_this_node_keeps_it_from_ordering_for_mi
 ) -> None:
     now_ms = int(pem.NOW.timestamp() * 1000)
     hidden = sealed_to(tmp_path, "liar", ends=3_000)
-    made = certifier(tmp_path, Sites(hidden))
-    held = made._held("site.test")
+    new_certifier = certifier(tmp_path, Sites(hidden))
+    held = new_certifier._held("site.test")
     assert held is hidden
-    assert not made._due("site.test", held, Now(1_000, now_ms)), "whoever has it may still be about to give it"
-    assert not made._due("site.test", held, Now(1_000 + KEYLESS_MS - 1, now_ms))
-    assert made._due("site.test", held, Now(1_000 + KEYLESS_MS, now_ms))
+    assert not new_certifier._due("site.test", held, Now(1_000, now_ms)), "whoever has it may still be about to give it"
+    assert not new_certifier._due("site.test", held, Now(1_000 + KEYLESS_MS - 1, now_ms))
+    assert new_certifier._due("site.test", held, Now(1_000 + KEYLESS_MS, now_ms))
 
 
 def test_what_opens_here_is_renewed_whatever_a_member_says_of_one_that_does_not(tmp_path: Path) -> None:
     now_ms = int(pem.NOW.timestamp() * 1000)
     mine, hidden = sealed_to(tmp_path, "me", "other", ends=30), sealed_to(tmp_path, "liar", ends=3_000)
-    made = certifier(tmp_path, Sites(mine, hidden))
-    held = made._held("site.test")
+    new_certifier = certifier(tmp_path, Sites(mine, hidden))
+    held = new_certifier._held("site.test")
     assert held is mine
-    assert not made._due("site.test", held, Now(1_000, now_ms))
-    assert made._due("site.test", held, Now(1_000, mine.ends_ms - 5 * DAY_MS)), "a third of its life is left"
+    assert not new_certifier._due("site.test", held, Now(1_000, now_ms))
+    assert new_certifier._due("site.test", held, Now(1_000, mine.ends_ms - 5 * DAY_MS)), "a third of its life is left"

@@ -177,9 +177,9 @@ async def test_a_failed_proof_says_why_and_ends_its_order(tmp_path: Path) -> Non
         authority.on(
             "/authz", says(pending, Retry_After="1"), says(pending | {"status": "invalid", "challenges": [failed]})
         )
-        found = await client.authorization(f"{authority.base}/authz")
+        acme_authorization = await client.authorization(f"{authority.base}/authz")
         authority.on("/authz", says(pending | {"status": "invalid", "challenges": [failed]}))
-        challenge = type(found.challenges[0])("http-01", f"{authority.base}/chall", "t")
+        challenge = type(acme_authorization.challenges[0])("http-01", f"{authority.base}/chall", "t")
         with pytest.raises(AcmeError, match="Connection refused") as refused:
             await client.answer(challenge, f"{authority.base}/authz", 5)
         assert (refused.value.rule, refused.value.order) == ("connection", True)

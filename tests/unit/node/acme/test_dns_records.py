@@ -77,7 +77,7 @@ async def name_server(keys: dict[str, str]) -> AsyncIterator[tuple[str, list[str
         try:
             query = dns.message.from_wire(raw, keyring=dns.tsigkeyring.from_text(keys))
             assert isinstance(query, dns.update.UpdateMessage)
-            told.extend(f"{query.zone[0].name} {one.to_text()}" for one in query.update)
+            told.extend(f"{query.zone[0].name} {rrset.to_text()}" for rrset in query.update)
             answer = dns.message.make_response(query)
         except dns.message.UnknownTSIGKey:
             answer = dns.message.Message(id=struct.unpack("!H", raw[:2])[0])

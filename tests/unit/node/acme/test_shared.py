@@ -27,14 +27,14 @@ from tests.support.runtime.pem import Authority
 
 MESH, PRINT = b"m" * 32, "p" * 43
 SIGNERS = [Ed25519Signer(bytes([number]) * 32) for number in (1, 2, 3)]
-ME, OTHER, STAGING = (peer_id(one.public_key) for one in SIGNERS)
+ME, OTHER, STAGING = (peer_id(signer.public_key) for signer in SIGNERS)
 
 
 class Node:
     """One node's files, and the records that come to it; `production` selects all nodes but the last."""
 
     def __init__(self, folder: Path) -> None:
-        nodes = [ConfirmedNode(one, (("for", "production"),), ("worker",), 1) for one in (ME, OTHER)]
+        nodes = [ConfirmedNode(peer_id, (("for", "production"),), ("worker",), 1) for peer_id in (ME, OTHER)]
         nodes.append(ConfirmedNode(STAGING, (("for", "staging"),), ("worker",), 1))
         state = SimpleNamespace(
             nodes=nodes, environments=[Environment("production", (("for", "production"),), None, False)],

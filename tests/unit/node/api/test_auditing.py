@@ -39,18 +39,18 @@ async def test_entries_are_read_in_order_and_others_have_a_turn_between_two_batc
             await asyncio.sleep(0)
 
     beside = asyncio.ensure_future(other())
-    found = await _links(control)
+    chained_entries = await _links(control)
     beside.cancel()
     assert turns >= 10
-    assert [(one.node, one.number) for one in found] == sorted(
+    assert [(entry.node, entry.number) for entry in chained_entries] == sorted(
         [(NODE, number) for number in range(1, count + 1)] + [(OTHER, 1)]
     )
-    assert [one.number for one in await _links(control, OTHER)] == [1]
+    assert [link.number for link in await _links(control, OTHER)] == [1]
 
 
 def test_batches_hold_everything_once_and_few_at_a_time() -> None:
     items = list(range(2 * READ_AT_ONCE + 1))
     batches = list(batched(items))
-    assert [one for batch in batches for one in batch] == items
+    assert [number for batch in batches for number in batch] == items
     assert [len(batch) for batch in batches] == [READ_AT_ONCE, READ_AT_ONCE, 1]
     assert list(batched([])) == []

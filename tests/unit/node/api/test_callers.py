@@ -53,12 +53,12 @@ def signed(
     **changed: str,
 ) -> web.Request:
     """A request as it arrives; `changed` are fields that somebody changed behind the signature."""
-    made = requests.Request("GET", f"https://node.test{path}", headers={"Freehold-Node": node}).prepare()
+    prepared_request = requests.Request("GET", f"https://node.test{path}", headers={"Freehold-Node": node}).prepare()
     HTTPMessageSigner(signature_algorithm=algorithms.ED25519, key_resolver=Keys()).sign(
-        made, key_id=signer.public_key.hex(), nonce=nonce, covered_component_ids=covered, include_alg=True,
+        prepared_request, key_id=signer.public_key.hex(), nonce=nonce, covered_component_ids=covered, include_alg=True,
         created=datetime.fromtimestamp(created_s),
     )  # fmt: skip
-    headers = CIMultiDict({**dict(made.headers), "Host": "node.test", **changed})
+    headers = CIMultiDict({**dict(prepared_request.headers), "Host": "node.test", **changed})
     request = make_mocked_request("GET", path, headers=headers)
     request._transport_peername = ("192.0.2.7", 1)
     return request
@@ -68,12 +68,12 @@ def callers(
     now_s: float = NOW_S, *, started_s: float = NOW_S - 1_000.0, names: tuple[str, ...] = (NODE, PIN)
 ) -> Callers:
     clock = SimpleNamespace(now_s=now_s)
-    made = Callers(
+    new_callers = Callers(
         Ed25519Verifier(), lambda: clock.now_s, node_names=lambda: names, started_s=started_s,
         granted=lambda key: key == KEY.public_key,
     )  # fmt: skip
-    made.clock = clock  # type: ignore[attr-defined]
-    return made
+    new_callers.clock = clock  # type: ignore[attr-defined]
+    return new_callers
 
 
 def refused(asked: Callers, request: web.Request) -> tuple[int, str]:

@@ -33,42 +33,42 @@ def problems(stated: dict[str, Any]) -> Iterator[str]:
     lost = named - set(stated["components"]["schemas"])
     yield from (f"{name} is nowhere" for name in lost)
     yield from (f"type {name} is used nowhere" for name in set(stated["components"]["schemas"]) - named)
-    tags = [one["name"] for one in stated["tags"]]
+    tags = [candidate["name"] for candidate in stated["tags"]]
     names: Counter[str] = Counter()
     for path, item in stated["paths"].items():
         if path != "/" and path.endswith("/"):
             yield f"{path} ends with a slash"
-        for method, one in item.items():
+        for method, entry in item.items():
             where = f"{method} {path}"
-            names[one.get("operationId", "")] += 1
+            names[entry.get("operationId", "")] += 1
             yield from (
                 f"{where} has no {name}"
                 for name in ("operationId", "summary", "description", "tags")
-                if not one.get(name)
+                if not entry.get(name)
             )
-            yield from (f"{where}: tag {tag} is not declared" for tag in one.get("tags", ()) if tag not in tags)
-            if not any(status.startswith("2") for status in one["responses"]):
+            yield from (f"{where}: tag {tag} is not declared" for tag in entry.get("tags", ()) if tag not in tags)
+            if not any(status.startswith("2") for status in entry["responses"]):
                 yield f"{where} has no answer of success"
-            silent = [status for status, answer in one["responses"].items() if not answer.get("description")]
+            silent = [status for status, answer in entry["responses"].items() if not answer.get("description")]
             yield from (f"{where}: answer {status} has no description" for status in silent)
-            yield from _parameters(where, path, one)
+            yield from _parameters(where, path, entry)
             if not lost:
-                yield from _contents(where, stated, one)
+                yield from _contents(where, stated, entry)
     yield from (f"operationId {name!r} stands there {count} times" for name, count in names.items() if count > 1)
 
 
 def _parameters(where: str, path: str, one: dict[str, Any]) -> Iterator[str]:
-    given = [(each["in"], each["name"]) for each in one["parameters"]]
-    yield from (f"{where}: {name} stands there twice" for name, count in Counter(given).items() if count > 1)
-    if {name for place, name in given if place == "path"} != set(re.findall(r"\{(\w+)\}", path)):
+    pairs = [(candidate["in"], candidate["name"]) for candidate in one["parameters"]]
+    yield from (f"{where}: {name} stands there twice" for name, count in Counter(pairs).items() if count > 1)
+    if {name for place, name in pairs if place == "path"} != set(re.findall(r"\{(\w+)\}", path)):
         yield f"{where}: its path has other parameters than it says"
-    for each in one["parameters"]:
-        if not each.get("description"):
-            yield f"{where}: {each['name']} has no description"
-        if each["in"] == "path" and "example" not in each:
-            yield f"{where}: {each['name']} has no example"
-        if "example" in each and not Draft202012Validator(each["schema"]).is_valid(each["example"]):
-            yield f"{where}: the example of {each['name']} does not fit"
+    for entry in one["parameters"]:
+        if not entry.get("description"):
+            yield f"{where}: {entry['name']} has no description"
+        if entry["in"] == "path" and "example" not in entry:
+            yield f"{where}: {entry['name']} has no example"
+        if "example" in entry and not Draft202012Validator(entry["schema"]).is_valid(entry["example"]):
+            yield f"{where}: the example of {entry['name']} does not fit"
 
 
 def _contents(where: str, stated: dict[str, Any], one: dict[str, Any]) -> Iterator[str]:
@@ -93,12 +93,12 @@ def stated() -> dict[str, Any]:
 
 def test_the_document_passes_the_linter(stated: dict[str, Any]) -> None:
     assert list(problems(stated)) == []
-    assert {tag for item in stated["paths"].values() for one in item.values() for tag in one["tags"]} == set(TAGS)
+    assert {tag for item in stated["paths"].values() for entry in item.values() for tag in entry["tags"]} == set(TAGS)
 
 
 def answer_of(one: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = one["responses"]["200"]["content"]["application/json"]
-    return found
+    answer: dict[str, Any] = one["responses"]["200"]["content"]["application/json"]
+    return answer
 
 
 def test_the_linter_finds_what_is_wrong(stated: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ def test_the_linter_finds_what_is_wrong(stated: dict[str, Any]) -> None:
         (lambda _, all_: all_["components"]["schemas"].pop("StartView"), "is nowhere"),
         (lambda _, all_: all_["components"]["schemas"].update(Odd={"type": "object"}), "is used nowhere"),
     ):  # fmt: skip
-        assert any(said in one for one in broken(change)), said
+        assert any(said in text for text in broken(change)), said
 
 
 class _Page(HTMLParser):
@@ -131,14 +131,14 @@ class _Page(HTMLParser):
         self.ids: set[str] = set()
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = dict(attributes)
-        if tag in {"script", "link", "img", "iframe", "object", "embed", "form", "base"} or "src" in found:
+        found_attributes = dict(attributes)
+        if tag in {"script", "link", "img", "iframe", "object", "embed", "form", "base"} or "src" in found_attributes:
             self.loads.append(tag)
-        self.loads += [name for name in found if name.startswith("on")]
-        if "href" in found:
-            self.links.add(str(found["href"]))
-        if "id" in found:
-            self.ids.add(str(found["id"]))
+        self.loads += [name for name in found_attributes if name.startswith("on")]
+        if "href" in found_attributes:
+            self.links.add(str(found_attributes["href"]))
+        if "id" in found_attributes:
+            self.ids.add(str(found_attributes["id"]))
 
 
 def test_the_page_shows_every_operation_and_loads_nothing(stated: dict[str, Any]) -> None:
@@ -148,9 +148,9 @@ def test_the_page_shows_every_operation_and_loads_nothing(stated: dict[str, Any]
     assert page.loads == []
     assert "url(" not in text
     assert "@import" not in text
-    assert {f"op-{one.name}" for one in OPERATIONS} <= page.ids
-    assert {one[1:] for one in page.links if one.startswith("#")} <= page.ids
-    assert {one for one in page.links if not one.startswith("#")} == {"/v1/openapi.json"}
+    assert {f"op-{operation.name}" for operation in OPERATIONS} <= page.ids
+    assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
+    assert {link for link in page.links if not link.startswith("#")} == {"/v1/openapi.json"}
 
 
 def test_what_a_type_says_is_text_on_the_page(stated: dict[str, Any]) -> None:
@@ -164,39 +164,39 @@ def test_what_a_type_says_is_text_on_the_page(stated: dict[str, Any]) -> None:
 
 def whole_numbers(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, list):
-        for one in value:
-            yield from whole_numbers(one)
+        for entry in value:
+            yield from whole_numbers(entry)
     if isinstance(value, dict):
         if value.get("type") == "integer":
             yield value
-        for key, one in value.items():
+        for key, entry in value.items():
             if key not in {"example", "examples"}:
-                yield from whole_numbers(one)
+                yield from whole_numbers(entry)
 
 
 def test_whole_numbers_say_their_width_so_that_generated_clients_hold_times() -> None:
-    found = list(whole_numbers(document(OPERATIONS, "1")))
-    assert len(found) > 50
-    assert all(one["format"] == "int64" for one in found)
+    numbers = list(whole_numbers(document(OPERATIONS, "1")))
+    assert len(numbers) > 50
+    assert all(number["format"] == "int64" for number in numbers)
 
 
 def _unbounded(schema: Any, place: str) -> list[str]:
     """Where a schema says integer without both ends."""
-    found = [place] if schema.get("type") == "integer" and not {"minimum", "maximum"} <= schema.keys() else []
+    texts = [place] if schema.get("type") == "integer" and not {"minimum", "maximum"} <= schema.keys() else []
     for name, below in schema.get("properties", {}).items():
-        found += _unbounded(below, f"{place}.{name}")
+        texts += _unbounded(below, f"{place}.{name}")
     for key in ("anyOf", "allOf", "oneOf", "prefixItems"):
         for below in schema.get(key, ()):
-            found += _unbounded(below, place)
+            texts += _unbounded(below, place)
     for key in ("items", "additionalProperties"):
         if isinstance(below := schema.get(key), dict):
-            found += _unbounded(below, f"{place}[]")
-    return found
+            texts += _unbounded(below, f"{place}[]")
+    return texts
 
 
 def test_every_whole_number_of_a_body_has_both_ends() -> None:
-    bodies = [one.body for one in OPERATIONS if one.body not in (None, bytes)]
+    bodies = [operation.body for operation in OPERATIONS if operation.body not in (None, bytes)]
     schemas, named = msgspec.json.schema_components(bodies)
-    found = [place for name, schema in named.items() for place in _unbounded(schema, name)]
-    assert not [*found, *(place for one in schemas for place in _unbounded(one, "body"))]
+    texts = [place for name, schema in named.items() for place in _unbounded(schema, name)]
+    assert not [*texts, *(place for schema in schemas for place in _unbounded(schema, "body"))]
     assert _unbounded({"properties": {"a": {"type": "integer", "minimum": 0}}}, "x") == ["x.a"], "a near miss"

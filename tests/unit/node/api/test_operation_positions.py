@@ -44,7 +44,7 @@ KEY, AUTHOR = Ed25519Signer(b"k" * 32), Ed25519Signer(b"a" * 32)
 """Who calls, and who signed what is handed over: the author may do all, so that a refusal is the caller's own."""
 
 PLACES = list(itertools.product(("shop", "blog"), ("prod", "staging")))
-BY_NAME = {one.name: one for one in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in OPERATIONS}
 ABSENT = "absent"
 
 
@@ -78,10 +78,10 @@ class Position:
     def rights(self) -> Rights | Refusal:
         if not self.grants:
             return Refusal("grant.none", "no grant")
-        made = [_rights(*one) for one in self.grants]
-        if self.bearer and made[0].roles == ("proposer",):
-            made[0] = replace(made[0], verbs=BEARER_VERBS)
-        return united(made)
+        entries = [_rights(*grant) for grant in self.grants]
+        if self.bearer and entries[0].roles == ("proposer",):
+            entries[0] = replace(entries[0], verbs=BEARER_VERBS)
+        return united(entries)
 
 
 def _rights(role: Role, project: str, environment: str) -> Rights:
@@ -129,11 +129,11 @@ TOKENS = {"put_artifact", "propose"}
 
 
 def control(position: Position) -> Any:
-    places = {bytes(one.change.release): place for place, one in CHANGES.items()}
+    places = {bytes(change.change.release): place for place, change in CHANGES.items()}
     trust = SimpleNamespace(mesh=W.mesh, verifier=Ed25519Verifier())
     dossiers = SimpleNamespace(
         rights=lambda key, _ms: position.rights if key == KEY.public_key else _rights("deployer", "*", "*"),
-        changes={one.id: one for one in CHANGES.values()},
+        changes={change.id: change for change in CHANGES.values()},
     )
     core = SimpleNamespace(
         trust=trust, dossiers=dossiers, state=W.state, chain=SimpleNamespace(position=SimpleNamespace(slot=0)),
@@ -174,7 +174,7 @@ def asked(position: Position, name: str, place: tuple[str, str]) -> str:
         "project": place[0], "environment": place[1], "change": change.id.hex(), "digest": change.change.release.hex(),
         "export": "ab" * 16, "number": "0", "import": "ab" * 16,
     }  # fmt: skip
-    named = {one.name: known[one.name] for one in operation.parameters if one.place == "path"}
+    named = {parameter.name: known[parameter.name] for parameter in operation.parameters if parameter.place == "path"}
     if position.bearer and not operation.takes_tokens:
         return "refused"  # the server's first question
     try:
@@ -225,7 +225,9 @@ def test_every_operation_is_in_the_table_and_its_cells_are_counted() -> None:
     assert len(CELLS) >= 400, len(CELLS)
     let_in = sum(expected(POSITIONS[position], name, place) == "in" for position, name, place in CELLS)
     assert len(CELLS) / 5 < let_in < len(CELLS) * 4 / 5, let_in
-    assert {one.name for one in OPERATIONS if one.access == "write" and one.takes_tokens} == TOKENS
+    assert {
+        operation.name for operation in OPERATIONS if operation.access == "write" and operation.takes_tokens
+    } == TOKENS
 
 
 @pytest.mark.parametrize("name", AIMED)

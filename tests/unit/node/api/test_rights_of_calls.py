@@ -23,7 +23,7 @@ from protocols.trust.grants import ALL_ROLES, VERBS_OF_ROLE, Rights, Role
 
 MESH = b"m" * 32
 KEY = Ed25519Signer(b"k" * 32)
-BY_NAME = {one.name: one for one in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in OPERATIONS}
 
 
 def rights(
@@ -74,8 +74,8 @@ def test_a_key_of_one_place_reads_that_lane_and_not_its_neighbours(
     project: str, environment: str, *, allowed: bool
 ) -> None:
     for role in ("viewer", "proposer", "deployer", "approver"):
-        found = asked(rights(role), LANE, project=project, environment=environment)  # type: ignore[arg-type]
-        assert found == ("" if allowed else "caller.not-allowed"), role
+        text = asked(rights(role), LANE, project=project, environment=environment)  # type: ignore[arg-type]
+        assert text == ("" if allowed else "caller.not-allowed"), role
 
 
 def test_stars_cover_everything_and_only_in_their_own_part() -> None:
@@ -104,9 +104,11 @@ def test_what_concerns_one_project_is_not_asked_without_it_by_a_key_of_some_proj
 
 
 def test_two_grants_do_not_add_up_to_a_place_that_neither_covers() -> None:
-    one, other = rights("viewer"), rights("viewer", projects=("blog",), environments=("prod",))
-    assert asked(replace(one, beside=(other,)), LANE, project="shop", environment="prod") == "caller.not-allowed"
-    assert asked(replace(one, beside=(other,)), LANE, project="blog", environment="prod") == ""
+    chosen_rights, other = rights("viewer"), rights("viewer", projects=("blog",), environments=("prod",))
+    assert (
+        asked(replace(chosen_rights, beside=(other,)), LANE, project="shop", environment="prod") == "caller.not-allowed"
+    )
+    assert asked(replace(chosen_rights, beside=(other,)), LANE, project="blog", environment="prod") == ""
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

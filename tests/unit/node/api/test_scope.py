@@ -101,12 +101,12 @@ def test_one_place_suffices_and_a_principals_own_is_its_own() -> None:
 
 def test_what_is_nobodys_is_seen_by_those_who_see_all_and_the_mesh_by_all_with_a_grant() -> None:
     everywhere = Scope("k", (rights("viewer", (ANY,), (ANY,)),))
-    one = Scope("k", (rights("viewer", ("shop",), (ANY,)),))
+    scope = Scope("k", (rights("viewer", ("shop",), (ANY,)),))
     assert covered(everywhere, OF_NOBODY)
-    assert not covered(one, OF_NOBODY)
-    assert covered(one, OF_MESH)
+    assert not covered(scope, OF_NOBODY)
+    assert covered(scope, OF_MESH)
     assert not covered(NOTHING, OF_MESH)
-    assert not covered(one, OF_MESH, writing=True)
+    assert not covered(scope, OF_MESH, writing=True)
 
 
 def test_scopes_of_names_overlap_by_a_name_or_the_star() -> None:

@@ -18,7 +18,7 @@ SIGNER = Ed25519Signer(SystemEntropy().random_bytes(32))
 
 
 def kept(number: int, nodes: int = 1) -> Kept:
-    named = tuple(PeerId("1" * 48 + f"{one:04d}") for one in range(nodes))
+    named = tuple(PeerId("1" * 48 + f"{index:04d}") for index in range(nodes))
     command = Command(number.to_bytes(16), Start(number.to_bytes(32), named), "site", "production", 7)
     return Kept(sign_command((SIGNER,), b"m" * 32, command), 1_800_000_000_000 + number)
 

@@ -93,7 +93,7 @@ class House:
 
     @property
     def draining(self) -> bool:
-        return next(one for one in self.world.state.nodes if one.node == self.node).draining
+        return next(node for node in self.world.state.nodes if node.node == self.node).draining
 
     async def runs(self, until: Callable[[], bool] = lambda: False, within_s: float = 0.3) -> None:
         """Let it run until something is so, or for a moment to see that nothing is."""
@@ -156,7 +156,7 @@ async def test_who_is_drained_or_undrained_by_another_decision_meanwhile_is_left
 
 async def test_a_decision_about_another_node_changes_nothing(house: House) -> None:
     house.decide(house.keep())
-    other = next(one.node for one in house.world.state.nodes if one.node != house.node)
+    other = next(node.node for node in house.world.state.nodes if node.node != house.node)
     house.decide(house.signed(DrainNode(other)))
     house.decide(house.signed(CreateProject("elsewhere")))
     house.wall_ms += HOUR_MS
@@ -222,7 +222,7 @@ def test_a_span_has_bounds(house: House, span_ms: int, rule: str) -> None:
 
 def test_only_a_drain_and_the_undrain_of_one_node_by_an_admin_are_kept(house: House) -> None:
     drain, undrain = house.pair()
-    other = next(one.node for one in house.world.state.nodes if one.node != house.node)
+    other = next(node.node for node in house.world.state.nodes if node.node != house.node)
     unknown = PeerId("12D3KooWJbJFaZ1dwpuu9tQY3ELCKCpWMJc1dSRVbcMwhiLiFq7q")
     wrong = {
         "twice the drain": (drain, drain), "the wrong way round": (undrain, drain),

@@ -31,10 +31,10 @@ def test_what_was_appended_is_there_for_the_next_life_until_the_end(tmp_path: Pa
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_an_entry_that_was_cut_off_is_gone_and_the_next_one_takes_its_place(tmp_path: Path, cut: int) -> None:
-    made = Backlog(tmp_path)
-    made.begin()
-    made.append(entry(1))
-    made.append(entry(2))
+    backlog = Backlog(tmp_path)
+    backlog.begin()
+    backlog.append(entry(1))
+    backlog.append(entry(2))
     path = tmp_path / BACKLOG_FILE_NAME
     path.write_bytes(path.read_bytes()[:-cut])
     again = Backlog(tmp_path)
@@ -45,11 +45,11 @@ def test_an_entry_that_was_cut_off_is_gone_and_the_next_one_takes_its_place(tmp_
 
 
 def test_a_damaged_entry_ends_what_can_be_read(tmp_path: Path) -> None:
-    made = Backlog(tmp_path)
-    made.begin()
-    made.append(entry(1))
+    backlog = Backlog(tmp_path)
+    backlog.begin()
+    backlog.append(entry(1))
     size = (tmp_path / BACKLOG_FILE_NAME).stat().st_size
-    made.append(entry(2))
+    backlog.append(entry(2))
     data = bytearray((tmp_path / BACKLOG_FILE_NAME).read_bytes())
     data[size + 20] ^= 1
     (tmp_path / BACKLOG_FILE_NAME).write_bytes(data)

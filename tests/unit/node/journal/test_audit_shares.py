@@ -93,7 +93,7 @@ def test_keys_that_a_principal_makes_have_one_share_with_it_also_after_a_restart
         if again:
             log.audit._go_on()
         refused = [log.audit.refusal(log.key(name)) for name in ("author", "bot", "bot2")]
-        assert [one.rule for one in refused if one is not None] == ["quota.audit-principal"] * 3
+        assert [refusal.rule for refusal in refused if refusal is not None] == ["quota.audit-principal"] * 3
         assert log.audit.refusal(log.key("beside")) is None, "another principal still has its own"
 
 
@@ -158,7 +158,7 @@ def test_refused_calls_make_one_entry_and_one_more_that_counts_the_rest(tmp_path
     log.wall_ms = WALL_START_MS + 100 + WINDOW_MIN_MS
     log.note("beside", "publish change")
     told = [entry for entry in log.entries() if entry.count > 1]
-    assert [(one.caller, one.verb, one.count, one.first_ms, one.result) for one in told] == [
+    assert [(entry.caller, entry.verb, entry.count, entry.first_ms, entry.result) for entry in told] == [
         (log.key("author"), "refused calls", 49, first_ms, "caller.not-allowed, command.expect")
     ]
     assert chain_faults(log.core.trust.verifier, log.world.mesh, links_of(log.core), log.wall_ms) == ()
@@ -189,7 +189,7 @@ def test_the_windows_are_bounded() -> None:
     for number in range(WINDOWS_MAX + 3):
         refusals.alone(f"key {number}", "x", WALL_START_MS)
         refusals.alone(f"key {number}", "x", WALL_START_MS)
-    assert [one.caller for one in refusals.due(WALL_START_MS)] == ["key 0", "key 1", "key 2"]
+    assert [refusals_told.caller for refusals_told in refusals.due(WALL_START_MS)] == ["key 0", "key 1", "key 2"]
 
 
 def test_caller_shares_forget_what_expired() -> None:

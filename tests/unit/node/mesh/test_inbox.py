@@ -12,7 +12,7 @@ LOUD, QUIET = PeerId("loud"), PeerId("quiet")
 
 
 def taken(inbox: Inbox, count: int) -> list[object]:
-    return [found.event if (found := inbox.take()) is not None else None for _ in range(count)]
+    return [pair.event if (pair := inbox.take()) is not None else None for _ in range(count)]
 
 
 def test_a_flood_of_one_peer_stands_before_nobody_elses_message_but_by_one() -> None:

@@ -89,9 +89,9 @@ def logs(tmp_path: Path) -> Any:
 
 def asking(logs: LogStore, *, member: bool = True) -> tuple[Asking, Wire]:
     wire = Wire()
-    made: Any = wire
-    Answering(made, lambda peer: member and peer == ASKER, lambda: b'{"name":"oslo"}', logs)
-    return Asking(made), wire
+    entry: Any = wire
+    Answering(entry, lambda peer: member and peer == ASKER, lambda: b'{"name":"oslo"}', logs)
+    return Asking(entry), wire
 
 
 def line(number: int, app: str = "web") -> bytes:
@@ -103,8 +103,8 @@ async def test_a_member_is_told_what_a_node_is_and_its_newest_lines(logs: LogSto
     for number in range(5):
         logs.append(line(number, "web" if number % 2 else "job"))
     assert await service.description(ASKER) == b'{"name":"oslo"}'
-    assert [one async for one in service.lines(ASKER, Ask("logs", limit=2))] == [line(3), line(4, "job")]
-    assert [one async for one in service.lines(ASKER, Ask("logs", app="web"))] == [line(1), line(3)]
+    assert [line async for line in service.lines(ASKER, Ask("logs", limit=2))] == [line(3), line(4, "job")]
+    assert [line async for line in service.lines(ASKER, Ask("logs", app="web"))] == [line(1), line(3)]
 
 
 async def test_who_has_used_up_its_part_of_the_loop_waits_for_answers_and_another_does_not(
@@ -162,11 +162,11 @@ async def test_more_questions_than_a_node_answers_at_once_are_refused(logs: LogS
     service, wire = asking(logs)
     logs.append(line(0))
     followers = [service.lines(ASKER, Ask("logs", follow=True)) for _ in range(ANSWERS_MAX)]
-    for one in followers:
-        await anext(one)
+    for follower in followers:
+        await anext(follower)
     with pytest.raises(StreamError):
         await service.description(ASKER)
-    for one in followers:
-        await one.aclose()  # type: ignore[attr-defined]
+    for follower in followers:
+        await follower.aclose()  # type: ignore[attr-defined]
     await asyncio.gather(*wire.tasks)
     assert await service.description(ASKER) == b'{"name":"oslo"}'

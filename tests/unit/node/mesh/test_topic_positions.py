@@ -31,9 +31,9 @@ def mesh(decided: MeshState, down: tuple[PeerId, ...] = ()) -> Any:
 
 def furnished(*, data_node: PeerId = C, draining: tuple[PeerId, ...] = (), shop: bool = True) -> MeshState:
     """Staging is A's and B's, live C's and D's; `few` is on one of these; `new` has its first rollout, on D."""
-    one = state(Lane(*LIVE), draining)
+    mesh_state = state(Lane(*LIVE), draining)
     where = {A: "staging", B: "staging", C: "live", D: "live"}
-    nodes = tuple(msgspec.structs.replace(node, labels=(("at", where[node.node]),)) for node in one.nodes)
+    nodes = tuple(msgspec.structs.replace(node, labels=(("at", where[node.node]),)) for node in mesh_state.nodes)
     first = msgspec.structs.replace(rollout(deployed(), 1), order=(D, C))
     lanes = (
         Lane(*LIVE, base=deployed() if shop else None), Lane(*STAGING, base=deployed()), Lane(*BLOG, base=deployed()),
@@ -42,7 +42,7 @@ def furnished(*, data_node: PeerId = C, draining: tuple[PeerId, ...] = (), shop:
     )  # fmt: skip
     environments = tuple(Environment(name, (("at", name),), None, False) for name in ("live", "staging"))
     projects = tuple(Project(name, ()) for name in ("shop", "blog", "data", "few", "new"))
-    return msgspec.structs.replace(one, nodes=nodes, lanes=lanes, environments=environments, projects=projects)
+    return msgspec.structs.replace(mesh_state, nodes=nodes, lanes=lanes, environments=environments, projects=projects)
 
 
 def believed_in(node: PeerId, one: Any) -> set[tuple[str, str]]:
@@ -55,13 +55,13 @@ def home() -> PeerId:
 
 
 def test_a_member_is_heard_where_it_runs_the_project_in_that_environment_and_nowhere_else() -> None:
-    one = mesh(furnished())
+    entry = mesh(furnished())
     few = home()
     wanted = {A: {STAGING}, B: {STAGING}, C: {LIVE, BLOG, DATA}, D: {LIVE, BLOG, NEW}}
     wanted[few].add(FEW)
     for node in NODES:
-        assert believed_in(node, one) == wanted[node], node
-    assert believed_in(PeerId("a stranger"), one) == set()
+        assert believed_in(node, entry) == wanted[node], node
+    assert believed_in(PeerId("a stranger"), entry) == set()
 
 
 def test_a_member_that_ran_it_until_the_last_decision_is_heard_no_more() -> None:
@@ -88,10 +88,10 @@ def test_a_node_that_stands_in_for_one_that_is_down_is_heard_and_one_with_no_suc
 
 @pytest.mark.parametrize("ended", ["promoted", "aborted"])
 def test_a_cohort_is_heard_while_its_rollout_is_open(ended: str) -> None:
-    one = furnished()
-    assert runs_lane(mesh(one), D, NEW)
-    assert not runs_lane(mesh(one), C, NEW), "it is not of this stage's cohort"
+    mesh_state = furnished()
+    assert runs_lane(mesh(mesh_state), D, NEW)
+    assert not runs_lane(mesh(mesh_state), C, NEW), "it is not of this stage's cohort"
     over = Lane(*NEW, base=deployed() if ended == "promoted" else None)
-    lanes = (*one.lanes[:-1], over)
-    after = mesh(msgspec.structs.replace(one, lanes=lanes))
+    lanes = (*mesh_state.lanes[:-1], over)
+    after = mesh(msgspec.structs.replace(mesh_state, lanes=lanes))
     assert [runs_lane(after, node, NEW) for node in (C, D)] == [ended == "promoted"] * 2

@@ -28,13 +28,13 @@ NOW_S = int(time.time())
 
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
-    made = Issuer("https://forge.example.org")
-    made.claims = {**SAID, "iat": NOW_S, "nbf": NOW_S, "exp": NOW_S + 600}
-    made.keys["rsa-short"] = rsa.generate_private_key(65537, 1024)
-    made.keys["ec-384"] = ec.generate_private_key(ec.SECP384R1())
-    made.keys["thief"] = rsa.generate_private_key(65537, 2048)
-    made.shown = {"rsa-1", "ec-1", "rsa-short", "ec-384"}
-    return made
+    new_issuer = Issuer("https://forge.example.org")
+    new_issuer.claims = {**SAID, "iat": NOW_S, "nbf": NOW_S, "exp": NOW_S + 600}
+    new_issuer.keys["rsa-short"] = rsa.generate_private_key(65537, 1024)
+    new_issuer.keys["ec-384"] = ec.generate_private_key(ec.SECP384R1())
+    new_issuer.keys["thief"] = rsa.generate_private_key(65537, 2048)
+    new_issuer.shown = {"rsa-1", "ec-1", "rsa-short", "ec-384"}
+    return new_issuer
 
 
 def keys_of(issuer: Issuer) -> tuple[IssuerKey, ...]:
@@ -43,8 +43,8 @@ def keys_of(issuer: Issuer) -> tuple[IssuerKey, ...]:
 
 def judged(issuer: Issuer, token: str, **changed: Any) -> str:
     wanted = Conditions(issuer.url, changed.get("subject", ""), changed.get("claims", CLAIMS))
-    found = believed(token, keys_of(issuer), wanted, AUDIENCE, changed.get("at_s", NOW_S))
-    return found.rule if isinstance(found, Refusal) else ""
+    answer = believed(token, keys_of(issuer), wanted, AUDIENCE, changed.get("at_s", NOW_S))
+    return answer.rule if isinstance(answer, Refusal) else ""
 
 
 @pytest.mark.parametrize("kid", ["rsa-1", "ec-1"])
@@ -112,8 +112,8 @@ def test_no_token_chooses_its_own_algorithm(issuer: Issuer) -> None:
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     jwk = json.dumps(jwk_of("rsa-1", issuer.keys["rsa-1"])).encode()
     for name in ("none", "None", "NONE", ""):
-        found = judged(issuer, forged(issuer, {"alg": name, "kid": "rsa-1"}, lambda _data: b""))
-        assert found in {"token.algorithm", "token.malformed"}, name
+        text = judged(issuer, forged(issuer, {"alg": name, "kid": "rsa-1"}, lambda _data: b""))
+        assert text in {"token.algorithm", "token.malformed"}, name
     for secret in (pem, pem.strip(), der, jwk, b""):
         token = forged(
             issuer, {"alg": "HS256", "kid": "rsa-1"},
@@ -128,7 +128,7 @@ def test_no_token_chooses_its_own_algorithm(issuer: Issuer) -> None:
 
 
 def test_only_keys_that_the_issuer_shows_and_that_are_strong_enough_count(issuer: Issuer) -> None:
-    assert {one.kid for one in keys_of(issuer)} == {"rsa-1", "ec-1"}
+    assert {key.kid for key in keys_of(issuer)} == {"rsa-1", "ec-1"}
     assert judged(issuer, issuer.token(AUDIENCE, "thief")) == "token.key"
     own = jwk_of("thief", issuer.keys["thief"])
     thief = issuer.keys["thief"]
@@ -143,8 +143,8 @@ def test_two_keys_of_one_name_are_none(issuer: Issuer) -> None:
     doubled = json.dumps({"keys": [jwk_of("a", issuer.keys["rsa-1"]), jwk_of("a", issuer.keys["thief"])]}).encode()
     issuer_keys = read_keys(doubled)
     token = issuer.token(AUDIENCE)
-    found = believed(token, issuer_keys, Conditions(issuer.url, "", CLAIMS), AUDIENCE, NOW_S)
-    assert isinstance(found, Refusal)
+    answer = believed(token, issuer_keys, Conditions(issuer.url, "", CLAIMS), AUDIENCE, NOW_S)
+    assert isinstance(answer, Refusal)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_odd_keys_are_left_out_and_harm_none_beside_them(issuer: Issuer) -> None
         {**good, "kid": "other", "alg": "RS512"}, {**good, "kid": "n", "n": "!!"}, {"kty": "oct", "kid": "s", "k": "AAAA"},
         {**good, "kid": "private", "d": "AQAB"},
     ]  # fmt: skip
-    assert [one.kid for one in read_keys(json.dumps({"keys": [*odd, good]}).encode())] == ["good"]
+    assert [key.kid for key in read_keys(json.dumps({"keys": [*odd, good]}).encode())] == ["good"]
 
 
 @pytest.mark.parametrize("token", ["", "a", "a.b", "a.b.c", "a.b.c.d", "é.b.c", "." * 9_000, "e30.e30.e30", "e30.e30."])

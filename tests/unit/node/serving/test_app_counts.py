@@ -18,9 +18,9 @@ def app(count: int, errors: int = 0, key: str = "k") -> AppStatus:
 
 def look(*apps: tuple[int, AppStatus]) -> list[Status]:
     by_pid: dict[int, list[AppStatus]] = {}
-    for pid, one in apps:
-        by_pid.setdefault(pid, []).append(one)
-    return [Status(1, pid, 0, 0, 0, 0, 0, 0, {}, tuple(found)) for pid, found in by_pid.items()]
+    for pid, app_status in apps:
+        by_pid.setdefault(pid, []).append(app_status)
+    return [Status(1, pid, 0, 0, 0, 0, 0, 0, {}, tuple(entry)) for pid, entry in by_pid.items()]
 
 
 def test_totals_add_workers_up_and_survive_their_deaths() -> None:
@@ -37,7 +37,7 @@ def test_totals_add_workers_up_and_survive_their_deaths() -> None:
 def test_what_is_not_deployed_any_more_has_no_series_and_other_environments_are_other_ones() -> None:
     counts = AppCounts()
     counts.add(look((1, app(5)), (1, app(4, key="other")), (1, app(9, key="stranger"))), LOADED)
-    assert {one.environment: total.statuses["2xx"] for one, total in counts.totals.items()} == {
+    assert {app_name.environment: total.statuses["2xx"] for app_name, total in counts.totals.items()} == {
         "production": 5,
         "staging": 4,
     }

@@ -26,11 +26,11 @@ def put(folder: Path, data: bytes, used_s: int) -> bytes:
 
 def test_the_least_recently_used_go_first_and_what_is_kept_never_does(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
-    old, kept, new = (put(tmp_path, letter * 100, used_s) for letter, used_s in ((b"a", 1), (b"b", 2), (b"c", 3)))
-    assert store.collect({kept}, max_bytes=300) == []
-    assert store.collect({kept}, max_bytes=299) == [old.hex()]
-    assert store.collect({kept}, max_bytes=0) == [new.hex()]
-    assert store.has(kept)  # type: ignore[arg-type]
+    old, content, new = (put(tmp_path, letter * 100, used_s) for letter, used_s in ((b"a", 1), (b"b", 2), (b"c", 3)))
+    assert store.collect({content}, max_bytes=300) == []
+    assert store.collect({content}, max_bytes=299) == [old.hex()]
+    assert store.collect({content}, max_bytes=0) == [new.hex()]
+    assert store.has(content)  # type: ignore[arg-type]
 
 
 def test_everything_that_a_lane_runs_or_can_go_back_to_is_kept(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ VALUE = "a value that nobody but the key's owner reads"
 @pytest.fixture
 def identity(tmp_path: Path) -> Path:
     path = tmp_path / "key.txt"
-    made = pyrage.x25519.Identity.generate()
-    path.write_text(f"# public key: {made.to_public()}\n{made}\n")
+    entry = pyrage.x25519.Identity.generate()
+    path.write_text(f"# public key: {entry.to_public()}\n{entry}\n")
     return path
 
 
@@ -57,7 +57,7 @@ def test_a_backup_is_opened_by_its_key_alone(place: DataFolders, config: BackupC
     assert not tells(path.read_bytes(), [VALUE])
     with opened(path, identity) as folder:
         manifest = read_manifest(folder)
-        assert [one.name for one in manifest.files] == ["keyvalue.db"]
+        assert [file.name for file in manifest.files] == ["keyvalue.db"]
         (folder / "site").mkdir()
         (folder / "keyvalue.db").rename(folder / "site" / "keyvalue.db")
         provider = SqliteKeyValue(folder, "site")
@@ -96,9 +96,9 @@ def test_a_kill_before_each_file_operation_leaves_whole_backups(
     for before in range(counted.operations):
         killed = run_killed(again((2 + before) * DAY_MS), os.environ, "", before)
         assert killed.code is None
-        found = made_of(Path(config.to), LANE)
-        assert found, "the last whole backup is gone"
-        for _, path in found:
+        pairs = made_of(Path(config.to), LANE)
+        assert pairs, "the last whole backup is gone"
+        for _, path in pairs:
             with opened(path, identity) as folder:
                 read_manifest(folder)
 
@@ -155,15 +155,15 @@ def test_what_is_due_is_made_once_a_time(place: DataFolders, config: BackupConfi
     from types import SimpleNamespace
 
     now = SimpleNamespace(wall_ms=10 * DAY_MS)
-    made = data_backups.DataBackups(SimpleNamespace(), place, config, lambda: now)  # type: ignore[arg-type, return-value]
-    assert made._due(LANE, config)
+    answer = data_backups.DataBackups(SimpleNamespace(), place, config, lambda: now)  # type: ignore[arg-type, return-value]
+    assert answer._due(LANE, config)
     back_up(place, LANE, "12D3", now.wall_ms, config)
-    made.states.clear()
-    assert not made._due(LANE, config)
+    answer.states.clear()
+    assert not answer._due(LANE, config)
     now.wall_ms += DAY_MS - 1
-    assert not made._due(LANE, config)
+    assert not answer._due(LANE, config)
     now.wall_ms += 1
-    assert made._due(LANE, config)
+    assert answer._due(LANE, config)
 
 
 def test_the_age_of_a_distribution_reads_it(place: DataFolders, config: BackupConfig, identity: Path) -> None:

@@ -67,7 +67,7 @@ class Office:
             self.queue.publish(subject, body, self.now().wall_ms)
 
     def counts(self) -> dict[str, int]:
-        return {one.subject: one.messages for one in self.queue.counts()}
+        return {count.subject: count.messages for count in self.queue.counts()}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -90,8 +90,8 @@ async def test_a_message_goes_to_its_handler_and_is_gone(tmp_path: Path) -> None
         office.publish(b"a", b"b")
         office.publish(b"m", subject="mail")
         await until(lambda: office.counts() == {"jobs": 0, "mail": 0})
-    found = [("r1", "mailer", b"m", 1), ("r1", "worker", b"a", 1), ("r1", "worker", b"b", 1)]
-    assert sorted(office.calls) == found
+    pairs = [("r1", "mailer", b"m", 1), ("r1", "worker", b"a", 1), ("r1", "worker", b"b", 1)]
+    assert sorted(office.calls) == pairs
     assert office.deliveries.outcomes == {(*LANE, "jobs", "done"): 2, (*LANE, "mail", "done"): 1}
 
 

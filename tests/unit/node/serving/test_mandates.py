@@ -29,13 +29,13 @@ def custody(started_ms: int = WALL_MS - MANDATE_AHEAD_MS, **core: Any) -> tuple[
         admins=(signer("admin").public_key, RECOVERY + signer("paper").public_key), lane=lambda *_: lane
     )
     trust = SimpleNamespace(verifier=VERIFIER, mesh=MESH)
-    made = DataCustody(
+    data_custody = DataCustody(
         SimpleNamespace(node=ME, state=state, trust=trust, **core),  # type: ignore[arg-type]
         SimpleNamespace(place=Path("unused")),  # type: ignore[arg-type]
         lambda: Now(0, clock[0]),
     )
     clock[0] = WALL_MS
-    return made, clock
+    return data_custody, clock
 
 
 def signed(mandate: DataMandate = MANDATE, by: str = "admin") -> bytes:
@@ -49,9 +49,9 @@ def refusal(made: DataCustody, data: bytes, act: Any = "export", lane: tuple[str
 
 
 def test_a_mandate_is_good_once_also_after_the_node_started_again() -> None:
-    made, _ = custody()
-    assert made.check(signed(), "export", LANE) == MANDATE
-    assert refusal(made, signed()) == "data.mandate"
+    data_custody, _ = custody()
+    assert data_custody.check(signed(), "export", LANE) == MANDATE
+    assert refusal(data_custody, signed()) == "data.mandate"
     again, _ = custody(started_ms=WALL_MS + 1)
     assert refusal(again, signed()) == "data.mandate", "what an earlier life took is not known any more"
     again, _ = custody(started_ms=WALL_MS - MANDATE_AHEAD_MS + 1)
@@ -72,11 +72,11 @@ def test_a_mandate_is_good_once_also_after_the_node_started_again() -> None:
     ids=str,
 )  # fmt: skip
 def test_a_mandate_for_anything_else_is_refused(changed: dict[str, Any], rule: str) -> None:
-    made, _ = custody()
-    assert refusal(made, signed(replace(MANDATE, **changed))) == rule
+    data_custody, _ = custody()
+    assert refusal(data_custody, signed(replace(MANDATE, **changed))) == rule
 
 
 @pytest.mark.parametrize("by", ["paper", "somebody", "me"])
 def test_only_an_admin_signs_one_and_a_recovery_key_is_none(by: str) -> None:
-    made, _ = custody()
-    assert refusal(made, signed(by=by)) == "command.not-allowed"
+    data_custody, _ = custody()
+    assert refusal(data_custody, signed(by=by)) == "command.not-allowed"

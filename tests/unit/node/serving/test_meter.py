@@ -29,9 +29,9 @@ def test_the_first_stage_of_a_release_counts_from_nothing() -> None:
 
 def engine_of(*apps: tuple[str, str, int]) -> str:
     """The engine of a release whose apps were served so: (app, engine, measured answers)."""
-    found = tuple(AppStatus("k", app, count, 0, 0, {}, {}, (count, 0), 0, 0, engine) for app, engine, count in apps)
+    entries = tuple(AppStatus("k", app, count, 0, 0, {}, {}, (count, 0), 0, 0, engine) for app, engine, count in apps)
     meter = Meter()
-    meter.add([Status(1, 1, 0, 0, 0, 0, 0, 0, {}, found)])
+    meter.add([Status(1, 1, 0, 0, 0, 0, 0, 0, {}, entries)])
     counts = meter.tally("k").counts()
     assert counts.sound()
     return since(counts, Counts()).engine

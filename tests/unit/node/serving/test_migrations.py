@@ -73,9 +73,9 @@ def migrations(folder: Path, act: Callable[[Path], Any] = count_up, *, holder: s
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Path:
-    made = tmp_path / "data" / LANE[0] / LANE[1]
-    (made / "sql").mkdir(parents=True)
-    with contextlib.closing(sqlite3.connect(made / "sql" / "main.db")) as database:
+    path = tmp_path / "data" / LANE[0] / LANE[1]
+    (path / "sql").mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(path / "sql" / "main.db")) as database:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE t (runs INTEGER)")
         database.execute("INSERT INTO t VALUES (0)")
@@ -85,13 +85,13 @@ def stores(tmp_path: Path) -> Path:
     writer.write(b"an object")
     writer.commit([("uploads", "one")])
     blobs.close()
-    return made
+    return path
 
 
 def runs(stores: Path) -> int:
     with contextlib.closing(sqlite3.connect(stores / "sql" / "main.db")) as database:
-        found: int = database.execute("SELECT runs FROM t").fetchone()[0]
-    return found
+        number: int = database.execute("SELECT runs FROM t").fetchone()[0]
+    return number
 
 
 def settle(folder: Path) -> None:
@@ -109,11 +109,11 @@ def always() -> bool:
 
 
 async def test_a_release_migrates_once_and_another_again(tmp_path: Path, stores: Path) -> None:
-    made = migrations(tmp_path)
-    assert made.is_due(LANE, prepared())
-    await made.run(LANE, prepared(), always)
-    assert (runs(stores), made.is_due(LANE, prepared())) == (1, False)
-    assert made.is_due(LANE, prepared(Digest(b"s" * 32)))
+    new_migrations = migrations(tmp_path)
+    assert new_migrations.is_due(LANE, prepared())
+    await new_migrations.run(LANE, prepared(), always)
+    assert (runs(stores), new_migrations.is_due(LANE, prepared())) == (1, False)
+    assert new_migrations.is_due(LANE, prepared(Digest(b"s" * 32)))
     assert not (stores / freeze.FROZEN).exists()
     assert not copies(tmp_path)
     blobs = FileBlobs(tmp_path / "data", "/".join(LANE))
@@ -121,8 +121,8 @@ async def test_a_release_migrates_once_and_another_again(tmp_path: Path, stores:
     assert reader.read(100) == b"an object"
     reader.close()
     blobs.close()
-    kept = DataFolders(tmp_path).kept(LANE)
-    assert len(kept) == 1, "what it was is kept for some days"
+    numbers = DataFolders(tmp_path).kept(LANE)
+    assert len(numbers) == 1, "what it was is kept for some days"
 
 
 def test_killed_at_any_moment_the_data_is_the_old_or_the_new_and_the_next_life_migrates_once(
@@ -224,8 +224,8 @@ async def test_a_full_disk_leaves_the_data_as_it_was(
 def test_the_note_of_releases_is_bounded_and_checked(tmp_path: Path) -> None:
     (tmp_path / MIGRATED).write_text(json.dumps([f"{number:064x}" for number in range(MIGRATED_MAX)]))
     note_migrated(tmp_path, "f" * 64)
-    found = migrated_by(tmp_path)
-    assert (len(found), found[0], found[-1]) == (MIGRATED_MAX, f"{1:064x}", "f" * 64)
+    migrated = migrated_by(tmp_path)
+    assert (len(migrated), migrated[0], migrated[-1]) == (MIGRATED_MAX, f"{1:064x}", "f" * 64)
     note_migrated(tmp_path, f"{7:064x}")
     assert migrated_by(tmp_path).count(f"{7:064x}") == 1
     for wrong in ('["../x"]', "{", json.dumps(["0" * 64] * (MIGRATED_MAX + 1))):

@@ -49,12 +49,12 @@ class Releases:
 
 
 async def test_however_much_is_decided_while_a_release_loads_one_look_at_the_routes_is_enough() -> None:
-    made = Workloads(None, None, None, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    new_workloads = Workloads(None, None, None, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as tasks:
-        made._tasks = tasks
+        new_workloads._tasks = tasks
         for _ in range(2 * workloads.ORDERS_MAX):
-            made.order(EntryStored(1, None))  # type: ignore[arg-type]
-    assert made._orders.qsize() == 1
+            new_workloads.order(EntryStored(1, None))  # type: ignore[arg-type]
+    assert new_workloads._orders.qsize() == 1
 
 
 def counted(requests: int) -> Status:
@@ -73,17 +73,17 @@ async def test_a_release_that_is_let_go_is_counted_to_its_end_and_from_nothing_w
 
     pool: Any = SimpleNamespace(unload=unload, activate=activate, slots=tuple)
     core: Any = SimpleNamespace(state=SimpleNamespace(lanes=()))
-    made = Workloads(core, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
-    made._loaded["k"] = SimpleNamespace()  # type: ignore[assignment]
+    new_workloads = Workloads(core, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    new_workloads._loaded["k"] = SimpleNamespace()  # type: ignore[assignment]
     async with asyncio.TaskGroup() as tasks:
-        made._tasks = tasks
-        made._meter.add([counted(1_000)])
-        await made._switch()
-        made._meter.add([counted(1_000)])  # a look while its last request goes on
+        new_workloads._tasks = tasks
+        new_workloads._meter.add([counted(1_000)])
+        await new_workloads._switch()
+        new_workloads._meter.add([counted(1_000)])  # a look while its last request goes on
         last_request.set()
-    opened = made._meter.tally("k").counts()  # loaded anew, as its next rollout opens
-    made._meter.add([counted(5)])
-    counts = since(made._meter.tally("k").counts(), opened)
+    opened = new_workloads._meter.tally("k").counts()  # loaded anew, as its next rollout opens
+    new_workloads._meter.add([counted(5)])
+    counts = since(new_workloads._meter.tally("k").counts(), opened)
     assert counts.requests == 5
     assert counts.sound()
 
@@ -95,14 +95,14 @@ async def test_the_first_crash_of_a_worker_that_another_daemon_started_counts(mo
         return ()
 
     pool: Any = SimpleNamespace(status=status, slots=lambda: tuple(slots))
-    made = Workloads(None, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    new_workloads = Workloads(None, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
     crashes: list[int] = []
-    monkeypatch.setattr(made, "_look", lambda _lane, _running, _alive, count: crashes.append(count))
-    made.running["site", "production"] = SimpleNamespace()  # type: ignore[assignment]
-    await made._look_around()
+    monkeypatch.setattr(new_workloads, "_look", lambda _lane, _running, _alive, count: crashes.append(count))
+    new_workloads.running["site", "production"] = SimpleNamespace()  # type: ignore[assignment]
+    await new_workloads._look_around()
     slots[0] = SlotStatus(0, 8, 1, "exit status -9")
-    await made._look_around()
-    await made._look_around()
+    await new_workloads._look_around()
+    await new_workloads._look_around()
     assert crashes == [0, 1, 0]
 
 
@@ -121,28 +121,28 @@ async def outcome(
     changes = {CHANGE: SimpleNamespace(change=change)}
     core: Any = SimpleNamespace(dossiers=SimpleNamespace(changes=changes), state=state)
     post: Any = posted.append
-    made = Workloads(core, releases, None, Path("unused"), post)  # type: ignore[arg-type]
+    new_workloads = Workloads(core, releases, None, Path("unused"), post)  # type: ignore[arg-type]
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
         if seconds:
             slept.append(seconds)
-            assert made.failures[CHANGE].endswith(workloads.AGAIN)
+            assert new_workloads.failures[CHANGE].endswith(workloads.AGAIN)
             on_sleep(len(slept), changes)
 
     monkeypatch.setattr("node.serving.workloads.asyncio.sleep", sleep)
-    await made._prepare(CHANGE)
-    assert made._unready == set()
-    return posted, made, slept
+    await new_workloads._prepare(CHANGE)
+    assert new_workloads._unready == set()
+    return posted, new_workloads, slept
 
 
 async def test_what_is_away_is_asked_for_again_ever_more_seldom_and_never_reported_as_broken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     errors = [LaterError("nowhere"), OSError(28, "No space left on device"), *[LaterError("nowhere")] * 98]
-    posted, made, slept = await outcome(monkeypatch, Releases(*errors))
+    posted, new_workloads, slept = await outcome(monkeypatch, Releases(*errors))
     assert posted == [PreparationDone(CHANGE, True, "absent")]
-    assert made.failures == {}
+    assert new_workloads.failures == {}
     assert len(slept) == 100
     assert slept[:6] == [5, 10, 20, 40, 60, 60]
     assert slept[-1] == workloads.PREPARE_AGAIN_MAX_S
@@ -150,9 +150,9 @@ async def test_what_is_away_is_asked_for_again_ever_more_seldom_and_never_report
 
 async def test_what_is_broken_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     releases = Releases(PreparationError("bad"), PreparationError("unused"))
-    posted, made, slept = await outcome(monkeypatch, releases)
-    assert [one.ok for one in posted] == [False]
-    assert made.failures[CHANGE] == posted[0].reason
+    posted, new_workloads, slept = await outcome(monkeypatch, releases)
+    assert [entry.ok for entry in posted] == [False]
+    assert new_workloads.failures[CHANGE] == posted[0].reason
     assert (len(releases.errors), slept) == (1, [])
 
 
@@ -169,21 +169,21 @@ async def test_a_change_that_may_not_start_now_waits_without_another_try(monkeyp
 
     posted, _, slept = await outcome(monkeypatch, releases, state=state, on_sleep=on_sleep)
     assert slept == [5] * 5
-    assert [one.ok for one in posted] == [True]
+    assert [entry.ok for entry in posted] == [True]
 
 
 async def test_a_change_that_nobody_knows_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     posted, _, slept = await outcome(
         monkeypatch, Releases(*[LaterError("nowhere")] * 9), on_sleep=lambda _count, changes: changes.clear()
     )
-    assert [one.ok for one in posted] == [False]
+    assert [entry.ok for entry in posted] == [False]
     assert slept == [5]
 
 
 async def test_what_may_not_start_now_gives_way_to_what_may(monkeypatch: pytest.MonkeyPatch) -> None:
     old = [Digest(bytes([n]) * 32) for n in range(workloads.PREPARE_WAITING_MAX)]
     changes = {}
-    for change, against in (*((one, b"old") for one in old), (CHANGE, b"new")):
+    for change, against in (*((digest, b"old") for digest in old), (CHANGE, b"new")):
         proposed = SimpleNamespace(
             project="site", environment="production", release=b"r", configuration=b"e", secrets=(), base=against
         )
@@ -194,18 +194,18 @@ async def test_what_may_not_start_now_gives_way_to_what_may(monkeypatch: pytest.
         dossiers=SimpleNamespace(changes=changes), state=SimpleNamespace(lanes=(lane,), lane=lambda *_name: lane)
     )
     releases, posted = Releases(*[LaterError("nowhere")] * 10_000), list[Any]()
-    made = Workloads(core, releases, None, Path("unused"), posted.append)  # type: ignore[arg-type]
+    new_workloads = Workloads(core, releases, None, Path("unused"), posted.append)  # type: ignore[arg-type]
     monkeypatch.setattr(workloads, "PREPARE_AGAIN_S", 0.01)
     monkeypatch.setattr(workloads, "PREPARE_AGAIN_MAX_S", 0.01)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        waiting = [tasks.create_task(made._prepare(one)) for one in old]
-        await until(lambda: len(made._unready) == len(old))
+        waiting = [tasks.create_task(new_workloads._prepare(digest)) for digest in old]
+        await until(lambda: len(new_workloads._unready) == len(old))
         base.release = b"new"  # another release was decided: what was proposed against the old one may not start
-        waiting.append(tasks.create_task(made._prepare(CHANGE)))
+        waiting.append(tasks.create_task(new_workloads._prepare(CHANGE)))
         await until(lambda: bool(posted))
-        assert CHANGE in made._unready, "it waits, though as many others wait as may"
-        assert CHANGE not in [one.change for one in posted]
-        assert len(made._unready) == len(old)
+        assert CHANGE in new_workloads._unready, "it waits, though as many others wait as may"
+        assert CHANGE not in [entry.change for entry in posted]
+        assert len(new_workloads._unready) == len(old)
         releases.errors.clear()
         await until(lambda: posted[-1] == PreparationDone(CHANGE, True, "absent"))
         assert len(posted) == 2, "the others wait for their base to come back"

@@ -48,10 +48,10 @@ def test_a_release_runs_with_what_is_allowed_now_under_a_key_of_its_own() -> Non
     whole = asking(OFFICE, LAB)
     assert with_networks(whole, (OFFICE, LAB)) is whole
     less = with_networks(whole, (LAB,))
-    assert [one.spec.private_networks for one in less.load.apps] == [(LAB,)]
+    assert [app.spec.private_networks for app in less.load.apps] == [(LAB,)]
     assert less.load.apps[0].limits == whole.load.apps[0].limits
     none = with_networks(whole, ())
-    assert [one.spec.private_networks for one in none.load.apps] == [()]
+    assert [app.spec.private_networks for app in none.load.apps] == [()]
     keys = {whole.key, less.key, none.key}
     assert len(keys) == 3
     assert {len(key) for key in keys} == {len(whole.key)}
@@ -71,7 +71,7 @@ class Pool:
         self.loaded.pop(key, None)
 
     async def activate(self, routes: list[Any]) -> None:
-        assert {one.key for one in routes if one.key} <= set(self.loaded)
+        assert {route.key for route in routes if route.key} <= set(self.loaded)
 
     def slots(self) -> tuple[Any, ...]:
         return ()
@@ -84,23 +84,23 @@ async def test_a_narrower_decision_takes_a_network_from_what_runs(monkeypatch: p
     state = SimpleNamespace(environments=[environment], lanes=(), lane=lambda *_name: None, routes=())
     core: Any = SimpleNamespace(state=state)
     pool = Pool()
-    made = Workloads(core, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
+    workloads = Workloads(core, None, pool, Path("unused"), lambda _event: True)  # type: ignore[arg-type]
     monkeypatch.setattr("node.serving.workloads.routes_away", lambda *_rest: [])
     deployed: Any = SimpleNamespace(change=CHANGE, release=b"r" * 32)
     order = Run("site", "production", deployed, "base", False)
-    made._prepared[CHANGE] = asking(OFFICE, LAB)
-    made._ordered["site", "production"] = order
-    async with asyncio.TaskGroup() as made._tasks:
-        await made._start(("site", "production"), order)
-        first = running(made).key
-        await made._follow_networks()
-        assert running(made).key == first, "nothing changed"
+    workloads._prepared[CHANGE] = asking(OFFICE, LAB)
+    workloads._ordered["site", "production"] = order
+    async with asyncio.TaskGroup() as workloads._tasks:
+        await workloads._start(("site", "production"), order)
+        first = running(workloads).key
+        await workloads._follow_networks()
+        assert running(workloads).key == first, "nothing changed"
         for networks in ((LAB,), ()):
             state.environments = [Environment("production", (), None, guarded(False, networks))]
-            await made._follow_networks()
-            load = pool.loaded[running(made).key]
-            assert [one.spec.private_networks for one in load.apps] == [networks]
-    assert set(pool.loaded) == {running(made).key}, "what was allowed before is gone from the workers"
+            await workloads._follow_networks()
+            load = pool.loaded[running(workloads).key]
+            assert [app.spec.private_networks for app in load.apps] == [networks]
+    assert set(pool.loaded) == {running(workloads).key}, "what was allowed before is gone from the workers"
 
 
 def running(made: Workloads) -> Running:

@@ -70,14 +70,14 @@ class Clockwork:
 
     @property
     def counts(self) -> Counter[str]:
-        return sum((Counter(one.counts) for one in self.schedules.history.records.values()), Counter())
+        return sum((Counter(record.counts) for record in self.schedules.history.records.values()), Counter())
 
     async def written(self, runs: int) -> JobRecord:
         """Return the job as it stands in the file, once that has so many runs."""
         for _ in range(500):
-            found = JobHistory(self.memory.with_name("jobs")).records.get(("shop", "production", "sweep"))
-            if found is not None and len(found.runs) == runs:
-                return found
+            job_record = JobHistory(self.memory.with_name("jobs")).records.get(("shop", "production", "sweep"))
+            if job_record is not None and len(job_record.runs) == runs:
+                return job_record
             await asyncio.to_thread(time.sleep, 0.01)
         raise AssertionError(f"{runs} runs are not written down")
 
@@ -117,9 +117,9 @@ class Clockwork:
 
 @pytest.fixture
 async def clockwork(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    made = Clockwork(monkeypatch, {("shop", "production"): Here((job(),))}, tmp_path / "schedules")
-    yield made
-    await made.stop()
+    new_clockwork = Clockwork(monkeypatch, {("shop", "production"): Here((job(),))}, tmp_path / "schedules")
+    yield new_clockwork
+    await new_clockwork.stop()
 
 
 def test_five_fields_are_read_as_cron_reads_them() -> None:
@@ -234,12 +234,12 @@ async def test_what_does_not_run_since_its_minute_was_here_before_is_said(clockw
 def test_every_minute_is_taken_once(looks: list[tuple[int, int]]) -> None:
     minutes, seen = Minutes(), set[int]()
     for after, count in looks:
-        fresh = [one for first, last in minutes.take(after, after + count) for one in range(first + 1, last + 1)]
+        fresh = [index for first, last in minutes.take(after, after + count) for index in range(first + 1, last + 1)]
         wanted = set(range(after + 1, after + count + 1))
         assert set(fresh) == wanted - seen
         assert len(fresh) == len(set(fresh))
         seen |= wanted
-    assert {one for first, last in minutes.spans for one in range(first + 1, last + 1)} == seen
+    assert {index for first, last in minutes.spans for index in range(first + 1, last + 1)} == seen
 
 
 def test_of_too_many_spans_the_one_furthest_from_now_is_forgotten() -> None:
@@ -286,7 +286,7 @@ async def test_a_real_worker_runs_a_job_when_its_minute_comes(tmp_path: Path) ->
         )
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(schedules.run())
-            await until(lambda: any(one.runs for one in schedules.history.records.values()), timeout_s=90)
+            await until(lambda: any(record.runs for record in schedules.history.records.values()), timeout_s=90)
             task.cancel()
     assert schedules.history.records["shop", "production", "sweep"].counts == {"succeeded": 1}
 
@@ -361,7 +361,7 @@ async def test_the_records_have_a_limit_and_outlive_a_damaged_file(tmp_path: Pat
     await history.save()
     again = JobHistory(tmp_path / "jobs")
     assert again.records == history.records
-    assert all(len(one.runs) == RUNS_KEPT for one in again.records.values())
+    assert all(len(record.runs) == RUNS_KEPT for record in again.records.values())
     (tmp_path / "jobs").write_bytes(b"no records")
     assert JobHistory(tmp_path / "jobs").records == {}
     (tmp_path / "jobs").unlink()
@@ -374,5 +374,5 @@ async def test_the_records_have_a_limit_and_outlive_a_damaged_file(tmp_path: Pat
 def test_due_minutes_are_those_behind_one_up_to_another() -> None:
     assert due_minutes("* * * * *", MINUTE, MINUTE + 3, 10) == [MINUTE + 1, MINUTE + 2, MINUTE + 3]
     assert due_minutes("*/2 * * * *", MINUTE, MINUTE + 5, 10) == [MINUTE + 2, MINUTE + 4]
-    assert due_minutes("* * * * *", MINUTE, MINUTE + 30, 4) == [MINUTE + one for one in (1, 2, 3, 4)]
+    assert due_minutes("* * * * *", MINUTE, MINUTE + 30, 4) == [MINUTE + text for text in (1, 2, 3, 4)]
     assert due_minutes("* * * * *", MINUTE, MINUTE, 4) == due_minutes("* * * * *", MINUTE + 1, MINUTE, 4) == []

@@ -135,10 +135,10 @@ def test_a_newcomer_that_a_liar_sealed_junk_to_is_sealed_to_all_the_same() -> No
         world.box(held, junk(NODES[name]), "liar")
     noted: list[Any] = []
     world.secrets._serve_newcomers(noted.append)
-    sealed_to = {one.key.split("/")[3] for one in world.published}
+    sealed_to = {entry.key.split("/")[3] for entry in world.published}
     assert sealed_to == {NODES["new"], NODES["liar"]}, "the author's own choice seals, whatever anybody claims"
-    for one in world.published:
-        world.secrets.hear(RecordsMerged((entry(one.key, one.body, "me"),)))
+    for publish in world.published:
+        world.secrets.hear(RecordsMerged((entry(publish.key, publish.body, "me"),)))
     world.published.clear()
     world.secrets._serve_newcomers(noted.append)
     assert world.published == [], "once is enough"
@@ -157,6 +157,6 @@ def test_a_version_that_is_gone_from_the_records_is_held_no_more() -> None:
     held = world.hold(secret)
     body = encode(sign_paper(AUTHOR, MESH, secret))
     key = make_key("secret", "shop", "prod", "TOKEN", held.hex())
-    assert [one.id for one in world.secrets.versions()] == [held]
+    assert [version.id for version in world.secrets.versions()] == [held]
     world.secrets.hear(RecordsForgotten((entry(key, body, "me"),)))
     assert world.secrets.versions() == []

@@ -48,7 +48,7 @@ def carry(copy: DataCopy, source: Path, target: Path) -> int:
 
 def test_a_copy_is_the_data_without_what_belongs_to_the_place(stores: Path, tmp_path: Path) -> None:
     copy = take_copy(stores, tmp_path / "out")
-    assert [one.name for one in copy.files] == ["blobs/a", "keyvalue.db"]
+    assert [file.name for file in copy.files] == ["blobs/a", "keyvalue.db"]
     carry(copy, tmp_path / "out", tmp_path / "in")
     assert (tmp_path / "in" / "blobs" / "a").read_bytes() == b"picture"
     with sqlite3.connect(tmp_path / "in" / "keyvalue.db") as database:
@@ -92,8 +92,8 @@ def test_a_name_that_would_leave_its_place_or_freeze_it_is_refused(name: str) ->
 
 
 def test_a_copy_with_a_block_too_few_or_a_name_twice_is_refused() -> None:
-    one = FileCopy("a.db", 10, b"", (b"1",))
-    check_copy(DataCopy((one,)))
-    for wrong in (DataCopy((one, one)), DataCopy((msgspec.structs.replace(one, blocks=()),))):
+    file_copy = FileCopy("a.db", 10, b"", (b"1",))
+    check_copy(DataCopy((file_copy,)))
+    for wrong in (DataCopy((file_copy, file_copy)), DataCopy((msgspec.structs.replace(file_copy, blocks=()),))):
         with pytest.raises(ConfigError):
             check_copy(wrong)

@@ -48,23 +48,23 @@ def texts(folder: Path) -> set[bytes]:
     """What a lane's data says, in each of its kinds."""
     keyvalue = SqliteKeyValue(folder, OWNER)
     blobs = FileBlobs(folder, OWNER)
-    found = {keyvalue.open("visits").get("text") or b""}
+    digests = {keyvalue.open("visits").get("text") or b""}
     with contextlib.closing(sqlite3.connect(folder / OWNER / "sql" / "main.db")) as database:
-        found |= {row[0] for row in database.execute("SELECT x FROM t")}
+        digests |= {row[0] for row in database.execute("SELECT x FROM t")}
     reader = blobs.get("uploads", "text")
-    found.add(reader.read(100))
+    digests.add(reader.read(100))
     reader.close()
     keyvalue.close()
     blobs.close()
-    return found
+    return digests
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     for path in folder.rglob("*.db"):
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    kept = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith((".lock", "-wal", "-shm"))]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith((".lock", "-wal", "-shm"))]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def listing(files: dict[str, bytes]) -> tuple[ListedFile, ...]:
@@ -74,9 +74,9 @@ def listing(files: dict[str, bytes]) -> tuple[ListedFile, ...]:
 def staged(place: DataFolders, files: dict[str, bytes]) -> Staging:
     staging = Staging(place, LANE)
     staging.open()
-    for one in listing(files):
-        part = staging.begin_part(one)
-        part.write(files[one.name])
+    for listed_file in listing(files):
+        part = staging.begin_part(listed_file)
+        part.write(files[listed_file.name])
         part.finish()
         part.close()
     return staging
@@ -143,11 +143,11 @@ def test_a_kill_before_each_file_operation_leaves_the_old_or_the_new(tmp_path: P
             assert texts(place.folder / "data") in ({b"old"}, {b"new"}), before
         settle_imports(place)
         assert freeze.note_of(place.stores(LANE)) is None, f"frozen for ever after {before}"
-        found = texts(place.folder / "data")
-        assert found in ({b"old"}, {b"new"}), (before, found)
-        assert (found == {b"old"}) == (place.kept(LANE) == ()), "the old copy is kept"
+        digests = texts(place.folder / "data")
+        assert digests in ({b"old"}, {b"new"}), (before, digests)
+        assert (digests == {b"old"}) == (place.kept(LANE) == ()), "the old copy is kept"
         assert not place.importing(LANE).exists()
-        seen |= found
+        seen |= digests
     assert seen == {b"old", b"new"}, "every kill came too early, or too late"
 
 
@@ -173,10 +173,10 @@ def test_an_error_of_the_disk_at_each_step_leaves_the_old_or_goes_on_later(
         if begun is None and freeze.note_of(place.stores(LANE)) is None:
             assert texts(place.folder / "data") in ({b"old"}, {b"new"})
         settle_imports(place)
-        found = texts(place.folder / "data")
-        assert found in ({b"old"}, {b"new"}), (step, found)
+        digests = texts(place.folder / "data")
+        assert digests in ({b"old"}, {b"new"}), (step, digests)
         assert freeze.note_of(place.stores(LANE)) is None
-        seen |= found
+        seen |= digests
     else:
         raise AssertionError("an install of a hundred steps")
     assert seen == {b"old", b"new"}
@@ -239,12 +239,12 @@ def test_a_file_that_is_no_apps_data_is_refused(name: str) -> None:
 
 
 def test_a_listing_with_a_name_twice_too_much_or_another_digest_is_refused() -> None:
-    one = ListedFile("keyvalue.db", 1, "b" * 64)
+    listed_file = ListedFile("keyvalue.db", 1, "b" * 64)
     for wrong in (
-        (one, one),
-        (msgspec.structs.replace(one, size_bytes=(64 << 30) + 1),),
-        (msgspec.structs.replace(one, size_bytes=-1),),
-        (msgspec.structs.replace(one, sha256="B" * 64),),
+        (listed_file, listed_file),
+        (msgspec.structs.replace(listed_file, size_bytes=(64 << 30) + 1),),
+        (msgspec.structs.replace(listed_file, size_bytes=-1),),
+        (msgspec.structs.replace(listed_file, sha256="B" * 64),),
         (ListedFile("blobs/bb/" + "b" * 64, 1, "b" * 63 + "c"),),
     ):
         with pytest.raises(ConfigError):
@@ -254,13 +254,13 @@ def test_a_listing_with_a_name_twice_too_much_or_another_digest_is_refused() -> 
 def test_bytes_that_were_not_listed_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     staging = Staging(DataFolders(tmp_path), LANE)
     staging.open()
-    one = ListedFile("keyvalue.db", 3, digest(b"abc").hex())
+    listed_file = ListedFile("keyvalue.db", 3, digest(b"abc").hex())
     for data in (b"abcd", b"ab", b"abd"):
-        part = staging.begin_part(one)
+        part = staging.begin_part(listed_file)
         with pytest.raises(ConfigError):
             _written(part, data)
         part.close()
-        assert not staging.has(one.sha256)
+        assert not staging.has(listed_file.sha256)
     assert list((staging.folder / "parts").iterdir()) == []
 
 

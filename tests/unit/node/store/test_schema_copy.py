@@ -114,7 +114,7 @@ def test_the_copy_is_durable_before_it_has_its_name(folder: Path, monkeypatch: p
     monkeypatch.setattr(Path, "rename", lambda one, to: (steps.append("rename"), rename(one, to))[1])
     copy_before_change(folder)
     before = steps[: steps.index("rename")]
-    assert {Path(one).name for one in before} >= {"vote.db", "state.db", "fence"}
+    assert {Path(text).name for text in before} >= {"vote.db", "state.db", "fence"}
     assert steps[-1] == str(folder)
 
 

@@ -45,7 +45,7 @@ def come(standby: StandbyCopy, copy: DataCopy, source: Path) -> int:
     """Bring what is wanted; return how many blocks that was."""
     wanted = standby.wanted(copy)
     standby.begin()
-    blocks = {one.name: one.blocks for one in copy.files}
+    blocks = {file.name: file.blocks for file in copy.files}
     for name, number in wanted:
         standby.add(read_block(source, name, number), blocks[name][number])
     return len(wanted)
@@ -62,8 +62,8 @@ def value(folder: Path) -> bytes:
     with contextlib.closing(
         sqlite3.connect(f"file:{folder / 'keyvalue.db'}?mode=ro&immutable=1", uri=True)
     ) as database:
-        (found,) = database.execute("SELECT value FROM entries WHERE key = 'n'").fetchone()
-    return bytes(found)
+        (entry,) = database.execute("SELECT value FROM entries WHERE key = 'n'").fetchone()
+    return bytes(entry)
 
 
 def held(place: DataFolders) -> None:
@@ -134,11 +134,11 @@ def test_a_kill_while_a_copy_is_applied_leaves_the_one_before_or_behind(stores: 
         assert run_killed(finish, os.environ, "", before).code is None
         standby.settle()
         assert standby.note is not None
-        found = value(standby.folder / "files")
-        assert (found, standby.note.at_ms) in {(b"1", 5), (b"2", 6)}, before
+        content = value(standby.folder / "files")
+        assert (content, standby.note.at_ms) in {(b"1", 5), (b"2", 6)}, before
         held(DataFolders(tmp_path / f"m{before}"))
         assert standby.promote(9), "what is applied is not what was said"
-        seen.add(found)
+        seen.add(content)
         shutil.rmtree(tmp_path / f"m{before}")
     assert seen == {b"1", b"2"}
 

@@ -45,12 +45,12 @@ async def running(one: Exporter):  # type: ignore[no-untyped-def]  # a generator
 
 
 async def test_what_does_not_fit_is_dropped_the_oldest_first_and_counted() -> None:
-    one = made(Collector())
+    chosen_exporter = made(Collector())
     for number in range(10):
-        one.put(b"%d" % number * (QUEUE_MAX_BYTES // 4))
-    assert (one.dropped, one.waiting) == (6, 4)
-    assert await one.send_batch() is None
-    assert one.sent == 1, "a batch has a size"
+        chosen_exporter.put(b"%d" % number * (QUEUE_MAX_BYTES // 4))
+    assert (chosen_exporter.dropped, chosen_exporter.waiting) == (6, 4)
+    assert await chosen_exporter.send_batch() is None
+    assert chosen_exporter.sent == 1, "a batch has a size"
 
 
 @pytest.mark.parametrize(
@@ -62,33 +62,38 @@ async def test_a_batch_that_could_be_taken_later_is_tried_again_whole(
     monkeypatch.setattr(exporter, "EVERY_S", 0.01)
     monkeypatch.setattr(exporter, "PATIENCE_S", (0.01, 0.02))
     collector = Collector(later, later, later)
-    one = made(collector)
+    chosen_exporter = made(collector)
     for number in range(3):
-        one.put(b"%d" % number)
-    async with running(one):
+        chosen_exporter.put(b"%d" % number)
+    async with running(chosen_exporter):
         async with asyncio.timeout(5):
-            while one.waiting:  # noqa: ASYNC110
+            while chosen_exporter.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert collector.took == [b"0|1|2"]
-    assert (one.sent, one.dropped, one.problem) == (3, 0, "")
+    assert (chosen_exporter.sent, chosen_exporter.dropped, chosen_exporter.problem) == (3, 0, "")
 
 
 async def test_a_batch_that_is_refused_is_dropped_and_said() -> None:
     collector = Collector("status 400")
-    one = made(collector)
+    chosen_exporter = made(collector)
     for number in range(BATCH_MAX + 1):
-        one.put(b"%d" % number)
-    assert await one.send_batch() is None
-    assert (one.dropped, one.sent, one.problem) == (BATCH_MAX, 0, "status 400")
-    assert await one.send_batch() is None
-    assert (one.dropped, one.sent, one.waiting, one.problem) == (BATCH_MAX, 1, 0, "")
+        chosen_exporter.put(b"%d" % number)
+    assert await chosen_exporter.send_batch() is None
+    assert (chosen_exporter.dropped, chosen_exporter.sent, chosen_exporter.problem) == (BATCH_MAX, 0, "status 400")
+    assert await chosen_exporter.send_batch() is None
+    assert (chosen_exporter.dropped, chosen_exporter.sent, chosen_exporter.waiting, chosen_exporter.problem) == (
+        BATCH_MAX,
+        1,
+        0,
+        "",
+    )
 
 
 async def test_what_is_left_at_the_end_is_sent_within_a_time() -> None:
     collector = Collector()
-    one = made(collector)
-    one.put(b"last")
-    await one.flush(1.0)
+    chosen_exporter = made(collector)
+    chosen_exporter.put(b"last")
+    await chosen_exporter.flush(1.0)
     assert collector.took == [b"last"]
     stuck = made(Collector(*["status 503"] * 99))
     stuck.put(b"never")

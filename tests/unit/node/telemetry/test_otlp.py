@@ -31,22 +31,24 @@ def test_a_span_comes_out_as_it_went_in() -> None:
     body = gzip.compress(body_of({"service.name": "freehold"}, "1", "traces", [span]))
     request = read(body, ExportTraceServiceRequest())
     (part,) = request.resource_spans
-    assert {one.key: plain(one.value) for one in part.resource.attributes} == {"service.name": "freehold"}
-    (found,) = part.scope_spans[0].spans
-    assert (found.trace_id.hex(), found.span_id.hex(), found.parent_span_id.hex()) == (TRACE, SPAN, span.parent_id)
-    assert (found.start_time_unix_nano, found.end_time_unix_nano) == (5_000_000_001, 5_012_500_001)
-    assert (found.kind, found.name) == (Read.SPAN_KIND_SERVER, "GET site/web")
-    assert (found.status.code, found.status.message) == (Status.STATUS_CODE_ERROR, "trapped")
-    assert attributes(found) == span.attributes
+    assert {attribute.key: plain(attribute.value) for attribute in part.resource.attributes} == {
+        "service.name": "freehold"
+    }
+    (entry,) = part.scope_spans[0].spans
+    assert (entry.trace_id.hex(), entry.span_id.hex(), entry.parent_span_id.hex()) == (TRACE, SPAN, span.parent_id)
+    assert (entry.start_time_unix_nano, entry.end_time_unix_nano) == (5_000_000_001, 5_012_500_001)
+    assert (entry.kind, entry.name) == (Read.SPAN_KIND_SERVER, "GET site/web")
+    assert (entry.status.code, entry.status.message) == (Status.STATUS_CODE_ERROR, "trapped")
+    assert attributes(entry) == span.attributes
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=8), st.text())
 def test_any_value_comes_out_as_it_went_in(values: dict[str, str | int | float | bool], text: str) -> None:
     record = LogRecord(7, "warning", text, values, TRACE)
     request = read(gzip.compress(body_of({}, "1", "logs", [record])), ExportLogsServiceRequest())
-    (found,) = request.resource_logs[0].scope_logs[0].log_records
-    assert (found.time_unix_nano, found.severity_number, found.body.string_value) == (7, 13, text)
-    assert attributes(found) == values
+    (entry,) = request.resource_logs[0].scope_logs[0].log_records
+    assert (entry.time_unix_nano, entry.severity_number, entry.body.string_value) == (7, 13, text)
+    assert attributes(entry) == values
 
 
 def test_the_line_of_a_request_is_a_span_that_ended_when_it_was_written() -> None:

@@ -19,7 +19,7 @@ from tests.support.protocols.libp2p_pair import SeededEntropy
 def test_frames_come_back_whole_under_any_chunking(frames: list[bytes], chunk: int) -> None:
     wire = b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
     assembler = Assembler(50)
-    received = [frame for at in range(0, len(wire), chunk) for frame in assembler.feed(wire[at : at + chunk])]
+    received = [frame for start in range(0, len(wire), chunk) for frame in assembler.feed(wire[start : start + chunk])]
     assert received == frames
 
 
@@ -45,9 +45,9 @@ async def test_a_block_has_come_when_its_last_byte_has_whatever_the_pieces() -> 
     for size in range(1, len(wire) + 1):
         stream = Stream(Consuming(), "/test")  # type: ignore[arg-type]
         came = 0
-        for at in range(0, len(wire), size):
-            came += len(wire[at : at + size])
-            stream.data_received(wire[at : at + size])
+        for start in range(0, len(wire), size):
+            came += len(wire[start : start + size])
+            stream.data_received(wire[start : start + size])
             assert stream.has_block() == (came >= 9)
         blocks = []
         while stream.has_block():

@@ -20,10 +20,10 @@ def wheel(folder: Path, name: str = "freehold-0.2.0-py3-none-any.whl", *, files:
     head = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nRequires-Python: {python}\n"
     inside = CODE if files is None else files
     with zipfile.ZipFile(folder / name, "w") as archive:
-        for one, text in inside.items():
-            archive.writestr(one, text)
+        for entry, text in inside.items():
+            archive.writestr(entry, text)
         archive.writestr(
-            f"{distribution}-{version}.dist-info/METADATA", head + "".join(f"Requires-Dist: {one}\n" for one in needs)
+            f"{distribution}-{version}.dist-info/METADATA", head + "".join(f"Requires-Dist: {text}\n" for text in needs)
         )
     return name, folder / name
 
@@ -38,7 +38,7 @@ def test_a_release_is_what_its_wheels_hold(tmp_path: Path) -> None:
     ours = wheel(tmp_path, needs=("extra>=7", "msgspec", "absent; extra == 'dev'", "absent; sys_platform == 'win32'"))
     name = here.prepare("0.2.0", ORDER, [ours, extra, other])
     assert name == f"0.2.0-{ORDER[:12]}"
-    held = {one.name for one in here.path(name).iterdir()}
+    held = {path.name for path in here.path(name).iterdir()}
     assert held >= {"cli", "node", "runtime", "extra.py", "pure.py"}
     assert not held & {"windows.py", "run"}
     assert here.prepare("0.2.0", ORDER, []) == name, "it is there already"
@@ -59,7 +59,7 @@ def test_a_release_is_what_its_wheels_hold(tmp_path: Path) -> None:
         ({"needs": ("msgspec=>99",)}, "says badly"),
         ({"python": ">=4"}, "needs Python >=4"),
         ({"files": {**CODE, "node/daemon.py": "raise RuntimeError('bad')"}}, "does not load: RuntimeError: bad"),
-        ({"files": {one: "" for one in CODE if one != "protocols/core.py"}}, "protocols[.a-z]* is in none of the wheels"),
+        ({"files": {text: "" for text in CODE if text != "protocols/core.py"}}, "protocols[.a-z]* is in none of the wheels"),
     ],
     ids=["up", "absolute", "through a folder", "backslashes", "another version", "another machine", "another distribution",
          "absent", "too old", "malformed", "another Python", "does not load", "a package missing"],
@@ -102,10 +102,10 @@ def test_the_installed_release_counts_again_once_it_is_not_older(tmp_path: Path,
     here.path("0.2.0-x").mkdir(parents=True)
     trial = Trial("0.2.0-x", "0.2.0", ORDER, 30)
     here.write(Chosen("0.2.0-x", "0.2.0", trial, Failed("0.1.5", ORDER, "why")))
-    found = here.settled(installed)
-    assert (found.name, found.trial) == (("0.2.0-x", trial) if runs else ("", None))
-    assert found.failed is not None, "what failed is remembered"
-    assert here.read() == found
+    chosen = here.settled(installed)
+    assert (chosen.name, chosen.trial) == (("0.2.0-x", trial) if runs else ("", None))
+    assert chosen.failed is not None, "what failed is remembered"
+    assert here.read() == chosen
 
 
 def test_a_state_that_cannot_be_read_or_leads_nowhere_is_the_installed_release(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_what_neither_runs_nor_is_on_trial_is_removed(tmp_path: Path) -> None:
         here.path(name).mkdir(parents=True)
     here.write(Chosen("runs", "0.2.0", Trial("tried", "0.3.0", ORDER, 30)))
     here.tidy()
-    assert sorted(one.name for one in (tmp_path / "versions").iterdir()) == ["runs", "state", "tried"]
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["runs", "state", "tried"]
 
 
 def test_a_release_comes_before_what_is_installed(tmp_path: Path) -> None:
     base = {"PATH": "/bin", "PYTHONPATH": "/code"}
-    found = releases_here.environment_of(tmp_path, base)
-    assert found == {"PATH": "/bin", "PYTHONPATH": f"{tmp_path}:/code", "PYTHONSAFEPATH": "1"}
+    environment = releases_here.environment_of(tmp_path, base)
+    assert environment == {"PATH": "/bin", "PYTHONPATH": f"{tmp_path}:/code", "PYTHONSAFEPATH": "1"}

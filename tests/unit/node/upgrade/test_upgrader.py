@@ -36,10 +36,10 @@ class Node:
     def __init__(self, folder: Path, trial: str = "") -> None:
         self.admitted: list[PeerId] = [TWO, THREE, WORKER]
         self.lanes: list[Any] = []
-        voters = [SimpleNamespace(node=one) for one in (ME, TWO, THREE)]
+        voters = [SimpleNamespace(node=peer_id) for peer_id in (ME, TWO, THREE)]
         self.state = SimpleNamespace(
             admins=(ADMIN.public_key,), threshold=1, lanes=self.lanes, voters=voters,
-            nodes=[SimpleNamespace(node=one) for one in (ME, TWO, THREE, WORKER)],
+            nodes=[SimpleNamespace(node=peer_id) for peer_id in (ME, TWO, THREE, WORKER)],
         )  # fmt: skip
         self.chain = SimpleNamespace(speaking=True, stalled="", muted="")
         core = SimpleNamespace(
@@ -71,10 +71,10 @@ class Node:
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def ask(_self: Upgrader, node: PeerId, question: Any, _timeout_s: float) -> UpgradeStanding:
             if isinstance(question, upgrader.Look):
-                one = self.peers[node]
-                if one is None:
+                upgrade_standing = self.peers[node]
+                if upgrade_standing is None:
                     raise TimeoutError
-                return one
+                return upgrade_standing
             self.asked.append((node, question))
             return self.answer
 
@@ -96,9 +96,9 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    made = Node(tmp_path)
-    made.stand_in(monkeypatch)
-    return made
+    new_node = Node(tmp_path)
+    new_node.stand_in(monkeypatch)
+    return new_node
 
 
 async def refusal(doing: Any) -> NotTakenError:
@@ -142,7 +142,7 @@ async def test_a_word_reaches_the_node_that_conducts_and_an_abort_the_one_on_tri
     node.peers[TWO] = UpgradeStanding("0.1.0", conducted=upgrader.Conducted(PAPER, "running"))
     node.peers[WORKER] = UpgradeStanding("0.2.0", trial=True)
     await node.upgrader.hand(word("abort"))
-    assert [one for one, _ in node.asked] == [TWO, WORKER]
+    assert [peer_id for peer_id, _ in node.asked] == [TWO, WORKER]
     node.answer = UpgradeStanding("0.1.0", rule=REFUSED, detail="no")
     assert (await refusal(node.upgrader.hand(word("pause")))).detail == "no"
 
@@ -150,10 +150,10 @@ async def test_a_word_reaches_the_node_that_conducts_and_an_abort_the_one_on_tri
 async def test_nodes_begin_in_turn_and_only_while_all_is_well(node: Node) -> None:
     await node.upgrader.hand(PAPER)
     for gone in (TWO, WORKER):
-        kept, node.peers[gone] = node.peers[gone], None
+        upgrade_standing, node.peers[gone] = node.peers[gone], None
         await node.step()
         assert not node.asked, f"nobody begins while {gone} does not answer"
-        node.peers[gone] = kept
+        node.peers[gone] = upgrade_standing
     node.admitted.remove(THREE)
     await node.step()
     assert not node.asked, "a voter is not reached"
@@ -264,9 +264,9 @@ async def test_what_is_taken_up_is_on_trial_before_the_node_stops(node: Node, mo
 def test_what_is_no_health(node: Node, ill: dict[str, Any], word: str) -> None:
     vars(node.chain).update(ill)
     trial = Trial("0.2.0-x", "0.2.0", ORDER.hex(), 30, ("site/production", "gone/production"))
-    found = node.upgrader._illness(trial)
-    assert word in found
-    assert bool(found) == bool(word)
+    text = node.upgrader._illness(trial)
+    assert word in text
+    assert bool(text) == bool(word)
     if not word:
         node.serves = False
         assert "does not serve site" in node.upgrader._illness(trial)

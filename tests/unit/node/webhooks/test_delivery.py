@@ -33,9 +33,9 @@ class Said:
         return Sight()
 
     def since(self, file: HookFile, _standing: Sight, _wall_ms: int) -> list[Message]:
-        found = self.news[file.slot :]
+        messages = self.news[file.slot :]
         file.slot = self.slot = len(self.news)
-        return found
+        return messages
 
 
 def message(number: int, **data: str) -> Message:
@@ -44,11 +44,11 @@ def message(number: int, **data: str) -> Message:
 
 @asynccontextmanager
 async def running(folder: Path, said: Said, retries_s: tuple[float, ...] = (0.05, 0.05)) -> AsyncIterator[Webhooks]:
-    made = Webhooks(folder / "webhooks", system_now, SystemEntropy(), retries_s=cast("tuple[int, ...]", retries_s))
-    task = asyncio.ensure_future(made.run(cast("Occasions", said), "home"))
+    webhooks = Webhooks(folder / "webhooks", system_now, SystemEntropy(), retries_s=cast("tuple[int, ...]", retries_s))
+    task = asyncio.ensure_future(webhooks.run(cast("Occasions", said), "home"))
     await asyncio.sleep(0)
     try:
-        yield made
+        yield webhooks
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -79,7 +79,7 @@ async def test_a_failed_message_is_sent_again_under_its_id_and_others_do_not_wai
         await webhooks.add(hook(receiver.url))
         tell(webhooks, said, message(1), message(2))
         await until(lambda: len(receiver.came) == 3, 10)
-    assert [one.fields["webhook-id"] for one in receiver.came] == ["msg_1", "msg_2", "msg_1"]
+    assert [received.fields["webhook-id"] for received in receiver.came] == ["msg_1", "msg_2", "msg_1"]
 
 
 async def test_what_is_never_taken_is_given_up_and_said(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_a_receiver_that_is_gone_is_told_nothing_more_until_a_test_reaches
         assert len(receiver.came) == 1
         assert "delivers no more" in webhooks.concerns()[0]
         assert (await webhooks.test("ops")).delivered
-        await until(lambda: "msg_2" in [one.fields["webhook-id"] for one in receiver.came], 10)
+        await until(lambda: "msg_2" in [received.fields["webhook-id"] for received in receiver.came], 10)
 
 
 async def test_what_waits_survives_the_process_and_keeps_its_id(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ async def test_what_waits_survives_the_process_and_keeps_its_id(tmp_path: Path) 
             await until(lambda: bool(webhooks.files["ops"].pending) and webhooks.files["ops"].pending[0].attempts, 10)
             await asyncio.sleep(0.1)
         async with running(tmp_path, said) as again:
-            assert [one.message.id for one in again.files["ops"].pending] == ["msg_1"]
+            assert [undelivered.message.id for undelivered in again.files["ops"].pending] == ["msg_1"]
             await until(lambda: len(receiver.came) == 2, 10)
-    assert {one.fields["webhook-id"] for one in receiver.came} == {"msg_1"}
+    assert {received.fields["webhook-id"] for received in receiver.came} == {"msg_1"}
 
 
 async def test_news_is_durable_before_it_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ async def test_filters_hold(tmp_path: Path) -> None:
         )  # fmt: skip
         await until(lambda: bool(receiver.came), 10)
         await asyncio.sleep(0.3)
-    assert [one.fields["webhook-id"] for one in receiver.came] == ["msg_4"]
+    assert [received.fields["webhook-id"] for received in receiver.came] == ["msg_4"]
 
 
 async def test_a_deaf_receiver_costs_its_own_queue_and_no_other_webhook(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_text_from_outside_is_no_markup_no_line_and_no_field() -> None:
     assert "\u202e" not in text
     assert "{key}" in text, "nothing of a message is a template"
     _, fields = sent(Webhook("ops", "https://x.example/", SECRET, format="ntfy"), lying)
-    assert all("\n" not in one and "\r" not in one for one in fields.values())
+    assert all("\n" not in field and "\r" not in field for field in fields.values())
     assert fields["Priority"] == "default"
 
 

@@ -119,9 +119,9 @@ def test_database_and_fence_must_agree(database: Any, fence: Any, why: str) -> N
     def made(pair: Any) -> Fence | None:
         return None if pair is None else Fence(pair[0] * 16, pair[1], bytes(32))
 
-    found = distrust_of(made(database), made(fence))
-    assert why in found
-    assert bool(found) == bool(why)
+    distrust = distrust_of(made(database), made(fence))
+    assert why in distrust
+    assert bool(distrust) == bool(why)
     same = Fence(b"a" * 16, 5, bytes(32))
     assert "disagree" in distrust_of(same, Fence(b"a" * 16, 5, b"1" * 32))
 
@@ -179,7 +179,7 @@ def test_waits_double_are_jittered_and_end_at_the_cap() -> None:
         pace.start_attempt(0, 0)
         waits.append(pace.next_ms)
     assert 300 <= waits[0] <= 600
-    assert all(300 * 2**at <= wait <= 600 * 2**at for at, wait in enumerate(waits[:6]))
+    assert all(300 * 2**index <= wait <= 600 * 2**index for index, wait in enumerate(waits[:6]))
     assert waits[-1] == 30_000
 
 
@@ -229,9 +229,9 @@ def test_scaled_times_keep_what_the_network_bounds() -> None:
 
 
 def an_acceptor() -> Acceptor:
-    made = Acceptor(MESH, VOTERS[0].node, SIGNER_OF[VOTERS[0].node], fresh_record(VOTERS[0].store_id), None)
-    made.open(Position(MESH, 0, 0, MESH))
-    return made
+    acceptor = Acceptor(MESH, VOTERS[0].node, SIGNER_OF[VOTERS[0].node], fresh_record(VOTERS[0].store_id), None)
+    acceptor.open(Position(MESH, 0, 0, MESH))
+    return acceptor
 
 
 def tables_of(effects: list[Any], tables: dict[str, dict[bytes, bytes]] | None = None) -> dict[str, dict[bytes, bytes]]:
@@ -248,21 +248,23 @@ def tables_of(effects: list[Any], tables: dict[str, dict[bytes, bytes]] | None =
 
 
 def test_promised_and_accepted_come_back_from_disk() -> None:
-    made = an_acceptor()
-    effects, said = made.promise(BALLOT)
+    acceptor = an_acceptor()
+    effects, said = acceptor.promise(BALLOT)
     tables = tables_of(effects)
-    assert load_acceptor(tables) == (made.record, None)
+    assert load_acceptor(tables) == (acceptor.record, None)
     assert said.counter == 1
     data = b"a decision"
-    effects, voted = made.accept(proposal(digest=digest(data)), data, (b"m",), ((promise(),),), voters_digest(VOTERS))
+    effects, voted = acceptor.accept(
+        proposal(digest=digest(data)), data, (b"m",), ((promise(),),), voters_digest(VOTERS)
+    )
     tables = tables_of(effects, tables)
     loaded = load_acceptor(tables)
-    assert loaded == (made.record, made.accepted)
+    assert loaded == (acceptor.record, acceptor.accepted)
     assert (voted.counter, voted.digest) == (2, digest(data))
     with pytest.raises(AssertionError):
-        made.promise(BALLOT)
+        acceptor.promise(BALLOT)
     with pytest.raises(AssertionError):
-        made.accept(proposal(), data, (), (), voters_digest(VOTERS))
+        acceptor.accept(proposal(), data, (), (), voters_digest(VOTERS))
     tables[ACCEPTOR_TABLE][ACCEPTED_KEY] = encode(Accepted(BALLOT, b"another", (), b""))
     with pytest.raises(DecodeError):
         load_acceptor(tables)
@@ -272,35 +274,35 @@ def test_promised_and_accepted_come_back_from_disk() -> None:
 
 
 def test_opening_the_same_slot_again_writes_nothing() -> None:
-    made = an_acceptor()
-    assert made.open(Position(MESH, 0, 0, MESH)) == ()
-    assert made.open(Position(MESH, 0, 1, MESH))[0] == Write(ACCEPTOR_TABLE, RECORD_KEY, encode(made.record))
+    acceptor = an_acceptor()
+    assert acceptor.open(Position(MESH, 0, 0, MESH)) == ()
+    assert acceptor.open(Position(MESH, 0, 1, MESH))[0] == Write(ACCEPTOR_TABLE, RECORD_KEY, encode(acceptor.record))
 
 
 def test_floors_only_rise_and_are_bounded() -> None:
-    made = an_acceptor()
-    for at in range(FLOORS_MAX + 4):
-        made.bow(Ballot(at + 1, VOTERS[1].node, b"n"), b"store %d" % at, at)
-    assert len(made.record.floors) == FLOORS_MAX
-    made.bow(Ballot(99, VOTERS[1].node, b"n"), b"store 19", 3)
-    assert made.floor_of(b"store 19") == 19
-    assert made.floor_of(b"unknown") == 0
+    acceptor = an_acceptor()
+    for index in range(FLOORS_MAX + 4):
+        acceptor.bow(Ballot(index + 1, VOTERS[1].node, b"n"), b"store %d" % index, index)
+    assert len(acceptor.record.floors) == FLOORS_MAX
+    acceptor.bow(Ballot(99, VOTERS[1].node, b"n"), b"store 19", 3)
+    assert acceptor.floor_of(b"store 19") == 19
+    assert acceptor.floor_of(b"unknown") == 0
 
 
 def test_a_recovery_takes_over_the_highest_decision_and_the_others_floors() -> None:
-    made = an_acceptor()
-    made.suspect()
+    acceptor = an_acceptor()
+    acceptor.suspect()
     low, high = (Accepted(Ballot(n, VOTERS[1].node, b"n"), b"decision %d" % n, (), b"") for n in (1, 2))
-    made.recover(HIGHER, BOOT_LEAP, high, ((b"store", 5),))
-    assert made.accepted == high
-    assert made.record.recovering
-    assert made.record.counter == BOOT_LEAP + 1
-    assert made.floor_of(b"store") == 5
-    made.recover(Ballot(10, VOTERS[1].node, b"n"), 2 * BOOT_LEAP, low, ())
-    assert made.accepted == high
-    made.open(Position(MESH, 0, 1, MESH))
-    made.recover(HIGHER, 3 * BOOT_LEAP, None, ())
-    assert not made.record.recovering
+    acceptor.recover(HIGHER, BOOT_LEAP, high, ((b"store", 5),))
+    assert acceptor.accepted == high
+    assert acceptor.record.recovering
+    assert acceptor.record.counter == BOOT_LEAP + 1
+    assert acceptor.floor_of(b"store") == 5
+    acceptor.recover(Ballot(10, VOTERS[1].node, b"n"), 2 * BOOT_LEAP, low, ())
+    assert acceptor.accepted == high
+    acceptor.open(Position(MESH, 0, 1, MESH))
+    acceptor.recover(HIGHER, 3 * BOOT_LEAP, None, ())
+    assert not acceptor.record.recovering
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -361,8 +363,8 @@ def test_a_link_that_does_not_follow_ends_the_restored_chain() -> None:
 
 def test_batches_are_bounded_in_bytes_and_entries() -> None:
     net = ChainNet(1)
-    for at in range(6):
-        net.submit("n0", encode(Add(b"%d" % at, "a", 1)), (bytes([at]) * 200_000,))
+    for index in range(6):
+        net.submit("n0", encode(Add(b"%d" % index, "a", 1)), (bytes([index]) * 200_000,))
     ledger = net["n0"].ledger
     batch = ledger.batch_after(Position(net.mesh, 0, 0, net.mesh))
     assert isinstance(batch, Entries)
@@ -377,7 +379,7 @@ def test_remembered_commands_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ledgers, "DECIDED_COMMANDS_MAX", 3)
     net = ChainNet(1)
-    commands = [encode(Add(b"%d" % at, "a", 1)) for at in range(5)]
+    commands = [encode(Add(b"%d" % index, "a", 1)) for index in range(5)]
     for command in commands:
         net.submit("n0", command)
     slots = [net["n0"].ledger.slot_of(digest(command)) for command in commands]
@@ -399,10 +401,10 @@ def test_a_certificate_is_judged_by_every_part_of_it() -> None:
     three = VOTERS[:3]
 
     def certificate(*at: int, **changes: Any) -> QuorumCertificate:
-        votes = [vote(one, voters_digest=voters_digest(three)) for one in at]
-        signatures = tuple(VoteSignature(one.node, one.store_id, one.counter, one.signature) for one in votes)
-        made = QuorumCertificate(MESH, 1, BALLOT, decided, voters_digest(three), signatures)
-        return msgspec.structs.replace(made, **changes)
+        votes = [vote(number, voters_digest=voters_digest(three)) for number in at]
+        signatures = tuple(VoteSignature(vote.node, vote.store_id, vote.counter, vote.signature) for vote in votes)
+        quorum_certificate = QuorumCertificate(MESH, 1, BALLOT, decided, voters_digest(three), signatures)
+        return msgspec.structs.replace(quorum_certificate, **changes)
 
     def problem(made: QuorumCertificate, what: Digest = decided) -> str:
         return quorum.certificate_problem(RING, MESH, three, made, what)

@@ -111,17 +111,17 @@ HONEST = [
 @pytest.mark.parametrize(("rule", "first", "second"), LIES)
 def test_two_statements_that_no_honest_store_makes_are_a_proof(rule: str, first: Any, second: Any) -> None:
     assert contradiction(first, second) == contradiction(second, first) == rule
-    made = proof(rule, first, second)
-    assert proof_holds(RING, MESH, made)
-    assert proof_holds(RING, MESH, decode(encode(made), ChainMessage))
-    assert not proof_holds(RING, MESH, msgspec.structs.replace(made, rule="chain.other"))
+    outcome = proof(rule, first, second)
+    assert proof_holds(RING, MESH, outcome)
+    assert proof_holds(RING, MESH, decode(encode(outcome), ChainMessage))
+    assert not proof_holds(RING, MESH, msgspec.structs.replace(outcome, rule="chain.other"))
     forged = msgspec.structs.replace(second, signature=bytes(64))
     assert not proof_holds(RING, MESH, proof(rule, first, forged))
     witness = Witness()
     assert witness.see(first) is None
-    found = witness.see(second)
-    assert found is not None
-    assert found.rule == rule
+    answer = witness.see(second)
+    assert answer is not None
+    assert answer.rule == rule
 
 
 @pytest.mark.parametrize(("first", "second"), HONEST)
@@ -158,16 +158,16 @@ def test_the_accepted_decision_of_the_highest_ballot_must_be_adopted() -> None:
 
 def rounds(count: int) -> tuple[tuple[Promise, ...], ...]:
     """Good grounds for digest(b"d"): fresh at round 1, then adopted again and again, newest first."""
-    found = []
+    pairs = []
     for number in range(1, count + 1):
         below = (NO_BALLOT, b"") if number == 1 else (ballot_at(number - 1), digest(b"d"))
-        found.append(
+        pairs.append(
             (
                 promise(0, ballot=ballot_at(number), accepted_ballot=below[0], accepted_digest=below[1]),
                 promise(1, ballot=ballot_at(number)),
             )
         )
-    return tuple(reversed(found))
+    return tuple(reversed(pairs))
 
 
 def ballot_at(number: int) -> Ballot:
@@ -213,9 +213,9 @@ def test_a_lie_in_a_round_below_the_last_is_found_in_the_grounds() -> None:
     grounds = built_on((honest_at_3 := promise(1, ballot=ballot_at(3), counter=9), shown), ((lie, honest),))
     assert why_not(grounds, 3) == ""
     assert Witness().see_all((voted, shown, honest_at_3)) is None
-    found = Witness().see_all((voted, *(said for said in grounds[0]), *grounds[1]))
-    assert found is not None
-    assert found.rule == "chain.hidden-vote"
+    answer = Witness().see_all((voted, *(said for said in grounds[0]), *grounds[1]))
+    assert answer is not None
+    assert answer.rule == "chain.hidden-vote"
 
 
 def test_an_attempt_takes_the_highest_accepted_and_the_lower_median_clock() -> None:

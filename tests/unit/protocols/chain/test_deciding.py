@@ -171,8 +171,8 @@ def test_an_overlong_request_id_and_a_full_queue_are_refused() -> None:
     net.give("n0", Submit(b"r" * 65, b"x"))
     for index in range(257):
         net.give("n0", Submit(b"r%d" % index, encode(Add(b"i%d" % index, "a", 1))))
-    found = [notice.rule for notice in net.nodes["n0"].notices if hasattr(notice, "rule")]
-    assert found == ["chain.request-id", "chain.busy"]
+    found_rules = [notice.rule for notice in net.nodes["n0"].notices if hasattr(notice, "rule")]
+    assert found_rules == ["chain.request-id", "chain.busy"]
 
 
 def test_a_forwarded_command_that_comes_again_after_its_refusal_is_refused_again() -> None:
@@ -186,7 +186,7 @@ def test_a_forwarded_command_that_comes_again_after_its_refusal_is_refused_again
     net.sent.clear()
     net.give("n0", Received(n3, again))
     net.run(2_000)
-    assert {one.outcome for one in sent(net, Answer)} == {"refused"}
+    assert {entry.outcome for entry in sent(net, Answer)} == {"refused"}
     assert counter(net["n0"].state, "a") == 5
 
 
@@ -196,7 +196,7 @@ def test_a_busy_voter_sends_another_nodes_command_on_without_refusing_it(monkeyp
     monkeypatch.setattr(clients, "PENDING_MAX", 0)
     net = ChainNet(4, 3)
     net.give("n0", Received(net.nodes["n3"].peer, Forward(b"r", encode(Add(b"i", "a", 1)), ())))
-    assert [(one.outcome, one.rule) for one in sent(net, Answer)] == [("unknown", "chain.busy")]
+    assert [(entry.outcome, entry.rule) for entry in sent(net, Answer)] == [("unknown", "chain.busy")]
 
 
 def test_a_second_submission_under_one_request_id_is_the_first() -> None:
@@ -352,7 +352,7 @@ def test_a_voter_works_on_a_forwarded_command_as_long_as_its_client_waits(wait_m
     net.run(lasts_ms - 100)
     assert not sent(net, Answer)
     net.run(200)
-    assert [(one.request_id, one.outcome) for one in sent(net, Answer)] == [(b"r", "unknown")]
+    assert [(entry.request_id, entry.outcome) for entry in sent(net, Answer)] == [(b"r", "unknown")]
 
 
 def test_a_forwarded_command_says_how_long_its_client_still_waits() -> None:
@@ -360,7 +360,7 @@ def test_a_forwarded_command_says_how_long_its_client_still_waits() -> None:
     net.keep = lambda _near, _far, message: not isinstance(message, Forward)
     net.give("n3", Submit(b"q", encode(Add(b"j", "a", 1))))
     net.run(10_000)
-    waits_ms = [one.wait_ms for one in sent(net, Forward)]
+    waits_ms = [entry.wait_ms for entry in sent(net, Forward)]
     assert waits_ms[0] == net.times.submit_ms
     assert waits_ms == sorted(waits_ms, reverse=True)
     assert waits_ms[-1] <= net.times.submit_ms - 8_000

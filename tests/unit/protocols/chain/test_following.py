@@ -95,7 +95,7 @@ def test_an_entry_without_a_good_certificate_is_rejected_by_rule() -> None:
     entry = net["n0"].ledger.entry(1)
     assert isinstance(entry, Decided)
     good = entry.certificate
-    one = msgspec.structs.replace(good, votes=good.votes[:1])
+    quorum_certificate = msgspec.structs.replace(good, votes=good.votes[:1])
     twice = msgspec.structs.replace(good, votes=(good.votes[0], good.votes[0]))
     forged = msgspec.structs.replace(good.votes[0], signature=bytes(64))
     bad = msgspec.structs.replace(good, votes=(forged, *good.votes[1:]))
@@ -106,7 +106,7 @@ def test_an_entry_without_a_good_certificate_is_rejected_by_rule() -> None:
     wrong_set = msgspec.structs.replace(good, voters_digest=digest(b"set"))
     head = net["n0"].position
     peer = net.nodes["n0"].peer
-    for certificate in (one, twice, bad, strange, other, wrong_slot, wrong_set):
+    for certificate in (quorum_certificate, twice, bad, strange, other, wrong_slot, wrong_set):
         altered = msgspec.structs.replace(entry, certificate=certificate)
         net.give("n3", Received(peer, Commit(1, altered, head)))
         net.give("n3", Received(peer, Entries(1, (altered,), head)))
@@ -347,18 +347,18 @@ def decided_by(net: ChainNet, name: str, ballot: Ballot, counters: dict[str, int
     position, voters = net[name].position, voters_digest(net[name].voters)
     slot = position.slot + 1
     wall_ms = 1_800_000_000_000 + net.now_ms
-    made = net[name].ledger.draft(encode(Add(b"fork %d" % amount, "a", amount)), (), wall_ms)
-    assert isinstance(made, bytes)
+    answer = net[name].ledger.draft(encode(Add(b"fork %d" % amount, "a", amount)), (), wall_ms)
+    assert isinstance(answer, bytes)
     promises, votes = [], []
     for other, counter_ in counters.items():
         peer, store = net.nodes[other].peer, net[other].store_id
         promise = Promise(peer, store, counter_, position.era, slot, ballot, NO_BALLOT, b"")
         promises.append(sign_statement(net.signers[other], net.mesh, promise))
-        vote = Vote(peer, store, counter_ + 1, position.era, slot, ballot, digest(made), voters)
+        vote = Vote(peer, store, counter_ + 1, position.era, slot, ballot, digest(answer), voters)
         votes.append(sign_statement(net.signers[other], net.mesh, vote))
-    signatures = tuple(VoteSignature(one.node, one.store_id, one.counter, one.signature) for one in votes)
-    certificate = QuorumCertificate(position.era, slot, ballot, digest(made), voters, signatures)
-    return Decided(made, certificate, (), (tuple(promises),))
+    signatures = tuple(VoteSignature(vote.node, vote.store_id, vote.counter, vote.signature) for vote in votes)
+    certificate = QuorumCertificate(position.era, slot, ballot, digest(answer), voters, signatures)
+    return Decided(answer, certificate, (), (tuple(promises),))
 
 
 @pytest.mark.parametrize("slots_behind", [0, 1, 70])

@@ -82,7 +82,7 @@ def test_what_nobody_may_propose_is_refused_once_by_its_own_rule() -> None:
         node.machine.fresh_refusals = {"a": Refusal("view.stale", "no")}
     assert net.add("n1").rule == "view.stale"
     net.run(60_000)
-    assert len([one for one in net.nodes["n1"].notices if isinstance(one, Outcome)]) == 1
+    assert len([notice for notice in net.nodes["n1"].notices if isinstance(notice, Outcome)]) == 1
 
 
 def test_a_holder_that_takes_no_more_is_not_waited_for() -> None:
@@ -117,7 +117,7 @@ def test_a_decision_costs_the_disks_of_three_voters_ten_waits() -> None:
     net.add("n0")
     net.run(1_000)
     waits = {
-        name: [one.store.value for one in share_commits(effects) if isinstance(one, Persist)]
+        name: [commit.store.value for commit in share_commits(effects) if isinstance(commit, Persist)]
         for name, effects in done.items()
     }
     # Its own vote and the entry in one commit; what it would promise itself for the next slot is not needed.

@@ -67,8 +67,8 @@ def test_what_only_the_database_kept_is_fenced_before_anything_else_is_said() ->
     net.stop("n0")
     net.nodes["n0"].disk.roll_back(Store.FENCE, 1)
     chain = net.start("n0", same_boot=True)
-    written = [one for one in net.nodes["n0"].effects if isinstance(one, Persist)]
-    assert [one.store for one in written] == [Store.FENCE]
+    written = [effect for effect in net.nodes["n0"].effects if isinstance(effect, Persist)]
+    assert [persist.store for persist in written] == [Store.FENCE]
     fence = decode_slot(written[0].writes[0].value or b"")
     assert fence is not None
     assert (fence.counter, fence.digest) == (chain.record.counter, chain.record.said)
@@ -268,11 +268,11 @@ def test_what_a_forgotten_life_promised_counts_no_more() -> None:
         net.nodes["n2"].peer, net["n2"].store_id, 7, position.era, position.slot + 1, ballot, NO_BALLOT, b""
     )  # fmt: skip
     own = msgspec.structs.replace(old, node=net.nodes["n1"].peer, store_id=net["n1"].store_id)
-    made = net["n1"].ledger.draft(encode(Add(b"z", "a", 1)), (), net["n1"].ledger.at_ms)
-    assert isinstance(made, bytes)
-    proposal = Proposal(net["n1"].store_id, position.era, position.slot + 1, ballot, digest(made))
+    answer = net["n1"].ledger.draft(encode(Add(b"z", "a", 1)), (), net["n1"].ledger.at_ms)
+    assert isinstance(answer, bytes)
+    proposal = Proposal(net["n1"].store_id, position.era, position.slot + 1, ballot, digest(answer))
     message = Propose(
-        sign_statement(net.signers["n1"], net.mesh, proposal), made, (),
+        sign_statement(net.signers["n1"], net.mesh, proposal), answer, (),
         ((sign_statement(net.signers["n1"], net.mesh, own), sign_statement(net.signers["n2"], net.mesh, old)),), position,
     )  # fmt: skip
     net.give("n0", Received(net.nodes["n1"].peer, message))
@@ -427,8 +427,8 @@ def test_a_reset_is_signed_by_whoever_were_the_admins_at_the_head_it_keeps() -> 
     )
     ledger = net["n0"].ledger
     for slot, by, rule in ((4, net.admin, "reset.admin-threshold"), (2, own, "reset.admin-threshold"), (4, own, "")):
-        found = ledger.check_reset(reset_entry(net, "n0", slot=slot, by=by))
-        assert (found.rule if isinstance(found, Refusal) else "") == rule
+        answer = ledger.check_reset(reset_entry(net, "n0", slot=slot, by=by))
+        assert (answer.rule if isinstance(answer, Refusal) else "") == rule
     assert isinstance(ledger.check_reset(reset_entry(net, "n0", slot=2)), Reset)
 
 

@@ -71,8 +71,8 @@ def proposal_at(net: ChainNet, *, accepted: bool = False) -> Propose:
     """A proposal by n1 at slot 1 with good promises of n1 and n2, of which one may say it accepted something else."""
     ballot = ballot_of(net, "n1")
     position = net["n0"].position
-    made = net["n1"].ledger.draft(encode(Add(b"i", "a", 1)), (), 1_800_000_000_000 + net.now_ms)
-    assert isinstance(made, bytes)
+    answer = net["n1"].ledger.draft(encode(Add(b"i", "a", 1)), (), 1_800_000_000_000 + net.now_ms)
+    assert isinstance(answer, bytes)
     promises = []
     for name in ("n1", "n2"):
         claims = (Ballot(1, net.nodes[name].peer, b"12345678"), digest(b"other")) if accepted else (NO_BALLOT, b"")
@@ -81,9 +81,9 @@ def proposal_at(net: ChainNet, *, accepted: bool = False) -> Propose:
         )  # fmt: skip
         promises.append(sign_statement(net.signers[name], net.mesh, promise))
     proposal = sign_statement(
-        net.signers["n1"], net.mesh, Proposal(net["n1"].store_id, position.era, 1, ballot, digest(made))
+        net.signers["n1"], net.mesh, Proposal(net["n1"].store_id, position.era, 1, ballot, digest(answer))
     )
-    return Propose(proposal, made, (), (tuple(promises),), position)
+    return Propose(proposal, answer, (), (tuple(promises),), position)
 
 
 def test_a_good_proposal_is_voted_for() -> None:

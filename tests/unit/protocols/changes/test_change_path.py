@@ -51,15 +51,18 @@ def side(component: bytes = ONE, **app: Any) -> Side:
     secrets = app.pop("secret_versions", ())
     routes = app.pop("routes", ())
     smoke = app.pop("smoke", ())
-    made = EffectiveApp("web", component, "http", 1_000, 1 << 20, "fresh", **app)
+    effective_app = EffectiveApp("web", component, "http", 1_000, 1 << 20, "fresh", **app)
     release = Release("hello", (Component("web", component, 2048, "componentize-py 0.25"),), b"", "", bytes(32))
-    return Side(release, Effective("hello", "production", (made,), smoke), secrets, routes, plan)
+    return Side(release, Effective("hello", "production", (effective_app,), smoke), secrets, routes, plan)
 
 
 def changed(
     before: Side | None, after: Side, imports: dict[bytes, tuple[str, ...]] | None = None
 ) -> list[tuple[str, ...]]:
-    return [(one.section, one.sign, one.name) for one in differences(before, after, imports or {})]
+    return [
+        (difference.section, difference.sign, difference.name)
+        for difference in differences(before, after, imports or {})
+    ]
 
 
 def test_the_same_release_has_no_differences() -> None:
@@ -67,9 +70,15 @@ def test_the_same_release_has_no_differences() -> None:
 
 
 def test_a_first_release_is_all_new() -> None:
-    found = differences(None, side(routes=(Route("", "/"),)), {ONE: ("wasi:http/types",)})
-    assert {one.sign for one in found} == {"+"}
-    assert {one.section for one in found} == {"components", "capabilities", "limits", "routes", "rollout"}
+    found_differences = differences(None, side(routes=(Route("", "/"),)), {ONE: ("wasi:http/types",)})
+    assert {difference.sign for difference in found_differences} == {"+"}
+    assert {difference.section for difference in found_differences} == {
+        "components",
+        "capabilities",
+        "limits",
+        "routes",
+        "rollout",
+    }
 
 
 @pytest.mark.parametrize(
@@ -96,8 +105,12 @@ def test_each_difference_is_one_row_in_its_section(
 
 
 def test_a_secret_is_shown_by_name_and_version_only() -> None:
-    found = differences(None, side(secrets=("KEY",), secret_versions=(SecretVersion("KEY", 3, bytes(32)),)), {})
-    assert [(one.name, one.after) for one in found if one.section == "secrets"] == [("KEY", "version 3")]
+    found_differences = differences(
+        None, side(secrets=("KEY",), secret_versions=(SecretVersion("KEY", 3, bytes(32)),)), {}
+    )
+    assert [
+        (difference.name, difference.after) for difference in found_differences if difference.section == "secrets"
+    ] == [("KEY", "version 3")]
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -139,7 +152,7 @@ def chain(count: int, signer: Ed25519Signer = SIGNER) -> list[ChainedEntry]:
 
 
 def faults(links: list[ChainedEntry], at_ms: int = NOW_MS) -> list[tuple[int, str]]:
-    return [(one.number, one.what) for one in chain_faults(Ed25519Verifier(), MESH, links, at_ms)]
+    return [(fault.number, fault.what) for fault in chain_faults(Ed25519Verifier(), MESH, links, at_ms)]
 
 
 def test_a_whole_chain_has_no_faults_and_only_what_expired_may_be_missing() -> None:
@@ -173,8 +186,8 @@ def test_an_altered_an_exchanged_and_a_foreign_entry_are_named() -> None:
 def test_a_number_far_off_and_a_key_that_is_none_are_named_without_end_or_crash() -> None:
     (first,) = chain(1)
     far = AuditEntry(10**12 - 1, 1, b"", "", (), (), "", "", b"", "", "", 1, NOW_MS)
-    found = faults([first, ChainedEntry(first.node, far.number, sign_entry(SIGNER, MESH, far))])
-    assert (found[0], len(found)) == ((2, "removed"), FAULTS_MAX)
+    pairs = faults([first, ChainedEntry(first.node, far.number, sign_entry(SIGNER, MESH, far))])
+    assert (pairs[0], len(pairs)) == ((2, "removed"), FAULTS_MAX)
     assert faults([ChainedEntry(first.node, 1, Signed(first.signed.payload, b"short", b""))]) == [(1, "foreign")]
 
 
@@ -231,7 +244,7 @@ def test_a_build_is_signed_as_slsa_provenance_and_goes_with_every_release_of_its
     assert said["runDetails"]["builder"]["id"].endswith(SIGNER.public_key.hex())
 
     keep_evidence(tmp_path, "build", "build", envelope)
-    mine, other = (Release("site", (Component("web", one, 1),), b"", "", SIGNER.public_key) for one in (ONE, TWO))
+    mine, other = (Release("site", (Component("web", digest, 1),), b"", "", SIGNER.public_key) for digest in (ONE, TWO))
     for configuration in (ONE, TWO):
         assert held_evidence(tmp_path, "build", mine, configuration) == (envelope,)
     assert held_evidence(tmp_path, "", other, ONE) == ()

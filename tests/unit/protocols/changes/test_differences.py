@@ -72,12 +72,12 @@ def test_nothing_differs_from_itself() -> None:
 
 
 def test_every_field_is_in_the_tables_of_this_test() -> None:
-    assert {one.name for one in fields(EffectiveApp)} == {*OTHER_APP, "routes"}
-    assert {one.name for one in fields(Plan)} == set(OTHER_PLAN)
-    assert {one.name for one in fields(Stage)} == set(OTHER_STAGE)
-    assert {one.name for one in fields(Analysis)} == set(OTHER_ANALYSIS)
-    assert {one.name for one in fields(Demands)} == set(OTHER_DEMANDS)
-    assert {one.name for one in fields(FreezeWindow)} == set(OTHER_WINDOW)
+    assert {field.name for field in fields(EffectiveApp)} == {*OTHER_APP, "routes"}
+    assert {field.name for field in fields(Plan)} == set(OTHER_PLAN)
+    assert {field.name for field in fields(Stage)} == set(OTHER_STAGE)
+    assert {field.name for field in fields(Analysis)} == set(OTHER_ANALYSIS)
+    assert {field.name for field in fields(Demands)} == set(OTHER_DEMANDS)
+    assert {field.name for field in fields(FreezeWindow)} == set(OTHER_WINDOW)
 
 
 @pytest.mark.parametrize("name", OTHER_APP)
@@ -87,8 +87,8 @@ def test_a_field_of_an_app_that_differs_is_shown(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHER_PLAN)
 def test_a_field_of_the_plan_that_differs_is_shown(name: str) -> None:
-    found = shown(side(), side(plan=replace(PLAN, **{name: OTHER_PLAN[name]})))
-    assert [one.section for one in found] == ["rollout"]
+    found_differences = shown(side(), side(plan=replace(PLAN, **{name: OTHER_PLAN[name]})))
+    assert [difference.section for difference in found_differences] == ["rollout"]
 
 
 @pytest.mark.parametrize("name", OTHER_STAGE)
@@ -105,8 +105,8 @@ def test_a_limit_of_the_analysis_that_differs_is_shown(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHER_DEMANDS)
 def test_a_demand_that_differs_is_shown(name: str) -> None:
-    found = shown(side(), side(demands=replace(DEMANDS, **{name: OTHER_DEMANDS[name]})))
-    assert {one.section for one in found} == {"policy"}
+    found_differences = shown(side(), side(demands=replace(DEMANDS, **{name: OTHER_DEMANDS[name]})))
+    assert {difference.section for difference in found_differences} == {"policy"}
 
 
 @pytest.mark.parametrize("name", OTHER_WINDOW)
@@ -127,12 +127,12 @@ def test_what_is_outside_the_app_is_shown_too() -> None:
 
 def test_two_limits_never_look_alike() -> None:
     sizes = [128 * MIB, 128 * MIB + 1, 128 * MIB + 1024, 1023, 1024, 1025, 1536, 64 * 1024, MIB, MIB - 1]
-    assert len({exact_size(one) for one in sizes}) == len(sizes)
+    assert len({exact_size(size) for size in sizes}) == len(sizes)
     assert exact_size(128 * MIB) == "128.0 MiB"
 
 
 def test_what_comes_and_goes_has_its_sign() -> None:
     hosts = shown(side(), side(replace(APP, allow_hosts=("evil.test",))))
-    assert [(one.sign, one.name) for one in hosts] == [("-", "reaches api.test"), ("+", "reaches evil.test")]
+    assert [(host.sign, host.name) for host in hosts] == [("-", "reaches api.test"), ("+", "reaches evil.test")]
     (limit,) = shown(side(), side(replace(APP, memory_max_bytes=256 * MIB)))
     assert (limit.section, limit.name, limit.before, limit.after) == ("limits", "memory_max", "128.0 MiB", "256.0 MiB")

@@ -63,29 +63,31 @@ def test_an_allowed_network_holds_another_whole_or_not_at_all(
 
 
 def world() -> MeshWorld:
-    made = MeshWorld().furnish()
-    assert isinstance(made.govern(SetRules(NETWORK_RULES), made.admin), MeshState)
-    return made
+    mesh_world = MeshWorld().furnish()
+    assert isinstance(mesh_world.govern(SetRules(NETWORK_RULES), mesh_world.admin), MeshState)
+    return mesh_world
 
 
 def allowed(made: MeshWorld, name: str = "prod") -> tuple[str, ...]:
-    return next(one.networks for one in made.state.environments if one.name == name)
+    return next(environment.networks for environment in made.state.environments if environment.name == name)
 
 
 def test_an_environment_allows_networks_and_another_does_not() -> None:
-    made = world()
-    assert isinstance(made.govern(CreateEnvironment("staging"), made.admin), MeshState)
-    assert isinstance(made.govern(SetNetworks("prod", (OFFICE, "192.168.0.0/16")), made.admin), MeshState)
-    assert allowed(made) == (OFFICE, "192.168.0.0/16")
-    assert allowed(made, "staging") == ()
+    mesh_world = world()
+    assert isinstance(mesh_world.govern(CreateEnvironment("staging"), mesh_world.admin), MeshState)
+    assert isinstance(mesh_world.govern(SetNetworks("prod", (OFFICE, "192.168.0.0/16")), mesh_world.admin), MeshState)
+    assert allowed(mesh_world) == (OFFICE, "192.168.0.0/16")
+    assert allowed(mesh_world, "staging") == ()
     again = CreateEnvironment("prod", (("zone", "n1"),), protected=True, replace=True)
-    assert isinstance(made.govern(again, made.admin), MeshState)
-    found = next(one for one in made.state.environments if one.name == "prod")
-    assert (found.protected, found.networks) == (True, (OFFICE, "192.168.0.0/16")), "its nodes changed, nothing else"
-    assert isinstance(made.govern(SetPolicy(made.state.policy, "prod"), made.admin), MeshState)
-    assert allowed(made) == (OFFICE, "192.168.0.0/16")
-    assert isinstance(made.govern(SetNetworks("prod"), made.admin), MeshState)
-    assert allowed(made) == ()
+    assert isinstance(mesh_world.govern(again, mesh_world.admin), MeshState)
+    environment = next(entry for entry in mesh_world.state.environments if entry.name == "prod")
+    assert (environment.protected, environment.networks) == (True, (OFFICE, "192.168.0.0/16")), (
+        "its nodes changed, nothing else"
+    )
+    assert isinstance(mesh_world.govern(SetPolicy(mesh_world.state.policy, "prod"), mesh_world.admin), MeshState)
+    assert allowed(mesh_world) == (OFFICE, "192.168.0.0/16")
+    assert isinstance(mesh_world.govern(SetNetworks("prod"), mesh_world.admin), MeshState)
+    assert allowed(mesh_world) == ()
 
 
 @pytest.mark.parametrize(
@@ -98,30 +100,30 @@ def test_an_environment_allows_networks_and_another_does_not() -> None:
     ],
 )
 def test_what_cannot_be_allowed_is_refused(action: SetNetworks, rule: str) -> None:
-    made = world()
-    assert refused(made.govern(action, made.admin)) == rule
+    mesh_world = world()
+    assert refused(mesh_world.govern(action, mesh_world.admin)) == rule
 
 
 def test_before_its_rules_nothing_is_allowed() -> None:
-    made = MeshWorld().furnish()
-    assert refused(made.govern(SetNetworks("prod", (OFFICE,)), made.admin)) == "rules.networks"
-    assert isinstance(made.govern(SetRules(NETWORK_RULES - 1), made.admin), MeshState)
-    assert refused(made.govern(SetNetworks("prod", (OFFICE,)), made.admin)) == "rules.networks"
+    mesh_world = MeshWorld().furnish()
+    assert refused(mesh_world.govern(SetNetworks("prod", (OFFICE,)), mesh_world.admin)) == "rules.networks"
+    assert isinstance(mesh_world.govern(SetRules(NETWORK_RULES - 1), mesh_world.admin), MeshState)
+    assert refused(mesh_world.govern(SetNetworks("prod", (OFFICE,)), mesh_world.admin)) == "rules.networks"
 
 
 def test_an_environment_that_allows_none_is_written_as_before_and_its_gate_is_the_same() -> None:
-    made = world()
-    before = next(one for one in made.state.environments if one.name == "prod")
+    mesh_world = world()
+    before = next(environment for environment in mesh_world.state.environments if environment.name == "prod")
     assert encode(before).hex() == "94a470726f6490c0c2", (
         "name, selector, policy, protected: as the first release wrote it"
     )
-    demanded = gate(made.state.policy, before.protected, before.policy, Demands())
-    assert isinstance(made.govern(SetNetworks("prod", (OFFICE,)), made.admin), MeshState)
-    after = next(one for one in made.state.environments if one.name == "prod")
+    demanded = gate(mesh_world.state.policy, before.protected, before.policy, Demands())
+    assert isinstance(mesh_world.govern(SetNetworks("prod", (OFFICE,)), mesh_world.admin), MeshState)
+    after = next(environment for environment in mesh_world.state.environments if environment.name == "prod")
     assert decode(encode(after), Environment) == after
-    assert gate(made.state.policy, after.protected, after.policy, Demands()) == demanded
-    assert isinstance(made.govern(SetNetworks("prod"), made.admin), MeshState)
-    assert next(one for one in made.state.environments if one.name == "prod") == before
+    assert gate(mesh_world.state.policy, after.protected, after.policy, Demands()) == demanded
+    assert isinstance(mesh_world.govern(SetNetworks("prod"), mesh_world.admin), MeshState)
+    assert next(environment for environment in mesh_world.state.environments if environment.name == "prod") == before
 
 
 APP = EffectiveApp("web", b"c" * 32, "http", 1_000, 1 << 20, "fresh", allow_hosts=("db.example:443",))

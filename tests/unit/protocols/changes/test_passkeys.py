@@ -48,11 +48,11 @@ def read(envelope: bytes) -> Approval | Refusal:
 
 
 def test_a_touch_is_an_approval_by_the_passkey_that_names_its_person() -> None:
-    found = read(PHONE.touch(statement(comment="read the diff")))
-    assert isinstance(found, Approval)
-    assert (found.key, found.person) == (PHONE.id, signer("ann").public_key)
-    assert (found.change, found.environment, found.comment) == (CHANGE, "prod", "read the diff")
-    assert found.by_passkey
+    answer = read(PHONE.touch(statement(comment="read the diff")))
+    assert isinstance(answer, Approval)
+    assert (answer.key, answer.person) == (PHONE.id, signer("ann").public_key)
+    assert (answer.change, answer.environment, answer.comment) == (CHANGE, "prod", "read the diff")
+    assert answer.by_passkey
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,15 @@ def test_an_approval_of_another_mesh_is_refused_though_its_touch_is_whole() -> N
     ids=str,
 )
 def test_a_passkey_is_granted_for_pages_of_its_own_relying_party_only(fields: dict[str, Any], rule: str) -> None:
-    one = authenticator("ann", **fields)
-    found = read(one.touch(statement()))
-    assert (refused(found) if rule else isinstance(found, Approval)) == (rule or True)
+    outcome = authenticator("ann", **fields)
+    answer = read(outcome.touch(statement()))
+    assert (refused(answer) if rule else isinstance(answer, Approval)) == (rule or True)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP256K1()], ids=lambda curve: curve.name)
 def test_only_p256_is_a_passkey(curve: ec.EllipticCurve) -> None:
-    found = read(authenticator("ann", curve=curve).touch(statement()))
-    assert refused(found) == ("passkey.curve" if curve.key_size == 384 else "passkey.signature")
+    answer = read(authenticator("ann", curve=curve).touch(statement()))
+    assert refused(answer) == ("passkey.curve" if curve.key_size == 384 else "passkey.signature")
 
 
 def test_a_description_that_is_none_is_refused_and_never_raises() -> None:
@@ -177,16 +177,16 @@ def test_no_flipped_bit_of_an_envelope_is_another_approval(at: int, bit: int) ->
     data = PHONE.touch(statement())
     at %= len(data)
     flipped = data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
-    found = read(flipped)
-    assert isinstance(found, Refusal) or found == read(data), "text of base64 has spare bits; its meaning has none"
+    answer = read(flipped)
+    assert isinstance(answer, Refusal) or answer == read(data), "text of base64 has spare bits; its meaning has none"
 
 
 def test_a_passkey_signs_approvals_and_no_evidence() -> None:
-    made = attest(
+    content = attest(
         signer("ann"), EvidenceRun(MESH.hex(), "test", "host", WALL_MS), passed=True, components=(("web", CHANGE),),
         configuration=CHANGE,
     )  # fmt: skip
-    payload = base64.b64decode(msgspec.json.decode(made)["payload"])
+    payload = base64.b64decode(msgspec.json.decode(content)["payload"])
     assert refused(read_evidence(VERIFIER, MESH, PHONE.touch(payload))) == "evidence.passkey"
 
 
@@ -211,11 +211,11 @@ class Team:
         self, one: Authenticator, by: str, parent: tuple[Signed, ...] = (), roles: tuple[Role, ...] = ("approver",),
         **fields: Any,
     ) -> tuple[Signed, ...]:  # fmt: skip
-        made = Grant(
+        grant = Grant(
             one.id, "person", f"{by}'s phone", roles, ("*",), ("*",), WALL_MS + 20 * DAY_MS, b"p" * 16,
             parent=digest(parent[-1].payload) if parent else b"", verbs=("approve",), **fields,
         )  # fmt: skip
-        return (*parent, sign(signer(by), GRANT_DOMAIN, self.w.mesh, made))
+        return (*parent, sign(signer(by), GRANT_DOMAIN, self.w.mesh, grant))
 
     def said(self, change: Change | None = None, **fields: Any) -> bytes:
         named = digest(encode(change or self.change))
@@ -337,6 +337,6 @@ def test_nobody_takes_back_what_anothers_passkey_said() -> None:
 
 
 def test_the_envelope_is_json_that_others_can_read() -> None:
-    (one,) = json.loads(PHONE.touch(statement()))["signatures"]
-    assert set(one) == {"sig", "keyid", "passkey"}
-    assert hashlib.sha256(base64.b64decode(one["passkey"]["passkey"])).hexdigest() == one["keyid"]
+    (entry,) = json.loads(PHONE.touch(statement()))["signatures"]
+    assert set(entry) == {"sig", "keyid", "passkey"}
+    assert hashlib.sha256(base64.b64decode(entry["passkey"]["passkey"])).hexdigest() == entry["keyid"]

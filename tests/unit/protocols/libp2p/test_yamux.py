@@ -55,14 +55,14 @@ def drain(session: Session) -> bytes:
 
 
 def parse(wire: bytes) -> list[tuple[int, int, int, int, bytes]]:
-    found, offset = [], 0
+    pairs, offset = [], 0
     while offset < len(wire):
         _, kind, flags, stream_id, length = HEADER.unpack_from(wire, offset)
         offset += HEADER_BYTES
         body = wire[offset : offset + length] if kind == DATA else b""
         offset += len(body)
-        found.append((kind, flags, stream_id, length, body))
-    return found
+        pairs.append((kind, flags, stream_id, length, body))
+    return pairs
 
 
 def kinds(wire: bytes) -> list[tuple[int, int, int, int]]:

@@ -31,12 +31,12 @@ def filed(store: RecordStore, key: str, body: bytes) -> str:
 
 
 def held(**limits: int) -> RecordStore:
-    made = world()
-    made.limits = RecordLimits(**limits)
-    return made
+    record_store = world()
+    record_store.limits = RecordLimits(**limits)
+    return record_store
 
 
-@pytest.mark.parametrize("kind", [one for one in PAPERS if one != "approval"])
+@pytest.mark.parametrize("kind", [paper for paper in PAPERS if paper != "approval"])
 def test_the_papers_of_all_keys_of_a_principal_are_one_share_where_they_are_filed(kind: str) -> None:
     store = held(principal_papers_max=3)
     assert filed(store, *grant_record(signer("bot").public_key, below("bot"))) == "merged"

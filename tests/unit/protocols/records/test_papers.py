@@ -60,11 +60,11 @@ PINNED_TABLE = {
 
 def test_the_table_is_as_it_was_agreed() -> None:
     table = {
-        one.prefix: (
-            one.kind, one.writer, one.ends, one.pinned_by, one.life_ms // DAY_MS,
-            one.ttl_max_ms // DAY_MS,
+        key_rule.prefix: (
+            key_rule.kind, key_rule.writer, key_rule.ends, key_rule.pinned_by, key_rule.life_ms // DAY_MS,
+            key_rule.ttl_max_ms // DAY_MS,
         )
-        for one in KEY_TABLE
+        for key_rule in KEY_TABLE
     }  # fmt: skip
     assert table == PINNED_TABLE
 
@@ -85,8 +85,8 @@ def test_who_has_no_right_just_there_writes_no_paper(kind: str) -> None:
 
 def test_a_member_signs_evidence_and_no_other_paper() -> None:
     for kind in PAPERS:
-        found = rule(world().offer(carried("n2", *paper(kind, signer("n1"))), WALL_MS))
-        assert found == ("merged" if kind == "evidence" else "paper.not-allowed")
+        text = rule(world().offer(carried("n2", *paper(kind, signer("n1"))), WALL_MS))
+        assert text == ("merged" if kind == "evidence" else "paper.not-allowed")
 
 
 @pytest.mark.parametrize("kind", PAPERS)
@@ -101,9 +101,9 @@ def test_a_paper_is_checked_before_it_is_kept(kind: str, wound: str) -> None:
         body = body[:-9] + bytes([body[-9] ^ 1]) + body[-8:]
     elif wound == "subject":
         parts[0] = "blog" if kind in {"change", "secret"} else digest(b"else").hex()
-    found = rule(world().offer(carried("n1", make_key(prefix, *parts[:-1], digest(body).hex()), body), WALL_MS))
+    text = rule(world().offer(carried("n1", make_key(prefix, *parts[:-1], digest(body).hex()), body), WALL_MS))
     if (kind, wound) == ("secret", "over"):
-        assert found == "merged", "a secret has no end of its own"
+        assert text == "merged", "a secret has no end of its own"
         return
     allowed = {
         "random": {f"{kind}.malformed", "evidence.malformed"},
@@ -112,7 +112,7 @@ def test_a_paper_is_checked_before_it_is_kept(kind: str, wound: str) -> None:
         "later": {"paper.ahead"},
         "over": {"records.expired"},
     }
-    assert found in allowed[wound]
+    assert text in allowed[wound]
 
 
 def test_records_that_no_release_writes_are_refused_and_a_box_must_be_for_the_node_it_names() -> None:
@@ -136,7 +136,7 @@ def test_only_its_author_ends_a_paper_and_never_its_carrier(kind: str, order: st
         there = carried("n1", key, body)
         ended = carried(carrier, key, end_paper(signer(ender), MESH, Ending(key, WALL_MS), body), tombstone=True)
         first, second = (there, ended) if order == "paper first" else (ended, there)
-        results = {one.payload: rule(held.offer(one, WALL_MS)) for one in (first, second)}
+        results = {signed.payload: rule(held.offer(signed, WALL_MS)) for signed in (first, second)}
         by_author = signer(ender).public_key == author_of(kind).public_key
         may = by_author and kind != "approval"
         refused = "records.tombstone" if kind == "approval" else "records.not-author"
@@ -163,14 +163,14 @@ def test_a_statement_ends_just_the_paper_that_it_names(kind: str, wound: str) ->
 
 def test_the_removal_of_a_secret_ends_the_versions_it_names_and_no_others() -> None:
     held, by = world(), signer("author")
-    one, two = (paper("secret", by, number) for number in (1, 2))
-    for key, body in (one, two):
+    pair, two = (paper("secret", by, number) for number in (1, 2))
+    for key, body in (pair, two):
         held.offer(carried("n1", key, body), WALL_MS)
-    named = SecretRemoval("shop", "prod", "db", (digest(one[1]),), WALL_MS)
+    named = SecretRemoval("shop", "prod", "db", (digest(pair[1]),), WALL_MS)
     for removal, key, body, expected in (
         (named, *two, "records.ending"),
-        (replace_struct(named, environment="staging"), *one, "records.ending"),
-        (named, *one, "merged"),
+        (replace_struct(named, environment="staging"), *pair, "records.ending"),
+        (named, *pair, "merged"),
     ):
         ended = encode(Ended(body, sign_paper(by, MESH, removal)))
         assert rule(held.offer(carried("n2", key, ended, tombstone=True), WALL_MS)) == expected
@@ -261,9 +261,9 @@ def test_a_node_that_starts_again_knows_its_papers_and_drops_the_tombstones_of_t
 
 def test_a_paper_longer_than_a_body_is_refused_by_the_function_that_the_api_calls() -> None:
     court = world().court
-    found = court.verify("evidence", ("a" * 64, "b" * 64), bytes(BODY_MAX_BYTES + 1), WALL_MS)
-    assert isinstance(found, Refusal)
-    assert found.rule == "paper.too-large"
+    answer = court.verify("evidence", ("a" * 64, "b" * 64), bytes(BODY_MAX_BYTES + 1), WALL_MS)
+    assert isinstance(answer, Refusal)
+    assert answer.rule == "paper.too-large"
     key, body = paper("evidence", signer("n1"))
     assert isinstance(court.verify("evidence", key.split("/")[2:], body, WALL_MS), Paper)
 
@@ -282,8 +282,8 @@ def test_the_same_records_in_any_order_leave_the_same_set() -> None:
     roots = set()
     for order in itertools.permutations((carried("n1", key, body), mine, forged, again)):
         held = world()
-        for one in order:
-            held.offer(one, WALL_MS)
+        for signed in order:
+            held.offer(signed, WALL_MS)
         roots.add(held.trie.root())
         assert decode(held.entries[key].signed.payload, Record).tombstone
     assert len(roots) == 1

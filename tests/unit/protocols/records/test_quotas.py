@@ -20,19 +20,19 @@ KINDS = ("change", "evidence", "secret")
 
 
 def world(seed: int = 1, **limits: int) -> HostileRun:
-    made = HostileRun(seed, Random(seed))
-    for store in made.stores.values():
+    hostile_run = HostileRun(seed, Random(seed))
+    for store in hostile_run.stores.values():
         store.limits = RecordLimits(**limits)
-    return made
+    return hostile_run
 
 
 def papers(w: HostileRun, by: str, count: int, kinds: tuple[str, ...] = KINDS) -> list[Signed]:
     """So many papers of a key, each signed a second after the one before, carried by whichever node."""
-    made = []
+    signeds = []
     for number in range(count):
         key, body = w.paper(kinds[number % len(kinds)], by, w.wall_ms + 1_000 * number)
-        made.append(w.carry(w.source.choice(("n1", "n2", "n3", LIAR)), key, body))
-    return made
+        signeds.append(w.carry(w.source.choice(("n1", "n2", "n3", LIAR)), key, body))
+    return signeds
 
 
 def rule(store: RecordStore, signed: Signed, wall_ms: int = WALL_START_MS) -> str:
@@ -57,7 +57,7 @@ def test_papers_are_paid_for_by_who_signed_them_whichever_node_carries_them() ->
     w = world(principal_papers_max=4)
     store = w.stores["n1"]
     mine = papers(w, "author", 5)
-    assert [rule(store, one) for one in mine] == ["merged"] * 4 + ["quota.principal"]
+    assert [rule(store, signed) for signed in mine] == ["merged"] * 4 + ["quota.principal"]
     theirs = papers(w, "beside", 1)
     assert rule(store, theirs[0]) == "merged", "another key of the same project is not charged"
     assert rule(store, w.carry("n1", make_key("status", w.node("n1")), b"up", kind="owned")) == "merged"
@@ -73,7 +73,7 @@ def test_the_oldest_papers_of_a_key_stay_whatever_the_order_in_which_they_come()
         for store, order in zip(w.stores.values(), orders, strict=True):
             for signed in order:
                 store.offer(signed, w.wall_ms + DAY_MS)
-            assert [held(store, one) for one in said] == [True] * 5 + [False] * 4
+            assert [held(store, signed) for signed in said] == [True] * 5 + [False] * 4
             assert store.quotas.held(Payer("principal", w.signer("author").public_key.hex()))[0] == 5
         assert len({store.trie.root() for store in w.stores.values()}) == 1
 
@@ -81,7 +81,7 @@ def test_the_oldest_papers_of_a_key_stay_whatever_the_order_in_which_they_come()
 def test_shares_of_bytes_end_in_equal_sets_once_the_nodes_have_talked() -> None:
     for seed in range(12):
         w = world(seed, principal_papers_max=6, principal_bytes_max=3_000)
-        said = [one for by in ("author", "beside") for one in papers(w, by, 8)]
+        said = [paper for by in ("author", "beside") for paper in papers(w, by, 8)]
         for store in w.stores.values():
             for signed in w.source.sample(said, len(said)):
                 store.offer(signed, w.wall_ms + DAY_MS)
@@ -104,8 +104,10 @@ def test_what_a_decision_pins_never_gives_way_and_always_finds_room() -> None:
     store = w.stores["n1"]
     old, middle, new, pinned = papers(w, "author", 4, ("secret",))
     store.court.pins = frozenset({bytes(digest(body_of(new)))})
-    assert [rule(store, one) for one in (middle, new, old)] == ["merged"] * 3
-    assert [held(store, one) for one in (old, middle, new)] == [True, False, True], "the later one is pinned and stays"
+    assert [rule(store, signed) for signed in (middle, new, old)] == ["merged"] * 3
+    assert [held(store, signed) for signed in (old, middle, new)] == [True, False, True], (
+        "the later one is pinned and stays"
+    )
     assert rule(store, pinned) == "quota.principal"
     store.court.pins |= {bytes(digest(body_of(pinned)))}
     store.quotas.reconsider()
@@ -123,8 +125,8 @@ def body_of(signed: Signed) -> bytes:
 def test_a_project_pays_for_all_keys_but_the_admins_and_no_key_pushes_out_anothers_paper() -> None:
     w = world(project_papers_max=3)
     store = w.stores["n1"]
-    for one in (*papers(w, "author", 2, ("change",)), *papers(w, "beside", 1, ("change",))):
-        assert rule(store, one) == "merged"
+    for paper in (*papers(w, "author", 2, ("change",)), *papers(w, "beside", 1, ("change",))):
+        assert rule(store, paper) == "merged"
     for by in ("author", "beside"):
         problem = store.quota_problem(*w.paper("change", by))
         assert problem is not None
@@ -149,12 +151,12 @@ def other_change(w: HostileRun) -> tuple[str, bytes]:
 def test_an_admin_made_later_still_frees_what_it_was_charged_for() -> None:
     w = world()
     store = w.stores["n1"]
-    for one in papers(w, "author", 2, ("change",)):
-        store.offer(one, WALL_START_MS)
+    for paper in papers(w, "author", 2, ("change",)):
+        store.offer(paper, WALL_START_MS)
     key = w.signer("author").public_key
     store.trust.chain_decided((*store.trust.admins, key), 1, [w.node("n1")])
     assert key in store.trust.every_admin()
-    for entry in [one for one in store.entries.values() if one.parsed.rule.prefix == "change"]:
+    for entry in [entry for entry in store.entries.values() if entry.parsed.rule.prefix == "change"]:
         store.remove(entry)
     assert store.quotas.held(Payer("project", "shop")) == (0, 0)
     assert store.quotas.held(Payer("principal", key.hex())) == (0, 0)
@@ -170,9 +172,10 @@ def test_a_node_pays_for_its_own_audit_and_its_own_words_and_for_nobody_elses() 
     assert [rule(store, audit(w, LIAR, number)) for number in (1, 2, 3)] == ["merged", "merged", "quota.audit"]
     assert rule(store, audit(w, "n2", 1)) == "merged"
     boxes = [
-        w.carry(LIAR, make_key("prepared", w.node(LIAR), f"c{one}"), b"x", kind="owned", ttl_ms=9) for one in range(3)
+        w.carry(LIAR, make_key("prepared", w.node(LIAR), f"c{index}"), b"x", kind="owned", ttl_ms=9)
+        for index in range(3)
     ]
-    assert [rule(store, one) for one in boxes] == ["merged", "merged", "quota.words"]
+    assert [rule(store, box) for box in boxes] == ["merged", "merged", "quota.words"]
     assert rule(store, papers(w, "author", 1)[0]) == "merged"
 
 
@@ -195,10 +198,10 @@ def test_in_a_store_that_others_have_filled_each_node_and_each_admin_has_a_reser
     w = world(reserve_max=2)
     store = w.stores["n1"]
     store.limits = RecordLimits(records_max=len(store.entries) + 3, reserve_max=2)
-    assert [rule(store, one) for one in papers(w, "author", 4, ("change",))] == ["merged"] * 3 + ["records.full"]
+    assert [rule(store, paper) for paper in papers(w, "author", 4, ("change",))] == ["merged"] * 3 + ["records.full"]
     assert [rule(store, audit(w, "n2", number)) for number in (1, 2, 3)] == ["merged", "merged", "records.full"]
     assert rule(store, audit(w, "n3", 1)) == "merged", "a reserve of its own"
-    assert [rule(store, one) for one in papers(w, "admin", 3, ("change",))] == ["merged", "merged", "records.full"]
+    assert [rule(store, paper) for paper in papers(w, "admin", 3, ("change",))] == ["merged", "merged", "records.full"]
     late = w.carry(LIAR, make_key("prepared", w.node(LIAR), "c"), b"x", kind="owned", ttl_ms=9)
     assert rule(store, late) == "records.full"
     more = grant_record(w.signer("new").public_key, (w.grant("new", "viewer", "shop", "prod"),))
@@ -212,11 +215,11 @@ def test_one_nodes_health_and_one_nodes_clock_leave_room_for_the_others() -> Non
     def health(by: str, app: str) -> Signed:
         return w.carry(by, make_key("health", w.node(by), app), b"x", kind="ephemeral", ttl_ms=9_000)
 
-    assert [rule(store, health(LIAR, one)) for one in "abc"] == ["merged", "merged", "quota.moments"]
+    assert [rule(store, health(LIAR, text)) for text in "abc"] == ["merged", "merged", "quota.moments"]
     assert rule(store, health("n2", "a")) == "merged"
-    ahead = [w.carry(LIAR, make_key("status", w.node(LIAR)), b"%d" % one, kind="owned", hlc=WALL_START_MS + DAY_MS << 16)
-             for one in range(3)]  # fmt: skip
-    assert [rule(store, one) for one in ahead] == ["parked", "parked", "records.ahead"]
+    ahead = [w.carry(LIAR, make_key("status", w.node(LIAR)), b"%d" % index, kind="owned", hlc=WALL_START_MS + DAY_MS << 16)
+             for index in range(3)]  # fmt: skip
+    assert [rule(store, signed) for signed in ahead] == ["parked", "parked", "records.ahead"]
     assert rule(store, ahead[0]) == "parked", "the same one twice takes one place"
     other = w.carry("n2", make_key("status", w.node("n2")), b"x", kind="owned", hlc=WALL_START_MS + DAY_MS << 16)
     assert rule(store, other) == "parked"
@@ -233,7 +236,7 @@ def test_what_a_quota_refused_is_not_looked_at_again_for_a_while(monkeypatch: py
     w = world(principal_papers_max=1)
     store = w.stores["n1"]
     first, second = papers(w, "author", 2)
-    assert [rule(store, one) for one in (first, second)] == ["merged", "quota.principal"]
+    assert [rule(store, signed) for signed in (first, second)] == ["merged", "quota.principal"]
     looked: list[Any] = []
     check = store.court.check
     monkeypatch.setattr(store.court, "check", lambda entry, wall_ms: looked.append(entry) or check(entry, wall_ms))
@@ -273,8 +276,8 @@ def test_the_api_refuses_before_it_files_and_never_makes_an_older_paper_give_way
     w = world(principal_papers_max=2)
     store = w.stores["n1"]
     later = papers(w, "author", 2, ("change",))
-    for one in later:
-        store.offer(one, WALL_START_MS)
+    for signed in later:
+        store.offer(signed, WALL_START_MS)
     key, body = w.paper("change", "author", WALL_START_MS - 1_000)
     problem = store.quota_problem(key, body)
     assert problem is not None
@@ -284,15 +287,15 @@ def test_the_api_refuses_before_it_files_and_never_makes_an_older_paper_give_way
     assert store.offer(w.carry("n1", key, body), WALL_START_MS).outcome is OfferOutcome.MERGED, (
         "gossip keeps the total order"
     )
-    assert [held(store, one) for one in later] == [True, False]
+    assert [held(store, entry) for entry in later] == [True, False]
 
 
 def test_restored_papers_are_charged_again() -> None:
     w = world()
     store = w.stores["n1"]
     said = papers(w, "author", 3)
-    for one in said:
-        store.offer(one, WALL_START_MS)
+    for signed in said:
+        store.offer(signed, WALL_START_MS)
     fresh = w.store()
     for entry in store.entries.values():
         fresh.restore(entry.signed, WALL_START_MS)

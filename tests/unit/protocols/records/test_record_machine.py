@@ -142,8 +142,8 @@ def test_a_new_record_reaches_everybody_small_ones_at_once_and_large_ones_by_ask
 def test_a_record_travels_through_a_line_of_nodes() -> None:
     names = [f"n{index}" for index in range(8)]
     fleet = Fleet(names)
-    for one, two in itertools.pairwise(names):
-        fleet.connect(one, two)
+    for text, two in itertools.pairwise(names):
+        fleet.connect(text, two)
     fleet.settle()
     fleet.publish("n0", STATUS, b"up")
     fleet.settle()
@@ -202,16 +202,18 @@ def test_an_author_that_floods_announcements_is_asked_at_its_pace_and_others_are
         return list(here.handle(Received(teller, Announce(items)), at))
 
     effects = announced("n1", peer, [f"{number:064x}" for number in range(5)])
-    assert [len(one.message.keys) for one in effects if isinstance(one, Send)] == [3]
+    assert [len(effect.message.keys) for effect in effects if isinstance(effect, Send)] == [3]
     assert rules(effects) == ["records.rate"]
     again = announced("n1", other, [f"{number:064x}" for number in range(5, 7)])
     assert rules(again) == ["records.rate"], "whoever passes them on, they are the author's"
-    assert not any(isinstance(one, Send) for one in again)
+    assert not any(isinstance(entry, Send) for entry in again)
     near = announced("n2", other, ["f" * 64])
-    assert [len(one.message.keys) for one in near if isinstance(one, Send)] == [1], "another author has its own pace"
+    assert [len(entry.message.keys) for entry in near if isinstance(entry, Send)] == [1], (
+        "another author has its own pace"
+    )
     assert rules(near) == []
     later = announced("n1", peer, ["e" * 64], Now(1_000, WALL_MS))
-    assert [len(one.message.keys) for one in later if isinstance(one, Send)] == [1]
+    assert [len(entry.message.keys) for entry in later if isinstance(entry, Send)] == [1]
 
 
 def test_a_record_is_kept_once_and_handed_on_byte_for_byte_however_its_author_encoded_it() -> None:
@@ -230,15 +232,15 @@ def test_a_record_is_kept_once_and_handed_on_byte_for_byte_however_its_author_en
 
 def test_a_late_answer_counts_and_calls_off_neither_the_next_source_nor_what_came_with_it() -> None:
     here = machine()
-    one, two = fast_id("n1"), fast_id("n2")
+    peer_id, two = fast_id("n1"), fast_id("n2")
     large, other, unasked = (immutable("n1", body=body * 2_000) for body in (b"a", b"b", b"c"))
-    for peer in (one, two):
+    for peer in (peer_id, two):
         for signed in (large, other):
             entry = entry_of(signed)
             news = AnnouncedRecord(entry.record.key, entry.record.seq, entry.digest)
             here.handle(Received(peer, Announce((news,))), NOW)
     here.handle(Tick(), Now(2_000, WALL_MS))
-    late = here.handle(Received(one, Records((large,))), Now(2_100, WALL_MS))
+    late = here.handle(Received(peer_id, Records((large,))), Now(2_100, WALL_MS))
     assert rules(late) == []
     mixed = here.handle(Received(two, Records((large, other, unasked))), Now(2_200, WALL_MS))
     assert rules(mixed) == ["records.unasked"]
@@ -265,10 +267,10 @@ def test_bad_pushes_and_unasked_records_are_rejected() -> None:
 
 def test_an_announcement_that_is_not_served_is_asked_of_the_next_who_has_it() -> None:
     here = machine(RecordsConfig(author_burst=2 * WANTED_MAX))
-    one, two = fast_id("n1"), fast_id("n2")
+    peer_id, two = fast_id("n1"), fast_id("n2")
     signed = owned("n1", 5, b"x" * 4000)
     item = AnnouncedRecord(make_key("status", fast_id("n1")), 5, digest(signed.payload))
-    assert here.handle(Received(one, Announce((item,))), NOW) == [Send(one, FetchRecords((item.key,)))]
+    assert here.handle(Received(peer_id, Announce((item,))), NOW) == [Send(peer_id, FetchRecords((item.key,)))]
     assert here.handle(Received(two, Announce((item,))), NOW) == []
     assert here.deadline_ms() == 0
     here.handle(Tick(), NOW)
@@ -276,14 +278,16 @@ def test_an_announcement_that_is_not_served_is_asked_of_the_next_who_has_it() ->
     assert here.handle(Tick(), Now(2_000, WALL_MS)) == [Send(two, FetchRecords((item.key,)))]
     effects = here.handle(Received(two, Records((signed,))), Now(2_050, WALL_MS))
     assert isinstance(events(effects)[0], RecordsMerged)
-    assert here.handle(Received(one, Announce((item,))), NOW) == []
-    assert here.handle(Received(one, Announce((AnnouncedRecord(item.key, 4, b"old"),))), NOW) == []
+    assert here.handle(Received(peer_id, Announce((item,))), NOW) == []
+    assert here.handle(Received(peer_id, Announce((AnnouncedRecord(item.key, 4, b"old"),))), NOW) == []
     newer = AnnouncedRecord(item.key, 6, b"new")
-    assert here.handle(Received(one, Announce((newer,))), Now(3_000, WALL_MS)) == [Send(one, FetchRecords((item.key,)))]
+    assert here.handle(Received(peer_id, Announce((newer,))), Now(3_000, WALL_MS)) == [
+        Send(peer_id, FetchRecords((item.key,)))
+    ]
     assert here.handle(Tick(), Now(5_000, WALL_MS)) == [], "nobody is left to ask; anti-entropy will bring it"
     for index in range(WANTED_MAX + 70):
         key = make_key("evidence", "s", digest(str(index).encode()).hex())
-        here.handle(Received(one, Announce((AnnouncedRecord(key, 1, b"d"),))), NOW)
+        here.handle(Received(peer_id, Announce((AnnouncedRecord(key, 1, b"d"),))), NOW)
     assert len(here._wanted) == WANTED_MAX
 
 

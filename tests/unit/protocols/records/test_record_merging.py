@@ -43,9 +43,9 @@ def test_the_highest_sequence_wins_and_a_repetition_is_known() -> None:
 
 
 def test_two_bodies_at_one_sequence_are_kept_as_proof_and_all_agree_on_the_winner() -> None:
-    one, other = owned("n0", 4, b"one"), owned("n0", 4, b"other")
+    chosen_signed, other = owned("n0", 4, b"one"), owned("n0", 4, b"other")
     winners, proofs = set(), set()
-    for order in itertools.permutations((one, other)):
+    for order in itertools.permutations((chosen_signed, other)):
         held = store()
         offered = [held.offer(signed, WALL_MS) for signed in order]
         proof = offered[1].proof
@@ -58,19 +58,19 @@ def test_two_bodies_at_one_sequence_are_kept_as_proof_and_all_agree_on_the_winne
 
 
 def test_a_proof_is_a_record_that_anybody_can_check() -> None:
-    one, other = owned("n0", 4, b"one"), owned("n0", 4, b"other")
-    pair = sorted((entry_of(one), entry_of(other)), key=lambda entry: entry.digest)
+    signed, other = owned("n0", 4, b"one"), owned("n0", 4, b"other")
+    pair = sorted((entry_of(signed), entry_of(other)), key=lambda entry: entry.digest)
     proof = EquivocationProof(pair[0].signed, pair[1].signed)
-    made = proof_record(fast_id("n0"), proof)
-    assert made is not None
-    key, body = made
+    answer = proof_record(fast_id("n0"), proof)
+    assert answer is not None
+    key, body = answer
     assert store().offer(immutable("n1", "equivocation", body, key=key), WALL_MS).outcome is OfferOutcome.MERGED
     blamed = make_key("equivocation", fast_id("n1"), digest(body).hex())
     assert refused(store().offer(immutable("n2", "equivocation", body, key=blamed), WALL_MS)) == "records.proof"
     fakes = [
-        EquivocationProof(one, one),
-        EquivocationProof(one, Signed(other.payload, other.key, b"s" * 64)),
-        EquivocationProof(Signed(b"", b"", b""), one),
+        EquivocationProof(signed, signed),
+        EquivocationProof(signed, Signed(other.payload, other.key, b"s" * 64)),
+        EquivocationProof(Signed(b"", b"", b""), signed),
     ]
     for body in (*map(encode, fakes), b"junk"):
         key = make_key("equivocation", fast_id("n0"), digest(body).hex())
@@ -82,14 +82,14 @@ def test_a_proof_is_a_record_that_anybody_can_check() -> None:
 def test_of_two_authors_of_the_same_content_all_keep_the_same_one_and_a_tombstone_beats_both() -> None:
     first, second = immutable("n0"), immutable("n1", seq=9)
     removal = immutable("n1", seq=10, key=decode(first.payload, Record).key, body=b"ended", tombstone=True)
-    kept = set()
+    digests = set()
     for order in itertools.permutations((first, second, removal)):
         held = store()
         for signed in order:
             held.offer(signed, WALL_MS)
         (entry,) = held.entries.values()
-        kept.add(entry.digest)
-    assert kept == {digest(removal.payload)}
+        digests.add(entry.digest)
+    assert digests == {digest(removal.payload)}
 
 
 def test_the_later_clock_wins_among_ephemeral_records_which_are_not_in_the_trie() -> None:
@@ -146,10 +146,10 @@ def test_of_versions_of_one_key_exactly_one_wins_and_winning_is_transitive(a: Si
     entries = [entry_of(signed) for signed in (a, b, c)]
     if len({entry.record.key for entry in entries}) > 1 or len({entry.digest for entry in entries}) < 3:
         return
-    one, two, three = entries
-    assert beats(one, two) != beats(two, one)
-    if beats(one, two) and beats(two, three):
-        assert beats(one, three)
+    answer, two, three = entries
+    assert beats(answer, two) != beats(two, answer)
+    if beats(answer, two) and beats(two, three):
+        assert beats(answer, three)
 
 
 # --- time and space ---------------------------------------------------------------------------------------------------

@@ -47,8 +47,10 @@ CARRIED_BY = {"n1": "", "n2": "", "n3": "", "joined": "records.unconfirmed", "go
 def furnished() -> RecordStore:
     held = world()
     for number, name in enumerate(("joined", "gone"), 4):
-        made = issue(signer("admin"), MESH, node_id(name), roles=("worker",), labels=(), serial=number, wall_ms=WALL_MS)
-        held.trust.learn_certificate(made, WALL_MS)
+        signed = issue(
+            signer("admin"), MESH, node_id(name), roles=("worker",), labels=(), serial=number, wall_ms=WALL_MS
+        )
+        held.trust.learn_certificate(signed, WALL_MS)
     held.trust.learn_revocation(
         sign_revocation(signer("admin"), MESH, Revocation("node", signer("gone").public_key, -1, -1, "lost", WALL_MS))
     )
@@ -82,24 +84,24 @@ def test_a_nodes_word_is_its_own_to_write_to_replace_and_to_end(kind: str, opera
         key = make_key(kind, str(node_id(owner)), *parts)
         if operation != "write":
             assert rule(held.offer(said(owner, key), WALL_MS)) == "merged"
-        made = said(writer, key, body=b"other", tombstone=operation == "end", seq=2)
+        signed = said(writer, key, body=b"other", tombstone=operation == "end", seq=2)
         refused = "records.tombstone" if operation == "end" and not ends else why_not(writer, owner)
-        assert rule(held.offer(made, WALL_MS)) == (refused or "merged"), (writer, owner)
+        assert rule(held.offer(signed, WALL_MS)) == (refused or "merged"), (writer, owner)
         held_now = held.entries.get(key) or held.ephemeral.get(key)
-        assert (held_now is not None and held_now.signed == made) is not bool(refused), (writer, owner)
+        assert (held_now is not None and held_now.signed == signed) is not bool(refused), (writer, owner)
 
 
 @pytest.mark.parametrize("kind", PAPERS)
 def test_a_paper_is_written_by_who_has_the_right_there_and_carried_by_any_member(kind: str) -> None:
     for by, carrier in itertools.product(SIGNERS, CARRIED_BY):
         key, body = paper(kind, signer(by))
-        found = rule(furnished().offer(carried(carrier, key, body), WALL_MS))
+        text = rule(furnished().offer(carried(carrier, key, body), WALL_MS))
         may = by in PAPER_WRITERS[kind]
         if CARRIED_BY[carrier]:
-            assert found == CARRIED_BY[carrier], (by, carrier)
+            assert text == CARRIED_BY[carrier], (by, carrier)
         else:
-            assert (found == "merged") is may, (by, carrier, found)
-            assert may or found in {"paper.not-allowed", "paper.author-revoked"}, (by, carrier, found)
+            assert (text == "merged") is may, (by, carrier, text)
+            assert may or text in {"paper.not-allowed", "paper.author-revoked"}, (by, carrier, text)
 
 
 @pytest.mark.parametrize("kind", PAPERS)
@@ -120,9 +122,9 @@ def test_a_paper_is_ended_by_its_author_alone(kind: str) -> None:
         key, body = paper(kind, author_of(kind))
         held.offer(carried("n1", key, body), WALL_MS)
         statement = end_paper(signer(by), MESH, Ending(key, WALL_MS), body)
-        found = rule(held.offer(carried(carrier, key, statement, tombstone=True), WALL_MS))
+        text = rule(held.offer(carried(carrier, key, statement, tombstone=True), WALL_MS))
         ended = kind != "approval" and by == "author" and not CARRIED_BY[carrier]
-        assert held.entries[key].record.tombstone is ended, (by, carrier, found)
+        assert held.entries[key].record.tombstone is ended, (by, carrier, text)
 
 
 TRUST_ACTS = ("certificate", "grant", "grant below", "revoke node", "revoke person", "revoke grant")
@@ -137,8 +139,8 @@ def trust_record(act: str, by: str) -> tuple[str, bytes]:
     """Key and body of what `by` says about n2, about the person `author`, or about a newcomer."""
     if act == "certificate":
         new = node_id("new")
-        made = issue(signer(by), MESH, new, roles=("worker",), labels=(), serial=9, wall_ms=WALL_MS)
-        return certificate_record(new, made)
+        signed = issue(signer(by), MESH, new, roles=("worker",), labels=(), serial=9, wall_ms=WALL_MS)
+        return certificate_record(new, signed)
     upper = granted("author", "deployer", "shop", "prod")
     if act == "grant":
         return grant_record(signer("new").public_key, (granted("new", "viewer", "shop", "prod", by=by),))
@@ -161,12 +163,12 @@ def test_trust_is_given_and_taken_by_who_may_and_never_ended_by_a_tombstone(act:
         for carrier in ("n1", "joined", "stranger"):
             held = furnished()
             key, body = trust_record(act, by)
-            found = rule(held.offer(carried(carrier, key, body), WALL_MS))
+            text = rule(held.offer(carried(carrier, key, body), WALL_MS))
             may = act in MAY_ACT.get(by, ())
             if act == "revoke person" and by == "author":
                 continue  # a person may give itself up; the row is in test_trust.py
             waits = act == "certificate" and not may and carrier != "stranger"
-            assert (found == "merged") is (may or waits), (by, carrier, found)
+            assert (text == "merged") is (may or waits), (by, carrier, text)
             if waits:
                 assert held.trust.certificate(node_id("new")) is None, (
                     "kept until its issuer is known, and not believed"
@@ -179,8 +181,8 @@ def test_trust_is_given_and_taken_by_who_may_and_never_ended_by_a_tombstone(act:
 def unsigned_kinds() -> dict[str, tuple[str, bytes, str]]:
     """Kinds that no principal signs: a record of each, and why even a member may not write it."""
     box = Resealed(b"s" * 32, Box(node_id("n3"), b"e" * 32, b"w" * 48))
-    one, other = (said("n2", make_key("status", str(node_id("n2"))), body=body) for body in (b"a", b"b"))
-    proof, resealed = encode(EquivocationProof(one, other)), encode(box)
+    signed, other = (said("n2", make_key("status", str(node_id("n2"))), body=body) for body in (b"a", b"b"))
+    proof, resealed = encode(EquivocationProof(signed, other)), encode(box)
     return {
         "release": (make_key("release", "shop", digest(b"x").hex()), b"x", "records.unused"),
         "decision": (make_key("decision", "e", "1", digest(b"x").hex()), b"x", "records.unused"),
@@ -196,8 +198,8 @@ def test_what_members_alone_write_is_written_by_members_alone_and_never_ended(ki
     for carrier, why in CARRIED_BY.items():
         held = furnished()
         key, body, never = unsigned_kinds()[kind]
-        found = rule(held.offer(carried(carrier, key, body), WALL_MS))
-        assert found == (why or never or "merged"), carrier
+        text = rule(held.offer(carried(carrier, key, body), WALL_MS))
+        assert text == (why or never or "merged"), carrier
         assert rule(held.offer(carried("n2", key, b"", tombstone=True, seq=5), WALL_MS)) == "records.tombstone"
     key, body, _ = unsigned_kinds()["equivocation"]
     forged = make_key("equivocation", str(node_id("n3")), digest(body).hex())

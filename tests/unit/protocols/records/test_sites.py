@@ -123,8 +123,12 @@ def test_a_challenge_and_its_keys() -> None:
     answer = ChallengeAnswer("tls-alpn-01", "a.test", f"{TOKEN}.{PRINT}")
     assert read_challenge(encode(answer)) == answer
     assert challenge_key(NODES[0], answer) == f"/challenge/{NODES[0]}/{TOKEN}"
-    one, next_one, other = (read_site(sealed(*what)) for what in (("a.test",), ("a.test", b"next"), ("b.test",)))
-    assert len({site_key(NODES[0], site) for site in (one, next_one, other)}) == 3
-    assert site_key(NODES[0], one) == site_key(NODES[0], read_site(sealed("a.test", b"chain", b"another key")))
+    site_certificate, next_one, other = (
+        read_site(sealed(*what)) for what in (("a.test",), ("a.test", b"next"), ("b.test",))
+    )
+    assert len({site_key(NODES[0], site) for site in (site_certificate, next_one, other)}) == 3
+    assert site_key(NODES[0], site_certificate) == site_key(
+        NODES[0], read_site(sealed("a.test", b"chain", b"another key"))
+    )
     with pytest.raises(DecodeError):
         read_challenge(encode(answer).replace(b"tls-alpn-01", b"dns-alpn-01"))

@@ -53,7 +53,7 @@ def test_an_urgent_record_costs_each_node_a_fixed_few_messages(count: int) -> No
     fleet.publish("n0", *revocation_record(*revoked("n1")))
     fleet.settle()
     assert len(fleet.roots()) == 1
-    pushes = sum(isinstance(one, Push) for node in fleet.nodes.values() for one in node.sent_messages)
+    pushes = sum(isinstance(message, Push) for node in fleet.nodes.values() for message in node.sent_messages)
     assert pushes == (count - 1) * (1 + RecordsConfig().relay_fanout)
 
 
@@ -66,35 +66,35 @@ def test_what_comparing_taught_is_announced_in_one_message_to_a_few_and_not_to_w
         here.handle(PeerConnected(peer, inbound=True), NOW)
     first, second = [owned("n1", 1)], [immutable("n2", body=b"%d" % number) for number in range(70)]
     here.handle(Tick(), NOW)
-    assert not [one for one in here.learn(peers[0], first, NOW) if isinstance(one, Send)]
+    assert not [entry for entry in here.learn(peers[0], first, NOW) if isinstance(entry, Send)]
     later = Now(100, WALL_MS)
-    assert not [one for one in here.learn(peers[1], second, later) if isinstance(one, Send)]
+    assert not [entry for entry in here.learn(peers[1], second, later) if isinstance(entry, Send)]
     assert here.deadline_ms() == config.gather_ms
-    assert not [one for one in here.handle(Tick(), Now(config.gather_ms - 1, WALL_MS)) if isinstance(one, Send)]
-    sent = [one for one in here.handle(Tick(), Now(config.gather_ms, WALL_MS)) if isinstance(one, Send)]
-    assert len({one.peer for one in sent}) == config.relay_fanout
+    assert not [entry for entry in here.handle(Tick(), Now(config.gather_ms - 1, WALL_MS)) if isinstance(entry, Send)]
+    sent = [entry for entry in here.handle(Tick(), Now(config.gather_ms, WALL_MS)) if isinstance(entry, Send)]
+    assert len({entry.peer for entry in sent}) == config.relay_fanout
     assert len(sent) == config.relay_fanout * 2, "71 names are two messages"
-    for one in sent:
-        assert isinstance(one.message, Announce)
-        assert len(one.message.records) <= ANNOUNCED_MAX
-    for peer in {one.peer for one in sent}:
+    for send in sent:
+        assert isinstance(send.message, Announce)
+        assert len(send.message.records) <= ANNOUNCED_MAX
+    for peer in {entry.peer for entry in sent}:
         named = [
             item.key
-            for one in sent
-            if one.peer == peer and isinstance(one.message, Announce)
-            for item in one.message.records
+            for entry in sent
+            if entry.peer == peer and isinstance(entry.message, Announce)
+            for item in entry.message.records
         ]
         told = {peers[0]: second, peers[1]: first}.get(peer, [*first, *second])
-        assert sorted(named) == sorted(key_of(one) for one in told)
-    assert not [one for one in here.handle(Tick(), Now(9_000, WALL_MS)) if isinstance(one, Send)], "and only once"
+        assert sorted(named) == sorted(key_of(signed) for signed in told)
+    assert not [entry for entry in here.handle(Tick(), Now(9_000, WALL_MS)) if isinstance(entry, Send)], "and only once"
 
 
 def test_what_a_bridge_learnt_by_comparing_reaches_all_behind_it_before_their_next_comparison() -> None:
     near, far = [f"n{index}" for index in range(4)], [f"n{index}" for index in range(4, 12)]
     fleet = Fleet([*near, *far])
     for side in (near, far):
-        for one, two in itertools.combinations(side, 2):
-            fleet.connect(one, two)
+        for text, two in itertools.combinations(side, 2):
+            fleet.connect(text, two)
     fleet.settle()
     fleet.publish("n0", STATUS, b"written while the two were apart")
     fleet.publish("n0", make_key("change", "shop", "00" * 32), b"x" * 4_000)

@@ -250,12 +250,12 @@ def test_a_record_that_is_wanted_many_times_over_is_given_or_forgotten_once(resy
     machine._session = _Session(peer, 0, asked=(leaf_of(key),), resync=resync)
     held = id_of(key, fleet["n0"].records.store.entries[key].digest)
     effects = machine.handle(Received(peer, SyncAnswer((), (LeafIds(leaf_of(key), held * 3),), False)), Now(0, WALL_MS))
-    given = [
+    entries = [
         effect.message.records
         for effect in effects
         if isinstance(effect, Send) and isinstance(effect.message, SyncRecords)
     ]
-    assert given == ([] if resync else [(old,)])
+    assert entries == ([] if resync else [(old,)])
     assert fleet["n0"].held_keys() == sorted(before if resync else [*before, key])
 
 
@@ -415,29 +415,29 @@ def test_whatever_happened_all_nodes_agree_soon_after_the_network_heals(steps, s
         fleet.wall_offset_ms[fast_id(name)] = (index - 2) * 50_000
     fleet.connect_all()
     for number, (what, first, second) in enumerate(steps):
-        one, two = names[first], names[second]
+        entry, two = names[first], names[second]
         match what:
             case "write":
-                fleet.publish(one, make_key("status", fast_id(one)), b"%d" % number)
+                fleet.publish(entry, make_key("status", fast_id(entry)), b"%d" % number)
                 body = b"x" * (second * 700) + b"%d" % number
-                fleet.publish(one, make_key("evidence", "s", digest(body).hex()), body)
-            case "cut" if one != two:
-                fleet.disconnect(one, two)
-            case "mend" if one != two:
-                fleet.connect(one, two)
+                fleet.publish(entry, make_key("evidence", "s", digest(body).hex()), body)
+            case "cut" if entry != two:
+                fleet.disconnect(entry, two)
+            case "mend" if entry != two:
+                fleet.connect(entry, two)
             case "restart":
-                node = fleet.nodes[fast_id(one)]
+                node = fleet.nodes[fast_id(entry)]
                 for other in fleet.neighbours(node.peer):
-                    fleet.disconnect(one, fleet.nodes[other].name)
+                    fleet.disconnect(entry, fleet.nodes[other].name)
                 fleet.perform(node.peer, node.boot(fleet.now(node.peer)))
             case _:
                 fleet.run(3_000)
     fleet.loss = 0.0
-    for one in names:
+    for entry in names:
         for two in names:
-            if one < two:
-                fleet.disconnect(one, two)
-                fleet.connect(one, two)
+            if entry < two:
+                fleet.disconnect(entry, two)
+                fleet.connect(entry, two)
     fleet.run(130_000)
     fleet.settle()
     assert len(fleet.roots()) == 1

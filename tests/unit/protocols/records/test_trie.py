@@ -108,18 +108,18 @@ def test_a_member_silent_too_long_no_longer_holds_the_floor_back() -> None:
 
 
 def test_of_two_that_left_each_other_out_exactly_one_resyncs() -> None:
-    one, two = Floors(A, SILENT_MS), Floors(B, SILENT_MS)
-    one.equal_with(vector(b=WALL_MS), WALL_MS)
+    floors, two = Floors(A, SILENT_MS), Floors(B, SILENT_MS)
+    floors.equal_with(vector(b=WALL_MS), WALL_MS)
     two.equal_with(vector(a=WALL_MS), WALL_MS)
     soon, late = WALL_MS + SILENT_MS, WALL_MS + SILENT_MS + 1
-    assert one.we_are_stale(B, two.contact(ALL, soon), ALL, soon) is None
+    assert floors.we_are_stale(B, two.contact(ALL, soon), ALL, soon) is None
     answers = {
-        one.we_are_stale(B, two.contact((A, B), late), (A, B), late),
-        two.we_are_stale(A, one.contact((A, B), late), (A, B), late),
+        floors.we_are_stale(B, two.contact((A, B), late), (A, B), late),
+        two.we_are_stale(A, floors.contact((A, B), late), (A, B), late),
     }
     assert answers == {True, False}
     two.equal_with(vector(c=late), late)
-    assert one.we_are_stale(B, two.contact(ALL, late), ALL, late) is True, "the smaller part learns"
+    assert floors.we_are_stale(B, two.contact(ALL, late), ALL, late) is True, "the smaller part learns"
 
 
 def test_a_newcomer_forgets_nothing_and_one_that_lost_its_floors_only_what_it_was_left_out_for() -> None:

@@ -178,8 +178,8 @@ def test_a_first_deploy_that_fails_leaves_nothing_running() -> None:
 def test_what_base_candidate_and_retained_need_is_prepared_and_kept() -> None:
     f = fleet()
     node = canary(f)
-    kept = [order for order in node.orders if isinstance(order, Retain)][-1]
-    assert set(kept.changes) == {f.w.base.change, f.w.rollout.candidate.change}
+    retain = [order for order in node.orders if isinstance(order, Retain)][-1]
+    assert set(retain.changes) == {f.w.base.change, f.w.rollout.candidate.change}
     asked = [order.change for order in node.orders if isinstance(order, PrepareRelease)]
     assert sorted(asked) == sorted(set(asked))
 
@@ -252,7 +252,9 @@ def test_after_a_restart_only_changes_that_may_still_start_are_prepared() -> Non
     for proposed in (*old[:50], next_one, *old[50:]):
         assert agent.handle(proposed, NOW) == []
     orders = agent.handle(StateDecided(w.state, w.state.voters[0]), NOW)
-    prepares = [one.event.change for one in orders if isinstance(one, Notify) and isinstance(one.event, PrepareRelease)]
+    prepares = [
+        order.event.change for order in orders if isinstance(order, Notify) and isinstance(order.event, PrepareRelease)
+    ]
     assert prepares == [w.base.change, next_one.change]
     for proposed in old:
         assert agent.handle(proposed, NOW) == []
@@ -277,7 +279,7 @@ def test_a_plan_that_accepts_readiness_alone_replays_no_smoke() -> None:
     change = g.w.rollout.candidate.change
     g.tell("n1", PreparationDone(change, True))
     g.tell("n1", WorkObserved("shop", "prod", change, True))
-    assert not [one for one in node.orders if isinstance(one, ReplaySmoke)]
+    assert not [order for order in node.orders if isinstance(order, ReplaySmoke)]
     assert g.w.lane.rollout is None
     assert g.w.base.change == change
 
@@ -303,7 +305,7 @@ def test_the_latch_is_durable_before_the_revert() -> None:
     effects = node.agent.handle(
         WorkObserved("shop", "prod", f.w.rollout.candidate.change, False, 3), Now(1000, WALL_MS)
     )
-    kinds = [type(one.event) if isinstance(one, Notify) else type(one) for one in effects]
+    kinds = [type(effect.event) if isinstance(effect, Notify) else type(effect) for effect in effects]
     assert kinds == [Persist, Reverted, Run, Broadcast]
     assert latch_key(f.w.rollout) in node.agent._latched
 
@@ -364,7 +366,7 @@ def test_statements_that_do_not_belong_are_rejected_or_ignored() -> None:
         (owner, Vanished(*stage, founder, node_id("stranger"))),
     ):
         assert hear(who, statement) == []
-    assert [one.peer for one in hear(name, good) if isinstance(one, Send)] == [far]
+    assert [entry.peer for entry in hear(name, good) if isinstance(entry, Send)] == [far]
     assert hear(name, good) == [], "it was told the same word already"
     assert hear(name, replace(good, sequence=11)) != []
     assert hear(name, good) == [], "an older word is not passed on"
@@ -391,7 +393,7 @@ def test_a_word_is_passed_on_only_to_those_that_its_sender_could_not_tell() -> N
     def hear(peer: Any, statement: Any, *untold: Any) -> list[tuple[Any, Any]]:
         message = RolloutStatement(state_it(signer(canary(f).name), w.mesh, statement), untold)
         effects = agent.handle(Received(peer, message), f.now)
-        return [(one.peer, one.message.untold) for one in effects if isinstance(one, Send)]
+        return [(effect.peer, effect.message.untold) for effect in effects if isinstance(effect, Send)]
 
     assert hear(author, w.verdict("pass", sequence=10)) == []
     assert hear(author, w.verdict("pass", sequence=11), far, away) == [(far, (away,))]
@@ -416,12 +418,12 @@ def test_a_node_names_those_that_it_is_not_connected_to() -> None:
     node.agent.handle(PeerConnected(first, False), f.now)
     node.agent.handle(ChangeProposed("shop", "prod", change, b""), f.now)
     said = node.agent.handle(PreparationDone(change, True), f.now)
-    assert [one.message.untold for one in said if isinstance(one, Broadcast)] == [(second,)]
+    assert [entry.message.untold for entry in said if isinstance(entry, Broadcast)] == [(second,)]
     told = node.agent.handle(PeerConnected(second, False), f.now)
-    assert [(one.peer, one.message.untold) for one in told if isinstance(one, Send)] == [(second, ())]
+    assert [(entry.peer, entry.message.untold) for entry in told if isinstance(entry, Send)] == [(second, ())]
     node.agent.handle(PeerDisconnected(first), f.now)
     told = node.agent.handle(PeerConnected(second, False), f.now)
-    assert [one.message.untold for one in told if isinstance(one, Send)] == [(first,)]
+    assert [entry.message.untold for entry in told if isinstance(entry, Send)] == [(first,)]
     assert node.agent.conductor.prepared_nodes(change) == (me,)
 
 
@@ -431,10 +433,10 @@ def test_what_is_said_once_and_was_lost_comes_when_records_are_compared() -> Non
     near, there = (f.nodes[name] for name in w.names(w.rollout.order[1:3]))
     change = Digest(b"c" * 32)
     stage = (w.state.era, w.rollout.id, w.rollout.opened)
-    own = next(one for one in w.state.voters if one.node == node_id(there.name))
+    own = next(voter for voter in w.state.voters if voter.node == node_id(there.name))
     lost = [
-        state_it(signer(there.name), w.mesh, one)
-        for one in (
+        state_it(signer(there.name), w.mesh, candidate)
+        for candidate in (
             Prepared(change, b"", "passed"),
             TimeoutVote(*stage, own),
             Vanished(*stage, own, w.rollout.order[0]),
@@ -450,10 +452,10 @@ def test_what_is_said_once_and_was_lost_comes_when_records_are_compared() -> Non
     (asked,) = near.agent.handle(PeerCompared(node_id(there.name)), f.now)
     assert isinstance(asked, Send)
     answer = there.agent.handle(Received(node_id(near.name), asked.message), f.now)
-    assert {one.message.signed for one in answer if isinstance(one, Send)} == set(lost)
-    for one in answer:
-        assert isinstance(one, Send)
-        near.agent.handle(Received(node_id(there.name), one.message), f.now)
+    assert {candidate.message.signed for candidate in answer if isinstance(candidate, Send)} == set(lost)
+    for entry in answer:
+        assert isinstance(entry, Send)
+        near.agent.handle(Received(node_id(there.name), entry.message), f.now)
     assert near.agent.conductor.prepared_nodes(change) == (node_id(there.name),)
     (asked,) = near.agent.handle(PeerCompared(node_id(there.name)), f.now)
     assert isinstance(asked, Send)

@@ -28,8 +28,8 @@ def dossiers() -> Dossiers:
 
 def record(prefix: str, scope: str, body: bytes, *, tombstone: bool = False, name: bytes | None = None) -> Entry:
     key = make_key(prefix, scope, (name or digest(body)).hex())
-    made = Record(key, "immutable", 1, 1, body=b"ended" if tombstone else body, tombstone=tombstone)
-    entry = read_record(sign_record(signer("n1"), WORLD.mesh, made))
+    new_record = Record(key, "immutable", 1, 1, body=b"ended" if tombstone else body, tombstone=tombstone)
+    entry = read_record(sign_record(signer("n1"), WORLD.mesh, new_record))
     assert isinstance(entry, Entry), entry
     return entry
 
@@ -179,7 +179,7 @@ def test_all_grants_held_for_a_key_count_until_each_is_taken_back() -> None:
     held.merged([proposes, looks])
     rights = held.rights(key, WORLD.at_ms)
     assert isinstance(rights, Rights)
-    assert sorted(one.roles for one in rights.each) == [("proposer",), ("viewer",)]
+    assert sorted(entry.roles for entry in rights.each) == [("proposer",), ("viewer",)]
     assert rights.allows("propose", "shop", "production")
     held.voided([proposes])
     rights = held.rights(key, WORLD.at_ms)
@@ -203,6 +203,6 @@ def test_exhibits_hold_each_paper_once_and_name_it_by_its_digest() -> None:
         envelopes=((approval,), (evidence, evidence)),
         statements=(),
     )
-    assert exhibits.digests() == tuple(sorted(digest(one) for one in material))
+    assert exhibits.digests() == tuple(sorted(digest(entry) for entry in material))
     assert len(exhibits.grants) == len(exhibits.evidence) == 1
     assert encode(proposed.signed) in material

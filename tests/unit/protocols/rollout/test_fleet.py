@@ -205,8 +205,8 @@ def test_voters_that_were_all_apart_at_the_progress_deadline_end_the_rollout_whe
     f.cut = set(f.w.nodes)
     f.run_for(30)
     f.cut = set()
-    one, other = others(f)
-    for here, there in ((one, other), (other, one)):
+    node, other = others(f)
+    for here, there in ((node, other), (other, node)):
         f.tell(here.name, PeerConnected(node_id(there.name), True))
     f.run_for(5)
     assert f.w.lane.rollout is None

@@ -94,8 +94,8 @@ def test_three_crashes_within_five_minutes_fail_and_old_ones_are_forgotten() -> 
     assert watched((0, Observation(True, 3))).verdict == "fail"
     spread = watched((0, Observation(True, 1)), (10_000, Observation(True, 1)), (30_000, Observation(True, 1)))
     assert spread.reason.startswith("crash loop")
-    kept = watched((0, Observation(True, 2)), (20_000, READY))
-    assert watched((300_000, Observation(True, 1)), start=kept).verdict != "fail"
+    node_health = watched((0, Observation(True, 2)), (20_000, READY))
+    assert watched((300_000, Observation(True, 1)), start=node_health).verdict != "fail"
 
 
 def test_a_failure_may_heal_once_but_the_second_flip_sticks() -> None:
@@ -277,9 +277,9 @@ def test_a_goodbye_of_an_earlier_stage_holds_and_any_other_word_of_it_does_not()
 def test_without_a_concurrent_base_the_cohorts_own_past_is_compared() -> None:
     w = MeshWorld().furnish().started(plan=Plan((Stage("100%"),)))
     verdict = w.verdict(candidate=Counts(1000, 100), base=Counts(1000, 1))
-    found = assess(w.rollout, dict.fromkeys(w.rollout.cohort, verdict), WALL_MS)
-    assert found.outcome is StageOutcome.FAIL
-    assert found.base.requests == 3000
+    assessment = assess(w.rollout, dict.fromkeys(w.rollout.cohort, verdict), WALL_MS)
+    assert assessment.outcome is StageOutcome.FAIL
+    assert assessment.base.requests == 3000
 
 
 # --- statements -------------------------------------------------------------------------------------------------------
@@ -345,11 +345,11 @@ PEERS = tuple(PeerId(f"node{n:02}") for n in range(10))
 )
 def test_cohorts_nest_and_the_last_holds_everybody(nodes: list[PeerId], seed: bytes, shares: list[str]) -> None:
     labels = {node: ((("a", "1"),) if node.endswith(("3", "7")) else ()) for node in nodes}
-    found = plan_cohorts(seed, labels, [Stage(share) for share in [*shares, "100%"]])
-    if isinstance(found, Refusal):
+    answer = plan_cohorts(seed, labels, [Stage(share) for share in [*shares, "100%"]])
+    if isinstance(answer, Refusal):
         assert shares[0] == "a=1"
         return
-    order, stages = found
+    order, stages = answer
     assert sorted(order) == sorted(nodes)
     sizes = [stage.size for stage in stages]
     assert sizes == sorted(set(sizes))
@@ -363,9 +363,9 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 
 def test_a_mesh_of_one_has_one_stage_with_the_strictest_gate() -> None:
     stages = (Stage("1", 5_000, approve=True), Stage("50%", 9_000), Stage("100%", 1_000, pause_ms=7))
-    found = plan_cohorts(b"s", {PEERS[0]: ()}, stages)
-    assert not isinstance(found, Refusal)
-    (only,) = found[1]
+    answer = plan_cohorts(b"s", {PEERS[0]: ()}, stages)
+    assert not isinstance(answer, Refusal)
+    (only,) = answer[1]
     assert (only.size, only.min_healthy_ms, only.pause_ms, only.approve) == (1, 9_000, 7, True)
 
 
@@ -391,7 +391,7 @@ def test_an_environment_selects_workers_that_stay_and_carry_every_label() -> Non
     w = MeshWorld().furnish()
     assert eligible(w.state, "nowhere") == ()
     assert eligible(w.state, "prod") == tuple(sorted(node_id(name) for name in w.nodes))
-    n2 = next(one for one in w.state.nodes if one.node == node_id("n2"))
+    n2 = next(node for node in w.state.nodes if node.node == node_id("n2"))
     there = Environment("e", (("zone", "n2"),), None, False)
     assert selects(there, n2)
     assert not selects(there, replace(n2, draining=True))

@@ -22,7 +22,7 @@ def test_a_peer_is_answered_as_often_as_an_honest_one_asks_and_no_other_peer_wai
         conductor.hear(peer_id(me.public_key), RolloutStatement(said), Now(0, 0))
 
     def asked(peer: str, at_ms: int) -> list[type]:
-        return [type(one) for one in conductor.answer(PeerId(peer), StatementsHeld(b""), changes, Now(at_ms, 0))]
+        return [type(entry) for entry in conductor.answer(PeerId(peer), StatementsHeld(b""), changes, Now(at_ms, 0))]
 
     for _ in range(ANSWERS_BURST):
         assert asked("greedy", 1) == [Send] * 3

@@ -101,20 +101,20 @@ POSITIONS = {
 
 
 def world(phase: str) -> MeshWorld:
-    made = MeshWorld().furnish()
+    mesh_world = MeshWorld().furnish()
     for action in (CreateProject("blog"), CreateEnvironment("staging")):
-        assert isinstance(made.govern(action, made.admin), MeshState)
+        assert isinstance(mesh_world.govern(action, mesh_world.admin), MeshState)
     if phase == "newest":
-        assert isinstance(made.govern(SetRules(RULES_VERSION), made.admin), MeshState)
+        assert isinstance(mesh_world.govern(SetRules(RULES_VERSION), mesh_world.admin), MeshState)
     if phase == "kept":
-        return made.deployed(1).deployed(2)
+        return mesh_world.deployed(1).deployed(2)
     if phase in {"running", "paused"}:
-        made.started(1)
+        mesh_world.started(1)
     if phase == "paused":
-        assert isinstance(made.on_lane(Pause(made.rollout.id), made.admin), MeshState)
+        assert isinstance(mesh_world.on_lane(Pause(mesh_world.rollout.id), mesh_world.admin), MeshState)
     if phase == "frozen":
-        assert isinstance(made.on_lane(Freeze("x"), made.admin), MeshState)
-    return made
+        assert isinstance(mesh_world.on_lane(Freeze("x"), mesh_world.admin), MeshState)
+    return mesh_world
 
 
 WORLDS = {phase: world(phase) for phase in ("idle", "newest", "running", "paused", "frozen", "kept")}
@@ -122,7 +122,7 @@ WORLDS = {phase: world(phase) for phase in ("idle", "newest", "running", "paused
 
 def actions() -> dict[str, tuple[str, Action]]:
     """Each action with the world in which its transition is open."""
-    running, paused, kept = WORLDS["running"], WORLDS["paused"], WORLDS["kept"]
+    running, paused, mesh_world = WORLDS["running"], WORLDS["paused"], WORLDS["kept"]
     admins = (signer("admin").public_key,)
     return {
         "confirm_node": ("idle", ConfirmNode(node_id("n9"), (), ("worker",))),
@@ -141,7 +141,7 @@ def actions() -> dict[str, tuple[str, Action]]:
         "pause": ("running", Pause(running.rollout.id)),
         "resume": ("paused", Resume(paused.rollout.id)),
         "abort": ("running", Abort(running.rollout.id)),
-        "rollback": ("kept", Rollback(kept.lane.retained[0].change, "worse")),
+        "rollback": ("kept", Rollback(mesh_world.lane.retained[0].change, "worse")),
         "freeze": ("idle", Freeze("x")),
         "unfreeze": ("frozen", Unfreeze()),
         "place_data": ("idle", PlaceData(node_id("n1"))),
@@ -154,10 +154,10 @@ ACTIONS = actions()
 
 def judged(position: Position, name: str) -> MeshState | Refusal:
     phase, action = ACTIONS[name]
-    made = WORLDS[phase]
+    mesh_world = WORLDS[phase]
     on_mesh = isinstance(action, MeshAction)
     place = ("", "") if on_mesh else ("shop", "prod")
-    expect = made.state.sequence if on_mesh else made.lane.sequence
+    expect = mesh_world.state.sequence if on_mesh else mesh_world.lane.sequence
     command = Command(b"i" * 16, action, *place, expect)
     material: dict[bytes, bytes] = {}
     if position.role is not None:
@@ -165,11 +165,13 @@ def judged(position: Position, name: str) -> MeshState | Refusal:
             signer(position.key).public_key, position.kind, position.key, (position.role,), (position.project,),
             (position.environment,), WALL_MS + position.days * DAY_MS, b"n" * 16,
         )  # fmt: skip
-        chain = encode((sign(signer(position.by), GRANT_DOMAIN, made.mesh, grant),))
+        chain = encode((sign(signer(position.by), GRANT_DOMAIN, mesh_world.mesh, grant),))
         material[digest(chain)] = chain
     keys: list[Ed25519Signer] = [signer(position.key)] if position.key else []
     exhibits = Exhibits(grants=tuple(material))
-    return apply(made.state, sign_command(keys, made.mesh, command, exhibits), material, WALL_MS, made.rules)  # type: ignore[arg-type]
+    return apply(
+        mesh_world.state, sign_command(keys, mesh_world.mesh, command, exhibits), material, WALL_MS, mesh_world.rules
+    )  # type: ignore[arg-type]
 
 
 def may(position: Position, name: str) -> bool:

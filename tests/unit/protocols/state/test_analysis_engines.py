@@ -38,7 +38,7 @@ def rollout_of(cohort: int, outside: int, limit_ms: int = 0) -> Rollout:
 def assessed(
     rollout: Rollout, inside: list[tuple[Counts, Counts]], outside: list[Counts], rules: int = 2
 ) -> Assessment:
-    pairs = [*inside, *((Counts(), one) for one in outside)]
+    pairs = [*inside, *((Counts(), counts) for counts in outside)]
     verdicts = {
         node: HealthVerdict(b"e" * 32, b"r" * 32, 1, 1, "pass" if node in rollout.cohort else "pending", 9999, *pair, 0)
         for node, pair in zip(rollout.order, pairs, strict=True)
@@ -63,9 +63,9 @@ def test_a_slower_candidate_fails_beside_a_base_of_the_same_engine_alone(
     candidate: str, base: str, outcome: StageOutcome, outside: int
 ) -> None:
     rollout = rollout_of(3, outside)
-    found = assessed(rollout, [(served(candidate, SLOW), served(base, FAST))] * 3, [served(base, FAST)] * outside)
-    assert found.outcome is outcome, found.reason
-    assert ("twice as slow" in found.reason) is (outcome is StageOutcome.FAIL)
+    assessment = assessed(rollout, [(served(candidate, SLOW), served(base, FAST))] * 3, [served(base, FAST)] * outside)
+    assert assessment.outcome is outcome, assessment.reason
+    assert ("twice as slow" in assessment.reason) is (outcome is StageOutcome.FAIL)
 
 
 def test_a_base_group_of_another_engine_leaves_the_cohorts_own_past() -> None:
@@ -86,37 +86,37 @@ def test_in_a_cohort_of_both_engines_each_is_compared_with_its_own() -> None:
     assert assessed(rollout, inside, outside).outcome is StageOutcome.PASS
     # The same with native answers as slow as Python's: only the native nodes of the base group can show it.
     inside[2:] = [(served("native", SLOW), Counts(0, 0, (), "native"))] * 2
-    found = assessed(rollout, inside, outside)
-    assert found.outcome is StageOutcome.FAIL
-    assert "twice as slow" in found.reason
+    assessment = assessed(rollout, inside, outside)
+    assert assessment.outcome is StageOutcome.FAIL
+    assert "twice as slow" in assessment.reason
 
 
 def test_errors_are_compared_whatever_served() -> None:
     bad = served("native", FAST, errors=400)
-    found = assessed(rollout_of(3, 3), [(bad, served("python"))] * 3, [served("python")] * 3)
-    assert found.outcome is StageOutcome.FAIL
-    assert "error rate" in found.reason
+    assessment = assessed(rollout_of(3, 3), [(bad, served("python"))] * 3, [served("python")] * 3)
+    assert assessment.outcome is StageOutcome.FAIL
+    assert "error rate" in assessment.reason
 
 
 def test_the_limit_of_a_plan_holds_whatever_served() -> None:
     rollout = rollout_of(3, 3, limit_ms=16)
-    found = assessed(rollout, [(served("native", SLOW), served("python"))] * 3, [served("python")] * 3)
-    assert found.outcome is StageOutcome.FAIL
-    assert "the limit is 16 ms" in found.reason
+    assessment = assessed(rollout, [(served("native", SLOW), served("python"))] * 3, [served("python")] * 3)
+    assert assessment.outcome is StageOutcome.FAIL
+    assert "the limit is 16 ms" in assessment.reason
 
 
 def test_by_the_rules_of_the_first_release_engines_make_no_difference() -> None:
     """Voters of that release do not know the word, and must reach the same answer."""
     rollout = rollout_of(3, 1)
-    found = assessed(rollout, [(served("python", SLOW), served("native"))] * 3, [served("native")], rules=1)
-    assert found.outcome is StageOutcome.FAIL
+    assessment = assessed(rollout, [(served("python", SLOW), served("native"))] * 3, [served("native")], rules=1)
+    assert assessment.outcome is StageOutcome.FAIL
 
 
 def test_counts_of_the_release_before_are_of_the_engine_that_it_had() -> None:
     old = encode([7, 1, [7, *[0] * (LATENCY_BUCKETS - 1)]])
-    found = decode(old, Counts)
-    assert (found.requests, found.engine) == (7, "python")
-    assert found.sound()
+    entry = decode(old, Counts)
+    assert (entry.requests, entry.engine) == (7, "python")
+    assert entry.sound()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ LIES = [
     for errors in sorted({0, number // 1000, number // 2, number})
     for bucket in (0, 5, LATENCY_BUCKETS - 1)
 ] + [Counts(1000, 0), Counts(0, 0, counts(1000).buckets)]
-LIES += [replace(one, engine=engine) for one in LIES[-8:] for engine in ("native", "mixed-00000000")]
+LIES += [replace(lie, engine=engine) for lie in LIES[-8:] for engine in ("native", "mixed-00000000")]
 
 
 def rollout_of(cohort: int, outside: int) -> Rollout:
@@ -68,8 +68,8 @@ def test_nobody_outside_the_cohort_stops_or_passes_it_whatever_it_says(
     assert assess(rollout, honest, LATE).outcome is outcome
     liar = rollout.order[-1]
     for lie, word in itertools.product(LIES, ("pass", "pending", "fail")):
-        found = assess(rollout, honest | {liar: said(lie, lie, word)}, LATE)
-        assert found.outcome is outcome, (lie, word, found.reason)
+        assessment = assess(rollout, honest | {liar: said(lie, lie, word)}, LATE)
+        assert assessment.outcome is outcome, (lie, word, assessment.reason)
 
 
 @pytest.mark.parametrize(("cohort", "outside"), [size for size in SIZES if size[0] >= LARGE_COHORT])
@@ -80,39 +80,39 @@ def test_no_node_of_three_in_the_cohort_makes_a_failing_candidate_pass(
     rollout = rollout_of(cohort, outside)
     honest = verdicts(rollout, candidate)
     for lie, base, word in itertools.product(LIES, (BASE, Counts(), counts(COUNT_MAX, COUNT_MAX)), ("pass", "pending")):
-        found = assess(rollout, honest | {rollout.cohort[0]: said(lie, base, word)}, LATE)
-        assert found.outcome is not StageOutcome.PASS, (lie, base, word)
+        assessment = assess(rollout, honest | {rollout.cohort[0]: said(lie, base, word)}, LATE)
+        assert assessment.outcome is not StageOutcome.PASS, (lie, base, word)
 
 
 def test_a_node_of_the_cohort_stops_the_rollout_under_its_name() -> None:
     rollout = rollout_of(3, 3)
     liar = rollout.cohort[1]
-    found = assess(rollout, verdicts(rollout, GOOD) | {liar: said(BAD)}, LATE)
-    assert found.outcome is StageOutcome.FAIL
-    assert str(liar) in found.reason
+    assessment = assess(rollout, verdicts(rollout, GOOD) | {liar: said(BAD)}, LATE)
+    assert assessment.outcome is StageOutcome.FAIL
+    assert str(liar) in assessment.reason
 
 
 def test_a_nodes_weight_is_at_most_twice_the_median_and_its_rates_stay() -> None:
     shares = capped([counts(1000, 400), counts(1000, 400), counts(1 << 47, 1 << 46)])
-    assert [one.requests for one in shares] == [1000, 1000, 2000]
+    assert [share.requests for share in shares] == [1000, 1000, 2000]
     assert (shares[2].errors, sum(shares[2].buckets)) == (1000, 2000)
     assert capped([Counts(), counts(8)])[1].requests == 8
-    assert [one.requests for one in capped([Counts(0, 0, counts(9).buckets)])] == [0]
+    assert [entry.requests for entry in capped([Counts(0, 0, counts(9).buckets)])] == [0]
 
 
 def test_a_mesh_at_the_rules_of_the_release_before_counts_as_that_did() -> None:
     rollout = rollout_of(3, 1)
     liar = rollout.order[-1]
-    found = assess(rollout, verdicts(rollout, GOOD) | {liar: said(Counts(), counts(1 << 30, 0, 0))}, LATE, rules=1)
-    assert found.outcome is StageOutcome.FAIL, (
+    assessment = assess(rollout, verdicts(rollout, GOOD) | {liar: said(Counts(), counts(1 << 30, 0, 0))}, LATE, rules=1)
+    assert assessment.outcome is StageOutcome.FAIL, (
         "this is what rules 2 ended; voters of both releases must agree until then"
     )
 
 
 def test_the_admins_raise_the_rules_and_never_lower_them() -> None:
     w = MeshWorld().furnish()
-    made = w.govern(SetRules(2), w.admin)
-    assert isinstance(made, MeshState)
-    assert made.rules_version == 2
+    answer = w.govern(SetRules(2), w.admin)
+    assert isinstance(answer, MeshState)
+    assert answer.rules_version == 2
     assert not isinstance(w.govern(SetRules(1), w.admin), MeshState)
     assert not isinstance(w.govern(SetRules(2), signer("bob")), MeshState)

@@ -137,13 +137,13 @@ def test_a_shown_grant_whose_keys_are_none_ends_no_voter() -> None:
     w = world().started()
     bad = Signed(encode(Grant(b"no key", "person", "x", (), (), (), 1, b"")), b"short", b"")
     shown = Shown().add("grants", encode(w.grant("dep", "deployer")), encode((bad,)))
-    made = w.command(
+    signed_command = w.command(
         Pause(w.rollout.id), (signer("dep"),), shown, project="shop", environment="prod", expect=w.lane.sequence
     )
     trust = TrustStore(VERIFIER, encode(w.genesis))
     view = FakeView()
     view.revoked = trust.key_revoked  # type: ignore[method-assign]
-    assert _fresh(w, made, shown, view) is None
+    assert _fresh(w, signed_command, shown, view) is None
 
 
 def test_an_approver_whom_only_an_invites_line_vouches_for_is_not_voted_for() -> None:

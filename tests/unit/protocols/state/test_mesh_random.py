@@ -111,8 +111,8 @@ class Lanes(RuleBasedStateMachine):
         self.applied = state.applied
         assert len(lane.retained) <= RETAINED_MAX
         assert len(lane.recent) <= RECENT_IDS_MAX
-        kept = [one.change for one in (*((lane.base,) if lane.base else ()), *lane.retained)]
-        assert len(kept) == len(set(kept))
+        changes = [entry.change for entry in (*((lane.base,) if lane.base else ()), *lane.retained)]
+        assert len(changes) == len(set(changes))
 
     def teardown(self) -> None:
         """Replay: applying the decided commands again reproduces every state hash."""

@@ -56,7 +56,7 @@ def test_genesis_founds_one_confirmed_voter_under_the_first_policy() -> None:
     assert w.state.voters == (Voter(node_id("n1"), b"s" * 16),)
     assert w.state.policy == TEAM
     assert w.state.era == w.mesh
-    assert [one.node for one in w.state.nodes] == [node_id("n1")]
+    assert [node.node for node in w.state.nodes] == [node_id("n1")]
 
 
 def test_a_genesis_with_a_broken_policy_founds_nothing() -> None:
@@ -231,7 +231,7 @@ def test_an_admin_confirms_relabels_drains_and_removes_a_node() -> None:
     assert refused(w.govern(ConfirmNode(n2, roles=("worker", "worker")), w.admin)) == "node.malformed"
     assert isinstance(w.govern(ConfirmNode(n2, roles=("worker",)), w.admin), MeshState)
     assert isinstance(w.govern(ConfirmNode(n2, (("zone", "a"),), ("worker",)), w.admin), MeshState)
-    assert [one.labels for one in w.state.nodes if one.node == n2] == [(("zone", "a"),)]
+    assert [node.labels for node in w.state.nodes if node.node == n2] == [(("zone", "a"),)]
     assert refused(w.govern(ConfirmNode(n2))) == "node.confirmed"
     assert refused(w.govern(DrainNode(n2), STRANGER)) == "grant.none"
     assert refused(w.govern(DrainNode(node_id("x")), w.admin)) == "node.unknown"
@@ -306,9 +306,9 @@ def test_the_voters_grow_without_a_person_when_policy_wants_and_a_majority_is_re
     assert set(growth.candidates) == {node_id(name) for name in w.nodes}
     voters = _grown(w)
     ready = [decode(data, Signed) for data in _ready(w, "n2", "n3").material.values()]
-    made = machine.reconfigure(w.state, voters, tuple(ready))
-    assert made is not None
-    command, material = made
+    pair = machine.reconfigure(w.state, voters, tuple(ready))
+    assert pair is not None
+    command, material = pair
     answer = machine.apply(w.state, command, material_of(material), WALL_MS)
     assert isinstance(answer, MeshState)
     assert answer.voters == voters

@@ -49,8 +49,10 @@ class Team:
         flags = {name: shown.pop(name) for name in ("break_glass", "supersede") if name in shown}
         shown.setdefault("approvals", (self.w.approval("ann", change),))
         author = shown.pop("author", "dev")
-        made = self.w.case_for(change, shown.pop("release", self.release), author=author, grants=self.chains, **shown)
-        return self.w.start(change, signer(by), shown=made, **flags)
+        new_shown = self.w.case_for(
+            change, shown.pop("release", self.release), author=author, grants=self.chains, **shown
+        )
+        return self.w.start(change, signer(by), shown=new_shown, **flags)
 
 
 def test_a_change_with_its_approval_starts_and_remembers_the_approver() -> None:
@@ -521,4 +523,4 @@ def test_components_are_all_named_by_evidence() -> None:
     parts = (Component("web", COMPONENT, 1), Component("job", digest(b"job"), 1))
     team.release = Release("shop", parts, b"", "", signer("dev").public_key)
     assert refused(_with_evidence(team, team.w.evidence("dev"))) == "evidence.other-digests"
-    assert node_id("n1") in {one.node for one in team.w.state.nodes}
+    assert node_id("n1") in {node.node for node in team.w.state.nodes}

@@ -38,10 +38,10 @@ def kept(key: bytes) -> bytes:
 
 
 def world(admins: tuple[bytes, ...], threshold: int) -> MeshWorld:
-    made = MeshWorld().furnish()
-    assert isinstance(made.govern(SetRules(RECOVERY_RULES), A), MeshState)
-    assert isinstance(made.govern(SetAdmins(tuple(sorted(admins)), threshold), A), MeshState)
-    return made
+    mesh_world = MeshWorld().furnish()
+    assert isinstance(mesh_world.govern(SetRules(RECOVERY_RULES), A), MeshState)
+    assert isinstance(mesh_world.govern(SetAdmins(tuple(sorted(admins)), threshold), A), MeshState)
+    return mesh_world
 
 
 def solo() -> MeshWorld:
@@ -52,12 +52,12 @@ NEXT = SetAdmins((NEW.public_key,), 1)
 
 
 def test_a_recovery_key_names_the_next_admins() -> None:
-    made = solo()
-    assert admin_keys(made.state.admins) == (A.public_key,)
-    assert recovery_keys(made.state.admins) == (PAPER.public_key,)
-    assert isinstance(made.govern(NEXT, PAPER), MeshState)
-    assert made.state.admins == (NEW.public_key,)
-    assert refused(made.govern(SetAdmins((PAPER.public_key,), 1), PAPER)) == "command.admin-threshold", (
+    mesh_world = solo()
+    assert admin_keys(mesh_world.state.admins) == (A.public_key,)
+    assert recovery_keys(mesh_world.state.admins) == (PAPER.public_key,)
+    assert isinstance(mesh_world.govern(NEXT, PAPER), MeshState)
+    assert mesh_world.state.admins == (NEW.public_key,)
+    assert refused(mesh_world.govern(SetAdmins((PAPER.public_key,), 1), PAPER)) == "command.admin-threshold", (
         "it was taken out"
     )
 
@@ -71,26 +71,30 @@ def test_a_recovery_key_names_the_next_admins() -> None:
     ids=lambda one: type(one).__name__,
 )  # fmt: skip
 def test_a_recovery_key_decides_nothing_else_about_the_mesh(action: object) -> None:
-    made = solo()
-    assert refused(made.govern(action, PAPER)) in {"grant.none", "command.admin-threshold"}  # type: ignore[arg-type]
-    assert isinstance(made.govern(action, A), MeshState), "an admin does"  # type: ignore[arg-type]
+    mesh_world = solo()
+    assert refused(mesh_world.govern(action, PAPER)) in {"grant.none", "command.admin-threshold"}  # type: ignore[arg-type]
+    assert isinstance(mesh_world.govern(action, A), MeshState), "an admin does"  # type: ignore[arg-type]
 
 
 def test_a_recovery_key_does_nothing_in_a_project_gives_no_grant_and_resets_no_chain() -> None:
-    made = solo()
+    mesh_world = solo()
     for action in (Freeze("x"), PlaceData(node_id("n1"))):
-        assert refused(made.on_lane(action, PAPER)) == "grant.none"
+        assert refused(mesh_world.on_lane(action, PAPER)) == "grant.none"
     grant = Grant(signer("x").public_key, "person", "x", ("deployer",), ("*",), ("*",), WALL_MS + DAY_MS, b"n" * 16)
-    chain = (sign(PAPER, GRANT_DOMAIN, made.mesh, grant),)
-    found = rights_of(VERIFIER, made.mesh, made.state.admins, signer("x").public_key, chain=chain, at_ms=WALL_MS)
-    assert isinstance(found, Refusal)
+    chain = (sign(PAPER, GRANT_DOMAIN, mesh_world.mesh, grant),)
+    rights = rights_of(
+        VERIFIER, mesh_world.mesh, mesh_world.state.admins, signer("x").public_key, chain=chain, at_ms=WALL_MS
+    )
+    assert isinstance(rights, Refusal)
     shown = Shown().add("grants", encode(chain))
-    assert isinstance(made.on_lane(Freeze("x"), signer("x"), shown=shown), Refusal)
-    by_admin = (sign(A, GRANT_DOMAIN, made.mesh, grant),)
-    good = rights_of(VERIFIER, made.mesh, made.state.admins, signer("x").public_key, chain=by_admin, at_ms=WALL_MS)
+    assert isinstance(mesh_world.on_lane(Freeze("x"), signer("x"), shown=shown), Refusal)
+    by_admin = (sign(A, GRANT_DOMAIN, mesh_world.mesh, grant),)
+    good = rights_of(
+        VERIFIER, mesh_world.mesh, mesh_world.state.admins, signer("x").public_key, chain=by_admin, at_ms=WALL_MS
+    )
     assert isinstance(good, Rights)
     # who may reset the chain are the keys of the state as they stand there (MeshMachine.admins)
-    assert PAPER.public_key not in made.state.admins
+    assert PAPER.public_key not in mesh_world.state.admins
 
 
 @pytest.mark.parametrize("threshold", [1, 2, 3])
@@ -99,19 +103,19 @@ def test_a_set_of_admins_is_changed_by_just_as_many_different_signatures_as_it_a
     admins = (A, B, signer("third admin"))
     papers = (PAPER, SECOND)
     strangers = (NEW, signer("n1"))
-    keys = (*(one.public_key for one in admins), *(kept(one.public_key) for one in papers))
-    made = world(keys, threshold)
-    before = made.state
+    keys = (*(admin.public_key for admin in admins), *(kept(paper.public_key) for paper in papers))
+    mesh_world = world(keys, threshold)
+    before = mesh_world.state
     everybody = (*admins, *papers, *strangers)
     for count in range(1, len(everybody) + 1):
         for signers in itertools.combinations(everybody, count):
-            made.state = before
-            able = sum(one in (*admins, *papers) for one in signers)
-            answer = made.govern(NEXT, *signers)
+            mesh_world.state = before
+            able = sum(signer in (*admins, *papers) for signer in signers)
+            answer = mesh_world.govern(NEXT, *signers)
             assert isinstance(answer, MeshState) is (able >= threshold), (able, count)
-            made.state = before
-            own = sum(one in admins for one in signers)
-            assert isinstance(made.govern(SetPolicy(SOLO), *signers), MeshState) is (own >= threshold)
+            mesh_world.state = before
+            own = sum(signer in admins for signer in signers)
+            assert isinstance(mesh_world.govern(SetPolicy(SOLO), *signers), MeshState) is (own >= threshold)
 
 
 @pytest.mark.parametrize(
@@ -127,15 +131,15 @@ def test_a_set_of_admins_is_changed_by_just_as_many_different_signatures_as_it_a
     ],
 )
 def test_a_set_that_nobody_could_use_is_refused(admins: tuple[bytes, ...], threshold: int, rule: str) -> None:
-    made = solo()
-    assert refused(made.govern(SetAdmins(tuple(sorted(admins)), threshold), A)) == rule
+    mesh_world = solo()
+    assert refused(mesh_world.govern(SetAdmins(tuple(sorted(admins)), threshold), A)) == rule
 
 
 def test_before_its_rules_a_recovery_key_is_refused_as_every_older_voter_would() -> None:
-    made = MeshWorld().furnish()
+    mesh_world = MeshWorld().furnish()
     wanted = SetAdmins(tuple(sorted((A.public_key, kept(PAPER.public_key)))), 1)
-    assert refused(made.govern(wanted, A)) == "rules.recovery"
-    assert isinstance(made.govern(SetRules(RECOVERY_RULES - 1), A), MeshState)
-    assert refused(made.govern(wanted, A)) == "rules.recovery"
-    assert isinstance(made.govern(SetRules(RECOVERY_RULES), A), MeshState)
-    assert isinstance(made.govern(wanted, A), MeshState)
+    assert refused(mesh_world.govern(wanted, A)) == "rules.recovery"
+    assert isinstance(mesh_world.govern(SetRules(RECOVERY_RULES - 1), A), MeshState)
+    assert refused(mesh_world.govern(wanted, A)) == "rules.recovery"
+    assert isinstance(mesh_world.govern(SetRules(RECOVERY_RULES), A), MeshState)
+    assert isinstance(mesh_world.govern(wanted, A), MeshState)

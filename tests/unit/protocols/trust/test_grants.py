@@ -66,7 +66,7 @@ def test_every_grant_of_a_key_counts_and_none_lends_its_scope_to_another() -> No
             ("approve", "blog", "staging"), ("view", "shop", "prod"), ("admin", "blog", "prod"),
         ):  # fmt: skip
             assert not rights.allows(verb, project, environment)  # type: ignore[arg-type]
-        assert [one.roles for one in rights.allowing("view", "blog", "prod")] == [("approver",)]
+        assert [entry.roles for entry in rights.allowing("view", "blog", "prod")] == [("approver",)]
     assert rule(any_of("ann", ended)) == "grant.expired"
     assert rule(any_of("ann")) == "grant.none"
 
@@ -80,7 +80,7 @@ def test_whoever_stands_behind_a_key_by_any_grant_may_be_behind_what_it_does() -
     rights = any_of("key", *shared)
     assert isinstance(rights, Rights)
     assert set(rights.behind) == {signer(name).public_key for name in ("ann", "bob", "key")}
-    assert [len(one.lineage) for one in rights.each] == [2, 2]
+    assert [len(entry.lineage) for entry in rights.each] == [2, 2]
 
 
 def test_an_admins_own_key_loses_nothing_by_a_narrow_grant_shown_beside_it() -> None:
@@ -120,13 +120,13 @@ def test_what_an_admin_gives_to_themselves_or_to_an_agent_is_the_admins_own_doin
 
 def test_an_invites_key_which_several_may_use_makes_nobody_the_same_person() -> None:
     invite = WORLD.grant("invite", roles=("deployer",), invite_uses=2)
-    found = []
+    entries = []
     for name in ("ann", "bob"):
         rights = check(invite, WORLD.grant(name, by="invite", roles=("deployer",), parent=invite))
         assert isinstance(rights, Rights)
         assert rights.lineage[0] == rights.principal == signer(name).public_key
-        found.append(set(rights.lineage))
-    assert not found[0] & found[1]
+        entries.append(set(rights.lineage))
+    assert not entries[0] & entries[1]
     mine = WORLD.grant("invite", roles=("deployer",), invite_uses=1, same_person=True)
     laptop = check(mine, WORLD.grant("laptop", by="invite", roles=("deployer",), parent=mine))
     assert isinstance(laptop, Rights)

@@ -329,7 +329,7 @@ def test_a_certificate_that_runs_out_on_a_live_connection_is_noticed_within_the_
     assert due_ms is not None
     assert due_ms <= now().mono_ms + JUDGE_EVERY_MS
     told = notified(peer.here.handle(Tick(), Now(due_ms, WALL_MS + LIFETIME_MS + 1)))
-    assert [(type(one), one.standing) for one in told] == [(Admitted, Standing.EXPIRED)]
+    assert [(type(entry), entry.standing) for entry in told] == [(Admitted, Standing.EXPIRED)]
     later_ms = peer.here.deadline_ms()
     assert later_ms is not None
     assert later_ms > due_ms

@@ -65,8 +65,8 @@ def test_a_revoked_issuer_takes_along_what_it_signed_after_the_cutoff_and_what_r
     seen = set()
     for position in range(len(papers) + 1):
         trust = WORLD.trust()
-        for at, signed in enumerate(papers):
-            if at == position:
+        for index, signed in enumerate(papers):
+            if index == position:
                 trust.learn_revocation(revocation)
             trust.learn_certificate(signed, WALL_MS)
         trust.learn_revocation(revocation)
@@ -148,9 +148,9 @@ def test_what_a_revoked_principal_revokes_is_refused_by_its_own_rule() -> None:
         trust = WORLD.trust(WORLD.certificate("a"))
         kind = "principal" if subject == signer("ops").public_key else "grant"
         trust.learn_revocation(WORLD.revocation(kind, subject))
-        made = WORLD.revocation("node", signer("a").public_key, by="ops", chain=chain)
-        assert rule(trust.void_revocation(made)) == "revocation.by-revoked"
-        assert rule(trust.learn_revocation(made)) == "revocation.by-revoked"
+        revocation_statement = WORLD.revocation("node", signer("a").public_key, by="ops", chain=chain)
+        assert rule(trust.void_revocation(revocation_statement)) == "revocation.by-revoked"
+        assert rule(trust.learn_revocation(revocation_statement)) == "revocation.by-revoked"
         assert trust.standing(node_id("a"), WALL_MS) is Standing.JOINED
         above = WORLD.revocation("node", signer("a").public_key)
         assert trust.void_revocation(above) is None
@@ -162,11 +162,11 @@ def test_what_rests_on_a_revoked_principal_further_up_is_void_as_well() -> None:
     parent = WORLD.grant("ops", roles=("admin",))
     chain = (parent, WORLD.grant("ann", by="ops", roles=("admin",), parent=parent))
     trust = WORLD.trust(WORLD.certificate("a"))
-    made = WORLD.revocation("node", signer("a").public_key, by="ann", chain=chain)
-    assert isinstance(trust.learn_revocation(made), Revocation)
+    revocation_statement = WORLD.revocation("node", signer("a").public_key, by="ann", chain=chain)
+    assert isinstance(trust.learn_revocation(revocation_statement), Revocation)
     trust.learn_revocation(WORLD.revocation("principal", signer("ops").public_key))
     assert trust.standing(node_id("a"), WALL_MS) is Standing.JOINED
-    assert rule(trust.learn_revocation(made)) == "revocation.by-revoked"
+    assert rule(trust.learn_revocation(revocation_statement)) == "revocation.by-revoked"
 
 
 def test_whatever_the_order_a_revoked_principals_revocations_end_alike_and_kept_ones_stand() -> None:
@@ -174,8 +174,8 @@ def test_whatever_the_order_a_revoked_principals_revocations_end_alike_and_kept_
     before = WORLD.revocation("principal", signer("eve").public_key, by="ops", chain=by["ops"])
     after = WORLD.revocation("node", signer("a").public_key, by="ops", chain=by["ops"])
     ends = WORLD.revocation("principal", signer("ops").public_key, kept=(before,))
-    found = {believed_of(order) for order in itertools.permutations((before, after, ends))}
-    assert found == {(Standing.JOINED, None, True, False, True, False)}
+    pairs = {believed_of(order) for order in itertools.permutations((before, after, ends))}
+    assert pairs == {(Standing.JOINED, None, True, False, True, False)}
 
 
 def test_a_revocation_that_is_void_voids_nothing() -> None:
@@ -185,8 +185,8 @@ def test_a_revocation_that_is_void_voids_nothing() -> None:
         WORLD.revocation("principal", signer("ann").public_key, by="ops", chain=by["ops"]),
         WORLD.revocation("node", signer("a").public_key, last_seq=5, by="ann", chain=by["ann"]),
     )
-    found = {believed_of(order) for order in itertools.permutations(statements)}
-    assert found == {(Standing.REVOKED, Cutoff(5, 0), True, False, False, False)}
+    pairs = {believed_of(order) for order in itertools.permutations(statements)}
+    assert pairs == {(Standing.REVOKED, Cutoff(5, 0), True, False, False, False)}
 
 
 def test_principals_that_revoke_each_other_are_both_revoked() -> None:
@@ -196,8 +196,8 @@ def test_principals_that_revoke_each_other_are_both_revoked() -> None:
         WORLD.revocation("principal", signer("ann").public_key, by="ops", chain=by["ops"]),
         WORLD.revocation("principal", signer("dev").public_key, by="ops", chain=by["ops"]),
     )
-    found = {believed_of(order) for order in itertools.permutations(statements)}
-    assert found == {(Standing.JOINED, None, True, True, False, True)}
+    pairs = {believed_of(order) for order in itertools.permutations(statements)}
+    assert pairs == {(Standing.JOINED, None, True, True, False, True)}
 
 
 def test_a_revocation_does_not_void_itself_and_keeps_few_others() -> None:
@@ -213,8 +213,8 @@ def test_a_revocation_does_not_void_itself_and_keeps_few_others() -> None:
 def test_who_holds_an_invites_line_and_was_not_admitted_revokes_nobody() -> None:
     line = WORLD.grant("line", roles=("admin",), invite_uses=1)
     chain = (line, WORLD.grant("eve", by="line", roles=("admin",), parent=line))
-    made = WORLD.revocation("principal", signer("ann").public_key, by="eve", chain=chain)
-    assert rule(WORLD.trust().learn_revocation(made)) == "grant.not-admitted"
+    revocation_statement = WORLD.revocation("principal", signer("ann").public_key, by="eve", chain=chain)
+    assert rule(WORLD.trust().learn_revocation(revocation_statement)) == "grant.not-admitted"
 
 
 def test_a_malformed_revocation_is_refused() -> None:

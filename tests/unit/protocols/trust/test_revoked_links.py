@@ -16,20 +16,20 @@ WORLD = World()
 
 def chain_of(*names: str) -> tuple[Signed, ...]:
     """Grants from the admin down: each to a key that gives the next."""
-    made: list[Signed] = []
+    signeds: list[Signed] = []
     for number, name in enumerate(names):
         roles = ("deployer", "approver") if number < len(names) - 1 else ("deployer",)
-        parent = made[-1] if made else None
+        parent = signeds[-1] if signeds else None
         by = names[number - 1] if number else "admin"
         kind = "agent" if number == len(names) - 1 and number else "person"
         roles = ("deployer",) if kind == "agent" else roles
-        made.append(WORLD.grant(name, by=by, kind=kind, roles=roles, parent=parent))  # type: ignore[arg-type]
-    return tuple(made)
+        signeds.append(WORLD.grant(name, by=by, kind=kind, roles=roles, parent=parent))  # type: ignore[arg-type]
+    return tuple(signeds)
 
 
 def rule(trust: TrustStore, name: str, chain: tuple[Signed, ...]) -> str:
-    found = trust.rights(signer(name).public_key, chain, WALL_MS)
-    return found.rule if isinstance(found, Refusal) else "good"
+    answer = trust.rights(signer(name).public_key, chain, WALL_MS)
+    return answer.rule if isinstance(answer, Refusal) else "good"
 
 
 @pytest.mark.parametrize("link", [0, 1])
@@ -55,9 +55,9 @@ def test_two_grants_to_one_key_end_one_by_one() -> None:
 
 def opened(life_ms: int) -> str:
     body = decode(WORLD.invite().payload, Invite)
-    made = make_invite(WORLD.admin, msgspec.structs.replace(body, expires_ms=body.issued_ms + life_ms))
-    found = open_invite(VERIFIER, WORLD.mesh, (WORLD.admin.public_key,), made)
-    return found.rule if isinstance(found, Refusal) else "good"
+    signed = make_invite(WORLD.admin, msgspec.structs.replace(body, expires_ms=body.issued_ms + life_ms))
+    invite = open_invite(VERIFIER, WORLD.mesh, (WORLD.admin.public_key,), signed)
+    return invite.rule if isinstance(invite, Refusal) else "good"
 
 
 def test_an_invite_is_good_for_a_day_and_not_a_millisecond_more() -> None:

@@ -36,9 +36,9 @@ START = UpgradePaper("start", NOW_MS, "0.2.0", (WHEEL,), 30)
     ],
 )  # fmt: skip
 def test_only_a_neighbour_that_is_newer_may_follow(old: str, new: str, word: str) -> None:
-    found = following_problem(old, new)
-    assert word in found
-    assert bool(found) == bool(word)
+    text = following_problem(old, new)
+    assert word in text
+    assert bool(text) == bool(word)
 
 
 def opened(signed: Signed, now_ms: int = NOW_MS) -> UpgradePaper:

@@ -145,13 +145,13 @@ class Echo:
     def __call__(self, value: Any, answer: Any) -> Any:
         self.answer = answer
         self.seen.clear()
-        at = ctypes.addressof(self.values)
-        self.signature.params[0].lower(value, at, self.guest)
-        self.function.call(at, 1, at + VAL_BYTES, 1)
-        bindings.val_delete(at)
+        position = ctypes.addressof(self.values)
+        self.signature.params[0].lower(value, position, self.guest)
+        self.function.call(position, 1, position + VAL_BYTES, 1)
+        bindings.val_delete(position)
         assert self.signature.result is not None
-        result = self.signature.result.lift(at + VAL_BYTES, self.guest)
-        bindings.val_delete(at + VAL_BYTES)
+        result = self.signature.result.lift(position + VAL_BYTES, self.guest)
+        bindings.val_delete(position + VAL_BYTES)
         return result
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ DAY = datetime.timedelta(days=1)
 def test_of_two_for_one_name_the_valid_one_is_served_whatever_they_are_called(tmp_path: Path) -> None:
     old, new = write(tmp_path / "a.pem", begins=-20, ends=-1), write(tmp_path / "b.pem")
     coming = write(tmp_path / "c.pem", begins=2, ends=100)
-    assert [one.path for one in best_first(read(tmp_path))] == [new, coming, old]
+    assert [loaded.path for loaded in best_first(read(tmp_path))] == [new, coming, old]
     later = write(tmp_path / "d.pem", ends=50)
     assert best_first(read(tmp_path))[0].path == later
     held = Certificates(tmp_path)
@@ -36,7 +36,7 @@ def test_one_unreadable_file_keeps_no_node_from_starting_and_is_named(tmp_path: 
     (tmp_path / "a.pem").chmod(0o600)
     with pytest.raises(CertificateError, match=r"a\.pem"):
         read(tmp_path)
-    assert [one.path for one in read_some(tmp_path)] == [good]
+    assert [loaded.path for loaded in read_some(tmp_path)] == [good]
     assert "a.pem" in Certificates(tmp_path).problem
     good.unlink()
     with pytest.raises(CertificateError, match=r"a\.pem"):

@@ -132,7 +132,7 @@ def test_noise_ends_in_answers_or_silence(pieces: list[bytes]) -> None:
 def test_a_request_cut_anywhere_means_the_same(cut: int) -> None:
     data = b"POST /x?y HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n" * 2
     whole, _ = asyncio.run(converse([data]))
-    pieces, defects = asyncio.run(converse([data[at : at + cut] for at in range(0, len(data), cut)]))
+    pieces, defects = asyncio.run(converse([data[start : start + cut] for start in range(0, len(data), cut)]))
     assert defects == 0
     assert whole.count(b"HTTP/1.1 404") == 2
     assert pieces.count(b"HTTP/1.1 404") >= 1  # an early answer may end the connection before the rest is there

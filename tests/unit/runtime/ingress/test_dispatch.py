@@ -77,9 +77,9 @@ async def test_an_app_never_runs_more_at_once_than_its_limit_and_runs_all() -> N
     dispatcher = Dispatcher(8)
     gate.open.set()
     tickets = [ticket(app) for _ in range(50)]
-    assert all(dispatcher.submit(each) for each in tickets)
-    for each in tickets:
-        assert (await each.exchange.take()).outcome == Completed()
+    assert all(dispatcher.submit(ticket) for ticket in tickets)
+    for entry in tickets:
+        assert (await entry.exchange.take()).outcome == Completed()
     await settle(app, dispatcher=dispatcher)
     assert gate.at_once_max <= 3
     assert (app.requests, app.outcomes, app.active) == (50, {"completed": 50}, 0)

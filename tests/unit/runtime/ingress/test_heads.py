@@ -24,8 +24,8 @@ OWN = b"date: now\r\n"
 
 
 def names(raw: list[tuple[bytes, bytes]], client: Client = STRANGER) -> list[str]:
-    made = {"traceparent", "x-request-id", "x-forwarded-for", "x-forwarded-proto"}
-    return [name for name, _ in guest_request(raw, client, Identifiers(1)).headers if name not in made]
+    texts = {"traceparent", "x-request-id", "x-forwarded-for", "x-forwarded-proto"}
+    return [name for name, _ in guest_request(raw, client, Identifiers(1)).headers if name not in texts]
 
 
 def test_fields_of_the_connection_end_here() -> None:
@@ -44,8 +44,12 @@ def test_repeated_fields_stay_apart_and_in_order() -> None:
 
 def test_request_and_trace_ids_never_repeat() -> None:
     identifiers = Identifiers(7)
-    made = [guest_request([], STRANGER, identifiers) for _ in range(100)]
-    assert len({request.request_id for request in made}) == len({request.trace_id for request in made}) == 100
+    guest_requests = [guest_request([], STRANGER, identifiers) for _ in range(100)]
+    assert (
+        len({request.request_id for request in guest_requests})
+        == len({request.trace_id for request in guest_requests})
+        == 100
+    )
 
 
 @pytest.mark.parametrize("sent", [b"x" * 500, b"\xff\xfe", b""])

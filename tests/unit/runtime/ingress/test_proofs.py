@@ -18,10 +18,10 @@ TOKEN = "t" * 43
 
 @pytest.fixture
 def front(tmp_path: Path) -> FrontFolder:
-    made = FrontFolder(tmp_path)
-    made.make()
-    (made.http / TOKEN).write_bytes(b"the answer")
-    return made
+    front_folder = FrontFolder(tmp_path)
+    front_folder.make()
+    (front_folder.http / TOKEN).write_bytes(b"the answer")
+    return front_folder
 
 
 def test_a_token_is_answered_from_its_file(front: FrontFolder) -> None:

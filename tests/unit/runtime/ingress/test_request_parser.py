@@ -43,8 +43,8 @@ def read(data: bytes, parser_of: Any = request_parser, *, cut: int = 1 << 30) ->
     told = Told()
     parser = parser_of.RequestParser(told, IngressSettings())
     try:
-        for at in range(0, len(data), cut):
-            parser.feed(data[at : at + cut])
+        for start in range(0, len(data), cut):
+            parser.feed(data[start : start + cut])
     except parser_of.StopParsing as refusal:
         return (*told.said, told.body, refusal.problem.status)
     return (*told.said, told.body)
@@ -52,16 +52,16 @@ def read(data: bytes, parser_of: Any = request_parser, *, cut: int = 1 << 30) ->
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_parser_refuses_what_is_refused_and_reads_the_rest_whole(case: Case) -> None:
-    found = read(case.data + FOLLOWING)
+    entries = read(case.data + FOLLOWING)
     if case in REFUSED and not any(word in case.name for word in ADDRESS):
-        assert found[-1] == case.statuses[0]
+        assert entries[-1] == case.statuses[0]
     elif case in SERVED:
-        assert [one[0] for one in found[:-1]][2:] == ["GET", b""], "the following request"
-        assert found[-1] == b""
+        assert [entry[0] for entry in entries[:-1]][2:] == ["GET", b""], "the following request"
+        assert entries[-1] == b""
         if b"abc" in case.data:
-            assert found[1][0] == b"abc"
+            assert entries[1][0] == b"abc"
     elif case in CLOSED:
-        assert found[0][2] is False, "it is not kept alive"
+        assert entries[0][2] is False, "it is not kept alive"
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 11, 64])
@@ -110,15 +110,15 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 
 def mutated(module: str, old: str, new: str) -> Any:
     """The parser with one place of its source changed."""
-    name, made = {"request_parser": request_parser, "chunked": chunked}[module], types.ModuleType(module)
+    name, module_type = {"request_parser": request_parser, "chunked": chunked}[module], types.ModuleType(module)
     source = Path(str(name.__file__)).read_text()
     assert source.count(old) == 1, f"the mutant is of another source: {old}"
-    exec(compile(source.replace(old, new), module, "exec"), made.__dict__)
+    exec(compile(source.replace(old, new), module, "exec"), module_type.__dict__)
     if module == "request_parser":
-        return made
+        return module_type
     whole = types.ModuleType("request_parser")
     exec(compile(Path(str(request_parser.__file__)).read_text(), "request_parser", "exec"), whole.__dict__)
-    whole.__dict__.update(ChunkDecoder=made.ChunkDecoder, ChunkError=made.ChunkError)
+    whole.__dict__.update(ChunkDecoder=module_type.ChunkDecoder, ChunkError=module_type.ChunkError)
     return whole
 
 

@@ -36,13 +36,13 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("wanted", ["native", "auto"])
 def test_a_node_gets_it_where_it_is_built(built: Built, wanted: Any) -> None:
-    found = choose(wanted, plain_listeners=1, local_only=False)
-    assert (found.engine, found.reason, found.module) == ("native", "", built)
+    engine_choice = choose(wanted, plain_listeners=1, local_only=False)
+    assert (engine_choice.engine, engine_choice.reason, engine_choice.module) == ("native", "", built)
 
 
 def test_addresses_that_it_does_not_serve_are_said_to_be_pythons(built: Built) -> None:
-    found = choose("auto", plain_listeners=1, other_listeners=1, local_only=False)
-    assert (found.engine, found.reason) == ("native", choice.OTHERS_IN_PYTHON)
+    engine_choice = choose("auto", plain_listeners=1, other_listeners=1, local_only=False)
+    assert (engine_choice.engine, engine_choice.reason) == ("native", choice.OTHERS_IN_PYTHON)
 
 
 @pytest.mark.parametrize(
@@ -55,21 +55,21 @@ def test_addresses_that_it_does_not_serve_are_said_to_be_pythons(built: Built) -
 def test_another_gets_python_and_is_told_why(
     built: Built, wanted: Any, plain_listeners: int, local_only: bool, reason: str
 ) -> None:
-    found = choose(wanted, plain_listeners=plain_listeners, local_only=local_only)
-    assert (found.engine, found.reason, found.module) == ("python", reason, None)
+    engine_choice = choose(wanted, plain_listeners=plain_listeners, local_only=local_only)
+    assert (engine_choice.engine, engine_choice.reason, engine_choice.module) == ("python", reason, None)
 
 
 def test_a_node_for_its_own_machine_keeps_the_engine_that_checks_hosts(built: Built) -> None:
-    found = choose("native", plain_listeners=1, local_only=True)
-    assert found.engine == "python"
-    assert "hosts and origins" in found.reason
+    engine_choice = choose("native", plain_listeners=1, local_only=True)
+    assert engine_choice.engine == "python"
+    assert "hosts and origins" in engine_choice.reason
 
 
 def test_another_release_of_wasmtime_refuses_the_engine(built: Built) -> None:
     built.version = "1.0.0"
-    found = choose("native", plain_listeners=1, local_only=False)
-    assert found.engine == "python"
-    assert "is not one this engine knows (1.0.0)" in found.reason
+    engine_choice = choose("native", plain_listeners=1, local_only=False)
+    assert engine_choice.engine == "python"
+    assert "is not one this engine knows (1.0.0)" in engine_choice.reason
 
 
 def test_an_engine_that_is_not_built_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_an_engine_that_is_not_built_says_how_to_build_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(choice, "importlib", SimpleNamespace(import_module=missing))
     assert load_module() == (None, NOT_BUILT)
     for wanted in ("native", "auto"):
-        found = choose(wanted, plain_listeners=1, local_only=False)
-        assert (found.engine, found.reason) == ("python", NOT_BUILT)
+        engine_choice = choose(wanted, plain_listeners=1, local_only=False)
+        assert (engine_choice.engine, engine_choice.reason) == ("python", NOT_BUILT)
 
 
 def test_an_engine_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +92,6 @@ def test_an_engine_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_node_that_answers_an_authority_keeps_the_python_path(built: Built) -> None:
-    found = choose("native", plain_listeners=1, local_only=False, proves=True)
-    assert (found.engine, found.module) == ("python", None)
-    assert "[acme]" in found.reason
+    engine_choice = choose("native", plain_listeners=1, local_only=False, proves=True)
+    assert (engine_choice.engine, engine_choice.module) == ("python", None)
+    assert "[acme]" in engine_choice.reason

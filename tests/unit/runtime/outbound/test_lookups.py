@@ -86,14 +86,14 @@ def test_a_name_that_moves_inside_between_two_answers_leads_nowhere() -> None:
         outbound = Outbound(resolve)
         spec = a_spec(allow_hosts=(f"moves.example:{port}",), outbound_connect_timeout_ms=300)
         try:
-            found = []
+            entries = []
             for _ in answers:
                 waker = Waker()
-                found.append(ended(outbound.start(request(f"moves.example:{port}"), spec, waker.wake), waker))
+                entries.append(ended(outbound.start(request(f"moves.example:{port}"), spec, waker.wake), waker))
         finally:
             outbound.close()
-        assert found[1:] == [("destination-IP-prohibited", None)] * 2
-        assert found[0] != ("destination-IP-prohibited", None), "its public address is tried, and it alone"
+        assert entries[1:] == [("destination-IP-prohibited", None)] * 2
+        assert entries[0] != ("destination-IP-prohibited", None), "its public address is tried, and it alone"
         assert asked == ["moves.example"] * 3
         with pytest.raises(TimeoutError):
             listener.accept()
@@ -104,8 +104,8 @@ def test_a_name_that_cannot_be_one_is_an_error_of_names() -> None:
     name = "a" * 70 + ".example"
     try:
         waker = Waker()
-        made = outbound.start(request(f"{name}:80"), a_spec(allow_hosts=(f"{name}:80",)), waker.wake)
-        failure = ended(made, waker)
+        answer = outbound.start(request(f"{name}:80"), a_spec(allow_hosts=(f"{name}:80",)), waker.wake)
+        failure = ended(answer, waker)
     finally:
         outbound.close()
     assert isinstance(failure, tuple)
@@ -128,8 +128,8 @@ async def test_an_app_whose_names_hang_waits_alone_and_holds_a_few_threads() -> 
     assert threading.active_count() - before <= LOOKUPS_MAX
     async with asyncio.timeout(2):
         assert await lookups.addresses(good, "up.example", 80) == ["93.184.216.34"]
-    for one in hanging[: LOOKUPS_MAX + 3]:
-        one.cancel()
+    for task in hanging[: LOOKUPS_MAX + 3]:
+        task.cancel()
     await asyncio.sleep(0.05)
     late = asyncio.ensure_future(lookups.addresses(bad, "up.example", 80))
     await asyncio.sleep(0.05)

@@ -110,9 +110,9 @@ def serve() -> Iterator[Callable[[Callable[[socket.socket], None]], Server]]:
 
 @pytest.fixture
 def outbound() -> Iterator[Outbound]:
-    made = Outbound(lambda host, port: ["127.0.0.1"])
-    yield made
-    made.close()
+    new_outbound = Outbound(lambda host, port: ["127.0.0.1"])
+    yield new_outbound
+    new_outbound.close()
 
 
 class Client:

@@ -78,9 +78,9 @@ def resolved() -> list[str]:
 
 @pytest.fixture
 def outbound(resolved: list[str]) -> Iterator[Outbound]:
-    made = Outbound(lambda host, port: list(resolved))
-    yield made
-    made.close()
+    new_outbound = Outbound(lambda host, port: list(resolved))
+    yield new_outbound
+    new_outbound.close()
 
 
 def failure(outbound: Outbound, networks: tuple[str, ...]) -> str:

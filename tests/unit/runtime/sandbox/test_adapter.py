@@ -195,7 +195,7 @@ def test_what_it_makes_has_a_version() -> None:
     """A compiled artifact's name holds `VERSION`: without another one, nodes would go on with what they compiled."""
     sample = a_writer(WRITE, 1)
     assert inspect(sample).kind == "command"
-    made = hashlib.sha256(wrapped(sample, "wasi:cli/run@0.2.0") or b"").hexdigest()[:16]
-    assert (adapter.VERSION, made) == (1, "03f030f6f4e7886f"), (
+    text = hashlib.sha256(wrapped(sample, "wasi:cli/run@0.2.0") or b"").hexdigest()[:16]
+    assert (adapter.VERSION, text) == (1, "03f030f6f4e7886f"), (
         "give adapter.VERSION another number, and both of them here"
     )

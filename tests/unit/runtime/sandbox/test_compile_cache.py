@@ -89,9 +89,9 @@ async def test_files_that_cannot_compile_are_refused_with_a_sentence_and_leave_n
     source.mkdir()
     cache = CompileCache(tmp_path / "cache")
     good = command("(i32.const 0)")
-    at = good.index(b"\x41\x00\x0b")  # i32.const 0; end
+    position = good.index(b"\x41\x00\x0b")  # i32.const 0; end
     cases = [
-        (good[:at] + b"\x42\x00\x0b" + good[at + 3 :], "invalid"),  # i64 where the type says i32
+        (good[:position] + b"\x42\x00\x0b" + good[position + 3 :], "invalid"),  # i64 where the type says i32
         (b"text", "not WebAssembly"),
         (importing("wasi:messaging/producer@0.2.0-draft"), "later step"),
         (importing("wasi:random/random@0.2.0", '(export "get-random-u64" (func (result string)))'), "another type"),

@@ -183,8 +183,8 @@ def test_a_fresh_instance_remembers_nothing_and_a_kept_one_does() -> None:
     fresh = a_handler(TRAP_ON_SECOND_USE, instances="fresh")
     fresh.prepare()
     assert [type(fresh.handle(an_exchange())) for _ in range(3)] == [NoResponse] * 3
-    kept = a_handler(TRAP_ON_SECOND_USE, instances="reuse", instances_ready=1)
-    ends = [type(kept.handle(an_exchange())) for _ in range(4)]
+    loaded_app = a_handler(TRAP_ON_SECOND_USE, instances="reuse", instances_ready=1)
+    ends = [type(loaded_app.handle(an_exchange())) for _ in range(4)]
     assert ends == [NoResponse, Trapped, NoResponse, Trapped], "a trapped instance is never used again"
 
 

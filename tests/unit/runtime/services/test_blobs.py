@@ -34,10 +34,10 @@ def put(blobs: FileBlobs, name: str, data: bytes, container: str = "uploads") ->
 def read(blobs: FileBlobs, name: str, container: str = "uploads", *part: int) -> bytes:
     reader = blobs.get(container, name, *part)
     try:
-        found = b""
+        content = b""
         while piece := reader.read(7):
-            found += piece
-        return found
+            content += piece
+        return content
     finally:
         reader.close()
 
@@ -47,9 +47,9 @@ def files(folder: Path) -> list[str]:
 
 
 def refused(call: Any, *arguments: Any) -> ProviderError:
-    with pytest.raises(ProviderError) as found:
+    with pytest.raises(ProviderError) as exception_info:
         call(*arguments)
-    return found.value
+    return exception_info.value
 
 
 def test_an_object_is_seen_when_it_is_whole(blobs: FileBlobs) -> None:

@@ -119,9 +119,9 @@ def test_the_last_lines_of_a_command_are_never_the_dropped_ones() -> None:
     shown = said(buffer)
     assert shown[:3] == ["line 0", "line 1", "line 2"]
     assert shown[-2:] == ["line 4999", "Traceback: it ended here"]
-    (gap,) = [one for one in shown if "dropped" in one]
-    kept = len(shown) - 1
-    assert gap == f"({5001 - kept} dropped)"
+    (gap,) = [text for text in shown if "dropped" in text]
+    answer = len(shown) - 1
+    assert gap == f"({5001 - answer} dropped)"
     assert sum(map(len, shown[4:-1])) <= LAST_LINES_MAX_BYTES
 
 

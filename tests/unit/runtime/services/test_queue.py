@@ -29,7 +29,7 @@ def take(queue: SqliteQueue, now_ms: int = NOW, limit: int = 10, subject: str = 
 
 
 def held(queue: SqliteQueue) -> dict[str, tuple[int, int]]:
-    return {one.subject: (one.messages, one.size_bytes) for one in queue.counts()}
+    return {count.subject: (count.messages, count.size_bytes) for count in queue.counts()}
 
 
 def test_a_message_is_had_by_one_until_it_is_done(queue: SqliteQueue) -> None:
@@ -37,7 +37,7 @@ def test_a_message_is_had_by_one_until_it_is_done(queue: SqliteQueue) -> None:
     queue.publish("jobs", b"b", NOW)
     taken = take(queue, limit=1)
     assert taken == [QueuedMessage(first, "jobs", b"a", 1, NOW)]
-    assert [one.body for one in take(queue)] == [b"b"]
+    assert [queued_message.body for queued_message in take(queue)] == [b"b"]
     assert take(queue) == []
     queue.done(taken[0])
     assert held(queue) == {"jobs": (1, 1)}
@@ -82,7 +82,7 @@ def test_a_failure_waits_longer_each_time_and_ends_as_a_dead_letter(queue: Sqlit
 def test_handlers_that_never_answer_make_a_dead_letter_too(queue: SqliteQueue) -> None:
     queue.publish("jobs", b"poison", NOW)
     for attempt in range(3):
-        assert [one.attempt for one in take(queue, NOW + attempt * MINUTE)] == [attempt + 1]
+        assert [queued_message.attempt for queued_message in take(queue, NOW + attempt * MINUTE)] == [attempt + 1]
     assert take(queue, NOW + 3 * MINUTE) == []
     assert held(queue) == {"jobs": (0, 0), "jobs.dead": (1, 6)}
 
@@ -100,7 +100,7 @@ def test_a_clock_that_was_set_back_holds_nothing_up(queue: SqliteQueue) -> None:
     queue.publish("jobs", b"a", NOW + year)
     take(queue, NOW + year)
     assert queue.next_due_ms(["jobs"], NOW) == NOW
-    assert [one.attempt for one in take(queue, NOW)] == [2]
+    assert [queued_message.attempt for queued_message in take(queue, NOW)] == [2]
     assert queue.next_due_ms(["jobs"], NOW) == NOW + MINUTE
     assert VISIBILITY_MAX_MS > MINUTE
 
@@ -108,9 +108,9 @@ def test_a_clock_that_was_set_back_holds_nothing_up(queue: SqliteQueue) -> None:
 def test_limits_are_of_each_subject(queue: SqliteQueue) -> None:
     for number in range(5):
         queue.publish("jobs", b"x", number)
-    with pytest.raises(ProviderError, match="queue jobs is full: 5 messages") as found:
+    with pytest.raises(ProviderError, match="queue jobs is full: 5 messages") as exception_info:
         queue.publish("jobs", b"x", NOW)
-    assert found.value.retry_after_s
+    assert exception_info.value.retry_after_s
     queue.publish("mail", b"x" * 1_000, NOW)
     with pytest.raises(ProviderError, match="more than 1000 bytes"):
         queue.publish("mail", b"x" * 1_001, NOW)
@@ -132,7 +132,10 @@ def test_the_oldest_dead_letter_goes_when_there_are_too_many(queue: SqliteQueue)
         queue.publish("jobs", b"%d" % number, NOW)
         for attempt in range(4):
             take(queue, NOW + attempt * MINUTE)
-    assert [one.body for one in take(queue, NOW + 9 * MINUTE, subject="jobs.dead")] == [b"1", b"2"]
+    assert [queued_message.body for queued_message in take(queue, NOW + 9 * MINUTE, subject="jobs.dead")] == [
+        b"1",
+        b"2",
+    ]
     assert held(queue)["jobs.dead"] == (2, 2)
 
 
@@ -143,29 +146,29 @@ def test_a_frozen_lane_takes_and_gives_nothing(
     monkeypatch.setattr(freeze, "WRITER_WAIT_S", 0.1)
     (tmp_path / "shop" / "production" / freeze.FROZEN).touch()
     for call in (lambda: queue.publish("jobs", b"b", NOW), lambda: take(queue)):
-        with pytest.raises(ProviderError) as found:
+        with pytest.raises(ProviderError) as exception_info:
             call()
-        assert found.value.retry_after_s
+        assert exception_info.value.retry_after_s
 
 
 def test_takers_in_threads_share_the_messages_out(tmp_path: Path) -> None:
     queues = [SqliteQueue(tmp_path, "shop") for _ in range(4)]
     for number in range(40):
         queues[0].publish("jobs", b"%d" % number, NOW)
-    found: list[bytes] = []
+    digests: list[bytes] = []
 
     def work(one: SqliteQueue) -> None:
         while taken := take(one, limit=3):
             for message in taken:
-                found.append(message.body)
+                digests.append(message.body)
                 one.done(message)
 
-    threads = [threading.Thread(target=work, args=(one,)) for one in queues]
+    threads = [threading.Thread(target=work, args=(queue,)) for queue in queues]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(found, key=int) == [b"%d" % number for number in range(40)]
+    assert sorted(digests, key=int) == [b"%d" % number for number in range(40)]
 
 
 def test_a_message_is_synced_before_publish_returns_and_before_it_is_gone(queue: SqliteQueue) -> None:
@@ -194,9 +197,12 @@ def test_what_a_killed_publisher_was_told_is_there(tmp_path: Path) -> None:
     told += child.stdout.read().splitlines(keepends=True)
     child.stdout.close()
     child.wait()
-    kept = {one.body for one in SqliteQueue(tmp_path, "shop/production").take("jobs", 10_000, MINUTE, NOW)}
-    assert {line.strip() for line in told if line.endswith(b"\n")} <= kept
-    assert len(kept) >= 50
+    bodies = {
+        queued_message.body
+        for queued_message in SqliteQueue(tmp_path, "shop/production").take("jobs", 10_000, MINUTE, NOW)
+    }
+    assert {line.strip() for line in told if line.endswith(b"\n")} <= bodies
+    assert len(bodies) >= 50
 
 
 def test_a_damaged_file_is_an_error_of_the_provider(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def guest(log: SilentLog) -> Guest:
     spec = a_spec(
         keyvalue=("visitors",), config={"K": "v"}, environment={"E": "1"}, log_line_max_bytes=20, log_call_max_bytes=100
     )
-    made = Guest(GuestServices(spec, log, Providers(FakeKeyValue()), None))
-    made.begin(GuestCall(math.inf), None)
-    return made
+    new_guest = Guest(GuestServices(spec, log, Providers(FakeKeyValue()), None))
+    new_guest.begin(GuestCall(math.inf), None)
+    return new_guest
 
 
 def test_no_function_name_is_served_twice_under_one_version() -> None:

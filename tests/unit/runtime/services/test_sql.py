@@ -25,9 +25,9 @@ ENDLESS = "WITH RECURSIVE c(x) AS (VALUES(1) UNION ALL SELECT x + 1 FROM c) SELE
 
 @pytest.fixture
 def provider(tmp_path: Path) -> Iterator[SqliteSql]:
-    made = SqliteSql(tmp_path, "shop/production")
-    yield made
-    made.close()
+    new_sqlite_sql = SqliteSql(tmp_path, "shop/production")
+    yield new_sqlite_sql
+    new_sqlite_sql.close()
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def main(provider: SqliteSql) -> SqliteConnection:
 
 
 def refused(call: Any, *arguments: Any) -> SqlError:
-    with pytest.raises(SqlError) as found:
+    with pytest.raises(SqlError) as exception_info:
         call(*arguments)
-    return found.value
+    return exception_info.value
 
 
 def frozen_by_the_node(folder: Path) -> None:
@@ -49,14 +49,14 @@ def frozen_by_the_node(folder: Path) -> None:
 
 
 def test_rows_come_with_names_and_declared_types(main: SqliteConnection) -> None:
-    found = main.execute("INSERT INTO t (name) VALUES (?)", ["a"])
-    assert (found.changes, found.last_insert_rowid, found.in_transaction) == (1, 1, False)
-    found = main.execute("SELECT id, name, at, 1.5 AS x, x'00ff' AS y FROM t")
-    assert found.rows == ((1, "a", None, 1.5, b"\x00\xff"),)
-    assert [(one.name, one.declared) for one in found.columns] == [
+    sql_outcome = main.execute("INSERT INTO t (name) VALUES (?)", ["a"])
+    assert (sql_outcome.changes, sql_outcome.last_insert_rowid, sql_outcome.in_transaction) == (1, 1, False)
+    sql_outcome = main.execute("SELECT id, name, at, 1.5 AS x, x'00ff' AS y FROM t")
+    assert sql_outcome.rows == ((1, "a", None, 1.5, b"\x00\xff"),)
+    assert [(column.name, column.declared) for column in sql_outcome.columns] == [
         ("id", "INTEGER"), ("name", "TEXT"), ("at", "TIMESTAMP"), ("x", None), ("y", None),
     ]  # fmt: skip
-    assert [one.name for one in main.execute("SELECT name FROM t WHERE id = 9").columns] == ["name"], (
+    assert [column.name for column in main.execute("SELECT name FROM t WHERE id = 9").columns] == ["name"], (
         "also without rows"
     )
     assert main.execute("INSERT INTO t (name) VALUES (:n) RETURNING id", {"n": "b"}).rows == ((2,),)
@@ -80,9 +80,9 @@ def test_one_call_runs_one_statement_and_nothing_of_two(main: SqliteConnection, 
 
 @pytest.mark.parametrize("statement", ["SELECT ';';", "SELECT 1; -- the end; really", "SELECT 1 /* ; */ ;\n"])
 def test_a_semicolon_that_ends_nothing_is_no_second_statement(main: SqliteConnection, statement: str) -> None:
-    found = main.execute(statement)
-    assert len(found.rows) == 1
-    assert len(found.columns) == 1
+    sql_outcome = main.execute(statement)
+    assert len(sql_outcome.rows) == 1
+    assert len(sql_outcome.columns) == 1
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ def test_a_file_put_in_its_place_is_what_is_read_then(
 def test_a_closed_provider_holds_nothing_open(provider: SqliteSql, main: SqliteConnection, tmp_path: Path) -> None:
     provider.open("main")
     provider.close()
-    held = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.exists()]
-    assert not [one for one in held if str(tmp_path) in one]
+    held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()]
+    assert not [text for text in held if str(tmp_path) in text]
     assert refused(main.execute, "SELECT 1").retry_after_s is not None
     assert refused(provider.open, "main").retry_after_s is not None
 
@@ -305,7 +305,7 @@ def test_increments_of_many_processes_add_up(tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[4]
     running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=root) for _ in range(3)]
-    assert [one.wait(60) for one in running] == [0, 0, 0]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
     assert SqliteSql(tmp_path, "p").open("main").execute("SELECT count(*) FROM n").rows == ((120,),)
 
 
@@ -324,8 +324,8 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     running.kill()
     told = [int(line) for line in running.communicate()[0].splitlines() if line.endswith("\n") or line]
     last = max([last, *told])
-    ((kept,),) = SqliteSql(tmp_path, "p").open("main").execute("SELECT max(rowid) FROM n").rows
-    assert kept in {last, last + 1}
+    ((answer,),) = SqliteSql(tmp_path, "p").open("main").execute("SELECT max(rowid) FROM n").rows
+    assert answer in {last, last + 1}
 
 
 def test_the_file_is_synced_before_a_commit_returns(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_the_file_is_synced_before_a_commit_returns(tmp_path: Path) -> None:
         "for n in range(5): c.execute('INSERT INTO n VALUES (1)'); print('acknowledged', flush=True)\n"
         "c.execute('BEGIN'); c.execute('INSERT INTO n VALUES (1)'); c.execute('COMMIT'); print('acknowledged', flush=True)\n"
     )
-    strace = next((one for one in ("/usr/bin/strace", "/usr/local/bin/strace") if os.access(one, os.X_OK)), None)
+    strace = next((text for text in ("/usr/bin/strace", "/usr/local/bin/strace") if os.access(text, os.X_OK)), None)
     if strace is None:
         connection = SqliteSql(tmp_path, "p").open("main")
         connection.handle.authorizer = None

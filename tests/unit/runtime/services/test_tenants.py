@@ -66,10 +66,10 @@ def foreign(seen: object, tenant: str = TENANTS[0]) -> bool:
 @pytest.mark.parametrize("tenant", TENANTS)
 def test_each_tenant_finds_its_own_under_the_name_that_all_use(folder: Path, tenant: str) -> None:
     mine = SECRET.format(f"{tenant} {NAME}")
-    found = services(folder, tenant)
-    assert found.open_bucket(NAME).get("k") == mine.encode()
-    assert found.open_database(NAME).execute("SELECT x FROM t").rows == ((mine,),)
-    assert read(found.open_container(NAME), NAME, "o") == mine.encode()
+    guest_services = services(folder, tenant)
+    assert guest_services.open_bucket(NAME).get("k") == mine.encode()
+    assert guest_services.open_database(NAME).execute("SELECT x FROM t").rows == ((mine,),)
+    assert read(guest_services.open_container(NAME), NAME, "o") == mine.encode()
 
 
 NEAR = [
@@ -82,24 +82,27 @@ NEAR = [
 
 @pytest.mark.parametrize("name", NEAR)
 def test_a_name_that_was_not_granted_opens_nothing(folder: Path, name: str) -> None:
-    found = services(folder)
+    guest_services = services(folder)
     with pytest.raises(ProviderError):
-        found.open_bucket(name)
+        guest_services.open_bucket(name)
     with pytest.raises(SqlError):
-        found.open_database(name)
+        guest_services.open_database(name)
     with pytest.raises(ProviderError):
-        found.open_container(name)
+        guest_services.open_container(name)
 
 
 @pytest.mark.parametrize("name", [name for name in NEAR if name not in {"other", "default", "keyvalue", "blobs"}])
 def test_a_provider_that_is_given_a_bad_name_reaches_no_other_tenant(folder: Path, name: str) -> None:
     """Had a grant itself an evil name: what opens then, if anything, is the tenant's own."""
-    found = services(folder, keyvalue=(name,), sql=(name,), blobs=(name,))
+    guest_services = services(folder, keyvalue=(name,), sql=(name,), blobs=(name,))
     seen: list[object] = []
     for attempt in (
-        lambda: [found.open_bucket(name).get(key) for key in ("k", "../k")],
-        lambda: found.open_database(name).execute("SELECT * FROM t").rows,
-        lambda: [found.open_container(name).names(name, None, 10), read(found.open_container(name), name, "o")],
+        lambda: [guest_services.open_bucket(name).get(key) for key in ("k", "../k")],
+        lambda: guest_services.open_database(name).execute("SELECT * FROM t").rows,
+        lambda: [
+            guest_services.open_container(name).names(name, None, 10),
+            read(guest_services.open_container(name), name, "o"),
+        ],
     ):
         try:
             seen.append(attempt())
@@ -168,10 +171,10 @@ KEYS = [
 
 @pytest.mark.parametrize("key", KEYS)
 def test_no_key_or_object_name_leads_out_of_its_store(folder: Path, key: str) -> None:
-    found = services(folder)
-    bucket = found.open_bucket(NAME)
+    guest_services = services(folder)
+    bucket = guest_services.open_bucket(NAME)
     assert not foreign([bucket.get(key), list(bucket.list_keys(None)[0]), bucket.get_many([key, "k"])])
-    blobs = found.open_container(NAME)
+    blobs = guest_services.open_container(NAME)
     seen: list[object] = [blobs.names(NAME, None, 100), blobs.info(NAME, key)]
     try:
         seen.append(read(blobs, NAME, key))
@@ -183,12 +186,12 @@ def test_no_key_or_object_name_leads_out_of_its_store(folder: Path, key: str) ->
 
 def test_what_one_tenant_deletes_stays_with_all_others(folder: Path, tmp_path: Path) -> None:
     """Equal bytes lie in one file of a lane, and never in one of two lanes."""
-    one, two = FileBlobs(tmp_path, "shop/production"), FileBlobs(tmp_path, "shop/staging")
-    for blobs in (one, two):
+    file_blobs, two = FileBlobs(tmp_path, "shop/production"), FileBlobs(tmp_path, "shop/staging")
+    for blobs in (file_blobs, two):
         writer = blobs.put()
         writer.write(b"same")
         writer.commit([(NAME, "o")])
-    one.delete(NAME, None)
+    file_blobs.delete(NAME, None)
     assert read(two, NAME, "o") == b"same"
 
 

@@ -32,7 +32,7 @@ def test_a_request_goes_on_with_the_trace_of_the_one_that_is_answered(
     given: tuple[tuple[str, bytes], ...], traces: list[bytes], outbound: Outbound, serve: Any
 ) -> None:
     came = (("traceparent", OURS), ("tracestate", b"a=b"), ("x-request-id", b"1"), ("cookie", b"secret"))
-    assert sent(outbound, serve, given, came) == [b"traceparent: " + one for one in traces]
+    assert sent(outbound, serve, given, came) == [b"traceparent: " + trace for trace in traces]
 
 
 def test_a_request_of_no_trace_begins_none(outbound: Outbound, serve: Any) -> None:
@@ -55,5 +55,5 @@ def sent(outbound: Outbound, serve: Any, given: Any, came: Any) -> list[bytes]:
     while not answer.call.settled:
         assert time.monotonic() < end_s
         time.sleep(0.01)
-    kept = (b"traceparent:", b"tracestate:", b"x-request-id:", b"cookie:")
-    return [line for line in seen[0].split(b"\r\n") if line.lower().startswith(kept)]
+    pair = (b"traceparent:", b"tracestate:", b"x-request-id:", b"cookie:")
+    return [line for line in seen[0].split(b"\r\n") if line.lower().startswith(pair)]

@@ -29,9 +29,9 @@ from tests.support.runtime.wasm_parts import SilentLog, a_spec, an_exchange
 
 @pytest.fixture
 def guest() -> Guest:
-    made = Guest(GuestServices(a_spec(), SilentLog(), Providers(), None))
-    made.begin(GuestCall(math.inf), None)
-    return made
+    new_guest = Guest(GuestServices(a_spec(), SilentLog(), Providers(), None))
+    new_guest.begin(GuestCall(math.inf), None)
+    return new_guest
 
 
 def http(guest: Guest, name: str, *arguments: Any) -> Any:

@@ -43,20 +43,20 @@ def test_only_what_is_mapped_lies_in_the_provider(tmp_path: Path) -> None:
         write_providers(file, config.declared)
         assert file.stat().st_mode & 0o777 == 0o600
         lane = LaneProviders(file, "shop/production")
-        given = services(tmp_path, lane)
-        given.open_bucket("mapped").set("a", b"in the server")
-        given.open_bucket("own").set("a", b"in the file")
+        guest_services = services(tmp_path, lane)
+        guest_services.open_bucket("mapped").set("a", b"in the server")
+        guest_services.open_bucket("own").set("a", b"in the file")
         assert server.say("HGET", "freehold:{shop/production}:mapped:values", "a") == "in the server"
         assert services(tmp_path, None).open_bucket("mapped").get("a") is None  # as a smoke check sees it
-        assert given.open_bucket("own").get("a") == b"in the file"
+        assert guest_services.open_bucket("own").get("a") == b"in the file"
         with pytest.raises(ProviderError, match="this node has no provider nowhere"):
-            given.open_bucket("absent")
-        with pytest.raises(ProviderError) as found:
-            given.open_bucket("other")
-        assert found.value.kind == "access-denied"
+            guest_services.open_bucket("absent")
+        with pytest.raises(ProviderError) as exception_info:
+            guest_services.open_bucket("other")
+        assert exception_info.value.kind == "access-denied"
         lane.close()
         with pytest.raises(ProviderError, match="closed"):
-            given.open_bucket("mapped")
+            guest_services.open_bucket("mapped")
     finally:
         server.kill()
 
