@@ -7,6 +7,7 @@ protobuf-encoded public key, base58btc).
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
@@ -14,9 +15,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from protocols.machine import PeerId
+from protocols.machine import PeerId, Verifier
 
 SEED_BYTES = 32
+GOOD_MAX = 4_096
+"""Signatures that a RememberingVerifier knows again: the grants of all principals of a large mesh, several times."""
+
 NAMES_MAX = 4096
 """Names kept in both directions: base58 costs 70 us, and a mesh speaks of the same few keys all day."""
 
@@ -64,6 +68,34 @@ class Ed25519Verifier:
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+class RememberingVerifier:
+    """A Verifier for papers that are looked at again and again: it checks each good signature once.
+
+    What a signature covers does not change, so nothing makes it bad later; the oldest of GOOD_MAX is checked anew.
+    """
+
+    def __init__(self, verifier: Verifier) -> None:
+        """Take what checks."""
+        self._verifier = verifier
+        self._good: dict[tuple[bytes, bytes, bytes], None] = {}
+
+    def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        """Return whether the signature is good."""
+        name = public_key, signature, hashlib.sha256(message).digest()
+        if name in self._good:
+            return True
+        if not self._verifier.verify(public_key, message, signature):
+            return False
+        self._good[name] = None
+        if len(self._good) > GOOD_MAX:
+            del self._good[next(iter(self._good))]
+        return True
+
+    def verify_es256(self, point: bytes, message: bytes, signature: bytes) -> bool:
+        """Return whether the signature of a passkey is good."""
+        return self._verifier.verify_es256(point, message, signature)
 
 
 @lru_cache(NAMES_MAX)

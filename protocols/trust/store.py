@@ -131,6 +131,7 @@ class TrustStore:
         self.threshold = self.genesis.threshold
         self._former_admins: tuple[bytes, ...] = ()
         self.verifier = verifier
+        self._grant_verifier = keys.RememberingVerifier(verifier)
         self._confirmed = frozenset({self.genesis.voter_node})
         self._held: dict[PeerId, list[HeldCertificate]] = {}
         self._bundles: dict[Digest, tuple[Bundle, OpenedBundle]] = {}
@@ -350,7 +351,7 @@ class TrustStore:
 
     def check_grants(self, chain: GrantChain) -> Rights | Refusal:
         """Return the rights a chain would give before its expiry, also if a former admin signed it."""
-        return verify_grants(self.verifier, self.mesh, self.every_admin(), chain, BEFORE_EXPIRY_MS)
+        return verify_grants(self._grant_verifier, self.mesh, self.every_admin(), chain, BEFORE_EXPIRY_MS)
 
     def rights(self, key: bytes, chain: GrantChain, at_ms: int) -> Rights | Refusal:
         """Return what `key` may do at `at_ms`, with revocations and admissions as this node knows them.
@@ -358,7 +359,7 @@ class TrustStore:
         Unlike `verify_grants` the answer depends on what was heard so far, so it is for fresh requests, never for
         judging a decision that was already accepted.
         """
-        rights = rights_of(self.verifier, self.mesh, self.admins, key, chain=chain, at_ms=at_ms)
+        rights = rights_of(self._grant_verifier, self.mesh, self.admins, key, chain=chain, at_ms=at_ms)
         if isinstance(rights, Refusal):
             return rights
         holders = (holder for holder in (rights.invite_key, *rights.lineage) if holder not in self.admins)
