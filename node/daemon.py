@@ -35,6 +35,7 @@ from node.membership.found import read_identity
 from node.membership.pending_papers import tell_pending
 from node.mesh.peer_addresses import ADDRESSES_PER_NODE_MAX, parse_address
 from node.mesh.presence import NodeStatus, body_of, outgoing_address
+from node.process_memory import set_aside_lasting_objects
 from node.services import Ends, NodePlace, Services, lost_state, make_services, read_stored
 from node.store.schema_copy import copy_before_change
 from node.store.storage import Storage, failure
@@ -172,6 +173,7 @@ class Daemon:
                 self._announce(control)
                 tasks.append(group.create_task(self._follow_own_address(control)))
                 tasks.append(group.create_task(tell_pending(self._folder, control.filing, control.requests)))
+                set_aside_lasting_objects()
                 self.started.set()
                 _log.info("the node runs", extra={"event": "node.started", "detail": _where(control)})
                 await self._stopping.wait()

@@ -31,6 +31,7 @@ from node.membership.backup import Manifest, manifest_of, read_backup, write_bac
 from node.membership.found import found_mesh, join_mesh, read_identity
 from node.membership.new_folder import MAKING, abandon, holds_node, is_free
 from node.membership.pending_papers import FoundingPaper, PendingPapers
+from node.process_memory import return_freed_memory
 from node.upgrade import launcher
 from protocols.chain.decision import RESET_DOMAIN, Reset, ResetTo, Voter
 from protocols.chain.messages import SubmitReset
@@ -128,6 +129,7 @@ def run(folder: Path, settings: NodeSettings, log: logging.Handler | Callable[[b
     import uvloop
 
     forbid_dumps()
+    return_freed_memory()
     _translated(lambda: launcher.lead(folder, VERSION))
     config = _translated(lambda: settings.config(read_config(folder)))
     handler = log if isinstance(log, logging.Handler) else JsonHandler(log, config.name)
