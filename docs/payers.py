@@ -253,6 +253,7 @@ PAYERS: dict[str, Payers] = {
         "ASK_MAX_BYTES": PEER, "BLOCK_MAX_BYTES": PEER, "LINES_MAX": ASKER, "ANSWER_MAX_BYTES": ASKER,
         "ANSWERS_MAX": "peers that ask: each has its share of them",
     },
+    "node/mesh/paper_pace.py": PRINCIPAL,
     "node/mesh/presence.py": MEMBER,
     "node/loop_time.py": "the principal, or the member: it waits",
     "node/mesh/inbox.py": NODE,

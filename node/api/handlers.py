@@ -296,7 +296,7 @@ async def _file_paper(call: Call, body: RecordBody) -> RecordView:
         raise refused(refusal)
     if control.filing.holds(key):
         return RecordView(key)
-    await control.filing.file(key, body.body)
+    await control.filing.file(key, body.body, payer=call.scope.payer)
     return RecordView(key)
 
 

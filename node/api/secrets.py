@@ -75,15 +75,16 @@ async def file_secret(call: Call) -> None:
     if isinstance(paper, SecretRemoval):
         await _remove(control, paper, signed)
     else:
-        await _add(control, paper, encode(signed))
+        await _add(call, paper, encode(signed))
 
 
-async def _add(control: Control, paper: SealedSecret, body: bytes) -> None:
+async def _add(call: Call, paper: SealedSecret, body: bytes) -> None:
+    control: Control = call.node
     try:
         key = make_key("secret", paper.project, paper.environment, paper.name, digest(body).hex())
     except ValueError as error:
         raise unreadable(str(error)) from None
-    await control.filing.file(key, body)
+    await control.filing.file(key, body, payer=call.scope.payer)
 
 
 async def _remove(control: Control, paper: SecretRemoval, signed: Signed) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from node.errors import NotDoneError, NotNowError
 from node.mesh.mesh import Mesh
+from node.mesh.paper_pace import PaperPace
 from protocols.chain.messages import Outcome, Read, ReadDone, Submit, SubmitReset
 from protocols.machine import Entropy
 from protocols.records.gossip import Publish, PublishRefused, RecordsMerged
@@ -83,19 +84,23 @@ class Filing:
         """Take the records to read, and where events for the core go."""
         self._store = store
         self._post = post
+        self._pace = PaperPace()
         self._expected: dict[str, dict[asyncio.Future[str], None]] = {}
 
     def holds(self, key: str) -> bool:
         """Whether a record is here and durable, as far as anybody still waits for it to be."""
         return key in self._store.entries and key not in self._expected
 
-    async def file(self, key: str, body: bytes, *, tombstone: bool = False) -> None:
+    async def file(self, key: str, body: bytes, *, tombstone: bool = False, payer: str = "") -> None:
         """Write one record and wait for it; one that is here already is left alone.
 
-        Raises NotNowError, or NotDoneError if the records' rules say no, or the share of whoever signed it is used up.
+        `payer` is the principal that asked for it, if one did: it has a pace. Raises NotNowError, or NotDoneError if the
+        records' rules say no, the share of whoever signed it is used up, or the payer files too fast.
         """
         if self.holds(key) and not tombstone:
             return
+        if payer and (refusal := self._pace.take(payer, len(body))) is not None:
+            raise NotDoneError(refusal, "the same again after that time")
         if not tombstone and (refusal := self._store.quota_problem(key, body)) is not None:
             raise NotDoneError(refusal, "end what is no longer needed, or wait until it expires")
         settled = self._expect(key)

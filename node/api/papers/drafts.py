@@ -469,7 +469,7 @@ async def propose(call: Call) -> ProposedView:
         rights = control.core.dossiers.rights(signed.key, control.clock().wall_ms)
         if not isinstance(rights, Rights):
             raise refused(rights)
-        await control.filing.file(key, encoded)
+        await control.filing.file(key, encoded, payer=call.scope.payer)
     missing = missing_of(control, proposed)
     through = control.core.node if call.bearer is not None else ""
     step = "a person approves it: freehold approve" if any(entry.rule.startswith("approval") for entry in missing) else (
