@@ -6,22 +6,18 @@ Tab, Shift+Tab, Enter, arrow keys and letters are all that is pressed; at each s
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.browser import Browser, Page
-from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, free_port, until
+from tests.support.browser import Page
+from tests.support.mesh.looking_on import Team, a_team
+from tests.support.mesh.nodes import until
 from tests.support.mesh.site import Site, visitors
-from tests.support.mesh.terminal import Terminal
 
-LINK = r"http://localhost:\d+/#[\w-]+"
 SAYS_S = 60.0
 HOST = "telemetry.example:443"
 WORDS = "the database is out of reach"
@@ -46,26 +42,26 @@ class Hands:
     page: Page
 
     def focus(self) -> dict[str, Any] | None:
-        document: dict[str, Any] | None = self.page.js(FOCUS)
-        return document
+        found: dict[str, Any] | None = self.page.js(FOCUS)
+        return found
 
     def press(self, name: str, *, shift: bool = False) -> dict[str, Any] | None:
         """Press a key that moves the focus; whatever has it then must be seen to."""
         self.page.key(name, shift=shift)
-        document = self.focus()
-        if document is not None and document["tag"] != "main":
-            assert document["drawn"], f"nobody sees that this has the focus: {document}"
-            assert document["there"], f"what has the focus is not in the window: {document}"
-        return document
+        found = self.focus()
+        if found is not None and found["tag"] != "main":
+            assert found["drawn"], f"nobody sees that this has the focus: {found}"
+            assert found["there"], f"what has the focus is not in the window: {found}"
+        return found
 
     def reach(self, words: str, *tags: str) -> None:
         """Press Tab until an element of these kinds that says `words` has the focus."""
         met = []
         for _ in range(STOPS_MAX):
-            document = self.press("Tab")
-            if document is not None and words in document["words"] and document["tag"] in tags:
+            found = self.press("Tab")
+            if found is not None and words in found["words"] and found["tag"] in tags:
                 return
-            met.append(document and document["words"][:40])
+            met.append(found and found["words"][:40])
         raise AssertionError(f"Tab never reached {words!r}; it met {met}")
 
     def choose(self, words: str) -> None:
@@ -88,21 +84,18 @@ class Hands:
 
     def _until_out(self, *, shift: bool) -> list[str]:
         met: list[str] = []
-        while (document := self.press("Tab", shift=shift)) is not None:
-            met.append(f"{document['tag']} {document['words']}")
+        while (found := self.press("Tab", shift=shift)) is not None:
+            met.append(f"{found['tag']} {found['words']}")
             assert len(met) <= STOPS_MAX, f"Tab does not come out again: {met[-8:]}"
         return met
 
 
 @dataclass
 class Story:
-    """Two nodes, somebody who proposes, Ann who approves from a laptop, and her page."""
+    """The team before the console, its project, and Ann's hands."""
 
-    dev: Machine
-    ann: Machine
-    fleet: Fleet
+    team: Team
     site: Site
-    page: Page
     hands: Hands
 
     def propose(self, greeting: str, app: str = "") -> str:
@@ -110,63 +103,31 @@ class Story:
         self.site.configure(greeting, app=app, rollout=plan)
         path = self.site.folder / "freehold.toml"
         path.write_text(path.read_text().replace('min_healthy_time = "1s"', 'min_healthy_time = "4s"'))
-        answer = self.site.deploy(self.dev, "-m", greeting.partition('"')[0], "--detach")
-        assert answer.code == 5, answer
-        text: str = answer.json["change"]
-        return text
+        return self.team.proposed(self.site.deploy(self.team.dev, "-m", greeting.partition('"')[0], "--detach"))
 
     def approve(self) -> None:
         """From what waits to the touch."""
         self.hands.choose("What needs you")
-        self.page.has("Waits for approval")
+        self.team.page.has("Waits for approval")
         self.hands.choose("Review it")
-        self.page.has("What you would sign")
+        self.team.page.has("What you would sign")
 
     def watch(self) -> None:
         """To the project's own view."""
         self.hands.choose("Projects")
-        self.page.has("answers at")
+        self.team.page.has("answers at")
         self.hands.choose("site in production")
 
 
 @pytest.fixture
 def story(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("k")
-    with ExitStack() as ends:
-        browser = Browser()
-        ends.callback(browser.close)
-        fleet = Fleet(folder, folder / "compiled")
-        ends.callback(fleet.close)
-        dev = fleet.found("one", "--policy", "team", "--api", "127.0.0.1:0")
-        fleet.grow(2)
-        dev.typed_ok("env", "create", "production", "-y")
-        dev.typed_ok("project", "create", "site")
-        ann = Machine(folder / "ann")
-        line = fleet.invite(dev, "--kind", "principal", "--role", "approver", "--role", "deployer", "--for", "ann")
-        assert ann.typed("login", line, "--name", "work", typing=(PASSPHRASE, PASSPHRASE)).code == 0
-        page, port = browser.page(width=1280, height=800), free_port()
-        page.authenticator()
-        hands = Hands(page)
-        adding = _freehold(ann, "passkey", "add", "--port", str(port))
-        ends.callback(adding.kill)
-        page.go(adding.wait_for(LINK, SAYS_S)[0])
-        page.has("Make the passkey")
-        hands.choose("Make the passkey")
-        assert adding.end(SAYS_S, [("Passphrase of .*: ", PASSPHRASE)])[0] == 0
-        console = _freehold(ann, "console", "--port", str(port))
-        ends.callback(console.kill)
-        page.go(console.wait_for(LINK, SAYS_S)[0])
-        page.has("What needs you")
-        yield Story(dev, ann, fleet, Site(folder, component("services")), page, hands)
-
-
-def _freehold(machine: Machine, *arguments: str) -> Terminal:
-    command = shlex.join([sys.executable, "-c", "from cli.main import main; main()", *arguments])
-    return Terminal(command, Path.cwd(), machine.environment)
+    with a_team(folder, "site", width=1280, press=lambda page, words: Hands(page).choose(words)) as team:
+        yield Story(team, Site(folder, component("services")), Hands(team.page))
 
 
 def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
-    page, hands, site = story.page, story.hands, story.site
+    page, hands, site = story.team.page, story.hands, story.site
     first = story.propose("hello")
     story.approve()
     hands.choose("Approve with passkey")
@@ -174,11 +135,11 @@ def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
     story.watch()
     page.has("Stage 1 of 2")
     page.has("Stage 2 of 2")
-    until(lambda: (site.lane(story.dev)["base"] or {}).get("change") == first, SAYS_S, "the release to run")
+    until(lambda: (site.lane(story.team.dev)["base"] or {}).get("change") == first, SAYS_S, "the release to run")
     page.has("What runs")
 
     bad = story.propose(f'hello", BROKEN = "{WORDS}', app=f'allow_hosts = ["{HOST}"]')
-    with visitors(story.fleet.machines, path="/crash?key=BROKEN", every_s=0.02):
+    with visitors(story.team.fleet.machines, path="/crash?key=BROKEN", every_s=0.02):
         story.approve()
         page.has("It newly reaches 1 thing")
         shown = page.text()
@@ -197,7 +158,7 @@ def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
     failing = page.js("document.querySelector('.alert tbody td').innerText")
     page.has(f"Last log lines on {failing}")
     page.has(WORDS)
-    assert (site.lane(story.dev)["base"] or {}).get("change") == first
+    assert (site.lane(story.team.dev)["base"] or {}).get("change") == first
 
     hands.choose("History")
     page.has("abort")
@@ -206,7 +167,7 @@ def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
     page.has("With this text")
     hands.reach("Node", "select")
     hands.press("ArrowUp")
-    for _ in range(len(story.fleet.machines)):
+    for _ in range(len(story.team.fleet.machines)):
         if page.js("document.activeElement.selectedOptions[0].innerText") == failing:
             break
         hands.press("ArrowDown")
@@ -218,7 +179,7 @@ def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
     assert page.js("[...document.querySelectorAll('main pre')].every((one) => !one.innerText.includes('GET /'))")
     hands.reach("log lines", "pre")
     _no_trap(hands)
-    assert not [text for text in page.said if "pubKeyCredParams" not in text], page.said
+    assert not [one for one in page.said if "pubKeyCredParams" not in one], page.said
 
 
 def _no_trap(hands: Hands) -> None:

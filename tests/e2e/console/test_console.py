@@ -5,154 +5,53 @@ Two nodes, a person who proposes and one who approves and steers from a laptop o
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shlex
-import shutil
-import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cli.console.serving import asset, asset_names
-from tests.support.browser import Browser, Page
-from tests.support.mesh.nodes import PASSPHRASE, Fleet, Machine, free_port, until
-from tests.support.mesh.terminal import Terminal
+from tests.support.mesh.looking_on import LINK, Greeter, Team, a_team
+from tests.support.mesh.nodes import until
+from tests.support.mesh.site import visitors
 
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parents[3]
-LINK = r"http://localhost:\d+/#[\w-]+"
-SAYS_S = 60.0
 PAGE_MAX_BYTES = 60_000
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> \u202egnp.exe <script>document.title='taken'</script>"
 
 
-def freehold(machine: Machine, *arguments: str) -> Terminal:
-    """A command in a terminal of its own."""
-    command = shlex.join([sys.executable, "-c", "from cli.main import main; main()", *arguments])
-    return Terminal(command, Path.cwd(), machine.environment)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Story:
-    """The fleet, the two people, the project, and the page of the one who approves."""
+    """The team before the console, and the project that it releases."""
 
-    fleet: Fleet
-    dev: Machine
-    ann: Machine
-    project: Path
-    page: Page
-    port: int
-    console: Terminal
-
-    @property
-    def origin(self) -> str:
-        return f"http://localhost:{self.port}"
+    team: Team
+    greeter: Greeter
 
     def configure(self, greeting: str, *, healthy: str = "1s", hosts: str = "") -> None:
-        text = (ROOT / "examples" / "greeter" / "freehold.toml").read_text()
-        text = text.replace('GREETING = "hello"', f'GREETING = "{greeting}"').replace(
-            '["1", "2", "100%"]', '["1", "100%"]'
-        )
-        text = text.replace('min_healthy_time = "2s"', f'min_healthy_time = "{healthy}"')
-        (self.project / "freehold.toml").write_text(text.replace("[app.web]", f"[app.web]\n{hosts}"))
+        self.greeter.configure(greeting, healthy=healthy, hosts=hosts, stages='["1", "100%"]')
 
     def proposed(self, request: str) -> str:
-        answer = self.dev.run(
-            "deploy", "--folder", str(self.project), "-m", request, "--detach", "--json", timeout_s=300
-        )
-        assert answer.code == 5, answer
-        text: str = answer.json["change"]
-        return text
+        return self.team.proposed(self.greeter.deploy(self.team.dev, request))
 
-    def lane(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.dev.get("/v1/lanes/greeter/production"))
-        return document
-
-    def show(self, view: str = "/") -> None:
-        self.page.js(f"location.hash = {json.dumps('#' + view)}")
-
-    def approve(self, change: str) -> None:
-        """By keyboard: from the page's top to the button and the touch."""
-        self.show(f"/change/{change}")
-        self.page.until(f"document.querySelector('main').innerText.includes({json.dumps(change)})")
-        self.page.has("Approve with passkey")
-        self.page.js("document.activeElement.blur(); document.body.focus()")
-        self.page.tab_to("Approve with passkey")
-        self.page.key("Enter")
-        self.page.has("Approved.")
+    def runs(self, change: str) -> bool:
+        return self.greeter.runs(self.team.dev, change)
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    browser = Browser()
     folder = tmp_path_factory.mktemp("con")
-    fleet = Fleet(folder)
-    terminals: list[Terminal] = []
-    try:
-        dev = fleet.found("one", "--policy", "team", "--api", "127.0.0.1:0")
-        fleet.grow(2)
-        dev.typed_ok("env", "create", "production", "-y")
-        dev.typed_ok("project", "create", "greeter")
-        ann = Machine(folder / "ann")
-        line = fleet.invite(dev, "--kind", "principal", "--role", "approver", "--role", "deployer", "--for", "ann")
-        assert ann.typed("login", line, "--name", "work", typing=(PASSPHRASE, PASSPHRASE)).code == 0
-        ignored = shutil.ignore_patterns(".freehold")
-        project = Path(shutil.copytree(ROOT / "examples" / "greeter", folder / "greeter", ignore=ignored))
-        port = free_port()
-        page = browser.page(width=1440, height=900)
-        page.authenticator()
-        adding = freehold(ann, "passkey", "add", "--port", str(port))
-        terminals.append(adding)
-        page.go(adding.wait_for(LINK, SAYS_S)[0])
-        page.has("Make the passkey")
-        page.js("document.querySelector('button').click()")
-        assert adding.end(SAYS_S, [("Passphrase of .*: ", PASSPHRASE)])[0] == 0
-        console = freehold(ann, "console", "--port", str(port))
-        terminals.append(console)
-        page.go(console.wait_for(LINK, SAYS_S)[0])
-        page.has("What needs you")
-        yield Story(fleet, dev, ann, project, page, port, console)
-    finally:
-        for terminal in terminals:
-            terminal.kill()
-        fleet.close()
-        browser.close()
-
-
-@contextmanager
-def visited(story: Story) -> Iterator[None]:
-    """Somebody calls every node all the time."""
-    stop = threading.Event()
-    addresses = [machine.ingress for machine in story.fleet.machines]
-
-    def visit(address: str) -> None:
-        while not stop.wait(0.02):
-            with contextlib.suppress(OSError):  # the release under test answers with errors
-                urllib.request.urlopen(f"http://{address}/greeter", timeout=10).close()
-
-    threads = [threading.Thread(target=visit, args=(address,)) for address in addresses]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with a_team(folder, "greeter") as team:
+        yield Story(team, Greeter(folder))
 
 
 def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story: Story) -> None:
-    page, link = story.page, story.console.wait_for(LINK, 1)[0]
-    entry = page.js(
+    page, link = story.team.page, story.team.console.wait_for(LINK, 1)[0]
+    made = page.js(
         """(async () => {
           const { knownKey } = await import('/assets/sign.js');
           const where = await (await fetch('/console/where')).json();
@@ -161,9 +60,9 @@ def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story:
           return [key.name, out];
         })()"""
     )
-    assert entry[1] == "InvalidAccessError"
-    mine = story.ann.ok("token", "list")["principals"]
-    (browser,) = [candidate for candidate in mine if candidate["key"] == entry[0]]
+    assert made[1] == "InvalidAccessError"
+    mine = story.team.ann.ok("token", "list")["principals"]
+    (browser,) = [one for one in mine if one["key"] == made[0]]
     assert browser["yours"]
     assert not {"approve", "admin"} & set(browser["verbs"])
     code = link.partition("#")[2]
@@ -176,13 +75,13 @@ def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story:
 
 
 def test_nobody_but_the_browser_that_was_let_in_is_answered(story: Story) -> None:
-    page = story.page
+    page = story.team.page
     assert page.js("fetch('/v1/node').then((one) => one.status)") == 401
     assert page.js("fetch('/console/change', {method: 'POST', body: '\"00\"'}).then((one) => one.status)") == 401
     for fields in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
         for path in ("/", "/assets/console.js", "/console/where"):
             asked = urllib.request.Request(
-                f"http://127.0.0.1:{story.port}{path}", headers={"Host": f"localhost:{story.port}", **fields}
+                f"http://127.0.0.1:{story.team.port}{path}", headers={"Host": f"localhost:{story.team.port}", **fields}
             )
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(asked, timeout=10)
@@ -203,10 +102,10 @@ def test_nobody_but_the_browser_that_was_let_in_is_answered(story: Story) -> Non
 
 @pytest.mark.timeout(600)
 def test_a_person_reviews_and_approves_by_keyboard_alone(story: Story) -> None:
-    page = story.page
+    page = story.team.page
     story.configure("hello")
     change = story.proposed("greet")
-    story.show("/")
+    story.team.show("/")
     page.has("Waits for approval")
     page.tab_to("Review it")
     page.key("Enter")
@@ -217,20 +116,20 @@ def test_a_person_reviews_and_approves_by_keyboard_alone(story: Story) -> None:
     page.tab_to("Approve with passkey")
     page.key("Enter")
     page.has("Approved.")
-    until(lambda: (story.lane()["base"] or {}).get("change") == change, 200, "the release to run")
-    story.show("/lane/greeter/production")
+    until(lambda: story.runs(change), 200, "the release to run")
+    story.team.show("/lane/greeter/production")
     page.has("What runs")
     page.has(change[:12])
 
 
 @pytest.mark.timeout(600)
 def test_what_a_change_newly_reaches_stands_first_and_hostile_text_is_text(story: Story) -> None:
-    page = story.page
+    page = story.team.page
     page.js("document.title = 'mine'")
     story.configure("hello again", hosts='allow_hosts = ["evil.example:443"]')
     change = story.proposed(HOSTILE)
     for view in ("/", "/projects", f"/change/{change}"):
-        story.show(view)
+        story.team.show(view)
         page.has("onerror")
         shown = page.text()
         assert "\u202e" not in shown
@@ -240,42 +139,42 @@ def test_what_a_change_newly_reaches_stands_first_and_hostile_text_is_text(story
     assert shown.index("evil.example") < shown.index("hello again"), "what it reaches stands before what it says"
     assert page.js("document.querySelectorAll('main img, main script, main iframe').length") == 0
     assert "taken" not in page.js("document.title")
-    rejected = story.ann.typed("reject", change, "-m", "it opens the network", "--json")
+    rejected = story.team.ann.typed("reject", change, "-m", "it opens the network", "--json")
     assert rejected.code == 0, rejected
 
 
 @pytest.mark.timeout(600)
 def test_a_release_that_fails_goes_back_on_the_page_with_numbers_reason_and_the_nodes_log_lines(story: Story) -> None:
-    page = story.page
+    page = story.team.page
     story.configure("", healthy="20s")
     change = story.proposed("greet nobody")
-    with visited(story):
-        story.approve(change)
-        story.show("/lane/greeter/production")
+    with visitors(story.team.fleet.machines, "greeter", "/greeter", every_s=0.02):
+        story.team.approve(change)
+        story.team.show("/lane/greeter/production")
         page.has("Stage 1 of 2", 60)
         page.has("Abort: return to what ran")
         page.has("Why the last release went back", 120)
     page.has("errors in")
     page.has("ValueError: no greeting is configured", 60)
     page.has("Last log lines on")
-    story.show("/")
+    story.team.show("/")
     page.has("The last release went back")
     page.js("document.activeElement.blur()")
-    story.show("/history")
+    story.team.show("/history")
     page.has("abort")
-    story.show("/logs")
+    story.team.show("/logs")
     page.has("Node")
     page.until("(document.querySelector('main pre') || {innerText: ''}).innerText.includes('serving')")
 
 
 @pytest.mark.timeout(300)
 def test_the_page_signs_what_it_shows_to_be_done_and_draws_no_button_that_would_be_refused(story: Story) -> None:
-    page = story.page
+    page = story.team.page
     story.configure("good day")
     change = story.proposed("greet better")
-    story.approve(change)
-    until(lambda: (story.lane()["base"] or {}).get("change") == change, 200, "the release to run")
-    story.show("/lane/greeter/production")
+    story.team.approve(change)
+    until(lambda: story.runs(change), 200, "the release to run")
+    story.team.show("/lane/greeter/production")
     page.has("Roll back to the release before")
     for words in ("Promote", "Abort", "Resume", "Pause"):
         assert words not in page.js("[...document.querySelectorAll('button')].map((one) => one.innerText).join()")
@@ -284,7 +183,7 @@ def test_the_page_signs_what_it_shows_to_be_done_and_draws_no_button_that_would_
     page.has("Sure?")
     page.key("Enter")
     page.has("Decided: rollback.", 40)
-    newest = story.dev.ok("decisions")["decisions"][0]
+    newest = story.team.dev.ok("decisions")["decisions"][0]
     assert newest["action"] == "rollback"
     assert newest["names"] == ["ann's browser"]
 
@@ -298,26 +197,26 @@ def test_the_page_is_small_and_holds_nothing_inline(story: Story) -> None:
         if name.endswith(".html"):
             assert "<script>" not in text
             assert "style=" not in text
-    with urllib.request.urlopen(urllib.request.Request(story.origin), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(story.team.origin), timeout=10) as answer:
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
-    page = story.page
-    page.go(story.origin)
+    page = story.team.page
+    page.go(story.team.origin)
     page.has("What needs you")
     painted = page.until("(performance.getEntriesByName('first-contentful-paint')[0] || {}).startTime")
     assert painted < 2_000, f"first paint after {painted:.0f} ms (aim 200 on a quiet machine)"
-    assert not [text for text in page.said if "Content Security Policy" in text], page.said
+    assert not [one for one in page.said if "Content Security Policy" in one], page.said
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
 def test_every_view_fits_the_window(story: Story, width: int, dark: bool, tmp_path: Path) -> None:
-    page = story.page
+    page = story.team.page
     page.resize(width=width, height=800, dark=dark)
-    change = story.dev.ok("changes")["changes"][0]["id"]
+    change = story.team.dev.ok("changes")["changes"][0]["id"]
     views = {"home": "/", "lane": "/lane/greeter/production", "change": f"/change/{change}", "projects": "/projects",
              "nodes": "/nodes", "logs": "/logs", "history": "/history"}  # fmt: skip
     for name, view in views.items():
-        story.show(view)
+        story.team.show(view)
         page.until(f"location.hash === {json.dumps('#' + view)} && !!document.querySelector('h1')")
         time.sleep(0.6)
         over = page.js("document.documentElement.scrollWidth - document.documentElement.clientWidth")

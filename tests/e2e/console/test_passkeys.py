@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,19 +13,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import Browser, Page
+from tests.support.mesh.looking_on import LINK, freehold
 from tests.support.mesh.nodes import PASSPHRASE, Answer, Fleet, Machine, free_port, until
 from tests.support.mesh.site import Site
-from tests.support.mesh.terminal import Terminal
 
 pytestmark = pytest.mark.long
 
 CHECK = Path(__file__).parents[2] / "verify" / "check_export.py"
-LINK = r"http://localhost:\d+/#[\w-]+"
 SAYS_S = 40.0
 
 
 @dataclass
-class Team:
+class Touching:
     """One node under the policy team; `dev` proposes, `ann` approves from a laptop, over HTTPS."""
 
     fleet: Fleet
@@ -40,8 +38,8 @@ class Team:
         self.site.configure(greeting, '["100%"]')
         answer = self.site.deploy(self.dev, "-m", greeting, "--detach")
         assert answer.code == 5, answer
-        text: str = answer.json["change"]
-        return text
+        found: str = answer.json["change"]
+        return found
 
     def runs(self, change: str) -> bool:
         view = json.loads(self.dev.get(f"/v1/changes/{change}"))
@@ -50,8 +48,7 @@ class Team:
 
     def in_browser(self, *arguments: str, button: str, says: str = "Done", typing: bool = False) -> Answer:
         """Run a command of ann's, press the page's button, and let it end."""
-        executable = Path(sys.executable).parent / "freehold"
-        terminal = Terminal(shlex.join([str(executable), *arguments]), self.ann.folder, self.ann.environment)
+        terminal = freehold(self.ann, *arguments)
         try:
             link = terminal.wait_for(LINK, SAYS_S)[0]
             self.page.go(link)
@@ -69,7 +66,7 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Team]:
+def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Path]) -> Iterator[Touching]:
     browser = Browser()
     folder = tmp_path_factory.mktemp("touch")
     fleet = Fleet(folder)
@@ -82,18 +79,18 @@ def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Pa
         assert ann.typed("login", line, "--name", "work", typing=(PASSPHRASE, PASSPHRASE)).code == 0
         page = browser.page()
         page.authenticator()
-        yield Team(fleet, dev, ann, Site(folder, component("services")), page, free_port())
+        yield Touching(fleet, dev, ann, Site(folder, component("services")), page, free_port())
     finally:
         fleet.close()
         browser.close()
 
 
-def test_a_touch_approves_what_policy_asks_a_touch_for(team: Team, tmp_path: Path) -> None:
-    new_answer = team.in_browser(
+def test_a_touch_approves_what_policy_asks_a_touch_for(team: Touching, tmp_path: Path) -> None:
+    made = team.in_browser(
         "passkey", "add", "--name", "laptop", "--port", str(team.port), button="Make the passkey", typing=True
     )
-    assert new_answer.code == 0, new_answer
-    assert "approves in your name" in new_answer.stdout
+    assert made.code == 0, made
+    assert "approves in your name" in made.stdout
     (known,) = team.ann.ok("passkey", "list")["passkeys"]
     assert (known["name"], known["problem"]) == ("laptop", "")
     assert known["origins"] == [f"http://localhost:{team.port}"]
@@ -104,15 +101,15 @@ def test_a_touch_approves_what_policy_asks_a_touch_for(team: Team, tmp_path: Pat
     change = team.proposed("hello")
     by_key = team.ann.typed("approve", change[:12], "--json")
     assert by_key.code == 0, by_key
-    assert [entry["rule"] for entry in by_key.json["missing"]] == ["approval.passkey"]
+    assert [one["rule"] for one in by_key.json["missing"]] == ["approval.passkey"]
     assert "--passkey" in by_key.json["missing"][0]["detail"]
 
-    answer = team.in_browser("approve", change[:12], "--passkey", "-m", "read it", button="Approve with passkey")
-    assert answer.code == 0, answer
-    assert f"change {change[:12]} is approved" in answer.stdout
+    given = team.in_browser("approve", change[:12], "--passkey", "-m", "read it", button="Approve with passkey")
+    assert given.code == 0, given
+    assert f"change {change[:12]} is approved" in given.stdout
     until(lambda: team.runs(change), 120, "the approved change to run")
     papers = team.ann.ok("evidence", "show", change)
-    assert {paper["by_passkey"] for paper in papers["approvals"] if not paper["problem"]} == {True, False}
+    assert {one["by_passkey"] for one in papers["approvals"] if not one["problem"]} == {True, False}
     folder = tmp_path / "export"
     team.ann.ok("evidence", "export", change, "--to", str(folder))
     assert len(team.ann.ok("evidence", "verify", str(folder), "--change", change)["papers"]) >= 2
@@ -122,11 +119,9 @@ def test_a_touch_approves_what_policy_asks_a_touch_for(team: Team, tmp_path: Pat
     assert outside.returncode == 0, outside.stderr
 
 
-def test_the_page_shows_the_diff_and_what_is_signed_and_another_link_shows_nothing(team: Team) -> None:
+def test_the_page_shows_the_diff_and_what_is_signed_and_another_link_shows_nothing(team: Touching) -> None:
     change = team.proposed("bonjour")
-    executable = Path(sys.executable).parent / "freehold"
-    command = shlex.join([str(executable), "approve", change[:12], "--passkey"])
-    terminal = Terminal(command, team.ann.folder, team.ann.environment)
+    terminal = freehold(team.ann, "approve", change[:12], "--passkey")
     try:
         link = terminal.wait_for(LINK, SAYS_S)[0]
         team.page.go(re.sub("#.*", "#another", link))
@@ -145,12 +140,12 @@ def test_the_page_shows_the_diff_and_what_is_signed_and_another_link_shows_nothi
         terminal.kill()
 
 
-def test_who_was_not_verified_approves_nothing(team: Team) -> None:
+def test_who_was_not_verified_approves_nothing(team: Touching) -> None:
     """The authenticator is there and is touched; it knows nobody. The browser itself refuses, and so would voters."""
     change = team.proposed("unseen")
     team.page.call("WebAuthn.disable")
     team.page.authenticator(verified=False)
-    answer = team.in_browser("approve", change[:12], "--passkey", button="Approve with passkey", says="was not used")
-    assert answer.code == 1
+    given = team.in_browser("approve", change[:12], "--passkey", button="Approve with passkey", says="was not used")
+    assert given.code == 1
     papers = json.loads(team.dev.get(f"/v1/changes/{change}/papers"))
     assert papers["approvals"] == []
