@@ -147,6 +147,35 @@ def test_support_code_has_no_further_words_of_two_meanings() -> None:
     assert defined_twice(sources).keys() == HARNESS_WORDS.keys(), "name the new one apart, or take the old one out"
 
 
+LED_ON = {"cli/project/registry.py": "a registry keeps its blobs elsewhere; their digest says what they are"}
+"""Files in which an answer may lead a request to another address, each with why."""
+
+
+def led_on(text: str) -> list[str]:
+    """The requests of a program that go where an answer leads them: aiohttp's own default."""
+    verbs = {"get", "post", "put", "patch", "delete", "head", "request"}
+    opened = [
+        item.context_expr
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.AsyncWith)
+        for item in node.items
+    ]
+    return [
+        ast.unparse(call)
+        for call in opened
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in verbs
+        if not any(one.arg == "allow_redirects" for one in call.keywords)
+    ]
+
+
+def test_no_request_goes_where_an_answer_leads_it() -> None:
+    found = {str(path.relative_to(ROOT)): led_on(path.read_text()) for path in source_files()}
+    assert {name: calls for name, calls in found.items() if calls}.keys() == LED_ON.keys()
+    near = "async with session.{}:\n    ..."
+    assert led_on(near.format("post(url, data=b)")) == ["session.post(url, data=b)"]
+    assert led_on(near.format("get(url, allow_redirects=False)")) == []
+
+
 def test_the_command_line_reads_answers_by_their_types() -> None:
     untyped = re.compile(r"client\.(?:get|post)\(")
     paths = [path for path in source_files() if path.is_relative_to(ROOT / "cli") and untyped.search(path.read_text())]

@@ -1,7 +1,8 @@
 """The API's client: what commands ask of a node. Problems become CommandErrors with the next step.
 
 On the node's own machine over its Unix socket; elsewhere over HTTPS, believing the pinned key alone, each request
-signed with the everyday key of the context.
+signed with the everyday key of the context. No answer leads elsewhere: a node that lies would have this machine ask
+addresses that only this machine reaches.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ class NodeClient:
         url = self._url(path, params)
         try:
             for left in reversed(range(SIGN_AGAIN_MAX)):
-                async with self._session.get(url, timeout=timeout, headers=self._signed("GET", url, b"")) as answer:
+                async with self._session.get(
+                    url, timeout=timeout, headers=self._signed("GET", url, b""), allow_redirects=False
+                ) as answer:
                     if answer.status == 200:
                         async for event in _events(answer.content):
                             yield event
@@ -201,7 +204,7 @@ class NodeClient:
         url = URL((self._context.url or "http://node") + path, encoded=True)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
         try:
-            async with self._session.get(url, timeout=timeout, headers=dict(fields)) as answer:
+            async with self._session.get(url, timeout=timeout, headers=dict(fields), allow_redirects=False) as answer:
                 yield answer
         except UNREACHED as error:
             raise self._unreached(error) from None
@@ -233,7 +236,7 @@ class NodeClient:
         assert self._session is not None
         url = self._url(path, {})
         try:
-            async with self._session.get(url, headers=self._signed("GET", url, b"")) as answer:
+            async with self._session.get(url, headers=self._signed("GET", url, b""), allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise _problem(answer.status, await answer.read())
                 async for piece in answer.content.iter_chunked(PIECE_BYTES):
@@ -361,7 +364,9 @@ class NodeClient:
                 signed = headers | self._signed(method, url, whole, digest)
                 content = io.BytesIO(body) if isinstance(body, bytes) else body
                 timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=patience_s)
-                async with self._session.request(method, url, data=content, headers=signed, timeout=timeout) as answer:
+                async with self._session.request(
+                    method, url, data=content, headers=signed, timeout=timeout, allow_redirects=False
+                ) as answer:
                     data = await answer.read()
                 if answer.status != STARTING or not left or BEFORE_START not in data:
                     break

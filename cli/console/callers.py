@@ -45,7 +45,7 @@ class PageCallers:
             return "the signature does not verify"
         if body and request.headers.get("Content-Digest") != digest_field(hashlib.sha256(body).digest()):
             return "the body is not the one that was signed"
-        return self._once(key, said) or await self._standing(key) or key
+        return await self._standing(key) or self._once(key, said) or key  # no stranger's nonce takes the place of ours
 
     def _once(self, key: bytes, said: Presented) -> str:
         now_s = time.time()

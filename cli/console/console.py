@@ -38,6 +38,12 @@ GATHER_S = 0.25
 CARRIED = ("Signature", "Signature-Input", "Content-Digest", "Freehold-Node", "Last-Event-ID", "Accept")
 """Header fields of the page's requests that go on to the node; nothing else does."""
 
+KINDS_CARRIED = ("application/json", "application/problem+json", "text/event-stream")
+"""Of the node's answers; any other goes to the page as bytes. What is of this origin as a page or a script is ours alone."""
+
+CARRIED_MAX_BYTES = 16 * 1024 * 1024
+"""Of one answer that ends; a stream has no end."""
+
 B = TypeVar("B")
 
 
@@ -128,17 +134,22 @@ class Console:
         if "Signature" not in fields:
             return web.Response(status=401, text="only signed requests are carried")
         async with self._client.carried(request.raw_path, fields) as client_response:
-            kind = client_response.headers.get("Content-Type", "application/octet-stream")
+            kind = client_response.content_type if client_response.content_type in KINDS_CARRIED else "application/octet-stream"
+            streamed, left_bytes = kind == "text/event-stream", CARRIED_MAX_BYTES
             answer = web.StreamResponse(status=client_response.status, headers={**FIELDS, "Content-Type": kind})
             await answer.prepare(request)
             try:
                 while piece := await client_response.content.readany():
-                    if kind.startswith("text/event-stream"):
+                    if streamed:
                         await asyncio.sleep(GATHER_S)
                         piece += client_response.content.read_nowait()
+                    left_bytes -= 0 if streamed else len(piece)
+                    if left_bytes < 0:
+                        raise ConnectionError("a node's answer without an end")
                     await answer.write(piece)
             except ConnectionError:
-                pass  # the page has gone
+                if request.transport is not None:
+                    request.transport.close()  # the page has gone, or is not to take what it has for a whole answer
             return answer
 
     def _own(self, kind: type[B], act: Callable[[bytes, B], Coroutine[Any, Any, object]]) -> Handler:

@@ -364,7 +364,7 @@ async def _ask_imports(ingress: Path, prepared: PreparedRelease) -> None:
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(ingress)), timeout=timeout) as session:
         for app in prepared.from_source:
             try:
-                async with session.get(f"http://{IMPORT_HOST}/{app}") as answer:
+                async with session.get(f"http://{IMPORT_HOST}/{app}", allow_redirects=False) as answer:
                     text = (await answer.content.read(SMOKE_BODY_MAX_BYTES)).decode(errors="replace")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise PreparationError(f"app {app} gave no answer when it was to be imported: {error}") from error
