@@ -20,11 +20,9 @@ from protocols.trust.admission import certify
 from protocols.trust.store import TrustStore
 
 ASK_EVERY_MS = 60_000
-CHECK_EVERY_MS = 3_600_000
-"""A certificate lasts 90 days; looking at it once an hour is often enough, by whichever clock the hour is over first.
-
-A machine that slept for a month wakes up with a wall clock of now and a monotonic one of then.
-"""
+CHECK_EVERY_MS = 60_000
+"""How often a node looks at its certificate. It costs a comparison, and a machine that slept for a month wakes up with a wall
+clock of now and a monotonic one of then: so its certificate is renewed within two minutes."""
 
 
 class RenewMe(msgspec.Struct, frozen=True, tag="renew_me"):
@@ -64,7 +62,7 @@ class RenewalMachine:
         self._signer = signer
         self._entropy = entropy
         self._self = peer_id(signer.public_key)
-        self._due_ms = self._due_wall_ms = 0
+        self._due_ms = 0
         self._asked = 0
         self.connected_issuers: tuple[PeerId, ...] = ()
         """Admitted peers with the issuer role; the composer keeps it current."""
@@ -73,8 +71,7 @@ class RenewalMachine:
         """Consume one message or tick."""
         match event:
             case Tick():
-                due = now.mono_ms >= self._due_ms or now.wall_ms >= self._due_wall_ms
-                return self._tick(now) if due else []
+                return self._tick(now) if now.mono_ms >= self._due_ms else []
             case Received(peer, RenewMe()):
                 current = self._trust.certificate(peer)
                 if current is None or not current.renewal_due(now.wall_ms):
@@ -98,18 +95,15 @@ class RenewalMachine:
         return self._due_ms
 
     def _tick(self, now: Now) -> list[Effect]:
-        self._look_again(now, CHECK_EVERY_MS)
+        self._due_ms = now.mono_ms + CHECK_EVERY_MS
         current = self._trust.certificate(self._self)
         if current is None or not current.renewal_due(now.wall_ms):
             return []
         if "issuer" in current.roles:
             signed = certify(self._trust, self._signer, self._self, now)
             return [] if isinstance(signed, Refusal) else [Notify(Renewed(self._self, signed))]
-        self._look_again(now, ASK_EVERY_MS + int(self._entropy.uniform(0, ASK_EVERY_MS)))
+        self._due_ms = now.mono_ms + ASK_EVERY_MS + int(self._entropy.uniform(0, ASK_EVERY_MS))
         if not self.connected_issuers:
             return []
         self._asked += 1
         return [Send(self.connected_issuers[self._asked % len(self.connected_issuers)], RenewMe())]
-
-    def _look_again(self, now: Now, in_ms: int) -> None:
-        self._due_ms, self._due_wall_ms = now.mono_ms + in_ms, now.wall_ms + in_ms
