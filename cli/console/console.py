@@ -134,7 +134,11 @@ class Console:
         if "Signature" not in fields:
             return web.Response(status=401, text="only signed requests are carried")
         async with self._client.carried(request.raw_path, fields) as client_response:
-            kind = client_response.content_type if client_response.content_type in KINDS_CARRIED else "application/octet-stream"
+            kind = (
+                client_response.content_type
+                if client_response.content_type in KINDS_CARRIED
+                else "application/octet-stream"
+            )
             streamed, left_bytes = kind == "text/event-stream", CARRIED_MAX_BYTES
             answer = web.StreamResponse(status=client_response.status, headers={**FIELDS, "Content-Type": kind})
             await answer.prepare(request)

@@ -42,7 +42,7 @@ def control(*each: Rights, filed: list[str] | None = None) -> Any:
         state=SimpleNamespace(lane=lambda _project, _environment: object(), lanes=()),
     )  # fmt: skip
 
-    async def file(key: str, _body: bytes, *, tombstone: bool = False) -> None:
+    async def file(key: str, _body: bytes, *, tombstone: bool = False, payer: str = "") -> None:
         assert filed is not None
         filed.append(key)
 
