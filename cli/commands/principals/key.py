@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 
 import click
 import msgspec
 
-from cli.access import contexts
+from cli.access import contexts, half_made
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Context, Contexts
 from cli.access.paper_key import from_paper, on_paper
 from cli.access.principals import Principal, principal_of, principals_of, require_admin, talk_as, unlock_admin
-from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm
+from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm, unlock
 from cli.errors import CommandError, UsageError
 from cli.frame import Group, command
 from cli.text.foreign import plain
@@ -32,6 +33,9 @@ from protocols.trust.grants import GRANT_DOMAIN, Grant
 SEAL_ENTROPY_BYTES = 28
 GRANT_NONCE_BYTES = 16
 RENEWED_FOR = "365d"
+RENEWED_WITHIN_MS = 86_400_000
+"""Who renews twice in a day has renewed once."""
+
 
 _CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking; a passphrase is asked for all the same.")
@@ -48,17 +52,28 @@ def create(output: Output, *, name: str, use: bool, paper: bool, context_name: s
     """Make a key that opens only with a passphrase, and show its public part: an admin adds it to the mesh's."""
     if not valid_name(name):
         raise UsageError("a key's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold key create ann-admin")
-    if contexts.key_path(name).exists():
-        raise UsageError(f"there is a key {name} already", next_step="choose another name", kind="key-exists")
+    note, source = contexts.home_folder() / f"key-{name}.json", "paper" if paper else ""
+    begun = half_made.read_note(note)
+    there = contexts.key_path(name).exists()
+    if there and (begun is None or begun.about != source):
+        here = contexts.public_key(name).hex()
+        raise UsageError(f"there is a key {name} already: {here}", next_step="choose another name", kind="key-exists")
     where, context = contexts.current_context(context_name) if use else ("", None)
-    seed = from_paper(ask_passphrase("The 14 groups of the paper: ")) if paper else secrets.token_bytes(SEED_BYTES)
-    passphrase = ask_new_passphrase(f"the key {name}")
-    signer = contexts.store_sealed(name, seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
+    signer = unlock(name, "go on with making it") if there else _made(note, name, source)
     if context is not None:
         _administer(where, context, name)
+    note.unlink(missing_ok=True)
     public = signer.public_key.hex()
     output.result({"name": name, "key": public, "key_file": str(contexts.key_path(name))}, public)
     output.hint(f"an admin: freehold mesh admins add {public}")
+
+
+def _made(note: Path, name: str, source: str) -> Ed25519Signer:
+    """Note and store a key under a passphrase that is asked for: a new one, or that of the paper."""
+    seed = from_paper(ask_passphrase("The 14 groups of the paper: ")) if source else secrets.token_bytes(SEED_BYTES)
+    passphrase = ask_new_passphrase(f"the key {name}")
+    half_made.write_note(note, {name: Ed25519Signer(seed).public_key}, source)
+    return contexts.store_sealed(name, seed, passphrase, secrets.token_bytes(SEAL_ENTROPY_BYTES))
 
 
 @command("use", examples=("freehold key use ann-admin",))
@@ -152,13 +167,18 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
     mine = contexts.public_key(context.key).hex() if context.key else ""
     principal, mesh = talk(context, lambda client: _found(client, who or mine))
     until_ms = time.time_ns() // 1_000_000 + duration_ms(span)
-    held = [entry for entry in principal.each if entry.roles]
-    if principal.kind != "person" or not held:
+    held = _to_renew(principal, until_ms)
+    if principal.kind != "person" or not any(each.roles for each in principal.each):
         raise UsageError(
             f"{principal.name or who} has no grant of a person to renew",
             next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",
         )  # fmt: skip
     same_person = _is_same_person(principal, contexts.public_key(context.admin))
+    if not held:
+        latest_ms = max(rights.expires_ms for rights in principal.each)
+        value = {"name": principal.name, "key": principal.key, "expires_ms": latest_ms, "grants": 0}
+        output.result(value, f"{principal.name} has this already for {in_words(duration_ms(span))}")
+        return
     for rights in held:
         output.note(
             f"  {principal.name}: {', '.join(rights.roles)} in {','.join(rights.projects)} / {','.join(rights.environments)}"
@@ -174,6 +194,16 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
     talk_as(context, admin, file)
     value = {"name": principal.name, "key": principal.key, "expires_ms": until_ms, "grants": len(chains)}
     output.result(value, f"{principal.name} is renewed for {in_words(duration_ms(span))}")
+
+
+def _to_renew(principal: Principal, until_ms: int) -> list[RightsView]:
+    """The different rights of a key that end before then: once each, however many grants give them, itself a renewal."""
+    different: dict[tuple[tuple[str, ...], ...], RightsView] = {}
+    for rights in principal.each:
+        said = (rights.roles, rights.verbs, rights.projects, rights.environments)
+        if rights.roles and (said not in different or different[said].expires_ms < rights.expires_ms):
+            different[said] = rights
+    return [rights for rights in different.values() if rights.expires_ms < until_ms - RENEWED_WITHIN_MS]
 
 
 async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:

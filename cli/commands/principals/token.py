@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 from typing import cast
 
 import click
 import msgspec
 
-from cli.access import contexts
+from cli.access import contexts, half_made
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Contexts
 from cli.access.members import members_of
@@ -92,7 +93,8 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     if runner:
         _create_runner(output, context, signer, mine.chain_of(held), grant)
         return
-    agent = contexts.store_plain(own, secrets.token_bytes(SEED_BYTES))
+    note = _note(own)
+    agent = _agent(note, own)
 
     async def conversation(client: NodeClient) -> list[str]:
         state = await client.state()
@@ -112,11 +114,12 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     try:
         unknown = talk(context, conversation)
     except BaseException:
-        contexts.key_path(own).unlink()
+        half_made.discard(note)
         raise
     known = contexts.read_contexts()
     added = msgspec.structs.replace(context, key=own, admin="")
     contexts.write_contexts(Contexts(known.current, {**known.contexts, own: added}))
+    note.unlink()
     output.result(
         {"name": name, "context": own, "key": agent.public_key.hex(), "key_file": str(contexts.key_path(own)),
          "roles": list(grant.roles), "projects": list(grant.projects), "environments": list(grant.environments),
@@ -127,6 +130,22 @@ def create(output: Output, *, name: str, roles: tuple[Role, ...], projects: tupl
     for named in unknown:
         output.warn(f"the mesh has no {named} yet: the token is for one of that name when it is made")
     output.hint(f"FREEHOLD_CONTEXT={own} freehold mcp")
+
+
+def _note(own: str) -> Path:
+    """Where a token's key is noted until its context is kept."""
+    return contexts.home_folder() / f"token-{own}.json"
+
+
+def _agent(note: Path, own: str) -> Ed25519Signer:
+    """Return the token's key: a new one, or that of an attempt that was cut short, which may have its grant already."""
+    begun = half_made.read_note(note)
+    if begun is not None and contexts.key_path(own).exists():
+        return contexts.open_plain(own)
+    half_made.discard(note)
+    seed = secrets.token_bytes(SEED_BYTES)
+    half_made.write_note(note, {own: Ed25519Signer(seed).public_key})
+    return contexts.store_plain(own, seed)
 
 
 def _check(name: str, own: str, roles: tuple[Role, ...], *, bearer: bool, runner: bool) -> None:
@@ -142,7 +161,10 @@ def _check(name: str, own: str, roles: tuple[Role, ...], *, bearer: bool, runner
         )  # fmt: skip
     if not valid_name(name):
         raise UsageError("a token's name is 1 to 63 of a-z, 0-9 and dash", next_step="freehold token create bot")
-    if own in contexts.read_contexts().contexts or contexts.key_path(own).exists():
+    note, known = _note(own), own in contexts.read_contexts().contexts
+    if known:
+        note.unlink(missing_ok=True)  # the last step of an earlier attempt was taken
+    if known or (contexts.key_path(own).exists() and half_made.read_note(note) is None):
         raise UsageError(f"there is a token {name} already", next_step="choose another name", kind="exists")
 
 
