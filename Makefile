@@ -53,7 +53,7 @@ $(VENV)/.publishing: $(STAMP) docs/requirements.txt
 	@touch $@
 
 pictures: $(VENV)/.publishing  ## Make docs/pictures anew: screenshots of the console, a recording of a terminal; needs Chromium
-	$(BIN)/python docs/pictures.py
+	PYTHONPATH=. $(BIN)/python docs/pictures.py
 
 docs: $(VENV)/.publishing  ## Build the site into docs/_build; a link that leads nowhere is an error
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -42,12 +42,21 @@ PENDING_MAX = 64
 Act = Literal["promote", "pause", "resume", "abort", "rollback"]
 
 
+class AsShown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stood on the page when a button was pressed: the rollout (hex, "" for none), its stage, and the change that ran."""
+
+    rollout: str
+    stage: int
+    base: str
+
+
 class LaneAct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An act on a lane, as the page asks for it."""
 
     act: Act
     project: str
     environment: str
+    seen: AsShown
     message: str = ""
 
 
@@ -73,6 +82,14 @@ class _Pending:
     exhibits: Exhibits
     material: tuple[bytes, ...]
     to_sign: bytes
+
+
+def _is_as_seen(lane: Lane, wanted: LaneAct) -> bool:
+    """Whether a lane is what the person decided about: this rollout, and its stage where that is what goes on."""
+    now, seen = lane.rollout, wanted.seen
+    if seen.rollout != (now.id.hex() if now else "") or seen.base != (lane.base.change.hex() if lane.base else ""):
+        return False
+    return now is None or wanted.act != "promote" or now.stage == seen.stage
 
 
 class Acts:
@@ -105,6 +122,10 @@ class Acts:
         return Drawn(draft, base64.urlsafe_b64encode(to_sign).decode().rstrip("="), says)
 
     async def _action(self, lane: Lane, wanted: LaneAct) -> tuple[LaneAction, tuple[bytes, ...]]:
+        if not _is_as_seen(lane, wanted):
+            raise CommandError(
+                "it is not what you looked at any more", next_step="look at it again, and press then", kind="stale"
+            )
         if wanted.act == "rollback":
             target = await rollback_target(self._client, lane, "")
             if target is None:

@@ -1,7 +1,7 @@
 // The console: which view is open, what its buttons do, and when to draw anew.
-import { h, unb64 } from './common.js';
+import { clean, h, unb64 } from './common.js';
 import { ask, takeCode } from './link.js';
-import { decide, follow, get, known, load, may, open, own, partsIn, partsOf } from './state.js';
+import { decide, follow, get, known, load, may, open, own, partsOf, shownIn } from './state.js';
 import { forgetKey, keepKey, makeKey } from './sign.js';
 import { touch, why } from './touch.js';
 import * as views from './views.js';
@@ -12,14 +12,14 @@ const TABS = [['/', 'What needs you'], ['/projects', 'Projects'], ['/nodes', 'No
 
 let shown = {};
 let logs = { node: '', project: '', contains: '', lines: [], stop: null };
-let armed = '';
+let armed = { name: '', at: 0 };
 let acting = false;
 let drawing = null;
 
 function tell(text, kind = '') {
   const said = document.getElementById('said');
   said.className = kind;
-  said.textContent = text;
+  said.textContent = clean(text);
 }
 
 /** Make what is on the page like what was drawn: what has the focus, is open or is typed stays. */
@@ -65,6 +65,8 @@ document.addEventListener('click', async (event) => {
   acting = false;
 });
 
+const SURE_MS = 500; // a key that is held, or a second click meant for what stood there before, is no answer
+
 // --- acts on a lane ------------------------------------------------------------------------------------------------------
 
 function acts(one) {
@@ -73,16 +75,18 @@ function acts(one) {
     ? [['promote', 'Promote to the next stage', ''], one.rollout.paused ? ['resume', 'Resume', ''] : ['pause', 'Pause', ''], ['abort', 'Abort: return to what ran', 'danger']]
     : one.retained.length ? [['rollback', 'Roll back to the release before', 'danger']] : [];
   const drawn = offers.filter(([act]) => may(act, ...where)).map(([act, words, kind]) => {
-    const name = `${act} ${where.join(' ')}`;
-    return button(armed === name ? `Sure? ${words}` : words, async () => {
-      if (armed !== name) {
-        armed = name;
+    const seen = { rollout: one.rollout ? one.rollout.id : '', stage: one.rollout ? one.rollout.stage : 0, base: one.base ? one.base.change : '' };
+    const name = JSON.stringify([act, where, seen]); // whoever looked at something else is asked anew
+    return button(armed.name === name ? `Sure? ${words}` : words, async () => {
+      if (armed.name !== name) {
+        armed = { name, at: Date.now() };
         draw();
         return;
       }
-      armed = '';
+      if (Date.now() - armed.at < SURE_MS) return;
+      armed.name = '';
       tell('The voters decide.', 'quiet');
-      const refused = await decide({ act, project: one.project, environment: one.environment, message: '' });
+      const refused = await decide({ act, project: one.project, environment: one.environment, seen, message: '' });
       tell(refused || `Decided: ${act}.`, refused ? 'bad' : 'good');
       await load();
       draw();
@@ -99,7 +103,7 @@ async function prepare(parts) {
     const one = known.lanes.find((each) => each.project === rest[0] && each.environment === rest[1]);
     if (!one) return { body: [h('h1', {}, 'Not there'), h('p', {}, 'There is no such project or environment.')] };
     const failing = failed(one);
-    const lines = await Promise.all(failing.map(async (node) => [node, (await get(`/v1/logs?node=${node}&project=${one.project}&release=${lost(one)}&limit=200`).catch(() => ({ lines: [] }))).lines.filter((line) => !views.isRequest(line)).slice(-12)]));
+    const lines = await Promise.all(failing.map(async (node) => [node, views.lastWords((await get(`/v1/logs?node=${node}&project=${one.project}&release=${lost(one)}&limit=200`).catch(() => ({ lines: [] }))).lines)]));
     return { body: () => views.lane(one, lines, acts(one)) };
   }
   if (kind === 'change') {
@@ -210,7 +214,7 @@ function again(kind, fields) {
   }, Math.max(100, patience - since));
 }
 
-const wanted = () => partsIn(current()[0]).filter((part) => stale.has(part));
+const wanted = () => [...stale].filter((part) => shownIn(current(), part));
 
 /** Load what the open view shows and is old. Returns what `load` does. */
 async function look() {
@@ -243,7 +247,7 @@ async function start() {
     return fill(main, h('h1', {}, 'This browser\'s key has ended'), h('p', {}, 'Run ', h('code', {}, 'freehold console'), ' and open the link that it prints.'));
   }
   window.addEventListener('hashchange', async () => {
-    armed = '';
+    armed.name = '';
     tell('');
     shown = { body: [h('h1', {}, 'One moment')] }; // what was open before is not left to be pressed under another address
     draw();

@@ -1,5 +1,5 @@
 // The page of `freehold passkey add` and `freehold approve --passkey`: one question, one touch.
-import { h, unb64 } from './common.js';
+import { clean, h, unb64 } from './common.js';
 import { ask, takeCode } from './link.js';
 import { approvalFacts, create, readApproval, touch, why } from './touch.js';
 
@@ -15,7 +15,7 @@ function show(title, ...parts) {
 
 function tell(text, kind) {
   said.className = kind;
-  said.textContent = text;
+  said.textContent = clean(text);
 }
 
 function button(words, act) {

@@ -66,11 +66,18 @@ const OF_RECORD = {
   equivocation: ['node', 'members'], site: ['node'],
 };
 
-/** The parts that an event of the node makes old: all of them for an event that is not known here, none for records that no view shows. */
+const isOf = (lane) => (one) => lane === laneOf(one.project, one.environment);
+const laneOf = (project, environment) => `lane ${project} ${environment}`;
+
+/**
+ * The parts that an event of the node makes old: all of them for an event that is not known here, none for records that no
+ * view shows, and of the lanes the one that it is about, where that is known.
+ */
 export function partsOf(kind, fields) {
   if (kind === 'record') return OF_RECORD[String(fields.key).split('/')[1]] || [];
-  if (kind === 'decision' && fields.project) return TOLD.reverted;
-  return TOLD[kind] || Object.keys(PATHS);
+  const parts = kind === 'decision' && fields.project ? TOLD.reverted : TOLD[kind] || Object.keys(PATHS);
+  const lane = laneOf(fields.project, fields.environment);
+  return known.lanes.some(isOf(lane)) ? parts.map((part) => (part === 'lanes' ? lane : part)) : parts;
 }
 
 const SHOWN = {
@@ -78,20 +85,49 @@ const SHOWN = {
   logs: ['lanes'], history: ['decisions'],
 };
 
-/** The parts that a view shows; the others can be old until another view is opened. What the key may do is known to all. */
-export const partsIn = (view) => ['me', ...(SHOWN[view] || ['node', 'lanes', 'changes', 'members'])];
+/** Whether a view shows a part; what it does not show can be old until another view is opened. What the key may do is known to all. */
+export function shownIn([view, ...rest], part) {
+  const parts = ['me', ...(SHOWN[view] || ['node', 'lanes', 'changes', 'members'])];
+  if (!part.startsWith('lane ')) return parts.includes(part);
+  return view === 'lane' ? part === laneOf(...rest) : parts.includes('lanes');
+}
 
-const texts = {};
+let texts = {};
+
+const pathOf = (part) => (part.startsWith('lane ') ? `/v1/lanes/${part.slice(5).replace(' ', '/')}` : PATHS[part]());
+
+/** Take an answer in: a lane takes the place of the one that was known. */
+function take(part, text) {
+  const found = JSON.parse(text);
+  if (part.startsWith('lane ')) {
+    known.lanes = known.lanes.map((one) => (isOf(part)(one) ? found : one));
+    delete texts.lanes;
+  } else {
+    known[part] = found;
+  }
+  if (part === 'lanes') texts = Object.fromEntries(Object.entries(texts).filter(([name]) => !name.startsWith('lane ')));
+  texts[part] = text;
+}
+
+async function fetched(part) {
+  try {
+    return [part, await asked(pathOf(part))];
+  } catch (error) {
+    if (!part.startsWith('lane ')) throw error;
+    return ['lanes', await asked(PATHS.lanes())]; // it may be gone
+  }
+}
 
 /** Look at parts anew. Returns which of them differ from before, `trouble` among them; null where the node did not answer. */
 export async function load(parts = Object.keys(PATHS)) {
   try {
-    const found = await Promise.all([...parts].map(async (part) => [part, await asked(PATHS[part]())]));
+    const once = parts.includes('lanes') ? parts.filter((part) => !part.startsWith('lane ')) : parts;
+    const found = await Promise.all(once.map((part) => fetched(part)));
     const news = found.filter(([part, text]) => texts[part] !== text);
-    if (known.trouble) news.push(['trouble', '""']);
-    for (const [part, text] of news) Object.assign(known, { [part]: JSON.parse(text) });
-    Object.assign(texts, Object.fromEntries(news));
-    return news.map(([part]) => part);
+    for (const [part, text] of news) take(part, text);
+    const well = known.trouble ? ['trouble'] : [];
+    known.trouble = '';
+    return [...news.map(([part]) => part), ...well];
   } catch (error) {
     known.trouble = error.message;
     return null;
@@ -116,12 +152,15 @@ export async function follow(path, hear, signal) {
   }
 }
 
+const FRAME_MAX_CHARS = 1 << 20;
+
 async function read(reader, hear) {
   const decoder = new TextDecoder();
   for (let rest = ''; ;) {
     const { done, value } = await reader.read();
     if (done) return;
     rest += decoder.decode(value, { stream: true });
+    if (rest.length > FRAME_MAX_CHARS) throw new Error('the node sent an event without an end');
     const frames = rest.split('\n\n');
     rest = frames.pop();
     for (const frame of frames) {

@@ -1,5 +1,5 @@
 // A touch: the person's passkey signs the SHA-256 of a statement. What is shown comes from the bytes that are hashed.
-import { b64, h, hex, unb64 } from './common.js';
+import { b64, h, hex, local, unb64 } from './common.js';
 
 const PURPOSE = 'urn:freehold:predicate:approval:v1';
 
@@ -14,7 +14,7 @@ export function readApproval(statement) {
 export function approvalFacts(said) {
   const facts = [
     ['change', said.change], ['project', said.project], ['environment', said.environment],
-    ['until', new Date(said.expires_ms).toLocaleString()], ['mesh', said.mesh],
+    ['until', local(new Date(said.expires_ms))], ['mesh', said.mesh],
   ];
   if (said.comment) facts.push(['comment', said.comment]);
   return h('dl', { class: 'facts' }, facts.map(([name, value]) => [h('dt', {}, name), h('dd', { class: 'mono' }, value)]));

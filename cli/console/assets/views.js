@@ -1,11 +1,11 @@
 // The views, each from what is known to elements. Whatever others wrote is text and nothing else.
-import { h, unb64 } from './common.js';
+import { h, local, oneLine, unb64 } from './common.js';
 import { grid, heard, none, panel, stages, table } from './rollout.js';
 import { known, nodeName } from './state.js';
 import { approvalFacts, readApproval } from './touch.js';
 
 export const short = (digest) => (digest || '').slice(0, 12);
-const when = (ms) => (ms ? new Date(ms).toLocaleString() : '');
+const when = (ms) => (ms ? local(new Date(ms)) : '');
 const link = (path, ...words) => h('a', { href: `#${path}` }, ...words);
 const laneLink = (one) => link(`/lane/${one.project}/${one.environment}`, `${one.project} in ${one.environment}`);
 const changeLink = (id) => link(`/change/${id}`, h('code', {}, short(id)));
@@ -53,7 +53,7 @@ export function lane(one, logs, acts) {
       : panel('', h('h2', {}, 'What runs'), one.base ? h('p', {}, 'release ', h('code', {}, short(one.base.release)), ' of change ', changeLink(one.base.change)) : none('Nothing was deployed yet.'), h('p', { class: 'quiet' }, one.routes.join(', '))),
     acts,
     one.last_abort && !one.rollout && panel('alert', h('h2', {}, 'Why the last release went back'), h('p', {}, one.last_abort), back && grid(back.numbers, 'the numbers of that decision', nodeName)),
-    logs.map(([node, lines]) => [h('h3', {}, `Last log lines on ${nodeName(node)}`), h('pre', { class: 'log', tabindex: '0', 'aria-label': `log lines of ${nodeName(node)}` }, lines.map(logLine).join('\n') || 'none'), link(`/logs/${node}/${one.project}`, 'All log lines')]),
+    logs.map(([node, lines]) => [h('h3', {}, `Last log lines on ${nodeName(node)}`), h('pre', { class: 'log', tabindex: '0', 'aria-label': `log lines of ${nodeName(node)}` }, lines.map(([line, times]) => logLine(line) + (times > 1 ? `  (${times} times)` : '')).join('\n') || 'none'), link(`/logs/${node}/${one.project}`, 'All log lines')]),
     h('h2', {}, 'Can return to'),
     table(['release', 'change', 'approved by'], one.retained.map((each) => [h('code', {}, short(each.release)), changeLink(each.change), each.approvers.map(short).join(', ')]), 'no earlier release is kept'),
     h('h2', {}, 'Decisions'), decisions(history),
@@ -107,21 +107,33 @@ export function projects() {
 export function nodes() {
   const belief = (one) => h('span', { class: one.belief === 'down' ? 'bad' : 'good' }, one.left ? 'left' : one.belief === 'self' ? 'up (asked)' : one.belief);
   return [h('h1', {}, 'Nodes'), table(['node', 'state', 'votes', 'version', 'certificate ends', 'address'], known.members.filter((one) => one.standing === 'member').map((one) => [one.name || one.node.slice(-8), belief(one), one.voter ? 'yes' : '', one.version, when(one.expires_ms), h('span', { class: 'mono' }, one.addresses.join(' '))]), 'no node is known'),
-    known.node && h('p', { class: 'quiet' }, `${known.node.name}: decision ${known.node.slot}, ${Math.round(known.node.disk_free_bytes / 1048576).toLocaleString()} MiB free, wasmtime ${known.node.wasmtime}`)];
+    known.node && h('p', { class: 'quiet' }, `${known.node.name}: decision ${known.node.slot}, ${local(Math.round(known.node.disk_free_bytes / 1048576))} MiB free, wasmtime ${known.node.wasmtime}`)];
 }
 
-/** Whether a line is the log of one answered request: of a release that failed, the others say why. */
-export const isRequest = (text) => text.includes('"event":"request"');
+const LAST_WORDS_MAX = 24;
+
+/** The newest different things that were said, oldest first, each once, with how often: failing visitors repeat one, and a limit cuts the last. */
+export function lastWords(lines) {
+  const said = new Map();
+  for (const text of lines) {
+    const { app, stream, event, message } = readLine(text);
+    const key = JSON.stringify([app, stream, event, message]);
+    const times = said.has(key) ? said.get(key)[1] + 1 : 1;
+    said.delete(key);
+    if (event !== 'request' && event !== 'log.dropped') said.set(key, [text, times]);
+  }
+  return [...said.values()].slice(-LAST_WORDS_MAX);
+}
+
+function readLine(text) {
+  try { return JSON.parse(text) || {}; } catch { return { message: text }; }
+}
 
 export function logLine(text) {
-  try {
-    const said = JSON.parse(text);
-    const guest = said.stream === 'guest';
-    const words = said.event === 'request' && !guest ? `${said.method} ${said.path} ${said.status}` : said.message;
-    return [String(said.time || '').slice(11, 19), said.level, said.app || said.event, guest ? '|' : '', words].filter(Boolean).join('  ');
-  } catch {
-    return text;
-  }
+  const said = readLine(text);
+  const guest = said.stream === 'guest';
+  const words = said.event === 'request' && !guest ? `${said.method} ${said.path} ${said.status}` : said.message;
+  return oneLine([String(said.time || '').slice(11, 19), said.level, said.app || said.event, guest ? '|' : '', words].filter(Boolean).join('  '));
 }
 
 export function logs(wanted, lines, change) {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from cli.console.serving import asset
+from cli.text.foreign import harmless, one_line
 from node.api import rollout_page
 from tests.support.browser import Browser, Page
 
@@ -131,3 +134,18 @@ def test_text_of_others_is_text_and_what_is_wrong_is_told(page: Page) -> None:
     assert "no node answers <img" in shows(page, "It did not work")
     assert page.js("document.title") == "mine"
     assert not [text for text in page.said if "Content Security Policy" in text], page.said
+
+
+LETTERS = (
+    "plain", "p\u0430ypal", "\u043f\u0440\u0438\u0432\u0435\u0442", "a\u202egnp", "a\nb", "\uff21bc",
+    "x" + "\u0301" * 4, "caf\u00e9", "a\u00a0b", "\u2192 ok", "\u03b1\u03b2", "x\u00b2", "\u200b", "\u2800", "z\ufe0f",
+    "\x1b[2J", "\u0410dmin", "admin\u0410",
+)  # fmt: skip
+
+
+def test_text_of_others_is_shown_as_the_command_line_shows_it(browser: Browser) -> None:
+    page = browser.page()
+    source = base64.b64encode(asset("common.js")).decode()
+    each = f"{json.dumps(LETTERS)}.map((one) => [made.clean(one), made.oneLine(one)])"
+    shown = page.js(f"import('data:text/javascript;base64,{source}').then((made) => {each})")
+    assert shown == [[harmless(text), one_line(text)] for text in LETTERS]
