@@ -36,7 +36,7 @@ FOR_CODE = (
     "keyvalue", "sql", "blobs", "publish", "subscribe", "migrate", "allow_hosts", "private_networks", "secrets", "config",
     "websocket",
 )  # fmt: skip
-RESERVED_PREFIX = "/.freehold"
+RESERVED_PREFIXES = ("/.freehold", "/.well-known/acme-challenge", "/.well-known/pki-validation")
 CONFIG_TOTAL_MAX_BYTES = 64 * 1024
 """All of an app's configuration travels in one control message to each worker."""
 
@@ -148,8 +148,9 @@ def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
     if schedule:
         _scheduled(language, schedule, (*path, "schedule"), complain)
     for index, route in enumerate(routes):
-        if "/" in route and _path_of(route).rstrip("/").startswith(RESERVED_PREFIX):
-            complain((*path, "routes", index), "is reserved", f"any path not under {RESERVED_PREFIX}")
+        kept = next((one for one in RESERVED_PREFIXES if "/" in route and _lies_below(_path_of(route), one)), None)
+        if kept is not None:
+            complain((*path, "routes", index), "is reserved", f"any path not under {kept}")
     _private(filled, path, complain)
     good = [entry for entry in filled["private_networks"] if network_problem(entry) is None]
     _reachable(filled["allow_hosts"], good, (*path, "allow_hosts"), complain)
@@ -267,6 +268,10 @@ def _entry(language: str, entry: str | None, path: KeyPath, complain: Complain) 
     if not re.fullmatch(pattern, entry, re.ASCII):
         complain((*path, "entry"), f"does not fit language {language}", permitted)
     return entry
+
+
+def _lies_below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and (prefix == "/.freehold" or path[len(prefix) :][:1] in {"", "/"})
 
 
 def _path_of(route: str) -> str:

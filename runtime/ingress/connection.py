@@ -437,7 +437,7 @@ class ClientConnection(asyncio.Protocol):
         if found is None or not is_event_call(incoming) or not _may_be_socket(found):
             return None
         if isinstance(found, HostedApp) and has_been_forwarded(incoming, self.client.address):
-            return event_problem(found, request.headers, *address)
+            return event_problem(found, request.headers, *address, secure=request.scheme == "https")
         return FORGED_EVENTS
 
     @property

@@ -13,6 +13,14 @@ from typing import Final, Generic, TypeVar
 RESERVED_PREFIX: Final = "/.freehold"
 """Paths under it are the node's own on every host; no app may claim or receive them."""
 
+PROVING_PREFIXES: Final = ("/.well-known/acme-challenge", "/.well-known/pki-validation")
+"""Where certificate authorities look whether a host is whose it says (RFC 8555, 8.3; CA/Browser Forum BR 3.2.2.4.18).
+
+No app receives what is asked below them, on any host: routes lead by prefix, so a project could take this one path of a
+host of another project, order a certificate for it elsewhere, and answer. Challenges of the mesh's own orders are answered
+before routes are looked at (proofs.py).
+"""
+
 ROUTES_MAX: Final = 10_000
 """Routes of one node; a lookup walks only the prefixes of the request's own path, so this bounds memory, not time."""
 
@@ -74,7 +82,7 @@ class RouteTable(Generic[TargetT]):
 
     def find(self, authority: str, path: str) -> TargetT | None:
         """Return the target for a request's authority and path (without query), or None."""
-        if path.startswith(RESERVED_PREFIX) and path[len(RESERVED_PREFIX) :][:1] in {"", "/"}:
+        if path.startswith("/.") and any(_below(path, kept) for kept in (RESERVED_PREFIX, *PROVING_PREFIXES)):
             return None
         if self._hosts:
             table = self._hosts.get(normal_host(authority))
@@ -83,6 +91,10 @@ class RouteTable(Generic[TargetT]):
                 if target is not None:
                     return target
         return _longest(self._any_host, path)
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) and path[len(prefix) :][:1] in {"", "/"}
 
 
 def _longest(table: Mapping[str, TargetT], path: str) -> TargetT | None:

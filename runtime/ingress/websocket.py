@@ -90,15 +90,33 @@ def is_event_call(incoming: Incoming) -> bool:
     return any(MEDIA_TYPE.encode() in value.lower() for value in kinds)
 
 
-def event_problem(app: HostedApp, headers: Headers, authority: str, path: str) -> IngressProblem | None:
-    """Why an app hears nothing of a socket that a page opened at `path`, or None."""
+def event_problem(
+    app: HostedApp, headers: Headers, authority: str, path: str, *, secure: bool
+) -> IngressProblem | None:
+    """Why an app hears nothing of a socket that a page opened at `path`, or None; `secure` is whether it came over TLS."""
     if not app.spec.websocket or app.spec.websocket != path.partition("?")[0]:
         return NO_SOCKET
     origin = next((value.decode("latin-1") for name, value in headers if name == "origin"), "")
     if not origin or origin in app.spec.websocket_origins or "*" in app.spec.websocket_origins:
         return None
-    host = origin.partition("://")[2]
-    return None if host and normal_host(host) == normal_host(authority) else FOREIGN_ORIGIN
+    return None if _is_same_origin(origin, authority, secure=secure) else FOREIGN_ORIGIN
+
+
+def _is_same_origin(origin: str, authority: str, *, secure: bool) -> bool:
+    """Whether a page is of the origin that it calls (RFC 6454, 5): its scheme, host and port.
+
+    What did not come over TLS may have until a proxy in front, which is not listed, ended it; over TLS no page of plain
+    HTTP is the app's own, for whoever is on the way can write one.
+    """
+    scheme, separator, host = origin.partition("://")
+    default = {"https": "443", "http": "80"}.get(scheme)
+    if not separator or not host or default is None or (secure and scheme != "https"):
+        return False
+    return (normal_host(host), _port(host) or default) == (normal_host(authority), _port(authority) or default)
+
+
+def _port(authority: str) -> str:
+    return authority[authority.find("]") + 1 :].partition(":")[2]
 
 
 def handshake_problem(incoming: Incoming, fields: Headers) -> IngressProblem | None:
@@ -259,7 +277,8 @@ class WebSocket:
         return reply
 
     def _problem(self, app: HostedApp) -> IngressProblem | None:
-        return event_problem(app, self._request.headers, self._authority, self._path)
+        secure = self._request.scheme == "https"
+        return event_problem(app, self._request.headers, self._authority, self._path, secure=secure)
 
     def _obey(self, reply: AppReply | IngressProblem, *, leaving: bool = False) -> None:
         """Do what an app said. One that says what is no event has failed."""

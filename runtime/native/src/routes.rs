@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-const RESERVED_PREFIX: &str = "/.freehold";
+/// The node's own paths, and where certificate authorities look: the Python path answers there, and no app does.
+const KEPT: [&str; 3] = ["/.freehold", "/.well-known/acme-challenge", "/.well-known/pki-validation"];
 const SEGMENTS_MAX: usize = 64;
 
 /// An immutable table: host (None: any), normal prefix, and the number of an app that this engine serves.
@@ -28,7 +29,8 @@ impl Routes {
 
     /// The app for an authority and a path; None where the Python path must look.
     pub fn find(&self, authority: &str, path: &str) -> Option<u64> {
-        if path.strip_prefix(RESERVED_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let below = |kept: &str| path.strip_prefix(kept).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if path.starts_with("/.") && KEPT.into_iter().any(below) {
             return None;
         }
         if !self.hosts.is_empty() {
@@ -84,6 +86,9 @@ mod tests {
         assert_eq!(table().find("h.test", "/far/x"), None);
         assert_eq!(table().find("x", "/.freehold/x"), None);
         assert_eq!(table().find("x", "/.freeholdx"), Some(1));
+        assert_eq!(table().find("x", "/.well-known/acme-challenge/token"), None);
+        assert_eq!(table().find("h.test", "/.well-known/pki-validation"), None);
+        assert_eq!(table().find("x", "/.well-known/security.txt"), Some(1));
         assert_eq!(Routes::default().find("x", "/"), None);
     }
 

@@ -134,6 +134,8 @@ def test_entries_default_by_language() -> None:
         ('GREETING = "hello"', "GREETING = 5", "11:12: app.web.config.GREETING is a number, not a string"),
         ('"/guestbook"]', '"/guest book"]', "8:36: app.web.routes[1] '/guest book' does not fit"),
         ('"/guestbook"]', '"/.freehold/x"]', "8:36: app.web.routes[1] is reserved"),
+        ('"/guestbook"]', '"/.well-known/acme-challenge"]', "8:36: app.web.routes[1] is reserved"),
+        ('"/guestbook"]', '"a.example/.well-known/pki-validation/x"]', "8:36: app.web.routes[1] is reserved"),
         ('"*/5 * * * *"', '"*/5 * * * 8"', "16:1: app.cleanup.schedule has the weekday '8'"),
         ('source = "jobs"', 'source = "../jobs"', "15:1: app.cleanup.source '../jobs' does not fit"),
         ('source = "jobs"\n', "", "13:2: app.cleanup.source is missing"),

@@ -58,6 +58,18 @@ def test_a_reserved_path_reaches_no_app_even_through_a_root_route() -> None:
     assert TABLE.find("a", "/.freeholder") == "root"
 
 
+@pytest.mark.parametrize("below", ["acme-challenge", "pki-validation"])
+def test_no_project_answers_where_an_authority_asks_whose_a_host_is(below: str) -> None:
+    proof = f"/.well-known/{below}"
+    taken = RouteTable([("shop.example", "/", "shop"), ("shop.example", proof, "thief"), (None, proof, "thief")])
+    for asked in (proof, f"{proof}/", f"{proof}/{'u' * 43}"):
+        assert taken.find("shop.example", asked) is None, "not the thief, and not the host's own root either"
+        assert taken.find("other.example", asked) is None
+        assert RouteTable([(None, "/", "any")]).find("shop.example", asked) is None
+    assert taken.find("shop.example", f"{proof}s") == "shop"
+    assert taken.find("shop.example", "/.well-known/security.txt") == "shop"
+
+
 def test_a_route_claimed_twice_is_refused() -> None:
     with pytest.raises(RouteError, match="claimed twice"):
         RouteTable([("a", "/x", 1), ("A", "/x/", 2)])
