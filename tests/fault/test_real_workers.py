@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from runtime.ingress.proofs import FrontFolder
 from runtime.messages import AppLoad, WorkerRoute
 from runtime.native.choice import Wanted
 from tests.support.runtime.guests import guest, release
@@ -59,3 +60,23 @@ async def test_a_worker_killed_under_load_costs_only_what_was_inside_it(tmp_path
             await stream.more(100)
         assert stream.failed == []
         assert stream.lost <= 8
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_authority_is_answered_by_the_node_and_never_by_an_app(tmp_path: Path, engine: Wanted) -> None:
+    token, folder = "t" * 43, FrontFolder(tmp_path / "run")
+    async with running(tmp_path, command=REAL, engine=engine) as served:
+        await served.pool.load(release(await guest("hello")))
+        thief = WorkerRoute("shop.test", "/.well-known/acme-challenge", "r1", "hello")
+        await served.pool.activate([WorkerRoute(None, "/", "r1", "hello"), thief])
+        asked = f"/.well-known/acme-challenge/{token}"
+        for path in (asked, "/.well-known/pki-validation/file.txt"):
+            for host in ("shop.test", "other.test"):
+                answer = await served.fetch(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert (answer.status, answer.problem) == (404, "no-route")
+        near = await served.fetch(b"GET /.well-known/security.txt HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+        assert near.status == 200
+        folder.make()
+        (folder.http / token).write_bytes(b"the proof")
+        answer = await served.fetch(f"GET {asked} HTTP/1.1\r\nHost: shop.test\r\n\r\n".encode())
+        assert (answer.status, answer.body) == (200, b"the proof")
