@@ -173,7 +173,8 @@ class Daemon:
                 self._announce(control)
                 tasks.append(group.create_task(self._follow_own_address(control)))
                 tasks.append(group.create_task(tell_pending(self._folder, control.filing, control.requests)))
-                set_aside_lasting_objects()
+                if self._may_relaunch:  # the process is this node's alone
+                    set_aside_lasting_objects()
                 self.started.set()
                 _log.info("the node runs", extra={"event": "node.started", "detail": _where(control)})
                 await self._stopping.wait()
