@@ -113,6 +113,7 @@ PAYERS: dict[str, Payers] = {
         "RETAINED_MAX": "the project's oldest release", "RECENT_IDS_MAX": OLDEST,
         "WITHDRAWN_MAX": "the project, in that environment",
     },
+    "protocols/trust/cosigning.py": ADMIN,
     "protocols/trust/certificates.py": ADMIN,
     "protocols/trust/genesis.py": ADMIN,
     "protocols/trust/acknowledgements.py": AUTHOR,

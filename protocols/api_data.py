@@ -65,7 +65,7 @@ class DataView(msgspec.Struct, frozen=True):
 
 
 class MandateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an admin signed to have this node do something with a lane's data (encoded DataMandate, Signed)."""
+    """What admins signed to have this node do something with a lane's data (encoded DataMandate, in cosigning.Cosigned)."""
 
     mandate: Blob
 

@@ -61,7 +61,7 @@ class AddressesBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UpgradeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An encoded upgrades.UpgradePaper as an admin signed it (envelope.Signed)."""
+    """An encoded upgrades.UpgradePaper as admins signed it (cosigning.Cosigned; one signature alone is envelope.Signed)."""
 
     paper: Paper
 

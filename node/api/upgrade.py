@@ -13,9 +13,10 @@ from node.control import Control
 from node.mesh.presence import status_of
 from node.upgrade.upgrader import Conducted, NotTakenError, UpgradeStanding
 from protocols.api_upkeep import UpgradeBody, UpgradeNodeView, UpgradeView
-from protocols.envelope import DecodeError, Signed, decode, digest
+from protocols.envelope import DecodeError, decode, digest
 from protocols.machine import PeerId
 from protocols.refusal import Refusal
+from protocols.trust.cosigning import Cosigned
 from protocols.trust.upgrades import PAPER_MAX_BYTES, UpgradePaper
 
 NEXT = "freehold mesh upgrade plan"
@@ -45,7 +46,7 @@ async def upgrade(call: Call) -> UpgradeView:
     if not may(call.scope, "admin", Place()):
         raise ProblemError(403, NOT_ALLOWED, "this key may not", "run it on the node's own machine", MORE_RIGHTS)
     try:
-        signed: Signed = decode(call.body.paper, Signed, PAPER_MAX_BYTES)
+        signed: Cosigned = decode(call.body.paper, Cosigned, PAPER_MAX_BYTES)
     except DecodeError as error:
         raise unreadable(str(error)) from None
     try:

@@ -111,7 +111,8 @@ class DataCustody:
     def check(self, data: bytes, act: Act, lane: Lane, listing: bytes = b"") -> DataMandate:
         """Return an admin's mandate for this act here, which is used up by that. Raises NotDoneError."""
         core, now_ms = self._core, self._clock().wall_ms
-        mandate = read_mandate(data, core.trust.verifier, core.trust.mesh, core.state.admins, now_ms)
+        state = core.state
+        mandate = read_mandate(data, core.trust.verifier, core.trust.mesh, state.admins, state.threshold, now_ms)
         if isinstance(mandate, Refusal):
             raise NotDoneError(mandate, f"freehold data {act} {lane[0]} --env {lane[1]}")
         if (mandate.act, mandate.project, mandate.environment, mandate.node) != (act, *lane, core.node):

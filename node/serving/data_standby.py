@@ -295,7 +295,9 @@ class DataStandby:
 
     def _allowed(self, ship: Ship, peer: PeerId) -> DataMandate | Refusal:
         core = self._core
-        mandate = open_mandate(ship.mandate, core.trust.verifier, core.trust.mesh, core.state.admins)
+        mandate = open_mandate(
+            ship.mandate, core.trust.verifier, core.trust.mesh, core.state.admins, core.state.threshold
+        )
         if isinstance(mandate, Refusal):
             return mandate
         lane = core.state.lane(mandate.project, mandate.environment)

@@ -29,8 +29,9 @@ from node.store.schema_copy import copy_folder, forget_copies
 from node.transport import Stream, StreamError, Transport
 from node.upgrade.releases_here import Failed, ReleaseError, ReleasesHere, Trial
 from protocols.core import NodeCore
-from protocols.envelope import DecodeError, Signed, decode, digest, encode
+from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.machine import Now, PeerId
+from protocols.trust.cosigning import Cosigned
 from protocols.trust.store import Standing
 from protocols.trust.upgrades import UpgradePaper, following_problem, open_upgrade
 
@@ -60,7 +61,7 @@ _log = logging.getLogger("freehold.upgrade")
 class Conducted(msgspec.Struct, frozen=True, tag="upgrade_conducted"):
     """How an upgrade goes, as the node that conducts it keeps it: durable, so that its own restart ends nothing."""
 
-    paper: Signed
+    paper: Cosigned
     phase: Phase
     why: str = ""
     taking: str = ""
@@ -75,13 +76,13 @@ class Look(msgspec.Struct, frozen=True, tag="upgrade_look"):
 class TakeUp(msgspec.Struct, frozen=True, tag="upgrade_take"):
     """Asks a node to run what an admin's paper says."""
 
-    paper: Signed
+    paper: Cosigned
 
 
 class Hand(msgspec.Struct, frozen=True, tag="upgrade_hand"):
     """Hands a node an admin's paper that pauses, resumes or aborts."""
 
-    paper: Signed
+    paper: Cosigned
 
 
 class UpgradeStanding(msgspec.Struct, frozen=True, tag="upgrade_standing"):
@@ -157,7 +158,7 @@ class Upgrader:
         upgrade_standings = await asyncio.gather(*(self._look_at(node) for node in others))
         return {self._core.node: self.standing(), **dict(zip(others, upgrade_standings, strict=True))}
 
-    async def hand(self, signed: Signed) -> None:
+    async def hand(self, signed: Cosigned) -> None:
         """Do what an admin's paper says: begin to conduct, or pause, resume or abort. Raises NotTakenError."""
         paper = self._open(signed)
         if paper.action == "start":
@@ -177,7 +178,7 @@ class Upgrader:
         if paper.action == "abort":
             await self._give_up_trials(signed, paper)
 
-    async def _begin(self, signed: Signed, paper: UpgradePaper) -> None:
+    async def _begin(self, signed: Cosigned, paper: UpgradePaper) -> None:
         for node, standing in (await self.standings()).items():
             going = standing.conducted if standing is not None else None
             if going is not None and going.phase in {"running", "paused"}:
@@ -204,7 +205,7 @@ class Upgrader:
             replace(self._conducted, phase=now[paper.action], why="" if paper.action == "resume" else "by an admin")
         )
 
-    async def _give_up_trials(self, signed: Signed, paper: UpgradePaper) -> None:
+    async def _give_up_trials(self, signed: Cosigned, paper: UpgradePaper) -> None:
         """Have every node on trial go back; the nodes that were found healthy stay as they are."""
         if self._withdraw(paper.order):
             return
@@ -275,7 +276,7 @@ class Upgrader:
                 return f"it does not serve {project} in {environment}"
         return ""
 
-    async def take_up(self, signed: Signed) -> None:
+    async def take_up(self, signed: Cosigned) -> None:
         """Prepare what an admin's paper says, then start it on trial in this process's place. Raises NotTakenError."""
         paper = self._open(signed)
         if self._relaunch is None:
@@ -436,14 +437,13 @@ class Upgrader:
             return None
         return conducted
 
-    def _open(self, signed: Signed) -> UpgradePaper:
+    def _open(self, signed: Cosigned) -> UpgradePaper:
         core = self._core
-        if core.state.threshold > 1:
-            raise NotTakenError(
-                REFUSED, f"this mesh asks for {core.state.threshold} admins; an upgrade is signed by one"
-            )
         try:
-            return open_upgrade(core.trust.verifier, core.trust.mesh, core.state.admins, signed, self._clock().wall_ms)
+            return open_upgrade(
+                core.trust.verifier, core.trust.mesh, core.state.admins, core.state.threshold, signed,
+                self._clock().wall_ms,
+            )  # fmt: skip
         except DecodeError as error:
             raise NotTakenError("upgrade.paper", f"the paper is refused: {error}") from None
 
@@ -485,7 +485,7 @@ class Upgrader:
         await stream.write_block(encode(self.standing(rule, detail)))
         stream.finish()
 
-    def _take_word(self, signed: Signed) -> None:
+    def _take_word(self, signed: Cosigned) -> None:
         """Take an admin's word from another node: as the one that conducts, or as one that is on trial."""
         paper = self._open(signed)
         if paper.action == "start":

@@ -1,7 +1,8 @@
-"""What an admin signs to have one node do something with a lane's data: hand a copy out, take one in, hold it still.
+"""What admins sign to have one node do something with a lane's data: hand a copy out, take one in, hold it still.
 
-A mandate is for one node, good for minutes and used once. It is no command: nothing is decided by it, since the node that
-holds the data alone can do it. Not here: what is done (node/serving/data_custody.py), and moves, which are decided.
+A mandate is for one node, good for minutes and used once. As many admins sign it as the mesh asks for. It is no command:
+nothing is decided by it, since the node that holds the data alone can do it. Not here: what is done
+(node/serving/data_custody.py), and moves, which are decided.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from typing import Literal
 
 import msgspec
 
-from protocols.envelope import DecodeError, Signed, decode, open_signed, sign
+from protocols.envelope import DecodeError, decode
 from protocols.machine import Digest, PeerId, Signer, Verifier
 from protocols.refusal import Refusal
+from protocols.trust.cosigning import Cosigned, begin_cosigning, require_admins
 
 MANDATE_DOMAIN = "freehold/data-mandate/1"
-MANDATE_MAX_BYTES = 2_048
-MANDATE_LIFETIME_MS = 300_000
-"""How old it may be by the node's clock."""
+MANDATE_MAX_BYTES = 4_096
+MANDATE_LIFETIME_MS = 900_000
+"""How old it may be by the node's clock: it goes from admin to admin, where several sign it."""
 
 MANDATE_AHEAD_MS = 1_000
 """How far it may be dated ahead, as a signed request may: one from before a restart is then known by its date."""
@@ -44,28 +46,32 @@ class DataMandate(msgspec.Struct, frozen=True, tag="data_mandate"):
     target: str = ""
 
 
-def sign_mandate(signer: Signer, mesh: Digest, mandate: DataMandate) -> Signed:
-    """Sign a mandate with an admin's key."""
-    return sign(signer, MANDATE_DOMAIN, mesh, mandate)
+def sign_mandate(signer: Signer, mesh: Digest, mandate: DataMandate) -> Cosigned:
+    """Sign a mandate with an admin's key, as the first."""
+    return begin_cosigning(signer, MANDATE_DOMAIN, mesh, mandate)
 
 
-def open_mandate(data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...]) -> DataMandate | Refusal:
-    """Return what an admin signed at any time, or why it does not count."""
+def open_mandate(
+    data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...], threshold: int
+) -> DataMandate | Refusal:
+    """Return what the admins signed at any time, or why it does not count."""
     try:
-        signed: Signed = decode(data, Signed, MANDATE_MAX_BYTES)
-        mandate: DataMandate = open_signed(verifier, MANDATE_DOMAIN, mesh, signed, DataMandate)
+        signed: Cosigned = decode(data, Cosigned, MANDATE_MAX_BYTES)
+        mandate: DataMandate = decode(signed.payload, DataMandate, MANDATE_MAX_BYTES)
     except DecodeError as error:
         return Refusal("data.malformed", f"the mandate cannot be read: {error}")
-    if signed.key not in admins:
-        return Refusal("command.not-allowed", "an admin of the mesh signs what is done with data")
+    try:
+        require_admins(verifier, MANDATE_DOMAIN, mesh, signed, admins, threshold)
+    except DecodeError as error:
+        return Refusal("command.not-allowed", f"admins of the mesh sign what is done with data: {error}")
     return mandate
 
 
 def read_mandate(
-    data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...], now_ms: int
+    data: bytes, verifier: Verifier, mesh: Digest, admins: tuple[bytes, ...], threshold: int, now_ms: int
 ) -> DataMandate | Refusal:
-    """Return what an admin signed, or why it does not count now."""
-    mandate = open_mandate(data, verifier, mesh, admins)
+    """Return what the admins signed, or why it does not count now."""
+    mandate = open_mandate(data, verifier, mesh, admins, threshold)
     if isinstance(mandate, Refusal):
         return mandate
     if len(mandate.nonce) != NONCE_BYTES:

@@ -1,7 +1,8 @@
-"""An upgrade of the daemon as an admin signs it, and which release may follow which.
+"""An upgrade of the daemon as admins sign it, and which release may follow which.
 
-The paper names the wheels by their digests, so no node needs to believe who brings them. Not here: who conducts an
-upgrade and how a node takes it up (node/upgrade/).
+The paper names the wheels by their digests, so no node needs to believe who brings them. An upgrade runs code on every node,
+so it takes as many admins as the mesh asks for to begin one or to go on with it, and any one of them to stop it. Not here:
+who conducts an upgrade and how a node takes it up (node/upgrade/).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from protocols.envelope import DecodeError, Signed, decode, sign, verify
+from protocols.envelope import DecodeError, decode
 from protocols.machine import Signer, Verifier
+from protocols.trust.cosigning import Cosigned, begin_cosigning, require_admins
 
 UPGRADE_DOMAIN = "freehold/upgrade/1"
 PAPER_MAX_BYTES = 16 * 1024
@@ -73,20 +75,22 @@ def following_problem(old: str, new: str) -> str:
     return f"{new} does not stand next to {old}; go by way of the release between them"
 
 
-def sign_upgrade(signer: Signer, mesh: bytes, paper: UpgradePaper) -> Signed:
-    """Sign a paper with an admin's key."""
-    return sign(signer, UPGRADE_DOMAIN, mesh, paper)
+def sign_upgrade(signer: Signer, mesh: bytes, paper: UpgradePaper) -> Cosigned:
+    """Sign a paper with an admin's key, as the first."""
+    return begin_cosigning(signer, UPGRADE_DOMAIN, mesh, paper)
+
+
+def admins_needed(paper: UpgradePaper, threshold: int) -> int:
+    """Return how many admins sign a paper in a mesh that asks for `threshold` of them: one may stop what several began."""
+    return threshold if paper.action in {"start", "resume"} else 1
 
 
 def open_upgrade(
-    verifier: Verifier, mesh: bytes, admins: Collection[bytes], signed: Signed, now_ms: int
+    verifier: Verifier, mesh: bytes, admins: Collection[bytes], threshold: int, signed: Cosigned, now_ms: int
 ) -> UpgradePaper:
-    """Return what an admin's paper says. Raises DecodeError for one that is nobody's, malformed, or too old."""
-    if signed.key not in admins:
-        raise DecodeError("the key that signed it is no admin's")
-    if not verify(verifier, UPGRADE_DOMAIN, mesh, signed):
-        raise DecodeError(f"signature does not verify for {UPGRADE_DOMAIN}")
+    """Return what a paper of the admins says. Raises DecodeError for one that is nobody's, malformed, or too old."""
     paper: UpgradePaper = decode(signed.payload, UpgradePaper, PAPER_MAX_BYTES)
+    require_admins(verifier, UPGRADE_DOMAIN, mesh, signed, admins, admins_needed(paper, threshold))
     if abs(now_ms - paper.at_ms) > GOOD_FOR_MS:
         raise DecodeError("it was signed over a week ago, or a clock is wrong")
     problem = (

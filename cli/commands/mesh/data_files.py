@@ -9,12 +9,14 @@ import hashlib
 import secrets
 import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 
 from cli.access import contexts
 from cli.access.client import NodeClient, talk
+from cli.access.cosigning import read_paper, require_enough
 from cli.access.members import members_of
 from cli.access.principals import require_admin, unlock_admin
 from cli.access.prompts import confirm
@@ -40,6 +42,9 @@ COPY_PATIENCE_S = 3_600.0
 CONTEXT = click.option("--context", "context_name", default=None, help="The mesh, if not the current context.")
 ENVIRONMENT = environment_option("Where the project runs.")
 YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
+MANDATE = click.option(
+    "--mandate", default="", metavar="PAPER", help="What several admins signed: freehold mesh cosign wrote it."
+)
 
 
 @command("export", examples=("freehold data export guestbook --to guestbook.export",))
@@ -47,8 +52,11 @@ YES = click.option("-y", "--yes", is_flag=True, help="Go on without asking.")
 @click.option("--to", "to", required=True, metavar="FOLDER", type=click.Path(path_type=Path), help="A new folder.")
 @ENVIRONMENT
 @CONTEXT
+@MANDATE
 @YES
-def export_data(output: Output, name: str, to: Path, environment: str, context_name: str | None, yes: bool) -> None:
+def export_data(
+    output: Output, *, name: str, to: Path, environment: str, context_name: str | None, mandate: str, yes: bool
+) -> None:
     """Write a project's data to a folder, while it is served. Needs the admin key.
 
     Each database is one moment of it; what several must agree on needs `freehold data freeze` before. Key-value stores
@@ -60,14 +68,13 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
     output.note(f"plan: copy the data of {name} in {environment} on {held_by}, and fetch it into {to};")
     output.note("the app serves on. Whoever has the folder can read all of it.")
     confirm(output, "Go on?", yes)
-    admin = unlock_admin(context, f"export the data of {name} in {environment}")
+    admin = None if mandate else unlock_admin(context, f"export the data of {name} in {environment}")
 
     async def carry(client: NodeClient, folder: ExportFolder) -> DataManifest:
         path = f"/v1/data/{name}/{environment}/exports"
         output.live("the node makes a copy")
-        view = await client.send(
-            ExportView, path, await mandate_for(client, admin, lane, "export"), patience_s=COPY_PATIENCE_S
-        )
+        leave = await (mandate_for(client, admin, lane, "export") if admin else mandate_in(client, mandate))
+        view = await client.send(ExportView, path, leave, patience_s=COPY_PATIENCE_S)
         total, done = sum(file.size_bytes for file in view.files), 0
         for number, listed_file in enumerate(view.files):
             output.live(f"fetching {size(done)} of {size(total)}")
@@ -114,15 +121,18 @@ def export_data(output: Output, name: str, to: Path, environment: str, context_n
 @click.option("--replace", is_flag=True, help="Put what is there aside. Without it nothing that is there is touched.")
 @ENVIRONMENT
 @CONTEXT
+@MANDATE
 @YES
 def import_data(
     output: Output,
+    *,
     name: str,
     folder: Path,
     identity: Path | None,
     replace: bool,
     environment: str,
     context_name: str | None,
+    mandate: str,
     yes: bool,
 ) -> None:
     """Put an export, or a backup, in the place of a project's data, whole or not at all. Needs the admin key.
@@ -134,8 +144,14 @@ def import_data(
         manifest = read_manifest(path)
         _require_leave(output, context, lane, held_by, manifest, folder, replace=replace)
         confirm(output, "Go on?", yes)
-        admin = unlock_admin(context, f"import data for {name} in {environment}")
-        talk(context, lambda client: _send(output, client, admin, lane, path, manifest, replace=replace))
+        admin = None if mandate else unlock_admin(context, f"import data for {name} in {environment}")
+
+        async def leave(client: NodeClient, files: tuple[ListedFile, ...]) -> MandateBody:
+            if admin is None:
+                return await mandate_in(client, mandate)
+            return await mandate_for(client, admin, lane, "import", files, replace=replace)
+
+        talk(context, lambda client: _send(output, client, leave, lane, path, manifest))
     _told(output, manifest, folder, f"the data of {name} in {environment} is what {folder} holds")
 
 
@@ -160,12 +176,12 @@ def _require_leave(
 
 
 async def _send(
-    output: Output, client: NodeClient, admin: Ed25519Signer, lane: Lane, folder: Path, manifest: DataManifest, *,
-    replace: bool,
+    output: Output, client: NodeClient, leave: Callable[[NodeClient, tuple[ListedFile, ...]], Awaitable[MandateBody]],
+    lane: Lane, folder: Path, manifest: DataManifest,
 ) -> None:  # fmt: skip
     path = f"/v1/data/{lane.project}/{lane.environment}/imports"
     with as_stored(folder, manifest) as (files, places):
-        mandate = await mandate_for(client, admin, lane, "import", files, replace=replace)
+        mandate = await leave(client, files)
         answer = await client.send(ImportView, path, ImportBody(mandate.mandate, files))
         total, done = sum(file.size_bytes for file in files), 0
         for sha256, listed_file in {file.sha256: file for file in files}.items():
@@ -244,13 +260,22 @@ async def mandate_for(
     client: NodeClient, admin: Ed25519Signer, lane: Lane, act: Act, files: tuple[ListedFile, ...] = (), *,
     replace: bool = False, target: str = "",
 ) -> MandateBody:  # fmt: skip
-    """Sign a mandate for the node that holds a lane's data."""
+    """Sign a mandate for the node that holds a lane's data. Raises CommandError where other admins must sign it first."""
     listing = bytes(digest(encode(files))) if act == "import" else b""
     mandate = DataMandate(
         act, lane.project, lane.environment, PeerId(lane.data_node), secrets.token_bytes(NONCE_BYTES),
         time.time_ns() // 1_000_000, listing, replace, target,
     )  # fmt: skip
-    return MandateBody(encode(sign_mandate(admin, await client.mesh(), mandate)))
+    signed = sign_mandate(admin, await client.mesh(), mandate)
+    require_enough(await client.state(), signed, mandate)
+    return MandateBody(encode(signed))
+
+
+async def mandate_in(client: NodeClient, line: str) -> MandateBody:
+    """Read a mandate that enough admins signed. Raises CommandError."""
+    signed, said = read_paper(line, await client.mesh())
+    require_enough(await client.state(), signed, said)
+    return MandateBody(encode(signed))
 
 
 def _present(view: DataView) -> str:

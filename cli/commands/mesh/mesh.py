@@ -25,6 +25,7 @@ from cli.commands.mesh.acknowledge import acknowledge
 from cli.commands.mesh.address import address
 from cli.commands.mesh.admins import admins
 from cli.commands.mesh.backup import backup, restore
+from cli.commands.mesh.cosign import cosign_paper
 from cli.commands.mesh.label import label
 from cli.commands.mesh.membership import leave, members, remove, reset, voters
 from cli.commands.mesh.rules import rules
@@ -451,7 +452,7 @@ def mesh() -> None:
 
 
 for _one in (
-    create, invite, join, members, address, label, remove, voters, admins, rules, upgrade, reset, acknowledge, leave, backup,
-    restore,
+    create, invite, join, members, address, label, remove, voters, admins, cosign_paper, rules, upgrade, reset, acknowledge,
+    leave, backup, restore,
 ):  # fmt: skip
     mesh.add_command(_one)

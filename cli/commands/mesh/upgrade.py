@@ -20,6 +20,7 @@ import msgspec
 from cli.access import contexts
 from cli.access.client import NodeClient, RefusedError, talk
 from cli.access.contexts import Context
+from cli.access.cosigning import require_enough
 from cli.access.principals import require_admin, talk_as, unlock_admin
 from cli.access.prompts import confirm
 from cli.errors import CommandError, UsageError
@@ -134,7 +135,6 @@ def start(
             await client.put_artifact(data, wheel.digest)
         found_wheels = tuple(wheel for wheel, _ in bundle.wheels)
         paper = UpgradePaper("start", time.time_ns() // 1_000_000, bundle.version, found_wheels, window_s)
-        goes_on("the upgrade goes on by itself", "freehold mesh upgrade pause", {"version": bundle.version})
         return await _hand(client, admin, paper)
 
     begun = talk_as(context, admin, begin)
@@ -176,8 +176,12 @@ async def _view(client: NodeClient) -> UpgradeView:
 
 
 async def _hand(client: NodeClient, admin: Ed25519Signer, paper: UpgradePaper) -> UpgradeView:
-    signed = encode(sign_upgrade(admin, await client.mesh(), paper))
-    return await client.send(UpgradeView, "/v1/upgrade", UpgradeBody(signed))
+    """Hand a paper over. Raises CommandError where other admins must sign it first."""
+    signed = sign_upgrade(admin, await client.mesh(), paper)
+    require_enough(await client.state(), signed, paper)
+    if paper.action == "start":
+        goes_on("the upgrade goes on by itself", "freehold mesh upgrade pause", {"version": paper.version})
+    return await client.send(UpgradeView, "/v1/upgrade", UpgradeBody(encode(signed)))
 
 
 def _say(output: Output, context: Context, action: Literal["pause", "resume", "abort"], *, yes: bool) -> None:

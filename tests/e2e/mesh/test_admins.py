@@ -7,17 +7,23 @@ import time
 
 import pytest
 
-from cli.access.client import RefusedError
+from cli.access.client import NodeClient, RefusedError
+from cli.access.cosigning import domain_of, read_paper, write_paper
 from cli.access.principals import principal_of
 from cli.access.statements import add_signature, read_statement, write_statement
 from cli.commands.mesh.admins import plan_of
 from cli.commands.principals.key import _again
+from protocols.api_data import MandateBody
+from protocols.api_upkeep import UpgradeBody, UpgradeView
+from protocols.changes.mandates import DataMandate, sign_mandate
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
-from protocols.machine import Digest
+from protocols.machine import Digest, PeerId
 from protocols.state.commands import Command, CreateProject, SetAdmins, SignedCommand, sign_command
 from protocols.state.model import MeshState
+from protocols.trust.cosigning import Cosigned, cosign
 from protocols.trust.grants import GRANT_DOMAIN, Grant
+from protocols.trust.upgrades import UpgradePaper, Wheel, sign_upgrade
 from tests.support.mesh.in_process import a_house
 
 DAY_MS = 86_400_000
@@ -63,6 +69,40 @@ async def test_two_admins_decide_together_and_neither_alone_and_the_paper_key_sa
         assert house.admin.public_key not in state.admins
         with pytest.raises(RefusedError):
             await client.decide(house.admin, CreateProject("blog"), expect=state.sequence)
+
+
+async def test_an_upgrade_and_a_mandate_ask_for_both_admins_and_go_from_hand_to_hand_as_a_line() -> None:
+    second = Ed25519Signer(secrets.token_bytes(32))
+    async with a_house(1) as house, house.client(0) as client:
+        mesh, state = await client.mesh(), await client.state()
+        plan = plan_of(state, [second.public_key], [], 2)
+        await client.decide_signed(changed(house.admin, mesh, state, plan.after, plan.threshold))
+        now_ms, node = time.time_ns() // 1_000_000, PeerId((await client.get("/v1/node"))["node"])
+        start = UpgradePaper("start", now_ms, "0.2.0", (Wheel("freehold-0.2.0-py3-none-any.whl", b"d" * 32),))
+        freeze = DataMandate("freeze", "shop", "production", node, secrets.token_bytes(16), now_ms)
+        for begun, alone, together, hand in (
+            (sign_upgrade(house.admin, mesh, start), "upgrade.paper", "upgrade.refused", hand_upgrade),
+            (sign_mandate(house.admin, mesh, freeze), "command.not-allowed", "data.none", hand_freeze),
+        ):
+            with pytest.raises(RefusedError) as refused:
+                await hand(client, begun)
+            assert refused.value.kind == alone
+            paper, said = read_paper(write_paper(begun), mesh)
+            stranger = Ed25519Signer(secrets.token_bytes(32))
+            with pytest.raises(RefusedError) as refused:
+                await hand(client, cosign(stranger, domain_of(said), mesh, paper))
+            assert refused.value.kind == alone
+            with pytest.raises(RefusedError) as refused:
+                await hand(client, cosign(second, domain_of(said), mesh, paper))
+            assert refused.value.kind == together, "both count; what is missing now are the wheels, and the data"
+
+
+async def hand_upgrade(client: NodeClient, paper: Cosigned) -> None:
+    await client.send(UpgradeView, "/v1/upgrade", UpgradeBody(encode(paper)))
+
+
+async def hand_freeze(client: NodeClient, paper: Cosigned) -> None:
+    await client.post_nothing("/v1/data/shop/production/freeze", MandateBody(encode(paper)))
 
 
 async def test_a_renewed_grant_gives_the_same_rights_to_the_same_key_for_longer() -> None:

@@ -44,6 +44,7 @@ from protocols.refusal import Refusal
 from protocols.rollout.orders import WorkObserved
 from protocols.state.commands import Command, SignedCommand
 from protocols.state.model import MeshState
+from protocols.trust.cosigning import Cosigned
 from protocols.trust.genesis import Genesis, decode_genesis
 from protocols.trust.invites import Bundle, InviteLine, read_line, write_line
 from protocols.trust.revocations import RevocationStatement
@@ -63,7 +64,7 @@ STORED: tuple[Any, ...] = (
     Accepted, AcceptorRecord, AuditEntry, Bundle, Command, Contradiction, Decision, Effective, Ended, Ending,
     EquivocationProof, Resealed, SecretRemoval,
     FloorVector, Genesis, MeshState, Policy, Release, ResetTo, RevocationStatement, Signed, SignedCommand,
-    UpgradePaper, ChallengeAnswer, SiteCertificate,
+    Cosigned, UpgradePaper, ChallengeAnswer, SiteCertificate,
     *UNIONS.values(),
 )  # fmt: skip
 READ_AS_TEXT = ("_Line",)

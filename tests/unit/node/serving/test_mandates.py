@@ -11,23 +11,27 @@ from msgspec.structs import replace
 
 from node.errors import NotDoneError
 from node.serving.data_custody import DataCustody
-from protocols.changes.mandates import MANDATE_AHEAD_MS, MANDATE_LIFETIME_MS, DataMandate, sign_mandate
-from protocols.envelope import encode
+from protocols.changes.mandates import MANDATE_AHEAD_MS, MANDATE_DOMAIN, MANDATE_LIFETIME_MS, DataMandate, sign_mandate
+from protocols.envelope import Signed, decode, encode
 from protocols.machine import Now, PeerId
 from protocols.state.commands import RECOVERY
+from protocols.trust.cosigning import Cosigned, cosign
 from tests.support.protocols.trust_world import VERIFIER, WALL_MS, signer
 
 MESH, ME, LANE = b"m" * 32, PeerId("me"), ("shop", "prod")
 MANDATE = DataMandate("export", *LANE, ME, b"n" * 16, WALL_MS)
 
 
-def custody(started_ms: int = WALL_MS - MANDATE_AHEAD_MS, **core: Any) -> tuple[DataCustody, list[int]]:
+def custody(
+    started_ms: int = WALL_MS - MANDATE_AHEAD_MS, *, threshold: int = 1, **core: Any
+) -> tuple[DataCustody, list[int]]:
     """A node that holds the lane's data, begun then; and its clock, which is at the mandate's moment."""
     clock = [started_ms]
     lane = SimpleNamespace(data_node=ME)
     state = SimpleNamespace(
-        admins=(signer("admin").public_key, RECOVERY + signer("paper").public_key), lane=lambda *_: lane
-    )
+        admins=(signer("admin").public_key, signer("second").public_key, RECOVERY + signer("paper").public_key),
+        threshold=threshold, lane=lambda *_: lane,
+    )  # fmt: skip
     trust = SimpleNamespace(verifier=VERIFIER, mesh=MESH)
     data_custody = DataCustody(
         SimpleNamespace(node=ME, state=state, trust=trust, **core),  # type: ignore[arg-type]
@@ -44,7 +48,7 @@ def signed(mandate: DataMandate = MANDATE, by: str = "admin") -> bytes:
 
 def refusal(made: DataCustody, data: bytes, act: Any = "export", lane: tuple[str, str] = LANE) -> str:
     with pytest.raises(NotDoneError) as refused:
-        made.check(data, act, lane)
+        data_custody.check(data, act, lane)
     return refused.value.refusal.rule
 
 
@@ -80,3 +84,31 @@ def test_a_mandate_for_anything_else_is_refused(changed: dict[str, Any], rule: s
 def test_only_an_admin_signs_one_and_a_recovery_key_is_none(by: str) -> None:
     data_custody, _ = custody()
     assert refusal(data_custody, signed(by=by)) == "command.not-allowed"
+
+
+@pytest.mark.parametrize(
+    ("more", "taken"),
+    [(["second"], True), (["somebody", "second"], True), ([], False), (["admin"], False), (["paper"], False),
+     (["somebody"], False)],
+    ids=["another admin", "a stranger beside", "nobody", "the same again", "a recovery key", "a stranger"],
+)  # fmt: skip
+def test_a_mesh_that_asks_for_two_admins_asks_for_them_here_too(more: list[str], taken: bool) -> None:
+    data_custody, _ = custody(threshold=2)
+    paper: Cosigned = sign_mandate(signer("admin"), MESH, MANDATE)  # type: ignore[arg-type]
+    for name in more:
+        paper = cosign(signer(name), MANDATE_DOMAIN, MESH, paper)
+    if taken:
+        assert data_custody.check(encode(paper), "export", LANE) == MANDATE
+    else:
+        assert refusal(data_custody, encode(paper)) == "command.not-allowed"
+
+
+def test_what_another_release_signed_with_one_key_is_read_as_before() -> None:
+    paper = sign_mandate(signer("admin"), MESH, MANDATE)  # type: ignore[arg-type]
+    alone = encode(Signed(paper.payload, paper.key, paper.signature))
+    data_custody, _ = custody()
+    assert data_custody.check(alone, "export", LANE) == MANDATE
+    both = encode(cosign(signer("second"), MANDATE_DOMAIN, MESH, paper))
+    assert decode(both, Signed) == decode(alone, Signed), (
+        "and a release that knows one signature reads the first of two"
+    )

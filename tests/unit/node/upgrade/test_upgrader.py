@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from node.upgrade import upgrader
 from node.upgrade.releases_here import Chosen, Failed, ReleaseError, ReleasesHere, Trial
 from node.upgrade.upgrader import GATE, REFUSED, NotTakenError, Upgrader, UpgradeStanding
-from protocols.envelope import Signed, digest
+from protocols.envelope import digest
 from protocols.keys import Ed25519Signer, Ed25519Verifier, peer_id
 from protocols.machine import PeerId
-from protocols.trust.upgrades import UpgradePaper, Wheel, sign_upgrade
+from protocols.trust.cosigning import Cosigned, cosign
+from protocols.trust.upgrades import UPGRADE_DOMAIN, UpgradePaper, Wheel, sign_upgrade
 
 ADMIN, OTHER = Ed25519Signer(b"a" * 32), Ed25519Signer(b"o" * 32)
 MESH, NOW_MS = b"m" * 32, 1_000_000_000_000
@@ -26,7 +27,7 @@ PAPER = sign_upgrade(ADMIN, MESH, START)
 ORDER = digest(PAPER.payload)
 
 
-def word(action: Any, order: bytes = ORDER, by: Ed25519Signer = ADMIN) -> Signed:
+def word(action: Any, order: bytes = ORDER, by: Ed25519Signer = ADMIN) -> Cosigned:
     return sign_upgrade(by, MESH, UpgradePaper(action, NOW_MS, order=order))
 
 
@@ -109,9 +110,7 @@ async def refusal(doing: Any) -> NotTakenError:
 
 async def test_only_an_admins_paper_begins_and_only_what_is_here_and_fits(node: Node) -> None:
     assert (await refusal(node.upgrader.hand(sign_upgrade(OTHER, MESH, START)))).rule == "upgrade.paper"
-    node.state.threshold = 2
-    assert "asks for 2 admins" in (await refusal(node.upgrader.hand(PAPER))).detail
-    node.state.threshold, node.held = 1, False
+    node.held = False
     assert "upload them first" in (await refusal(node.upgrader.hand(PAPER))).detail
     node.held, node.peers[TWO] = True, UpgradeStanding("0.0.9")
     skipping = sign_upgrade(ADMIN, MESH, replace(START, version="0.3.0"))
@@ -122,6 +121,27 @@ async def test_only_an_admins_paper_begins_and_only_what_is_here_and_fits(node: 
     assert node.phase == "running"
     assert node.make()._conducted == node.upgrader._conducted, "its own restart ends nothing"
     assert "conducts an upgrade already" in (await refusal(node.upgrader.hand(PAPER))).detail
+
+
+async def test_as_many_admins_begin_one_and_go_on_as_the_mesh_asks_for_and_any_one_stops_it(node: Node) -> None:
+    def both(paper: Cosigned) -> Cosigned:
+        return cosign(OTHER, UPGRADE_DOMAIN, MESH, paper)
+
+    node.state.admins, node.state.threshold = (ADMIN.public_key, OTHER.public_key), 2
+    assert "1 of 2 admins" in (await refusal(node.upgrader.hand(PAPER))).detail
+    assert "1 of 2 admins" in (await refusal(node.upgrader.take_up(PAPER))).detail, "whoever brings it"
+    await node.upgrader.hand(both(PAPER))
+    assert node.phase == "running"
+    await node.upgrader.hand(word("pause"))
+    assert node.phase == "paused"
+    assert "1 of 2 admins" in (await refusal(node.upgrader.hand(word("resume")))).detail
+    await node.upgrader.hand(both(word("resume", by=ADMIN)))
+    assert node.phase == "running"
+    await node.step()
+    assert node.asked[-1][1].paper == both(PAPER), "each node judges it by both signatures"
+    node.state.admins = (ADMIN.public_key, Ed25519Signer(b"n" * 32).public_key)
+    with pytest.raises(NotTakenError, match="1 of 2 admins"):
+        node.upgrader._open(both(PAPER))  # one who signed was removed meanwhile
 
 
 async def test_an_admins_later_word_counts_for_that_order_alone(node: Node) -> None:

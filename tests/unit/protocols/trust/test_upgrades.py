@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from protocols.envelope import DecodeError, Signed, encode, sign
+from protocols.envelope import DecodeError, encode
 from protocols.keys import Ed25519Signer, Ed25519Verifier
+from protocols.trust.cosigning import Cosigned, begin_cosigning
 from protocols.trust.upgrades import (
     GOOD_FOR_MS,
     WHEELS_MAX,
@@ -41,8 +42,8 @@ def test_only_a_neighbour_that_is_newer_may_follow(old: str, new: str, word: str
     assert bool(text) == bool(word)
 
 
-def opened(signed: Signed, now_ms: int = NOW_MS) -> UpgradePaper:
-    return open_upgrade(Ed25519Verifier(), MESH, (ADMIN.public_key,), signed, now_ms)
+def opened(signed: Cosigned, now_ms: int = NOW_MS) -> UpgradePaper:
+    return open_upgrade(Ed25519Verifier(), MESH, (ADMIN.public_key,), 1, signed, now_ms)
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "abort"])
@@ -59,13 +60,13 @@ def test_an_admins_word_is_taken(action: Any) -> None:
     [
         sign_upgrade(OTHER, MESH, START),
         sign_upgrade(ADMIN, b"n" * 32, START),
-        sign(ADMIN, "freehold/upgrade/2", MESH, START),
-        Signed(encode(replace(START, version="0.2.1")), ADMIN.public_key, sign_upgrade(ADMIN, MESH, START).signature),
-        Signed(encode(START), ADMIN.public_key, sign_upgrade(OTHER, MESH, START).signature),
+        begin_cosigning(ADMIN, "freehold/upgrade/2", MESH, START),
+        Cosigned(encode(replace(START, version="0.2.1")), ADMIN.public_key, sign_upgrade(ADMIN, MESH, START).signature),
+        Cosigned(encode(START), ADMIN.public_key, sign_upgrade(OTHER, MESH, START).signature),
     ],
     ids=["another key", "another mesh", "another domain", "another payload", "another's signature"],
 )
-def test_nobody_elses_word_is_taken(signed: Signed) -> None:
+def test_nobody_elses_word_is_taken(signed: Cosigned) -> None:
     with pytest.raises(DecodeError):
         opened(signed)
 
