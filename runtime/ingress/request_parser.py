@@ -193,7 +193,7 @@ class RequestParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """One field."""
         self._fields_bytes += len(name) + len(value)
-        self._headers.append((name, value))
+        self._headers.append((name, value.rstrip(b" \t")))  # llhttp leaves the white space behind a value (RFC 9112, 5)
         settings = self._settings
         if self._fields_bytes > settings.fields_max_bytes or len(self._headers) > settings.fields_max:
             raise StopParsing(FIELDS_TOO_LARGE)

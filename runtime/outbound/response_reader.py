@@ -46,7 +46,7 @@ class ResponseReader:
         self._size += len(name) + len(value)
         if self._size > HEAD_MAX_BYTES:
             raise ResponseFailed(("HTTP-response-header-section-size", self._size))
-        self._fields.append((name.decode("latin-1").lower(), value))
+        self._fields.append((name.decode("latin-1").lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The head is whole; an informational one is dropped."""

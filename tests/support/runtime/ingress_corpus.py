@@ -177,6 +177,7 @@ _SOUND: dict[str, bytes] = {
     "a method of WebDAV": _head(b"PROPFIND /hello HTTP/1.1"),
     "an absolute target": _head(b"GET http://app.test/hello HTTP/1.1"),
     "a byte above 127 in a value": _head(b"GET /hello HTTP/1.1", b"X: \xff"),
+    "a host with white space around it": _head(host=b"Host: \tapp.test \t"),
     "a length with a space behind it": _post(b"Content-Length: 3 ", body=b"abc"),
     "a coding in capitals": _coded(b"CHUNKED"),
     "a coding with white space around it": _coded(b"\tchunked "),

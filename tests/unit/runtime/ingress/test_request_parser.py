@@ -28,7 +28,10 @@ class Told:
         self.body = b""
 
     def on_request(self, incoming: Incoming) -> None:
-        self.said.append((incoming.method, incoming.target, incoming.keep_alive, incoming.length, incoming.chunked))
+        self.said.append((
+            incoming.method, incoming.target, incoming.keep_alive, incoming.length, incoming.chunked,
+            tuple(incoming.headers),
+        ))  # fmt: skip
 
     def on_data(self, data: bytes) -> None:
         self.body += data
@@ -91,6 +94,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "a head without an end has no limit": ("request_parser", "if self._head_bytes > self._settings.", "if 0 > self._settings."),
     "fields have no limit of bytes": ("request_parser", "self._fields_bytes > settings.fields_max_bytes or ", ""),
     "fields have no limit of number": ("request_parser", " or len(self._headers) > settings.fields_max", ""),
+    "white space behind a value is kept": ("request_parser", '.rstrip(b" \\t")', ""),
     "a target has no limit": ("request_parser", "if len(self._target) > self._settings.target_max_bytes", "if False"),
     "the parser is kept behind a body": ("request_parser", "if incoming.chunked or incoming.length:", "if incoming.chunked:"),
     "the empty line is not looked for across pieces": ("request_parser", "if across >= 0", "if across > 1000"),

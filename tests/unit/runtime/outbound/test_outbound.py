@@ -173,7 +173,7 @@ def reading_to_the_end(seen: list[bytes], end: bytes) -> Callable[[socket.socket
 def test_an_answer_arrives_with_its_fields_body_and_trailers(outbound: Outbound, serve: Any) -> None:
     server = serve(
         answering(
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 203 Odd\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 203 Odd\r\nX-A: 1 \t\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n"
         )
     )
