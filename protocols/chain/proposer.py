@@ -24,7 +24,8 @@ class Attempt:
     """An attempt at one ballot; `judged` is set when the promises are in and a decision was chosen.
 
     One that `stands_by` was opened before there was anything to decide. `leads` are how far the promisers' clocks were
-    ahead of this node's monotonic one: so a decision is dated when it is made, however long promises were held.
+    ahead of this node's monotonic one: so a decision is dated when it is made, however long promises were held. `lead_ms`
+    is how far this node's own was when it asked: where that is no longer so, the promisers' are not known either.
     """
 
     slot: int
@@ -34,6 +35,7 @@ class Attempt:
     voters_digest: Digest
     started_ms: int
     stands_by: bool = False
+    lead_ms: int = 0
     promises: dict[Voter, Promise] = field(default_factory=dict)
     leads: dict[Voter, int] = field(default_factory=dict)
     accepted: Accepted | None = None

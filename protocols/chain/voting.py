@@ -82,9 +82,15 @@ class Voting:
             self.open_ballot()
 
     def _stop_standing_by(self) -> None:
-        """Propose with held promises once something waits; too old ones, or such as were overtaken, are let go."""
+        """Propose with held promises once something waits; too old ones, or such as were overtaken, are let go.
+
+        So are those from before the wall clock was set, or the machine slept: they would date a decision in the past.
+        """
         context, attempt = self._at, self._attempt
         if attempt is None or not attempt.stands_by or not self._wanted:
+            return
+        if abs(_lead_ms(context.now) - attempt.lead_ms) > CLOCK_TOLERANCE_MS:
+            self._attempt = None
             return
         overtaken = attempt.ballot < context.acceptor.promised
         if not attempt.is_promised:
@@ -123,14 +129,9 @@ class Voting:
             context.pacer.start_attempt(context.now.mono_ms, context.my_rank)
         voters = context.ledger.voters
         self._attempt = attempt = Attempt(
-            context.open_slot,
-            context.ledger.position.era,
-            ballot,
-            voters,
-            voters_digest(voters),
-            context.now.mono_ms,
-            stands_by,
-        )
+            context.open_slot, context.ledger.position.era, ballot, voters, voters_digest(voters), context.now.mono_ms, stands_by,
+            _lead_ms(context.now),
+        )  # fmt: skip
         context.to_other_voters(Prepare(attempt.slot, ballot, context.ledger.position))
         if not stands_by or len(voters) == 1:
             self._promise_too(attempt)
@@ -422,3 +423,8 @@ class Voting:
         proof = self._at.witness.see(statement)
         if proof is not None:
             self._at.accuse(proof)
+
+
+def _lead_ms(now: Now) -> int:
+    """How far the wall clock is ahead of the monotonic one: it changes only where one of them jumps."""
+    return now.wall_ms - now.mono_ms

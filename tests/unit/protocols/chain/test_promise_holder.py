@@ -8,10 +8,12 @@ import pytest
 
 from node.mesh.pump import share_commits
 from protocols.chain.ballots import NO_BALLOT
+from protocols.chain.decision import Decision
 from protocols.chain.messages import Answer, Forward, Outcome, Prepare, Promised, Propose
+from protocols.envelope import decode
 from protocols.machine import Effect, Persist
 from protocols.refusal import Refusal
-from tests.support.protocols.chain_net import ChainNet
+from tests.support.protocols.chain_net import WALL_MS, ChainNet
 
 
 def standing_by(holder: str = "n0", count: int = 3) -> ChainNet:
@@ -150,3 +152,16 @@ def test_who_promised_another_meanwhile_does_not_use_the_promises_it_holds() -> 
     assert net["n0"].record.slot == 3
     assert net.add("n0").slot == 3
     assert len(net.heads()) == 1
+
+
+def test_promises_from_before_the_machines_slept_date_no_decision() -> None:
+    days = 60
+    net = standing_by()
+    for node in net.nodes.values():
+        node.wall_offset_ms += days * 86_400_000
+    net.now_ms += 1
+    wall_ms = WALL_MS + net.now_ms + days * 86_400_000
+    assert net.add("n0").slot == 2
+    dated = [decode(message.decision, Decision).at_ms for _, _, message in net.sent if isinstance(message, Propose)]
+    assert dated
+    assert min(dated) >= wall_ms, "the time of before"
