@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, NotRequired, TypedDict, cast
@@ -24,6 +25,7 @@ FORMAT: Final = 1
 
 MANIFEST: Final = "manifest"
 ARTIFACTS: Final = "artifacts"
+WORK: Final = "writing-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +161,38 @@ def write(folder: Path, manifest: BuildManifest, apps: Mapping[str, BuiltApp]) -
     named = hashlib.sha256(content).hexdigest()
     target = folder / named
     if not target.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder, prefix="writing-"))
-        try:
+        with work_folder(folder) as work:
             (work / ARTIFACTS).mkdir()
             for app in apps.values():
                 _place(app.component, work / ARTIFACTS / app.digest)
             (work / MANIFEST).write_bytes(content)
             work.rename(target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return BuildBundle(named, target, manifest)
+
+
+@contextmanager
+def work_folder(builds: Path) -> Iterator[Path]:
+    """Make a folder in which a build is put together until it is renamed; those of killed processes go with it."""
+    builds.mkdir(parents=True, exist_ok=True)
+    for left in builds.glob(f"{WORK}*"):
+        if not _runs(left.name.removeprefix(WORK).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(dir=builds, prefix=f"{WORK}{os.getpid()}-"))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process has this number; it may be another one by now."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _place(component: Path, artifact: Path) -> None:

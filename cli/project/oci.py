@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from cli.errors import CommandError
-from cli.project.bundle import ARTIFACTS, MANIFEST, BuildBundle, BundleError, canonical, read
+from cli.project.bundle import ARTIFACTS, MANIFEST, BuildBundle, BundleError, canonical, read, work_folder
 from cli.project.sbom import SBOM_TYPE, sbom_of
+from runtime.durable import made_whole
 
 ARTIFACT_TYPE = "application/vnd.freehold.build.v1"
 CONFIG_TYPE = "application/vnd.freehold.build.manifest.v1+json"
@@ -101,17 +102,17 @@ def write_layout(image: ArtifactImage, target: Path) -> None:
         "schemaVersion": 2, "mediaType": INDEX_TYPE,
         "manifests": [{**image.manifest.descriptor, "artifactType": ARTIFACT_TYPE, "annotations": {REF_NAME: "build"}}],
     }  # fmt: skip
-    try:
-        with target.open("xb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-            _add(archive, "index.json", canonical(index))
-            for entry in sorted((image.manifest, *image.blobs), key=lambda blob: blob.digest):
-                _add(archive, f"blobs/sha256/{entry.digest.removeprefix('sha256:')}", entry.data, entry.path)
-    except FileExistsError:
-        raise CommandError(f"{target} is there already", next_step="choose another name", kind="exists") from None
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    if os.path.lexists(target):
+        raise CommandError(f"{target} is there already", next_step="choose another name", kind="exists")
+    with (
+        made_whole(target) as partial,
+        partial.open("xb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        _add(archive, "index.json", canonical(index))
+        for entry in sorted((image.manifest, *image.blobs), key=lambda blob: blob.digest):
+            _add(archive, f"blobs/sha256/{entry.digest.removeprefix('sha256:')}", entry.data, entry.path)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes, path: Path | None = None) -> None:
@@ -147,22 +148,19 @@ def read_manifest(data: bytes) -> tuple[dict[str, object], list[dict[str, object
 def install(builds: Path, manifest: bytes, fetch: Fetch) -> BuildBundle:
     """Fetch an artifact's parts, check each against its digest, and keep the build below `builds` under its id."""
     config, layers = read_manifest(manifest)
-    builds.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=builds, prefix="writing-"))
     try:
-        named = _take(config, work / MANIFEST, fetch)
-        target = builds / named
-        if not target.is_dir():
-            (work / ARTIFACTS).mkdir()
-            for layer in layers:
-                _take(layer, work / ARTIFACTS / str(layer["digest"]).removeprefix("sha256:"), fetch)
-            _require_whole(work)
-            work.rename(target)
-        return read(target)
+        with work_folder(builds) as work:
+            named = _take(config, work / MANIFEST, fetch)
+            target = builds / named
+            if not target.is_dir():
+                (work / ARTIFACTS).mkdir()
+                for layer in layers:
+                    _take(layer, work / ARTIFACTS / str(layer["digest"]).removeprefix("sha256:"), fetch)
+                _require_whole(work)
+                work.rename(target)
+            return read(target)
     except BundleError as error:
         raise _no_build(str(error)) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _take(descriptor: Mapping[str, object], path: Path, fetch: Fetch) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 
 from cli.errors import UsageError
 from cli.project import python_build
+from runtime.durable import made_whole
 
 TEMPLATES: Final = Path(__file__).parent.parent / "templates"
 SHARED: Final = TEMPLATES / "shared"
@@ -91,16 +92,13 @@ def create(name: str, template: Template, parent: Path) -> tuple[Path, list[str]
         (SHARED / "AGENTS.md", "AGENTS.md"),
     ]  # fmt: skip
     pairs = [(source, relative) for source, relative in pairs if "__pycache__" not in relative]
-    try:
+    with made_whole(target) as folder:
         for source, relative in pairs:
-            path = target / relative
+            path = folder / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, path)
             if source not in [shared for shared, _ in template.shared]:
                 path.write_text(_filled(path.read_text(), name, template))
-    except OSError:
-        shutil.rmtree(target, ignore_errors=True)  # half a project would only be in the way of the next attempt
-        raise
     return target, sorted(relative for _, relative in pairs)
 
 

@@ -129,8 +129,8 @@ class Voting:
             context.pacer.start_attempt(context.now.mono_ms, context.my_rank)
         voters = context.ledger.voters
         self._attempt = attempt = Attempt(
-            context.open_slot, context.ledger.position.era, ballot, voters, voters_digest(voters), context.now.mono_ms, stands_by,
-            _lead_ms(context.now),
+            context.open_slot, context.ledger.position.era, ballot, voters, voters_digest(voters),
+            context.now.mono_ms, stands_by, _lead_ms(context.now),
         )  # fmt: skip
         context.to_other_voters(Prepare(attempt.slot, ballot, context.ledger.position))
         if not stands_by or len(voters) == 1:

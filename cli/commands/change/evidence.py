@@ -30,6 +30,7 @@ from protocols.changes.evidence import ENVELOPE_MAX_BYTES, Attested, open_envelo
 from protocols.envelope import DecodeError, decode, digest, encode
 from protocols.keys import Ed25519Verifier
 from protocols.refusal import Refusal
+from runtime.durable import made_whole
 
 Signable = TypeVar("Signable", Change, Release)
 CHANGE_FILE, RELEASE_FILE, CONFIGURATION_FILE = "change.msgpack", "release.msgpack", "configuration.msgpack"
@@ -104,7 +105,9 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
     folder = target or Path(f"evidence-{named[:12]}")
     if folder.exists():
         raise UsageError(f"{folder} exists", next_step="name a new folder with --to", kind="exists")
-    left_out = write_export(folder, named, files, envelopes)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with made_whole(folder) as made:
+        left_out = write_export(made, named, files, envelopes)
     count = len(envelopes) - len(left_out)
     for text in left_out:
         output.warn(f"left out, as it is about something else: {text}")

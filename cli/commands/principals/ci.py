@@ -23,6 +23,7 @@ from cli.frame import Group, command
 from cli.project.find import project_at
 from cli.text.output import Output
 from cli.text.units import in_words
+from runtime.durable import made_whole
 
 _WORKFLOW = """\
 # Made by: freehold ci init {platform}{flag}. {origin}
@@ -157,7 +158,8 @@ def init(
         identity=_IDENTITY[platform] if oidc else _FROM_SECRETS, exchange=_EXCHANGE if oidc else "",
     )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
+    with made_whole(target) as made:
+        made.write_text(text)
     variable = TRUST_VARIABLE if oidc else contexts.TOKEN_VARIABLE
     output.result({"platform": platform, "file": str(target), "variable": variable}, f"wrote {target}")
     if oidc:

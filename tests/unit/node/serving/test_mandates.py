@@ -46,7 +46,7 @@ def signed(mandate: DataMandate = MANDATE, by: str = "admin") -> bytes:
     return encode(sign_mandate(signer(by), MESH, mandate))  # type: ignore[arg-type]
 
 
-def refusal(made: DataCustody, data: bytes, act: Any = "export", lane: tuple[str, str] = LANE) -> str:
+def refusal(data_custody: DataCustody, data: bytes, act: Any = "export", lane: tuple[str, str] = LANE) -> str:
     with pytest.raises(NotDoneError) as refused:
         data_custody.check(data, act, lane)
     return refused.value.refusal.rule
