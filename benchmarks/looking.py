@@ -11,11 +11,8 @@ bare page of the same size is painted in the same run. Needs a Chromium.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import shlex
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -31,6 +28,7 @@ from benchmarks.rows import Row, at_most
 from cli.console.serving import asset, asset_names, composed
 from tests.fixtures.build import component
 from tests.support.browser import Browser, Page
+from tests.support.mesh.looking_on import console_of
 from tests.support.mesh.nodes import Fleet, Machine, free_port, until
 from tests.support.mesh.site import Site, visitors
 from tests.support.mesh.terminal import Terminal
@@ -44,11 +42,10 @@ SIZE_AIM_BYTES: Final = 60_000
 PAINT_AIM_MS: Final = 200.0
 CPU_AIM_PERCENT: Final = 1.0
 NEVER_S: Final = 1e9
-LOADS: Final = {"no other release": NEVER_S, "a release a minute": 60.0, "releases without a pause": 0.0}
-"""Seconds from the begin of one release to that of the next."""
-LINK: Final = r"http://localhost:\d+/#[\w-]+"
+PACES_S: Final = (NEVER_S, 60.0, 0.0)
+"""From the begin of one release to that of the next; six times as fast in a short look."""
+
 VIEWS: Final = (("/", "what needs you", "What needs you"), ("/lane/site-0/production", "a rollout", "The rollout"))
-COMMAND: Final = shlex.join([sys.executable, "-c", "from cli.main import main; main()"])
 PAINTED: Final = """new Promise((done) => new PerformanceObserver((list) => {
   for (const one of list.getEntriesByName('first-contentful-paint')) done(one.startTime);
 }).observe({ type: 'paint', buffered: true }))"""
@@ -63,30 +60,31 @@ def run(quick: bool) -> Iterator[Row]:
     yield at_most("console: all files of both pages", size, "bytes", SIZE_AIM_BYTES)
     nodes, projects = (4, 2) if quick else (NODES, PROJECTS)
     folder = Path(tempfile.mkdtemp(prefix="fh"))
-    fleet, browser, terminals = Fleet(folder, folder / "c"), Browser(), list[Terminal]()
-    try:
+    with contextlib.ExitStack() as ends:
+        ends.callback(shutil.rmtree, folder, ignore_errors=True)
+        fleet, browser = Fleet(folder, folder / "c"), Browser()
+        ends.callback(fleet.close)
+        ends.callback(browser.close)
         first = fleet.found("n0", "--policy", "solo")
-        port = free_port()
-        terminals.append(Terminal(f"{COMMAND} console --port {port}", Path.cwd(), first.environment))
-        page = browser.page(terminals[0].wait_for(LINK, 60)[0], width=1440, height=900)
-        page.has("What needs you")
+        page, port = browser.page(width=1440, height=900), free_port()
+        console = ends.enter_context(console_of(first, page, port))
         yield from _paints(page, port)
         line = fleet.invite(first, "--uses", str(nodes - 1), "--role", "voter", "--role", "worker")
-        with crowd.joined(folder / "m", line, nodes - 1, folder / "c"):
-            until(lambda: _confirmed(first) == nodes, 240, f"{nodes} confirmed nodes", every_s=0.5)
-            with _living(first, folder, projects) as others:
-                watched = functools.partial(
-                    _watched, browser, page, port, first, terminals[0], WATCH_S / (6 if quick else 1)
-                )
-                for load, every_s in LOADS.items():
-                    with _released(first, others, every_s / (6 if quick else 1)):
-                        yield from watched(f"{nodes} nodes x {projects} apps, {load}")
-    finally:
-        for terminal in terminals:
-            terminal.kill()
-        browser.close()
-        fleet.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        ends.enter_context(crowd.joined(folder / "m", line, nodes - 1, folder / "c"))
+        until(lambda: _confirmed(first) == nodes, 240, f"{nodes} confirmed nodes", every_s=0.5)
+        others = ends.enter_context(_living(first, folder, projects))
+        watch_s = WATCH_S / (6 if quick else 1)
+        for pace_s in PACES_S:
+            every_s = pace_s / (6 if quick else 1)
+            with _released(first, others, every_s):
+                what = f"{nodes} nodes x {projects} apps, {_in_words(every_s)}"
+                yield from _watched(browser, page, port, first, console, watch_s, what)
+
+
+def _in_words(every_s: float) -> str:
+    if every_s == 0.0:
+        return "releases without a pause"
+    return "no other release" if every_s > NEVER_S / 10 else f"a release every {every_s:g} s"
 
 
 def _confirmed(machine: Machine) -> int:
