@@ -109,10 +109,10 @@ def tell(scene: Stage, recorder: Recorder) -> None:
     with visitors(scene.team.fleet.machines, "greeter", "/greeter", every_s=0.05):
         scene.greeter.configure("good day", healthy="20s")
         recorder.run("freehold diff")
-        good = _deployed(scene, recorder, "greet more kindly, without the telemetry", "Stage 2 of 3", "rollout")
+        good = _deployed(scene, recorder, "greet more kindly, without the telemetry", "0.0 %", "rollout")
         assert scene.runs(good)
         scene.greeter.configure("", healthy="20s")
-        _deployed(scene, recorder, "greet nobody", "Why the last release went back", "back")
+        _deployed(scene, recorder, "greet nobody", "Last log lines on", "back")
     recorder.run("freehold why greeter | head -24")
     newest = scene.team.dev.ok("rollouts", "--project", "greeter")["rollouts"][0]
     scene.team.show(f"/logs/{next(one['node'] for one in newest['numbers'] if one['errors'])}/greeter")
@@ -129,6 +129,7 @@ def _deployed(scene: Stage, recorder: Recorder, request: str, awaited: str, name
     change = scene.waiting(request)
     scene.team.approve(change)
     scene.team.show("/lane/greeter/production")
+    scene.team.page.has("Stage 1 of 3", RELEASED_S)
     scene.team.page.has(awaited, RELEASED_S)
     scene.take(name)
     typing.join()

@@ -104,7 +104,8 @@ async function prepare(parts) {
     if (!one) return { body: [h('h1', {}, 'Not there'), h('p', {}, 'There is no such project or environment.')] };
     const failing = failed(one);
     const lines = await Promise.all(failing.map(async (node) => [node, views.lastWords((await get(`/v1/logs?node=${node}&project=${one.project}&release=${lost(one)}&limit=200`).catch(() => ({ lines: [] }))).lines)]));
-    return { body: () => views.lane(one, lines, acts(one)) };
+    const data = one.data_node && await get(`/v1/data/${one.project}/${one.environment}`).catch(() => null);
+    return { body: () => views.lane(one, lines, acts(one), data) };
   }
   if (kind === 'change') {
     const [status, found] = await own('/console/change', rest[0]);
@@ -116,7 +117,11 @@ async function prepare(parts) {
     await followLogs(rest[0] || logs.node || known.node.node, rest[0] ? rest[1] || '' : logs.project, logs.contains);
     return { body: () => views.logs(logs, logs.lines, null) };
   }
-  return { body: { projects: views.projects, nodes: views.nodes, history: views.history }[kind] || views.home };
+  if (kind === 'nodes') {
+    const names = await get('/v1/names');
+    return { body: () => views.nodes(names) };
+  }
+  return { body: { projects: views.projects, history: views.history }[kind] || views.home };
 }
 
 const LOGS_OF = 3;
@@ -216,11 +221,19 @@ function again(kind, fields) {
 
 const wanted = () => [...stale].filter((part) => shownIn(current(), part));
 
+const moves = () => known.lanes.map((one) => one.sequence).join();
+
 /** Load what the open view shows and is old. Returns what `load` does. */
 async function look() {
   const parts = wanted();
   parts.forEach((part) => stale.delete(part));
-  const news = await load(parts);
+  const before = moves();
+  let news = await load(parts);
+  if (news && moves() !== before && !parts.includes('decisions') && shownIn(current(), 'decisions')) {
+    stale.delete('decisions');
+    const reasons = await load(['decisions']); // what a lane came to is not shown without its reason
+    news = reasons && [...news, ...reasons];
+  }
   if (!news) parts.forEach((part) => stale.add(part)); // the node did not answer: they are old still
   loaded = Date.now() + (news ? 0 : AWAY_MS);
   return news;

@@ -17,7 +17,7 @@ export function table(names, rows, words) {
 export function stages(rollout) {
   const kind = (index) => (index < rollout.stage ? 'over' : index > rollout.stage ? '' : rollout.verdicts.some((one) => one.verdict === 'fail') ? 'failed' : 'open');
   return [
-    h('p', {}, `Stage ${rollout.stage + 1} of ${rollout.stages.length}: ${rollout.cohort.length} of ${rollout.stages[rollout.stages.length - 1]} nodes. ${rollout.assessment} ${rollout.reason}`),
+    h('p', {}, `Stage ${rollout.stage + 1} of ${rollout.stages.length}: ${rollout.cohort.length} of ${rollout.stages[rollout.stages.length - 1]} nodes. ${[rollout.assessment, rollout.reason].filter(Boolean).join(': ')}`),
     h('div', { class: 'bar', 'aria-hidden': 'true' }, rollout.stages.map((_, index) => h('span', { class: kind(index) }))),
   ];
 }

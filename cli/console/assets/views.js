@@ -9,6 +9,8 @@ const when = (ms) => (ms ? local(new Date(ms)) : '');
 const link = (path, ...words) => h('a', { href: `#${path}` }, ...words);
 const laneLink = (one) => link(`/lane/${one.project}/${one.environment}`, `${one.project} in ${one.environment}`);
 const changeLink = (id) => link(`/change/${id}`, h('code', {}, short(id)));
+/** A sentence of the nodes with their names in place of their ids. */
+const named = (text) => known.members.reduce((said, one) => (one.name ? said.replaceAll(one.node, one.name) : said), text);
 const waiting = (one) => one.state === 'proposed' && one.start && one.start.outcome === 'waiting';
 
 export function home() {
@@ -34,15 +36,15 @@ export function home() {
       link(`/change/${one.id}`, 'Review it'))),
     held.map((one) => panel('', h('strong', {}, 'Waits'), h('p', {}, one.request), h('p', { class: 'quiet' }, `${one.start.rule}: ${one.start.detail}`), link(`/change/${one.id}`, 'Look at it'))),
     paused.map((one) => panel('', h('strong', { class: 'warn' }, 'Paused rollout'), h('p', {}, laneLink(one)), h('p', {}, one.rollout.paused))),
-    failed.map((one) => panel('alert', h('strong', { class: 'bad' }, 'The last release went back'), h('p', {}, laneLink(one)), h('p', {}, one.last_abort))),
+    failed.map((one) => panel('alert', h('strong', { class: 'bad' }, 'The last release went back'), h('p', {}, laneLink(one)), h('p', {}, named(one.last_abort)))),
     faults.map((one) => panel('alert', h('strong', { class: 'bad' }, 'Fault'), h('p', {}, one))),
     ending.map((one) => panel('', h('strong', { class: 'warn' }, 'Ends soon'), h('p', {}, one))),
     running.length > 0 && [h('h2', {}, 'Under way'), running.map((one) => panel('', laneLink(one), stages(one.rollout)))],
   ];
 }
 
-/** One project in one environment; `logs` are the last lines of nodes that failed, `acts` the buttons that may be pressed. */
-export function lane(one, logs, acts) {
+/** One project in one environment; `logs` are the last lines of nodes that failed, `acts` the buttons that may be pressed, `data` what the asked node says of its data. */
+export function lane(one, logs, acts, data) {
   const history = known.decisions.filter((each) => each.project === one.project && each.environment === one.environment);
   const back = history.find((each) => each.numbers.length && each.action === 'abort');
   return [
@@ -52,17 +54,31 @@ export function lane(one, logs, acts) {
       ? panel('', h('h2', {}, 'The rollout'), h('p', {}, 'change ', changeLink(one.rollout.change)), one.rollout.paused && h('p', { class: 'warn' }, `Paused: ${one.rollout.paused}`), stages(one.rollout), grid(heard(one.rollout), 'what the nodes of this stage say', nodeName))
       : panel('', h('h2', {}, 'What runs'), one.base ? h('p', {}, 'release ', h('code', {}, short(one.base.release)), ' of change ', changeLink(one.base.change)) : none('Nothing was deployed yet.'), h('p', { class: 'quiet' }, one.routes.join(', '))),
     acts,
-    one.last_abort && !one.rollout && panel('alert', h('h2', {}, 'Why the last release went back'), h('p', {}, one.last_abort), back && grid(back.numbers, 'the numbers of that decision', nodeName)),
+    one.last_abort && !one.rollout && panel('alert', h('h2', {}, 'Why the last release went back'), h('p', {}, named(one.last_abort)), back && grid(back.numbers, 'the numbers of that decision', nodeName)),
     logs.map(([node, lines]) => [h('h3', {}, `Last log lines on ${nodeName(node)}`), h('pre', { class: 'log', tabindex: '0', 'aria-label': `log lines of ${nodeName(node)}` }, lines.map(([line, times]) => logLine(line) + (times > 1 ? `  (${times} times)` : '')).join('\n') || 'none'), link(`/logs/${node}/${one.project}`, 'All log lines')]),
     h('h2', {}, 'Can return to'),
     table(['release', 'change', 'approved by'], one.retained.map((each) => [h('code', {}, short(each.release)), changeLink(each.change), each.approvers.map(short).join(', ')]), 'no earlier release is kept'),
     h('h2', {}, 'Decisions'), decisions(history),
-    h('h2', {}, 'Data'), h('p', {}, one.data_node ? `The key-value data lies on ${nodeName(one.data_node)}.` : 'No node holds data of it.'),
+    h('h2', {}, 'Data'), kept(one, data),
   ];
 }
 
+/** Where its data lies, and how old its copies are, as far as the asked node knows: the holder knows of the standby and the backups. */
+function kept(one, data) {
+  if (!one.data_node) return h('p', {}, 'No node holds data of it.');
+  const facts = [['lies on', nodeName(one.data_node)]];
+  if (data && data.here === data.node) {
+    const { standby, files } = data;
+    facts.push(['size', `${local(Math.ceil(files.reduce((sum, file) => sum + file.size_bytes, 0) / 1024))} KiB`]);
+    facts.push(['standby', standby ? `${nodeName(standby.node)}, ${standby.at_ms ? `whole copy of ${when(standby.at_ms)}` : 'no whole copy yet'} ${standby.problem}` : 'none']);
+    facts.push(['newest backup', data.backup_problem || when(data.backup_ms) || 'none']);
+  }
+  if (data && data.copy_ms) facts.push(['second copy on this node', `of ${when(data.copy_ms)}`]);
+  return h('dl', { class: 'facts' }, facts.map(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]));
+}
+
 function decisions(list) {
-  return table(['#slot', 'when', 'what', 'where', 'by', 'why'], list.map((one) => [String(one.slot), when(one.at_ms), one.action, one.project ? `${one.project} / ${one.environment}` : 'the mesh', one.names.join(', ') || (one.signers.length ? one.signers.map(short).join(', ') : 'the nodes'), one.reason]), 'nothing was decided yet');
+  return table(['#slot', 'when', 'what', 'where', 'by', 'why'], list.map((one) => [String(one.slot), when(one.at_ms), one.action, one.project ? `${one.project} / ${one.environment}` : 'the mesh', one.names.join(', ') || (one.signers.length ? one.signers.map(short).join(', ') : 'the nodes'), named(one.reason)]), 'nothing was decided yet');
 }
 
 const difference = (one) => h('li', { class: one.section === 'capabilities' && one.after !== null ? 'cap' : '' }, h('span', { class: 'mark' }, one.before === null ? '+' : one.after === null ? '-' : '~'), one.app ? `${one.app}: ${one.name}` : one.name, one.section !== 'capabilities' && one.section !== 'routes' && ` ${[one.before, one.after].filter((value) => value !== null).join(' → ')}`);
@@ -104,9 +120,10 @@ export function projects() {
     h('h2', {}, 'Changes'), table(['change', 'request', 'where', 'state', 'proposed'], known.changes.map((one) => [changeLink(one.id), one.request, `${one.project} / ${one.environment}`, waiting(one) ? 'waits' : one.ended || one.state, when(one.created_ms)]), 'nothing was proposed yet')];
 }
 
-export function nodes() {
+export function nodes(names) {
   const belief = (one) => h('span', { class: one.belief === 'down' ? 'bad' : 'good' }, one.left ? 'left' : one.belief === 'self' ? 'up (asked)' : one.belief);
   return [h('h1', {}, 'Nodes'), table(['node', 'state', 'votes', 'version', 'certificate ends', 'address'], known.members.filter((one) => one.standing === 'member').map((one) => [one.name || one.node.slice(-8), belief(one), one.voter ? 'yes' : '', one.version, when(one.expires_ms), h('span', { class: 'mono' }, one.addresses.join(' '))]), 'no node is known'),
+    h('h2', {}, 'Names for visitors'), table(['name', 'project', 'should lead to', 'certificate of the mesh ends', 'problem'], names.map((one) => [one.name, `${one.project} / ${one.environment}`, h('span', { class: 'mono' }, one.addresses.join(' ')), when(one.certificate_until_ms), h('span', { class: 'bad' }, one.problem)]), 'no route has a name'),
     known.node && h('p', { class: 'quiet' }, `${known.node.name}: decision ${known.node.slot}, ${local(Math.round(known.node.disk_free_bytes / 1048576))} MiB free, wasmtime ${known.node.wasmtime}`)];
 }
 

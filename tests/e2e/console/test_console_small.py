@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -57,3 +58,36 @@ def test_axe_finds_nothing_in_any_view_at_any_width_in_any_palette(look: Look) -
             found += [(width, dark, name, one) for one in said]
     look.page.resize(width=1440, height=900)
     assert not found, "\n".join(map(str, found))
+
+
+def test_the_place_of_data_is_shown_as_far_as_the_asked_node_knows_it(look: Look) -> None:
+    one = {"project": "greeter", "environment": "production", "data_node": "n1", "frozen": "", "rollout": None, "base": None,
+           "routes": [], "retained": [], "last_abort": ""}  # fmt: skip
+    standby = {"node": "n2", "at_ms": 1_800_000_000_000, "problem": "the disk of n2 is full"}
+    holder = {"here": "n1", "node": "n1", "files": [{"name": "a", "size_bytes": 3000}], "standby": standby, "copy_ms": 0,
+              "backup_ms": 0, "backup_problem": ""}  # fmt: skip
+
+    def told(data: object) -> str:
+        drawn = (
+            f"made.lane({json.dumps(one)}, [], null, {json.dumps(data)}).flat(9).filter((one) => one instanceof Node)"
+        )
+        text = look.page.js(
+            f"import('/assets/views.js').then((made) => {drawn}.map((one) => one.textContent).join(' '))"
+        )
+        return str(text).partition("Data ")[2]
+
+    assert "3 KiB" in told(holder)
+    assert "the disk of n2 is full" in told(holder)
+    assert "newest backupnone" in told(holder)
+    assert "standbynone" in told({**holder, "standby": None})
+    elsewhere = told({**holder, "here": "n2", "copy_ms": 1_800_000_000_000})
+    assert "second copy on this node" in elsewhere
+    assert "standby" not in elsewhere, "only the holder knows"
+    assert told(None) == "lies onn1"
+    assert "<202E>" in told({**holder, "backup_problem": "\u202e"})
+
+
+def test_names_for_visitors_are_beside_the_nodes(look: Look) -> None:
+    show(look.page, "/nodes")
+    look.page.has("Names for visitors")
+    look.page.has("no route has a name")
