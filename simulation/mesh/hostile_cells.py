@@ -16,10 +16,10 @@ from protocols.changes.demands import Demands
 from protocols.changes.secrets import Resealed, SecretRemoval, sign_paper
 from protocols.changes.statements import LATENCY_BUCKETS, Counts, HealthVerdict, Prepared, state_it
 from protocols.envelope import Signed, digest, encode, sign
-from protocols.machine import Now, PeerConnected, PeerId, Received, Reject
+from protocols.machine import Now, PeerConnected, PeerId, Received, Reject, Send
 from protocols.records.audit import entry_key
 from protocols.records.credentials import grant_record
-from protocols.records.gossip import RecordMachine
+from protocols.records.gossip import ANNOUNCED_MAX, Announce, AnnouncedRecord, RecordMachine
 from protocols.records.key_table import PAPER_MS, make_key
 from protocols.records.papers import Ended
 from protocols.records.quotas import RecordLimits
@@ -416,6 +416,41 @@ def _hoarding_node(w: Any, cell: str) -> None:
     w.must(cell, sum(answers[:-1]) <= 6 and answers[-1], f"a node's share of three entries and three words: {answers}")
 
 
+def _wordy(w: Any, cell: str) -> None:
+    """A member says few things, each a long one; its neighbour's word of the same length still finds room."""
+    fields = {"kind": "owned", "ttl_ms": DAY_MS}
+
+    def said(by: str, number: int) -> Signed:
+        return w.carry(by, make_key("prepared", w.node(by), f"c{number}"), bytes(2_000), **fields)  # type: ignore[no-any-return]
+
+    answers = _taken(
+        w, RecordLimits(node_words_bytes_max=6_000), [*(said(LIAR, number) for number in range(4)), said("n2", 0)]
+    )
+    w.must(cell, answers == [True, True, False, False, True], f"a node's share of 6,000 bytes of words: {answers}")
+
+
+def _announcing(w: Any, cell: str) -> None:
+    """A member announces its records without end; what its neighbour wrote is fetched from it all the same."""
+    machine = RecordMachine(w.stores["n1"].trust, w.signer("n1"), SeededEntropy(w.source))
+    peer, now, asked = w.node(LIAR), Now(0, w.wall_ms), []
+    machine.handle(PeerConnected(peer, True), now)
+
+    def announce(by: str, numbers: range) -> list[str]:
+        named = tuple(
+            AnnouncedRecord(make_key("prepared", w.node(by), f"c{number}"), 1, bytes(32)) for number in numbers
+        )
+        sent = machine.handle(Received(peer, Announce(named)), now)
+        return [key for effect in sent if isinstance(effect, Send) for key in effect.message.keys]
+
+    burst = machine.config.author_burst
+    for start in range(0, 2 * burst, ANNOUNCED_MAX):
+        asked += announce(LIAR, range(start, start + ANNOUNCED_MAX))
+    beside = announce("n2", range(1))
+    w.must(
+        cell, len(asked) == burst and len(beside) == 1, f"fetched {len(asked)} at once, and {len(beside)} of another's"
+    )
+
+
 def _filled(w: Any, cell: str) -> None:
     """The store is full of papers; each node's audit has its reserve, and nobody else's word takes it."""
     said = [w.carry(LIAR, *w.paper("change", "author", w.wall_ms + number)) for number in range(3)]
@@ -473,6 +508,8 @@ CELLS: dict[str, Callable[[Any, str], None]] = {
     "greedy": _greedy,
     "hoard": _hoard,
     "hoarding-node": _hoarding_node,
+    "wordy": _wordy,
+    "announcing": _announcing,
     "filled": _filled,
 }
 """By name; a run tries each at least once."""

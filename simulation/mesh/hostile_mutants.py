@@ -18,7 +18,7 @@ from protocols.changes import approvals, evidence, passkeys
 from protocols.changes.demands import Demands
 from protocols.envelope import decode
 from protocols.machine import Reject
-from protocols.records import papers, record, sync
+from protocols.records import gossip, papers, record, sync
 from protocols.records.papers import PaperCourt
 from protocols.records.quotas import Quotas
 from protocols.records.store import RecordStore
@@ -53,6 +53,19 @@ def _forgives(owner: Any, name: str, *rules: str) -> Callable[[], Sequence[Patch
         return [(owner, name, forgiving)]
 
     return patches
+
+
+def _words_unweighed() -> Sequence[Patch]:
+    most = Quotas.most
+
+    def count_only(self: Quotas, budget: Any) -> tuple[int, int]:
+        return (most(self, budget)[0], 0) if budget == "words" else most(self, budget)
+
+    return [(Quotas, "most", count_only)]
+
+
+def _announced_unmetered() -> Sequence[Patch]:
+    return [(gossip.RecordMachine, "_bucket", lambda self, author, now: gossip.TokenBucket(1e9, 1e9, 1e9, now.mono_ms))]
 
 
 def _sets(owner: Any, name: str, value: Any) -> Callable[[], Sequence[Patch]]:
@@ -344,6 +357,8 @@ HOSTILE_MUTANTS = (
     _mutant("other-leaves", "an answer may hold any leaf's records", _sets(sync, "leaf_of", lambda key: 0)),
     _mutant("keys-unmetered", "a key files papers without end", _sets(Quotas, "giving_way", lambda *rest: [])),
     _mutant("nodes-unmetered", "a node writes without end", _sets(Quotas, "node_problem", lambda *rest: None)),
+    _mutant("words-unweighed", "a node's words are counted, not weighed", _words_unweighed),
+    _mutant("announced-unmetered", "what is announced is fetched at any pace", _announced_unmetered),
     _mutant("no-reserve", "a full store takes no audit", _sets(Quotas, "reserved", lambda *rest: False)),
     _mutant("all-reserve", "a full store takes everything", _sets(Quotas, "reserved", lambda *rest: True)),
     _mutant("held-unmetered", "a peer draws as many statements as it likes", _sets(conductor, "ANSWERS_BURST", 10**9)),
